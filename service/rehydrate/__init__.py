@@ -1,0 +1,1 @@
+"""History hydration and replay for AI conversations that stream over Ably."""

@@ -1,0 +1,25 @@
+"""Dialects: each is one file that turns a channel message into an event; nothing else knows names."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rehydrate.core.dialects import tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+    from rehydrate.core.events import ChannelMessage, Event
+
+
+def decode(message: ChannelMessage) -> Event | None:
+    """What *message* means; None if it means nothing to us."""
+    return tokens.decode(message)
+
+
+def decode_all(messages: Iterable[ChannelMessage]) -> Iterator[Event]:
+    """The events among *messages*, in their order."""
+    for message in messages:
+        event = tokens.decode(message)
+        if event is not None:
+            yield event

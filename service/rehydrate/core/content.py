@@ -1,0 +1,235 @@
+"""What a response says: runs of consecutive events, and the parts that they add up to.
+
+A *run* holds the content of the seqs ``first`` … ``last`` without a hole, as *segments*: text for
+one part, or a step of one tool call. Runs lie apart exactly where seqs are missing, so a late
+event finds its place between them. Parts are what a reader sees.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rehydrate.core.events import TEXTUAL, Event
+from rehydrate.core.tape import Tape, Tick
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator
+
+_PART_TYPES = {"token": "text", "refusal": "refusal", "reasoning": "reasoning"}
+_SPOKEN = ("text", "refusal")
+"""Types of parts that are in a message's text."""
+
+NO_SEQ = -1
+"""``first`` of a run whose events carried no seq."""
+
+
+class Segment(NamedTuple):
+    """A step of one part.
+
+    ``type`` is ``text``, ``refusal``, ``reasoning`` (``key``: the part header; ``pieces``: text),
+    ``tool_call``, ``tool_args`` or ``tool_result`` (``key``: the call's id).
+    """
+
+    type: str
+    key: str | None
+    pieces: list[str]
+    value: Any = None
+
+
+class Run:
+    """The content of consecutive events. Mutable: a stream appends to its last run.
+
+    ``collapsed`` runs came as one text (a repair, or a finished message read back from its wire
+    form): their tape does not count seqs, and they cannot be cut.
+    """
+
+    __slots__ = ("collapsed", "first", "last", "segments", "tape")
+
+    def __init__(
+        self,
+        first: int,
+        last: int,
+        segments: list[Segment],
+        tape: Tape,
+        *,
+        collapsed: bool = False,
+    ) -> None:
+        self.first = first
+        self.last = last
+        self.segments = segments
+        self.tape = tape
+        self.collapsed = collapsed
+
+    def append(self, event: Event) -> None:
+        """Take *event* as the next of this run."""
+        self.tape.ticks.append(Tick(_extend(self.segments, event), event.timestamp_ms))
+        self.last = NO_SEQ if event.seq is None else event.seq
+
+    def join(self, other: Run) -> None:
+        """Take the whole of *other*, which begins right after this run's last seq."""
+        for segment in other.segments:
+            _put(self.segments, segment)
+        self.tape.ticks.extend(other.tape.ticks)
+        self.last = other.last
+
+    def after(self, seq: int) -> Run | None:
+        """What of this run lies after *seq*; None if nothing does, or if it cannot be cut."""
+        if self.first > seq:
+            return self
+        if self.last <= seq or self.collapsed:
+            return None
+        ticks = self.tape.ticks
+        drop = seq - self.first + 1
+        rest = Run(seq + 1, self.last, [], Tape(ticks[drop:]))
+        skip = sum(tick.length for tick in ticks[:drop])
+        for segment in self.segments:
+            skip = _cut(rest.segments, segment, skip)
+        return rest
+
+
+def run_of(event: Event) -> Run:
+    """A run that holds *event* alone."""
+    first = NO_SEQ if event.seq is None else event.seq
+    run = Run(first, first, [], Tape())
+    run.append(event)
+    return run
+
+
+def collapsed_run(first: int, last: int, parts: list[dict[str, Any]], at_ms: int) -> Run:
+    """A run for ``first`` … ``last`` whose content is known only as *parts*."""
+    segments = list(_segments_of(parts))
+    length = sum(map(_length, segments))
+    return Run(first, last, segments, Tape([Tick(length, at_ms)]), collapsed=True)
+
+
+def assemble(runs: Iterable[Run]) -> list[dict[str, Any]]:
+    """The parts that *runs* add up to, in the order in which they began."""
+    parts: list[dict[str, Any]] = []
+    keyed: dict[tuple[str, str], dict[str, Any]] = {}
+    for run in runs:
+        for segment in run.segments:
+            if segment.type in ("text", "refusal", "reasoning"):
+                _say(parts, keyed, segment)
+            else:
+                _call(parts, keyed, segment)
+    for part in parts:
+        if "pieces" in part:
+            part["text"] = "".join(part.pop("pieces"))
+            if (key := part.pop("key")) is not None:
+                part["part"] = key
+    return parts
+
+
+def spoken_text(parts: list[dict[str, Any]]) -> str:
+    """The text of a message: its text and refusal parts, in order."""
+    return "".join(part["text"] for part in parts if part["type"] in _SPOKEN)
+
+
+def _say(
+    parts: list[dict[str, Any]], keyed: dict[tuple[str, str], dict[str, Any]], segment: Segment
+) -> None:
+    if segment.key is not None:
+        part = keyed.get((segment.type, segment.key))
+    else:
+        part = parts[-1] if parts else None
+        if part is not None and (part["type"] != segment.type or part.get("key") is not None):
+            part = None
+    if part is None:
+        part = {"type": segment.type, "key": segment.key, "pieces": []}
+        parts.append(part)
+        if segment.key is not None:
+            keyed[segment.type, segment.key] = part
+    part["pieces"].extend(segment.pieces)
+
+
+def _call(
+    parts: list[dict[str, Any]], keyed: dict[tuple[str, str], dict[str, Any]], segment: Segment
+) -> None:
+    call_id = segment.key or ""
+    part = keyed.get(("tool_call", call_id))
+    if part is None:
+        part = {
+            "type": "tool_call",
+            "tool_call_id": call_id,
+            "name": None,
+            "args": "",
+            "result": None,
+            "status": "in_progress",
+        }
+        parts.append(part)
+        keyed["tool_call", call_id] = part
+    if segment.type == "tool_args":
+        if isinstance(part["args"], str):
+            part["args"] += "".join(segment.pieces)
+        return
+    if segment.value.get("name") is not None:
+        part["name"] = segment.value["name"]
+    if segment.type == "tool_call":
+        part["args"] = segment.value["args"]
+        part["status"] = segment.value.get("status", "in_progress")
+    else:
+        part["result"] = segment.value["result"]
+        part["status"] = "completed"
+
+
+def _segments_of(parts: list[dict[str, Any]]) -> Iterator[Segment]:
+    for index, part in enumerate(parts):
+        if part["type"] == "tool_call":
+            call_id = part.get("tool_call_id") or f"call-{index}"
+            args = part.get("args", "")
+            status = "completed" if part.get("status") == "completed" else "in_progress"
+            value = {"name": part.get("name"), "args": args, "status": status}
+            yield Segment("tool_call", call_id, [], value)
+            if part.get("result") is not None:
+                yield Segment("tool_result", call_id, [], {"name": None, "result": part["result"]})
+        else:
+            yield Segment(part["type"], part.get("part"), [part["text"]])
+
+
+def _extend(segments: list[Segment], event: Event) -> int:
+    """Add the content of *event*; return its length in characters."""
+    if event.kind in TEXTUAL:
+        text = event.text or ""
+        last = segments[-1] if segments else None
+        type_ = _PART_TYPES[event.kind]
+        if last is not None and last.type == type_ and last.key == event.part:
+            last.pieces.append(text)
+        else:
+            segments.append(Segment(type_, event.part, [text]))
+        return len(text)
+    if event.kind == "tool_args":
+        _put(segments, Segment("tool_args", event.tool_call_id, [event.text or ""]))
+        return len(event.text or "")
+    if event.kind == "tool_call":
+        value = {"name": event.name, "args": event.value}
+        segments.append(Segment("tool_call", event.tool_call_id, [], value))
+        return 1
+    if event.kind == "tool_result":
+        value = {"name": event.name, "result": event.value}
+        segments.append(Segment("tool_result", event.tool_call_id, [], value))
+        return 1
+    return 0
+
+
+def _put(segments: list[Segment], segment: Segment) -> None:
+    last = segments[-1] if segments else None
+    if last is not None and segment.pieces and (last.type, last.key) == segment[:2]:
+        last.pieces.extend(segment.pieces)
+    else:
+        segments.append(Segment(segment.type, segment.key, list(segment.pieces), segment.value))
+
+
+def _length(segment: Segment) -> int:
+    return sum(map(len, segment.pieces)) if segment.value is None else 1
+
+
+def _cut(into: list[Segment], segment: Segment, skip: int) -> int:
+    """Put what of *segment* lies after *skip* characters; return what is left to skip."""
+    length = _length(segment)
+    if skip >= length > 0:
+        return skip - length
+    if skip and segment.value is None:
+        segment = Segment(segment.type, segment.key, ["".join(segment.pieces)[skip:]])
+        skip = 0
+    _put(into, segment)
+    return skip

@@ -1,0 +1,182 @@
+"""Message-per-token: every token is a channel message; headers say whose and which.
+
+The names and headers are the table in the README. Publishers that we did not write leave things
+out or get them wrong, so nothing here raises: what cannot be placed is no event (None), and what
+can be placed but not read is a ``void``, which keeps its seq so that no neighbour looks lost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.core.events import MAX_SEQ, STATUSES, TERMINAL, ChannelMessage, Event, Kind
+from rehydrate.core.ids import SERIAL_LENGTH, has_control
+from rehydrate.core.parts import clean_parts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_NO_HEADERS: Mapping[str, Any] = {}
+_CREATE = 0
+_SEQ_DIGITS = 10
+
+
+class _Unplaced(Exception):
+    """A header is there and makes no sense: nobody can tell where the message belongs."""
+
+
+def decode(message: ChannelMessage) -> Event | None:
+    """What *message* means; None if its name is not ours or its headers make no sense."""
+    reader = _READERS.get(message.name) if isinstance(message.name, str) else None
+    if reader is None or message.action != _CREATE:
+        return None
+    extras = message.extras
+    headers = extras.get("headers") if isinstance(extras, dict) else None
+    if not isinstance(headers, dict):
+        headers = _NO_HEADERS
+    try:
+        return reader(
+            message, headers, bool(extras and extras.get("ephemeral")) if headers else False
+        )
+    except _Unplaced:
+        return None
+
+
+def _event(
+    kind: Kind, message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool, **more: Any
+) -> Event:
+    replay_of = headers.get("replayOf")
+    return Event(
+        kind,
+        _name(headers, "responseId"),
+        _count(headers, "gen", 1) or 1,
+        _count(headers, "seq", 0),
+        message.serial,
+        message.id,
+        message.client_id,
+        message.timestamp_ms,
+        replay_of=replay_of if isinstance(replay_of, str) else None,
+        ephemeral=ephemeral,
+        **more,
+    )
+
+
+def _name(headers: Mapping[str, Any], key: str) -> str | None:
+    value = headers.get(key)
+    if value is None:
+        return None
+    if isinstance(value, str) and 1 <= len(value) <= SERIAL_LENGTH and not has_control(value):
+        return value
+    raise _Unplaced
+
+
+def _count(headers: Mapping[str, Any], key: str, least: int) -> int | None:
+    value = headers.get(key)
+    if value is None:
+        return None
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value) if len(value) <= _SEQ_DIGITS else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= MAX_SEQ:
+        return value
+    raise _Unplaced
+
+
+def _label(headers: Mapping[str, Any], key: str) -> str | None:
+    value = headers.get(key)
+    return value if isinstance(value, str) or value is None else str(value)
+
+
+def _prompt(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event | None:
+    data = message.data
+    fields = data if isinstance(data, dict) else {"text": data}
+    text = fields.get("text")
+    prompt_id = _name({"id": fields.get("promptId") or message.id}, "id")
+    if not isinstance(text, str) or prompt_id is None:
+        return None
+    event = _event("prompt", message, headers, ephemeral, text=text)
+    return event._replace(message_id=prompt_id, gen=1, seq=None)
+
+
+def _start(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    return _event("start", message, headers, ephemeral, prompt_id=_label(headers, "promptId"))
+
+
+def _cancel(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    return _event("cancel", message, headers, ephemeral)
+
+
+def _textual(kind: Kind) -> Callable[[ChannelMessage, Mapping[str, Any], bool], Event]:
+    def read(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+        if not isinstance(message.data, str):
+            return _event("void", message, headers, ephemeral)
+        part = _label(headers, "part") if "part" in headers else None
+        return _event(kind, message, headers, ephemeral, text=message.data, part=part)
+
+    return read
+
+
+def _tool_call(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    data = message.data if isinstance(message.data, dict) else {}
+    call_id = _label(headers, "toolCallId") or message.id or f"call-{headers.get('seq')}"
+    event = _event("tool_call", message, headers, ephemeral, part=_label(headers, "part"))
+    args = data.get("args")
+    return event._replace(
+        tool_call_id=call_id, name=_label(data, "name"), value="" if args is None else args
+    )
+
+
+def _tool_args(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    call_id = _label(headers, "toolCallId")
+    if call_id is None or not isinstance(message.data, str):
+        return _event("void", message, headers, ephemeral)
+    event = _event("tool_args", message, headers, ephemeral, text=message.data)
+    return event._replace(tool_call_id=call_id)
+
+
+def _tool_result(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    call_id = _label(headers, "toolCallId")
+    if call_id is None:
+        return _event("void", message, headers, ephemeral)
+    data = message.data if isinstance(message.data, dict) else {"result": message.data}
+    event = _event("tool_result", message, headers, ephemeral, name=_label(data, "name"))
+    return event._replace(tool_call_id=call_id, value=data.get("result"))
+
+
+def _stop(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    data = message.data if isinstance(message.data, dict) else {}
+    status = headers.get("status", "completed")
+    if status not in TERMINAL:
+        status = "failed" if status in STATUSES else "completed"
+    error = headers.get("error")
+    if error is None:
+        error = data.get("reason")
+    event = _event("stop", message, headers, ephemeral, status=status, error=error)
+    return event._replace(value=data.get("usage"))
+
+
+def _repair(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    data = message.data
+    text = parts = None
+    if isinstance(data, str):
+        text = data
+    elif isinstance(data, dict):
+        text = data.get("text") if isinstance(data.get("text"), str) else None
+        parts = clean_parts(data.get("parts"))
+    return _event("repair", message, headers, ephemeral, text=text, value=parts)
+
+
+_READERS: dict[str, Callable[[ChannelMessage, Mapping[str, Any], bool], Event | None]] = {
+    "user-input": _prompt,
+    "start": _start,
+    "cancel": _cancel,
+    "token": _textual("token"),
+    "refusal": _textual("refusal"),
+    "reasoning": _textual("reasoning"),
+    "tool_call": _tool_call,
+    "tool_args": _tool_args,
+    "tool_result": _tool_result,
+    "stop": _stop,
+    "response-complete": _repair,
+}

@@ -1,0 +1,127 @@
+"""Names and positions: conversation ids, serials, attach points, and how they compare.
+
+A *serial* names a channel message and orders it, as text. An *attach point* is a channelSerial:
+``<14-digit ms>-<counter>@<series>``; a message's serial is the channelSerial of the publish that
+carried it, ``:``, and an index. So the two kinds are compared by prefix, here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import json
+from typing import NamedTuple
+
+from rehydrate.errors import BadParameter
+
+MARGIN_MS = 5_000
+"""How far before the watermark history is read again: regions differ in order, and REST lags."""
+
+HISTORY_LAG_MS = 2_000
+"""How far REST history may lag behind the live stream."""
+
+CONVERSATION_ID_LENGTH = 128
+SERIAL_LENGTH = 256
+_SERIAL_MS_DIGITS = 14
+
+
+class Cursor(NamedTuple):
+    """A place among the finished messages: pages go backwards from it, without it."""
+
+    position: str
+    message_id: str
+
+
+def has_control(text: str) -> bool:
+    """Whether *text* holds a control character (C0, DEL or C1)."""
+    return any(c < " " or "\x7f" <= c <= "\x9f" for c in text)
+
+
+def check_conversation_id(conversation_id: str) -> str:
+    """Return *conversation_id* if it can name a channel.
+
+    Raises:
+        BadParameter: it is empty, longer than 128 characters, holds a control character or
+            ``*``, or begins with ``[`` or ``:`` (Ably gives those a meaning of their own).
+    """
+    if not 1 <= len(conversation_id) <= CONVERSATION_ID_LENGTH:
+        raise BadParameter("conversation_id", "a conversation id has 1 to 128 characters")
+    if has_control(conversation_id) or "*" in conversation_id or not _is_utf8(conversation_id):
+        raise BadParameter("conversation_id", "a conversation id has no control characters, no *")
+    if conversation_id[0] in "[:":
+        raise BadParameter("conversation_id", "a conversation id does not begin with [ or :")
+    return conversation_id
+
+
+def check_until(until: str | None) -> str | None:
+    """Return *until* if it can be an attach point.
+
+    Raises:
+        BadParameter: it is empty, longer than 256 characters, or holds a control character.
+    """
+    if until is not None and (
+        not 1 <= len(until) <= SERIAL_LENGTH or has_control(until) or not _is_utf8(until)
+    ):
+        raise BadParameter("until", "until is a serial: 1 to 256 characters, no control characters")
+    return until
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def channel_serial(serial: str) -> str:
+    """The channelSerial of a message's *serial* (itself, if it is one already)."""
+    return serial.partition(":")[0]
+
+
+def at_or_before(serial: str, attach_point: str) -> bool:
+    """Whether the message with *serial* lies at or before *attach_point*.
+
+    ``X:000`` is at or before ``X``, although as text it is greater.
+    """
+    return channel_serial(serial) <= channel_serial(attach_point)
+
+
+def serial_time_ms(serial: str) -> int | None:
+    """The time that *serial* begins with, in ms since 1970; None if it has another form."""
+    digits = serial[:_SERIAL_MS_DIGITS]
+    if len(digits) == _SERIAL_MS_DIGITS and digits.isascii() and digits.isdigit():
+        return int(digits)
+    return None
+
+
+def insertion_position(at_ms: int, index: int) -> str:
+    """A position for a message that never had a serial: by time of insertion, then by index.
+
+    It compares with serials as text, so that such messages take their place among the others.
+    """
+    return f"{at_ms:0{_SERIAL_MS_DIGITS}d}-{index:06d}@inserted"
+
+
+def encode_cursor(cursor: Cursor) -> str:
+    """The opaque form of *cursor*."""
+    return base64.urlsafe_b64encode(json.dumps(cursor).encode()).rstrip(b"=").decode()
+
+
+def decode_cursor(text: str, parameter: str = "before") -> Cursor:
+    """What `encode_cursor` made *text* of.
+
+    Raises:
+        BadParameter: *text* is no cursor; names *parameter*.
+    """
+    try:
+        padded = text.encode() + b"=" * (-len(text) % 4)
+        position, message_id = json.loads(base64.b64decode(padded, b"-_", validate=True))
+        if not (isinstance(position, str) and isinstance(message_id, str)):
+            raise TypeError  # noqa: TRY301 - one answer for every way of being no cursor
+        cursor = Cursor(position, message_id)
+        if not (_is_utf8(position + message_id) and "\0" not in position + message_id):
+            raise ValueError  # noqa: TRY301 - as above
+    except (ValueError, TypeError, binascii.Error) as error:
+        raise BadParameter(parameter, f"{parameter} is a cursor of an earlier answer") from error
+    return cursor

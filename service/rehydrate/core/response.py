@@ -1,0 +1,361 @@
+"""The fold: what a message is, after the events that were seen of it.
+
+One message is one `MessageState`; `fold` takes it one event further. Folding is a set union by seq
+where there are seqs, so order, repetition and overlap do not matter; without seqs it follows the
+serials. What is legal in which phase is the table `STEPS`:
+
+    phase    meaning                                content     stop     repair
+    open     in progress (or ended only by an       appended,   ends it  replaces
+             idle limit, which any event reopens)   inserted
+    ended    terminal: never other text (law 5)     fills gaps  dropped  replaces
+
+Before the table: events of another publisher than the first one's, of a lower gen, and those with
+an id that was seen, are dropped; a higher gen empties a message that has not ended.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from enum import Enum
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rehydrate.core.content import NO_SEQ, Run, assemble, collapsed_run, run_of
+from rehydrate.core.events import CONTENT, MAX_SEQ, TERMINAL, Event, Status
+from rehydrate.core.ids import MARGIN_MS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+MAX_RUNS = 1_000
+"""How many holes one response may have before further ones are refused: memory has a bound."""
+
+MAX_RECENT_IDS = 2_000
+
+
+class Outcome(Enum):
+    """What became of an event; the recorder counts them."""
+
+    FOLDED = "folded"
+    OLD = "old"
+    """Contained already, or of an earlier gen, or too late for a message that has ended."""
+    FOREIGN = "foreign"
+    """Of another publisher than the message's."""
+    POINTER = "pointer"
+    """A repair that says only: the store has the text."""
+    REFUSED = "refused"
+    """Over a limit."""
+
+
+class Through(NamedTuple):
+    """Up to where a message is folded."""
+
+    gen: int = 1
+    seq: int | None = None
+    serial: str | None = None
+    id: str | None = None
+
+
+class Owner(NamedTuple):
+    """Whose events a message takes: the clientId (None too is one) of its first event."""
+
+    client_id: str | None
+
+
+class MessageState:
+    """One message, as far as it was seen. Mutable; changed by `fold` only.
+
+    Attributes:
+        position: its place among the messages, for good; None until something tells.
+        end: the seq of its stop, which says how many events there are.
+        repaired: the seq up to which a repair has replaced the text.
+        runs: content with seqs, in order of seq, holes between them; ``tail``: content without.
+        recent: ids of events without seq, for the margin, with their times in ms.
+        headless: it holds text without seq whose start nobody saw.
+        inexact: something was seen that no seq can put in order.
+        sealed: a repair without seq has said all there is.
+        pointer: the highest seq of a repair whose text only the store has.
+        provisional: ended by the idle limit alone.
+        changed: something was folded since the state was read from where it is kept.
+    """
+
+    __slots__ = (
+        "anonymous", "changed", "end", "error", "finished_ms", "gen", "headless", "id", "inexact",
+        "last_id", "metadata", "owner", "pointer", "position", "prompt_id", "provisional", "recent",
+        "repaired", "role", "runs", "sealed", "seq", "serial", "start_id", "started_ms", "status",
+        "tail", "usage",
+    )  # fmt: skip
+
+    def __init__(self, message_id: str, role: str = "assistant", *, gen: int = 1) -> None:
+        self.id = message_id
+        self.role = role
+        self.gen = gen
+        self.status: Status = "in_progress"
+        self.position: str | None = None
+        self.prompt_id: str | None = None
+        self.owner: Owner | None = None
+        self.anonymous = False
+        self.started_ms: int | None = None
+        self.finished_ms: int | None = None
+        self.metadata: Any = None
+        self.changed = False
+        self._empty(gen)
+
+    def _empty(self, gen: int) -> None:
+        self.gen = gen
+        self.status = "in_progress"
+        self.runs: list[Run] = []
+        self.tail: Run | None = None
+        self.end: int | None = None
+        self.seq: int | None = None
+        self.serial: str | None = None
+        self.last_id: str | None = None
+        self.start_id: str | None = None
+        self.repaired: int | None = None
+        self.recent: dict[str, int] = {}
+        self.headless = self.inexact = self.sealed = self.provisional = False
+        self.pointer = -1
+        self.usage: Any = None
+        self.error: Any = None
+        self.finished_ms = None
+
+    def restart(self, gen: int) -> None:
+        """Empty this message for the publisher of *gen*, which took it over."""
+        self._empty(gen)
+        self.started_ms = None
+        self.changed = True
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is terminal, and not only by the idle limit."""
+        return self.status in TERMINAL and not self.provisional
+
+    @property
+    def exact(self) -> bool:
+        """False where it cannot be shown that the text is all there is up to ``through``."""
+        return not (self.inexact or self.headless or self.pointer > self.covered)
+
+    @property
+    def through(self) -> Through:
+        """Up to where it is folded."""
+        return Through(self.gen, self.seq, self.serial, self.last_id)
+
+    @property
+    def covered(self) -> int:
+        """The seq up to which a repair has replaced the text; -1 for none."""
+        return -1 if self.repaired is None else self.repaired
+
+    def contains(self, seq: int) -> bool:
+        """Whether the content of *seq* is in the text."""
+        if seq <= self.covered:
+            return True
+        at = bisect_left(self.runs, seq, key=lambda run: run.last)
+        return at < len(self.runs) and self.runs[at].first <= seq
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The seqs that are missing, as first and last of each hole.
+
+        A start says nothing that a text would lack, so seq 0 is never a gap: publishers that
+        number their tokens from 1 and send no start are whole.
+        """
+        top = self.end if self.end is not None else (-1 if self.seq is None else self.seq + 1)
+        gaps, expected = [], max(1, self.covered + 1)
+        for run in self.runs:
+            if run.first > expected and expected < top:
+                gaps.append((expected, min(run.first, top) - 1))
+            expected = max(expected, run.last + 1)
+        if expected < top:
+            gaps.append((expected, top - 1))
+        return gaps
+
+    def parts(self) -> list[dict[str, Any]]:
+        """The parts as a reader sees them."""
+        parts = assemble([*self.runs, self.tail] if self.tail is not None else self.runs)
+        if self.status in TERMINAL:
+            for part in parts:
+                if part.get("status") == "in_progress":
+                    part["status"] = "incomplete"
+        return parts
+
+    def runs_to_keep(self) -> list[Run]:
+        """All runs, the one without seqs last."""
+        return [*self.runs, self.tail] if self.tail is not None else list(self.runs)
+
+
+def fold(state: MessageState, event: Event) -> Outcome:
+    """Take *state* one event further; say what became of the event."""
+    if state.owner is not None and state.owner.client_id != event.client_id:
+        return Outcome.FOREIGN
+    if event.gen != state.gen and (event.gen < state.gen or state.ended):
+        return Outcome.OLD
+    if event.id is not None and event.id in state.recent:
+        return Outcome.OLD
+    step = STEPS.get(("ended" if state.ended else "open", event.kind))
+    if step is None or (state.role == "user") != (event.kind == "prompt"):
+        return Outcome.OLD
+    if state.owner is None and state.ended:
+        return Outcome.OLD  # nobody published it: who stored it has said all of it
+    if event.seq is not None and not 0 <= event.seq <= MAX_SEQ:
+        return Outcome.REFUSED
+    if event.gen > state.gen:
+        state.restart(event.gen)
+    if state.owner is None:
+        state.owner = Owner(event.client_id)
+    outcome = step(state, event)
+    if outcome is Outcome.FOLDED:
+        _remember(state, event)
+    return outcome
+
+
+def _remember(state: MessageState, event: Event) -> None:
+    state.changed = True
+    if state.position is None:
+        state.position = event.serial
+    if state.started_ms is None:
+        state.started_ms = event.timestamp_ms
+    if state.provisional and event.kind != "stop":
+        state.status, state.provisional, state.finished_ms = "in_progress", False, None
+    if event.serial is not None and (state.serial is None or event.serial > state.serial):
+        state.serial = event.serial
+    state.last_id = event.id
+    if event.seq is not None:
+        state.seq = event.seq if state.seq is None else max(state.seq, event.seq)
+    elif event.kind != "prompt":
+        _remember_id(state, event)
+
+
+def _remember_id(state: MessageState, event: Event) -> None:
+    """Keep the id for the margin; text with neither seq nor serial is exact only within it."""
+    recent = state.recent
+    if event.id is not None:
+        recent[event.id] = event.timestamp_ms
+    elif event.serial is None and event.kind in CONTENT:
+        state.inexact = True
+    horizon_ms = event.timestamp_ms - MARGIN_MS
+    while recent:
+        oldest = next(iter(recent))
+        if recent[oldest] >= horizon_ms and len(recent) <= MAX_RECENT_IDS:
+            return
+        del recent[oldest]
+        if event.serial is None:
+            state.inexact = True
+
+
+def _after_through(state: MessageState, event: Event) -> bool:
+    """Whether an event without seq lies behind what is folded, as far as serials tell."""
+    return event.serial is None or state.serial is None or event.serial > state.serial
+
+
+def _prompt(state: MessageState, event: Event) -> Outcome:
+    text = event.text or ""
+    state.runs = [collapsed_run(0, 0, [{"type": "text", "text": text}], event.timestamp_ms)]
+    state.status = event.status or "completed"
+    state.finished_ms = event.timestamp_ms
+    return Outcome.FOLDED
+
+
+def _start(state: MessageState, event: Event) -> Outcome:
+    if state.start_id is not None:
+        if state.start_id and event.id and event.id != state.start_id and not state.ended:
+            state.inexact = state.changed = True  # two publishers that do not know of gens
+        return Outcome.OLD
+    if event.seq is None and not _after_through(state, event):
+        return Outcome.OLD
+    state.start_id = event.id or event.serial or ""
+    state.prompt_id = state.prompt_id or event.prompt_id
+    state.started_ms = event.timestamp_ms
+    if event.seq is not None and not state.contains(event.seq):
+        _insert(state, event)
+    return Outcome.FOLDED
+
+
+def _content(state: MessageState, event: Event) -> Outcome:
+    if event.seq is not None:
+        if state.contains(event.seq):
+            return Outcome.OLD
+        return _insert(state, event)
+    if state.sealed or not _after_through(state, event):
+        return Outcome.OLD
+    if state.tail is None:
+        state.headless = state.start_id is None
+        state.tail = run_of(event)
+    else:
+        state.tail.append(event)
+    return Outcome.FOLDED
+
+
+def _fill(state: MessageState, event: Event) -> Outcome:
+    if event.seq is None or not any(a <= event.seq <= b for a, b in state.gaps()):
+        return Outcome.OLD
+    return _insert(state, event)
+
+
+def _insert(state: MessageState, event: Event) -> Outcome:
+    seq, runs = event.seq or 0, state.runs
+    at = bisect_left(runs, seq, key=lambda run: run.last)  # the first run that ends behind it
+    before = runs[at - 1] if at else None
+    if before is not None and before.last == seq - 1 and not before.collapsed:
+        before.append(event)
+        behind = runs[at] if at < len(runs) else None
+        if behind is not None and behind.first == seq + 1 and not behind.collapsed:
+            before.join(behind)
+            del runs[at]
+        return Outcome.FOLDED
+    if len(runs) >= MAX_RUNS:
+        return Outcome.REFUSED
+    run = run_of(event)
+    if at < len(runs) and runs[at].first == seq + 1 and not runs[at].collapsed:
+        run.join(runs[at])
+        runs[at] = run
+    else:
+        runs.insert(at, run)
+    return Outcome.FOLDED
+
+
+def _stop(state: MessageState, event: Event) -> Outcome:
+    if event.seq is None and not _after_through(state, event):
+        return Outcome.OLD
+    state.end = event.seq
+    state.status = event.status or "completed"
+    state.provisional = False
+    state.finished_ms = event.timestamp_ms
+    state.error = event.error
+    if event.value is not None:
+        state.usage = event.value
+    return Outcome.FOLDED
+
+
+def _repair(state: MessageState, event: Event) -> Outcome:
+    if event.seq is not None:
+        if event.seq <= state.covered:
+            return Outcome.OLD
+    elif not _after_through(state, event):
+        return Outcome.OLD
+    if event.is_pointer:
+        state.pointer = max(state.pointer, event.seq if event.seq is not None else -1)
+        return Outcome.POINTER
+    upto = event.seq if event.seq is not None else (-1 if state.seq is None else state.seq)
+    if any(run.collapsed and run.last > upto for run in state.runs):
+        if upto > NO_SEQ:
+            state.repaired = upto  # what is there was said later than this, as a whole
+        return Outcome.FOLDED
+    parts = event.value if event.value is not None else [{"type": "text", "text": event.text}]
+    rest = [cut for run in state.runs if (cut := run.after(upto)) is not None]
+    state.runs = [collapsed_run(min(0, upto), upto, parts, event.timestamp_ms), *rest]
+    state.tail = None
+    state.headless = state.inexact = False
+    if upto > NO_SEQ:
+        state.repaired = upto
+    state.sealed = event.seq is None and state.seq is None
+    return Outcome.FOLDED
+
+
+STEPS: dict[tuple[str, str], Callable[[MessageState, Event], Outcome]] = {
+    ("open", "prompt"): _prompt,
+    ("open", "start"): _start,
+    **{("open", kind): _content for kind in CONTENT},
+    ("open", "stop"): _stop,
+    ("open", "repair"): _repair,
+    ("ended", "start"): _start,
+    **{("ended", kind): _fill for kind in CONTENT},
+    ("ended", "repair"): _repair,
+}

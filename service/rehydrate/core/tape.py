@@ -1,0 +1,69 @@
+"""When each piece of a text came, and how long it was: what a replay needs beside the text.
+
+A tape has one entry an event, in order: its length in characters and its time. Packed, it takes
+about two bytes an event, so that it can lie beside every text for as long as the text does.
+"""
+
+from __future__ import annotations
+
+import json
+import zlib
+from itertools import pairwise
+from typing import NamedTuple
+
+_PLAIN = b"\x00"
+_DEFLATED = b"\x01"
+_WORTH_DEFLATING_BYTES = 256
+
+
+class Tick(NamedTuple):
+    """One event: its length in characters (0 for one that carried no text), its time in ms."""
+
+    length: int
+    at_ms: int
+
+
+class Tape:
+    """The ticks of consecutive events; unpacked only when somebody looks."""
+
+    __slots__ = ("_packed", "_ticks")
+
+    def __init__(self, ticks: list[Tick] | None = None, packed: bytes | None = None) -> None:
+        self._ticks = ticks if ticks is not None or packed is not None else []
+        self._packed = packed
+
+    @property
+    def ticks(self) -> list[Tick]:
+        """The ticks, which the caller may append to."""
+        if self._ticks is None:
+            self._ticks = _unpack(self._packed or b"")
+        self._packed = None
+        return self._ticks
+
+    def packed(self) -> bytes:
+        """The compact form: a tag, then lengths and distances in time."""
+        if self._packed is None:
+            self._packed = _pack(self._ticks or [])
+        return self._packed
+
+
+def _pack(ticks: list[Tick]) -> bytes:
+    lengths = [tick.length for tick in ticks]
+    distances = [b.at_ms - a.at_ms for a, b in pairwise(ticks)]
+    first_ms = ticks[0].at_ms if ticks else 0
+    plain = json.dumps([first_ms, lengths, distances], separators=(",", ":")).encode()
+    if len(plain) < _WORTH_DEFLATING_BYTES:
+        return _PLAIN + plain
+    return _DEFLATED + zlib.compress(plain)
+
+
+def _unpack(packed: bytes) -> list[Tick]:
+    if not packed:
+        return []
+    body = zlib.decompress(packed[1:]) if packed[:1] == _DEFLATED else packed[1:]
+    at_ms, lengths, distances = json.loads(body)
+    ticks = []
+    for length, distance in zip(lengths, [0, *distances], strict=True):
+        at_ms += distance
+        ticks.append(Tick(length, at_ms))
+    return ticks

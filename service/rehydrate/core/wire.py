@@ -1,0 +1,157 @@
+"""The wire form: messages and answers as JSON, and messages back from it.
+
+A finished message is encoded once, when it is stored; an answer joins those bytes and encodes
+only what is still open.
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.core.content import NO_SEQ, collapsed_run, spoken_text
+from rehydrate.core.events import TERMINAL
+from rehydrate.core.response import MessageState, Owner
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rehydrate.core.timeline import Reason
+
+
+def dump(value: Any) -> bytes:
+    """*value* as compact JSON in UTF-8.
+
+    Text with halves of surrogate pairs, as a publisher may cut it, is escaped instead: the halves
+    meet again in whoever reads it.
+    """
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    try:
+        return text.encode()
+    except UnicodeEncodeError:
+        return json.dumps(value, separators=(",", ":")).encode()
+
+
+def timestamp(at_ms: int | None) -> str | None:
+    """*at_ms*, in ms since 1970, as RFC 3339 in UTC."""
+    if at_ms is None:
+        return None
+    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def timestamp_ms(text: str | None) -> int | None:
+    """What `timestamp` made *text* of.
+
+    Raises:
+        ValueError: *text* is no RFC 3339 time.
+    """
+    if text is None:
+        return None
+    at = datetime.fromisoformat(text)
+    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+
+
+def message(state: MessageState) -> dict[str, Any]:
+    """The wire form of *state*."""
+    parts = state.parts()
+    text = spoken_text(parts)
+    plain = state.role == "user" and [part["type"] for part in parts] in ([], ["text"])
+    body: dict[str, Any] = {
+        "id": state.id,
+        "role": state.role,
+        "status": state.status,
+        "text": text,
+        "parts": [] if plain else parts,
+        "prompt_id": state.prompt_id,
+        "started_at": timestamp(state.started_ms),
+        "finished_at": timestamp(state.finished_ms),
+        "through": state.through._asdict(),
+        "gaps": state.gaps(),
+        "repaired": state.repaired,
+        "exact": state.exact,
+    }
+    if state.owner is not None:
+        body["client_id"] = state.owner.client_id
+    if state.recent:
+        body["recent_ids"] = list(state.recent)
+    for key in ("usage", "error", "metadata"):
+        if (value := getattr(state, key)) is not None:
+            body[key] = value
+    for key in ("anonymous", "provisional"):
+        if getattr(state, key):
+            body[key] = True
+    return body
+
+
+def encode(state: MessageState) -> bytes:
+    """The wire form of *state*, as JSON."""
+    return dump(message(state))
+
+
+def state_of(body: dict[str, Any]) -> MessageState:
+    """The state whose wire form is *body*: what a client, or a hydrate, goes on from.
+
+    Where the text has gaps, their places within it are not in the wire form; such a message can be
+    followed, but its gaps cannot be filled.
+    """
+    through = body["through"]
+    state = MessageState(body["id"], body["role"], gen=through["gen"])
+    state.status = body["status"]
+    state.provisional = body.get("provisional", False)
+    state.seq, state.serial, state.last_id = through["seq"], through["serial"], through["id"]
+    state.prompt_id = body.get("prompt_id")
+    state.started_ms = timestamp_ms(body.get("started_at"))
+    state.finished_ms = timestamp_ms(body.get("finished_at"))
+    state.repaired = body.get("repaired")
+    state.owner = Owner(body["client_id"]) if "client_id" in body else None
+    state.anonymous = body.get("anonymous", False)
+    state.usage, state.error = body.get("usage"), body.get("error")
+    state.metadata = body.get("metadata")
+    state.inexact = not body.get("exact", True)
+    state.start_id = ""  # it has begun; with which id, nobody needs to know
+    last_ms = state.finished_ms or state.started_ms or 0
+    state.recent = dict.fromkeys(body.get("recent_ids", ()), last_ms)
+    parts = body["parts"] or [{"type": "text", "text": body["text"]}]
+    _take_runs(state, parts, body.get("gaps", ()), last_ms)
+    return state
+
+
+def _take_runs(
+    state: MessageState, parts: list[dict[str, Any]], gaps: Iterable[Iterable[int]], at_ms: int
+) -> None:
+    """Cover the seqs that the text contains: all up to ``through.seq`` but the gaps."""
+    last = NO_SEQ if state.seq is None else state.seq
+    first = min(0, last)
+    for gap_first, gap_last in gaps:
+        state.runs.append(collapsed_run(first, gap_first - 1, parts, at_ms))
+        first, parts = gap_last + 1, []
+    state.runs.append(collapsed_run(first, last, parts, at_ms))
+    if state.status in TERMINAL and state.seq is not None:
+        state.end = state.seq
+
+
+def answer(
+    *,
+    conversation_id: str,
+    channel: str,
+    until: str | None,
+    rewind_from: str | None,
+    reasons: list[Reason],
+    older: str | None,
+    messages: Iterable[bytes],
+) -> bytes:
+    """The hydrated conversation as JSON, around *messages* that are encoded already."""
+    head = dump(
+        {
+            "conversation_id": conversation_id,
+            "channel": channel,
+            "until": until,
+            "rewind_from": rewind_from,
+            "complete": not reasons,
+            "reasons": [reason._asdict() for reason in reasons],
+            "older": older,
+        }
+    )
+    return b'%b,"messages":[%b]}' % (head[:-1], b",".join(messages))

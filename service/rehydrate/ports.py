@@ -1,0 +1,236 @@
+"""The two ports: what the acts need of a channel and of a store. Rooms fulfil them structurally."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+
+    from rehydrate.core.events import ChannelMessage
+    from rehydrate.core.ids import Cursor
+    from rehydrate.core.response import MessageState
+    from rehydrate.core.timeline import Hole, Tombstone, Watermark
+
+
+class Outgoing(NamedTuple):
+    """A channel message to publish. ``id`` makes sending it again harmless."""
+
+    name: str
+    data: Any
+    id: str
+    extras: Mapping[str, Any] | None = None
+    client_id: str | None = None
+
+
+class Discontinuity(NamedTuple):
+    """Messages may have been missed here; hydrate again."""
+
+    reason: str
+
+
+class Subscription(Protocol):
+    """An attached channel: messages in the order of delivery, from the attach on."""
+
+    attach_serial: str | None
+    """The attach point, if the SDK tells it."""
+
+    def __aiter__(self) -> AsyncIterator[ChannelMessage | Discontinuity]:
+        """Messages and discontinuities, until the subscription is closed."""
+        ...
+
+
+class ChannelLog(Protocol):
+    """Ably, as far as we need it."""
+
+    def history(
+        self,
+        channel: str,
+        *,
+        since_ms: int | None = None,
+        until: str | None = None,
+        forwards: bool = False,
+        limit: int = 1000,
+    ) -> AsyncIterator[list[ChannelMessage]]:
+        """Pages of persisted history, each oldest first.
+
+        Backwards (the default) the newest page comes first, so that a caller may stop early;
+        forwards the oldest. ``since_ms``: nothing with an older timestamp (inclusive). ``until``:
+        up to that attach point, where Ably grants it (RTL10b); where it refuses (90008, 40024),
+        plain history. ``limit``: messages a page.
+
+        Raises:
+            ChannelUnavailable: Ably does not answer in time.
+            ChannelRefused: Ably says no.
+        """
+        ...
+
+    def publish(
+        self, channel: str, messages: Sequence[Outgoing]
+    ) -> Awaitable[Sequence[str | None]]:
+        """Send *messages* as one publish, now, behind all that were sent before.
+
+        Returns at once; the awaitable gives the serials when Ably has acknowledged. It may be
+        awaited late or by a callback.
+
+        Raises:
+            ChannelUnavailable: (from the awaitable) no acknowledgement in time: it may or may not
+                have been published.
+            ChannelRefused: (from the awaitable) Ably refused it: it was not published.
+        """
+        ...
+
+    def subscribe(
+        self, channel: str, *, rewind: str | None = None, capacity: int = 10_000
+    ) -> AbstractAsyncContextManager[Subscription]:
+        """Attach, and collect messages from then on; at most *capacity* wait to be read.
+
+        ``rewind``: Ably's channel parameter ("10s", "100", or a serial). When more than *capacity*
+        wait, they are dropped and a `Discontinuity` is delivered in their place.
+        """
+        ...
+
+    async def admits(self, token: str, channel: str) -> bool:
+        """Whether Ably lets the bearer of *token* read *channel* (``history`` or ``subscribe``).
+
+        Raises:
+            Unauthorized: Ably does not take the token.
+            ChannelUnavailable: Ably does not answer in time.
+        """
+        ...
+
+    async def key_capability(self, key: str) -> dict[str, list[str]]:
+        """What *key* may do: operations by channel pattern, as Ably says.
+
+        Raises:
+            Unauthorized: Ably does not know the key.
+            ChannelUnavailable: Ably does not answer in time.
+        """
+        ...
+
+    async def ready(self) -> None:
+        """Return if Ably answers.
+
+        Raises:
+            ChannelUnavailable: it does not.
+        """
+        ...
+
+
+class Conversation(NamedTuple):
+    """A conversation's row. Times are ms since 1970."""
+
+    id: str
+    channel: str
+    created_ms: int
+    watermark: Watermark | None = None
+    holes: tuple[Hole, ...] = ()
+    tombstone: Tombstone | None = None
+    metadata: Any = None
+
+
+class Finished(NamedTuple):
+    """A finished message in its wire form."""
+
+    position: str
+    id: str
+    wire: bytes
+
+
+class Stored(NamedTuple):
+    """What the store holds of a conversation, from one snapshot.
+
+    ``finished``: one page, oldest first; ``more``: there are older ones; ``open``: every message
+    that is not terminal (none for a page further back).
+    """
+
+    conversation: Conversation | None
+    finished: list[Finished]
+    more: bool
+    open: list[MessageState]
+
+
+class Lease(NamedTuple):
+    """Who publishes a response.
+
+    ``holder``: a name made up by the publisher. ``expired``: by the store's clock. ``fenced``: a
+    sweeper has taken it for dead; it may not write any more, and nobody may take it over.
+    ``told``: its ``stop`` was acknowledged by the channel.
+    """
+
+    holder: str | None
+    expired: bool
+    fenced: bool
+    told: bool
+
+
+class Held(Protocol):
+    """A conversation whose row is locked until the block ends; all is written together."""
+
+    conversation: Conversation
+
+    async def messages(self, ids: Collection[str]) -> dict[str, MessageState]:
+        """The stored messages among *ids*, whole (with their runs and tapes)."""
+        ...
+
+    async def open_ids(self) -> list[str]:
+        """The ids of the messages that are not terminal, and of the newest anonymous one."""
+        ...
+
+    async def lease(self, message_id: str) -> Lease | None:
+        """The lease of a stored message; None if it has none."""
+        ...
+
+    async def put(self, states: Collection[MessageState]) -> None:
+        """Write what was folded into *states* (read by this `Held`, or new)."""
+        ...
+
+    async def grant(self, message_id: str, holder: str, lease_s: float) -> None:
+        """Let *holder* publish the stored message for the next *lease_s* seconds."""
+        ...
+
+    async def told(self, message_id: str) -> None:
+        """Note that the channel has acknowledged the message's ``stop``; ends its lease."""
+        ...
+
+    async def move(self, watermark: Watermark, hole: Hole | None) -> None:
+        """Move the watermark, together with a hole that it passes."""
+        ...
+
+
+class ResponseStore(Protocol):
+    """Postgres, as far as we need it. Every call may raise `StoreUnavailable`."""
+
+    async def load(self, conversation_id: str, *, limit: int, before: Cursor | None) -> Stored:
+        """What a hydrate needs, by one statement: the row, a page, and what is open."""
+        ...
+
+    async def states(self, conversation_id: str, ids: Collection[str]) -> list[MessageState]:
+        """The stored messages among *ids*, whole."""
+        ...
+
+    async def message(self, conversation_id: str, message_id: str) -> bytes | None:
+        """One stored message in its wire form."""
+        ...
+
+    def locked(self, conversation_id: str, channel: str) -> AbstractAsyncContextManager[Held]:
+        """Lock the conversation's row; *channel* names a new one's.
+
+        What is written is committed when the block ends, or not at all if it raises.
+        """
+        ...
+
+    async def conversations(
+        self, *, limit: int, before: Cursor | None
+    ) -> tuple[list[Conversation], Cursor | None]:
+        """Conversations, the newest first, and the cursor of the next page."""
+        ...
+
+    async def ready(self) -> None:
+        """Return if Postgres answers and its schema is at head.
+
+        Raises:
+            StoreUnavailable: it does not, or is not.
+        """
+        ...
