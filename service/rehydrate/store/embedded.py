@@ -30,6 +30,7 @@ __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError"]
 
 POLL_S = 0.01
 STOP_TIMEOUT_S = 45.0  # longer than the guard's own patience
+SETTLE_S = 0.1  # an owner that was just killed seems alive for a moment
 ORPHAN_GRACE_S = 5.0
 PORT_TRIES = 5
 LOG_TAIL_CHARACTERS = 2000
@@ -153,11 +154,10 @@ class EmbeddedPostgres:
         began = time.monotonic()
         while not self._take_lock():
             waited_s = time.monotonic() - began
-            # the server of an owner that is gone is about to end: wait for its lock instead
-            if self._cluster.answers() and (
-                waited_s > ORPHAN_GRACE_S or self._cluster.owner_lives()
-            ):
-                return self.url
+            if self._may_attach(waited_s):
+                time.sleep(SETTLE_S)
+                if self._may_attach(waited_s):
+                    return self.url
             if waited_s > self._start_timeout_s:
                 raise EmbeddedPostgresError(
                     f"another process holds {self._cluster.lock}, and its Postgres did not answer "
@@ -166,6 +166,12 @@ class EmbeddedPostgres:
             time.sleep(POLL_S)
         self._own(began + self._start_timeout_s)
         return self.url
+
+    def _may_attach(self, waited_s: float) -> bool:
+        """Whether a server answers and is to stay; that of a dead owner is about to end."""
+        return self._cluster.answers() and (
+            waited_s > ORPHAN_GRACE_S or self._cluster.owner_lives()
+        )
 
     def _take_lock(self) -> bool:
         """Take the folder's lock; it stays taken until the guard and every server process ended."""

@@ -175,7 +175,7 @@ class Cluster:
         return f"{login}@127.0.0.1:{port}/postgres"
 
     def forget_dead_postmaster(self) -> None:
-        """Remove a stale `postmaster.pid`; the caller holds the lock.
+        """Remove a stale `postmaster.pid` and its socket's; the caller holds the lock.
 
         Every process of a server that we started holds that lock. So whatever has that pid now is
         a stranger that got the number later, or a zombie that nobody reaps, and PostgreSQL would
@@ -192,6 +192,8 @@ class Cluster:
                     f"a PostgreSQL started by other means (pid {pid}) uses {self.data}: stop it"
                 )
         pid_file.unlink(missing_ok=True)
+        for left_over in self.data.glob(".s.PGSQL.*"):
+            left_over.unlink(missing_ok=True)
 
     def choose_port(self, *, as_before: bool) -> int:
         """Return a free port of 127.0.0.1: the last one if it is free and wanted, else any."""
