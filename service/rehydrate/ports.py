@@ -5,7 +5,14 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Collection, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Collection,
+        Mapping,
+        Sequence,
+    )
     from contextlib import AbstractAsyncContextManager
 
     from rehydrate.core.events import ChannelMessage
@@ -52,7 +59,7 @@ class ChannelLog(Protocol):
         until: str | None = None,
         forwards: bool = False,
         limit: int = 1000,
-    ) -> AsyncIterator[list[ChannelMessage]]:
+    ) -> AsyncGenerator[list[ChannelMessage]]:
         """Pages of persisted history, each oldest first.
 
         Backwards (the default) the newest page comes first, so that a caller may stop early;
@@ -170,12 +177,11 @@ class Held(Protocol):
 
     conversation: Conversation
 
-    async def messages(self, ids: Collection[str]) -> dict[str, MessageState]:
-        """The stored messages among *ids*, whole (with their runs and tapes)."""
-        ...
+    async def messages(self, ids: Collection[str | None]) -> dict[str, MessageState]:
+        """The stored messages among *ids*, whole (with their runs and tapes).
 
-    async def open_ids(self) -> list[str]:
-        """The ids of the messages that are not terminal, and of the newest anonymous one."""
+        None among *ids* stands for the newest anonymous message.
+        """
         ...
 
     async def lease(self, message_id: str) -> Lease | None:
@@ -206,8 +212,8 @@ class ResponseStore(Protocol):
         """What a hydrate needs, by one statement: the row, a page, and what is open."""
         ...
 
-    async def states(self, conversation_id: str, ids: Collection[str]) -> list[MessageState]:
-        """The stored messages among *ids*, whole."""
+    async def states(self, conversation_id: str, ids: Collection[str | None]) -> list[MessageState]:
+        """The stored messages among *ids*, whole; None stands for the newest anonymous one."""
         ...
 
     async def message(self, conversation_id: str, message_id: str) -> bytes | None:

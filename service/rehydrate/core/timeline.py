@@ -14,7 +14,7 @@ from rehydrate.core.ids import HISTORY_LAG_MS, MARGIN_MS, insertion_position, se
 from rehydrate.core.response import STEPS, MessageState, Outcome, fold
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rehydrate.core.events import ChannelMessage, Event
 
@@ -93,6 +93,18 @@ class Timeline:
         anonymous = [state for state in self.messages.values() if state.anonymous]
         self._anonymous = max(anonymous, key=lambda state: state.position or "~", default=None)
 
+    @property
+    def has_anonymous(self) -> bool:
+        """Whether an anonymous message is known."""
+        return self._anonymous is not None
+
+    def add(self, state: MessageState) -> None:
+        """Take in a message that was learned of later."""
+        self.messages[state.id] = state
+        last = self._anonymous
+        if state.anonymous and (last is None or (last.position or "~") < (state.position or "~")):
+            self._anonymous = state
+
     def fold(self, events: Iterable[Event]) -> None:
         """Take the conversation further by *events*; what became of them is in ``counts``."""
         for event in events:
@@ -149,21 +161,42 @@ class Timeline:
         return sorted(self.messages.values(), key=lambda state: (state.position or "~", state.id))
 
 
-class Window(NamedTuple):
-    """One read of channel history, oldest message first.
+class Window:
+    """What a walk through channel history has shown, page by page, oldest first.
 
-    ``read_at_ms``: when the read began; the window holds what was on the channel by then, less the
-    lag. ``whole``: the walk ended because there is no more, not because it had met the watermark.
+    Args:
+        read_at_ms: when the walk began; it shows at least what was published by then, less the lag.
     """
 
-    messages: list[ChannelMessage]
-    read_at_ms: int
-    whole: bool
+    def __init__(self, read_at_ms: int) -> None:
+        self.read_at_ms = read_at_ms
+        self.oldest_ms: int | None = None
+        self.newest_ms: int | None = None
+        self.newest_serial: str | None = None
+        self.rewind_from: str | None = None
+        """A serial a little before the end, for a reader to rewind to: the newest that is older
+        than the margin, so that whatever was to come before it has come; None if Ably does not
+        hold it any more."""
+        self.count = 0
 
-    @property
-    def newest_serial(self) -> str | None:
-        """The greatest serial in it."""
-        return max((m.serial for m in self.messages if m.serial is not None), default=None)
+    def take(self, messages: Sequence[ChannelMessage]) -> None:
+        """Note the next page."""
+        if not messages:
+            return
+        self.count += len(messages)
+        times = [m.timestamp_ms for m in messages]
+        self.oldest_ms = min(times) if self.oldest_ms is None else min(self.oldest_ms, *times)
+        self.newest_ms = max(times) if self.newest_ms is None else max(self.newest_ms, *times)
+        serials = [m.serial for m in messages if m.serial is not None]
+        self.newest_serial = _greatest(self.newest_serial, *serials)
+        settled = (self.read_at_ms - REWIND_REACH_MS, self.read_at_ms - MARGIN_MS)
+        low, high = settled
+        old = [m.serial for m in messages if m.serial and low <= m.timestamp_ms <= high]
+        self.rewind_from = _greatest(self.rewind_from, *old)
+
+
+def _greatest(*serials: str | None) -> str | None:
+    return max((serial for serial in serials if serial is not None), default=None)
 
 
 def read_from_ms(watermark: Watermark | None) -> int | None:
@@ -189,7 +222,7 @@ def missed(
     conversation without a watermark was last known whole when it was created (*created_ms*); one
     without a row is taken as whole, unless its history begins at the very edge of retention.
     """
-    oldest_ms = min((m.timestamp_ms for m in window.messages), default=window.read_at_ms)
+    oldest_ms = window.read_at_ms if window.oldest_ms is None else window.oldest_ms
     edge_ms = window.read_at_ms - retention_ms
     if watermark is not None:
         shown = oldest_ms <= watermark.timestamp_ms
@@ -203,32 +236,18 @@ def missed(
     return Hole(max(0, known_ms - HISTORY_LAG_MS), max(oldest_ms, known_ms))
 
 
-def advanced(watermark: Watermark | None, window: Window) -> Watermark:
-    """The watermark after *window* was folded; it never goes back."""
-    newest_ms = max((m.timestamp_ms for m in window.messages), default=0)
-    newest = window.newest_serial
-    if watermark is None:
-        return Watermark(newest, newest_ms or window.read_at_ms, window.read_at_ms)
-    serial = max(filter(None, (watermark.serial, newest)), default=None)
-    return Watermark(
-        serial,
-        max(watermark.timestamp_ms, newest_ms),
-        max(watermark.read_at_ms, window.read_at_ms),
-    )
+def advanced(watermark: Watermark | None, window: Window, *, at_end: bool) -> Watermark:
+    """The watermark after what *window* has shown was folded; it never goes back.
 
-
-def rewind_from(messages: Iterable[ChannelMessage], read_at_ms: int) -> str | None:
-    """A serial a little before the end of what was read, for a reader to rewind to.
-
-    The newest serial that is older than the margin: whatever was to come before it has come. None
-    if there is none young enough for Ably to hold.
+    ``at_end``: the walk reached the end of history, so ``read_at_ms`` moves too.
     """
-    return max(
-        (
-            m.serial
-            for m in messages
-            if m.serial is not None
-            and read_at_ms - REWIND_REACH_MS <= m.timestamp_ms <= read_at_ms - MARGIN_MS
-        ),
-        default=None,
+    old = watermark or Watermark(None, 0, 0)
+    read_at_ms = max(old.read_at_ms, window.read_at_ms) if at_end else old.read_at_ms
+    newest_ms = window.newest_ms
+    if newest_ms is None:
+        newest_ms = window.read_at_ms if watermark is None else 0
+    return Watermark(
+        _greatest(old.serial, window.newest_serial),
+        max(old.timestamp_ms, newest_ms),
+        read_at_ms,
     )

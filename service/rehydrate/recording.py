@@ -1,0 +1,263 @@
+"""Record: hydration that commits, and finished messages that a backend hands over."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rehydrate.core import wire
+from rehydrate.core.content import collapsed_run
+from rehydrate.core.dialects import decode_all
+from rehydrate.core.events import Status
+from rehydrate.core.ids import check_conversation_id, insertion_position
+from rehydrate.core.response import MessageState
+from rehydrate.core.timeline import Timeline, Window, advanced, missed, read_from_ms
+from rehydrate.errors import Conflict, RehydrateError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+
+    from rehydrate.core.events import ChannelMessage, Event
+    from rehydrate.core.timeline import Watermark
+    from rehydrate.hydration import Rules
+    from rehydrate.ports import ChannelLog, Held, ResponseStore
+
+_log = logging.getLogger(__name__)
+
+PAGE = 1_000
+"""Messages that are folded in one transaction: what recording holds in memory at a time."""
+
+
+class Recorded(NamedTuple):
+    """What a `catch_up` did. ``counts``: outcomes of the events. ``moved``: False if another
+    recorder was at work on the conversation, and this one left it to that.
+    """
+
+    messages: int
+    counts: Counter[str]
+    moved: bool
+
+
+async def catch_up(
+    conversation_id: str,
+    *,
+    store: ResponseStore,
+    channel: ChannelLog,
+    channel_name: str,
+    rules: Rules,
+) -> Recorded:
+    """Fold what the channel says since the watermark into the store, and move the watermark.
+
+    Page by page, each in one transaction with the conversation's row locked: the events are folded
+    again onto the rows as they are then, never a fold that was made outside the lock.
+
+    Raises:
+        StoreUnavailable: Postgres does not answer; what was committed stays.
+        ChannelUnavailable: Ably does not answer; likewise.
+    """
+    check_conversation_id(conversation_id)
+    row = (await store.load(conversation_id, limit=1, before=None)).conversation
+    watermark = row.watermark if row else None
+    created_ms = row.created_ms if row else None
+    name = row.channel if row else channel_name
+    window, counts = Window(rules.now_ms()), Counter[str]()
+    pages = channel.history(name, since_ms=read_from_ms(watermark), forwards=True, limit=PAGE)
+    async with aclosing(pages):
+        async for page, at_end in _with_end(pages):
+            first = window.oldest_ms is None
+            window.take(page)
+            if row is None and not window.count:
+                break  # nobody has said anything on it: no row for whoever asks
+            hole = missed(watermark, created_ms, window, rules.retention_ms) if first else None
+            async with store.locked(conversation_id, name) as held:
+                if held.conversation.watermark != watermark:
+                    return Recorded(window.count, counts, moved=False)
+                counts += await _fold_onto(held, list(decode_all(page)), rules)
+                watermark = advanced(watermark, window, at_end=at_end)
+                await held.move(watermark, hole)
+    return Recorded(window.count, counts, moved=True)
+
+
+async def _fold_onto(held: Held, events: Sequence[Event], rules: Rules) -> Counter[str]:
+    states = await held.messages({event.message_id for event in events}) if events else {}
+    tombstone = held.conversation.tombstone
+    timeline = Timeline(states.values(), agents=rules.agents, tombstone=tombstone)
+    timeline.fold(events)
+    changed = [state for state in timeline.messages.values() if state.changed]
+    if changed:
+        await held.put(changed)
+    return timeline.counts
+
+
+async def _with_end(
+    pages: AsyncIterator[list[ChannelMessage]],
+) -> AsyncIterator[tuple[list[ChannelMessage], bool]]:
+    """Each page, and whether it is the last; one empty page if there is none."""
+    page = await anext(pages, [])
+    async for following in pages:
+        yield page, False
+        page = following
+    yield page, True
+
+
+class NewMessage(NamedTuple):
+    """A finished message of a backend. None: not said."""
+
+    id: str
+    role: str
+    status: Status = "completed"
+    text: str | None = None
+    parts: list[dict[str, Any]] | None = None
+    prompt_id: str | None = None
+    usage: Any = None
+    metadata: Any = None
+    started_ms: int | None = None
+    finished_ms: int | None = None
+
+
+class StoreResult(NamedTuple):
+    """What became of messages that were handed over, by id."""
+
+    stored: list[str]
+    unchanged: list[str]
+
+
+async def store_messages(
+    conversation_id: str,
+    messages: Sequence[NewMessage],
+    *,
+    store: ResponseStore,
+    channel_name: str,
+    rules: Rules,
+) -> StoreResult:
+    """Store finished *messages*, all or none. Storing the same again changes nothing.
+
+    A response that the channel shows as open is ended with what is said here, unless its own
+    publisher is alive.
+
+    Raises:
+        Conflict: one is there with other content, or is being published; nothing is stored.
+    """
+    check_conversation_id(conversation_id)
+    result = StoreResult([], [])
+    now_ms = rules.now_ms()
+    async with store.locked(conversation_id, channel_name) as held:
+        known = await held.messages([new.id for new in messages])
+        states = []
+        for index, new in enumerate(messages):
+            old = known.get(new.id)
+            if old is not None and old.ended:
+                if not _says_the_same(old, new, now_ms):
+                    raise Conflict(f"message {new.id!r} is stored with other content")
+                result.unchanged.append(new.id)
+                continue
+            if old is not None and await _alive(held, new.id):
+                raise Conflict(f"response {new.id!r} is being published")
+            states.append(_finished(new, old, now_ms, index))
+            known[new.id] = states[-1]
+            result.stored.append(new.id)
+        await held.put(states)
+    return result
+
+
+async def _alive(held: Held, message_id: str) -> bool:
+    lease = await held.lease(message_id)
+    return lease is not None and lease.holder is not None and not lease.expired
+
+
+def _finished(new: NewMessage, old: MessageState | None, now_ms: int, index: int) -> MessageState:
+    state = old or MessageState(new.id, new.role)
+    parts = new.parts or [{"type": "text", "text": new.text or ""}]
+    finished_ms = now_ms if new.finished_ms is None else new.finished_ms
+    last = 0 if state.seq is None else state.seq
+    state.runs, state.tail = [collapsed_run(0, last, parts, finished_ms)], None
+    if state.seq is not None:
+        state.repaired = state.seq
+        state.end = state.seq + 1
+    state.headless = state.inexact = state.provisional = False
+    state.status, state.finished_ms = new.status, finished_ms
+    state.started_ms = _first(new.started_ms, state.started_ms, finished_ms)
+    state.prompt_id = _first(new.prompt_id, state.prompt_id)
+    state.usage = _first(new.usage, state.usage)
+    state.metadata = _first(new.metadata, state.metadata)
+    if state.position is None:
+        state.position = insertion_position(now_ms, index)
+    state.changed = True
+    return state
+
+
+def _first(*values: Any) -> Any:
+    return next((value for value in values if value is not None), None)
+
+
+def _says_the_same(old: MessageState, new: NewMessage, now_ms: int) -> bool:
+    """Whether storing *new* where *old* is would change nothing that *new* speaks of."""
+    if old.role != new.role or old.status != new.status:
+        return False
+    was, would = wire.message(old), wire.message(_finished(new, None, now_ms, 0))
+    keys = {"text", "parts" if new.parts else "text"}
+    keys |= {key for key in ("prompt_id", "usage", "metadata") if would.get(key) is not None}
+    if new.started_ms is not None:
+        keys.add("started_at")
+    if new.finished_ms is not None:
+        keys.add("finished_at")
+    return all(was.get(key) == would.get(key) for key in keys)
+
+
+class Recorder:
+    """Records the conversations it is woken for, one at a time, each once however often woken.
+
+    Args:
+        record: catches one conversation up.
+        pause_s: how long a conversation that was recorded waits before it is recorded again.
+        capacity: how many may wait; further ones are left to whoever wakes it next.
+    """
+
+    def __init__(
+        self,
+        record: Callable[[str], Awaitable[Recorded]],
+        *,
+        pause_s: float = 1.0,
+        capacity: int = 10_000,
+    ) -> None:
+        self._record = record
+        self._pause_s = pause_s
+        self._capacity = capacity
+        self._waiting: dict[str, None] = {}
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+
+    def wake(self, conversation_id: str) -> None:
+        """Something was said in *conversation_id*; returns at once."""
+        if self._task is not None and len(self._waiting) < self._capacity:
+            self._waiting[conversation_id] = None
+            self._wake.set()
+
+    def open(self) -> None:
+        """Begin to record."""
+        self._task = self._task or asyncio.create_task(self._run(), name="recorder")
+
+    async def close(self) -> None:
+        """Stop recording; what is under way is rolled back."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            due, self._waiting = self._waiting, {}
+            for conversation_id in due:
+                try:
+                    await self._record(conversation_id)
+                except RehydrateError as error:
+                    _log.warning("could not record a conversation: %s", type(error).__name__)
+                    self._waiting.setdefault(conversation_id)
+                    self._wake.set()
+            await asyncio.sleep(self._pause_s * random.uniform(1, 1.5))  # noqa: S311 - jitter
