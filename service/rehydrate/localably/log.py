@@ -1,0 +1,274 @@
+"""A channel's log: what was published, in order, for as long as it is kept.
+
+No input or output, and no clock of its own. Every message has one row at the place of its creation;
+a newer version replaces the row's content and moves it to the end of `recent`, the order of last
+changes, from which rewinds and resumes are read.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from typing import Final, Literal
+
+from .errors import RefusedError
+from .messages import Message
+from .serials import SerialClock, channel_serial_of, is_serial
+
+Direction = Literal["backwards", "forwards"]
+_COMPACT_AFTER: Final = 1024
+_BYTES_PER_ROW: Final = 600  # what Python itself needs for a row, beside its text
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """A page of history that is asked for.
+
+    Attributes:
+        limit: the most messages in the page.
+        direction: newest first, or oldest first.
+        start_ms: nothing created before it.
+        end_ms: nothing created after it.
+        from_serial: nothing after this channelSerial or message serial (RTL10b, inclusive).
+        cursor: the serial at which the page before ended.
+    """
+
+    limit: int
+    direction: Direction = "backwards"
+    start_ms: int | None = None
+    end_ms: int | None = None
+    from_serial: str | None = None
+    cursor: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """Messages in the order that was asked for, and the next page's cursor, or None at the end."""
+
+    messages: list[Message]
+    cursor: str | None
+
+
+@dataclass(frozen=True, slots=True)
+class Backlog:
+    """What an attachment gets before the live messages.
+
+    Attributes:
+        groups: messages that share a channelSerial, oldest change first.
+        position: the channelSerial directly before them.
+        error: why it is not all that was asked for; None if it is.
+    """
+
+    groups: list[list[Message]]
+    position: str
+    error: RefusedError | None = None
+
+
+class ChannelLog:
+    """The messages of one channel.
+
+    Args:
+        clock: gives the serials; the first one is spent on the log's own beginning.
+        retention_ms: how long a message is kept after its creation.
+        now_ms: the time of the beginning.
+        most_bytes: how much is kept at the most; the oldest goes first.
+
+    Attributes:
+        floor: every change after this channelSerial is held.
+        head: the newest channelSerial that was given.
+    """
+
+    def __init__(
+        self, clock: SerialClock, retention_ms: int, now_ms: int, most_bytes: int = 1 << 27
+    ) -> None:
+        self._clock = clock
+        self.retention_ms = retention_ms
+        self._most_bytes = most_bytes
+        self.floor = clock.next(now_ms)
+        self.head = self.floor
+        self.size_bytes = 0
+        self._rows: list[str] = []
+        self._times: list[int] = []
+        self._start = 0
+        self._by_serial: dict[str, Message] = {}
+        self._recent: dict[str, str] = {}
+        self._sizes: dict[str, int] = {}
+        self._ids: dict[str, str] = {}
+        self._versions: dict[str, list[Message]] = {}
+
+    def __len__(self) -> int:
+        return len(self._by_serial)
+
+    def next_serial(self, now_ms: int) -> str:
+        """Take the next channelSerial; it becomes the head."""
+        self.head = self._clock.next(now_ms)
+        return self.head
+
+    def add(self, message: Message, size: int, own_id: str | None = None) -> None:
+        """Keep a new message; *own_id* is the id its publisher gave it, for idempotency."""
+        serial = message.serial
+        self._rows.append(serial)
+        self._times.append(message.timestamp_ms)
+        self._by_serial[serial] = message
+        self._recent[serial] = message.version_serial
+        self._grow(serial, size)
+        if own_id is not None:
+            self._ids[own_id] = serial
+
+    def replace(self, message: Message, size: int, *, keep_version: bool) -> None:
+        """Put a newer version in its message's row; *keep_version* remembers the one before."""
+        serial = message.serial
+        before = self._by_serial[serial]
+        if keep_version:
+            self._versions.setdefault(serial, []).append(before)
+        self._by_serial[serial] = message
+        self._recent.pop(serial)
+        self._recent[serial] = message.version_serial
+        self._grow(serial, size if keep_version else size - self._sizes[serial] + _BYTES_PER_ROW)
+
+    def find(self, serial: str) -> Message | None:
+        """Return the latest version of a message, None if it is not held."""
+        return self._by_serial.get(serial)
+
+    def versions(self, serial: str) -> list[Message]:
+        """Return the versions that are held of a message, oldest first."""
+        latest = self._by_serial.get(serial)
+        if latest is None:
+            return []
+        return [*self._versions.get(serial, ()), latest]
+
+    def published_as(self, own_id: str, since_ms: int) -> str | None:
+        """Return the serial of the message that was published with *own_id* at *since_ms* or after."""
+        serial = self._ids.get(own_id)
+        if serial is None or self._by_serial[serial].timestamp_ms < since_ms:
+            return None
+        return serial
+
+    def prune(self, now_ms: int) -> None:
+        """Forget what is older than the retention, and the oldest where memory is full."""
+        oldest_ms = now_ms - self.retention_ms
+        start = self._start
+        while start < len(self._rows) and (
+            self._times[start] <= oldest_ms or self.size_bytes > self._most_bytes
+        ):
+            self._forget(self._rows[start])
+            start += 1
+        self._start = start
+        if start > _COMPACT_AFTER and start * 2 > len(self._rows):
+            del self._rows[:start]
+            del self._times[:start]
+            self._start = 0
+
+    def clear(self) -> None:
+        """Forget everything now, as if its retention had ended."""
+        for serial in self._rows[self._start :]:
+            self._forget(serial)
+        self._rows.clear()
+        self._times.clear()
+        self._start = 0
+
+    def history(self, query: Query) -> Page:
+        """Return one page, each message in its latest version at the place of its creation."""
+        low, high = self._window(query)
+        if query.direction == "forwards":
+            if query.cursor is not None:
+                low = max(low, bisect_right(self._rows, query.cursor, self._start))
+            chosen = self._rows[low : min(high, low + query.limit)]
+            more = low + query.limit < high
+        else:
+            if query.cursor is not None:
+                high = min(high, bisect_left(self._rows, query.cursor, self._start))
+            chosen = self._rows[max(low, high - query.limit) : max(high, low)][::-1]
+            more = high - query.limit > low
+        messages = [self._by_serial[serial] for serial in chosen]
+        return Page(messages, chosen[-1] if more and chosen else None)
+
+    def newest(self, limit: int | None, since_ms: int | None, cap: int) -> Backlog:
+        """Return the newest messages by last change: at most *limit*, changed at *since_ms* or after."""
+        found: list[Message] = []
+        wanted = cap if limit is None else min(limit, cap)
+        for serial, version in reversed(self._recent.items()):
+            message = self._by_serial[serial]
+            if since_ms is not None and message.fields["version"]["timestamp"] < since_ms:
+                return self._backlog(found, version)
+            if len(found) == wanted:
+                capped = wanted == cap and (limit is None or limit > cap)
+                return self._backlog(found, version, _limit_error(cap) if capped else None)
+            found.append(message)
+        return self._backlog(found, self.floor)
+
+    def after(self, serial: str, cap: int) -> Backlog:
+        """Return every change after *serial*, or what is held of them and the error that says so.
+
+        The errors are those of continuity: 90003 expired, 90004 too many, 90005 another series.
+        """
+        position = channel_serial_of(serial)
+        if not is_serial(serial):
+            return self._all_held(RefusedError(90003, "the position is not a known one", 404), cap)
+        if position < self.floor:
+            return self._all_held(RefusedError(90003, "messages since then have expired", 404), cap)
+        if position > self.head:
+            error = RefusedError(90005, "the position is of another series of this channel", 404)
+            return Backlog([], self.head, error)
+        found: list[Message] = []
+        for create, version in reversed(self._recent.items()):
+            # a position that is a message's serial lies between the messages of one publish
+            if version <= serial or (serial == position and channel_serial_of(version) <= position):
+                break
+            if len(found) == cap:
+                return self._backlog(found, version, _limit_error(cap))
+            found.append(self._by_serial[create])
+        return Backlog(self._backlog(found, position).groups, position)
+
+    def holds_position(self, serial: str) -> bool:
+        """Say whether history up to *serial* can be told apart from what came after it."""
+        return is_serial(serial) and self.floor <= channel_serial_of(serial) <= self.head
+
+    def _all_held(self, error: RefusedError, cap: int) -> Backlog:
+        held = self.newest(None, None, cap)
+        return Backlog(held.groups, held.position, error)
+
+    def _backlog(
+        self, newest_first: list[Message], before: str, error: RefusedError | None = None
+    ) -> Backlog:
+        """Group by publish; a publish that the limit cut in two stays below the position, whole."""
+        groups: list[list[Message]] = []
+        last = ""
+        for message in reversed(newest_first):
+            position = channel_serial_of(message.version_serial)
+            if position == last:
+                groups[-1].append(message)
+            else:
+                groups.append([message])
+            last = position
+        return Backlog(groups, channel_serial_of(before) if groups else self.head, error)
+
+    def _window(self, query: Query) -> tuple[int, int]:
+        low, high = self._start, len(self._rows)
+        if query.start_ms is not None:
+            low = bisect_left(self._times, query.start_ms, low)
+        if query.end_ms is not None:
+            high = bisect_right(self._times, query.end_ms, self._start)
+        if query.from_serial is not None:
+            bound = query.from_serial
+            # ";" sorts directly after ":", so that a channelSerial takes its own messages in
+            bound = bound if ":" in bound else f"{bound};"
+            high = min(high, bisect_right(self._rows, bound, self._start))
+        return low, high
+
+    def _grow(self, serial: str, size: int) -> None:
+        self._sizes[serial] = self._sizes.get(serial, 0) + size + _BYTES_PER_ROW
+        self.size_bytes += size + _BYTES_PER_ROW
+
+    def _forget(self, serial: str) -> None:
+        message = self._by_serial.pop(serial)
+        self.floor = max(self.floor, channel_serial_of(self._recent.pop(serial)))
+        self.size_bytes -= self._sizes.pop(serial)
+        self._versions.pop(serial, None)
+        own_id = message.fields.get("id")
+        if own_id is not None and self._ids.get(own_id) == serial:
+            del self._ids[own_id]
+
+
+def _limit_error(cap: int) -> RefusedError:
+    return RefusedError(90004, f"message limit exceeded: only the newest {cap} are sent", 404)
