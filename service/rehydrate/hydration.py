@@ -141,11 +141,12 @@ async def hydrate(
         if not _settled_before(stored, before) and not needs_no_read(watermark, until):
             failed = await walk.read(name, read_from_ms(watermark), until)
             created_ms = row.created_ms if row else None
+            await _learn(timeline, stored, walk.events, conversation_id, store)
             if failed is not None:
                 reasons.append(failed)
             elif missed(watermark, created_ms, walk.window, rules.retention_ms):
                 reasons.append(_hole_reason())
-            await _learn(timeline, stored, walk.events, conversation_id, store)
+                timeline.lost()
             timeline.fold(walk.events)
     asked = _Asked(conversation_id, name, limit, before)
     return _answer(asked, stored, timeline, walk.window, reasons)

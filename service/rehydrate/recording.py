@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from rehydrate.core.events import ChannelMessage, Event
-    from rehydrate.core.timeline import Watermark
+    from rehydrate.core.timeline import Hole
     from rehydrate.hydration import Rules
     from rehydrate.ports import ChannelLog, Held, ResponseStore
 
@@ -33,8 +33,10 @@ PAGE = 1_000
 
 
 class Recorded(NamedTuple):
-    """What a `catch_up` did. ``counts``: outcomes of the events. ``moved``: False if another
-    recorder was at work on the conversation, and this one left it to that.
+    """What a `catch_up` did.
+
+    ``messages``: how many it read. ``counts``: outcomes of their events. ``moved``: False if
+    another recorder was at work on the conversation, and this one left it to that.
     """
 
     messages: int
@@ -65,27 +67,33 @@ async def catch_up(
     created_ms = row.created_ms if row else None
     name = row.channel if row else channel_name
     window, counts = Window(rules.now_ms()), Counter[str]()
+    hole = None
     pages = channel.history(name, since_ms=read_from_ms(watermark), forwards=True, limit=PAGE)
     async with aclosing(pages):
         async for page, at_end in _with_end(pages):
-            first = window.oldest_ms is None
+            begins = window.oldest_ms is None
             window.take(page)
             if row is None and not window.count:
                 break  # nobody has said anything on it: no row for whoever asks
-            hole = missed(watermark, created_ms, window, rules.retention_ms) if first else None
+            if begins:
+                hole = missed(watermark, created_ms, window, rules.retention_ms)
             async with store.locked(conversation_id, name) as held:
                 if held.conversation.watermark != watermark:
                     return Recorded(window.count, counts, moved=False)
-                counts += await _fold_onto(held, list(decode_all(page)), rules)
+                counts += await _fold_onto(held, list(decode_all(page)), rules, hole)
                 watermark = advanced(watermark, window, at_end=at_end)
-                await held.move(watermark, hole)
+                await held.move(watermark, hole if begins else None)
     return Recorded(window.count, counts, moved=True)
 
 
-async def _fold_onto(held: Held, events: Sequence[Event], rules: Rules) -> Counter[str]:
+async def _fold_onto(
+    held: Held, events: Sequence[Event], rules: Rules, hole: Hole | None
+) -> Counter[str]:
     states = await held.messages({event.message_id for event in events}) if events else {}
     tombstone = held.conversation.tombstone
     timeline = Timeline(states.values(), agents=rules.agents, tombstone=tombstone)
+    if hole is not None:
+        timeline.lost()
     timeline.fold(events)
     changed = [state for state in timeline.messages.values() if state.changed]
     if changed:
@@ -97,7 +105,7 @@ async def _with_end(
     pages: AsyncIterator[list[ChannelMessage]],
 ) -> AsyncIterator[tuple[list[ChannelMessage], bool]]:
     """Each page, and whether it is the last; one empty page if there is none."""
-    page = await anext(pages, [])
+    page: list[ChannelMessage] = await anext(pages, [])
     async for following in pages:
         yield page, False
         page = following

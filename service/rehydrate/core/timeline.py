@@ -105,6 +105,12 @@ class Timeline:
         if state.anonymous and (last is None or (last.position or "~") < (state.position or "~")):
             self._anonymous = state
 
+    def lost(self) -> None:
+        """Nobody saw a part of the channel: text without seq that was open may lack a piece."""
+        for state in self.messages.values():
+            if state.seq is None and state.tail is not None and not state.ended:
+                state.inexact = state.changed = True
+
     def fold(self, events: Iterable[Event]) -> None:
         """Take the conversation further by *events*; what became of them is in ``counts``."""
         for event in events:

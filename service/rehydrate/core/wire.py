@@ -6,31 +6,18 @@ only what is still open.
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.content import NO_SEQ, collapsed_run, spoken_text
 from rehydrate.core.events import TERMINAL
+from rehydrate.core.json import dump
 from rehydrate.core.response import MessageState, Owner
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rehydrate.core.timeline import Reason
-
-
-def dump(value: Any) -> bytes:
-    """*value* as compact JSON in UTF-8.
-
-    Text with halves of surrogate pairs, as a publisher may cut it, is escaped instead: the halves
-    meet again in whoever reads it.
-    """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    try:
-        return text.encode()
-    except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
 
 
 def timestamp(at_ms: int | None) -> str | None:

@@ -9,8 +9,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.core.content import spoken_text
 from rehydrate.core.events import MAX_SEQ, STATUSES, TERMINAL, ChannelMessage, Event, Kind
 from rehydrate.core.ids import SERIAL_LENGTH, has_control
+from rehydrate.core.json import dump
 from rehydrate.core.parts import clean_parts
 
 if TYPE_CHECKING:
@@ -180,3 +182,46 @@ _READERS: dict[str, Callable[[ChannelMessage, Mapping[str, Any], bool], Event | 
     "stop": _stop,
     "response-complete": _repair,
 }
+
+
+PIECE_CHARACTERS = 12_000
+"""A longer text is split: in UTF-8, and escaped, a piece fits the smallest message size (64 KiB)."""
+
+REPAIR_BYTES = 48_000
+"""A longer repair is published as a pointer: readers hydrate again."""
+
+
+def pieces(text: str) -> list[str]:
+    """*text* in pieces that fit a channel message."""
+    if len(text) <= PIECE_CHARACTERS:
+        return [text]
+    return [text[i : i + PIECE_CHARACTERS] for i in range(0, len(text), PIECE_CHARACTERS)]
+
+
+def encode(event: Event) -> tuple[str, Any, dict[str, Any]]:
+    """Name, data and extras of the channel message that says *event* of a response."""
+    headers: dict[str, Any] = {"responseId": event.message_id, "seq": event.seq, "gen": event.gen}
+    more = {
+        "promptId": event.prompt_id,
+        "part": event.part,
+        "toolCallId": event.tool_call_id,
+        "status": event.status,
+        "error": event.error,
+        "replayOf": event.replay_of,
+    }
+    headers |= {key: value for key, value in more.items() if value is not None}
+    name = "response-complete" if event.kind == "repair" else event.kind
+    return name, _data(event), {"headers": headers}
+
+
+def _data(event: Event) -> Any:
+    if event.kind == "tool_call":
+        return {"name": event.name, "args": event.value}
+    if event.kind == "tool_result":
+        return {"name": event.name, "result": event.value}
+    if event.kind == "stop":
+        return None if event.value is None else {"usage": event.value}
+    if event.kind == "repair":
+        data = {"text": spoken_text(event.value), "parts": event.value}
+        return data if len(dump(data)) <= REPAIR_BYTES else None
+    return event.text

@@ -1,0 +1,284 @@
+"""Respond: publish a response token by token, store it, and end it whatever happens.
+
+Nothing is awaited per token. Every acknowledgement is watched; a checkpoint twice a second appends
+what came since to the store and renews the lease. The end is law 7: the text is committed, then a
+repair if readers may have seen other text, then the ``stop``; each of the two acknowledged.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.core.content import spoken_text
+from rehydrate.core.dialects import tokens
+from rehydrate.core.events import Event, Kind, Status
+from rehydrate.core.ids import SERIAL_LENGTH, check_conversation_id, has_control, insertion_position
+from rehydrate.core.response import MessageState, Owner, fold
+from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
+from rehydrate.publication import Ending, Publication, Terms
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Coroutine, Sequence
+
+    from rehydrate.hydration import Rules
+    from rehydrate.ports import ChannelLog, Held, ResponseStore
+
+_log = logging.getLogger(__name__)
+
+CHECKPOINT_S = 0.5
+COMMIT_TIMEOUT_S = 30.0
+"""How long an ending response waits for Postgres."""
+
+
+class Response:
+    """A response that is being published; `respond` makes it, and ends it with its block."""
+
+    def __init__(self, publication: Publication) -> None:
+        self._out = publication
+        self.id = publication.id
+        self.gen = publication.gen
+
+    @property
+    def text(self) -> str:
+        """The text so far."""
+        return spoken_text(self._out.state.parts())
+
+    def write(self, text: str, *, part: str | None = None) -> None:
+        """Append *text* to the response (to its part *part*, if that is given).
+
+        Raises:
+            Fenced: (as every method here) the response is not this publisher's any more.
+        """
+        self._say("token", text, part=part)
+
+    def refuse(self, text: str, *, part: str | None = None) -> None:
+        """Append *text* to a part that says why the model will not answer."""
+        self._say("refusal", text, part=part)
+
+    def reason(self, text: str, *, part: str | None = None) -> None:
+        """Append *text* to a part that shows the model's reasoning; it is not in the text."""
+        self._say("reasoning", text, part=part)
+
+    def tool_call(self, tool_call_id: str, name: str, args: Any = "") -> None:
+        """The model calls a tool. *args* may be empty and follow by `tool_args`."""
+        self._out.emit("tool_call", tool_call_id=tool_call_id, name=name, value=args)
+
+    def tool_args(self, tool_call_id: str, text: str) -> None:
+        """Append *text* to the arguments of a call."""
+        self._say("tool_args", text, tool_call_id=tool_call_id)
+
+    def tool_result(self, tool_call_id: str, result: Any, *, name: str | None = None) -> None:
+        """A tool has answered."""
+        self._out.emit("tool_result", tool_call_id=tool_call_id, name=name, value=result)
+
+    def finish(
+        self,
+        status: Status = "completed",
+        *,
+        usage: Any = None,
+        error: Any = None,
+        parts: list[dict[str, Any]] | None = None,
+    ) -> None:
+        """Say how the response ends; it ends when the block does.
+
+        *parts*: the final content, if it is known better than by what was written; readers who
+        saw other text are told.
+        """
+        self._out.ending = Ending(status, usage, error, parts)
+
+    def _say(self, kind: Kind, text: str, **fields: Any) -> None:
+        for piece in tokens.pieces(text):
+            self._out.emit(kind, text=piece, **fields)
+
+
+@asynccontextmanager
+async def respond(
+    conversation_id: str,
+    response_id: str,
+    *,
+    store: ResponseStore,
+    channel: ChannelLog,
+    channel_name: str,
+    rules: Rules,
+    terms: Terms,
+    prompt_id: str | None = None,
+    metadata: Any = None,
+) -> AsyncIterator[Response]:
+    """Publish the response *response_id*, written in the block; it ends with the block.
+
+    The block's end is ``completed``, its cancellation ``cancelled``, an exception ``failed``, if
+    `Response.finish` did not say otherwise. A response whose publisher is dead is taken over, with
+    the next gen.
+
+    Raises:
+        Conflict: it has ended already, or its publisher is alive.
+        Fenced: it was taken over, ended or erased meanwhile; nothing more is published.
+        StoreUnavailable: Postgres did not answer for 30 s; the text is not committed.
+        ChannelUnavailable: the text is committed, but Ably did not acknowledge the end.
+    """
+    check_conversation_id(conversation_id)
+    if not 1 <= len(response_id) <= SERIAL_LENGTH or has_control(response_id):
+        raise BadParameter("response_id", "a response id has 1 to 256 characters, no control ones")
+    ledger = Ledger(conversation_id, channel_name, store, rules, terms)
+    gen, name = await ledger.claim(response_id, prompt_id, metadata)
+    publication = Publication(
+        response_id, gen, channel=channel, channel_name=name, rules=rules, terms=terms
+    )
+    publication.start(prompt_id)
+    keeping = asyncio.create_task(_keep(publication, ledger), name=f"checkpoints of {response_id}")
+    try:
+        yield Response(publication)
+    except BaseException as error:
+        publication.ending = publication.ending or _ending_after(error)
+        await _surely(_end(publication, ledger, keeping))
+        raise
+    await _surely(_end(publication, ledger, keeping))
+
+
+async def _keep(publication: Publication, ledger: Ledger) -> None:
+    """Append what was written to the store, twice a second, and renew the lease."""
+    idle_s = 0.0
+    while True:
+        await asyncio.sleep(CHECKPOINT_S)
+        idle_s += CHECKPOINT_S
+        if publication.unstored or idle_s >= ledger.renew_s:
+            try:
+                await ledger.checkpoint(publication)
+                idle_s = 0.0
+            except StoreUnavailable:
+                _log.warning("a checkpoint waits for the store")
+
+
+async def _end(publication: Publication, ledger: Ledger, keeping: asyncio.Task[None]) -> None:
+    """Law 7: commit the text, then repair it for readers if need be, then say stop."""
+    keeping.cancel()
+    await asyncio.gather(keeping, return_exceptions=True)
+    ending = await publication.end()
+    await ledger.commit(publication, ending)
+    for event in ending:
+        await publication.tell(event)
+    await ledger.told(publication)
+
+
+def _ending_after(error: BaseException) -> Ending:
+    if isinstance(error, asyncio.CancelledError | GeneratorExit):
+        return Ending("cancelled")
+    return Ending("failed", error=type(error).__name__)
+
+
+async def _surely(ending: Coroutine[Any, Any, None]) -> None:
+    """Await *ending* to its own end (it has time limits), also while being cancelled."""
+    task = asyncio.create_task(ending)
+    try:
+        await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait({task})
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.warning("a cancelled response could not be ended: %s", type(error).__name__)
+        raise
+
+
+class Ledger:
+    """The store's side of a publisher: its claim, its checkpoints, its final text."""
+
+    def __init__(
+        self,
+        conversation_id: str,
+        channel_name: str,
+        store: ResponseStore,
+        rules: Rules,
+        terms: Terms,
+    ) -> None:
+        self._where = (conversation_id, channel_name)
+        self._store = store
+        self._now_ms = rules.now_ms
+        self._terms = terms
+        self._holder = uuid.uuid4().hex
+        self.renew_s = terms.lease_s / 3
+
+    async def claim(
+        self, response_id: str, prompt_id: str | None, metadata: Any
+    ) -> tuple[int, str]:
+        """Make the response ours; return its gen, and the conversation's channel.
+
+        Raises:
+            Conflict: it has ended, or is being ended, or its publisher is alive.
+        """
+        async with self._store.locked(*self._where) as held:
+            state = (await held.messages([response_id])).get(response_id)
+            if state is None:
+                state = MessageState(response_id)
+            else:
+                await _check_free(held, state)
+                state.restart(state.gen + 1)
+            state.owner = Owner(self._terms.client_id)
+            state.prompt_id = prompt_id or state.prompt_id
+            state.metadata = metadata if metadata is not None else state.metadata
+            state.started_ms = self._now_ms()
+            state.changed = True
+            await held.put([state])
+            await held.grant(response_id, self._holder, self._terms.lease_s)
+            return state.gen, held.conversation.channel
+
+    async def checkpoint(self, publication: Publication, ending: Sequence[Event] = ()) -> None:
+        """Fold what is not stored yet, and *ending*, onto the row as it now is.
+
+        Raises:
+            Fenced: the response is somebody else's now, or erased.
+        """
+        events = list(publication.unstored)
+        async with self._store.locked(*self._where) as held:
+            state = (await held.messages([publication.id])).get(publication.id)
+            lease = await held.lease(publication.id) if state else None
+            if state is None or lease is None or lease.holder != self._holder or lease.fenced:
+                publication.closed = f"response {publication.id!r} is not this publisher's any more"
+                raise Fenced(publication.closed)
+            for event in (*events, *ending):
+                fold(state, event)
+            if state.position is None:
+                state.position = publication.position
+            if state.position is None and state.ended:
+                state.position = insertion_position(state.started_ms or 0, 0)
+            state.changed = True
+            await held.put([state])
+            await held.grant(publication.id, self._holder, self._terms.lease_s)
+        del publication.unstored[: len(events)]
+
+    async def commit(self, publication: Publication, ending: Sequence[Event]) -> None:
+        """As `checkpoint`, waiting for Postgres if need be.
+
+        Raises:
+            StoreUnavailable: it did not answer for `COMMIT_TIMEOUT_S`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + COMMIT_TIMEOUT_S
+        while True:
+            try:
+                return await self.checkpoint(publication, ending)
+            except StoreUnavailable:
+                if loop.time() > deadline:
+                    raise
+                await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - jitter
+
+    async def told(self, publication: Publication) -> None:
+        """Note that readers know the end; if that fails, somebody tells them once more."""
+        try:
+            async with self._store.locked(*self._where) as held:
+                await held.told(publication.id)
+        except StoreUnavailable:
+            _log.warning("a told response could not be marked as told")
+
+
+async def _check_free(held: Held, state: MessageState) -> None:
+    if state.ended:
+        raise Conflict(f"response {state.id!r} has ended")
+    lease = await held.lease(state.id)
+    if lease is not None and lease.fenced:
+        raise Conflict(f"response {state.id!r} is being ended: begin one with a new id")
+    if lease is not None and lease.holder is not None and not lease.expired:
+        raise Conflict(f"response {state.id!r} is being published")
