@@ -246,7 +246,7 @@ def test_system_roots_may_speak_tls_at_once() -> None:
     assert arguments["ssl"].minimum_version is ssl.TLSVersion.TLSv1_3
 
 
-@pytest.fixture(scope="class")
+@pytest.fixture(scope="module")
 def tls_server() -> Iterator[EmbeddedPostgres]:
     places = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not places or not shutil.which("openssl"):

@@ -15,8 +15,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import Self
 
-from . import embedded_guard
-from .embedded_binaries import (
+from rehydrate.store import embedded_guard
+from rehydrate.store.embedded_binaries import (
     Binaries,
     EmbeddedPostgresError,
     RunAs,
@@ -24,7 +24,7 @@ from .embedded_binaries import (
     find_binaries,
     run_as,
 )
-from .embedded_cluster import Cluster, reachable_name
+from rehydrate.store.embedded_cluster import Cluster, reachable_name
 
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError"]
 

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from .embedded_binaries import (
+from rehydrate.store.embedded_binaries import (
     Binaries,
     EmbeddedPostgresError,
     RunAs,

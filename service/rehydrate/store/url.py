@@ -15,7 +15,7 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 
-from .url_syntax import DatabaseUrlError, parsed, with_defaults
+from rehydrate.store.url_syntax import DatabaseUrlError, parsed, with_defaults
 
 __all__ = ["DatabaseUrlError", "behind_pooler", "connect_arguments", "redacted"]
 

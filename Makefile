@@ -1,0 +1,89 @@
+# Every target does its own set-up, in .venv, from the pinned locks in requirements/.
+# ARGS is passed on: make test ARGS="-k seam", make demo ARGS="--check --json", make bench ARGS="--list".
+
+SHELL := /bin/sh
+VENV := .venv
+BIN := $(VENV)/bin
+ARGS ?=
+# the first Python that is new enough; or say which: make test PYTHON=/opt/python/bin/python3.13
+PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
+	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
+COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package rehydrate --strip-extras \
+	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-quick check format bench migrate-check lock clean
+
+help: ## list the targets
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
+
+demo: $(VENV)/.run ## a streaming conversation on embedded defaults; ARGS="--check" proves it exact
+	@exec $(BIN)/rehydrate demo $(ARGS)
+
+test: $(VENV)/.dev $(VENV)/.node ## all tests
+	@exec $(BIN)/python -m pytest $(ARGS)
+
+test-quick: $(VENV)/.dev ## the tests that take less than a few seconds each
+	@exec $(BIN)/python -m pytest -m "not slow" $(ARGS)
+
+check: $(VENV)/.dev ## format, lint, types and import arrows, as CI does; ARGS goes to the linter
+	@$(BIN)/ruff format --check .
+	@$(BIN)/ruff check . $(ARGS)
+	@$(BIN)/mypy
+	@$(BIN)/lint-imports
+
+format: $(VENV)/.dev ## put the code into its form
+	@$(BIN)/ruff format .
+	@$(BIN)/ruff check --fix . $(ARGS)
+
+bench: $(VENV)/.dev ## what is fast, side by side; ARGS="--list" names the programs
+	@exec $(BIN)/python -m bench $(ARGS)
+
+migrate-check: $(VENV)/.dev ## migrations go up, down and up, and equal the metadata
+	@exec $(BIN)/python -m pytest -k migration tests/store $(ARGS)
+
+setup: $(VENV)/.dev $(VENV)/.node ## only make .venv
+
+lock: build/lock/.made ## pin requirements/*.txt anew, as new as pyproject.toml allows
+	@$(COMPILE) --upgrade --output-file requirements/build.txt requirements/build.in
+	@$(COMPILE) --upgrade --constraint requirements/build.txt --extra embedded \
+		--output-file requirements/run.txt pyproject.toml
+	@$(COMPILE) --upgrade --constraint requirements/build.txt --constraint requirements/run.txt \
+		--extra dev --output-file requirements/dev.txt pyproject.toml
+	@for lock in build run dev; do grep -E '^[a-zA-Z ]' requirements/$$lock.txt > build/lock/$$lock \
+		&& cp build/lock/$$lock requirements/$$lock.txt; done
+
+clean: ## remove what the other targets made
+	rm -rf $(VENV) build dist tests/js/node_modules .mypy_cache .ruff_cache .pytest_cache \
+		.hypothesis .import_linter_cache
+
+$(VENV)/.made:
+	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 2; }
+	@echo "making $(VENV)" >&2
+	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
+		echo "python -m venv failed (Debian and Ubuntu: install python3-venv)" >&2; exit 2; }
+	@touch $@
+
+$(VENV)/.run: $(VENV)/.made pyproject.toml requirements/build.txt requirements/run.txt
+	@echo "installing what it runs on" >&2
+	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/run.txt
+	@$(PIP) install --no-deps --no-build-isolation --editable .
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run requirements/dev.txt
+	@echo "installing what it is tested with" >&2
+	@$(PIP) install --require-hashes -r requirements/dev.txt
+	@touch $@
+
+# stock ably-js, for the journeys of a client that is not ours; their tests say so when they skip
+$(VENV)/.node: $(VENV)/.made $(wildcard tests/js/package-lock.json)
+	@if ! test -f tests/js/package-lock.json || ! command -v node >/dev/null || ! command -v npm >/dev/null; \
+	then echo "skipped: ably-js journeys (node and npm were not found)" >&2; \
+	elif (cd tests/js && npm ci --silent --no-audit --no-fund); then touch $@; \
+	else echo "skipped: ably-js journeys (npm ci failed)" >&2; fi
+
+build/lock/.made: Makefile
+	@rm -rf build/lock && $(PYTHON) -m venv build/lock
+	@build/lock/bin/python -m pip --disable-pip-version-check --quiet install "pip-tools>=7.5,<8"
+	@touch $@
