@@ -219,7 +219,7 @@ def _remember(state: MessageState, event: Event) -> None:
     state.last_id = event.id
     if event.seq is not None:
         state.seq = event.seq if state.seq is None else max(state.seq, event.seq)
-    elif event.kind != "prompt":
+    if (event.seq is None or state.anonymous) and event.kind != "prompt":
         _remember_id(state, event)
 
 
@@ -236,7 +236,7 @@ def _remember_id(state: MessageState, event: Event) -> None:
         if recent[oldest] >= horizon_ms and len(recent) <= MAX_RECENT_IDS:
             return
         del recent[oldest]
-        if event.serial is None:
+        if event.serial is None and event.seq is None:
             state.inexact = True
 
 

@@ -70,6 +70,11 @@ def erased_mark(message_id: str) -> str:
     return hashlib.blake2b(message_id.encode("utf-8", "replace"), digest_size=12).hexdigest()
 
 
+_FORGOTTEN = MessageState("", "user")
+_FORGOTTEN.status = "completed"
+"""Whose an event is that belongs to no message that is known: it is dropped."""
+
+
 class Timeline:
     """The messages of one conversation, taken further event by event.
 
@@ -86,24 +91,25 @@ class Timeline:
         agents: frozenset[str] = frozenset(),
         tombstone: Tombstone | None = None,
     ) -> None:
-        self.messages: dict[str, MessageState] = {state.id: state for state in states}
+        self.messages: dict[str, MessageState] = {}
         self.counts: Counter[str] = Counter()
         self._agents = agents
         self._tombstone = tombstone
-        anonymous = [state for state in self.messages.values() if state.anonymous]
-        self._anonymous = max(anonymous, key=lambda state: state.position or "~", default=None)
+        self._anonymous: list[MessageState] = []
+        for state in states:
+            self.add(state)
 
     @property
     def has_anonymous(self) -> bool:
         """Whether an anonymous message is known."""
-        return self._anonymous is not None
+        return bool(self._anonymous)
 
     def add(self, state: MessageState) -> None:
         """Take in a message that was learned of later."""
         self.messages[state.id] = state
-        last = self._anonymous
-        if state.anonymous and (last is None or (last.position or "~") < (state.position or "~")):
-            self._anonymous = state
+        if state.anonymous:
+            self._anonymous.append(state)
+            self._anonymous.sort(key=lambda known: known.position or "")
 
     def lost(self) -> None:
         """Nobody saw a part of the channel: text without seq that was open may lack a piece."""
@@ -146,17 +152,24 @@ class Timeline:
         state = MessageState(message_id, role, gen=event.gen)
         if event.message_id is None:
             state.anonymous = True
-            self._anonymous = state
+            state.position = event.serial
+            self._anonymous.append(state)
         return state
 
     def _of_anonymous(self, event: Event) -> MessageState | None:
         """The message of an event that names none; None: it begins one."""
-        last = self._anonymous
-        if last is None:
+        known = self._anonymous
+        if not known:
             return None
-        again = event.id is not None and event.id in {last.id, last.start_id}
-        seen = event.serial is not None and last.serial is not None and event.serial <= last.serial
-        if again or seen or event.id in last.recent:
+        if event.id is not None:
+            for state in known:
+                if event.id in state.recent or event.id in {state.id, state.start_id}:
+                    return state
+        last = known[-1]
+        if event.serial is not None and event.serial < (last.position or ""):
+            earlier = [state for state in known if (state.position or "~") <= event.serial]
+            return earlier[-1] if earlier else _FORGOTTEN
+        if event.serial is not None and last.serial is not None and event.serial <= last.serial:
             return last
         begins = event.kind == "start" and (last.start_id is not None or bool(last.runs_to_keep()))
         return None if last.ended or begins else last

@@ -66,6 +66,8 @@ def message(state: MessageState) -> dict[str, Any]:
     for key in ("usage", "error", "metadata"):
         if (value := getattr(state, key)) is not None:
             body[key] = value
+    if state.anonymous:
+        body["position"] = state.position
     for key in ("anonymous", "provisional"):
         if getattr(state, key):
             body[key] = True
@@ -94,6 +96,7 @@ def state_of(body: dict[str, Any]) -> MessageState:
     state.repaired = body.get("repaired")
     state.owner = Owner(body["client_id"]) if "client_id" in body else None
     state.anonymous = body.get("anonymous", False)
+    state.position = body.get("position")
     state.usage, state.error = body.get("usage"), body.get("error")
     state.metadata = body.get("metadata")
     state.inexact = not body.get("exact", True)

@@ -1,0 +1,108 @@
+"""The two ports over plain memory and a simulated clock: channels that lag and forget."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+from rehydrate.core import wire
+from rehydrate.core.events import ChannelMessage
+from rehydrate.core.ids import insertion_position
+from rehydrate.errors import Conflict
+from rehydrate.ports import Conversation, Finished, Lease, Stored
+
+
+class Posted(NamedTuple):
+    """A channel message, and how much later than the rest REST history shows it."""
+
+    message: ChannelMessage
+    extra_lag_ms: int = 0
+
+
+class MemoryChannel:
+    """History as REST shows it at ``now_ms``: what is retained, and older than the lag."""
+
+    def __init__(self, log, *, lag_ms=0, retention_ms=10**9, page=1000):
+        self.log = list(log)
+        self.now_ms = 0
+        self.lag_ms = lag_ms
+        self.retention_ms = retention_ms
+        self.page = page
+
+    def visible(self, *, since_ms=None):
+        oldest_ms = max(since_ms or 0, self.now_ms - self.retention_ms)
+        return [
+            posted.message
+            for posted in self.log
+            if oldest_ms <= posted.message.timestamp_ms
+            and posted.message.timestamp_ms + self.lag_ms + posted.extra_lag_ms <= self.now_ms
+        ]
+
+    async def history(self, channel, *, since_ms=None, until=None, forwards=False, limit=1000):
+        rows = self.visible(since_ms=since_ms)
+        size = min(limit, self.page)
+        for at in range(0, len(rows), size):
+            yield rows[at : at + size]
+
+
+class MemoryStore:
+    """One process's store: rows are copies, and finished messages pass through their wire form."""
+
+    def __init__(self):
+        self.conversation = None
+        self.rows = {}
+        self.leases = {}
+        self.now_ms = 0
+
+    def _read(self, state):
+        return copy.deepcopy(state)
+
+    async def load(self, conversation_id, *, limit, before):
+        ended = [s for s in self.rows.values() if s.status != "in_progress"]
+        place = lambda s: (s.position, s.id)  # noqa: E731 - a key
+        ended = sorted((s for s in ended if before is None or place(s) < before), key=place)
+        page = [Finished(s.position, s.id, wire.encode(s)) for s in ended[-limit:]]
+        streaming = [self._read(s) for s in self.rows.values() if s.status == "in_progress"]
+        more = len(ended) > limit
+        return Stored(self.conversation, page, more, [] if before is not None else streaming)
+
+    async def states(self, conversation_id, ids):
+        named = [self.rows[id_] for id_ in ids if id_ in self.rows]
+        if None in ids:
+            anonymous = [s for s in self.rows.values() if s.anonymous]
+            named += sorted(anonymous, key=lambda s: s.position)[-1:]
+        return [self._read(s) for s in {s.id: s for s in named}.values()]
+
+    @asynccontextmanager
+    async def locked(self, conversation_id, channel):
+        if self.conversation is None:
+            self.conversation = Conversation(conversation_id, channel, self.now_ms)
+        yield self
+
+    async def messages(self, ids):
+        return {s.id: s for s in await self.states("", ids)}
+
+    async def put(self, states):
+        for state in states:
+            old = self.rows.get(state.id)
+            if old is not None and old.ended and state.status != old.status:
+                raise Conflict(f"{state.id} has ended")
+            kept = copy.deepcopy(state)
+            kept.changed = False
+            if kept.ended and not kept.gaps():  # as a store does: what was, is known by its wire form
+                finished = wire.state_of(wire.message(kept))
+                finished.position = kept.position or insertion_position(self.now_ms, 0)
+                finished.recent = kept.recent
+                kept = finished
+            self.rows[state.id] = kept
+
+    async def move(self, watermark, hole):
+        holes = self.conversation.holes + ((hole,) if hole else ())
+        self.conversation = self.conversation._replace(watermark=watermark, holes=holes)
+
+    async def lease(self, message_id):
+        return self.leases.get(message_id)
+
+    async def grant(self, message_id, holder, lease_s):
+        self.leases[message_id] = Lease(holder, expired=False, fenced=False, told=False)

@@ -1,0 +1,183 @@
+"""Readers in the three ways, over the acts themselves; and what they ought to show."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+from laws.memory import MemoryChannel, MemoryStore
+from rehydrate.core.dialects import decode, decode_all
+from rehydrate.core.events import Event
+from rehydrate.core.ids import channel_serial
+from rehydrate.core.reader import Verdict, View
+from rehydrate.core.response import fold
+from rehydrate.core.timeline import Timeline
+from rehydrate.hydration import Rules, hydrate
+from rehydrate.ports import Conversation
+from rehydrate.recording import catch_up
+
+REWIND_MS = 10_000
+PATIENCE = 40
+
+
+def truth(world):
+    """What the log means: the fold of everything that the channel ever accepted."""
+    timeline = Timeline()
+    timeline.fold(decode_all(each.message for each in world.log))
+    return timeline.messages
+
+
+class Life:
+    """The store and the channel of a world, lived through up to a moment."""
+
+    def __init__(self, world):
+        self.world = world
+        self.store = MemoryStore()
+        self.channel = MemoryChannel(
+            world.log, lag_ms=world.lag_ms, retention_ms=world.retention_ms, page=world.page
+        )
+        self.now_ms = 0
+        if world.retention_ms < REWIND_MS:  # who was never heard of cannot be known to be cut
+            self.store.conversation = Conversation("c", "ai:c", 0)
+        self.rules = Rules(world.retention_ms, frozenset(), lambda: self.now_ms)
+        jobs = [(at, "record", None) for at in world.catch_ups]
+        jobs += [(at, "final", rid) for at, rid in world.finals]
+        self._jobs = sorted(jobs, key=lambda job: job[0])
+
+    async def until(self, at_ms):
+        """Live on to *at_ms*."""
+        while self._jobs and self._jobs[0][0] <= at_ms:
+            when, what, rid = self._jobs.pop(0)
+            self._at(when)
+            if what == "record":
+                await catch_up("c", **self._ports())
+            else:
+                await self._commit_final(rid)
+        self._at(max(at_ms, self.now_ms))
+
+    async def hydrate(self, **asked):
+        return await hydrate("c", **self._ports(), **asked)
+
+    def _ports(self):
+        return {
+            "store": self.store,
+            "channel": self.channel,
+            "channel_name": "ai:c",
+            "rules": self.rules,
+        }
+
+    def _at(self, at_ms):
+        self.now_ms = self.store.now_ms = self.channel.now_ms = at_ms
+
+    async def _commit_final(self, rid):
+        """As `respond` does: everything that was written, and a repair if readers lack some."""
+        mine = [e for e in decode_all(p.message for p in self.world.log) if e.message_id == rid]
+        stop = next(e for e in mine if e.kind == "stop")
+        repairs = [e for e in mine if e.kind == "repair"]
+        async with self.store.locked("c", "ai:c") as held:
+            state = (await held.messages([rid])).get(rid)
+            timeline = Timeline([state] if state else [])
+            timeline.fold([Event("start", rid, 1, 0)])
+            state = timeline.messages[rid]
+            for seq, letter in enumerate(written(rid, stop.seq - 1), start=1):
+                fold(state, Event("token", rid, 1, seq, text=letter))
+            for event in (*repairs, stop):
+                fold(state, event._replace(serial=None))
+            await held.put([state])
+
+
+def written(rid, tokens):
+    """What the publisher of *rid* wrote."""
+    first = 7 * "ABC".index(rid)
+    return "abcdefghijklmnopqrstuvwxyz"[first : first + tokens]
+
+
+async def read(world, joiner):
+    """What a reader shows long after the last message; (view, answer, what went wrong)."""
+    life = Life(world)
+    end_ms = world.log[-1].message.timestamp_ms + 50_000
+    at_ms, way = joiner.at_ms, joiner.way
+    for _ in range(PATIENCE):
+        view, answer, feed, at_ms, way = await _join(life, at_ms, way, joiner.delay_ms)
+        if view is None:
+            continue
+        missing_at = _follow(view, feed, at_ms, world, end_ms)
+        if missing_at is None and not view.stale:
+            return view, answer, None
+        at_ms = min(max(missing_at or 0, life.now_ms, at_ms) + 500, end_ms)
+        way = 1
+    return view, answer, "endless redo"
+
+
+async def _join(life, at_ms, way, delay_ms):
+    """Attach and ask in the order of *way*; returns the answer and the messages of the overlap."""
+    world = life.world
+    if way in (1, 2):
+        feed = _rewound(world, at_ms)
+        await life.until(at_ms + delay_ms)
+        past = [p.message.serial for p in world.log if p.message.timestamp_ms <= at_ms]
+        point = max((channel_serial(s) for s in past if s), default=None) if way == 2 else None
+        hydrated = await life.hydrate(until=point)
+    else:
+        await life.until(at_ms)
+        hydrated = await life.hydrate()
+        at_ms = life.now_ms + delay_ms
+        low = hydrated.rewind_from
+        if low is None:
+            return None, None, None, at_ms, 1
+        feed = [p for p in world.log if p.message.timestamp_ms <= at_ms]
+        feed = [p for p in feed if p.message.serial > low][-world.rewind_cap :]
+        cut = len(feed) >= world.rewind_cap and feed[0].message.serial > (hydrated.until or "")
+        if cut:
+            return None, None, None, at_ms, 1
+    answer = json.loads(hydrated.body)
+    return View(answer), answer, feed, at_ms, way
+
+
+def _rewound(world, at_ms):
+    reach_ms = min(REWIND_MS, world.retention_ms)
+    window = [p for p in world.log if at_ms - reach_ms <= p.message.timestamp_ms <= at_ms]
+    return window[-world.rewind_cap :]
+
+
+def _follow(view, feed, attached_ms, world, end_ms):
+    """Apply the overlap, then what is live; returns when the view lacked something, or None."""
+    live = [p for p in world.log if p.message.timestamp_ms > attached_ms]
+    for each in (*feed, *live):
+        if each.message.timestamp_ms > end_ms:
+            break
+        event = decode(each.message)
+        if event is not None and view.apply_event(event) is Verdict.AGAIN:
+            return max(each.message.timestamp_ms, attached_ms)
+    return None
+
+
+def judge(world, joiner):
+    """What is wrong with what the reader shows; nothing, if the laws hold."""
+    view, answer, failure = asyncio.run(read(world, joiner))
+    if failure:
+        return [failure]
+    shown = {message["id"]: message for message in view.messages}
+    retained = world.retention_ms > 10**6
+    finals = {rid for _, rid in world.finals}
+    wrong = []
+    for rid, true in truth(world).items():
+        message = shown.get(rid)
+        if message is None:
+            if answer["complete"]:
+                wrong.append(f"{rid}: lost whole, and complete")
+            continue
+        texts = {"".join(part["text"] for part in true.parts())}
+        if rid in finals:
+            texts.add(written(rid, (true.end or 1) - 1))
+        admitted = message["gaps"] or not answer["complete"] or not message["exact"]
+        if message["text"] not in texts:
+            if not admitted:
+                wrong.append(f"{rid}: shows {message['text']!r}, true {texts}, and says nothing")
+            elif retained and not true.gaps() and true.exact:
+                wrong.append(f"{rid}: shows {message['text']!r}, true {texts}, on the channel")
+        if true.ended and message["status"] == "in_progress" and answer["complete"]:
+            wrong.append(f"{rid}: never ends")
+        if retained and true.ended and message["gaps"] and not true.gaps():
+            wrong.append(f"{rid}: a gap stays that the channel filled")
+    return wrong

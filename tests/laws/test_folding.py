@@ -1,0 +1,111 @@
+"""Law 1 (folding parts equals folding the whole) and law 5 (a terminal response never changes)."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from laws.memory import MemoryStore
+from laws.test_joining import FEATURES
+from laws.worlds import worlds
+from rehydrate.core import wire
+from rehydrate.core.dialects import decode_all
+from rehydrate.core.ids import MARGIN_MS
+from rehydrate.core.timeline import Timeline
+
+LAWFUL = [name for name in FEATURES if "short retention" not in name]
+BROADLY = settings(
+    max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+
+
+def seen(timeline):
+    """What a reader could see of it."""
+    return [wire.message(state) for state in timeline.ordered]
+
+
+async def folded_in_parts(messages, cuts, overlaps):
+    """The fold of *messages* in windows between *cuts*, each reaching back, through a store."""
+    store = MemoryStore()
+    edges = [0, *sorted(cuts), len(messages)]
+    for (begin, end), overlap_ms in zip(zip(edges, edges[1:], strict=False), overlaps, strict=False):
+        if begin == end:
+            continue
+        since_ms = messages[begin].timestamp_ms - overlap_ms
+        back = [m for m in messages[:begin] if m.timestamp_ms >= since_ms]
+        events = list(decode_all([*back, *messages[begin:end]]))
+        async with store.locked("c", "ai:c") as held:
+            known = await held.messages({event.message_id for event in events})
+            timeline = Timeline(known.values())
+            timeline.fold(events)
+            await held.put([s for s in timeline.messages.values() if s.changed])
+    return Timeline(store.rows.values())
+
+
+@pytest.mark.parametrize("name", LAWFUL)
+def test_folding_windows_that_overlap_equals_folding_the_whole(name):
+    @BROADLY
+    @given(st.data())
+    def search(data):
+        world, _ = data.draw(worlds(**FEATURES[name]))
+        messages = [each.message for each in world.log]
+        whole = Timeline()
+        whole.fold(decode_all(messages))
+        cuts = data.draw(st.lists(st.integers(0, len(messages)), max_size=4))
+        overlaps = data.draw(st.lists(st.integers(0, MARGIN_MS), min_size=5, max_size=5))
+        parts = asyncio.run(folded_in_parts(messages, cuts, overlaps))
+        assert visible(parts) == visible(whole)
+
+    search()
+
+
+def visible(timeline):
+    """What must be equal: everything but bookkeeping of the margin."""
+    bookkeeping = ("recent_ids", "position")
+    return [{k: v for k, v in m.items() if k not in bookkeeping} for m in seen(timeline)]
+
+
+@pytest.mark.parametrize("name", LAWFUL)
+def test_a_terminal_response_never_changes_but_for_gaps_and_repairs(name):
+    @BROADLY
+    @given(st.data())
+    def search(data):
+        world, _ = data.draw(worlds(**FEATURES[name]))
+        timeline, ended = Timeline(), {}
+        for event in decode_all(each.message for each in world.log):
+            before = timeline.find(event)
+            gaps = before.gaps() if before else []
+            timeline.fold_one(event)
+            for state in timeline.messages.values():
+                was = ended.get(state.id)
+                now = wire.message(state)
+                if was is not None:
+                    assert now["status"] == was["status"]
+                    filled = event.seq is not None and any(a <= event.seq <= b for a, b in gaps)
+                    if not (filled or event.kind == "repair"):
+                        assert now["text"] == was["text"]
+                if state.ended:
+                    ended[state.id] = now
+
+    search()
+
+
+@pytest.mark.parametrize("name", ["plain", "late token", "refused, repair before stop"])
+def test_with_seqs_the_order_of_arrival_does_not_matter(name):
+    @BROADLY
+    @given(st.data())
+    def search(data):
+        world, _ = data.draw(worlds(**FEATURES[name]))
+        events = list(decode_all(each.message for each in world.log))
+        whole, shuffled = Timeline(), Timeline()
+        whole.fold(events)
+        body = [event for event in events if event.kind != "stop"]
+        stops = [event for event in events if event.kind == "stop"]
+        shuffled.fold([*data.draw(st.permutations(body)), *stops])
+        assert {s.id: wire.message(s)["text"] for s in whole.messages.values()} == {
+            s.id: wire.message(s)["text"] for s in shuffled.messages.values()
+        }
+
+    search()
