@@ -78,13 +78,13 @@ class Authenticator:
         """Return the identity of an opaque token or a JWT, raw or as base64.
 
         Raises:
-            RefusedError: 40142 expired, 40143 unrecognised, 40144 a wrong JWT, 40101 unknown key.
+            RefusedError: 40142 expired, 40143 of another server, 40144 a wrong JWT, 40101 no token.
         """
         plain = _unwrapped(token)
         kid = tokens.key_name_of_jwt(plain)
         name = kid or tokens.key_name_of_opaque(plain)
         if name is None:
-            raise RefusedError(40143, "the token is not recognised")
+            raise RefusedError(40101, "the token is not recognised")
         app, key = self._find(name)
         read = tokens.read_jwt if kid else tokens.read_opaque
         grant = read(key, plain, self._now_ms())
@@ -129,6 +129,8 @@ class Authenticator:
         return tokens.issue(key, request, self._now_ms(), self._nonces if signed else None)
 
     def _find(self, key_name: str) -> tuple[App, Key]:
+        if "." not in key_name:
+            raise RefusedError(40101, "a key is written appId.keyId:secret")
         app = self._apps.get(key_name.partition(".")[0])
         if app is None:
             raise RefusedError(40400, "there is no app with the id in this key")

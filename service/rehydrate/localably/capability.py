@@ -120,6 +120,35 @@ def _common(first: frozenset[str], second: frozenset[str]) -> frozenset[str]:
 
 
 def _operations(name: str, value: object) -> list[str]:
-    if not isinstance(value, list) or not all(isinstance(item, str) for item in value):
+    operations = [value] if isinstance(value, str) else value
+    if not isinstance(operations, list) or not operations:
         raise RefusedError(40000, f"the operations of {name!r} in the capability have to be a list")
-    return value
+    unknown = [item for item in operations if not isinstance(item, str) or item not in _OPERATIONS]
+    if unknown or (ALL_OPERATIONS in operations and len(operations) > 1):
+        raise RefusedError(40000, f"the operations of {name!r} in the capability are not valid")
+    return operations
+
+
+_OPERATIONS: Final = frozenset(
+    {
+        ALL_OPERATIONS,
+        "subscribe",
+        "publish",
+        "presence",
+        "presence-subscribe",
+        "object-subscribe",
+        "object-publish",
+        "annotation-subscribe",
+        "annotation-publish",
+        "message-update-own",
+        "message-update-any",
+        "message-delete-own",
+        "message-delete-any",
+        "history",
+        "stats",
+        "push-subscribe",
+        "push-admin",
+        "channel-metadata",
+        "privileged-headers",
+    }
+)

@@ -1,15 +1,18 @@
-"""A channel: its log, who is attached, and the fan-out to them."""
+"""A channel: its log, who is attached and present, and the fan-out to them."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 from .config import Namespace
+from .errors import RefusedError
 from .frames import Action, Flag
 from .log import ChannelLog
 from .messages import Delivery, Message
+from .presence import Members
+from .rollup import Rollup, Schedule
 from .serials import channel_serial_of
 
 
@@ -21,6 +24,9 @@ class Subscriber(Protocol):
 
     def deliver(self, delivery: Delivery, channel: str) -> None:
         """Send *delivery* to a client that knows the channel as *channel*."""
+
+    def tell_loss(self, attachment: Attachment, position: str, error: RefusedError) -> None:
+        """Tell that messages up to *position* were not delivered (RTL12)."""
 
 
 @dataclass(slots=True)
@@ -41,37 +47,55 @@ class Attachment:
     modes: Flag
     params: dict[str, str]
     seen: set[str] | None = None
-    serial: str = field(default="")
 
-    @property
-    def wants_messages(self) -> bool:
-        """Whether SUBSCRIBE was granted."""
-        return Flag.SUBSCRIBE in self.modes
+
+Gate = Callable[["Channel", Attachment], bool]
+
+
+@dataclass(frozen=True, slots=True)
+class Surroundings:
+    """What a channel asks of the server around it.
+
+    Attributes:
+        on_kept: told of each message that is kept, new or in a new version.
+        gate: returns None, or what says whether a delivery to an attachment is let through.
+        schedule: calls back after so many seconds.
+    """
+
+    on_kept: Callable[[Channel, Message], None]
+    gate: Callable[[], Gate | None]
+    schedule: Schedule
 
 
 class Channel:
     """One channel of one app.
 
     Args:
-        name: its own name, without qualifier.
+        app_id: the app.
+        name: the channel's own name, without qualifier.
         log: its messages.
         namespace: its rules; None for the ordinary ones.
-        on_kept: told of each message that is kept, new or in a new version; for persistence.
+        around: the server.
     """
 
     def __init__(
         self,
+        app_id: str,
         name: str,
         log: ChannelLog,
         namespace: Namespace | None,
-        on_kept: Callable[[Channel, Message], None] | None = None,
+        around: Surroundings,
     ) -> None:
+        self.app_id = app_id
         self.name = name
         self.log = log
         self.mutable = namespace is not None and namespace.mutable
-        self.on_kept = on_kept
+        self.persisted = namespace is not None and (namespace.persisted or namespace.mutable)
         self.attachments: dict[tuple[str, str], Attachment] = {}
+        self.members = Members()
+        self.rollup = Rollup(around.schedule, self._fan_out_append)
         self.published = 0
+        self._around = around
 
     def attach(self, attachment: Attachment) -> None:
         """Add an attachment, or put it in the place of the one it renews."""
@@ -81,6 +105,23 @@ class Channel:
     def detach(self, connection_id: str, wire_name: str) -> None:
         """Remove an attachment; without it, nothing happens."""
         self.attachments.pop((connection_id, wire_name), None)
+
+    @property
+    def is_idle(self) -> bool:
+        """Whether nothing would be lost with it."""
+        return not (self.attachments or len(self.log) or len(self.members))
+
+    def keep(self, message: Message, size: int, own_id: str | None) -> None:
+        """Keep a new message."""
+        self.log.add(message, size, own_id)
+        self._around.on_kept(self, message)
+
+    def keep_version(self, message: Message, size: int, own_id: str | None) -> None:
+        """Keep a newer version of a message; of a row of appends only the last is a version."""
+        before = self.log.find(message.serial)
+        separate = before is None or not (before.appended and message.appended)
+        self.log.replace(message, size, own_id, keep_version=separate)
+        self._around.on_kept(self, message)
 
     def delivery(self, serial: str, messages: list[Message]) -> Delivery:
         """Return *messages*, which share the channelSerial *serial*, as one ProtocolMessage."""
@@ -97,22 +138,59 @@ class Channel:
 
     def fan_out(self, delivery: Delivery, origin_id: str | None) -> None:
         """Send *delivery* to every attachment that wants messages, and echo where wanted (RTL7f)."""
+        gate = self._around.gate()
         for attachment in tuple(self.attachments.values()):
             subscriber = attachment.subscriber
-            if not attachment.wants_messages:
+            if Flag.SUBSCRIBE not in attachment.modes:
                 continue
             if origin_id == subscriber.connection_id and not subscriber.echo:
                 continue
             if attachment.seen is not None:
                 attachment.seen.update(message.serial for message in delivery.messages)
-            subscriber.deliver(delivery, attachment.wire_name)
+            if gate is None or gate(self, attachment):
+                subscriber.deliver(delivery, attachment.wire_name)
+
+    def announce(self, fields: dict[str, Any], now_ms: int) -> None:
+        """Take a presence message in and send it to all who want presence (RTP8)."""
+        self.members.apply(fields)
+        head = {
+            "action": int(Action.PRESENCE),
+            "id": fields["id"].rpartition(":")[0],
+            "timestamp": fields["timestamp"],
+            "channelSerial": self.log.next_serial(now_ms),
+        }
+        if "connectionId" in fields:
+            head["connectionId"] = fields["connectionId"]
+        delivery = Delivery(head, [Message(fields)], "presence")
+        for attachment in tuple(self.attachments.values()):
+            if Flag.PRESENCE_SUBSCRIBE in attachment.modes:
+                attachment.subscriber.deliver(delivery, attachment.wire_name)
 
     def replay(self, attachment: Attachment, groups: Iterable[list[Message]]) -> None:
         """Send a backlog to one attachment, each message in its latest form."""
-        if not attachment.wants_messages:
+        if Flag.SUBSCRIBE not in attachment.modes:
             return
         for group in groups:
             if attachment.seen is not None:
                 attachment.seen.update(message.serial for message in group)
             position = channel_serial_of(group[0].version_serial)
             attachment.subscriber.deliver(self.delivery(position, group), attachment.wire_name)
+
+    def _fan_out_append(self, delta: Message, full: Message, origin_id: str | None) -> None:
+        """Send an append: the delta to those who have had the message, to others all of it."""
+        # the position is the newest one: a publish may have overtaken an append that was held back
+        small = self.delivery(self.log.head, [delta])
+        large = self.delivery(self.log.head, [full])
+        gate = self._around.gate()
+        for attachment in tuple(self.attachments.values()):
+            subscriber, seen = attachment.subscriber, attachment.seen
+            if Flag.SUBSCRIBE not in attachment.modes:
+                continue
+            if origin_id == subscriber.connection_id and not subscriber.echo:
+                continue
+            is_known = seen is not None and full.serial in seen
+            if seen is not None:
+                seen.add(full.serial)
+            if gate is None or gate(self, attachment):
+                whole = not is_known or attachment.params.get("appendMode") == "full"
+                subscriber.deliver(large if whole else small, attachment.wire_name)

@@ -10,14 +10,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
-from . import attaching, names
+from . import attaching, inbound, names
 from .auth import Identity
 from .channel import Attachment, Channel
 from .errors import FrameError, RefusedError
 from .frames import Action, Flag, Format, decode, frame
+from .limits import Rate
 from .log import Backlog
-from .messages import Delivery, accepted
-from .publishing import Origin, publish
+from .messages import Delivery
 
 if TYPE_CHECKING:
     from .hub import Hub
@@ -34,10 +34,14 @@ class Connection:
         identity: who it is.
         client_id: the one client it is; None if it is anonymous or may be anybody.
         echo: whether its own messages come back to it.
+        rollup_window_ms: for how long its appends may be held back.
         outgoing: frames to be sent, in order.
         closing: the socket is to be closed after them.
+        quiet: whether nothing was sent since the last heartbeat.
         lost_ms: when its socket was lost, in milliseconds; None while it has one.
         socket: counts the sockets it has had, so that an old one notices that it was replaced.
+        renew_at_ms: when its client is to be asked for a new token; None for never.
+        inbound_rate, outbound_rate: what it may publish and receive where limits are enforced.
     """
 
     def __init__(
@@ -46,30 +50,22 @@ class Connection:
         self.hub = hub
         self.connection_id = connection_id
         self.connection_key = connection_key
-        self.identity = identity
         self.client_id: str | None = None
         self.echo = True
+        self.rollup_window_ms = 0
         self.form = Format.JSON
         self.outgoing: list[bytes] = []
         self.closing = False
         self.quiet = False
         self.lost_ms: int | None = None
-        self.renew_at_ms: int | None = None
         self.socket = 0
+        self.inbound_rate = Rate(hub.settings.connection_rate_per_s)
+        self.outbound_rate = Rate(hub.settings.connection_rate_per_s)
         self._wake: Callable[[], None] = _asleep
         self._attached: dict[str, tuple[Channel, Attachment]] = {}
+        self._present_on: set[Channel] = set()
         self._acked: dict[int, tuple[int, dict[str, Any]]] = {}
-
-    def open(self, form: Format, wake: Callable[[], None], *, echo: bool) -> None:
-        """Begin on a new socket, also in place of another; attachments begin anew."""
-        self.detach_all()
-        self.socket += 1
-        self.form = form
-        self.echo = echo
-        self._wake = wake
-        self.outgoing = []
-        self.closing = False
-        self.lost_ms = None
+        self.identify(identity)
 
     def identify(self, identity: Identity) -> None:
         """Take on an identity; its client will be asked to renew a token that lives long enough."""
@@ -79,23 +75,49 @@ class Connection:
         # a token that is shorter than the warning is not worth a request at once
         self.renew_at_ms = renew_at_ms if renew_at_ms > self.hub.now_ms() else None
 
+    def open(self, form: Format, wake: Callable[[], None]) -> None:
+        """Begin on a new socket, also in place of another; attachments begin anew."""
+        self._let_go()
+        self.socket += 1
+        self.form = form
+        self._wake()
+        self._wake = wake
+        self.outgoing = []
+        self.closing = False
+        self.lost_ms = None
+
     def lose(self, now_ms: int) -> None:
         """Let go of the socket; the connection can be resumed for its time to live."""
         self._wake = _asleep
         self.outgoing = []
         self.lost_ms = now_ms
-        self.detach_all()
+        self._let_go()
 
-    def detach_all(self) -> None:
-        """Take the connection off every channel."""
-        for wire_name, (channel, _) in self._attached.items():
-            channel.detach(self.connection_id, wire_name)
-        self._attached.clear()
+    def wake(self) -> None:
+        """Have the shell look at the connection."""
+        self._wake()
+
+    def end(self) -> None:
+        """Leave every channel, with those whom it entered as present."""
+        for wire_name in list(self._attached):
+            self._leave(wire_name)
+        self.leave_presence()
+
+    def leave_presence(self) -> None:
+        """Let those leave whom it entered as present."""
+        for channel in self._present_on:
+            inbound.leave_presence(self, channel, self.hub.now_ms())
+        self._present_on.clear()
 
     @property
     def attachments(self) -> int:
         """How many channels it is attached to."""
         return len(self._attached)
+
+    def attached(self, wire_name: str) -> Attachment | None:
+        """Return its attachment to a channel."""
+        found = self._attached.get(wire_name)
+        return found[1] if found is not None else None
 
     def send(self, message: dict[str, Any]) -> None:
         """Queue a ProtocolMessage."""
@@ -108,6 +130,24 @@ class Connection:
         self.outgoing.append(delivery.frame(self.form, channel))
         self.quiet = False
         self._wake()
+
+    def tell_loss(self, attachment: Attachment, position: str, error: RefusedError) -> None:
+        """Tell that a channel's messages up to *position* were not delivered (RTL12)."""
+        self.send(
+            {
+                "action": int(Action.ATTACHED),
+                "channel": attachment.wire_name,
+                "channelSerial": position,
+                "flags": int(attachment.modes),
+                "params": attachment.params,
+                "error": error.as_wire(),
+            }
+        )
+
+    def disconnect(self, error: RefusedError) -> None:
+        """Close the socket after telling why; the client may come back and resume (RTN15h)."""
+        self.send({"action": int(Action.DISCONNECTED), "error": error.as_wire()})
+        self.closing = True
 
     def fail(self, error: RefusedError) -> None:
         """End the connection with an ERROR for the whole of it (RTN15i); it cannot be resumed."""
@@ -135,9 +175,9 @@ class Connection:
         self.send(answer)
 
     def _on_close(self, _: dict[str, Any]) -> None:
+        self.hub.forget(self)
         self.send({"action": int(Action.CLOSED)})
         self.closing = True
-        self.hub.forget(self)
 
     def _on_disconnect(self, _: dict[str, Any]) -> None:
         self.closing = True
@@ -151,12 +191,14 @@ class Connection:
         known = self.client_id
         if known is not None and identity.client_id not in (known, "*"):
             raise RefusedError(40102, "the clientId of the new token is not the connection's")
+        if identity.app is not self.identity.app:
+            raise RefusedError(40102, "the new token is of another app")
         self.identify(identity)
         self.hub.welcome(self)
         self._drop_ungranted()
 
     def _drop_ungranted(self) -> None:
-        """Detach from channels that the new token does not cover (RTC8a1)."""
+        """Fail the channels that the new token does not cover (RTC8a1)."""
         for wire_name, (channel, attachment) in list(self._attached.items()):
             wish = attaching.Wish(attachment.modes, attachment.params)
             try:
@@ -166,56 +208,52 @@ class Connection:
                 self._refuse_channel(wire_name, error)
 
     def _on_attach(self, message: dict[str, Any]) -> None:
-        wire_name = _channel_of(message)
+        wire_name = inbound.channel_name(message)
         try:
             name = names.parse(wire_name)
+            self.hub.faults.refuse("refuse_attach", 40160, name.base)
             wish = attaching.wish_of(message, name)
             modes = attaching.granted_modes(wish, self.identity, name.base)
-            channel = self._room_for(wire_name, name)
+            if wire_name not in self._attached:
+                self.hub.check_room(self)
+            channel = self.hub.channel(self.identity.app, name.base)
             backlog, resumed = self._backlog(message, channel, wish.params)
         except RefusedError as error:
             self._leave(wire_name)
             self._refuse_channel(wire_name, error)
             return
-        self._attach(channel, Attachment(self, wire_name, modes, wish.params), backlog, resumed)
-
-    def _room_for(self, wire_name: str, name: names.ChannelName) -> Channel:
-        if wire_name not in self._attached:
-            self.hub.check_room(self)
-        return self.hub.channel(self.identity.app, name.base)
+        self._attach(
+            channel, Attachment(self, wire_name, modes, wish.params), backlog, resumed=resumed
+        )
 
     def _backlog(
         self, message: dict[str, Any], channel: Channel, params: dict[str, str]
     ) -> tuple[Backlog, bool]:
         """Return what comes before live messages, and whether nothing was missed (RTL4c1)."""
-        wire_name = message["channel"]
+        channel.rollup.flush()
         channel.log.prune(self.hub.now_ms())
-        continuing = bool(Flag(message.get("flags", 0)) & Flag.ATTACH_RESUME)
-        if wire_name in self._attached:
+        if message["channel"] in self._attached:
             # all that was published so far is on its way to this socket already
             return Backlog([], channel.log.head), True
         serial = message.get("channelSerial")
         if serial is not None:
             backlog = self.hub.continue_from(channel, serial)
             return backlog, backlog.error is None
-        if continuing:
+        if Flag.ATTACH_RESUME & message.get("flags", 0):
             return Backlog([], channel.log.head), False
-        settings = self.hub.settings
-        return attaching.rewound(
-            channel.log, params, self.hub.now_ms(), settings.rewind_limit
-        ), False
+        cap = self.hub.settings.rewind_limit
+        return attaching.rewound(channel.log, params, self.hub.now_ms(), cap), False
 
     def _attach(
-        self, channel: Channel, attachment: Attachment, backlog: Backlog, resumed: bool
+        self, channel: Channel, attachment: Attachment, backlog: Backlog, *, resumed: bool
     ) -> None:
         before = self._attached.get(attachment.wire_name)
         if channel.mutable:
             attachment.seen = before[1].seen if before else set()
         flags = attachment.modes
-        if resumed:
-            flags |= Flag.RESUMED
-        if backlog.groups:
-            flags |= Flag.HAS_BACKLOG
+        flags |= Flag.RESUMED if resumed else 0
+        flags |= Flag.HAS_BACKLOG if backlog.groups else 0
+        flags |= Flag.HAS_PRESENCE if len(channel.members) else 0
         answer: dict[str, Any] = {
             "action": int(Action.ATTACHED),
             "channel": attachment.wire_name,
@@ -229,74 +267,82 @@ class Connection:
         self._attached[attachment.wire_name] = (channel, attachment)
         channel.attach(attachment)
         channel.replay(attachment, backlog.groups)
+        if Flag.PRESENCE_SUBSCRIBE in attachment.modes:
+            for page in channel.members.sync(channel.log.head):
+                self.deliver(page, attachment.wire_name)
 
     def _refuse_channel(self, wire_name: str, error: RefusedError) -> None:
         """Fail one channel; the connection goes on (RTL14)."""
         self.send({"action": int(Action.ERROR), "channel": wire_name, "error": error.as_wire()})
 
     def _on_detach(self, message: dict[str, Any]) -> None:
-        wire_name = _channel_of(message)
+        wire_name = inbound.channel_name(message)
         self._leave(wire_name)
         self.send({"action": int(Action.DETACHED), "channel": wire_name})
 
     def _leave(self, wire_name: str) -> None:
         found = self._attached.pop(wire_name, None)
         if found is not None:
-            found[0].detach(self.connection_id, wire_name)
+            channel = found[0]
+            channel.detach(self.connection_id, wire_name)
+            if channel in self._present_on:
+                self._present_on.discard(channel)
+                inbound.leave_presence(self, channel, self.hub.now_ms())
+
+    def _let_go(self) -> None:
+        """Take the attachments off, and leave presence as it is, for the client may come back."""
+        for wire_name, (channel, _) in self._attached.items():
+            channel.detach(self.connection_id, wire_name)
+        self._attached.clear()
 
     def _on_message(self, message: dict[str, Any]) -> None:
+        self._answer(message, inbound.publish_frame)
+
+    def _on_presence(self, message: dict[str, Any]) -> None:
+        self._answer(message, self._enter)
+
+    def _enter(self, _: Connection, message: dict[str, Any]) -> dict[str, Any] | None:
+        found = self._attached.get(inbound.channel_name(message))
+        inbound.presence_frame(self, message)
+        if found is not None:
+            self._present_on.add(found[0])
+        return None
+
+    def _answer(
+        self,
+        message: dict[str, Any],
+        act: Callable[[Connection, dict[str, Any]], dict[str, Any] | None],
+    ) -> None:
+        """Do what a numbered frame asks for, once, and acknowledge it (RTN7a, RTN19a)."""
         serial = message.get("msgSerial")
         if not isinstance(serial, int):
-            raise FrameError("MESSAGE needs a msgSerial")
-        answer: dict[str, Any] = {"msgSerial": serial, "count": 1}
-        try:
-            result = self._publish(message, serial)
-        except RefusedError as error:
-            self.send({"action": int(Action.NACK), **answer, "error": error.as_wire()})
-        else:
-            self.send({"action": int(Action.ACK), **answer, "res": [result]})
-
-    def _publish(self, message: dict[str, Any], serial: int) -> dict[str, Any]:
-        name = names.parse(_channel_of(message))
-        raw = message.get("messages")
-        if not raw:
-            raise FrameError("MESSAGE has no messages")
+            raise FrameError("the frame needs a msgSerial")
+        answer: dict[str, Any] = {"action": int(Action.ACK), "msgSerial": serial, "count": 1}
         # msgSerials may begin anew after a failed resume, so the content has to be the same too
         mark = hash(repr(message))
         known = self._acked.get(serial)
-        if known is not None and known[0] == mark:
-            return known[1]
-        form = self.form
-        messages = [accepted(item, form) for item in raw]
-        channel = self.hub.channel(self.identity.app, name.base)
-        self._check_mode(message["channel"])
-        origin = Origin(
-            self.identity, f"{self.connection_id}:{serial}", self.connection_id, self.client_id
-        )
-        serials = publish(
-            channel, messages, origin, self.hub.now_ms(), self.hub.settings.max_message_bytes
-        )
-        result = {"serials": serials}
+        try:
+            if known is not None and known[0] == mark:
+                result = known[1]
+            else:
+                done = act(self, message)
+                result = {} if done is None else {"res": [done]}
+                self._remember(serial, mark, result)
+        except RefusedError as error:
+            self.send({**answer, "action": int(Action.NACK), "error": error.as_wire()})
+            return
+        if self.hub.faults.now("lose_acks", message.get("channel")) is None:
+            self.send({**answer, **result})
+
+    def _remember(self, serial: int, mark: int, result: dict[str, Any]) -> None:
+        self._acked.pop(serial, None)
         self._acked[serial] = (mark, result)
         if len(self._acked) > _REMEMBERED_ACKS:
             del self._acked[next(iter(self._acked))]
-        return result
-
-    def _check_mode(self, wire_name: str) -> None:
-        found = self._attached.get(wire_name)
-        if found is not None and Flag.PUBLISH not in found[1].modes:
-            raise RefusedError(40160, "this attachment was not granted the mode PUBLISH")
 
 
 def _asleep() -> None:
     """Stand in for a socket while there is none."""
-
-
-def _channel_of(message: dict[str, Any]) -> str:
-    channel = message.get("channel")
-    if not isinstance(channel, str):
-        raise FrameError("the frame names no channel")
-    return channel
 
 
 _HANDLERS: Final[dict[int, Callable[[Connection, dict[str, Any]], None]]] = {
@@ -307,4 +353,5 @@ _HANDLERS: Final[dict[int, Callable[[Connection, dict[str, Any]], None]]] = {
     Action.ATTACH: Connection._on_attach,  # noqa: SLF001
     Action.DETACH: Connection._on_detach,  # noqa: SLF001
     Action.MESSAGE: Connection._on_message,  # noqa: SLF001
+    Action.PRESENCE: Connection._on_presence,  # noqa: SLF001
 }

@@ -2,22 +2,39 @@
 
 from __future__ import annotations
 
-import re
 import secrets
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, Final
+from typing import Any, Final, Protocol
 
+from . import sessions
 from .auth import Authenticator, Identity
-from .channel import Channel
+from .channel import Attachment, Channel, Gate, Surroundings
 from .config import App, Settings
 from .connection import Connection
 from .errors import RefusedError
-from .frames import Action, Format
+from .faults import Faults, error_of
+from .frames import Action
+from .limits import Rate
 from .log import Backlog, ChannelLog
+from .messages import Message
+from .rollup import Schedule
 from .serials import SerialClock
 
-_CONNECTION_KEY: Final = re.compile(r"\A([0-9A-Za-z_-]{4,64})!([0-9A-Za-z_-]{4,64})\Z")
 _RESUME_LIMIT: Final = 10_000
+_PRESENCE_GRACE_MS: Final = 15_000
+
+
+class Keeper(Protocol):
+    """What is told of messages: a store, webhooks."""
+
+    def keep(self, channel: Channel, message: Message) -> None:
+        """Take note of a new message, or of a newer version of one."""
+
+    def load(self, channel: Channel, now_ms: int) -> None:
+        """Put what was kept of a channel into its log."""
+
+    def drop(self, app_id: str, name: str | None = None) -> None:
+        """Forget a channel, or all channels of an app."""
 
 
 class Hub:
@@ -27,15 +44,28 @@ class Hub:
         apps: the apps by id.
         settings: times and limits.
         now_ms: the clock, in milliseconds since 1970.
+        schedule: calls back after so many seconds.
+        keepers: are told of each message.
     """
 
-    def __init__(self, apps: dict[str, App], settings: Settings, now_ms: Callable[[], int]) -> None:
+    def __init__(
+        self,
+        apps: dict[str, App],
+        settings: Settings,
+        now_ms: Callable[[], int],
+        schedule: Schedule,
+        keepers: Iterable[Keeper] = (),
+    ) -> None:
         self.apps = apps
         self.settings = settings
         self.now_ms = now_ms
         self.authenticator = Authenticator(apps, now_ms)
+        self.faults = Faults()
         self.connections: dict[str, Connection] = {}
+        self._keepers = tuple(keepers)
         self._channels: dict[tuple[str, str], Channel] = {}
+        self._rates: dict[tuple[str, str], Rate] = {}
+        self._around = Surroundings(self._kept, self._gate, schedule)
         self._began_ms = now_ms()
 
     def channel(self, app: App, name: str) -> Channel:
@@ -44,15 +74,18 @@ class Hub:
         return found if found is not None else self._make_channel(app, name)
 
     def existing_channel(self, app: App, name: str) -> Channel | None:
-        """Return a channel if there is one already."""
-        return self._channels.get((app.app_id, name))
+        """Return a channel if there is one already, or if something was kept of it."""
+        found = self._channels.get((app.app_id, name))
+        if found is None and self._namespace_persists(app, name):
+            return self._make_channel(app, name)
+        return found
 
-    def channels(self, app_id: str | None = None) -> Iterable[Channel]:
+    def channels(self, app_id: str | None = None) -> list[Channel]:
         """Return the channels of one app, or of all."""
         return [
             channel
-            for (owner, _), channel in self._channels.items()
-            if app_id is None or owner == app_id
+            for channel in self._channels.values()
+            if app_id is None or channel.app_id == app_id
         ]
 
     def drop_app(self, app_id: str) -> None:
@@ -61,35 +94,27 @@ class Hub:
         for connection in list(self.connections.values()):
             if connection.identity.app.app_id == app_id:
                 connection.fail(RefusedError(40400, "the app was deleted"))
-        for key in [key for key in self._channels if key[0] == app_id]:
-            del self._channels[key]
+        for channel in self.channels(app_id):
+            del self._channels[app_id, channel.name]
+        for keeper in self._keepers:
+            keeper.drop(app_id)
 
     def connect(
         self, identity: Identity, query: Mapping[str, str], wake: Callable[[], None]
     ) -> Connection:
-        """Open a connection, or resume one, and queue its CONNECTED (RTN15c, RTN16).
+        """Open a connection, or resume one, and queue its CONNECTED.
 
         Raises:
-            RefusedError: 40012, 40102, the clientId is not the identity's.
+            RefusedError: as `sessions.connect`.
         """
-        client_id = _client_id(identity, query.get("clientId"))
-        key = query.get("resume") or query.get("recover")
-        connection, error = self._resumed(key, identity, client_id) if key else (None, None)
-        if connection is None:
-            connection = self._new_connection(identity)
-            connection.client_id = client_id
-        connection.identify(identity)
-        form = Format.MSGPACK if query.get("format") == "msgpack" else Format.JSON
-        connection.open(form, wake, echo=query.get("echo") != "false")
-        self.welcome(connection, error)
-        return connection
+        return sessions.connect(self, identity, query, wake)
 
     def welcome(self, connection: Connection, error: RefusedError | None = None) -> None:
         """Queue the CONNECTED of a connection; *error* says why it is not the old one."""
         message: dict[str, Any] = {
             "action": int(Action.CONNECTED),
             "connectionId": connection.connection_id,
-            "connectionDetails": self._details(connection),
+            "connectionDetails": sessions.details(connection),
         }
         if error is not None:
             message["error"] = error.as_wire()
@@ -97,12 +122,20 @@ class Hub:
 
     def forget(self, connection: Connection) -> None:
         """Let go of a connection for good."""
-        connection.detach_all()
+        connection.end()
         self.connections.pop(connection.connection_id, None)
 
     def continue_from(self, channel: Channel, serial: str) -> Backlog:
         """Return what came after the position of a client that attaches again (RTL4c1)."""
-        return channel.log.after(serial, _RESUME_LIMIT)
+        refused = self.faults.now("refuse_continuity", channel.name)
+        if refused is None:
+            return channel.log.after(serial, _RESUME_LIMIT)
+        error = error_of(refused, 90003)
+        if error.code == _OTHER_REGION:
+            return Backlog([], channel.log.head, error)
+        cap = self.settings.rewind_limit if error.code == _LIMIT_EXCEEDED else _RESUME_LIMIT
+        held = channel.log.newest(None, None, cap)
+        return Backlog(held.groups, held.position, error)
 
     def check_room(self, connection: Connection) -> None:
         """Refuse one attachment more than a connection may have.
@@ -114,20 +147,65 @@ class Hub:
         if connection.attachments >= most:
             raise RefusedError(90021, f"a connection may attach to at most {most} channels", 400)
 
+    def check_rates(self, connection: Connection | None, channel: str) -> None:
+        """Refuse a publish above the documented rates, where these are enforced.
+
+        Raises:
+            RefusedError: 42911 of the connection, 42913 of the channel.
+        """
+        if not self.is_limited:
+            return
+        now_ms = self.now_ms()
+        if connection is not None and not connection.inbound_rate.takes(now_ms):
+            raise RefusedError(42911, "the connection's rate of publishes is exceeded")
+        app_id = connection.identity.app.app_id if connection is not None else ""
+        rate = self._rates.setdefault((app_id, channel), Rate(self.settings.channel_rate_per_s))
+        if not rate.takes(now_ms):
+            raise RefusedError(42913, "the channel's rate of publishes is exceeded")
+
+    @property
+    def is_limited(self) -> bool:
+        """Whether the documented rates are enforced."""
+        return self.settings.enforce_limits or self.faults.is_on("enforce_limits")
+
+    def expire(self, channel_name: str | None = None) -> int:
+        """Forget history now, of one channel or of all; return of how many channels."""
+        concerned = [one for one in self.channels() if channel_name in (None, one.name)]
+        for channel in concerned:
+            channel.log.clear()
+            for keeper in self._keepers:
+                keeper.drop(channel.app_id, channel.name)
+        return len(concerned)
+
+    def restart(self) -> None:
+        """Forget what a server that is started anew does not have: all but what was persisted."""
+        for connection in list(self.connections.values()):
+            connection.closing = True
+            connection.outgoing = []
+            connection.wake()
+        self.connections.clear()
+        self._channels.clear()
+        self._rates.clear()
+        self._began_ms = self.now_ms()
+
     def tick(self) -> None:
         """Do what falls due: retention, lost connections, expired tokens. Once a second or so."""
         now_ms = self.now_ms()
         for key, channel in list(self._channels.items()):
             channel.log.prune(now_ms)
-            if not channel.attachments and not channel.log:
+            if channel.is_idle:
                 del self._channels[key]
+        if len(self._rates) > _MOST_RATES:
+            self._rates.clear()
         ttl_ms = int(self.settings.connection_state_ttl_s * 1000)
         for connection in list(self.connections.values()):
             if connection.lost_ms is not None:
                 if now_ms - connection.lost_ms > ttl_ms:
                     self.forget(connection)
+                elif now_ms - connection.lost_ms > _PRESENCE_GRACE_MS:
+                    connection.leave_presence()
             elif not connection.closing:
-                self._check_token(connection, now_ms)
+                _check_token(connection, now_ms)
 
     def beat(self) -> None:
         """Send a HEARTBEAT to every connection that was quiet since the last call (RTN23)."""
@@ -145,65 +223,56 @@ class Hub:
         begin_ms = max(self._began_ms, now_ms - retention_ms)
         clock = SerialClock(secrets.token_hex(6), begin_ms)
         log = ChannelLog(clock, retention_ms, begin_ms, self.settings.channel_memory_bytes)
-        channel = Channel(name, log, namespace)
+        channel = Channel(app.app_id, name, log, namespace, self._around)
+        if channel.persisted:
+            for keeper in self._keepers:
+                keeper.load(channel, now_ms)
         self._channels[app.app_id, name] = channel
         return channel
 
-    def _new_connection(self, identity: Identity) -> Connection:
-        connection_id = secrets.token_urlsafe(8)
-        connection_key = f"{connection_id}!{secrets.token_urlsafe(12)}"
-        connection = Connection(self, connection_id, connection_key, identity)
-        self.connections[connection_id] = connection
-        return connection
+    def _namespace_persists(self, app: App, name: str) -> bool:
+        namespace = app.namespaces.get(name.partition(":")[0])
+        return namespace is not None and (namespace.persisted or namespace.mutable)
 
-    def _resumed(
-        self, key: str, identity: Identity, client_id: str | None
-    ) -> tuple[Connection | None, RefusedError | None]:
-        """Return the connection that *key* resumes, or why it cannot be."""
-        parts = _CONNECTION_KEY.match(key)
-        if parts is None:
-            return None, RefusedError(80018, "the connection key is not well formed", 400)
-        connection = self.connections.get(parts[1])
-        lost = RefusedError(80008, "unable to recover the connection: it has expired", 400)
-        if connection is None or not secrets.compare_digest(connection.connection_key, key):
-            return None, lost
-        if connection.identity.app is not identity.app or connection.client_id != client_id:
-            return None, RefusedError(80008, "the connection belongs to another identity", 400)
-        return connection, None
+    def _kept(self, channel: Channel, message: Message) -> None:
+        for keeper in self._keepers:
+            keeper.keep(channel, message)
 
-    def _details(self, connection: Connection) -> dict[str, Any]:
-        settings = self.settings
-        details: dict[str, Any] = {
-            "connectionKey": connection.connection_key,
-            "connectionStateTtl": int(settings.connection_state_ttl_s * 1000),
-            "maxIdleInterval": int(settings.max_idle_interval_s * 1000),
-            "maxMessageSize": settings.max_message_bytes,
-            "maxFrameSize": settings.max_frame_bytes,
-            "maxInboundRate": settings.connection_rate_per_s,
-            "serverId": "localably",
-        }
-        client_id = connection.client_id or connection.identity.client_id
-        if client_id is not None:
-            details["clientId"] = client_id
-        return details
+    def _gate(self) -> Gate | None:
+        if not self.faults.is_on("drop_deliveries") and not self.is_limited:
+            return None
+        return self._lets_through
 
-    def _check_token(self, connection: Connection, now_ms: int) -> None:
-        expires_ms = connection.identity.expires_ms
-        if expires_ms is None:
-            return
-        if expires_ms <= now_ms:
-            error = RefusedError(40142, "the token has expired")
-            connection.send({"action": int(Action.DISCONNECTED), "error": error.as_wire()})
-            connection.closing = True
-        elif connection.renew_at_ms is not None and connection.renew_at_ms <= now_ms:
-            connection.renew_at_ms = None
-            connection.send({"action": int(Action.AUTH)})
+    def _lets_through(self, channel: Channel, attachment: Attachment) -> bool:
+        """Say whether a delivery is let through; what is dropped is told, unless silently (80020)."""
+        subscriber = attachment.subscriber
+        fault = self.faults.now("drop_deliveries", channel.name)
+        if fault is not None:
+            if not fault.get("silent"):
+                subscriber.tell_loss(attachment, channel.log.head, error_of(fault, 80020))
+            return False
+        connection = self.connections.get(subscriber.connection_id)
+        if not self.is_limited or connection is None:
+            return True
+        if connection.outbound_rate.takes(self.now_ms()):
+            return True
+        error = RefusedError(80020, "continuity lost: the connection's outbound rate is exceeded")
+        subscriber.tell_loss(attachment, channel.log.head, error)
+        return False
 
 
-def _client_id(identity: Identity, asked: str | None) -> str | None:
-    """Return the one client a connection is, None for an anonymous one or anybody (RSA7, RTN2d)."""
-    if not asked or asked == "*":
-        return None if identity.client_id == "*" else identity.client_id
-    if not identity.may_be(asked):
-        raise RefusedError(40102, "the clientId is not the one of the token")
-    return asked
+_OTHER_REGION: Final = 90005
+_LIMIT_EXCEEDED: Final = 90004
+_MOST_RATES: Final = 10_000
+
+
+def _check_token(connection: Connection, now_ms: int) -> None:
+    """Ask for a new token before the old one expires, and disconnect when it has (RTN22)."""
+    expires_ms = connection.identity.expires_ms
+    if expires_ms is None:
+        return
+    if expires_ms <= now_ms:
+        connection.disconnect(RefusedError(40142, "the token has expired"))
+    elif connection.renew_at_ms is not None and connection.renew_at_ms <= now_ms:
+        connection.renew_at_ms = None
+        connection.send({"action": int(Action.AUTH)})

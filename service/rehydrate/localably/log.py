@@ -93,7 +93,8 @@ class ChannelLog:
         self._by_serial: dict[str, Message] = {}
         self._recent: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
-        self._ids: dict[str, str] = {}
+        self._ids: dict[str, tuple[str, int]] = {}
+        self._own_ids: dict[str, list[str]] = {}
         self._versions: dict[str, list[Message]] = {}
 
     def __len__(self) -> int:
@@ -112,12 +113,14 @@ class ChannelLog:
         self._by_serial[serial] = message
         self._recent[serial] = message.version_serial
         self._grow(serial, size)
-        if own_id is not None:
-            self._ids[own_id] = serial
+        self._name(message, own_id)
 
-    def replace(self, message: Message, size: int, *, keep_version: bool) -> None:
+    def replace(
+        self, message: Message, size: int, own_id: str | None = None, *, keep_version: bool
+    ) -> None:
         """Put a newer version in its message's row; *keep_version* remembers the one before."""
         serial = message.serial
+        self._name(message, own_id)
         before = self._by_serial[serial]
         if keep_version:
             self._versions.setdefault(serial, []).append(before)
@@ -138,11 +141,9 @@ class ChannelLog:
         return [*self._versions.get(serial, ()), latest]
 
     def published_as(self, own_id: str, since_ms: int) -> str | None:
-        """Return the serial of the message that was published with *own_id* at *since_ms* or after."""
-        serial = self._ids.get(own_id)
-        if serial is None or self._by_serial[serial].timestamp_ms < since_ms:
-            return None
-        return serial
+        """Return the (version) serial that was published with *own_id* at *since_ms* or after."""
+        known = self._ids.get(own_id)
+        return known[0] if known is not None and known[1] >= since_ms else None
 
     def prune(self, now_ms: int) -> None:
         """Forget what is older than the retention, and the oldest where memory is full."""
@@ -261,13 +262,18 @@ class ChannelLog:
         self.size_bytes += size + _BYTES_PER_ROW
 
     def _forget(self, serial: str) -> None:
-        message = self._by_serial.pop(serial)
+        del self._by_serial[serial]
         self.floor = max(self.floor, channel_serial_of(self._recent.pop(serial)))
         self.size_bytes -= self._sizes.pop(serial)
         self._versions.pop(serial, None)
-        own_id = message.fields.get("id")
-        if own_id is not None and self._ids.get(own_id) == serial:
-            del self._ids[own_id]
+        for own_id in self._own_ids.pop(serial, ()):
+            self._ids.pop(own_id, None)
+
+    def _name(self, message: Message, own_id: str | None) -> None:
+        if own_id is not None:
+            version = message.fields["version"]
+            self._ids[own_id] = (version["serial"], version["timestamp"])
+            self._own_ids.setdefault(message.serial, []).append(own_id)
 
 
 def _limit_error(cap: int) -> RefusedError:

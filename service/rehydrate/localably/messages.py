@@ -18,16 +18,28 @@ SUMMARY: Final = 4
 APPEND: Final = 5
 
 _TEXT_FIELDS: Final = ("id", "clientId", "name", "encoding", "connectionKey", "serial")
+_OPERATION_FIELDS: Final = ("clientId", "description", "metadata")
+_POSITIONS: Final = frozenset({"serial", "version"})
 _LONGEST_NAME: Final = 2048
 
 
 class Message:
-    """One message in the form clients read (TM2), with its two encodings made when first needed."""
+    """One message in the form clients read (TM2), with its two encodings made when first needed.
 
-    __slots__ = ("_json", "_msgpack", "fields")
+    Attributes:
+        fields: what clients read, with binary data as bytes.
+        appended: whether this version came about by an append.
+        bare: leave serial and version out of what clients read.
+    """
 
-    def __init__(self, fields: dict[str, Any]) -> None:
+    __slots__ = ("_json", "_msgpack", "appended", "bare", "fields")
+
+    def __init__(
+        self, fields: dict[str, Any], *, appended: bool = False, bare: bool = False
+    ) -> None:
         self.fields = fields
+        self.appended = appended
+        self.bare = bare
         self._json: bytes | None = None
         self._msgpack: bytes | None = None
 
@@ -53,11 +65,16 @@ class Message:
         """Return the message's own bytes in that format, as a history page holds them."""
         if form is Format.MSGPACK:
             if self._msgpack is None:
-                self._msgpack = msgpack.packb(self.fields)
+                self._msgpack = msgpack.packb(self._shown())
             return self._msgpack
         if self._json is None:
-            self._json = orjson.dumps(for_json(self.fields))
+            self._json = orjson.dumps(for_json(self._shown()))
         return self._json
+
+    def _shown(self) -> dict[str, Any]:
+        if not self.bare:
+            return self.fields
+        return {name: value for name, value in self.fields.items() if name not in _POSITIONS}
 
 
 class Delivery:
@@ -133,6 +150,26 @@ def accepted(raw: Any, form: Format) -> dict[str, Any]:
         message["data"] = _as_json(data)
         message["encoding"] = "json"
     return message
+
+
+def accepted_operation(raw: Any) -> dict[str, Any]:
+    """Return who changes a message and why, with checked types (MOP2).
+
+    Raises:
+        FrameError: a field has the wrong type.
+    """
+    if raw is None:
+        return {}
+    if not isinstance(raw, dict):
+        raise FrameError("the version of an operation has to be a map")
+    operation = {key: raw[key] for key in _OPERATION_FIELDS if raw.get(key) is not None}
+    for field in ("clientId", "description"):
+        if not isinstance(operation.get(field, ""), str):
+            raise FrameError(f"{field} of an operation has to be text")
+    if not isinstance(operation.get("metadata", {}), dict):
+        raise FrameError("the metadata of an operation have to be a map")
+    _as_json(operation)
+    return operation
 
 
 def size_bytes(message: dict[str, Any]) -> int:

@@ -18,7 +18,7 @@ _INDEXED_ID: Final = re.compile(r"\A(.*):(\d+)\Z", re.DOTALL)
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a publish comes from.
+    """Where a publish comes from; REST may name a connection on whose behalf it is (TM2h).
 
     Attributes:
         identity: who publishes.
@@ -39,11 +39,13 @@ def publish(
     origin: Origin,
     now_ms: int,
     most_bytes: int,
+    *,
+    bare: bool = False,
 ) -> list[str | None]:
     """Keep and deliver one publish, and return the serial of each of its messages.
 
     A publish whose ids were seen within two minutes is not delivered again and has the serials of
-    the first (RSL1k).
+    the first (RSL1k). *bare* leaves serials out of what clients read.
 
     Raises:
         RefusedError: 40009 size, 40012 clientId, 40031 ids, 40160 capability.
@@ -53,16 +55,16 @@ def publish(
     for message in messages:
         check_client_id(message, origin)
     _check_ids(messages)
-    before = _published_before(channel, messages, now_ms)
+    before = published_before(channel, messages, now_ms)
     if before is not None:
         return before
     serial = channel.log.next_serial(now_ms)
     made = [_made(message, index, serial, origin) for index, message in enumerate(messages)]
+    for message_made in made:
+        message_made.bare = bare
     for raw, kept in zip(messages, made, strict=True):
         if not _is_ephemeral(raw):
-            channel.log.add(kept, size_bytes(raw), raw.get("id"))
-            if channel.on_kept is not None:
-                channel.on_kept(channel, kept)
+            channel.keep(kept, size_bytes(raw), raw.get("id"))
     channel.published += len(made)
     channel.log.prune(now_ms)
     channel.fan_out(channel.delivery(serial, made), origin.connection_id)
@@ -125,9 +127,10 @@ def _check_ids(messages: list[dict[str, Any]]) -> None:
         raise RefusedError(40031, "the ids of several messages have to be base:0, base:1 and so on")
 
 
-def _published_before(
+def published_before(
     channel: Channel, messages: list[dict[str, Any]], now_ms: int
 ) -> list[str | None] | None:
+    """Return the serials of the same publish within the last two minutes; None if there is none."""
     since_ms = now_ms - _IDEMPOTENCY_MS
     first_id = messages[0].get("id")
     if first_id is None or channel.log.published_as(first_id, since_ms) is None:

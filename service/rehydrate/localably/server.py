@@ -55,7 +55,7 @@ class LocalAbly:
         if retention_s is not None:
             chosen = replace(chosen, retention_s=retention_s)
         apps = apps_of(keys, namespaces)
-        self.hub = Hub(apps, chosen, _now_ms)
+        self.hub = Hub(apps, chosen, _now_ms, _later)
         self._first_key = next(iter(next(iter(apps.values())).keys.values()))
         self._port = port
         self._data_dir = data_dir
@@ -143,6 +143,10 @@ async def _every(interval_s: float, act: Callable[[], None]) -> None:
 
 async def _options(_: web.Request) -> web.Response:
     return web.Response(status=204)
+
+
+def _later(delay_s: float, act: Callable[[], None]) -> None:
+    asyncio.get_running_loop().call_later(delay_s, act)
 
 
 def _now_ms() -> int:

@@ -85,7 +85,10 @@ class Socket:
     def flush(self) -> None:
         """Write what has gathered; end a reader that is too slow, or a connection that is over."""
         connection, transport = self.connection, self._transport
-        if connection is None or transport is None or self._is_replaced() or self.frozen:
+        if connection is None or transport is None or self.frozen:
+            return
+        if self._is_replaced():
+            transport.abort()
             return
         outgoing = connection.outgoing
         if outgoing and not transport.is_closing():
@@ -139,8 +142,5 @@ class Socket:
         connection = self.connection
         if connection is None or self._is_replaced():
             return
-        known = self._hub.connections.get(connection.connection_id)
-        if known is connection:
+        if self._hub.connections.get(connection.connection_id) is connection:
             connection.lose(self._hub.now_ms())
-        else:
-            connection.detach_all()

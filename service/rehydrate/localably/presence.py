@@ -1,0 +1,88 @@
+"""Who is present on a channel (RTP)."""
+
+from __future__ import annotations
+
+from enum import IntEnum
+from itertools import islice
+from typing import Any, Final
+
+from .errors import FrameError
+from .frames import Action
+from .messages import Delivery, Message
+
+_PAGE: Final = 100
+
+
+class PresenceAction(IntEnum):
+    """What a presence message says (TP2)."""
+
+    ABSENT = 0
+    PRESENT = 1
+    ENTER = 2
+    LEAVE = 3
+    UPDATE = 4
+
+
+class Members:
+    """The members of one channel, by connection and clientId (TP3h)."""
+
+    __slots__ = ("_members",)
+
+    def __init__(self) -> None:
+        self._members: dict[tuple[str, str], dict[str, Any]] = {}
+
+    def __len__(self) -> int:
+        return len(self._members)
+
+    def apply(self, fields: dict[str, Any]) -> None:
+        """Take one presence message in."""
+        key = (fields.get("connectionId", ""), fields["clientId"])
+        if fields["action"] == PresenceAction.LEAVE:
+            self._members.pop(key, None)
+        else:
+            self._members[key] = {**fields, "action": int(PresenceAction.PRESENT)}
+
+    def of_connection(self, connection_id: str) -> list[dict[str, Any]]:
+        """Return the members that one connection entered."""
+        return [fields for (owner, _), fields in self._members.items() if owner == connection_id]
+
+    def listing(
+        self, client_id: str | None = None, connection_id: str | None = None
+    ) -> list[Message]:
+        """Return the members, all or those of a client or a connection."""
+        return [
+            Message(fields)
+            for (owner, client), fields in self._members.items()
+            if client_id in (None, client) and connection_id in (None, owner)
+        ]
+
+    def sync(self, serial: str) -> list[Delivery]:
+        """Return the members as SYNC frames; the last one has an empty cursor (RTP18)."""
+        members = iter(self.listing())
+        pages = list(iter(lambda: list(islice(members, _PAGE)), []))
+        sequence = serial.partition("@")[0].replace("-", "")
+        return [
+            Delivery(
+                {
+                    "action": int(Action.SYNC),
+                    "channelSerial": f"{sequence}:{number if number < len(pages) else ''}",
+                },
+                page,
+                "presence",
+            )
+            for number, page in enumerate(pages, start=1)
+        ]
+
+
+def presence_action(raw: dict[str, Any]) -> PresenceAction:
+    """Return what a client's presence message asks for.
+
+    Raises:
+        FrameError: it is none of enter, update and leave.
+    """
+    action = raw.get("action")
+    if action not in (PresenceAction.ENTER, PresenceAction.UPDATE, PresenceAction.LEAVE):
+        if action == PresenceAction.PRESENT:
+            return PresenceAction.ENTER
+        raise FrameError("a presence message enters, updates or leaves")
+    return PresenceAction(action)
