@@ -1,0 +1,226 @@
+"""The house keeps its own rules: arrows, mirrored tests, sizes, names, reasons, locks."""
+
+from __future__ import annotations
+
+import ast
+import io
+import re
+import subprocess
+import sys
+import tokenize
+import tomllib
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+SOURCE = ROOT / "service" / "rehydrate"
+TESTS = ROOT / "tests"
+LINES_MAX = 400
+ROOMS = ("api", "channel", "store", "providers", "localably")
+WIRING = ("wiring", "cli", "asgi", "demo", "__main__")
+
+# Modules without a test file of their own name: which tests use them, and why that is enough.
+TESTED_ELSEWHERE: dict[str, str] = {
+    "store/embedded_cluster": "store/test_embedded",  # its folder is what those tests look into
+    "store/embedded_guard": "store/test_embedded",  # runs as a process of its own
+    "store/url_syntax": "store/test_url",  # a URL is read in order to connect
+}
+
+
+def modules() -> list[Path]:
+    return sorted(p for p in SOURCE.rglob("*.py") if p.name != "__init__.py")
+
+
+def python_files() -> list[Path]:
+    folders = (ROOT / name for name in ("service", "tests", "bench", "migrations"))
+    return sorted(p for f in folders for p in f.rglob("*.py") if "node_modules" not in p.parts)
+
+
+def tracked_files() -> list[Path]:
+    listed = subprocess.run(
+        ["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, timeout=30, check=False
+    )
+    if listed.returncode:
+        pytest.skip("not a git checkout")
+    return [p for name in listed.stdout.split("\0") if name and (p := ROOT / name).is_file()]
+
+
+def imported(path: Path) -> Iterator[tuple[str, int]]:
+    """Yield every absolute module name that a file imports, and the line."""
+    package = ("rehydrate", *path.relative_to(SOURCE).parts[:-1])
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            yield from ((alias.name, node.lineno) for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            above = package[: len(package) - node.level + 1] if node.level else ()
+            base = ".".join([*above, *([node.module] if node.module else [])])
+            yield from ((f"{base}.{alias.name}", node.lineno) for alias in node.names)
+
+
+def test_the_import_contracts_hold() -> None:
+    ran = subprocess.run(
+        [sys.executable, "-c", "from importlinter.cli import lint_imports_command as c; c()"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=100,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+
+
+def test_the_core_imports_the_standard_library_and_nothing_else() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in (SOURCE / "core").rglob("*.py")
+        for name, line in imported(path)
+        if name.split(".")[0] not in sys.stdlib_module_names
+        and not re.match(r"rehydrate\.(core|errors)\b", name)
+    ]
+    assert not wrong
+
+
+def test_the_core_never_waits() -> None:
+    waiting = (ast.AsyncFunctionDef, ast.AsyncFor, ast.AsyncWith, ast.Await)
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in (SOURCE / "core").rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, waiting)
+    ]
+    assert not wrong
+
+
+def test_rooms_are_named_by_the_wiring_alone() -> None:
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        here = path.relative_to(SOURCE).with_suffix("").parts[0]
+        for name, line in imported(path):
+            room = name.removeprefix("rehydrate.").split(".")[0]
+            if name.startswith("rehydrate.") and room in ROOMS and here not in (room, *WIRING):
+                wrong.append(f"{path.relative_to(ROOT)}:{line} {name}")
+    assert not wrong
+
+
+def test_the_local_channel_server_imports_nothing_of_the_rest() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} {name}"
+        for path in (SOURCE / "localably").rglob("*.py")
+        for name, line in imported(path)
+        if name.startswith("rehydrate") and not name.startswith("rehydrate.localably")
+    ]
+    assert not wrong
+
+
+def test_tests_mirror_the_source() -> None:
+    missing, stale = [], []
+    for path in modules():
+        module = path.relative_to(SOURCE).with_suffix("")
+        if path.name == "__main__.py":  # hands over to a function that has its test
+            continue
+        own = TESTS / module.parent / f"test_{module.name}.py"
+        other = TESTED_ELSEWHERE.get(str(module))
+        if other and own.exists():
+            stale.append(str(module))
+        if not own.exists() and not (other and (TESTS / f"{other}.py").exists()):
+            missing.append(str(module))
+    gone = [name for name in TESTED_ELSEWHERE if not (SOURCE / f"{name}.py").exists()]
+    assert not missing, f"no tests/<path>/test_<name>.py for: {', '.join(missing)}"
+    assert not stale, f"have a test of their own by now: {', '.join(stale)}"
+    assert not gone, f"are no modules any more: {', '.join(gone)}"
+
+
+def test_files_stay_small() -> None:
+    sizes = {p: len(p.read_text().splitlines()) for p in python_files()}
+    wrong = [f"{p.relative_to(ROOT)}: {n} lines" for p, n in sizes.items() if n > LINES_MAX]
+    assert not wrong
+
+
+def test_files_are_named_for_what_they_hold() -> None:
+    empty_names = {"utils", "util", "helpers", "helper", "common", "manager", "misc"}
+    wrong = [p for p in python_files() if p.stem.removeprefix("test_") in empty_names]
+    assert not wrong
+
+
+def test_every_exception_from_a_rule_has_its_reason() -> None:
+    wrong = []
+    silenced = re.compile(r"#\s*(noqa|type:\s*ignore)(?P<codes>[^-—#]*)(?P<reason>.*)")
+    for path in python_files():
+        for token in tokenize.generate_tokens(io.StringIO(path.read_text()).readline):
+            match = silenced.search(token.string) if token.type == tokenize.COMMENT else None
+            if match and (not match["codes"].strip(" :") or len(match["reason"].strip(" -—#")) < 4):
+                wrong.append(f"{path.relative_to(ROOT)}:{token.start[0]} {token.string}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_every_rule_left_out_for_all_has_its_reason() -> None:
+    text = (ROOT / "pyproject.toml").read_text()
+    ruff = text[text.index("[tool.ruff.lint]") : text.index("[tool.ruff.lint.isort]")]
+    codes = re.findall(r'^\s+"[A-Z]+\d*",?(.*)$', ruff, re.MULTILINE)
+    assert len(codes) > 10
+    assert all(re.match(r"\s*# \S+ \S+", rest) for rest in codes)
+    for override in tomllib.loads(text)["tool"]["mypy"].get("overrides", []):
+        assert override.get("ignore_missing_imports"), "strictness is loosened nowhere else"
+
+
+def test_locks_pin_by_hash_and_hold_no_address() -> None:
+    locks = [ROOT / "requirements" / f"{name}.txt" for name in ("build", "run", "dev")]
+    locks += [p for p in tracked_files() if p.name == "package-lock.json"]
+    for lock in locks:
+        text = lock.read_text()
+        assert "://" not in text.replace('"url": "https://github.com', ""), lock
+        assert "/work/" not in text
+        if lock.suffix == ".txt":
+            pins = re.findall(r"^[A-Za-z][^\s=]*==\S+ \\$", text, re.MULTILINE)
+            assert pins
+            assert len(pins) == len(re.findall(r"^\S", text, re.MULTILINE))
+            assert len(re.findall("--hash=sha256:", text)) >= len(pins)
+
+
+def test_the_locks_hold_what_the_project_asks_for() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    extras = project["optional-dependencies"]
+    for lock, asked in (
+        ("run", [*project["dependencies"], *extras["embedded"]]),
+        ("dev", [*project["dependencies"], *extras["dev"]]),
+    ):
+        text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+        pinned = {
+            p.lower().replace("_", "-") for p in re.findall(r"^([\w.-]+)==", text, re.MULTILINE)
+        }
+        names = {re.split(r"[\[<>=!~; ]", a)[0].lower().replace("_", "-") for a in asked}
+        assert names - {"rehydrate"} <= pinned
+
+
+def test_every_target_that_others_call_is_listed_by_make() -> None:
+    listed = subprocess.run(
+        ["make"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
+    targets = {line.split()[1] for line in listed.stdout.splitlines()}
+    assert {"demo", "test", "test-quick", "check", "bench"} <= targets
+
+
+def test_the_papers_are_there() -> None:
+    for name in ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE", ".ci/run"):
+        assert (ROOT / name).stat().st_size > 100, name
+    records = sorted((ROOT / "docs" / "decisions").glob("*.md"))
+    assert len(records) >= 5
+    for record in records:
+        text = record.read_text()
+        assert len(text.splitlines()) <= 60, record.name
+        for section in ("Status", "Context", "Decision", "Consequences"):
+            assert re.search(rf"^(## |\*\*){section}", text, re.MULTILINE), (record.name, section)
+
+
+def test_no_name_of_a_machine_is_committed() -> None:
+    homes = re.compile(r"/(?:home|Users)/[a-z]\w+/|/root/\w")
+    wrong = [
+        f"{path.relative_to(ROOT)}: {found[0]}"
+        for path in tracked_files()
+        if path.suffix in (".py", ".md", ".toml", ".txt", ".json", ".js", ".html", "")
+        and (found := homes.search(path.read_text(errors="replace")))
+        and path != Path(__file__)
+    ]
+    assert not wrong
