@@ -1,0 +1,1 @@
+"""The HTTP room: thin routes over the acts, who may call them, and problem+json."""

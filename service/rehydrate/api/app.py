@@ -1,0 +1,181 @@
+"""The service as an app of its own: the conversations' routes, health, counters, OpenAPI."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from fastapi import FastAPI
+from starlette.exceptions import HTTPException
+from starlette.middleware.cors import CORSMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rehydrate.api import answers
+from rehydrate.api.access import Access, bearer
+from rehydrate.api.documents import SECURITY_SCHEMES, problems
+from rehydrate.api.edge import Edge
+from rehydrate.api.metrics import CONTENT_TYPE, Metrics
+from rehydrate.api.problems import problem_of
+from rehydrate.api.router import LIMITS, Limits, router
+from rehydrate.api.routing import Route, request_id
+from rehydrate.api.schemas import Health
+from rehydrate.api.service import Service
+from rehydrate.core.json import dump
+from rehydrate.errors import NotConfigured, RehydrateError
+
+_SENT_HEADERS = (
+    "Authorization",
+    "Content-Type",
+    "Idempotency-Key",
+    "If-None-Match",
+    "Last-Event-ID",
+    "X-Request-Id",
+)
+_SHOWN_HEADERS = ("ETag", "Retry-After", "WWW-Authenticate", "X-Request-Id")
+
+
+def create_app(
+    service: Service,
+    access: Access,
+    *,
+    cors_origins: Collection[str] = (),
+    metrics: Metrics | None = None,
+    limits: Limits = LIMITS,
+) -> FastAPI:
+    """The app; its lifespan opens and closes *service* and *access*.
+
+    Args:
+        service: what answers.
+        access: who may do what.
+        cors_origins: pages of which other origins may call it; ``*``: any.
+        metrics: what ``/metrics`` shows; give the same to whoever counts beside the HTTP room.
+        limits: how much is taken on.
+
+    Raises:
+        NotConfigured: no key is configured: nobody could call it.
+    """
+    if not access.configured:
+        raise NotConfigured(
+            "nobody could call this service: set ABLY_API_KEY or REHYDRATE_ABLY_KEYS (readers),"
+            " REHYDRATE_SERVICE_KEYS (backends) or REHYDRATE_ADMIN_KEYS (admins)"
+        )
+    metrics = metrics or Metrics()
+    app = _App(
+        title="rehydrate",
+        version=version("rehydrate"),
+        summary="History hydration and replay for AI conversations that stream over Ably.",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan(access),
+        exception_handlers={HTTPException: _tell, RehydrateError: _tell, Exception: _tell},
+    )
+    app.router.route_class = Route
+    app.include_router(
+        router(
+            service,
+            authorize=_Readers(service, access),
+            authorize_backend=lambda request: _backend(access, request),
+            metrics=metrics,
+            limits=limits,
+        )
+    )
+    _add_operations(app, service, metrics)
+    if cors_origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(cors_origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=_SENT_HEADERS,
+            expose_headers=_SHOWN_HEADERS,
+        )
+    app.add_middleware(Edge, metrics=metrics)
+    return app
+
+
+class _App(FastAPI):
+    """FastAPI, whose document also says who may call."""
+
+    def openapi(self) -> dict[str, Any]:
+        """The OpenAPI document."""
+        if self.openapi_schema is None:
+            components = super().openapi().setdefault("components", {})
+            components["securitySchemes"] = SECURITY_SCHEMES
+        return super().openapi()
+
+
+class _Readers:
+    """Admits readers by what they show, on the channel of the conversation they ask for."""
+
+    def __init__(self, service: Service, access: Access) -> None:
+        self._service = service
+        self._access = access
+
+    async def __call__(self, request: Request, conversation_id: str) -> bool:
+        await self._access.reader(
+            bearer(request), lambda: self._service.channel_of(conversation_id)
+        )
+        return True
+
+
+def _backend(access: Access, request: Request) -> bool:
+    access.backend(bearer(request))
+    return True
+
+
+def _lifespan(access: Access) -> Any:
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        access.open()
+        try:
+            yield
+        finally:
+            await access.close()
+
+    return lifespan
+
+
+def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
+    async def healthz() -> Response:
+        return answers.live(b'{"status":"ok"}')
+
+    async def readyz() -> Response:
+        return answers.live(dump({"status": "ok", "checks": await service.ready()}))
+
+    async def show_metrics() -> Response:
+        return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
+
+    health: dict[str, Any] = {"model": Health, "content": {answers.JSON: {}}}
+    app.add_api_route(
+        "/healthz",
+        healthz,
+        response_class=Response,
+        tags=["operations"],
+        summary="Whether the process answers",
+        responses={200: health, **problems(500)},
+    )
+    app.add_api_route(
+        "/readyz",
+        readyz,
+        response_class=Response,
+        tags=["operations"],
+        summary="Whether it can serve: the store answers, and its schema is at head",
+        responses={200: health, **problems(500, 503)},
+    )
+    app.add_api_route(
+        "/metrics",
+        show_metrics,
+        response_class=Response,
+        tags=["operations"],
+        summary="Counters for Prometheus",
+        responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
+    )
+
+
+async def _tell(request: Request, error: Exception) -> Response:
+    """What no route has told: unknown paths, wrong methods, faults of the framework's own."""
+    id_ = request_id(request.scope)
+    return problem_of(error, id_).response(id_)

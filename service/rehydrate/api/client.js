@@ -1,0 +1,118 @@
+// The client's duty: have an overlap with the answer, and drop it. For a stock ably-js; no
+// dependencies. `show` makes a view of an answer, `apply` takes it further by a live message, and
+// `join` does the whole of it: attach, hydrate, merge, and again where something is lacking.
+
+// --8<-- [start:rule]
+const SPOKEN = ['token', 'refusal'];
+const EVENTS = [...SPOKEN, 'start', 'reasoning', 'tool_call', 'tool_args', 'tool_result', 'stop', 'response-complete'];
+
+export function show(answer) {                      // an answer becomes a Map of messages by id
+  return Object.assign(new Map(answer.messages.map((m) => [m.id, { ...m }])), { replays: new Set() });
+}
+
+export function apply(view, m) {                    // a live message; false: hydrate again
+  const h = m.extras?.headers ?? {}, gen = h.gen ?? 1, seq = h.seq ?? null, from = m.clientId ?? null;
+  if (m.name === 'user-input') {
+    const id = m.data?.promptId ?? m.id;
+    if (!view.has(id)) view.set(id, { id, role: 'user', status: 'completed', text: m.data?.text ?? m.data, gaps: [], through: {} });
+    return true;
+  }
+  if (!EVENTS.includes(m.name)) return true;
+  if (h.replayOf && m.name === 'start') view.replays.add(h.responseId);
+  if (h.replayOf && !view.replays.has(h.responseId)) return true;
+  const id = h.responseId ?? nameless(view, m);
+  let v = view.get(id);
+  if (v) {
+    const over = v.status !== 'in_progress' && !v.provisional;
+    if ('client_id' in v ? v.client_id !== from : over) return true;     // somebody else's
+    if (gen < v.through.gen || (gen > v.through.gen && over)) return true;
+    if (gen > v.through.gen) v = undefined;                              // taken over: begins anew
+  }
+  v ??= { id, role: 'assistant', status: 'in_progress', text: '', gaps: [], client_id: from, through: { gen, seq: null, serial: null } };
+  const t = v.through, last = t.seq ?? -1, over = v.status !== 'in_progress' && !v.provisional;
+  if (v.recent_ids?.includes(m.id)) return true;
+  if (m.name === 'response-complete') {
+    if (seq === null ? t.serial && m.serial <= t.serial : seq <= (v.repaired ?? -1)) return true;
+    if (m.data == null || over || v.gaps.length) return false;
+    v.text = m.data.text ?? m.data;
+    v.repaired = seq;
+  } else {
+    if (seq !== null && v.gaps.some(([a, b]) => a <= seq && seq <= b)) return false;
+    if (over) return true;
+    if (seq === null ? t.serial && m.serial <= t.serial : seq <= last) return seq === null || m.name !== 'stop';
+    if (seq !== null && seq > Math.max(last, 0) + 1) return false;
+    if (SPOKEN.includes(m.name) && typeof m.data === 'string') v.text += m.data;
+    if (m.name === 'stop') v.status = h.status ?? 'completed';
+    if (m.name === 'start') v.prompt_id = h.promptId ?? null;
+  }
+  if (seq === null) (v.recent_ids ??= []).push(m.id);
+  if (seq !== null) t.seq = Math.max(last, seq);
+  if (m.serial && !(t.serial >= m.serial)) t.serial = m.serial;
+  view.set(id, v);
+  return true;
+}
+
+function nameless(view, m) {                        // whose a message is that names no response
+  const last = [...view.values()].filter((v) => v.anonymous).at(-1);
+  if (last && (last.status === 'in_progress' || m.serial <= last.through.serial)) return last.id;
+  view.set(m.id, { id: m.id, role: 'assistant', status: 'in_progress', text: '', gaps: [], anonymous: true, client_id: m.clientId ?? null, through: { gen: 1, seq: null, serial: null } });
+  return m.id;
+}
+// --8<-- [end:rule]
+
+// --8<-- [start:join]
+// load({ until }) fetches GET /v1/conversations/{id}; render(view) shows it. way: 1 attach first
+// (the default), 2 attach first and ask for the attach point, 3 ask first and rewind to the answer.
+export async function join(channel, load, render, way = 1) {
+  let view = null, waiting = [], tries = 0, closed = false, busy = false;
+  const receive = (m) => {
+    if (!view) waiting.push(m);
+    else if (apply(view, m)) render(view);
+    else again();
+  };
+  const attach = async (rewind) => {
+    waiting = [];
+    if (channel.state !== 'initialized') await channel.detach();         // so that it rewinds again
+    await channel.setOptions({ params: { rewind } });
+    await channel.attach();
+  };
+  const merge = (answer) => {
+    const next = show(answer);
+    if (answer.reasons.some((r) => r.retry) || !waiting.every((m) => apply(next, m))) return false;
+    [view, waiting, tries] = [next, [], 0];
+    render(view);
+    return true;
+  };
+  const restFirst = async () => {
+    const answer = await load({});
+    if (!answer.rewind_from) return false;
+    await attach(answer.rewind_from);
+    await new Promise((done) => setTimeout(done, 250));                  // the backlog comes at once
+    const cut = waiting.length >= 100 && !(waiting[0].serial <= answer.until);
+    return !cut && merge(answer);
+  };
+  const attachFirst = async (ask) => {
+    await attach('10s');
+    return merge(await load(ask ? { until: channel.properties.attachSerial } : {}));
+  };
+  const again = async () => {
+    if (busy) return;
+    busy = true;
+    view = null;
+    while (!closed) {
+      try {
+        const pause = tries++ ? Math.min(5000, 100 * 2 ** tries) * (0.5 + Math.random()) : 0;
+        await new Promise((done) => setTimeout(done, pause));
+        if (tries === 1 && way === 3 ? await restFirst() : await attachFirst(tries === 1 && way === 2)) break;
+      } catch (error) {
+        if (tries > 10) throw error;
+      }
+    }
+    busy = false;
+  };
+  channel.on(['attached', 'update'], (change) => change.resumed || !view || again());
+  await channel.subscribe(receive);
+  await again();
+  return { close: async () => { closed = true; channel.unsubscribe(); channel.off(); await channel.detach(); } };
+}
+// --8<-- [end:join]

@@ -1,0 +1,112 @@
+"""Counters for Prometheus, in a registry of their own."""
+
+from __future__ import annotations
+
+from typing import Final
+
+from prometheus_client import (
+    CONTENT_TYPE_LATEST,
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    ProcessCollector,
+    generate_latest,
+)
+
+_SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+
+class Metrics:
+    """What the service counts. Labels are words of ours, never ids, tokens or paths."""
+
+    def __init__(self) -> None:
+        self._registry = CollectorRegistry()
+        ProcessCollector(registry=self._registry)
+        self._requests = Counter(
+            "rehydrate_http_requests",
+            "Requests that were answered.",
+            ("route", "method", "status"),
+            registry=self._registry,
+        )
+        self._request_seconds = Histogram(
+            "rehydrate_http_request_seconds",
+            "How long answers took, in seconds, by route.",
+            ("route",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._hydrates = Counter(
+            "rehydrate_hydrates",
+            "Hydrated conversations, by whether the answer was complete.",
+            ("complete",),
+            registry=self._registry,
+        )
+        self._reasons = Counter(
+            "rehydrate_hydrate_reasons",
+            "Why answers were not complete.",
+            ("code",),
+            registry=self._registry,
+        )
+        self._phases = Histogram(
+            "rehydrate_hydrate_phase_seconds",
+            "What hydrates spent their time on, in seconds.",
+            ("phase",),
+            buckets=_SECONDS,
+            registry=self._registry,
+        )
+        self._sources = Counter(
+            "rehydrate_messages",
+            "Messages in answers, by where their text came from.",
+            ("source",),
+            registry=self._registry,
+        )
+        self._events = Counter(
+            "rehydrate_events",
+            "Channel events, by what became of them.",
+            ("outcome",),
+            registry=self._registry,
+        )
+        self._in_flight = Gauge(
+            "rehydrate_hydrates_in_flight",
+            "Hydrates under way.",
+            registry=self._registry,
+        )
+
+    def request(self, route: str, method: str, status: int, seconds: float) -> None:
+        """Count an answered request; *route* is the route's template."""
+        self._requests.labels(route, method, str(status)).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def hydrated(self, reasons: list[str]) -> None:
+        """Count an answer, and the codes of its *reasons*."""
+        self._hydrates.labels("false" if reasons else "true").inc()
+        for code in reasons:
+            self._reasons.labels(code).inc()
+
+    def in_flight(self, hydrates: int) -> None:
+        """Say how many hydrates are under way."""
+        self._in_flight.set(hydrates)
+
+    def observe(self, series: str, label: str, amount: float = 1.0) -> None:
+        """Take what the acts tell: the callback that they are given.
+
+        *series*: ``phase`` (*amount* in seconds), ``source`` (messages) or ``outcome`` (events).
+
+        Raises:
+            ValueError: there is no such series.
+        """
+        if series == "phase":
+            self._phases.labels(label).observe(amount)
+        elif series == "source":
+            self._sources.labels(label).inc(amount)
+        elif series == "outcome":
+            self._events.labels(label).inc(amount)
+        else:
+            raise ValueError(f"no series {series!r}")
+
+    def text(self) -> bytes:
+        """Everything, in Prometheus' text format."""
+        return generate_latest(self._registry)

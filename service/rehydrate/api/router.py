@@ -1,0 +1,313 @@
+"""The routes of one conversation and of their list: for our own app, and for anybody's."""
+
+from __future__ import annotations
+
+import inspect
+import json
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from typing import Annotated, Any, NamedTuple
+
+from fastapi import APIRouter, Path, Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rehydrate.api import answers
+from rehydrate.api.bodies import read_json
+from rehydrate.api.bounds import Bound
+from rehydrate.api.documents import (
+    BACKENDS,
+    READERS,
+    messages_body,
+    not_modified,
+    problems,
+    secured,
+)
+from rehydrate.api.metrics import Metrics
+from rehydrate.api.routing import Route
+from rehydrate.api.schemas import (
+    ID_LENGTH,
+    ConversationOut,
+    ConversationsOut,
+    MessageOut,
+    StoredOut,
+    check_message_id,
+    new_messages,
+)
+from rehydrate.api.service import Service
+from rehydrate.core.events import TERMINAL
+from rehydrate.core.ids import (
+    CONVERSATION_ID_LENGTH,
+    SERIAL_LENGTH,
+    Cursor,
+    check_conversation_id,
+    check_until,
+    decode_cursor,
+    encode_cursor,
+)
+from rehydrate.core.json import dump
+from rehydrate.core.wire import timestamp
+from rehydrate.errors import BadParameter, Forbidden
+from rehydrate.hydration import MAX_LIMIT
+
+Authorize = Callable[[Request, str], Any]
+"""Whether the sender of a request may read a conversation: ``(request, conversation_id)``.
+
+True, or an awaitable of it, admits; anything falsy refuses (403); what it raises is told
+(HTTPException, or an error of ours).
+"""
+
+AuthorizeBackend = Callable[[Request], Any]
+"""Likewise for what only a backend may do: store messages, list conversations."""
+
+
+class Limits(NamedTuple):
+    """How much is taken on.
+
+    ``body_bytes``: the largest body that is read. ``hydrates`` and ``bodies``: how many may be
+    under way at once; one more is told 429.
+    """
+
+    body_bytes: int = 4 * 1024 * 1024
+    hydrates: int = 256
+    bodies: int = 32
+
+
+LIMITS = Limits()
+
+_LONGEST_CURSOR = 4_096
+"""In characters: a position and an id of 256 each, escaped, in base64."""
+
+ConversationId = Annotated[
+    str,
+    Path(
+        description="Percent-encoded; it may hold anything but control characters and `*`, and "
+        "does not begin with `[` or `:`.",
+        json_schema_extra={"minLength": 1, "maxLength": CONVERSATION_ID_LENGTH},
+    ),
+]
+MessageId = Annotated[
+    str,
+    Path(
+        description="Percent-encoded.",
+        json_schema_extra={"minLength": 1, "maxLength": ID_LENGTH},
+    ),
+]
+Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many of the newest messages.")]
+Until = Annotated[
+    str | None,
+    Query(
+        description="The attach serial that the answer is to reach at least.",
+        json_schema_extra={"minLength": 1, "maxLength": SERIAL_LENGTH},
+    ),
+]
+Before = Annotated[
+    str | None, Query(description="A cursor: the `older` of an answer; for the page before it.")
+]
+
+
+def router(
+    service: Service,
+    *,
+    authorize: Authorize,
+    authorize_backend: AuthorizeBackend | None = None,
+    metrics: Metrics | None = None,
+    limits: Limits = LIMITS,
+) -> APIRouter:
+    """The routes under ``/v1/conversations``, to be included in an app, with any prefix.
+
+    Its lifespan opens and closes *service* with the app. Errors are problem+json, whatever
+    handlers the app has.
+
+    Args:
+        service: what answers.
+        authorize: who may read which conversation.
+        authorize_backend: who may store messages and list conversations; without it, the routes
+            for that are not there.
+        metrics: where answers are counted.
+        limits: how much is taken on.
+    """
+    routes = _Conversations(service, authorize, authorize_backend, metrics or Metrics(), limits)
+    made = APIRouter(route_class=Route, lifespan=_lifespan(service), tags=["conversations"])
+    _add_reading(made, routes)
+    if authorize_backend is not None:
+        _add_backend(made, routes)
+    return made
+
+
+def _lifespan(service: Service) -> Callable[[Any], Any]:
+    """Open with the first app that starts, close with the last that ends."""
+    running = 0
+
+    @asynccontextmanager
+    async def lifespan(_app: Any) -> AsyncIterator[None]:
+        nonlocal running
+        if not running:
+            await service.open()
+        running += 1
+        try:
+            yield
+        finally:
+            running -= 1
+            if not running:
+                await service.close()
+
+    return lifespan
+
+
+def _add_reading(made: APIRouter, routes: _Conversations) -> None:
+    made.add_api_route(
+        "/v1/conversations/{conversation_id}",
+        routes.hydrate,
+        response_class=Response,
+        summary="Hydrate a conversation",
+        description="Finished and in-progress messages together, exact to the character. "
+        "Nobody has begun it yet: 200, and no messages.",
+        responses={
+            200: {"model": ConversationOut, "content": {answers.JSON: {}}},
+            **not_modified(),
+            **problems(401, 403, 422, 429, 500, 502, 503),
+        },
+        openapi_extra=secured(READERS),
+    )
+    made.add_api_route(
+        "/v1/conversations/{conversation_id}/messages/{message_id}",
+        routes.message,
+        response_class=Response,
+        summary="One message",
+        description="One message, as it is stored.",
+        responses={
+            200: {"model": MessageOut, "content": {answers.JSON: {}}},
+            **not_modified(),
+            **problems(401, 403, 404, 422, 429, 500, 502, 503),
+        },
+        openapi_extra=secured(READERS),
+    )
+
+
+def _add_backend(made: APIRouter, routes: _Conversations) -> None:
+    made.add_api_route(
+        "/v1/conversations/{conversation_id}/messages",
+        routes.store,
+        methods=["POST"],
+        status_code=201,
+        response_class=Response,
+        summary="Store finished messages",
+        description="All of them or none. The same again changes nothing; the same id with other "
+        "content is a conflict.",
+        responses={
+            201: {"model": StoredOut, "content": {answers.JSON: {}}},
+            **problems(401, 403, 408, 409, 413, 415, 422, 429, 500, 503),
+        },
+        openapi_extra={**secured(BACKENDS), **messages_body()},
+    )
+    made.add_api_route(
+        "/v1/conversations",
+        routes.list,
+        response_class=Response,
+        summary="List conversations",
+        description="The newest first.",
+        responses={
+            200: {"model": ConversationsOut, "content": {answers.JSON: {}}},
+            **problems(401, 403, 422, 500, 503),
+        },
+        openapi_extra=secured(BACKENDS),
+    )
+
+
+class _Conversations:
+    """The endpoints, with what they share."""
+
+    def __init__(
+        self,
+        service: Service,
+        authorize: Authorize,
+        authorize_backend: AuthorizeBackend | None,
+        metrics: Metrics,
+        limits: Limits,
+    ) -> None:
+        self._service = service
+        self._authorize = authorize
+        self._authorize_backend = authorize_backend
+        self._metrics = metrics
+        self._body_bytes = limits.body_bytes
+        self._hydrating = Bound(limits.hydrates, "hydrates", metrics.in_flight)
+        self._storing = Bound(limits.bodies, "bodies")
+
+    async def hydrate(
+        self,
+        request: Request,
+        conversation_id: ConversationId,
+        limit: Limit = 50,
+        until: Until = None,
+        before: Before = None,
+    ) -> Response:
+        await self._admit_reader(request, conversation_id)
+        check_until(until)
+        cursor = _cursor(before)
+        with self._hydrating:
+            hydrated = await self._service.hydrate(
+                conversation_id, until=until, limit=limit, before=cursor
+            )
+            body = hydrated.body
+        self._metrics.hydrated([reason.code for reason in hydrated.reasons])
+        return answers.settled(request, body) if hydrated.settled else answers.live(body)
+
+    async def message(
+        self, request: Request, conversation_id: ConversationId, message_id: MessageId
+    ) -> Response:
+        await self._admit_reader(request, conversation_id)
+        check_message_id(message_id)
+        body = await self._service.message(conversation_id, message_id)
+        finished = json.loads(body)["status"] in TERMINAL
+        return answers.settled(request, body) if finished else answers.live(body)
+
+    async def store(self, request: Request, conversation_id: ConversationId) -> Response:
+        await self._admit_backend(request)
+        check_conversation_id(conversation_id)
+        with self._storing:
+            messages = new_messages(await read_json(request, self._body_bytes))
+            result = await self._service.store_messages(conversation_id, messages)
+        return answers.live(dump(result._asdict()), status=201)
+
+    async def list(self, request: Request, limit: Limit = 50, before: Before = None) -> Response:
+        await self._admit_backend(request)
+        rows, older = await self._service.conversations(limit=limit, before=_cursor(before))
+        listed = [
+            {
+                "conversation_id": row.id,
+                "channel": row.channel,
+                "created_at": timestamp(row.created_ms),
+                "metadata": row.metadata,
+            }
+            for row in rows
+        ]
+        return answers.live(
+            dump({"conversations": listed, "older": older and encode_cursor(older)})
+        )
+
+    async def _admit_reader(self, request: Request, conversation_id: str) -> None:
+        check_conversation_id(conversation_id)
+        await _admitted(self._authorize(request, conversation_id))
+
+    async def _admit_backend(self, request: Request) -> None:
+        if self._authorize_backend is not None:
+            await _admitted(self._authorize_backend(request))
+
+
+async def _admitted(verdict: bool | Awaitable[bool | None] | None) -> None:
+    if inspect.isawaitable(verdict):
+        verdict = await verdict
+    if not verdict:
+        raise Forbidden("this is not yours to see or do")
+
+
+def _cursor(before: str | None) -> Cursor | None:
+    if before is None:
+        return None
+    try:
+        if len(before) <= _LONGEST_CURSOR:
+            return decode_cursor(before)
+    except RecursionError:
+        pass  # brackets in brackets: no cursor either
+    raise BadParameter("before", "before is a cursor of an earlier answer")

@@ -1,0 +1,262 @@
+"""What bodies look like: those that come in, checked strictly; those that go out, documented."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    ValidationError,
+    model_validator,
+)
+
+from rehydrate.core.events import Status
+from rehydrate.core.ids import has_control
+from rehydrate.core.parts import clean_parts
+from rehydrate.core.wire import timestamp_ms
+from rehydrate.errors import BadParameter
+from rehydrate.recording import NewMessage
+
+MAX_MESSAGES = 1_000
+ID_LENGTH = 256
+_TOLD = 3
+_RFC_3339 = re.compile(
+    r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII
+)
+
+
+def _check_id(value: str) -> str:
+    if has_control(value):
+        raise ValueError("an id has no control characters")
+    return value
+
+
+def _check_time(value: str) -> str:
+    try:
+        at_ms = timestamp_ms(value.upper()) if _RFC_3339.match(value) else None
+    except (ValueError, OverflowError):
+        at_ms = None
+    if at_ms is None or at_ms < 0:
+        raise ValueError("a time is written as 2026-01-31T12:00:00.000Z, and not before 1970")
+    return value.upper()
+
+
+Id = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterValidator(_check_id)]
+Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterValidator(_check_time)]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(strict=True, extra="forbid")
+
+
+class TextPart(_Strict):
+    """Text, a refusal, or reasoning (which is not in the message's ``text``)."""
+
+    type: Literal["text", "refusal", "reasoning"]
+    text: str
+    part: Id | None = None
+
+
+class ToolCallPart(_Strict):
+    """A call of a tool, and its result."""
+
+    type: Literal["tool_call"]
+    tool_call_id: Id
+    name: str | None = None
+    args: Any = ""
+    result: Any = None
+    status: Literal["in_progress", "completed"] = "completed"
+
+
+Part = Annotated[TextPart | ToolCallPart, Field(discriminator="type")]
+
+
+class MessageIn(_Strict):
+    """A finished message: ``text``, or ``parts``."""
+
+    id: Id
+    role: Literal["user", "assistant"]
+    status: Literal["completed", "incomplete", "failed", "cancelled", "interrupted"] = "completed"
+    text: str | None = None
+    parts: list[Part] | None = Field(default=None, min_length=1)
+    prompt_id: Id | None = None
+    usage: dict[str, Any] | None = None
+    metadata: dict[str, Any] | None = None
+    started_at: Time | None = None
+    finished_at: Time | None = None
+
+    @model_validator(mode="after")
+    def _one_content(self) -> MessageIn:
+        if (self.text is None) == (self.parts is None):
+            raise ValueError("a message has either text or parts")
+        started_ms, finished_ms = timestamp_ms(self.started_at), timestamp_ms(self.finished_at)
+        if started_ms is not None and finished_ms is not None and finished_ms < started_ms:
+            raise ValueError("finished_at lies before started_at")
+        return self
+
+    def new(self) -> NewMessage:
+        """The message as the store is given it."""
+        parts = [part.model_dump(exclude_none=True) for part in self.parts or ()]
+        return NewMessage(
+            self.id,
+            self.role,
+            self.status,
+            self.text,
+            clean_parts(parts),
+            self.prompt_id,
+            self.usage,
+            self.metadata,
+            timestamp_ms(self.started_at),
+            timestamp_ms(self.finished_at),
+        )
+
+
+class MessagesIn(_Strict):
+    """Finished messages to store, all or none."""
+
+    messages: list[MessageIn] = Field(min_length=1, max_length=MAX_MESSAGES)
+
+    @model_validator(mode="after")
+    def _distinct(self) -> MessagesIn:
+        if len({message.id for message in self.messages}) < len(self.messages):
+            raise ValueError("two messages have the same id")
+        return self
+
+
+_MESSAGES_IN = TypeAdapter(MessagesIn)
+
+
+def new_messages(body: Any) -> list[NewMessage]:
+    """The messages in a parsed *body*.
+
+    Raises:
+        BadParameter: it has another form; names the place of the first fault.
+    """
+    try:
+        parsed = _MESSAGES_IN.validate_python(body)
+    except ValidationError as error:
+        faults = error.errors(include_url=False, include_context=False, include_input=False)
+        told = [f"{_path(fault['loc'])}: {fault['msg']}" for fault in faults[:_TOLD]]
+        more = len(faults) - len(told)
+        detail = "; ".join(told) + (f"; and {more} more" if more else "")
+        raise BadParameter(_path(faults[0]["loc"]), detail) from error
+    return [message.new() for message in parsed.messages]
+
+
+def check_message_id(message_id: str) -> str:
+    """Return *message_id* if a message could have it.
+
+    Raises:
+        BadParameter: it is longer than 256 characters, or holds what no text has.
+    """
+    try:
+        message_id.encode()
+        good = len(message_id) <= ID_LENGTH and not has_control(message_id)
+    except UnicodeEncodeError:
+        good = False
+    if not good:
+        raise BadParameter("message_id", "a message id has 1 to 256 characters, no control ones")
+    return message_id
+
+
+def _path(loc: tuple[int | str, ...]) -> str:
+    """``messages[3].parts[0].text``, without the names of union members."""
+    members = {"TextPart", "ToolCallPart", "text", "refusal", "reasoning", "tool_call"}
+    path = ""
+    for index, each in enumerate(loc):
+        after_number = index > 0 and isinstance(loc[index - 1], int)
+        in_parts = "parts" in loc[:index]
+        if isinstance(each, int):
+            path += f"[{each}]"
+        elif not (in_parts and after_number and each in members):
+            path += f".{each}" if path else each
+    return path or "body"
+
+
+# What goes out is joined from bytes and never passes through these; they are the documentation.
+
+
+class Through(BaseModel):
+    """Up to where a message's text goes."""
+
+    gen: int
+    seq: int | None
+    serial: str | None
+    id: str | None
+
+
+class MessageOut(BaseModel):
+    """A message. Later versions may add fields."""
+
+    model_config = ConfigDict(extra="allow")
+
+    id: str
+    role: str
+    status: Status
+    text: str
+    parts: list[dict[str, Any]]
+    prompt_id: str | None
+    started_at: str | None
+    finished_at: str | None
+    through: Through
+    gaps: list[tuple[int, int]]
+    repaired: int | None = None
+    exact: bool = True
+
+
+class ReasonOut(BaseModel):
+    """Why an answer is not complete; ``retry``: whether asking again can help."""
+
+    code: Literal[
+        "history_unavailable", "history_refused", "history_expired", "store_behind", "not_exact"
+    ]
+    retry: bool
+    detail: str
+
+
+class ConversationOut(BaseModel):
+    """A hydrated conversation, oldest message first."""
+
+    conversation_id: str
+    channel: str
+    until: str | None
+    rewind_from: str | None
+    complete: bool
+    reasons: list[ReasonOut]
+    older: str | None
+    messages: list[MessageOut]
+
+
+class ConversationRow(BaseModel):
+    """One conversation of the list."""
+
+    conversation_id: str
+    channel: str
+    created_at: str
+    metadata: Any = None
+
+
+class ConversationsOut(BaseModel):
+    """Conversations, the newest first. ``older``: what to give as ``before`` for the next page."""
+
+    conversations: list[ConversationRow]
+    older: str | None
+
+
+class StoredOut(BaseModel):
+    """What became of the messages, by id."""
+
+    stored: list[str]
+    unchanged: list[str]
+
+
+class Health(BaseModel):
+    """``ok``, and what was looked at."""
+
+    status: Literal["ok"]
+    checks: dict[str, str] = {}
