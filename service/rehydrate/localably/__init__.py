@@ -6,8 +6,21 @@ around it and runs alone: ``python -m rehydrate.localably``.
 
 from __future__ import annotations
 
-from .config import Key, Namespace, Settings
+from .command import main
+from .config import App, Key, Namespace, Settings
 from .errors import RefusedError
+from .faults import Faults
 from .server import LocalAbly
+from .webhooks import WebhookRule
 
-__all__ = ["Key", "LocalAbly", "Namespace", "RefusedError", "Settings"]
+__all__ = [
+    "App",
+    "Faults",
+    "Key",
+    "LocalAbly",
+    "Namespace",
+    "RefusedError",
+    "Settings",
+    "WebhookRule",
+    "main",
+]

@@ -11,8 +11,10 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .config_file import apps_from, read_config, settings_from
 from .errors import RefusedError
 from .server import LocalAbly
+from .webhooks import rule_from
 
 _LOG = logging.getLogger("rehydrate.localably")
 
@@ -29,6 +31,7 @@ def parser(prog: str = "localably") -> argparse.ArgumentParser:
     made.add_argument(
         "--key", action="append", default=[], help="an API key, appId.keyId:secret; may be repeated"
     )
+    made.add_argument("--config", type=Path, help="apps, namespaces, webhooks and settings (TOML)")
     made.add_argument("--data-dir", type=Path, help="keep persisted channels in this folder")
     made.add_argument("--retention", type=float, help="seconds of history without persistence")
     return made
@@ -39,18 +42,29 @@ def main(argv: Sequence[str] | None = None, prog: str = "localably") -> int:
     options = parser(prog).parse_args(argv)
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
     try:
-        server = LocalAbly(
-            port=options.port,
-            keys=options.key,
-            data_dir=options.data_dir,
-            retention_s=options.retention,
-        )
+        server = _server(options)
         with _runner() as runner:
-            runner.run(_serve(server, show_key=not options.key))
+            runner.run(_serve(server, show_key=not (options.key or options.config)))
     except (RefusedError, OSError) as error:
         sys.stderr.write(f"{prog}: {error}\n")
         return 2
     return 0
+
+
+def _server(options: argparse.Namespace) -> LocalAbly:
+    config = read_config(options.config) if options.config is not None else {}
+    apps = apps_from(config.get("apps", []))
+    if options.key and apps:
+        raise RefusedError(40000, "give keys by --key or in the config file, not both")
+    return LocalAbly(
+        port=options.port,
+        keys=options.key,
+        apps=apps,
+        data_dir=options.data_dir,
+        retention_s=options.retention,
+        webhooks=[rule_from(item) for item in config.get("webhooks", [])],
+        settings=settings_from(config.get("settings", {})),
+    )
 
 
 async def _serve(server: LocalAbly, *, show_key: bool) -> None:

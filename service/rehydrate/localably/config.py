@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
 from .capability import Capability
 from .errors import RefusedError
 
 EVERYTHING: Final = '{"[*]*":["*"]}'
+ORDINARY: Final = '{"*":["*"]}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,10 +189,9 @@ def key_from(app_id: str, item: Mapping[str, Any]) -> Key:
     Raises:
         RefusedError: 40101 or 40000, the key or its capability is not well formed.
     """
-    capability = item.get("capability") or EVERYTHING
+    capability = item.get("capability") or ORDINARY
     if not isinstance(capability, str):
         raise RefusedError(40000, "the capability of a key is written as JSON text")
     value = item.get("value") or item.get("key")
-    if isinstance(value, str):
-        return Key.parse(value, capability)
-    return Key.make(app_id, capability)
+    key = Key.parse(value, capability) if isinstance(value, str) else Key.make(app_id, capability)
+    return replace(key, revocable_tokens=bool(item.get("revocableTokens")))

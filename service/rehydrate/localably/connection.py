@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, Final
 
 from . import attaching, inbound, names
+from .acks import RecentAcks
 from .auth import Identity
 from .channel import Attachment, Channel
 from .errors import FrameError, RefusedError
@@ -21,8 +22,6 @@ from .messages import Delivery
 
 if TYPE_CHECKING:
     from .hub import Hub
-
-_REMEMBERED_ACKS: Final = 1000
 
 
 class Connection:
@@ -64,7 +63,7 @@ class Connection:
         self._wake: Callable[[], None] = _asleep
         self._attached: dict[str, tuple[Channel, Attachment]] = {}
         self._present_on: set[Channel] = set()
-        self._acked: dict[int, tuple[int, dict[str, Any]]] = {}
+        self._acks = RecentAcks()
         self.identify(identity)
 
     def identify(self, identity: Identity) -> None:
@@ -318,27 +317,18 @@ class Connection:
         if not isinstance(serial, int):
             raise FrameError("the frame needs a msgSerial")
         answer: dict[str, Any] = {"action": int(Action.ACK), "msgSerial": serial, "count": 1}
-        # msgSerials may begin anew after a failed resume, so the content has to be the same too
         mark = hash(repr(message))
-        known = self._acked.get(serial)
+        result = self._acks.find(serial, mark)
         try:
-            if known is not None and known[0] == mark:
-                result = known[1]
-            else:
+            if result is None:
                 done = act(self, message)
                 result = {} if done is None else {"res": [done]}
-                self._remember(serial, mark, result)
+                self._acks.add(serial, mark, result)
         except RefusedError as error:
             self.send({**answer, "action": int(Action.NACK), "error": error.as_wire()})
             return
         if self.hub.faults.now("lose_acks", message.get("channel")) is None:
             self.send({**answer, **result})
-
-    def _remember(self, serial: int, mark: int, result: dict[str, Any]) -> None:
-        self._acked.pop(serial, None)
-        self._acked[serial] = (mark, result)
-        if len(self._acked) > _REMEMBERED_ACKS:
-            del self._acked[next(iter(self._acked))]
 
 
 def _asleep() -> None:

@@ -106,7 +106,7 @@ class Faults:
     def __init__(self) -> None:
         self._on: dict[str, Fault] = {}
 
-    def set(self, name: str, **parameters: Any) -> Fault:
+    def set(self, name: str, /, **parameters: Any) -> Fault:
         """Switch a fault on, or on anew with other parameters.
 
         Raises:
@@ -132,7 +132,7 @@ class Faults:
             self._on.pop(name, None)
 
     @contextmanager
-    def on(self, name: str, **parameters: Any) -> Iterator[Fault]:
+    def on(self, name: str, /, **parameters: Any) -> Iterator[Fault]:
         """Switch a fault on for as long as the block runs."""
         fault = self.set(name, **parameters)
         try:

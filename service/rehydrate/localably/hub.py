@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, Final, Protocol
 
 from . import sessions
@@ -24,8 +24,8 @@ _RESUME_LIMIT: Final = 10_000
 _PRESENCE_GRACE_MS: Final = 15_000
 
 
-class Keeper(Protocol):
-    """What is told of messages: a store, webhooks."""
+class Store(Protocol):
+    """Where persisted channels are kept."""
 
     def keep(self, channel: Channel, message: Message) -> None:
         """Take note of a new message, or of a newer version of one."""
@@ -33,19 +33,23 @@ class Keeper(Protocol):
     def load(self, channel: Channel, now_ms: int) -> None:
         """Put what was kept of a channel into its log."""
 
-    def drop(self, app_id: str, name: str | None = None) -> None:
-        """Forget a channel, or all channels of an app."""
+    def drop(self, app_id: str, name: str | None = None, floor: str | None = None) -> None:
+        """Forget a channel, or all channels of an app; it is whole from *floor* on."""
 
 
 class Hub:
     """The channels and connections of one server.
+
+    Attributes:
+        listeners: are told of each message that is kept, new or in a new version.
+        faults: the switches.
+        store: keeps persisted channels; None keeps them in memory only.
 
     Args:
         apps: the apps by id.
         settings: times and limits.
         now_ms: the clock, in milliseconds since 1970.
         schedule: calls back after so many seconds.
-        keepers: are told of each message.
     """
 
     def __init__(
@@ -54,7 +58,6 @@ class Hub:
         settings: Settings,
         now_ms: Callable[[], int],
         schedule: Schedule,
-        keepers: Iterable[Keeper] = (),
     ) -> None:
         self.apps = apps
         self.settings = settings
@@ -62,7 +65,8 @@ class Hub:
         self.authenticator = Authenticator(apps, now_ms)
         self.faults = Faults()
         self.connections: dict[str, Connection] = {}
-        self._keepers = tuple(keepers)
+        self.listeners: list[Callable[[Channel, Message], None]] = []
+        self.store: Store | None = None
         self._channels: dict[tuple[str, str], Channel] = {}
         self._rates: dict[tuple[str, str], Rate] = {}
         self._around = Surroundings(self._kept, self._gate, schedule)
@@ -96,8 +100,8 @@ class Hub:
                 connection.fail(RefusedError(40400, "the app was deleted"))
         for channel in self.channels(app_id):
             del self._channels[app_id, channel.name]
-        for keeper in self._keepers:
-            keeper.drop(app_id)
+        if self.store is not None:
+            self.store.drop(app_id)
 
     def connect(
         self, identity: Identity, query: Mapping[str, str], wake: Callable[[], None]
@@ -168,13 +172,25 @@ class Hub:
         """Whether the documented rates are enforced."""
         return self.settings.enforce_limits or self.faults.is_on("enforce_limits")
 
+    def retention_ms_of(self, app_id: str, name: str) -> int:
+        """Return how long a channel keeps history, in milliseconds."""
+        app = self.apps.get(app_id)
+        namespace = app.namespaces.get(name.partition(":")[0]) if app is not None else None
+        return self.settings.retention_ms(namespace)
+
     def expire(self, channel_name: str | None = None) -> int:
         """Forget history now, of one channel or of all; return of how many channels."""
+        if channel_name is not None:
+            for app in self.apps.values():
+                self.existing_channel(app, channel_name)
+        elif self.store is not None:
+            for app_id in self.apps:
+                self.store.drop(app_id)
         concerned = [one for one in self.channels() if channel_name in (None, one.name)]
         for channel in concerned:
             channel.log.clear()
-            for keeper in self._keepers:
-                keeper.drop(channel.app_id, channel.name)
+            if self.store is not None:
+                self.store.drop(channel.app_id, channel.name, channel.log.floor)
         return len(concerned)
 
     def restart(self) -> None:
@@ -224,9 +240,8 @@ class Hub:
         clock = SerialClock(secrets.token_hex(6), begin_ms)
         log = ChannelLog(clock, retention_ms, begin_ms, self.settings.channel_memory_bytes)
         channel = Channel(app.app_id, name, log, namespace, self._around)
-        if channel.persisted:
-            for keeper in self._keepers:
-                keeper.load(channel, now_ms)
+        if channel.persisted and self.store is not None:
+            self.store.load(channel, now_ms)
         self._channels[app.app_id, name] = channel
         return channel
 
@@ -235,8 +250,10 @@ class Hub:
         return namespace is not None and (namespace.persisted or namespace.mutable)
 
     def _kept(self, channel: Channel, message: Message) -> None:
-        for keeper in self._keepers:
-            keeper.keep(channel, message)
+        if self.store is not None:
+            self.store.keep(channel, message)
+        for listener in self.listeners:
+            listener(channel, message)
 
     def _gate(self) -> Gate | None:
         if not self.faults.is_on("drop_deliveries") and not self.is_limited:

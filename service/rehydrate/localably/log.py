@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from .errors import RefusedError
 from .messages import Message
-from .serials import SerialClock, channel_serial_of, is_serial
+from .serials import SerialClock, channel_serial_of, is_serial, milliseconds_of
 
 Direction = Literal["backwards", "forwards"]
 _COMPACT_AFTER: Final = 1024
@@ -31,6 +31,7 @@ class Query:
         end_ms: nothing created after it.
         from_serial: nothing after this channelSerial or message serial (RTL10b, inclusive).
         cursor: the serial at which the page before ended.
+        visible_ms: nothing of what happened after it, for a history that lags; None for all.
     """
 
     limit: int
@@ -39,6 +40,7 @@ class Query:
     end_ms: int | None = None
     from_serial: str | None = None
     cursor: str | None = None
+    visible_ms: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,28 @@ class ChannelLog:
         self._recent[serial] = message.version_serial
         self._grow(serial, size if keep_version else size - self._sizes[serial] + _BYTES_PER_ROW)
 
+    def restore(self, versions: list[tuple[Message, int]], floor: str | None, now_ms: int) -> None:
+        """Take over what was kept elsewhere: versions by serial, with their sizes in bytes.
+
+        Everything after *floor*, or within the retention, counts as held.
+        """
+        for message, size in versions:
+            own_id = message.fields.get("id")
+            before = self._by_serial.get(message.serial)
+            if before is None:
+                self.add(message, size, own_id)
+            else:
+                separate = not (before.appended and message.appended)
+                self.replace(message, size, own_id, keep_version=separate)
+        latest = sorted((version, serial) for serial, version in self._recent.items())
+        self._recent = {serial: version for version, serial in latest}
+        newest_ms = milliseconds_of(latest[-1][0]) if latest else 0
+        self._clock.skip_to(newest_ms)
+        self.head = self._clock.next(now_ms)
+        oldest_ms = max(0, now_ms - self.retention_ms)
+        self.floor = floor or f"{oldest_ms:014d}-000@{self._clock.series}"
+        self.prune(now_ms)
+
     def find(self, serial: str) -> Message | None:
         """Return the latest version of a message, None if it is not held."""
         return self._by_serial.get(serial)
@@ -181,7 +205,7 @@ class ChannelLog:
                 high = min(high, bisect_left(self._rows, query.cursor, self._start))
             chosen = self._rows[max(low, high - query.limit) : max(high, low)][::-1]
             more = high - query.limit > low
-        messages = [self._by_serial[serial] for serial in chosen]
+        messages = [self._seen_at(serial, query.visible_ms) for serial in chosen]
         return Page(messages, chosen[-1] if more and chosen else None)
 
     def newest(self, limit: int | None, since_ms: int | None, cap: int) -> Backlog:
@@ -250,12 +274,23 @@ class ChannelLog:
             low = bisect_left(self._times, query.start_ms, low)
         if query.end_ms is not None:
             high = bisect_right(self._times, query.end_ms, self._start)
+        if query.visible_ms is not None:
+            high = min(high, bisect_right(self._times, query.visible_ms, self._start))
         if query.from_serial is not None:
             bound = query.from_serial
             # ";" sorts directly after ":", so that a channelSerial takes its own messages in
             bound = bound if ":" in bound else f"{bound};"
             high = min(high, bisect_right(self._rows, bound, self._start))
         return low, high
+
+    def _seen_at(self, serial: str, visible_ms: int | None) -> Message:
+        """Return a message as it was at that time, as far as its versions were kept."""
+        latest = self._by_serial[serial]
+        if visible_ms is None:
+            return latest
+        versions = self.versions(serial)
+        old = [one for one in versions if one.fields["version"]["timestamp"] <= visible_ms]
+        return old[-1] if old else latest
 
     def _grow(self, serial: str, size: int) -> None:
         self._sizes[serial] = self._sizes.get(serial, 0) + size + _BYTES_PER_ROW

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import quote, urlencode
@@ -20,6 +21,8 @@ _EXPOSED: Final = "Link, X-Ably-ErrorCode, X-Ably-ErrorMessage, Retry-After"
 _ALLOWED: Final = (
     "Authorization, Content-Type, Accept, Ably-Agent, X-Ably-Version, X-Ably-Lib, X-Ably-ClientId"
 )
+_LONGEST_STALL_S: Final = 600
+DURABLE: web.AppKey[Callable[[], None]] = web.AppKey("durable")
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 HUB: web.AppKey[Hub] = web.AppKey("hub")
@@ -103,6 +106,12 @@ def link_headers(
     return [("Link", f'<./{path}?{urlencode(query)}>; rel="{rel}"') for query, rel in links]
 
 
+async def _stall(request: web.Request) -> None:
+    fault = request.app[HUB].faults.now("stall_requests")
+    if fault is not None and not request.path.startswith("/localably"):
+        await asyncio.sleep(min(fault.get("seconds", 30), _LONGEST_STALL_S))
+
+
 @web.middleware
 async def errors_and_origins(request: web.Request, handler: Handler) -> web.StreamResponse:
     """Answer refusals in Ably's form, and let pages of any origin ask, as Ably does."""
@@ -114,14 +123,18 @@ async def errors_and_origins(request: web.Request, handler: Handler) -> web.Stre
         response.headers["Access-Control-Max-Age"] = "600"
     else:
         try:
+            await _stall(request)
             response = await handler(request)
+            if not response.prepared:
+                # what is answered has to outlive a kill -9
+                request.app[DURABLE]()
         except RefusedError as error:
             response = refusal(request, error)
         except web.HTTPNotFound:
             response = refusal(request, RefusedError(40400, "there is nothing at this address"))
         except web.HTTPMethodNotAllowed:
-            response = refusal(request, RefusedError(40500, "this method is not allowed here", 405))
-    if not response.prepared:
+            response = refusal(request, RefusedError(40400, "there is no such method here"))
+    if not response.prepared and not request.path.startswith("/localably"):
         response.headers["Access-Control-Allow-Origin"] = "*"
         response.headers["Access-Control-Expose-Headers"] = _EXPOSED
     return response

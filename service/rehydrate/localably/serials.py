@@ -23,6 +23,12 @@ class SerialClock:
         self._last_ms = first_ms
         self._count = 0
 
+    def skip_to(self, at_ms: int) -> None:
+        """Give later serials than those of *at_ms* from now on."""
+        if at_ms >= self._last_ms:
+            self._last_ms = at_ms + 1
+            self._count = 0
+
     def next(self, now_ms: int) -> str:
         """Return the serial of what happens at *now_ms* (milliseconds)."""
         if now_ms > self._last_ms:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from .hub import Hub
 
 _CLOSE_TIMEOUT_S = 2.0
+_THAW_S = 0.02
 
 
 class Turn:
@@ -68,7 +69,6 @@ class Socket:
         self._transport: asyncio.Transport | None = None
         self.connection: Connection | None = None
         self._epoch = 0
-        self.frozen = False
 
     async def serve(self) -> web.WebSocketResponse:
         """Upgrade, and stay until either side ends it."""
@@ -85,7 +85,7 @@ class Socket:
     def flush(self) -> None:
         """Write what has gathered; end a reader that is too slow, or a connection that is over."""
         connection, transport = self.connection, self._transport
-        if connection is None or transport is None or self.frozen:
+        if connection is None or transport is None or self._hub.faults.is_on("freeze"):
             return
         if self._is_replaced():
             transport.abort()
@@ -100,6 +100,28 @@ class Socket:
         if connection.closing:
             transport.write(CLOSE_FRAME)
             transport.close()
+
+    def concerns(
+        self, connection_id: str | None, client_id: str | None, channel: str | None
+    ) -> bool:
+        """Say whether it is the socket of such a connection; None is any."""
+        connection = self.connection
+        if connection is None:
+            return connection_id is None and client_id is None and channel is None
+        return (
+            connection_id in (None, connection.connection_id)
+            and client_id in (None, connection.client_id)
+            and (channel is None or connection.attached(channel) is not None)
+        )
+
+    def tend(self) -> None:
+        """Flush what a freeze held back, and give up where it became too much."""
+        if self.connection is None or not self.connection.outgoing:
+            return
+        if sum(map(len, self.connection.outgoing)) > self._hub.settings.slow_reader_bytes:
+            self.cut()
+        else:
+            self._turn.add(self)
 
     def cut(self) -> None:
         """Drop the socket as a lost network does."""
@@ -133,6 +155,8 @@ class Socket:
     async def _read(self) -> None:
         connection = self.connection
         async for message in self._websocket:
+            while self._hub.faults.is_on("freeze"):  # noqa: ASYNC110 - a switch, flipped from anywhere
+                await asyncio.sleep(_THAW_S)
             if connection is None or self._is_replaced():
                 return
             if message.type is WSMsgType.TEXT or message.type is WSMsgType.BINARY:
