@@ -73,15 +73,15 @@ export async function join(channel, load, render, way = 1) {
   const attach = async (rewind) => {
     waiting = [];
     if (channel.state !== 'initialized') await channel.detach();         // so that it rewinds again
-    await channel.setOptions({ params: { rewind } });
+    await channel.setOptions({ params: { rewind }, attachOnSubscribe: false });
     await channel.attach();
   };
   const merge = (answer) => {
     const next = show(answer);
-    if (answer.reasons.some((r) => r.retry) || !waiting.every((m) => apply(next, m))) return false;
-    [view, waiting, tries] = [next, [], 0];
-    render(view);
-    return true;
+    const whole = waiting.every((m) => apply(next, m)) && !answer.reasons.some((r) => r.retry);
+    if (whole) [view, waiting, tries] = [next, [], 0];
+    render(next);
+    return whole;
   };
   const restFirst = async () => {
     const answer = await load({});
@@ -110,6 +110,7 @@ export async function join(channel, load, render, way = 1) {
     }
     busy = false;
   };
+  await channel.setOptions({ attachOnSubscribe: false });
   channel.on(['attached', 'update'], (change) => change.resumed || !view || again());
   await channel.subscribe(receive);
   await again();

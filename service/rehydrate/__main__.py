@@ -1,0 +1,9 @@
+"""``python -m rehydrate`` is the command line."""
+
+from __future__ import annotations
+
+import sys
+
+from rehydrate.cli import main
+
+sys.exit(main())

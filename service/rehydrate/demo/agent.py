@@ -1,0 +1,78 @@
+"""The demo's agent: several responses at once on one conversation, each at a model's pace."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import signal
+import sys
+import time
+import uuid
+
+from rehydrate.demo.texts import tokens_of
+from rehydrate.recording import NewMessage
+from rehydrate.wiring import History
+
+_PAUSE_S = (0.2, 0.8)
+
+
+async def stream(
+    history: History,
+    conversation_id: str,
+    *,
+    lanes: int = 3,
+    seconds: float | None = None,
+    tokens_a_second: float = 12.0,
+    mean: int = 90,
+) -> int:
+    """Answer prompts in *lanes* at once, for about *seconds* (None: until cancelled).
+
+    Returns how many responses were streamed; each of them is finished.
+    """
+    until = None if seconds is None else time.monotonic() + seconds
+    pace_s = 1 / tokens_a_second
+    async with asyncio.TaskGroup() as group:
+        tasks = [
+            group.create_task(_lane(history, conversation_id, until, pace_s, mean))
+            for _ in range(lanes)
+        ]
+    return sum(task.result() for task in tasks)
+
+
+async def _lane(
+    history: History, conversation_id: str, until: float | None, pace_s: float, mean: int
+) -> int:
+    streamed = 0
+    while until is None or time.monotonic() < until:
+        name = uuid.uuid4().hex[:12]
+        prompt = NewMessage(f"p-{name}", "user", text=f"Tell me about {name}.")
+        await history.store_messages(conversation_id, [prompt])
+        response_id = f"r-{name}"
+        async with history.respond(conversation_id, response_id, prompt_id=prompt.id) as response:
+            for token in tokens_of(response_id, mean=mean):
+                response.write(token)
+                await asyncio.sleep(random.expovariate(1 / pace_s))
+        streamed += 1
+        await asyncio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311 - a pace
+    return streamed
+
+
+async def run_agent(conversation_id: str, seconds: float | None) -> int:
+    """The agent as a process: ends after *seconds*, or finishes what streams at SIGTERM."""
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with History() as history:
+        streaming = asyncio.create_task(stream(history, conversation_id, seconds=seconds))
+        sys.stdout.write(f"ready {conversation_id}\n")
+        sys.stdout.flush()
+        waiting = asyncio.create_task(stopped.wait())
+        await asyncio.wait({streaming, waiting}, return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not streaming.done():
+            streaming.cancel()
+        await asyncio.gather(streaming, waiting, return_exceptions=True)
+        if not streaming.cancelled() and (error := streaming.exception()) is not None:
+            raise error
+    return 0

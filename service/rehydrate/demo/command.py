@@ -1,0 +1,142 @@
+"""``rehydrate demo``: everything on embedded defaults; stays up, or checks itself and ends."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import signal
+import sys
+import time
+import uuid
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import jwt
+
+from rehydrate.demo.check import Report, Target, check
+from rehydrate.demo.embedded import embedded
+from rehydrate.demo.processes import Child
+from rehydrate.settings import Settings, load_settings, revealed
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+WARM_UP_S = 2.0
+_TOKEN_S = 24 * 3600
+
+
+async def run_demo(options: dict[str, Any] | None) -> int:
+    """Run the demo until it is stopped, or (with *options*) the check; return the exit code."""
+    if options is None:
+        return await _show()
+    return await _check(**options)
+
+
+@asynccontextmanager
+async def _running(conversation_id: str) -> AsyncIterator[tuple[Target, Settings]]:
+    settings = load_settings()
+    _progress("starting Postgres and a channel server where none is configured …")
+    async with embedded(settings) as completed:
+        environment = _environment(completed)
+        _progress("starting the service …")
+        async with Child("serve", environment=environment) as service:
+            target = _target(completed, service.url, conversation_id)
+            async with Child("agent", conversation_id, environment=environment):
+                yield target, completed
+
+
+async def _show() -> int:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with _running("demo") as (target, settings):
+        _progress(_tour(target, settings))
+        sys.stdout.write(f"ready {target.url}\n")
+        sys.stdout.flush()
+        await stopped.wait()
+    return 0
+
+
+async def _check(*, joins: int, as_json: bool) -> int:
+    async with _running(f"check-{uuid.uuid4().hex[:8]}") as (target, _):
+        await asyncio.sleep(WARM_UP_S)
+        report = await check(target, joins, _progress)
+    sys.stdout.write(_table(report))
+    if as_json:
+        sys.stdout.write(json.dumps(report.as_json()) + "\n")
+    return 0 if report.good else 1
+
+
+def _environment(settings: Settings) -> dict[str, str]:
+    """What the demo's processes share; secrets travel by environment, never by argument."""
+    made = {
+        "REHYDRATE_DATABASE_URL": settings.required_database_url(),
+        "ABLY_API_KEY": settings.required_ably_key(),
+        "ABLY_ENDPOINT": settings.ably_endpoint,
+        "ABLY_PORT": str(settings.ably_port) if settings.ably_port else None,
+        "ABLY_TLS": str(settings.ably_tls).lower(),
+        "REHYDRATE_PORT": "0",
+        "REHYDRATE_SERVICE_KEYS": ",".join(revealed(settings.service_keys))
+        or secrets.token_urlsafe(24),
+        "REHYDRATE_ADMIN_KEYS": ",".join(revealed(settings.admin_keys))
+        or secrets.token_urlsafe(24),
+    }
+    return {key: value for key, value in made.items() if value is not None}
+
+
+def _target(settings: Settings, url: str, conversation_id: str) -> Target:
+    name, _, secret = settings.required_ably_key().partition(":")
+    channel = settings.channel_of(conversation_id)
+    now_s = int(time.time())
+    claims = {
+        "iat": now_s,
+        "exp": now_s + _TOKEN_S,
+        "x-ably-capability": json.dumps({channel: ["subscribe", "history"]}),
+    }
+    return Target(
+        url,
+        conversation_id,
+        channel,
+        jwt.encode(claims, secret, "HS256", headers={"kid": name}),
+        settings.ably_endpoint,
+        settings.ably_port,
+        settings.ably_tls,
+    )
+
+
+def _tour(target: Target, settings: Settings) -> str:
+    return f"""
+Three responses are streaming on the channel {target.channel!r}. Look at them:
+
+  curl -H 'Authorization: Bearer {target.token}' \\
+    {target.url}/v1/conversations/{target.conversation_id}
+
+Again and again: what is finished stays, what streams grows. The data are below
+{settings.data_dir}; Ctrl-C ends everything.
+"""
+
+
+def _table(report: Report) -> str:
+    result = report.as_json()
+    rows = [("client", "joins", "characters", "lost", "doubled", "p50 ms", "p95 ms")]
+    keys = ("joins", "characters", "lost", "doubled", "p50_ms", "p95_ms")
+    for name, sums in (*result["by_client"].items(), ("all", result)):
+        rows.append((name, *(f"{sums[key]:,}" for key in keys)))
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    lines = [
+        "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
+        for row in rows
+    ]
+    lines.append(f"{report.responses} responses gave way to one another {report.switches} times")
+    lines += [f"skipped {each}" for each in report.skipped]
+    if result["unended"]:
+        lines.append(f"{result['unended']} joins did not see their responses end")
+    lines.append("every character is true" if report.good else "NOT EXACT")
+    return "\n".join(lines) + "\n"
+
+
+def _progress(text: str) -> None:
+    sys.stderr.write(text + "\n")
+    sys.stderr.flush()

@@ -1,0 +1,41 @@
+// Joins of the check by a stock ably-js. Reads one job as JSON from standard input; writes one JSON
+// line a join: what a reader saw first, and what it showed in the end.
+import { createRequire } from 'node:module';
+import { join } from '../api/client.js';
+
+const job = JSON.parse(await new Response(process.stdin).text());
+const Ably = createRequire(job.modules + '/')('ably');
+const pause = (ms) => new Promise((done) => setTimeout(done, ms));
+
+async function one({ delay_ms, way }) {
+  await pause(delay_ms);
+  const ably = new Ably.Realtime({ token: job.token, ...job.options, logLevel: 0 });
+  const times = [];
+  const load = async ({ until }) => {
+    const began = performance.now();
+    const response = await fetch(job.url + (until ? `&until=${encodeURIComponent(until)}` : ''), {
+      headers: { authorization: `Bearer ${job.token}` },
+    });
+    if (!response.ok) throw new Error(`GET ${response.status}`);
+    const answer = await response.json();
+    times.push(performance.now() - began);
+    return answer;
+  };
+  let first, last;
+  const channel = ably.channels.get(job.channel);
+  const joined = await join(channel, load, (view) => {
+    last = view;
+    first ??= [...view.values()].filter((v) => v.status === 'in_progress').map((v) => v.id);
+  }, way);
+  const ended = () => first.every((id) => last.get(id).status !== 'in_progress');
+  for (const until = Date.now() + job.patience_ms; !ended() && Date.now() < until; ) await pause(20);
+  const messages = [...last.values()].filter((v) => v.role === 'assistant');
+  console.log(JSON.stringify({
+    way, times, first,
+    messages: messages.map(({ id, status, text }) => ({ id, status, text })),
+  }));
+  await joined.close();
+  ably.close();
+}
+
+await Promise.all(job.joins.map(one));

@@ -1,0 +1,49 @@
+"""A reader with stock ably-python: what the README shows, and the check and the tests run."""
+
+from __future__ import annotations
+
+# --8<-- [start:join]
+import asyncio
+import random
+
+from rehydrate import View
+
+
+async def join(ably, name, load, render, way=1):
+    """Show conversation *name* by ``render(view)``, now and live, until cancelled.
+
+    ``await load(until=None)`` fetches ``GET /v1/conversations/{id}``. Way 1: attach first; 2: attach
+    first and ask for the attach point; 3: ask first and rewind to the answer.
+    """
+    for attempt in range(1_000_000):
+        await asyncio.sleep(
+            min(5, attempt and 0.1 * 2 ** min(attempt, 6)) * random.uniform(0.5, 1.5)
+        )
+        answer = await load() if way == 3 and not attempt else {}
+        rewind = answer.get("rewind_from") or "10s"
+        live = asyncio.Queue()
+        channel = ably.channels.get(name, params={"rewind": rewind})
+        await channel.subscribe("error", lambda message: None)  # or pyee raises such a message
+        await channel.subscribe(live.put_nowait)  # a plain function: async ones lose the order
+        channel.on("attached", lambda change, live=live: change.resumed or live.put_nowait(None))
+        channel.on("update", lambda change, live=live: change.resumed or live.put_nowait(None))
+        if rewind == "10s":
+            serial = channel._RealtimeChannel__attach_serial if way == 2 and not attempt else None
+            answer = await load(until=serial)
+        else:
+            await asyncio.sleep(0.25)  # the backlog comes at once
+        backlog = [live.get_nowait() for _ in range(live.qsize())]
+        cut = len(backlog) >= 100 and rewind != "10s" and backlog[0].serial > answer["until"]
+        view = View(answer)
+        render(view)
+        while not (view.stale or cut):
+            message = backlog.pop(0) if backlog else await live.get()
+            if message is None or not view.apply(message):
+                break
+            if not backlog and live.empty():
+                render(view)
+        await channel.detach()  # and again, with an attach that rewinds
+        ably.channels.release(name)
+
+
+# --8<-- [end:join]

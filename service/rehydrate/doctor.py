@@ -1,0 +1,110 @@
+"""The doctor: what is configured, reachable and at head; what is wrong, and how to mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import sys
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from rehydrate.core.wire import timestamp_ms
+from rehydrate.errors import NotConfigured, RehydrateError
+from rehydrate.settings import Settings, load_settings
+from rehydrate.wiring import History
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+TIMEOUT_S = 10.0
+_LOOK_AT = 20
+_LAG_MS = 5_000
+
+
+class Finding(NamedTuple):
+    """One thing that was looked at. ``good`` None: it cannot be told."""
+
+    what: str
+    good: bool | None
+    detail: str
+
+
+async def examine() -> int:
+    """Print the findings as a table; return 0 if nothing is wrong, 2 if a setting is missing."""
+    try:
+        settings = load_settings()
+        history = History(settings)
+        history.app()
+    except NotConfigured as error:
+        _print([Finding("settings", good=False, detail=str(error))])
+        return 2
+    findings = [Finding("settings", good=True, detail="complete")]
+    looks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+        ("database", history.open),
+        ("schema", history.store_ready),
+        ("Ably", history.channel_ready),
+        ("key", lambda: _key(history)),
+    ]  # type: ignore[list-item]  # open says nothing, which is good news too
+    for what, look in looks:
+        findings.append(await _look(what, look))
+        if what == "database" and not findings[-1].good:
+            break
+    if all(each.good for each in findings):
+        findings.append(await _retention(history, settings))
+    await history.close()
+    _print(findings)
+    return 1 if any(each.good is False for each in findings) else 0
+
+
+async def _look(what: str, look: Callable[[], Awaitable[str | None]]) -> Finding:
+    try:
+        async with asyncio.timeout(TIMEOUT_S):
+            return Finding(what, good=True, detail=await look() or "answers")
+    except TimeoutError:
+        return Finding(what, good=False, detail=f"no answer within {TIMEOUT_S:.0f} s")
+    except RehydrateError as error:
+        return Finding(what, good=False, detail=str(error))
+
+
+async def _key(history: History) -> str:
+    """What the key may do on our channels; rehydrate publishes, subscribes and reads history."""
+    granted = await history.key_operations()
+    missing = {"publish", "subscribe", "history"} - granted
+    if missing:
+        raise NotConfigured(f"ABLY_API_KEY lacks {', '.join(sorted(missing))} on our channels")
+    return "may publish, subscribe and read history"
+
+
+async def _retention(history: History, settings: Settings) -> Finding:
+    """Whether the channel still shows a message that REHYDRATE_RETENTION says it keeps."""
+    now_ms = time.time_ns() // 1_000_000
+    rows, _ = await history.conversations(limit=_LOOK_AT)
+    for row in rows:
+        answer = await history.hydrate(row.id, limit=50)
+        for body in map(json.loads, answer.wires):
+            said_ms = timestamp_ms(body["started_at"]) or 0
+            on_channel = body["through"]["serial"] is not None
+            if on_channel and _LAG_MS < now_ms - said_ms < settings.retention_ms - _LAG_MS:
+                return await _still_there(history, row.channel, said_ms, now_ms)
+    return Finding("retention", good=None, detail="no message is of an age that could tell")
+
+
+async def _still_there(history: History, channel: str, said_ms: int, now_ms: int) -> Finding:
+    age_s = (now_ms - said_ms) // 1000
+    if await history.channel_shows(channel, said_ms):
+        return Finding(
+            "retention", good=True, detail=f"the channel shows what was said {age_s} s ago"
+        )
+    return Finding(
+        "retention",
+        good=False,
+        detail=f"the channel has forgotten what was said {age_s} s ago: lower REHYDRATE_RETENTION, "
+        "or persist messages in a channel rule",
+    )
+
+
+def _print(findings: list[Finding]) -> None:
+    marks = {True: "ok", False: "WRONG", None: "?"}
+    width = max(len(each.what) for each in findings)
+    for each in findings:
+        sys.stdout.write(f"{each.what.ljust(width)}  {marks[each.good]:5}  {each.detail}\n")

@@ -1,0 +1,147 @@
+"""Settings: from the environment, checked, with the variable's name in every complaint."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Annotated, Any
+
+import platformdirs
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+
+from rehydrate.errors import NotConfigured
+
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+_KEY = re.compile(r"[^.:\s]+\.[^.:\s]+:\S+")
+_PLACE = "{conversation_id}"
+
+Listed = Annotated[tuple[str, ...], NoDecode]
+"""Comma-separated in the environment."""
+
+Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
+
+
+class Settings(BaseSettings):
+    """What a deployment says of itself. Secrets do not show in its representation.
+
+    ``retention_ms``: how long the channels keep history. ``lease_s``: how long a publisher may
+    give no sign of life before it is taken for dead.
+    """
+
+    model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
+
+    database_url: SecretStr | None = Field(None, validation_alias="REHYDRATE_DATABASE_URL")
+    data_dir: Path = Field(
+        default_factory=lambda: platformdirs.user_data_path("rehydrate"),
+        validation_alias="REHYDRATE_DATA_DIR",
+    )
+    host: str = Field("127.0.0.1", validation_alias="REHYDRATE_HOST")
+    port: int = Field(8000, ge=0, le=65535, validation_alias="REHYDRATE_PORT")
+    channel_template: str = Field("ai:" + _PLACE, validation_alias="REHYDRATE_CHANNEL_TEMPLATE")
+    service_keys: Secrets = Field((), validation_alias="REHYDRATE_SERVICE_KEYS")
+    admin_keys: Secrets = Field((), validation_alias="REHYDRATE_ADMIN_KEYS")
+    retention_ms: int = Field(120_000, gt=0, validation_alias="REHYDRATE_RETENTION")
+    ably_keys: Secrets = Field((), validation_alias="REHYDRATE_ABLY_KEYS")
+    agent_client_ids: Listed = Field((), validation_alias="REHYDRATE_AGENT_CLIENT_IDS")
+    cors_origins: Listed = Field((), validation_alias="REHYDRATE_CORS_ORIGINS")
+    lease_s: float = Field(15.0, gt=0, le=3600, validation_alias="REHYDRATE_LEASE_SECONDS")
+    ably_api_key: SecretStr | None = Field(None, validation_alias="ABLY_API_KEY")
+    ably_endpoint: str | None = Field(None, validation_alias="ABLY_ENDPOINT")
+    ably_port: int | None = Field(None, ge=1, le=65535, validation_alias="ABLY_PORT")
+    ably_tls: bool = Field(True, validation_alias="ABLY_TLS")
+
+    @field_validator("database_url", "ably_api_key", "ably_endpoint", "ably_port", mode="before")
+    @classmethod
+    def _empty_is_unset(cls, value: Any) -> Any:
+        return None if value == "" else value
+
+    @field_validator(
+        "service_keys", "admin_keys", "ably_keys", "agent_client_ids", "cors_origins", mode="before"
+    )
+    @classmethod
+    def _split(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            return tuple(part for each in value.split(",") if (part := each.strip()))
+        return value
+
+    @field_validator("retention_ms", mode="before")
+    @classmethod
+    def _duration(cls, value: Any) -> Any:
+        if isinstance(value, str):
+            matched = re.fullmatch(r"(\d+)([smhd])", value.strip())
+            if matched is None:
+                raise ValueError("say how long as a number with a unit: 2m, 24h, 30d")
+            return int(matched[1]) * _UNITS_S[matched[2]] * 1000
+        return value
+
+    @field_validator("channel_template")
+    @classmethod
+    def _has_place(cls, value: str) -> str:
+        if value.count(_PLACE) != 1:
+            raise ValueError(f"the template names each conversation once: {_PLACE}")
+        return value
+
+    @field_validator("ably_api_key")
+    @classmethod
+    def _is_key(cls, value: SecretStr | None) -> SecretStr | None:
+        if value is not None and not _KEY.fullmatch(value.get_secret_value()):
+            raise ValueError("an Ably key has the form appId.keyId:secret")
+        return value
+
+    def channel_of(self, conversation_id: str) -> str:
+        """The channel of a conversation that has no row yet."""
+        return self.channel_template.replace(_PLACE, conversation_id)
+
+    def required_database_url(self) -> str:
+        """The database.
+
+        Raises:
+            NotConfigured: none is set.
+        """
+        if self.database_url is None:
+            raise NotConfigured(
+                "REHYDRATE_DATABASE_URL is not set: give a Postgres URL "
+                "(or use `rehydrate demo` or `rehydrate serve --embedded`)"
+            )
+        return self.database_url.get_secret_value()
+
+    def required_ably_key(self) -> str:
+        """The key to Ably.
+
+        Raises:
+            NotConfigured: none is set.
+        """
+        if self.ably_api_key is None:
+            raise NotConfigured(
+                "ABLY_API_KEY is not set: give appId.keyId:secret "
+                "(or use `rehydrate demo` or `rehydrate serve --embedded`)"
+            )
+        return self.ably_api_key.get_secret_value()
+
+    def reader_keys(self) -> list[str]:
+        """The Ably keys whose tokens readers may show."""
+        if self.ably_keys:
+            return revealed(self.ably_keys)
+        return [self.ably_api_key.get_secret_value()] if self.ably_api_key else []
+
+
+def revealed(secrets: tuple[SecretStr, ...]) -> list[str]:
+    """The values of *secrets*, for whoever compares with them."""
+    return [secret.get_secret_value() for secret in secrets]
+
+
+def load_settings(**values: Any) -> Settings:
+    """The settings of the environment, with *values* before it.
+
+    Raises:
+        NotConfigured: one is wrong; names its variable.
+    """
+    try:
+        return Settings(**values)
+    except ValidationError as error:
+        complaints = (
+            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
+            for each in error.errors(include_input=False, include_url=False)
+        )
+        raise NotConfigured("; ".join(complaints)) from None

@@ -1,0 +1,314 @@
+"""Wiring: the only place that names concrete rooms. `History` is the library's front door."""
+
+from __future__ import annotations
+
+import time
+from collections import OrderedDict
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, Self
+
+from rehydrate.api.access import Access
+from rehydrate.api.app import create_app
+from rehydrate.api.router import router
+from rehydrate.channel.ably import AblyChannel
+from rehydrate.core.ids import check_conversation_id
+from rehydrate.core.response import Outcome
+from rehydrate.errors import ChannelUnavailable, NotFound
+from rehydrate.hydration import Hydrated, Rules, hydrate
+from rehydrate.publication import Terms
+from rehydrate.publishing import Response, respond
+from rehydrate.recording import Recorded, Recorder, catch_up, store_messages
+from rehydrate.settings import Settings, load_settings, revealed
+from rehydrate.store import migrations
+from rehydrate.store.embedded import EmbeddedPostgres
+from rehydrate.store.postgres import PostgresStore
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+    from types import TracebackType
+
+    from fastapi import APIRouter, FastAPI
+
+    from rehydrate.api.router import Authorize
+    from rehydrate.core.ids import Cursor
+    from rehydrate.ports import Conversation
+    from rehydrate.recording import NewMessage, StoreResult
+
+_KNOWN_CHANNELS = 10_000
+_KNOWN_WATERMARKS = 10_000
+
+
+class History:
+    """Conversations over one database and one Ably app.
+
+    Settings come from the environment unless given; nothing connects before `open` (or
+    ``async with``).
+
+    Raises:
+        NotConfigured: no database or no Ably key is set, or a setting is wrong; names it.
+    """
+
+    def __init__(self, settings: Settings | None = None) -> None:
+        self.settings = settings or load_settings()
+        self._store = PostgresStore(self.settings.required_database_url())
+        agents = self.settings.agent_client_ids
+        client_id = agents[0] if agents else None
+        self._channel = AblyChannel(
+            self.settings.required_ably_key(),
+            endpoint=self.settings.ably_endpoint,
+            port=self.settings.ably_port,
+            tls=self.settings.ably_tls,
+            client_id=client_id,
+        )
+        self._rules = Rules(self.settings.retention_ms, frozenset(agents), _now_ms)
+        self._terms = Terms(client_id, self.settings.lease_s)
+        self._recorder = Recorder(self.catch_up)
+        self._channels: OrderedDict[str, str] = OrderedDict()
+        self._read_from_ms: OrderedDict[str, int] = OrderedDict()
+
+    async def open(self) -> None:
+        """Connect to the store; Ably is connected to when it is first needed.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer.
+        """
+        await self._store.open()
+        await self._channel.open()
+        self._recorder.open()
+
+    async def close(self) -> None:
+        """Let go of everything."""
+        await self._recorder.close()
+        await self._channel.close()
+        await self._store.close()
+
+    async def __aenter__(self) -> Self:
+        await self.open()
+        return self
+
+    async def __aexit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        await self.close()
+
+    async def channel_of(self, conversation_id: str) -> str:
+        """The channel of a conversation: its row's, else by template."""
+        name = self._channels.get(conversation_id)
+        if name is not None:
+            return name
+        check_conversation_id(conversation_id)
+        row = (await self._store.load(conversation_id, limit=1, before=None)).conversation
+        if row is None:
+            return self.settings.channel_of(conversation_id)
+        _keep(self._channels, conversation_id, row.channel, _KNOWN_CHANNELS)
+        return row.channel
+
+    async def hydrate(
+        self,
+        conversation_id: str,
+        *,
+        until: str | None = None,
+        limit: int = 50,
+        before: Cursor | None = None,
+    ) -> Hydrated:
+        """Return what a client must show before its first live message.
+
+        The answer reaches at least *until* (an attach point), or 2 s before the call without it.
+
+        Raises:
+            BadParameter: an argument is outside its syntax or range.
+            StoreUnavailable: Postgres does not answer.
+        """
+        hydrated = await hydrate(
+            conversation_id,
+            store=self._store,
+            channel=self._channel,
+            channel_name=await self.channel_of(conversation_id),
+            rules=self._rules,
+            until=until,
+            limit=limit,
+            before=before,
+            since_hint_ms=self._read_from_ms.get(conversation_id) if before is None else None,
+        )
+        if hydrated.read_from_ms is not None:
+            _keep(self._read_from_ms, conversation_id, hydrated.read_from_ms, _KNOWN_WATERMARKS)
+        if hydrated.counts and hydrated.counts[Outcome.FOLDED.value]:
+            self._recorder.wake(conversation_id)
+        return hydrated
+
+    def respond(
+        self,
+        conversation_id: str,
+        response_id: str,
+        *,
+        prompt_id: str | None = None,
+        metadata: Any = None,
+    ) -> AbstractAsyncContextManager[Response]:
+        """Publish the response *response_id*, written in the block; it ends with the block.
+
+        Raises:
+            Conflict: it has ended already, or its publisher is alive.
+            Fenced: it was taken over, ended or erased meanwhile.
+            StoreUnavailable: Postgres did not answer for 30 s; the text is not committed.
+            ChannelUnavailable: the text is committed, but Ably did not acknowledge the end.
+        """
+        return respond(
+            conversation_id,
+            response_id,
+            store=self._store,
+            channel=self._channel,
+            channel_name=self.settings.channel_of(conversation_id),
+            rules=self._rules,
+            terms=self._terms,
+            prompt_id=prompt_id,
+            metadata=metadata,
+        )
+
+    async def catch_up(self, conversation_id: str) -> Recorded:
+        """Fold what the channel says since the watermark into the store.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer.
+            ChannelUnavailable: Ably does not answer.
+        """
+        return await catch_up(
+            conversation_id,
+            store=self._store,
+            channel=self._channel,
+            channel_name=await self.channel_of(conversation_id),
+            rules=self._rules,
+        )
+
+    async def message(self, conversation_id: str, message_id: str) -> bytes:
+        """One message in its wire form, as JSON.
+
+        Raises:
+            NotFound: there is none with that id.
+        """
+        check_conversation_id(conversation_id)
+        wire = await self._store.message(conversation_id, message_id)
+        if wire is None:
+            raise NotFound(f"the conversation has no message {message_id!r}")
+        return wire
+
+    async def store_messages(
+        self, conversation_id: str, messages: Sequence[NewMessage]
+    ) -> StoreResult:
+        """Store finished messages, all or none; the same again changes nothing.
+
+        Raises:
+            Conflict: one is there with other content, or is being published.
+        """
+        return await store_messages(
+            conversation_id,
+            messages,
+            store=self._store,
+            channel_name=self.settings.channel_of(conversation_id),
+            rules=self._rules,
+        )
+
+    async def conversations(
+        self, *, limit: int = 50, before: Cursor | None = None
+    ) -> tuple[list[Conversation], Cursor | None]:
+        """Conversations, the newest first, and the cursor of the next page."""
+        return await self._store.conversations(limit=limit, before=before)
+
+    async def ready(self) -> dict[str, str]:
+        """What this stands on: name to "ok", or to what is wrong but can be lived with.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer, or its schema is not at head.
+        """
+        await self.store_ready()
+        try:
+            await self.channel_ready()
+        except ChannelUnavailable as error:
+            return {"store": "ok", "channel": str(error)}
+        return {"store": "ok", "channel": "ok"}
+
+    async def store_ready(self) -> None:
+        """Return if Postgres answers and its schema is at head.
+
+        Raises:
+            StoreUnavailable: it does not, or is not.
+        """
+        await self._store.ready()
+
+    async def channel_ready(self) -> None:
+        """Return if Ably answers.
+
+        Raises:
+            ChannelUnavailable: it does not.
+        """
+        await self._channel.ready()
+
+    async def key_operations(self) -> frozenset[str]:
+        """What our key may do on a conversation's channel, as Ably says.
+
+        Raises:
+            Unauthorized: Ably does not know the key.
+        """
+        claims = await self._channel.key_capability(self.settings.required_ably_key())
+        wanted = frozenset({"publish", "subscribe", "history"})
+        return Capability(claims).granted(self.settings.channel_of("a"), wanted)
+
+    async def channel_shows(self, channel: str, said_ms: int) -> bool:
+        """Whether history still has anything of the second around *said_ms*."""
+        async with aclosing(
+            self._channel.history(channel, since_ms=said_ms - 1000, forwards=True)
+        ) as pages:
+            first = await anext(pages, [])
+        return any(message.timestamp_ms <= said_ms + 1000 for message in first)
+
+    def router(self, *, authorize: Authorize) -> APIRouter:
+        """The HTTP calls, for an application of yours, whose lifespan opens and closes this.
+
+        ``authorize(request, conversation_id)`` says whether the caller may; falsy is 403.
+        """
+        return router(self, authorize=authorize)
+
+    def app(self) -> FastAPI:
+        """The service as an application of its own.
+
+        Raises:
+            NotConfigured: nobody could prove anything to it.
+        """
+        settings = self.settings
+        access = Access(
+            ably_keys=settings.reader_keys(),
+            service_keys=revealed(settings.service_keys),
+            admin_keys=revealed(settings.admin_keys),
+            key_capability=self._channel.key_capability,
+            admits=self._channel.admits,
+        )
+        return create_app(self, access, cors_origins=settings.cors_origins)
+
+
+async def migrate(database_url: str) -> None:
+    """Bring the schema of the database to head.
+
+    Raises:
+        StoreUnavailable: Postgres does not answer.
+    """
+    await migrations.migrate(database_url)
+
+
+def embedded_postgres(folder: Path) -> EmbeddedPostgres:
+    """A Postgres server of our own below *folder*, as an async context manager."""
+    return EmbeddedPostgres(folder)
+
+
+def _keep(kept: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:
+    kept[key] = value
+    kept.move_to_end(key)
+    if len(kept) > most:
+        kept.popitem(last=False)
+
+
+def _now_ms() -> int:
+    return time.time_ns() // 1_000_000
