@@ -1,0 +1,1 @@
+"""The store's room: Postgres, and the only SQL."""

@@ -1,0 +1,107 @@
+"""The schema, up to date: Alembic's migrations, found beside the code or in the checkout."""
+
+from __future__ import annotations
+
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import asyncpg
+from alembic import command
+from alembic.config import Config
+from alembic.runtime.migration import MigrationContext
+from alembic.script import ScriptDirectory
+from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.pool import NullPool
+
+from rehydrate.store.pool import CONNECT_TIMEOUT_S, raise_meant
+from rehydrate.store.url import connect_arguments
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from sqlalchemy import Connection
+    from sqlalchemy.ext.asyncio import AsyncEngine
+
+_Result = TypeVar("_Result")
+
+_PACKAGE = Path(__file__).parents[1]
+_PLACES = (_PACKAGE / "migrations", _PACKAGE.parents[1] / "migrations")
+"""Where the wheel has them, and where a checkout does."""
+
+
+def config() -> Config:
+    """Alembic's configuration, without a file.
+
+    Raises:
+        FileNotFoundError: the package was installed without its migrations.
+    """
+    for place in _PLACES:
+        if (place / "env.py").is_file():
+            made = Config()
+            made.set_main_option("script_location", str(place).replace("%", "%%"))
+            made.set_main_option("path_separator", "os")
+            return made
+    raise FileNotFoundError("the migrations are not beside the package: install it again")
+
+
+@cache
+def head() -> str:
+    """The newest revision."""
+    revision = ScriptDirectory.from_config(config()).get_current_head()
+    if revision is None:
+        raise FileNotFoundError("there is no migration")
+    return revision
+
+
+async def current(url: str) -> str | None:
+    """The revision of the schema at *url*; None if it has none.
+
+    Raises:
+        StoreUnavailable: Postgres does not answer.
+    """
+
+    def told(connection: Connection) -> str | None:
+        return MigrationContext.configure(connection).get_current_revision()
+
+    return await _within(url, told)
+
+
+async def migrate(url: str, revision: str = "head") -> None:
+    """Bring the schema at *url* to *revision*, in one transaction; ``base`` takes it all away.
+
+    Several may do so at once: one does, the others wait for it.
+
+    Raises:
+        StoreUnavailable: Postgres does not answer, or others use the tables for too long.
+    """
+
+    def run(connection: Connection) -> None:
+        made = config()
+        made.attributes["connection"] = connection
+        up = revision == "head" or revision.startswith("+")
+        (command.upgrade if up else command.downgrade)(made, revision)
+
+    await _within(url, run)
+
+
+async def _within(url: str, work: Callable[[Connection], _Result]) -> _Result:
+    engine = engine_of(url)
+    try:
+        async with engine.begin() as connection:
+            return await connection.run_sync(work)
+    except (asyncpg.PostgresError, OSError, TimeoutError) as error:
+        raise_meant(error)
+    finally:
+        await engine.dispose()
+
+
+def engine_of(url: str) -> AsyncEngine:
+    """An engine for the work on the schema: one connection, no prepared statements."""
+
+    async def connect() -> Any:
+        return await asyncpg.connect(
+            **{"timeout": CONNECT_TIMEOUT_S, **connect_arguments(url), "statement_cache_size": 0}
+        )
+
+    return create_async_engine("postgresql+asyncpg://", async_creator=connect, poolclass=NullPool)

@@ -1,0 +1,210 @@
+"""Connections: lent for a while, every wait limited, every failure named.
+
+asyncpg's own pool rather than SQLAlchemy's: lending costs no greenlet, a connection that was lost
+while it lay there is noticed without asking the server, and BEGIN is sent when it is called.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from contextlib import asynccontextmanager
+from typing import Any, NoReturn, TypeVar
+
+import asyncpg
+
+from rehydrate.errors import BadParameter, StoreUnavailable
+from rehydrate.store.url import behind_pooler, connect_arguments
+
+CONNECT_TIMEOUT_S = 5.0
+POOL_TIMEOUT_S = 5.0
+COMMAND_TIMEOUT_S = 15.0
+LOCK_TIMEOUT_MS = 5_000
+STATEMENT_TIMEOUT_MS = 15_000
+IDLE_TIMEOUT_MS = 30_000
+"""How long an open transaction may say nothing: its lock is then given to others."""
+CLOSE_TIMEOUT_S = 5.0
+
+_BEGIN = (
+    f"BEGIN; SET LOCAL lock_timeout = {LOCK_TIMEOUT_MS}; "
+    f"SET LOCAL statement_timeout = {STATEMENT_TIMEOUT_MS}; "
+    f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}"
+)
+
+_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+
+# By SQLSTATE, or its class: what another try may mend, or the operator.
+_UNAVAILABLE = ("08", "25006", "28", "3D000", "40", "53", "55P03", "57", "58", "F0", "XX")
+_NO_SCHEMA = ("3F000", "42P01", "42703")
+_BAD_TEXT = ("22021",)
+
+_Result = TypeVar("_Result")
+
+
+class Lost(StoreUnavailable):
+    """The connection is gone; what only reads may be asked again on another."""
+
+
+def translated(error: BaseException) -> BaseException:
+    """*error* of the driver as what it means to callers; itself if it is a fault of ours."""
+    name = type(error).__name__
+    same: BaseException = error
+    if isinstance(error, asyncpg.PostgresError):
+        code = str(error.sqlstate or "")
+        if code in _NO_SCHEMA:
+            return StoreUnavailable(
+                "the schema is not there, or of another time: rehydrate migrate"
+            )
+        if code in _BAD_TEXT:
+            return BadParameter("id", "an id has no NUL character")
+        if isinstance(error, asyncpg.PostgresConnectionError) or code.startswith("57P"):
+            return Lost(f"Postgres closed the connection ({name})")
+        return StoreUnavailable(f"Postgres: {name}") if code.startswith(_UNAVAILABLE) else same
+    if isinstance(error, asyncpg.DataError | UnicodeError):
+        return BadParameter("id", "an id is valid Unicode")
+    if isinstance(error, asyncpg.InterfaceError) and "clos" not in str(error):
+        return error
+    if isinstance(error, TimeoutError):
+        return StoreUnavailable("Postgres did not answer in time")
+    return Lost(f"Postgres cannot be reached ({name})")
+
+
+def raise_meant(error: BaseException) -> NoReturn:
+    """Raise what *error* means."""
+    meant = translated(error)
+    if meant is error:
+        raise error
+    raise meant from error
+
+
+class Session:
+    """A lent connection; its errors are ours."""
+
+    def __init__(self, driver: Any) -> None:
+        self._driver = driver
+
+    async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
+        """The rows of a statement."""
+        return await self._mapped(self._driver.fetch(sql, *arguments))
+
+    async def execute(self, sql: str, *arguments: Any) -> str:
+        """Run a statement; returns its tag."""
+        return await self._mapped(self._driver.execute(sql, *arguments))
+
+    async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
+        """Run a statement for each of *rows*, without waiting in between."""
+        await self._mapped(self._driver.executemany(sql, rows))
+
+    async def give_up(self) -> None:
+        """Roll back; a connection that cannot is closed."""
+        try:
+            await self._driver.execute("ROLLBACK", timeout=CLOSE_TIMEOUT_S)
+        except BaseException as error:
+            self._driver.terminate()
+            if not isinstance(error, _DRIVER_ERRORS):
+                raise
+
+    async def _mapped(self, asked: Awaitable[_Result]) -> _Result:
+        try:
+            return await asked
+        except _DRIVER_ERRORS as error:
+            raise_meant(error)
+
+
+class Pool:
+    """Connections to *url*, at most *size* at a time; made when they are needed.
+
+    Behind a pooler in transaction mode, which is found out when first connecting, statements are
+    not prepared and readings run in transactions.
+    """
+
+    def __init__(self, url: str, *, size: int) -> None:
+        self._arguments = {
+            "timeout": CONNECT_TIMEOUT_S,
+            "command_timeout": COMMAND_TIMEOUT_S,
+            **connect_arguments(url),
+        }
+        self._size = size
+        self._pool: Any = None
+        self._pooled: bool | None = None
+
+    async def open(self) -> None:
+        """Make ready to connect; connects to nothing yet."""
+        if self._pool is None:
+            self._pool = await asyncpg.create_pool(
+                min_size=0, max_size=self._size, connect=self._connect, reset=_as_it_is
+            )
+
+    async def close(self) -> None:
+        """Close all connections; those that are lent are cut off after 5 s."""
+        pool, self._pool = self._pool, None
+        if pool is None:
+            return
+        try:
+            await asyncio.wait_for(pool.close(), CLOSE_TIMEOUT_S)
+        except TimeoutError:
+            pool.terminate()
+
+    async def read(self, sql: str, *arguments: Any) -> list[Any]:
+        """The rows of one statement, from one snapshot; asked twice if the connection was lost.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer.
+            BadParameter: an id cannot be one.
+        """
+        try:
+            return await self._read(sql, arguments)
+        except Lost:
+            return await self._read(sql, arguments)
+
+    async def _read(self, sql: str, arguments: Sequence[Any]) -> list[Any]:
+        async with self._lent() as session:
+            if not self._pooled:
+                return await session.fetch(sql, *arguments)
+            try:
+                await session.execute("BEGIN READ ONLY")
+                rows = await session.fetch(sql, *arguments)
+                await session.execute("COMMIT")
+            except BaseException:
+                await session.give_up()
+                raise
+            return rows
+
+    @asynccontextmanager
+    async def transaction(self) -> AsyncIterator[Session]:
+        """A transaction, committed when the block ends, rolled back if it raises.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer, or a lock was not given in 5 s.
+        """
+        async with self._lent() as session:
+            try:
+                await session.execute(_BEGIN)
+                yield session
+                await session.execute("COMMIT")
+            except BaseException:
+                await session.give_up()
+                raise
+
+    @asynccontextmanager
+    async def _lent(self) -> AsyncIterator[Session]:
+        if self._pool is None:
+            raise StoreUnavailable("the store is not open")
+        try:
+            driver = await self._pool.acquire(timeout=POOL_TIMEOUT_S)
+        except _DRIVER_ERRORS as error:
+            raise_meant(error)
+        try:
+            yield Session(driver)
+        finally:
+            await self._pool.release(driver, timeout=CLOSE_TIMEOUT_S)
+
+    async def _connect(self, _dsn: None, **given: Any) -> Any:
+        if self._pooled is None:
+            self._pooled = await behind_pooler(self._arguments)
+        cache = {"statement_cache_size": 0} if self._pooled else {}
+        return await asyncpg.connect(**{**given, **self._arguments, **cache})
+
+
+async def _as_it_is(connection: Any) -> None:
+    """Give a connection back without asking the server: nothing here changes a session."""

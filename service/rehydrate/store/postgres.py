@@ -1,0 +1,188 @@
+"""`ResponseStore` over Postgres."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager
+from datetime import datetime
+from typing import Any
+
+import asyncpg
+
+from rehydrate.core import wire
+from rehydrate.core.ids import Cursor
+from rehydrate.core.response import MessageState
+from rehydrate.core.timeline import Hole, Tombstone, Watermark
+from rehydrate.errors import BadParameter, Conflict, StoreUnavailable
+from rehydrate.ports import Conversation, Finished, Stored
+from rehydrate.store import migrations, statements
+from rehydrate.store.compact import expanded
+from rehydrate.store.facts import parsed
+from rehydrate.store.held import PostgresHeld, checked_id, known_of, whole_messages
+from rehydrate.store.pool import Pool, Session
+from rehydrate.store.states import as_ms, as_time, read_open, storable
+
+POOL_SIZE = 10
+_ROW, _FINISHED, _OPEN = 0, 1, 2
+"""Kinds of rows that a load gives."""
+
+
+class PostgresStore:
+    """Conversations and messages in the Postgres at *url*, which may have any form libpq takes.
+
+    It connects when it is first asked something, so it opens also while Postgres is away. Readers
+    and writers have *pool_size* connections each: nobody who reads waits behind a lock.
+
+    Raises:
+        DatabaseUrlError: *url* cannot be read.
+    """
+
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
+        self._readers = Pool(url, size=pool_size)
+        self._writers = Pool(url, size=pool_size)
+
+    async def open(self) -> None:
+        """Make ready to be asked."""
+        await self._readers.open()
+        await self._writers.open()
+
+    async def close(self) -> None:
+        """Close all connections."""
+        await asyncio.gather(self._readers.close(), self._writers.close())
+
+    async def load(self, conversation_id: str, *, limit: int, before: Cursor | None) -> Stored:
+        """What a hydrate needs, by one statement: the row, a page, and what is open."""
+        if before is None:
+            rows = await self._readers.read(statements.LOAD, conversation_id, limit + 1)
+        else:
+            rows = await self._readers.read(
+                statements.LOAD_BEFORE, conversation_id, limit + 1, *before
+            )
+        conversation, finished, still_open = None, [], []
+        for kind, position, id_, body, bodies, tapes in rows:
+            if kind == _FINISHED:
+                finished.append(Finished(position, id_, expanded(body)))
+            elif kind == _OPEN:
+                known = read_open((id_, position), body, bodies or [], tapes or [])
+                still_open.append(known.state)
+            else:
+                conversation = _loaded(conversation_id, position, id_, body)
+        more = len(finished) > limit
+        return Stored(conversation, finished[:limit][::-1], more, still_open)
+
+    async def states(self, conversation_id: str, ids: Collection[str | None]) -> list[MessageState]:
+        """The stored messages among *ids*, whole; None stands for the newest anonymous one."""
+        rows = await self._readers.read(*whole_messages(conversation_id, ids))
+        return [known_of(row).state for row in rows]
+
+    async def message(self, conversation_id: str, message_id: str) -> bytes | None:
+        """One stored message in its wire form."""
+        if not storable(message_id):
+            return None
+        rows = await self._readers.read(statements.STATES, conversation_id, [message_id])
+        if not rows:
+            return None
+        stored = rows[0]["wire"]
+        return wire.encode(known_of(rows[0]).state) if stored is None else expanded(stored)
+
+    @asynccontextmanager
+    async def locked(self, conversation_id: str, channel: str) -> AsyncIterator[PostgresHeld]:
+        """Lock the conversation's row; *channel* names a new one's.
+
+        What is written is committed when the block ends, or not at all if it raises.
+
+        Raises:
+            Conflict: another conversation has that channel.
+            StoreUnavailable: Postgres does not answer, or the row stayed locked for 5 s.
+        """
+        checked_id(conversation_id)
+        async with self._writers.transaction() as session:
+            row = await _locked_row(session, conversation_id, checked_id(channel))
+            yield PostgresHeld(session, row)
+
+    async def conversations(
+        self, *, limit: int, before: Cursor | None
+    ) -> tuple[list[Conversation], Cursor | None]:
+        """Conversations, the newest first, and the cursor of the next page."""
+        if before is None:
+            rows = await self._readers.read(statements.CONVERSATIONS, limit + 1)
+        else:
+            rows = await self._readers.read(
+                statements.CONVERSATIONS_BEFORE, limit + 1, _created(before), before.message_id
+            )
+        found = [_conversation(row) for row in rows[:limit]]
+        more = len(rows) > limit and found
+        return found, Cursor(str(found[-1].created_ms), found[-1].id) if more else None
+
+    async def ready(self) -> None:
+        """Return if Postgres answers and its schema is at head.
+
+        Raises:
+            StoreUnavailable: it does not, or is not.
+        """
+        rows = await self._readers.read(statements.VERSION)
+        at = sorted(row[0] for row in rows)
+        head = await asyncio.to_thread(migrations.head)
+        if at != [head]:
+            raise StoreUnavailable(
+                f"the schema is at {at or None}, not at {head}: rehydrate migrate"
+            )
+
+
+async def _locked_row(session: Session, conversation_id: str, channel: str) -> Conversation:
+    rows = await session.fetch(statements.LOCK, conversation_id)
+    if not rows:
+        try:
+            await session.execute(statements.CREATE, conversation_id, channel)
+        except asyncpg.UniqueViolationError as error:
+            raise Conflict(f"channel {channel!r} is another conversation's") from error
+        rows = await session.fetch(statements.LOCK, conversation_id)
+    return _conversation(rows[0])
+
+
+def _created(before: Cursor) -> datetime | None:
+    try:
+        return as_time(int(before.position))
+    except (ValueError, OverflowError) as error:
+        raise BadParameter("before", "before is a cursor of an earlier answer") from error
+
+
+def _conversation(row: Any) -> Conversation:
+    watermark = None
+    if row["read_at"] is not None:
+        times = (as_ms(row["watermark_at"]), as_ms(row["read_at"]))
+        watermark = Watermark(row["watermark_serial"], *times)
+    return Conversation(
+        row["id"],
+        row["channel"],
+        as_ms(row["created_at"]),
+        watermark,
+        _holes(parsed(row["holes"].encode())),
+        _tombstone(row["tombstone"] and parsed(row["tombstone"].encode())),
+        row["metadata"] and parsed(row["metadata"]),
+    )
+
+
+def _loaded(conversation_id: str, channel: str, told: str, metadata: bytes | None) -> Conversation:
+    """The row as `statements.LOAD` tells it: all but the channel and the metadata as JSON."""
+    created_ms, serial, at_ms, read_ms, holes, tombstone = parsed(told.encode())
+    return Conversation(
+        conversation_id,
+        channel,
+        round(created_ms),
+        None if read_ms is None else Watermark(serial, round(at_ms), round(read_ms)),
+        _holes(holes),
+        _tombstone(tombstone),
+        metadata and parsed(metadata),
+    )
+
+
+def _holes(stored: list[list[int]]) -> tuple[Hole, ...]:
+    return tuple(Hole(*each) for each in stored)
+
+
+def _tombstone(stored: dict[str, Any] | None) -> Tombstone | None:
+    if stored is None:
+        return None
+    return Tombstone(stored["serial"], stored["timestamp_ms"], frozenset(stored["erased"]))

@@ -1,0 +1,170 @@
+"""Runs of content as they are stored: appended in chunks while open, in one piece at the end.
+
+A chunk is what one write added to one run, as JSON ``[first, last, kind, said, head]``: the seqs
+that the run has then, the segments that came, and (in the newest chunk of a write) the facts that
+are not as in the message's row. Chunks are only ever appended, or deleted whole.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rehydrate.core.content import Run, Segment
+from rehydrate.core.json import dump
+from rehydrate.core.tape import Tape, Tick
+from rehydrate.store.tapes import StoredTape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+PLAIN, COLLAPSED, TAIL = 0, 1, 2
+"""Kinds of runs; ``TAIL`` is the one whose events carried no seq."""
+
+_BETWEEN_HALVES = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
+
+
+class Mark(NamedTuple):
+    """How far a run is stored. ``ticks`` None: as many as its `StoredTape` says."""
+
+    run: Run
+    kind: int
+    ordinals: tuple[int, ...]
+    segments: int
+    pieces: int
+    ticks: int | None
+
+
+class Chunk(NamedTuple):
+    """A row to be: without its head."""
+
+    first: int
+    last: int
+    kind: int
+    said: list[list[Any]]
+    tape: bytes
+
+    def body(self, head: Any) -> bytes:
+        """What lies in the row."""
+        return dump([self.first, self.last, self.kind, self.said, head])
+
+
+def kind_of(run: Run, tail: Run | None) -> int:
+    """The kind of a message's *run*."""
+    if run is tail:
+        return TAIL
+    return COLLAPSED if run.collapsed else PLAIN
+
+
+def mark(run: Run, kind: int, ordinals: tuple[int, ...]) -> Mark:
+    """Note that *run* is stored as it now is, in the chunks *ordinals*."""
+    tape = run.tape
+    unseen = isinstance(tape, StoredTape) and tape.stored is None
+    pieces = len(run.segments[-1].pieces) if run.segments else 0
+    ticks = None if unseen else len(tape.ticks)
+    return Mark(run, kind, ordinals, len(run.segments), pieces, ticks)
+
+
+def whole(run: Run, kind: int) -> Chunk:
+    """All of *run*."""
+    return Chunk(run.first, run.last, kind, _said(run.segments), run.tape.packed())
+
+
+def since(known: Mark) -> Chunk | None:
+    """What came to the run since *known* was noted; None if nothing did."""
+    run = known.run
+    ticks = _ticks_since(run.tape, known.ticks)
+    if not ticks:
+        return None
+    new = run.segments[known.segments :]
+    if known.segments:
+        last = run.segments[known.segments - 1]
+        if len(last.pieces) > known.pieces:
+            new = [Segment(last.type, last.key, last.pieces[known.pieces :]), *new]
+    return Chunk(run.first, run.last, known.kind, _said(new), Tape(ticks).packed())
+
+
+def _ticks_since(tape: Tape, known: int | None) -> list[Tick]:
+    if known is None and isinstance(tape, StoredTape):
+        known = tape.stored
+    return [] if known is None else tape.ticks[known:]
+
+
+def _said(segments: Iterable[Segment]) -> list[list[Any]]:
+    return [
+        [each.type, each.key, _joined(each.pieces)]
+        if each.value is None
+        else [each.type, each.key, None, each.value]
+        for each in segments
+    ]
+
+
+def _joined(pieces: list[str]) -> str | list[str]:
+    """*pieces* as one text; apart where halves of a surrogate pair would melt in JSON.
+
+    A tape counts characters, and the halves are two.
+    """
+    text = "".join(pieces)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _BETWEEN_HALVES.split(text)
+    return text
+
+
+class Reader:
+    """Puts runs together from their chunks, which come in order."""
+
+    def __init__(self) -> None:
+        self._runs: dict[tuple[int, int], Run] = {}
+        self._tapes: dict[tuple[int, int], list[bytes]] = {}
+        self._ordinals: dict[tuple[int, int], list[int]] = {}
+
+    def take(self, first: int, last: int, kind: int, said: list[list[Any]], tape: bytes) -> None:
+        """The next chunk."""
+        key = (first, kind)
+        run = self._runs.get(key)
+        if run is None:
+            pieces = self._tapes[key] = [tape]
+            run = Run(first, last, [], StoredTape(pieces), collapsed=kind == COLLAPSED)
+            self._runs[key] = run
+            self._ordinals[key] = []
+        else:
+            self._tapes[key].append(tape)
+        run.last = last
+        for entry in said:
+            _say(run.segments, *entry)
+
+    def stored_as(self, first: int, kind: int, ordinal: int) -> None:
+        """Note which row the last chunk of a run was."""
+        self._ordinals[first, kind].append(ordinal)
+
+    def runs(self) -> list[Run]:
+        """The runs with seqs, in order."""
+        found = [run for (_, kind), run in self._runs.items() if kind != TAIL]
+        return sorted(found, key=lambda run: run.first)
+
+    def tail(self) -> Run | None:
+        """The run without seqs."""
+        return next((run for (_, kind), run in self._runs.items() if kind == TAIL), None)
+
+    def marks(self) -> list[Mark]:
+        """How far each run is stored: as far as it was read."""
+        return [
+            mark(run, kind, tuple(self._ordinals[first, kind]))
+            for (first, kind), run in self._runs.items()
+        ]
+
+
+def _say(
+    segments: list[Segment], type_: str, key: str | None, text: Any, value: Any = None
+) -> None:
+    if value is not None:
+        segments.append(Segment(type_, key, [], value))
+        return
+    pieces = [text] if isinstance(text, str) else text
+    last = segments[-1] if segments else None
+    if last is not None and last.value is None and last.type == type_ and last.key == key:
+        last.pieces.extend(pieces)
+    else:
+        segments.append(Segment(type_, key, pieces))

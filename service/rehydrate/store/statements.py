@@ -1,0 +1,146 @@
+"""The SQL. Every statement on the way of a reader or a recorder begins with the conversation."""
+
+from __future__ import annotations
+
+_CONVERSATION = (
+    "id, channel, created_at, watermark_serial, watermark_at, read_at, holes, tombstone, metadata"
+)
+
+_PAGE = """
+    SELECT 1, position, id, wire, NULL::bytea[], NULL::bytea[] FROM (
+        SELECT position, id, wire FROM messages
+        WHERE conversation_id = $1 AND status <> 'in_progress' {before}
+        ORDER BY conversation_id DESC, position DESC, id DESC LIMIT $2
+    ) AS page
+"""
+
+_ROW = """
+    SELECT 0 AS kind, channel AS position,
+        json_build_array(
+            extract(epoch FROM created_at) * 1000, watermark_serial,
+            extract(epoch FROM watermark_at) * 1000, extract(epoch FROM read_at) * 1000,
+            holes, tombstone
+        )::text AS id,
+        metadata AS body, NULL::bytea[] AS bodies, NULL::bytea[] AS tapes
+    FROM conversations WHERE id = $1
+"""
+
+_OPEN = """
+    SELECT 2, m.position, m.id, m.facts, c.bodies, c.tapes
+    FROM messages AS m, LATERAL (
+        SELECT array_agg(body) AS bodies, array_agg(tape) AS tapes FROM (
+            SELECT body, tape FROM chunks
+            WHERE conversation_id = $1 AND message_id = m.id
+            ORDER BY conversation_id, message_id, ordinal
+        ) AS ordered
+    ) AS c
+    WHERE m.conversation_id = $1 AND m.status = 'in_progress'
+"""
+
+LOAD = f"{_ROW} UNION ALL {_PAGE.format(before='')} UNION ALL {_OPEN}"
+"""$1 conversation, $2 how many finished messages. Gives kind 0 the row, 1 finished, 2 open."""
+
+LOAD_BEFORE = f"{_ROW} UNION ALL {_PAGE.format(before='AND (position, id) < ($3, $4)')}"
+"""As `LOAD`, of an older page: $3 position, $4 id of the message that it ends before."""
+
+_WHOLE = """
+    SELECT m.id, m.position, m.facts, m.wire, m.tape, c.bodies, c.tapes, c.ordinals
+    FROM messages AS m LEFT JOIN LATERAL (
+        SELECT array_agg(body) AS bodies, array_agg(tape) AS tapes, array_agg(ordinal) AS ordinals
+        FROM (
+            SELECT body, tape, ordinal FROM chunks
+            WHERE conversation_id = $1 AND message_id = m.id
+            ORDER BY conversation_id, message_id, ordinal
+        ) AS ordered
+    ) AS c ON m.status = 'in_progress'
+    WHERE m.conversation_id = $1 AND m.id = ANY({ids})
+"""
+
+STATES = _WHOLE.format(ids="$2::text[]")
+"""$1 conversation, $2 ids of messages."""
+
+STATES_AND_ANONYMOUS = _WHOLE.format(
+    ids="""$2::text[] || ARRAY(
+        SELECT id FROM messages WHERE conversation_id = $1 AND anonymous
+        ORDER BY conversation_id DESC, position DESC LIMIT 1
+    )"""
+)
+"""As `STATES`, and the newest anonymous message."""
+
+CONVERSATIONS = f"""
+    SELECT {_CONVERSATION} FROM conversations
+    ORDER BY created_at DESC, id DESC LIMIT $1
+"""  # noqa: S608 - no value in it
+
+CONVERSATIONS_BEFORE = f"""
+    SELECT {_CONVERSATION} FROM conversations WHERE (created_at, id) < ($2, $3)
+    ORDER BY created_at DESC, id DESC LIMIT $1
+"""  # noqa: S608 - no value in it
+
+# Not FOR UPDATE: nothing here changes the key, and replays may refer to the row meanwhile.
+LOCK = f"""
+    SELECT {_CONVERSATION} FROM conversations WHERE id = $1 FOR NO KEY UPDATE
+"""  # noqa: S608 - no value in it
+
+CREATE = """
+    INSERT INTO conversations (id, channel, created_at)
+    VALUES ($1, $2, date_trunc('milliseconds', clock_timestamp())) ON CONFLICT (id) DO NOTHING
+"""
+
+NOW_MS = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
+
+INSERT = """
+    INSERT INTO messages (
+        conversation_id, id, role, status, gen, position, anonymous, prompt_id, started_at,
+        finished_at, facts, wire, tape
+    ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
+"""
+
+# A position is for good. An answer that goes on again has not been told to its end.
+UPDATE = """
+    UPDATE messages SET
+        role = $3, status = $4, gen = $5, position = coalesce(position, $6), anonymous = $7,
+        prompt_id = $8, started_at = $9, finished_at = $10, facts = coalesce($11, facts),
+        wire = $12, tape = $13, told_at = CASE WHEN $4 = 'in_progress' THEN NULL ELSE told_at END
+    WHERE conversation_id = $1 AND id = $2
+"""
+
+APPEND = """
+    INSERT INTO chunks (conversation_id, message_id, ordinal, body, tape)
+    VALUES ($1, $2, $3, $4, $5)
+"""
+
+DELETE_CHUNKS = """
+    DELETE FROM chunks WHERE conversation_id = $1 AND message_id = $2 AND ordinal = ANY($3::int[])
+"""
+
+CLEAR_CHUNKS = """
+    DELETE FROM chunks WHERE conversation_id = $1 AND message_id = ANY($2::text[])
+"""
+
+LEASE = """
+    SELECT lease_holder, lease_until IS NULL OR lease_until <= clock_timestamp() AS expired,
+        fenced, told_at IS NOT NULL AS told
+    FROM messages WHERE conversation_id = $1 AND id = $2
+        AND (lease_holder IS NOT NULL OR fenced OR told_at IS NOT NULL)
+"""
+
+GRANT = """
+    UPDATE messages SET lease_holder = $3, told_at = NULL,
+        lease_until = clock_timestamp() + make_interval(secs => $4)
+    WHERE conversation_id = $1 AND id = $2 AND NOT fenced
+"""
+
+TOLD = """
+    UPDATE messages SET told_at = clock_timestamp(), lease_holder = NULL, lease_until = NULL
+    WHERE conversation_id = $1 AND id = $2 AND status <> 'in_progress'
+"""
+
+MOVE = """
+    UPDATE conversations SET watermark_serial = $2, watermark_at = $3, read_at = $4, holes = $5
+    WHERE id = $1
+"""
+
+VERSION = "SELECT version_num FROM alembic_version"
+
+EXISTING = "SELECT id FROM messages WHERE conversation_id = $1 AND id = ANY($2::text[]) LIMIT 1"

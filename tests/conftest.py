@@ -1,0 +1,74 @@
+"""One Postgres for the whole run, and a migrated database of its own for every test that asks."""
+
+from __future__ import annotations
+
+import tempfile
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from rehydrate.store.embedded import EmbeddedPostgres
+from rehydrate.store.migrations import migrate
+from rehydrate.store.postgres import PostgresStore
+from rehydrate.store.url import connect_arguments
+
+
+def database_url(server_url: str, name: str) -> str:
+    return f"{server_url.rpartition('/')[0]}/{name}"
+
+
+@asynccontextmanager
+async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
+    connection = await asyncpg.connect(**connect_arguments(url))
+    try:
+        yield connection
+    finally:
+        await connection.close()
+
+
+@pytest.fixture(scope="session")
+def postgres() -> Iterator[EmbeddedPostgres]:
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder, EmbeddedPostgres(Path(folder)) as pg:
+        yield pg
+
+
+@pytest.fixture(scope="session")
+async def template(postgres: EmbeddedPostgres) -> str:
+    async with connected(postgres.url) as connection:
+        await connection.execute("CREATE DATABASE migrated")
+    await migrate(database_url(postgres.url, "migrated"))
+    return "migrated"
+
+
+@asynccontextmanager
+async def new_database(server_url: str, template: str = "template1") -> AsyncIterator[str]:
+    name = f"test_{uuid.uuid4().hex}"
+    async with connected(server_url) as connection:
+        await connection.execute(f"CREATE DATABASE {name} TEMPLATE {template}")
+    try:
+        yield database_url(server_url, name)
+    finally:
+        async with connected(server_url) as connection:
+            await connection.execute(f"DROP DATABASE {name} WITH (FORCE)")
+
+
+@pytest.fixture
+async def database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    """The URL of a migrated database that is this test's alone."""
+    async with new_database(postgres.url, template) as url:
+        yield url
+
+
+@pytest.fixture
+async def store(database: str) -> AsyncIterator[PostgresStore]:
+    """An open store on a database that is this test's alone."""
+    made = PostgresStore(database)
+    await made.open()
+    try:
+        yield made
+    finally:
+        await made.close()
