@@ -79,7 +79,7 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 # stock ably-js, for the journeys of a client that is not ours; their tests say so when they skip
 $(VENV)/.node: $(VENV)/.made $(wildcard tests/js/package-lock.json)
 	@if ! test -f tests/js/package-lock.json || ! command -v node >/dev/null || ! command -v npm >/dev/null; \
-	then echo "skipped: ably-js journeys (node and npm were not found)" >&2; \
+	then echo "skipped: ably-js journeys (node, npm or tests/js/package-lock.json were not found)" >&2; \
 	elif (cd tests/js && npm ci --silent --no-audit --no-fund); then touch $@; \
 	else echo "skipped: ably-js journeys (npm ci failed)" >&2; fi
 

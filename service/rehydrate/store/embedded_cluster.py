@@ -271,17 +271,22 @@ def _initdb(
 
 def _program_of(pid: int) -> str | None:
     """Return the name of a living process; None when there is none, or only its zombie."""
-    if sys.platform == "linux":
-        try:
-            before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
-        except OSError:
-            return None
-        return None if after.split()[0] in "ZX" else before.partition(" (")[2]
+    if sys.platform != "linux":
+        return _program_by_ps(pid)
+    try:
+        before, _, after = Path(f"/proc/{pid}/stat").read_text().rpartition(")")
+    except OSError:
+        return None
+    return None if after.split()[0] in "ZX" else before.partition(" (")[2]
+
+
+def _program_by_ps(pid: int) -> str | None:
     listed = subprocess.run(  # noqa: S603 - ps of the system, a number
         ["/bin/ps", "-o", "stat=,comm=", "-p", str(pid)],
         capture_output=True,
         text=True,
         timeout=PROBE_TIMEOUT_S,
         check=False,
-    ).stdout.split(maxsplit=1)
-    return None if len(listed) < 2 or listed[0][0] == "Z" else Path(listed[1].strip()).name  # noqa: PLR2004 - state and name
+    ).stdout
+    state, _, program = listed.strip().partition(" ")
+    return None if not state or state.startswith("Z") else Path(program.strip()).name
