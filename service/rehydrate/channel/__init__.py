@@ -1,0 +1,3 @@
+"""The room of the channel: Ably, through its stock SDK."""
+
+from __future__ import annotations

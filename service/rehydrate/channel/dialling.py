@@ -1,0 +1,61 @@
+"""Making the SDK's attempts to connect end well."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from ably.util.exceptions import AblyException
+
+if TYPE_CHECKING:
+    from ably import AblyRealtime
+    from ably.transport.websockettransport import WebSocketTransport
+
+_STATUS, _CODE = 400, 80000
+
+
+class Dialling:
+    """Watches the attempts of *client* to connect.
+
+    Gap 10: the SDK does not notice that a connection is refused and waits out its time limit; the
+    attempt is told here that it failed. And an attempt that was given up waits for ever: it is
+    ended when the next one begins, or with `close`.
+    """
+
+    def __init__(self, client: AblyRealtime) -> None:
+        self._attempt: asyncio.Task[None] | None = None
+        manager = client.connection.connection_manager
+        manager.on("transport.pending", self._begun)
+        # asks a web page whether there is a network, and stops the event loop until it answers;
+        # the attempts on fallback hosts, which it precedes, find out themselves
+        manager.check_connection = _assume_network
+
+    def close(self) -> None:
+        """End the attempt that is under way, if any."""
+        if self._attempt is not None:
+            self._attempt.cancel()
+
+    def _begun(self, transport: WebSocketTransport) -> None:
+        # the SDK says this from within the attempt, and makes the transport's task directly after
+        current = asyncio.current_task()
+        if current is not self._attempt:
+            self.close()
+        self._attempt = current
+        asyncio.get_running_loop().call_soon(_watch, transport)
+
+
+def _watch(transport: WebSocketTransport) -> None:
+    if transport.ws_connect_task is None:
+        return
+
+    def ended(task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if isinstance(error, OSError):
+            reason = AblyException(f"no connection: {type(error).__name__}", _STATUS, _CODE)
+            transport._emit("failed", reason)  # noqa: SLF001 - as the SDK does for other errors
+
+    transport.ws_connect_task.add_done_callback(ended)
+
+
+def _assume_network() -> bool:
+    return True

@@ -1,0 +1,44 @@
+"""Where Ably is, as options of the SDK's two clients."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from ably.transport.defaults import Defaults
+from ably.transport.websockettransport import WebSocketTransport
+
+
+class Endpoint(NamedTuple):
+    """Ably's own address (None), a routing policy, or a host; with a port where it is not usual."""
+
+    name: str | None = None
+    port: int | None = None
+    tls: bool = True
+
+    def rest_options(self) -> dict[str, Any]:
+        """Options for an ``AblyRest``."""
+        options: dict[str, Any] = {"tls": self.tls}
+        if self.name is not None:
+            options["endpoint"] = self._host if self.port is not None else self.name
+        if self.port is not None:
+            options["tls_port" if self.tls else "port"] = self.port
+        return options
+
+    def realtime_options(self) -> dict[str, Any]:
+        """Options for an ``AblyRealtime``.
+
+        Its WebSocket leaves the port out (gap 1), so the port goes into the name. The day it does
+        not, its own option is right, and the name with a port would be wrong.
+        """
+        if self.port is None or _websocket_takes_port():
+            return self.rest_options()
+        return {"tls": self.tls, "endpoint": f"{self._host}:{self.port}"}
+
+    @property
+    def _host(self) -> str:
+        host: str = Defaults.get_hostname(self.name or Defaults.endpoint)
+        return f"[{host}]" if ":" in host and not host.startswith("[") else host
+
+
+def _websocket_takes_port() -> bool:
+    return any("port" in name for name in WebSocketTransport.connect.__code__.co_names)

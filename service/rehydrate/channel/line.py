@@ -1,0 +1,229 @@
+"""One realtime connection, watched, and replaced when the SDK cannot mend it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from ably.types.connectionstate import ConnectionState
+
+from rehydrate.channel.backoff import Backoff
+from rehydrate.channel.dialling import Dialling
+from rehydrate.channel.refusals import as_ours, described, is_token_refusal
+from rehydrate.errors import ChannelRefused, ChannelUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from ably import AblyRealtime
+    from ably.types.connectionstate import ConnectionStateChange
+
+_LOG = logging.getLogger("rehydrate.channel")
+
+_FIRST_DELAY_S = 0.2
+_LONGEST_DELAY_S = 30.0
+_PATIENCE = 6
+"""So many time limits without a connection, and the client is replaced."""
+
+_BEYOND_HELP = (ConnectionState.FAILED, ConnectionState.CLOSED)
+
+
+class Rider(Protocol):
+    """Who uses a line. The calls come from the event loop and may not block."""
+
+    def up(self, client: AblyRealtime) -> None:
+        """*client* is connected: the one from before, or another in its place."""
+
+    def down(self) -> None:
+        """The connection is lost; the SDK, or else the line, is making another."""
+
+    def refused(self, refusal: ChannelRefused) -> None:
+        """Ably refuses the connection; the line will try again, rarely."""
+
+
+class Line:
+    """A realtime connection that is made when it is first needed and kept until `close`.
+
+    The SDK connects again by itself, and resumes. What it cannot mend is mended here: a connection
+    that is dead but said to be alive (gap 9) is found by pinging, and the client replaced.
+
+    Args:
+        build: makes a client that is not connected yet.
+        doubt: called when Ably refuses a token, before the SDK asks for another.
+        timeout_s: how long connecting, and the echo of a ping, may take.
+        ping_every_s: how often to ping.
+    """
+
+    def __init__(
+        self,
+        build: Callable[[], AblyRealtime],
+        doubt: Callable[[], None],
+        *,
+        timeout_s: float,
+        ping_every_s: float,
+    ) -> None:
+        self.riders: list[Rider] = []
+        self._build = build
+        self._doubt = doubt
+        self._timeout_s = timeout_s
+        self._ping_every_s = ping_every_s
+        self._keeper: asyncio.Task[None] | None = None
+        self._client: AblyRealtime | None = None
+        self._refusal: ChannelRefused | None = None
+        self._condemned = False
+        self._settled = asyncio.Event()
+        self._look = asyncio.Event()
+
+    def start(self) -> None:
+        """Connect, if that has not begun."""
+        if self._keeper is None:
+            self._keeper = asyncio.create_task(self._keep(), name="rehydrate channel line")
+
+    def suspect(self) -> None:
+        """Ping now: something that should have come did not."""
+        self._look.set()
+
+    def condemn(self) -> None:
+        """Replace the client now: it failed in a way that the SDK did not notice."""
+        self._condemned = True
+        self._look.set()
+
+    async def client(self) -> AblyRealtime:
+        """The connected client.
+
+        Raises:
+            ChannelUnavailable: there is none within the time limit.
+            ChannelRefused: Ably refuses the connection.
+        """
+        self.start()
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                while self._client is None:
+                    await self._settled.wait()
+                    if self._refusal is not None:
+                        raise ChannelRefused(self._refusal.ably_code, str(self._refusal))
+        except TimeoutError:
+            raise ChannelUnavailable(
+                f"there is no connection to Ably after {self._timeout_s:g} s"
+            ) from None
+        return self._client
+
+    async def close(self) -> None:
+        """Close the connection."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+
+    async def _keep(self) -> None:
+        backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
+        while True:
+            client = self._build()
+            dialling = Dialling(client)
+            self._condemned = alive = False
+            try:
+                alive = await self._watch(client, backoff)
+            except asyncio.CancelledError:
+                alive = True
+                raise
+            except Exception:  # noqa: BLE001 - a mistake of ours or theirs must not end the line
+                _LOG.exception("watching the connection to Ably")
+            finally:
+                self._lower()
+                dialling.close()
+                await discard(client, self._timeout_s, abort=not alive)
+            await asyncio.sleep(backoff.next_s())
+
+    async def _watch(self, client: AblyRealtime, backoff: Backoff) -> bool:
+        """Return when *client* is beyond help: whether its socket still works."""
+
+        def changed(change: ConnectionStateChange) -> None:
+            if change.current is ConnectionState.CONNECTED:
+                backoff.reset()
+                self._raise(client)
+            elif change.previous is ConnectionState.CONNECTED:
+                _LOG.warning("the connection to Ably is lost: %s", described(change.reason))
+                self._lower()
+            if is_token_refusal(getattr(change.reason, "code", None) or 0):
+                self._doubt()
+            self._look.set()
+
+        client.connection.on(changed)
+        client.connect()
+        loop = asyncio.get_running_loop()
+        heard_s = loop.time()
+        while True:
+            await self._pause()
+            state = client.connection.state
+            if self._condemned:
+                return False
+            if state in _BEYOND_HELP:
+                self._refuse(as_ours(client.connection.error_reason, "connecting to Ably"))
+                return True
+            if state is ConnectionState.CONNECTED:
+                if not await self._answers(client):
+                    return False
+                heard_s = loop.time()
+            elif loop.time() - heard_s > _PATIENCE * self._timeout_s:
+                return False
+
+    async def _pause(self) -> None:
+        try:
+            async with asyncio.timeout(self._ping_every_s):
+                await self._look.wait()
+        except TimeoutError:
+            pass
+        self._look.clear()
+
+    async def _answers(self, client: AblyRealtime) -> bool:
+        try:
+            async with asyncio.timeout(self._timeout_s):
+                await client.connection.ping()
+        except Exception as error:  # noqa: BLE001 - of the SDK or of its socket: no echo is no echo
+            if client.connection.state is not ConnectionState.CONNECTED:
+                return True  # the SDK knows by itself
+            _LOG.warning("the connection to Ably is dead: %s", described(error))
+            return False
+        return True
+
+    def _raise(self, client: AblyRealtime) -> None:
+        self._client, self._refusal = client, None
+        self._settled.set()
+        for rider in list(self.riders):
+            rider.up(client)
+
+    def _lower(self) -> None:
+        if self._client is None:
+            return
+        self._client = None
+        self._settled.clear()
+        for rider in list(self.riders):
+            rider.down()
+
+    def _refuse(self, error: ChannelUnavailable) -> None:
+        _LOG.warning("%s", error)
+        if isinstance(error, ChannelRefused):
+            self._refusal = error
+            self._settled.set()
+            for rider in list(self.riders):
+                rider.refused(error)
+
+
+async def discard(client: AblyRealtime, timeout_s: float, *, abort: bool) -> None:
+    """Close *client* for good; *abort*: its socket is dead, do not wait for it."""
+    if abort:
+        _abort(client)
+    try:
+        async with asyncio.timeout(timeout_s):
+            await client.close()
+    except Exception as error:  # noqa: BLE001 - of the SDK or of its socket: it is closed anyway
+        _LOG.debug("closing a connection to Ably: %s", described(error))
+
+
+def _abort(client: AblyRealtime) -> None:
+    """Drop the socket: a dead one would be asked politely, for ten seconds, to close."""
+    websocket = getattr(client.connection.connection_manager.transport, "websocket", None)
+    transport = getattr(websocket, "transport", None)
+    if transport is not None:
+        transport.abort()
