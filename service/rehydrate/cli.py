@@ -34,13 +34,7 @@ all of them are in the README.
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = _parser().parse_args(argv)
-    logging.basicConfig(
-        stream=sys.stderr,
-        level=logging.DEBUG if options.verbose else logging.INFO,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-    )
-    for noisy in ("ably", "httpx", "httpcore", "alembic"):
-        logging.getLogger(noisy).setLevel(logging.DEBUG if options.verbose else logging.WARNING)
+    _log(options)
     try:
         return int(options.run(options))
     except (NotConfigured, BadRequest) as error:
@@ -49,6 +43,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _complain(error, 1)
     except KeyboardInterrupt:
         return 130
+
+
+def _log(options: Any) -> None:
+    """Log to standard error: a server in JSON, a line a record; the rest as people read it."""
+    level = logging.DEBUG if options.verbose else logging.INFO
+    level = logging.WARNING if options.quiet else level
+    logging.basicConfig(
+        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+    )
+    if options.run is _run_serve:
+        from rehydrate.api.logs import log_to_stderr  # noqa: PLC0415 - only a server needs it
+
+        log_to_stderr(level)
+    for noisy in ("ably", "httpx", "httpcore", "alembic"):
+        logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
 
 
 def _complain(error: RehydrateError, code: int) -> int:
@@ -66,6 +75,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "-v", "--verbose", action="store_true", help="log more (never message text)"
     )
+    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_serving(commands)

@@ -39,12 +39,12 @@ async def examine() -> int:
         _print([Finding("settings", good=False, detail=str(error))])
         return 2
     findings = [Finding("settings", good=True, detail="complete")]
-    looks: list[tuple[str, Callable[[], Awaitable[str]]]] = [
+    looks: list[tuple[str, Callable[[], Awaitable[str | None]]]] = [
         ("database", history.open),
         ("schema", history.store_ready),
         ("Ably", history.channel_ready),
         ("key", lambda: _key(history)),
-    ]  # type: ignore[list-item]  # open says nothing, which is good news too
+    ]
     for what, look in looks:
         findings.append(await _look(what, look))
         if what == "database" and not findings[-1].good:

@@ -8,12 +8,11 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
+from rehydrate.api.logs import uvicorn_options
 from rehydrate.wiring import History
 
 if TYPE_CHECKING:
     from rehydrate.settings import Settings
-
-GRACEFUL_S = 10
 
 
 class _Server(uvicorn.Server):
@@ -40,10 +39,8 @@ async def serve(settings: Settings) -> int:
         History(settings).app(),
         host=settings.host,
         port=settings.port,
-        access_log=False,  # the app logs its requests itself, without query strings
-        log_config=None,
         lifespan="on",
-        timeout_graceful_shutdown=GRACEFUL_S,
+        **uvicorn_options(),
     )
     server = _Server(config)
     await server.serve()

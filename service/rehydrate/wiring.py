@@ -11,6 +11,7 @@ from rehydrate.api.access import Access
 from rehydrate.api.app import create_app
 from rehydrate.api.router import router
 from rehydrate.channel.ably import AblyChannel
+from rehydrate.core.capability import Capability
 from rehydrate.core.ids import check_conversation_id
 from rehydrate.core.response import Outcome
 from rehydrate.errors import ChannelUnavailable, NotFound
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
     from rehydrate.api.router import Authorize
+    from rehydrate.core.events import ChannelMessage
     from rehydrate.core.ids import Cursor
     from rehydrate.ports import Conversation
     from rehydrate.recording import NewMessage, StoreResult
@@ -262,7 +264,7 @@ class History:
         async with aclosing(
             self._channel.history(channel, since_ms=said_ms - 1000, forwards=True)
         ) as pages:
-            first = await anext(pages, [])
+            first: list[ChannelMessage] = await anext(pages, [])
         return any(message.timestamp_ms <= said_ms + 1000 for message in first)
 
     def router(self, *, authorize: Authorize) -> APIRouter:

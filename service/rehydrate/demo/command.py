@@ -40,9 +40,9 @@ async def _running(conversation_id: str) -> AsyncIterator[tuple[Target, Settings
     async with embedded(settings) as completed:
         environment = _environment(completed)
         _progress("starting the service …")
-        async with Child("serve", environment=environment) as service:
+        async with Child("--quiet", "serve", environment=environment) as service:
             target = _target(completed, service.url, conversation_id)
-            async with Child("agent", conversation_id, environment=environment):
+            async with Child("--quiet", "agent", conversation_id, environment=environment):
                 yield target, completed
 
 

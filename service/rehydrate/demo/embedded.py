@@ -64,7 +64,7 @@ async def _channel(settings: Settings, found: dict[str, object]) -> AsyncIterato
             yield
             return
         (folder / "port").unlink(missing_ok=True)
-        argv = ("local-ably", "--port", "0", "--data-dir", str(folder))
+        argv = ("--quiet", "local-ably", "--port", "0", "--data-dir", str(folder))
         async with Child(*argv, environment={"REHYDRATE_LOCAL_ABLY_KEY": key}) as server:
             port = urlsplit(server.url).port
             found["ably_port"] = port

@@ -31,6 +31,7 @@ class Child:
 
     def __init__(self, *argv: str, environment: dict[str, str] | None = None) -> None:
         self._argv = argv
+        self._name = next(word for word in argv if not word.startswith("-"))
         self._environment = os.environ | (environment or {})
         self._process: asyncio.subprocess.Process | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -44,7 +45,7 @@ class Child:
     @property
     def _running(self) -> asyncio.subprocess.Process:
         if self._process is None:
-            raise NotStarted(f"rehydrate {self._argv[0]} is not running")
+            raise NotStarted(f"rehydrate {self._name} is not running")
         return self._process
 
     async def __aenter__(self) -> Self:
@@ -61,7 +62,7 @@ class Child:
         except BaseException:
             await self.end()
             raise
-        self._draining = asyncio.create_task(self._drain(), name=f"output of {self._argv[0]}")
+        self._draining = asyncio.create_task(self._drain(), name=f"output of {self._name}")
         return self
 
     async def __aexit__(
@@ -96,7 +97,7 @@ class Child:
             if word == "ready":
                 return url
         code = await self._running.wait()
-        raise NotStarted(f"rehydrate {self._argv[0]} ended with {code} before it was ready")
+        raise NotStarted(f"rehydrate {self._name} ended with {code} before it was ready")
 
     async def _drain(self) -> None:
         output = self._running.stdout
