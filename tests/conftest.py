@@ -72,3 +72,10 @@ async def store(database: str) -> AsyncIterator[PostgresStore]:
         yield made
     finally:
         await made.close()
+
+
+@pytest.fixture(scope="module")
+async def module_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
+    """As `database`, for all tests of a module, which keep apart by their conversations."""
+    async with new_database(postgres.url, template) as url:
+        yield url

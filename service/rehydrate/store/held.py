@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
+from rehydrate.core.events import TERMINAL
 from rehydrate.core.ids import insertion_position
 from rehydrate.core.json import dump
 from rehydrate.core.response import MessageState
@@ -115,7 +116,7 @@ class PostgresHeld:
 
     async def _place(self, states: Collection[MessageState]) -> None:
         """Give what has ended a position: there is nothing left that could tell it one."""
-        lost = [state for state in states if state.position is None and state.ended]
+        lost = [state for state in states if state.position is None and state.status in TERMINAL]
         if lost:
             now_ms = (await self._session.fetch(statements.NOW_MS))[0][0]
             for index, state in enumerate(lost):

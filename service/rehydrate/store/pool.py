@@ -13,7 +13,7 @@ from typing import Any, NoReturn, TypeVar
 
 import asyncpg
 
-from rehydrate.errors import BadParameter, StoreUnavailable
+from rehydrate.errors import BadParameter, RehydrateError, StoreUnavailable
 from rehydrate.store.url import behind_pooler, connect_arguments
 
 CONNECT_TIMEOUT_S = 5.0
@@ -36,7 +36,8 @@ _DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, Timeou
 # By SQLSTATE, or its class: what another try may mend, or the operator.
 _UNAVAILABLE = ("08", "25006", "28", "3D000", "40", "53", "55P03", "57", "58", "F0", "XX")
 _NO_SCHEMA = ("3F000", "42P01", "42703")
-_BAD_TEXT = ("22021",)
+_BAD_TEXT = ("22000", "22021")
+"""What the driver, and the server, say of text that cannot be sent or kept."""
 
 _Result = TypeVar("_Result")
 
@@ -45,28 +46,43 @@ class Lost(StoreUnavailable):
     """The connection is gone; what only reads may be asked again on another."""
 
 
+class RuleBroken(RehydrateError):
+    """A row that the schema does not allow: a fault of ours, told without what is in the row.
+
+    Attributes:
+        rule: the name of the constraint.
+    """
+
+    def __init__(self, rule: str) -> None:
+        super().__init__(f"Postgres refused a row by {rule}")
+        self.rule = rule
+
+
 def translated(error: BaseException) -> BaseException:
     """*error* of the driver as what it means to callers; itself if it is a fault of ours."""
-    name = type(error).__name__
-    same: BaseException = error
+    name, fault = type(error).__name__, error
     if isinstance(error, asyncpg.PostgresError):
-        code = str(error.sqlstate or "")
-        if code in _NO_SCHEMA:
-            return StoreUnavailable(
-                "the schema is not there, or of another time: rehydrate migrate"
-            )
-        if code in _BAD_TEXT:
-            return BadParameter("id", "an id has no NUL character")
-        if isinstance(error, asyncpg.PostgresConnectionError) or code.startswith("57P"):
-            return Lost(f"Postgres closed the connection ({name})")
-        return StoreUnavailable(f"Postgres: {name}") if code.startswith(_UNAVAILABLE) else same
-    if isinstance(error, asyncpg.DataError | UnicodeError):
-        return BadParameter("id", "an id is valid Unicode")
+        if isinstance(error, asyncpg.PostgresConnectionError):
+            return Lost(f"Postgres: {name}")
+        if isinstance(error, asyncpg.IntegrityConstraintViolationError):
+            return RuleBroken(str(error.constraint_name))
+        return _by_code(str(error.sqlstate or ""), fault)
     if isinstance(error, asyncpg.InterfaceError) and "clos" not in str(error):
-        return error
+        return fault
     if isinstance(error, TimeoutError):
         return StoreUnavailable("Postgres did not answer in time")
     return Lost(f"Postgres cannot be reached ({name})")
+
+
+def _by_code(code: str, error: BaseException) -> BaseException:
+    if code in _NO_SCHEMA:
+        return StoreUnavailable("the schema is not there, or of another time: rehydrate migrate")
+    if code in _BAD_TEXT:
+        return BadParameter("id", "an id is valid Unicode without NUL characters")
+    name = type(error).__name__
+    if code.startswith("57P"):
+        return Lost(f"Postgres closed the connection ({name})")
+    return StoreUnavailable(f"Postgres: {name}") if code.startswith(_UNAVAILABLE) else error
 
 
 def raise_meant(error: BaseException) -> NoReturn:
@@ -74,6 +90,8 @@ def raise_meant(error: BaseException) -> NoReturn:
     meant = translated(error)
     if meant is error:
         raise error
+    if isinstance(meant, RuleBroken):
+        raise meant from None  # the driver's error shows the row
     raise meant from error
 
 

@@ -8,8 +8,6 @@ from contextlib import asynccontextmanager
 from datetime import datetime
 from typing import Any
 
-import asyncpg
-
 from rehydrate.core import wire
 from rehydrate.core.ids import Cursor
 from rehydrate.core.response import MessageState
@@ -20,10 +18,11 @@ from rehydrate.store import migrations, statements
 from rehydrate.store.compact import expanded
 from rehydrate.store.facts import parsed
 from rehydrate.store.held import PostgresHeld, checked_id, known_of, whole_messages
-from rehydrate.store.pool import Pool, Session
+from rehydrate.store.pool import Pool, RuleBroken, Session
 from rehydrate.store.states import as_ms, as_time, read_open, storable
 
 POOL_SIZE = 10
+_CHANNEL_IS_ONES_OWN = "uq_conversations_channel"
 _ROW, _FINISHED, _OPEN = 0, 1, 2
 """Kinds of rows that a load gives."""
 
@@ -135,7 +134,9 @@ async def _locked_row(session: Session, conversation_id: str, channel: str) -> C
     if not rows:
         try:
             await session.execute(statements.CREATE, conversation_id, channel)
-        except asyncpg.UniqueViolationError as error:
+        except RuleBroken as error:
+            if error.rule != _CHANNEL_IS_ONES_OWN:
+                raise
             raise Conflict(f"channel {channel!r} is another conversation's") from error
         rows = await session.fetch(statements.LOCK, conversation_id)
     return _conversation(rows[0])
