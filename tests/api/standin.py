@@ -28,6 +28,7 @@ class StandIn:
         self.gate = None
         self.opened = self.closed = 0
         self.asked = []
+        self.arrived = asyncio.Semaphore(0)
 
     async def open(self):
         self.opened += 1
@@ -43,6 +44,7 @@ class StandIn:
         self.asked.append((conversation_id, until, limit, before))
         self._fail()
         if self.gate is not None:
+            self.arrived.release()
             async with asyncio.timeout(10):
                 await self.gate.wait()
         rows = list(self.conversations_by_id.get(conversation_id, {}).items())

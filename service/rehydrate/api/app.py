@@ -74,24 +74,17 @@ def create_app(
         exception_handlers={HTTPException: _tell, RehydrateError: _tell, Exception: _tell},
     )
     app.router.route_class = Route
-    app.include_router(
-        router(
-            service,
-            authorize=_Readers(service, access),
-            authorize_backend=lambda request: _backend(access, request),
-            metrics=metrics,
-            limits=limits,
-        )
+    conversations = router(
+        service,
+        authorize=_Readers(service, access),
+        authorize_backend=lambda request: _backend(access, request),
+        metrics=metrics,
+        limits=limits,
     )
+    app.include_router(conversations)
     _add_operations(app, service, metrics)
     if cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=list(cors_origins),
-            allow_methods=["GET", "POST", "DELETE"],
-            allow_headers=_SENT_HEADERS,
-            expose_headers=_SHOWN_HEADERS,
-        )
+        _add_cors(app, cors_origins)
     app.add_middleware(Edge, metrics=metrics)
     return app
 
@@ -136,6 +129,16 @@ def _lifespan(access: Access) -> Any:
             await access.close()
 
     return lifespan
+
+
+def _add_cors(app: FastAPI, origins: Collection[str]) -> None:
+    app.add_middleware(
+        CORSMiddleware,
+        allow_origins=list(origins),
+        allow_methods=["GET", "POST", "DELETE"],
+        allow_headers=_SENT_HEADERS,
+        expose_headers=_SHOWN_HEADERS,
+    )
 
 
 def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:

@@ -51,14 +51,17 @@ class Edge:
                     message["headers"] = [*message["headers"], (b"x-request-id", id_.encode())]
             await send(message)
 
+        # what answers GET answers HEAD; the server leaves the body out
+        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
         try:
-            await self._app(scope, receive, send_on)
+            await self._app(inner, receive, send_on)
         finally:
-            self._note(scope, status, time.perf_counter() - began_s)
+            seconds = time.perf_counter() - began_s
+            self._note(scope["method"], inner, status, seconds)
 
-    def _note(self, scope: Scope, status: int, seconds: float) -> None:
+    def _note(self, method: str, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", "unmatched")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = method if method in _METHODS else "other"
         self._metrics.request(route, method, status, seconds)
         if _log.isEnabledFor(logging.INFO):
             fields = {

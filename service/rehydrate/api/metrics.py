@@ -25,54 +25,33 @@ class Metrics:
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
-        self._requests = Counter(
-            "rehydrate_http_requests",
-            "Requests that were answered.",
-            ("route", "method", "status"),
-            registry=self._registry,
+        self._requests = self._counter(
+            "http_requests", "Requests that were answered.", "route", "method", "status"
         )
-        self._request_seconds = Histogram(
-            "rehydrate_http_request_seconds",
-            "How long answers took, in seconds, by route.",
-            ("route",),
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._request_seconds = self._histogram(
+            "http_request_seconds", "How long answers took, in seconds, by route.", "route"
         )
-        self._hydrates = Counter(
-            "rehydrate_hydrates",
-            "Hydrated conversations, by whether the answer was complete.",
-            ("complete",),
-            registry=self._registry,
+        self._hydrates = self._counter(
+            "hydrates", "Hydrated conversations, by whether the answer was complete.", "complete"
         )
-        self._reasons = Counter(
-            "rehydrate_hydrate_reasons",
-            "Why answers were not complete.",
-            ("code",),
-            registry=self._registry,
+        self._reasons = self._counter("hydrate_reasons", "Why answers were not complete.", "code")
+        self._phases = self._histogram(
+            "hydrate_phase_seconds", "What hydrates spent their time on, in seconds.", "phase"
         )
-        self._phases = Histogram(
-            "rehydrate_hydrate_phase_seconds",
-            "What hydrates spent their time on, in seconds.",
-            ("phase",),
-            buckets=_SECONDS,
-            registry=self._registry,
+        self._sources = self._counter(
+            "messages", "Messages in answers, by where their text came from.", "source"
         )
-        self._sources = Counter(
-            "rehydrate_messages",
-            "Messages in answers, by where their text came from.",
-            ("source",),
-            registry=self._registry,
-        )
-        self._events = Counter(
-            "rehydrate_events",
-            "Channel events, by what became of them.",
-            ("outcome",),
-            registry=self._registry,
-        )
+        self._events = self._counter("events", "Channel events, by what became of them.", "outcome")
         self._in_flight = Gauge(
-            "rehydrate_hydrates_in_flight",
-            "Hydrates under way.",
-            registry=self._registry,
+            "rehydrate_hydrates_in_flight", "Hydrates under way.", registry=self._registry
+        )
+
+    def _counter(self, name: str, says: str, *labels: str) -> Counter:
+        return Counter(f"rehydrate_{name}", says, labels, registry=self._registry)
+
+    def _histogram(self, name: str, says: str, *labels: str) -> Histogram:
+        return Histogram(
+            f"rehydrate_{name}", says, labels, buckets=_SECONDS, registry=self._registry
         )
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:

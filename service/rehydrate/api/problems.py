@@ -143,6 +143,8 @@ def _of_framework(error: HTTPException) -> Problem:
         title = "Refused"
     code = _CODES.get(error.status_code, "internal" if error.status_code >= 500 else "refused")  # noqa: PLR2004 - as HTTP groups them
     detail = error.detail if isinstance(error.detail, str) and error.detail else title
+    if code == "not_found" and detail == title:
+        detail = "there is nothing at this path"
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.UNAUTHORIZED:
         headers.setdefault("WWW-Authenticate", REALM)

@@ -6,13 +6,13 @@ import inspect
 import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
-from fastapi import APIRouter, Path, Query
+from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rehydrate.api import answers
+from rehydrate.api import answers, parameters
 from rehydrate.api.bodies import read_json
 from rehydrate.api.bounds import Bound
 from rehydrate.api.documents import (
@@ -24,31 +24,21 @@ from rehydrate.api.documents import (
     secured,
 )
 from rehydrate.api.metrics import Metrics
+from rehydrate.api.parameters import described
 from rehydrate.api.routing import Route
 from rehydrate.api.schemas import (
-    ID_LENGTH,
     ConversationOut,
     ConversationsOut,
     MessageOut,
     StoredOut,
-    check_message_id,
     new_messages,
 )
 from rehydrate.api.service import Service
 from rehydrate.core.events import TERMINAL
-from rehydrate.core.ids import (
-    CONVERSATION_ID_LENGTH,
-    SERIAL_LENGTH,
-    Cursor,
-    check_conversation_id,
-    check_until,
-    decode_cursor,
-    encode_cursor,
-)
+from rehydrate.core.ids import encode_cursor
 from rehydrate.core.json import dump
 from rehydrate.core.wire import timestamp
-from rehydrate.errors import BadParameter, Forbidden
-from rehydrate.hydration import MAX_LIMIT
+from rehydrate.errors import Forbidden
 
 Authorize = Callable[[Request, str], Any]
 """Whether the sender of a request may read a conversation: ``(request, conversation_id)``.
@@ -74,36 +64,6 @@ class Limits(NamedTuple):
 
 
 LIMITS = Limits()
-
-_LONGEST_CURSOR = 4_096
-"""In characters: a position and an id of 256 each, escaped, in base64."""
-
-ConversationId = Annotated[
-    str,
-    Path(
-        description="Percent-encoded; it may hold anything but control characters and `*`, and "
-        "does not begin with `[` or `:`.",
-        json_schema_extra={"minLength": 1, "maxLength": CONVERSATION_ID_LENGTH},
-    ),
-]
-MessageId = Annotated[
-    str,
-    Path(
-        description="Percent-encoded.",
-        json_schema_extra={"minLength": 1, "maxLength": ID_LENGTH},
-    ),
-]
-Limit = Annotated[int, Query(ge=1, le=MAX_LIMIT, description="How many of the newest messages.")]
-Until = Annotated[
-    str | None,
-    Query(
-        description="The attach serial that the answer is to reach at least.",
-        json_schema_extra={"minLength": 1, "maxLength": SERIAL_LENGTH},
-    ),
-]
-Before = Annotated[
-    str | None, Query(description="A cursor: the `older` of an answer; for the page before it.")
-]
 
 
 def router(
@@ -168,7 +128,10 @@ def _add_reading(made: APIRouter, routes: _Conversations) -> None:
             **not_modified(),
             **problems(401, 403, 422, 429, 500, 502, 503),
         },
-        openapi_extra=secured(READERS),
+        openapi_extra={
+            **secured(READERS),
+            **described("conversation_id", "until", "limit", "before"),
+        },
     )
     made.add_api_route(
         "/v1/conversations/{conversation_id}/messages/{message_id}",
@@ -181,7 +144,7 @@ def _add_reading(made: APIRouter, routes: _Conversations) -> None:
             **not_modified(),
             **problems(401, 403, 404, 422, 429, 500, 502, 503),
         },
-        openapi_extra=secured(READERS),
+        openapi_extra={**secured(READERS), **described("conversation_id", "message_id")},
     )
 
 
@@ -199,7 +162,11 @@ def _add_backend(made: APIRouter, routes: _Conversations) -> None:
             201: {"model": StoredOut, "content": {answers.JSON: {}}},
             **problems(401, 403, 408, 409, 413, 415, 422, 429, 500, 503),
         },
-        openapi_extra={**secured(BACKENDS), **messages_body()},
+        openapi_extra={
+            **secured(BACKENDS),
+            **described("conversation_id"),
+            **messages_body(),
+        },
     )
     made.add_api_route(
         "/v1/conversations",
@@ -211,7 +178,7 @@ def _add_backend(made: APIRouter, routes: _Conversations) -> None:
             200: {"model": ConversationsOut, "content": {answers.JSON: {}}},
             **problems(401, 403, 422, 500, 503),
         },
-        openapi_extra=secured(BACKENDS),
+        openapi_extra={**secured(BACKENDS), **described("limit", "before")},
     )
 
 
@@ -234,45 +201,37 @@ class _Conversations:
         self._hydrating = Bound(limits.hydrates, "hydrates", metrics.in_flight)
         self._storing = Bound(limits.bodies, "bodies")
 
-    async def hydrate(
-        self,
-        request: Request,
-        conversation_id: ConversationId,
-        limit: Limit = 50,
-        until: Until = None,
-        before: Before = None,
-    ) -> Response:
-        await self._admit_reader(request, conversation_id)
-        check_until(until)
-        cursor = _cursor(before)
+    async def hydrate(self, request: Request) -> Response:
+        conversation_id = await self._readable(request)
+        until, before = parameters.until(request), parameters.before(request)
+        limit = parameters.limit(request)
         with self._hydrating:
             hydrated = await self._service.hydrate(
-                conversation_id, until=until, limit=limit, before=cursor
+                conversation_id, until=until, limit=limit, before=before
             )
             body = hydrated.body
         self._metrics.hydrated([reason.code for reason in hydrated.reasons])
         return answers.settled(request, body) if hydrated.settled else answers.live(body)
 
-    async def message(
-        self, request: Request, conversation_id: ConversationId, message_id: MessageId
-    ) -> Response:
-        await self._admit_reader(request, conversation_id)
-        check_message_id(message_id)
+    async def message(self, request: Request) -> Response:
+        conversation_id = await self._readable(request)
+        message_id = parameters.message_id(request)
         body = await self._service.message(conversation_id, message_id)
         finished = json.loads(body)["status"] in TERMINAL
         return answers.settled(request, body) if finished else answers.live(body)
 
-    async def store(self, request: Request, conversation_id: ConversationId) -> Response:
+    async def store(self, request: Request) -> Response:
         await self._admit_backend(request)
-        check_conversation_id(conversation_id)
+        conversation_id = parameters.conversation_id(request)
         with self._storing:
             messages = new_messages(await read_json(request, self._body_bytes))
             result = await self._service.store_messages(conversation_id, messages)
         return answers.live(dump(result._asdict()), status=201)
 
-    async def list(self, request: Request, limit: Limit = 50, before: Before = None) -> Response:
+    async def list(self, request: Request) -> Response:
         await self._admit_backend(request)
-        rows, older = await self._service.conversations(limit=limit, before=_cursor(before))
+        limit, before = parameters.limit(request), parameters.before(request)
+        rows, older = await self._service.conversations(limit=limit, before=before)
         listed = [
             {
                 "conversation_id": row.id,
@@ -286,9 +245,11 @@ class _Conversations:
             dump({"conversations": listed, "older": older and encode_cursor(older)})
         )
 
-    async def _admit_reader(self, request: Request, conversation_id: str) -> None:
-        check_conversation_id(conversation_id)
+    async def _readable(self, request: Request) -> str:
+        """The conversation in the path, which the sender of *request* may read."""
+        conversation_id = parameters.conversation_id(request)
         await _admitted(self._authorize(request, conversation_id))
+        return conversation_id
 
     async def _admit_backend(self, request: Request) -> None:
         if self._authorize_backend is not None:
@@ -300,14 +261,3 @@ async def _admitted(verdict: bool | Awaitable[bool | None] | None) -> None:
         verdict = await verdict
     if not verdict:
         raise Forbidden("this is not yours to see or do")
-
-
-def _cursor(before: str | None) -> Cursor | None:
-    if before is None:
-        return None
-    try:
-        if len(before) <= _LONGEST_CURSOR:
-            return decode_cursor(before)
-    except RecursionError:
-        pass  # brackets in brackets: no cursor either
-    raise BadParameter("before", "before is a cursor of an earlier answer")

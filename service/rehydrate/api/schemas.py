@@ -15,6 +15,7 @@ from pydantic import (
     model_validator,
 )
 
+from rehydrate.api.parameters import MESSAGE_ID_LENGTH
 from rehydrate.core.events import Status
 from rehydrate.core.ids import has_control
 from rehydrate.core.parts import clean_parts
@@ -23,7 +24,6 @@ from rehydrate.errors import BadParameter
 from rehydrate.recording import NewMessage
 
 MAX_MESSAGES = 1_000
-ID_LENGTH = 256
 _TOLD = 3
 _RFC_3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII
@@ -46,7 +46,7 @@ def _check_time(value: str) -> str:
     return value.upper()
 
 
-Id = Annotated[str, Field(min_length=1, max_length=ID_LENGTH), AfterValidator(_check_id)]
+Id = Annotated[str, Field(min_length=1, max_length=MESSAGE_ID_LENGTH), AfterValidator(_check_id)]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterValidator(_check_time)]
 
 
@@ -146,22 +146,6 @@ def new_messages(body: Any) -> list[NewMessage]:
         detail = "; ".join(told) + (f"; and {more} more" if more else "")
         raise BadParameter(_path(faults[0]["loc"]), detail) from error
     return [message.new() for message in parsed.messages]
-
-
-def check_message_id(message_id: str) -> str:
-    """Return *message_id* if a message could have it.
-
-    Raises:
-        BadParameter: it is longer than 256 characters, or holds what no text has.
-    """
-    try:
-        message_id.encode()
-        good = len(message_id) <= ID_LENGTH and not has_control(message_id)
-    except UnicodeEncodeError:
-        good = False
-    if not good:
-        raise BadParameter("message_id", "a message id has 1 to 256 characters, no control ones")
-    return message_id
 
 
 def _path(loc: tuple[int | str, ...]) -> str:

@@ -1,0 +1,140 @@
+"""The parameters of path and query: read, checked, and described.
+
+They are read by hand: the framework's own reading of three parameters takes longer than all else
+that a hydrate does outside the database, and names them less well.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.core.ids import (
+    CONVERSATION_ID_LENGTH,
+    SERIAL_LENGTH,
+    Cursor,
+    check_conversation_id,
+    check_until,
+    decode_cursor,
+    has_control,
+)
+from rehydrate.errors import BadParameter
+from rehydrate.hydration import MAX_LIMIT
+
+if TYPE_CHECKING:
+    from starlette.requests import Request
+
+DEFAULT_LIMIT = 50
+MESSAGE_ID_LENGTH = SERIAL_LENGTH
+_LIMITS = {str(limit): limit for limit in range(1, MAX_LIMIT + 1)}
+_LONGEST_CURSOR = 4_096
+"""In characters: a position and an id of 256 each, escaped, in base64."""
+
+
+def conversation_id(request: Request) -> str:
+    """The conversation in the path.
+
+    Raises:
+        BadParameter: it can name none.
+    """
+    return check_conversation_id(request.path_params["conversation_id"])
+
+
+def message_id(request: Request) -> str:
+    """The message in the path.
+
+    Raises:
+        BadParameter: no message can have that id.
+    """
+    given: str = request.path_params["message_id"]
+    try:
+        given.encode()
+        good = len(given) <= MESSAGE_ID_LENGTH and not has_control(given)
+    except UnicodeEncodeError:
+        good = False
+    if not good:
+        raise BadParameter("message_id", "a message id has 1 to 256 characters, no control ones")
+    return given
+
+
+def limit(request: Request) -> int:
+    """How many messages, or conversations, are asked for.
+
+    Raises:
+        BadParameter: it is no number from 1 to 200.
+    """
+    given = request.query_params.get("limit")
+    if given is None:
+        return DEFAULT_LIMIT
+    number = _LIMITS.get(given)
+    if number is None:
+        raise BadParameter("limit", f"limit is a number from 1 to {MAX_LIMIT}")
+    return number
+
+
+def until(request: Request) -> str | None:
+    """The attach point that is asked for.
+
+    Raises:
+        BadParameter: it can be none.
+    """
+    return check_until(request.query_params.get("until"))
+
+
+def before(request: Request) -> Cursor | None:
+    """The place from which to page backwards.
+
+    Raises:
+        BadParameter: it is no cursor.
+    """
+    given = request.query_params.get("before")
+    if given is None:
+        return None
+    try:
+        if len(given) <= _LONGEST_CURSOR:
+            return decode_cursor(given)
+    except RecursionError:
+        pass  # brackets in brackets: no cursor either
+    raise BadParameter("before", "before is a cursor of an earlier answer")
+
+
+def described(*names: str) -> dict[str, Any]:
+    """Parameters for the OpenAPI document, by name."""
+    return {"parameters": [{"name": name, **_DESCRIBED[name]} for name in names]}
+
+
+_DESCRIBED: dict[str, dict[str, Any]] = {
+    "conversation_id": {
+        "in": "path",
+        "required": True,
+        "description": "Percent-encoded. It holds no control characters and no `*`, and does not "
+        "begin with `[` or `:`; anything else goes, `/` (as %2F) too.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": CONVERSATION_ID_LENGTH},
+    },
+    "message_id": {
+        "in": "path",
+        "required": True,
+        "description": "Percent-encoded; no control characters.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": MESSAGE_ID_LENGTH},
+    },
+    "limit": {
+        "in": "query",
+        "description": "At most how many, the newest ones.",
+        "schema": {
+            "type": "integer",
+            "minimum": 1,
+            "maximum": MAX_LIMIT,
+            "default": DEFAULT_LIMIT,
+        },
+    },
+    "until": {
+        "in": "query",
+        "description": "The attach serial of the client: the answer reaches at least there. "
+        "Without it, at least 2 s before the request.",
+        "schema": {"type": "string", "minLength": 1, "maxLength": SERIAL_LENGTH},
+    },
+    "before": {
+        "in": "query",
+        "description": "The `older` of an earlier answer: for the page before it.",
+        "schema": {"type": "string", "maxLength": _LONGEST_CURSOR},
+    },
+}

@@ -1,0 +1,34 @@
+"""A real server around an app, on a free port, in a thread with a loop of its own."""
+
+from __future__ import annotations
+
+import socket
+import threading
+import time
+from contextlib import contextmanager
+
+import uvicorn
+
+from rehydrate.api.logs import uvicorn_options
+
+
+@contextmanager
+def served(app, **options):
+    """Yield the URL under which *app* answers."""
+    with socket.socket() as listening:
+        listening.bind(("127.0.0.1", 0))
+        config = uvicorn.Config(app, lifespan="on", **{**uvicorn_options(), **options})
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
+        thread.start()
+        try:
+            deadline_s = time.monotonic() + 20
+            while not server.started:
+                assert thread.is_alive(), "the server did not start"
+                assert time.monotonic() < deadline_s
+                time.sleep(0.005)
+            yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        finally:
+            server.should_exit = True
+            thread.join(20)
+            assert not thread.is_alive()

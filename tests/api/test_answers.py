@@ -1,0 +1,54 @@
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+
+from rehydrate.api import answers
+
+
+def asking(if_none_match=None):
+    headers = [] if if_none_match is None else [(b"if-none-match", if_none_match.encode())]
+    return Request({"type": "http", "headers": headers})
+
+
+def test_what_is_live_is_kept_by_nobody():
+    answer = answers.live(b"{}", 201)
+    assert (answer.status_code, answer.body, answer.media_type) == (201, b"{}", "application/json")
+    assert answer.headers["cache-control"] == "no-store"
+    assert answer.headers["vary"] == "Authorization"
+    assert "etag" not in answer.headers
+
+
+def test_what_is_settled_is_asked_about_by_its_tag():
+    first = answers.settled(asking(), b"{}")
+    etag = first.headers["etag"]
+    assert first.status_code == 200
+    assert first.headers["cache-control"] == "private, no-cache"
+    again = answers.settled(asking(etag), b"{}")
+    assert (again.status_code, again.body, again.headers["etag"]) == (304, b"", etag)
+    assert again.headers["vary"] == "Authorization"
+    assert again.headers["cache-control"] == "private, no-cache"
+
+
+def test_other_bytes_have_another_tag():
+    etag = answers.settled(asking(), b'{"text":"a"}').headers["etag"]
+    changed = answers.settled(asking(etag), b'{"text":"b"}')
+    assert changed.status_code == 200
+    assert changed.body == b'{"text":"b"}'
+    assert changed.headers["etag"] != etag
+
+
+@pytest.mark.parametrize(
+    ("header", "status"),
+    [
+        ("*", 304),
+        ("W/{}", 304),
+        ('"x", {}', 304),
+        ('"x",W/{} , "y"', 304),
+        ('"x"', 200),
+        ("", 200),
+    ],
+)
+def test_a_tag_is_found_among_others(header, status):
+    etag = answers.settled(asking(), b"{}").headers["etag"]
+    assert answers.settled(asking(header.format(etag)), b"{}").status_code == status

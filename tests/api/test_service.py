@@ -1,0 +1,23 @@
+from __future__ import annotations
+
+import inspect
+
+import pytest
+
+from api.standin import StandIn
+from rehydrate.api.service import Service
+from rehydrate.wiring import History
+
+CALLS = [name for name in vars(Service) if not name.startswith("_")]
+
+
+@pytest.mark.parametrize("call", CALLS)
+@pytest.mark.parametrize("kind", [History, StandIn])
+def test_who_stands_behind_the_room_takes_what_it_gives(kind, call):
+    """mypy proves it for History; for the stand-in, the names and kinds of arguments do."""
+    wanted = inspect.signature(getattr(Service, call)).parameters
+    offered = inspect.signature(getattr(kind, call)).parameters
+    assert inspect.iscoroutinefunction(getattr(kind, call))
+    assert [(p.name, p.kind) for p in offered.values()] == [
+        (p.name, p.kind) for p in wanted.values()
+    ]
