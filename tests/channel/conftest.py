@@ -1,0 +1,102 @@
+"""A local channel server for each test, and our adapter to it, with short time limits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from contextlib import asynccontextmanager
+
+import jwt
+import pytest
+from aiohttp import web
+
+from rehydrate.channel.ably import AblyChannel
+from rehydrate.localably import LocalAbly, Settings
+
+FAST = {"request_timeout_s": 2.0, "ack_timeout_s": 5.0, "ping_every_s": 0.2}
+
+
+@asynccontextmanager
+async def opened(server, key=None, **options):
+    """Our adapter to *server*; at its end nothing of it is left running."""
+    before = asyncio.all_tasks()
+    how = {"endpoint": "127.0.0.1", "port": server.port, "tls": False, **FAST, **options}
+    try:
+        async with AblyChannel(key or server.key, **how) as log:
+            yield log
+    finally:
+        await ends(before)
+
+
+async def ends(before, *, within_s=5.0):
+    """Wait until no task runs that did not run *before* (the SDK's last ones need a turn)."""
+    async with asyncio.timeout(within_s):
+        while left := {task for task in asyncio.all_tasks() - before if _is_ours(task)}:
+            await asyncio.wait(left, timeout=0.05)
+
+
+def _is_ours(task):
+    code = getattr(task.get_coro(), "cr_code", None)
+    name = code.co_filename if code else ""
+    return "/ably/" in name or "/rehydrate/channel/" in name or "/websockets/" in name
+
+
+async def until(condition, *, within_s=10.0):
+    """Wait until *condition* holds."""
+    async with asyncio.timeout(within_s):
+        while not condition():  # noqa: ASYNC110 - of a server, which has no event for it
+            await asyncio.sleep(0.01)
+
+
+def signed(key, capability=None, *, seconds=3600, secret=None, **claims):
+    """An Ably JWT as a reader's backend makes it."""
+    name, _, own = key.partition(":")
+    now_s = int(time.time())
+    body = {"iat": now_s, "exp": now_s + seconds, **claims}
+    if capability is not None:
+        body["x-ably-capability"] = json.dumps(capability)
+    return jwt.encode(body, secret or own, "HS256", headers={"kid": name})
+
+
+@pytest.fixture
+async def server():
+    async with LocalAbly(settings=Settings(max_idle_interval_s=2.0)) as running:
+        yield running
+
+
+@pytest.fixture
+async def log(server):
+    async with opened(server) as made:
+        yield made
+
+
+class Stub:
+    """An HTTP server that answers as it is told, to be what a broken Ably or proxy is."""
+
+    def __init__(self):
+        self.asked = []
+        self.answers = []
+        self.key = "stub.key:" + "s" * 32
+        self.port = 0
+
+    async def handle(self, request):
+        self.asked.append(request)
+        answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
+        status, kind, body, *headers = answer
+        return web.Response(
+            status=status, content_type=kind, body=body, headers=headers[0] if headers else None
+        )
+
+
+@pytest.fixture
+async def stub():
+    made = Stub()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", made.handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.port = runner.addresses[0][1]
+    yield made
+    await runner.cleanup()
