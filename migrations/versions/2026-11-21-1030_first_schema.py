@@ -1,4 +1,4 @@
-"""The first schema: conversations, messages, chunks, replays, audit.
+"""The first schema: conversations, messages, chunks, leases, replays, audit.
 
 Locks nothing that was there before.
 
@@ -43,7 +43,7 @@ MESSAGES_READABLE = """
 CREATE VIEW messages_readable AS
 SELECT
     m.conversation_id, m.id, m.role, m.status, m.gen, m.position,
-    m.prompt_id, m.started_at, m.finished_at, m.told_at,
+    m.prompt_id, m.started_at, m.finished_at,
     w.body->>'text' AS text, w.body->'parts' AS parts, w.body->'usage' AS usage,
     w.body->'error' AS error, w.body->'metadata' AS metadata, w.body->'through' AS through,
     w.body->'gaps' AS gaps, (w.body->>'exact')::boolean AS exact
@@ -86,6 +86,7 @@ def upgrade() -> None:
     conversations()
     messages()
     chunks()
+    leases()
     replays()
     audit()
     op.execute(READABLE_WIRE)
@@ -98,7 +99,7 @@ def downgrade() -> None:
     """Take all of it away, with what it holds."""
     op.execute("DROP VIEW messages_readable")
     op.execute("DROP FUNCTION rehydrate_wire")
-    for table in ("audit", "replays", "chunks", "messages", "conversations"):
+    for table in ("audit", "replays", "leases", "chunks", "messages", "conversations"):
         op.drop_table(table)
     op.execute("DROP FUNCTION rehydrate_append_only")
 
@@ -144,10 +145,6 @@ def messages() -> None:
         ident("prompt_id", nullable=True),
         time("started_at"),
         time("finished_at"),
-        ident("lease_holder", nullable=True),
-        time("lease_until"),
-        flag("fenced"),
-        time("told_at"),
         sa.Column("facts", sa.LargeBinary, nullable=False),
         sa.Column("wire", sa.LargeBinary),
         sa.Column("tape", sa.LargeBinary),
@@ -182,8 +179,6 @@ def message_rules() -> list[sa.CheckConstraint]:
         check("messages_wire_when_terminal", "(status = 'in_progress') = (wire IS NULL)"),
         check("messages_tape_with_wire", "(wire IS NULL) = (tape IS NULL)"),
         check("messages_placed_when_terminal", "status = 'in_progress' OR position IS NOT NULL"),
-        check("messages_lease_whole", "(lease_holder IS NULL) = (lease_until IS NULL)"),
-        check("messages_told_ends_lease", "told_at IS NULL OR lease_holder IS NULL"),
     ]
 
 
@@ -199,6 +194,34 @@ def chunks() -> None:
         sa.PrimaryKeyConstraint("conversation_id", "message_id", "ordinal", name="pk_chunks"),
         check("chunks_ordinal_counts", "ordinal >= 0"),
         postgresql_with=IN_LINE,
+    )
+
+
+def leases() -> None:
+    """A row a response that has, or had, a publisher."""
+    op.create_table(
+        "leases",
+        ident("conversation_id"),
+        ident("message_id"),
+        ident("holder", nullable=True),
+        time("until"),
+        flag("fenced"),
+        time("told_at"),
+        sa.PrimaryKeyConstraint("conversation_id", "message_id", name="pk_leases"),
+        sa.ForeignKeyConstraint(
+            ["conversation_id", "message_id"],
+            ["messages.conversation_id", "messages.id"],
+            name="fk_leases_messages",
+        ),
+        check("leases_whole", "(holder IS NULL) = (until IS NULL)"),
+        check("leases_told_ends", "told_at IS NULL OR holder IS NULL"),
+        postgresql_with={"fillfactor": "50"},
+    )
+    op.create_index(
+        "ix_leases_untold",
+        "leases",
+        ["conversation_id", "message_id"],
+        postgresql_where=sa.text("told_at IS NULL"),
     )
 
 

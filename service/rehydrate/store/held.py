@@ -87,14 +87,14 @@ class PostgresHeld:
             Fenced: its publisher was taken for dead; nobody may publish it any more.
             NotFound: it is not stored.
         """
-        key = (self.conversation.id, checked_id(message_id))
-        tag = await self._session.execute(
-            statements.GRANT, *key, checked_id(holder), float(lease_s)
-        )
-        if tag == "UPDATE 0":
-            if await self.lease(message_id) is None:
-                raise NotFound(f"there is no message {message_id!r} to publish")
-            raise Fenced(f"response {message_id!r} is being ended")
+        terms = (self.conversation.id, checked_id(message_id), checked_id(holder), float(lease_s))
+        for sql in (statements.RENEW, statements.GRANT):
+            tag = await self._session.execute(sql, *terms)
+            if not tag.endswith(" 0"):
+                return
+        if await self.lease(message_id) is None:
+            raise NotFound(f"there is no message {message_id!r} to publish")
+        raise Fenced(f"response {message_id!r} is being ended")
 
     async def told(self, message_id: str) -> None:
         """Note that the channel has acknowledged the message's ``stop``; ends its lease."""

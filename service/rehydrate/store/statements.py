@@ -96,12 +96,12 @@ INSERT = """
     ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 """
 
-# A position is for good. An answer that goes on again has not been told to its end.
+# A position is for good.
 UPDATE = """
     UPDATE messages SET
         role = $3, status = $4, gen = $5, position = coalesce(position, $6), anonymous = $7,
         prompt_id = $8, started_at = $9, finished_at = $10, facts = coalesce($11, facts),
-        wire = $12, tape = $13, told_at = CASE WHEN $4 = 'in_progress' THEN NULL ELSE told_at END
+        wire = $12, tape = $13
     WHERE conversation_id = $1 AND id = $2
 """
 
@@ -119,21 +119,30 @@ CLEAR_CHUNKS = """
 """
 
 LEASE = """
-    SELECT lease_holder, lease_until IS NULL OR lease_until <= clock_timestamp() AS expired,
-        fenced, told_at IS NOT NULL AS told
-    FROM messages WHERE conversation_id = $1 AND id = $2
-        AND (lease_holder IS NOT NULL OR fenced OR told_at IS NOT NULL)
+    SELECT holder, until IS NULL OR until <= clock_timestamp(), fenced, told_at IS NOT NULL
+    FROM leases WHERE conversation_id = $1 AND message_id = $2
+"""
+
+# Two statements, because an upsert would lock the row, and log that, before it changes it.
+RENEW = """
+    UPDATE leases SET holder = $3, told_at = NULL,
+        until = clock_timestamp() + make_interval(secs => $4)
+    WHERE conversation_id = $1 AND message_id = $2 AND NOT fenced
 """
 
 GRANT = """
-    UPDATE messages SET lease_holder = $3, told_at = NULL,
-        lease_until = clock_timestamp() + make_interval(secs => $4)
-    WHERE conversation_id = $1 AND id = $2 AND NOT fenced
+    INSERT INTO leases (conversation_id, message_id, holder, until)
+    SELECT $1, id, $3, clock_timestamp() + make_interval(secs => $4)
+    FROM messages WHERE conversation_id = $1 AND id = $2
+    ON CONFLICT DO NOTHING
 """
 
 TOLD = """
-    UPDATE messages SET told_at = clock_timestamp(), lease_holder = NULL, lease_until = NULL
+    INSERT INTO leases (conversation_id, message_id, told_at)
+    SELECT $1, id, clock_timestamp() FROM messages
     WHERE conversation_id = $1 AND id = $2 AND status <> 'in_progress'
+    ON CONFLICT (conversation_id, message_id) DO UPDATE
+    SET told_at = excluded.told_at, holder = NULL, until = NULL
 """
 
 MOVE = """

@@ -100,10 +100,6 @@ messages = Table(
     _id("prompt_id", nullable=True),
     _time("started_at"),
     _time("finished_at"),
-    _id("lease_holder", nullable=True),
-    _time("lease_until"),
-    _flag("fenced"),
-    _time("told_at"),
     # The fold's own knowledge; with the layout of the runs once the message is finished.
     Column("facts", LargeBinary, nullable=False),
     # The wire form of a finished message. A plain text is in it once: see `compact`.
@@ -122,8 +118,6 @@ messages = Table(
     CheckConstraint("(status = 'in_progress') = (wire IS NULL)", name="wire_when_terminal"),
     CheckConstraint("(wire IS NULL) = (tape IS NULL)", name="tape_with_wire"),
     CheckConstraint("status = 'in_progress' OR position IS NOT NULL", name="placed_when_terminal"),
-    CheckConstraint("(lease_holder IS NULL) = (lease_until IS NULL)", name="lease_whole"),
-    CheckConstraint("told_at IS NULL OR lease_holder IS NULL", name="told_ends_lease"),
     Index(
         "ix_messages_finished",
         "conversation_id",
@@ -160,6 +154,32 @@ chunks = Table(
     PrimaryKeyConstraint("conversation_id", "message_id", "ordinal"),
     CheckConstraint("ordinal >= 0", name="ordinal_counts"),
     postgresql_with=_IN_LINE,
+)
+
+# Apart from messages, whose finished rows are large: a renewal would write the text again.
+leases = Table(
+    "leases",
+    metadata,
+    _id("conversation_id"),
+    _id("message_id"),
+    _id("holder", nullable=True),
+    _time("until"),
+    _flag("fenced"),
+    _time("told_at"),
+    PrimaryKeyConstraint("conversation_id", "message_id"),
+    ForeignKeyConstraint(
+        ["conversation_id", "message_id"], ["messages.conversation_id", "messages.id"]
+    ),
+    CheckConstraint("(holder IS NULL) = (until IS NULL)", name="whole"),
+    CheckConstraint("told_at IS NULL OR holder IS NULL", name="told_ends"),
+    # Not by time: that would have to be kept at every renewal, and few are untold at a time.
+    Index(
+        "ix_leases_untold",
+        "conversation_id",
+        "message_id",
+        postgresql_where=text("told_at IS NULL"),
+    ),
+    postgresql_with={"fillfactor": "50"},
 )
 
 replays = Table(
