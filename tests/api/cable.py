@@ -1,0 +1,69 @@
+"""A cable to a TCP server, which a test can pull out and put back."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from urllib.parse import urlsplit, urlunsplit
+
+
+class Cable:
+    """Passes bytes on between its own port and the server of *url*.
+
+    Attributes:
+        url: *url*, by way of the cable.
+    """
+
+    def __init__(self, url):
+        self._parts = urlsplit(url)
+        self._server = None
+        self._port = 0
+        self._ends = set()
+
+    async def __aenter__(self):
+        await self.put_back()
+        return self
+
+    async def __aexit__(self, *_exc):
+        await self.pull_out()
+
+    @property
+    def url(self):
+        login = self._parts.netloc.rpartition("@")[0]
+        return urlunsplit(self._parts._replace(netloc=f"{login}@127.0.0.1:{self._port}"))
+
+    async def put_back(self):
+        """Take connections (again), on the same port."""
+        self._server = await asyncio.start_server(self._join, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+
+    async def pull_out(self):
+        """Cut all connections; new ones are refused."""
+        self._server.close()
+        for end in list(self._ends):
+            end.transport.abort()
+        await asyncio.wait_for(self._server.wait_closed(), 10)
+
+    async def _join(self, reader, writer):
+        there = None
+        try:
+            far_reader, there = await asyncio.open_connection(
+                self._parts.hostname, self._parts.port
+            )
+            self._ends |= {writer, there}
+            async with asyncio.TaskGroup() as both:
+                both.create_task(_pass_on(reader, there))
+                both.create_task(_pass_on(far_reader, writer))
+        finally:
+            for end in (writer, there):
+                if end is not None:
+                    end.transport.abort()
+                    self._ends.discard(end)
+
+
+async def _pass_on(reader, writer):
+    with contextlib.suppress(ConnectionError):
+        while chunk := await reader.read(65_536):
+            writer.write(chunk)
+            await writer.drain()
+    writer.transport.abort()
