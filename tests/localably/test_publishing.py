@@ -8,6 +8,7 @@ import jwt
 import pytest
 from ably import AblyException
 from ably.types.message import Message
+
 from localably.clients import arrives, into
 
 

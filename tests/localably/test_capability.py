@@ -1,0 +1,70 @@
+"""D:auth/capabilities: which channels a resource covers, and what two capabilities share."""
+
+from __future__ import annotations
+
+import pytest
+
+from rehydrate.localably.capability import Capability, covers
+from rehydrate.localably.errors import RefusedError
+
+
+@pytest.mark.parametrize(
+    ("resource", "channel", "covered"),
+    [
+        ("a", "a", True),
+        ("a", "b", False),
+        ("*", "a", True),
+        ("*", "a:b:c", True),
+        ("*", "[meta]a", False),
+        ("[*]*", "[meta]a", True),
+        ("[*]*", "a", True),
+        ("[meta]*", "[meta]a", True),
+        ("[meta]*", "a", False),
+        ("a:*", "a:b", True),
+        ("a:*", "a:b:c", True),
+        ("a:*", "a", False),
+        ("a:*:c", "a:b:c", True),
+        ("a:*:c", "a:b:d", False),
+        ("a:*:c", "a:b:b:c", False),
+        ("foo*", "foobar", False),
+        ("foo*", "foo*", True),
+    ],
+)
+def test_a_resource_covers_by_segments(resource, channel, covered):
+    assert covers(resource, channel) is covered
+
+
+def meet(key, asked):
+    return str(Capability.parse(key).meet(Capability.parse(asked)))
+
+
+def test_a_token_has_what_it_and_its_key_share():
+    key = '{"channel2":["publish","subscribe"],"channel6":["*"],"ns:*":["subscribe"]}'
+    assert meet(key, '{"channel2":["presence","subscribe"]}') == '{"channel2":["subscribe"]}'
+    assert meet(key, '{"channel2":["*"]}') == '{"channel2":["publish","subscribe"]}'
+    assert meet(key, '{"channel6":["publish"]}') == '{"channel6":["publish"]}'
+    assert meet(key, '{"ns:x":["*"],"ns:y":["publish"]}') == '{"ns:x":["subscribe"]}'
+    assert meet(key, '{"*":["subscribe"]}') == (
+        '{"channel2":["subscribe"],"channel6":["subscribe"],"ns:*":["subscribe"]}'
+    )
+    assert not Capability.parse(key).meet(Capability.parse('{"other":["*"]}'))
+
+
+@pytest.mark.parametrize(
+    "text", ["", "[]", "x", '{"a":[]}', '{"a":["publish_"]}', '{"a":["*","publish"]}', '{"a":[1]}']
+)
+def test_a_capability_that_is_none_is_refused(text):
+    with pytest.raises(RefusedError) as refused:
+        Capability.parse(text)
+    assert refused.value.code == 40000
+
+
+async def test_tokens_are_granted_what_their_key_has(js):
+    seen = await js("capability")
+    assert seen["subset"] == {"a:b": ["subscribe"]}
+    assert seen["default"] == {"[*]*": ["*"]}
+    wrong = {name: seen[name]["code"] for name in ("unknown", "mixed", "none")}
+    assert wrong == {"unknown": 40000, "mixed": 40000, "none": 40000}
+    assert seen["nonce"] == {"code": 40105, "statusCode": 401}
+    assert seen["time"] == {"code": 40104, "statusCode": 401}
+    assert seen["ttl"]["statusCode"] == 400

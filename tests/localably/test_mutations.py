@@ -1,0 +1,145 @@
+"""D:messages/updates-deletes, RSL15, RTL32."""
+
+from __future__ import annotations
+
+from localably.worlds import World, texts
+from rehydrate.localably.config import Key
+from rehydrate.localably.frames import Action
+
+
+async def test_updates_deletes_and_appends_live_in_history_and_as_versions(js):
+    seen = await js("mutable")
+    actions = [(m["action"], m["data"]) for m in seen["live"]]
+    assert actions == [
+        ("message.create", "Hello"),
+        ("message.append", " World"),
+        ("message.append", "!"),
+        ("message.append", "?"),
+        ("message.update", "New"),
+        ("message.delete", ""),
+    ]
+    assert {m["serial"] for m in seen["live"]} == {seen["serial"]}
+    assert {m["name"] for m in seen["live"]} == {"greeting"}
+    versions = [m["version"] for m in seen["live"]]
+    assert versions == sorted(set(versions))
+    assert seen["appended"] == versions[1]
+    assert (
+        seen["version"].items()
+        >= {
+            "clientId": "x",
+            "description": "d",
+            "metadata": {"k": "v"},
+        }.items()
+    )
+    assert (seen["updated"], seen["deleted"]) == (versions[4], versions[5])
+
+
+async def test_the_first_contact_is_the_whole_message_and_then_come_deltas(js):
+    seen = await js("mutable")
+    late = [(m["action"], m["data"]) for m in seen["late"]]
+    assert late[:2] == [("message.update", "Hello World!"), ("message.append", "?")]
+    assert [(m["action"], m["data"]) for m in seen["rewound"]][:1] == [
+        ("message.update", "Hello World!?")
+    ]
+    assert [(m["action"], m["data"]) for m in seen["history"]] == [("message.delete", "")]
+    assert seen["latest"]["action"] == "message.delete"
+    kept = [(m["action"], m["data"]) for m in seen["versions"]]
+    assert kept == [
+        ("message.create", "Hello"),
+        ("message.update", "Hello World!?"),
+        ("message.update", "New"),
+        ("message.delete", ""),
+    ]
+
+
+async def test_93002_without_the_namespaces_rule_and_404_without_the_message(js):
+    seen = await js("mutable")
+    assert seen["refused"] == {"code": 93002, "statusCode": 400}
+    assert seen["missing"] == {"code": 40400, "statusCode": 404}
+
+
+def change(peer, action, serial, **fields):
+    return peer.publish({"action": action, "serial": serial, **fields}, channel="mutable:a")
+
+
+def narrow(world, name, capability):
+    key = Key.parse(f"app.{name}:secret", capability)
+    world.app.keys[key.name] = key
+    return key.value
+
+
+def created(peer, **fields):
+    answers = peer.publish({"data": "x", **fields}, channel="mutable:a")
+    return next(a for a in answers if a["action"] == Action.ACK)["res"][0]["serials"][0]
+
+
+def test_own_messages_may_be_changed_with_message_update_own_and_others_not():
+    world = World()
+    grant = '{"mutable:*":["publish","message-update-own"]}'
+    key = narrow(world, "own", grant)
+    identity = world.hub.authenticator.by_key(key, "ann")
+    ann = type(world.connect())(world.hub.connect(identity, {"clientId": "ann"}, lambda: None))
+    identity = world.hub.authenticator.by_key(key)
+    anybody = type(ann)(world.hub.connect(identity, {}, lambda: None))
+    mine, others = created(ann), created(world.connect())
+    assert change(ann, 5, mine, data="y")[0]["action"] == Action.ACK
+    assert change(ann, 5, others, data="y")[0]["error"]["code"] == 40160
+    assert change(anybody, 5, mine, data="y")[0]["error"]["code"] == 40166
+    assert change(ann, 2, mine)[0]["error"]["code"] == 40160
+
+
+def test_what_is_appended_counts_against_the_size_of_the_whole_message():
+    world = World(max_message_bytes=100)
+    peer = world.connect()
+    serial = created(peer)
+    assert change(peer, 5, serial, data="y" * 60)[0]["action"] == Action.ACK
+    [nack] = change(peer, 5, serial, data="y" * 60)
+    assert nack["error"]["code"] == 40009
+    assert world.channel("mutable:a").log.find(serial).fields["data"] == "x" + "y" * 60
+
+
+def test_text_is_not_appended_to_bytes_nor_to_json():
+    peer = World().connect()
+    serial = created(peer, data='{"a":1}', encoding="json")
+    assert change(peer, 5, serial, data="y")[0]["error"]["code"] == 40000
+    assert change(peer, 5, serial, data="eA==", encoding="base64")[0]["error"]["code"] == 40000
+
+
+def test_a_change_without_serial_is_40003_and_of_an_unknown_one_40400():
+    peer = World().connect()
+    assert change(peer, 1, None)[0]["error"]["code"] == 40003
+    assert change(peer, 1, "01700000000000-000@x:000")[0]["error"]["code"] == 40400
+
+
+def test_absent_fields_stay_and_a_fault_removes_the_extras():
+    world = World()
+    peer = world.connect()
+    serial = created(peer, name="n", extras={"headers": {"responseId": "r"}})
+    change(peer, 5, serial, data="y")
+    log = world.channel("mutable:a").log
+    assert log.find(serial).fields["extras"] == {"headers": {"responseId": "r"}}
+    world.hub.faults.set("drop_append_extras")
+    change(peer, 5, serial, data="z")
+    assert "extras" not in log.find(serial).fields
+    assert log.find(serial).fields["name"] == "n"
+
+
+def test_a_change_sent_twice_with_one_id_is_done_once():
+    world = World()
+    peer = world.connect()
+    serial = created(peer)
+    first = change(peer, 5, serial, data="y", id="a:1")
+    again = change(peer, 5, serial, data="y", id="a:1")
+    assert first[-1]["res"] == again[-1]["res"]
+    assert world.channel("mutable:a").log.find(serial).fields["data"] == "xy"
+
+
+def test_a_dropped_create_still_counts_as_seen_so_that_a_delta_follows():
+    world = World()
+    reader, writer = world.connect(), world.connect(appendRollupWindow="0")
+    reader.attach("mutable:a")
+    world.hub.faults.set("drop_deliveries", nth=1, silent=True)
+    serial = created(writer)
+    change(writer, 5, serial, data="y")
+    [delta] = reader.take()
+    assert (delta["messages"][0]["action"], texts([delta])) == (5, ["y"])

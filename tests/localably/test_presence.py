@@ -1,0 +1,88 @@
+"""Presence as far as ordinary clients use it: RTP6, RTP8 to RTP11, RSP3."""
+
+from __future__ import annotations
+
+import asyncio
+
+from localably.clients import arrives, into
+from localably.worlds import World
+from rehydrate.localably.frames import Action, Flag
+
+
+async def test_enter_update_get_and_leave(js):
+    seen = await js("presence")
+    assert seen["events"][:3] == [
+        ["enter", "ann", "hi"],
+        ["update", "ann", "there"],
+        ["leave", "ann", None],
+    ] or seen["events"][:3] == [
+        ["enter", "ann", "hi"],
+        ["update", "ann", "there"],
+        ["leave", "ann", "there"],
+    ]
+    assert seen["members"] == [["ann", "there"]]
+    assert seen["byRest"] == [["ann", "there"]]
+    assert seen["left"] == [], "who closes leaves"
+
+
+async def test_python_enters_gets_and_leaves(clients):
+    ann = await clients.realtime(client_id="ann")
+    bob = await clients.realtime(client_id="bob")
+    events = []
+    await bob.channels.get("room").presence.subscribe(into(events))
+    await ann.channels.get("room").presence.enter("hi")
+    await arrives(events, 1)
+    async with asyncio.timeout(5):
+        members = await bob.channels.get("room").presence.get()
+    assert [(m.client_id, m.data) for m in members] == [("ann", "hi")]
+    await ann.channels.get("room").presence.leave()
+    await arrives(events, 2)
+    rest = await clients.rest()
+    assert (await rest.channels.get("room").presence.get()).items == []
+
+
+def entered(world, client_id, channel="room"):
+    identity = world.hub.authenticator.by_key("app.key:secret-of-the-key")
+    connection = world.hub.connect(identity, {"clientId": client_id}, lambda: None)
+    peer = type(world.connect())(connection)
+    peer.attach(channel)
+    peer.send(action=Action.PRESENCE, channel=channel, msgSerial=0, presence=[{"action": 2}])
+    return peer
+
+
+def test_rtp18_many_members_are_synced_in_pages_the_last_with_an_empty_cursor():
+    world = World()
+    for number in range(250):
+        entered(world, f"c{number}")
+    [attached, *pages] = world.connect().attach()
+    assert Flag.HAS_PRESENCE & attached["flags"]
+    assert [len(page["presence"]) for page in pages] == [100, 100, 50]
+    cursors = [page["channelSerial"].split(":")[1] for page in pages]
+    assert cursors[-1] == ""
+    assert all(cursors[:-1])
+    assert len({page["channelSerial"].split(":")[0] for page in pages}) == 1
+
+
+def test_who_is_lost_is_present_for_a_while_and_then_leaves():
+    world = World()
+    peer = entered(world, "ann")
+    watcher = world.connect()
+    watcher.attach()
+    peer.connection.lose(world.now_ms)
+    world.pass_ms(10_000)
+    assert watcher.take() == []
+    world.pass_ms(10_000)
+    [left] = watcher.take()
+    assert left["presence"][0]["action"] == 3
+
+
+def test_who_detaches_leaves_and_who_is_nobody_cannot_enter():
+    world = World()
+    peer = entered(world, "ann")
+    peer.send(action=Action.DETACH, channel="room")
+    assert len(world.channel().members) == 0
+    nobody = world.connect()
+    nobody.attach()
+    enter = {"action": Action.PRESENCE, "msgSerial": 0, "presence": [{"action": 2}]}
+    assert nobody.send(channel="room", **enter)[0]["error"]["code"] == 40012
+    assert nobody.send(channel="other", **enter)[0]["error"]["code"] == 90001
