@@ -26,7 +26,7 @@ CREATE FUNCTION rehydrate_wire(stored bytea) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
 DECLARE
     once boolean := get_byte(stored, 0) = ascii('~');
-    said text := convert_from(CASE WHEN once THEN substr(stored, 2) ELSE stored END, 'UTF8');
+    said text := convert_from(CASE WHEN once THEN substr(stored, 10) ELSE stored END, 'UTF8');
     body jsonb;
 BEGIN
     BEGIN

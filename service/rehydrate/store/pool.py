@@ -209,7 +209,8 @@ class Pool:
         if self._pool is None:
             raise StoreUnavailable("the store is not open")
         try:
-            driver = await self._pool.acquire(timeout=POOL_TIMEOUT_S)
+            async with asyncio.timeout(POOL_TIMEOUT_S):
+                driver = await self._pool.acquire()
         except _DRIVER_ERRORS as error:
             raise_meant(error)
         try:

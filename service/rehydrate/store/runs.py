@@ -16,7 +16,7 @@ from rehydrate.core.tape import Tape, Tick
 from rehydrate.store.tapes import StoredTape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
 PLAIN, COLLAPSED, TAIL = 0, 1, 2
 """Kinds of runs; ``TAIL`` is the one whose events carried no seq."""
@@ -116,55 +116,60 @@ class Reader:
     """Puts runs together from their chunks, which come in order."""
 
     def __init__(self) -> None:
-        self._runs: dict[tuple[int, int], Run] = {}
-        self._tapes: dict[tuple[int, int], list[bytes]] = {}
-        self._ordinals: dict[tuple[int, int], list[int]] = {}
+        self._found: dict[tuple[int, int], tuple[Run, list[bytes], list[int]]] = {}
 
-    def take(self, first: int, last: int, kind: int, said: list[list[Any]], tape: bytes) -> None:
-        """The next chunk."""
-        key = (first, kind)
-        run = self._runs.get(key)
-        if run is None:
-            pieces = self._tapes[key] = [tape]
-            run = Run(first, last, [], StoredTape(pieces), collapsed=kind == COLLAPSED)
-            self._runs[key] = run
-            self._ordinals[key] = []
-        else:
-            self._tapes[key].append(tape)
-        run.last = last
-        for entry in said:
-            _say(run.segments, *entry)
+    def take(
+        self, chunks: Iterable[Sequence[Any]], tapes: Iterable[bytes], ordinals: Iterable[int]
+    ) -> None:
+        """Take in chunks, parsed; those without a run are passed over."""
+        run: Run | None = None
+        kind_now, pieces, rows = -1, list[bytes](), list[int]()
+        for (first, last, kind, said, *_), tape, ordinal in zip(
+            chunks, tapes, ordinals, strict=False
+        ):
+            if kind is None:
+                continue
+            if run is None or first != run.first or kind != kind_now:
+                run, pieces, rows = self._run(first, kind)
+                kind_now = kind
+            run.last = last
+            pieces.append(tape)
+            rows.append(ordinal)
+            segments = run.segments
+            for entry in said:
+                _say(segments, entry)
 
-    def stored_as(self, first: int, kind: int, ordinal: int) -> None:
-        """Note which row the last chunk of a run was."""
-        self._ordinals[first, kind].append(ordinal)
+    def _run(self, first: int, kind: int) -> tuple[Run, list[bytes], list[int]]:
+        found = self._found.get((first, kind))
+        if found is None:
+            pieces: list[bytes] = []
+            run = Run(first, first, [], StoredTape(pieces), collapsed=kind == COLLAPSED)
+            found = self._found[first, kind] = (run, pieces, [])
+        return found
 
     def runs(self) -> list[Run]:
         """The runs with seqs, in order."""
-        found = [run for (_, kind), run in self._runs.items() if kind != TAIL]
+        found = [run for (_, kind), (run, *_) in self._found.items() if kind != TAIL]
         return sorted(found, key=lambda run: run.first)
 
     def tail(self) -> Run | None:
         """The run without seqs."""
-        return next((run for (_, kind), run in self._runs.items() if kind == TAIL), None)
+        return next((run for (_, kind), (run, *_) in self._found.items() if kind == TAIL), None)
 
     def marks(self) -> list[Mark]:
         """How far each run is stored: as far as it was read."""
-        return [
-            mark(run, kind, tuple(self._ordinals[first, kind]))
-            for (first, kind), run in self._runs.items()
-        ]
+        return [mark(run, kind, tuple(rows)) for (_, kind), (run, _, rows) in self._found.items()]
 
 
-def _say(
-    segments: list[Segment], type_: str, key: str | None, text: Any, value: Any = None
-) -> None:
-    if value is not None:
-        segments.append(Segment(type_, key, [], value))
+def _say(segments: list[Segment], entry: Sequence[Any]) -> None:
+    type_, key, text = entry[:3]
+    if text is None:
+        segments.append(Segment(type_, key, [], entry[3]))
         return
-    pieces = [text] if isinstance(text, str) else text
     last = segments[-1] if segments else None
-    if last is not None and last.value is None and last.type == type_ and last.key == key:
-        last.pieces.extend(pieces)
+    if last is None or last.type != type_ or last.key != key or last.value is not None:
+        segments.append(Segment(type_, key, [text] if isinstance(text, str) else text))
+    elif isinstance(text, str):
+        last.pieces.append(text)
     else:
-        segments.append(Segment(type_, key, pieces))
+        last.pieces.extend(text)

@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 _WINDOW_BYTES = 32_768
 """How far back deflate can refer."""
 
+_SAME_IDS = [0, {}]
+
 
 @dataclass(slots=True)
 class Known:
@@ -107,15 +109,12 @@ def read_open(
     facts.apply(state, facts.parsed(stored_facts))
     base = facts.values(state) if ordinals is not None else {}
     reader = runs.Reader()
-    head: Any = None
-    for index, body in enumerate(bodies):
-        first, last, kind, said, head = facts.parsed(body)
-        if kind is not None:
-            reader.take(first, last, kind, said, tapes[index])
-            if ordinals is not None:
-                reader.stored_as(first, kind, ordinals[index])
-        if head is not None and head[1:] != [0, {}]:
+    chunks = facts.parsed(b"[%b]" % b",".join(bodies))
+    reader.take(chunks, tapes, range(len(tapes)) if ordinals is None else ordinals)
+    for *_, head in chunks:
+        if head is not None and head[1:] != _SAME_IDS:
             state.recent = facts.ids_after(state.recent, head[1], head[2])
+    head = chunks[-1][-1] if chunks else None
     if head is not None:
         facts.apply(state, head[0])
     state.runs, state.tail = reader.runs(), reader.tail()
@@ -133,11 +132,12 @@ def read_finished(
     state = wire_form.state_of(facts.parsed(expanded(stored_wire)))
     state.position = position
     facts.apply(state, told)
-    reader, at = runs.Reader(), 0
-    for first, last, kind, said, tape_bytes in layout:
-        reader.take(first, last, kind, said, tape[at : at + tape_bytes])
-        reader.stored_as(first, kind, 0)
+    tapes, at = [], 0
+    for *_, tape_bytes in layout:
+        tapes.append(tape[at : at + tape_bytes])
         at += tape_bytes
+    reader = runs.Reader()
+    reader.take(layout, tapes, range(len(tapes)))
     state.runs, state.tail = reader.runs(), reader.tail()
     return _known(state, {}, reader.marks(), 0)
 
