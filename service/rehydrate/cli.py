@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import io
 import json
 import logging
 import os
@@ -18,6 +19,8 @@ from rehydrate.errors import BadRequest, NotConfigured, RehydrateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
+
+_logger = logging.getLogger("rehydrate")
 
 _EPILOG = """\
 settings come from the environment; the ones that matter:
@@ -35,14 +38,21 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
     options = _parser().parse_args(argv)
     _log(options)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # texts may hold what cannot be encoded
     try:
-        return int(options.run(options))
+        code = int(options.run(options))
+        sys.stdout.flush()
+    except BrokenPipeError:  # whoever read it has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
     except (NotConfigured, BadRequest) as error:
         return _complain(error, 2)
     except RehydrateError as error:
         return _complain(error, 1)
     except KeyboardInterrupt:
         return 130
+    return code
 
 
 def _log(options: Any) -> None:
@@ -56,8 +66,10 @@ def _log(options: Any) -> None:
         from rehydrate.api.logs import log_to_stderr  # noqa: PLC0415 - only a server needs it
 
         log_to_stderr(level)
-    for noisy in ("ably", "httpx", "httpcore", "alembic"):
+    for noisy in ("httpx", "httpcore", "alembic"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
+    if not options.verbose:  # it logs, with tracebacks, what it also raises or reports by its state
+        logging.getLogger("ably").setLevel(logging.CRITICAL)
 
 
 def _complain(error: RehydrateError, code: int) -> int:
@@ -162,6 +174,7 @@ def _run_serve(options: Any) -> int:
         if not options.embedded:
             return await serve(settings)
         async with embedded(settings) as completed:
+            _logger.info("what is embedded keeps its data below %s", settings.data_dir)
             return await serve(completed)
 
     return _run(run())

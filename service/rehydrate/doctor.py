@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.errors import NotConfigured, RehydrateError
 from rehydrate.settings import Settings, load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring import History, schema_revision
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
 TIMEOUT_S = 10.0
+_STANDS_ON = {"schema": "database", "key": "Ably"}
+_WIDTH = len("retention")
 _LOOK_AT = 20
 _LAG_MS = 5_000
 
@@ -30,40 +32,59 @@ class Finding(NamedTuple):
 
 
 async def examine() -> int:
-    """Print the findings as a table; return 0 if nothing is wrong, 2 if a setting is missing."""
+    """Print the findings, each as it is found; return 0 if nothing is wrong, 2 if a setting is."""
     try:
         settings = load_settings()
         history = History(settings)
         history.app()
     except NotConfigured as error:
-        _print([Finding("settings", good=False, detail=str(error))])
+        _print(Finding("settings", good=False, detail=str(error)))
         return 2
-    findings = [Finding("settings", good=True, detail="complete")]
-    looks: list[tuple[str, Callable[[], Awaitable[str | None]]]] = [
-        ("database", history.open),
-        ("schema", history.store_ready),
-        ("Ably", history.channel_ready),
-        ("key", lambda: _key(history)),
+    _print(Finding("settings", good=True, detail="complete"))
+    try:
+        wrong = False
+        async for finding in _findings(history, settings):
+            _print(finding)
+            wrong |= finding.good is False
+    finally:
+        await history.close()
+    return 1 if wrong else 0
+
+
+async def _findings(history: History, settings: Settings) -> AsyncIterator[Finding]:
+    await history.open()
+    url, endpoint = settings.required_database_url(), settings.ably_endpoint or "Ably"
+    looks: list[tuple[str, Callable[[], Awaitable[str | None]], str]] = [
+        ("database", lambda: _database(url), "see to Postgres, and to REHYDRATE_DATABASE_URL"),
+        ("schema", history.store_ready, "see to the database"),
+        ("Ably", history.channel_ready, f"see to the way to {endpoint}, ABLY_ENDPOINT, ABLY_PORT"),
+        ("key", lambda: _key(history), "see to ABLY_API_KEY"),
     ]
-    for what, look in looks:
-        findings.append(await _look(what, look))
-        if what == "database" and not findings[-1].good:
-            break
-    if all(each.good for each in findings):
-        findings.append(await _retention(history, settings))
-    await history.close()
-    _print(findings)
-    return 1 if any(each.good is False for each in findings) else 0
+    good: dict[str, bool | None] = {}
+    for what, look, mend in looks:
+        below = _STANDS_ON.get(what, what)
+        if good.get(below, True):
+            finding = await _look(what, look, mend)
+        else:
+            finding = Finding(what, good=None, detail=f"cannot be told without {below}")
+        good[what] = finding.good
+        yield finding
+    if all(good.values()):
+        yield await _retention(history, settings)
 
 
-async def _look(what: str, look: Callable[[], Awaitable[str | None]]) -> Finding:
+async def _look(what: str, look: Callable[[], Awaitable[str | None]], mend: str) -> Finding:
     try:
         async with asyncio.timeout(TIMEOUT_S):
             return Finding(what, good=True, detail=await look() or "answers")
     except TimeoutError:
-        return Finding(what, good=False, detail=f"no answer within {TIMEOUT_S:.0f} s")
+        return Finding(what, good=False, detail=f"no answer within {TIMEOUT_S:.0f} s: {mend}")
     except RehydrateError as error:
-        return Finding(what, good=False, detail=str(error))
+        return Finding(what, good=False, detail=f"{error}: {mend}")
+
+
+async def _database(url: str) -> None:
+    await schema_revision(url)
 
 
 async def _key(history: History) -> str:
@@ -103,8 +124,7 @@ async def _still_there(history: History, channel: str, said_ms: int, now_ms: int
     )
 
 
-def _print(findings: list[Finding]) -> None:
-    marks = {True: "ok", False: "WRONG", None: "?"}
-    width = max(len(each.what) for each in findings)
-    for each in findings:
-        sys.stdout.write(f"{each.what.ljust(width)}  {marks[each.good]:5}  {each.detail}\n")
+def _print(finding: Finding) -> None:
+    mark = {True: "ok", False: "WRONG", None: "?"}[finding.good]
+    sys.stdout.write(f"{finding.what.ljust(_WIDTH)}  {mark:5}  {finding.detail}\n")
+    sys.stdout.flush()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import OrderedDict
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Self
 
 from rehydrate.api.access import Access
@@ -14,18 +14,19 @@ from rehydrate.channel.ably import AblyChannel
 from rehydrate.core.capability import Capability
 from rehydrate.core.ids import check_conversation_id
 from rehydrate.core.response import Outcome
-from rehydrate.errors import ChannelUnavailable, NotFound
+from rehydrate.errors import ChannelUnavailable, NotConfigured, NotFound, StoreUnavailable
 from rehydrate.hydration import Hydrated, Rules, hydrate
 from rehydrate.publication import Terms
 from rehydrate.publishing import Response, respond
 from rehydrate.recording import Recorded, Recorder, catch_up, store_messages
 from rehydrate.settings import Settings, load_settings, revealed
 from rehydrate.store import migrations
-from rehydrate.store.embedded import EmbeddedPostgres
+from rehydrate.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from rehydrate.store.postgres import PostgresStore
+from rehydrate.store.url import DatabaseUrlError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import AsyncIterator, Iterator, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
     from types import TracebackType
@@ -54,7 +55,8 @@ class History:
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load_settings()
-        self._store = PostgresStore(self.settings.required_database_url())
+        with _naming_the_database():
+            self._store = PostgresStore(self.settings.required_database_url())
         agents = self.settings.agent_client_ids
         client_id = agents[0] if agents else None
         self._channel = AblyChannel(
@@ -295,14 +297,42 @@ async def migrate(database_url: str) -> None:
     """Bring the schema of the database to head.
 
     Raises:
+        NotConfigured: the URL cannot be read.
         StoreUnavailable: Postgres does not answer.
     """
-    await migrations.migrate(database_url)
+    with _naming_the_database():
+        await migrations.migrate(database_url)
 
 
-def embedded_postgres(folder: Path) -> EmbeddedPostgres:
-    """A Postgres server of our own below *folder*, as an async context manager."""
-    return EmbeddedPostgres(folder)
+async def schema_revision(database_url: str) -> str | None:
+    """The revision of the database's schema; None if it has none.
+
+    Raises:
+        StoreUnavailable: Postgres does not answer.
+    """
+    return await migrations.current(database_url)
+
+
+@asynccontextmanager
+async def embedded_postgres(folder: Path) -> AsyncIterator[str]:
+    """The URL of a Postgres server of our own below *folder*, while the block runs.
+
+    Raises:
+        StoreUnavailable: it does not start, or does not end; says why and what to do.
+    """
+    try:
+        async with EmbeddedPostgres(folder) as postgres:
+            yield postgres.url
+    except EmbeddedPostgresError as error:
+        raise StoreUnavailable(str(error)) from error
+
+
+@contextmanager
+def _naming_the_database() -> Iterator[None]:
+    try:
+        yield
+    except DatabaseUrlError as error:
+        raise NotConfigured(f"REHYDRATE_DATABASE_URL: {error}") from None
 
 
 def _keep(kept: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import random
 import signal
 import sys
@@ -10,8 +11,11 @@ import time
 import uuid
 
 from rehydrate.demo.texts import tokens_of
+from rehydrate.errors import Fenced, Unavailable
 from rehydrate.recording import NewMessage
 from rehydrate.wiring import History
+
+_log = logging.getLogger(__name__)
 
 _PAUSE_S = (0.2, 0.8)
 
@@ -27,7 +31,8 @@ async def stream(
 ) -> int:
     """Answer prompts in *lanes* at once, for about *seconds* (None: until cancelled).
 
-    Returns how many responses were streamed; each of them is finished.
+    Returns how many responses were streamed and finished. While the database or Ably is away,
+    others are tried, again and again.
     """
     until = None if seconds is None else time.monotonic() + seconds
     pace_s = 1 / tokens_a_second
@@ -44,17 +49,24 @@ async def _lane(
 ) -> int:
     streamed = 0
     while until is None or time.monotonic() < until:
-        name = uuid.uuid4().hex[:12]
-        prompt = NewMessage(f"p-{name}", "user", text=f"Tell me about {name}.")
-        await history.store_messages(conversation_id, [prompt])
-        response_id = f"r-{name}"
-        async with history.respond(conversation_id, response_id, prompt_id=prompt.id) as response:
-            for token in tokens_of(response_id, mean=mean):
-                response.write(token)
-                await asyncio.sleep(random.expovariate(1 / pace_s))
-        streamed += 1
+        try:
+            await _answer(history, conversation_id, pace_s, mean)
+            streamed += 1
+        except (Unavailable, Fenced) as error:
+            _log.warning("a response could not be finished: %s", error)
         await asyncio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311 - a pace
     return streamed
+
+
+async def _answer(history: History, conversation_id: str, pace_s: float, mean: int) -> None:
+    name = uuid.uuid4().hex[:12]
+    prompt = NewMessage(f"p-{name}", "user", text=f"Tell me about {name}.")
+    await history.store_messages(conversation_id, [prompt])
+    response_id = f"r-{name}"
+    async with history.respond(conversation_id, response_id, prompt_id=prompt.id) as response:
+        for token in tokens_of(response_id, mean=mean):
+            response.write(token)
+            await asyncio.sleep(random.expovariate(1 / pace_s))
 
 
 async def run_agent(conversation_id: str, seconds: float | None) -> int:

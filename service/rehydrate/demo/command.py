@@ -20,7 +20,7 @@ from rehydrate.demo.processes import Child
 from rehydrate.settings import Settings, load_settings, revealed
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
 WARM_UP_S = 2.0
 _TOKEN_S = 24 * 3600
@@ -28,13 +28,19 @@ _TOKEN_S = 24 * 3600
 
 async def run_demo(options: dict[str, Any] | None) -> int:
     """Run the demo until it is stopped, or (with *options*) the check; return the exit code."""
-    if options is None:
-        return await _show()
-    return await _check(**options)
+    running = asyncio.ensure_future(_show() if options is None else _check(**options))
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, running.cancel)
+    try:
+        return await running
+    except asyncio.CancelledError:
+        _progress("ended")
+        return 0 if options is None else 130
 
 
 @asynccontextmanager
-async def _running(conversation_id: str) -> AsyncIterator[tuple[Target, Settings]]:
+async def _running(conversation_id: str) -> AsyncIterator[tuple[Target, Settings, list[Child]]]:
     settings = load_settings()
     _progress("starting Postgres and a channel server where none is configured …")
     async with embedded(settings) as completed:
@@ -42,25 +48,34 @@ async def _running(conversation_id: str) -> AsyncIterator[tuple[Target, Settings
         _progress("starting the service …")
         async with Child("--quiet", "serve", environment=environment) as service:
             target = _target(completed, service.url, conversation_id)
-            async with Child("--quiet", "agent", conversation_id, environment=environment):
-                yield target, completed
+            argv = ("--quiet", "agent", conversation_id)
+            async with Child(*argv, environment=environment) as agent:
+                yield target, completed, [service, agent]
 
 
 async def _show() -> int:
-    stopped = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stopped.set)
-    async with _running("demo") as (target, settings):
+    async with _running("demo") as (target, settings, children):
         _progress(_tour(target, settings))
         sys.stdout.write(f"ready {target.url}\n")
         sys.stdout.flush()
-        await stopped.wait()
-    return 0
+        await _one_ends(children)
+    return 1
+
+
+async def _one_ends(children: Sequence[Child]) -> None:
+    """Wait until one of *children* ends, which none of them should."""
+    waiting = {asyncio.create_task(child.wait()): child for child in children}
+    try:
+        done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+        for each in done:
+            _progress(f"rehydrate {waiting[each].name} has ended with {each.result()}")
+    finally:
+        for task in waiting:
+            task.cancel()
 
 
 async def _check(*, joins: int, as_json: bool) -> int:
-    async with _running(f"check-{uuid.uuid4().hex[:8]}") as (target, _):
+    async with _running(f"check-{uuid.uuid4().hex[:8]}") as (target, *_):
         await asyncio.sleep(WARM_UP_S)
         report = await check(target, joins, _progress)
     sys.stdout.write(_table(report))
@@ -108,13 +123,13 @@ def _target(settings: Settings, url: str, conversation_id: str) -> Target:
 
 def _tour(target: Target, settings: Settings) -> str:
     return f"""
-Three responses are streaming on the channel {target.channel!r}. Look at them:
+Three responses are streaming on the channel {target.channel!r}. Look at them, again and again:
+what is finished stays, what streams grows.
 
-  curl -H 'Authorization: Bearer {target.token}' \\
-    {target.url}/v1/conversations/{target.conversation_id}
+  TOKEN={target.token}
+  curl -sH "Authorization: Bearer $TOKEN" {target.url}/v1/conversations/{target.conversation_id}
 
-Again and again: what is finished stays, what streams grows. The data are below
-{settings.data_dir}; Ctrl-C ends everything.
+The data are below {settings.data_dir}. Ctrl-C ends everything.
 """
 
 

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import fcntl
-import os
 import secrets
+import tempfile
 import time
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from rehydrate.demo.processes import Child, NotStarted
+from rehydrate.errors import NotConfigured
 from rehydrate.settings import Settings, load_settings
 from rehydrate.wiring import embedded_postgres, migrate
 
@@ -30,17 +32,17 @@ async def embedded(settings: Settings) -> AsyncIterator[Settings]:
     Two processes on one folder share what runs; what this one started ends with the block.
 
     Raises:
-        EmbeddedPostgresError: the database does not start; says why.
+        StoreUnavailable: the database does not start; says why.
         NotStarted: the channel server does not.
+        NotConfigured: the folder cannot be used.
     """
     folder = settings.data_dir
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make(folder)
     found: dict[str, object] = {}
     async with AsyncExitStack() as stack:
         if settings.database_url is None:
             postgres = embedded_postgres(folder / "postgres")
-            await stack.enter_async_context(postgres)
-            found["database_url"] = postgres.url
+            found["database_url"] = await stack.enter_async_context(postgres)
         await stack.enter_async_context(_channel(settings, found))
         completed = load_settings(**(settings.model_dump() | found))
         await migrate(completed.required_database_url())
@@ -53,7 +55,7 @@ async def _channel(settings: Settings, found: dict[str, object]) -> AsyncIterato
         yield
         return
     folder = settings.data_dir / "localably"
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    _make(folder)
     found["ably_api_key"] = key = _kept_secret(folder / "key")
     found |= {"ably_endpoint": "127.0.0.1", "ably_tls": False}
     with (folder / "owner.lock").open("a") as lock:
@@ -72,16 +74,23 @@ async def _channel(settings: Settings, found: dict[str, object]) -> AsyncIterato
             yield
 
 
-def _kept_secret(path: Path) -> str:
-    """A key of form appId.keyId:secret, made once for the folder."""
+def _make(folder: Path) -> None:
     try:
-        return path.read_text()
-    except FileNotFoundError:
-        key = f"{_KEY_NAME}:{secrets.token_urlsafe(24)}"
-    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    with os.fdopen(descriptor, "w") as file:
-        file.write(key)
-    return key
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    except OSError as error:
+        why = error.strerror or error
+        raise NotConfigured(f"REHYDRATE_DATA_DIR: {folder} cannot be made ({why})") from None
+
+
+def _kept_secret(path: Path) -> str:
+    """A key of form appId.keyId:secret, made once for the folder, whole before it has its name."""
+    while not path.exists():
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # only the owner reads it
+            file.write(f"{_KEY_NAME}:{secrets.token_urlsafe(24)}")
+            file.flush()
+            with contextlib.suppress(FileExistsError):  # another process was faster
+                path.hardlink_to(file.name)
+    return path.read_text()
 
 
 def _port_of_owner(path: Path) -> int:

@@ -26,12 +26,13 @@ class NotStarted(Unavailable):
 class Child:
     """One process of the command line, as an async context manager that starts and ends it.
 
-    Its log goes to our standard error. ``url`` is what it said in its line ``ready <url>``.
+    Its log goes to our standard error. ``name`` is its command, ``url`` what it said in its line
+    ``ready <url>``.
     """
 
     def __init__(self, *argv: str, environment: dict[str, str] | None = None) -> None:
         self._argv = argv
-        self._name = next(word for word in argv if not word.startswith("-"))
+        self.name = next(word for word in argv if not word.startswith("-"))
         self._environment = os.environ | (environment or {})
         self._process: asyncio.subprocess.Process | None = None
         self._draining: asyncio.Task[None] | None = None
@@ -45,7 +46,7 @@ class Child:
     @property
     def _running(self) -> asyncio.subprocess.Process:
         if self._process is None:
-            raise NotStarted(f"rehydrate {self._name} is not running")
+            raise NotStarted(f"rehydrate {self.name} is not running")
         return self._process
 
     async def __aenter__(self) -> Self:
@@ -55,6 +56,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environment,
+            start_new_session=True,  # Ctrl-C is for whom started it, who then ends it in order
         )
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
@@ -62,7 +64,7 @@ class Child:
         except BaseException:
             await self.end()
             raise
-        self._draining = asyncio.create_task(self._drain(), name=f"output of {self._name}")
+        self._draining = asyncio.create_task(self._drain(), name=f"output of {self.name}")
         return self
 
     async def __aexit__(
@@ -97,7 +99,7 @@ class Child:
             if word == "ready":
                 return url
         code = await self._running.wait()
-        raise NotStarted(f"rehydrate {self._name} ended with {code} before it was ready")
+        raise NotStarted(f"rehydrate {self.name} ended with {code} before it was ready")
 
     async def _drain(self) -> None:
         output = self._running.stdout
