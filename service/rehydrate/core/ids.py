@@ -10,7 +10,8 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from typing import NamedTuple
+import re
+from typing import Any, NamedTuple
 
 from rehydrate.errors import BadParameter
 
@@ -23,6 +24,7 @@ HISTORY_LAG_MS = 2_000
 CONVERSATION_ID_LENGTH = 128
 SERIAL_LENGTH = 256
 _SERIAL_MS_DIGITS = 14
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Cursor(NamedTuple):
@@ -32,9 +34,31 @@ class Cursor(NamedTuple):
     message_id: str
 
 
+def is_name(value: Any) -> bool:
+    """Whether *value* can be the id of a message: 1 to 256 characters, and what text can be."""
+    return (
+        isinstance(value, str)
+        and 1 <= len(value) <= SERIAL_LENGTH
+        and not has_control(value)
+        and _is_utf8(value)
+    )
+
+
+def check_message_id(message_id: str, parameter: str = "id") -> str:
+    """Return *message_id* if it can be one.
+
+    Raises:
+        BadParameter: it is empty, longer than 256 characters, or holds a control character; names
+            *parameter*.
+    """
+    if not is_name(message_id):
+        raise BadParameter(parameter, f"{parameter} has 1 to 256 characters, no control characters")
+    return message_id
+
+
 def has_control(text: str) -> bool:
     """Whether *text* holds a control character (C0, DEL or C1)."""
-    return any(c < " " or "\x7f" <= c <= "\x9f" for c in text)
+    return _CONTROL.search(text) is not None
 
 
 def check_conversation_id(conversation_id: str) -> str:
@@ -59,9 +83,7 @@ def check_until(until: str | None) -> str | None:
     Raises:
         BadParameter: it is empty, longer than 256 characters, or holds a control character.
     """
-    if until is not None and (
-        not 1 <= len(until) <= SERIAL_LENGTH or has_control(until) or not _is_utf8(until)
-    ):
+    if until is not None and not is_name(until):
         raise BadParameter("until", "until is a serial: 1 to 256 characters, no control characters")
     return until
 

@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.content import spoken_text
 from rehydrate.core.events import MAX_SEQ, STATUSES, TERMINAL, ChannelMessage, Event, Kind
-from rehydrate.core.ids import SERIAL_LENGTH, has_control
-from rehydrate.core.json import dump
+from rehydrate.core.ids import is_name
+from rehydrate.core.json import dump, is_json
 from rehydrate.core.parts import clean_parts
 
 if TYPE_CHECKING:
@@ -65,17 +65,15 @@ def _event(
 
 def _name(headers: Mapping[str, Any], key: str) -> str | None:
     value = headers.get(key)
-    if value is None:
-        return None
-    if isinstance(value, str) and 1 <= len(value) <= SERIAL_LENGTH and not has_control(value):
+    if value is None or is_name(value):
         return value
     raise _Unplaced
 
 
 def _count(headers: Mapping[str, Any], key: str, least: int) -> int | None:
     value = headers.get(key)
-    if value is None:
-        return None
+    if value is None or (type(value) is int and least <= value <= MAX_SEQ):  # nearly always
+        return value
     if isinstance(value, str) and value.isascii() and value.isdigit():
         value = int(value) if len(value) <= _SEQ_DIGITS else None
     if isinstance(value, float) and value.is_integer():
@@ -87,7 +85,13 @@ def _count(headers: Mapping[str, Any], key: str, least: int) -> int | None:
 
 def _label(headers: Mapping[str, Any], key: str) -> str | None:
     value = headers.get(key)
-    return value if isinstance(value, str) or value is None else str(value)
+    if isinstance(value, int | float) and is_json(value):
+        return str(value)
+    return value if isinstance(value, str) else None
+
+
+def _said(value: Any) -> Any:
+    return value if is_json(value) else None
 
 
 def _prompt(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event | None:
@@ -113,7 +117,7 @@ def _textual(kind: Kind) -> Callable[[ChannelMessage, Mapping[str, Any], bool], 
     def read(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
         if not isinstance(message.data, str):
             return _event("void", message, headers, ephemeral)
-        part = _label(headers, "part") if "part" in headers else None
+        part = _label(headers, "part")
         return _event(kind, message, headers, ephemeral, text=message.data, part=part)
 
     return read
@@ -121,9 +125,11 @@ def _textual(kind: Kind) -> Callable[[ChannelMessage, Mapping[str, Any], bool], 
 
 def _tool_call(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
     data = message.data if isinstance(message.data, dict) else {}
-    call_id = _label(headers, "toolCallId") or message.id or f"call-{headers.get('seq')}"
-    event = _event("tool_call", message, headers, ephemeral, part=_label(headers, "part"))
     args = data.get("args")
+    if not is_json(args):
+        return _event("void", message, headers, ephemeral)
+    event = _event("tool_call", message, headers, ephemeral, part=_label(headers, "part"))
+    call_id = _label(headers, "toolCallId") or message.id or f"call-{event.seq}"
     return event._replace(
         tool_call_id=call_id, name=_label(data, "name"), value="" if args is None else args
     )
@@ -139,23 +145,23 @@ def _tool_args(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: b
 
 def _tool_result(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
     call_id = _label(headers, "toolCallId")
-    if call_id is None:
-        return _event("void", message, headers, ephemeral)
     data = message.data if isinstance(message.data, dict) else {"result": message.data}
+    if call_id is None or not is_json(data.get("result")):
+        return _event("void", message, headers, ephemeral)
     event = _event("tool_result", message, headers, ephemeral, name=_label(data, "name"))
     return event._replace(tool_call_id=call_id, value=data.get("result"))
 
 
 def _stop(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
     data = message.data if isinstance(message.data, dict) else {}
-    status = headers.get("status", "completed")
+    status = _label(headers, "status") or "completed"
     if status not in TERMINAL:
         status = "failed" if status in STATUSES else "completed"
-    error = headers.get("error")
+    error = _said(headers.get("error"))
     if error is None:
-        error = data.get("reason")
+        error = _said(data.get("reason"))
     event = _event("stop", message, headers, ephemeral, status=status, error=error)
-    return event._replace(value=data.get("usage"))
+    return event._replace(value=_said(data.get("usage")))
 
 
 def _repair(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
