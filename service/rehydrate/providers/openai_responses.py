@@ -1,0 +1,157 @@
+"""OpenAI's Responses API: its stream as typed events, as text, or straight into a response.
+
+    stream = ResponsesStream(await client.responses.create(model=…, input=…, stream=True))
+    async for event in stream: ...        # typed, the last one is `Ended`
+    async for text in stream.text(): ...  # text deltas only
+    await stream.into(response)           # everything, with its end
+
+What becomes of every vendor event is the table `RULES`, which is also the one in the docs.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.providers.interpreting import Arrived, Events, Rule
+from rehydrate.providers.responses_interpreter import ResponsesInterpreter
+from rehydrate.providers.vendor_stream import IDLE_TIMEOUT_S, VendorStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    Read = Callable[[Any, Arrived], Events]
+
+
+class ResponsesStream(VendorStream):
+    """One stream of the Responses API.
+
+    Args:
+        source: the ``openai`` package's stream (sync or async), any iterable or async iterable of
+            its events or of dicts, or server-sent events: bytes, chunks, or an HTTP response.
+        starting_after: the vendor's number of the last event that was taken before, if *source*
+            resumes a background response; what is repeated is dropped.
+        prefix: what the names of parts begin with.
+        idle_timeout_s: how long it may say nothing, in seconds.
+    """
+
+    _interpreter: ResponsesInterpreter
+
+    def __init__(
+        self,
+        source: Any,
+        *,
+        starting_after: int | None = None,
+        prefix: str = "",
+        idle_timeout_s: float = IDLE_TIMEOUT_S,
+    ) -> None:
+        reading = ResponsesInterpreter(RULES, starting_after=starting_after, prefix=prefix)
+        super().__init__(source, reading, idle_timeout_s=idle_timeout_s)
+
+    @property
+    def response_id(self) -> str | None:
+        """The vendor's id of the response, once it is known."""
+        return self._interpreter.response_id
+
+    @staticmethod
+    def _wrap(name: str, data: Any) -> Any:
+        if isinstance(data, dict) and "type" not in data:
+            return {**data, "type": name}
+        return data
+
+
+def _delta(kind: str, at: str = "content_index") -> Read:
+    return lambda reading, came: reading.delta(kind, at, came)
+
+
+def _done(kind: str, field: str = "text", at: str = "content_index") -> Read:
+    return lambda reading, came: reading.done(kind, at, field, came)
+
+
+def _args_done(field: str) -> Read:
+    return lambda reading, came: reading.args_done(field, came)
+
+
+_Reading = ResponsesInterpreter
+_PROGRESS = Rule(_Reading.progress, "Progress")
+_ARGS_DELTA = Rule(_Reading.args_delta, "ToolArgsDelta", "`tool_args`")
+_REASONING = "`reasoning`"
+_ADDED_TEXT = "what the deltas lacked"
+_ADDED_ARGS = "arguments that the deltas lacked"
+_UNSAID = {
+    "audio": ("delta", "done", "transcript.delta", "transcript.done"),
+    "compaction": ("compacting",),
+    "content_part": ("added", "done"),
+    "code_interpreter_call": ("in_progress", "interpreting", "completed"),
+    "file_search_call": ("in_progress", "searching", "completed"),
+    "image_generation_call": ("in_progress", "generating", "partial_image", "completed"),
+    "mcp_call": ("in_progress", "completed", "failed"),
+    "mcp_list_tools": ("in_progress", "completed", "failed"),
+    "reasoning_summary_part": ("added", "done"),
+    "shell_call_command": ("done",),
+    "shell_call_output_content": ("delta", "done"),
+    "steer": ("accepted", "pending", "failed"),
+    "web_search_call": ("in_progress", "searching", "completed"),
+}
+"""Events that add nothing to the answer: their items say, when they are done, what came of it."""
+
+
+def _rules() -> Iterator[tuple[str, Rule]]:
+    yield "response.created", Rule(_Reading.created, "Started")
+    yield "response.queued", Rule(_Reading.created, "Progress, or Started")
+    yield "response.in_progress", Rule(_Reading.created, "Progress, or Started")
+    yield (
+        "response.output_item.added",
+        Rule(_Reading.item_added, "Started, or ToolCallStarted", "`tool_call`"),
+    )
+    yield (
+        "response.output_item.done",
+        Rule(
+            _Reading.item_done,
+            "ToolResult, and deltas that were lacking",
+            "`tool_result` of a tool that the vendor ran; " + _ADDED_TEXT,
+        ),
+    )
+    yield "response.output_text.delta", Rule(_delta("text"), "TextDelta", "`token`")
+    yield "response.output_text.done", Rule(_done("text"), "PartDone", _ADDED_TEXT)
+    yield "response.output_text.annotation.added", Rule(_Reading.annotation, "Annotation")
+    yield "response.refusal.delta", Rule(_delta("refusal"), "RefusalDelta", "`refusal`")
+    yield "response.refusal.done", Rule(_done("refusal", "refusal"), "PartDone", _ADDED_TEXT)
+    yield "response.reasoning_text.delta", Rule(_delta("reasoning"), "ReasoningDelta", _REASONING)
+    yield "response.reasoning_text.done", Rule(_done("reasoning"), "PartDone", _ADDED_TEXT)
+    yield (
+        "response.reasoning_summary_text.delta",
+        Rule(_delta("reasoning", "summary_index"), "ReasoningDelta", _REASONING),
+    )
+    yield (
+        "response.reasoning_summary_text.done",
+        Rule(_done("reasoning", at="summary_index"), "PartDone", _ADDED_TEXT),
+    )
+    for name, field in (
+        ("function_call_arguments", "arguments"),
+        ("mcp_call_arguments", "arguments"),
+        ("custom_tool_call_input", "input"),
+        ("code_interpreter_call_code", "code"),
+    ):
+        yield f"response.{name}.delta", _ARGS_DELTA
+        yield f"response.{name}.done", Rule(_args_done(field), "ToolCallDone", _ADDED_ARGS)
+    yield (
+        "response.shell_call_command.added",
+        Rule(_Reading.command, "ToolArgsDelta", "`tool_args`: a command a line"),
+    )
+    yield "response.shell_call_command.delta", _ARGS_DELTA
+    for name, steps in _UNSAID.items():
+        yield from ((f"response.{name}.{step}", _PROGRESS) for step in steps)
+    yield (
+        "response.completed",
+        Rule(_Reading.completed, "Ended", "`stop` completed, with usage; its text is final"),
+    )
+    yield (
+        "response.incomplete",
+        Rule(_Reading.incomplete, "Ended", "`stop` incomplete, with usage and the reason"),
+    )
+    yield "response.failed", Rule(_Reading.failed, "Ended", "`stop` failed, with the error")
+    yield "response.cancelled", Rule(_Reading.cancelled, "Ended", "`stop` cancelled")
+    yield "error", Rule(_Reading.error, "Ended", "`stop` failed, with the error")
+
+
+RULES: dict[str, Rule] = dict(_rules())
