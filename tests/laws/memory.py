@@ -90,7 +90,9 @@ class MemoryStore:
                 raise Conflict(f"{state.id} has ended")
             kept = copy.deepcopy(state)
             kept.changed = False
-            if kept.ended and not kept.gaps():  # as a store does: what was, is known by its wire form
+            if (
+                kept.ended and not kept.gaps()
+            ):  # as a store does: what was, is known by its wire form
                 finished = wire.state_of(wire.message(kept))
                 finished.position = kept.position or insertion_position(self.now_ms, 0)
                 finished.recent = kept.recent

@@ -30,7 +30,9 @@ async def folded_in_parts(messages, cuts, overlaps):
     """The fold of *messages* in windows between *cuts*, each reaching back, through a store."""
     store = MemoryStore()
     edges = [0, *sorted(cuts), len(messages)]
-    for (begin, end), overlap_ms in zip(zip(edges, edges[1:], strict=False), overlaps, strict=False):
+    for (begin, end), overlap_ms in zip(
+        zip(edges, edges[1:], strict=False), overlaps, strict=False
+    ):
         if begin == end:
             continue
         since_ms = messages[begin].timestamp_ms - overlap_ms
