@@ -1,0 +1,9 @@
+"""The store's contract, over a real Postgres."""
+
+from __future__ import annotations
+
+from contracts.store import StoreContract
+
+
+class TestPostgres(StoreContract):
+    """`PostgresStore` over the embedded server; each test has a database of its own."""
