@@ -138,8 +138,11 @@ def decode_cursor(text: str, parameter: str = "before") -> Cursor:
     """
     try:
         padded = text.encode() + b"=" * (-len(text) % 4)
-        position, message_id = json.loads(base64.b64decode(padded, b"-_", validate=True))
-        if not (isinstance(position, str) and isinstance(message_id, str)):
+        told = json.loads(base64.b64decode(padded, b"-_", validate=True))
+        position, message_id = told
+        if not (
+            isinstance(told, list) and isinstance(position, str) and isinstance(message_id, str)
+        ):
             raise TypeError  # noqa: TRY301 - one answer for every way of being no cursor
         cursor = Cursor(position, message_id)
         if not (_is_utf8(position + message_id) and "\0" not in position + message_id):

@@ -3,7 +3,14 @@
 from __future__ import annotations
 
 import json
+import math
 from typing import Any
+
+MOST_LEVELS = 64
+"""How deep values may be nested: writers and readers of JSON give up somewhere beyond."""
+
+_MOST_BITS = 1024
+"""Of a whole number: about what a float can hold, and what every reader of JSON takes."""
 
 
 def dump(value: Any) -> bytes:
@@ -17,3 +24,22 @@ def dump(value: Any) -> bytes:
         return text.encode()
     except UnicodeEncodeError:
         return json.dumps(value, separators=(",", ":")).encode()
+
+
+def is_json(value: Any, levels: int = MOST_LEVELS) -> bool:
+    """Whether JSON can say *value*: no NaN, no bytes, text as keys, at most *levels* deep.
+
+    What others publish need not be so: encodings other than JSON can say more, and 1e999 is
+    infinite in every language.
+    """
+    if isinstance(value, dict):
+        if not all(isinstance(key, str) for key in value):
+            return False
+        value = list(value.values())
+    if isinstance(value, list):
+        return levels > 0 and all(is_json(each, levels - 1) for each in value)
+    if isinstance(value, float):
+        return math.isfinite(value)
+    if isinstance(value, int):
+        return value.bit_length() <= _MOST_BITS
+    return value is None or isinstance(value, str)

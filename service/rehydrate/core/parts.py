@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+from rehydrate.core.json import is_json
+
 _TEXT_TYPES = frozenset({"text", "refusal", "reasoning"})
 
 
@@ -18,12 +20,14 @@ def clean_parts(parts: Any) -> list[dict[str, Any]] | None:
 def _clean(part: Any) -> dict[str, Any] | None:
     if not isinstance(part, dict):
         return None
-    if part.get("type") in _TEXT_TYPES and isinstance(part.get("text"), str):
+    if not (isinstance(part.get("type"), str) and is_json(part)):
+        return None
+    if part["type"] in _TEXT_TYPES and isinstance(part.get("text"), str):
         cleaned = {"type": part["type"], "text": part["text"]}
         if isinstance(part.get("part"), str):
             cleaned["part"] = part["part"]
         return cleaned
-    if part.get("type") == "tool_call" and isinstance(part.get("tool_call_id"), str):
+    if part["type"] == "tool_call" and isinstance(part.get("tool_call_id"), str):
         name = part.get("name")
         return {
             "type": "tool_call",

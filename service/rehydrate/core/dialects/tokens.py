@@ -206,8 +206,10 @@ def pieces(text: str) -> list[str]:
 
 def encode(event: Event) -> tuple[str, Any, dict[str, Any]]:
     """Name, data and extras of the channel message that says *event* of a response."""
-    headers: dict[str, Any] = {"responseId": event.message_id, "seq": event.seq, "gen": event.gen}
-    more = {
+    headers = {
+        "responseId": event.message_id,
+        "seq": event.seq,
+        "gen": event.gen,
         "promptId": event.prompt_id,
         "part": event.part,
         "toolCallId": event.tool_call_id,
@@ -215,7 +217,7 @@ def encode(event: Event) -> tuple[str, Any, dict[str, Any]]:
         "error": event.error,
         "replayOf": event.replay_of,
     }
-    headers |= {key: value for key, value in more.items() if value is not None}
+    headers = {key: value for key, value in headers.items() if value is not None}
     name = "response-complete" if event.kind == "repair" else event.kind
     return name, _data(event), {"headers": headers}
 

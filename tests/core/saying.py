@@ -1,0 +1,78 @@
+"""Channel messages and events of a test's own making, with a serial and a time that follow on."""
+
+from __future__ import annotations
+
+from rehydrate.core.dialects import decode_all
+from rehydrate.core.events import ChannelMessage, Event
+from rehydrate.core.response import MessageState, fold
+from rehydrate.core.timeline import Timeline
+
+BEGAN_MS = 1_767_225_600_000
+
+
+def serial(at_ms, index=0):
+    return f"{at_ms:014d}-000@s:{index:03d}"
+
+
+def said(name, data=None, *, at_s=0, id_=None, client_id=None, action=0, serials=True, **headers):
+    """A channel message; *headers* are those of its extras (none: extras are null)."""
+    at_ms = BEGAN_MS + round(at_s * 1000)
+    return ChannelMessage(
+        name,
+        data,
+        f"m{at_s}" if id_ is None else id_,
+        serial(at_ms) if serials else None,
+        at_ms,
+        client_id,
+        {"headers": headers} if headers else None,
+        action,
+    )
+
+
+def event(
+    kind, seq=None, text=None, *, at_s=None, id_=None, serials=True, message_id="r", **fields
+):
+    """An event of response ``r``; without a time of its own it comes *seq* seconds in."""
+    at_s = (seq or 0) if at_s is None else at_s
+    at_ms = BEGAN_MS + round(at_s * 1000)
+    return Event(
+        kind,
+        message_id,
+        seq=seq,
+        serial=serial(at_ms) if serials else None,
+        id=f"{kind}{at_s}" if id_ is None else id_,
+        timestamp_ms=at_ms,
+        text=text,
+        **fields,
+    )
+
+
+def token(seq, text, **fields):
+    return event("token", seq, text, **fields)
+
+
+def start(**fields):
+    return event("start", 0, **fields)
+
+
+def stop(seq, **fields):
+    return event("stop", seq, status="completed", **fields)
+
+
+def folded(*events, state=None):
+    """The state that *events* add up to."""
+    state = MessageState("r") if state is None else state
+    for each in events:
+        fold(state, each)
+    return state
+
+
+def shown(*messages, **how):
+    """The timeline of channel messages."""
+    timeline = Timeline(**how)
+    timeline.fold(decode_all(messages))
+    return timeline
+
+
+def text_of(state):
+    return "".join(part["text"] for part in state.parts() if part["type"] in ("text", "refusal"))
