@@ -182,14 +182,17 @@ def _segments_of(parts: list[dict[str, Any]]) -> Iterator[Segment]:
             yield Segment("tool_call", call_id, [], value)
             if part.get("result") is not None:
                 yield Segment("tool_result", call_id, [], {"name": None, "result": part["result"]})
-        else:
+        elif part["text"]:
             yield Segment(part["type"], part.get("part"), [part["text"]])
 
 
 def _extend(segments: list[Segment], event: Event) -> int:
-    """Add the content of *event*; return its length in characters."""
-    if event.kind in TEXTUAL:
-        text = event.text or ""
+    """Add the content of *event*; return its length in characters.
+
+    An empty text adds nothing: nobody could tell on which side of a cut it lies.
+    """
+    text = event.text or ""
+    if event.kind in TEXTUAL and text:
         last = segments[-1] if segments else None
         type_ = _PART_TYPES[event.kind]
         if last is not None and last.type == type_ and last.key == event.part:
@@ -197,9 +200,9 @@ def _extend(segments: list[Segment], event: Event) -> int:
         else:
             segments.append(Segment(type_, event.part, [text]))
         return len(text)
-    if event.kind == "tool_args":
-        _put(segments, Segment("tool_args", event.tool_call_id, [event.text or ""]))
-        return len(event.text or "")
+    if event.kind == "tool_args" and text:
+        _put(segments, Segment("tool_args", event.tool_call_id, [text]))
+        return len(text)
     if event.kind == "tool_call":
         value = {"name": event.name, "args": event.value}
         segments.append(Segment("tool_call", event.tool_call_id, [], value))
@@ -226,7 +229,7 @@ def _length(segment: Segment) -> int:
 def _cut(into: list[Segment], segment: Segment, skip: int) -> int:
     """Put what of *segment* lies after *skip* characters; return what is left to skip."""
     length = _length(segment)
-    if skip >= length > 0:
+    if skip >= length:
         return skip - length
     if skip and segment.value is None:
         segment = Segment(segment.type, segment.key, ["".join(segment.pieces)[skip:]])

@@ -41,17 +41,18 @@ class Tape:
         return self._ticks
 
     def packed(self) -> bytes:
-        """The compact form: a tag, then lengths and distances in time."""
+        """The compact form: a tag, then lengths and distances in time; nothing for no ticks."""
         if self._packed is None:
             self._packed = _pack(self._ticks or [])
         return self._packed
 
 
 def _pack(ticks: list[Tick]) -> bytes:
+    if not ticks:
+        return b""
     lengths = [tick.length for tick in ticks]
     distances = [b.at_ms - a.at_ms for a, b in pairwise(ticks)]
-    first_ms = ticks[0].at_ms if ticks else 0
-    plain = json.dumps([first_ms, lengths, distances], separators=(",", ":")).encode()
+    plain = json.dumps([ticks[0].at_ms, lengths, distances], separators=(",", ":")).encode()
     if len(plain) < _WORTH_DEFLATING_BYTES:
         return _PLAIN + plain
     return _DEFLATED + zlib.compress(plain)

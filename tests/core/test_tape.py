@@ -1,0 +1,37 @@
+"""Tapes: what a replay needs beside the text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rehydrate.core.tape import Tape, Tick
+
+ticks = st.lists(st.builds(Tick, st.integers(0, 70_000), st.integers(0, 2**45)), max_size=60)
+
+
+@given(ticks)
+def test_a_tape_is_unpacked_as_it_was_packed(given_ticks):
+    assert Tape(packed=Tape(list(given_ticks)).packed()).ticks == given_ticks
+
+
+@pytest.mark.parametrize("tape", [Tape(), Tape([]), Tape(packed=b""), Tape(packed=Tape().packed())])
+def test_an_empty_tape_is_empty(tape):
+    assert tape.ticks == []
+
+
+def test_a_tape_that_was_looked_at_is_packed_with_what_was_appended():
+    tape = Tape(packed=Tape([Tick(1, 10)]).packed())
+    tape.ticks.append(Tick(2, 20))
+    assert Tape(packed=tape.packed()).ticks == [Tick(1, 10), Tick(2, 20)]
+
+
+def test_a_tape_that_nobody_looked_at_is_packed_as_it_lay():
+    packed = Tape([Tick(1, 10)]).packed()
+    assert Tape(packed=packed).packed() is packed
+
+
+def test_a_steady_stream_takes_about_two_bytes_an_event():
+    steady = [Tick(4 + index % 3, 1_767_225_600_000 + 20 * index) for index in range(2_000)]
+    assert len(Tape(steady).packed()) < 2_000 * 2
