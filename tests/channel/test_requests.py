@@ -160,11 +160,13 @@ async def test_a_machine_whose_clock_is_wrong_can_begin_with_publishing(server, 
         assert await log.publish("c", [Outgoing("token", "x", "1")])
 
 
-async def test_what_is_asked_after_closing_is_answered_by_new_connections(server):
+async def test_what_is_asked_after_closing_is_unavailable(server):
     async with opened(server) as log:
         await log.ready()
         await log.close()
-        await log.ready()
+        for asking in (log.ready(), read(log)):
+            with pytest.raises(ChannelUnavailable, match="closed"):
+                await asking
 
 
 async def test_a_shown_token_is_sent_instead_of_ours(stub):

@@ -92,7 +92,8 @@ class AblyChannel:
             self._publishing_line, capacity=unacknowledged, ack_timeout_s=ack_timeout_s
         )
         self._lines = Lines(self._line, channels_per_line=channels_per_connection)
-        _hush(logging.getLogger("ably"))
+        _hush(logging.getLogger("ably"), logging.CRITICAL)
+        _hush(logging.getLogger("websockets.client"), logging.INFO)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -105,7 +106,7 @@ class AblyChannel:
         """Get ready; nothing is connected yet."""
 
     async def close(self) -> None:
-        """Wait 2 s for what is on its way, then close everything."""
+        """Wait up to 2 s for what is on its way, then close everything, for good."""
         await self._publisher.close(_CLOSING_S)
         await self._publishing_line.close()
         await self._lines.close()
@@ -204,7 +205,7 @@ class AblyChannel:
         return client
 
 
-def _hush(sdk: logging.Logger) -> None:
-    """Keep the SDK's log quiet, unless the application asked for it: it has tokens and texts."""
-    if sdk.level == logging.NOTSET:
-        sdk.setLevel(logging.CRITICAL)
+def _hush(logger: logging.Logger, level: int) -> None:
+    """Keep what has tokens and texts out of the log, unless the application asked for it."""
+    if logger.level == logging.NOTSET:
+        logger.setLevel(level)

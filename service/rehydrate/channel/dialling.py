@@ -18,12 +18,15 @@ class Dialling:
     """Watches the attempts of *client* to connect.
 
     Gap 10: the SDK does not notice that a connection is refused and waits out its time limit; the
-    attempt is told here that it failed. And an attempt that was given up waits for ever: it is
-    ended when the next one begins, or with `close`.
+    attempt is told here that it failed. An attempt that was given up waits for ever: it is ended
+    when the next one begins, or with `close`. And a socket that is closed may still hear a last
+    message, which sets its alarm for silence again; that would disconnect its successor later, or
+    bring a closed client back to life: the alarm is taken away.
     """
 
     def __init__(self, client: AblyRealtime) -> None:
         self._attempt: asyncio.Task[None] | None = None
+        self._transport: WebSocketTransport | None = None
         manager = client.connection.connection_manager
         manager.on("transport.pending", self._begun)
         # asks a web page whether there is a network, and stops the event loop until it answers;
@@ -31,16 +34,21 @@ class Dialling:
         manager.check_connection = _assume_network
 
     def close(self) -> None:
-        """End the attempt that is under way, if any."""
+        """End the attempt that is under way, if any; the client is about to be closed."""
         if self._attempt is not None:
             self._attempt.cancel()
+        if self._transport is not None:
+            self._transport.on_activity = _do_nothing
+            if self._transport.idle_timer is not None:
+                self._transport.idle_timer.cancel()
 
     def _begun(self, transport: WebSocketTransport) -> None:
         # the SDK says this from within the attempt, and makes the transport's task directly after
         current = asyncio.current_task()
-        if current is not self._attempt:
-            self.close()
-        self._attempt = current
+        if current is self._attempt:
+            self._attempt = None  # another host, the same attempt
+        self.close()
+        self._attempt, self._transport = current, transport
         asyncio.get_running_loop().call_soon(_watch, transport)
 
 
@@ -59,3 +67,7 @@ def _watch(transport: WebSocketTransport) -> None:
 
 def _assume_network() -> bool:
     return True
+
+
+def _do_nothing() -> None:
+    """In the place of an alarm that is not to be set again."""

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from ably import AblyRealtime
     from ably.transport.websockettransport import WebSocketTransport
     from ably.types.connectionstate import ConnectionStateChange
+    from ably.util.exceptions import AblyException
 
 _LOG = logging.getLogger("rehydrate.channel")
 
@@ -72,13 +73,14 @@ class Line:
         self._keeper: asyncio.Task[None] | None = None
         self._client: AblyRealtime | None = None
         self._refusal: ChannelRefused | None = None
-        self._condemned = False
+        self._closed = self._condemned = False
+        self._door_refusals = 0
         self._settled = asyncio.Event()
         self._look = asyncio.Event()
 
     def start(self) -> None:
         """Connect, if that has not begun."""
-        if self._keeper is None:
+        if self._keeper is None and not self._closed:
             self._keeper = asyncio.create_task(self._keep(), name="rehydrate channel line")
 
     def suspect(self) -> None:
@@ -94,9 +96,11 @@ class Line:
         """The connected client.
 
         Raises:
-            ChannelUnavailable: there is none within the time limit.
+            ChannelUnavailable: there is none within the time limit, or the line is closed.
             ChannelRefused: Ably refuses the connection.
         """
+        if self._closed:
+            raise ChannelUnavailable("the connection to Ably is closed")
         self.start()
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -111,7 +115,8 @@ class Line:
         return self._client
 
     async def close(self) -> None:
-        """Close the connection."""
+        """Close the connection, for good."""
+        self._closed = True
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
             keeper.cancel()
@@ -148,10 +153,7 @@ class Line:
                     _LOG.warning("the connection to Ably is lost: %s", described(change.reason))
                 self._lower()
             elif is_token_refusal(getattr(change.reason, "code", None) or 0):
-                # the SDK renews a token that expires while connected; one that is refused at the
-                # door it would show for ever
-                self._doubt()
-                self.condemn()
+                self._turned_away(change.reason)
             self._look.set()
 
         client.connection.on(changed)
@@ -173,6 +175,14 @@ class Line:
             elif loop.time() - heard_s > _PATIENCE * self._timeout_s:
                 return False
 
+    def _turned_away(self, reason: AblyException) -> None:
+        """Our token was refused at the door: the SDK would go on showing the same one."""
+        self._doubt()
+        self._door_refusals += 1
+        if self._door_refusals > 1:  # a new one as well: it is not the clock
+            self._refuse(as_ours(reason, "connecting to Ably"))
+        self.condemn()
+
     async def _pause(self) -> None:
         try:
             async with asyncio.timeout(self._ping_every_s):
@@ -193,7 +203,7 @@ class Line:
         return True
 
     def _raise(self, client: AblyRealtime) -> None:
-        self._client, self._refusal = client, None
+        self._client, self._refusal, self._door_refusals = client, None, 0
         self._settled.set()
         for rider in list(self.riders):
             rider.up(client)

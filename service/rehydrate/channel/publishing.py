@@ -12,7 +12,7 @@ from ably.types.connectionstate import ConnectionState
 from ably.types.message import Message
 from ably.util.exceptions import AblyException
 
-from rehydrate.channel.refusals import as_ours
+from rehydrate.channel.refusals import as_ours, described
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _TICK_S = 0.25
 _CHANNELS_KEPT = 1_000
 _UNENCODABLE = 40013
+_SERVER_ERROR = 500
 _BAD_DATA = (TypeError, ValueError, OverflowError)
 
 
@@ -232,4 +233,7 @@ def _refusal_of(error: BaseException) -> ChannelUnavailable:
         return ChannelRefused(
             _UNENCODABLE, f"the message cannot be encoded: {type(error).__name__}"
         )
+    if isinstance(error, AblyException) and (error.status_code or 0) < _SERVER_ERROR:
+        # a no, also where the same might be granted later (429): it was not published
+        return ChannelRefused(int(error.code or 0), f"publishing: {described(error)}")
     return as_ours(error, "publishing")

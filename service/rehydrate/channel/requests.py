@@ -48,6 +48,7 @@ class Requests:
         self._endpoint = endpoint
         self._timeout_s = timeout_s
         self._client: AblyRest | None = None
+        self._closed = False
 
     async def get(
         self, path: str, params: Mapping[str, str], *, token: str | None = None
@@ -83,13 +84,16 @@ class Requests:
             raise as_ours(error, "asking Ably for its time") from error
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close the connections, for good."""
+        self._closed = True
         client, self._client = self._client, None
         if client is not None:
             await client.close()
 
     @property
     def _rest(self) -> AblyRest:
+        if self._closed:
+            raise ChannelUnavailable("the channel is closed")
         if self._client is None:
             self._client = AblyRest(
                 auth_callback=self._credentials.details,

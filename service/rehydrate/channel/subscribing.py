@@ -7,15 +7,16 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+from ably.types.channelmode import ChannelMode
 from ably.types.channeloptions import ChannelOptions
 from ably.types.channelstate import ChannelState
 from ably.types.connectionstate import ConnectionState
 from ably.util.exceptions import AblyException
 
 from rehydrate.channel.backoff import Backoff
-from rehydrate.channel.refusals import as_ours, described
+from rehydrate.channel.refusals import CAPABILITY, as_ours, described
 from rehydrate.channel.rows import from_live
-from rehydrate.errors import ChannelUnavailable
+from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.ports import Discontinuity
 
 if TYPE_CHECKING:
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
     from rehydrate.channel.line import Line
     from rehydrate.core.events import ChannelMessage
-    from rehydrate.errors import ChannelRefused
 
 _LOG = logging.getLogger("rehydrate.channel")
 
@@ -138,7 +138,7 @@ class LiveSubscription:
     async def _attach(self) -> None:
         client = self._client = await self._line.client()
         self._fresh = True
-        options = ChannelOptions(params=self._params)
+        options = ChannelOptions(params=self._params, modes=[ChannelMode.SUBSCRIBE])
         channel = self._channel = client.channels.get(self._name, options)
         channel.on(self._on_state)
         try:
@@ -154,6 +154,8 @@ class LiveSubscription:
             raise as_ours(error, "attaching") from error
         if channel.state is not ChannelState.ATTACHED:  # gap 13: or returns silently
             raise ChannelUnavailable(f"attaching: the channel is {channel.state.value}")
+        if channel.modes and ChannelMode.SUBSCRIBE not in channel.modes:
+            raise ChannelRefused(CAPABILITY, "attaching: not allowed to subscribe")
 
     async def _leave(self) -> bool:
         """Let go of the channel; whether Ably knows."""
