@@ -2,23 +2,12 @@
 
 from __future__ import annotations
 
-import asyncio
 import json
-from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core import wire
-from rehydrate.core.dialects import decode_all
 from rehydrate.core.events import TERMINAL
-from rehydrate.core.ids import (
-    HISTORY_LAG_MS,
-    Cursor,
-    at_or_before,
-    check_conversation_id,
-    check_until,
-    encode_cursor,
-    serial_time_ms,
-)
+from rehydrate.core.ids import Cursor, check_conversation_id, check_until, encode_cursor
 from rehydrate.core.timeline import (
     Reason,
     Timeline,
@@ -27,24 +16,19 @@ from rehydrate.core.timeline import (
     needs_no_read,
     read_from_ms,
 )
-from rehydrate.errors import BadParameter, ChannelRefused, ChannelUnavailable
+from rehydrate.errors import BadParameter
+from rehydrate.walking import Walk
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import AsyncIterator, Callable, Iterable
+    from collections.abc import Callable, Iterable
 
     from rehydrate.core.events import Event
     from rehydrate.ports import ChannelLog, ResponseStore, Stored
 
 MAX_LIMIT = 200
-HISTORY_TIMEOUT_S = 10.0
-"""How long an answer waits for the channel before it goes out as the stored part alone."""
-
 _LAST = "~"
 """A position behind all others: of an open message whose start has no serial yet."""
-
-_CATCHING_UP_S = (0.05, 0.15)
-"""When to read again where history does not show ``until`` yet: it lags by about 100 ms."""
 
 
 class Rules(NamedTuple):
@@ -103,6 +87,45 @@ class Hydrated(NamedTuple):
         return [json.loads(each) for each in self.wires]
 
 
+class Reading(NamedTuple):
+    """A conversation as it was read: what is stored, and what the channel said since.
+
+    Who folds further events into ``timeline`` answers anew from it.
+    """
+
+    conversation_id: str
+    channel: str
+    stored: Stored
+    timeline: Timeline
+    window: Window
+    reasons: list[Reason]
+
+    def answer(self, limit: int, before: Cursor | None = None) -> Hydrated:
+        """The newest *limit* finished messages (of those that were read), and all that is open."""
+        stored, timeline, reasons = self.stored, self.timeline, self.reasons
+        watermark = stored.conversation.watermark if stored.conversation else None
+        rows, older = _page(stored, timeline, limit, before)
+        states = [timeline.messages[id_] for _, id_, _ in rows if id_ in timeline.messages]
+        if any(state.pointer > state.covered for state in states):
+            behind = Reason("store_behind", retry=True, detail="a text is not stored yet")
+            reasons = [*reasons, behind]
+        elif any(not state.exact for state in states):
+            reasons = [*reasons, Reason("not_exact", retry=False, detail="see exact: false")]
+        reached = (self.window.newest_serial, watermark and watermark.serial)
+        return Hydrated(
+            self.conversation_id,
+            self.channel,
+            max((serial for serial in reached if serial is not None), default=None),
+            self.window.rewind_from,
+            reasons,
+            older,
+            [body or wire.encode(timeline.messages[id_]) for _, id_, body in rows],
+            settled=before is not None and not self.window.count,
+            counts=timeline.counts,
+            read_from_ms=read_from_ms(watermark),
+        )
+
+
 async def hydrate(
     conversation_id: str,
     *,
@@ -114,23 +137,51 @@ async def hydrate(
     limit: int = 50,
     before: Cursor | None = None,
     since_hint_ms: int | None = None,
+    walk: Walk | None = None,
 ) -> Hydrated:
     """Return what a client must show before its first live message.
 
     The answer reaches at least *until* (an attach point), or 2 s before the call without it, and
     may go beyond. *before* pages finished messages backwards. *since_hint_ms*: from when history
     was last known to be needed; its first page is then asked for while the database answers.
+    *walk*: what to read instead of the channel's history.
 
     Raises:
         BadParameter: *conversation_id*, *until* or *limit* is outside its syntax or range.
         StoreUnavailable: Postgres does not answer. (If Ably does not, that is a reason in the
             answer, not an error.)
     """
+    reading = await read(
+        conversation_id,
+        store=store,
+        channel_name=channel_name,
+        rules=rules,
+        walk=walk or Walk(channel, rules.now_ms()),
+        until=until,
+        limit=limit,
+        before=before,
+        since_hint_ms=since_hint_ms,
+    )
+    return reading.answer(limit, before)
+
+
+async def read(
+    conversation_id: str,
+    *,
+    store: ResponseStore,
+    channel_name: str,
+    rules: Rules,
+    walk: Walk,
+    until: str | None = None,
+    limit: int = 50,
+    before: Cursor | None = None,
+    since_hint_ms: int | None = None,
+) -> Reading:
+    """Read what `hydrate` answers with, by the steps of *walk*; raises as it does."""
     check_conversation_id(conversation_id)
     check_until(until)
     if not 1 <= limit <= MAX_LIMIT:
         raise BadParameter("limit", f"limit is a number from 1 to {MAX_LIMIT}")
-    walk = Walk(channel, rules.now_ms())
     async with walk.started_early(channel_name, since_hint_ms):
         stored = await store.load(conversation_id, limit=limit, before=before)
         row = stored.conversation
@@ -139,91 +190,16 @@ async def hydrate(
         timeline = Timeline(stored.open, agents=rules.agents, tombstone=row and row.tombstone)
         reasons = [_hole_reason()] if row and row.holes else []
         if not _settled_before(stored, before) and not needs_no_read(watermark, until):
-            failed = await walk.read(name, read_from_ms(watermark), until)
+            failed = await walk.read(name, watermark, until)
             created_ms = row.created_ms if row else None
             await _learn(timeline, stored, walk.events, conversation_id, store)
             if failed is not None:
                 reasons.append(failed)
-            elif missed(watermark, created_ms, walk.window, rules.retention_ms):
+            elif not walk.joined and missed(watermark, created_ms, walk.window, rules.retention_ms):
                 reasons.append(_hole_reason())
                 timeline.lost()
             timeline.fold(walk.events)
-    asked = _Asked(conversation_id, name, limit, before)
-    return _answer(asked, stored, timeline, walk.window, reasons)
-
-
-class Walk:
-    """One walk through the channel's history, oldest message first."""
-
-    def __init__(self, channel: ChannelLog, now_ms: int) -> None:
-        self._channel = channel
-        self._early: tuple[str, int, asyncio.Task[None]] | None = None
-        self.window = Window(now_ms)
-        self.events: list[Event] = []
-        self.reached = False
-
-    @asynccontextmanager
-    async def started_early(self, name: str, since_ms: int | None) -> AsyncIterator[None]:
-        """Begin to read before it is known from when; ended with the block."""
-        if since_ms is None:
-            yield
-            return
-        task = asyncio.create_task(self._read(name, since_ms))
-        self._early = (name, since_ms, task)
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def read(self, name: str, since_ms: int | None, until: str | None) -> Reason | None:
-        """Read from *since_ms* to the end, and again while *until* is young and not shown.
-
-        Returns why it could not be read, or None.
-        """
-        try:
-            async with asyncio.timeout(HISTORY_TIMEOUT_S):
-                await self._read_or_join(name, since_ms)
-                for pause_s in _CATCHING_UP_S:
-                    if self._shows(until):
-                        break
-                    await asyncio.sleep(pause_s)
-                    await self._read(name, (self.window.newest_ms or 0) - HISTORY_LAG_MS)
-        except ChannelRefused as error:
-            return Reason("history_refused", retry=False, detail=f"Ably error {error.ably_code}")
-        except (ChannelUnavailable, TimeoutError):
-            return Reason("history_unavailable", retry=True, detail="Ably did not answer in time")
-        self.reached = True
-        return None
-
-    async def _read_or_join(self, name: str, since_ms: int | None) -> None:
-        if self._early is not None:
-            early_name, early_ms, task = self._early
-            if early_name == name and since_ms is not None and early_ms <= since_ms:
-                await task
-                return
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            self.window, self.events = Window(self.window.read_at_ms), []
-        await self._read(name, since_ms)
-
-    async def _read(self, name: str, since_ms: int | None) -> None:
-        since_ms = None if since_ms is None else max(0, since_ms)
-        pages = self._channel.history(name, since_ms=since_ms, forwards=True)
-        async with aclosing(pages) as walk:
-            async for page in walk:
-                self.window.take(page)
-                self.events.extend(decode_all(page))
-
-    def _shows(self, until: str | None) -> bool:
-        """Whether history may be taken to reach *until*: it shows it, or had time to."""
-        if until is None:
-            return True
-        newest = self.window.newest_serial
-        if newest is not None and at_or_before(until, newest):
-            return True
-        until_ms = serial_time_ms(until)
-        return until_ms is None or until_ms + HISTORY_LAG_MS <= self.window.read_at_ms
+    return Reading(conversation_id, name, stored, timeline, walk.window, reasons)
 
 
 def _settled_before(stored: Stored, before: Cursor | None) -> bool:
@@ -264,44 +240,12 @@ async def _learn(
             timeline.add(state)
 
 
-class _Asked(NamedTuple):
-    conversation_id: str
-    channel: str
-    limit: int
-    before: Cursor | None
-
-
-def _answer(
-    asked: _Asked, stored: Stored, timeline: Timeline, window: Window, reasons: list[Reason]
-) -> Hydrated:
-    watermark = stored.conversation.watermark if stored.conversation else None
-    rows, older = _page(asked, stored, timeline)
-    states = [timeline.messages[id_] for _, id_, _ in rows if id_ in timeline.messages]
-    if any(state.pointer > state.covered for state in states):
-        reasons = [*reasons, Reason("store_behind", retry=True, detail="a text is not stored yet")]
-    elif any(not state.exact for state in states):
-        reasons = [*reasons, Reason("not_exact", retry=False, detail="see exact: false")]
-    reached = (window.newest_serial, watermark and watermark.serial)
-    return Hydrated(
-        asked.conversation_id,
-        asked.channel,
-        max((serial for serial in reached if serial is not None), default=None),
-        window.rewind_from,
-        reasons,
-        older,
-        [body or wire.encode(timeline.messages[id_]) for _, id_, body in rows],
-        settled=asked.before is not None and not window.count,
-        counts=timeline.counts,
-        read_from_ms=read_from_ms(watermark),
-    )
-
-
 def _page(
-    asked: _Asked, stored: Stored, timeline: Timeline
+    stored: Stored, timeline: Timeline, limit: int, before: Cursor | None
 ) -> tuple[list[tuple[str, str, bytes]], str | None]:
     """The messages of the page as (position, id, wire), and the cursor of the next one.
 
-    All that is open belongs to the newest page, beside the newest ``limit`` finished ones. The
+    All that is open belongs to the newest page, beside the newest *limit* finished ones. The
     wire is empty where the channel has changed what the store knew.
     """
     shown = {row.id: (row.position, row.id, row.wire) for row in stored.finished}
@@ -313,12 +257,12 @@ def _page(
             shown[state.id] = (state.position or _LAST, state.id, b"")
     rows = sorted(shown.values())
     finished = [row for row in rows if row[1] not in open_ids]
-    if asked.before is not None:
+    if before is not None:
         open_ids.clear()
-        finished = [row for row in finished if row[:2] < asked.before]
-    cut = finished[-asked.limit :]
+        finished = [row for row in finished if row[:2] < before]
+    cut = finished[-limit:]
     keep = {row[1] for row in cut} | open_ids
-    more = bool(cut) and (stored.more or len(finished) > asked.limit)
+    more = bool(cut) and (stored.more or len(finished) > limit)
     older = encode_cursor(Cursor(*cut[0][:2])) if more else None
     return [row for row in rows if row[1] in keep], older
 

@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 import pytest
-from rehydrate import hydration
+from rehydrate import walking
 
 
 @pytest.fixture(autouse=True)
 def simulated_time(monkeypatch):
     """The clock stands while an act runs, so it would wait in vain for history to catch up."""
-    monkeypatch.setattr(hydration, "_CATCHING_UP_S", ())
+    monkeypatch.setattr(walking, "_CATCHING_UP_S", ())
