@@ -25,7 +25,7 @@ _DEFAULT_MODES: Final = MODES & ~Flag.ANNOTATION_SUBSCRIBE
 _KNOWN_PARAMS: Final = frozenset(
     {"rewind", "rewindLimit", "modes", "delta", "occupancy", "echo", "appendMode"}
 )
-_WINDOW: Final = re.compile(r"\A(\d{1,9})([smSM])\Z")
+_WINDOW: Final = re.compile(r"\A(\d{1,9})([smSM])\Z", re.ASCII)
 _MS_OF_UNIT: Final = {"s": 1000, "m": 60_000}
 
 

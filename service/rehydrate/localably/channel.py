@@ -95,6 +95,7 @@ class Channel:
         self.members = Members()
         self.rollup = Rollup(around.schedule, self._fan_out_append)
         self.published = 0
+        self.idle_since_ms: int | None = None
         self._around = around
 
     def attach(self, attachment: Attachment) -> None:

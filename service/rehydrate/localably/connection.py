@@ -8,7 +8,7 @@ done. A connection outlives its socket for the time to live, so that it can be r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from . import attaching, inbound, names
 from .acks import RecentAcks
@@ -160,7 +160,7 @@ class Connection:
             return
         try:
             message = decode(data, Format.JSON if isinstance(data, str) else Format.MSGPACK)
-            handler = _HANDLERS.get(message["action"])
+            handler = self._HANDLERS.get(message["action"])
             if handler is None:
                 raise FrameError(f"a client does not send action {message['action']}")
             handler(self, message)
@@ -330,18 +330,17 @@ class Connection:
         if self.hub.faults.now("lose_acks", message.get("channel")) is None:
             self.send({**answer, **result})
 
+    _HANDLERS: ClassVar[dict[int, Callable[[Connection, dict[str, Any]], None]]] = {
+        Action.HEARTBEAT: _on_heartbeat,
+        Action.CLOSE: _on_close,
+        Action.DISCONNECT: _on_disconnect,
+        Action.AUTH: _on_auth,
+        Action.ATTACH: _on_attach,
+        Action.DETACH: _on_detach,
+        Action.MESSAGE: _on_message,
+        Action.PRESENCE: _on_presence,
+    }
+
 
 def _asleep() -> None:
     """Stand in for a socket while there is none."""
-
-
-_HANDLERS: Final[dict[int, Callable[[Connection, dict[str, Any]], None]]] = {
-    Action.HEARTBEAT: Connection._on_heartbeat,  # noqa: SLF001 - the machine's own table
-    Action.CLOSE: Connection._on_close,  # noqa: SLF001
-    Action.DISCONNECT: Connection._on_disconnect,  # noqa: SLF001
-    Action.AUTH: Connection._on_auth,  # noqa: SLF001
-    Action.ATTACH: Connection._on_attach,  # noqa: SLF001
-    Action.DETACH: Connection._on_detach,  # noqa: SLF001
-    Action.MESSAGE: Connection._on_message,  # noqa: SLF001
-    Action.PRESENCE: Connection._on_presence,  # noqa: SLF001
-}

@@ -207,13 +207,18 @@ class Hub:
     def tick(self) -> None:
         """Do what falls due: retention, lost connections, expired tokens. Once a second or so."""
         now_ms = self.now_ms()
+        ttl_ms = int(self.settings.connection_state_ttl_s * 1000)
         for key, channel in list(self._channels.items()):
             channel.log.prune(now_ms)
-            if channel.is_idle:
+            if not channel.is_idle:
+                channel.idle_since_ms = None
+            elif channel.idle_since_ms is None:
+                channel.idle_since_ms = now_ms
+            elif now_ms - channel.idle_since_ms > ttl_ms:
+                # until then a lost connection may come back and continue it
                 del self._channels[key]
         if len(self._rates) > _MOST_RATES:
             self._rates.clear()
-        ttl_ms = int(self.settings.connection_state_ttl_s * 1000)
         for connection in list(self.connections.values()):
             if connection.lost_ms is not None:
                 if now_ms - connection.lost_ms > ttl_ms:

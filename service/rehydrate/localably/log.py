@@ -13,7 +13,7 @@ from typing import Final, Literal
 
 from .errors import RefusedError
 from .messages import Message
-from .serials import SerialClock, channel_serial_of, is_serial, milliseconds_of
+from .serials import SerialClock, channel_serial_of, is_serial, milliseconds_of, moment_of
 
 Direction = Literal["backwards", "forwards"]
 _COMPACT_AFTER: Final = 1024
@@ -230,9 +230,9 @@ class ChannelLog:
         position = channel_serial_of(serial)
         if not is_serial(serial):
             return self._all_held(RefusedError(90003, "the position is not a known one", 404), cap)
-        if position < self.floor:
+        if moment_of(position) < moment_of(self.floor):
             return self._all_held(RefusedError(90003, "messages since then have expired", 404), cap)
-        if position > self.head:
+        if moment_of(position) > moment_of(self.head):
             error = RefusedError(90005, "the position is of another series of this channel", 404)
             return Backlog([], self.head, error)
         found: list[Message] = []
@@ -247,7 +247,8 @@ class ChannelLog:
 
     def holds_position(self, serial: str) -> bool:
         """Say whether history up to *serial* can be told apart from what came after it."""
-        return is_serial(serial) and self.floor <= channel_serial_of(serial) <= self.head
+        held = moment_of(self.floor), moment_of(self.head)
+        return is_serial(serial) and held[0] <= moment_of(serial) <= held[1]
 
     def _all_held(self, error: RefusedError, cap: int) -> Backlog:
         held = self.newest(None, None, cap)

@@ -13,7 +13,7 @@ from .messages import CREATE, Message, check_size, size_bytes
 from .serials import milliseconds_of
 
 _IDEMPOTENCY_MS: Final = 120_000
-_INDEXED_ID: Final = re.compile(r"\A(.*):(\d+)\Z", re.DOTALL)
+_INDEXED_ID: Final = re.compile(r"\A(.*):(\d{1,9})\Z", re.DOTALL | re.ASCII)
 
 
 @dataclass(frozen=True, slots=True)

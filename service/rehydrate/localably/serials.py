@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from typing import Final
 
-_FORM: Final = re.compile(r"\A\d{14}-\d{3}@[0-9A-Za-z_-]{1,64}(:\d{3,})?\Z")
+_FORM: Final = re.compile(r"\A\d{14}-\d{3}@[0-9A-Za-z_-]{1,64}(:\d{3,})?\Z", re.ASCII)
 _COUNTS_PER_MS: Final = 1000
 
 
@@ -50,6 +50,11 @@ def is_serial(text: str) -> bool:
 def channel_serial_of(serial: str) -> str:
     """Return the channelSerial at which a message with *serial* was published."""
     return serial.partition(":")[0]
+
+
+def moment_of(serial: str) -> str:
+    """Return time and counter of a well-formed *serial*, which compare between series too."""
+    return serial.partition("@")[0]
 
 
 def milliseconds_of(serial: str) -> int:

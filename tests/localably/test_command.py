@@ -1,0 +1,82 @@
+"""The server as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import sys
+
+import aiohttp
+import pytest
+
+from rehydrate.localably.command import main
+
+KEY = "app.key:" + "s" * 32
+
+
+@contextlib.asynccontextmanager
+async def running(*arguments):
+    """Run the command until it says that it is ready; yield the process and its address."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "rehydrate.localably",
+        "--port",
+        "0",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ,
+    )
+    try:
+        async with asyncio.timeout(20):
+            line = (await process.stdout.readline()).decode().split()
+        assert line[:1] == ["ready"], (await process.stderr.read()).decode()
+        yield process, line[1]
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+async def test_it_says_where_it_is_ready_and_ends_cleanly(number):
+    async with running("--key", KEY) as (process, url):
+        async with aiohttp.ClientSession() as session, session.get(f"{url}/time") as answer:
+            assert answer.status == 200
+        process.send_signal(number)
+        async with asyncio.timeout(10):
+            out, err = await process.communicate()
+        assert (process.returncode, out) == (0, b"")
+        assert b"secret" not in err
+        assert KEY.encode() not in err
+
+
+async def test_a_taken_port_is_an_error_and_exit_code_2():
+    async with running("--key", KEY) as (_, url):
+        port = url.rpartition(":")[2]
+        other = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rehydrate.localably", "--port", port,
+            stderr=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        _, err = await asyncio.wait_for(other.communicate(), 20)
+        assert other.returncode == 2
+        assert b"in use" in err
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [["--key", "nonsense"], ["--config", "/no/such/file"], ["--data-dir", "/dev/null/x"]],
+)
+def test_what_is_wrong_is_said_and_the_exit_code_is_2(arguments, capsys):
+    assert main(["--port", "0", *arguments]) == 2
+    assert capsys.readouterr().err.startswith("localably: ")
+
+
+def test_help_explains(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--help"])
+    assert ended.value.code == 0
+    assert "--data-dir" in capsys.readouterr().out

@@ -1,0 +1,58 @@
+"""D:platform/pricing/limits."""
+
+from __future__ import annotations
+
+from localably.worlds import World
+from rehydrate.localably.frames import Action
+from rehydrate.localably.limits import Rate
+
+
+def test_a_rate_lets_so_many_through_a_second_and_fills_again():
+    rate = Rate(50)
+    assert [rate.takes(10_000) for _ in range(51)] == [True] * 50 + [False]
+    assert [rate.takes(10_020) for _ in range(2)] == [True, False]
+    assert not rate.takes(9_000), "a clock that goes back fills nothing"
+
+
+def codes(answers):
+    return [
+        a.get("error", {}).get("code") for a in answers if a["action"] in (Action.ACK, Action.NACK)
+    ]
+
+
+def test_42911_a_connection_may_publish_fifty_a_second():
+    world = World(enforce_limits=True, channel_rate_per_s=1000)
+    peer = world.connect()
+    answers = [peer.publish({"data": "x"}, channel=f"c{n % 3}")[0] for n in range(60)]
+    assert codes(answers) == [None] * 50 + [42911] * 10
+    world.pass_ms(1000)
+    assert codes(peer.publish({"data": "x"})) == [None]
+
+
+def test_42913_a_channel_takes_fifty_a_second_from_all():
+    world = World(enforce_limits=True)
+    peers = [world.connect() for _ in range(3)]
+    answers = [peers[n % 3].publish({"data": "x"})[0] for n in range(60)]
+    assert codes(answers) == [None] * 50 + [42913] * 10
+
+
+def test_80020_what_a_reader_cannot_take_is_dropped_and_told():
+    world = World(enforce_limits=True)
+    reader = world.connect()
+    reader.attach("one")
+    reader.attach("two")
+    writers = [world.connect(), world.connect()]
+    for number in range(80):
+        writers[number % 2].publish({"data": "x"}, channel=("one", "two")[number % 2])
+    frames = reader.take()
+    assert sum(f["action"] == Action.MESSAGE for f in frames) == 50
+    told = [f for f in frames if f["action"] == Action.ATTACHED]
+    assert {f["error"]["code"] for f in told} == {80020}
+
+
+def test_without_the_switch_nothing_is_limited():
+    world = World()
+    peer = world.connect()
+    assert codes([peer.publish({"data": "x"})[0] for _ in range(200)]) == [None] * 200
+    world.hub.faults.set("enforce_limits")
+    assert 42911 in codes([peer.publish({"data": "x"})[0] for _ in range(60)])

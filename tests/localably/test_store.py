@@ -1,0 +1,111 @@
+"""Persisted channels outlive a restart and a kill -9; others do not."""
+
+from __future__ import annotations
+
+import base64
+
+import aiohttp
+import pytest
+
+from localably.clients import Clients, arrives, into
+from localably.test_command import KEY, running
+from rehydrate.localably import LocalAbly
+from rehydrate.localably.store import ChannelStore
+
+AUTH = {"Authorization": f"Basic {base64.b64encode(KEY.encode()).decode()}"}
+
+
+async def call(url, method, path, body=None, **params):
+    async with (
+        aiohttp.ClientSession(url, headers=AUTH) as session,
+        session.request(method, path, json=body, params=params) as answer,
+    ):
+        assert answer.status < 300, await answer.text()
+        return await answer.json()
+
+
+async def published(url, channel, *texts):
+    return [
+        (await call(url, "POST", f"/channels/{channel}/messages", {"data": text}))["serials"][0]
+        for text in texts
+    ]
+
+
+async def history(url, channel):
+    return [m["data"] for m in await call(url, "GET", f"/channels/{channel}/messages")]
+
+
+async def test_all_that_was_acknowledged_is_there_after_kill_9(tmp_path):
+    async with running("--key", KEY, "--data-dir", str(tmp_path)) as (process, url):
+        [serial, *_] = await published(url, "mutable:a", "x", "y")
+        for text in "bcd":
+            path = f"/channels/mutable:a/messages/{serial}"
+            await call(url, "PATCH", path, {"action": 5, "data": text})
+        await call(
+            url, "PATCH", f"/channels/mutable:a/messages/{serial}", {"action": 1, "data": "new"}
+        )
+        await published(url, "persisted:a", *"0123456789")
+        await published(url, "plain", "gone")
+        process.kill()
+        await process.wait()
+    async with running("--key", KEY, "--data-dir", str(tmp_path)) as (_, url):
+        assert await history(url, "persisted:a") == list("9876543210")
+        assert await history(url, "mutable:a") == ["y", "new"]
+        path = f"/channels/mutable:a/messages/{serial}/versions"
+        versions = await call(url, "GET", path)
+        assert [(v["action"], v["data"]) for v in versions] == [(0, "x"), (1, "xbcd"), (1, "new")]
+        assert await history(url, "plain") == []
+        [later] = await published(url, "persisted:a", "later")
+        assert later > serial
+
+
+async def test_a_client_continues_a_persisted_channel_over_a_restart_and_not_another(tmp_path):
+    async with LocalAbly(data_dir=tmp_path) as server:
+        clients = Clients(server)
+        try:
+            client = await clients.realtime(disconnected_retry_timeout=100)
+            changes, got = [], []
+            for name in ("persisted:a", "plain"):
+                channel = client.channels.get(name)
+                await channel.subscribe(into(got))
+                channel.on("attached", into(changes))
+            rest = await clients.rest()
+            await rest.channels.get("persisted:a").publish("n", "1")
+            await rest.channels.get("plain").publish("n", "2")
+            await arrives(got, 2)
+            server.restart()
+            await arrives(changes, 2)
+            assert [c.resumed for c in changes] == [True, False]
+        finally:
+            await clients.close()
+
+
+async def test_idempotency_outlives_a_restart(tmp_path):
+    body = {"id": "mine:0", "data": "x"}
+    async with LocalAbly(data_dir=tmp_path, keys=[KEY]) as server:
+        first = await call(server.url, "POST", "/channels/persisted:a/messages", body)
+        server.restart()
+        again = await call(server.url, "POST", "/channels/persisted:a/messages", body)
+        assert first["serials"] == again["serials"]
+        assert await history(server.url, "persisted:a") == ["x"]
+
+
+async def test_two_servers_do_not_share_a_folder(tmp_path):
+    async with LocalAbly(data_dir=tmp_path):
+        with pytest.raises(OSError, match="cannot be used"):
+            ChannelStore(tmp_path)
+    ChannelStore(tmp_path).close()
+
+
+async def test_what_is_expired_or_purged_stays_gone(tmp_path):
+    async with LocalAbly(data_dir=tmp_path, keys=[KEY]) as server:
+        await published(server.url, "persisted:a", "x")
+        await published(server.url, "persisted:b", "y")
+        assert server.expire("persisted:a") == 1
+        server.restart()
+        assert await history(server.url, "persisted:a") == []
+        assert await history(server.url, "persisted:b") == ["y"]
+    store = ChannelStore(tmp_path)
+    store.purge(lambda *_: 0, 4_000_000_000_000)
+    assert store._db.execute("SELECT count(*) FROM version").fetchone() == (0,)
+    store.close()
