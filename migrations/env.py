@@ -10,17 +10,10 @@ import asyncio
 import os
 
 from alembic import context
-from sqlalchemy import Connection, text
+from sqlalchemy import Connection
 
-from rehydrate.store.migrations import engine_of
+from rehydrate.store.migrations import alone, engine_of
 from rehydrate.store.tables import metadata
-
-MIGRATING = 0x7265687964726174
-"""The advisory lock of whoever migrates ("rehydrat")."""
-
-WAIT_FOR_OTHERS = "60s"
-WAIT_FOR_TABLES = "5s"
-"""Behind a lock that waits for a table, everybody else waits: so it gives up soon."""
 
 
 def run(connection: Connection) -> None:
@@ -32,9 +25,7 @@ def run(connection: Connection) -> None:
         transaction_per_migration=False,
     )
     with context.begin_transaction():
-        connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_OTHERS}'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATING})
-        connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_TABLES}'"))
+        alone(connection)
         context.run_migrations()
 
 

@@ -11,6 +11,8 @@ from alembic import command
 from alembic.config import Config
 from alembic.runtime.migration import MigrationContext
 from alembic.script import ScriptDirectory
+from sqlalchemy import text
+from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
@@ -22,6 +24,13 @@ if TYPE_CHECKING:
 
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
+
+MIGRATING = 0x7265687964726174
+"""The advisory lock of whoever migrates ("rehydrat")."""
+
+WAIT_FOR_OTHERS = "60s"
+WAIT_FOR_TABLES = "5s"
+"""Behind a lock that waits for a table, everybody else waits: so it gives up soon."""
 
 _Result = TypeVar("_Result")
 
@@ -77,12 +86,20 @@ async def migrate(url: str, revision: str = "head") -> None:
     """
 
     def run(connection: Connection) -> None:
+        alone(connection)  # before Alembic begins: it keeps what it works on in its modules
         made = config()
         made.attributes["connection"] = connection
         up = revision == "head" or revision.startswith("+")
         (command.upgrade if up else command.downgrade)(made, revision)
 
     await _within(url, run)
+
+
+def alone(connection: Connection) -> None:
+    """Wait until nobody else migrates the database, until the end of the transaction."""
+    connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_OTHERS}'"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATING})
+    connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_TABLES}'"))
 
 
 async def _within(url: str, work: Callable[[Connection], _Result]) -> _Result:
@@ -92,6 +109,8 @@ async def _within(url: str, work: Callable[[Connection], _Result]) -> _Result:
             return await connection.run_sync(work)
     except (asyncpg.PostgresError, OSError, TimeoutError) as error:
         raise_meant(error)
+    except DBAPIError as error:
+        raise_meant(error.orig.__cause__ or error if error.orig else error)
     finally:
         await engine.dispose()
 
