@@ -155,9 +155,11 @@ class MessageState:
         """The seqs that are missing, as first and last of each hole.
 
         A start says nothing that a text would lack, so seq 0 is never a gap: publishers that
-        number their tokens from 1 and send no start are whole.
+        number their tokens from 1 and send no start are whole. A stop counts too few if its sender
+        knew less than was seen; then what was seen counts.
         """
-        top = self.end if self.end is not None else (-1 if self.seq is None else self.seq + 1)
+        last = -1 if self.seq is None else self.seq
+        top = last + 1 if self.end is None or self.end < last else self.end
         gaps, expected = [], max(1, self.covered + 1)
         for run in self.runs:
             if run.first > expected and expected < top:
