@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 import threading
 import time
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 
@@ -32,3 +33,14 @@ def served(app, **options):
             server.should_exit = True
             thread.join(20)
             assert not thread.is_alive()
+
+
+@asynccontextmanager
+async def served_beside(app, **options):
+    """As `served`, without stopping the loop of the test, which others serve from."""
+    server = served(app, **options)
+    url = await asyncio.to_thread(server.__enter__)
+    try:
+        yield url
+    finally:
+        await asyncio.to_thread(server.__exit__, None, None, None)

@@ -30,12 +30,13 @@ def test_requests_are_counted_by_route_method_and_status():
 
 def test_hydrates_are_counted_with_the_reasons_why_they_are_incomplete():
     metrics = Metrics()
-    metrics.hydrated([])
-    metrics.hydrated(["history_unavailable", "not_exact"])
+    metrics.hydrated([], {})
+    metrics.hydrated(["history_unavailable", "not_exact"], {"folded": 40, "old": 2})
     found = samples(metrics)
     assert found["rehydrate_hydrates_total", ("complete", "true")] == 1
     assert found["rehydrate_hydrates_total", ("complete", "false")] == 1
     assert found["rehydrate_hydrate_reasons_total", ("code", "not_exact")] == 1
+    assert found["rehydrate_hydrate_events_total", ("outcome", "folded")] == 40
 
 
 def test_the_acts_tell_phases_sources_and_outcomes():
@@ -56,5 +57,5 @@ def test_the_acts_tell_phases_sources_and_outcomes():
 
 def test_two_of_them_share_nothing():
     one, other = Metrics(), Metrics()
-    one.hydrated([])
+    one.hydrated([], {})
     assert ("rehydrate_hydrates_total", ("complete", "true")) not in samples(other)

@@ -96,7 +96,7 @@ def test_everything_that_can_be_said_arrives():
             one(started_at="2026-01-31T12:00:01Z", finished_at="2026-01-31T12:00:00Z"),
             "messages[0]",
         ),
-        ({"messages": [*one()["messages"], *one()["messages"]]}, "body"),
+        ({"messages": [*one()["messages"], *one()["messages"]]}, "messages"),
         ({"messages": [*one()["messages"], {"id": "n", "role": "u", "text": ""}]},
          "messages[1].role"),
         ({"messages": one()["messages"] * 1001}, "messages"),

@@ -13,7 +13,7 @@ from fastapi import FastAPI, HTTPException
 from api.cable import Cable
 from api.conftest import problem
 from api.minting import ADMIN_KEY, OTHER_KEY, READER, SERVICE_KEY, bearer, mint
-from api.serving import served
+from api.serving import served_beside
 from rehydrate.localably import LocalAbly
 from rehydrate.localably.capability import Capability
 from rehydrate.localably.config import Key
@@ -59,8 +59,8 @@ async def settings(module_database, ably):
 
 
 @pytest.fixture(scope="module")
-def url(settings):
-    with served(History(settings).app()) as url:
+async def url(settings):
+    async with served_beside(History(settings).app()) as url:
         yield url
 
 
@@ -230,14 +230,13 @@ async def test_a_host_app_mounts_it_and_its_lifespan_opens_it(settings):
 
     app = FastAPI()
     app.include_router(history.router(authorize=by_cookie), prefix="/history")
-    with served(app) as url:
-        async with httpx.AsyncClient(base_url=url, timeout=30) as client:
-            path = "/history/v1/conversations/ann%2F1"
-            problem(await client.get(path), 401, "unauthorized")
-            client.cookies.set("user", "ann")
-            assert (await client.get(path)).json()["conversation_id"] == "ann/1"
-            problem(await client.get("/history/v1/conversations/bob"), 403, "forbidden")
-            problem(await client.get(f"{path}?limit=0"), 422, "bad_parameter", "limit")
+    async with served_beside(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
+        path = "/history/v1/conversations/ann%2F1"
+        problem(await client.get(path), 401, "unauthorized")
+        client.cookies.set("user", "ann")
+        assert (await client.get(path)).json()["conversation_id"] == "ann/1"
+        problem(await client.get("/history/v1/conversations/bob"), 403, "forbidden")
+        problem(await client.get(f"{path}?limit=0"), 422, "bad_parameter", "limit")
 
 
 async def test_without_the_channel_the_stored_part_is_served(backend, module_database):
@@ -246,43 +245,46 @@ async def test_without_the_channel_the_stored_part_is_served(backend, module_dat
     with socket.socket() as nobody:
         nobody.bind(("127.0.0.1", 0))  # bound, and never listening: refused at once
         settings = settings_for(module_database, nobody.getsockname()[1])
-        with served(History(settings).app()) as url:
-            async with httpx.AsyncClient(base_url=url, timeout=60) as client:
-                headers = bearer(mint(READER, key=KEY))
-                answer = await client.get("/v1/conversations/stored-part", headers=headers)
-                assert answer.status_code == 200
-                assert [each["text"] for each in answer.json()["messages"]] == [TEXT]
-                assert answer.json()["complete"] is False
-                (reason,) = answer.json()["reasons"]
-                assert (reason["code"], reason["retry"]) == ("history_unavailable", True)
-                whole = bearer(mint(None, key=KEY))  # only Ably knows what the key may do
-                answer = await client.get("/v1/conversations/stored-part", headers=whole)
-                problem(answer, 503, "channel_unavailable")
-                assert (await client.get("/readyz")).json()["checks"]["channel"] != "ok"
+        async with (
+            served_beside(History(settings).app()) as url,
+            httpx.AsyncClient(base_url=url, timeout=60) as client,
+        ):
+            headers = bearer(mint(READER, key=KEY))
+            answer = await client.get("/v1/conversations/stored-part", headers=headers)
+            assert answer.status_code == 200
+            assert [each["text"] for each in answer.json()["messages"]] == [TEXT]
+            assert answer.json()["complete"] is False
+            (reason,) = answer.json()["reasons"]
+            assert (reason["code"], reason["retry"]) == ("history_unavailable", True)
+            whole = bearer(mint(None, key=KEY))  # only Ably knows what the key may do
+            answer = await client.get("/v1/conversations/stored-part", headers=whole)
+            problem(answer, 503, "channel_unavailable")
+            assert (await client.get("/readyz")).json()["checks"]["channel"] != "ok"
 
 
 async def test_a_database_that_goes_away_is_a_503_until_it_comes_back(module_database, ably):
     body = {"messages": [{"id": "m", "role": "user", "text": TEXT}]}
     path = "/v1/conversations/outage"
-    async with Cable(module_database) as cable:
-        app = History(settings_for(cable.url, ably.port)).app()
-        headers = bearer(SERVICE_KEY)
-        with served(app) as url:
-            async with httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client:
-                assert (await client.post(f"{path}/messages", json=body)).status_code == 201
-                await cable.pull_out()
-                for method, tail in (
-                    ("GET", path),
-                    ("GET", f"{path}/messages/m"),
-                    ("POST", f"{path}/messages"),
-                    ("GET", "/v1/conversations"),
-                    ("GET", "/readyz"),
-                ):
-                    sent = body if method == "POST" else None
-                    answer = await client.request(method, tail, json=sent)
-                    problem(answer, 503, "store_unavailable")
-                    assert int(answer.headers["retry-after"]) > 0
-                assert (await client.get("/healthz")).status_code == 200
-                await cable.put_back()
-                again = await client.get(path)
-                assert [each["text"] for each in again.json()["messages"]] == [TEXT]
+    headers = bearer(SERVICE_KEY)
+    async with (
+        Cable(module_database) as cable,
+        served_beside(History(settings_for(cable.url, ably.port)).app()) as url,
+        httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client,
+    ):
+        assert (await client.post(f"{path}/messages", json=body)).status_code == 201
+        await cable.pull_out()
+        for method, tail in (
+            ("GET", path),
+            ("GET", f"{path}/messages/m"),
+            ("POST", f"{path}/messages"),
+            ("GET", "/v1/conversations"),
+            ("GET", "/readyz"),
+        ):
+            sent = body if method == "POST" else None
+            answer = await client.request(method, tail, json=sent)
+            problem(answer, 503, "store_unavailable")
+            assert int(answer.headers["retry-after"]) > 0
+        assert (await client.get("/healthz")).status_code == 200
+        await cable.put_back()
+        again = await client.get(path)
+        assert [each["text"] for each in again.json()["messages"]] == [TEXT]

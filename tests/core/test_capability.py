@@ -94,7 +94,8 @@ _qualifier = st.sampled_from(["", "", "", "[meta]", "[queue]", "[*]", "[?rewind=
 @given(
     resources=st.dictionaries(
         st.builds(lambda q, s: q + ":".join(s), _qualifier, _segments),
-        st.lists(st.sampled_from(["history", "subscribe", "publish", "*"]), max_size=3),
+        st.just(["*"])
+        | st.lists(st.sampled_from(["history", "subscribe", "publish"]), min_size=1, unique=True),
         max_size=4,
     ),
     channel=st.builds(

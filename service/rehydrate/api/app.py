@@ -63,17 +63,7 @@ def create_app(
             " REHYDRATE_SERVICE_KEYS (backends) or REHYDRATE_ADMIN_KEYS (admins)"
         )
     metrics = metrics or Metrics()
-    app = _App(
-        title="rehydrate",
-        version=version("rehydrate"),
-        summary="History hydration and replay for AI conversations that stream over Ably.",
-        docs_url=None,  # its page loads scripts from elsewhere
-        redoc_url=None,
-        redirect_slashes=False,
-        lifespan=_lifespan(access),
-        exception_handlers={HTTPException: _tell, RehydrateError: _tell, Exception: _tell},
-    )
-    app.router.route_class = Route
+    app = _bare(access)
     conversations = router(
         service,
         authorize=_Readers(service, access),
@@ -86,6 +76,21 @@ def create_app(
     if cors_origins:
         _add_cors(app, cors_origins)
     app.add_middleware(Edge, metrics=metrics)
+    return app
+
+
+def _bare(access: Access) -> FastAPI:
+    app = _App(
+        title="rehydrate",
+        version=version("rehydrate"),
+        summary="History hydration and replay for AI conversations that stream over Ably.",
+        docs_url=None,  # its page loads scripts from elsewhere
+        redoc_url=None,
+        redirect_slashes=False,
+        lifespan=_lifespan(access),
+        exception_handlers={HTTPException: _tell, RehydrateError: _tell, Exception: _tell},
+    )
+    app.router.route_class = Route
     return app
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Final
 
 from prometheus_client import (
@@ -41,7 +42,12 @@ class Metrics:
         self._sources = self._counter(
             "messages", "Messages in answers, by where their text came from.", "source"
         )
-        self._events = self._counter("events", "Channel events, by what became of them.", "outcome")
+        self._read = self._counter(
+            "hydrate_events", "Channel events read for answers, by what became of them.", "outcome"
+        )
+        self._events = self._counter(
+            "events", "Channel events recorded or followed, by what became of them.", "outcome"
+        )
         self._in_flight = Gauge(
             "rehydrate_hydrates_in_flight", "Hydrates under way.", registry=self._registry
         )
@@ -59,11 +65,15 @@ class Metrics:
         self._requests.labels(route, method, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
-    def hydrated(self, reasons: list[str]) -> None:
-        """Count an answer, and the codes of its *reasons*."""
-        self._hydrates.labels("false" if reasons else "true").inc()
+    def hydrated(self, reasons: Iterable[str], outcomes: Mapping[str, int]) -> None:
+        """Count an answer, the codes of its *reasons*, and the *outcomes* of what it read."""
+        complete = "true"
         for code in reasons:
+            complete = "false"
             self._reasons.labels(code).inc()
+        self._hydrates.labels(complete).inc()
+        for outcome, events in outcomes.items():
+            self._read.labels(outcome).inc(events)
 
     def in_flight(self, hydrates: int) -> None:
         """Say how many hydrates are under way."""

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 
 DEFAULT_LIMIT = 50
 MESSAGE_ID_LENGTH = SERIAL_LENGTH
+PRINTABLE = r"^[^\x00-\x1f\x7f-\x9f]+$"
+"""For documents: text without control characters."""
+
 _LIMITS = {str(limit): limit for limit in range(1, MAX_LIMIT + 1)}
 _LONGEST_CURSOR = 4_096
 """In characters: a position and an id of 256 each, escaped, in base64."""
@@ -108,13 +111,23 @@ _DESCRIBED: dict[str, dict[str, Any]] = {
         "required": True,
         "description": "Percent-encoded. It holds no control characters and no `*`, and does not "
         "begin with `[` or `:`; anything else goes, `/` (as %2F) too.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": CONVERSATION_ID_LENGTH},
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": CONVERSATION_ID_LENGTH,
+            "pattern": r"^[^\[:*\x00-\x1f\x7f-\x9f][^*\x00-\x1f\x7f-\x9f]*$",
+        },
     },
     "message_id": {
         "in": "path",
         "required": True,
         "description": "Percent-encoded; no control characters.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": MESSAGE_ID_LENGTH},
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": MESSAGE_ID_LENGTH,
+            "pattern": PRINTABLE,
+        },
     },
     "limit": {
         "in": "query",
@@ -130,11 +143,20 @@ _DESCRIBED: dict[str, dict[str, Any]] = {
         "in": "query",
         "description": "The attach serial of the client: the answer reaches at least there. "
         "Without it, at least 2 s before the request.",
-        "schema": {"type": "string", "minLength": 1, "maxLength": SERIAL_LENGTH},
+        "schema": {
+            "type": "string",
+            "minLength": 1,
+            "maxLength": SERIAL_LENGTH,
+            "pattern": PRINTABLE,
+        },
     },
     "before": {
         "in": "query",
         "description": "The `older` of an earlier answer: for the page before it.",
-        "schema": {"type": "string", "maxLength": _LONGEST_CURSOR},
+        "schema": {
+            "type": "string",
+            "maxLength": _LONGEST_CURSOR,
+            "pattern": "^[A-Za-z0-9_-]+$",
+        },
     },
 }

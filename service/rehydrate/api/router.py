@@ -210,7 +210,8 @@ class _Conversations:
                 conversation_id, until=until, limit=limit, before=before
             )
             body = hydrated.body
-        self._metrics.hydrated([reason.code for reason in hydrated.reasons])
+        codes = [reason.code for reason in hydrated.reasons]
+        self._metrics.hydrated(codes, hydrated.counts or {})
         return answers.settled(request, body) if hydrated.settled else answers.live(body)
 
     async def message(self, request: Request) -> Response:

@@ -10,12 +10,13 @@ from pydantic import (
     BaseModel,
     ConfigDict,
     Field,
+    JsonValue,
     TypeAdapter,
     ValidationError,
     model_validator,
 )
 
-from rehydrate.api.parameters import MESSAGE_ID_LENGTH
+from rehydrate.api.parameters import MESSAGE_ID_LENGTH, PRINTABLE
 from rehydrate.core.events import Status
 from rehydrate.core.ids import has_control
 from rehydrate.core.parts import clean_parts
@@ -46,7 +47,15 @@ def _check_time(value: str) -> str:
     return value.upper()
 
 
-Id = Annotated[str, Field(min_length=1, max_length=MESSAGE_ID_LENGTH), AfterValidator(_check_id)]
+Id = Annotated[
+    str,
+    Field(
+        min_length=1,
+        max_length=MESSAGE_ID_LENGTH,
+        json_schema_extra={"pattern": PRINTABLE},
+    ),
+    AfterValidator(_check_id),
+]
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterValidator(_check_time)]
 
 
@@ -76,8 +85,16 @@ class ToolCallPart(_Strict):
 Part = Annotated[TextPart | ToolCallPart, Field(discriminator="type")]
 
 
+_EITHER: list[JsonValue] = [
+    {"required": ["text"], "properties": {"text": {"type": "string"}}},
+    {"required": ["parts"], "properties": {"parts": {"type": "array"}}},
+]
+
+
 class MessageIn(_Strict):
     """A finished message: ``text``, or ``parts``."""
+
+    model_config = ConfigDict(json_schema_extra={"oneOf": _EITHER})
 
     id: Id
     role: Literal["user", "assistant"]
@@ -116,16 +133,18 @@ class MessageIn(_Strict):
         )
 
 
+def _distinct(messages: list[MessageIn]) -> list[MessageIn]:
+    if len({message.id for message in messages}) < len(messages):
+        raise ValueError("two messages have the same id")
+    return messages
+
+
 class MessagesIn(_Strict):
     """Finished messages to store, all or none."""
 
-    messages: list[MessageIn] = Field(min_length=1, max_length=MAX_MESSAGES)
-
-    @model_validator(mode="after")
-    def _distinct(self) -> MessagesIn:
-        if len({message.id for message in self.messages}) < len(self.messages):
-            raise ValueError("two messages have the same id")
-        return self
+    messages: Annotated[list[MessageIn], AfterValidator(_distinct)] = Field(
+        min_length=1, max_length=MAX_MESSAGES
+    )
 
 
 _MESSAGES_IN = TypeAdapter(MessagesIn)
@@ -141,11 +160,15 @@ def new_messages(body: Any) -> list[NewMessage]:
         parsed = _MESSAGES_IN.validate_python(body)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
-        told = [f"{_path(fault['loc'])}: {fault['msg']}" for fault in faults[:_TOLD]]
+        told = [f"{_path(fault['loc'])}: {_said(fault['msg'])}" for fault in faults[:_TOLD]]
         more = len(faults) - len(told)
         detail = "; ".join(told) + (f"; and {more} more" if more else "")
         raise BadParameter(_path(faults[0]["loc"]), detail) from error
     return [message.new() for message in parsed.messages]
+
+
+def _said(message: str) -> str:
+    return message.removeprefix("Value error, ")
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
