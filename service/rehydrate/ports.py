@@ -172,6 +172,14 @@ class Lease(NamedTuple):
     told: bool
 
 
+class Due(NamedTuple):
+    """A response whose lease has run out before its end was told."""
+
+    conversation_id: str
+    message_id: str
+    channel: str
+
+
 class Held(Protocol):
     """A conversation whose row is locked until the block ends; all is written together."""
 
@@ -194,6 +202,10 @@ class Held(Protocol):
 
     async def grant(self, message_id: str, holder: str, lease_s: float) -> None:
         """Let *holder* publish the stored message for the next *lease_s* seconds."""
+        ...
+
+    async def fence(self, message_id: str, holder: str, for_s: float) -> None:
+        """Take the response from its publisher for good; *holder* ends it, within *for_s*."""
         ...
 
     async def told(self, message_id: str) -> None:
@@ -225,6 +237,10 @@ class ResponseStore(Protocol):
 
         What is written is committed when the block ends, or not at all if it raises.
         """
+        ...
+
+    async def due(self, *, limit: int) -> list[Due]:
+        """Responses whose leases have run out, and whose end was not told."""
         ...
 
     async def conversations(

@@ -24,6 +24,7 @@ from rehydrate.store import migrations
 from rehydrate.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from rehydrate.store.postgres import PostgresStore
 from rehydrate.store.url import DatabaseUrlError
+from rehydrate.sweeping import Sweeper, sweep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator, Sequence
@@ -36,11 +37,12 @@ if TYPE_CHECKING:
     from rehydrate.api.router import Authorize
     from rehydrate.core.events import ChannelMessage
     from rehydrate.core.ids import Cursor
-    from rehydrate.ports import Conversation
+    from rehydrate.ports import Conversation, Due
     from rehydrate.recording import NewMessage, StoreResult
 
 _KNOWN_CHANNELS = 10_000
 _KNOWN_WATERMARKS = 10_000
+_SWEPT_AT_ONCE = 100
 
 
 class History:
@@ -56,7 +58,9 @@ class History:
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load_settings()
         with _naming_the_database():
-            self._store = PostgresStore(self.settings.required_database_url())
+            self._store = PostgresStore(
+                self.settings.required_database_url(), grace_s=self.settings.lease_s
+            )
         agents = self.settings.agent_client_ids
         client_id = agents[0] if agents else None
         self._channel = AblyChannel(
@@ -69,6 +73,12 @@ class History:
         self._rules = Rules(self.settings.retention_ms, frozenset(agents), _now_ms)
         self._terms = Terms(client_id, self.settings.lease_s)
         self._recorder = Recorder(self.catch_up)
+        self._sweeper = Sweeper(
+            self._due,
+            self._sweep,
+            every_s=min(1.0, self.settings.lease_s / 4),
+            lease_s=self.settings.lease_s,
+        )
         self._channels: OrderedDict[str, str] = OrderedDict()
         self._read_from_ms: OrderedDict[str, int] = OrderedDict()
 
@@ -81,9 +91,11 @@ class History:
         await self._store.open()
         await self._channel.open()
         self._recorder.open()
+        self._sweeper.open()
 
     async def close(self) -> None:
         """Let go of everything."""
+        await self._sweeper.close()
         await self._recorder.close()
         await self._channel.close()
         await self._store.close()
@@ -99,6 +111,19 @@ class History:
         trace: TracebackType | None,
     ) -> None:
         await self.close()
+
+    async def _due(self) -> list[Due]:
+        return await self._store.due(limit=_SWEPT_AT_ONCE)
+
+    async def _sweep(self, due: Due) -> bool:
+        return await sweep(
+            due,
+            store=self._store,
+            channel=self._channel,
+            rules=self._rules,
+            record=self.catch_up,
+            lease_s=self.settings.lease_s,
+        )
 
     async def channel_of(self, conversation_id: str) -> str:
         """The channel of a conversation: its row's, else by template."""

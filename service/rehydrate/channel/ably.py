@@ -35,7 +35,7 @@ from rehydrate.channel.requests import Requests
 from rehydrate.channel.subscribing import LiveSubscription
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
 
     from rehydrate.core.events import ChannelMessage
     from rehydrate.ports import Outgoing
@@ -120,7 +120,7 @@ class AblyChannel:
         until: str | None = None,
         forwards: bool = False,
         limit: int = 1000,
-    ) -> AsyncIterator[list[ChannelMessage]]:
+    ) -> AsyncGenerator[list[ChannelMessage]]:
         """See the port. Without *until* granted, or forwards, pages reach to the newest message."""
         return history.pages(
             self._requests,

@@ -10,7 +10,7 @@ from rehydrate.channel.rows import from_rows
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncGenerator
 
     from ably.http.paginatedresult import HttpPaginatedResponse
 
@@ -31,7 +31,7 @@ async def pages(
     until: str | None,
     forwards: bool,
     limit: int,
-) -> AsyncIterator[list[ChannelMessage]]:
+) -> AsyncGenerator[list[ChannelMessage]]:
     """Pages of history, each oldest first; see `rehydrate.ports.ChannelLog.history`."""
     params = {"limit": str(limit), "direction": "forwards" if forwards else "backwards"}
     if since_ms is not None:

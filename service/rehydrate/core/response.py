@@ -341,14 +341,25 @@ def _repair(state: MessageState, event: Event) -> Outcome:
             state.repaired = upto  # what is there was said later than this, as a whole
         return Outcome.FOLDED
     parts = event.value if event.value is not None else [{"type": "text", "text": event.text}]
-    rest = [cut for run in state.runs if (cut := run.after(upto)) is not None]
-    state.runs = [collapsed_run(min(0, upto), upto, parts, event.timestamp_ms), *rest]
+    said = collapsed_run(min(0, upto), upto, parts, event.timestamp_ms)
+    if not _says_what_is_there(state, said):
+        rest = [cut for run in state.runs if (cut := run.after(upto)) is not None]
+        state.runs = [said, *rest]
     state.tail = None
     state.headless = state.inexact = False
     if upto > NO_SEQ:
         state.repaired = upto
     state.sealed = event.seq is None and state.seq is None
     return Outcome.FOLDED
+
+
+def _says_what_is_there(state: MessageState, said: Run) -> bool:
+    """Whether a repair changes nothing: the text keeps its pieces, and their times."""
+    if state.seq is None or state.tail is not None or state.gaps() or not state.runs:
+        return False
+    if state.runs[-1].last > said.last:
+        return False
+    return assemble(state.runs) == assemble([said])
 
 
 STEPS: dict[tuple[str, str], Callable[[MessageState, Event], Outcome]] = {

@@ -96,6 +96,11 @@ class PostgresHeld:
             raise NotFound(f"there is no message {message_id!r} to publish")
         raise Fenced(f"response {message_id!r} is being ended")
 
+    async def fence(self, message_id: str, holder: str, for_s: float) -> None:
+        """Take the response from its publisher for good; *holder* ends it, within *for_s*."""
+        terms = (self.conversation.id, checked_id(message_id), checked_id(holder), float(for_s))
+        await self._session.execute(statements.FENCE, *terms)
+
     async def told(self, message_id: str) -> None:
         """Note that the channel has acknowledged the message's ``stop``; ends its lease."""
         key = (self.conversation.id, checked_id(message_id))

@@ -13,7 +13,7 @@ from rehydrate.core.ids import Cursor
 from rehydrate.core.response import MessageState
 from rehydrate.core.timeline import Hole, Tombstone, Watermark
 from rehydrate.errors import BadParameter, Conflict, StoreUnavailable
-from rehydrate.ports import Conversation, Finished, Stored
+from rehydrate.ports import Conversation, Due, Finished, Stored
 from rehydrate.store import migrations, statements
 from rehydrate.store.compact import expanded
 from rehydrate.store.facts import parsed
@@ -31,13 +31,15 @@ class PostgresStore:
     """Conversations and messages in the Postgres at *url*, which may have any form libpq takes.
 
     It connects when it is first asked something, so it opens also while Postgres is away. Readers
-    and writers have *pool_size* connections each: nobody who reads waits behind a lock.
+    and writers have *pool_size* connections each: nobody who reads waits behind a lock. After a
+    restart of Postgres nothing is `due` for *grace_s* seconds, the time of a lease.
 
     Raises:
         DatabaseUrlError: *url* cannot be read.
     """
 
-    def __init__(self, url: str, *, pool_size: int = POOL_SIZE) -> None:
+    def __init__(self, url: str, *, pool_size: int = POOL_SIZE, grace_s: float = 15.0) -> None:
+        self._grace_s = grace_s
         self._readers = Pool(url, size=pool_size)
         self._writers = Pool(url, size=pool_size)
 
@@ -99,6 +101,11 @@ class PostgresStore:
         async with self._writers.transaction() as session:
             row = await _locked_row(session, conversation_id, checked_id(channel))
             yield PostgresHeld(session, row)
+
+    async def due(self, *, limit: int) -> list[Due]:
+        """Responses whose leases have run out, and whose end was not told."""
+        rows = await self._readers.read(statements.DUE, limit, self._grace_s)
+        return [Due(*row) for row in rows]
 
     async def conversations(
         self, *, limit: int, before: Cursor | None

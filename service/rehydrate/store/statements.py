@@ -137,6 +137,22 @@ GRANT = """
     ON CONFLICT DO NOTHING
 """
 
+FENCE = """
+    UPDATE leases SET fenced = true, holder = $3,
+        until = clock_timestamp() + make_interval(secs => $4)
+    WHERE conversation_id = $1 AND message_id = $2
+"""
+
+# After a restart of the database everybody gets the time of a lease to renew his own.
+DUE = """
+    SELECT l.conversation_id, l.message_id, c.channel
+    FROM leases AS l JOIN conversations AS c ON c.id = l.conversation_id
+    WHERE l.told_at IS NULL AND l.until <= clock_timestamp()
+        AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $2)
+    ORDER BY l.until LIMIT $1
+"""
+"""$1 how many, $2 the seconds of a lease."""
+
 TOLD = """
     INSERT INTO leases (conversation_id, message_id, told_at)
     SELECT $1, id, clock_timestamp() FROM messages

@@ -1,0 +1,195 @@
+"""Sweep: end the responses whose publishers died, and tell the ends that nobody was told.
+
+A response that is open has a lease, which its publisher renews; one that has ended keeps it until
+its ``stop`` was acknowledged. Whoever finds a lease run out goes on where the publisher stopped
+(laws 6 and 7). An open response is fenced, so that its publisher, should it live, writes no more;
+the channel's word is awaited; then the ``stop`` is published, and the fold of that ``stop`` ends
+the response, with all the text that came before it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+import uuid
+from typing import TYPE_CHECKING
+
+from rehydrate.core.dialects import tokens
+from rehydrate.core.events import Event
+from rehydrate.core.ids import HISTORY_LAG_MS
+from rehydrate.core.response import MessageState, fold
+from rehydrate.errors import RehydrateError, StoreUnavailable
+from rehydrate.ports import Outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from rehydrate.hydration import Rules
+    from rehydrate.ports import ChannelLog, Due, ResponseStore
+
+_log = logging.getLogger(__name__)
+
+SWEEP_LEASE_S = 30.0
+"""How long a sweeper has for one response before another may try."""
+
+ACK_TIMEOUT_S = 10.0
+ROUNDS = 4
+"""How often the channel is read for the stop before it is left to the next sweep."""
+
+AT_ONCE = 8
+
+
+async def sweep(
+    due: Due,
+    *,
+    store: ResponseStore,
+    channel: ChannelLog,
+    rules: Rules,
+    record: Callable[[str], Awaitable[object]],
+    lease_s: float,
+) -> bool:
+    """End, or tell, one response whose lease has run out; return whether that was needed.
+
+    *record* catches the conversation up with its channel.
+
+    Raises:
+        StoreUnavailable: Postgres does not answer; a later sweep goes on.
+        ChannelUnavailable: Ably does not answer; likewise.
+    """
+    holder = f"sweep-{uuid.uuid4().hex}"
+    await record(due.conversation_id)  # a publisher may be alive and cut off from the store alone
+    async with store.locked(due.conversation_id, due.channel) as held:
+        state = (await held.messages([due.message_id])).get(due.message_id)
+        lease = await held.lease(due.message_id)
+        if state is None or lease is None or lease.told or not lease.expired:
+            return False
+        if not state.ended and rules.now_ms() - last_said_ms(state) < lease_s * 1000:
+            return False
+        await held.fence(due.message_id, holder, SWEEP_LEASE_S)
+        ending = _untold(state) if state.ended else []
+        if ending:
+            await held.put([state])
+    if not ending:
+        await asyncio.sleep(HISTORY_LAG_MS / 1000)  # what was sent before the fence shows by then
+        await record(due.conversation_id)
+    for _ in range(ROUNDS):
+        await _tell(channel, due, ending or [await _stop_of(store, due)])
+        if await _told(store, due):
+            return True
+        await asyncio.sleep(HISTORY_LAG_MS / 1000)
+        await record(due.conversation_id)
+    return True
+
+
+def last_said_ms(state: MessageState) -> int:
+    """When the last event that *state* holds was said, in ms; 0 if nothing tells."""
+    ticks = [run.tape.ticks[-1].at_ms for run in state.runs_to_keep() if run.tape.ticks]
+    return max([state.started_ms or 0, *ticks])
+
+
+def _untold(state: MessageState) -> list[Event]:
+    """What readers of an ended response may lack: its text, and its stop."""
+    last = None if state.end is None else state.end - 1
+    whole = not state.gaps()
+    events = [_event("repair", state, last, value=state.parts())] if whole else []
+    for event in events:
+        fold(state, event)  # so that an answer says that it has this repair
+    stop = _event("stop", state, state.end, status=state.status, value=state.usage)
+    return [*events, stop._replace(error=state.error)]
+
+
+async def _stop_of(store: ResponseStore, due: Due) -> Event:
+    """The stop of a response that is open, or that this sweep's stop has ended meanwhile."""
+    for state in await store.states(due.conversation_id, [due.message_id]):
+        last = 0 if state.seq is None else state.seq
+        seq = state.end if state.ended else last + 1
+        return _event("stop", state, seq, status="interrupted")
+    raise StoreUnavailable(f"response {due.message_id!r} is not stored any more")
+
+
+def _event(kind: str, state: MessageState, seq: int | None, **fields: object) -> Event:
+    place = "repair" if kind == "repair" else seq
+    return Event(
+        kind,  # type: ignore[arg-type]  # one of two literals
+        state.id,
+        state.gen,
+        seq,
+        id=f"{state.id}:{state.gen}:{place}",
+        client_id=state.owner.client_id if state.owner else None,
+        **fields,  # type: ignore[arg-type]  # fields of Event
+    )
+
+
+async def _tell(channel: ChannelLog, due: Due, events: list[Event]) -> None:
+    for event in events:
+        name, data, extras = tokens.encode(event)
+        outgoing = Outgoing(name, data, event.id or "", extras, event.client_id)
+        async with asyncio.timeout(ACK_TIMEOUT_S):
+            await channel.publish(due.channel, [outgoing])
+
+
+async def _told(store: ResponseStore, due: Due) -> bool:
+    """Note that the end was told, if the fold of the stop has ended the response."""
+    async with store.locked(due.conversation_id, due.channel) as held:
+        state = (await held.messages([due.message_id])).get(due.message_id)
+        if state is None or not state.ended:
+            return False
+        await held.told(due.message_id)
+        return True
+
+
+class Sweeper:
+    """Looks for leases that have run out, and sweeps them, some at once.
+
+    Args:
+        find: gives those that are due.
+        sweep: sweeps one.
+        every_s: how often to look.
+        lease_s: how long a lease lasts; after an outage of the store everybody gets one of grace.
+    """
+
+    def __init__(
+        self,
+        find: Callable[[], Awaitable[list[Due]]],
+        sweep_one: Callable[[Due], Awaitable[bool]],
+        *,
+        every_s: float,
+        lease_s: float,
+    ) -> None:
+        self._find = find
+        self._sweep = sweep_one
+        self._every_s = every_s
+        self._lease_s = lease_s
+        self._task: asyncio.Task[None] | None = None
+
+    def open(self) -> None:
+        """Begin to look."""
+        self._task = self._task or asyncio.create_task(self._run(), name="sweeper")
+
+    async def close(self) -> None:
+        """Stop; what is under way is taken up by another sweep."""
+        task, self._task = self._task, None
+        if task is not None:
+            task.cancel()
+            await asyncio.gather(task, return_exceptions=True)
+
+    async def _run(self) -> None:
+        grace_s = 0.0
+        while True:
+            await asyncio.sleep(grace_s + self._every_s * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
+            grace_s = 0.0
+            try:
+                due = await self._find()
+            except StoreUnavailable:
+                grace_s = self._lease_s  # publishers could not renew either
+                continue
+            for at in range(0, len(due), AT_ONCE):
+                await asyncio.gather(*map(self._one, due[at : at + AT_ONCE]))
+
+    async def _one(self, due: Due) -> None:
+        try:
+            if await self._sweep(due):
+                _log.info("ended a response whose publisher is gone")
+        except (RehydrateError, TimeoutError) as error:
+            _log.warning("a sweep will be tried again: %s", type(error).__name__)

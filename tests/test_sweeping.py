@@ -1,0 +1,160 @@
+"""Laws 6 and 7: a response whose publisher died ends, and an end that nobody told is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from rehydrate.core.response import Outcome
+from rehydrate.errors import Conflict, Fenced
+from rehydrate.localably import LocalAbly
+from rehydrate.recording import NewMessage
+from rehydrate.settings import load_settings
+from rehydrate.wiring import History
+
+pytestmark = pytest.mark.slow
+
+LEASE_S = 1.0
+WITHIN_S = 30.0
+
+
+@pytest.fixture
+async def history_settings(database):
+    async with LocalAbly() as ably:
+        yield lambda **more: load_settings(
+            database_url=database,
+            ably_api_key=ably.key,
+            ably_endpoint="127.0.0.1",
+            ably_port=ably.port,
+            ably_tls=False,
+            **more,
+        )
+
+
+@pytest.fixture
+async def history(history_settings):
+    async with History(history_settings(lease_s=LEASE_S)) as history:
+        yield history
+
+
+async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="write"):
+    """Publish *texts*, and die at a moment: while writing, or after the commit."""
+    from rehydrate import publishing
+
+    async def no_end(*_):
+        return None
+
+    async def commit_only(publication, ledger, keeping):
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await ledger.commit(publication, await publication.end())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(publishing, "_end", no_end if at == "write" else commit_only)
+        async with history.respond(conversation_id, response_id) as response:
+            for text in texts:
+                response.write(text)
+            await asyncio.sleep(0.8)  # one checkpoint, and the acknowledgements
+    for task in asyncio.all_tasks():
+        if task.get_name() == f"checkpoints of {response_id}":
+            task.cancel()
+
+
+async def ended(history, conversation_id, response_id):
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            messages = (await history.hydrate(conversation_id)).messages
+            found = [m for m in messages if m["id"] == response_id]
+            if found and found[0]["status"] != "in_progress":
+                return found[0]
+            await asyncio.sleep(0.1)
+
+
+async def stops(history, conversation_id, response_id):
+    """The stops on the channel, once there is one."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            found = []
+            async for page in history._channel.history(f"ai:{conversation_id}"):
+                found += [
+                    m
+                    for m in page
+                    if m.name == "stop" and m.extras["headers"]["responseId"] == response_id
+                ]
+            if found:
+                return found
+            await asyncio.sleep(0.1)
+
+
+async def test_a_response_whose_publisher_died_ends_interrupted_with_all_its_text(
+    history, monkeypatch
+):
+    await die(history, "sweep-1", "r1", ["one ", "two"], monkeypatch)
+    message = await ended(history, "sweep-1", "r1")
+    assert (message["status"], message["text"]) == ("interrupted", "one two")
+    assert not message["gaps"]
+    stop = (await stops(history, "sweep-1", "r1"))[0]
+    assert stop.extras["headers"]["status"] == "interrupted"
+    assert stop.extras["headers"]["seq"] == 3
+
+
+async def test_an_end_that_was_committed_but_not_told_is_told(history, monkeypatch):
+    await die(history, "sweep-2", "r1", ["all of it"], monkeypatch, at="commit")
+    message = await ended(history, "sweep-2", "r1")
+    assert (message["status"], message["text"]) == ("completed", "all of it")
+    (stop,) = await stops(history, "sweep-2", "r1")
+    assert stop.extras["headers"]["status"] == "completed"
+
+
+async def test_a_swept_response_is_never_taken_over(history, monkeypatch):
+    await die(history, "sweep-3", "r1", ["text"], monkeypatch)
+    await ended(history, "sweep-3", "r1")
+    with pytest.raises(Conflict):
+        async with history.respond("sweep-3", "r1"):
+            pass
+
+
+async def test_a_living_publisher_that_thinks_is_not_swept(history):
+    async with history.respond("sweep-4", "r1") as response:
+        response.write("a thought")
+        await asyncio.sleep(3 * LEASE_S)
+        response.write(", and another")
+    message = await ended(history, "sweep-4", "r1")
+    assert (message["status"], message["text"]) == ("completed", "a thought, and another")
+
+
+async def test_two_sweepers_end_a_response_once(history, history_settings, monkeypatch):
+    async with History(history_settings(lease_s=LEASE_S)):
+        await die(history, "sweep-5", "r1", ["text"], monkeypatch)
+        await ended(history, "sweep-5", "r1")
+        await asyncio.sleep(2 * LEASE_S)
+        assert len(await stops(history, "sweep-5", "r1")) == 1
+
+
+async def test_a_publisher_that_was_taken_for_dead_writes_no_more(history):
+    with pytest.raises(Fenced):
+        async with history.respond("sweep-6", "r1") as response:
+            response.write("before")
+            await asyncio.sleep(0.8)
+            async with history._store.locked("sweep-6", "ai:sweep-6") as held:
+                await held.fence("r1", "somebody", 0.1)
+            await asyncio.sleep(0.8)
+            response.write("after")
+            await asyncio.sleep(0.8)
+            response.write("refused")
+    message = await ended(history, "sweep-6", "r1")
+    assert message["status"] == "interrupted"
+    assert message["text"].startswith("before")
+
+
+async def test_a_terminal_row_is_not_undone_by_a_late_repair_of_the_same_text(history):
+    async with history.respond("sweep-7", "r1") as response:
+        response.write("kept")
+    before = json.loads(await history.message("sweep-7", "r1"))
+    await history.catch_up("sweep-7")
+    assert json.loads(await history.message("sweep-7", "r1"))["text"] == before["text"]
+    counts = (await history.catch_up("sweep-7")).counts
+    assert counts[Outcome.FOLDED.value] == 0
+    same = NewMessage("r1", "assistant", text="kept")
+    assert (await history.store_messages("sweep-7", [same])).unchanged == ["r1"]
