@@ -31,7 +31,8 @@ async def spoken(connection, *frames):
         # an unclean close is a close too
         with contextlib.suppress(ConnectionClosed):
             async for data in connection:
-                answers.append(json.loads(data) if isinstance(data, str) else msgpack.unpackb(data))
+                read = json.loads if isinstance(data, str) else msgpack.unpackb
+                answers.append(read(data))
     return answers
 
 
