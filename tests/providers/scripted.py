@@ -1,0 +1,226 @@
+"""An OpenAI-compatible endpoint that says what its script says, as real server-sent events.
+
+It knows `/v1/responses` (create, retrieve with `starting_after`, cancel) and the Assistants API
+(threads, messages, runs, tool outputs, cancel). What it answers is up to a function that is asked
+for every stream and returns frames: the vendor's events as dicts (for Assistants as
+`{"event", "data"}`), and `CUT`, `Stall` or `Raw` for what goes wrong. Plain Starlette: any ASGI
+server runs it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+CUT = object()
+"""A frame: the connection breaks, in the middle of its body."""
+
+
+class Stall(NamedTuple):
+    """A frame: nothing comes for so long."""
+
+    seconds: float
+
+
+class Raw(NamedTuple):
+    """A frame: these bytes, as they are."""
+
+    body: bytes
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A stream that a client asks for: `kind` is `response`, `run` or `outputs`."""
+
+    kind: str
+    body: dict[str, Any]
+    number: int
+    thread_id: str = ""
+    run_id: str = ""
+    thread_is_new: bool = False
+
+    @property
+    def prompt(self) -> str:
+        """The last text that the user wrote, wherever it is."""
+        for holder in (self.body, self.body.get("thread") or {}):
+            for key in ("input", "messages"):
+                if found := _last_text(holder.get(key)):
+                    return found
+        return ""
+
+
+Frames = Sequence[Any]
+
+
+@dataclass
+class ScriptedEndpoint:
+    """Plays what *answer* returns, one frame every `pace_s`.
+
+    Attributes:
+        asked: every stream that was asked for, oldest first.
+        open_streams: how many are being read right now.
+        cancelled: ids of the responses and runs that clients cancelled.
+        threads: the threads that exist, with the prompts written to them.
+    """
+
+    answer: Callable[[Asked], Frames]
+    pace_s: float = 0.0
+    asked: list[Asked] = field(default_factory=list)
+    cancelled: list[str] = field(default_factory=list)
+    open_streams: int = 0
+    threads: dict[str, list[Any]] = field(default_factory=dict)
+    _played: dict[str, Frames] = field(default_factory=dict)
+    _runs: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def app(self) -> Starlette:
+        """The ASGI application."""
+        run = "/v1/threads/{thread_id}/runs"
+        posts = {
+            "/v1/responses": self._create_response,
+            "/v1/responses/{response_id}/cancel": self._cancel_response,
+            "/v1/threads": self._create_thread,
+            "/v1/threads/runs": self._create_thread_and_run,
+            "/v1/threads/{thread_id}/messages": self._create_message,
+            run: self._create_run,
+            run + "/{run_id}/submit_tool_outputs": self._submit,
+            run + "/{run_id}/cancel": self._cancel_run,
+        }
+        routes = [Route(path, handler, methods=["POST"]) for path, handler in posts.items()]
+        routes.append(Route("/v1/responses/{response_id}", self._retrieve_response))
+        return Starlette(routes=routes)
+
+    async def _create_response(self, request: Request) -> Response:
+        body = await request.json()
+        before = body.get("previous_response_id")
+        if before is not None and before not in self._played:
+            message = f"Previous response with id '{before}' not found."
+            return _refusal(400, message, "previous_response_not_found", "previous_response_id")
+        frames = self._ask("response", body)
+        for frame in frames:
+            if isinstance(frame, dict) and isinstance(frame.get("response"), dict):
+                self._played[frame["response"].get("id", "")] = frames
+        return self._stream(frames)
+
+    async def _retrieve_response(self, request: Request) -> Response:
+        response_id = request.path_params["response_id"]
+        if response_id not in self._played:
+            return _refusal(404, f"Response with id '{response_id}' not found.", None, None)
+        after = int(request.query_params.get("starting_after", -1))
+        events = [frame for frame in self._played[response_id] if isinstance(frame, dict)]
+        return self._stream([event for event in events if event["sequence_number"] > after])
+
+    async def _cancel_response(self, request: Request) -> Response:
+        self.cancelled.append(request.path_params["response_id"])
+        return JSONResponse({"id": self.cancelled[-1], "object": "response", "status": "cancelled"})
+
+    async def _create_thread(self, request: Request) -> Response:
+        body = json.loads(await request.body() or b"{}")
+        thread_id = self._new_thread(body)
+        return JSONResponse({"id": thread_id, "object": "thread", "created_at": 1, "metadata": {}})
+
+    async def _create_thread_and_run(self, request: Request) -> Response:
+        body = await request.json()
+        return self._run(body, self._new_thread(body.get("thread") or {}), thread_is_new=True)
+
+    async def _create_message(self, request: Request) -> Response:
+        thread_id, body = request.path_params["thread_id"], await request.json()
+        if thread_id not in self.threads:
+            return _no_thread(thread_id)
+        self.threads[thread_id].append(body["content"])
+        return JSONResponse({"id": "msg_user", "object": "thread.message", "role": "user"})
+
+    async def _create_run(self, request: Request) -> Response:
+        thread_id, body = request.path_params["thread_id"], await request.json()
+        if thread_id not in self.threads:
+            return _no_thread(thread_id)
+        body.setdefault("messages", [{"content": said} for said in self.threads[thread_id][-1:]])
+        return self._run(body, thread_id, thread_is_new=False)
+
+    async def _submit(self, request: Request) -> Response:
+        thread_id, run_id = request.path_params["thread_id"], request.path_params["run_id"]
+        if self._runs.get(run_id) != thread_id:
+            return _no_thread(thread_id)
+        body = await request.json()
+        return self._stream(self._ask("outputs", body, thread_id, run_id), done=True)
+
+    async def _cancel_run(self, request: Request) -> Response:
+        run_id = request.path_params["run_id"]
+        self.cancelled.append(run_id)
+        return JSONResponse({"id": run_id, "object": "thread.run", "status": "cancelling"})
+
+    def _new_thread(self, body: dict[str, Any]) -> str:
+        thread_id = f"thread_{len(self.threads) + 1}"
+        self.threads[thread_id] = [said["content"] for said in body.get("messages") or ()]
+        return thread_id
+
+    def _run(self, body: dict[str, Any], thread_id: str, *, thread_is_new: bool) -> Response:
+        run_id = f"run_{len(self._runs) + 1}"
+        self._runs[run_id] = thread_id
+        frames = self._ask("run", body, thread_id, run_id, thread_is_new=thread_is_new)
+        return self._stream(frames, done=True)
+
+    def _ask(
+        self,
+        kind: str,
+        body: dict[str, Any],
+        thread_id: str = "",
+        run_id: str = "",
+        *,
+        thread_is_new: bool = False,
+    ) -> Frames:
+        self.asked.append(Asked(kind, body, len(self.asked), thread_id, run_id, thread_is_new))
+        return self.answer(self.asked[-1])
+
+    def _stream(self, frames: Frames, *, done: bool = False) -> Response:
+        return StreamingResponse(self._play(frames, done), media_type="text/event-stream")
+
+    async def _play(self, frames: Iterable[Any], done: bool) -> AsyncIterator[bytes]:
+        self.open_streams += 1
+        try:
+            for frame in frames:
+                if frame is CUT:
+                    raise ConnectionAbortedError("cut, as the script says")
+                if isinstance(frame, Stall):
+                    await asyncio.sleep(frame.seconds)
+                    continue
+                yield frame.body if isinstance(frame, Raw) else sse(frame)
+                await asyncio.sleep(self.pace_s)
+            if done:
+                yield b"event: done\ndata: [DONE]\n\n"
+        finally:
+            self.open_streams -= 1
+
+
+def sse(event: dict[str, Any]) -> bytes:
+    """One event on the wire: of the Responses API, or `{"event", "data"}`."""
+    name = event.get("event") or event["type"]
+    data = event["data"] if "event" in event else event
+    return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()
+
+
+def _last_text(value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list):
+        return next((text for item in reversed(value) if (text := _last_text(item))), "")
+    if isinstance(value, dict):
+        return _last_text(value.get("content") or value.get("text"))
+    return ""
+
+
+def _no_thread(thread_id: str) -> Response:
+    return _refusal(404, f"No thread found with id '{thread_id}'.", None, None)
+
+
+def _refusal(status: int, message: str, code: str | None, parameter: str | None) -> Response:
+    error = {"message": message, "type": "invalid_request_error", "param": parameter, "code": code}
+    return JSONResponse({"error": error}, status)

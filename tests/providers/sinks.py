@@ -1,0 +1,70 @@
+"""Sinks to write answers into: the fold that readers use, without a channel and a store."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from rehydrate.core.content import spoken_text
+from rehydrate.core.events import Event
+from rehydrate.core.response import MessageState, fold
+
+
+class Folded:
+    """What a reader of the conversation sees, by the same fold."""
+
+    def __init__(self) -> None:
+        self.state = MessageState("resp")
+        self.seen: list[str] = []
+        self.ending: tuple[Any, ...] | None = None
+        self.final: list[dict[str, Any]] | None = None
+        self._seq = 0
+
+    @property
+    def parts(self) -> list[dict[str, Any]]:
+        return self.state.parts()
+
+    @property
+    def text(self) -> str:
+        return spoken_text(self.parts)
+
+    @property
+    def needs_repair(self) -> bool:
+        """Whether readers saw other content than what is final."""
+        return self.final is not None and self.final != self.parts
+
+    @property
+    def status(self) -> str:
+        return self.ending[0] if self.ending else "in_progress"
+
+    @property
+    def error(self) -> Any:
+        return self.ending[2] if self.ending else None
+
+    def write(self, text, *, part=None):
+        self._say("token", text=text, part=part)
+
+    def refuse(self, text, *, part=None):
+        self._say("refusal", text=text, part=part)
+
+    def reason(self, text, *, part=None):
+        self._say("reasoning", text=text, part=part)
+
+    def tool_call(self, tool_call_id, name, args=""):
+        self._say("tool_call", tool_call_id=tool_call_id, name=name, value=args)
+
+    def tool_args(self, tool_call_id, text):
+        self._say("tool_args", tool_call_id=tool_call_id, text=text)
+
+    def tool_result(self, tool_call_id, result, *, name=None):
+        self._say("tool_result", tool_call_id=tool_call_id, name=name, value=result)
+
+    def finish(self, status="completed", *, usage=None, error=None, parts=None):
+        assert self.ending is None, "a response ends once"
+        self.ending = (status, usage, error)
+        self.final = parts
+
+    def _say(self, kind, **fields):
+        assert self.ending is None, "nothing is said after the end"
+        self._seq += 1
+        self.seen.append(kind)
+        fold(self.state, Event(kind, "resp", 1, self._seq, **fields))
