@@ -12,6 +12,7 @@ from rehydrate.core.timeline import (
     Reason,
     Timeline,
     Window,
+    may_need_read,
     missed,
     needs_no_read,
     read_from_ms,
@@ -182,7 +183,8 @@ async def read(
     check_until(until)
     if not 1 <= limit <= MAX_LIMIT:
         raise BadParameter("limit", f"limit is a number from 1 to {MAX_LIMIT}")
-    async with walk.started_early(channel_name, since_hint_ms):
+    early_ms = since_hint_ms if may_need_read(until, rules.now_ms()) else None
+    async with walk.started_early(channel_name, early_ms):
         stored = await store.load(conversation_id, limit=limit, before=before)
         row = stored.conversation
         watermark = row.watermark if row else None

@@ -10,7 +10,13 @@ import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from rehydrate.core.ids import HISTORY_LAG_MS, MARGIN_MS, insertion_position, serial_time_ms
+from rehydrate.core.ids import (
+    HISTORY_LAG_MS,
+    MARGIN_MS,
+    insertion_position,
+    is_name,
+    serial_time_ms,
+)
 from rehydrate.core.response import STEPS, MessageState, Outcome, fold
 
 if TYPE_CHECKING:
@@ -145,7 +151,8 @@ class Timeline:
         return self.messages.get(event.message_id)
 
     def _new(self, event: Event) -> MessageState | None:
-        message_id = event.message_id or event.id or event.serial
+        own_id = event.id if is_name(event.id) else None
+        message_id = event.message_id or own_id or event.serial
         if message_id is None or ("open", event.kind) not in STEPS or message_id in self.messages:
             return None
         role = "user" if event.kind == "prompt" else "assistant"
@@ -229,6 +236,12 @@ def needs_no_read(watermark: Watermark | None, until: str | None) -> bool:
         return False
     until_ms = serial_time_ms(until)
     return until_ms is not None and until_ms + MARGIN_MS <= watermark.read_at_ms
+
+
+def may_need_read(until: str | None, now_ms: int) -> bool:
+    """Whether *until* is too young for any store to reach it by now: False if one may."""
+    until_ms = None if until is None else serial_time_ms(until)
+    return until_ms is None or until_ms + MARGIN_MS > now_ms
 
 
 def missed(
