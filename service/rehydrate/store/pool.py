@@ -7,8 +7,9 @@ while it lay there is noticed without asking the server, and BEGIN is sent when 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import Any, NoReturn, TypeVar
 
 import asyncpg
@@ -134,15 +135,25 @@ class Pool:
 
     Behind a pooler in transaction mode, which is found out when first connecting, statements are
     not prepared and readings run in transactions.
+
+    Args:
+        url: a libpq URL.
+        size: how many connections there may be.
+        reading: Postgres' settings for readings.
     """
 
-    def __init__(self, url: str, *, size: int) -> None:
+    def __init__(
+        self, url: str, *, size: int, reading: Mapping[str, str] = MappingProxyType({})
+    ) -> None:
         self._arguments = {
             "timeout": CONNECT_TIMEOUT_S,
             "command_timeout": COMMAND_TIMEOUT_S,
             **connect_arguments(url),
         }
         self._size = size
+        self._reading = reading
+        settings = "; ".join(f"SET LOCAL {name} = {value}" for name, value in reading.items())
+        self._begin_reading = f"BEGIN READ ONLY; {settings}"
         self._pool: Any = None
         self._pooled: bool | None = None
 
@@ -180,7 +191,7 @@ class Pool:
             if not self._pooled:
                 return await session.fetch(sql, *arguments)
             try:
-                await session.execute("BEGIN READ ONLY")
+                await session.execute(self._begin_reading)
                 rows = await session.fetch(sql, *arguments)
                 await session.execute("COMMIT")
             except BaseException:
@@ -221,8 +232,11 @@ class Pool:
     async def _connect(self, _dsn: None, **given: Any) -> Any:
         if self._pooled is None:
             self._pooled = await behind_pooler(self._arguments)
-        cache = {"statement_cache_size": 0} if self._pooled else {}
-        return await asyncpg.connect(**{**given, **self._arguments, **cache})
+        arguments = {**given, **self._arguments}
+        if self._pooled:
+            return await asyncpg.connect(**arguments, statement_cache_size=0)
+        settings = {**self._reading, **arguments.pop("server_settings", {})}
+        return await asyncpg.connect(**arguments, server_settings=settings)
 
 
 async def _as_it_is(connection: Any) -> None:

@@ -22,6 +22,9 @@ from rehydrate.store.pool import Pool, RuleBroken, Session
 from rehydrate.store.states import as_ms, as_time, read_open, storable
 
 POOL_SIZE = 10
+_READING = {"enable_bitmapscan": "off", "plan_cache_mode": "force_generic_plan"}
+"""A page is read in the order of its index, whatever the statistics say of a conversation: a plan
+that collects and sorts costs as much as the conversation is long."""
 _CHANNEL_IS_ONES_OWN = "uq_conversations_channel"
 _ROW, _FINISHED, _OPEN = 0, 1, 2
 """Kinds of rows that a load gives."""
@@ -40,7 +43,7 @@ class PostgresStore:
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE, grace_s: float = 15.0) -> None:
         self._grace_s = grace_s
-        self._readers = Pool(url, size=pool_size)
+        self._readers = Pool(url, size=pool_size, reading=_READING)
         self._writers = Pool(url, size=pool_size)
 
     async def open(self) -> None:
