@@ -19,7 +19,7 @@ SOURCE = ROOT / "service" / "rehydrate"
 TESTS = ROOT / "tests"
 LINES_MAX = 400
 ROOMS = ("api", "channel", "store", "providers", "localably")
-WIRING = ("wiring", "cli", "asgi", "demo", "__main__")
+WIRING = ("wiring", "cli", "asgi", "demo", "serving", "__main__")
 
 # Modules without a test file of their own name: which tests use them, and why that is enough.
 TESTED_ELSEWHERE: dict[str, str] = {

@@ -6,6 +6,8 @@ import asyncio
 import json
 
 import pytest
+
+from rehydrate import publishing
 from rehydrate.core.response import Outcome
 from rehydrate.errors import Conflict, Fenced
 from rehydrate.localably import LocalAbly
@@ -40,7 +42,6 @@ async def history(history_settings):
 
 async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="write"):
     """Publish *texts*, and die at a moment: while writing, or after the commit."""
-    from rehydrate import publishing
 
     async def no_end(*_):
         return None
@@ -133,7 +134,7 @@ async def test_two_sweepers_end_a_response_once(history, history_settings, monke
 
 
 async def test_a_publisher_that_was_taken_for_dead_writes_no_more(history):
-    with pytest.raises(Fenced):
+    with pytest.raises(Fenced):  # noqa: PT012 - wherever the publisher next writes
         async with history.respond("sweep-6", "r1") as response:
             response.write("before")
             await asyncio.sleep(0.8)

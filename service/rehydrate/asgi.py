@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rehydrate.api.logs import log_to_stderr
 from rehydrate.wiring import History
 
+log_to_stderr()
 app = History().app()

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rehydrate.api.access import Access
 from rehydrate.api.app import create_app
+from rehydrate.api.metrics import Metrics
 from rehydrate.api.router import router
 from rehydrate.channel.ably import AblyChannel
 from rehydrate.core.capability import Capability
@@ -72,6 +73,7 @@ class History:
         )
         self._rules = Rules(self.settings.retention_ms, frozenset(agents), _now_ms)
         self._terms = Terms(client_id, self.settings.lease_s)
+        self._metrics = Metrics()
         self._recorder = Recorder(self.catch_up)
         self._sweeper = Sweeper(
             self._due,
@@ -205,13 +207,16 @@ class History:
             StoreUnavailable: Postgres does not answer.
             ChannelUnavailable: Ably does not answer.
         """
-        return await catch_up(
+        recorded = await catch_up(
             conversation_id,
             store=self._store,
             channel=self._channel,
             channel_name=await self.channel_of(conversation_id),
             rules=self._rules,
         )
+        for outcome, count in recorded.counts.items():
+            self._metrics.observe("outcome", outcome, count)
+        return recorded
 
     async def message(self, conversation_id: str, message_id: str) -> bytes:
         """One message in its wire form, as JSON.
@@ -299,7 +304,7 @@ class History:
 
         ``authorize(request, conversation_id)`` says whether the caller may; falsy is 403.
         """
-        return router(self, authorize=authorize)
+        return router(self, authorize=authorize, metrics=self._metrics)
 
     def app(self) -> FastAPI:
         """The service as an application of its own.
@@ -315,7 +320,9 @@ class History:
             key_capability=self._channel.key_capability,
             admits=self._channel.admits,
         )
-        return create_app(self, access, cors_origins=settings.cors_origins)
+        return create_app(
+            self, access, cors_origins=settings.cors_origins, metrics=self._metrics
+        )
 
 
 async def migrate(database_url: str) -> None:

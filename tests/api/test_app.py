@@ -51,14 +51,14 @@ async def test_metrics_are_what_everybody_counted_and_hold_no_token(standin):
     async with calling(app, **bearer(token)) as client:
         standin.reasons = ["history_unavailable"]
         await client.get("/v1/conversations/a-name-of-a-conversation")
-        metrics.observe("phase", "store", 0.01)
+        metrics.observe("outcome", "folded", 2)
         answer = await client.get("/metrics")
     assert answer.headers["content-type"].startswith("text/plain; version=")
     names = {family.name for family in text_string_to_metric_families(answer.text)}
     assert {
         "rehydrate_http_requests",
         "rehydrate_hydrates",
-        "rehydrate_hydrate_phase_seconds",
+        "rehydrate_events",
     } <= names
     assert 'route="/v1/conversations/{conversation_id}",status="200"} 1.0' in answer.text
     for secret in (token, "a-name-of-a-conversation", "secret"):

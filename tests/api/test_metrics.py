@@ -39,15 +39,13 @@ def test_hydrates_are_counted_with_the_reasons_why_they_are_incomplete():
     assert found["rehydrate_hydrate_events_total", ("outcome", "folded")] == 40
 
 
-def test_the_acts_tell_phases_sources_and_outcomes():
+def test_the_acts_tell_sources_and_outcomes():
     metrics = Metrics()
-    metrics.observe("phase", "store", 0.001)
     metrics.observe("source", "channel", 3)
     metrics.observe("outcome", "folded", 40)
     metrics.observe("outcome", "folded")
     metrics.in_flight(7)
     found = samples(metrics)
-    assert found["rehydrate_hydrate_phase_seconds_count", ("phase", "store")] == 1
     assert found["rehydrate_messages_total", ("source", "channel")] == 3
     assert found["rehydrate_events_total", ("outcome", "folded")] == 41
     assert found["rehydrate_hydrates_in_flight",] == 7

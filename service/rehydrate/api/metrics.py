@@ -36,9 +36,6 @@ class Metrics:
             "hydrates", "Hydrated conversations, by whether the answer was complete.", "complete"
         )
         self._reasons = self._counter("hydrate_reasons", "Why answers were not complete.", "code")
-        self._phases = self._histogram(
-            "hydrate_phase_seconds", "What hydrates spent their time on, in seconds.", "phase"
-        )
         self._sources = self._counter(
             "messages", "Messages in answers, by where their text came from.", "source"
         )
@@ -82,14 +79,12 @@ class Metrics:
     def observe(self, series: str, label: str, amount: float = 1.0) -> None:
         """Take what the acts tell: the callback that they are given.
 
-        *series*: ``phase`` (*amount* in seconds), ``source`` (messages) or ``outcome`` (events).
+        *series*: ``source`` (messages in answers) or ``outcome`` (events recorded).
 
         Raises:
             ValueError: there is no such series.
         """
-        if series == "phase":
-            self._phases.labels(label).observe(amount)
-        elif series == "source":
+        if series == "source":
             self._sources.labels(label).inc(amount)
         elif series == "outcome":
             self._events.labels(label).inc(amount)

@@ -32,10 +32,16 @@ _BEGIN = (
     f"SET LOCAL idle_in_transaction_session_timeout = {IDLE_TIMEOUT_MS}"
 )
 
-_DRIVER_ERRORS = (asyncpg.PostgresError, asyncpg.InterfaceError, OSError, TimeoutError)
+_DRIVER_ERRORS = (
+    asyncpg.PostgresError,
+    asyncpg.InterfaceError,
+    asyncpg.InternalClientError,  # between the server's farewell and the end of the stream
+    OSError,
+    TimeoutError,
+)
 
 # By SQLSTATE, or its class: what another try may mend, or the operator.
-_UNAVAILABLE = ("08", "25006", "28", "3D000", "40", "53", "55P03", "57", "58", "F0", "XX")
+_UNAVAILABLE = ("08", "25006", "28", "3D000", "40", "53", "55", "57", "58", "F0", "XX")
 _NO_SCHEMA = ("3F000", "42P01", "42703")
 _BAD_TEXT = ("22000", "22021")
 """What the driver, and the server, say of text that cannot be sent or kept."""
