@@ -1,0 +1,38 @@
+"""The documents say what the code does."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import get_args
+
+from rehydrate.core.events import Kind
+from rehydrate.core.response import STEPS
+
+DOCS = Path(__file__).parent.parent / "docs"
+WORDS = {
+    "_prompt": "say what it is, and end",
+    "_start": "begin",
+    "_content": "add",
+    "_fill": "fill a gap",
+    "_stop": "end",
+    "_repair": "replace what it covers",
+}
+
+
+def test_the_table_of_states_is_the_table_of_the_fold():
+    rows = ["| event | open | ended |", "|---|---|---|"]
+    for kind in get_args(Kind):
+        steps = [STEPS.get((phase, kind)) for phase in ("open", "ended")]
+        said = [WORDS[step.__name__] if step else "–" for step in steps]
+        rows.append(f"| `{kind}` | {said[0]} | {said[1]} |")
+    text = (DOCS / "states.md").read_text()
+    table = text.partition("<!-- steps -->\n")[2].partition("\n<!-- /steps -->")[0]
+    assert sorted(table.splitlines()) == sorted(rows)
+
+
+def test_every_decision_says_what_it_has_to():
+    for path in (DOCS / "decisions").glob("*.md"):
+        text = path.read_text()
+        assert len(text.splitlines()) <= 60, path.name
+        for heading in ("Status", "Context", "Decision", "Consequences"):
+            assert heading in text, f"{path.name} lacks {heading}"
