@@ -23,8 +23,10 @@ async def join(ably, name, load, render, way=1):
         rewind = answer.get("rewind_from") or "10s"
         live = asyncio.Queue()
         channel = ably.channels.get(name, params={"rewind": rewind})
-        await channel.subscribe("error", lambda message: None)  # or pyee raises such a message
-        await channel.subscribe(live.put_nowait)  # a plain function: async ones lose the order
+        await asyncio.gather(  # both before the attach, whose backlog comes at once
+            channel.subscribe(live.put_nowait),  # a plain function: async ones lose the order
+            channel.subscribe("error", lambda message: None),  # or pyee raises such a message
+        )
         channel.on("attached", lambda change, live=live: change.resumed or live.put_nowait(None))
         channel.on("update", lambda change, live=live: change.resumed or live.put_nowait(None))
         if rewind == "10s":
