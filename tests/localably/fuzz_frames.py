@@ -55,7 +55,6 @@ if __name__ == "__main__":
     import atheris
 
     with atheris.instrument_imports(include=["rehydrate.localably", "localably"]):
-        import localably.worlds
-        import rehydrate.localably
+        pass
     atheris.Setup(sys.argv, play)
     atheris.Fuzz()

@@ -83,6 +83,8 @@ async def test_rtc8a1_a_narrower_token_fails_the_channels_it_does_not_cover(js):
     seen = await js("reauth")
     assert seen["lost"] == {"code": 40160, "statusCode": 401}
     assert seen["denied"]["code"] == 40160
+    assert seen["narrowed"]["code"] == 40160
+    assert seen["widened"] is None
 
 
 async def test_rsa7_client_ids_are_those_of_the_credentials(js):

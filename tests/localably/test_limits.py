@@ -50,6 +50,13 @@ def test_80020_what_a_reader_cannot_take_is_dropped_and_told():
     assert {f["error"]["code"] for f in told} == {80020}
 
 
+def test_90021_a_connection_may_attach_to_two_hundred_channels():
+    peer = World(enforce_limits=True).connect()
+    answers = [peer.attach(f"c{n}")[0] for n in range(201)]
+    assert {a["action"] for a in answers[:200]} == {Action.ATTACHED}
+    assert answers[200]["error"]["code"] == 90021
+
+
 def test_without_the_switch_nothing_is_limited():
     world = World()
     peer = world.connect()

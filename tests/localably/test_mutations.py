@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+from ably import AblyException
+from ably.types.message import Message
+from ably.types.operations import MessageOperation
+
+from localably.clients import arrives, into
 from localably.worlds import World, texts
 from rehydrate.localably.config import Key
 from rehydrate.localably.frames import Action
@@ -56,6 +62,38 @@ async def test_93002_without_the_namespaces_rule_and_404_without_the_message(js)
     seen = await js("mutable")
     assert seen["refused"] == {"code": 93002, "statusCode": 400}
     assert seen["missing"] == {"code": 40400, "statusCode": 404}
+
+
+async def test_python_updates_deletes_appends_and_reads_versions(clients):
+    writer, reader = await clients.realtime(), await clients.realtime()
+    channel = writer.channels.get("mutable:room")
+    serial = (await channel.publish("n", "Hello")).serials[0]
+    got = []
+    await reader.channels.get("mutable:room").subscribe(into(got))
+    operation = MessageOperation(description="d", metadata={"k": "v"})
+    appended = await channel.append_message(Message(serial=serial, data=" World"), operation)
+    await arrives(got, 1)
+    await channel.append_message(Message(serial=serial, data="!"))
+    await arrives(got, 2)
+    assert [(m.action.name, m.data) for m in got] == [
+        ("MESSAGE_UPDATE", "Hello World"),
+        ("MESSAGE_APPEND", "!"),
+    ]
+    assert got[0].version.serial == appended.version_serial
+    assert (got[0].version.description, got[0].version.metadata) == ("d", {"k": "v"})
+    rest = (await clients.rest()).channels.get("mutable:room")
+    updated = await rest.update_message(Message(serial=serial, data="New"))
+    deleted = await rest.delete_message(Message(serial=serial))
+    versions = (await rest.get_message_versions(serial)).items
+    assert [v.version.serial for v in versions[-2:]] == [
+        updated.version_serial,
+        deleted.version_serial,
+    ]
+    latest = await rest.get_message(serial)
+    assert (latest.action.name, latest.data) == ("MESSAGE_DELETE", "New")
+    with pytest.raises(AblyException) as refused:
+        await writer.channels.get("plain").append_message(Message(serial=serial, data="x"))
+    assert refused.value.code == 93002
 
 
 def change(peer, action, serial, **fields):

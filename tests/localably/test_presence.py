@@ -63,6 +63,23 @@ def test_rtp18_many_members_are_synced_in_pages_the_last_with_an_empty_cursor():
     assert len({page["channelSerial"].split(":")[0] for page in pages}) == 1
 
 
+def test_pages_of_large_members_stay_below_the_limit_of_a_frame():
+    world = World()
+    for number in range(40):
+        peer = entered(world, f"c{number}")
+        enter = {"action": 2, "data": "x" * 60_000}
+        peer.send(action=Action.PRESENCE, channel="room", msgSerial=1, presence=[enter])
+    watcher = world.connect()
+    watcher.attach(flags=int(Flag.SUBSCRIBE))
+    watcher.connection.receive('{"action":10,"channel":"other"}')
+    watcher.take()
+    watcher.connection.receive('{"action":12,"channel":"room"}')
+    watcher.connection.receive('{"action":10,"channel":"room"}')
+    frames = watcher.connection.outgoing
+    assert max(map(len, frames)) < 262_144
+    assert sum(len(f.get("presence", ())) for f in watcher.take()) == 40
+
+
 def test_who_is_lost_is_present_for_a_while_and_then_leaves():
     world = World()
     peer = entered(world, "ann")

@@ -37,6 +37,7 @@ class Attachment:
         subscriber: the connection.
         wire_name: the channel's name as that client writes it.
         modes: what was granted.
+        wished: what was asked for; a wider token may grant more of it later.
         params: the params that are in force.
         seen: serials of the mutable messages of which this attachment has had the full text; None
             on a channel whose messages do not change.
@@ -45,6 +46,7 @@ class Attachment:
     subscriber: Subscriber
     wire_name: str
     modes: Flag
+    wished: Flag
     params: dict[str, str]
     seen: set[str] | None = None
 

@@ -194,12 +194,12 @@ class Connection:
             raise RefusedError(40102, "the new token is of another app")
         self.identify(identity)
         self.hub.welcome(self)
-        self._drop_ungranted()
+        self._grant_anew()
 
-    def _drop_ungranted(self) -> None:
-        """Fail the channels that the new token does not cover (RTC8a1)."""
+    def _grant_anew(self) -> None:
+        """Grant what the new token covers, and fail the channels that it does not (RTC8a1)."""
         for wire_name, (channel, attachment) in list(self._attached.items()):
-            wish = attaching.Wish(attachment.modes, attachment.params)
+            wish = attaching.Wish(attachment.wished, attachment.params)
             try:
                 attachment.modes = attaching.granted_modes(wish, self.identity, channel.name)
             except RefusedError as error:
@@ -221,9 +221,8 @@ class Connection:
             self._leave(wire_name)
             self._refuse_channel(wire_name, error)
             return
-        self._attach(
-            channel, Attachment(self, wire_name, modes, wish.params), backlog, resumed=resumed
-        )
+        made = Attachment(self, wire_name, modes, wish.modes, wish.params)
+        self._attach(channel, made, backlog, resumed=resumed)
 
     def _backlog(
         self, message: dict[str, Any], channel: Channel, params: dict[str, str]

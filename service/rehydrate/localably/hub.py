@@ -148,6 +148,8 @@ class Hub:
             RefusedError: 90021.
         """
         most = self.settings.channels_per_connection
+        if self.is_limited:
+            most = min(most, _CHANNELS_WHERE_LIMITED)
         if connection.attachments >= most:
             raise RefusedError(90021, f"a connection may attach to at most {most} channels", 400)
 
@@ -283,6 +285,7 @@ class Hub:
         return False
 
 
+_CHANNELS_WHERE_LIMITED: Final = 200
 _OTHER_REGION: Final = 90005
 _LIMIT_EXCEEDED: Final = 90004
 _MOST_RATES: Final = 10_000

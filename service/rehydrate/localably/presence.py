@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from enum import IntEnum
-from itertools import islice
 from typing import Any, Final
 
 from .errors import FrameError
-from .frames import Action
+from .frames import Action, Format
 from .messages import Delivery, Message
 
 _PAGE: Final = 100
+_PAGE_BYTES: Final = 131_072  # with one member more it is still far below any client's limit
 
 
 class PresenceAction(IntEnum):
@@ -58,8 +59,7 @@ class Members:
 
     def sync(self, serial: str) -> list[Delivery]:
         """Return the members as SYNC frames; the last one has an empty cursor (RTP18)."""
-        members = iter(self.listing())
-        pages = list(iter(lambda: list(islice(members, _PAGE)), []))
+        pages = list(_pages(self.listing()))
         sequence = serial.partition("@")[0].replace("-", "")
         return [
             Delivery(
@@ -72,6 +72,20 @@ class Members:
             )
             for number, page in enumerate(pages, start=1)
         ]
+
+
+def _pages(members: list[Message]) -> Iterator[list[Message]]:
+    """Cut the members into pages by number and by size, so that no frame is too large."""
+    page: list[Message] = []
+    size = 0
+    for member in members:
+        page.append(member)
+        size += len(member.row(Format.JSON))
+        if len(page) == _PAGE or size > _PAGE_BYTES:
+            yield page
+            page, size = [], 0
+    if page:
+        yield page
 
 
 def presence_action(raw: dict[str, Any]) -> PresenceAction:

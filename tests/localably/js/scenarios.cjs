@@ -220,8 +220,13 @@ const scenarios = {
     const failed = new Promise((done) => channel.once('failed', (c) => done(error(c.reason))));
     await client.auth.authorize({ capability: { both: ['*'] } });
     const lost = await failed;
-    await client.channels.get('both').attach();
-    return { lost, denied: await refused(client.channels.get('right2').attach()) };
+    const both = client.channels.get('both');
+    await both.attach();
+    await client.auth.authorize({ capability: { both: ['subscribe'] } });
+    const narrowed = await refused(both.publish('n', 'x'));
+    await client.auth.authorize({ capability: { both: ['subscribe', 'publish'] } });
+    const widened = await refused(both.publish('n', 'x'));
+    return { lost, narrowed, widened, denied: await refused(client.channels.get('right2').attach()) };
   },
 
   async client_ids() {
