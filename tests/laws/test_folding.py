@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from itertools import pairwise
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from laws.memory import MemoryStore
 from laws.test_joining import FEATURES
 from laws.worlds import worlds
@@ -30,9 +32,7 @@ async def folded_in_parts(messages, cuts, overlaps):
     """The fold of *messages* in windows between *cuts*, each reaching back, through a store."""
     store = MemoryStore()
     edges = [0, *sorted(cuts), len(messages)]
-    for (begin, end), overlap_ms in zip(
-        zip(edges, edges[1:], strict=False), overlaps, strict=False
-    ):
+    for (begin, end), overlap_ms in zip(pairwise(edges), overlaps, strict=False):
         if begin == end:
             continue
         since_ms = messages[begin].timestamp_ms - overlap_ms

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from laws.readers import judge
 from laws.worlds import worlds
 
@@ -41,6 +42,7 @@ FEATURES = {
     "no seq, repaired, twice": {"seq": False, "refuse": True, "repair": "before", "twice": True},
     "published twice": {"twice": True},
     "published twice, no seq": {"twice": True, "seq": False, "way": 1},
+    "published twice soon, no seq": {"twice": True, "seq": False, "way": 1, "pace_ms": 100},
     "replay": {"replay": True},
     "stop of a sweeper that knew less": {"short_stop": True, "way": 1},
     "final row": {"finals": True, "refuse": True, "responses": 1},

@@ -8,6 +8,7 @@ import json
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+
 from laws.readers import Life
 from laws.test_joining import FEATURES
 from laws.worlds import worlds

@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from hypothesis import strategies as st
+
 from laws.memory import Posted
 from rehydrate.core.events import ChannelMessage
 
@@ -77,6 +78,31 @@ def posted(said, at_ms, index=0, *, serials=True, extra_lag_ms=0, number=0):
 def response(draw, index, features):
     """The channel messages of one response, in its publisher's order, after what befell them."""
     rid, tokens = "ABC"[index], draw(st.integers(1, 4))
+    said = draw(written(index, tokens, features))
+    if features.get("late") and tokens > 1 and len(said) > 3:
+        at = draw(st.integers(1, len(said) - 2))
+        said.insert(draw(st.integers(at + 1, len(said) - 1)), said.pop(at))
+    if features.get("short_stop"):
+        said[-1] = said[-1]._replace(seq=said[-1].seq - 1, status="interrupted")
+    if features.get("stop_first"):
+        said.append(said.pop(-2))
+    if features.get("replay") and index == features["responses"] - 1:
+        said = [each._replace(replay=True) for each in said]
+    if features.get("twice"):
+        said = [each._replace(id=f"{rid}{j}") for j, each in enumerate(said)]
+        at = draw(st.integers(0, len(said) - 1))
+        said.insert(draw(st.integers(at + 1, len(said))), said[at])
+    if not features.get("seq", True):
+        said = [each._replace(seq=None) for each in said]
+    if features.get("anonymous"):
+        said = [each._replace(rid=None) for each in said]
+    return said
+
+
+@st.composite
+def written(draw, index, tokens, features):
+    """What its publisher wrote: refused here, repaired there, taken over."""
+    rid = "ABC"[index]
     letter = lambda j: LETTERS[j + 7 * index]  # noqa: E731 - a table
     full = "".join(letter(j) for j in range(tokens))
     said = [Said("start", rid, 0)] if features.get("start", True) else []
@@ -98,23 +124,6 @@ def response(draw, index, features):
         upto = draw(st.integers(1, tokens))
         at = upto + 1 - (gone is not None and gone <= upto)
         said.insert(at, Said("response-complete", rid, upto, full[:upto]))
-    if features.get("late") and tokens > 1 and len(said) > 3:
-        at = draw(st.integers(1, len(said) - 2))
-        said.insert(draw(st.integers(at + 1, len(said) - 1)), said.pop(at))
-    if features.get("short_stop"):
-        said[-1] = said[-1]._replace(seq=said[-1].seq - 1, status="interrupted")
-    if features.get("stop_first"):
-        said.append(said.pop(-2))
-    if features.get("replay") and index == features["responses"] - 1:
-        said = [each._replace(replay=True) for each in said]
-    if features.get("twice"):
-        said = [each._replace(id=f"{rid}{j}") for j, each in enumerate(said)]
-        at = draw(st.integers(0, len(said) - 1))
-        said.insert(draw(st.integers(at + 1, len(said))), said[at])
-    if not features.get("seq", True):
-        said = [each._replace(seq=None) for each in said]
-    if features.get("anonymous"):
-        said = [each._replace(rid=None) for each in said]
     return said
 
 

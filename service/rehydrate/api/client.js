@@ -21,6 +21,7 @@ export function apply(view, m) {                    // a live message; false: hy
   if (h.replayOf && m.name === 'start') view.replays.add(h.responseId);
   if (h.replayOf && !view.replays.has(h.responseId)) return true;
   const id = h.responseId ?? nameless(view, m);
+  if (!id) return true;                                                  // of a response long gone
   let v = view.get(id);
   if (v) {
     const over = v.status !== 'in_progress' && !v.provisional;
@@ -33,7 +34,7 @@ export function apply(view, m) {                    // a live message; false: hy
   if (v.recent_ids?.includes(m.id)) return true;
   if (m.name === 'response-complete') {
     if (seq === null ? t.serial && m.serial <= t.serial : seq <= (v.repaired ?? -1)) return true;
-    if (m.data == null || over || v.gaps.length) return false;
+    if (m.data == null || over || v.gaps.length || (seq !== null && seq < last)) return false;
     v.text = m.data.text ?? m.data;
     v.repaired = seq;
   } else {
@@ -45,7 +46,7 @@ export function apply(view, m) {                    // a live message; false: hy
     if (m.name === 'stop') v.status = h.status ?? 'completed';
     if (m.name === 'start') v.prompt_id = h.promptId ?? null;
   }
-  if (seq === null) (v.recent_ids ??= []).push(m.id);
+  if (seq === null || v.anonymous) (v.recent_ids ??= []).push(m.id);
   if (seq !== null) t.seq = Math.max(last, seq);
   if (m.serial && !(t.serial >= m.serial)) t.serial = m.serial;
   view.set(id, v);
@@ -53,9 +54,14 @@ export function apply(view, m) {                    // a live message; false: hy
 }
 
 function nameless(view, m) {                        // whose a message is that names no response
-  const last = [...view.values()].filter((v) => v.anonymous).at(-1);
-  if (last && (last.status === 'in_progress' || m.serial <= last.through.serial)) return last.id;
-  view.set(m.id, { id: m.id, role: 'assistant', status: 'in_progress', text: '', gaps: [], anonymous: true, client_id: m.clientId ?? null, through: { gen: 1, seq: null, serial: null } });
+  const known = [...view.values()].filter((v) => v.anonymous);
+  const own = known.find((v) => v.id === m.id || v.recent_ids?.includes(m.id));
+  const last = known.at(-1);
+  if (own) return own.id;
+  if (last?.position && m.serial < last.position) return known.findLast((v) => v.position <= m.serial)?.id;
+  const seen = last?.through.serial && m.serial <= last.through.serial;
+  if (last && (seen || (m.name !== 'start' && (last.status === 'in_progress' || last.provisional)))) return last.id;
+  view.set(m.id, { id: m.id, role: 'assistant', status: 'in_progress', text: '', gaps: [], anonymous: true, position: m.serial, client_id: m.clientId ?? null, through: { gen: 1, seq: null, serial: null } });
   return m.id;
 }
 // --8<-- [end:rule]

@@ -72,6 +72,8 @@ def _verdict_on_repair(state: MessageState, event: Event) -> Verdict:
             return Verdict.DROP
     elif event.seq <= state.covered:
         return Verdict.DROP
+    elif state.seq is not None and event.seq < state.seq:
+        return Verdict.AGAIN  # of what an answer says, nobody can tell where that seq ends
     if event.is_pointer or state.ended or state.gaps():
         return Verdict.AGAIN
     return Verdict.APPLY

@@ -10,7 +10,6 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.content import NO_SEQ, collapsed_run, spoken_text
-from rehydrate.core.events import TERMINAL
 from rehydrate.core.json import dump
 from rehydrate.core.response import MessageState, Owner
 
@@ -18,6 +17,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from rehydrate.core.timeline import Reason
+
+
+_FOR_GOOD_MS = 2**53
+"""The time of ids that an answer gave without one: they are kept as long as it is."""
 
 
 def timestamp(at_ms: int | None) -> str | None:
@@ -102,7 +105,7 @@ def state_of(body: dict[str, Any]) -> MessageState:
     state.inexact = not body.get("exact", True)
     state.start_id = ""  # it has begun; with which id, nobody needs to know
     last_ms = state.finished_ms or state.started_ms or 0
-    state.recent = dict.fromkeys(body.get("recent_ids", ()), last_ms)
+    state.recent = dict.fromkeys(body.get("recent_ids", ()), _FOR_GOOD_MS)
     parts = body["parts"] or [{"type": "text", "text": body["text"]}]
     _take_runs(state, parts, body.get("gaps", ()), last_ms)
     return state
@@ -113,13 +116,14 @@ def _take_runs(
 ) -> None:
     """Cover the seqs that the text contains: all up to ``through.seq`` but the gaps."""
     last = NO_SEQ if state.seq is None else state.seq
+    if state.ended and state.seq is not None:
+        state.end, last = last, last - 1  # the last is the stop's, which says nothing
     first = min(0, last)
     for gap_first, gap_last in gaps:
         state.runs.append(collapsed_run(first, gap_first - 1, parts, at_ms))
         first, parts = gap_last + 1, []
-    state.runs.append(collapsed_run(first, last, parts, at_ms))
-    if state.status in TERMINAL and state.seq is not None:
-        state.end = state.seq
+    if first <= last:
+        state.runs.append(collapsed_run(first, last, parts, at_ms))
 
 
 def answer(

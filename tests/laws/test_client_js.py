@@ -1,0 +1,88 @@
+"""The drop rule in JavaScript says what the drop rule in Python says, message by message."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+
+from laws.readers import Life, _rewound
+from laws.test_joining import FEATURES
+from laws.worlds import worlds
+from rehydrate.core.dialects import decode
+from rehydrate.core.reader import Verdict, View
+
+CLIENT = Path(__file__).parents[2] / "service/rehydrate/api/client.js"
+HERE = Path(__file__).parent
+UNLIKE = {
+    "no seq, no serial, attach first",  # without serials, JavaScript keeps no margin
+    "published twice, no seq",  # nor does it forget the ids of long ago, as the fold does
+    "no seq, repaired, twice",  # as above
+}
+
+
+async def case(world, joiner):
+    """An answer, and the messages that a reader who attached receives beside and after it."""
+    life = Life(world)
+    await life.until(joiner.at_ms + joiner.delay_ms)
+    answer = json.loads((await life.hydrate()).body)
+    live = [each for each in world.log if each.message.timestamp_ms > joiner.at_ms]
+    return answer, [each.message for each in (*_rewound(world, joiner.at_ms), *live)]
+
+
+def in_python(answer, messages):
+    view = View(answer)
+    at = -1
+    for index, message in enumerate(messages):
+        event = decode(message)
+        if event is not None and view.apply_event(event) is Verdict.AGAIN:
+            at = index
+            break
+    shown = [{key: m[key] for key in ("id", "status", "text")} for m in view.messages]
+    return {"at": at, "messages": shown}
+
+
+def as_ably_js_gives_it(message):
+    return {
+        "name": message.name,
+        "data": message.data,
+        "id": message.id,
+        "serial": message.serial,
+        "clientId": message.client_id,
+        "extras": message.extras,
+    }
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+@pytest.mark.parametrize("name", [name for name in FEATURES if name not in UNLIKE])
+def test_both_clients_say_the_same(name):
+    cases = []
+
+    @settings(
+        max_examples=60, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+    )
+    @given(worlds(**FEATURES[name]))
+    def collect(drawn):
+        cases.append(asyncio.run(case(*drawn)))
+
+    collect()
+    lines = [
+        json.dumps({"answer": answer, "messages": list(map(as_ably_js_gives_it, messages))})
+        for answer, messages in cases
+    ]
+    node = subprocess.run(
+        ["node", HERE / "client.mjs", CLIENT],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    said = [json.loads(line) for line in node.stdout.splitlines()]
+    for (answer, messages), by_js in zip(cases, said, strict=True):
+        assert by_js == in_python(answer, messages), (answer, messages)
