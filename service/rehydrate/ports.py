@@ -47,6 +47,13 @@ class Subscription(Protocol):
         """Messages and discontinuities, until the subscription is closed."""
         ...
 
+    async def heard_within(self, within_s: float) -> bool:
+        """Whether it is attached, and has shown in the last *within_s* seconds that it is alive.
+
+        The connection is asked if need be.
+        """
+        ...
+
 
 class ChannelLog(Protocol):
     """Ably, as far as we need it."""
@@ -74,10 +81,11 @@ class ChannelLog(Protocol):
         ...
 
     def publish(
-        self, channel: str, messages: Sequence[Outgoing]
+        self, channel: str, messages: Sequence[Outgoing], *, lane: int = 0
     ) -> Awaitable[Sequence[str | None]]:
-        """Send *messages* as one publish, now, behind all that were sent before.
+        """Send *messages* as one publish, now, behind all that were sent before on *lane*.
 
+        Each lane is a connection of its own. Several messages need ids ``base:0``, ``base:1`` ….
         Returns at once; the awaitable gives the serials when Ably has acknowledged. It may be
         awaited late or by a callback.
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
@@ -26,7 +26,9 @@ class Settings(BaseSettings):
     """What a deployment says of itself. Secrets do not show in its representation.
 
     ``retention_ms``: how long the channels keep history. ``lease_s``: how long a publisher may
-    give no sign of life before it is taken for dead.
+    give no sign of life before it is taken for dead. ``follow_strategy``: what comes before live
+    messages, where it does: what an attach rewinds, or history. ``follow_grace_s``: how long a
+    conversation stays attached that nobody follows any more.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
@@ -46,6 +48,12 @@ class Settings(BaseSettings):
     agent_client_ids: Listed = Field((), validation_alias="REHYDRATE_AGENT_CLIENT_IDS")
     cors_origins: Listed = Field((), validation_alias="REHYDRATE_CORS_ORIGINS")
     lease_s: float = Field(15.0, gt=0, le=3600, validation_alias="REHYDRATE_LEASE_SECONDS")
+    follow_strategy: Literal["rewind", "history"] = Field(
+        "rewind", validation_alias="REHYDRATE_FOLLOW_STRATEGY"
+    )
+    follow_grace_s: float = Field(
+        30.0, ge=0, le=3600, validation_alias="REHYDRATE_FOLLOW_GRACE_SECONDS"
+    )
     ably_api_key: SecretStr | None = Field(None, validation_alias="ABLY_API_KEY")
     ably_endpoint: str | None = Field(None, validation_alias="ABLY_ENDPOINT")
     ably_port: int | None = Field(None, ge=1, le=65535, validation_alias="ABLY_PORT")

@@ -16,7 +16,10 @@ from rehydrate.core.capability import Capability
 from rehydrate.core.ids import check_conversation_id
 from rehydrate.core.response import Outcome
 from rehydrate.errors import ChannelUnavailable, NotConfigured, NotFound, StoreUnavailable
+from rehydrate.feed import FollowTerms
+from rehydrate.following import Following
 from rehydrate.hydration import Hydrated, Rules, hydrate
+from rehydrate.joining import Joining
 from rehydrate.publication import Terms
 from rehydrate.publishing import Response, respond
 from rehydrate.recording import Recorded, Recorder, catch_up, store_messages
@@ -46,7 +49,7 @@ _KNOWN_WATERMARKS = 10_000
 _SWEPT_AT_ONCE = 100
 
 
-class History:
+class History(Joining):
     """Conversations over one database and one Ably app.
 
     Settings come from the environment unless given; nothing connects before `open` (or
@@ -81,6 +84,14 @@ class History:
             every_s=min(1.0, self.settings.lease_s / 4),
             lease_s=self.settings.lease_s,
         )
+        self._following = Following(
+            store=self._store,
+            channel=self._channel,
+            rules=self._rules,
+            terms=FollowTerms(self.settings.follow_strategy, self.settings.follow_grace_s),
+            channel_of=self.channel_of,
+            noticed=self._recorder.wake,
+        )
         self._channels: OrderedDict[str, str] = OrderedDict()
         self._read_from_ms: OrderedDict[str, int] = OrderedDict()
 
@@ -97,6 +108,7 @@ class History:
 
     async def close(self) -> None:
         """Let go of everything."""
+        await self._following.close()
         await self._sweeper.close()
         await self._recorder.close()
         await self._channel.close()
@@ -155,6 +167,8 @@ class History:
             BadParameter: an argument is outside its syntax or range.
             StoreUnavailable: Postgres does not answer.
         """
+        walk = None if before else await self._following.walk(conversation_id, until)
+        hint_ms = None if before or walk else self._read_from_ms.get(conversation_id)
         hydrated = await hydrate(
             conversation_id,
             store=self._store,
@@ -164,7 +178,8 @@ class History:
             until=until,
             limit=limit,
             before=before,
-            since_hint_ms=self._read_from_ms.get(conversation_id) if before is None else None,
+            since_hint_ms=hint_ms,
+            walk=walk,
         )
         if hydrated.read_from_ms is not None:
             _keep(self._read_from_ms, conversation_id, hydrated.read_from_ms, _KNOWN_WATERMARKS)
@@ -238,13 +253,16 @@ class History:
         Raises:
             Conflict: one is there with other content, or is being published.
         """
-        return await store_messages(
+        result = await store_messages(
             conversation_id,
             messages,
             store=self._store,
             channel_name=self.settings.channel_of(conversation_id),
             rules=self._rules,
         )
+        if result.stored:
+            self._following.changed(conversation_id)
+        return result
 
     async def conversations(
         self, *, limit: int = 50, before: Cursor | None = None
@@ -320,9 +338,7 @@ class History:
             key_capability=self._channel.key_capability,
             admits=self._channel.admits,
         )
-        return create_app(
-            self, access, cors_origins=settings.cors_origins, metrics=self._metrics
-        )
+        return create_app(self, access, cors_origins=settings.cors_origins, metrics=self._metrics)
 
 
 async def migrate(database_url: str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 from typing import TYPE_CHECKING, Protocol
 
 from ably.types.connectionstate import ConnectionState
@@ -27,6 +28,9 @@ _FIRST_DELAY_S = 0.2
 _LONGEST_DELAY_S = 30.0
 _PATIENCE = 6
 """So many time limits without a connection, and the client is replaced."""
+
+_ECHO_S = 1.0
+"""How long an echo may take where somebody waits for it, who can do without."""
 
 _BEYOND_HELP = (ConnectionState.FAILED, ConnectionState.CLOSED)
 
@@ -75,8 +79,10 @@ class Line:
         self._refusal: ChannelRefused | None = None
         self._closed = self._condemned = False
         self._door_refusals = 0
+        self._heard_s = self._silent_s = -math.inf
         self._settled = asyncio.Event()
         self._look = asyncio.Event()
+        self._asking = asyncio.Lock()
 
     def start(self) -> None:
         """Connect, if that has not begun."""
@@ -113,6 +119,31 @@ class Line:
                 f"there is no connection to Ably after {self._timeout_s:g} s"
             ) from None
         return self._client
+
+    async def heard_within(self, within_s: float) -> bool:
+        """Whether the connection has echoed a ping in the last *within_s* seconds, or does now.
+
+        It is asked at most once at a time, and has 1 s to answer.
+        """
+        loop = asyncio.get_running_loop()
+        async with self._asking:
+            if loop.time() - self._heard_s <= within_s:
+                return True
+            client, asked_s = self._client, loop.time()
+            if client is None or asked_s - self._silent_s <= _ECHO_S:
+                return False
+            try:
+                async with asyncio.timeout(_ECHO_S):
+                    await client.connection.ping()
+            except Exception as error:  # noqa: BLE001 - of the SDK or of its socket: no echo
+                _LOG.debug("no echo of a ping: %s", described(error))
+                self._silent_s = loop.time()
+                self.suspect()
+                return False
+            if client is not self._client:
+                return False
+            self._heard_s = asked_s
+            return True
 
     async def close(self) -> None:
         """Close the connection, for good."""
@@ -192,6 +223,7 @@ class Line:
         self._look.clear()
 
     async def _answers(self, client: AblyRealtime) -> bool:
+        asked_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await client.connection.ping()
@@ -200,6 +232,8 @@ class Line:
                 return True  # the SDK knows by itself
             _LOG.warning("the connection to Ably is dead: %s", described(error))
             return False
+        if client is self._client:
+            self._heard_s = asked_s
         return True
 
     def _raise(self, client: AblyRealtime) -> None:
@@ -212,6 +246,7 @@ class Line:
         if self._client is None:
             return
         self._client = None
+        self._heard_s = -math.inf
         self._settled.clear()
         for rider in list(self.riders):
             rider.down()

@@ -107,6 +107,15 @@ class LiveSubscription:
             await self._arrived.wait()
         return self._items.popleft()
 
+    async def heard_within(self, within_s: float) -> bool:
+        """See the port."""
+        return (
+            self._collecting
+            and not self._broken.is_set()
+            and await self._line.heard_within(within_s)
+            and self._collecting
+        )
+
     def up(self, client: AblyRealtime) -> None:
         """Attach on *client* if it is another than before; the SDK resumes its own."""
         if self._client is not None and client is not self._client:

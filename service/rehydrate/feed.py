@@ -1,0 +1,394 @@
+"""One followed conversation: attached, read, taken further, and mended when something is missing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import Counter
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+from rehydrate.core.dialects import decode
+from rehydrate.core.ids import HISTORY_LAG_MS, channel_serial
+from rehydrate.core.reader import Verdict
+from rehydrate.core.response import Outcome
+from rehydrate.core.timeline import Reason, read_from_ms
+from rehydrate.errors import ChannelRefused, ChannelUnavailable, RehydrateError, StoreUnavailable
+from rehydrate.followed import Replays, Standing
+from rehydrate.hydration import MAX_LIMIT, read
+from rehydrate.ports import Discontinuity
+from rehydrate.recent import Recent, RewoundWalk
+from rehydrate.told import Telling
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from rehydrate.core.events import ChannelMessage, Event
+    from rehydrate.followed import Taken
+    from rehydrate.hydration import Reading, Rules
+    from rehydrate.ports import ChannelLog, ResponseStore, Subscription
+    from rehydrate.told import FollowEvent
+
+_log = logging.getLogger(__name__)
+
+_FIRST_PAUSE_S = 0.05
+_LONGEST_PAUSE_S = 10.0
+_PATIENCE_S = HISTORY_LAG_MS / 1000 + 0.5
+"""How long a live event that does not fit waits for history to show what is missing before it."""
+
+_HEARD_S = 2.0
+"""How lately the connection must have answered, where nothing else shows that it is alive."""
+
+
+_NOT_ATTACHED = Reason("history_unavailable", retry=True, detail="Ably does not let us attach")
+_NO_HISTORY = Reason("history_unavailable", retry=True, detail="Ably did not answer in time")
+
+
+class FollowTerms(NamedTuple):
+    """How conversations are followed.
+
+    ``strategy``: what comes before the live messages: ``rewind``, what the attach has rewound,
+    where that reaches what is stored, and else history; ``history``: the other way round.
+    ``grace_s``: how long a conversation that nobody follows any more stays attached.
+    ``rewind_s``, ``rewind_most``: how far Ably rewinds, in time and in messages. ``capacity``: how
+    many messages may wait.
+    """
+
+    strategy: Literal["rewind", "history"] = "rewind"
+    grace_s: float = 30.0
+    rewind_s: int = 10
+    rewind_most: int = 100
+    capacity: int = 10_000
+
+
+class Feed:
+    """One conversation, followed.
+
+    Args:
+        conversation_id: which.
+        store: where responses are stored.
+        channel: what is attached to.
+        rules: the surroundings.
+        terms: how to follow.
+        channel_of: the channel of a conversation.
+        noticed: called with the conversation when something has begun or ended in it.
+
+    Attributes:
+        standing: what stands; None until it was read.
+        telling: what followers are told.
+        recent: what was heard, for whoever hydrates meanwhile.
+        error: why nobody can follow.
+        counts: what became of the messages that were delivered.
+    """
+
+    def __init__(
+        self,
+        conversation_id: str,
+        *,
+        store: ResponseStore,
+        channel: ChannelLog,
+        rules: Rules,
+        terms: FollowTerms,
+        channel_of: Callable[[str], Awaitable[str]],
+        noticed: Callable[[str], None],
+    ) -> None:
+        self.conversation_id = conversation_id
+        self.standing: Standing | None = None
+        self.telling = Telling()
+        self.recent = Recent(terms.rewind_s * 1000, terms.rewind_most)
+        self.error: RehydrateError | None = None
+        self.counts: Counter[str] = Counter()
+        self.followers = 0
+        self.closed = False
+        self._store = store
+        self._channel = channel
+        self._rules = rules
+        self._terms = terms
+        self._channel_of = channel_of
+        self._noticed = noticed
+        self._name = ""
+        self._live: Subscription | None = None
+        self._replays = Replays()
+        self._changed = asyncio.Event()
+        self._following: asyncio.Task[None] | None = None
+        self._mending: asyncio.Task[None] | None = None
+        self._held: list[Event] = []
+        self._reread = self._lost = self._by_rewind = self._makeshift = False
+
+    def open(self) -> None:
+        """Begin to follow."""
+        self._following = self._guarded(self._follow(), "following a conversation")
+
+    async def close(self) -> None:
+        """Detach; followers end."""
+        self.closed = True
+        self.wake()
+        tasks = [task for task in (self._mending, self._following) if task is not None]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until something is told; False after *timeout_s*."""
+        try:
+            async with asyncio.timeout(timeout_s):
+                return await self._changed.wait()
+        except TimeoutError:
+            return False
+
+    def wake(self) -> None:
+        """Let everybody look who waits."""
+        self._changed.set()
+        self._changed.clear()
+
+    def snapshot(self, limit: int) -> FollowEvent | None:
+        """A snapshot; None as long as nothing was read."""
+        if self.standing is None:
+            return None
+        standing = self.standing
+        return self.telling.snapshot(
+            limit, lambda size: standing.answer(size, self._rules.now_ms()).body
+        )
+
+    def place_of(self, id_: str) -> int | None:
+        """The place behind which somebody goes on who has received *id_*; None: it cannot."""
+        number = self.telling.number_of(id_)
+        if number is None or self._replays.running_since_before(number):
+            return None
+        return number
+
+    def read_again(self) -> None:
+        """The store was changed without the channel."""
+        self._reread = True
+        self._mend()
+
+    async def is_up_to_date(self, until: str | None) -> bool:
+        """Whether all was heard up to *until*, or, without it, up to 2 s ago."""
+        if not self._whole:
+            return False
+        if until is not None:
+            serial = self.recent.serial
+            return serial is not None and channel_serial(serial) >= channel_serial(until)
+        live = self._live
+        return live is not None and await live.heard_within(_HEARD_S) and self._whole
+
+    @property
+    def _whole(self) -> bool:
+        return self._live is not None and self.standing is not None and self._mending is None
+
+    # -- attached ---------------------------------------------------------------------------------
+
+    async def _follow(self) -> None:
+        """Attach and listen, again and again."""
+        self._name = await self._channel_of(self.conversation_id)
+        attempt = 0
+        while True:
+            try:
+                async with self._channel.subscribe(
+                    self._name, rewind=f"{self._terms.rewind_s}s", capacity=self._terms.capacity
+                ) as live:
+                    attempt = 0
+                    await self._listen(live)
+            except ChannelRefused:
+                raise
+            except ChannelUnavailable as error:
+                _log.warning("following a conversation: %s", error)
+            self._live = None
+            self.recent.detached()
+            self._lose()
+            attempt += 1
+            await asyncio.sleep(_pause_s(attempt))
+
+    async def _listen(self, live: Subscription) -> None:
+        self._live = live
+        self.recent.attached(self._rules.now_ms())
+        self._reread = True
+        self._mend(anew=True)
+        async for item in live:
+            if isinstance(item, Discontinuity):
+                _log.info("messages of a conversation may have been missed: %s", item.reason)
+                self.recent.attached(self._rules.now_ms())
+                self._lose()
+            else:
+                self._hear(item)
+
+    def _lose(self) -> None:
+        """Messages may have been missed: tell so, and read again."""
+        if self.standing is not None and not self._lost:
+            self._lost = True
+            self.telling.tell("again")
+            self.wake()
+        self._reread = True
+        self._mend(anew=True)
+
+    def _hear(self, message: ChannelMessage) -> None:
+        if not self.recent.note(message) and self._by_rewind:
+            self._by_rewind = False  # what it was taken for has not been: history must say
+            self._mend()
+        event = decode(message)
+        if event is None:
+            self.counts["ignored"] += 1
+        elif event.replay_of is not None:
+            started = self._replays.take(event, self.telling.number + 1)
+            if started is not None:
+                self.telling.tell(_told_as(event), event, event.message_id, started)
+                self.wake()
+        else:
+            self.recent.add(event)
+            self._take(event)
+
+    def _take(self, event: Event) -> None:
+        mending = self._mending is not None
+        if mending:
+            self._hold(event)
+        if self.standing is None or (mending and event.seq is None and event.kind != "prompt"):
+            return  # text without seq fits only what is whole
+        taken = self.standing.take(event)
+        self.counts[taken.verdict.value] += 1
+        if taken.event is not None:
+            self._tell(taken, event)
+        elif taken.verdict is Verdict.AGAIN and not mending:
+            self._held = [event]
+            self._mend()
+
+    def _hold(self, event: Event) -> None:
+        if len(self._held) >= self._terms.capacity:
+            self._held.clear()
+            raise ChannelUnavailable("more messages came than could be held")
+        self._held.append(event)
+
+    def _tell(self, taken: Taken, event: Event) -> None:
+        message_id = event.message_id if taken.message is None else taken.message.id
+        self.telling.tell(_told_as(event), event, message_id)
+        self.wake()
+        if event.kind in ("prompt", "start", "stop"):
+            self._noticed(self.conversation_id)
+
+    # -- mending ----------------------------------------------------------------------------------
+
+    def _mend(self, *, anew: bool = False) -> None:
+        """Read again, if that has not begun; *anew*: begin once more if it has."""
+        if anew and self._mending is not None:
+            self._mending.cancel()
+            self._mending = None
+        if self._mending is None and not self.closed and self.error is None:
+            self._mending = self._guarded(self._read_until_it_fits(), "reading a conversation")
+
+    async def _read_until_it_fits(self) -> None:
+        loop = asyncio.get_running_loop()
+        began_s, attempt = loop.time(), 0
+        while True:
+            if attempt or self.standing is not None:
+                await asyncio.sleep(_pause_s(attempt))
+            by_rewind, self._reread = self._reread and not attempt, False
+            walk = self._walk(by_rewind=by_rewind)
+            attempt += 1
+            try:
+                reading = await self._read(walk)
+            except StoreUnavailable:
+                if self.standing is None:
+                    raise
+                _log.warning("following a conversation waits for the store")
+                continue
+            if self._adopt(reading, walk, late=loop.time() - began_s > _PATIENCE_S):
+                break
+        self._mending = None
+        if reading.timeline.counts[Outcome.FOLDED.value]:
+            self._noticed(self.conversation_id)
+
+    def _walk(self, *, by_rewind: bool) -> RewoundWalk:
+        first = by_rewind and self._terms.strategy == "rewind"
+        return RewoundWalk(self._channel, self._rules.now_ms(), self.recent.rewound, first=first)
+
+    async def _read(self, walk: RewoundWalk) -> Reading:
+        return await read(
+            self.conversation_id,
+            store=self._store,
+            channel_name=self._name,
+            rules=self._rules,
+            walk=walk,
+            limit=MAX_LIMIT,
+        )
+
+    def _adopt(self, reading: Reading, walk: RewoundWalk, *, late: bool) -> bool:
+        """Let what was read stand, if all that was held fits it; say whether nothing is missing.
+
+        *late*: history had its time; what does not fit now leaves a gap. The first reading stands
+        whatever it is, so that there is something to show.
+        """
+        standing = Standing(reading, self._rules.agents)
+        stuck = [each for each in self._held if standing.take(each).verdict is Verdict.AGAIN]
+        if late:
+            for event in stuck:
+                standing.force(event)
+            stuck = []
+        if self._live is None:
+            standing.warn(_NOT_ATTACHED)
+        whole = not (stuck or standing.stale or self._reread)
+        if whole or self.standing is None:
+            self._held = [] if whole else stuck
+            self._by_rewind = walk.by_rewind
+            before = [] if walk.by_rewind else walk.events
+            self.recent.know(before, _known_from_ms(reading, walk))
+            self._stand(standing)
+            self._lost = self._makeshift = False
+        elif late and not self._makeshift:
+            self._make_do(self.standing)
+        return whole
+
+    def _make_do(self, standing: Standing) -> None:
+        """Ably does not say what is missing: go on from what stood, and say so."""
+        self._makeshift = True
+        if self._lost:
+            standing.lose()
+        for event in self._held:
+            if standing.take(event).verdict is Verdict.AGAIN:
+                standing.force(event)
+        standing.warn(_NOT_ATTACHED if self._live is None else _NO_HISTORY)
+        self._stand(standing)
+
+    def _stand(self, standing: Standing) -> None:
+        self.standing = standing
+        self.telling.begin_anew()
+        self.wake()
+
+    # -- tasks ------------------------------------------------------------------------------------
+
+    def _guarded(self, act: Awaitable[None], name: str) -> asyncio.Task[None]:
+        return asyncio.create_task(self._guard(act), name=name)
+
+    async def _guard(self, act: Awaitable[None]) -> None:
+        """Run *act*; if it cannot go on, nobody can follow, and everybody is told why."""
+        try:
+            await act
+        except RehydrateError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - a mistake of ours must end what waits for it
+            _log.exception("following a conversation failed")
+            self._fail(RehydrateError(f"following failed: {type(error).__name__}"))
+
+    def _fail(self, error: RehydrateError) -> None:
+        self.error = self.error or error
+        self.wake()
+        current = asyncio.current_task()
+        for task in (self._following, self._mending):
+            if task is not None and task is not current:
+                task.cancel()
+
+
+def _known_from_ms(reading: Reading, walk: RewoundWalk) -> int | None:
+    """From when on all is known that was said; None if something was missed."""
+    row = reading.stored.conversation
+    if len(reading.reasons) > bool(row and row.holes):
+        return None
+    return walk.from_ms if walk.by_rewind else read_from_ms(row.watermark if row else None) or 0
+
+
+def _told_as(event: Event) -> str:
+    return "token" if event.kind == "void" else event.kind
+
+
+def _pause_s(attempt: int) -> float:
+    """How long to wait: doubling up to a cap, and never in step with others."""
+    whole_s = min(_FIRST_PAUSE_S * 2 ** min(attempt, 16), _LONGEST_PAUSE_S)
+    return random.uniform(whole_s / 2, whole_s)  # noqa: S311 - jitter

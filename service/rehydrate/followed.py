@@ -1,0 +1,186 @@
+"""A followed conversation as it stands: what was read, taken further by what is live."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict, deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from rehydrate.core import wire
+from rehydrate.core.events import TERMINAL, Event
+from rehydrate.core.ids import MARGIN_MS, serial_time_ms
+from rehydrate.core.reader import Verdict, verdict
+from rehydrate.core.response import STEPS, MessageState, Outcome, fold
+from rehydrate.core.timeline import REWIND_REACH_MS
+from rehydrate.hydration import MAX_LIMIT, Hydrated
+from rehydrate.ports import Finished
+
+if TYPE_CHECKING:
+    from rehydrate.core.timeline import Reason
+    from rehydrate.hydration import Reading
+
+_MOST_ROWS = MAX_LIMIT + 50
+_MOST_REPLAYS = 100
+
+
+class Taken(NamedTuple):
+    """What became of a live message: the verdict, and the event and its message if it is told."""
+
+    verdict: Verdict
+    event: Event | None = None
+    message: MessageState | None = None
+
+
+_DROPPED = Taken(Verdict.DROP)
+
+
+class Standing:
+    """A conversation as it stands: what was read of it, and what was live since.
+
+    Memory: what is open, and the newest finished messages in their wire form.
+
+    Args:
+        reading: what was read; it is taken further.
+        agents: the clientIds that may publish responses; empty: any.
+    """
+
+    def __init__(self, reading: Reading, agents: frozenset[str]) -> None:
+        self._reading = reading
+        self._agents = agents
+        self._timeline = reading.timeline
+        row = reading.stored.conversation
+        self._tombstone = row.tombstone if row else None
+        self._rows = {row.id: row for row in reading.stored.finished}
+        self._rows_changed = False
+        self._young: deque[tuple[int, str]] = deque()
+        from_serial = reading.window.rewind_from
+        self._old = (serial_time_ms(from_serial or "") or 0, from_serial)
+
+    @property
+    def reading(self) -> Reading:
+        """What was read, with what was taken since."""
+        return self._reading
+
+    @property
+    def stale(self) -> bool:
+        """Whether reading again can help."""
+        return any(reason.retry for reason in self._reading.reasons) or any(
+            state.pointer > state.covered for state in self._timeline.messages.values()
+        )
+
+    def take(self, event: Event) -> Taken:
+        """Take it further by a live *event*, if the drop rule has it so."""
+        self._note(event)
+        if not self._heeds(event):
+            return _DROPPED
+        before = self._find(event)
+        said = verdict(before, event)
+        if said is not Verdict.APPLY:
+            return Taken(said)
+        return self.force(event)
+
+    def force(self, event: Event) -> Taken:
+        """Fold *event*, whatever is missing before it: that becomes a gap."""
+        before = self._find(event)
+        if self._timeline.fold_one(event) is not Outcome.FOLDED:
+            return _DROPPED
+        message = before or self._timeline.find(event)
+        if message is not None and message.status in TERMINAL:
+            self._settle(message)
+        return Taken(Verdict.APPLY, event, message)
+
+    def lose(self) -> None:
+        """Messages were missed, and nobody can say which."""
+        self._timeline.lost()
+
+    def warn(self, reason: Reason) -> None:
+        """Let every answer say *reason*."""
+        self._reading = self._reading._replace(reasons=[*self._reading.reasons, reason])
+
+    def answer(self, limit: int, now_ms: int) -> Hydrated:
+        """As a hydrate answers, of what stands."""
+        if self._rows_changed:
+            self._take_rows()
+        window = self._reading.window
+        window.read_at_ms = now_ms
+        self._age(now_ms)
+        at_ms, serial = self._old
+        window.rewind_from = serial if at_ms >= now_ms - REWIND_REACH_MS else None
+        return self._reading.answer(limit)
+
+    def _note(self, event: Event) -> None:
+        window, serial = self._reading.window, event.serial
+        if serial is not None:
+            if window.newest_serial is None or serial > window.newest_serial:
+                window.newest_serial = serial
+            self._age(event.timestamp_ms)
+            self._young.append((event.timestamp_ms, serial))
+
+    def _age(self, now_ms: int) -> None:
+        young = self._young
+        while young and young[0][0] <= now_ms - MARGIN_MS:
+            at_ms, serial = young.popleft()
+            if self._old[1] is None or serial > self._old[1]:
+                self._old = (at_ms, serial)
+
+    def _heeds(self, event: Event) -> bool:
+        if event.replay_of is not None or ("open", event.kind) not in STEPS:
+            return False
+        if self._agents and event.kind != "prompt" and event.client_id not in self._agents:
+            return False
+        return self._tombstone is None or not self._tombstone.covers(event)
+
+    def _find(self, event: Event) -> MessageState | None:
+        state = self._timeline.find(event)
+        if state is None and event.message_id in self._rows:
+            row = self._rows[event.message_id]
+            state = wire.state_of(json.loads(row.wire))
+            state.position = row.position
+            self._timeline.add(state)
+        return state
+
+    def _settle(self, state: MessageState) -> None:
+        """Keep what has ended in its wire form alone."""
+        if state.anonymous or state.position is None or state.gaps() or not state.exact:
+            return
+        self._rows[state.id] = Finished(state.position, state.id, wire.encode(state))
+        self._timeline.messages.pop(state.id, None)
+        self._rows_changed = True
+
+    def _take_rows(self) -> None:
+        rows, stored = self._rows, self._reading.stored
+        if len(rows) > _MOST_ROWS:
+            newest = sorted(rows.values())[-MAX_LIMIT:]
+            self._rows = rows = {row.id: row for row in newest}
+            stored = stored._replace(more=True)
+        stored = stored._replace(finished=list(rows.values()))
+        self._reading = self._reading._replace(stored=stored)
+        self._rows_changed = False
+
+
+class Replays:
+    """Replays that are followed live from their start; they are in no answer."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, tuple[MessageState, int]] = OrderedDict()
+
+    def take(self, event: Event, number: int) -> int | None:
+        """The place of the start of *event*'s replay; None if the event is not to be told.
+
+        *number*: the place that the event would have.
+        """
+        if event.message_id is None or event.replay_of is None:
+            return None
+        if event.message_id not in self._known:
+            if event.kind != "start":
+                return None
+            self._known[event.message_id] = (MessageState(event.message_id), number)
+            if len(self._known) > _MOST_REPLAYS:
+                self._known.popitem(last=False)
+        state, started = self._known[event.message_id]
+        folded = fold(state, event._replace(replay_of=None)) is Outcome.FOLDED
+        return started if folded else None
+
+    def running_since_before(self, number: int) -> bool:
+        """Whether one runs that began at or before *number*."""
+        return any(not state.ended and at <= number for state, at in self._known.values())

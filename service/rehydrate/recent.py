@@ -1,0 +1,194 @@
+"""Walks that need no history: over what an attachment has shown, where that reaches the store."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING, NamedTuple
+
+from rehydrate.core.ids import MARGIN_MS
+from rehydrate.core.timeline import Window, read_from_ms
+from rehydrate.walking import Walk
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from rehydrate.core.events import ChannelMessage, Event
+    from rehydrate.core.timeline import Reason, Watermark
+    from rehydrate.ports import ChannelLog
+
+MOST_EVENTS = 5_000
+"""How many events are kept of a conversation while it is followed."""
+
+_BACKLOG_MS = 2_000
+"""Clocks differ: a message so young at the attach may still be one that was rewound."""
+
+
+def reaches(watermark: Watermark | None, from_ms: int) -> bool:
+    """Whether all since *from_ms*, added to what is stored at *watermark*, leaves nothing out.
+
+    Stored is what was published up to the margin before the last read, and up to the margin before
+    the newest message of it.
+    """
+    if watermark is None:
+        return from_ms == 0
+    return from_ms <= max(watermark.read_at_ms - MARGIN_MS, read_from_ms(watermark) or 0)
+
+
+class Rewound(NamedTuple):
+    """Events of a channel, and from when on they are all there were; None: nobody knows."""
+
+    events: list[Event]
+    from_ms: int | None
+
+
+class Recent:
+    """What one attachment has shown of a channel, and what was read before it, oldest first out.
+
+    Args:
+        rewind_ms: how far an attach rewinds.
+        rewind_most: how many messages at most.
+
+    Attributes:
+        serial: the greatest that was delivered.
+    """
+
+    def __init__(self, rewind_ms: int, rewind_most: int) -> None:
+        self.serial: str | None = None
+        self._rewind_ms = rewind_ms
+        self._rewind_most = rewind_most
+        self._events: deque[Event] = deque()
+        self._from_ms: int | None = None
+        self._attached_ms: int | None = None
+        self._delivered = 0
+        self._oldest_ms: int | None = None
+
+    def attached(self, now_ms: int) -> None:
+        """It was attached anew: what came before may have a hole behind it."""
+        self._events.clear()
+        self._from_ms, self._oldest_ms = None, None
+        self._attached_ms, self._delivered = now_ms, 0
+
+    def detached(self) -> None:
+        """Nothing comes any more."""
+        self._from_ms = self._attached_ms = None
+
+    def note(self, message: ChannelMessage) -> bool:
+        """Note what was delivered; False if the attach cannot have rewound as far as it should.
+
+        That shows when as many messages have come as it rewinds at most, and are old enough.
+        """
+        if message.serial is not None and (self.serial is None or message.serial > self.serial):
+            self.serial = message.serial
+        at_ms = message.timestamp_ms
+        self._delivered += 1
+        if self._oldest_ms is None or at_ms < self._oldest_ms:
+            self._oldest_ms = at_ms
+        attached_ms = self._attached_ms or 0
+        return self._delivered != self._rewind_most or at_ms > attached_ms + _BACKLOG_MS
+
+    def add(self, event: Event) -> None:
+        """Take in the next one."""
+        self._events.append(event)
+        if len(self._events) > MOST_EVENTS:
+            gone_ms = self._events.popleft().timestamp_ms
+            if self._from_ms is not None:
+                self._from_ms = max(self._from_ms, gone_ms + 1)
+
+    def know(self, events: Sequence[Event], from_ms: int | None) -> None:
+        """What is here, with *events* before it, is all since *from_ms*."""
+        heard = self._events
+        self._events = deque(events)
+        self._from_ms = from_ms
+        for event in heard:
+            self.add(event)
+
+    def rewound(self) -> Rewound:
+        """What was heard, and since when nothing is missing from it."""
+        from_ms = self._from_ms
+        if from_ms is None and self._attached_ms is not None:
+            from_ms = self._attached_ms - self._rewind_ms
+            if self._delivered >= self._rewind_most:
+                from_ms = max(from_ms, self._oldest_ms or 0)
+        return Rewound(list(self._events), from_ms)
+
+    def events(self, watermark: Watermark | None) -> list[Event] | None:
+        """All since *watermark* less the margin, and perhaps more; None if that is not known."""
+        if self._from_ms is None or not reaches(watermark, self._from_ms):
+            return None
+        since_ms = read_from_ms(watermark) or 0
+        return [event for event in self._events if event.timestamp_ms >= since_ms]
+
+
+class RecentWalk(Walk):
+    """A walk over what a followed conversation has heard; over history where that is not enough.
+
+    Args:
+        channel: whose history is read then.
+        now_ms: when it begins.
+        recent: what was heard.
+    """
+
+    def __init__(self, channel: ChannelLog, now_ms: int, recent: Recent) -> None:
+        super().__init__(channel, now_ms)
+        self._recent = recent
+
+    async def read(
+        self, name: str, watermark: Watermark | None, until: str | None
+    ) -> Reason | None:
+        """Take what was heard."""
+        events = self._recent.events(watermark)
+        if events is None:
+            return await super().read(name, watermark, until)
+        _show(self, events)
+        serial, newest = self._recent.serial, self.window.newest_serial
+        if serial is not None and (newest is None or serial > newest):
+            self.window.newest_serial = serial
+        return None
+
+
+class RewoundWalk(Walk):
+    """A walk over what an attach has rewound, before or after history is tried.
+
+    Args:
+        channel: whose history is read.
+        now_ms: when it begins.
+        rewound: what the attach has shown, asked when it is needed.
+        first: take that first, and history only where it does not reach what is stored.
+
+    Attributes:
+        by_rewind: what was rewound was enough; ``from_ms``: since when it has all.
+    """
+
+    def __init__(
+        self, channel: ChannelLog, now_ms: int, rewound: Callable[[], Rewound], *, first: bool
+    ) -> None:
+        super().__init__(channel, now_ms)
+        self._rewound = rewound
+        self._first = first
+        self.by_rewind = False
+        self.from_ms: int | None = None
+
+    async def read(
+        self, name: str, watermark: Watermark | None, until: str | None
+    ) -> Reason | None:
+        """Take what was rewound, or read history; the other if the one does not do."""
+        if self._first and self._take(watermark):
+            return None
+        failed = await super().read(name, watermark, until)
+        return None if failed is not None and self._take(watermark) else failed
+
+    def _take(self, watermark: Watermark | None) -> bool:
+        """Take what was rewound, if it reaches what is stored."""
+        rewound = self._rewound()
+        if rewound.from_ms is None or not reaches(watermark, rewound.from_ms):
+            return False
+        self.window, self.events = Window(self.window.read_at_ms), []
+        _show(self, rewound.events)
+        self.by_rewind, self.from_ms = True, rewound.from_ms
+        return True
+
+
+def _show(walk: Walk, events: list[Event]) -> None:
+    walk.window.take(events)  # type: ignore[arg-type] # it looks at times and serials alone
+    walk.events.extend(events)
+    walk.joined = True

@@ -1,0 +1,155 @@
+"""A conversation over the real ports, and a reader that only does what it is told."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+from rehydrate.channel.ably import AblyChannel
+from rehydrate.ports import Outgoing
+from rehydrate.settings import load_settings
+from rehydrate.wiring import History
+
+PATIENCE_S = 15.0
+
+
+def settings_for(database, server, **more):
+    """Settings of a service over *database* and the channel server *server*."""
+    return load_settings(
+        database_url=database,
+        ably_api_key=server.key,
+        ably_endpoint="127.0.0.1",
+        ably_port=server.port,
+        ably_tls=False,
+        **more,
+    )
+
+
+@asynccontextmanager
+async def history_over(database, server, **more):
+    """An open `History`."""
+    async with History(settings_for(database, server, **more)) as history:
+        yield history
+
+
+@asynccontextmanager
+async def publisher_to(server, channel):
+    """A publisher of another program, which keeps to the channel alone."""
+    async with AblyChannel(server.key, endpoint="127.0.0.1", port=server.port, tls=False) as ably:
+        yield Publisher(ably, channel)
+
+
+class Publisher:
+    """Says single events of responses."""
+
+    def __init__(self, ably, channel):
+        self._ably = ably
+        self._channel = channel
+        self._number = 0
+
+    async def say(self, name, data=None, *, rid=None, seq=None, id_=None, **headers):
+        self._number += 1
+        found = {"responseId": rid, "seq": seq, **headers}
+        found = {key: value for key, value in found.items() if value is not None}
+        extras = {"headers": found} if found else None
+        outgoing = Outgoing(name, data, id_ or f"{rid}-{self._number}-{id(self)}", extras)
+        return await self._ably.publish(self._channel, [outgoing])
+
+    async def stream(self, rid, text, *, first=1, start=True, stop=True):
+        """A whole response, a character a token."""
+        if start:
+            await self.say("start", rid=rid, seq=0)
+        for seq, letter in enumerate(text, start=first):
+            await self.say("token", letter, rid=rid, seq=seq)
+        if stop:
+            await self.say("stop", rid=rid, seq=first + len(text))
+
+
+class Reader:
+    """A reader that believes what it is told: a snapshot is all, a token is appended.
+
+    It notices what comes twice, and out of order, where there are seqs.
+    """
+
+    def __init__(self):
+        self.messages = {}
+        self.snapshots = []
+        self.kinds = []
+        self.wrong = []
+        self._seqs = {}
+
+    def take(self, event):
+        self.kinds.append(event.kind)
+        data = event.data
+        if event.kind == "snapshot":
+            self.snapshots.append(data)
+            self.messages = {m["id"]: dict(m) for m in data["messages"]}
+            self._seqs = {m["id"]: m["through"]["seq"] for m in data["messages"]}
+            return
+        if event.kind == "again":
+            return
+        id_, seq = data["message_id"], data["seq"]
+        if seq is not None:
+            last = self._seqs.get(id_)
+            if seq != (0 if last is None else last + 1) and not (last is None and seq == 1):
+                self.wrong.append((id_, last, seq))
+            self._seqs[id_] = seq
+        message = self.messages.setdefault(id_, {"id": id_, "text": "", "status": "in_progress"})
+        if event.kind in ("token", "refusal"):
+            message["text"] += data["text"]
+        elif event.kind == "prompt":
+            message.update(text=data["text"], status="completed", role="user")
+        elif event.kind == "stop":
+            message["status"] = data["status"]
+        elif event.kind == "repair":
+            message["text"] = data["text"]
+
+    @property
+    def texts(self):
+        return {id_: m["text"] for id_, m in self.messages.items()}
+
+    @property
+    def statuses(self):
+        return {id_: m["status"] for id_, m in self.messages.items()}
+
+
+class Reading:
+    """A reader that follows in a task of its own."""
+
+    def __init__(self, events):
+        self.reader = Reader()
+        self._events = events
+        self._came = asyncio.Event()
+        self._task = asyncio.create_task(self._run())
+        self._task.add_done_callback(lambda _: self._came.set())
+
+    async def _run(self):
+        async for event in self._events:
+            self.reader.take(event)
+            self._came.set()
+
+    async def until(self, condition, *, within_s=PATIENCE_S):
+        """Wait until *condition* of the reader holds; return the reader."""
+        async with asyncio.timeout(within_s):
+            while not condition(self.reader):
+                if self._task.done():
+                    self._task.result()
+                    raise AssertionError("it ended")
+                self._came.clear()
+                await self._came.wait()
+        return self.reader
+
+    async def close(self):
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        await self._events.aclose()
+
+
+@asynccontextmanager
+async def reading(history, conversation_id, **how):
+    """A reader that follows until the block ends."""
+    made = Reading(history.follow(conversation_id, **how))
+    try:
+        yield made
+    finally:
+        await made.close()
