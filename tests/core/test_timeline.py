@@ -1,0 +1,321 @@
+"""The seam: one conversation over its stored part and channel history."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.saying import BEGAN_MS, event, folded, said, serial, shown, start, stop, text_of, token
+from rehydrate.core.events import Event
+from rehydrate.core.ids import HISTORY_LAG_MS, MARGIN_MS
+from rehydrate.core.response import MessageState, Outcome
+from rehydrate.core.timeline import (
+    REWIND_REACH_MS,
+    Hole,
+    Timeline,
+    Tombstone,
+    Watermark,
+    Window,
+    advanced,
+    erased_mark,
+    missed,
+    needs_no_read,
+    read_from_ms,
+)
+
+NOW_MS = BEGAN_MS + 1_000_000
+RETENTION_MS = 120_000
+
+
+def texts(timeline):
+    return {state.id: text_of(state) for state in timeline.messages.values()}
+
+
+def whole(rid, text, at_s):
+    """A whole response of one token, three seconds long."""
+    return [
+        said("start", None, at_s=at_s, responseId=rid, seq=0),
+        said("token", text, at_s=at_s + 1, responseId=rid, seq=1),
+        said("stop", None, at_s=at_s + 2, responseId=rid, seq=2),
+    ]
+
+
+def anonymous(*told):
+    """Channel messages that name no response: (name, data) or (name, data, more), a second apart."""
+    return [
+        said(name, data, at_s=at_s, **(more[0] if more else {}))
+        for at_s, (name, data, *more) in enumerate(told)
+    ]
+
+
+class TestMessages:
+    def test_interleaved_responses_keep_apart_in_the_order_in_which_they_began(self):
+        timeline = shown(
+            said("user-input", {"promptId": "p", "text": "hi"}, at_s=0),
+            said("start", None, at_s=1, responseId="b", seq=0),
+            said("start", None, at_s=2, responseId="a", seq=0),
+            said("token", "B", at_s=3, responseId="b", seq=1),
+            said("token", "A", at_s=4, responseId="a", seq=1),
+            said("token", "B", at_s=5, responseId="b", seq=2),
+        )
+        assert [(s.id, s.role, text_of(s)) for s in timeline.ordered] == [
+            ("p", "user", "hi"),
+            ("b", "assistant", "BB"),
+            ("a", "assistant", "A"),
+        ]
+
+    def test_what_became_of_events_is_counted(self):
+        timeline = shown(*whole("a", "x", 0), *whole("a", "x", 0))
+        assert timeline.counts == {"folded": 3, "old": 3}
+
+    def test_a_stop_or_a_repair_alone_is_a_message_too(self):
+        timeline = shown(
+            said("stop", None, at_s=0, responseId="a", seq=3),
+            said("response-complete", "abc", at_s=1, responseId="b", seq=3),
+        )
+        assert [(s.id, s.status, s.gaps()) for s in timeline.ordered] == [
+            ("a", "completed", [(1, 2)]),
+            ("b", "in_progress", []),
+        ]
+
+    def test_a_cancel_makes_no_message(self):
+        assert not shown(said("cancel", None, responseId="r")).messages
+
+    def test_a_pointer_to_what_is_not_known_makes_no_message(self):
+        timeline = shown(said("response-complete", None, responseId="r", seq=4))
+        assert (timeline.counts, timeline.messages) == ({"pointer": 1}, {})
+
+    def test_without_serials_messages_stand_in_the_order_in_which_they_came(self):
+        timeline = shown(
+            *(each._replace(serial=None) for each in [*whole("b", "x", 0), *whole("a", "y", 5)])
+        )
+        assert [state.id for state in timeline.ordered] == ["b", "a"]
+        assert all(state.position for state in timeline.ordered)
+
+    def test_events_of_replays_are_never_recorded(self):
+        timeline = shown(said("token", "x", responseId="r2", seq=1, replayOf="r"))
+        assert (timeline.counts, timeline.messages) == ({"old": 1}, {})
+
+    def test_only_agents_may_publish_responses_where_they_are_named(self):
+        timeline = shown(
+            said("user-input", {"promptId": "p", "text": "hi"}, at_s=0, client_id="ann"),
+            said("token", "x", at_s=1, responseId="r", seq=1, client_id="ann"),
+            said("token", "y", at_s=2, responseId="q", seq=1, client_id="bot"),
+            agents=frozenset({"bot"}),
+        )
+        assert texts(timeline) == {"p": "hi", "q": "y"}
+        assert timeline.counts["foreign"] == 1
+
+
+class TestAnonymous:
+    def test_the_events_that_name_no_response_are_of_the_open_one(self):
+        timeline = shown(
+            *anonymous(("start", None), ("token", "a"), ("token", "b"), ("stop", None))
+        )
+        assert texts(timeline) == {"m0": "ab"}
+        assert timeline.has_anonymous
+
+    def test_after_a_stop_the_next_stream_is_a_message_of_its_own(self):
+        timeline = shown(
+            *anonymous(
+                ("token", "a"), ("stop", None), ("token", "b"), ("token", "c"), ("stop", None)
+            )
+        )
+        assert texts(timeline) == {"m0": "a", "m2": "bc"}
+
+    def test_a_second_start_begins_another_though_nobody_ended_the_first(self):
+        timeline = shown(
+            *anonymous(("start", None), ("token", "a"), ("start", None), ("token", "b"))
+        )
+        assert texts(timeline) == {"m0": "a", "m2": "b"}
+        later = shown(*anonymous(("token", "a"), ("start", None), ("token", "b")))
+        assert texts(later) == {"m0": "a", "m1": "b"}
+
+    def test_messages_that_are_read_again_find_the_stream_that_has_them(self):
+        messages = anonymous(
+            ("start", None), ("token", "a"), ("stop", None), ("start", None), ("token", "b")
+        )
+        assert texts(shown(*messages, *messages)) == {"m0": "a", "m3": "b"}
+
+    def test_numbered_ones_too(self):
+        messages = anonymous(
+            ("start", None, {"seq": 0}),
+            ("token", "a", {"seq": 1}),
+            ("stop", None, {"seq": 2}),
+            ("start", None, {"seq": 0}),
+            ("token", "b", {"seq": 1}),
+        )
+        assert texts(shown(*messages, *messages)) == {"m0": "a", "m3": "b"}
+
+    def test_what_is_older_than_everything_known_is_dropped(self):
+        timeline = shown(said("token", "b", at_s=9))
+        timeline.fold_one(Event("token", None, serial=serial(BEGAN_MS), id="old", text="a"))
+        assert texts(timeline) == {"m9": "b"}
+
+    def test_what_lies_between_two_streams_is_of_the_first(self):
+        timeline = shown(*anonymous(("token", "a"), ("stop", None), ("stop", None), ("token", "b")))
+        late = Event("token", None, serial=serial(BEGAN_MS + 500), id="late", text="x")
+        assert timeline.fold_one(late) is Outcome.OLD
+
+    def test_a_late_one_of_the_open_stream_is_of_it(self):
+        timeline = shown(*anonymous(("token", "a"), ("token", "b")))
+        late = Event("token", None, serial=serial(BEGAN_MS + 500), id="late", text="x")
+        assert timeline.fold_one(late) is Outcome.OLD
+        assert texts(timeline) == {"m0": "ab"}
+
+    @pytest.mark.parametrize("odd", ["a\x00", "\ud83d", "x" * 300, ""])
+    def test_an_id_that_names_nothing_names_no_message(self, odd):
+        (state,) = shown(said("token", "a", id_=odd)).messages.values()
+        assert (state.id, text_of(state)) == (serial(BEGAN_MS), "a")
+
+    def test_what_nothing_names_is_dropped(self):
+        assert not shown(said("token", "a", id_="", serials=False)).messages
+
+    def test_stored_ones_are_known_in_their_order(self):
+        timeline = shown(*anonymous(("token", "a"), ("stop", None), ("token", "b")))
+        again = Timeline(reversed(timeline.ordered))
+        again.fold_one(
+            Event("token", None, serial=serial(NOW_MS), id="new", text="c", timestamp_ms=NOW_MS)
+        )
+        assert texts(again) == {"m0": "a", "m2": "bc"}
+
+
+class TestErased:
+    def test_nothing_at_or_before_the_tombstone_is_read_again(self):
+        stone = Tombstone(serial(BEGAN_MS + 2000), BEGAN_MS + 2000)
+        timeline = shown(*whole("a", "x", 0), *whole("b", "y", 3), tombstone=stone)
+        assert texts(timeline) == {"b": "y"}
+
+    def test_the_rest_of_an_erased_response_is_not_read_either(self):
+        stone = Tombstone(serial(BEGAN_MS), BEGAN_MS, frozenset({erased_mark("a")}))
+        assert not shown(*whole("a", "x", 0), tombstone=stone).messages
+
+    def test_without_serials_the_time_says_it(self):
+        stone = Tombstone(None, BEGAN_MS + 2000)
+        messages = [*whole("a", "x", 0), *whole("b", "y", 3)]
+        assert texts(shown(*messages, tombstone=stone)) == {"b": "y"}
+
+    def test_a_mark_does_not_show_what_it_marks(self):
+        assert "secret" not in erased_mark("secret")
+        assert erased_mark("\ud83d") != erased_mark("a")
+
+
+class TestLost:
+    def test_open_text_without_seq_may_lack_a_piece(self):
+        bare = folded(event("start", None, at_s=0), event("token", None, "a", at_s=1))
+        numbered = folded(start(), token(1, "a"), state=MessageState("n"))
+        ended = folded(
+            event("token", None, "a", at_s=1), event("stop", None, at_s=2), state=MessageState("e")
+        )
+        ended.headless = False
+        timeline = Timeline([bare, numbered, ended])
+        timeline.lost()
+        assert {state.id: state.exact for state in timeline.messages.values()} == {
+            "r": False,
+            "n": True,
+            "e": True,
+        }
+        assert bare.changed
+
+
+class TestWindow:
+    def test_it_notes_the_oldest_and_newest_over_all_pages(self):
+        window = Window(NOW_MS)
+        window.take([])
+        assert (window.count, window.oldest_ms, window.newest_serial) == (0, None, None)
+        window.take([said("token", at_s=4), said("token", at_s=3)])
+        window.take([said("token", at_s=5), said("token", at_s=9, serials=False)])
+        assert window.count == 4
+        assert (window.oldest_ms, window.newest_ms) == (BEGAN_MS + 3000, BEGAN_MS + 9000)
+        assert window.newest_serial == serial(BEGAN_MS + 5000)
+
+    def test_a_reader_may_rewind_to_what_is_older_than_the_margin_and_still_held(self):
+        window = Window(NOW_MS)
+        second = lambda ms: said("token", at_s=(ms - BEGAN_MS) / 1000)  # noqa: E731 - a key
+        window.take([second(NOW_MS - REWIND_REACH_MS - 1), second(NOW_MS - MARGIN_MS + 1)])
+        assert window.rewind_from is None
+        window.take([second(NOW_MS - REWIND_REACH_MS), second(NOW_MS - MARGIN_MS)])
+        assert window.rewind_from == serial(NOW_MS - MARGIN_MS)
+
+
+def test_history_is_read_again_from_the_margin_before_the_watermark():
+    assert read_from_ms(None) is None
+    assert read_from_ms(Watermark(None, NOW_MS, NOW_MS)) == NOW_MS - MARGIN_MS
+    assert read_from_ms(Watermark(None, 3, 3)) == 0
+
+
+@pytest.mark.parametrize(
+    ("watermark", "until", "expected"),
+    [
+        (None, serial(NOW_MS), False),
+        (Watermark("s", NOW_MS, NOW_MS), None, False),
+        (Watermark("s", NOW_MS, NOW_MS), "no time in it", False),
+        (Watermark("s", NOW_MS, NOW_MS), serial(NOW_MS - MARGIN_MS + 1), False),
+        (Watermark("s", NOW_MS, NOW_MS), serial(NOW_MS - MARGIN_MS), True),
+        (Watermark(serial(NOW_MS), NOW_MS, 0), serial(NOW_MS - MARGIN_MS), False),
+    ],
+)
+def test_the_store_alone_reaches_what_was_read_later_than_that_by_the_margin(
+    watermark, until, expected
+):
+    assert needs_no_read(watermark, until) is expected
+
+
+def window_from(oldest_ms):
+    window = Window(NOW_MS)
+    if oldest_ms is not None:
+        window.take([said("token", at_s=(oldest_ms - BEGAN_MS) / 1000)])
+    return window
+
+
+EDGE_MS = NOW_MS - RETENTION_MS
+
+
+@pytest.mark.parametrize(
+    ("watermark", "created_ms", "oldest_ms", "hole"),
+    [
+        # history showed what was folded already
+        (Watermark("s", EDGE_MS + 5, 0), 0, EDGE_MS + 5, None),
+        # the last read is young enough for all since then to be retained
+        (Watermark("s", 0, EDGE_MS + HISTORY_LAG_MS), 0, NOW_MS, None),
+        (Watermark("s", 0, NOW_MS), 0, None, None),
+        # nobody saw what came between
+        (Watermark("s", 50_000, 60_000), 0, NOW_MS - 5, Hole(58_000, NOW_MS - 5)),
+        (Watermark("s", 50_000, 1_000), 0, None, Hole(0, NOW_MS)),
+        # a conversation that was never recorded was last known whole when it was made
+        (None, EDGE_MS + HISTORY_LAG_MS, NOW_MS, None),
+        (None, 10_000, NOW_MS, Hole(8_000, NOW_MS)),
+        (None, EDGE_MS - 10_000, EDGE_MS - 10_000, None),
+        # one that nobody has heard of is whole unless its history begins at the edge of retention
+        (None, None, EDGE_MS + MARGIN_MS + 1, None),
+        (None, None, None, None),
+        (None, None, EDGE_MS + MARGIN_MS, Hole(0, EDGE_MS + MARGIN_MS)),
+    ],
+)
+def test_windows_meet_or_what_lies_between_them_is_a_hole(watermark, created_ms, oldest_ms, hole):
+    assert missed(watermark, created_ms, window_from(oldest_ms), RETENTION_MS) == hole
+
+
+def test_a_watermark_never_goes_back():
+    old = Watermark(serial(NOW_MS), NOW_MS, NOW_MS + 1)
+    assert advanced(old, window_from(BEGAN_MS), at_end=True) == old
+
+
+def test_a_watermark_moves_to_the_newest_message_and_at_the_end_to_the_time_of_reading():
+    old = Watermark(serial(5), 5, 6)
+    newest_ms = NOW_MS - 10
+    assert advanced(old, window_from(newest_ms), at_end=False) == (serial(newest_ms), newest_ms, 6)
+    assert advanced(old, window_from(newest_ms), at_end=True) == (
+        serial(newest_ms),
+        newest_ms,
+        NOW_MS,
+    )
+
+
+def test_the_first_watermark_of_a_silent_channel_is_the_time_of_reading():
+    assert advanced(None, window_from(None), at_end=True) == (None, NOW_MS, NOW_MS)
+    assert advanced(Watermark(None, 5, 6), window_from(None), at_end=True) == (None, 5, NOW_MS)
+
+
+def test_a_stop_of_a_finished_response_is_nobodys_news():
+    timeline = shown(*whole("a", "x", 0))
+    assert timeline.fold_one(stop(9, message_id="a")) is Outcome.OLD

@@ -1,0 +1,212 @@
+"""The wire form, and messages back from it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from core.saying import BEGAN_MS, event, folded, said, shown, start, stop, text_of, token
+from rehydrate.core import wire
+from rehydrate.core.response import MessageState, Outcome, fold
+from rehydrate.core.timeline import Reason
+
+CALL = event("tool_call", 2, tool_call_id="c", name="f", value={"q": 1})
+
+
+def back(state):
+    """*state*, as a client has it that parsed its wire form."""
+    return wire.state_of(json.loads(wire.encode(state)))
+
+
+@pytest.mark.parametrize(
+    ("at_ms", "text"),
+    [
+        (0, "1970-01-01T00:00:00.000Z"),
+        (BEGAN_MS, "2026-01-01T00:00:00.000Z"),
+        (BEGAN_MS + 7, "2026-01-01T00:00:00.007Z"),
+        (None, None),
+    ],
+)
+def test_times_are_rfc_3339_in_utc_and_back(at_ms, text):
+    assert wire.timestamp(at_ms) == text
+    assert wire.timestamp_ms(text) == at_ms
+
+
+def test_a_time_of_another_zone_or_of_none_is_read():
+    assert wire.timestamp_ms("2026-01-01T02:00:00+02:00") == BEGAN_MS
+    assert wire.timestamp_ms("2026-01-01T00:00:00") == BEGAN_MS
+
+
+def test_what_is_no_time_is_refused():
+    with pytest.raises(ValueError, match="Invalid"):
+        wire.timestamp_ms("yesterday")
+
+
+def test_a_response_in_progress_says_how_far_it_is():
+    body = wire.message(folded(start(prompt_id="p-1"), token(1, "Once "), token(2, "upon")))
+    assert body == {
+        "id": "r",
+        "role": "assistant",
+        "status": "in_progress",
+        "text": "Once upon",
+        "parts": [{"type": "text", "text": "Once upon"}],
+        "prompt_id": "p-1",
+        "started_at": "2026-01-01T00:00:00.000Z",
+        "finished_at": None,
+        "through": {"gen": 1, "seq": 2, "serial": token(2, "").serial, "id": token(2, "").id},
+        "gaps": [],
+        "repaired": None,
+        "exact": True,
+        "client_id": None,
+    }
+
+
+def test_a_prompt_has_its_text_and_no_parts():
+    (prompt,) = shown(said("user-input", {"promptId": "p", "text": "hi"})).ordered
+    body = wire.message(prompt)
+    assert (body["role"], body["status"], body["text"], body["parts"]) == (
+        "user",
+        "completed",
+        "hi",
+        [],
+    )
+    assert body["through"]["seq"] is None
+    assert body["finished_at"] == body["started_at"]
+
+
+def test_usage_error_and_metadata_are_told_where_there_are_any():
+    state = folded(token(1, "a"), stop(2, value={"n": 1}, error="e"))
+    state.metadata = {"k": "v"}
+    body = wire.message(state)
+    assert (body["usage"], body["error"], body["metadata"]) == ({"n": 1}, "e", {"k": "v"})
+
+
+def test_gaps_are_first_and_last_of_each():
+    body = json.loads(wire.encode(folded(token(1, "a"), token(3, "c"), token(7, "g"))))
+    assert body["gaps"] == [[2, 2], [4, 6]]
+
+
+STATES = {
+    "nothing yet": MessageState("r"),
+    "only claimed": folded(start()),
+    "streaming": folded(start(), token(1, "a"), CALL, event("reasoning", 3, "hm", part="x")),
+    "gaps": folded(start(), token(1, "a"), token(3, "c"), token(9, "i")),
+    "first seq missing": folded(token(3, "c")),
+    "ended": folded(start(), token(1, "a"), stop(2)),
+    "ended with gaps": folded(token(2, "b"), stop(9)),
+    "ended and empty": folded(start(), stop(1)),
+    "ended with an open call": folded(CALL, stop(3)),
+    "repaired": folded(token(1, "a"), event("repair", 3, "abc"), token(4, "d")),
+    "taken over": folded(token(1, "a"), token(1, "b", gen=2, at_s=3)),
+    "of somebody": folded(token(1, "a", client_id="agent")),
+    "without seq": folded(
+        event("start", None, at_s=0),
+        event("token", None, "a", at_s=1),
+        event("token", None, "b", at_s=2),
+    ),
+    "without seq, ended": folded(event("token", None, "a", at_s=1), event("stop", None, at_s=2)),
+    "prompt": folded(event("prompt", None, "hi", at_s=1), state=MessageState("p", "user")),
+    "pointed at": folded(token(1, "a"), event("repair", 4, None)),
+    "halves": folded(token(1, "\ud83d"), token(2, "\ude00")),
+}
+
+
+@pytest.mark.parametrize("name", STATES)
+def test_a_message_read_back_from_its_wire_form_has_that_wire_form(name):
+    body = json.loads(wire.encode(STATES[name]))
+    assert json.loads(wire.encode(wire.state_of(body))) == body
+
+
+def test_an_anonymous_or_provisional_message_stays_so():
+    (state,) = shown(said("token", "a")).ordered
+    state.status, state.provisional = "interrupted", True
+    read = back(state)
+    assert (read.anonymous, read.provisional, read.position) == (True, True, state.position)
+    assert list(read.recent) == ["m0"]
+
+
+def test_what_goes_on_from_the_wire_form_goes_on_from_the_state():
+    for rest in ([token(3, "c"), stop(4)], [event("repair", 2, "AB"), token(3, "c")], [stop(3)]):
+        state = folded(start(), token(1, "a"), token(2, "b"))
+        read = back(state)
+        for each in rest:
+            assert fold(read, each) is fold(state, each)
+        assert wire.message(read) | {"recent_ids": 0} == wire.message(state) | {"recent_ids": 0}
+
+
+def test_an_end_by_the_idle_limit_does_not_say_how_many_events_there_are():
+    state = folded(start(), token(1, "a"))
+    state.status, state.provisional = "interrupted", True
+    read = back(state)
+    fold(read, token(4, "d"))
+    assert (read.status, read.gaps()) == ("in_progress", [(2, 3)])
+
+
+def test_a_finished_message_read_back_takes_only_repairs():
+    read = back(folded(start(), token(1, "a"), stop(2)))
+    assert fold(read, token(3, "x")) is Outcome.OLD
+    assert fold(read, token(1, "x", at_s=7)) is Outcome.OLD
+    assert text_of(read) == "a"
+
+
+def test_an_answer_joins_what_is_encoded_already():
+    body = wire.answer(
+        conversation_id="c",
+        channel="ai:c",
+        until=None,
+        rewind_from=None,
+        reasons=[],
+        older=None,
+        messages=[b'{"id":"a"}', b'{"id":"b"}'],
+    )
+    assert json.loads(body) == {
+        "conversation_id": "c",
+        "channel": "ai:c",
+        "until": None,
+        "rewind_from": None,
+        "complete": True,
+        "reasons": [],
+        "older": None,
+        "messages": [{"id": "a"}, {"id": "b"}],
+    }
+
+
+def test_an_answer_with_a_reason_is_not_complete():
+    reason = Reason("history_unavailable", retry=True, detail="because")
+    body = wire.answer(
+        conversation_id="c",
+        channel="ai:c",
+        until="u",
+        rewind_from="w",
+        reasons=[reason],
+        older="o",
+        messages=[],
+    )
+    told = json.loads(body)
+    assert (told["complete"], told["messages"]) == (False, [])
+    assert told["reasons"] == [{"code": "history_unavailable", "retry": True, "detail": "because"}]
+
+
+def test_a_repair_of_all_that_was_said_replaces_it_also_after_the_stop():
+    read = back(folded(start(), token(1, "a"), token(2, "b"), stop(3)))
+    fold(read, event("repair", 2, "AB", at_s=9))
+    assert (text_of(read), read.repaired, read.gaps()) == ("AB", 2, [])
+
+
+def test_an_end_without_any_content_is_read_back():
+    read = back(folded(stop(0)))
+    assert (read.status, read.gaps(), text_of(read)) == ("completed", [], "")
+
+
+def test_the_ids_of_the_margin_are_known_for_the_margin_after_the_answer():
+    state = folded(
+        event("start", None, at_s=0),
+        event("token", None, "a", at_s=1, id_="one"),
+        event("token", None, "b", at_s=4, id_="two"),
+    )
+    read = back(state)
+    for at_s, letter in ((6, "c"), (8, "d")):
+        fold(read, event("token", None, letter, at_s=at_s))
+    assert fold(read, event("token", None, "b", at_s=9, id_="two")) is Outcome.OLD
+    assert text_of(read) == "abcd"
