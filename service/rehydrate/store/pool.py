@@ -7,10 +7,11 @@ while it lay there is noticed without asking the server, and BEGIN is sent when 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager
+import re
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
+from contextlib import asynccontextmanager, suppress
 from types import MappingProxyType
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 import asyncpg
 
@@ -46,7 +47,8 @@ _NO_SCHEMA = ("3F000", "42P01", "42703")
 _BAD_TEXT = ("22000", "22021")
 """What the driver, and the server, say of text that cannot be sent or kept."""
 
-_Result = TypeVar("_Result")
+_GONE = re.compile("clos|released")
+"""What the driver says when it is used after a connection, or the pool, has ended."""
 
 
 class Lost(StoreUnavailable):
@@ -74,7 +76,7 @@ def translated(error: BaseException) -> BaseException:
         if isinstance(error, asyncpg.IntegrityConstraintViolationError):
             return RuleBroken(str(error.constraint_name))
         return _by_code(str(error.sqlstate or ""), fault)
-    if isinstance(error, asyncpg.InterfaceError) and "clos" not in str(error):
+    if isinstance(error, asyncpg.InterfaceError) and not _GONE.search(str(error)):
         return fault
     if isinstance(error, TimeoutError):
         return StoreUnavailable("Postgres did not answer in time")
@@ -110,30 +112,37 @@ class Session:
 
     async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
         """The rows of a statement."""
-        return await self._mapped(self._driver.fetch(sql, *arguments))
+        rows: list[Any] = await _mapped(self._driver, "fetch", sql, *arguments)
+        return rows
 
     async def execute(self, sql: str, *arguments: Any) -> str:
         """Run a statement; returns its tag."""
-        return await self._mapped(self._driver.execute(sql, *arguments))
+        return str(await _mapped(self._driver, "execute", sql, *arguments))
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement for each of *rows*, without waiting in between."""
-        await self._mapped(self._driver.executemany(sql, rows))
+        await _mapped(self._driver, "executemany", sql, rows)
 
     async def give_up(self) -> None:
         """Roll back; a connection that cannot is closed."""
         try:
             await self._driver.execute("ROLLBACK", timeout=CLOSE_TIMEOUT_S)
-        except BaseException as error:
-            self._driver.terminate()
-            if not isinstance(error, _DRIVER_ERRORS):
-                raise
+        except _DRIVER_ERRORS:
+            self._terminate()  # why it failed is told by what made it necessary
+        except BaseException:
+            self._terminate()
+            raise
 
-    async def _mapped(self, asked: Awaitable[_Result]) -> _Result:
-        try:
-            return await asked
-        except _DRIVER_ERRORS as error:
-            raise_meant(error)
+    def _terminate(self) -> None:
+        with suppress(asyncpg.InterfaceError):  # the pool has it back: it was closed already
+            self._driver.terminate()
+
+
+async def _mapped(driver: Any, method: str, *arguments: Any) -> Any:
+    try:
+        return await getattr(driver, method)(*arguments)
+    except _DRIVER_ERRORS as error:
+        raise_meant(error)
 
 
 class Pool:
@@ -223,17 +232,18 @@ class Pool:
 
     @asynccontextmanager
     async def _lent(self) -> AsyncIterator[Session]:
-        if self._pool is None:
+        pool = self._pool
+        if pool is None:
             raise StoreUnavailable("the store is not open")
         try:
             async with asyncio.timeout(POOL_TIMEOUT_S):
-                driver = await self._pool.acquire()
+                driver = await pool.acquire()
         except _DRIVER_ERRORS as error:
             raise_meant(error)
         try:
             yield Session(driver)
         finally:
-            await self._pool.release(driver, timeout=CLOSE_TIMEOUT_S)
+            await pool.release(driver, timeout=CLOSE_TIMEOUT_S)
 
     async def _connect(self, _dsn: None, **given: Any) -> Any:
         if self._pooled is None:
