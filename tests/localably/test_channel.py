@@ -52,3 +52,15 @@ def test_a_publish_of_several_messages_is_resumed_whole_or_not_at_all():
     writer.publish({"data": "b"}, {"data": "c"})
     frames = world.connect().attach(channelSerial=serial.partition(":")[0])
     assert [len(f.get("messages", ())) for f in frames] == [0, 2]
+
+
+def test_what_an_attachment_has_seen_is_forgotten_with_the_messages():
+    world = World(persisted_retention_s=5)
+    reader, writer = world.connect(), world.connect()
+    reader.attach("mutable:a")
+    for _ in range(3000):
+        writer.publish({"data": "x"}, channel="mutable:a")
+    attachment = reader.connection.attached("mutable:a")
+    assert len(attachment.seen) == 3000
+    world.pass_ms(10_000)
+    assert attachment.seen == set()

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
+import re
+from pathlib import Path
+
 import pytest
 
 from rehydrate.localably.config_file import apps_from, read_config, settings_from
 from rehydrate.localably.errors import RefusedError
+from rehydrate.localably.webhooks import rule_from
 
 EXAMPLE = """
 [settings]
@@ -47,3 +51,15 @@ def test_a_file_that_is_none_is_refused_with_its_path(tmp_path, text):
 def test_a_setting_that_is_none_is_named(item):
     with pytest.raises(RefusedError, match=next(iter(item))):
         settings_from(item)
+
+
+def test_the_example_of_the_documentation_is_a_config_file(tmp_path):
+    document = Path(__file__).parents[2] / "docs" / "localably.md"
+    [example] = re.findall(r"```toml\n(.*?)```", document.read_text(encoding="utf-8"), re.DOTALL)
+    path = tmp_path / "localably.toml"
+    path.write_text(example, encoding="utf-8")
+    config = read_config(path)
+    assert settings_from(config["settings"]).retention_s == 120
+    [app] = apps_from(config["apps"])
+    assert app.namespaces["ai"].mutable
+    assert rule_from(config["webhooks"][0]).batched

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Final, Protocol
 
 from .config import Namespace
 from .errors import RefusedError
@@ -14,6 +14,8 @@ from .messages import Delivery, Message
 from .presence import Members
 from .rollup import Rollup, Schedule
 from .serials import channel_serial_of
+
+_SEEN_AT_LEAST: Final = 1000
 
 
 class Subscriber(Protocol):
@@ -108,6 +110,16 @@ class Channel:
     def detach(self, connection_id: str, wire_name: str) -> None:
         """Remove an attachment; without it, nothing happens."""
         self.attachments.pop((connection_id, wire_name), None)
+
+    def prune(self, now_ms: int) -> None:
+        """Forget what is older than the retention, also in what attachments have seen."""
+        self.log.prune(now_ms)
+        if not self.mutable:
+            return
+        for attachment in self.attachments.values():
+            seen = attachment.seen
+            if seen is not None and len(seen) > 2 * len(self.log) + _SEEN_AT_LEAST:
+                attachment.seen = {serial for serial in seen if serial in self.log}
 
     @property
     def is_idle(self) -> bool:

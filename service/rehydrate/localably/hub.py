@@ -211,7 +211,7 @@ class Hub:
         now_ms = self.now_ms()
         ttl_ms = int(self.settings.connection_state_ttl_s * 1000)
         for key, channel in list(self._channels.items()):
-            channel.log.prune(now_ms)
+            channel.prune(now_ms)
             if not channel.is_idle:
                 channel.idle_since_ms = None
             elif channel.idle_since_ms is None:

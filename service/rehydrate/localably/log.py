@@ -102,6 +102,9 @@ class ChannelLog:
     def __len__(self) -> int:
         return len(self._by_serial)
 
+    def __contains__(self, serial: str) -> bool:
+        return serial in self._by_serial
+
     def next_serial(self, now_ms: int) -> str:
         """Take the next channelSerial; it becomes the head."""
         self.head = self._clock.next(now_ms)
