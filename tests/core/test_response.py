@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.saying import BEGAN_MS, event, folded, start, stop, text_of, token
+from rehydrate.core.content import collapsed_run
 from rehydrate.core.events import MAX_SEQ, TERMINAL
 from rehydrate.core.ids import MARGIN_MS
 from rehydrate.core.response import (
@@ -372,3 +373,26 @@ def test_a_change_is_noted():
     assert not state.changed
     fold(state, token(1, "a"))
     assert state.changed
+
+
+class TestRepairsOfWhatWasToldAsAWhole:
+    def test_a_repair_that_says_what_is_there_keeps_its_pieces_and_their_times(self):
+        state = folded(*ABC)
+        ticks = list(state.runs[0].tape.ticks)
+        assert fold(state, repair(3, "abc", at_s=9)) is Outcome.FOLDED
+        assert (state.runs[0].tape.ticks, state.repaired) == (ticks, 3)
+
+    def test_what_was_told_later_as_a_whole_is_not_cut(self):
+        state = MessageState("r")
+        state.seq, state.start_id = 3, ""
+        state.runs = [collapsed_run(0, 3, [{"type": "text", "text": "ABC"}], BEGAN_MS)]
+        assert fold(state, repair(2, "ab", at_s=9)) is Outcome.FOLDED
+        assert (text_of(state), state.repaired) == ("ABC", 2)
+        other = MessageState("r")
+        other.runs = [collapsed_run(0, 3, [{"type": "text", "text": "ABC"}], BEGAN_MS)]
+        assert fold(other, bare_repair("ab")) is Outcome.FOLDED
+        assert (text_of(other), other.repaired) == ("ABC", None)
+
+
+def bare_repair(text):
+    return event("repair", None, text, at_s=9)

@@ -17,6 +17,7 @@ from rehydrate.core.timeline import (
     Window,
     advanced,
     erased_mark,
+    may_need_read,
     missed,
     needs_no_read,
     read_from_ms,
@@ -319,3 +320,16 @@ def test_the_first_watermark_of_a_silent_channel_is_the_time_of_reading():
 def test_a_stop_of_a_finished_response_is_nobodys_news():
     timeline = shown(*whole("a", "x", 0))
     assert timeline.fold_one(stop(9, message_id="a")) is Outcome.OLD
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"),
+    [
+        (None, True),
+        ("no time in it", True),
+        (serial(NOW_MS - MARGIN_MS + 1), True),
+        (serial(NOW_MS - MARGIN_MS), False),
+    ],
+)
+def test_history_may_be_needed_where_no_store_can_reach_by_now(until, expected):
+    assert may_need_read(until, NOW_MS) is expected
