@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 from rehydrate.core.content import spoken_text
@@ -18,6 +19,13 @@ class Folded:
         self.ending: tuple[Any, ...] | None = None
         self.final: list[dict[str, Any]] | None = None
         self._seq = 0
+        self._grown = asyncio.Event()
+
+    async def said(self, text: str) -> None:
+        """Wait until all of *text* is said."""
+        while self.text != text:
+            self._grown.clear()
+            await asyncio.wait_for(self._grown.wait(), 20)
 
     @property
     def parts(self) -> list[dict[str, Any]]:
@@ -68,3 +76,4 @@ class Folded:
         self._seq += 1
         self.seen.append(kind)
         fold(self.state, Event(kind, "resp", 1, self._seq, **fields))
+        self._grown.set()

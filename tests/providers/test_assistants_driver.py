@@ -6,11 +6,11 @@ import asyncio
 import json
 
 import pytest
+
 from providers.conftest import eventually
 from providers.scripted import CUT, Stall
 from providers.sinks import Folded
 from providers.turns import RunTurn
-
 from rehydrate.providers.assistants_driver import run_assistants
 
 PARIS = ("call_a", "weather", {"city": "Paris"})
@@ -207,8 +207,7 @@ async def test_cancelling_the_task_cancels_the_run(vendor):
     sink = Folded()
     async with vendor.client() as client:
         task = asyncio.create_task(run_assistants(sink, client, assistant_id="a", input="?"))
-        while sink.text != "One":
-            await asyncio.sleep(0.005)
+        await sink.said("One")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -222,8 +221,7 @@ async def test_a_vendor_that_does_not_answer_a_cancellation_does_not_hold_it_up(
     sink = Folded()
     async with vendor.client() as client:
         task = asyncio.create_task(run_assistants(sink, client, assistant_id="a", input="?"))
-        while sink.text != "One":
-            await asyncio.sleep(0.005)
+        await sink.said("One")
         client.base_url = "http://127.0.0.1:9/v1"
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

@@ -7,11 +7,11 @@ import json
 import threading
 
 import pytest
+
 from providers.conftest import eventually
 from providers.scripted import CUT, Raw, Stall
 from providers.sinks import Folded
 from providers.turns import ResponseTurn
-
 from rehydrate.errors import BadParameter, Fenced
 from rehydrate.providers.responses_driver import run_responses
 from rehydrate.providers.toolbox import Tool
@@ -275,8 +275,7 @@ async def test_cancelling_the_task_closes_the_stream_and_says_so(vendor):
     sink = Folded()
     async with vendor.client() as client:
         task = asyncio.create_task(run_responses(sink, client, **ASK))
-        while sink.text != "One":
-            await asyncio.sleep(0.005)
+        await sink.said("One")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -290,8 +289,7 @@ async def test_cancelling_a_background_response_cancels_it_at_the_vendor_s(vendo
     sink = Folded()
     async with vendor.client() as client:
         task = asyncio.create_task(run_responses(sink, client, background=True, **ASK))
-        while sink.text != "One":
-            await asyncio.sleep(0.005)
+        await sink.said("One")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -342,8 +340,7 @@ async def test_the_blocking_client_is_driven_without_blocking_the_loop(vendor):
         return turns[asked.number]
 
     async def run_on() -> None:
-        while not asked_for.is_set():
-            await asyncio.sleep(0.005)
+        await asyncio.to_thread(asked_for.wait, 20)
         loop_runs.set()
 
     vendor.endpoint.answer = answer

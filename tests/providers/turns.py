@@ -13,6 +13,11 @@ def words(text: str) -> list[str]:
     return re.findall(r"\s*\S+\s*$|\s*\S+", text)
 
 
+def as_text(args: Any) -> str:
+    """Arguments as a model writes them."""
+    return args if isinstance(args, str) else json.dumps(args)
+
+
 class ResponseTurn:
     """The events of one response of the Responses API, numbered from 0, as they are added."""
 
@@ -106,8 +111,8 @@ class ResponseTurn:
     def calls(self, *calls: tuple[str, str, Any], interleaved: bool = True) -> ResponseTurn:
         """Function calls (id, name, arguments), their argument deltas interleaved."""
         places = []
-        for call_id, name, args in calls:
-            args = args if isinstance(args, str) else json.dumps(args)
+        for call_id, name, given in calls:
+            args = as_text(given)
             item = {"id": f"fc_{len(self.output)}", "type": "function_call", "call_id": call_id}
             item |= {"name": name, "arguments": args, "status": "completed"}
             places.append((*self.item(item, arguments="", status="in_progress"), args))
@@ -204,8 +209,8 @@ class RunTurn:
         """Function calls (id, name, arguments), then the run waits for their outputs."""
         whole = []
         self.step("created", step_id, {"type": "tool_calls", "tool_calls": []})
-        for index, (call_id, name, args) in enumerate(calls):
-            args = args if isinstance(args, str) else json.dumps(args)
+        for index, (call_id, name, given) in enumerate(calls):
+            args = as_text(given)
             function = {"name": name, "arguments": "", "output": None}
             begun = {"index": index, "id": call_id, "type": "function", "function": function}
             self.step_delta(step_id, begun)
@@ -221,8 +226,8 @@ class RunTurn:
     def answered(self, step_id: str, *calls: tuple[str, str, Any, str]) -> RunTurn:
         """The step whose outputs (id, name, arguments, output) were submitted is complete."""
         whole = []
-        for call_id, name, args, output in calls:
-            args = args if isinstance(args, str) else json.dumps(args)
+        for call_id, name, given, output in calls:
+            args = as_text(given)
             function = {"name": name, "arguments": args, "output": output}
             whole.append({"id": call_id, "type": "function", "function": function})
         return self.step("completed", step_id, {"type": "tool_calls", "tool_calls": whole})

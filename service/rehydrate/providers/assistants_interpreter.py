@@ -140,7 +140,7 @@ class AssistantsInterpreter(Interpreter):
 
     def message_delta(self, came: Arrived) -> Events:
         """More text, or a picture, of a message."""
-        message_id = came.fields.get("id")
+        message_id = str_or(came.fields.get("id"), "")
         if message_id not in self._messages:
             raise StreamUnreadable("unknown_item", f"{came.type} for an unknown message")
         delta = came.fields.get("delta")

@@ -1,0 +1,71 @@
+"""Ways to spoil a transcript, by chance and one place after the other."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+
+from hypothesis import strategies as st
+
+from providers.sinks import Folded
+from providers.transcribed import transcript
+from rehydrate.core.events import TERMINAL
+from rehydrate.providers.vendor_events import Ended
+
+JUNK = (None, [], {}, [[]], [{}], 5, -1, "", "message", True, {"type": []})
+HOWS = ("drop", "repeat", "move", "spoil", "spoil")
+
+
+def places(value, at=()):
+    """Every place in *value*, as the keys that lead to it."""
+    if isinstance(value, dict | list):
+        for key in value if isinstance(value, dict) else range(len(value)):
+            yield (*at, key)
+            yield from places(value[key], (*at, key))
+
+
+def put(events, place, junk):
+    """*events* with *junk* at *place*."""
+    spoiled = copy.deepcopy(events)
+    holder = spoiled
+    for key in place[:-1]:
+        holder = holder[key]
+    holder[place[-1]] = junk
+    return spoiled
+
+
+def spoiled_everywhere(name):
+    """A transcript once for every place in it, spoiled there."""
+    events = transcript(name)["events"]
+    for place, junk in zip(places(events), itertools.cycle(JUNK), strict=False):
+        yield put(events, place, junk)
+
+
+@st.composite
+def spoiled(draw, names):
+    """A transcript with events lost, doubled, moved and spoiled."""
+    events = copy.deepcopy(transcript(draw(st.sampled_from(names)))["events"])
+    for _ in range(draw(st.integers(1, 5))):
+        at = draw(st.integers(0, len(events) - 1))
+        how = draw(st.sampled_from(HOWS))
+        if how == "drop" and len(events) > 1:
+            del events[at]
+        elif how == "repeat":
+            events.insert(at, copy.deepcopy(events[at]))
+        elif how == "move":
+            events.insert(draw(st.integers(0, len(events) - 1)), events.pop(at))
+        else:
+            place = draw(st.sampled_from(list(places(events))))
+            events = put(events, place, draw(st.sampled_from(JUNK)))
+    return events
+
+
+def check_ends_once(stream) -> None:
+    """Whatever came, the answer ends once, with an error unless it is complete."""
+    sink = Folded()
+    seen = list(stream)
+    for event in seen:
+        event.say(sink)
+    assert [isinstance(event, Ended) for event in seen].count(True) == 1
+    assert sink.status in TERMINAL
+    assert (sink.error is None) == (sink.status == "completed")

@@ -1,0 +1,89 @@
+"""Tool calls of a run: deltas by their places, whole calls, results once."""
+
+from __future__ import annotations
+
+import pytest
+
+from providers.turns import RunTurn
+from rehydrate.providers.assistants_calls import AssistantsCalls, Said
+from rehydrate.providers.failures import StreamUnreadable
+from rehydrate.providers.interpreting import Arrived
+from rehydrate.providers.vendor_events import (
+    ToolArgsDelta,
+    ToolCallDone,
+    ToolCallStarted,
+    ToolResult,
+)
+
+
+def came(build) -> Arrived:
+    event = build(RunTurn("thread_1", "run_1")).events[-1]
+    return Arrived(event["event"], None, event["data"])
+
+
+def delta(step_id, *calls) -> Arrived:
+    return came(lambda turn: turn.step_delta(step_id, *calls))
+
+
+def function(args=None, **more):
+    return {"type": "function", "function": {"name": "sum", "arguments": args}} | more
+
+
+def test_deltas_of_parallel_calls_are_kept_apart_by_step_and_place():
+    said = Said()
+    calls = AssistantsCalls(said)
+    begun = delta("s", function("", index=0, id="a"), function("", index=1, id="b"))
+    assert [event.tool_call_id for event in calls.delta(begun)] == ["a", "b"]
+    more = delta("s", function("{", index=1), function("[", index=0))
+    assert [(event.tool_call_id, event.text) for event in calls.delta(more)] == [
+        ("b", "{"),
+        ("a", "["),
+    ]
+    other = list(calls.delta(delta("t", function("(", index=0, id="c"))))
+    assert [type(event) for event in other] == [ToolCallStarted, ToolArgsDelta]
+    assert said.parts() is None
+    assert list(said.begun) == ["a", "b", "c"]
+
+
+def test_calls_that_are_asked_for_are_said_whole_first():
+    calls = AssistantsCalls(Said())
+    list(calls.delta(delta("s", function('{"a"', index=0, id="a"))))
+    asked = [function('{"a": 1}', id="a"), function("{}", id="b")]
+    events = list(calls.asked(came(lambda turn: turn.run("requires_action")), asked))
+    assert [type(event) for event in events] == [
+        ToolArgsDelta, ToolCallStarted, ToolArgsDelta, ToolCallDone, ToolCallDone,
+    ]  # fmt: skip
+    assert (events[0].text, events[3].args, events[4].name) == (": 1}", '{"a": 1}', "sum")
+
+
+@pytest.mark.parametrize("state", ["completed", "failed"])
+def test_a_result_is_said_once_and_makes_its_part_final(state):
+    said = Said()
+    calls = AssistantsCalls(said)
+    whole = {
+        "id": "a",
+        "type": "function",
+        "function": {"name": "sum", "arguments": "{}", "output": "3"},
+    }
+    step = came(lambda turn: turn.step(state, "s", {"type": "tool_calls", "tool_calls": [whole]}))
+    read = calls.completed if state == "completed" else calls.failed
+    (result,) = [event for event in read(step) if isinstance(event, ToolResult)]
+    assert result.result == ("3" if state == "completed" else {"error": "failed"})
+    assert not [event for event in read(step) if isinstance(event, ToolResult)]
+    (part,) = said.parts()
+    assert (part["result"], part["status"]) == (result.result, "completed")
+
+
+def test_arguments_that_differ_from_their_deltas_are_noted():
+    calls = AssistantsCalls(Said())
+    list(calls.delta(delta("s", function("wrong", index=0, id="a"))))
+    list(calls.asked(came(lambda turn: turn.run("requires_action")), [function("{}", id="a")]))
+    assert calls.amended
+
+
+@pytest.mark.parametrize(
+    "call", [{"id": "a"}, {"id": "a", "index": -1}, {"index": 0}, {"index": 0, "id": 5}]
+)
+def test_a_call_without_a_place_or_an_id_is_refused(call):
+    with pytest.raises(StreamUnreadable, match="malformed_event"):
+        list(AssistantsCalls(Said()).delta(delta("s", call)))

@@ -1,0 +1,124 @@
+"""Bad input of the Assistants API: each kind ends the answer with an error that says which."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+
+from providers.sinks import Folded
+from providers.spoiling import check_ends_once, spoiled, spoiled_everywhere
+from providers.transcribed import NAMES
+from providers.turns import RunTurn
+from rehydrate.providers.openai_assistants import AssistantsStream
+
+GOLDEN = [name for name in NAMES if name.startswith("assistants_")]
+
+
+def said(event):
+    turn = RunTurn("thread_1", "run_1").run("created")
+    turn.message_event("created", "msg_1", [])
+    turn.message_delta("msg_1", block("It is"))
+    return [*turn.events, event]
+
+
+def block(text, **more):
+    return {"index": 0, "type": "text", "text": {"value": text}} | more
+
+
+def one(build):
+    return build(RunTurn("thread_1", "run_1")).events[-1]
+
+
+BAD = {
+    "no name": ({"data": {}}, "malformed_event: an event without a name"),
+    "no data": ({"event": "thread.run.queued"}, "malformed_event: thread.run.queued without"),
+    "an unknown message": (
+        one(lambda turn: turn.message_delta("msg_x", block("?"))),
+        "unknown_item: thread.message.delta for an unknown message",
+    ),
+    "a block without a place": (
+        one(lambda turn: turn.message_delta("msg_1", block("?", index=None))),
+        "malformed_event: thread.message.delta has no index",
+    ),
+    "a call without an id": (
+        one(lambda turn: turn.step_delta("step_1", {"index": 0, "type": "function"})),
+        "malformed_event: thread.run.step.delta has a call without an id",
+    ),
+    "an action that asks nothing": (
+        one(lambda turn: turn.run("requires_action", required_action=None)),
+        "malformed_event: thread.run.requires_action asks for nothing",
+    ),
+    "another run": (
+        RunTurn("thread_1", "run_x").run("in_progress").events[-1],
+        "foreign_run: the stream is of another run",
+    ),
+    "another thread": (
+        RunTurn("thread_x", "run_1").run("in_progress").events[-1],
+        "foreign_thread: the stream is of another thread",
+    ),
+    "another thread's message": (
+        RunTurn("thread_x", "run_1").message_event("created", "msg_2", []).events[-1],
+        "foreign_thread",
+    ),
+    "a run without an id": (
+        RunTurn("thread_1", "").run("in_progress").events[-1],
+        "malformed_event: a run without an id",
+    ),
+    "an error without a name": ({"message": "Boom", "code": "x"}, "x: Boom"),
+}
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_bad_input_fails_with_its_reason_and_keeps_the_text(name):
+    event, error = BAD[name]
+    sink = Folded()
+    await AssistantsStream(said(event)).into(sink)
+    assert (sink.status, sink.text) == ("failed", "It is")
+    assert sink.error.startswith(error)
+
+
+async def test_a_delta_after_its_message_is_done_is_out_of_order():
+    turn = RunTurn("thread_1", "run_1").run("created").message("It is")
+    sink = Folded()
+    await AssistantsStream(turn.message_delta("msg_1", block("?")).events).into(sink)
+    assert sink.error.startswith("event_out_of_order")
+
+
+async def test_what_users_wrote_is_not_the_answer():
+    turn = RunTurn("thread_1", "run_1").run("created")
+    turn.message_event("created", "msg_u", [], role="user")
+    turn.message_delta("msg_u", block("My question"))
+    sink = Folded()
+    await AssistantsStream(turn.message("The answer").completed()).into(sink)
+    assert sink.parts == [{"type": "text", "text": "The answer", "part": "0.0"}]
+
+
+async def test_a_message_that_only_its_end_announces_is_said():
+    turn = RunTurn("thread_1", "run_1").run("created")
+    content = [{"type": "text", "text": {"value": "All at once"}}]
+    sink = Folded()
+    await AssistantsStream(turn.message_event("completed", "m", content).completed()).into(sink)
+    assert sink.text == "All at once"
+    assert not sink.needs_repair
+
+
+async def test_final_text_that_differs_from_the_deltas_is_what_counts():
+    turn = RunTurn("thread_1", "run_1").run("created").message_event("created", "msg_1", [])
+    turn.message_delta("msg_1", block("Wrong"))
+    content = [{"type": "text", "text": {"value": "Right"}}]
+    stream = AssistantsStream(turn.message_event("completed", "msg_1", content).completed())
+    sink = Folded()
+    await stream.into(sink)
+    assert (stream.amended, sink.needs_repair, sink.final[0]["text"]) == (True, True, "Right")
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_whatever_is_wrong_in_one_place_the_answer_ends_once_and_nothing_is_raised(name):
+    for events in spoiled_everywhere(name):
+        check_ends_once(AssistantsStream(events))
+
+
+@settings(max_examples=300, deadline=None)
+@given(spoiled(GOLDEN))
+def test_whatever_is_wrong_in_many_places_the_answer_ends_once_and_nothing_is_raised(events):
+    check_ends_once(AssistantsStream(events))

@@ -1,0 +1,136 @@
+"""What both drivers share: usage, calls of either client, and stopping upstream."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+
+import openai
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from providers.sinks import Folded
+from rehydrate.providers.driving import (
+    Conversation,
+    add_usage,
+    called,
+    is_sync,
+    stopped_upstream,
+)
+from rehydrate.providers.failures import ProviderError, StreamBroken
+from rehydrate.providers.openai_responses import ResponsesStream
+from rehydrate.providers.toolbox import Toolbox
+
+USAGE = st.dictionaries(
+    st.sampled_from(["input", "output"]),
+    st.integers(0, 9) | st.dictionaries(st.just("cached"), st.integers(0, 9)),
+)
+
+
+@given(USAGE, USAGE)
+def test_usage_is_summed_field_by_field(one, other):
+    total = add_usage(one, other)
+    for key in one.keys() | other.keys():
+        mine, yours = one.get(key), other.get(key)
+        if isinstance(mine, int) and isinstance(yours, int):
+            assert total[key] == mine + yours
+        elif isinstance(mine, dict) and isinstance(yours, dict):
+            assert total[key] == add_usage(mine, yours)
+        else:
+            assert total[key] == (mine if mine is not None else yours)
+
+
+def test_usage_that_is_not_known_adds_nothing():
+    assert add_usage(None, {"a": 1}) == add_usage({"a": 1}, None) == {"a": 1}
+    assert add_usage({"a": 1, "tier": "x"}, {"a": 2, "tier": "y"}) == {"a": 3, "tier": "x"}
+
+
+async def test_a_blocking_method_is_lent_a_thread_and_an_async_one_is_awaited():
+    class SyncAPIClient:
+        def ask(self):
+            return threading.current_thread()
+
+    class Resource:
+        _client = SyncAPIClient()
+
+        def ask(self):
+            return threading.current_thread()
+
+    class Async:
+        async def ask(self):
+            return threading.current_thread()
+
+    here = threading.current_thread()
+    assert await called(SyncAPIClient().ask) is not here
+    assert await called(Resource().ask) is not here
+    assert await called(Async().ask) is here
+
+
+async def test_the_stock_clients_are_told_apart():
+    async with openai.AsyncOpenAI(api_key="x") as client:
+        assert not is_sync(client.responses.create)
+        assert not is_sync(client.post)
+    with openai.OpenAI(api_key="x") as client:
+        assert is_sync(client.responses.create)
+        assert is_sync(client.post)
+
+
+async def test_what_a_method_raises_is_told_as_what_it_means():
+    def ask():
+        raise ConnectionResetError
+
+    with pytest.raises(StreamBroken) as caught:
+        await called(ask)
+    assert isinstance(caught.value.__cause__, ConnectionResetError)
+
+
+async def test_stopping_does_all_steps_whatever_one_of_them_does(monkeypatch, caplog):
+    monkeypatch.setattr("rehydrate.providers.driving.CANCEL_TIMEOUT_S", 0.02)
+    done = []
+
+    async def fails():
+        raise ProviderError("secret detail")
+
+    async def hangs():
+        await asyncio.sleep(3600)
+
+    async def works():
+        done.append(True)
+
+    await stopped_upstream([fails, hangs, works])
+    assert done == [True]
+    assert [record.getMessage() for record in caplog.records] == [
+        "the vendor could not be told to stop: ProviderError",
+        "the vendor could not be told to stop: TimeoutError",
+    ]
+
+
+async def test_stopping_goes_to_its_end_also_while_being_cancelled():
+    begun, done = asyncio.Event(), []
+
+    async def slowly():
+        begun.set()
+        await asyncio.sleep(0.05)
+        done.append(True)
+
+    task = asyncio.create_task(stopped_upstream([slowly]))
+    await begun.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert done == [True]
+
+
+async def test_without_a_final_word_of_one_turn_the_parts_are_what_was_said():
+    sink = Folded()
+    answer = Conversation(sink, Toolbox({}))
+    for events in (
+        [{"type": "response.completed", "response": {"id": "r", "output": []}}],
+        [{"type": "response.completed", "response": {"id": "s", "output": [{"type": "message"}]}}],
+    ):
+        end, calls = await answer.pour(ResponsesStream(events))
+        assert calls == []
+        answer.close_turn(end)
+    outcome = answer.finish(None)
+    assert (outcome.parts, sink.final, sink.status) == (None, None, "completed")

@@ -1,0 +1,69 @@
+"""Which end every exception of a vendor's package means for the response."""
+
+from __future__ import annotations
+
+import json
+
+import openai
+import pytest
+
+from rehydrate.errors import RehydrateError
+from rehydrate.providers.failures import (
+    TOLD_CHARACTERS,
+    ProviderError,
+    StreamBroken,
+    StreamUnreadable,
+    VendorFailed,
+    failure_of,
+    vendor_failure,
+)
+
+
+def raised(call):
+    try:
+        call()
+    except Exception as error:  # noqa: BLE001 - whatever it raises is what is looked at
+        return error
+    raise AssertionError("it raised nothing")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "told"),
+    [
+        (raised(lambda: json.loads("{")), StreamUnreadable, "malformed_event: Expecting"),
+        (raised(b"\xff".decode), StreamUnreadable, "malformed_event: 'utf-8'"),
+        (TimeoutError(), StreamBroken, "stalled: nothing came for too long"),
+        (openai.APITimeoutError(request=None), StreamBroken, "stalled"),
+        (openai.APIConnectionError(request=None), StreamBroken, "connection_lost: APIConnection"),
+        (ConnectionResetError(), StreamBroken, "connection_lost: ConnectionResetError"),
+        (
+            openai.APIError("no", None, body={"code": "server_error", "message": "Boom"}),
+            VendorFailed,
+            "server_error: Boom",
+        ),
+        (openai.APIError("no", None, body=None), VendorFailed, "APIError"),
+        (KeyError("secret"), ProviderError, "source_failed: KeyError"),
+    ],
+)
+def test_an_exception_is_told_by_what_it_means(error, kind, told):
+    failure = failure_of(error)
+    assert type(failure) is kind
+    assert failure.told.startswith(told)
+    assert "secret" not in failure.told
+    assert failure.__cause__ is error
+
+
+def test_a_failure_stays_what_it_is():
+    failure = StreamBroken("cut")
+    assert failure_of(failure) is failure
+    assert isinstance(failure, RehydrateError)
+    assert (failure.ending, failure.code, str(failure)) == ("incomplete", "cut", "cut")
+
+
+def test_what_is_told_has_a_bound():
+    assert len(vendor_failure({"code": "x", "message": "y" * 5000}).told) == TOLD_CHARACTERS
+
+
+@pytest.mark.parametrize("error", [None, "x", {}, {"code": 5, "message": []}])
+def test_an_error_object_without_a_word_is_a_failure_all_the_same(error):
+    assert vendor_failure(error).told == "vendor_failed"

@@ -1,0 +1,133 @@
+"""Bad input of the Responses API: each kind ends the answer with an error that says which."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+
+from providers.sinks import Folded
+from providers.spoiling import check_ends_once, spoiled, spoiled_everywhere
+from providers.transcribed import NAMES, transcript
+from providers.turns import ResponseTurn
+from rehydrate.providers.openai_responses import ResponsesStream
+
+GOLDEN = [name for name in NAMES if name.startswith("responses_")]
+
+
+def said(**more):
+    """Events of a response that has said `It is`, then one more."""
+    return [*ResponseTurn().message("It is", pieces=["It", " is"]).events[:6], more]
+
+
+def delta(number=6, **more):
+    at = {"item_id": "msg_0", "output_index": 0, "content_index": 0, "delta": " so"}
+    return {"type": "response.output_text.delta", "sequence_number": number} | at | more
+
+
+def without(event, *keys):
+    return {key: value for key, value in event.items() if key not in keys}
+
+
+BAD = {
+    "no type": ({"sequence_number": 6}, "malformed_event: an event without a type"),
+    "a type that is none": ({"type": 5}, "malformed_event: an event without a type"),
+    "no delta": (without(delta(), "delta"), "malformed_event: response.output_text.delta has no text"),
+    "a delta that is no text": (delta(delta=5), "malformed_event"),
+    "no place": (without(delta(), "output_index"), "malformed_event"),
+    "a place that is none": (delta(output_index=-1), "malformed_event"),
+    "an unknown place": (delta(output_index=7), "unknown_item: response.output_text.delta for output 7"),
+    "an unknown item": (delta(item_id="msg_x"), "unknown_item"),
+    "a number again": (delta(number=5), "event_out_of_order: response.output_text.delta 5 after 5"),
+    "a number from before": (delta(number=2), "event_out_of_order"),
+    "no item": ({"type": "response.output_item.added", "output_index": 1}, "malformed_event"),
+    "an item without a type": (
+        {"type": "response.output_item.added", "output_index": 1, "item": {}},
+        "malformed_event: item 1 has no type",
+    ),
+    "another response": (
+        {"type": "response.in_progress", "response": {"id": "resp_x"}},
+        "foreign_response: response.in_progress is of another response",
+    ),
+    "another response's end": (
+        {"type": "response.completed", "response": {"id": "resp_x"}},
+        "foreign_response",
+    ),
+    "an end without a response": ({"type": "response.completed"}, "malformed_event"),
+    "a failure without a word": ({"type": "response.failed", "response": {}}, "vendor_failed"),
+    "an error without a word": ({"type": "error"}, "vendor_failed"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", BAD)
+async def test_bad_input_fails_with_its_reason_and_keeps_the_text(name):
+    event, error = BAD[name]
+    sink = Folded()
+    await ResponsesStream(said(**event)).into(sink)
+    assert (sink.status, sink.text) == ("failed", "It is")
+    assert sink.error.startswith(error)
+
+
+async def test_a_delta_after_its_part_is_done_is_out_of_order():
+    turn = ResponseTurn().message("It is")
+    sink = Folded()
+    await ResponsesStream([*turn.events, delta(len(turn.events))]).into(sink)
+    assert sink.error.startswith("event_out_of_order")
+    assert sink.text == "It is"
+
+
+async def test_malformed_json_fails_after_what_came_before_it():
+    sink = Folded()
+    body = b'data: {"type": "response.created", "response": {"id": "r"}}\n\ndata: {"type": \n\n'
+    await ResponsesStream(body).into(sink)
+    assert sink.status == "failed"
+    assert sink.error.startswith("malformed_event: Expecting value")
+
+
+async def test_events_that_are_missing_without_a_final_text_leave_it_incomplete():
+    turn = ResponseTurn().message("one two three")
+    events = [event for event in turn.events if event["sequence_number"] not in (5, 7, 8, 9)]
+    last = {"type": "response.completed", "sequence_number": 10}
+    sink = Folded()
+    await ResponsesStream([*events, last | {"response": {"id": "resp_1"}}]).into(sink)
+    assert (sink.status, sink.text) == ("incomplete", "one three")
+    assert sink.error.startswith("events_missing")
+
+
+async def test_a_part_that_its_deltas_did_not_fill_is_filled_at_its_end():
+    events = ResponseTurn().message("one two three").completed()
+    events = [event for event in events if event["sequence_number"] != 6]
+    sink = Folded()
+    stream = ResponsesStream(events)
+    await stream.into(sink)
+    assert (sink.status, sink.text) == ("completed", "one two three")
+    assert stream.amended  # numbers were left out; the vendor's last word made it whole
+    assert not sink.needs_repair
+
+
+async def test_text_of_items_that_are_no_messages_is_not_the_answer_s():
+    turn = ResponseTurn().calls(("c", "t", {}))
+    at = {"item_id": "fc_0", "output_index": 0, "content_index": 0, "delta": "x"}
+    event = {"type": "response.output_text.delta", "sequence_number": len(turn.events)}
+    sink = Folded()
+    await ResponsesStream([*turn.events, event | at]).into(sink)
+    assert sink.text == ""
+
+
+async def test_servers_without_numbers_are_read():
+    events = [without(event, "sequence_number") for event in transcript("responses_text")["events"]]
+    sink = Folded()
+    stream = ResponsesStream(events)
+    await stream.into(sink)
+    assert (sink.text, stream.sequence_number) == ("Once upon a time.", None)
+
+
+@pytest.mark.parametrize("name", GOLDEN)
+def test_whatever_is_wrong_in_one_place_the_answer_ends_once_and_nothing_is_raised(name):
+    for events in spoiled_everywhere(name):
+        check_ends_once(ResponsesStream(events))
+
+
+@settings(max_examples=300, deadline=None)
+@given(spoiled(GOLDEN))
+def test_whatever_is_wrong_in_many_places_the_answer_ends_once_and_nothing_is_raised(events):
+    check_ends_once(ResponsesStream(events))

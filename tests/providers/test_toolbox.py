@@ -1,0 +1,183 @@
+"""Tools: described from their signatures, run with their limits, and what each failure becomes."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import threading
+from typing import Literal
+
+import pytest
+
+from rehydrate.errors import BadParameter
+from rehydrate.providers.toolbox import CALLS_AT_ONCE, Tool, Toolbox
+from rehydrate.providers.vendor_events import RESULT_BYTES_MAX, ToolCallDone
+
+
+def call(name, args="", call_id="call_1", kind="function_call"):
+    return ToolCallDone("done", None, call_id, name, kind, args)
+
+
+def weather(city: str, unit: Literal["c", "f"] = "c") -> dict:
+    """The weather of a city."""
+    return {"city": city, "unit": unit}
+
+
+async def nothing():
+    return None
+
+
+def promised():
+    """Not async itself, but what it returns must be awaited."""
+    return nothing()
+
+
+def odd():
+    return object()
+
+
+def test_a_function_is_described_by_its_signature_and_docstring():
+    (spec,) = Toolbox({"weather": weather}).specs()
+    assert (spec["type"], spec["name"], spec["strict"]) == ("function", "weather", False)
+    assert spec["description"] == "The weather of a city."
+    schema = spec["parameters"]
+    assert schema["properties"]["unit"]["enum"] == ["c", "f"]
+    assert (schema["required"], schema["additionalProperties"]) == (["city"], False)
+
+
+def test_a_tool_may_be_described_by_hand():
+    parameters = {"type": "object", "properties": {}}
+    tool = Tool(weather, "By hand.", parameters, strict=True)
+    (spec,) = Toolbox({"weather": tool}).nested_specs()
+    function = spec["function"]
+    assert (function["description"], function["strict"]) == ("By hand.", True)
+    assert function["parameters"] == parameters
+
+
+def unreadable(x: NoSuchType) -> None:  # noqa: F821 - as it may be written by mistake
+    """A tool whose annotation is nowhere."""
+
+
+def variadic(*values) -> None:
+    """A tool whose arguments have no names."""
+
+
+@pytest.mark.parametrize("tool", [unreadable, variadic])
+def test_what_cannot_be_described_is_refused_by_name(tool):
+    with pytest.raises(BadParameter, match="tool 'mine'"):
+        Toolbox({"mine": tool})
+
+
+@pytest.mark.parametrize(
+    ("tool", "args", "output", "result"),
+    [
+        (weather, '{"city": "Oslo"}', '{"city":"Oslo","unit":"c"}', {"city": "Oslo", "unit": "c"}),
+        (lambda: "as it is", "", "as it is", "as it is"),
+        (nothing, "{}", "null", None),
+        (lambda: (1, 2), "", "[1,2]", [1, 2]),
+        (promised, "", "null", None),
+    ],
+)
+async def test_what_a_tool_returns_is_its_output(tool, args, output, result):
+    answer = await Toolbox({"mine": tool}).answer(call("mine", args))
+    assert (answer.output, answer.result, answer.failure) == (output, result, None)
+
+
+async def test_arguments_become_what_the_signature_says():
+    seen = []
+
+    def take(numbers: list[int], sure: bool = True):
+        seen.append((numbers, sure))
+
+    await Toolbox({"take": take}).answer(call("take", '{"numbers": ["1", 2]}'))
+    assert seen == [([1, 2], True)]
+
+
+@pytest.mark.parametrize("args", ["{}", '{"city": 5}', '{"city": "Oslo", "more": 1}'])
+async def test_arguments_that_do_not_fit_are_told_to_the_model(args):
+    answer = await Toolbox({"weather": weather}).answer(call("weather", args))
+    assert answer.failure is None
+    assert json.loads(answer.output)["error"].startswith("ValidationError")
+    assert answer.result == json.loads(answer.output)
+
+
+async def test_an_exception_and_a_result_that_is_no_json_are_told_to_the_model():
+    def broken():
+        raise LookupError("no station")
+
+    box = Toolbox({"broken": broken, "odd": odd, "late": _late})
+    assert (await box.answer(call("broken"))).result == {"error": "LookupError: no station"}
+    assert "no JSON" in (await box.answer(call("odd"))).output
+    assert (await box.answer(call("late"))).result == {"error": "TimeoutError: its own"}
+
+
+async def _late():
+    raise TimeoutError("its own")
+
+
+@pytest.mark.parametrize(
+    ("name", "args", "code"),
+    [
+        ("nobody", "{}", "unknown_tool"),
+        ("weather", "{", "bad_arguments"),
+        ("weather", "[]", "bad_arguments"),
+        ("weather", "[" * 100_000, "bad_arguments"),
+        ("hang", "", "tool_timeout"),
+        ("block", "", "tool_timeout"),
+    ],
+)
+async def test_what_no_model_can_mend_is_a_failure(name, args, code):
+    released = threading.Event()
+    tools = {"weather": weather, "hang": asyncio.Event().wait, "block": lambda: released.wait(20)}
+    tools["hang"] = Tool(asyncio.Event().wait, "", {}, timeout_s=0.05)
+    try:
+        answer = await Toolbox(tools, timeout_s=0.05).answer(call(name, args))
+    finally:
+        released.set()
+    assert (answer.failure.code, answer.failure.ending) == (code, "failed")
+    assert name in answer.failure.told
+    assert answer.result == {"error": answer.failure.told}
+
+
+async def test_a_result_that_is_too_long_for_readers_reaches_the_model():
+    answer = await Toolbox({"long": lambda: "x" * 100_000}).answer(call("long"))
+    assert len(answer.output) == 100_000
+    assert answer.result["omitted_bytes"] > RESULT_BYTES_MAX
+
+
+async def test_calls_run_at_the_same_time_within_a_bound():
+    running, most = 0, 0
+
+    async def count():
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0.01)
+        running -= 1
+
+    calls = [call("count", "", f"call_{n}") for n in range(CALLS_AT_ONCE * 2)]
+    answers = [answer async for answer in Toolbox({"count": count}).answers(calls)]
+    assert {answer.tool_call_id for answer in answers} == {done.tool_call_id for done in calls}
+    assert most == CALLS_AT_ONCE
+
+
+async def test_answers_come_in_the_order_in_which_they_end_and_closing_ends_the_rest():
+    ended = []
+
+    async def take(seconds: float):
+        try:
+            await asyncio.sleep(seconds)
+        finally:
+            ended.append(seconds)
+
+    calls = [call("take", '{"seconds": 3600}', "slow"), call("take", '{"seconds": 0}', "fast")]
+    answers = Toolbox({"take": take}, timeout_s=4000).answers(calls)
+    assert (await anext(answers)).tool_call_id == "fast"
+    await answers.aclose()
+    assert ended == [0, 3600]
+
+
+async def test_a_custom_tool_gets_its_text():
+    box = Toolbox({"shout": Tool(str.upper, "", {})})
+    answer = await box.answer(call("shout", "{not json", kind="custom_tool_call"))
+    assert (answer.output, answer.kind) == ("{NOT JSON", "custom_tool_call")

@@ -1,0 +1,90 @@
+"""Typed events: what each says into a response, and that results too long for readers are left out."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from providers.sinks import Folded
+from rehydrate.core.events import Event
+from rehydrate.providers import vendor_events
+from rehydrate.providers.failures import StreamBroken
+from rehydrate.providers.vendor_events import (
+    RESULT_BYTES_MAX,
+    Ended,
+    Image,
+    Progress,
+    ReasoningDelta,
+    RefusalDelta,
+    TextDelta,
+    ToolArgsDelta,
+    ToolCallStarted,
+    ToolResult,
+    VendorEvent,
+    shown,
+)
+from rehydrate.publishing import Response
+
+KINDS = [kind for kind in vars(vendor_events).values() if isinstance(kind, type)]
+
+
+def test_all_events_are_frozen_and_have_their_type_first():
+    kinds = [kind for kind in KINDS if issubclass(kind, VendorEvent)]
+    assert len(kinds) > 15
+    for kind in kinds:
+        assert [field.name for field in dataclasses.fields(kind)][:2] == ["type", "sequence_number"]
+        assert kind.__dataclass_params__.frozen
+
+
+def test_each_event_says_what_it_adds():
+    sink = Folded()
+    for event in (
+        TextDelta("t", 1, "0.0", "Yes"),
+        RefusalDelta("t", 2, "0.1", "No"),
+        ReasoningDelta("t", 3, "0.s0", "Hm"),
+        ToolCallStarted("t", 4, "c", "sum", "function_call"),
+        ToolArgsDelta("t", 5, "c", "{}"),
+        ToolResult("t", 6, "c", "sum", 7),
+        Image("t", 7, "image-0.2", {"file_id": "f"}),
+        Progress("t", 8, {}),
+        Ended("t", 9, "incomplete", {"n": 1}, StreamBroken("cut"), None),
+    ):
+        event.say(sink)
+    assert [part["type"] for part in sink.parts] == [
+        "text", "refusal", "reasoning", "tool_call", "tool_call",
+    ]  # fmt: skip
+    assert (sink.parts[3]["args"], sink.parts[3]["result"]) == ("{}", 7)
+    assert (sink.parts[4]["name"], sink.parts[4]["result"]) == ("image", {"file_id": "f"})
+    assert sink.ending == ("incomplete", {"n": 1}, "cut")
+
+
+def test_they_are_made_for_match():
+    match TextDelta("t", 1, "0.0", "Yes"):
+        case TextDelta(type="t", text=text):
+            assert text == "Yes"
+        case _:
+            pytest.fail("it did not match")
+
+
+def test_a_response_that_is_published_is_a_sink():
+    class Out:
+        id, gen, said = "r", 1, []
+
+        def emit(self, kind, **fields):
+            self.said.append(Event(kind, "r", **fields).kind)
+
+    out = Out()
+    response = Response(out)  # the real one, over what it emits to
+    TextDelta("t", 1, "0.0", "Yes").say(response)
+    ToolCallStarted("t", 4, "c", "sum", "function_call").say(response)
+    ToolResult("t", 6, "c", "sum", 7).say(response)
+    Ended("t", 9, "failed", None, StreamBroken("cut"), []).say(response)
+    assert out.said == ["token", "tool_call", "tool_result"]
+    assert (out.ending.status, out.ending.error) == ("failed", "cut")
+
+
+def test_results_that_readers_cannot_take_are_left_out():
+    assert shown({"a": [1]}) == {"a": [1]}
+    assert shown("x" * RESULT_BYTES_MAX) == {"omitted_bytes": RESULT_BYTES_MAX + 2}
+    assert shown(object()) == {"omitted": "object"}
