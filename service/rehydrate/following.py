@@ -53,7 +53,7 @@ class Follower:
             StoreUnavailable: Postgres does not answer.
             ChannelRefused: Ably does not let us attach.
         """
-        while self._cursor is None and not self._ended:
+        while self._cursor is None and self._goes_on:
             if self._feed.standing is not None:
                 return
             await self._feed.wait()
@@ -63,7 +63,7 @@ class Follower:
 
         Nothing after *timeout_s*, or once it is closed. Raises as `ready` does.
         """
-        while not self._ended:
+        while self._goes_on:
             told = self._take()
             if told:
                 return told
@@ -87,10 +87,15 @@ class Follower:
         return self._pending.pop()
 
     @property
-    def _ended(self) -> bool:
-        if self._feed.error is not None:
-            raise self._feed.error
+    def ended(self) -> bool:
+        """Whether nothing more will be told."""
         return self.closed or self._feed.closed
+
+    @property
+    def _goes_on(self) -> bool:
+        if self._feed.error is not None and not self.closed:
+            raise self._feed.error
+        return not self.ended
 
     def _take(self) -> list[FollowEvent]:
         telling = self._feed.telling

@@ -14,9 +14,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rehydrate.api import answers
-from rehydrate.api.access import Access, bearer
+from rehydrate.api.access import Access, Reader, bearer
 from rehydrate.api.documents import SECURITY_SCHEMES, problems
-from rehydrate.api.edge import Edge
+from rehydrate.api.edge import Edge, query_token
 from rehydrate.api.metrics import CONTENT_TYPE, Metrics
 from rehydrate.api.problems import problem_of
 from rehydrate.api.router import LIMITS, Limits, router
@@ -112,11 +112,11 @@ class _Readers:
         self._service = service
         self._access = access
 
-    async def __call__(self, request: Request, conversation_id: str) -> bool:
-        await self._access.reader(
-            bearer(request), lambda: self._service.channel_of(conversation_id)
-        )
-        return True
+    async def __call__(self, request: Request, conversation_id: str) -> Reader:
+        token = bearer(request)
+        if token is None and getattr(request.scope.get("route"), "path", "").endswith("/stream"):
+            token = query_token(request)  # EventSource cannot send headers
+        return await self._access.reader(token, lambda: self._service.channel_of(conversation_id))
 
 
 def _backend(access: Access, request: Request) -> bool:

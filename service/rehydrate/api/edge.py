@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("rehydrate.access")
 
 _TOKEN = "rehydrate.access_token"  # noqa: S105 - the name of a place, not a token
+_HEAD = "rehydrate.head"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -52,7 +53,7 @@ class Edge:
             await send(message)
 
         # what answers GET answers HEAD; the server leaves the body out
-        inner = {**scope, "method": "GET"} if scope["method"] == "HEAD" else scope
+        inner = {**scope, "method": "GET", _HEAD: True} if scope["method"] == "HEAD" else scope
         try:
             await self._app(inner, receive, send_on)
         finally:
@@ -78,6 +79,11 @@ def query_token(request: HTTPConnection) -> str | None:
     """The ``access_token`` that the query held: for clients that cannot send headers."""
     token: str | None = request.scope.get(_TOKEN)
     return token
+
+
+def is_head(request: HTTPConnection) -> bool:
+    """Whether only the head of the answer was asked for."""
+    return bool(request.scope.get(_HEAD))
 
 
 def _lift_token(scope: Scope) -> None:

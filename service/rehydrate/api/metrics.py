@@ -48,6 +48,9 @@ class Metrics:
         self._in_flight = Gauge(
             "rehydrate_hydrates_in_flight", "Hydrates under way.", registry=self._registry
         )
+        self._streams = Gauge(
+            "rehydrate_streams_open", "Streams that readers follow.", registry=self._registry
+        )
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:
         return Counter(f"rehydrate_{name}", says, labels, registry=self._registry)
@@ -71,6 +74,10 @@ class Metrics:
         self._hydrates.labels(complete).inc()
         for outcome, events in outcomes.items():
             self._read.labels(outcome).inc(events)
+
+    def streams(self, count: int) -> None:
+        """Say how many streams are open."""
+        self._streams.set(count)
 
     def in_flight(self, hydrates: int) -> None:
         """Say how many hydrates are under way."""

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import json
-from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
 from fastapi import APIRouter
@@ -23,6 +23,7 @@ from rehydrate.api.documents import (
     problems,
     secured,
 )
+from rehydrate.api.edge import is_head
 from rehydrate.api.metrics import Metrics
 from rehydrate.api.parameters import described
 from rehydrate.api.routing import Route
@@ -34,6 +35,7 @@ from rehydrate.api.schemas import (
     new_messages,
 )
 from rehydrate.api.service import Service
+from rehydrate.api.stream import EventStream, Streams, last_event_id
 from rehydrate.core.events import TERMINAL
 from rehydrate.core.ids import encode_cursor
 from rehydrate.core.json import dump
@@ -44,7 +46,8 @@ Authorize = Callable[[Request, str], Any]
 """Whether the sender of a request may read a conversation: ``(request, conversation_id)``.
 
 True, or an awaitable of it, admits; anything falsy refuses (403); what it raises is told
-(HTTPException, or an error of ours).
+(HTTPException, or an error of ours). What admits may have ``expires_s``, in seconds since 1970: a
+stream ends then.
 """
 
 AuthorizeBackend = Callable[[Request], Any]
@@ -54,13 +57,14 @@ AuthorizeBackend = Callable[[Request], Any]
 class Limits(NamedTuple):
     """How much is taken on.
 
-    ``body_bytes``: the largest body that is read. ``hydrates`` and ``bodies``: how many may be
-    under way at once; one more is told 429.
+    ``body_bytes``: the largest body that is read. ``hydrates``, ``bodies`` and ``streams``: how
+    many may be under way at once; one more is told 429.
     """
 
     body_bytes: int = 4 * 1024 * 1024
     hydrates: int = 256
     bodies: int = 32
+    streams: int = 20_000
 
 
 LIMITS = Limits()
@@ -88,14 +92,16 @@ def router(
         limits: how much is taken on.
     """
     routes = _Conversations(service, authorize, authorize_backend, metrics or Metrics(), limits)
-    made = APIRouter(route_class=Route, lifespan=_lifespan(service), tags=["conversations"])
+    lifespan = _lifespan(service, routes.streams)
+    made = APIRouter(route_class=Route, lifespan=lifespan, tags=["conversations"])
     _add_reading(made, routes)
+    _add_following(made, routes)
     if authorize_backend is not None:
         _add_backend(made, routes)
     return made
 
 
-def _lifespan(service: Service) -> Callable[[Any], Any]:
+def _lifespan(service: Service, streams: Streams) -> Callable[[Any], Any]:
     """Open with the first app that starts, close with the last that ends."""
     running = 0
 
@@ -106,9 +112,11 @@ def _lifespan(service: Service) -> Callable[[Any], Any]:
             await service.open()
         running += 1
         try:
-            yield
+            with streams.ending_with_the_process():
+                yield
         finally:
             running -= 1
+            streams.end()
             if not running:
                 await service.close()
 
@@ -146,6 +154,43 @@ def _add_reading(made: APIRouter, routes: _Conversations) -> None:
         },
         openapi_extra={**secured(READERS), **described("conversation_id", "message_id")},
     )
+
+
+def _add_following(made: APIRouter, routes: _Conversations) -> None:
+    made.add_api_route(
+        "/v1/conversations/{conversation_id}/stream",
+        routes.stream,
+        response_class=Response,
+        summary="Follow a conversation",
+        description="Server-sent events: a `snapshot` (as the hydrated conversation), then what is "
+        "live, each once: `prompt`, `start`, `token`, `refusal`, `reasoning`, `tool_call`, "
+        "`tool_args`, `tool_result`, `repair`, `stop`. After `again`, messages may have been "
+        "missed, and a new `snapshot` follows.",
+        responses={
+            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            **problems(401, 403, 422, 429, 500, 502, 503),
+        },
+        openapi_extra={
+            **secured(READERS),
+            "parameters": [*described("conversation_id", "limit")["parameters"], *_STREAM_QUERY],
+        },
+    )
+
+
+_STREAM_QUERY = [
+    {
+        "name": name,
+        "in": where,
+        "required": False,
+        "description": says,
+        "schema": {"type": "string"},
+    }
+    for name, where, says in (
+        ("Last-Event-ID", "header", "The `id` of the last event that was received."),
+        ("last_event_id", "query", "Likewise, where no header can be sent."),
+        ("access_token", "query", "The token, where no header can be sent. It is never logged."),
+    )
+]
 
 
 def _add_backend(made: APIRouter, routes: _Conversations) -> None:
@@ -200,6 +245,8 @@ class _Conversations:
         self._body_bytes = limits.body_bytes
         self._hydrating = Bound(limits.hydrates, "hydrates", metrics.in_flight)
         self._storing = Bound(limits.bodies, "bodies")
+        self._streaming = Bound(limits.streams, "streams", metrics.streams)
+        self.streams = Streams()
 
     async def hydrate(self, request: Request) -> Response:
         conversation_id = await self._readable(request)
@@ -213,6 +260,21 @@ class _Conversations:
         codes = [reason.code for reason in hydrated.reasons]
         self._metrics.hydrated(codes, hydrated.counts or {})
         return answers.settled(request, body) if hydrated.settled else answers.live(body)
+
+    async def stream(self, request: Request) -> Response:
+        conversation_id, proof = await self._proved(request)
+        limit = parameters.limit(request)
+        async with AsyncExitStack() as stack:
+            stack.enter_context(self._streaming)
+            follower = await stack.enter_async_context(
+                self._service.joined(conversation_id, limit=limit, after=last_event_id(request))
+            )
+            stack.enter_context(self.streams.holding(follower))
+            await follower.ready()
+            if is_head(request):
+                follower.close()
+            expires_s = getattr(proof, "expires_s", None)
+            return EventStream(follower, stack.pop_all(), expires_s=expires_s)
 
     async def message(self, request: Request) -> Response:
         conversation_id = await self._readable(request)
@@ -248,17 +310,22 @@ class _Conversations:
 
     async def _readable(self, request: Request) -> str:
         """The conversation in the path, which the sender of *request* may read."""
-        conversation_id = parameters.conversation_id(request)
-        await _admitted(self._authorize(request, conversation_id))
+        conversation_id, _ = await self._proved(request)
         return conversation_id
+
+    async def _proved(self, request: Request) -> tuple[str, Any]:
+        """Likewise, and what admitted the sender."""
+        conversation_id = parameters.conversation_id(request)
+        return conversation_id, await _admitted(self._authorize(request, conversation_id))
 
     async def _admit_backend(self, request: Request) -> None:
         if self._authorize_backend is not None:
             await _admitted(self._authorize_backend(request))
 
 
-async def _admitted(verdict: bool | Awaitable[bool | None] | None) -> None:
+async def _admitted(verdict: Any) -> Any:
     if inspect.isawaitable(verdict):
         verdict = await verdict
     if not verdict:
         raise Forbidden("this is not yours to see or do")
+    return verdict

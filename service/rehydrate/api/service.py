@@ -6,8 +6,10 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from rehydrate.core.ids import Cursor
+    from rehydrate.following import Follower
     from rehydrate.hydration import Hydrated
     from rehydrate.ports import Conversation
     from rehydrate.recording import NewMessage, StoreResult
@@ -37,6 +39,12 @@ class Service(Protocol):
         before: Cursor | None = None,
     ) -> Hydrated:
         """The hydrated conversation; a conversation that nobody has begun has no messages."""
+        ...
+
+    def joined(
+        self, conversation_id: str, *, limit: int = 50, after: str | None = None
+    ) -> AbstractAsyncContextManager[Follower]:
+        """Follow the conversation while the block runs, behind the event *after* if that can be."""
         ...
 
     async def message(self, conversation_id: str, message_id: str) -> bytes:
