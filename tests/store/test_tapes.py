@@ -1,0 +1,41 @@
+"""A tape in pieces is unpacked only when somebody looks."""
+
+from __future__ import annotations
+
+from rehydrate.core.tape import Tape, Tick
+from rehydrate.store.tapes import StoredTape
+
+TICKS = [Tick(3, 1_000), Tick(0, 1_020), Tick(5, 900)]
+
+
+def stored(*pieces: list[Tick]) -> StoredTape:
+    return StoredTape([Tape(piece).packed() for piece in pieces])
+
+
+def test_pieces_are_one_tape() -> None:
+    tape = stored(TICKS[:1], [], TICKS[1:])
+    assert tape.stored is None
+    assert tape.ticks == TICKS
+    assert tape.stored == 3
+
+
+def test_what_is_appended_is_behind_what_was_stored() -> None:
+    tape = stored(TICKS)
+    tape.ticks.append(Tick(1, 2_000))
+    assert tape.ticks[tape.stored :] == [Tick(1, 2_000)]
+    assert Tape(packed=tape.packed()).ticks == [*TICKS, Tick(1, 2_000)]
+
+
+def test_one_piece_is_packed_already() -> None:
+    tape = stored(TICKS)
+    assert tape.packed() == Tape(TICKS).packed()
+    assert tape.stored is None
+
+
+def test_several_pieces_are_packed_as_one() -> None:
+    assert stored(TICKS[:2], TICKS[2:]).packed() == Tape(list(TICKS)).packed()
+
+
+def test_no_piece_is_no_tick() -> None:
+    assert StoredTape([]).ticks == []
+    assert Tape(packed=StoredTape([]).packed()).ticks == []
