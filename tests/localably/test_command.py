@@ -7,10 +7,12 @@ import contextlib
 import os
 import signal
 import sys
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
 
+from localably.node import run_scenario
 from rehydrate.localably.command import main
 
 KEY = "app.key:" + "s" * 32
@@ -80,3 +82,11 @@ def test_help_explains(capsys):
         main(["--help"])
     assert ended.value.code == 0
     assert "--data-dir" in capsys.readouterr().out
+
+
+async def test_as_a_process_it_serves_stock_ably_js_too(node_modules):
+    async with running("--key", KEY) as (_, url):
+        there = SimpleNamespace(port=int(url.rpartition(":")[2]), key=KEY)
+        for binary in (True, False):
+            seen = await run_scenario(node_modules, there, "resume", binary=binary, given={})
+            assert seen["data"] == ["before", "meanwhile 1", "meanwhile 2", "after"]
