@@ -221,7 +221,8 @@ async def _learn(
 ) -> None:
     """Give *timeline* the stored messages that *events* speak of and it does not know.
 
-    A finished message of the page is taken from its wire form; others are asked for.
+    A finished message of the page is taken from its wire form, unless that has to be cut; others
+    are asked for.
     """
     if stored.conversation is None:
         return
@@ -230,8 +231,9 @@ async def _learn(
         unknown.discard(None)
     if not unknown:
         return
+    repaired = {event.message_id for event in events if event.kind == "repair"}
     for row in stored.finished:
-        if row.id in unknown:
+        if row.id in unknown - repaired:
             state = wire.state_of(json.loads(row.wire))
             if not state.gaps():
                 state.position = row.position

@@ -1,0 +1,252 @@
+"""Conversations over a real Postgres and a real channel server, with a way to stop time in between.
+
+`House` opens the rooms once for a module; `Room` is one conversation in it. `Paused` lends a port
+with a pause before chosen calls, so that a test says which of two goes first, and sleeps never do.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import secrets
+import time
+from contextlib import aclosing, asynccontextmanager
+
+from rehydrate.channel.ably import AblyChannel
+from rehydrate.core.dialects import tokens
+from rehydrate.core.events import Event
+from rehydrate.hydration import Rules, hydrate
+from rehydrate.localably import LocalAbly
+from rehydrate.ports import Outgoing
+from rehydrate.publication import Terms
+from rehydrate.publishing import respond
+from rehydrate.recording import catch_up, store_messages
+from rehydrate.store.postgres import PostgresStore
+
+PATIENCE_S = 30
+
+
+def now_ms():
+    return time.time_ns() // 1_000_000
+
+
+class Paused:
+    """A port that awaits ``pauses[name]()`` before a call of that name is passed on."""
+
+    def __init__(self, port, **pauses):
+        self._port = port
+        self._pauses = pauses
+
+    async def _pause(self, name):
+        if name in self._pauses:
+            async with asyncio.timeout(PATIENCE_S):
+                await self._pauses[name]()
+
+    async def load(self, *args, **more):
+        await self._pause("load")
+        return await self._port.load(*args, **more)
+
+    async def states(self, *args, **more):
+        await self._pause("states")
+        return await self._port.states(*args, **more)
+
+    @asynccontextmanager
+    async def locked(self, *args):
+        await self._pause("locked")
+        async with self._port.locked(*args) as held:
+            yield held
+
+    async def history(self, *args, **more):
+        await self._pause("history")
+        async with aclosing(self._port.history(*args, **more)) as pages:
+            async for page in pages:
+                yield page
+                await self._pause("page")
+        await self._pause("read")
+
+    def publish(self, channel, messages):
+        name = messages[0].name
+        if name in self._pauses:
+            return asyncio.ensure_future(self._published_late(channel, messages))
+        return self._port.publish(channel, messages)
+
+    async def _published_late(self, channel, messages):
+        await self._pause(messages[0].name)
+        return await self._port.publish(channel, messages)
+
+
+class Gate:
+    """Stops who comes to it, and tells that somebody did."""
+
+    def __init__(self):
+        self._arrived, self._opened = asyncio.Event(), asyncio.Event()
+
+    async def __call__(self):
+        self._arrived.set()
+        await self._opened.wait()
+
+    async def reached(self):
+        async with asyncio.timeout(PATIENCE_S):
+            await self._arrived.wait()
+
+    def open(self):
+        self._opened.set()
+
+
+class Room:
+    """One conversation of a house."""
+
+    def __init__(self, house, rules):
+        self.id = f"c-{secrets.token_hex(5)}"
+        self.name = f"ai:{self.id}"
+        self.house = house
+        self.rules = rules
+        self.store = house.store
+        self.channel = house.channel
+        self.faults = house.server.faults
+        self._count = itertools.count()
+
+    def _ports(self, store=None, channel=None, rules=None):
+        return {
+            "store": store or self.store,
+            "channel": channel or self.channel,
+            "channel_name": self.name,
+            "rules": rules or self.rules,
+        }
+
+    async def hydrate(self, *, store=None, channel=None, rules=None, **asked):
+        return await hydrate(self.id, **self._ports(store, channel, rules), **asked)
+
+    async def catch_up(self, *, store=None, channel=None, rules=None):
+        return await catch_up(self.id, **self._ports(store, channel, rules))
+
+    def respond(self, rid, *, store=None, channel=None, terms=Terms(), **more):  # noqa: B008 - frozen
+        return respond(self.id, rid, **self._ports(store, channel), terms=terms, **more)
+
+    async def store_messages(self, *messages):
+        return await store_messages(
+            self.id, messages, store=self.store, channel_name=self.name, rules=self.rules
+        )
+
+    async def say(self, name, data=None, *, client_id=None, **headers):
+        """Publish one message, and wait until it is acknowledged; its serial."""
+        extras = {"headers": headers} if headers else None
+        said = Outgoing(name, data, f"{self.id}-{next(self._count)}", extras, client_id)
+        (serial,) = await self.channel.publish(self.name, [said])
+        return serial
+
+    async def tell(self, rid, text, *, start=True, stop=True, first=1, **headers):
+        """Publish a response, a letter a token, as somebody else would; the last serial."""
+        last = None
+        if start:
+            last = await self.say("start", responseId=rid, seq=0, **headers)
+        for seq, letter in enumerate(text, first):
+            last = await self.say("token", letter, responseId=rid, seq=seq, **headers)
+        if stop:
+            last = await self.say("stop", responseId=rid, seq=first + len(text), **headers)
+        return last
+
+    async def on_channel(self):
+        """The channel messages, oldest first."""
+        found = []
+        async with aclosing(self.channel.history(self.name, forwards=True)) as pages:
+            async for page in pages:
+                found += page
+        return found
+
+    async def shown(self, **asked):
+        """What a hydrate shows: text and status by id."""
+        hydrated = await self.hydrate(**asked)
+        return {m["id"]: (m["text"], m["status"]) for m in hydrated.messages}
+
+    async def row(self):
+        return (await self.store.load(self.id, limit=1, before=None)).conversation
+
+    async def stored(self):
+        """What the store alone shows: text and status by id."""
+        ids = {e.message_id for m in await self.on_channel() if (e := tokens.decode(m))}
+        states = await self.store.states(self.id, ids)
+        return {s.id: ("".join(p["text"] for p in s.parts()), s.status) for s in states}
+
+    async def take_over(self, rid, terms=Terms()):  # noqa: B008 - frozen
+        """Let the lease of *rid* run out, as time would."""
+        async with self.store.locked(self.id, self.name) as held:
+            await held.grant(rid, "nobody that lives", -1.0)
+
+    @asynccontextmanager
+    async def listening(self):
+        """All that the channel delivers meanwhile, into a list."""
+        heard = []
+
+        async def listen(subscription):
+            async for message in subscription:
+                heard.append(message)
+
+        async with self.house.other.subscribe(self.name) as subscription:
+            task = asyncio.create_task(listen(subscription))
+            try:
+                yield heard
+            finally:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+
+
+class House:
+    """The rooms of a module: Postgres, the channel server, and two connections to it."""
+
+    def __init__(self, store, server, channel, other):
+        self.store, self.server, self.channel, self.other = store, server, channel, other
+        self._tasks = []
+
+    def spawn(self, coroutine):
+        """Run *coroutine* beside the test; it ends with the house at the latest."""
+        task = asyncio.create_task(coroutine)
+        self._tasks.append(task)
+        return task
+
+    async def close(self):
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    @contextlib.contextmanager
+    def room(self, *, retention_ms=120_000, agents=frozenset(), clock=now_ms):
+        """A conversation of its own; faults are switched off after it."""
+        try:
+            yield Room(self, Rules(retention_ms, agents, clock))
+        finally:
+            self.server.faults.clear()
+
+
+def channel_of(server, **more):
+    return AblyChannel(server.key, endpoint="127.0.0.1", port=server.port, tls=False, **more)
+
+
+@asynccontextmanager
+async def open_house(database):
+    store = PostgresStore(database)
+    async with LocalAbly() as server, channel_of(server) as channel, channel_of(server) as other:
+        house = House(store, server, channel, other)
+        await store.open()
+        try:
+            yield house
+        finally:
+            await house.close()
+            await store.close()
+
+
+async def within(awaitable, seconds=PATIENCE_S):
+    async with asyncio.timeout(seconds):
+        return await awaitable
+
+
+async def until(holds):
+    """Wait until *holds* is true."""
+    async with asyncio.timeout(PATIENCE_S):
+        while not holds():
+            await asyncio.sleep(0.005)
+
+
+def event_of(kind, rid, seq, text=None, **fields):
+    return Event(kind, rid, 1, seq, text=text, **fields)
