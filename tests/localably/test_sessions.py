@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
-import pytest
+import asyncio
+import random
 
-from localably.clients import arrives, into
+import pytest
+from ably.types.message import Message
+
+from localably.clients import Clients, arrives, into
 from localably.worlds import World
 from rehydrate.localably.errors import RefusedError
 from rehydrate.localably.frames import Action
@@ -82,6 +86,33 @@ async def test_python_is_told_when_its_channel_could_not_continue(clients):
         ("ATTACHING", False),
         ("ATTACHED", False),
     ]
+
+
+async def test_readers_that_are_cut_again_and_again_get_every_message_once_and_in_order(server):
+    chance = random.Random(7)
+    made = {binary: Clients(server, binary) for binary in (True, False)}
+    try:
+        readers = [await made[n % 2 == 0].realtime(disconnected_retry_timeout=50) for n in range(4)]
+        got = [[] for _ in readers]
+        for reader, items in zip(readers, got, strict=True):
+            await reader.channels.get("room").subscribe(into(items))
+        writer = await made[True].realtime(disconnected_retry_timeout=50)
+        publishes = []
+        for number in range(400):
+            message = Message(id=f"m-{number}", name="token", data=str(number))
+            publish = writer.channels.get("room").publish(message)
+            publishes.append(asyncio.create_task(publish))
+            if number % 10 == 0:
+                await asyncio.sleep(0.01)
+            if number % 40 == 20:
+                server.cut(connection_id=chance.choice(list(server.hub.connections)))
+        await asyncio.gather(*publishes)
+        for items in got:
+            await arrives(items, 400, within_s=20)
+            assert [m.data for m in items] == [str(n) for n in range(400)]
+    finally:
+        for clients in made.values():
+            await clients.close()
 
 
 def test_a_connection_is_gone_after_its_time_to_live():
