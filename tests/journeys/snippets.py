@@ -1,0 +1,45 @@
+"""The code that the README shows, as a reader of it would copy it."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text()
+
+_FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+
+
+def blocks(language: str) -> list[str]:
+    """The README's code blocks in *language*, in order."""
+    return [code for said, code in _FENCE.findall(README) if said == language]
+
+
+def block(language: str, holding: str) -> str:
+    """The one block that holds *holding*."""
+    (found,) = [code for code in blocks(language) if holding in code]
+    return found
+
+
+def region(path: str, name: str) -> str:
+    """What lies between the marks ``--8<-- [start:name]`` and ``[end:name]`` of a source file."""
+    text = (ROOT / path).read_text()
+    (found,) = re.findall(
+        rf"^\S+ --8<-- \[start:{name}\]\n(.*?)^\S+ --8<-- \[end:{name}\]$",
+        text,
+        re.MULTILINE | re.DOTALL,
+    )
+    return found
+
+
+def python_join():
+    """The README's Python reader."""
+    space = {}
+    exec(compile(block("python", "async def join("), "README.md", "exec"), space)
+    return space["join"]
+
+
+def javascript() -> str:
+    """The README's JavaScript client, as one module."""
+    return "\n".join(blocks("js"))
