@@ -445,6 +445,20 @@ class Leases:
             with pytest.raises(NotFound):
                 await held.grant("m", "me", 60)
 
+    async def test_who_is_fenced_publishes_no_more(self, store) -> None:
+        async with store.locked("c", "ai:c") as held:
+            await held.put([response("m")])
+            await held.grant("m", "me", 60)
+            await held.fence("m", "sweeper", 60)
+            assert await held.lease("m") == ("sweeper", False, True, False)
+            for holder in ("me", "you"):
+                with pytest.raises(Fenced):
+                    await held.grant("m", holder, 60)
+        await further(store, "c", said("stop", "m", 1))
+        async with store.locked("c", "ai:c") as held:
+            await held.told("m")
+            assert await held.lease("m") == (None, True, True, True)
+
     async def test_a_lease_is_rolled_back_with_the_rest(self, store) -> None:
         await put(store, "c", response("m"))
 
