@@ -11,6 +11,7 @@ from localably.clients import arrives, into
 from localably.worlds import World, texts
 from rehydrate.localably.config import Key
 from rehydrate.localably.frames import Action
+from rehydrate.localably.log import Query
 
 
 async def test_updates_deletes_and_appends_live_in_history_and_as_versions(js):
@@ -181,3 +182,20 @@ def test_a_dropped_create_still_counts_as_seen_so_that_a_delta_follows():
     change(writer, 5, serial, data="y")
     [delta] = reader.take()
     assert (delta["messages"][0]["action"], texts([delta])) == (5, ["y"])
+
+
+def test_appended_text_lags_with_the_history_while_the_switch_is_on():
+    world = World()
+    world.hub.faults.set("delay_history", ms=1000)
+    peer = world.connect()
+    serial = created(peer)
+    log = world.channel("mutable:a").log
+    for text in "yz":
+        world.pass_ms(1000)
+        change(peer, 5, serial, data=text)
+
+    def shown(ago_ms):
+        [message] = log.history(Query(10, visible_ms=world.now_ms - ago_ms)).messages
+        return message.fields["data"]
+
+    assert [shown(ago_ms) for ago_ms in (0, 500, 1500, 2000)] == ["xyz", "xy", "x", "x"]

@@ -62,11 +62,13 @@ class Surroundings:
 
     Attributes:
         on_kept: told of each message that is kept, new or in a new version.
+        lags: says whether history is made to lag, so that former states are needed.
         gate: returns None, or what says whether a delivery to an attachment is let through.
         schedule: calls back after so many seconds.
     """
 
     on_kept: Callable[[Channel, Message], None]
+    lags: Callable[[], bool]
     gate: Callable[[], Gate | None]
     schedule: Schedule
 
@@ -135,6 +137,8 @@ class Channel:
         """Keep a newer version of a message; of a row of appends only the last is a version."""
         before = self.log.find(message.serial)
         separate = before is None or not (before.appended and message.appended)
+        if before is not None and not separate and self._around.lags():
+            self.log.keep_state(before)
         self.log.replace(message, size, own_id, keep_version=separate)
         self._around.on_kept(self, message)
 

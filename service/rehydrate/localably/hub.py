@@ -69,7 +69,7 @@ class Hub:
         self.store: Store | None = None
         self._channels: dict[tuple[str, str], Channel] = {}
         self._rates: dict[tuple[str, str], Rate] = {}
-        self._around = Surroundings(self._kept, self._gate, schedule)
+        self._around = Surroundings(self._kept, self._lags, self._gate, schedule)
         self._began_ms = now_ms()
 
     def channel(self, app: App, name: str) -> Channel:
@@ -261,6 +261,9 @@ class Hub:
             self.store.keep(channel, message)
         for listener in self.listeners:
             listener(channel, message)
+
+    def _lags(self) -> bool:
+        return self.faults.is_on("delay_history")
 
     def _gate(self) -> Gate | None:
         if not self.faults.is_on("drop_deliveries") and not self.is_limited:

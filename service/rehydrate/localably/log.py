@@ -8,6 +8,7 @@ changes, from which rewinds and resumes are read.
 from __future__ import annotations
 
 from bisect import bisect_left, bisect_right
+from collections import deque
 from dataclasses import dataclass
 from typing import Final, Literal
 
@@ -17,6 +18,7 @@ from .serials import SerialClock, channel_serial_of, is_serial, milliseconds_of,
 
 Direction = Literal["backwards", "forwards"]
 _COMPACT_AFTER: Final = 1024
+_MOST_STATES: Final = 1000
 _BYTES_PER_ROW: Final = 600  # what Python itself needs for a row, beside its text
 
 
@@ -98,6 +100,7 @@ class ChannelLog:
         self._ids: dict[str, tuple[str, int]] = {}
         self._own_ids: dict[str, list[str]] = {}
         self._versions: dict[str, list[Message]] = {}
+        self._states: dict[str, deque[Message]] = {}
 
     def __len__(self) -> int:
         return len(self._by_serial)
@@ -155,6 +158,11 @@ class ChannelLog:
         oldest_ms = max(0, now_ms - self.retention_ms)
         self.floor = floor or f"{oldest_ms:014d}-000@{self._clock.series}"
         self.prune(now_ms)
+
+    def keep_state(self, message: Message) -> None:
+        """Remember how a message was, though it is no version, for a history that lags."""
+        states = self._states.setdefault(message.serial, deque(maxlen=_MOST_STATES))
+        states.append(message)
 
     def find(self, serial: str) -> Message | None:
         """Return the latest version of a message, None if it is not held."""
@@ -288,13 +296,13 @@ class ChannelLog:
         return low, high
 
     def _seen_at(self, serial: str, visible_ms: int | None) -> Message:
-        """Return a message as it was at that time, as far as its versions were kept."""
+        """Return a message as it was at that time, as far as its states were kept."""
         latest = self._by_serial[serial]
         if visible_ms is None:
             return latest
-        versions = self.versions(serial)
-        old = [one for one in versions if one.fields["version"]["timestamp"] <= visible_ms]
-        return old[-1] if old else latest
+        known = [*self.versions(serial), *self._states.get(serial, ())]
+        old = [one for one in known if one.fields["version"]["timestamp"] <= visible_ms]
+        return max(old, key=lambda one: one.version_serial, default=latest)
 
     def _grow(self, serial: str, size: int) -> None:
         self._sizes[serial] = self._sizes.get(serial, 0) + size + _BYTES_PER_ROW
@@ -305,6 +313,7 @@ class ChannelLog:
         self.floor = max(self.floor, channel_serial_of(self._recent.pop(serial)))
         self.size_bytes -= self._sizes.pop(serial)
         self._versions.pop(serial, None)
+        self._states.pop(serial, None)
         for own_id in self._own_ids.pop(serial, ()):
             self._ids.pop(own_id, None)
 
