@@ -4,26 +4,29 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.dialects import tokens
-from rehydrate.core.events import Event, Kind, Status
+from rehydrate.core.events import CONTENT, TEXTUAL, Event, Kind, Status
 from rehydrate.core.response import MessageState, fold
-from rehydrate.errors import ChannelUnavailable, Fenced
-from rehydrate.ports import Outgoing
+from rehydrate.errors import ChannelUnavailable, Fenced, TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from rehydrate.hydration import Rules
-    from rehydrate.ports import ChannelLog
-
-    Ack = asyncio.Future[Sequence[str | None]]
+    from rehydrate.outbox import Tray
 
 ACK_TIMEOUT_S = 30.0
 """How long an ending response waits for what Ably has not acknowledged."""
 
 TELL_ATTEMPTS = 4
+
+MOST_CHARACTERS = 10 * 1024 * 1024
+MOST_EVENTS = 1_000_000
+"""Of one response: what is more is refused, and what was written before is ended as it should be."""
+
+_GROWING = TEXTUAL | {"tool_args"}
+"""Kinds whose events grow while they wait to be sent."""
 
 
 class Terms(NamedTuple):
@@ -46,15 +49,35 @@ class Ending(NamedTuple):
     parts: list[dict[str, Any]] | None = None
 
 
+class _Draft:
+    """Text that waits to be sent, and grows until then."""
+
+    __slots__ = ("characters", "kind", "part", "pieces", "tool_call_id")
+
+    def __init__(self, kind: Kind, part: str | None, tool_call_id: str | None) -> None:
+        self.kind = kind
+        self.part = part
+        self.tool_call_id = tool_call_id
+        self.pieces: list[str] = []
+        self.characters = 0
+
+    def takes(self, kind: Kind, part: str | None, tool_call_id: str | None, length: int) -> bool:
+        alike = (self.kind, self.part, self.tool_call_id) == (kind, part, tool_call_id)
+        return alike and self.characters + length <= tokens.PIECE_CHARACTERS
+
+
 class Publication:
     """The channel's side of a publisher: its events, and what became of them.
 
+    What is written gets its seq when it is sent (or when somebody wants to know the text): until
+    then text of one kind grows into one event.
+
     Attributes:
-        state: what was written, folded.
-        unstored: the events that no checkpoint has taken yet.
+        state: what was written and has its seq, folded.
+        unstored: the events that were sent and that no checkpoint has taken yet.
         position: the serial of the start, once it is acknowledged.
         closed: why nothing more may be written.
-        refused: how many publishes Ably did not take, or did not acknowledge.
+        refused: how many events Ably did not take, or did not acknowledge.
     """
 
     def __init__(
@@ -62,10 +85,10 @@ class Publication:
         response_id: str,
         gen: int,
         *,
-        channel: ChannelLog,
-        channel_name: str,
+        tray: Tray,
         rules: Rules,
         terms: Terms,
+        ephemeral: bool = False,
     ) -> None:
         self.id = response_id
         self.gen = gen
@@ -75,38 +98,92 @@ class Publication:
         self.ending: Ending | None = None
         self.closed: str | None = None
         self.refused = 0
-        self._channel = channel
-        self._channel_name = channel_name
+        self._tray = tray
         self._now_ms = rules.now_ms
         self._client_id = terms.client_id
-        self._seq = 0
-        self._unacknowledged: set[Ack] = set()
+        self._ephemeral = ephemeral
+        self._seq = -1
+        self._characters = 0
+        self._draft: _Draft | None = None
+        self._waiting: deque[Event] = deque()
+        self._unanswered = 0
+        self._all_answered = asyncio.Event()
 
     def start(self, prompt_id: str | None) -> None:
         """Say that the response begins."""
-        ack = self._take(Event("start", self.id, self.gen, 0, prompt_id=prompt_id))
-        ack.add_done_callback(self._started)
+        self._add("start", prompt_id=prompt_id)
+        self._tray.ready(self)
 
-    def emit(self, kind: Kind, **fields: Any) -> None:
-        """Publish the next event of the response."""
+    def emit(
+        self,
+        kind: Kind,
+        *,
+        text: str | None = None,
+        part: str | None = None,
+        tool_call_id: str | None = None,
+        **fields: Any,
+    ) -> None:
+        """Say what comes next in the response.
+
+        Raises:
+            Fenced: it is not this publisher's any more.
+            TooLarge: the response would be larger than a response may be.
+        """
         if self.closed is not None:
             raise Fenced(self.closed)
-        self._seq += 1
-        self._take(Event(kind, self.id, self.gen, self._seq, **fields))
+        self._check_size(len(text or ""))
+        if kind in _GROWING and text is not None:
+            self._grow(kind, text, part, tool_call_id)
+        else:
+            self.settle()
+            self._add(kind, text=text, part=part, tool_call_id=tool_call_id, **fields)
+        self._tray.ready(self)
+
+    def settle(self) -> None:
+        """Give what was written its seq; what comes then begins another event."""
+        draft, self._draft = self._draft, None
+        if draft is not None:
+            text = draft.pieces[0] if len(draft.pieces) == 1 else "".join(draft.pieces)
+            self._add(draft.kind, text=text, part=draft.part, tool_call_id=draft.tool_call_id)
+
+    def next_event(self) -> Event | None:
+        """See `rehydrate.outbox.Writer`."""
+        if not self._waiting:
+            self.settle()
+        return self._waiting[0] if self._waiting else None
+
+    def posted(self, event: Event) -> None:
+        """See `rehydrate.outbox.Writer`."""
+        self._waiting.popleft()
+        self.unstored.append(event)
+        self._unanswered += 1
+
+    def answered(self, event: Event, serial: str | None, *, refused: bool) -> None:
+        """See `rehydrate.outbox.Writer`."""
+        self._unanswered -= 1
+        self.refused += refused
+        if event.kind == "start" and serial is not None:
+            self.position = serial
+        if not self._unanswered:
+            self._all_answered.set()
 
     async def end(self) -> list[Event]:
-        """Wait for the acknowledgements; return what ends the response.
+        """Wait until all is acknowledged; return what ends the response.
 
         That is a repair, if readers may have seen other text than what is to be committed, and the
         stop.
         """
-        if self._unacknowledged:
-            await asyncio.wait(self._unacknowledged, timeout=ACK_TIMEOUT_S)
+        self.settle()
+        await self._quiet()
         self.closed = self.closed or f"response {self.id!r} has ended"
+        unsent = bool(self._waiting)
+        self.unstored.extend(self._waiting)
+        self._waiting.clear()
         status, usage, error, parts = self.ending or Ending("completed")
         said = self.state.parts()
         events = []
-        if self.refused or self._unacknowledged or (parts is not None and parts != said):
+        uncertain = unsent or self.refused or self._unanswered
+        if uncertain or (parts is not None and parts != said):
             events.append(Event("repair", self.id, self.gen, self._seq, value=parts or said))
         stop = Event("stop", self.id, self.gen, self._seq + 1)
         events.append(stop._replace(status=status, value=usage, error=error))
@@ -121,23 +198,38 @@ class Publication:
         for attempt in range(TELL_ATTEMPTS):
             try:
                 async with asyncio.timeout(ACK_TIMEOUT_S):
-                    await self._publish(event)
+                    await self._tray.say_alone(event)
             except (ChannelUnavailable, TimeoutError):
                 await asyncio.sleep(random.uniform(0.5, 1) * 2**attempt / 4)  # noqa: S311 - jitter
             else:
                 return
         raise ChannelUnavailable(f"the {event.kind} of {self.id!r} was not acknowledged")
 
-    def _take(self, event: Event) -> Ack:
-        event = self._signed(event)
+    def _check_size(self, length: int) -> None:
+        if self._seq >= MOST_EVENTS:
+            raise TooLarge(f"response {self.id!r} has {MOST_EVENTS} events, and no more fit")
+        if self._characters + length > MOST_CHARACTERS:
+            raise TooLarge(f"response {self.id!r} would pass {MOST_CHARACTERS} characters")
+        self._characters += length
+
+    def _grow(self, kind: Kind, text: str, part: str | None, tool_call_id: str | None) -> None:
+        draft = self._draft
+        if draft is None or not draft.takes(kind, part, tool_call_id, len(text)):
+            self.settle()
+            draft = self._draft = _Draft(kind, part, tool_call_id)
+        draft.pieces.append(text)
+        draft.characters += len(text)
+
+    def _add(self, kind: Kind, **fields: Any) -> None:
+        self._seq += 1
+        ephemeral = self._ephemeral and kind in CONTENT
+        event = Event(kind, self.id, self.gen, self._seq, ephemeral=ephemeral, **fields)
+        event = event._replace(client_id=self._client_id, timestamp_ms=self._now_ms())
         fold(self.state, event)
-        self.unstored.append(event)
-        ack = self._publish(event)
-        self._unacknowledged.add(ack)
-        ack.add_done_callback(self._acknowledged)
-        return ack
+        self._waiting.append(event)
 
     def _signed(self, event: Event) -> Event:
+        """*event* with an id that stays when it is told again, by whomever."""
         place = "repair" if event.kind == "repair" else event.seq
         return event._replace(
             id=f"{self.id}:{self.gen}:{place}",
@@ -145,16 +237,14 @@ class Publication:
             timestamp_ms=self._now_ms(),
         )
 
-    def _publish(self, event: Event) -> Ack:
-        name, data, extras = tokens.encode(event)
-        outgoing = Outgoing(name, data, event.id or "", extras, event.client_id)
-        return asyncio.ensure_future(self._channel.publish(self._channel_name, [outgoing]))
-
-    def _started(self, ack: Ack) -> None:
-        if not ack.cancelled() and ack.exception() is None and ack.result():
-            self.position = ack.result()[0]
-
-    def _acknowledged(self, ack: Ack) -> None:
-        self._unacknowledged.discard(ack)
-        if ack.cancelled() or ack.exception() is not None:
-            self.refused += 1
+    async def _quiet(self) -> None:
+        """Return when nothing waits and all is answered, or when that takes too long."""
+        loop = asyncio.get_running_loop()
+        deadline_s = loop.time() + ACK_TIMEOUT_S
+        while (self._waiting or self._unanswered) and loop.time() < deadline_s:
+            self._all_answered.clear()
+            try:
+                async with asyncio.timeout_at(deadline_s):
+                    await self._all_answered.wait()
+            except TimeoutError:
+                return

@@ -18,6 +18,7 @@ from rehydrate.core.content import spoken_text
 from rehydrate.core.dialects import tokens
 from rehydrate.core.events import Event, Kind, Status
 from rehydrate.core.ids import SERIAL_LENGTH, check_conversation_id, has_control, insertion_position
+from rehydrate.core.json import is_json
 from rehydrate.core.response import MessageState, Owner, fold
 from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
 from rehydrate.publication import Ending, Publication, Terms
@@ -26,7 +27,8 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
 
     from rehydrate.hydration import Rules
-    from rehydrate.ports import ChannelLog, Held, ResponseStore
+    from rehydrate.outbox import Outbox
+    from rehydrate.ports import Held, ResponseStore
 
 _log = logging.getLogger(__name__)
 
@@ -46,6 +48,7 @@ class Response:
     @property
     def text(self) -> str:
         """The text so far."""
+        self._out.settle()
         return spoken_text(self._out.state.parts())
 
     def write(self, text: str, *, part: str | None = None) -> None:
@@ -53,6 +56,7 @@ class Response:
 
         Raises:
             Fenced: (as every method here) the response is not this publisher's any more.
+            TooLarge: (likewise) the response has 10 MB of text, or a million events.
         """
         self._say("token", text, part=part)
 
@@ -65,7 +69,12 @@ class Response:
         self._say("reasoning", text, part=part)
 
     def tool_call(self, tool_call_id: str, name: str, args: Any = "") -> None:
-        """The model calls a tool. *args* may be empty and follow by `tool_args`."""
+        """The model calls a tool. *args* may be empty and follow by `tool_args`.
+
+        Raises:
+            BadParameter: JSON cannot say *args*.
+        """
+        _check_json("args", args)
         self._out.emit("tool_call", tool_call_id=tool_call_id, name=name, value=args)
 
     def tool_args(self, tool_call_id: str, text: str) -> None:
@@ -73,7 +82,12 @@ class Response:
         self._say("tool_args", text, tool_call_id=tool_call_id)
 
     def tool_result(self, tool_call_id: str, result: Any, *, name: str | None = None) -> None:
-        """A tool has answered."""
+        """A tool has answered.
+
+        Raises:
+            BadParameter: JSON cannot say *result*.
+        """
+        _check_json("result", result)
         self._out.emit("tool_result", tool_call_id=tool_call_id, name=name, value=result)
 
     def finish(
@@ -88,12 +102,22 @@ class Response:
 
         *parts*: the final content, if it is known better than by what was written; readers who
         saw other text are told.
+
+        Raises:
+            BadParameter: JSON cannot say *usage*, *error* or *parts*.
         """
+        for name, value in (("usage", usage), ("error", error), ("parts", parts)):
+            _check_json(name, value)
         self._out.ending = Ending(status, usage, error, parts)
 
     def _say(self, kind: Kind, text: str, **fields: Any) -> None:
         for piece in tokens.pieces(text):
             self._out.emit(kind, text=piece, **fields)
+
+
+def _check_json(name: str, value: Any) -> None:
+    if not is_json(value):
+        raise BadParameter(name, f"{name} has to be what JSON can say")
 
 
 @asynccontextmanager
@@ -102,12 +126,13 @@ async def respond(
     response_id: str,
     *,
     store: ResponseStore,
-    channel: ChannelLog,
+    outbox: Outbox,
     channel_name: str,
     rules: Rules,
     terms: Terms,
     prompt_id: str | None = None,
     metadata: Any = None,
+    ephemeral: bool = False,
 ) -> AsyncIterator[Response]:
     """Publish the response *response_id*, written in the block; it ends with the block.
 
@@ -126,18 +151,21 @@ async def respond(
         raise BadParameter("response_id", "a response id has 1 to 256 characters, no control ones")
     ledger = Ledger(conversation_id, channel_name, store, rules, terms)
     gen, name = await ledger.claim(response_id, prompt_id, metadata)
-    publication = Publication(
-        response_id, gen, channel=channel, channel_name=name, rules=rules, terms=terms
-    )
-    publication.start(prompt_id)
-    keeping = asyncio.create_task(_keep(publication, ledger), name=f"checkpoints of {response_id}")
-    try:
-        yield Response(publication)
-    except BaseException as error:
-        publication.ending = publication.ending or _ending_after(error)
+    with outbox.tray(name) as tray:
+        publication = Publication(
+            response_id, gen, tray=tray, rules=rules, terms=terms, ephemeral=ephemeral
+        )
+        publication.start(prompt_id)
+        keeping = asyncio.create_task(
+            _keep(publication, ledger), name=f"checkpoints of {response_id}"
+        )
+        try:
+            yield Response(publication)
+        except BaseException as error:
+            publication.ending = publication.ending or _ending_after(error)
+            await _surely(_end(publication, ledger, keeping))
+            raise
         await _surely(_end(publication, ledger, keeping))
-        raise
-    await _surely(_end(publication, ledger, keeping))
 
 
 async def _keep(publication: Publication, ledger: Ledger) -> None:

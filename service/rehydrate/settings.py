@@ -28,7 +28,8 @@ class Settings(BaseSettings):
     ``retention_ms``: how long the channels keep history. ``lease_s``: how long a publisher may
     give no sign of life before it is taken for dead. ``follow_strategy``: what comes before live
     messages, where it does: what an attach rewinds, or history. ``follow_grace_s``: how long a
-    conversation stays attached that nobody follows any more.
+    conversation stays attached that nobody follows any more. ``publish_rate``: publishes a second
+    that Ably takes, on a channel and on a connection; 0: any number.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     follow_grace_s: float = Field(
         30.0, ge=0, le=3600, validation_alias="REHYDRATE_FOLLOW_GRACE_SECONDS"
     )
+    publish_rate: float = Field(50.0, ge=0, le=10_000, validation_alias="REHYDRATE_PUBLISH_RATE")
     ably_api_key: SecretStr | None = Field(None, validation_alias="ABLY_API_KEY")
     ably_endpoint: str | None = Field(None, validation_alias="ABLY_ENDPOINT")
     ably_port: int | None = Field(None, ge=1, le=65535, validation_alias="ABLY_PORT")

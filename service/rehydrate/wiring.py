@@ -20,6 +20,7 @@ from rehydrate.feed import FollowTerms
 from rehydrate.following import Following
 from rehydrate.hydration import Hydrated, Rules, hydrate
 from rehydrate.joining import Joining
+from rehydrate.outbox import Outbox
 from rehydrate.publication import Terms
 from rehydrate.publishing import Response, respond
 from rehydrate.recording import Recorded, Recorder, catch_up, store_messages
@@ -76,6 +77,7 @@ class History(Joining):
         )
         self._rules = Rules(self.settings.retention_ms, frozenset(agents), _now_ms)
         self._terms = Terms(client_id, self.settings.lease_s)
+        self._outbox = Outbox(self._channel, rate_per_s=self.settings.publish_rate)
         self._metrics = Metrics()
         self._recorder = Recorder(self.catch_up)
         self._sweeper = Sweeper(
@@ -194,8 +196,12 @@ class History(Joining):
         *,
         prompt_id: str | None = None,
         metadata: Any = None,
+        ephemeral: bool = False,
     ) -> AbstractAsyncContextManager[Response]:
         """Publish the response *response_id*, written in the block; it ends with the block.
+
+        *ephemeral*: Ably keeps none of its content, only its start and its end; what a reader who
+        joins is given rests on checkpoints, half a second apart.
 
         Raises:
             Conflict: it has ended already, or its publisher is alive.
@@ -207,12 +213,13 @@ class History(Joining):
             conversation_id,
             response_id,
             store=self._store,
-            channel=self._channel,
+            outbox=self._outbox,
             channel_name=self.settings.channel_of(conversation_id),
             rules=self._rules,
             terms=self._terms,
             prompt_id=prompt_id,
             metadata=metadata,
+            ephemeral=ephemeral,
         )
 
     async def catch_up(self, conversation_id: str) -> Recorded:

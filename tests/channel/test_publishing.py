@@ -215,7 +215,7 @@ async def test_channels_that_are_not_used_any_more_are_let_go(server, log, monke
     monkeypatch.setattr(publishing, "_CHANNELS_KEPT", 5)
     for n in range(20):
         await log.publish(f"ai:{n}", [token(n)])
-    assert list(log._publisher._channels) == [f"ai:{n}" for n in range(15, 20)]
+    assert list(log._lanes._lanes[0].publisher._channels) == [f"ai:{n}" for n in range(15, 20)]
     assert await log.publish("ai:0", [token("again")])
     assert await stored(log, "ai:0") == ["0", "again"]
 

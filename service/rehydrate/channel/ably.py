@@ -28,6 +28,7 @@ from ably import AblyRealtime
 from rehydrate.channel import history, proofs
 from rehydrate.channel.credentials import Credentials, Key
 from rehydrate.channel.endpoint import Endpoint
+from rehydrate.channel.lanes import Lane, Lanes
 from rehydrate.channel.line import Line
 from rehydrate.channel.lines import Lines
 from rehydrate.channel.publishing import Publisher
@@ -60,7 +61,7 @@ class AblyChannel:
         client_id: who we are to others; None may be anybody, message by message.
         request_timeout_s: how long one request, attach or connection attempt may take.
         ack_timeout_s: how long a publish waits for its acknowledgement.
-        unacknowledged: how many messages may wait for theirs.
+        unacknowledged: how many messages of a lane may wait for theirs.
         channels_per_connection: how many channels one connection attaches.
         ping_every_s: how often connections are checked.
 
@@ -87,10 +88,9 @@ class AblyChannel:
         self._ping_every_s = ping_every_s
         self._credentials = Credentials(Key.parse(key), client_id, self._server_ms)
         self._requests = Requests(self._credentials, self._endpoint, request_timeout_s)
-        self._publishing_line = self._line()
-        self._publisher = Publisher(
-            self._publishing_line, capacity=unacknowledged, ack_timeout_s=ack_timeout_s
-        )
+        self._unacknowledged = unacknowledged
+        self._ack_timeout_s = ack_timeout_s
+        self._lanes = Lanes(self._lane)
         self._lines = Lines(self._line, channels_per_line=channels_per_connection)
         _hush(logging.getLogger("ably"), logging.CRITICAL)
         _hush(logging.getLogger("websockets.client"), logging.INFO)
@@ -107,8 +107,7 @@ class AblyChannel:
 
     async def close(self) -> None:
         """Wait up to 2 s for what is on its way, then close everything, for good."""
-        await self._publisher.close(_CLOSING_S)
-        await self._publishing_line.close()
+        await self._lanes.close(_CLOSING_S)
         await self._lines.close()
         await self._requests.close()
 
@@ -132,10 +131,10 @@ class AblyChannel:
         )
 
     def publish(
-        self, channel: str, messages: Sequence[Outgoing]
+        self, channel: str, messages: Sequence[Outgoing], *, lane: int = 0
     ) -> Awaitable[Sequence[str | None]]:
         """See the port. Several messages at once need ids ``base:0``, ``base:1`` … (40031)."""
-        return self._publisher.publish(channel, messages)
+        return self._lanes.publish(lane, channel, messages)
 
     @asynccontextmanager
     async def subscribe(
@@ -179,6 +178,13 @@ class AblyChannel:
 
     async def _server_ms(self) -> float:
         return await self._requests.time_ms()
+
+    def _lane(self) -> Lane:
+        line = self._line()
+        publisher = Publisher(
+            line, capacity=self._unacknowledged, ack_timeout_s=self._ack_timeout_s
+        )
+        return Lane(line, publisher)
 
     def _line(self) -> Line:
         return Line(

@@ -80,6 +80,11 @@ class Publisher:
         self._closed = False
         line.riders.append(self)
 
+    @property
+    def idle(self) -> bool:
+        """Whether nothing is on its way."""
+        return not self._open
+
     def publish(
         self, channel: str, messages: Sequence[Outgoing]
     ) -> asyncio.Future[Sequence[str | None]]:

@@ -219,7 +219,10 @@ def encode(event: Event) -> tuple[str, Any, dict[str, Any]]:
     }
     headers = {key: value for key, value in headers.items() if value is not None}
     name = "response-complete" if event.kind == "repair" else event.kind
-    return name, _data(event), {"headers": headers}
+    extras: dict[str, Any] = {"headers": headers}
+    if event.ephemeral:
+        extras["ephemeral"] = True
+    return name, _data(event), extras
 
 
 def _data(event: Event) -> Any:

@@ -1,0 +1,273 @@
+"""The outbox: what publishers say, sent at once while Ably's rates allow it, else as soon as they do.
+
+Ably counts publishes, on each channel and on each connection, and one publish may carry many
+messages. So whatever waits when a channel's turn comes goes out together, and what is written
+meanwhile grows in its writer. A *tray* is what waits on one channel; a *lane* is a connection, with
+as few trays on it as let each have its turn within `TURN_S`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections import deque
+from contextlib import contextmanager
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
+
+from rehydrate.core.dialects import tokens
+from rehydrate.core.json import dump
+from rehydrate.core.pacing import Pace
+from rehydrate.ports import Outgoing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from rehydrate.core.events import Event
+    from rehydrate.ports import ChannelLog
+
+    Ack = asyncio.Future[Sequence[str | None]]
+
+TURN_S = 0.24
+"""How long a tray may wait for its turn while all trays of its lane are busy."""
+
+BATCH_BYTES = 60_000
+"""Of one publish: Ably counts its messages together (TM6), and takes 64 KiB from any account."""
+
+BATCH_MESSAGES = 100
+UNACKNOWLEDGED = 64
+"""Publishes of one channel that may wait for their acknowledgements; what comes then, grows."""
+
+MOST_LANES = 100
+_BYTES_PER_PUBLISH = 20_000
+"""Ably takes 1024 KiB a second on a channel that it takes 50 publishes on: larger ones cost more."""
+
+
+class Writer(Protocol):
+    """Who has something to say on a channel. The calls may not block."""
+
+    def next_event(self) -> Event | None:
+        """What is to be said next; None: nothing, for now."""
+        ...
+
+    def posted(self, event: Event) -> None:
+        """That event was sent, as *event* says it: now with its id."""
+        ...
+
+    def answered(self, event: Event, serial: str | None, *, refused: bool) -> None:
+        """What became of an event that was sent. *refused*: it may not have been published."""
+        ...
+
+
+class _Lane:
+    """One connection's turns."""
+
+    def __init__(self, number: int, rate_per_s: float) -> None:
+        self.number = number
+        self.pace = Pace(rate_per_s)
+        self.trays = 0
+        self.waiting: deque[Tray] = deque()
+        self.timer: asyncio.TimerHandle | None = None
+
+
+class Tray:
+    """What waits to be said on one channel; `Outbox.tray` lends it."""
+
+    def __init__(self, outbox: Outbox, name: str, lane: _Lane, rate_per_s: float) -> None:
+        self.name = name
+        self.lane = lane
+        self.pace = Pace(rate_per_s)
+        self.borrowers = 0
+        self.unacknowledged = 0
+        self.queued = False
+        self._outbox = outbox
+        self._writers: dict[Writer, None] = {}
+        self._alone: deque[tuple[Outgoing, Ack]] = deque()
+
+    def ready(self, writer: Writer) -> None:
+        """*writer* has something to say; it goes out at once if that is allowed."""
+        self._writers.setdefault(writer)
+        self._outbox.pump(self)
+
+    async def say_alone(self, event: Event) -> None:
+        """Say *event* in a publish of its own, under its own id; return when it is acknowledged.
+
+        Raises:
+            ChannelUnavailable: it was not, or Ably refused it.
+        """
+        answer: Ack = asyncio.get_running_loop().create_future()
+        self._alone.append((outgoing(event), answer))
+        self._outbox.pump(self)
+        await answer
+
+    @property
+    def has_more(self) -> bool:
+        """Whether something waits that may be sent."""
+        return bool(self._alone or self._writers) and self.unacknowledged < UNACKNOWLEDGED
+
+    def send(self, channel: ChannelLog, base_id: str, now_s: float) -> None:
+        """Send what fits one publish."""
+        while self._alone:
+            message, waiter = self._alone.popleft()
+            if not waiter.done():
+                ack = self._post(channel, [message], now_s)
+                ack.add_done_callback(partial(_pass_on, waiter))
+                return
+        batch: list[tuple[Writer, Event]] = []
+        messages, size = [], 0
+        while self._writers and len(batch) < BATCH_MESSAGES:
+            writer = next(iter(self._writers))
+            event = writer.next_event()
+            if event is None:
+                del self._writers[writer]
+                continue
+            event = event._replace(id=f"{base_id}:{len(batch)}")
+            message = outgoing(event)
+            size += size_bytes(message)
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append((writer, event))
+            messages.append(message)
+            writer.posted(event)
+            del self._writers[writer]  # and to the end: one event a writer, in turn
+            self._writers[writer] = None
+        if messages:
+            ack = self._post(channel, messages, now_s, cost=max(1.0, size / _BYTES_PER_PUBLISH))
+            ack.add_done_callback(partial(_tell_writers, batch))
+
+    def _post(
+        self, channel: ChannelLog, messages: list[Outgoing], now_s: float, cost: float = 1.0
+    ) -> Ack:
+        self.pace.take(now_s, cost)
+        self.lane.pace.take(now_s)
+        self.unacknowledged += 1
+        ack = asyncio.ensure_future(channel.publish(self.name, messages, lane=self.lane.number))
+        ack.add_done_callback(self._answered)
+        return ack
+
+    def _answered(self, _ack: Ack) -> None:
+        self.unacknowledged -= 1
+        self._outbox.pump(self)
+
+
+class Outbox:
+    """The outbox of a process.
+
+    Args:
+        channel: what it publishes to.
+        rate_per_s: publishes a second, on a channel and on a connection; 0: no limit.
+    """
+
+    def __init__(self, channel: ChannelLog, *, rate_per_s: float) -> None:
+        self._channel = channel
+        self._rate_per_s = rate_per_s
+        self._trays: dict[str, Tray] = {}
+        self._lanes: list[_Lane] = []
+        self._name = uuid.uuid4().hex[:16]
+        self._count = 0
+        sustained_per_s = Pace(rate_per_s).sustained_per_s
+        self._trays_per_lane = max(1, int(sustained_per_s * TURN_S))
+
+    @contextmanager
+    def tray(self, channel_name: str) -> Iterator[Tray]:
+        """The tray of a channel, for as long as the block runs."""
+        tray = self._trays.get(channel_name)
+        if tray is None:
+            lane = self._lane()
+            lane.trays += 1
+            tray = Tray(self, channel_name, lane, self._rate_per_s)
+            self._trays[channel_name] = tray
+        tray.borrowers += 1
+        try:
+            yield tray
+        finally:
+            tray.borrowers -= 1
+            self._put_away(tray)
+
+    def pump(self, tray: Tray) -> None:
+        """Send what *tray* and its lane may send now; see to it that the rest is sent later."""
+        if tray.has_more and not tray.queued:
+            tray.queued = True
+            tray.lane.waiting.append(tray)
+        self._put_away(tray)
+        lane = tray.lane
+        if lane.timer is not None:
+            now_s = asyncio.get_running_loop().time()
+            if lane.pace.wait_s(now_s) or tray.pace.wait_s(now_s):
+                return
+            lane.timer.cancel()
+        self._turn(lane)
+
+    def _turn(self, lane: _Lane) -> None:
+        loop = asyncio.get_running_loop()
+        lane.timer = None
+        now_s = loop.time()
+        waits_s = []
+        for _ in range(len(lane.waiting)):
+            if wait_s := lane.pace.wait_s(now_s):
+                waits_s = [wait_s]
+                break
+            tray = lane.waiting.popleft()
+            if not (wait_s := tray.pace.wait_s(now_s)):
+                self._count += 1
+                tray.send(self._channel, f"{self._name}-{self._count}", now_s)
+                wait_s = tray.pace.wait_s(now_s)
+            tray.queued = tray.has_more
+            if tray.queued:
+                lane.waiting.append(tray)
+                waits_s.append(wait_s)
+        if lane.waiting:
+            soonest_s = max(min(waits_s), lane.pace.wait_s(now_s))
+            lane.timer = loop.call_later(soonest_s, self._turn, lane)
+
+    def _lane(self) -> _Lane:
+        """The first lane with room; without a rate there is room for all on one."""
+        for lane in self._lanes:
+            if not self._rate_per_s or lane.trays < self._trays_per_lane:
+                return lane
+        if len(self._lanes) < MOST_LANES:
+            self._lanes.append(_Lane(len(self._lanes), self._rate_per_s))
+            return self._lanes[-1]
+        return min(self._lanes, key=lambda lane: lane.trays)
+
+    def _put_away(self, tray: Tray) -> None:
+        """Forget a tray that nobody needs; until then its channel keeps to its lane, for order."""
+        idle = not (tray.borrowers or tray.unacknowledged or tray.queued)
+        if idle and self._trays.get(tray.name) is tray:
+            del self._trays[tray.name]
+            tray.lane.trays -= 1
+
+
+def outgoing(event: Event) -> Outgoing:
+    """The channel message that says *event*."""
+    name, data, extras = tokens.encode(event)
+    return Outgoing(name, data, event.id or "", extras, event.client_id)
+
+
+def size_bytes(message: Outgoing) -> int:
+    """What Ably counts of *message* (TM6)."""
+    data = message.data
+    if isinstance(data, str):
+        size = len(data.encode("utf-8", "surrogatepass"))
+    else:
+        size = 0 if data is None else len(dump(data))
+    names = len(message.name) + len((message.client_id or "").encode("utf-8", "replace"))
+    return size + names + len(dump(message.extras))
+
+
+def _tell_writers(batch: list[tuple[Writer, Event]], ack: Ack) -> None:
+    refused = ack.cancelled() or ack.exception() is not None
+    serials = [None] * len(batch) if refused else ack.result()
+    for (writer, event), serial in zip(batch, serials, strict=False):
+        writer.answered(event, serial, refused=refused)
+
+
+def _pass_on(waiter: Ack, ack: Ack) -> None:
+    if waiter.done():
+        return
+    if ack.cancelled():
+        waiter.cancel()
+    elif (error := ack.exception()) is not None:
+        waiter.set_exception(error)
+    else:
+        waiter.set_result(ack.result())
