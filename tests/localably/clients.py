@@ -41,7 +41,7 @@ class Clients:
         await self._stack.aclose()
 
 
-async def arrives(items, count, *, within_s=5.0):
+async def arrives(items, count, *, within_s=20.0):
     """Wait until *items* has *count* entries, and return them."""
     deadline = asyncio.get_running_loop().time() + within_s
     while len(items) < count:

@@ -64,7 +64,7 @@ async def test_a_key_that_is_none_fails_the_connection_with_40101(clients, key):
 
 
 async def test_a_token_that_expires_disconnects_and_the_client_renews_it(js):
-    seen = await js("tokens", ttl=1500)
+    seen = await js("tokens", ttl=3000)
     assert seen["reason"] == {"code": 40142, "statusCode": 401}
     assert seen["asked"] == 2
     assert seen["same"] is True
@@ -72,7 +72,7 @@ async def test_a_token_that_expires_disconnects_and_the_client_renews_it(js):
 
 
 async def test_rtn22_the_server_asks_for_a_new_token_before_the_old_one_expires(js):
-    async with LocalAbly(settings=Settings(token_warning_s=28.5)) as server:
+    async with LocalAbly(settings=Settings(token_warning_s=26)) as server:
         seen = await js("tokens", on=server, ttl=30_000)
     assert seen["reason"] == "update"
     assert seen["asked"] == 2

@@ -99,7 +99,7 @@ async def test_switches_drop_repeat_delay_and_reorder():
     async with hooked(batched=True) as (channels, got, server):
         server.faults.set("drop_webhooks", nth=1)
         server.faults.set("repeat_webhooks", nth=2, times=3)
-        server.faults.set("delay_webhooks", ms=200, count=1)
+        server.faults.set("delay_webhooks", ms=1500, count=1)
         server.faults.set("reorder_webhooks")
         for text in "abcd":
             await channels.get("a").publish("n", text)

@@ -22,7 +22,7 @@ const control = (method, path, body) =>
   fetch(`http://127.0.0.1:${port}/localably/${path}`, {
     method, headers: { 'Content-Type': 'application/json' }, body: body && JSON.stringify(body) }).then((r) => r.json());
 
-async function until(condition, ms = 8000) {
+async function until(condition, ms = 20000) {
   const end = Date.now() + ms;
   while (!condition()) {
     if (Date.now() > end) throw new Error(`waited in vain: ${condition}`);
@@ -94,14 +94,15 @@ const scenarios = {
     const writer = rest().channels.get('room');
     const serials = [];
     for (let i = 0; i < 3; i++) serials.push(...(await writer.publish('n', `m${i}`)).serials);
-    const by = async (params) => {
+    const by = async (params, count) => {
       const got = await following(realtime().channels.get('room', { params }));
-      await pause(150);
+      await until(() => got.length >= count);
+      await pause(50);
       return data(got);
     };
     const bad = await refused(realtime().channels.get('room', { params: { rewind: 'soon' } }).attach());
-    return { number: await by({ rewind: 1 }), time: await by({ rewind: '2m' }), bad,
-      limited: await by({ rewind: '2m', rewindLimit: '2' }), serial: await by({ rewind: serials[0] }),
+    return { number: await by({ rewind: 1 }, 1), time: await by({ rewind: '2m' }, 3), bad,
+      limited: await by({ rewind: '2m', rewindLimit: '2' }, 2), serial: await by({ rewind: serials[0] }, 2),
       qualified: data(await (async () => { const g = await following(realtime().channels.get('[?rewind=1]room')); await until(() => g.length); return g; })()) };
   },
 
@@ -278,7 +279,7 @@ const scenarios = {
   },
 
   async rollup() {
-    const client = realtime({ transportParams: { appendRollupWindow: 200 } });
+    const client = realtime({ transportParams: { appendRollupWindow: 500 } });
     const channel = client.channels.get('mutable:room');
     const got = await following(channel);
     const { serials: [serial] } = await channel.publish('r', 'a');
@@ -382,12 +383,12 @@ const scenarios = {
   },
 
   async heartbeat() {
-    const client = realtime({ realtimeRequestTimeout: 300 });
+    const client = realtime({ realtimeRequestTimeout: 1000 });
     await state(client, 'connected');
     const id = client.connection.id;
     let dropped = 0;
     client.connection.on('disconnected', () => dropped++);
-    await pause(1500);
+    await pause(3500);
     const ms = await client.connection.ping();
     return { dropped, same: client.connection.id === id, ping: typeof ms };
   },
