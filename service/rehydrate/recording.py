@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rehydrate.core import wire
 from rehydrate.core.content import collapsed_run
 from rehydrate.core.dialects import decode_all
-from rehydrate.core.events import Status
-from rehydrate.core.ids import check_conversation_id, insertion_position
+from rehydrate.core.events import TERMINAL, Status
+from rehydrate.core.ids import check_conversation_id, check_message_id, insertion_position
+from rehydrate.core.json import is_json
+from rehydrate.core.parts import clean_parts
 from rehydrate.core.response import MessageState
 from rehydrate.core.timeline import Timeline, Window, advanced, missed, read_from_ms
-from rehydrate.errors import Conflict, RehydrateError
+from rehydrate.errors import BadParameter, Conflict, RehydrateError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -30,6 +32,8 @@ _log = logging.getLogger(__name__)
 
 PAGE = 1_000
 """Messages that are folded in one transaction: what recording holds in memory at a time."""
+
+_ROLES = ("user", "assistant")
 
 
 class Recorded(NamedTuple):
@@ -148,9 +152,12 @@ async def store_messages(
     publisher is alive.
 
     Raises:
+        BadParameter: one of them is no finished message; names what is wrong in it.
         Conflict: one is there with other content, or is being published; nothing is stored.
     """
     check_conversation_id(conversation_id)
+    for new in messages:
+        _check(new)
     result = StoreResult([], [])
     now_ms = rules.now_ms()
     async with store.locked(conversation_id, channel_name) as held:
@@ -163,6 +170,8 @@ async def store_messages(
                     raise Conflict(f"message {new.id!r} is stored with other content")
                 result.unchanged.append(new.id)
                 continue
+            if old is not None and old.role != new.role:
+                raise Conflict(f"{new.id!r} is a response that is open")
             if old is not None and await _alive(held, new.id):
                 raise Conflict(f"response {new.id!r} is being published")
             states.append(_finished(new, old, now_ms, index))
@@ -172,6 +181,23 @@ async def store_messages(
     return result
 
 
+def _check(new: NewMessage) -> None:
+    check_message_id(new.id)
+    if new.prompt_id is not None:
+        check_message_id(new.prompt_id, "prompt_id")
+    if new.role not in _ROLES:
+        raise BadParameter("role", f"role is one of {', '.join(_ROLES)}")
+    if new.status not in TERMINAL:
+        raise BadParameter("status", "a finished message has a status that is terminal")
+    if new.parts and clean_parts(new.parts) is None:
+        raise BadParameter("parts", "parts are text, refusal, reasoning and tool_call, as JSON")
+    if not new.parts and not isinstance(new.text, str):
+        raise BadParameter("text", "a message has a text, or parts")
+    for name in ("usage", "metadata"):
+        if not is_json(getattr(new, name)):
+            raise BadParameter(name, f"{name} has to be what JSON can say")
+
+
 async def _alive(held: Held, message_id: str) -> bool:
     lease = await held.lease(message_id)
     return lease is not None and lease.holder is not None and not lease.expired
@@ -179,7 +205,7 @@ async def _alive(held: Held, message_id: str) -> bool:
 
 def _finished(new: NewMessage, old: MessageState | None, now_ms: int, index: int) -> MessageState:
     state = old or MessageState(new.id, new.role)
-    parts = new.parts or [{"type": "text", "text": new.text or ""}]
+    parts = clean_parts(new.parts) or [{"type": "text", "text": new.text or ""}]
     finished_ms = now_ms if new.finished_ms is None else new.finished_ms
     last = 0 if state.seq is None else state.seq
     state.runs, state.tail = [collapsed_run(0, last, parts, finished_ms)], None
@@ -264,8 +290,10 @@ class Recorder:
             for conversation_id in due:
                 try:
                     await self._record(conversation_id)
-                except RehydrateError as error:
-                    _log.warning("could not record a conversation: %s", type(error).__name__)
+                except Exception as error:  # noqa: BLE001 - one fault of ours ends no recorder
+                    known = isinstance(error, RehydrateError)
+                    level = logging.WARNING if known else logging.ERROR
+                    _log.log(level, "could not record a conversation: %s", type(error).__name__)
                     self._waiting.setdefault(conversation_id)
                     self._wake.set()
             await asyncio.sleep(self._pause_s * random.uniform(1, 1.5))  # noqa: S311 - jitter

@@ -18,6 +18,7 @@ from rehydrate.core.dialects import tokens
 from rehydrate.core.events import Event
 from rehydrate.hydration import Rules, hydrate
 from rehydrate.localably import LocalAbly
+from rehydrate.outbox import Outbox
 from rehydrate.ports import Outgoing
 from rehydrate.publication import Terms
 from rehydrate.publishing import respond
@@ -65,15 +66,15 @@ class Paused:
                 await self._pause("page")
         await self._pause("read")
 
-    def publish(self, channel, messages):
+    def publish(self, channel, messages, **more):
         name = messages[0].name
         if name in self._pauses:
-            return asyncio.ensure_future(self._published_late(channel, messages))
-        return self._port.publish(channel, messages)
+            return asyncio.ensure_future(self._published_late(channel, messages, **more))
+        return self._port.publish(channel, messages, **more)
 
-    async def _published_late(self, channel, messages):
+    async def _published_late(self, channel, messages, **more):
         await self._pause(messages[0].name)
-        return await self._port.publish(channel, messages)
+        return await self._port.publish(channel, messages, **more)
 
 
 class Gate:
@@ -122,7 +123,10 @@ class Room:
         return await catch_up(self.id, **self._ports(store, channel, rules))
 
     def respond(self, rid, *, store=None, channel=None, terms=Terms(), **more):  # noqa: B008 - frozen
-        return respond(self.id, rid, **self._ports(store, channel), terms=terms, **more)
+        ports = self._ports(store)
+        del ports["channel"]
+        outbox = Outbox(channel or self.channel, rate_per_s=0)
+        return respond(self.id, rid, **ports, outbox=outbox, terms=terms, **more)
 
     async def store_messages(self, *messages):
         return await store_messages(
@@ -181,7 +185,7 @@ class Room:
 
         async def listen(subscription):
             async for message in subscription:
-                heard.append(message)
+                heard.append(message)  # noqa: PERF401 - each as it comes
 
         async with self.house.other.subscribe(self.name) as subscription:
             task = asyncio.create_task(listen(subscription))
@@ -244,7 +248,7 @@ async def within(awaitable, seconds=PATIENCE_S):
 async def until(holds):
     """Wait until *holds* is true."""
     async with asyncio.timeout(PATIENCE_S):
-        while not holds():
+        while not holds():  # noqa: ASYNC110 - of what others change
             await asyncio.sleep(0.005)
 
 
