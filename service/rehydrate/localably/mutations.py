@@ -38,16 +38,8 @@ def mutate(
         RefusedError: 93002 the channel's messages do not change, 40003 no serial, 40400 no such
             message, 40160 or 40166 not allowed, 40009 too large, 40012 clientId.
     """
-    serial, action = raw.get("serial"), raw["action"]
-    if not channel.mutable:
-        raise RefusedError(
-            93002, "updates, deletes and appends need the namespace's rule for them", 400
-        )
-    if not serial:
-        raise RefusedError(40003, "the message to change has no serial")
-    before = channel.log.find(serial)
-    if before is None:
-        raise RefusedError(40400, "there is no message with this serial")
+    before = _found(channel, raw)
+    action = raw["action"]
     _require(channel, before, action, origin)
     operation = accepted_operation(raw.get("version"))
     check_client_id(operation, origin)
@@ -57,7 +49,7 @@ def mutate(
     changed = _changed(before, raw, action)
     check_size([changed], most_bytes)
     if action != APPEND:
-        channel.rollup.flush(serial)
+        channel.rollup.flush(before.serial)
     # a version is later than the creation, also within one millisecond
     version_serial = f"{channel.log.next_serial(max(now_ms, before.timestamp_ms + 1))}:000"
     changed["id"] = raw.get("id") or f"{origin.base_id}:0"
@@ -70,6 +62,21 @@ def mutate(
     else:
         channel.fan_out(channel.delivery(channel.log.head, [message]), origin.connection_id)
     return version_serial
+
+
+def _found(channel: Channel, raw: dict[str, Any]) -> Message:
+    """Return the message that is to be changed."""
+    if not channel.mutable:
+        raise RefusedError(
+            93002, "updates, deletes and appends need the namespace's rule for them", 400
+        )
+    serial = raw.get("serial")
+    if not serial:
+        raise RefusedError(40003, "the message to change has no serial")
+    before = channel.log.find(serial)
+    if before is None:
+        raise RefusedError(40400, "there is no message with this serial")
+    return before
 
 
 def _require(channel: Channel, before: Message, action: int, origin: Origin) -> None:
