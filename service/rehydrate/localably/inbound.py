@@ -117,16 +117,14 @@ def _change(
     if len(messages) != 1:
         raise FrameError("one frame changes one message")
     hub = connection.hub
-    raw = messages[0]
-    if hub.faults.now("drop_append_extras", channel.name) is not None:
-        raw["drops_extras"] = True
     return mutate(
         channel,
-        raw,
+        messages[0],
         origin,
         hub.now_ms(),
         most_bytes=hub.settings.max_message_bytes,
         window_ms=connection.rollup_window_ms,
+        drops_extras=hub.faults.now("drop_append_extras", channel.name) is not None,
     )
 
 

@@ -23,6 +23,7 @@ def mutate(
     *,
     most_bytes: int,
     window_ms: int = 0,
+    drops_extras: bool = False,
 ) -> str | None:
     """Make a newer version of a message, deliver it, and return the version's serial.
 
@@ -32,6 +33,7 @@ def mutate(
         origin: who asks.
         now_ms: the time.
         most_bytes: the most that the message may have afterwards (TM6).
+        drops_extras: remove the extras of the message if the operation brings none.
         window_ms: how long an append may be held back to be delivered with those after it.
 
     Raises:
@@ -46,7 +48,7 @@ def mutate(
     known = published_before(channel, [raw], now_ms)
     if known is not None:
         return known[0]
-    changed = _changed(before, raw, action)
+    changed = _changed(before, raw, action, drops_extras=drops_extras)
     check_size([changed], most_bytes)
     if action != APPEND:
         channel.rollup.flush(before.serial)
@@ -92,13 +94,15 @@ def _require(channel: Channel, before: Message, action: int, origin: Origin) -> 
         raise RefusedError(40160, f"the capability grants {kind} of own messages only")
 
 
-def _changed(before: Message, raw: dict[str, Any], action: int) -> dict[str, Any]:
+def _changed(
+    before: Message, raw: dict[str, Any], action: int, *, drops_extras: bool
+) -> dict[str, Any]:
     """Return the fields of the new version: what is not given stays as it was."""
     fields = dict(before.fields)
     for name in _PATCHED:
         if name in raw:
             fields[name] = raw[name]
-        elif name == "extras" and raw.get("drops_extras"):
+        elif name == "extras" and drops_extras:
             fields.pop("extras", None)
     if action == APPEND:
         fields["data"] = _appended(fields, raw)

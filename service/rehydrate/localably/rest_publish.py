@@ -63,6 +63,7 @@ async def patch_message(request: web.Request) -> web.Response:
         Origin(identity, secrets.token_urlsafe(9)),
         hub.now_ms(),
         most_bytes=hub.settings.max_message_bytes,
+        drops_extras=hub.faults.now("drop_append_extras", name.base) is not None,
     )
     return answer(request, {"versionSerial": version_serial})
 
