@@ -8,7 +8,7 @@ import jwt
 import pytest
 from ably import AblyException
 
-from localably.clients import Clients
+from localably.clients import Clients, arrives, into
 from rehydrate.localably import LocalAbly, Settings
 
 
@@ -112,3 +112,22 @@ async def test_python_may_authorize_anew_while_connected():
             assert (await client.channels.get("room").publish("n", "x")).serials
         finally:
             await clients.close()
+
+
+async def test_python_renews_a_token_that_expires_and_goes_on(clients):
+    rest = await clients.rest()
+    issued = []
+
+    async def callback(params):
+        details = await rest.auth.request_token(token_params={**params, "ttl": 3000})
+        issued.append(details.token)
+        return details
+
+    client = await clients.realtime(auth_callback=callback, disconnected_retry_timeout=100)
+    got = []
+    await client.channels.get("room").subscribe(into(got))
+    await arrives(issued, 2)
+    assert issued[0] != issued[1]
+    await rest.channels.get("room").publish("n", "after the renewal")
+    await arrives(got, 1)
+    assert got[0].data == "after the renewal"
