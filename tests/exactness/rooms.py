@@ -159,6 +159,12 @@ class Room:
                 found += page
         return found
 
+    async def heard(self, count):
+        """Wait until history shows *count* messages."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(await self.on_channel()) < count:  # noqa: ASYNC110 - others publish them
+                await asyncio.sleep(0.01)
+
     async def shown(self, **asked):
         """What a hydrate shows: text and status by id."""
         hydrated = await self.hydrate(**asked)

@@ -1,0 +1,134 @@
+"""Settings: from the environment, checked, each complaint with its variable."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from rehydrate.errors import NotConfigured
+from rehydrate.settings import Settings, load_settings, revealed
+
+KEY = "app.key:secret"
+VARIABLES = [str(field.validation_alias) for field in Settings.model_fields.values()]
+
+
+@pytest.fixture(autouse=True)
+def bare(monkeypatch):
+    for variable in VARIABLES:
+        monkeypatch.delenv(variable, raising=False)
+    return monkeypatch
+
+
+def test_without_an_environment_there_are_the_defaults():
+    settings = load_settings()
+    assert (settings.host, settings.port) == ("127.0.0.1", 8000)
+    assert settings.channel_of("c") == "ai:c"
+    assert settings.retention_ms == 120_000
+    assert (settings.database_url, settings.ably_api_key, settings.service_keys) == (None, None, ())
+    assert settings.ably_tls
+    assert isinstance(settings.data_dir, Path)
+
+
+def test_the_environment_is_read(bare):
+    bare.setenv("REHYDRATE_DATABASE_URL", "postgres://u:p@h/d")
+    bare.setenv("REHYDRATE_PORT", "0")
+    bare.setenv("REHYDRATE_CHANNEL_TEMPLATE", "persisted:{conversation_id}:x")
+    bare.setenv("REHYDRATE_SERVICE_KEYS", " one, two ,,")
+    bare.setenv("REHYDRATE_AGENT_CLIENT_IDS", "bot,other")
+    bare.setenv("ABLY_API_KEY", KEY)
+    bare.setenv("ABLY_TLS", "false")
+    settings = load_settings()
+    assert settings.required_database_url() == "postgres://u:p@h/d"
+    assert settings.required_ably_key() == KEY
+    assert settings.channel_of("a{b}") == "persisted:a{b}:x"
+    assert revealed(settings.service_keys) == ["one", "two"]
+    assert settings.agent_client_ids == ("bot", "other")
+    assert (settings.port, settings.ably_tls) == (0, False)
+
+
+@pytest.mark.parametrize(
+    ("text", "ms"), [("2m", 120_000), ("30s", 30_000), ("24h", 86_400_000), (" 3d ", 259_200_000)]
+)
+def test_retention_is_a_number_with_a_unit(bare, text, ms):
+    bare.setenv("REHYDRATE_RETENTION", text)
+    assert load_settings().retention_ms == ms
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("REHYDRATE_RETENTION", "120"),
+        ("REHYDRATE_RETENTION", "0s"),
+        ("REHYDRATE_RETENTION", "two minutes"),
+        ("REHYDRATE_RETENTION", "-2m"),
+        ("REHYDRATE_PORT", "65536"),
+        ("REHYDRATE_PORT", "http"),
+        ("REHYDRATE_CHANNEL_TEMPLATE", "ai:all"),
+        ("REHYDRATE_CHANNEL_TEMPLATE", "{conversation_id}{conversation_id}"),
+        ("REHYDRATE_LEASE_SECONDS", "0"),
+        ("ABLY_API_KEY", "secret-without-a-form"),
+        ("ABLY_API_KEY", "app.key: "),
+        ("ABLY_PORT", "0"),
+        ("ABLY_TLS", "perhaps"),
+    ],
+)
+def test_what_is_wrong_names_its_variable_and_shows_no_secret(bare, variable, value):
+    bare.setenv(variable, value)
+    with pytest.raises(NotConfigured) as caught:
+        load_settings()
+    assert variable in str(caught.value)
+    assert "secret-without-a-form" not in str(caught.value)
+
+
+def test_all_that_is_wrong_is_said_at_once(bare):
+    bare.setenv("REHYDRATE_PORT", "x")
+    bare.setenv("ABLY_PORT", "y")
+    with pytest.raises(NotConfigured, match=r"REHYDRATE_PORT.*; .*ABLY_PORT"):
+        load_settings()
+
+
+@pytest.mark.parametrize(
+    "variable", ["REHYDRATE_DATABASE_URL", "ABLY_API_KEY", "ABLY_ENDPOINT", "ABLY_PORT"]
+)
+def test_an_empty_variable_is_as_good_as_none(bare, variable):
+    bare.setenv(variable, "")
+    settings = load_settings()
+    assert (settings.database_url, settings.ably_api_key) == (None, None)
+    assert (settings.ably_endpoint, settings.ably_port) == (None, None)
+
+
+def test_what_is_required_and_not_set_is_named():
+    settings = load_settings()
+    with pytest.raises(NotConfigured, match="REHYDRATE_DATABASE_URL"):
+        settings.required_database_url()
+    with pytest.raises(NotConfigured, match="ABLY_API_KEY"):
+        settings.required_ably_key()
+
+
+def test_readers_may_show_tokens_of_any_named_key_else_of_our_own():
+    assert load_settings().reader_keys() == []
+    assert load_settings(ably_api_key=KEY).reader_keys() == [KEY]
+    both = load_settings(ably_api_key=KEY, ably_keys=("a.b:c", "d.e:f"))
+    assert both.reader_keys() == ["a.b:c", "d.e:f"]
+
+
+def test_no_secret_shows_in_the_representation():
+    settings = load_settings(
+        ably_api_key="app.key:hush-1",
+        database_url="postgres://u:hush-2@h/d",
+        service_keys="hush-3",
+        admin_keys="hush-4",
+        ably_keys="a.b:hush-5",
+    )
+    assert "hush" not in repr(settings) + str(settings)
+
+
+def test_settings_are_for_good():
+    with pytest.raises(ValueError, match="frozen"):
+        load_settings().port = 1
+
+
+def test_values_that_are_given_go_before_the_environment(bare):
+    bare.setenv("REHYDRATE_PORT", "1")
+    assert load_settings(port=2).port == 2
