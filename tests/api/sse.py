@@ -1,0 +1,58 @@
+"""Reads server-sent events as the standard has it, one block at a time."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from contextlib import asynccontextmanager
+from typing import NamedTuple
+
+PATIENCE_S = 15
+
+
+class Told(NamedTuple):
+    kind: str
+    id: str
+    data: dict
+
+
+class Stream:
+    """An open stream."""
+
+    def __init__(self, response):
+        self.response = response
+        self.retry_ms = None
+        self.comments = 0
+        self._lines = response.aiter_lines()
+
+    async def next(self):
+        """The next event; None at a clean end."""
+        async with asyncio.timeout(PATIENCE_S):
+            fields = {}
+            async for line in self._lines:
+                name, _, value = line.partition(":")
+                value = value.removeprefix(" ")
+                if not line and "data" in fields:
+                    return Told(fields["event"], fields["id"], json.loads(fields["data"]))
+                if not line:
+                    fields = {}
+                elif not name:
+                    self.comments += 1
+                elif name == "retry":
+                    self.retry_ms = int(value)
+                else:
+                    fields[name] = value
+        return None
+
+    async def take(self, count):
+        return [await self.next() for _ in range(count)]
+
+
+@asynccontextmanager
+async def streamed(client, conversation, *, last=None, **params):
+    """The stream of a conversation, which is told with 200."""
+    headers = {"Last-Event-ID": last} if last else {}
+    path = f"/v1/conversations/{conversation}/stream"
+    async with client.stream("GET", path, params=params, headers=headers) as response:
+        assert response.status_code == 200, await response.aread()
+        yield Stream(response)
