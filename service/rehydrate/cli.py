@@ -135,6 +135,8 @@ def _add_serving(commands: Any) -> None:
     local.add_argument("--port", default="8081", help="port on 127.0.0.1; 0 takes a free one")
     local.add_argument("--key", help="an API key, appId.keyId:secret (made up without one)")
     local.add_argument("--data-dir", help="keep persisted channels in this folder")
+    local.add_argument("--retention", help="seconds of history without persistence (120)")
+    local.add_argument("--config", help="apps, keys, namespaces and webhook rules, as TOML")
 
 
 def _add_reading(commands: Any) -> None:
@@ -143,6 +145,8 @@ def _add_reading(commands: Any) -> None:
     hydrate.add_argument("--until", help="reach at least this serial (an attach point)")
     hydrate.add_argument("--limit", type=int, default=50, help="newest messages (50)")
     hydrate.add_argument("--json", action="store_true", help="the answer as JSON")
+    erase = _add(commands, "erase", "erase what was said in a conversation, for good", _run_erase)
+    erase.add_argument("conversation")
     _add(commands, "doctor", "what is configured, reachable, at head, and how to mend", _run_doctor)
 
 
@@ -192,10 +196,14 @@ def _run_migrate(_: Any) -> int:
 def _run_local_ably(options: Any) -> int:
     from rehydrate.localably.command import main as local_ably  # noqa: PLC0415 - as above
 
-    argv = ["--port", options.port]
-    key = options.key or os.environ.get("REHYDRATE_LOCAL_ABLY_KEY")
-    argv += ["--key", key] if key else []
-    argv += ["--data-dir", options.data_dir] if options.data_dir else []
+    given = {
+        "--port": options.port,
+        "--key": options.key or os.environ.get("REHYDRATE_LOCAL_ABLY_KEY"),
+        "--data-dir": options.data_dir,
+        "--retention": options.retention,
+        "--config": options.config,
+    }
+    argv = [word for option, value in given.items() if value for word in (option, value)]
     return local_ably(argv, prog="rehydrate local-ably")
 
 
@@ -225,6 +233,18 @@ def _readable(answer: dict[str, Any]) -> str:
     if not answer["complete"]:
         lines += [f"not complete: {reason['detail']}" for reason in answer["reasons"]]
     return "\n".join(lines) + "\n"
+
+
+def _run_erase(options: Any) -> int:
+    from rehydrate.wiring import History  # noqa: PLC0415 - as above
+
+    async def run() -> int:
+        async with History() as history:
+            await history.erase(options.conversation)
+        sys.stdout.write("erased\n")
+        return 0
+
+    return _run(run())
 
 
 def _run_doctor(_: Any) -> int:
