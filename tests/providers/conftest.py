@@ -7,12 +7,11 @@ import threading
 import time
 from contextlib import contextmanager
 
+import openai
 import pytest
 import uvicorn
 
 from providers.scripted import ScriptedEndpoint
-
-openai = pytest.importorskip("openai", reason="the extra `openai` is not installed")
 
 
 class Vendor:

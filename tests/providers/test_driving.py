@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 import threading
+from pathlib import Path
 
 import openai
 import pytest
@@ -11,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from providers.sinks import Folded
+from rehydrate.providers import driving
 from rehydrate.providers.driving import (
     Conversation,
     add_usage,
@@ -120,6 +124,16 @@ async def test_stopping_goes_to_its_end_also_while_being_cancelled():
     with pytest.raises(asyncio.CancelledError):
         await task
     assert done == [True]
+
+
+def test_importing_the_room_imports_no_vendor():
+    room = Path(driving.__file__).parent
+    names = [f"rehydrate.providers.{path.stem}" for path in room.glob("*.py")]
+    code = f"import sys, {', '.join(names)}; print('openai' in sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout == "False\n"
 
 
 async def test_without_a_final_word_of_one_turn_the_parts_are_what_was_said():

@@ -50,6 +50,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 _DELTAS = {"text": TextDelta, "refusal": RefusalDelta, "reasoning": ReasoningDelta}
+_NO_FIELDS: dict[str, Any] = {}
 _FLAT = ".delta"
 """Events of which every field that is read is a text or a number."""
 
@@ -82,9 +83,10 @@ class ResponsesInterpreter(Interpreter):
     def arrived(self, raw: Any) -> Arrived:
         """As `Interpreter.arrived`."""
         if not isinstance(raw, dict):
-            type_ = getattr(raw, "type", None)
+            fields = getattr(raw, "__dict__", _NO_FIELDS)
+            type_ = fields.get("type")
             flat = isinstance(type_, str) and type_.endswith(_FLAT)
-            raw = vars(raw) if flat and hasattr(raw, "__dict__") else plain(raw)
+            raw = fields if flat else plain(raw)
         if not isinstance(raw, dict) or not isinstance(type_ := raw.get("type"), str):
             raise StreamUnreadable("malformed_event", "an event without a type")
         number = raw.get("sequence_number")

@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.providers.idle_limit import IdleLimit
 from rehydrate.providers.sse import SseDecoder
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ CLOSE_TIMEOUT_S = 5.0
 DRAIN_TIMEOUT_S = 0.25
 _DRAIN_ITEMS = 16
 _END = object()
+_BYTES = (bytes, bytearray, memoryview)
 
 
 class Exhausted(Exception):
@@ -48,8 +50,10 @@ class VendorSource:
     ) -> None:
         self._origin = origin
         self._wrap = wrap
-        self._idle_timeout_s = idle_timeout_s
-        self._iterator = _iterator_of(origin)
+        self._limit = IdleLimit(idle_timeout_s)
+        iterator = _iterator_of(origin)
+        self._now = iterator if isinstance(iterator, Iterator) else None
+        self._later = None if isinstance(iterator, Iterator) else iterator
         self._in_memory = isinstance(origin, Collection)
         self._lent: asyncio.Future[Any] | None = None
         self._decoder = SseDecoder()
@@ -60,7 +64,7 @@ class VendorSource:
     @property
     def is_sync(self) -> bool:
         """Whether `pull_now` works."""
-        return isinstance(self._iterator, Iterator)
+        return self._now is not None
 
     def pull_now(self) -> Any:
         """The next event of a sync source.
@@ -69,10 +73,10 @@ class VendorSource:
             Exhausted: there is none.
             TypeError: the source is async.
         """
-        if not isinstance(self._iterator, Iterator):
+        if self._now is None:
             raise TypeError("this stream is async: read it with `async for`")
         while not self._ready and not self._done:
-            self._accept(next(self._iterator, _END))
+            self._accept(next(self._now, _END))
         return self._next_ready()
 
     async def pull(self) -> Any:
@@ -82,15 +86,20 @@ class VendorSource:
             Exhausted: there is none.
             TimeoutError: nothing came for `idle_timeout_s`.
         """
-        iterator = self._iterator
         while not self._ready and not self._done:
-            if not isinstance(iterator, Iterator):
-                async with asyncio.timeout(self._idle_timeout_s):
-                    self._accept(await anext(iterator, _END))
-            elif self._in_memory:
-                self._accept(next(iterator, _END))
-            else:
-                self._accept(await self._pull_in_thread(iterator))
+            if self._later is not None:
+                try:
+                    item = await self._limit.wait(self._later.__anext__())
+                except StopAsyncIteration:
+                    item = _END
+                else:
+                    if not isinstance(item, _BYTES):
+                        return item  # most of all that ever comes
+                self._accept(item)
+            elif self._now is not None and self._in_memory:
+                self._accept(next(self._now, _END))
+            elif self._now is not None:
+                self._accept(await self._pull_in_thread(self._now))
         return self._next_ready()
 
     async def drain(self) -> None:
@@ -104,6 +113,7 @@ class VendorSource:
 
     def close(self) -> None:
         """Close a sync source, and its connection."""
+        self._limit.close()
         if self._closed:
             return
         self._closed = True
@@ -121,9 +131,10 @@ class VendorSource:
         if self._closed:
             return
         self._closed = True
+        self._limit.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                for close in _closers(self._iterator, self._origin):
+                for close in _closers(self._later, self._origin):
                     closing = close()
                     if inspect.isawaitable(closing):
                         await closing
@@ -139,7 +150,7 @@ class VendorSource:
     def _accept(self, item: Any) -> None:
         if item is _END:
             self._done = True
-        elif isinstance(item, bytes | bytearray | memoryview):
+        elif isinstance(item, _BYTES):
             self._decode(bytes(item))
         else:
             self._ready.append(item)
@@ -157,8 +168,8 @@ class VendorSource:
     async def _pull_in_thread(self, iterator: Iterator[Any]) -> Any:
         self._lent = asyncio.get_running_loop().run_in_executor(None, next, iterator, _END)
         self._lent.add_done_callback(_retrieve)
-        async with asyncio.timeout(self._idle_timeout_s):
-            item = await asyncio.shield(self._lent)  # a thread ends by itself, or with its socket
+        # not cancelled: a thread ends by itself, or with its socket
+        item = await self._limit.wait(asyncio.shield(self._lent))
         self._lent = None
         return item
 

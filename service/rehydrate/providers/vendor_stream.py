@@ -161,11 +161,13 @@ class VendorStream:
         A bad end is told, not raised. What *sink* raises, and cancellation, close the stream.
         """
         try:
-            while self.end is None or self._ready:
-                self._ready.extend(await self._more() if self.end is None else ())
-                while self._ready:
-                    self._ready.popleft().say(sink)
-            return self.end
+            while self._ready:
+                self._ready.popleft().say(sink)
+            interpreter = self._interpreter
+            while interpreter.end is None:
+                for event in await self._more():
+                    event.say(sink)
+            return interpreter.end
         finally:
             await self.aclose()
 
@@ -178,18 +180,18 @@ class VendorStream:
             events = self._interpreter.fail(error)
         else:
             events = self._interpreter.read(raw)
-        if self.end is not None:
+        if self._interpreter.end is not None:
             await self._source.drain()
             await self._source.aclose()
         return events
 
     def _more_now(self) -> Events:
+        if not self._source.is_sync:
+            raise TypeError("this stream is async: read it with `async for`")
         try:
             raw = self._source.pull_now()
         except Exhausted:
             events = self._interpreter.break_off()
-        except TypeError:
-            raise
         except Exception as error:  # noqa: BLE001 - as above
             events = self._interpreter.fail(error)
         else:
