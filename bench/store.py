@@ -27,7 +27,7 @@ from rehydrate.store.url import connect_arguments
 
 FINISHED, OPEN, TOKENS, CHUNKS = 200, 3, 2_000, 80
 BODY_BYTES = 1_800
-WORDS = Path(__file__).read_text().split()
+WORDS = (Path(__file__).parents[1] / "LICENSE").read_text().split()
 START_MS = 1_763_720_000_000
 
 
@@ -168,7 +168,9 @@ async def logging(store: PostgresStore, url: str) -> dict[str, float]:
     try:
         for chunks in (80, 40, 20, 13, 10):
             for name, before in (("warm", "SELECT 1"), ("after_checkpoint", "CHECKPOINT")):
-                await stream(store, "wal", f"warm_{name}_{chunks}", 1)
+                for turn in range(2):
+                    await stream(store, "wal", f"warm_{turn}_{name}_{chunks}", chunks)
+                    await end(store, "wal", f"warm_{turn}_{name}_{chunks}")
                 await connection.execute(before)
                 start = await connection.fetchval("SELECT pg_current_wal_insert_lsn()")
                 size = await stream(store, "wal", f"r_{name}_{chunks}", chunks)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from contracts.store import finished, put, response
+from contracts.messages import finished, put, response
 from rehydrate.core.timeline import Hole
 from rehydrate.errors import BadParameter
 from rehydrate.store import statements

@@ -12,7 +12,9 @@ import asyncpg
 import pytest
 
 from conftest import connected, database_url
-from contracts.store import Rows, Together, finished, put, response
+from contracts.messages import finished, put, response
+from contracts.store_reading import Rows
+from contracts.store_writing import Together
 from rehydrate.errors import BadParameter, StoreUnavailable
 from rehydrate.store import pool as pool_module
 from rehydrate.store.embedded import EmbeddedPostgres

@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from conftest import connected
-from contracts.store import AT_MS, finished, further, put, response, said
+from contracts.messages import AT_MS, finished, further, put, response, said
 from rehydrate.core import wire
 from rehydrate.core.content import collapsed_run
 from rehydrate.core.response import fold

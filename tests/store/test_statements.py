@@ -7,7 +7,7 @@ import re
 import pytest
 
 from conftest import connected
-from contracts.store import finished, put
+from contracts.messages import finished, put
 from rehydrate.store import statements
 from rehydrate.store.postgres import _READING
 

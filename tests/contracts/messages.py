@@ -1,0 +1,59 @@
+"""Messages as folds reach them, put as recorders and backends put them."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from rehydrate.core.content import collapsed_run
+from rehydrate.core.events import Event
+from rehydrate.core.response import MessageState, fold
+from rehydrate.ports import ResponseStore
+
+AT_MS = 1_763_720_000_123
+UNICODE_IDS = ["é", "e\u0301", "語", "😀", "a b", "~", "%", "'", '"', "\\", "a/b", "A", "x" * 256]
+
+
+def said(kind: str, message_id: str | None, seq: int | None = None, **more: Any) -> Event:
+    """An event at a place that follows from its seq."""
+    place = 0 if seq is None else seq
+    given = {"serial": f"{AT_MS + place}-000@s:000", "id": f"{message_id}:{place}"}
+    return Event(kind, message_id, seq=seq, timestamp_ms=AT_MS + place, **{**given, **more})
+
+
+def response(message_id: str, *texts: str, ended: bool = False, **more: Any) -> MessageState:
+    """A response as folds reach it."""
+    state = MessageState(message_id)
+    fold(state, said("start", message_id, 0, **more))
+    for seq, text in enumerate(texts, 1):
+        fold(state, said("token", message_id, seq, text=text))
+    if ended:
+        fold(state, said("stop", message_id, len(texts) + 1))
+    return state
+
+
+def finished(message_id: str, position: str, text: str = "said") -> MessageState:
+    """A message as a backend hands it over."""
+    state = MessageState(message_id)
+    state.runs = [collapsed_run(0, 0, [{"type": "text", "text": text}], AT_MS)]
+    state.status, state.started_ms, state.finished_ms = "completed", AT_MS, AT_MS
+    state.position = position
+    return state
+
+
+async def put(store: ResponseStore, conversation: str, *states: MessageState) -> None:
+    async with store.locked(conversation, f"ai:{conversation}") as held:
+        await held.put(states)
+
+
+async def further(store: ResponseStore, conversation: str, *events: Event) -> None:
+    """Fold *events* of one message onto what is stored, as a recorder does."""
+    async with store.locked(conversation, f"ai:{conversation}") as held:
+        state = (await held.messages({events[0].message_id}))[events[0].message_id]
+        for event in events:
+            fold(state, event)
+        await held.put([state])
+
+
+def bodies(stored: Any) -> list[dict[str, Any]]:
+    return [json.loads(row.wire) for row in stored.finished]

@@ -1,0 +1,224 @@
+"""Of the store's contract: what is written together, at once, and in whose name."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from contracts.messages import AT_MS, finished, further, put, response, said
+from rehydrate.core import wire
+from rehydrate.core.response import fold
+from rehydrate.core.timeline import Hole, Watermark
+from rehydrate.errors import Fenced, NotFound
+
+
+class Together:
+    """What is written together, and what happens at the same time."""
+
+    async def test_nothing_is_kept_of_a_block_that_raises(self, store) -> None:
+        async def fail() -> None:
+            async with store.locked("c", "ai:c") as held:
+                await held.put([response("m", "text")])
+                await held.move(Watermark("1", AT_MS, AT_MS), None)
+                raise ZeroDivisionError
+
+        with pytest.raises(ZeroDivisionError):
+            await fail()
+        assert (await store.load("c", limit=1, before=None)).conversation is None
+
+    async def test_nothing_is_kept_of_a_block_that_is_cancelled(self, store) -> None:
+        inside = asyncio.Event()
+
+        async def hold() -> None:
+            async with store.locked("c", "ai:c") as held:
+                await held.put([response("m", "text")])
+                inside.set()
+                await asyncio.sleep(60)
+
+        task = asyncio.create_task(hold())
+        await inside.wait()
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+        await put(store, "c", response("n"))
+        assert [s.id for s in (await store.load("c", limit=1, before=None)).open] == ["n"]
+
+    async def test_a_block_waits_for_the_other_and_sees_what_it_wrote(self, store) -> None:
+        await put(store, "c", response("m"))
+
+        async def count(times: int) -> None:
+            for _ in range(times):
+                async with store.locked("c", "ai:c") as held:
+                    state = (await held.messages(["m"]))["m"]
+                    seq = (state.seq or 0) + 1
+                    fold(state, said("token", "m", seq, text=f"{seq} "))
+                    await held.put([state])
+
+        await asyncio.gather(*(count(5) for _ in range(4)))
+        (read,) = (await store.load("c", limit=1, before=None)).open
+        assert wire.message(read)["text"] == "".join(f"{n} " for n in range(1, 21))
+
+    async def test_many_may_make_the_same_conversation_at_once(self, store) -> None:
+        await asyncio.gather(*(put(store, "c", finished(f"m{n}", f"{n}")) for n in range(8)))
+        assert len((await store.load("c", limit=50, before=None)).finished) == 8
+
+    async def test_other_conversations_do_not_wait(self, store) -> None:
+        async with store.locked("c", "ai:c"), asyncio.timeout(5):
+            await put(store, "d", response("m"))
+
+    async def test_readers_do_not_wait_and_see_only_what_is_committed(self, store) -> None:
+        await put(store, "c", response("m", "a"))
+        async with store.locked("c", "ai:c") as held:
+            state = (await held.messages(["m"]))["m"]
+            fold(state, said("token", "m", 2, text="b"))
+            fold(state, said("stop", "m", 3))
+            await held.put([state])
+            async with asyncio.timeout(5):
+                during = await store.load("c", limit=1, before=None)
+        assert (wire.message(during.open[0])["text"], during.finished) == ("a", [])
+
+    async def test_a_load_is_one_snapshot(self, store) -> None:
+        """A message is open or finished, never both and never neither, and whole."""
+        await put(store, "c", response("m", "0 "))
+        stop = asyncio.Event()
+
+        async def write() -> None:
+            for seq in range(2, 40):
+                await further(store, "c", said("token", "m", seq, text=f"{seq} "))
+            await further(store, "c", said("stop", "m", 40))
+            stop.set()
+
+        async def read() -> None:
+            while not stop.is_set():
+                stored = await store.load("c", limit=5, before=None)
+                assert len(stored.open) + len(stored.finished) == 1
+                for state in stored.open:
+                    assert state.gaps() == []
+                    told = [tick.length for run in state.runs for tick in run.tape.ticks]
+                    assert sum(told) == len(wire.message(state)["text"])
+
+        await asyncio.gather(write(), read(), read())
+
+    async def test_a_state_may_be_put_again_in_one_block(self, store) -> None:
+        async with store.locked("c", "ai:c") as held:
+            state = response("m", "a")
+            await held.put([state])
+            fold(state, said("token", "m", 2, text="b"))
+            await held.put([state])
+            state.pointer = 7
+            await held.put([state])
+            state.pointer = 8
+            await held.put([state])
+            fold(state, said("token", "m", 3, text="c"))
+            await held.put([state])
+            assert (await held.messages(["m"]))["m"] is state
+        (read,) = (await store.load("c", limit=1, before=None)).open
+        assert (wire.message(read)["text"], read.pointer) == ("abc", 8)
+
+    async def test_what_was_not_folded_further_is_not_written(self, store) -> None:
+        await put(store, "c", response("m", "a"), response("n", "b", ended=True))
+        async with store.locked("c", "ai:c") as held:
+            states = await held.messages(["m", "n"])
+            await held.put(states.values())
+        assert len((await store.load("c", limit=1, before=None)).open) == 1
+
+
+class Leases:
+    """Who publishes, by the store's clock."""
+
+    async def test_a_message_that_nobody_publishes_has_none(self, store) -> None:
+        async with store.locked("c", "ai:c") as held:
+            await held.put([response("m")])
+            assert await held.lease("m") is None
+            assert await held.lease("none") is None
+
+    async def test_a_lease_holds_and_runs_out(self, store) -> None:
+        async with store.locked("c", "ai:c") as held:
+            await held.put([response("m")])
+            await held.grant("m", "me", 60)
+            assert await held.lease("m") == ("me", False, False, False)
+            await held.grant("m", "you", 0)
+            assert await held.lease("m") == ("you", True, False, False)
+        async with store.locked("c", "ai:c") as held:
+            assert (await held.lease("m")).holder == "you"
+
+    async def test_being_told_ends_it(self, store) -> None:
+        async with store.locked("c", "ai:c") as held:
+            await held.put([response("m", ended=True)])
+            await held.grant("m", "me", 60)
+            await held.told("m")
+            assert await held.lease("m") == (None, True, False, True)
+            await held.told("m")
+            assert (await held.lease("m")).told
+
+    async def test_a_grant_of_what_is_not_stored_is_refused(self, store) -> None:
+        async with store.locked("c", "ai:c") as held:
+            with pytest.raises(NotFound):
+                await held.grant("m", "me", 60)
+
+    async def test_who_is_fenced_publishes_no_more(self, store) -> None:
+        async with store.locked("c", "ai:c") as held:
+            await held.put([response("m")])
+            await held.grant("m", "me", 60)
+            await held.fence("m", "sweeper", 60)
+            assert await held.lease("m") == ("sweeper", False, True, False)
+            for holder in ("me", "you"):
+                with pytest.raises(Fenced):
+                    await held.grant("m", holder, 60)
+        await further(store, "c", said("stop", "m", 1))
+        async with store.locked("c", "ai:c") as held:
+            await held.told("m")
+            assert await held.lease("m") == (None, True, True, True)
+
+    async def test_a_lease_is_rolled_back_with_the_rest(self, store) -> None:
+        await put(store, "c", response("m"))
+
+        async def fail() -> None:
+            async with store.locked("c", "ai:c") as held:
+                await held.grant("m", "me", 60)
+                raise Fenced("by the test")
+
+        with pytest.raises(Fenced):
+            await fail()
+        async with store.locked("c", "ai:c") as held:
+            assert await held.lease("m") is None
+
+
+class Watermarks:
+    """Up to where history is folded, and what nobody saw."""
+
+    async def test_the_watermark_moves_and_is_read_as_it_was_set(self, store) -> None:
+        mark = Watermark("5-s", AT_MS, AT_MS + 7)
+        async with store.locked("c", "ai:c") as held:
+            await held.move(mark, None)
+            assert held.conversation.watermark == mark
+        assert (await store.load("c", limit=1, before=None)).conversation.watermark == mark
+        async with store.locked("c", "ai:c") as held:
+            assert held.conversation.watermark == mark
+            await held.move(Watermark(None, AT_MS, AT_MS + 8), None)
+        ((row,), _) = await store.conversations(limit=1, before=None)
+        assert row.watermark == (None, AT_MS, AT_MS + 8)
+
+    async def test_holes_are_kept_and_those_that_meet_are_one(self, store) -> None:
+        async with store.locked("c", "ai:c") as held:
+            for hole in (Hole(10, 20), Hole(40, 50), Hole(15, 30)):
+                await held.move(Watermark("1", AT_MS, AT_MS), hole)
+        row = (await store.load("c", limit=1, before=None)).conversation
+        assert row.holes == (Hole(10, 30), Hole(40, 50))
+
+    async def test_there_are_never_too_many_holes(self, store) -> None:
+        async with store.locked("c", "ai:c") as held:
+            for n in range(130):
+                await held.move(Watermark("1", AT_MS, AT_MS), Hole(n * 10, n * 10 + 5))
+        holes = (await store.load("c", limit=1, before=None)).conversation.holes
+        assert len(holes) == 100
+        assert (holes[0].from_ms, holes[-1]) == (0, Hole(1290, 1295))
+
+    async def test_times_are_exact_to_the_millisecond(self, store) -> None:
+        for ms in (AT_MS, 1, 999, 1_999_999_999_999, 4_102_444_800_001):
+            async with store.locked("c", "ai:c") as held:
+                await held.move(Watermark("1", ms, ms), None)
+            row = (await store.load("c", limit=1, before=None)).conversation
+            assert row.watermark == ("1", ms, ms)
+            async with store.locked("c", "ai:c") as held:
+                assert held.conversation.watermark == ("1", ms, ms)
