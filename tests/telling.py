@@ -15,14 +15,14 @@ PATIENCE_S = 15.0
 
 def settings_for(database, server, **more):
     """Settings of a service over *database* and the channel server *server*."""
-    return load_settings(
-        database_url=database,
-        ably_api_key=server.key,
-        ably_endpoint="127.0.0.1",
-        ably_port=server.port,
-        ably_tls=False,
-        **more,
-    )
+    given = {
+        "database_url": database,
+        "ably_api_key": server.key,
+        "ably_endpoint": "127.0.0.1",
+        "ably_port": server.port,
+        "ably_tls": False,
+    }
+    return load_settings(**(given | more))
 
 
 @asynccontextmanager

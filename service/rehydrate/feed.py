@@ -112,7 +112,8 @@ class Feed:
         self._changed = asyncio.Event()
         self._following: asyncio.Task[None] | None = None
         self._mending: asyncio.Task[None] | None = None
-        self._held: list[Event] = []
+        self._mending_ms = 0
+        self._stuck: set[str | None] = set()
         self._reread = self._lost = self._by_rewind = self._makeshift = False
 
     def open(self) -> None:
@@ -238,24 +239,21 @@ class Feed:
             self._take(event)
 
     def _take(self, event: Event) -> None:
-        mending = self._mending is not None
-        if mending:
-            self._hold(event)
-        if self.standing is None or (mending and event.seq is None and event.kind != "prompt"):
-            return  # text without seq fits only what is whole
+        if self.standing is None or (self._mending is not None and not self._may_go_on(event)):
+            return
         taken = self.standing.take(event)
         self.counts[taken.verdict.value] += 1
         if taken.event is not None:
             self._tell(taken, event)
-        elif taken.verdict is Verdict.AGAIN and not mending:
-            self._held = [event]
+        elif taken.verdict is Verdict.AGAIN:
+            self._stuck.add(event.message_id)
             self._mend()
 
-    def _hold(self, event: Event) -> None:
-        if len(self._held) >= self._terms.capacity:
-            self._held.clear()
-            raise ChannelUnavailable("more messages came than could be held")
-        self._held.append(event)
+    def _may_go_on(self, event: Event) -> bool:
+        """Whether *event* may be taken while something is missing: text without seq may not."""
+        return event.message_id not in self._stuck and (
+            event.seq is not None or event.kind == "prompt"
+        )
 
     def _tell(self, taken: Taken, event: Event) -> None:
         message_id = event.message_id if taken.message is None else taken.message.id
@@ -272,6 +270,7 @@ class Feed:
             self._mending.cancel()
             self._mending = None
         if self._mending is None and not self.closed and self.error is None:
+            self._mending_ms = self._rules.now_ms()
             self._mending = self._guarded(self._read_until_it_fits(), "reading a conversation")
 
     async def _read_until_it_fits(self) -> None:
@@ -317,31 +316,36 @@ class Feed:
         whatever it is, so that there is something to show.
         """
         standing = Standing(reading, self._rules.agents)
-        stuck = [each for each in self._held if standing.take(each).verdict is Verdict.AGAIN]
+        stuck = [each for each in self._overlap() if standing.take(each).verdict is Verdict.AGAIN]
         if late:
             for event in stuck:
                 standing.force(event)
             stuck = []
         if self._live is None:
             standing.warn(_NOT_ATTACHED)
-        whole = not (stuck or standing.stale or self._reread)
+        meets = walk.by_rewind or late or self.recent.meets(walk.window)
+        whole = meets and not (stuck or standing.stale or self._reread)
         if whole or self.standing is None:
-            self._held = [] if whole else stuck
             self._by_rewind = walk.by_rewind
             before = [] if walk.by_rewind else walk.events
             self.recent.know(before, _known_from_ms(reading, walk))
             self._stand(standing)
+            self._stuck = {event.message_id for event in stuck}
             self._lost = self._makeshift = False
         elif late and not self._makeshift:
             self._make_do(self.standing)
         return whole
+
+    def _overlap(self) -> list[Event]:
+        """What was heard lately: history may not show it yet."""
+        return self.recent.since(self._mending_ms - self._terms.rewind_s * 1000)
 
     def _make_do(self, standing: Standing) -> None:
         """Ably does not say what is missing: go on from what stood, and say so."""
         self._makeshift = True
         if self._lost:
             standing.lose()
-        for event in self._held:
+        for event in self._overlap():
             if standing.take(event).verdict is Verdict.AGAIN:
                 standing.force(event)
         standing.warn(_NOT_ATTACHED if self._live is None else _NO_HISTORY)
@@ -349,6 +353,7 @@ class Feed:
 
     def _stand(self, standing: Standing) -> None:
         self.standing = standing
+        self._stuck.clear()
         self.telling.begin_anew()
         self.wake()
 

@@ -64,7 +64,6 @@ class Recent:
 
     def attached(self, now_ms: int) -> None:
         """It was attached anew: what came before may have a hole behind it."""
-        self._events.clear()
         self._from_ms, self._oldest_ms = None, None
         self._attached_ms, self._delivered = now_ms, 0
 
@@ -101,6 +100,16 @@ class Recent:
         self._from_ms = from_ms
         for event in heard:
             self.add(event)
+
+    def since(self, from_ms: int) -> list[Event]:
+        """What was heard, or read, and is not older than *from_ms*."""
+        return [event for event in self._events if event.timestamp_ms >= from_ms]
+
+    def meets(self, history: Window) -> bool:
+        """Whether *history* reaches what was rewound, as far as that can be told."""
+        if self._delivered < self._rewind_most or self._oldest_ms is None:
+            return True
+        return history.newest_ms is not None and history.newest_ms >= self._oldest_ms
 
     def rewound(self) -> Rewound:
         """What was heard, and since when nothing is missing from it."""
