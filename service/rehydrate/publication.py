@@ -184,7 +184,8 @@ class Publication:
         events = []
         uncertain = unsent or self.refused or self._unanswered
         if uncertain or (parts is not None and parts != said):
-            events.append(Event("repair", self.id, self.gen, self._seq, value=parts or said))
+            final = said if parts is None else parts
+            events.append(Event("repair", self.id, self.gen, self._seq, value=final))
         stop = Event("stop", self.id, self.gen, self._seq + 1)
         events.append(stop._replace(status=status, value=usage, error=error))
         return [self._signed(event) for event in events]

@@ -16,9 +16,10 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.content import spoken_text
 from rehydrate.core.dialects import tokens
-from rehydrate.core.events import Event, Kind, Status
-from rehydrate.core.ids import SERIAL_LENGTH, check_conversation_id, has_control, insertion_position
+from rehydrate.core.events import TERMINAL, Event, Kind, Status
+from rehydrate.core.ids import check_conversation_id, check_message_id, insertion_position
 from rehydrate.core.json import is_json
+from rehydrate.core.parts import clean_parts
 from rehydrate.core.response import MessageState, Owner, fold
 from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
 from rehydrate.publication import Ending, Publication, Terms
@@ -104,10 +105,15 @@ class Response:
         saw other text are told.
 
         Raises:
-            BadParameter: JSON cannot say *usage*, *error* or *parts*.
+            BadParameter: JSON cannot say *usage* or *error*, *parts* are none, or *status* is no
+                end.
         """
-        for name, value in (("usage", usage), ("error", error), ("parts", parts)):
+        if status not in TERMINAL:
+            raise BadParameter("status", "a response ends with a status that is terminal")
+        for name, value in (("usage", usage), ("error", error)):
             _check_json(name, value)
+        if parts is not None and parts != [] and (parts := clean_parts(parts)) is None:
+            raise BadParameter("parts", "parts are text, refusal, reasoning and tool_call, as JSON")
         self._out.ending = Ending(status, usage, error, parts)
 
     def _say(self, kind: Kind, text: str, **fields: Any) -> None:
@@ -141,14 +147,17 @@ async def respond(
     the next gen.
 
     Raises:
+        BadParameter: an id is outside its syntax, or JSON cannot say *metadata*.
         Conflict: it has ended already, or its publisher is alive.
         Fenced: it was taken over, ended or erased meanwhile; nothing more is published.
         StoreUnavailable: Postgres did not answer for 30 s; the text is not committed.
         ChannelUnavailable: the text is committed, but Ably did not acknowledge the end.
     """
     check_conversation_id(conversation_id)
-    if not 1 <= len(response_id) <= SERIAL_LENGTH or has_control(response_id):
-        raise BadParameter("response_id", "a response id has 1 to 256 characters, no control ones")
+    check_message_id(response_id, "response_id")
+    if prompt_id is not None:
+        check_message_id(prompt_id, "prompt_id")
+    _check_json("metadata", metadata)
     ledger = Ledger(conversation_id, channel_name, store, rules, terms)
     gen, name = await ledger.claim(response_id, prompt_id, metadata)
     with outbox.tray(name) as tray:

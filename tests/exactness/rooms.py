@@ -12,6 +12,7 @@ import itertools
 import secrets
 import time
 from contextlib import aclosing, asynccontextmanager
+from urllib.parse import urlsplit
 
 from rehydrate.channel.ably import AblyChannel
 from rehydrate.core.dialects import tokens
@@ -173,6 +174,20 @@ class Room:
     async def row(self):
         return (await self.store.load(self.id, limit=1, before=None)).conversation
 
+    async def spoken(self):
+        """Name, seq and gen of the channel messages, in order."""
+        told = [(m.name, m.extras["headers"]) for m in await self.on_channel()]
+        return [(name, headers["seq"], headers["gen"]) for name, headers in told]
+
+    async def message(self):
+        """The only message that a hydrate shows."""
+        (message,) = (await self.hydrate()).messages
+        return message
+
+    async def lease(self, rid):
+        async with self.store.locked(self.id, self.name) as held:
+            return await held.lease(rid)
+
     async def stored(self):
         """What the store alone shows: text and status by id."""
         ids = {e.message_id for m in await self.on_channel() if (e := tokens.decode(m))}
@@ -260,3 +275,59 @@ async def until(holds):
 
 def event_of(kind, rid, seq, text=None, **fields):
     return Event(kind, rid, 1, seq, text=text, **fields)
+
+
+class Cable:
+    """A TCP connection to Postgres that can be cut, and mended."""
+
+    def __init__(self, url):
+        self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
+        self._parts = urlsplit(url)
+        self._whole = True
+        self._writers = set()
+        self._server = None
+
+    async def __aenter__(self):
+        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        return self
+
+    async def __aexit__(self, *_):
+        self.cut()
+        self._server.close()
+        await self._server.wait_closed()
+
+    @property
+    def url(self):
+        port = self._server.sockets[0].getsockname()[1]
+        login = self._parts.netloc.rpartition("@")[0]
+        return self._parts._replace(netloc=f"{login}@127.0.0.1:{port}").geturl()
+
+    def cut(self):
+        self._whole = False
+        for writer in self._writers:
+            writer.transport.abort()
+
+    def mend(self):
+        self._whole = True
+
+    async def _serve(self, reader, writer):
+        if not self._whole:
+            writer.transport.abort()
+            return
+        far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
+        ends = {writer, far_writer}
+        self._writers |= ends
+        try:
+            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+        finally:
+            self._writers -= ends
+            for end in ends:
+                end.transport.abort()
+
+
+async def _pump(reader, writer):
+    with contextlib.suppress(OSError):
+        while data := await reader.read(65_536):
+            writer.write(data)
+            await writer.drain()
+    writer.transport.abort()
