@@ -12,7 +12,7 @@ from providers.conftest import eventually
 from providers.scripted import CUT, Raw, Stall
 from providers.sinks import Folded
 from providers.turns import ResponseTurn
-from rehydrate.errors import BadParameter, Fenced
+from rehydrate.errors import BadParameter
 from rehydrate.providers.responses_driver import run_responses
 from rehydrate.providers.toolbox import Tool
 
@@ -268,66 +268,6 @@ async def test_a_background_response_is_taken_up_again_without_doubling(vendor):
     assert sink.text == "one two three four five"
     assert not sink.needs_repair
     assert len(vendor.endpoint.asked) == 1
-
-
-async def test_cancelling_the_task_closes_the_stream_and_says_so(vendor):
-    vendor.endpoint.answer = in_order([*ResponseTurn().message("One").events, Stall(60)])
-    sink = Folded()
-    async with vendor.client() as client:
-        task = asyncio.create_task(run_responses(sink, client, **ASK))
-        await sink.said("One")
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    assert sink.status == "cancelled"
-    eventually(lambda: vendor.endpoint.open_streams == 0)
-    assert vendor.endpoint.cancelled == []
-
-
-async def test_cancelling_a_background_response_cancels_it_at_the_vendor_s(vendor):
-    vendor.endpoint.answer = in_order([*ResponseTurn().message("One").events, Stall(60)])
-    sink = Folded()
-    async with vendor.client() as client:
-        task = asyncio.create_task(run_responses(sink, client, background=True, **ASK))
-        await sink.said("One")
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    assert vendor.endpoint.cancelled == ["resp_1"]
-
-
-async def test_cancelling_while_tools_run_cancels_the_tools(vendor):
-    started, ended = asyncio.Event(), asyncio.Event()
-
-    async def hang() -> None:
-        started.set()
-        try:
-            await asyncio.sleep(3600)
-        finally:
-            ended.set()
-
-    vendor.endpoint.answer = in_order(ResponseTurn().calls(("call_a", "hang", {})).completed())
-    sink = Folded()
-    async with vendor.client() as client:
-        task = asyncio.create_task(run_responses(sink, client, tools={"hang": hang}, **ASK))
-        await started.wait()
-        task.cancel()
-        with pytest.raises(asyncio.CancelledError):
-            await task
-    assert ended.is_set()
-    assert sink.status == "cancelled"
-
-
-async def test_a_sink_that_may_not_be_written_any_more_stops_the_vendor(vendor):
-    class Lost(Folded):
-        def write(self, text, *, part=None):
-            raise Fenced("taken over")
-
-    vendor.endpoint.answer = in_order([*ResponseTurn().message("One two").events, Stall(60)])
-    async with vendor.client() as client:
-        with pytest.raises(Fenced):
-            await run_responses(Lost(), client, **ASK)
-    eventually(lambda: vendor.endpoint.open_streams == 0)
 
 
 async def test_the_blocking_client_is_driven_without_blocking_the_loop(vendor):

@@ -6,7 +6,6 @@ that it does not know: its methods for this API are deprecated, and will be gone
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -15,6 +14,7 @@ from rehydrate.providers.driving import (
     Conversation,
     Outcome,
     called,
+    driven,
     is_sync,
     stopped_upstream,
 )
@@ -71,19 +71,7 @@ async def run_assistants(
         request["tools"] = toolbox.nested_specs()
     body = {**request, "assistant_id": assistant_id, "stream": True}
     run = _AssistantsRun(client, Conversation(sink, toolbox), thread_id, idle_timeout_s)
-    try:
-        await run.turns(input, body, turns_max)
-    except ProviderError as failure:
-        await run.stop()
-        return run.finish(failure)
-    except asyncio.CancelledError:
-        await run.stop()
-        run.cancel()
-        raise
-    except BaseException:
-        await run.stop()
-        raise
-    return run.finish(None)
+    return await driven(run, run.turns(input, body, turns_max))
 
 
 class _AssistantsRun:
@@ -160,7 +148,7 @@ class _AssistantsRun:
             steps.append(lambda: self._post(path, {}))
         await stopped_upstream(steps)
 
-    def cancel(self) -> None:
+    def cancelled(self) -> None:
         """Say that the response was cancelled."""
         self._conversation.cancelled()
 

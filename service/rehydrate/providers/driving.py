@@ -7,7 +7,7 @@ import inspect
 import logging
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from rehydrate.providers.failures import ProviderError, failure_of
 from rehydrate.providers.interpreting import settle
@@ -115,6 +115,36 @@ class Conversation:
     def cancelled(self) -> None:
         """Say that the response was cancelled; the text so far is its text."""
         self._sink.finish("cancelled", usage=self.usage)
+
+
+class Run(Protocol):
+    """One driven answer, as `driven` sees it."""
+
+    async def stop(self) -> None:
+        """Stop the vendor, if it is not done."""
+
+    def cancelled(self) -> None:
+        """Say that the response was cancelled."""
+
+    def finish(self, error: ProviderError | None) -> Outcome:
+        """Say how the response ends."""
+
+
+async def driven(run: Run, turns: Awaitable[None]) -> Outcome:
+    """Carry *turns* out, and end the response however they end."""
+    try:
+        await turns
+    except ProviderError as failure:
+        await run.stop()
+        return run.finish(failure)
+    except asyncio.CancelledError:
+        await run.stop()
+        run.cancelled()
+        raise
+    except BaseException:
+        await run.stop()
+        raise
+    return run.finish(None)
 
 
 async def called(method: Callable[..., Any], *args: Any, **keywords: Any) -> Any:

@@ -111,6 +111,24 @@ def _rules() -> Iterator[tuple[str, Rule]]:
             "`tool_result` of a tool that the vendor ran; " + _ADDED_TEXT,
         ),
     )
+    yield from _rules_of_texts()
+    yield from _rules_of_calls()
+    for name, steps in _UNSAID.items():
+        yield from ((f"response.{name}.{step}", _PROGRESS) for step in steps)
+    yield (
+        "response.completed",
+        Rule(_Reading.completed, "Ended", "`stop` completed, with usage; its text is final"),
+    )
+    yield (
+        "response.incomplete",
+        Rule(_Reading.incomplete, "Ended", "`stop` incomplete, with usage and the reason"),
+    )
+    yield "response.failed", Rule(_Reading.failed, "Ended", "`stop` failed, with the error")
+    yield "response.cancelled", Rule(_Reading.cancelled, "Ended", "`stop` cancelled")
+    yield "error", Rule(_Reading.error, "Ended", "`stop` failed, with the error")
+
+
+def _rules_of_texts() -> Iterator[tuple[str, Rule]]:
     yield "response.output_text.delta", Rule(_delta("text"), "TextDelta", "`token`")
     yield "response.output_text.done", Rule(_done("text"), "PartDone", _ADDED_TEXT)
     yield "response.output_text.annotation.added", Rule(_Reading.annotation, "Annotation")
@@ -126,6 +144,9 @@ def _rules() -> Iterator[tuple[str, Rule]]:
         "response.reasoning_summary_text.done",
         Rule(_done("reasoning", at="summary_index"), "PartDone", _ADDED_TEXT),
     )
+
+
+def _rules_of_calls() -> Iterator[tuple[str, Rule]]:
     for name, field in (
         ("function_call_arguments", "arguments"),
         ("mcp_call_arguments", "arguments"),
@@ -139,19 +160,6 @@ def _rules() -> Iterator[tuple[str, Rule]]:
         Rule(_Reading.command, "ToolArgsDelta", "`tool_args`: a command a line"),
     )
     yield "response.shell_call_command.delta", _ARGS_DELTA
-    for name, steps in _UNSAID.items():
-        yield from ((f"response.{name}.{step}", _PROGRESS) for step in steps)
-    yield (
-        "response.completed",
-        Rule(_Reading.completed, "Ended", "`stop` completed, with usage; its text is final"),
-    )
-    yield (
-        "response.incomplete",
-        Rule(_Reading.incomplete, "Ended", "`stop` incomplete, with usage and the reason"),
-    )
-    yield "response.failed", Rule(_Reading.failed, "Ended", "`stop` failed, with the error")
-    yield "response.cancelled", Rule(_Reading.cancelled, "Ended", "`stop` cancelled")
-    yield "error", Rule(_Reading.error, "Ended", "`stop` failed, with the error")
 
 
 RULES: dict[str, Rule] = dict(_rules())

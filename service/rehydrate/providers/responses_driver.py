@@ -11,6 +11,7 @@ from rehydrate.providers.driving import (
     Conversation,
     Outcome,
     called,
+    driven,
     stopped_upstream,
 )
 from rehydrate.providers.failures import ProviderError, StreamBroken, VendorIncomplete
@@ -69,19 +70,7 @@ async def run_responses(
     if specs:
         request["tools"] = specs
     run = _ResponsesRun(client, Conversation(sink, toolbox), request, idle_timeout_s)
-    try:
-        await run.turns(input, turns_max)
-    except ProviderError as failure:
-        await run.stop()
-        return run.finish(failure)
-    except asyncio.CancelledError:
-        await run.stop()
-        run.cancel()
-        raise
-    except BaseException:
-        await run.stop()
-        raise
-    return run.finish(None)
+    return await driven(run, run.turns(input, turns_max))
 
 
 class _ResponsesRun:
@@ -184,7 +173,7 @@ class _ResponsesRun:
             steps.append(lambda: called(cancel, stream.response_id))
         await stopped_upstream(steps)
 
-    def cancel(self) -> None:
+    def cancelled(self) -> None:
         """Say that the response was cancelled."""
         self._conversation.cancelled()
 

@@ -1,0 +1,81 @@
+"""The Responses driver stopped in the middle: by its task, its tools, its sink; upstream too."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from providers.conftest import eventually
+from providers.scripted import Stall
+from providers.sinks import Folded
+from providers.turns import ResponseTurn
+from rehydrate.errors import Fenced
+from rehydrate.providers.responses_driver import run_responses
+
+ASK = {"model": "gpt-5", "input": "What is the weather?"}
+
+
+def in_order(*turns):
+    """A script: one turn after the other."""
+    return lambda asked: turns[asked.number]
+
+
+async def test_cancelling_the_task_closes_the_stream_and_says_so(vendor):
+    vendor.endpoint.answer = in_order([*ResponseTurn().message("One").events, Stall(60)])
+    sink = Folded()
+    async with vendor.client() as client:
+        task = asyncio.create_task(run_responses(sink, client, **ASK))
+        await sink.said("One")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert sink.status == "cancelled"
+    eventually(lambda: vendor.endpoint.open_streams == 0)
+    assert vendor.endpoint.cancelled == []
+
+
+async def test_cancelling_a_background_response_cancels_it_at_the_vendor_s(vendor):
+    vendor.endpoint.answer = in_order([*ResponseTurn().message("One").events, Stall(60)])
+    sink = Folded()
+    async with vendor.client() as client:
+        task = asyncio.create_task(run_responses(sink, client, background=True, **ASK))
+        await sink.said("One")
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert vendor.endpoint.cancelled == ["resp_1"]
+
+
+async def test_cancelling_while_tools_run_cancels_the_tools(vendor):
+    started, ended = asyncio.Event(), asyncio.Event()
+
+    async def hang() -> None:
+        started.set()
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            ended.set()
+
+    vendor.endpoint.answer = in_order(ResponseTurn().calls(("call_a", "hang", {})).completed())
+    sink = Folded()
+    async with vendor.client() as client:
+        task = asyncio.create_task(run_responses(sink, client, tools={"hang": hang}, **ASK))
+        await started.wait()
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+    assert ended.is_set()
+    assert sink.status == "cancelled"
+
+
+async def test_a_sink_that_may_not_be_written_any_more_stops_the_vendor(vendor):
+    class Lost(Folded):
+        def write(self, text, *, part=None):
+            raise Fenced("taken over")
+
+    vendor.endpoint.answer = in_order([*ResponseTurn().message("One two").events, Stall(60)])
+    async with vendor.client() as client:
+        with pytest.raises(Fenced):
+            await run_responses(Lost(), client, **ASK)
+    eventually(lambda: vendor.endpoint.open_streams == 0)
