@@ -53,6 +53,8 @@ async def _lane(
             await _answer(history, conversation_id, pace_s, mean)
             streamed += 1
         except (Unavailable, Fenced) as error:
+            if _is_cancelled():  # and could not tell anybody
+                break
             _log.warning("a response could not be finished: %s", error)
         await asyncio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311 - a pace
     return streamed
@@ -67,6 +69,11 @@ async def _answer(history: History, conversation_id: str, pace_s: float, mean: i
         for token in tokens_of(response_id, mean=mean):
             response.write(token)
             await asyncio.sleep(random.expovariate(1 / pace_s))
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def run_agent(conversation_id: str, seconds: float | None) -> int:

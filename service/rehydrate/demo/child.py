@@ -1,7 +1,8 @@
 """A process that ends with the one that started it: ``python -m rehydrate.demo.child COMMAND …``.
 
 Its standard input is a pipe of the parent's. When that closes, however the parent ended, the child
-gets the SIGTERM that it would have got from a parent that ended well.
+gets the SIGTERM that it would have got from a parent that ended well; and, if it is then still
+there, because what it stands on was killed too, the SIGKILL.
 """
 
 from __future__ import annotations
@@ -10,6 +11,10 @@ import os
 import signal
 import sys
 import threading
+import time
+
+END_TIMEOUT_S = 10.0
+"""How long a child may take to end that has lost its parent."""
 
 
 def main() -> int:
@@ -24,6 +29,8 @@ def _watch() -> None:
     while os.read(0, 1024):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(END_TIMEOUT_S)
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 if __name__ == "__main__":

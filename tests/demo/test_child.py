@@ -1,0 +1,80 @@
+"""A child ends with its parent, however that ended."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+
+ENDS = "import os, sys, time; from rehydrate.demo import child; "
+
+
+async def started(script):
+    """A process whose standard input is a pipe of ours, once it says that it runs."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", script, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    assert await process.stdout.readline() == b"runs\n"
+    return process
+
+
+async def ended(process):
+    try:
+        return await asyncio.wait_for(process.wait(), 30)
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()
+        await process.stdout.read()
+
+
+def child_that(does, **constants):
+    """The script of a child whose command *does* something instead."""
+    changed = "".join(f"child.{name} = {value}; " for name, value in constants.items())
+    return (
+        f"{ENDS}{changed}import rehydrate.cli, threading\n"
+        f"def main(argv):\n    {does}\n"
+        "rehydrate.cli.main = main\n"
+        "sys.exit(child.main())\n"
+    )
+
+
+RUNS = "print('runs', flush=True); "
+
+
+async def test_a_child_lives_while_its_parent_holds_the_pipe_and_is_terminated_after():
+    process = await started(child_that(RUNS + "time.sleep(60)"))
+    await asyncio.sleep(0.3)
+    assert process.returncode is None
+    process.stdin.write(b"a word does not end it")
+    await process.stdin.drain()
+    await asyncio.sleep(0.3)
+    assert process.returncode is None
+    process.stdin.close()
+    assert await ended(process) == -signal.SIGTERM
+
+
+async def test_a_child_that_does_not_heed_the_end_of_its_parent_is_killed():
+    deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
+    process = await started(child_that(deaf + RUNS + "time.sleep(60)", END_TIMEOUT_S=0.3))
+    process.stdin.close()
+    assert await ended(process) == -signal.SIGKILL
+
+
+async def test_a_childs_exit_code_is_its_commands():
+    process = await started(child_that(RUNS + "return 3"))
+    assert await ended(process) == 3
+    process.stdin.close()
+
+
+async def test_a_command_gets_the_childs_arguments():
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "rehydrate.demo.child", "--help"),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        env=os.environ,
+    )
+    out, _ = await process.communicate()
+    assert process.returncode == 0
+    assert b"usage: rehydrate" in out

@@ -1,0 +1,113 @@
+"""``rehydrate demo``: it shows, it checks, and nothing of it stays behind."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+
+import httpx
+import pytest
+
+from demo.command_line import Command, all_gone, listening_ports, processes_on, ran, refuses
+from rehydrate.demo.check import Join, Report
+from rehydrate.demo.command import _table
+from rehydrate.demo.texts import tokens_of
+
+needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
+
+
+async def shown(curl):
+    """What the ``curl`` that the demo prints shows."""
+    token, url = re.search(r"TOKEN=(\S+)\n.* (http://\S+)", curl).groups()
+    async with httpx.AsyncClient() as http:
+        answer = await http.get(url, headers={"authorization": f"Bearer {token}"})
+    return answer.raise_for_status().json()
+
+
+@needs_proc
+@pytest.mark.slow
+async def test_the_demo_streams_and_leaves_nothing_behind_at_sigterm(tmp_path):
+    async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as demo:
+        url = await demo.ready()
+        ports = listening_ports(processes_on(tmp_path))
+        assert int(url.rpartition(":")[2]) in ports
+        assert len(ports) == 3, "the database, the channel server, the service"
+        await asyncio.sleep(1)
+        result = await demo.terminated()
+    assert result.code == 0
+    assert str(tmp_path) in result.err
+    assert "Traceback" not in result.err
+    assert "WARNING" not in result.err
+    await all_gone(tmp_path)
+    assert all(refuses(port) for port in ports)
+
+
+@needs_proc
+@pytest.mark.slow
+async def test_two_demos_on_one_folder_share_and_a_kill_leaves_no_orphans(tmp_path):
+    async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as first:
+        await first.ready()
+        async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as second:
+            await second.ready()
+            lines = processes_on(tmp_path).values()
+            assert sum("local-ably" in line for line in lines) == 1
+            assert sum(bool(re.search(r"postgres .*-D", line)) for line in lines) == 1
+            assert sum("--quiet serve" in line for line in lines) == 2
+            assert (await second.terminated()).code == 0
+        async with httpx.AsyncClient() as http:
+            ready = await http.get(f"{first.url}/readyz")
+            assert ready.status_code == 200, "the first owns what they shared"
+            assert ready.json()["checks"]["channel"] == "ok"
+        os.kill(first.pid, signal.SIGKILL)
+        await first.end()
+        await all_gone(tmp_path)
+
+
+@pytest.mark.slow
+async def test_the_check_joins_and_says_so_in_one_object(tmp_path):
+    result = await ran("demo", "--check", "--json", "--joins", "6", REHYDRATE_DATA_DIR=tmp_path)
+    assert result.code == 0, result.out + result.err
+    *table, last = result.out.splitlines()
+    said = json.loads(last)
+    assert {"joins", "characters", "lost", "doubled", "p50_ms", "p95_ms", "by_client"} <= set(said)
+    assert (said["joins"], said["lost"], said["doubled"]) == (6, 0, 0)
+    assert said["characters"] > 100
+    assert said["interleaved"]["switches"] > 10
+    assert {"rest", "ably-python"} <= set(said["by_client"])
+    assert bool(said["skipped"]) == ("ably-js" not in said["by_client"])
+    assert table[-1] == "every character is true"
+    assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize("word", ["starting Postgres", "starting the service"])
+async def test_a_demo_that_is_stopped_while_it_starts_ends_cleanly(tmp_path, word):
+    async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as demo:
+        await demo.says(word)
+        result = await demo.terminated()
+    assert result.code == 0
+    assert "Traceback" not in result.err
+    if sys.platform == "linux":
+        await all_gone(tmp_path)
+
+
+async def test_a_folder_that_cannot_be_used_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    result = await ran("demo", REHYDRATE_DATA_DIR=tmp_path / "file" / "folder")
+    assert result.code == 2
+    assert "REHYDRATE_DATA_DIR" in result.err.splitlines()[-1]
+    assert "Traceback" not in result.err
+
+
+def test_the_table_says_when_something_is_not_exact():
+    text = "".join(tokens_of("r"))
+    good = Report([Join("rest", [("r", "completed", text, None)], [0.01])], 5, 3, [])
+    bad = Report(
+        [Join("rest", [("r", "completed", text[1:], None)], [0.01])], 5, 3, ["ably-js: no"]
+    )
+    assert _table(good).endswith("every character is true\n")
+    assert _table(bad).endswith("NOT EXACT\n")
+    assert "skipped ably-js: no" in _table(bad)
