@@ -19,7 +19,7 @@ from rehydrate.core import wire
 from rehydrate.core.content import collapsed_run
 from rehydrate.core.events import Event
 from rehydrate.core.response import MessageState, fold
-from rehydrate.core.timeline import Watermark
+from rehydrate.core.timeline import Timeline, Watermark
 from rehydrate.store.embedded import EmbeddedPostgres
 from rehydrate.store.migrations import migrate
 from rehydrate.store.postgres import PostgresStore
@@ -29,6 +29,14 @@ FINISHED, OPEN, TOKENS, CHUNKS = 200, 3, 2_000, 80
 BODY_BYTES = 1_800
 WORDS = (Path(__file__).parents[1] / "LICENSE").read_text().split()
 START_MS = 1_763_720_000_000
+
+COPIES = """
+    INSERT INTO messages (conversation_id, id, role, status, gen, position, started_at,
+        finished_at, facts, wire, tape)
+    SELECT conversation_id, id || '-' || n, role, status, gen, position || '-' || n, started_at,
+        finished_at, facts, wire, tape
+    FROM messages, generate_series(1, $1::int) AS n WHERE conversation_id = 'large'
+"""
 
 
 def prose(length: int, seed: int) -> str:
@@ -145,8 +153,9 @@ async def reading(store: PostgresStore, url: str, rounds: int) -> dict[str, floa
 
 async def paging(store: PostgresStore, url: str, rounds: int, large: int) -> dict[str, float]:
     await fill(store, "small", 100)
-    await fill(store, "large", large)
+    await fill(store, "large", 100)
     connection = await asyncpg.connect(**connect_arguments(url))
+    await connection.execute(COPIES, large // 100 - 1)
     await connection.execute("VACUUM ANALYZE")
     await connection.close()
 
@@ -183,6 +192,24 @@ async def logging(store: PostgresStore, url: str) -> dict[str, float]:
     return found
 
 
+async def recording(store: PostgresStore, responses: int) -> dict[str, float]:
+    """Channel messages a second, folded and put by pages of 1,000 as a recorder does."""
+    logs = [[e._replace(id=f"{n}:{e.id}") for e in tokens(f"rec_{n}", n)] for n in range(responses)]
+    rounds = zip(*(iter(log) for log in logs), strict=True)
+    events = [event for at_once in rounds for event in at_once]
+    began = time.perf_counter()
+    for first in range(0, len(events), 1_000):
+        page = events[first : first + 1_000]
+        async with store.locked("rec", "ai:rec") as held:
+            known = await held.messages({event.message_id for event in page})
+            timeline = Timeline(known.values())
+            timeline.fold(page)
+            await held.put([state for state in timeline.messages.values() if state.changed])
+            await held.move(Watermark(page[-1].serial, page[-1].timestamp_ms, START_MS), None)
+    took_s = time.perf_counter() - began
+    return {f"recorded_{responses}_at_once_a_second": len(events) / took_s}
+
+
 async def measure(argv: argparse.Namespace, url: str) -> dict[str, float]:
     await migrate(url)
     store = PostgresStore(url)
@@ -191,6 +218,9 @@ async def measure(argv: argparse.Namespace, url: str) -> dict[str, float]:
         return {
             **await reading(store, url, argv.rounds),
             **await logging(store, url),
+            **await recording(store, 1),
+            **await recording(store, 10),
+            **await recording(store, 50),
             **await paging(store, url, argv.rounds, argv.large),
         }
     finally:
