@@ -113,6 +113,14 @@ async def test_text_of_items_that_are_no_messages_is_not_the_answer_s():
     assert sink.text == ""
 
 
+async def test_numbers_that_json_has_not_are_left_out():
+    events = ResponseTurn().message("It is").completed()
+    events[-1]["response"]["usage"] = {"total_tokens": float("nan")}
+    sink = Folded()
+    await ResponsesStream(events).into(sink)
+    assert sink.ending == ("completed", None, None)
+
+
 async def test_servers_without_numbers_are_read():
     events = [without(event, "sequence_number") for event in transcript("responses_text")["events"]]
     sink = Folded()

@@ -88,3 +88,4 @@ def test_results_that_readers_cannot_take_are_left_out():
     assert shown({"a": [1]}) == {"a": [1]}
     assert shown("x" * RESULT_BYTES_MAX) == {"omitted_bytes": RESULT_BYTES_MAX + 2}
     assert shown(object()) == {"omitted": "object"}
+    assert shown([float("nan")]) == {"omitted": "list"}

@@ -13,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
+from rehydrate.core.json import is_json
 from rehydrate.providers.failures import (
     ProviderError,
     StreamBroken,
@@ -152,6 +153,8 @@ class Interpreter:
     def ended(self, type_: str, status: Any, **fields: Any) -> Ended:
         """Note and return the last event."""
         known = {"usage": None, "error": None, "parts": None} | fields
+        if not is_json(known["usage"]):
+            known["usage"] = None  # the vendor's JSON may hold what JSON has not, as NaN
         self.end = Ended(type_, self.sequence_number, status, **known)
         return self.end
 

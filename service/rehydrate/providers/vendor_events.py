@@ -19,7 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rehydrate.core.json import dump
+from rehydrate.core.json import dump, is_json
 
 if TYPE_CHECKING:
     from rehydrate.core.events import Status
@@ -247,8 +247,7 @@ class Ended(VendorEvent):
 
 def shown(result: Any) -> Any:
     """*result* as readers see it: plain JSON, and small enough for a channel message."""
-    try:
-        size_bytes = len(dump(result))
-    except (TypeError, ValueError):
+    if not is_json(result):
         return {"omitted": type(result).__name__}
+    size_bytes = len(dump(result))
     return result if size_bytes <= RESULT_BYTES_MAX else {"omitted_bytes": size_bytes}
