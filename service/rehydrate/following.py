@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Self
 
 from rehydrate.core.ids import check_conversation_id
 from rehydrate.errors import BadParameter
-from rehydrate.feed import Feed, FollowTerms
+from rehydrate.feed import Feed
 from rehydrate.hydration import MAX_LIMIT
 from rehydrate.recent import RecentWalk
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rehydrate.hydration import Rules
+    from rehydrate.mending import FollowTerms
     from rehydrate.ports import ChannelLog, ResponseStore
     from rehydrate.told import FollowEvent
     from rehydrate.walking import Walk
@@ -184,6 +185,11 @@ class Following:
         if feed is None or not await feed.is_up_to_date(until):
             return None
         return RecentWalk(self._ports[1], self._rules.now_ms(), feed.recent)
+
+    @property
+    def conversation_ids(self) -> list[str]:
+        """Which conversations are kept."""
+        return list(self._feeds)
 
     def changed(self, conversation_id: str) -> None:
         """The store was changed without the channel: read it again."""

@@ -16,10 +16,10 @@ from rehydrate.core.capability import Capability
 from rehydrate.core.ids import check_conversation_id
 from rehydrate.core.response import Outcome
 from rehydrate.errors import ChannelUnavailable, NotConfigured, NotFound, StoreUnavailable
-from rehydrate.feed import FollowTerms
 from rehydrate.following import Following
 from rehydrate.hydration import Hydrated, Rules, hydrate
 from rehydrate.joining import Joining
+from rehydrate.mending import FollowTerms
 from rehydrate.outbox import Outbox
 from rehydrate.publication import Terms
 from rehydrate.publishing import Response, respond
