@@ -60,9 +60,15 @@ def test_a_run_that_was_read_says_only_what_came_after() -> None:
     reader = read(runs.whole(stream("a", "b"), runs.PLAIN))
     (mark,) = reader.marks()
     assert runs.since(mark) is None
-    assert mark.run.tape.stored is None  # nobody had to unpack it
     mark.run.append(token(2, "c"))
     assert runs.since(mark).said == [["text", None, "c"]]
+    assert not mark.run.tape.unpacked
+    again = runs.mark(mark.run, runs.PLAIN, (0, 1))
+    assert runs.since(again) is None
+    assert [tick.length for tick in mark.run.tape.ticks] == [1, 1, 1]
+    assert runs.since(again) is None
+    mark.run.append(token(3, "d"))
+    assert runs.since(again).said == [["text", None, "d"]]
 
 
 @pytest.mark.parametrize("pieces", [["\ud83d", "\ude00"], ["a\ud83d", "\ude00\ud83d", "\ude00b"]])

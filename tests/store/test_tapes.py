@@ -14,22 +14,33 @@ def stored(*pieces: list[Tick]) -> StoredTape:
 
 def test_pieces_are_one_tape() -> None:
     tape = stored(TICKS[:1], [], TICKS[1:])
-    assert tape.stored is None
+    assert not tape.unpacked
     assert tape.ticks == TICKS
-    assert tape.stored == 3
+    assert tape.unpacked
+    assert tape.came == []
 
 
 def test_what_is_appended_is_behind_what_was_stored() -> None:
     tape = stored(TICKS)
-    tape.ticks.append(Tick(1, 2_000))
-    assert tape.ticks[tape.stored :] == [Tick(1, 2_000)]
+    tape.append(Tick(1, 2_000))
+    assert not tape.unpacked
+    assert tape.came == [Tick(1, 2_000)]
+    assert tape.ticks == [*TICKS, Tick(1, 2_000)]
+    tape.append(Tick(2, 3_000))
+    assert tape.came == [Tick(1, 2_000), Tick(2, 3_000)]
+    assert Tape(packed=tape.packed()).ticks == [*TICKS, *tape.came]
+
+
+def test_one_piece_that_was_appended_to_is_packed_with_what_came() -> None:
+    tape = stored(TICKS)
+    tape.append(Tick(1, 2_000))
     assert Tape(packed=tape.packed()).ticks == [*TICKS, Tick(1, 2_000)]
 
 
 def test_one_piece_is_packed_already() -> None:
     tape = stored(TICKS)
     assert tape.packed() == Tape(TICKS).packed()
-    assert tape.stored is None
+    assert not tape.unpacked
 
 
 def test_several_pieces_are_packed_as_one() -> None:

@@ -62,7 +62,7 @@ class Run:
 
     def append(self, event: Event) -> None:
         """Take *event* as the next of this run."""
-        self.tape.ticks.append(Tick(_extend(self.segments, event), event.timestamp_ms))
+        self.tape.append(Tick(_extend(self.segments, event), event.timestamp_ms))
         self.last = NO_SEQ if event.seq is None else event.seq
 
     def join(self, other: Run) -> None:

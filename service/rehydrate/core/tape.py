@@ -40,6 +40,10 @@ class Tape:
         self._packed = None
         return self._ticks
 
+    def append(self, tick: Tick) -> None:
+        """Add *tick* behind the others."""
+        self.ticks.append(tick)
+
     def packed(self) -> bytes:
         """The compact form: a tag, then lengths and distances in time; nothing for no ticks."""
         if self._packed is None:

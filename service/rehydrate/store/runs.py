@@ -25,14 +25,14 @@ _BETWEEN_HALVES = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
 
 
 class Mark(NamedTuple):
-    """How far a run is stored. ``ticks`` None: as many as its `StoredTape` says."""
+    """How far a run is stored: so many segments, pieces of the last one, ticks that came."""
 
     run: Run
     kind: int
     ordinals: tuple[int, ...]
     segments: int
     pieces: int
-    ticks: int | None
+    ticks: int
 
 
 class Chunk(NamedTuple):
@@ -58,11 +58,8 @@ def kind_of(run: Run, tail: Run | None) -> int:
 
 def mark(run: Run, kind: int, ordinals: tuple[int, ...]) -> Mark:
     """Note that *run* is stored as it now is, in the chunks *ordinals*."""
-    tape = run.tape
-    unseen = isinstance(tape, StoredTape) and tape.stored is None
     pieces = len(run.segments[-1].pieces) if run.segments else 0
-    ticks = None if unseen else len(tape.ticks)
-    return Mark(run, kind, ordinals, len(run.segments), pieces, ticks)
+    return Mark(run, kind, ordinals, len(run.segments), pieces, len(_came(run.tape)))
 
 
 def whole(run: Run, kind: int) -> Chunk:
@@ -73,7 +70,7 @@ def whole(run: Run, kind: int) -> Chunk:
 def since(known: Mark) -> Chunk | None:
     """What came to the run since *known* was noted; None if nothing did."""
     run = known.run
-    ticks = _ticks_since(run.tape, known.ticks)
+    ticks = _came(run.tape)[known.ticks :]
     if not ticks:
         return None
     new = run.segments[known.segments :]
@@ -84,10 +81,9 @@ def since(known: Mark) -> Chunk | None:
     return Chunk(run.first, run.last, known.kind, _said(new), Tape(ticks).packed())
 
 
-def _ticks_since(tape: Tape, known: int | None) -> list[Tick]:
-    if known is None and isinstance(tape, StoredTape):
-        known = tape.stored
-    return [] if known is None else tape.ticks[known:]
+def _came(tape: Tape) -> list[Tick]:
+    """The ticks that were not read from the store."""
+    return tape.came if isinstance(tape, StoredTape) else tape.ticks
 
 
 def _said(segments: Iterable[Segment]) -> list[list[Any]]:

@@ -6,32 +6,47 @@ from rehydrate.core.tape import Tape, Tick
 
 
 class StoredTape(Tape):
-    """The ticks of one run, as they were appended piece by piece.
+    """The ticks of one run, as they were appended piece by piece; appending unpacks nothing."""
 
-    Attributes:
-        stored: how many ticks came from the store; None as long as nobody has looked.
-    """
-
-    __slots__ = ("_pieces", "stored")
+    __slots__ = ("_came", "_pieces", "_stored")
 
     def __init__(self, pieces: list[bytes]) -> None:
         super().__init__(packed=b"")
         self._pieces: list[bytes] | None = pieces
-        self.stored: int | None = None
+        self._came: list[Tick] = []
+        self._stored = 0
 
     @property
     def ticks(self) -> list[Tick]:
         """The ticks, which the caller may append to."""
         if self._pieces is not None:
             pieces, self._pieces = self._pieces, None
-            self._ticks = [tick for piece in pieces for tick in Tape(packed=piece).ticks]
-            self.stored = len(self._ticks)
+            stored = [tick for piece in pieces for tick in Tape(packed=piece).ticks]
+            self._stored = len(stored)
+            self._ticks = stored + self._came
         return super().ticks
+
+    @property
+    def came(self) -> list[Tick]:
+        """The ticks that came since it was read from the store."""
+        return self._came if self._pieces is not None else self.ticks[self._stored :]
+
+    @property
+    def unpacked(self) -> bool:
+        """Whether somebody has looked."""
+        return self._pieces is None
+
+    def append(self, tick: Tick) -> None:
+        """Add *tick* behind the others."""
+        if self._pieces is not None:
+            self._came.append(tick)
+        else:
+            super().append(tick)
 
     def packed(self) -> bytes:
         """The compact form of all pieces together."""
         if self._pieces is not None:
-            if len(self._pieces) == 1:
+            if len(self._pieces) == 1 and not self._came:
                 return self._pieces[0]
             self.ticks  # noqa: B018 - unpacks, so that they can be packed as one
         return super().packed()
