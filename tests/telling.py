@@ -153,3 +153,10 @@ async def reading(history, conversation_id, **how):
         yield made
     finally:
         await made.close()
+
+
+def attachments(server, conversation_id):
+    """Who is attached to the channel of a conversation with a rewind: followers."""
+    found = [c for c in server.hub.channels() if c.name == f"ai:{conversation_id}"]
+    attached = [each for channel in found for each in channel.attachments.values()]
+    return [each for each in attached if each.params.get("rewind")]

@@ -13,7 +13,7 @@ from rehydrate.localably import Key, LocalAbly
 from rehydrate.localably.capability import Capability
 from rehydrate.recording import NewMessage
 from rehydrate.wiring import History
-from telling import history_over, publisher_to, reading, settings_for
+from telling import attachments, history_over, publisher_to, reading, settings_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
@@ -212,16 +212,6 @@ async def test_one_attachment_serves_all_followers_and_ends_after_the_grace_peri
             while attachments(server, conversation):  # noqa: ASYNC110 - of a server, without event
                 await asyncio.sleep(0.02)
         assert len(history._following) == 0
-
-
-def attachments(server, conversation):
-    """Who is attached to the channel to listen."""
-    found = [c for c in server.hub.channels() if c.name == f"ai:{conversation}"]
-    return [each for channel in found for each in listeners(channel)]
-
-
-def listeners(channel):
-    return [each for each in channel.attachments.values() if each.params.get("rewind")]
 
 
 async def test_a_slow_follower_gets_a_new_snapshot_and_holds_nobody_up(
