@@ -11,6 +11,7 @@
     │   └── Forbidden         403 forbidden
     ├── Unavailable           ours or a neighbour's: try again
     │   ├── StoreUnavailable  503 store_unavailable (Postgres)
+    │   ├── Busy              429 too_many (more is under way than is taken on)
     │   └── ChannelUnavailable 503 channel_unavailable (Ably)
     │       └── ChannelRefused 502 channel_unavailable (Ably said no, with a code)
     ├── Fenced                409 conflict (another publisher took the response over, or it ended)
@@ -136,6 +137,15 @@ class ChannelRefused(ChannelUnavailable):
     def __init__(self, ably_code: int, detail: str) -> None:
         super().__init__(detail)
         self.ably_code = ably_code
+
+
+class Busy(Unavailable):
+    """More is under way than is taken on at once; it was not begun."""
+
+    status = 429
+    code = "too_many"
+    title = "Too many requests"
+    retry_after_s = 5
 
 
 class Fenced(RehydrateError):

@@ -224,6 +224,14 @@ class Held(Protocol):
         """Move the watermark, together with a hole that it passes."""
         ...
 
+    async def erase(self, at_ms: int, ids: Collection[str]) -> None:
+        """Delete all of the conversation but a tombstone, which covers all up to *at_ms*.
+
+        It also covers the responses in *ids* and those stored that were open, or ended within a
+        day: what is still said of them belongs to what was erased.
+        """
+        ...
+
 
 class ResponseStore(Protocol):
     """Postgres, as far as we need it. Every call may raise `StoreUnavailable`."""
@@ -245,6 +253,22 @@ class ResponseStore(Protocol):
 
         What is written is committed when the block ends, or not at all if it raises.
         """
+        ...
+
+    async def erased(self, ids: Collection[str]) -> dict[str, int]:
+        """Those of the conversations *ids* that were erased, and up to when, in ms."""
+        ...
+
+    async def on_channels(self, channels: Collection[str]) -> dict[str, str]:
+        """The conversations whose rows name one of *channels*, by channel."""
+        ...
+
+    async def overdue(self, *, limit: int, after_s: float) -> list[str]:
+        """Conversations that are open or new, and were not read for *after_s* seconds."""
+        ...
+
+    async def idle(self, *, limit: int, after_s: float) -> list[Due]:
+        """Open responses that never had a lease, and began more than *after_s* seconds ago."""
         ...
 
     async def due(self, *, limit: int) -> list[Due]:

@@ -247,6 +247,9 @@ class Ledger:
             Conflict: it has ended, or is being ended, or its publisher is alive.
         """
         async with self._store.locked(*self._where) as held:
+            tombstone = held.conversation.tombstone
+            if tombstone is not None and tombstone.names(response_id):
+                raise Conflict(f"response {response_id!r} was erased: begin one with a new id")
             state = (await held.messages([response_id])).get(response_id)
             if state is None:
                 state = MessageState(response_id)

@@ -162,23 +162,49 @@ async def store_messages(
     now_ms = rules.now_ms()
     async with store.locked(conversation_id, channel_name) as held:
         known = await held.messages([new.id for new in messages])
-        states = []
+        states, on_channel = [], []
         for index, new in enumerate(messages):
             old = known.get(new.id)
-            if old is not None and old.ended:
-                if not _says_the_same(old, new, now_ms):
-                    raise Conflict(f"message {new.id!r} is stored with other content")
+            if await _is_there(held, new, old, now_ms):
                 result.unchanged.append(new.id)
                 continue
-            if old is not None and old.role != new.role:
-                raise Conflict(f"{new.id!r} is a response that is open")
-            if old is not None and await _alive(held, new.id):
-                raise Conflict(f"response {new.id!r} is being published")
+            on_channel += [old.id] if old is not None else []
             states.append(_finished(new, old, now_ms, index))
             known[new.id] = states[-1]
             result.stored.append(new.id)
         await held.put(states)
+        for message_id in on_channel:
+            await _leave_to_be_told(held, message_id)
     return result
+
+
+async def _is_there(held: Held, new: NewMessage, old: MessageState | None, now_ms: int) -> bool:
+    """Whether *new* is stored already.
+
+    Raises:
+        Conflict: it cannot be stored: what is there says something else, or is not ours to end.
+    """
+    tombstone = held.conversation.tombstone
+    if tombstone is not None and tombstone.names(new.id):
+        raise Conflict(f"message {new.id!r} was erased")
+    if old is None:
+        return False
+    if old.ended:
+        if not _says_the_same(old, new, now_ms):
+            raise Conflict(f"message {new.id!r} is stored with other content")
+        return True
+    if old.role != new.role:
+        raise Conflict(f"{new.id!r} is a response that is open")
+    if await _alive(held, new.id):
+        raise Conflict(f"response {new.id!r} is being published")
+    return False
+
+
+async def _leave_to_be_told(held: Held, message_id: str) -> None:
+    """The channel's readers do not know that it has ended: whoever sweeps next tells them."""
+    lease = await held.lease(message_id)
+    if lease is None or not lease.fenced:
+        await held.grant(message_id, "stored", 0.0)
 
 
 def _check(new: NewMessage) -> None:
@@ -243,12 +269,13 @@ def _says_the_same(old: MessageState, new: NewMessage, now_ms: int) -> bool:
 
 
 class Recorder:
-    """Records the conversations it is woken for, one at a time, each once however often woken.
+    """Records the conversations it is woken for, some at once, each once however often woken.
 
     Args:
         record: catches one conversation up.
         pause_s: how long a conversation that was recorded waits before it is recorded again.
         capacity: how many may wait; further ones are left to whoever wakes it next.
+        at_once: how many are recorded at a time.
     """
 
     def __init__(
@@ -257,17 +284,24 @@ class Recorder:
         *,
         pause_s: float = 1.0,
         capacity: int = 10_000,
+        at_once: int = 4,
     ) -> None:
         self._record = record
         self._pause_s = pause_s
         self._capacity = capacity
+        self._at_once = at_once
         self._waiting: dict[str, None] = {}
         self._wake = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
 
+    @property
+    def full(self) -> bool:
+        """Whether no more may wait."""
+        return len(self._waiting) >= self._capacity
+
     def wake(self, conversation_id: str) -> None:
         """Something was said in *conversation_id*; returns at once."""
-        if self._task is not None and len(self._waiting) < self._capacity:
+        if self._task is not None and not self.full:
             self._waiting[conversation_id] = None
             self._wake.set()
 
@@ -286,14 +320,16 @@ class Recorder:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            due, self._waiting = self._waiting, {}
-            for conversation_id in due:
-                try:
-                    await self._record(conversation_id)
-                except Exception as error:  # noqa: BLE001 - one fault of ours ends no recorder
-                    known = isinstance(error, RehydrateError)
-                    level = logging.WARNING if known else logging.ERROR
-                    _log.log(level, "could not record a conversation: %s", type(error).__name__)
-                    self._waiting.setdefault(conversation_id)
-                    self._wake.set()
+            due, self._waiting = list(self._waiting), {}
+            for at in range(0, len(due), self._at_once):
+                await asyncio.gather(*map(self._one, due[at : at + self._at_once]))
             await asyncio.sleep(self._pause_s * random.uniform(1, 1.5))  # noqa: S311 - jitter
+
+    async def _one(self, conversation_id: str) -> None:
+        try:
+            await self._record(conversation_id)
+        except Exception as error:  # noqa: BLE001 - one fault of ours ends no recorder
+            level = logging.WARNING if isinstance(error, RehydrateError) else logging.ERROR
+            _log.log(level, "could not record a conversation: %s", type(error).__name__)
+            self._waiting.setdefault(conversation_id)
+            self._wake.set()

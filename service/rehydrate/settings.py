@@ -29,7 +29,9 @@ class Settings(BaseSettings):
     give no sign of life before it is taken for dead. ``follow_strategy``: what comes before live
     messages, where it does: what an attach rewinds, or history. ``follow_grace_s``: how long a
     conversation stays attached that nobody follows any more. ``publish_rate``: publishes a second
-    that Ably takes, on a channel and on a connection; 0: any number.
+    that Ably takes, on a channel and on a connection; 0: any number. ``idle_limit_ms``: a response
+    of a publisher that is not ours, and that says nothing for so long, has ended until it says
+    more; 0: never. ``webhook_secret``: what a rule of Ably's shows that does not sign.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
@@ -55,13 +57,22 @@ class Settings(BaseSettings):
     follow_grace_s: float = Field(
         30.0, ge=0, le=3600, validation_alias="REHYDRATE_FOLLOW_GRACE_SECONDS"
     )
+    idle_limit_ms: int = Field(600_000, ge=0, validation_alias="REHYDRATE_IDLE_LIMIT")
+    webhook_secret: SecretStr | None = Field(None, validation_alias="REHYDRATE_WEBHOOK_SECRET")
     publish_rate: float = Field(50.0, ge=0, le=10_000, validation_alias="REHYDRATE_PUBLISH_RATE")
     ably_api_key: SecretStr | None = Field(None, validation_alias="ABLY_API_KEY")
     ably_endpoint: str | None = Field(None, validation_alias="ABLY_ENDPOINT")
     ably_port: int | None = Field(None, ge=1, le=65535, validation_alias="ABLY_PORT")
     ably_tls: bool = Field(True, validation_alias="ABLY_TLS")
 
-    @field_validator("database_url", "ably_api_key", "ably_endpoint", "ably_port", mode="before")
+    @field_validator(
+        "database_url",
+        "webhook_secret",
+        "ably_api_key",
+        "ably_endpoint",
+        "ably_port",
+        mode="before",
+    )
     @classmethod
     def _empty_is_unset(cls, value: Any) -> Any:
         return None if value == "" else value
@@ -75,10 +86,10 @@ class Settings(BaseSettings):
             return tuple(part for each in value.split(",") if (part := each.strip()))
         return value
 
-    @field_validator("retention_ms", mode="before")
+    @field_validator("retention_ms", "idle_limit_ms", mode="before")
     @classmethod
     def _duration(cls, value: Any) -> Any:
-        if isinstance(value, str):
+        if isinstance(value, str) and value.strip() != "0":
             matched = re.fullmatch(r"(\d+)([smhd])", value.strip())
             if matched is None:
                 raise ValueError("say how long as a number with a unit: 2m, 24h, 30d")
@@ -102,6 +113,14 @@ class Settings(BaseSettings):
     def channel_of(self, conversation_id: str) -> str:
         """The channel of a conversation that has no row yet."""
         return self.channel_template.replace(_PLACE, conversation_id)
+
+    def conversation_on(self, channel: str) -> str | None:
+        """The conversation whose channel is *channel* by template; None if there is none."""
+        before, _, after = self.channel_template.partition(_PLACE)
+        if not (channel.startswith(before) and channel.endswith(after)):
+            return None
+        conversation_id = channel[len(before) : len(channel) - len(after)]
+        return conversation_id if self.channel_of(conversation_id) == channel else None
 
     def required_database_url(self) -> str:
         """The database.

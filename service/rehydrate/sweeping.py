@@ -191,5 +191,7 @@ class Sweeper:
         try:
             if await self._sweep(due):
                 _log.info("ended a response whose publisher is gone")
-        except (RehydrateError, TimeoutError) as error:
-            _log.warning("a sweep will be tried again: %s", type(error).__name__)
+        except Exception as error:  # noqa: BLE001 - one fault of ours ends no sweeper
+            known = isinstance(error, RehydrateError | TimeoutError)
+            level = logging.WARNING if known else logging.ERROR
+            _log.log(level, "a sweep will be tried again: %s", type(error).__name__)

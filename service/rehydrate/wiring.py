@@ -19,21 +19,19 @@ from rehydrate.errors import ChannelUnavailable, NotConfigured, NotFound, StoreU
 from rehydrate.following import Following
 from rehydrate.hydration import Hydrated, Rules, hydrate
 from rehydrate.joining import Joining
+from rehydrate.keeping import Keeping
 from rehydrate.mending import FollowTerms
 from rehydrate.outbox import Outbox
 from rehydrate.publication import Terms
-from rehydrate.publishing import Response, respond
-from rehydrate.recording import Recorded, Recorder, catch_up, store_messages
 from rehydrate.settings import Settings, load_settings, revealed
 from rehydrate.store import migrations
 from rehydrate.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from rehydrate.store.postgres import PostgresStore
 from rehydrate.store.url import DatabaseUrlError
-from rehydrate.sweeping import Sweeper, sweep
+from rehydrate.upkeep import Kept, Upkeep, UpkeepTerms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator, Iterator
     from pathlib import Path
     from types import TracebackType
 
@@ -42,15 +40,13 @@ if TYPE_CHECKING:
     from rehydrate.api.router import Authorize
     from rehydrate.core.events import ChannelMessage
     from rehydrate.core.ids import Cursor
-    from rehydrate.ports import Conversation, Due
-    from rehydrate.recording import NewMessage, StoreResult
+    from rehydrate.ports import Conversation
 
 _KNOWN_CHANNELS = 10_000
 _KNOWN_WATERMARKS = 10_000
-_SWEPT_AT_ONCE = 100
 
 
-class History(Joining):
+class History(Joining, Keeping):
     """Conversations over one database and one Ably app.
 
     Settings come from the environment unless given; nothing connects before `open` (or
@@ -59,6 +55,9 @@ class History(Joining):
     Raises:
         NotConfigured: no database or no Ably key is set, or a setting is wrong; names it.
     """
+
+    _store: PostgresStore
+    _channel: AblyChannel
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load_settings()
@@ -79,20 +78,25 @@ class History(Joining):
         self._terms = Terms(client_id, self.settings.lease_s)
         self._outbox = Outbox(self._channel, rate_per_s=self.settings.publish_rate)
         self._metrics = Metrics()
-        self._recorder = Recorder(self.catch_up)
-        self._sweeper = Sweeper(
-            self._due,
-            self._sweep,
-            every_s=min(1.0, self.settings.lease_s / 4),
-            lease_s=self.settings.lease_s,
-        )
+        self._observe = self._metrics.observe
         self._following = Following(
             store=self._store,
             channel=self._channel,
             rules=self._rules,
             terms=FollowTerms(self.settings.follow_strategy, self.settings.follow_grace_s),
             channel_of=self.channel_of,
-            noticed=self._recorder.wake,
+            noticed=self._attend,
+        )
+        self._upkeep = Upkeep(
+            store=self._store,
+            channel=self._channel,
+            rules=self._rules,
+            terms=UpkeepTerms(
+                self.settings.lease_s, self.settings.idle_limit_ms, self.settings.retention_ms
+            ),
+            record=self.catch_up,
+            kept=Kept(lambda: self._following.conversation_ids, self._following.changed),
+            by_template=self.settings.conversation_on,
         )
         self._channels: OrderedDict[str, str] = OrderedDict()
         self._read_from_ms: OrderedDict[str, int] = OrderedDict()
@@ -105,14 +109,12 @@ class History(Joining):
         """
         await self._store.open()
         await self._channel.open()
-        self._recorder.open()
-        self._sweeper.open()
+        self._upkeep.open()
 
     async def close(self) -> None:
         """Let go of everything."""
         await self._following.close()
-        await self._sweeper.close()
-        await self._recorder.close()
+        await self._upkeep.close()
         await self._channel.close()
         await self._store.close()
 
@@ -127,19 +129,6 @@ class History(Joining):
         trace: TracebackType | None,
     ) -> None:
         await self.close()
-
-    async def _due(self) -> list[Due]:
-        return await self._store.due(limit=_SWEPT_AT_ONCE)
-
-    async def _sweep(self, due: Due) -> bool:
-        return await sweep(
-            due,
-            store=self._store,
-            channel=self._channel,
-            rules=self._rules,
-            record=self.catch_up,
-            lease_s=self.settings.lease_s,
-        )
 
     async def channel_of(self, conversation_id: str) -> str:
         """The channel of a conversation: its row's, else by template."""
@@ -186,59 +175,8 @@ class History(Joining):
         if hydrated.read_from_ms is not None:
             _keep(self._read_from_ms, conversation_id, hydrated.read_from_ms, _KNOWN_WATERMARKS)
         if hydrated.counts and hydrated.counts[Outcome.FOLDED.value]:
-            self._recorder.wake(conversation_id)
+            self._upkeep.wake(conversation_id)
         return hydrated
-
-    def respond(
-        self,
-        conversation_id: str,
-        response_id: str,
-        *,
-        prompt_id: str | None = None,
-        metadata: Any = None,
-        ephemeral: bool = False,
-    ) -> AbstractAsyncContextManager[Response]:
-        """Publish the response *response_id*, written in the block; it ends with the block.
-
-        *ephemeral*: Ably keeps none of its content, only its start and its end; what a reader who
-        joins is given rests on checkpoints, half a second apart.
-
-        Raises:
-            Conflict: it has ended already, or its publisher is alive.
-            Fenced: it was taken over, ended or erased meanwhile.
-            StoreUnavailable: Postgres did not answer for 30 s; the text is not committed.
-            ChannelUnavailable: the text is committed, but Ably did not acknowledge the end.
-        """
-        return respond(
-            conversation_id,
-            response_id,
-            store=self._store,
-            outbox=self._outbox,
-            channel_name=self.settings.channel_of(conversation_id),
-            rules=self._rules,
-            terms=self._terms,
-            prompt_id=prompt_id,
-            metadata=metadata,
-            ephemeral=ephemeral,
-        )
-
-    async def catch_up(self, conversation_id: str) -> Recorded:
-        """Fold what the channel says since the watermark into the store.
-
-        Raises:
-            StoreUnavailable: Postgres does not answer.
-            ChannelUnavailable: Ably does not answer.
-        """
-        recorded = await catch_up(
-            conversation_id,
-            store=self._store,
-            channel=self._channel,
-            channel_name=await self.channel_of(conversation_id),
-            rules=self._rules,
-        )
-        for outcome, count in recorded.counts.items():
-            self._metrics.observe("outcome", outcome, count)
-        return recorded
 
     async def message(self, conversation_id: str, message_id: str) -> bytes:
         """One message in its wire form, as JSON.
@@ -251,25 +189,6 @@ class History(Joining):
         if wire is None:
             raise NotFound(f"the conversation has no message {message_id!r}")
         return wire
-
-    async def store_messages(
-        self, conversation_id: str, messages: Sequence[NewMessage]
-    ) -> StoreResult:
-        """Store finished messages, all or none; the same again changes nothing.
-
-        Raises:
-            Conflict: one is there with other content, or is being published.
-        """
-        result = await store_messages(
-            conversation_id,
-            messages,
-            store=self._store,
-            channel_name=self.settings.channel_of(conversation_id),
-            rules=self._rules,
-        )
-        if result.stored:
-            self._following.changed(conversation_id)
-        return result
 
     async def conversations(
         self, *, limit: int = 50, before: Cursor | None = None

@@ -38,6 +38,7 @@ def test_every_route_is_in_it(document):
         "get /v1/conversations/{conversation_id}",
         "get /v1/conversations/{conversation_id}/messages/{message_id}",
         "post /v1/conversations/{conversation_id}/messages",
+        "delete /v1/conversations/{conversation_id}",
         "get /v1/conversations",
         "get /healthz",
         "get /readyz",

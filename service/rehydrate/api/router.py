@@ -214,6 +214,18 @@ def _add_backend(made: APIRouter, routes: _Conversations) -> None:
         },
     )
     made.add_api_route(
+        "/v1/conversations/{conversation_id}",
+        routes.erase,
+        methods=["DELETE"],
+        status_code=204,
+        response_class=Response,
+        summary="Erase a conversation",
+        description="All that was said in it until now, for good; again changes nothing more. "
+        "What is said of its responses from now on is erased, too.",
+        responses=problems(401, 403, 422, 500, 503),
+        openapi_extra={**secured(BACKENDS), **described("conversation_id")},
+    )
+    made.add_api_route(
         "/v1/conversations",
         routes.list,
         response_class=Response,
@@ -290,6 +302,11 @@ class _Conversations:
             messages = new_messages(await read_json(request, self._body_bytes))
             result = await self._service.store_messages(conversation_id, messages)
         return answers.live(dump(result._asdict()), status=201)
+
+    async def erase(self, request: Request) -> Response:
+        await self._admit_backend(request)
+        await self._service.erase(parameters.conversation_id(request))
+        return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
     async def list(self, request: Request) -> Response:
         await self._admit_backend(request)

@@ -65,6 +65,10 @@ class Service(Protocol):
         """
         ...
 
+    async def erase(self, conversation_id: str) -> None:
+        """Erase all that was said in a conversation until now; again changes nothing."""
+        ...
+
     async def conversations(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[Conversation], Cursor | None]:

@@ -54,9 +54,13 @@ class Tombstone(NamedTuple):
     timestamp_ms: int
     erased: frozenset[str] = frozenset()
 
+    def names(self, message_id: str) -> bool:
+        """Whether it says of a message by its id that it was erased."""
+        return bool(self.erased) and erased_mark(message_id) in self.erased
+
     def covers(self, event: Event) -> bool:
         """Whether *event* belongs to what was erased."""
-        if event.message_id is not None and erased_mark(event.message_id) in self.erased:
+        if event.message_id is not None and self.names(event.message_id):
             return True
         if self.serial is not None and event.serial is not None:
             return event.serial <= self.serial

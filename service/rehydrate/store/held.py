@@ -9,7 +9,7 @@ from rehydrate.core.events import TERMINAL
 from rehydrate.core.ids import insertion_position
 from rehydrate.core.json import dump
 from rehydrate.core.response import MessageState
-from rehydrate.core.timeline import Hole, Watermark
+from rehydrate.core.timeline import Hole, Tombstone, Watermark, erased_mark
 from rehydrate.errors import BadParameter, Conflict, Fenced, NotFound
 from rehydrate.ports import Conversation, Lease
 from rehydrate.store import statements
@@ -27,6 +27,10 @@ from rehydrate.store.states import (
 
 MAX_HOLES = 100
 """More of them become fewer and longer ones, which say the same less exactly."""
+
+
+MAX_MARKS = 10_000
+"""How many erased responses a tombstone names, of each time it was erased."""
 
 
 class PostgresHeld:
@@ -118,6 +122,26 @@ class PostgresHeld:
             dump(holes).decode(),
         )
         self.conversation = self.conversation._replace(watermark=watermark, holes=holes)
+
+    async def erase(self, at_ms: int, ids: Collection[str]) -> None:
+        """Delete all but a tombstone, which covers all up to *at_ms* and the responses *ids*."""
+        conversation_id, old = self.conversation.id, self.conversation.tombstone
+        rows = await self._session.fetch(statements.LATELY, conversation_id, MAX_MARKS)
+        marks = [erased_mark(id_) for id_ in (*ids, *(row[0] for row in rows))][:MAX_MARKS]
+        if old is not None:
+            at_ms = max(at_ms, old.timestamp_ms)
+            marks += list(old.erased)[:MAX_MARKS]
+        tombstone = Tombstone(None, at_ms, frozenset(marks))
+        for sql in statements.EMPTY:
+            await self._session.execute(sql, conversation_id)
+        told = {"serial": None, "timestamp_ms": at_ms, "erased": sorted(tombstone.erased)}
+        terms = (conversation_id, dump(told).decode(), as_time(at_ms))
+        await self._session.execute(statements.BURY, *terms)
+        watermark = Watermark(None, at_ms, at_ms)
+        self.conversation = self.conversation._replace(
+            tombstone=tombstone, watermark=watermark, holes=(), metadata=None
+        )
+        self._known.clear()
 
     async def _place(self, states: Collection[MessageState]) -> None:
         """Give what has ended a position: there is nothing left that could tell it one."""

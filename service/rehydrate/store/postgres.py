@@ -18,14 +18,13 @@ from rehydrate.store import migrations, statements
 from rehydrate.store.compact import expanded
 from rehydrate.store.facts import parsed
 from rehydrate.store.held import PostgresHeld, checked_id, known_of, whole_messages
-from rehydrate.store.pool import Pool, RuleBroken, Session
+from rehydrate.store.pool import Pool, Session
 from rehydrate.store.states import as_ms, as_time, read_open, storable
 
 POOL_SIZE = 10
 _READING = {"enable_bitmapscan": "off", "plan_cache_mode": "force_generic_plan"}
 """A page is read in the order of its index, whatever the statistics say of a conversation: a plan
 that collects and sorts costs as much as the conversation is long."""
-_CHANNEL_IS_ONES_OWN = "uq_conversations_channel"
 _ROW, _FINISHED, _OPEN = 0, 1, 2
 """Kinds of rows that a load gives."""
 
@@ -105,6 +104,27 @@ class PostgresStore:
             row = await _locked_row(session, conversation_id, checked_id(channel))
             yield PostgresHeld(session, row)
 
+    async def erased(self, ids: Collection[str]) -> dict[str, int]:
+        """Those of the conversations *ids* that were erased, and up to when, in ms."""
+        rows = await self._readers.read(statements.ERASED, list(ids))
+        return {row[0]: row[1] for row in rows}
+
+    async def on_channels(self, channels: Collection[str]) -> dict[str, str]:
+        """The conversations whose rows name one of *channels*, by channel."""
+        wanted = [channel for channel in channels if storable(channel)]
+        rows = await self._readers.read(statements.ON_CHANNELS, wanted)
+        return {row[0]: row[1] for row in rows}
+
+    async def overdue(self, *, limit: int, after_s: float) -> list[str]:
+        """Conversations that are open or new, and were not read for *after_s* seconds."""
+        rows = await self._readers.read(statements.OVERDUE, limit, after_s)
+        return [row[0] for row in rows]
+
+    async def idle(self, *, limit: int, after_s: float) -> list[Due]:
+        """Open responses that never had a lease, and began more than *after_s* seconds ago."""
+        rows = await self._readers.read(statements.IDLE, limit, after_s)
+        return [Due(*row) for row in rows]
+
     async def due(self, *, limit: int) -> list[Due]:
         """Responses whose leases have run out, and whose end was not told."""
         rows = await self._readers.read(statements.DUE, limit, self._grace_s)
@@ -142,13 +162,11 @@ class PostgresStore:
 async def _locked_row(session: Session, conversation_id: str, channel: str) -> Conversation:
     rows = await session.fetch(statements.LOCK, conversation_id)
     if not rows:
-        try:
-            await session.execute(statements.CREATE, conversation_id, channel)
-        except RuleBroken as error:
-            if error.rule != _CHANNEL_IS_ONES_OWN:
-                raise
-            raise Conflict(f"channel {channel!r} is another conversation's") from error
+        # two at once: one of them waits here for the other, and then finds its row
+        await session.execute(statements.CREATE, conversation_id, channel)
         rows = await session.fetch(statements.LOCK, conversation_id)
+    if not rows:
+        raise Conflict(f"channel {channel!r} is another conversation's")
     return _conversation(rows[0])
 
 

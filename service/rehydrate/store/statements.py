@@ -84,7 +84,7 @@ LOCK = f"""
 
 CREATE = """
     INSERT INTO conversations (id, channel, created_at)
-    VALUES ($1, $2, date_trunc('milliseconds', clock_timestamp())) ON CONFLICT (id) DO NOTHING
+    VALUES ($1, $2, date_trunc('milliseconds', clock_timestamp())) ON CONFLICT DO NOTHING
 """
 
 NOW_MS = "SELECT (extract(epoch FROM clock_timestamp()) * 1000)::bigint"
@@ -169,3 +169,53 @@ MOVE = """
 VERSION = "SELECT version_num FROM alembic_version"
 
 EXISTING = "SELECT id FROM messages WHERE conversation_id = $1 AND id = ANY($2::text[]) LIMIT 1"
+
+LATELY = """
+    SELECT id FROM messages WHERE conversation_id = $1 AND role = 'assistant'
+        AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 day')
+    ORDER BY finished_at DESC NULLS FIRST LIMIT $2
+"""
+"""Responses that are open, or ended within a day: $2 how many, the newest."""
+
+EMPTY = (
+    "DELETE FROM chunks WHERE conversation_id = $1",
+    "DELETE FROM leases WHERE conversation_id = $1",
+    "DELETE FROM replays WHERE conversation_id = $1",
+    "DELETE FROM messages WHERE conversation_id = $1",
+)
+
+BURY = """
+    UPDATE conversations SET tombstone = $2, holes = '[]', metadata = NULL,
+        watermark_serial = NULL, watermark_at = $3, read_at = $3
+    WHERE id = $1
+"""
+
+ERASED = """
+    SELECT id, (tombstone ->> 'timestamp_ms')::bigint FROM conversations
+    WHERE id = ANY($1::text[]) AND tombstone IS NOT NULL
+"""
+
+ON_CHANNELS = "SELECT channel, id FROM conversations WHERE channel = ANY($1::text[])"
+
+OVERDUE = """
+    SELECT c.id FROM conversations AS c JOIN (
+        SELECT conversation_id AS id FROM messages WHERE status = 'in_progress'
+        UNION SELECT id FROM conversations WHERE created_at > clock_timestamp() - interval '1 hour'
+    ) AS lively USING (id)
+    WHERE c.read_at IS NULL OR c.read_at < clock_timestamp() - make_interval(secs => $2)
+    ORDER BY c.read_at NULLS FIRST LIMIT $1
+"""
+"""$1 how many, $2 seconds since they were read."""
+
+IDLE = """
+    SELECT m.conversation_id, m.id, c.channel
+    FROM messages AS m JOIN conversations AS c ON c.id = m.conversation_id
+    WHERE m.status = 'in_progress'
+        AND m.started_at < clock_timestamp() - make_interval(secs => $2)
+        AND NOT EXISTS (
+            SELECT FROM leases AS l
+            WHERE l.conversation_id = m.conversation_id AND l.message_id = m.id
+        )
+    ORDER BY m.started_at LIMIT $1
+"""
+"""$1 how many, $2 seconds since they began."""

@@ -1,0 +1,151 @@
+"""What goes on beside the calls: recording, sweeping, going round, and noticing erasures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from rehydrate.erasing import ErasureWatch
+from rehydrate.idling import end_idle
+from rehydrate.recording import Recorded, Recorder
+from rehydrate.sweeping import Sweeper, sweep
+from rehydrate.waking import Announcements, Rounds
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Collection
+
+    from rehydrate.hydration import Rules
+    from rehydrate.ports import ChannelLog, Due, ResponseStore
+
+_AT_A_TIME = 100
+_LONGEST_ROUND_S = 30.0
+
+
+class UpkeepTerms(NamedTuple):
+    """How things are kept up.
+
+    ``lease_s``: how long a publisher may give no sign of life. ``idle_ms``: how long one without a
+    lease may say nothing; 0: for ever. ``retention_ms``: how long the channel keeps history.
+    """
+
+    lease_s: float
+    idle_ms: int
+    retention_ms: int
+
+
+class Kept(NamedTuple):
+    """What is kept in memory of conversations: which, and how to have one read again."""
+
+    ids: Callable[[], Collection[str]]
+    changed: Callable[[str], None]
+
+
+class Upkeep:
+    """The tasks of a process beside its calls.
+
+    Args:
+        store: where responses are stored.
+        channel: where they are published.
+        rules: the surroundings.
+        terms: how things are kept up.
+        record: catches one conversation up.
+        kept: what is kept in memory.
+        by_template: the conversation that a channel without a row would belong to.
+    """
+
+    def __init__(
+        self,
+        *,
+        store: ResponseStore,
+        channel: ChannelLog,
+        rules: Rules,
+        terms: UpkeepTerms,
+        record: Callable[[str], Awaitable[Recorded]],
+        kept: Kept,
+        by_template: Callable[[str], str | None],
+    ) -> None:
+        self._store = store
+        self._channel = channel
+        self._rules = rules
+        self._terms = terms
+        self._record = record
+        self._kept = kept
+        self._recorder = Recorder(record)
+        self._announcements = Announcements(store.on_channels, by_template, self._recorder.wake)
+        retention_s = terms.retention_ms / 1000
+        self._round_s = min(_LONGEST_ROUND_S, retention_s / 4)
+        self._rounds = Rounds(
+            self._overdue, self._recorder.wake, every_s=self._round_s, for_s=retention_s
+        )
+        every_s, lease_s = min(1.0, terms.lease_s / 4), terms.lease_s
+        self._sweepers = [Sweeper(self._due, self._sweep, every_s=every_s, lease_s=lease_s)]
+        if terms.idle_ms:
+            every_s = min(_LONGEST_ROUND_S, terms.idle_ms / 4000)
+            self._sweepers.append(
+                Sweeper(self._idle, self._end_idle, every_s=every_s, lease_s=lease_s)
+            )
+        self._erasures = ErasureWatch(kept.ids, store.erased, kept.changed)
+
+    def open(self) -> None:
+        """Begin."""
+        self._recorder.open()
+        self._rounds.open()
+        self._erasures.open()
+        for sweeper in self._sweepers:
+            sweeper.open()
+
+    async def close(self) -> None:
+        """Stop; what is under way is taken up elsewhere, or later."""
+        await self._announcements.close()
+        await self._rounds.close()
+        await self._erasures.close()
+        for sweeper in self._sweepers:
+            await sweeper.close()
+        await self._recorder.close()
+
+    @property
+    def busy(self) -> bool:
+        """Whether so much waits to be recorded that announcements are refused."""
+        return self._recorder.full or self._announcements.full
+
+    def wake(self, conversation_id: str) -> None:
+        """Something was said in a conversation: record it."""
+        self._recorder.wake(conversation_id)
+
+    def attend(self, conversation_id: str) -> None:
+        """Something goes on in a conversation: record it, now and for a while."""
+        self._rounds.attend(conversation_id)
+
+    def hear(self, channels: Collection[str]) -> None:
+        """Something was said on *channels*: record their conversations."""
+        self._announcements.hear(channels)
+
+    async def _overdue(self) -> list[str]:
+        return await self._store.overdue(limit=_AT_A_TIME, after_s=self._round_s)
+
+    async def _due(self) -> list[Due]:
+        return await self._store.due(limit=_AT_A_TIME)
+
+    async def _sweep(self, due: Due) -> bool:
+        return await sweep(
+            due,
+            store=self._store,
+            channel=self._channel,
+            rules=self._rules,
+            record=self._record,
+            lease_s=self._terms.lease_s,
+        )
+
+    async def _idle(self) -> list[Due]:
+        return await self._store.idle(limit=_AT_A_TIME, after_s=self._terms.idle_ms / 1000)
+
+    async def _end_idle(self, due: Due) -> bool:
+        ended = await end_idle(
+            due,
+            store=self._store,
+            rules=self._rules,
+            record=self._record,
+            limit_ms=self._terms.idle_ms,
+        )
+        if ended:
+            self._kept.changed(due.conversation_id)
+        return ended

@@ -1,0 +1,90 @@
+"""The idle limit of publishers that are not ours: an end that is only provisional."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from rehydrate.localably import LocalAbly
+from rehydrate.ports import Outgoing
+from rehydrate.settings import load_settings
+from rehydrate.wiring import History
+
+LIMIT_MS = 1000
+
+
+@pytest.fixture
+async def history(database):
+    async with LocalAbly() as ably:
+        settings = load_settings(
+            database_url=database,
+            ably_api_key=ably.key,
+            ably_endpoint="127.0.0.1",
+            ably_port=ably.port,
+            ably_tls=False,
+            idle_limit_ms=LIMIT_MS,
+        )
+        async with History(settings) as history:
+            yield history
+
+
+async def say(history, conversation_id, seq, name, text=None):
+    headers = {"responseId": "r1", "seq": seq}
+    message = Outgoing(name, text, f"id-{seq}", {"headers": headers}, "their-agent")
+    await history._channel.publish(f"ai:{conversation_id}", [message])
+
+
+async def once(history, conversation_id, status):
+    async with asyncio.timeout(30):
+        while True:
+            (message,) = (await history.hydrate(conversation_id)).messages
+            if message["status"] == status:
+                return message
+            await asyncio.sleep(0.1)
+
+
+async def test_a_foreign_response_that_says_nothing_more_ends_and_a_later_event_reopens_it(history):
+    await say(history, "idle", 0, "start")
+    await say(history, "idle", 1, "token", "a")
+    await history.catch_up("idle")
+    assert (await once(history, "idle", "interrupted"))["text"] == "a"
+    await say(history, "idle", 2, "token", "b")
+    assert (await once(history, "idle", "in_progress"))["text"] == "ab"
+    await history.catch_up("idle")
+    assert (await once(history, "idle", "interrupted"))["text"] == "ab"
+    await say(history, "idle", 3, "stop")
+    await history.catch_up("idle")
+    message = await once(history, "idle", "completed")
+    assert (message["text"], message["gaps"]) == ("ab", [])
+    await asyncio.sleep(2 * LIMIT_MS / 1000)
+    assert (await once(history, "idle", "completed"))["text"] == "ab"
+
+
+async def test_a_follower_here_is_told_of_the_end(history):
+    await say(history, "told", 0, "start")
+    await say(history, "told", 1, "token", "a")
+    await history.catch_up("told")
+    async with asyncio.timeout(30), history.joined("told") as follower:
+        while True:
+            event = await anext(follower)
+            if event.kind == "snapshot" and event.data["messages"][0]["status"] == "interrupted":
+                break
+
+
+async def test_one_that_goes_on_is_left_alone(history):
+    await say(history, "busy", 0, "start")
+    await history.catch_up("busy")
+    for seq in range(1, 9):
+        await say(history, "busy", seq, "token", str(seq))
+        await asyncio.sleep(0.4)
+        (message,) = (await history.hydrate("busy")).messages
+        assert message["status"] == "in_progress"
+
+
+async def test_a_response_of_ours_has_a_lease_instead(history):
+    async with history.respond("leased", "r2") as response:
+        response.write("a thought")
+        await asyncio.sleep(2.5 * LIMIT_MS / 1000)
+        (message,) = (await history.hydrate("leased")).messages
+        assert message["status"] == "in_progress"
