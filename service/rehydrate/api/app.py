@@ -17,6 +17,7 @@ from rehydrate.api import answers
 from rehydrate.api.access import Access, Reader, bearer
 from rehydrate.api.documents import SECURITY_SCHEMES, problems
 from rehydrate.api.edge import Edge, query_token
+from rehydrate.api.events import Announcers, events_router
 from rehydrate.api.metrics import CONTENT_TYPE, Metrics
 from rehydrate.api.problems import problem_of
 from rehydrate.api.router import LIMITS, Limits, router
@@ -44,6 +45,7 @@ def create_app(
     cors_origins: Collection[str] = (),
     metrics: Metrics | None = None,
     limits: Limits = LIMITS,
+    announcers: Announcers | None = None,
 ) -> FastAPI:
     """The app; its lifespan opens and closes *service* and *access*.
 
@@ -53,6 +55,7 @@ def create_app(
         cors_origins: pages of which other origins may call it; ``*``: any.
         metrics: what ``/metrics`` shows; give the same to whoever counts beside the HTTP room.
         limits: how much is taken on.
+        announcers: whose announcements of messages are taken; without them there is no such route.
 
     Raises:
         NotConfigured: no key is configured: nobody could call it.
@@ -72,6 +75,8 @@ def create_app(
         limits=limits,
     )
     app.include_router(conversations)
+    if announcers is not None:
+        app.include_router(events_router(service, announcers))
     _add_operations(app, service, metrics)
     if cors_origins:
         _add_cors(app, cors_origins)

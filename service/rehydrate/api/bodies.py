@@ -33,7 +33,7 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
         raise UnsupportedMediaType("the body has to be JSON, with Content-Type: application/json")
-    body = await _read(request, limit_bytes)
+    body = await read_bytes(request, limit_bytes)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
@@ -43,7 +43,13 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
     return value
 
 
-async def _read(request: Request, limit_bytes: int) -> bytes:
+async def read_bytes(request: Request, limit_bytes: int) -> bytes:
+    """The body of *request*, as it came.
+
+    Raises:
+        TooLarge: it has more than *limit_bytes*; found out before it is held.
+        TooSlow: it did not arrive within `ARRIVAL_S`.
+    """
     said = request.headers.get("content-length", "")
     too_large = TooLarge(f"the body has more than {limit_bytes} bytes")
     if said.isascii() and said.isdigit() and int(said) > limit_bytes:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from rehydrate.core.ids import Cursor
@@ -67,6 +67,14 @@ class Service(Protocol):
 
     async def erase(self, conversation_id: str) -> None:
         """Erase all that was said in a conversation until now; again changes nothing."""
+        ...
+
+    def hear(self, channels: Collection[str]) -> None:
+        """Something was said on *channels*: record their conversations, soon; returns at once.
+
+        Raises:
+            Busy: so much waits to be recorded that this was not noted.
+        """
         ...
 
     async def conversations(
