@@ -104,7 +104,8 @@ async def _retention(history: History, settings: Settings) -> Finding:
         answer = await history.hydrate(row.id, limit=50)
         for body in map(json.loads, answer.wires):
             said_ms = timestamp_ms(body["started_at"]) or 0
-            on_channel = body["through"]["serial"] is not None
+            through = body["through"]  # of what was only handed over, neither is known
+            on_channel = through["serial"] is not None or through["seq"] is not None
             if on_channel and _LAG_MS < now_ms - said_ms < settings.retention_ms - _LAG_MS:
                 return await _still_there(history, row.channel, said_ms, now_ms)
     return Finding("retention", good=None, detail="no message is of an age that could tell")

@@ -76,6 +76,15 @@ class Command:
         assert word == "ready", line + self._errors.decode()
         return self.url
 
+    async def line(self):
+        """The next line of its standard output."""
+        async with asyncio.timeout(TIMEOUT_S):
+            return await self._process.stdout.readline()
+
+    def hear_no_more(self):
+        """Close our end of its standard output, as ``head`` does."""
+        self._process._transport.get_pipe_transport(1).close()
+
     async def says(self, text):
         """Wait until it says *text* on standard error."""
         async with asyncio.timeout(TIMEOUT_S):
@@ -140,3 +149,16 @@ def listening_ports(pids):
 def refuses(port):
     with socket.socket() as trying:
         return trying.connect_ex(("127.0.0.1", port)) != 0
+
+
+def settings_on(database, ably):
+    """The environment of a service on *database* and the channel server *ably*."""
+    return {
+        "REHYDRATE_DATABASE_URL": database,
+        "REHYDRATE_PORT": "0",
+        "REHYDRATE_SERVICE_KEYS": "a-service-key-of-the-tests",
+        "ABLY_API_KEY": ably.key,
+        "ABLY_ENDPOINT": "127.0.0.1",
+        "ABLY_PORT": str(ably.port),
+        "ABLY_TLS": "false",
+    }

@@ -6,6 +6,7 @@ import os
 
 import pytest
 
+from demo.command_line import settings_on
 from rehydrate.localably import LocalAbly
 
 
@@ -26,12 +27,4 @@ async def ably():
 @pytest.fixture
 def configured(database, ably):
     """The environment of a service on a database and a channel server of this test's own."""
-    return {
-        "REHYDRATE_DATABASE_URL": database,
-        "REHYDRATE_PORT": "0",
-        "REHYDRATE_SERVICE_KEYS": "a-service-key-of-the-tests",
-        "ABLY_API_KEY": ably.key,
-        "ABLY_ENDPOINT": "127.0.0.1",
-        "ABLY_PORT": str(ably.port),
-        "ABLY_TLS": "false",
-    }
+    return settings_on(database, ably)
