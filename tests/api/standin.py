@@ -28,6 +28,7 @@ class StandIn:
         self.gate = None
         self.opened = self.closed = 0
         self.asked = []
+        self.heard = []
         self.arrived = asyncio.Semaphore(0)
 
     async def open(self):
@@ -83,6 +84,14 @@ class StandIn:
             (result.unchanged if id_ in stored else result.stored).append(id_)
         stored.update(bodies)
         return result
+
+    async def erase(self, conversation_id):
+        self._fail()
+        self.conversations_by_id.pop(conversation_id, None)
+
+    def hear(self, channels):
+        self._fail()
+        self.heard.append(channels)
 
     async def conversations(self, *, limit, before):
         self._fail()

@@ -29,21 +29,9 @@ SECRET = "a secret of the rule"
 PATH = "/v1/ably/events"
 
 
-class Hearing(StandIn):
-    def __init__(self):
-        super().__init__()
-        self.heard = []
-        self.busy = False
-
-    def hear(self, channels):
-        if self.busy:
-            raise Busy("too much waits")
-        self.heard.append(channels)
-
-
 @pytest.fixture
 def service():
-    return Hearing()
+    return StandIn()
 
 
 @pytest.fixture
@@ -116,7 +104,7 @@ class TestBounds:
         problem(await client.post(PATH, content=body, headers=signed(body)), 413, "too_large")
 
     async def test_while_too_much_waits_it_is_told_when_to_come_again(self, client, service):
-        service.busy = True
+        service.fault = Busy("too much waits")
         body = batch("ai:a")
         answer = await client.post(PATH, content=body, headers=signed(body))
         problem(answer, 429, "too_many")

@@ -17,7 +17,8 @@ def test_who_stands_behind_the_room_takes_what_it_gives(kind, call):
     """mypy proves it for History; for the stand-in, the names and kinds of arguments do."""
     wanted = inspect.signature(getattr(Service, call)).parameters
     offered = inspect.signature(getattr(kind, call)).parameters
-    assert inspect.iscoroutinefunction(getattr(kind, call))
+    waits = inspect.iscoroutinefunction(getattr(Service, call))
+    assert inspect.iscoroutinefunction(getattr(kind, call)) == waits
     assert [(p.name, p.kind) for p in offered.values()] == [
         (p.name, p.kind) for p in wanted.values()
     ]
