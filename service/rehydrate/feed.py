@@ -86,6 +86,8 @@ class Feed(Mending):
 
     async def wait(self, timeout_s: float | None = None) -> bool:
         """Wait until something is told; False after *timeout_s*."""
+        if timeout_s is None:
+            return await self._changed.wait()
         try:
             async with asyncio.timeout(timeout_s):
                 return await self._changed.wait()

@@ -72,6 +72,18 @@ class Follower:
                 break
         return []
 
+    def take(self) -> list[FollowEvent]:
+        """What is told since the last time, without waiting; raises as `ready` does."""
+        return self._take() if self._goes_on else []
+
+    async def changed(self) -> None:
+        """Wait until there may be something to take, or it has ended."""
+        await self._feed.wait()
+
+    def nudge(self) -> None:
+        """Let whoever waits look again."""
+        self._feed.wake()
+
     def close(self) -> None:
         """Tell it nothing more; whoever waits for it returns."""
         self.closed = True

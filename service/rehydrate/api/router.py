@@ -281,12 +281,11 @@ class _Conversations:
             follower = await stack.enter_async_context(
                 self._service.joined(conversation_id, limit=limit, after=last_event_id(request))
             )
-            stack.enter_context(self.streams.holding(follower))
             await follower.ready()
             if is_head(request):
                 follower.close()
             expires_s = getattr(proof, "expires_s", None)
-            return EventStream(follower, stack.pop_all(), expires_s=expires_s)
+            return EventStream(follower, stack.pop_all(), self.streams, expires_s=expires_s)
 
     async def message(self, request: Request) -> Response:
         conversation_id = await self._readable(request)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import signal
 import threading
@@ -38,6 +39,9 @@ HEARTBEAT_S = 15.0
 SEND_TIMEOUT_S = 60.0
 """A reader that takes nothing for so long is gone."""
 
+_LOOK_S = 1.0
+"""How often streams are looked after."""
+
 _PIECE = 65_536
 """Bytes written at once: what waits in the server for one slow reader."""
 
@@ -54,27 +58,42 @@ _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Streams:
-    """The open streams of this process. They end when it begins to end, and do not hold it up."""
+    """The open streams of this process. They end when it begins to end, and do not hold it up.
+
+    One task looks after all of them, so that no stream needs a timer of its own for every event.
+    """
 
     def __init__(self) -> None:
-        self._open: set[Follower] = set()
+        self._open: set[EventStream] = set()
+        self._watching: asyncio.Task[None] | None = None
 
     def __len__(self) -> int:
         return len(self._open)
 
     @contextmanager
-    def holding(self, follower: Follower) -> Iterator[None]:
-        """Know of *follower* while the block runs."""
-        self._open.add(follower)
+    def holding(self, stream: EventStream) -> Iterator[None]:
+        """Know of *stream* while the block runs."""
+        self._open.add(stream)
+        if self._watching is None:
+            self._watching = asyncio.create_task(self._watch(), name="watching streams")
         try:
             yield
         finally:
-            self._open.discard(follower)
+            self._open.discard(stream)
+            if not self._open:
+                self._watching.cancel()
+                self._watching = None
+
+    async def _watch(self) -> None:
+        while True:
+            await asyncio.sleep(min(_LOOK_S, HEARTBEAT_S))
+            for stream in list(self._open):
+                stream.look()
 
     def end(self) -> None:
         """End all streams, cleanly; their readers come back, to another process."""
-        for follower in list(self._open):
-            follower.close()
+        for stream in list(self._open):
+            stream.end()
 
     @contextmanager
     def ending_with_the_process(self) -> Iterator[None]:
@@ -121,6 +140,7 @@ class EventStream(Response):
     Args:
         follower: whose events are sent.
         stack: closed when the stream has ended.
+        streams: those of this process.
         expires_s: when the reader's proof ends, in seconds since 1970; None: it does not.
         clock: seconds since 1970.
     """
@@ -131,6 +151,7 @@ class EventStream(Response):
         self,
         follower: Follower,
         stack: AsyncExitStack,
+        streams: Streams,
         *,
         expires_s: float | None = None,
         clock: Callable[[], float] = time.time,
@@ -142,61 +163,79 @@ class EventStream(Response):
         del self.headers["content-length"]
         self._follower = follower
         self._stack = stack
-        self._expires_s = expires_s
+        self._streams = streams
+        self._expires_s = math.inf if expires_s is None else expires_s
         self._clock = clock
+        self._writing: asyncio.Task[None] | None = None
+        self._written_s = 0.0
+        self._sending = self._silent = self._given_up = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's own signature
-        """Send, until there is nothing more to send."""
-        watching = asyncio.create_task(self._watch(receive), name="watching a reader")
-        try:
-            await send(
-                {
-                    "type": "http.response.start",
-                    "status": self.status_code,
-                    "headers": self.raw_headers,
-                }
-            )
-            await self._send(send, b"retry: %d\n\n" % random.randint(*_RETRY_MS))  # noqa: S311 - spreads load
-            await self._send_all(send)
-            await send({"type": "http.response.body", "body": b"", "more_body": False})
-        except TimeoutError:
-            _log.info("a reader of a stream took nothing for %g s", SEND_TIMEOUT_S)
-        finally:
-            watching.cancel()
-            await self._stack.aclose()
+        """Send, until there is nothing more to send, or the reader is gone."""
+        async with self._stack:
+            self._writing = asyncio.current_task()
+            leaving = asyncio.create_task(self._leave(receive), name="watching a reader")
+            try:
+                with self._streams.holding(self):
+                    await self._write(send)
+            except asyncio.CancelledError:
+                if not self._given_up or self._writing is None:
+                    raise
+                self._writing.uncancel()
+            finally:
+                leaving.cancel()
 
-    async def _watch(self, receive: Receive) -> None:
+    def end(self) -> None:
+        """Send nothing more."""
+        self._follower.close()
+
+    def look(self) -> None:
+        """End what is over, and show the reader that a silent stream is alive."""
+        idle_s = time.monotonic() - self._written_s
+        if self._sending:
+            if idle_s > SEND_TIMEOUT_S and self._writing is not None and not self._given_up:
+                _log.info("a reader of a stream took nothing for %g s", SEND_TIMEOUT_S)
+                self._given_up = True
+                self._writing.cancel()
+        elif self._clock() >= self._expires_s:
+            self.end()
+        elif idle_s >= HEARTBEAT_S:
+            self._silent = True
+            self._follower.nudge()
+
+    async def _leave(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._follower.close()
 
-    async def _send_all(self, send: Send) -> None:
-        while not self._follower.ended:
-            wait_s = HEARTBEAT_S
-            if self._expires_s is not None:
-                wait_s = min(wait_s, self._expires_s - self._clock())
-                if wait_s <= 0:
-                    return
-            try:
-                told = await self._follower.batch(wait_s)
-            except RehydrateError as error:
-                _log.warning("a stream ends: %s", type(error).__name__)
-                return
-            if told:
-                await self._send(send, frame(told[0]) if len(told) == 1 else _frames(told))
-            elif wait_s == HEARTBEAT_S and not self._follower.ended:
-                await self._send(send, b":\n\n")
+    async def _write(self, send: Send) -> None:
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        await send({"type": "http.response.start", **start})
+        await self._send(send, b"retry: %d\n\n" % random.randint(*_RETRY_MS))  # noqa: S311 - spreads load
+        try:
+            while not self._follower.ended:
+                told = self._follower.take()
+                if told:
+                    await self._send(send, frame(told[0]) if len(told) == 1 else _frames(told))
+                elif self._silent:
+                    await self._send(send, b":\n\n")
+                else:
+                    await self._follower.changed()
+        except RehydrateError as error:
+            _log.warning("a stream ends: %s", type(error).__name__)
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send(self, send: Send, chunk: bytes) -> None:
-        for at in range(0, len(chunk), _PIECE):
-            async with asyncio.timeout(SEND_TIMEOUT_S):
-                await send(
-                    {
-                        "type": "http.response.body",
-                        "body": chunk[at : at + _PIECE],
-                        "more_body": True,
-                    }
-                )
+        self._sending, self._silent = True, False
+        self._written_s = time.monotonic()
+        if len(chunk) <= _PIECE:
+            await send({"type": "http.response.body", "body": chunk, "more_body": True})
+        else:
+            for at in range(0, len(chunk), _PIECE):
+                piece = chunk[at : at + _PIECE]
+                await send({"type": "http.response.body", "body": piece, "more_body": True})
+                self._written_s = time.monotonic()
+        self._sending = False
 
 
 def frame(told: FollowEvent) -> bytes:
