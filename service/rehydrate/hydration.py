@@ -198,7 +198,7 @@ async def read(
             if failed is not None:
                 reasons.append(failed)
             elif not walk.joined and missed(watermark, created_ms, walk.window, rules.retention_ms):
-                reasons.append(_hole_reason())
+                reasons = [_hole_reason()]
                 timeline.lost()
             timeline.fold(walk.events)
     return Reading(conversation_id, name, stored, timeline, walk.window, reasons)

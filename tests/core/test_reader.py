@@ -52,6 +52,7 @@ ENDED_GAPPED = folded(start(), token(1, "a"), token(3, "c"), stop(4))
 REPAIRED = folded(*ABC, repair(3, "ABC", at_s=3.5))
 TAKEN = folded(*ABC, token(1, "A", gen=3, at_s=5))
 BARE = folded(bare("start", at_s=0), bare("token", "a", at_s=1), bare("token", "b", at_s=2))
+SEALED = folded(bare("start", at_s=0), bare("repair", "ab", at_s=3))
 STORED = MessageState("r")
 STORED.status = "completed"
 
@@ -72,6 +73,8 @@ TABLE = {
     "a repair of what has ended": (ENDED, repair(3, at_s=9), AGAIN),
     "a repair without seq, seen": (BARE, bare("repair", "ab", at_s=1, id_="other"), DROP),
     "a repair without seq": (BARE, bare("repair", "ab", at_s=9), APPLY),
+    "text behind a repair without seq": (SEALED, bare("token", "x", at_s=9), DROP),
+    "a stop behind a repair without seq": (SEALED, bare("stop", at_s=9, status=None), APPLY),
     "a seq of a gap": (GAPPED, token(2, "b"), AGAIN),
     "a seq of a gap of what has ended": (ENDED_GAPPED, token(2, "b"), AGAIN),
     "what has ended": (ENDED, token(9, "x"), DROP),

@@ -194,8 +194,14 @@ class Room:
         states = await self.store.states(self.id, ids)
         return {s.id: ("".join(p["text"] for p in s.parts()), s.status) for s in states}
 
-    async def take_over(self, rid, terms=Terms()):  # noqa: B008 - frozen
-        """Let the lease of *rid* run out, as time would."""
+    async def keeps(self, rid, text):
+        """Wait until the store has *text* of *rid*."""
+        async with asyncio.timeout(PATIENCE_S):
+            while (await self.stored())[rid][0] != text:  # noqa: ASYNC110 - others write it
+                await asyncio.sleep(0.01)
+
+    async def take_over(self, rid):
+        """Give the lease of *rid* to somebody else, and let it run out at once."""
         async with self.store.locked(self.id, self.name) as held:
             await held.grant(rid, "nobody that lives", -1.0)
 

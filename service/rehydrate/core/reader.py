@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.core import wire
 from rehydrate.core.dialects import decode
-from rehydrate.core.events import TERMINAL, ChannelMessage, Event
+from rehydrate.core.events import CONTENT, TERMINAL, ChannelMessage, Event
 from rehydrate.core.response import STEPS, MessageState
 from rehydrate.core.timeline import Timeline
 
@@ -50,7 +50,8 @@ def verdict(state: MessageState | None, event: Event) -> Verdict:
         return Verdict.DROP
     if event.seq is None:
         seen = event.serial and state.serial and event.serial <= state.serial
-        return Verdict.DROP if seen else Verdict.APPLY
+        sealed = state.sealed and event.kind in CONTENT
+        return Verdict.DROP if seen or sealed else Verdict.APPLY
     last = -1 if state.seq is None else state.seq
     if event.seq <= last:
         return Verdict.AGAIN if event.kind == "stop" else Verdict.DROP

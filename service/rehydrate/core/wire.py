@@ -71,7 +71,7 @@ def message(state: MessageState) -> dict[str, Any]:
             body[key] = value
     if state.anonymous:
         body["position"] = state.position
-    for key in ("anonymous", "provisional"):
+    for key in ("anonymous", "provisional", "sealed"):
         if getattr(state, key):
             body[key] = True
     return body
@@ -99,6 +99,7 @@ def state_of(body: dict[str, Any]) -> MessageState:
     state.repaired = body.get("repaired")
     state.owner = Owner(body["client_id"]) if "client_id" in body else None
     state.anonymous = body.get("anonymous", False)
+    state.sealed = body.get("sealed", False)
     state.position = body.get("position")
     state.usage, state.error = body.get("usage"), body.get("error")
     state.metadata = body.get("metadata")

@@ -1,0 +1,285 @@
+"""Interleavings of one channel and one reader, by their numbers in the study of exactness.
+
+number      what breaks under a weaker rule                       where it is tested
+1           history lags, and the last message is lost            here
+2           an attach point is no message's serial                here
+3           rewinding to a serial shows no overlap                here
+4           late tokens, and stops that overtake                  here
+5           repairs without a place                               here
+6           two publishers, one response                          here
+7           committed, then dead before the stop                  test_rows, tests/test_sweeping
+8           the sweeper and the zombie                            here, test_rows
+9, S2       appended messages                                     with the dialect of appends
+10          a recorder that undoes a publisher                    test_rows
+11          a live fold that is saved                             test_rows
+12          what was erased comes back                            test_rows
+13          windows that do not meet                              test_windows
+S1          a watermark is no promise                             test_windows
+S3, S4      neither seq nor serial; one id, two serials           here
+S5          the head had expired                                  test_windows
+S6, S7      idle limits; nameless streams                         here
+S8          joining a replay in its middle                        here
+S9          answers from a followed state                         tests/test_following
+S10, S11    pointers; answers that may be better later            here
+S12         the end while Postgres is away                        tests/test_publishing
+S13, S14    renamed channels; text that the channel never saw     test_rows
+"""
+
+from __future__ import annotations
+
+import pytest
+
+from exactness.scenes import (
+    answer_at,
+    bare,
+    prompt,
+    repair,
+    shown,
+    start,
+    stop,
+    token,
+    world,
+    wrong,
+    wrong_anywhere,
+)
+from laws.worlds import serial
+from rehydrate.core.events import Event
+from rehydrate.core.ids import at_or_before, channel_serial
+from rehydrate.core.reader import Verdict, verdict
+from rehydrate.core.response import MessageState, Outcome, fold
+from rehydrate.core.timeline import Window
+
+pytestmark = pytest.mark.usefixtures("simulated_time")
+
+ABC = (start("A", 11), token("A", 1, 12), token("A", 2, 13), token("A", 3, 14), stop("A", 4, 15))
+
+
+class Test1HistoryLagsBehindTheAttach:
+    LOG = (start("A", 12), token("A", 1, 13), stop("A", 2, 14))
+
+    @pytest.mark.parametrize("way", [1, 2, 3])
+    def test_the_last_message_before_the_attach_is_not_lost(self, way):
+        assert wrong(world(*self.LOG, lag_ms=1000), way, 14) == []
+        assert wrong(world(*bare(*self.LOG), lag_ms=1000), way, 14) == []
+
+    @pytest.mark.parametrize("way", [1, 2, 3])
+    def test_a_prompt_before_the_attach_is_not_lost(self, way):
+        assert wrong(world(prompt(14), lag_ms=2000), way, 14) == []
+
+
+class Test2AnAttachPointIsNoMessagesSerial:
+    def test_the_message_at_the_attach_point_is_in_the_answer(self):
+        log = (start("A", 11), token("A", 1, 12), stop("A", 2, 13))
+        assert wrong(world(*log), 2, 13) == []
+
+    def test_all_messages_of_the_publish_at_the_attach_point_are(self):
+        batch = (token("A", 1, 12), token("A", 2, 12, index=1), stop("A", 3, 12, index=2))
+        assert wrong_anywhere(world(start("A", 11), *batch), ways=[2]) == []
+        point = channel_serial(serial(12_000, 2))
+        assert all(at_or_before(serial(12_000, index), point) for index in range(3))
+
+
+class Test3RewindingToASerial:
+    @pytest.mark.parametrize("log", [ABC, (prompt(12),), bare(*ABC)], ids=["A", "prompt", "no seq"])
+    def test_what_is_said_between_an_empty_answer_and_the_attach_is_not_lost(self, log):
+        assert wrong(world(*log), 3, 9, 8) == []
+
+    def test_a_whole_response_that_the_rewind_cut_is_not_lost(self):
+        log = (*ABC, start("B", 16), token("B", 1, 17, "x"), token("B", 2, 18, "y"))
+        assert wrong_anywhere(world(*log, rewind_cap=3), ways=[3]) == []
+
+    def test_who_asks_an_idle_conversation_is_told_no_serial_to_rewind_to(self):
+        window = Window(1_000_000)
+        window.take([each.message for each in world(*ABC).log])
+        assert window.rewind_from is None
+
+
+class Test4LateTokens:
+    LATE = (start("A", 11), token("A", 2, 12), stop("A", 3, 13), token("A", 1, 14))
+    OVERTAKEN = (start("A", 11), stop("A", 2, 12), token("A", 1, 13))
+
+    @pytest.mark.parametrize("log", [LATE, OVERTAKEN], ids=["late token", "stop overtakes"])
+    def test_a_gap_is_filled_for_everybody(self, log):
+        assert wrong_anywhere(world(*log)) == []
+
+    async def test_between_them_the_gap_is_told(self):
+        _, messages = await answer_at(world(*self.LATE), 13)
+        assert (messages["A"]["status"], messages["A"]["gaps"]) == ("completed", [[1, 1]])
+
+
+class Test5RepairsHaveAPlace:
+    def test_a_held_token_that_the_repair_contains_is_not_appended(self):
+        log = (
+            start("A", 11),
+            token("A", 1, 12),
+            repair("A", 3, 13, "abc"),
+            token("A", 3, 14),
+            stop("A", 4, 15),
+        )
+        assert wrong_anywhere(world(*log)) == []
+
+    def test_a_repair_that_history_shows_late_is_folded_all_the_same(self):
+        log = (
+            start("A", 11),
+            token("A", 1, 12),
+            repair("A", 2, 13, "ab", lag_s=2),
+            token("A", 3, 14),
+            stop("A", 4, 15),
+        )
+        assert wrong_anywhere(world(*log, record_s=[14.5, 16])) == []
+
+    def test_rewinding_over_the_repair_of_a_row_ends(self):
+        log = (start("A", 11), token("A", 1, 12), repair("A", 2, 13, "ab"), stop("A", 3, 14))
+        assert wrong_anywhere(world(*log, finals=((12_900, "A"),))) == []
+
+    def test_a_repair_brings_back_a_part_that_was_refused(self):
+        call = {"type": "tool_call", "tool_call_id": "c", "name": "f", "args": "{}", "result": None}
+        parts = [{"type": "text", "text": "a"}, call, {"type": "text", "text": "b"}]
+        state = MessageState("A")
+        fold(state, Event("token", "A", seq=1, text="a"))
+        fold(state, Event("token", "A", seq=3, text="b"))
+        assert fold(state, Event("repair", "A", seq=3, value=parts)) is Outcome.FOLDED
+        assert [part["type"] for part in state.parts()] == ["text", "tool_call", "text"]
+        assert state.gaps() == []
+
+    def test_after_a_repair_without_seq_nothing_is_appended(self):
+        log = bare(
+            start("A", 11),
+            token("A", 1, 12),
+            repair("A", None, 13, "ab"),
+            token("A", 2, 14),
+            stop("A", None, 15),
+        )
+        assert wrong_anywhere(world(*log), ways=[1]) == []
+
+    def test_a_repair_of_less_than_is_shown_takes_nothing_away(self):
+        log = (
+            start("A", 11),
+            token("A", 1, 12),
+            token("A", 3, 13),
+            token("A", 4, 14),
+            repair("A", 3, 15, "aBc"),
+            token("A", 5, 16),
+            stop("A", 6, 17),
+        )
+        assert wrong_anywhere(world(*log)) == []
+
+
+class Test6TwoPublishers:
+    LOG = (
+        start("A", 11),
+        token("A", 1, 12, "a"),
+        start("A", 13, gen=2),
+        token("A", 1, 14, "A", gen=2),
+        stop("A", 2, 15, gen=2),
+    )
+    ZOMBIE = (*LOG[:3], token("A", 2, 13.5, "z"), *LOG[3:], token("A", 3, 16, "z"))
+
+    @pytest.mark.parametrize("log", [LOG, ZOMBIE], ids=["taken over", "zombie"])
+    def test_everybody_shows_the_second_publishers_text(self, log):
+        assert wrong_anywhere(world(*log)) == []
+
+    async def test_what_the_first_wrote_is_gone(self):
+        texts, _ = await shown(world(*self.ZOMBIE), 1, 12)
+        assert texts == {"A": ("A", "completed")}
+
+    def test_publishers_that_know_of_no_gens_are_not_exact(self):
+        state = MessageState("A")
+        for id_ in ("one", "two"):
+            fold(state, Event("start", "A", seq=0, id=id_))
+            fold(state, Event("token", "A", seq=1, id=f"{id_}-1", text="x"))
+        assert not state.exact
+
+
+class Test8TheSweeperAndTheZombie:
+    def test_a_stop_that_the_zombies_token_took_the_number_of_ends_it(self):
+        log = (
+            start("A", 11),
+            token("A", 1, 12),
+            token("A", 2, 13),
+            stop("A", 2, 14, status="interrupted"),
+        )
+        assert wrong_anywhere(world(*log)) == []
+
+    def test_a_stop_that_counts_tokens_which_readers_never_saw_means_again(self):
+        state = MessageState("A")
+        for seq in range(1, 39):
+            fold(state, Event("token", "A", seq=seq, text="x"))
+        assert verdict(state, Event("stop", "A", seq=41)) is Verdict.AGAIN
+
+
+class TestS3NeitherSeqNorSerial:
+    def test_the_overlap_is_known_by_its_ids(self):
+        assert wrong_anywhere(world(*bare(*ABC), serials=False), ways=[1]) == []
+
+
+class TestS4OneIdTwoSerials:
+    def test_a_publish_that_was_tried_again_says_it_once(self):
+        again = bare(
+            start("A", 11),
+            token("A", 1, 12, id="one"),
+            token("A", 2, 13),
+            token("A", 1, 14, id="one"),
+            stop("A", 3, 15),
+        )
+        assert wrong_anywhere(world(*again), ways=[1]) == []
+
+    async def test_with_the_true_text(self):
+        again = bare(start("A", 11), token("A", 1, 12, id="one"), token("A", 1, 14, id="one"))
+        texts, _ = await shown(world(*again), 1, 13)
+        assert texts == {"A": ("a", "in_progress")}
+
+
+class TestS6TheIdleLimit:
+    def test_a_model_that_thinks_on_reopens_what_only_the_idle_limit_ended(self):
+        state = MessageState("A")
+        fold(state, Event("token", "A", seq=1, text="a"))
+        state.status, state.provisional = "interrupted", True
+        fold(state, Event("token", "A", seq=2, text="b"))
+        fold(state, Event("stop", "A", seq=3, status="completed"))
+        assert (state.parts()[0]["text"], state.status, state.ended) == ("ab", "completed", True)
+
+
+class TestS7NamelessStreams:
+    STREAMS = bare(
+        start(None, 11),
+        token(None, 1, 12),
+        stop(None, None, 13),
+        start(None, 14),
+        token(None, 2, 15),
+        stop(None, None, 16),
+    )
+
+    def test_each_is_a_message_of_its_own(self):
+        assert wrong_anywhere(world(*self.STREAMS), ways=[1]) == []
+
+    async def test_and_none_is_dropped(self):
+        texts, _ = await shown(world(*self.STREAMS), 1, 15)
+        assert sorted(texts.values()) == [("a", "completed"), ("b", "completed")]
+
+
+class TestS8JoiningAReplayInItsMiddle:
+    def test_no_reader_asks_again_for_ever(self):
+        replay = tuple(
+            (said._replace(replay=True, rid="C"), at_ms + 20_000, *rest)
+            for said, at_ms, *rest in ABC
+        )
+        assert wrong_anywhere(world(*ABC, *replay)) == []
+
+
+class TestS10Pointers:
+    def test_a_repair_without_data_means_again_and_no_text_is_guessed(self):
+        state = MessageState("A")
+        fold(state, Event("token", "A", seq=1, text="a"))
+        pointer = Event("repair", "A", seq=2)
+        assert verdict(state, pointer) is Verdict.AGAIN
+        assert fold(state, pointer) is Outcome.POINTER
+        assert (state.parts()[0]["text"], state.exact) == ("a", False)
+
+
+class TestS11AnswersThatMayBeBetterLater:
+    async def test_a_gap_for_good_is_the_messages_own_and_not_the_answers(self):
+        log = (start("A", 11), token("A", 2, 12), stop("A", 3, 13))
+        _, answer = await shown(world(*log), 1, 14)
+        assert (answer["complete"], answer["reasons"]) == (True, [])
+        assert answer["messages"][0]["gaps"] == [[1, 1]]

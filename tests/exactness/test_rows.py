@@ -1,0 +1,197 @@
+"""7, 8, 10, 11, 12, S13, S14: recorders, publishers, sweepers and erasers at one row."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from exactness.rooms import Gate, Paused, within
+from exactness.scenes import repair, start, stop, token, world, wrong_anywhere
+from laws.memory import MemoryChannel, MemoryStore
+from rehydrate.core.timeline import Tombstone, erased_mark
+from rehydrate.errors import Conflict, Fenced
+from rehydrate.hydration import Rules, hydrate
+from rehydrate.ports import Conversation
+from rehydrate.publication import Terms
+from rehydrate.publishing import Ledger
+from rehydrate.recording import NewMessage, catch_up, store_messages
+
+
+async def claimed(room, rid):
+    """A lease on *rid* whose publisher only says what the test says."""
+    ledger = Ledger(room.id, room.name, room.store, room.rules, Terms())
+    await ledger.claim(rid, None, None)
+    return ledger
+
+
+class Test7DeadBetweenTheCommitAndTheStop:
+    async def test_the_row_is_terminal_and_its_lease_runs_out_untold(self, room):
+        stopping = Gate()
+
+        async def publish():
+            channel = Paused(room.channel, stop=stopping)
+            async with room.respond("r", channel=channel) as response:
+                response.write("abc")
+
+        publishing = room.house.spawn(publish())
+        await stopping.reached()
+        assert await room.stored() == {"r": ("abc", "completed")}
+        alive = await room.lease("r")
+        await room.take_over("r")
+        dead = await room.lease("r")
+        stopping.open()
+        assert (alive.told, alive.expired) == (False, False)
+        assert (dead.told, dead.expired) == (False, True)
+        await within(publishing)
+
+
+class Test8TheSweeperDestroysNoText:
+    async def test_what_was_said_before_the_sweepers_stop_is_kept(self, room):
+        zombie = await claimed(room, "r")
+        await room.tell("r", "ab", stop=False)
+        await room.catch_up()
+        await room.say("token", "c", responseId="r", seq=3)
+        async with room.store.locked(room.id, room.name) as held:
+            await held.fence("r", "sweeper", 30.0)
+        assert await room.stored() == {"r": ("ab", "in_progress")}
+        await room.catch_up()
+        assert await room.stored() == {"r": ("abc", "in_progress")}
+        await room.say("stop", responseId="r", seq=4, gen=1, status="interrupted")
+        await room.say("token", "d", responseId="r", seq=5)
+        await room.catch_up()
+        assert await room.stored() == {"r": ("abc", "interrupted")}
+        with pytest.raises(Conflict):
+            await zombie.claim("r", None, None)
+
+
+class Test10ARecorderBesideAPublisherThatFinishes:
+    async def test_the_final_row_is_not_undone(self, room):
+        gate = Gate()
+        async with room.respond("r") as response:
+            response.write("a")
+            await room.heard(2)
+            recording = room.house.spawn(room.catch_up(store=Paused(room.store, locked=gate)))
+            await gate.reached()
+            response.write("b")
+            response.write("c")
+        gate.open()
+        assert (await within(recording)).moved
+        assert await room.stored() == {"r": ("abc", "completed")}
+
+    async def test_pieces_that_overlap_are_trimmed_by_what_they_contain(self, room, monkeypatch):
+        monkeypatch.setattr("rehydrate.publishing.CHECKPOINT_S", 0.01)
+        gate, text = Gate(), "abcdefghijklmnopqrst"
+        async with room.respond("r") as response:
+            for letter in text[:16]:
+                response.write(letter)
+            await room.heard(17)
+            recording = room.house.spawn(room.catch_up(store=Paused(room.store, locked=gate)))
+            await gate.reached()
+            for letter in text[16:]:
+                response.write(letter)
+            await room.keeps("r", text)
+            gate.open()
+            await within(recording)
+            await room.keeps("r", text)
+        assert await room.stored() == {"r": (text, "completed")}
+
+
+class Test11WhatIsOnlyShownIsNotSaved:
+    async def test_a_hydrate_moves_no_watermark_and_makes_no_row(self, room):
+        await room.say("token", "a", responseId="r")
+        await room.hydrate()
+        assert await room.row() is None
+        await room.catch_up()
+        before = await room.row()
+        await room.say("token", "b", responseId="r")
+        await room.hydrate()
+        assert await room.row() == before
+        assert await room.stored() == {"r": ("a", "in_progress")}
+
+
+class Test12ErasedStaysErased:
+    LOG = (start("A", 11), token("A", 1, 12), stop("A", 2, 13), token("B", 1, 20))
+
+    def ports(self):
+        store, channel = MemoryStore(), MemoryChannel(world(*self.LOG).log)
+        channel.now_ms = store.now_ms = 30_000
+        rules = Rules(10**9, frozenset(), lambda: 30_000)
+        return {"store": store, "channel": channel, "channel_name": "ai:c", "rules": rules}
+
+    def erase(self, store, at_ms, *ids):
+        marks = frozenset(erased_mark(id_) for id_ in ids)
+        row = store.conversation or Conversation("c", "ai:c", 0)
+        store.rows.clear()
+        store.conversation = row._replace(tombstone=Tombstone(None, at_ms, marks))
+
+    async def test_neither_a_read_nor_a_recorder_brings_it_back(self):
+        ports = self.ports()
+        self.erase(ports["store"], 14_000)
+        assert [m["id"] for m in (await hydrate("c", **ports)).messages] == ["B"]
+        await catch_up("c", **ports)
+        assert set(ports["store"].rows) == {"B"}
+
+    async def test_what_was_open_stays_erased_though_it_goes_on(self):
+        ports = self.ports()
+        self.erase(ports["store"], 12_000, "A", "B")
+        assert (await hydrate("c", **ports)).messages == []
+        await catch_up("c", **ports)
+        assert ports["store"].rows == {}
+
+    async def test_a_recorder_that_read_before_and_commits_after_brings_nothing_back(self):
+        ports, gate = self.ports(), Gate()
+        store = ports["store"]
+        slow = ports | {"store": Paused(store, locked=gate)}
+        recording = asyncio.ensure_future(catch_up("c", **slow))
+        await gate.reached()
+        self.erase(store, 25_000)
+        gate.open()
+        await within(recording)
+        assert store.rows == {}
+
+
+class TestS13RenamedChannels:
+    async def test_the_channel_of_the_row_wins(self, room):
+        await room.store_messages(NewMessage("old", "assistant", text="x"))
+        real, room.name = room.name, "ai:by-another-template"
+        async with room.respond("r") as response:
+            response.write("y")
+        room.name = real
+        assert [name for name, _, _ in await room.spoken()] == ["start", "token", "stop"]
+        room.name = "ai:by-another-template"
+        recorded = await room.catch_up()
+        assert (recorded.messages, (await room.row()).channel) == (3, real)
+
+    async def test_two_conversations_on_one_channel_are_refused(self, room, house):
+        await room.store_messages(NewMessage("m", "assistant", text="x"))
+        with house.room() as other, pytest.raises(Conflict):
+            await store_messages(
+                other.id,
+                [NewMessage("m", "assistant", text="y")],
+                store=other.store,
+                channel_name=room.name,
+                rules=other.rules,
+            )
+
+
+@pytest.mark.usefixtures("simulated_time")
+class TestS14TextThatTheChannelNeverSaw:
+    def test_a_repair_before_the_stop_shows_it_to_everybody(self):
+        log = (
+            start("A", 11),
+            token("A", 1, 12),
+            token("A", 2, 13),
+            repair("A", 2, 14, "final"),
+            stop("A", 3, 15),
+        )
+        assert wrong_anywhere(world(*log)) == []
+
+    async def test_a_zombie_says_no_more_than_it_was_let(self, room):
+        with pytest.raises(Fenced):  # noqa: PT012 - its end raises
+            async with room.respond("r") as response:
+                response.write("a")
+                response.finish(parts=[{"type": "text", "text": "never committed"}])
+                await room.take_over("r")
+        assert "response-complete" not in [name for name, _, _ in await room.spoken()]
+        assert (await room.shown())["r"] == ("a", "in_progress")
