@@ -147,6 +147,11 @@ def _add_reading(commands: Any) -> None:
     hydrate.add_argument("--json", action="store_true", help="the answer as JSON")
     erase = _add(commands, "erase", "erase what was said in a conversation, for good", _run_erase)
     erase.add_argument("conversation")
+    verify = _add(
+        commands, "verify", "compare what is stored with what the channel shows", _run_verify
+    )
+    verify.add_argument("conversation")
+    verify.add_argument("--mend", action="store_true", help="mend, from the side that is right")
     _add(commands, "doctor", "what is configured, reachable, at head, and how to mend", _run_doctor)
 
 
@@ -243,6 +248,24 @@ def _run_erase(options: Any) -> int:
             await history.erase(options.conversation)
         sys.stdout.write("erased\n")
         return 0
+
+    return _run(run())
+
+
+def _run_verify(options: Any) -> int:
+    from rehydrate.wiring import History  # noqa: PLC0415 - as above
+
+    async def run() -> int:
+        async with History() as history:
+            found = await history.verify(options.conversation, mend=options.mend)
+        for each in found.findings:
+            mended = "mended: " if each.mended else ""
+            sys.stdout.write(
+                f"{mended}{each.message_id}: fault of the {each.fault}: {each.detail}\n"
+            )
+        counted = f"{found.compared} of {found.messages} messages on the channel compared whole"
+        sys.stdout.write(f"{counted}, {len(found.findings)} differ\n")
+        return int(any(not each.mended for each in found.findings))
 
     return _run(run())
 

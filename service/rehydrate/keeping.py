@@ -9,6 +9,7 @@ from rehydrate.erasing import erase
 from rehydrate.errors import Busy
 from rehydrate.publishing import Response, respond
 from rehydrate.recording import Recorded, catch_up, store_messages
+from rehydrate.verifying import Verified, verify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -142,3 +143,23 @@ class Keeping:
         if self._upkeep.busy:
             raise Busy("too much waits to be recorded; say it again")
         self._upkeep.hear(channels)
+
+    async def verify(self, conversation_id: str, *, mend: bool = False) -> Verified:
+        """Compare what is stored with what the channel still shows; *mend* what differs.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer.
+            ChannelUnavailable: Ably does not answer; what was mended stays.
+        """
+        verified = await verify(
+            conversation_id,
+            store=self._store,
+            channel=self._channel,
+            channel_name=await self.channel_of(conversation_id),
+            rules=self._rules,
+            record=self.catch_up,
+            mend=mend,
+        )
+        if any(finding.mended for finding in verified.findings):
+            self._following.changed(conversation_id)
+        return verified

@@ -67,14 +67,14 @@ async def sweep(
         if not state.ended and rules.now_ms() - last_said_ms(state) < lease_s * 1000:
             return False
         await held.fence(due.message_id, holder, SWEEP_LEASE_S)
-        ending = _untold(state) if state.ended else []
+        ending = untold(state) if state.ended else []
         if ending:
             await held.put([state])
     if not ending:
         await asyncio.sleep(HISTORY_LAG_MS / 1000)  # what was sent before the fence shows by then
         await record(due.conversation_id)
     for _ in range(ROUNDS):
-        await _tell(channel, due, ending or [await _stop_of(store, due)])
+        await tell(channel, due.channel, ending or [await _stop_of(store, due)])
         if await _told(store, due):
             return True
         await asyncio.sleep(HISTORY_LAG_MS / 1000)
@@ -88,7 +88,7 @@ def last_said_ms(state: MessageState) -> int:
     return max([state.started_ms or 0, *ticks])
 
 
-def _untold(state: MessageState) -> list[Event]:
+def untold(state: MessageState) -> list[Event]:
     """What readers of an ended response may lack: its text, and its stop."""
     last = None if state.end is None else state.end - 1
     whole = not state.gaps()
@@ -121,12 +121,17 @@ def _event(kind: str, state: MessageState, seq: int | None, **fields: object) ->
     )
 
 
-async def _tell(channel: ChannelLog, due: Due, events: list[Event]) -> None:
+async def tell(channel: ChannelLog, channel_name: str, events: list[Event]) -> None:
+    """Publish *events* on the channel *channel_name*, each acknowledged before the next.
+
+    Raises:
+        ChannelUnavailable: Ably does not take one, or does not answer.
+    """
     for event in events:
         name, data, extras = tokens.encode(event)
         outgoing = Outgoing(name, data, event.id or "", extras, event.client_id)
         async with asyncio.timeout(ACK_TIMEOUT_S):
-            await channel.publish(due.channel, [outgoing])
+            await channel.publish(channel_name, [outgoing])
 
 
 async def _told(store: ResponseStore, due: Due) -> bool:
