@@ -1,0 +1,124 @@
+"""Postgres goes away while a response streams."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import pytest
+
+from conftest import connected, database_url
+from rehydrate import publishing
+from rehydrate.errors import StoreUnavailable
+from rehydrate.localably import LocalAbly
+from rehydrate.settings import load_settings
+from rehydrate.wiring import History
+
+pytestmark = pytest.mark.slow
+
+LEASE_S = 1.0
+
+
+@pytest.fixture
+async def history(database):
+    async with LocalAbly() as ably:
+        settings = load_settings(
+            database_url=database,
+            ably_api_key=ably.key,
+            ably_endpoint="127.0.0.1",
+            ably_port=ably.port,
+            ably_tls=False,
+            lease_s=LEASE_S,
+        )
+        async with History(settings) as history:
+            yield history
+
+
+@pytest.fixture
+def away(postgres, database):
+    """A block during which nobody reaches this test's database."""
+    name = database.rpartition("/")[2]
+
+    @asynccontextmanager
+    async def block():
+        async with connected(database_url(postgres.url, "postgres")) as server:
+            await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS false")
+            try:
+                await server.execute(
+                    "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = $1",
+                    name,
+                )
+                yield
+            finally:
+                await server.execute(f"ALTER DATABASE {name} ALLOW_CONNECTIONS true")
+
+    return block
+
+
+async def ended(history, conversation_id):
+    async with asyncio.timeout(40):
+        while True:
+            try:
+                (message,) = (await history.hydrate(conversation_id)).messages
+            except StoreUnavailable:
+                await asyncio.sleep(0.2)
+                continue
+            if message["status"] != "in_progress":
+                return message
+            await asyncio.sleep(0.1)
+
+
+async def on_channel(history, conversation_id):
+    pages = history._channel.history(f"ai:{conversation_id}", forwards=True)
+    return [message async for page in pages for message in page]
+
+
+async def test_tokens_flow_on_and_all_of_them_are_committed_in_the_end(history, away):
+    async with history.respond("flow", "r1") as response:
+        response.write("before ")
+        await asyncio.sleep(0.7)
+        async with away():
+            for n in range(30):
+                response.write(f"{n} ")
+                await asyncio.sleep(0.05)
+            said = "".join(m.data for m in await on_channel(history, "flow") if m.name == "token")
+            assert said.startswith("before 0 1 2 3")
+            assert len(said.split()) > 20
+        response.write("after")
+    message = await ended(history, "flow")
+    assert message["status"] == "completed"
+    assert message["text"] == "before " + "".join(f"{n} " for n in range(30)) + "after"
+    assert not message["gaps"]
+
+
+async def test_the_end_waits_for_the_store(history, away):
+    responding = history.respond("waits", "r1")
+    response = await responding.__aenter__()
+    response.write("all of it")
+    async with away():
+        ending = asyncio.create_task(responding.__aexit__(None, None, None))
+        await asyncio.sleep(1)
+        assert not ending.done()
+        assert "stop" not in [m.name for m in await on_channel(history, "waits")]
+    await asyncio.wait_for(ending, 40)
+    assert [m.name for m in await on_channel(history, "waits")][-1] == "stop"
+    message = await ended(history, "waits")
+    assert (message["status"], message["text"]) == ("completed", "all of it")
+
+
+async def test_if_it_does_not_come_back_the_caller_is_told_and_the_sweep_ends_it_later(
+    history, away, monkeypatch
+):
+    monkeypatch.setattr(publishing, "COMMIT_TIMEOUT_S", 0.5)
+    responding = history.respond("gone", "r1")
+    response = await responding.__aenter__()
+    response.write("stored ")
+    await asyncio.sleep(0.7)
+    async with away():
+        response.write("only said")
+        with pytest.raises(StoreUnavailable):
+            await responding.__aexit__(None, None, None)
+        names = [m.name for m in await on_channel(history, "gone")]
+        assert "stop" not in names  # durable before told
+    message = await ended(history, "gone")
+    assert (message["status"], message["text"]) == ("interrupted", "stored only said")
