@@ -132,3 +132,21 @@ def test_settings_are_for_good():
 def test_values_that_are_given_go_before_the_environment(bare):
     bare.setenv("REHYDRATE_PORT", "1")
     assert load_settings(port=2).port == 2
+
+
+@pytest.mark.parametrize(
+    ("template", "channel", "conversation"),
+    [
+        ("ai:{conversation_id}", "ai:c:1", "c:1"),
+        ("ai:{conversation_id}:x", "ai:c:x", "c"),
+        ("ai:{conversation_id}:x", "ai:c", None),
+        ("ai:{conversation_id}", "other:c", None),
+        ("ai:{conversation_id}", "ai:", None),
+        ("aa{conversation_id}aa", "aaa", None),
+    ],
+)
+def test_a_channel_names_its_conversation_by_the_template(template, channel, conversation):
+    settings = load_settings(channel_template=template)
+    assert settings.conversation_on(channel) == conversation
+    if conversation is not None:
+        assert settings.channel_of(conversation) == channel

@@ -120,7 +120,8 @@ class Settings(BaseSettings):
         if not (channel.startswith(before) and channel.endswith(after)):
             return None
         conversation_id = channel[len(before) : len(channel) - len(after)]
-        return conversation_id if self.channel_of(conversation_id) == channel else None
+        named = conversation_id and self.channel_of(conversation_id) == channel
+        return conversation_id if named else None
 
     def required_database_url(self) -> str:
         """The database.

@@ -275,6 +275,7 @@ WRITTEN = [
     event("stop", 7, status="failed", error={"code": 1}, value={"n": 1}, gen=3),
     event("stop", 7, status="completed"),
     event("token", 1, "a", replay_of="q"),
+    event("token", 1, "a", ephemeral=True),
 ]
 
 
