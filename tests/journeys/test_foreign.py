@@ -102,3 +102,21 @@ async def test_a_stream_that_names_no_response_is_one_message(stack, conversatio
         ours = group.create_task(by_python(target, texts, joins))
         theirs = group.create_task(by_javascript(tmp_path, target, texts, more))
     must_show(ours.result() + theirs.result(), texts)
+
+
+async def test_history_that_lags_hides_nothing_of_a_stream_without_numbers(
+    stack, conversation, tmp_path
+):
+    skip_without_node()
+    tokens = tokens_of(conversation, mean=60)
+    texts = {"lagging": "".join(tokens)}
+    target = stack.target(conversation)
+    joins, more = plans(3, 2), plans(3, 2)
+    async with (
+        stack.fault("delay_history", channel=target.channel, ms=1500),
+        asyncio.TaskGroup() as group,
+    ):
+        group.create_task(by_ably_python(stack, target.channel, {"lagging": tokens}, stop=True))
+        ours = group.create_task(by_python(target, texts, joins))
+        theirs = group.create_task(by_javascript(tmp_path, target, texts, more))
+    must_show(ours.result() + theirs.result(), texts)
