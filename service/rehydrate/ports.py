@@ -288,3 +288,26 @@ class ResponseStore(Protocol):
             StoreUnavailable: it does not, or is not.
         """
         ...
+
+
+class Claims(Protocol):
+    """Which agent is about to answer which prompt. Every call may raise `StoreUnavailable`."""
+
+    async def claim(
+        self, conversation_id: str, holder: str, lease_s: float, passed: Collection[str]
+    ) -> bytes | None:
+        """Claim the first prompt that has no response and no claim, but none of *passed*.
+
+        Returns it in its wire form; None if there is none.
+        """
+        ...
+
+    async def renew_claim(
+        self, conversation_id: str, prompt_id: str, holder: str, lease_s: float
+    ) -> bool:
+        """Keep a claim for *lease_s* seconds more; False if it is not *holder*'s any more."""
+        ...
+
+    async def release_claim(self, conversation_id: str, prompt_id: str, holder: str) -> None:
+        """Give a claim back."""
+        ...

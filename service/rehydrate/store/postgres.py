@@ -144,6 +144,33 @@ class PostgresStore:
         more = len(rows) > limit and found
         return found, Cursor(str(found[-1].created_ms), found[-1].id) if more else None
 
+    async def claim(
+        self, conversation_id: str, holder: str, lease_s: float, passed: Collection[str]
+    ) -> bytes | None:
+        """Claim the first prompt without a response; see the port."""
+        async with self._writers.transaction() as session:
+            if not await session.fetch(statements.LOCK, checked_id(conversation_id)):
+                return None
+            rows = await session.fetch(
+                statements.CLAIM, conversation_id, holder, lease_s, list(passed)
+            )
+        return await self.message(conversation_id, rows[0][0]) if rows else None
+
+    async def renew_claim(
+        self, conversation_id: str, prompt_id: str, holder: str, lease_s: float
+    ) -> bool:
+        """Keep a claim; see the port."""
+        async with self._writers.transaction() as session:
+            tag = await session.execute(
+                statements.RENEW_CLAIM, conversation_id, prompt_id, holder, lease_s
+            )
+        return tag == "UPDATE 1"
+
+    async def release_claim(self, conversation_id: str, prompt_id: str, holder: str) -> None:
+        """Give a claim back."""
+        async with self._writers.transaction() as session:
+            await session.execute(statements.RELEASE_CLAIM, conversation_id, prompt_id, holder)
+
     async def ready(self) -> None:
         """Return if Postgres answers and its schema is at head.
 

@@ -219,3 +219,29 @@ IDLE = """
     ORDER BY m.started_at LIMIT $1
 """
 """$1 how many, $2 seconds since they began."""
+
+CLAIM = """
+    INSERT INTO claims (conversation_id, prompt_id, holder, until)
+    SELECT $1, p.id, $2, clock_timestamp() + make_interval(secs => $3)
+    FROM messages AS p LEFT JOIN claims AS c ON c.conversation_id = $1 AND c.prompt_id = p.id
+    WHERE p.conversation_id = $1 AND p.role = 'user' AND p.id <> ALL($4::text[])
+        AND (c.prompt_id IS NULL OR c.until <= clock_timestamp())
+        AND NOT EXISTS (
+            SELECT FROM messages AS r
+            WHERE r.conversation_id = $1 AND r.role = 'assistant' AND r.prompt_id = p.id
+        )
+    ORDER BY p.position, p.id LIMIT 1
+    ON CONFLICT (conversation_id, prompt_id)
+        DO UPDATE SET holder = excluded.holder, until = excluded.until
+    RETURNING prompt_id
+"""
+"""$1 conversation, which is locked; $2 for whom, $3 for how many seconds, $4 prompts left out."""
+
+RENEW_CLAIM = """
+    UPDATE claims SET until = clock_timestamp() + make_interval(secs => $4)
+    WHERE conversation_id = $1 AND prompt_id = $2 AND holder = $3 AND until > clock_timestamp()
+"""
+
+RELEASE_CLAIM = """
+    DELETE FROM claims WHERE conversation_id = $1 AND prompt_id = $2 AND holder = $3
+"""

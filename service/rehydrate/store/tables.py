@@ -182,6 +182,22 @@ leases = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
+# Which agent is about to answer which prompt; it is answered once there is a response to it.
+claims = Table(
+    "claims",
+    metadata,
+    _id("conversation_id"),
+    _id("prompt_id"),
+    _id("holder"),
+    _time("until", nullable=False),
+    PrimaryKeyConstraint("conversation_id", "prompt_id"),
+    ForeignKeyConstraint(
+        ["conversation_id", "prompt_id"],
+        ["messages.conversation_id", "messages.id"],
+        ondelete="CASCADE",
+    ),
+)
+
 replays = Table(
     "replays",
     metadata,
