@@ -56,7 +56,7 @@ async def _findings(history: History, settings: Settings) -> AsyncIterator[Findi
     url, endpoint = settings.required_database_url(), settings.ably_endpoint or "Ably"
     looks: list[tuple[str, Callable[[], Awaitable[str | None]], str]] = [
         ("database", lambda: _database(url), "see to Postgres, and to REHYDRATE_DATABASE_URL"),
-        ("schema", history.store_ready, "see to the database"),
+        ("schema", lambda: _schema(history), "see to the database"),
         ("Ably", history.channel_ready, f"see to the way to {endpoint}, ABLY_ENDPOINT, ABLY_PORT"),
         ("key", lambda: _key(history), "see to ABLY_API_KEY"),
     ]
@@ -85,6 +85,11 @@ async def _look(what: str, look: Callable[[], Awaitable[str | None]], mend: str)
 
 async def _database(url: str) -> None:
     await schema_revision(url)
+
+
+async def _schema(history: History) -> str:
+    await history.store_ready()
+    return "at head"
 
 
 async def _key(history: History) -> str:

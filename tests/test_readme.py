@@ -1,0 +1,170 @@
+"""The README says what is true, and its code runs as it stands there."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from api.serving import served
+from demo.command_line import environment, settings_on
+from journeys.snippets import README, ROOT, block, blocks, region
+from rehydrate.api.access import Access
+from rehydrate.api.app import create_app
+from rehydrate.api.events import Announcers
+from rehydrate.cli import _parser
+from rehydrate.localably import LocalAbly
+from rehydrate.settings import Settings
+
+
+@pytest.fixture(autouse=True)
+def without_settings(monkeypatch):
+    for name in list(os.environ):
+        if name.startswith(("REHYDRATE_", "ABLY_")):
+            monkeypatch.delenv(name)
+
+
+@pytest.fixture
+async def ably():
+    async with LocalAbly() as server:
+        yield server
+
+
+def table(head):
+    """The rows of the table whose first head is *head*, as lists of cells."""
+    begins = re.search(rf"^\| {head} \|.*\n\|[-|]+\|\n", README, re.MULTILINE).end()
+    rows = README[begins:].split("\n\n")[0].splitlines()
+    return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
+
+
+def quoted(cell):
+    return re.findall(r"`([^`]+)`", cell)
+
+
+def test_every_block_of_code_is_known_to_a_test():
+    assert len(blocks("python")) == 3
+    assert len(blocks("js")) == 2
+    assert README.count("```") == 2 * (5 + 2), "and the picture, and what to type"
+
+
+def test_the_example_is_short_and_runs(database, tmp_path):
+    code = block("python", "asyncio.run(main())")
+    assert len([line for line in code.splitlines() if line.strip()]) <= 12
+    server = subprocess.Popen(
+        [
+            sys.executable,
+            "-m",
+            "rehydrate",
+            "--quiet",
+            "local-ably",
+            "--port",
+            "0",
+            "--key",
+            "a.b:c",
+        ],
+        stdout=subprocess.PIPE,
+        text=True,
+        env=environment(),
+    )
+    try:
+        port = server.stdout.readline().strip().rpartition(":")[2]
+        given = {"REHYDRATE_DATABASE_URL": database, "ABLY_API_KEY": "a.b:c", "ABLY_PORT": port}
+        ran = subprocess.run(
+            [sys.executable, "-c", code],
+            capture_output=True,
+            text=True,
+            timeout=60,
+            env=environment(**given, ABLY_ENDPOINT="127.0.0.1", ABLY_TLS="false"),
+            cwd=tmp_path,
+            check=False,
+        )
+    finally:
+        server.terminate()
+        server.communicate(timeout=20)
+    assert ran.returncode == 0, ran.stderr
+    assert ran.stdout == "Once upon a time\n"
+    assert ran.stderr == ""
+
+
+async def test_the_router_in_a_backend_opens_answers_and_closes(database, ably, monkeypatch):
+    for name, value in settings_on(database, ably).items():
+        monkeypatch.setenv(name, value)
+    space = {}
+    exec(compile(block("python", "by_cookie"), "README.md", "exec"), space)
+    pool = space["history"]._store._readers
+    assert pool._pool is None, "not open yet"
+    where = "/history/v1/conversations/conv-42"
+    with served(space["app"]) as url:
+        async with httpx.AsyncClient(base_url=url) as http:
+            stranger = await http.get(where)
+            reader = await http.get(where, headers={"cookie": "session=of-somebody-who-may"})
+        assert pool._pool is not None
+    assert pool._pool is None, "closed with the app"
+    assert (stranger.status_code, stranger.json()["code"]) == (403, "forbidden")
+    assert reader.status_code == 200
+    assert reader.json()["messages"] == []
+
+
+def test_the_clients_are_those_that_are_served_and_checked():
+    python = region("service/rehydrate/demo/reader.py", "join")
+    assert block("python", "async def join(").strip() == python.strip()
+    rule, join = blocks("js")
+    assert rule.strip() == region("service/rehydrate/api/client.js", "rule").strip()
+    assert join.strip() == region("service/rehydrate/api/client.js", "join").strip()
+
+
+def test_the_settings_are_all_there_with_their_defaults():
+    rows = {name: row for row in table("variable") for name in quoted(row[0])}
+    fields = {field.validation_alias: field for field in Settings.model_fields.values()}
+    assert rows.keys() == fields.keys()
+    for name, row in rows.items():
+        default = fields[name].get_default(call_default_factory=False)
+        if name in ("REHYDRATE_PORT", "REHYDRATE_HOST", "REHYDRATE_CHANNEL_TEMPLATE"):
+            assert str(default) in quoted(row[1]), name
+        assert row[2], f"{name} is not explained"
+
+
+def test_the_commands_are_all_there_with_their_options():
+    actions = next(each for each in _parser()._actions if each.choices)
+    commands = {name: each for name, each in actions.choices.items() if name != "agent"}
+    rows = {quoted(row[0])[0]: row[1] for row in table("command")}
+    assert {line.split()[1] for line in rows} == commands.keys()
+    for line, does in rows.items():
+        assert does
+        words = re.findall(r"--[\w-]+", line)
+        known = commands[line.split()[1]]._option_string_actions
+        assert set(words) <= known.keys(), line
+
+
+def test_the_calls_are_all_there():
+    app = create_app(object(), Access(service_keys=["k"]), announcers=Announcers(["a.b:c"]))
+    served_calls = {
+        (method.upper(), re.sub(r"\{\w+\}", "{}", path))
+        for path, methods in app.openapi()["paths"].items()
+        for method in methods
+    }
+    said = set()
+    for row in table("call"):
+        for call in quoted(row[0]):
+            method, _, path = call.rpartition(" ")
+            path = re.sub(r"\{\w+\}", "{}", path.partition("?")[0])
+            said.add((method or "GET", path))
+    ours = {("GET", "/openapi.json")}  # the document does not speak of itself
+    assert said - ours == served_calls
+
+
+def test_each_law_names_a_test_that_is_there():
+    for row in table("law"):
+        for path in quoted(row[1]):
+            assert (ROOT / path).exists(), path
+
+
+def test_what_it_tells_to_type_is_there():
+    targets = re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= set(targets)
+    for link in re.findall(r"\]\(([^)h][^)]*)\)", README):
+        assert (ROOT / link).exists(), link
