@@ -32,11 +32,13 @@ export function apply(view, m) {                    // a live message; false: hy
   v ??= { id, role: 'assistant', status: 'in_progress', text: '', gaps: [], client_id: from, through: { gen, seq: null, serial: null } };
   const t = v.through, last = t.seq ?? -1, over = v.status !== 'in_progress' && !v.provisional;
   if (v.recent_ids?.includes(m.id)) return true;
+  if (v.sealed && seq === null && !['start', 'stop', 'response-complete'].includes(m.name)) return true;
   if (m.name === 'response-complete') {
     if (seq === null ? t.serial && m.serial <= t.serial : seq <= (v.repaired ?? -1)) return true;
     if (m.data == null || over || v.gaps.length || (seq !== null && seq < last)) return false;
     v.text = m.data.text ?? m.data;
     v.repaired = seq;
+    v.sealed = seq === null && t.seq === null;
   } else {
     if (seq !== null && v.gaps.some(([a, b]) => a <= seq && seq <= b)) return false;
     if (over) return true;
