@@ -16,7 +16,9 @@ TEXTS = "select body from bench_texts order by id"
 
 @contextlib.asynccontextmanager
 async def lifespan(app):
-    async with asyncpg.create_pool(os.environ["REHYDRATE_DATABASE_URL"], min_size=1, max_size=4) as pool:
+    async with asyncpg.create_pool(
+        os.environ["REHYDRATE_DATABASE_URL"], min_size=1, max_size=4
+    ) as pool:
         app.state.pool = pool
         yield
 
