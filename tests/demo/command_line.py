@@ -65,6 +65,11 @@ class Command:
     def pid(self):
         return self._process.pid
 
+    @property
+    def said(self):
+        """What it said on standard error so far."""
+        return self._errors.decode(errors="replace")
+
     def send(self, number):
         self._process.send_signal(number)
 
@@ -88,7 +93,7 @@ class Command:
     async def says(self, text):
         """Wait until it says *text* on standard error."""
         async with asyncio.timeout(TIMEOUT_S):
-            while text not in self._errors.decode(errors="replace"):
+            while text not in self.said:
                 self._heard.clear()
                 await self._heard.wait()
 

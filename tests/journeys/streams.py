@@ -15,7 +15,7 @@ PAUSE_S = 1 / 15
 class Streams:
     """What three lanes will say in a conversation: *rounds* responses each, one after the other."""
 
-    def __init__(self, conversation_id, *, rounds=2, mean=45):
+    def __init__(self, conversation_id, *, rounds=2, mean=36):
         self.conversation_id = conversation_id
         self._lanes = [
             [f"{conversation_id}-{lane}{turn}" for turn in range(rounds)] for lane in range(LANES)

@@ -13,7 +13,7 @@ import sys
 import threading
 import time
 
-END_TIMEOUT_S = 10.0
+END_TIMEOUT_S = 5.0
 """How long a child may take to end that has lost its parent."""
 
 

@@ -5,6 +5,8 @@ import { join } from '../api/client.js';
 
 const job = JSON.parse(await new Response(process.stdin).text());
 const Ably = createRequire(job.modules + '/')('ably');
+const parent = process.ppid;
+setInterval(() => process.ppid === parent || process.exit(1), 500).unref(); // nobody reads any more
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 async function one({ delay_ms, way }) {

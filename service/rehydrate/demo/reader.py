@@ -1,5 +1,8 @@
 """A reader with stock ably-python: what the README shows, and the check and the tests run."""
 
+# mypy: ignore-errors
+# (a script, untyped as the README shows it)
+
 from __future__ import annotations
 
 # --8<-- [start:join]
