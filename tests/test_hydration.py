@@ -329,3 +329,11 @@ async def test_others_than_the_agents_publish_no_responses(house):
         assert await room.shown() == {"p": ("hi", "completed")}
         await room.catch_up()
         assert await room.shown() == {"p": ("hi", "completed")}
+
+
+async def test_an_answer_that_cannot_show_yet_that_it_reaches_until_says_so(room):
+    ahead = await room.hydrate(until=f"{now_ms() + 60_000:014d}-000@x")
+    assert [(reason.code, reason.retry) for reason in ahead.reasons] == [
+        ("history_unavailable", True)
+    ]
+    assert (await room.hydrate(until=f"{now_ms() - 60_000:014d}-000@x")).complete

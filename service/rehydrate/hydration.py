@@ -200,8 +200,15 @@ async def read(
             elif not walk.joined and missed(watermark, created_ms, walk.window, rules.retention_ms):
                 reasons = [_hole_reason()]
                 timeline.lost()
+            if failed is None and not walk.joined and not walk.shows(until):
+                reasons.append(_BEHIND)
             timeline.fold(walk.events)
     return Reading(conversation_id, name, stored, timeline, walk.window, reasons)
+
+
+_BEHIND = Reason(
+    "history_unavailable", retry=True, detail="the channel's history does not show `until` yet"
+)
 
 
 def _settled_before(stored: Stored, before: Cursor | None) -> bool:

@@ -63,7 +63,7 @@ class Walk:
             async with asyncio.timeout(HISTORY_TIMEOUT_S):
                 await self._read_or_join(name, read_from_ms(watermark))
                 for pause_s in _CATCHING_UP_S:
-                    if self._shows(until):
+                    if self.shows(until):
                         break
                     await asyncio.sleep(pause_s)
                     await self._read(name, (self.window.newest_ms or 0) - HISTORY_LAG_MS)
@@ -92,7 +92,7 @@ class Walk:
                 self.window.take(page)
                 self.events.extend(decode_all(page))
 
-    def _shows(self, until: str | None) -> bool:
+    def shows(self, until: str | None) -> bool:
         """Whether history may be taken to reach *until*: it shows it, or had time to."""
         if until is None:
             return True
