@@ -41,6 +41,7 @@ class Feed(Mending):
         terms: how to follow.
         channel_of: the channel of a conversation.
         noticed: called with the conversation when something has begun or ended in it.
+        hint_ms: from when history was last known to be needed for a conversation.
 
     Attributes:
         counts: what became of the messages that were delivered.
@@ -57,6 +58,7 @@ class Feed(Mending):
         terms: FollowTerms,
         channel_of: Callable[[str], Awaitable[str]],
         noticed: Callable[[str], None],
+        hint_ms: Callable[[str], int | None],
     ) -> None:
         super().__init__(
             conversation_id,
@@ -65,6 +67,7 @@ class Feed(Mending):
             rules=rules,
             terms=terms,
             noticed=noticed,
+            hint_ms=hint_ms,
         )
         self.counts: Counter[str] = Counter()
         self.followers = 0

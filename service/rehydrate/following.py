@@ -127,6 +127,36 @@ class Follower:
         return told
 
 
+class News:
+    """Waits for prompts, as a follower hears of them.
+
+    History may show one later than the follower hears of it, so after each there is more than one
+    look; and now and then there is one in any case, for what was stored without the channel.
+    """
+
+    def __init__(self, follower: Follower) -> None:
+        self._follower = follower
+        self._looks = 0
+
+    async def wait(self) -> bool:
+        """Return when there may be prompts; False: there never will be."""
+        patience_s = _SOON_S if self._looks else _NOW_AND_THEN_S
+        self._looks = max(0, self._looks - 1)
+        loop = asyncio.get_running_loop()
+        until_s = loop.time() + patience_s
+        while not self._follower.ended and (left_s := until_s - loop.time()) > 0:
+            for event in await self._follower.batch(left_s):
+                if event.kind in ("prompt", "snapshot"):
+                    self._looks = _LOOKS
+                    return True
+        return not self._follower.ended
+
+
+_SOON_S = 0.25
+_LOOKS = 10
+_NOW_AND_THEN_S = 5.0
+
+
 class Following:
     """The followed conversations of this process.
 
@@ -137,6 +167,7 @@ class Following:
         terms: how to follow.
         channel_of: the channel of a conversation.
         noticed: called with a conversation in which something has begun or ended.
+        hint_ms: from when history was last known to be needed for a conversation.
     """
 
     def __init__(
@@ -148,12 +179,14 @@ class Following:
         terms: FollowTerms,
         channel_of: Callable[[str], Awaitable[str]],
         noticed: Callable[[str], None],
+        hint_ms: Callable[[str], int | None],
     ) -> None:
         self._ports = (store, channel)
         self._rules = rules
         self._terms = terms
         self._channel_of = channel_of
         self._noticed = noticed
+        self._hint_ms = hint_ms
         self._feeds: dict[str, Feed] = {}
         self._leaving: dict[Feed, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
@@ -230,6 +263,7 @@ class Following:
                 terms=self._terms,
                 channel_of=self._channel_of,
                 noticed=self._noticed,
+                hint_ms=self._hint_ms,
             )
             feed.open()
         if (timer := self._leaving.pop(feed, None)) is not None:

@@ -31,6 +31,9 @@ _LONGEST_PAUSE_S = 10.0
 _PATIENCE_S = HISTORY_LAG_MS / 1000 + 0.5
 """How long a live event that does not fit waits for history to show what is missing before it."""
 
+_YOUNG_MS = 15_000
+"""How young a hint must be, so that not too much is read by it."""
+
 _NOT_ATTACHED = Reason("history_unavailable", retry=True, detail="Ably does not let us attach")
 _NO_HISTORY = Reason("history_unavailable", retry=True, detail="Ably did not answer in time")
 
@@ -62,6 +65,7 @@ class Mending:
         rules: the surroundings.
         terms: how to follow.
         noticed: called with the conversation when there is something to record.
+        hint_ms: from when history was last known to be needed for a conversation.
 
     Attributes:
         standing: what stands; None until it was read.
@@ -80,6 +84,7 @@ class Mending:
         rules: Rules,
         terms: FollowTerms,
         noticed: Callable[[str], None],
+        hint_ms: Callable[[str], int | None],
     ) -> None:
         self.conversation_id = conversation_id
         self.standing: Standing | None = None
@@ -92,6 +97,7 @@ class Mending:
         self._rules = rules
         self._terms = terms
         self._noticed = noticed
+        self._hint_ms = hint_ms
         self._name = ""
         self._live: Subscription | None = None
         self._changed = asyncio.Event()
@@ -154,7 +160,15 @@ class Mending:
             rules=self._rules,
             walk=walk,
             limit=MAX_LIMIT,
+            since_hint_ms=self._since_ms(),
         )
+
+    def _since_ms(self) -> int | None:
+        """From when to read history while the database answers, if it is likely to be needed."""
+        hint_ms = self._hint_ms(self.conversation_id)
+        young = hint_ms is not None and hint_ms >= self._rules.now_ms() - _YOUNG_MS
+        likely = self.recent.is_cut or self._terms.strategy == "history"
+        return hint_ms if young and likely else None
 
     def _adopt(self, reading: Reading, walk: RewoundWalk, *, late: bool) -> bool:
         """Let what was read stand, if all that was held fits it; say whether nothing is missing.

@@ -105,9 +105,14 @@ class Recent:
         """What was heard, or read, and is not older than *from_ms*."""
         return [event for event in self._events if event.timestamp_ms >= from_ms]
 
+    @property
+    def is_cut(self) -> bool:
+        """Whether so many messages have come that the attach may not have rewound them all."""
+        return self._delivered >= self._rewind_most
+
     def meets(self, history: Window) -> bool:
         """Whether *history* reaches what was rewound, as far as that can be told."""
-        if self._delivered < self._rewind_most or self._oldest_ms is None:
+        if not self.is_cut or self._oldest_ms is None:
             return True
         return history.newest_ms is not None and history.newest_ms >= self._oldest_ms
 
@@ -116,7 +121,7 @@ class Recent:
         from_ms = self._from_ms
         if from_ms is None and self._attached_ms is not None:
             from_ms = self._attached_ms - self._rewind_ms
-            if self._delivered >= self._rewind_most:
+            if self.is_cut:
                 from_ms = max(from_ms, self._oldest_ms or 0)
         return Rewound(list(self._events), from_ms)
 

@@ -21,6 +21,7 @@ from rehydrate.hydration import Hydrated, Rules, hydrate
 from rehydrate.joining import Joining
 from rehydrate.keeping import Keeping
 from rehydrate.mending import FollowTerms
+from rehydrate.naming import ChannelNames
 from rehydrate.outbox import Outbox
 from rehydrate.publication import Terms
 from rehydrate.settings import Settings, load_settings, revealed
@@ -42,7 +43,6 @@ if TYPE_CHECKING:
     from rehydrate.core.ids import Cursor
     from rehydrate.ports import Conversation
 
-_KNOWN_CHANNELS = 10_000
 _KNOWN_WATERMARKS = 10_000
 
 
@@ -79,6 +79,8 @@ class History(Joining, Keeping):
         self._outbox = Outbox(self._channel, rate_per_s=self.settings.publish_rate)
         self._metrics = Metrics()
         self._observe = self._metrics.observe
+        self._names = ChannelNames(self._look_for_channel, self.settings.channel_of)
+        self._read_from_ms: OrderedDict[str, int] = OrderedDict()
         self._following = Following(
             store=self._store,
             channel=self._channel,
@@ -86,6 +88,7 @@ class History(Joining, Keeping):
             terms=FollowTerms(self.settings.follow_strategy, self.settings.follow_grace_s),
             channel_of=self.channel_of,
             noticed=self._attend,
+            hint_ms=self._read_from_ms.get,
         )
         self._upkeep = Upkeep(
             store=self._store,
@@ -98,8 +101,6 @@ class History(Joining, Keeping):
             kept=Kept(lambda: self._following.conversation_ids, self._following.changed),
             by_template=self.settings.conversation_on,
         )
-        self._channels: OrderedDict[str, str] = OrderedDict()
-        self._read_from_ms: OrderedDict[str, int] = OrderedDict()
 
     async def open(self) -> None:
         """Connect to the store; Ably is connected to when it is first needed.
@@ -115,6 +116,7 @@ class History(Joining, Keeping):
         """Let go of everything."""
         await self._following.close()
         await self._upkeep.close()
+        await self._names.close()
         await self._channel.close()
         await self._store.close()
 
@@ -132,15 +134,12 @@ class History(Joining, Keeping):
 
     async def channel_of(self, conversation_id: str) -> str:
         """The channel of a conversation: its row's, else by template."""
-        name = self._channels.get(conversation_id)
-        if name is not None:
-            return name
         check_conversation_id(conversation_id)
+        return await self._names.of(conversation_id)
+
+    async def _look_for_channel(self, conversation_id: str) -> str | None:
         row = (await self._store.load(conversation_id, limit=1, before=None)).conversation
-        if row is None:
-            return self.settings.channel_of(conversation_id)
-        _keep(self._channels, conversation_id, row.channel, _KNOWN_CHANNELS)
-        return row.channel
+        return row and row.channel
 
     async def hydrate(
         self,
