@@ -37,9 +37,11 @@ class Keeping:
     _upkeep: Upkeep
     _observe: Callable[[str, str, int], None]
 
-    async def channel_of(self, conversation_id: str) -> str:
-        """The channel of a conversation: its row's, else by template."""
-        raise NotImplementedError
+    if TYPE_CHECKING:
+
+        async def channel_of(self, conversation_id: str) -> str:
+            """The channel of a conversation: its row's, else by template."""
+            ...
 
     @asynccontextmanager
     async def respond(
