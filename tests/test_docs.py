@@ -11,6 +11,7 @@ from rehydrate.core.response import STEPS
 DOCS = Path(__file__).parent.parent / "docs"
 WORDS = {
     "_prompt": "say what it is, and end",
+    "_more_of_prompt": "add to it, where it is several channel messages",
     "_start": "begin",
     "_content": "add",
     "_fill": "fill a gap",

@@ -233,19 +233,19 @@ async def _learn(
     """
     if stored.conversation is None:
         return
-    unknown = {event.message_id for event in events} - timeline.messages.keys()
+    unknown = {timeline.name(event) for event in events} - timeline.messages.keys()
     if timeline.has_anonymous:
         unknown.discard(None)
     if not unknown:
         return
     repaired = {event.message_id for event in events if event.kind == "repair"}
     for row in stored.finished:
-        if row.id in unknown - repaired:
+        if not unknown.isdisjoint((row.id, row.position)) and row.id not in repaired:
             state = wire.state_of(json.loads(row.wire))
             if not state.gaps():
                 state.position = row.position
                 timeline.add(state)
-                unknown.discard(row.id)
+                unknown -= {row.id, row.position}
     if unknown:
         for state in await store.states(conversation_id, unknown):
             timeline.add(state)

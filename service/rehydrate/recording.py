@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core import wire
+from rehydrate.core.cells import read_again_from
 from rehydrate.core.content import collapsed_run
 from rehydrate.core.dialects import decode_all
 from rehydrate.core.events import TERMINAL, Status
@@ -66,12 +67,13 @@ async def catch_up(
         ChannelUnavailable: Ably does not answer; likewise.
     """
     check_conversation_id(conversation_id)
-    row = (await store.load(conversation_id, limit=1, before=None)).conversation
+    stored = await store.load(conversation_id, limit=1, before=None)
+    row, names = stored.conversation, Timeline(stored.open)
     watermark = row.watermark if row else None
     created_ms = row.created_ms if row else None
     name = row.channel if row else channel_name
     window, counts = Window(rules.now_ms()), Counter[str]()
-    hole = None
+    hole, growing = None, dict[str, MessageState]()
     pages = channel.history(name, since_ms=read_from_ms(watermark), forwards=True, limit=PAGE)
     async with aclosing(pages):
         async for page, at_end in _with_end(pages):
@@ -84,16 +86,25 @@ async def catch_up(
             async with store.locked(conversation_id, name) as held:
                 if held.conversation.watermark != watermark:
                     return Recorded(window.count, counts, moved=False)
-                counts += await _fold_onto(held, list(decode_all(page)), rules, hole)
-                watermark = advanced(watermark, window, at_end=at_end)
+                timeline = await _fold_onto(held, list(decode_all(page)), rules, hole, names)
+                counts += timeline.counts
+                growing = _growing(growing, timeline, window.read_at_ms)
+                watermark = advanced(
+                    watermark,
+                    window,
+                    at_end=at_end,
+                    growing=read_again_from(growing.values(), window.read_at_ms),
+                    retention_ms=rules.retention_ms,
+                )
                 await held.move(watermark, hole if begins else None)
     return Recorded(window.count, counts, moved=True)
 
 
 async def _fold_onto(
-    held: Held, events: Sequence[Event], rules: Rules, hole: Hole | None
-) -> Counter[str]:
-    states = await held.messages({event.message_id for event in events}) if events else {}
+    held: Held, events: Sequence[Event], rules: Rules, hole: Hole | None, names: Timeline
+) -> Timeline:
+    ids = {event.message_id for event in events} | {names.name(event) for event in events}
+    states = await held.messages(ids) if events else {}
     tombstone = held.conversation.tombstone
     timeline = Timeline(states.values(), agents=rules.agents, tombstone=tombstone)
     if hole is not None:
@@ -102,7 +113,15 @@ async def _fold_onto(
     changed = [state for state in timeline.messages.values() if state.changed]
     if changed:
         await held.put(changed)
-    return timeline.counts
+    return timeline
+
+
+def _growing(
+    known: dict[str, MessageState], timeline: Timeline, read_at_ms: int
+) -> dict[str, MessageState]:
+    """The messages, of those *known* and those that were just folded, that may still grow."""
+    latest = known | {state.id: state for state in timeline.messages.values() if state.cells}
+    return {id_: s for id_, s in latest.items() if read_again_from([s], read_at_ms) is not None}
 
 
 async def _with_end(
@@ -238,6 +257,8 @@ def _finished(new: NewMessage, old: MessageState | None, now_ms: int, index: int
     if state.seq is not None:
         state.repaired = state.seq
         state.end = state.seq + 1
+    if state.cells:
+        state.seal()
     state.headless = state.inexact = state.provisional = False
     state.status, state.finished_ms = new.status, finished_ms
     state.started_ms = _first(new.started_ms, state.started_ms, finished_ms)

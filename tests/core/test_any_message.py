@@ -17,7 +17,7 @@ from rehydrate.core.timeline import Timeline
 
 names = st.sampled_from(
     ["user-input", "start", "token", "refusal", "reasoning", "tool_call", "tool_args", "tool_result",
-     "stop", "response-complete", "cancel", "\x01", "", None, 5]
+     "stop", "response-complete", "cancel", "response", "response", "response-end", "\x01", "", None, 5]
 )  # fmt: skip
 texts = st.text(max_size=5) | st.sampled_from(["\ud83d", "\x00", "a\x7f", "x" * 300, "7", "1e5"])
 scalars = (
@@ -89,6 +89,8 @@ def messages(draw):
         draw(st.sampled_from([None, None, None, "ann", "\ud83d"])),
         draw(extras),
         draw(st.sampled_from([0, 0, 0, 0, 1, 2, 5])),
+        draw(st.sampled_from([None, serial(at_ms + 1), serial(at_ms + 2), "v", ""])),
+        draw(values | st.fixed_dictionaries({"phase": st.just("done"), "status": scalars})),
     )
 
 

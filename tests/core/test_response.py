@@ -275,7 +275,7 @@ def test_a_call_that_was_open_at_the_end_is_incomplete():
 def test_a_terminal_message_takes_only_what_fills_repairs_or_says_it_began():
     assert {kind for phase, kind in STEPS if phase == "open"} - {
         kind for phase, kind in STEPS if phase == "ended"
-    } == {"prompt", "stop"}
+    } == {"stop"}
     assert all(status in TERMINAL for status in ("completed", "interrupted"))
 
 

@@ -6,6 +6,7 @@ import copy
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
+from laws.rolling import changed_ms, rolled
 from rehydrate.core import wire
 from rehydrate.core.events import ChannelMessage
 from rehydrate.core.ids import insertion_position
@@ -32,12 +33,13 @@ class MemoryChannel:
 
     def visible(self, *, since_ms=None):
         oldest_ms = max(since_ms or 0, self.now_ms - self.retention_ms)
-        return [
-            posted.message
+        shown = [
+            posted
             for posted in self.log
-            if oldest_ms <= posted.message.timestamp_ms
-            and posted.message.timestamp_ms + self.lag_ms + posted.extra_lag_ms <= self.now_ms
+            if changed_ms(posted.message) + self.lag_ms + posted.extra_lag_ms <= self.now_ms
         ]
+        messages = [posted.message for posted in rolled(shown)]
+        return [message for message in messages if oldest_ms <= message.timestamp_ms]
 
     async def history(self, channel, *, since_ms=None, until=None, forwards=False, limit=1000):
         rows = self.visible(since_ms=since_ms)
@@ -68,7 +70,7 @@ class MemoryStore:
         return Stored(self.conversation, page, more, [] if before is not None else streaming)
 
     async def states(self, conversation_id, ids):
-        named = [self.rows[id_] for id_ in ids if id_ in self.rows]
+        named = [s for s in self.rows.values() if s.id in ids or s.position in ids]
         if None in ids:
             anonymous = [s for s in self.rows.values() if s.anonymous]
             named += sorted(anonymous, key=lambda s: s.position)[-1:]

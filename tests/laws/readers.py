@@ -6,6 +6,7 @@ import asyncio
 import json
 
 from laws.memory import MemoryChannel, MemoryStore
+from laws.rolling import changed_ms, live, rewound, rolled
 from rehydrate.core.dialects import decode, decode_all
 from rehydrate.core.events import Event
 from rehydrate.core.ids import channel_serial
@@ -23,7 +24,7 @@ PATIENCE = 40
 def truth(world):
     """What the log means: the fold of everything that the channel ever accepted."""
     timeline = Timeline()
-    timeline.fold(decode_all(each.message for each in world.log))
+    timeline.fold(decode_all(each.message for each in rolled(world.log)))
     return timeline.messages
 
 
@@ -95,7 +96,7 @@ def written(rid, tokens):
 async def read(world, joiner):
     """What a reader shows long after the last message; (view, answer, what went wrong)."""
     life = Life(world)
-    end_ms = world.log[-1].message.timestamp_ms + 50_000
+    end_ms = changed_ms(world.log[-1].message) + 50_000
     at_ms, way = joiner.at_ms, joiner.way
     for _ in range(PATIENCE):
         view, answer, feed, at_ms, way = await _join(life, at_ms, way, joiner.delay_ms)
@@ -115,7 +116,7 @@ async def _join(life, at_ms, way, delay_ms):
     if way in (1, 2):
         feed = _rewound(world, at_ms)
         await life.until(at_ms + delay_ms)
-        past = [p.message.serial for p in world.log if p.message.timestamp_ms <= at_ms]
+        past = [_version(p.message) for p in world.log if changed_ms(p.message) <= at_ms]
         point = max((channel_serial(s) for s in past if s), default=None) if way == 2 else None
         hydrated = await life.hydrate(until=point)
     else:
@@ -125,9 +126,9 @@ async def _join(life, at_ms, way, delay_ms):
         low = hydrated.rewind_from
         if low is None:
             return None, None, None, at_ms, 1
-        feed = [p for p in world.log if p.message.timestamp_ms <= at_ms]
-        feed = [p for p in feed if p.message.serial > low][-world.rewind_cap :]
-        cut = len(feed) >= world.rewind_cap and feed[0].message.serial > (hydrated.until or "")
+        feed = rewound(world.log, at_ms, 0)
+        feed = [p for p in feed if _version(p.message) > low][-world.rewind_cap :]
+        cut = len(feed) >= world.rewind_cap and _version(feed[0].message) > (hydrated.until or "")
         if cut:
             return None, None, None, at_ms, 1
     answer = json.loads(hydrated.body)
@@ -136,19 +137,21 @@ async def _join(life, at_ms, way, delay_ms):
 
 def _rewound(world, at_ms):
     reach_ms = min(REWIND_MS, world.retention_ms)
-    window = [p for p in world.log if at_ms - reach_ms <= p.message.timestamp_ms <= at_ms]
-    return window[-world.rewind_cap :]
+    return rewound(world.log, at_ms, at_ms - reach_ms)[-world.rewind_cap :]
+
+
+def _version(message):
+    return message.version_serial or message.serial
 
 
 def _follow(view, feed, attached_ms, world, end_ms):
     """Apply the overlap, then what is live; returns when the view lacked something, or None."""
-    live = [p for p in world.log if p.message.timestamp_ms > attached_ms]
-    for each in (*feed, *live):
-        if each.message.timestamp_ms > end_ms:
+    for each in (*feed, *live(world, attached_ms, feed)):
+        if changed_ms(each.message) > end_ms:
             break
         event = decode(each.message)
         if event is not None and view.apply_event(event) is Verdict.AGAIN:
-            return max(each.message.timestamp_ms, attached_ms)
+            return max(changed_ms(each.message), attached_ms)
     return None
 
 

@@ -12,6 +12,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 
 from laws.readers import Life, _rewound
+from laws.rolling import live
 from laws.test_joining import FEATURES
 from laws.worlds import worlds
 from rehydrate.core.dialects import decode
@@ -19,6 +20,7 @@ from rehydrate.core.reader import Verdict, View
 
 CLIENT = Path(__file__).parents[2] / "service/rehydrate/api/client.js"
 HERE = Path(__file__).parent
+ACTIONS = {0: "message.create", 1: "message.update", 2: "message.delete", 5: "message.append"}
 UNLIKE = {
     "no seq, no serial, attach first",  # without serials, JavaScript keeps no margin
     "published twice, no seq",  # nor does it forget the ids of long ago, as the fold does
@@ -31,8 +33,8 @@ async def case(world, joiner):
     life = Life(world)
     await life.until(joiner.at_ms + joiner.delay_ms)
     answer = json.loads((await life.hydrate()).body)
-    live = [each for each in world.log if each.message.timestamp_ms > joiner.at_ms]
-    return answer, [each.message for each in (*_rewound(world, joiner.at_ms), *live)]
+    before = _rewound(world, joiner.at_ms)
+    return answer, [each.message for each in (*before, *live(world, joiner.at_ms, before))]
 
 
 def in_python(answer, messages):
@@ -55,6 +57,8 @@ def as_ably_js_gives_it(message):
         "serial": message.serial,
         "clientId": message.client_id,
         "extras": message.extras,
+        "action": ACTIONS[message.action],
+        "version": {"serial": message.version_serial, "metadata": message.version_metadata},
     }
 
 

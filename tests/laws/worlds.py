@@ -25,6 +25,8 @@ class World(NamedTuple):
     retention_ms: int = 10**9
     page: int = 1000
     rewind_cap: int = 100
+    held: frozenset[str] = frozenset()
+    """Versions of channel messages whose delivery is held back until the next one."""
 
 
 class Joiner(NamedTuple):
@@ -44,13 +46,15 @@ class Said(NamedTuple):
     id: str | None = None
     replay: bool = False
     status: str | None = None
+    cell: int | None = None
+    """Of a response that appends: which of its channel messages this is, or is appended to."""
 
 
 def serial(at_ms, index=0):
     return f"{at_ms:014d}-000@s:{index:03d}"
 
 
-def posted(said, at_ms, index=0, *, serials=True, extra_lag_ms=0, number=0):
+def posted(said, at_ms, index=0, *, serials=True, extra_lag_ms=0, number=0, creates=None):
     headers = {}
     if said.rid is not None and said.name != "user-input":
         headers["responseId"] = said.rid
@@ -62,6 +66,8 @@ def posted(said, at_ms, index=0, *, serials=True, extra_lag_ms=0, number=0):
         headers["replayOf"] = "R"
     if said.status:
         headers["status"] = said.status
+    if said.cell is not None:
+        return Posted(appended(said, serial(at_ms, index), at_ms, number, creates), extra_lag_ms)
     message = ChannelMessage(
         said.name,
         said.data,
@@ -74,9 +80,45 @@ def posted(said, at_ms, index=0, *, serials=True, extra_lag_ms=0, number=0):
     return Posted(message, extra_lag_ms)
 
 
+def appended(said, own, at_ms, number, creates):
+    """A create, or an append to the one that *creates* knows."""
+    first = creates.setdefault((said.rid, said.cell), (own, at_ms))
+    return ChannelMessage(
+        said.name,
+        said.data,
+        f"m{number}",
+        first[0],
+        first[1],
+        None,
+        {"headers": {"responseId": said.rid}},
+        0 if own == first[0] else 5,
+        own,
+        {"phase": "done"} if said.status else None,
+    )
+
+
+@st.composite
+def appending(draw, index, features):
+    """A response of one channel message, or of several, to which its publisher appends."""
+    rid, cells = "ABC"[index], features.get("cells", 1)
+    said = []
+    for j in range(draw(st.integers(1, 5))):
+        cell = 0 if not j else draw(st.integers(0, cells - 1))
+        said.append(Said("response", rid, data=LETTERS[j + 7 * index], cell=cell))
+    if features.get("done"):
+        said[-1] = said[-1]._replace(status="done")
+    else:
+        said.append(Said("response-end", rid))
+    if features.get("stop_first"):
+        said.append(said.pop(-2))
+    return said
+
+
 @st.composite
 def response(draw, index, features):
     """The channel messages of one response, in its publisher's order, after what befell them."""
+    if features.get("appends") and (index or features["appends"] != "mixed"):
+        return draw(appending(index, features))
     rid, tokens = "ABC"[index], draw(st.integers(1, 4))
     said = draw(written(index, tokens, features))
     if features.get("late") and tokens > 1 and len(said) > 3:
@@ -149,7 +191,7 @@ def worlds(draw, **features):
     if features.get("prompts"):
         streams.append([Said("user-input", None, data={"promptId": "P", "text": "hi"})])
     lags = [draw(st.integers(0, 2)) * 1000 for _ in range(count)]
-    log, at_ms, index = [], 10_000, 0
+    log, at_ms, index, creates = [], 10_000, 0, {}
     while any(streams):
         which = draw(st.sampled_from([i for i, stream in enumerate(streams) if stream]))
         said = streams[which].pop(0)
@@ -170,6 +212,7 @@ def worlds(draw, **features):
                 serials=features.get("serials", True),
                 extra_lag_ms=extra_ms,
                 number=len(log),
+                creates=creates,
             )
         )
     lag_ms = draw(st.integers(0, 2)) * 1000
@@ -187,6 +230,9 @@ def worlds(draw, **features):
         page=draw(st.integers(1, 5)),
         rewind_cap=features.get("rewind_cap", 100),
     )
+    versions = [each.message.version_serial for each in log if each.message.action]
+    if features.get("rollup") and versions:
+        world = world._replace(held=draw(st.frozensets(st.sampled_from(versions))))
     way = features.get("way") or draw(st.integers(1, 3))
     return world, Joiner(way, draw(times), draw(st.integers(0, 4)) * 1000)
 

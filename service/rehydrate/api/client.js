@@ -7,7 +7,8 @@ const SPOKEN = ['token', 'refusal'];
 const EVENTS = [...SPOKEN, 'start', 'reasoning', 'tool_call', 'tool_args', 'tool_result', 'stop', 'response-complete'];
 
 export function show(answer) {                      // an answer becomes a Map of messages by id
-  return Object.assign(new Map(answer.messages.map((m) => [m.id, { ...m }])), { replays: new Set() });
+  const view = new Map(answer.messages.map((m) => [m.id, structuredClone(m)]));
+  return Object.assign(view, { replays: new Set(), chains: new Map() });
 }
 
 export function apply(view, m) {                    // a live message; false: hydrate again
@@ -17,7 +18,8 @@ export function apply(view, m) {                    // a live message; false: hy
     if (!view.has(id)) view.set(id, { id, role: 'user', status: 'completed', text: m.data?.text ?? m.data, gaps: [], through: {} });
     return true;
   }
-  if (!EVENTS.includes(m.name)) return true;
+  if (m.name === 'response-end') m = { ...m, name: 'stop' };
+  if (!EVENTS.includes(m.name)) return grow(view, m);
   if (h.replayOf && m.name === 'start') view.replays.add(h.responseId);
   if (h.replayOf && !view.replays.has(h.responseId)) return true;
   const id = h.responseId ?? nameless(view, m);
@@ -51,6 +53,31 @@ export function apply(view, m) {                    // a live message; false: hy
   if (seq === null || v.anonymous) (v.recent_ids ??= []).push(m.id);
   if (seq !== null) t.seq = Math.max(last, seq);
   if (m.serial && !(t.serial >= m.serial)) t.serial = m.serial;
+  view.set(id, v);
+  return true;
+}
+
+function grow(view, m) {                            // a channel message that is a response, and grows
+  const at = m.version?.serial ?? m.serial, adds = m.action === 'message.append', from = m.clientId ?? null;
+  const own = [...view.values()].find((v) => v.parts?.some((p) => p.through?.serial === m.serial));
+  const base = view.chains.get(m.serial), h = m.extras?.headers ?? {};
+  if (!base && m.name !== 'response') return !(adds && m.name == null && (own || h.responseId));
+  if (!base && adds) return false;                                       // its beginning was never delivered
+  if (base && at <= base.at) return true;
+  const text = (adds ? base.text : '') + (typeof m.data === 'string' && m.action !== 'message.delete' ? m.data : '');
+  const id = own?.id ?? base?.id ?? h.responseId ?? m.serial;
+  view.chains.set(m.serial, { id, at, text });                           // of this attachment, and whole
+  const v = view.get(id) ?? { id, role: 'assistant', status: 'in_progress', text: '', parts: [], gaps: [], client_id: from, through: { gen: 1, seq: null, serial: null } };
+  if ('client_id' in v ? v.client_id !== from : v.status !== 'in_progress') return true;
+  let part = (v.parts ??= []).find((p) => p.through?.serial === m.serial);
+  if (v.sealed || (part && at <= part.through.version)) return true;     // the answer has more: that counts
+  if (!part) v.parts.push(part = { type: 'text', through: { serial: m.serial } });
+  part.text = text;
+  part.through.version = at;
+  v.parts.sort((a, b) => (a.through?.serial ?? '') < (b.through?.serial ?? '') ? -1 : 1);
+  v.text = v.parts.filter((p) => ['text', 'refusal'].includes(p.type)).map((p) => p.text).join('');
+  if ((m.version?.metadata?.phase ?? h.phase) === 'done' && v.status === 'in_progress') v.status = 'completed';
+  if (!(v.through.serial >= m.serial)) v.through.serial = m.serial;
   view.set(id, v);
   return true;
 }

@@ -43,6 +43,7 @@ def _from_row(row: dict[str, Any]) -> ChannelMessage:
             get("extras"),
             get("action") or 0,
             (version.get("serial") or serial) if version else serial,  # TM2s1
+            version.get("metadata") if version else None,
         ),
     )
 
@@ -60,6 +61,7 @@ def from_live(message: Message) -> ChannelMessage:
         message.extras,
         int(message.action or 0),
         (version.serial if version else None) or message.serial,
+        version.metadata if version else None,
     )
 
 

@@ -15,6 +15,8 @@ from rehydrate.core.tape import Tape, Tick
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
+    from rehydrate.core.cells import Cell
+
 _PART_TYPES = {"token": "text", "refusal": "refusal", "reasoning": "reasoning"}
 _SPOKEN = ("text", "refusal")
 """Types of parts that are in a message's text."""
@@ -65,6 +67,11 @@ class Run:
         self.tape.append(Tick(_extend(self.segments, event), event.timestamp_ms))
         self.last = NO_SEQ if event.seq is None else event.seq
 
+    def take(self, segment: Segment, at_ms: int) -> None:
+        """Take *segment* as what comes next, without a seq."""
+        self.tape.ticks.append(Tick(_length(segment), at_ms))
+        _put(self.segments, segment)
+
     def join(self, other: Run) -> None:
         """Take the whole of *other*, which begins right after this run's last seq."""
         for segment in other.segments:
@@ -102,8 +109,8 @@ def collapsed_run(first: int, last: int, parts: list[dict[str, Any]], at_ms: int
     return Run(first, last, segments, Tape([Tick(length, at_ms)]), collapsed=True)
 
 
-def assemble(runs: Iterable[Run]) -> list[dict[str, Any]]:
-    """The parts that *runs* add up to, in the order in which they began."""
+def assemble(runs: Iterable[Run], cells: Iterable[Cell] = ()) -> list[dict[str, Any]]:
+    """The parts that *runs*, then *cells*, add up to, in the order in which they began."""
     parts: list[dict[str, Any]] = []
     keyed: dict[tuple[str, str], dict[str, Any]] = {}
     for run in runs:
@@ -112,6 +119,9 @@ def assemble(runs: Iterable[Run]) -> list[dict[str, Any]]:
                 _say(parts, keyed, segment)
             else:
                 _call(parts, keyed, segment)
+    for cell in cells:
+        for segment in cell.run.segments:
+            _place(parts, keyed, segment, cell)
     for part in parts:
         if "pieces" in part:
             part["text"] = "".join(part.pop("pieces"))
@@ -140,6 +150,22 @@ def _say(
         if segment.key is not None:
             keyed[segment.type, segment.key] = part
     part["pieces"].extend(segment.pieces)
+
+
+def _place(
+    parts: list[dict[str, Any]],
+    keyed: dict[tuple[str, str], dict[str, Any]],
+    segment: Segment,
+    cell: Cell,
+) -> None:
+    """Add what a channel message that grows says; it is a part of its own, or of a tool call."""
+    if segment.type in ("text", "refusal", "reasoning"):
+        _say(parts, keyed, segment)
+        parts[-1]["through"] = cell.through
+        return
+    _call(parts, keyed, segment)
+    key = "result_through" if segment.type == "tool_result" else "through"
+    keyed["tool_call", segment.key or ""][key] = cell.through
 
 
 def _call(

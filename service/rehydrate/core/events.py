@@ -39,6 +39,7 @@ class ChannelMessage(NamedTuple):
 
     ``action`` is Ably's: 0 create, 1 update, 2 delete, 5 append. ``serial`` may be missing on
     channels without the mutable-messages rule; ``timestamp_ms`` is of the first receipt.
+    ``version_metadata``: what the publisher of an update or append said of it.
     """
 
     name: str | None
@@ -50,6 +51,26 @@ class ChannelMessage(NamedTuple):
     extras: Any = None
     action: int = 0
     version_serial: str | None = None
+    version_metadata: Any = None
+
+
+CREATE, UPDATE, DELETE, APPEND = 0, 1, 2, 5
+"""Actions of channel messages."""
+
+
+class Version(NamedTuple):
+    """Which version of a channel message an event tells of, in dialects whose messages grow.
+
+    ``is_delta``: only what came since the version before it, as the same attachment was shown that;
+    otherwise the event says the whole message. ``is_last``: its publisher expects no other.
+    ``step``, ``attempt``: the message counts only as long as no later attempt at that step began.
+    """
+
+    serial: str
+    is_delta: bool = False
+    is_last: bool = False
+    step: str | None = None
+    attempt: str | None = None
 
 
 class Event(NamedTuple):
@@ -58,6 +79,8 @@ class Event(NamedTuple):
     ``message_id`` None: of the conversation's open anonymous stream. ``value`` holds the
     arguments of a ``tool_call``, the result of a ``tool_result``, the usage of a ``stop`` and
     the parts of a ``repair``; a ``repair`` without text and parts is a pointer to the store.
+    ``version``: of a channel message that may grow; ``serial`` is then the message's own, and a
+    ``status`` on content ends the response with it.
     """
 
     kind: Kind
@@ -78,6 +101,7 @@ class Event(NamedTuple):
     prompt_id: str | None = None
     replay_of: str | None = None
     ephemeral: bool = False
+    version: Version | None = None
 
     @property
     def is_pointer(self) -> bool:

@@ -10,6 +10,7 @@ from enum import Enum
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core import wire
+from rehydrate.core.chains import Chains
 from rehydrate.core.dialects import decode
 from rehydrate.core.events import CONTENT, TERMINAL, ChannelMessage, Event
 from rehydrate.core.response import STEPS, MessageState
@@ -42,6 +43,8 @@ def verdict(state: MessageState | None, event: Event) -> Verdict:
         return Verdict.DROP if state.ended else _verdict_on_new(event)
     if event.id is not None and event.id in state.recent:
         return Verdict.DROP
+    if event.version is not None:
+        return _verdict_on_version(state, event)
     if event.kind == "repair":
         return _verdict_on_repair(state, event)
     if event.seq is not None and any(a <= event.seq <= b for a, b in state.gaps()):
@@ -67,6 +70,14 @@ def _verdict_on_new(event: Event) -> Verdict:
     return Verdict.AGAIN
 
 
+def _verdict_on_version(state: MessageState, event: Event) -> Verdict:
+    """Of a channel message that grows, whole: the greatest version counts."""
+    if state.sealed or event.version is None or event.serial is None:
+        return Verdict.DROP
+    known = state.cells.get(event.serial)
+    return Verdict.APPLY if known is None or known.version < event.version.serial else Verdict.DROP
+
+
 def _verdict_on_repair(state: MessageState, event: Event) -> Verdict:
     if event.seq is None:
         if event.serial and state.serial and event.serial <= state.serial:
@@ -89,6 +100,7 @@ class View:
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._timeline = Timeline(wire.state_of(body) for body in answer["messages"])
+        self._chains = Chains()
         self._replays: set[str] = set()
         self._order: list[str] = [body["id"] for body in answer["messages"]]
         self.stale = any(reason["retry"] for reason in answer["reasons"])
@@ -103,8 +115,9 @@ class View:
         """Take the view further by a channel message of any Ably SDK.
 
         *message* has ``name``, ``data``, ``id``, ``serial``, ``timestamp``, ``client_id`` and
-        ``extras``. Returns False if the view lacks something: hydrate again, with a new attach.
+        ``extras``, ``action`` and ``version``. Returns False if the view lacks something: hydrate again, with a new attach.
         """
+        version = getattr(message, "version", None)
         event = decode(
             ChannelMessage(
                 message.name,
@@ -115,6 +128,8 @@ class View:
                 message.client_id,
                 message.extras,
                 int(getattr(message, "action", None) or 0),
+                getattr(version, "serial", None) or getattr(message, "serial", None),
+                getattr(version, "metadata", None),
             )
         )
         return event is None or self.apply_event(event) is not Verdict.AGAIN
@@ -123,7 +138,10 @@ class View:
         """Take the view further by *event*; say what was done with it."""
         if event.replay_of is not None:
             return self._apply_replay(event)
-        return self._apply(event)
+        whole = self._chains.whole(event)
+        if whole is None:
+            return Verdict.DROP if self._timeline.name(event) is None else Verdict.AGAIN
+        return self._apply(whole)
 
     def _apply_replay(self, event: Event) -> Verdict:
         if event.message_id is None:

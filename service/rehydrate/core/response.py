@@ -17,14 +17,27 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from enum import Enum
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
+from rehydrate.core import cells
 from rehydrate.core.content import NO_SEQ, Run, assemble, collapsed_run, run_of
-from rehydrate.core.events import CONTENT, MAX_SEQ, TERMINAL, Event, Status
+from rehydrate.core.events import CONTENT, MAX_SEQ, TERMINAL, Event
 from rehydrate.core.ids import MARGIN_MS
+from rehydrate.core.state import MessageState, Owner, Through
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+__all__ = [
+    "MAX_RECENT_IDS",
+    "MAX_RUNS",
+    "STEPS",
+    "MessageState",
+    "Outcome",
+    "Owner",
+    "Through",
+    "fold",
+]
 
 MAX_RUNS = 1_000
 """How many holes one response may have before further ones are refused: memory has a bound."""
@@ -44,143 +57,6 @@ class Outcome(Enum):
     """A repair that says only: the store has the text."""
     REFUSED = "refused"
     """Over a limit."""
-
-
-class Through(NamedTuple):
-    """Up to where a message is folded."""
-
-    gen: int = 1
-    seq: int | None = None
-    serial: str | None = None
-    id: str | None = None
-
-
-class Owner(NamedTuple):
-    """Whose events a message takes: the clientId (None too is one) of its first event."""
-
-    client_id: str | None
-
-
-class MessageState:
-    """One message, as far as it was seen. Mutable; changed by `fold` only.
-
-    Attributes:
-        position: its place among the messages, for good; None until something tells.
-        end: the seq of its stop, which says how many events there are.
-        repaired: the seq up to which a repair has replaced the text.
-        runs: content with seqs, in order of seq, holes between them; ``tail``: content without.
-        recent: ids of events without seq, for the margin, with their times in ms.
-        headless: it holds text without seq whose start nobody saw.
-        inexact: something was seen that no seq can put in order.
-        sealed: a repair without seq has said all there is.
-        pointer: the highest seq of a repair whose text only the store has.
-        provisional: ended by the idle limit alone.
-        changed: something was folded since the state was read from where it is kept.
-    """
-
-    __slots__ = (
-        "anonymous", "changed", "end", "error", "finished_ms", "gen", "headless", "id", "inexact",
-        "last_id", "metadata", "owner", "pointer", "position", "prompt_id", "provisional", "recent",
-        "repaired", "role", "runs", "sealed", "seq", "serial", "start_id", "started_ms", "status",
-        "tail", "usage",
-    )  # fmt: skip
-
-    def __init__(self, message_id: str, role: str = "assistant", *, gen: int = 1) -> None:
-        self.id = message_id
-        self.role = role
-        self.gen = gen
-        self.status: Status = "in_progress"
-        self.position: str | None = None
-        self.prompt_id: str | None = None
-        self.owner: Owner | None = None
-        self.anonymous = False
-        self.started_ms: int | None = None
-        self.finished_ms: int | None = None
-        self.metadata: Any = None
-        self.changed = False
-        self._empty(gen)
-
-    def _empty(self, gen: int) -> None:
-        self.gen = gen
-        self.status = "in_progress"
-        self.runs: list[Run] = []
-        self.tail: Run | None = None
-        self.end: int | None = None
-        self.seq: int | None = None
-        self.serial: str | None = None
-        self.last_id: str | None = None
-        self.start_id: str | None = None
-        self.repaired: int | None = None
-        self.recent: dict[str, int] = {}
-        self.headless = self.inexact = self.sealed = self.provisional = False
-        self.pointer = -1
-        self.usage: Any = None
-        self.error: Any = None
-        self.finished_ms = None
-
-    def restart(self, gen: int) -> None:
-        """Empty this message for the publisher of *gen*, which took it over."""
-        self._empty(gen)
-        self.started_ms = None
-        self.changed = True
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is terminal, and not only by the idle limit."""
-        return self.status in TERMINAL and not self.provisional
-
-    @property
-    def exact(self) -> bool:
-        """False where it cannot be shown that the text is all there is up to ``through``."""
-        return not (self.inexact or self.headless or self.pointer > self.covered)
-
-    @property
-    def through(self) -> Through:
-        """Up to where it is folded."""
-        return Through(self.gen, self.seq, self.serial, self.last_id)
-
-    @property
-    def covered(self) -> int:
-        """The seq up to which a repair has replaced the text; -1 for none."""
-        return -1 if self.repaired is None else self.repaired
-
-    def contains(self, seq: int) -> bool:
-        """Whether the content of *seq* is in the text."""
-        if seq <= self.covered:
-            return True
-        at = bisect_left(self.runs, seq, key=lambda run: run.last)
-        return at < len(self.runs) and self.runs[at].first <= seq
-
-    def gaps(self) -> list[tuple[int, int]]:
-        """The seqs that are missing, as first and last of each hole.
-
-        A start says nothing that a text would lack, so seq 0 is never a gap: publishers that
-        number their tokens from 1 and send no start are whole. A stop counts too few if its sender
-        knew less than was seen; then what was seen counts.
-        """
-        last = -1 if self.seq is None else self.seq
-        top = last + 1 if self.end is None or self.end < last else self.end
-        gaps, expected = [], max(1, self.covered + 1)
-        for run in self.runs:
-            if run.first > expected and expected < top:
-                gaps.append((expected, min(run.first, top) - 1))
-            expected = max(expected, run.last + 1)
-        if expected < top:
-            gaps.append((expected, top - 1))
-        return gaps
-
-    def parts(self) -> list[dict[str, Any]]:
-        """The parts as a reader sees them."""
-        parts = assemble([*self.runs, self.tail] if self.tail is not None else self.runs)
-        if self.status in TERMINAL:
-            for part in parts:
-                if part.get("status") == "in_progress":
-                    part["status"] = "incomplete"
-        return parts
-
-    def runs_to_keep(self) -> list[Run]:
-        """All runs, the one without seqs last."""
-        return [*self.runs, self.tail] if self.tail is not None else list(self.runs)
 
 
 def fold(state: MessageState, event: Event) -> Outcome:
@@ -218,10 +94,11 @@ def _remember(state: MessageState, event: Event) -> None:
         state.status, state.provisional, state.finished_ms = "in_progress", False, None
     if event.serial is not None and (state.serial is None or event.serial > state.serial):
         state.serial = event.serial
-    state.last_id = event.id
+    if event.version is None or event.serial == state.serial:
+        state.last_id = event.id
     if event.seq is not None:
         state.seq = event.seq if state.seq is None else max(state.seq, event.seq)
-    if (event.seq is None or state.anonymous) and event.kind != "prompt":
+    if (event.seq is None or state.anonymous) and event.kind != "prompt" and not event.version:
         _remember_id(state, event)
 
 
@@ -247,12 +124,32 @@ def _after_through(state: MessageState, event: Event) -> bool:
     return event.serial is None or state.serial is None or event.serial > state.serial
 
 
+def _version(state: MessageState, event: Event) -> Outcome:
+    """A version of a channel message that may grow: the greatest counts, whole."""
+    if state.sealed or event.version is None or event.version.is_delta:
+        return Outcome.OLD
+    if len(state.cells) >= cells.MAX_CELLS and event.serial not in state.cells:
+        return Outcome.REFUSED
+    if not cells.take(state, event):
+        return Outcome.OLD
+    if event.status in TERMINAL and not state.ended:
+        state.status, state.provisional = event.status, False
+        state.finished_ms = cells.ended_ms(event)
+    return Outcome.FOLDED
+
+
 def _prompt(state: MessageState, event: Event) -> Outcome:
+    if event.version is not None:
+        return _version(state, event._replace(status=event.status or "completed"))
     text = event.text or ""
     state.runs = [collapsed_run(0, 0, [{"type": "text", "text": text}], event.timestamp_ms)]
     state.status = event.status or "completed"
     state.finished_ms = event.timestamp_ms
     return Outcome.FOLDED
+
+
+def _more_of_prompt(state: MessageState, event: Event) -> Outcome:
+    return _version(state, event)
 
 
 def _start(state: MessageState, event: Event) -> Outcome:
@@ -271,6 +168,8 @@ def _start(state: MessageState, event: Event) -> Outcome:
 
 
 def _content(state: MessageState, event: Event) -> Outcome:
+    if event.version is not None:
+        return _version(state, event)
     if event.seq is not None:
         if state.contains(event.seq):
             return Outcome.OLD
@@ -286,6 +185,8 @@ def _content(state: MessageState, event: Event) -> Outcome:
 
 
 def _fill(state: MessageState, event: Event) -> Outcome:
+    if event.version is not None:
+        return _version(state, event)
     if event.seq is None or not any(a <= event.seq <= b for a, b in state.gaps()):
         return Outcome.OLD
     return _insert(state, event)
@@ -345,11 +246,11 @@ def _repair(state: MessageState, event: Event) -> Outcome:
     if not _says_what_is_there(state, said):
         rest = [cut for run in state.runs if (cut := run.after(upto)) is not None]
         state.runs = [said, *rest]
-    state.tail = None
-    state.headless = state.inexact = False
+    sealed = bool(state.cells) or (event.seq is None and state.seq is None)
+    state.seal()
     if upto > NO_SEQ:
         state.repaired = upto
-    state.sealed = event.seq is None and state.seq is None
+    state.sealed = sealed
     return Outcome.FOLDED
 
 
@@ -368,6 +269,7 @@ STEPS: dict[tuple[str, str], Callable[[MessageState, Event], Outcome]] = {
     **{("open", kind): _content for kind in CONTENT},
     ("open", "stop"): _stop,
     ("open", "repair"): _repair,
+    ("ended", "prompt"): _more_of_prompt,
     ("ended", "start"): _start,
     **{("ended", kind): _fill for kind in CONTENT},
     ("ended", "repair"): _repair,

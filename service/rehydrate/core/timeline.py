@@ -22,6 +22,7 @@ from rehydrate.core.response import STEPS, MessageState, Outcome, fold
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from rehydrate.core.cells import Place
     from rehydrate.core.events import ChannelMessage, Event
 
 REWIND_REACH_MS = 110_000
@@ -106,6 +107,7 @@ class Timeline:
         self._agents = agents
         self._tombstone = tombstone
         self._anonymous: list[MessageState] = []
+        self._cells: dict[str, str] = {}
         for state in states:
             self.add(state)
 
@@ -117,6 +119,7 @@ class Timeline:
     def add(self, state: MessageState) -> None:
         """Take in a message that was learned of later."""
         self.messages[state.id] = state
+        self._cells.update(dict.fromkeys(state.cells, state.id))
         if state.anonymous:
             self._anonymous.append(state)
             self._anonymous.sort(key=lambda known: known.position or "")
@@ -124,7 +127,8 @@ class Timeline:
     def lost(self) -> None:
         """Nobody saw a part of the channel: text without seq that was open may lack a piece."""
         for state in self.messages.values():
-            if state.seq is None and state.tail is not None and not state.ended:
+            unnumbered = state.tail is not None or bool(state.cells)
+            if state.seq is None and unnumbered and not state.ended:
                 state.inexact = state.changed = True
 
     def fold(self, events: Iterable[Event]) -> None:
@@ -146,15 +150,29 @@ class Timeline:
             if state.position is None:
                 state.position = insertion_position(event.timestamp_ms, len(self.messages))
             self.messages[state.id] = state
+            if event.version is not None and event.serial is not None:
+                self._cells[event.serial] = state.id
         return outcome
+
+    def name(self, event: Event) -> str | None:
+        """The id of the message that *event* belongs to; None: of an anonymous one.
+
+        A channel message that grows belongs where it began: an append may drop what said so.
+        """
+        if event.version is not None and event.serial is not None:
+            return self._cells.get(event.serial, event.message_id)
+        return event.message_id
 
     def find(self, event: Event) -> MessageState | None:
         """The message that *event* belongs to; None if it is not known yet."""
-        if event.message_id is None:
-            return self._of_anonymous(event)
-        return self.messages.get(event.message_id)
+        message_id = self.name(event)
+        if message_id is None:
+            return self._of_anonymous(event) if event.version is None else None
+        return self.messages.get(message_id)
 
     def _new(self, event: Event) -> MessageState | None:
+        if event.version is not None and event.message_id is None:
+            return None
         own_id = event.id if is_name(event.id) else None
         message_id = event.message_id or own_id or event.serial
         if message_id is None or ("open", event.kind) not in STEPS or message_id in self.messages:
@@ -272,18 +290,30 @@ def missed(
     return Hole(max(0, known_ms - HISTORY_LAG_MS), max(oldest_ms, known_ms))
 
 
-def advanced(watermark: Watermark | None, window: Window, *, at_end: bool) -> Watermark:
+def advanced(
+    watermark: Watermark | None,
+    window: Window,
+    *,
+    at_end: bool,
+    growing: Place | None = None,
+    retention_ms: int = 0,
+) -> Watermark:
     """The watermark after what *window* has shown was folded; it never goes back.
 
-    ``at_end``: the walk reached the end of history, so ``read_at_ms`` moves too.
+    ``at_end``: the walk reached the end of history, so ``read_at_ms`` moves too. ``growing``: the
+    oldest channel message that may still grow: it lies in history where it was created, so the next
+    walk must begin there, if history is kept for as long (*retention_ms*).
     """
     old = watermark or Watermark(None, 0, 0)
     read_at_ms = max(old.read_at_ms, window.read_at_ms) if at_end else old.read_at_ms
     newest_ms = window.newest_ms
     if newest_ms is None:
         newest_ms = window.read_at_ms if watermark is None else 0
+    newest_serial = window.newest_serial
+    if growing is not None and window.read_at_ms - retention_ms <= growing.at_ms < newest_ms:
+        newest_ms, newest_serial = growing.at_ms, growing.serial
     return Watermark(
-        _greatest(old.serial, window.newest_serial),
+        _greatest(old.serial, newest_serial),
         max(old.timestamp_ms, newest_ms),
         read_at_ms,
     )

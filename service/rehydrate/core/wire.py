@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.core import cells
 from rehydrate.core.content import NO_SEQ, collapsed_run, spoken_text
 from rehydrate.core.json import dump
 from rehydrate.core.response import MessageState, Owner
@@ -48,6 +49,7 @@ def message(state: MessageState) -> dict[str, Any]:
     parts = state.parts()
     text = spoken_text(parts)
     plain = state.role == "user" and [part["type"] for part in parts] in ([], ["text"])
+    plain = plain and not state.cells
     body: dict[str, Any] = {
         "id": state.id,
         "role": state.role,
@@ -71,6 +73,8 @@ def message(state: MessageState) -> dict[str, Any]:
             body[key] = value
     if state.anonymous:
         body["position"] = state.position
+    if state.steps:
+        body["steps"] = state.steps
     for key in ("anonymous", "provisional", "sealed"):
         if getattr(state, key):
             body[key] = True
@@ -107,9 +111,20 @@ def state_of(body: dict[str, Any]) -> MessageState:
     state.start_id = ""  # it has begun; with which id, nobody needs to know
     last_ms = state.finished_ms or state.started_ms or 0
     state.recent = dict.fromkeys(body.get("recent_ids", ()), _FOR_GOOD_MS)
-    parts = body["parts"] or [{"type": "text", "text": body["text"]}]
-    _take_runs(state, parts, body.get("gaps", ()), last_ms)
+    state.steps = dict(body.get("steps", ()))
+    parts = [part for part in body["parts"] if not _take_cells(state, part, last_ms)]
+    if not state.cells:
+        parts = parts or [{"type": "text", "text": body["text"]}]
+    if parts:
+        _take_runs(state, parts, body.get("gaps", ()), last_ms)
     return state
+
+
+def _take_cells(state: MessageState, part: dict[str, Any], at_ms: int) -> bool:
+    """Make the cells anew that *part* came from; False if its beginning came from none."""
+    for cell in cells.from_wire(part, len(state.cells), at_ms):
+        state.cells[cell.serial] = cell
+    return "through" in part
 
 
 def _take_runs(

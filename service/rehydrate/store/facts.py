@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import orjson
 
+from rehydrate.core.cells import Cell, Place
 from rehydrate.core.response import MessageState, Owner
 
 if TYPE_CHECKING:
@@ -15,9 +16,12 @@ if TYPE_CHECKING:
 NAMES = (
     "role", "gen", "status", "prompt_id", "owner", "anonymous", "started_ms", "finished_ms",
     "metadata", "usage", "error", "end", "seq", "serial", "last_id", "start_id", "repaired",
-    "headless", "inexact", "sealed", "provisional", "pointer", "recent",
+    "headless", "inexact", "sealed", "provisional", "pointer", "recent", "steps", "cells",
 )  # fmt: skip
-"""The attributes of `MessageState` that are kept here; its runs and its position are not."""
+"""The attributes of `MessageState` that are kept here; its runs and its position are not.
+
+Of ``cells`` their places are; what they say are runs.
+"""
 
 
 def parsed(body: bytes) -> Any:
@@ -32,18 +36,32 @@ def values(state: MessageState) -> dict[str, Any]:
     """All facts of *state*, apart from what it may still change in place."""
     known = {name: getattr(state, name) for name in NAMES}
     known["recent"] = dict(state.recent)
+    known["cells"] = _places(state)
     return known
 
 
 def differing(state: MessageState, base: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of *state* that are not as in *base*."""
-    return {name: value for name in NAMES if (value := getattr(state, name)) != base[name]}
+    told = {name: value for name in NAMES if (value := getattr(state, name)) != base[name]}
+    told.pop("cells", None)
+    if state.cells and (places := _places(state)) != base["cells"]:
+        told["cells"] = places
+    elif base["cells"] and not state.cells:
+        told["cells"] = []
+    return told
+
+
+def _places(state: MessageState) -> list[Place]:
+    return [cell.place for cell in state.cells.values()]
 
 
 def apply(state: MessageState, facts: Mapping[str, Any]) -> None:
-    """Give *state* the *facts* that `differing` found."""
+    """Give *state* the *facts* that `differing` found; what its cells say is not among them."""
     for name, value in facts.items():
         setattr(state, name, value)
+    if "cells" in facts:
+        places = [Place(*place) for place in facts["cells"]]
+        state.cells = {place.serial: Cell(place) for place in places}
     if state.owner is not None:
         state.owner = Owner(*state.owner)
 

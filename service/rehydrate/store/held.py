@@ -6,7 +6,7 @@ from collections.abc import Collection, Sequence
 from typing import Any
 
 from rehydrate.core.events import TERMINAL
-from rehydrate.core.ids import insertion_position
+from rehydrate.core.ids import insertion_position, serial_time_ms
 from rehydrate.core.json import dump
 from rehydrate.core.response import MessageState
 from rehydrate.core.timeline import Hole, Tombstone, Watermark, erased_mark
@@ -180,10 +180,15 @@ class PostgresHeld:
 def whole_messages(conversation_id: str, ids: Collection[str | None]) -> tuple[str, str, list[str]]:
     """The statement, and its arguments, that reads whole messages.
 
-    What cannot be the id of anything stored is left out.
+    What cannot be the id of anything stored is left out. A serial stands for the message that
+    begins with it, too: what is appended need not say any more whose it is.
     """
+    named = [id_ for id_ in ids if id_ is not None and storable(id_)]
+    if any(serial_time_ms(id_) is not None for id_ in named):
+        by_serial = statements.STATES_BY_SERIAL, statements.STATES_BY_SERIAL_AND_ANONYMOUS
+        return by_serial[None in ids], conversation_id, named
     sql = statements.STATES_AND_ANONYMOUS if None in ids else statements.STATES
-    return sql, conversation_id, [id_ for id_ in ids if id_ is not None and storable(id_)]
+    return sql, conversation_id, named
 
 
 def known_of(row: Any) -> Known:

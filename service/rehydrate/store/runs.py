@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rehydrate.core.cells import CELL_FIRST
 from rehydrate.core.content import Run, Segment
 from rehydrate.core.json import dump
 from rehydrate.core.tape import Tape, Tick
@@ -18,8 +19,11 @@ from rehydrate.store.tapes import StoredTape
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-PLAIN, COLLAPSED, TAIL = 0, 1, 2
-"""Kinds of runs; ``TAIL`` is the one whose events carried no seq."""
+    from rehydrate.core.response import MessageState
+
+PLAIN, COLLAPSED, TAIL, CELL = 0, 1, 2, 3
+"""Kinds of runs; ``TAIL`` is the one whose events carried no seq, ``CELL`` that of a channel message
+that grows."""
 
 _BETWEEN_HALVES = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
 
@@ -53,6 +57,8 @@ def kind_of(run: Run, tail: Run | None) -> int:
     """The kind of a message's *run*."""
     if run is tail:
         return TAIL
+    if run.first <= CELL_FIRST:
+        return CELL
     return COLLAPSED if run.collapsed else PLAIN
 
 
@@ -145,12 +151,20 @@ class Reader:
 
     def runs(self) -> list[Run]:
         """The runs with seqs, in order."""
-        found = [run for (_, kind), (run, *_) in self._found.items() if kind != TAIL]
+        numbered = (PLAIN, COLLAPSED)
+        found = [run for (_, kind), (run, *_) in self._found.items() if kind in numbered]
         return sorted(found, key=lambda run: run.first)
 
     def tail(self) -> Run | None:
         """The run without seqs."""
         return next((run for (_, kind), (run, *_) in self._found.items() if kind == TAIL), None)
+
+    def give(self, state: MessageState) -> None:
+        """Give *state* the runs, also those of its cells."""
+        state.runs, state.tail = self.runs(), self.tail()
+        for cell in state.cells.values():
+            found = self._found.get((cell.place.first, CELL))
+            cell.run = cell.run if found is None else found[0]
 
     def marks(self) -> list[Mark]:
         """How far each run is stored: as far as it was read."""

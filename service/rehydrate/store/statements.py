@@ -67,6 +67,14 @@ STATES_AND_ANONYMOUS = _WHOLE.format(
 )
 """As `STATES`, and the newest anonymous message."""
 
+_BY_POSITION = """$2::text[] || ARRAY(
+        SELECT id FROM messages WHERE conversation_id = $1 AND position = ANY($2::text[])
+    )"""
+
+STATES_BY_SERIAL = STATES.replace("$2::text[]", _BY_POSITION)
+STATES_BY_SERIAL_AND_ANONYMOUS = STATES_AND_ANONYMOUS.replace("$2::text[]", _BY_POSITION)
+"""As those, and the messages that begin at a serial among *ids*."""
+
 CONVERSATIONS = f"""
     SELECT {_CONVERSATION} FROM conversations
     ORDER BY created_at DESC, id DESC LIMIT $1

@@ -117,7 +117,7 @@ def read_open(
     head = chunks[-1][-1] if chunks else None
     if head is not None:
         facts.apply(state, head[0])
-    state.runs, state.tail = reader.runs(), reader.tail()
+    reader.give(state)
     if ordinals is None:
         return Known(state, base, base, (), [], 0)
     return _known(state, base, reader.marks(), max(ordinals, default=-1) + 1)
@@ -138,7 +138,7 @@ def read_finished(
         at += tape_bytes
     reader = runs.Reader()
     reader.take(layout, tapes, range(len(tapes)))
-    state.runs, state.tail = reader.runs(), reader.tail()
+    reader.give(state)
     return _known(state, {}, reader.marks(), 0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rehydrate.core.dialects import tokens
+from rehydrate.core.dialects import appends, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -14,12 +14,13 @@ if TYPE_CHECKING:
 
 def decode(message: ChannelMessage) -> Event | None:
     """What *message* means; None if it means nothing to us."""
-    return tokens.decode(message)
+    event = tokens.decode(message)
+    return event if event is not None else appends.decode(message)
 
 
 def decode_all(messages: Iterable[ChannelMessage]) -> Iterator[Event]:
     """The events among *messages*, in their order."""
     for message in messages:
-        event = tokens.decode(message)
+        event = decode(message)
         if event is not None:
             yield event

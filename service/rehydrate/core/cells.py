@@ -1,0 +1,275 @@
+"""Channel messages that grow: of each one, the greatest version that was seen, whole.
+
+A response in such a dialect is made of *cells*, one a channel message, in the order in which they
+were created. Folding is a maximum by version, so order, repetition and overlap do not matter. A
+delta is never folded: what it means, only the chain of its own attachment can tell (`chains`).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rehydrate.core.content import NO_SEQ, Run, Segment, spoken_text
+from rehydrate.core.events import TERMINAL, TEXTUAL, Event
+from rehydrate.core.ids import MARGIN_MS, serial_time_ms
+from rehydrate.core.tape import Tape
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from rehydrate.core.response import MessageState
+
+MAX_CELLS = 1_000
+"""How many channel messages one response may be made of: memory has a bound."""
+
+CELL_FIRST = NO_SEQ - 1
+"""``first`` of the run of a message's first cell; each further one's is one less."""
+
+
+class Place(NamedTuple):
+    """What there is to know of a cell beside what it says.
+
+    ``first``: of its run, which is its number within the message. ``version``: the greatest version
+    serial that was seen. ``at_ms``: when the channel message was created. ``is_last``: its
+    publisher expects no further version. ``step``, ``attempt``: it counts only as long as no later
+    attempt at that step began.
+    """
+
+    serial: str
+    first: int
+    version: str
+    at_ms: int
+    is_last: bool = False
+    step: str | None = None
+    attempt: str | None = None
+
+
+class Cell:
+    """One channel message of a response, as far as it was seen; ``run`` is what it says."""
+
+    __slots__ = ("place", "run")
+
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        self.run = Run(place.first, place.first, [], Tape())
+
+    @property
+    def serial(self) -> str:
+        """The serial of the channel message."""
+        return self.place.serial
+
+    @property
+    def version(self) -> str:
+        """The greatest version serial that was seen."""
+        return self.place.version
+
+    @property
+    def through(self) -> dict[str, Any]:
+        """Up to where it is folded, in its wire form."""
+        place = self.place
+        told: dict[str, Any] = {"serial": place.serial, "version": place.version}
+        if place.is_last:
+            told["last"] = True
+        if place.step is not None:
+            told["step"], told["attempt"] = place.step, place.attempt
+        return told
+
+    def say(self, event: Event) -> None:
+        """Take the version that *event* says, which is a later one."""
+        segments = _segments(event)
+        if not self._extend(segments, _said_ms(event)):
+            first = self.place.first
+            self.run = Run(first, first, [], Tape())  # another one: who stored it writes it anew
+            for segment in segments:
+                self.append(segment, _said_ms(event))
+
+    def _extend(self, segments: list[Segment], at_ms: int) -> bool:
+        """Add what came, if that is all that is new."""
+        have = self.run.segments
+        if not have or [s[:2] for s in have] != [s[:2] for s in segments][: len(have)]:
+            return not have and not segments
+        last, now = have[-1], segments[len(have) - 1]
+        before, after = "".join(last.pieces), "".join(now.pieces)
+        same = all(a.value == b.value for a, b in zip(have, segments, strict=False))
+        if not (same and after.startswith(before)):
+            return False
+        if len(after) > len(before):
+            self.append(Segment(now.type, now.key, [after[len(before) :]]), at_ms)
+        for segment in segments[len(have) :]:
+            self.append(segment, at_ms)
+        return True
+
+    def append(self, segment: Segment, at_ms: int) -> None:
+        """Add what comes next."""
+        self.run.take(segment, at_ms)
+
+
+def _segments(event: Event) -> list[Segment]:
+    """What a version says, as steps of one part."""
+    text = [event.text] if event.text else []
+    if event.kind == "tool_call":
+        value = {"name": event.name, "args": event.value}
+        args = [Segment("tool_args", event.tool_call_id, text)] if text else []
+        return [Segment("tool_call", event.tool_call_id, [], value), *args]
+    if event.kind == "tool_result":
+        value = {"name": event.name, "result": event.value}
+        return [Segment("tool_result", event.tool_call_id, [], value)]
+    types = {"refusal": "refusal", "reasoning": "reasoning"}
+    return [Segment(types.get(event.kind, "text"), event.serial, text)] if text else []
+
+
+def _said_ms(event: Event) -> int:
+    """When the version was published; what a channel message says is when it was created."""
+    said_ms = serial_time_ms(event.version.serial) if event.version else None
+    return event.timestamp_ms if said_ms is None else said_ms
+
+
+def ended_ms(event: Event) -> int:
+    """When a version that ends its response was published."""
+    return _said_ms(event)
+
+
+def take(state: MessageState, event: Event) -> bool:
+    """Fold the version that *event* says into *state*; False if it changes nothing."""
+    version, serial = event.version, event.serial
+    if version is None or serial is None:
+        return False
+    began = _begin(state, version.step, version.attempt)
+    known = state.cells.get(serial)
+    if event.kind == "void" or (known is not None and version.serial <= known.version):
+        return began
+    if known is None:
+        place = Place(serial, CELL_FIRST - len(state.cells), version.serial, event.timestamp_ms)
+        known = state.cells[serial] = Cell(place)
+    known.place = known.place._replace(
+        version=version.serial, is_last=version.is_last, step=version.step, attempt=version.attempt
+    )
+    known.say(event)
+    return True
+
+
+def _begin(state: MessageState, step: str | None, attempt: str | None) -> bool:
+    """Note an attempt at a step; False if a later one, or this one, is known."""
+    if step is None or attempt is None or attempt <= state.steps.get(step, ""):
+        return False
+    state.steps = {**state.steps, step: attempt}
+    return True
+
+
+def visible(state: MessageState) -> list[Cell]:
+    """The cells that count, in the order of their creation."""
+    cells = sorted(state.cells.values(), key=lambda cell: cell.serial)
+    if not state.steps:
+        return cells
+    return [cell for cell in cells if _is_latest(state, cell.place)]
+
+
+def _is_latest(state: MessageState, place: Place) -> bool:
+    return place.step is None or place.attempt == state.steps.get(place.step, place.attempt)
+
+
+def read_again_from(states: Iterable[MessageState], read_at_ms: int) -> Place | None:
+    """The oldest of the channel messages in *states* that may still grow.
+
+    Those of an open response, and of one that ended within the margin before *read_at_ms*: what
+    was published before its end may show later.
+    """
+    growing = [
+        cell.place
+        for state in states
+        if state.status not in TERMINAL or (state.finished_ms or 0) > read_at_ms - MARGIN_MS
+        for cell in state.cells.values()
+        if not cell.place.is_last
+    ]
+    return min(growing, default=None)
+
+
+def from_wire(part: Mapping[str, Any], known: int, at_ms: int) -> list[Cell]:
+    """The cells that *part* of a wire form came from, after *known* others."""
+    made: list[Cell] = []
+    for key in ("through", "result_through"):
+        if (told := part.get(key)) is None:
+            continue
+        place = Place(told["serial"], CELL_FIRST - known - len(made), told["version"], at_ms)
+        step = (told.get("step"), told.get("attempt"))
+        cell = Cell(Place(*place[:4], told.get("last", False), *step))
+        for segment in _said_by(part, key):
+            cell.append(segment, at_ms)
+        made.append(cell)
+    return made
+
+
+def _said_by(part: Mapping[str, Any], key: str) -> list[Segment]:
+    if part["type"] != "tool_call":
+        return [Segment(part["type"], part.get("part"), [part["text"]])]
+    call_id, args = part["tool_call_id"], part["args"]
+    if key == "result_through":
+        return [Segment("tool_result", call_id, [], {"name": None, "result": part["result"]})]
+    streamed = isinstance(args, str) and bool(args)
+    head = Segment(
+        "tool_call", call_id, [], {"name": part["name"], "args": "" if streamed else args}
+    )
+    return [head, Segment("tool_args", call_id, [args])] if streamed else [head]
+
+
+class Seen(NamedTuple):
+    """What a reader has seen of a response before an event: to tell it only what is new."""
+
+    serials: tuple[str, ...]
+    segments: tuple[Segment, ...] = ()
+    text: str = ""
+
+
+def seen(state: MessageState | None, event: Event) -> Seen:
+    """What is shown of the response of *event*, and of its cell."""
+    if state is None or event.version is None:
+        return Seen(())
+    cells = visible(state)
+    shown = next((cell.run.segments for cell in cells if cell.serial == event.serial), [])
+    text = "".join(shown[-1].pieces) if shown else ""
+    serials = tuple(cell.serial for cell in cells if cell.run.segments)
+    return Seen(serials, tuple(segment._replace(pieces=[]) for segment in shown), text)
+
+
+def told(before: Seen, state: MessageState, event: Event) -> list[Event]:
+    """What to tell a reader who has *before*, now that *event* is folded into *state*."""
+    if event.version is None:
+        return [event]
+    now, plain = seen(state, event), event._replace(version=None, status=None)
+    parts = state.parts()
+    if state.role == "user":
+        return [plain._replace(text=spoken_text(parts), status=event.status)]
+    events: list[Event] = []
+    if now.serials == (*before.serials, event.serial):
+        events = [_whole(plain)]
+    elif now.serials == before.serials and event.serial in now.serials:
+        events = _more(before, now, plain)
+    if not events and _differ(before, now, event):
+        events = [plain._replace(kind="repair", text=None, value=parts)]
+    if event.status in TERMINAL:
+        events.append(Event("stop", *plain[1:8], status=event.status))
+    return events
+
+
+def _differ(before: Seen, now: Seen, event: Event) -> bool:
+    if before.serials != now.serials:
+        return True
+    return event.serial in now.serials and before != now
+
+
+def _whole(event: Event) -> Event:
+    if event.kind == "tool_call" and event.text:
+        return event._replace(value=event.text, text=None)
+    return event._replace(part=event.serial) if event.kind in TEXTUAL else event
+
+
+def _more(before: Seen, now: Seen, event: Event) -> list[Event]:
+    """What was appended, if nothing else was changed."""
+    heads = [segment for segment in now.segments if segment.type != "tool_args"]
+    were = [segment for segment in before.segments if segment.type != "tool_args"]
+    if heads != were or not now.text.startswith(before.text) or now.text == before.text:
+        return []
+    more = event._replace(text=now.text[len(before.text) :])
+    if event.kind == "tool_call":
+        return [more._replace(kind="tool_args", name=None, value=None)]
+    return [more._replace(part=event.serial)]
