@@ -145,6 +145,12 @@ def _add_reading(commands: Any) -> None:
     hydrate.add_argument("--until", help="reach at least this serial (an attach point)")
     hydrate.add_argument("--limit", type=int, default=50, help="newest messages (50)")
     hydrate.add_argument("--json", action="store_true", help="the answer as JSON")
+    follow = _add(
+        commands, "follow", "print a conversation, then what is said, as it is said", _run_follow
+    )
+    follow.add_argument("conversation")
+    follow.add_argument("--limit", type=int, default=50, help="newest messages first (50)")
+    follow.add_argument("--json", action="store_true", help="every event as a line of JSON")
     erase = _add(commands, "erase", "erase what was said in a conversation, for good", _run_erase)
     erase.add_argument("conversation")
     verify = _add(
@@ -238,6 +244,12 @@ def _readable(answer: dict[str, Any]) -> str:
     if not answer["complete"]:
         lines += [f"not complete: {reason['detail']}" for reason in answer["reasons"]]
     return "\n".join(lines) + "\n"
+
+
+def _run_follow(options: Any) -> int:
+    from rehydrate.terminal import follow  # noqa: PLC0415 - as above
+
+    return _run(follow(options.conversation, limit=options.limit, as_json=options.json))
 
 
 def _run_erase(options: Any) -> int:
