@@ -1,0 +1,134 @@
+"""One attachment to a conversation: lost, resumed, shared, refused."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import pytest
+
+from rehydrate.errors import ChannelRefused
+from rehydrate.localably import Key, LocalAbly
+from rehydrate.localably.capability import Capability
+from rehydrate.wiring import History
+from telling import attachments, history_over, publisher_to, reading, settings_for
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
+
+
+@pytest.fixture
+async def server():
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture(params=["rewind", "history"])
+async def history(request, module_database, server):
+    async with history_over(module_database, server, follow_strategy=request.param) as made:
+        yield made
+
+
+@pytest.fixture
+def conversation():
+    return f"c-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def publisher(server, conversation):
+    async with publisher_to(server, f"ai:{conversation}") as made:
+        yield made
+
+
+def completed(*rids):
+    return lambda reader: all(reader.statuses.get(rid) == "completed" for rid in rids)
+
+
+async def test_a_connection_that_is_cut_is_resumed_and_nothing_is_lost(
+    history, server, conversation, publisher
+):
+    async with reading(history, conversation) as follower:
+        await follower.until(lambda r: r.snapshots)
+        await publisher.stream("r", "abc", stop=False)
+        server.cut()
+        await publisher.stream("r", "def", first=4, start=False)
+        reader = await follower.until(completed("r"))
+    assert reader.texts == {"r": "abcdef"}
+
+
+async def test_a_connection_that_cannot_be_resumed_leads_to_a_new_snapshot(
+    history, server, conversation, publisher
+):
+    async with reading(history, conversation) as follower:
+        await follower.until(lambda r: r.snapshots)
+        await publisher.say("user-input", {"promptId": "p", "text": "one"})
+        with server.faults.on("refuse_resume"), server.faults.on("refuse_continuity"):
+            server.cut()
+            await publisher.stream("r", "abcdef")
+            reader = await follower.until(completed("r"))
+    assert reader.texts == {"p": "one", "r": "abcdef"}
+    assert "again" in reader.kinds
+
+
+async def test_one_attachment_serves_all_followers_and_ends_after_the_grace_period(
+    module_database, server, conversation, publisher
+):
+    async with history_over(module_database, server, follow_grace_s=0.3) as history:
+        async with reading(history, conversation) as one, reading(history, conversation) as two:
+            await one.until(lambda r: r.snapshots)
+            await two.until(lambda r: r.snapshots)
+            assert len(attachments(server, conversation)) == 1
+            await publisher.stream("r", "ab")
+            await one.until(completed("r"))
+            await two.until(completed("r"))
+        async with reading(history, conversation) as three:
+            await three.until(completed("r"))
+            assert len(attachments(server, conversation)) == 1
+        async with asyncio.timeout(10):
+            while attachments(server, conversation):  # noqa: ASYNC110 - of a server, without event
+                await asyncio.sleep(0.02)
+        assert len(history._following) == 0
+
+
+async def test_a_follower_without_subscribe_capability_is_told_so(module_database, conversation):
+    key = Key("app", "key", "s" * 32, Capability({"*": ["history", "publish"]}))
+    async with LocalAbly(keys=[key]) as server, history_over(module_database, server) as history:
+        with pytest.raises(ChannelRefused):
+            async with asyncio.timeout(20):
+                await anext(history.follow(conversation))
+
+
+async def test_without_history_capability_what_the_attach_rewinds_is_enough(
+    module_database, conversation
+):
+    whole = Key("app", "whole", "w" * 32)
+    narrow = Key("app", "narrow", "n" * 32, Capability({"*": ["subscribe", "publish"]}))
+    async with (
+        LocalAbly(keys=[whole, narrow]) as server,
+        history_over(module_database, server) as recorder,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+    ):
+        await publisher.stream("old", "stored")
+        await recorder.catch_up(conversation)
+        await publisher.stream("r", "abc", stop=False)
+        settings = settings_for(module_database, server, ably_api_key=narrow.value)
+        async with History(settings) as history, reading(history, conversation) as follower:
+            reader = await follower.until(lambda r: r.snapshots)
+            assert reader.snapshots[0]["complete"]
+            await publisher.stream("r", "d", first=4, start=False)
+            await follower.until(completed("r"))
+    assert reader.texts == {"old": "stored", "r": "abcd"}
+
+
+async def test_without_history_capability_a_hole_is_told(module_database, conversation):
+    whole = Key("app", "whole", "w" * 32)
+    narrow = Key("app", "narrow", "n" * 32, Capability({"*": ["subscribe", "publish"]}))
+    async with (
+        LocalAbly(keys=[whole, narrow]) as server,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+    ):
+        await publisher.stream("r", "abc")
+        settings = settings_for(module_database, server, ably_api_key=narrow.value)
+        async with History(settings) as history, reading(history, conversation) as follower:
+            reader = await follower.until(lambda r: r.snapshots)
+    assert not reader.snapshots[0]["complete"]
+    assert reader.snapshots[0]["reasons"][0]["code"] == "history_refused"
