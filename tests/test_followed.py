@@ -1,0 +1,161 @@
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from rehydrate import followed
+from rehydrate.core.dialects import decode
+from rehydrate.core.events import ChannelMessage
+from rehydrate.core.reader import Verdict
+from rehydrate.core.timeline import Timeline, Tombstone, Window
+from rehydrate.followed import Replays, Standing
+from rehydrate.hydration import Reading
+from rehydrate.ports import Conversation, Stored
+
+NOW_MS = 1_767_225_600_000
+
+
+def serial(at_ms, index=0):
+    return f"{at_ms:014d}-000@s:{index:03d}"
+
+
+def said(name, data=None, *, at_ms=NOW_MS, client_id=None, **headers):
+    index = headers.get("seq") or 0
+    extras = {"headers": headers} if headers else None
+    id_ = f"{headers.get('responseId')}-{index}-{at_ms}"
+    place = serial(at_ms, index)
+    return decode(ChannelMessage(name, data, id_, place, at_ms, client_id, extras))
+
+
+def token(rid, seq, text, **more):
+    return said("token", text, responseId=rid, seq=seq, **more)
+
+
+def standing(*, agents=frozenset(), tombstone=None):
+    row = Conversation("c", "ai:c", NOW_MS, tombstone=tombstone)
+    timeline = Timeline(agents=agents, tombstone=tombstone)
+    reading = Reading("c", "ai:c", Stored(row, [], False, []), timeline, Window(NOW_MS), [])
+    return Standing(reading, frozenset(agents))
+
+
+def texts(made, limit=50):
+    return {m["id"]: m["text"] for m in made.answer(limit, NOW_MS).messages}
+
+
+def verdicts(made, *events):
+    return [made.take(event).verdict for event in events]
+
+
+def test_what_fits_is_taken_and_what_was_taken_is_dropped():
+    made = standing()
+    a, b = token("r", 1, "a"), token("r", 2, "b")
+    assert verdicts(made, a, b, a, b) == [Verdict.APPLY, Verdict.APPLY, Verdict.DROP, Verdict.DROP]
+    assert texts(made) == {"r": "ab"}
+
+
+def test_what_does_not_fit_is_not_taken_unless_it_is_forced():
+    made = standing()
+    late = token("r", 3, "c")
+    assert verdicts(made, token("r", 1, "a"), late) == [Verdict.APPLY, Verdict.AGAIN]
+    assert texts(made) == {"r": "a"}
+    made.force(late)
+    (message,) = made.answer(50, NOW_MS).messages
+    assert (message["text"], message["gaps"]) == ("ac", [[2, 2]])
+    assert verdicts(made, token("r", 2, "b")) == [Verdict.AGAIN]
+
+
+def test_a_finished_message_is_kept_in_its_wire_form_and_still_known():
+    made = standing()
+    stop = said("stop", responseId="r", seq=2)
+    made.take(token("r", 1, "a"))
+    made.take(stop)
+    assert not made.reading.timeline.messages
+    assert texts(made) == {"r": "a"}
+    assert verdicts(made, token("r", 1, "a"), stop) == [Verdict.DROP] * 2
+    repair = said("response-complete", "A", responseId="r", seq=1)
+    assert verdicts(made, repair) == [Verdict.AGAIN]
+
+
+def test_only_the_newest_finished_messages_are_kept(monkeypatch):
+    monkeypatch.setattr(followed, "MAX_LIMIT", 3)
+    monkeypatch.setattr(followed, "_MOST_ROWS", 5)
+    made = standing()
+    for n in range(7):
+        made.take(said("user-input", {"promptId": f"p{n}", "text": "x"}, at_ms=NOW_MS + n))
+    assert list(texts(made)) == ["p4", "p5", "p6"]
+    assert made.answer(50, NOW_MS).older
+
+
+def test_others_than_the_agents_are_not_heeded_but_for_prompts():
+    made = standing(agents={"agent"})
+    foreign = token("r", 7, "x", client_id="reader")
+    prompt = said("user-input", {"promptId": "p", "text": "?"}, client_id="reader")
+    assert verdicts(made, foreign, prompt) == [Verdict.DROP, Verdict.APPLY]
+    assert texts(made) == {"p": "?"}
+
+
+def test_what_was_erased_stays_so():
+    made = standing(tombstone=Tombstone(serial(NOW_MS, 9), NOW_MS, frozenset()))
+    old, new = token("r", 7, "x"), token("s", 1, "y", at_ms=NOW_MS + 1)
+    assert verdicts(made, old, new) == [Verdict.DROP, Verdict.APPLY]
+    assert texts(made) == {"s": "y"}
+
+
+def test_the_answer_says_up_to_where_it_reaches_and_from_where_to_rewind():
+    made = standing()
+    for seq, ago_ms in enumerate((200_000, 9_000, 6_000, 1_000), start=1):
+        made.take(token("r", seq, "x", at_ms=NOW_MS - ago_ms))
+    answer = made.answer(50, NOW_MS)
+    assert answer.until == serial(NOW_MS - 1_000, 4)
+    assert answer.rewind_from == serial(NOW_MS - 6_000, 3)
+    assert made.answer(50, NOW_MS + 500_000).rewind_from is None
+
+
+def test_a_pointer_to_the_store_makes_it_stale():
+    made = standing()
+    made.take(token("r", 1, "a"))
+    assert not made.stale
+    made.force(said("response-complete", None, responseId="r", seq=1))
+    assert made.stale
+
+
+@pytest.mark.parametrize("anonymous", [True, False])
+def test_text_without_seq_is_appended_in_its_order(anonymous):
+    made = standing()
+    more = {} if anonymous else {"responseId": "r"}
+    events = [said("token", text, at_ms=NOW_MS + n, **more) for n, text in enumerate("abc")]
+    stop = said("stop", at_ms=NOW_MS + 9, **more)
+    assert verdicts(made, *events, events[1], stop) == [
+        *[Verdict.APPLY] * 3,
+        Verdict.DROP,
+        Verdict.APPLY,
+    ]
+    (message,) = made.answer(50, NOW_MS).messages
+    assert (message["text"], message["status"]) == ("abc", "completed")
+    assert json.loads(made.answer(50, NOW_MS).body)["messages"] == [message]
+
+
+def replayed(name, rid, seq, data=None):
+    return said(name, data, responseId=rid, seq=seq, replayOf="o")
+
+
+def test_a_replay_is_told_from_its_start_each_event_once():
+    replays = Replays()
+    assert replays.take(replayed("token", "x", 5, "late"), 1) is None
+    assert replays.take(replayed("start", "r", 0), 7) == 7
+    assert replays.take(replayed("token", "r", 1, "a"), 8) == 7
+    assert replays.take(replayed("token", "r", 1, "a"), 9) is None
+    assert replays.running_since_before(7)
+    assert not replays.running_since_before(6)
+    assert replays.take(replayed("stop", "r", 2), 9) == 7
+    assert not replays.running_since_before(9)
+
+
+def test_only_so_many_replays_are_known(monkeypatch):
+    monkeypatch.setattr(followed, "_MOST_REPLAYS", 2)
+    replays = Replays()
+    for n, rid in enumerate("abc"):
+        replays.take(replayed("start", rid, 0), n)
+    assert replays.take(replayed("token", "a", 1, "x"), 9) is None
+    assert replays.take(replayed("token", "c", 1, "x"), 9) == 2
