@@ -1,0 +1,124 @@
+"""Readers for the benchmark of following; alone, one that prints how late each token was."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+import socket
+import sys
+import time
+
+from ably import AblyRealtime
+
+_SENT = re.compile(rb'"text":"(\d+\.\d+)"')
+
+
+def joined(url, path, token):
+    """A socket that has received the whole snapshot, its size, and how long that took in ms."""
+    host, port = url.removeprefix("http://").split(":")
+    began = time.perf_counter()
+    connection = socket.create_connection((host, int(port)), timeout=30)
+    connection.sendall(
+        f"GET {path} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {token}\r\n\r\n".encode()
+    )
+    received = bytearray()
+    while b"event: snapshot" not in received or not received.endswith(b"\n\n\r\n"):
+        chunk = connection.recv(1 << 18)
+        assert chunk, received[:500]
+        received += chunk
+    return connection, len(received), (time.perf_counter() - began) * 1000
+
+
+def join_ms(url, path, token):
+    connection, _, ms = joined(url, path, token)
+    connection.close()
+    return ms
+
+
+class Reader(asyncio.Protocol):
+    """One of many readers: notes when its snapshot was whole, and how late each token was."""
+
+    def __init__(self, request, *, stalled):
+        self._request = request
+        self._stalled = stalled
+        self._tail = b""
+        self.whole_s = None
+        self._came = []
+        self.lost = False
+
+    def connection_made(self, transport):
+        self.transport = transport
+        transport.write(self._request)
+
+    def connection_lost(self, _error):
+        self.lost = True
+
+    def data_received(self, data):
+        now_s = time.time()
+        if self.whole_s is None:
+            self._tail += data
+            if b"event: snapshot" in self._tail and self._tail.endswith(b"\n\n\r\n"):
+                self.whole_s, self._tail = time.perf_counter(), b""
+                if self._stalled:
+                    self.transport.pause_reading()
+            return
+        self._came.append((now_s, data))
+
+    @property
+    def late_ms(self):
+        """How late each token was; worked out afterwards, so that reading is quick."""
+        late, tail = [], b""
+        for now_s, data in self._came:
+            tail, end = tail + data, 0
+            for found in _SENT.finditer(tail):
+                late.append((now_s - float(found[1])) * 1000)
+                end = found.end()
+            tail = tail[end:]
+        return late
+
+
+async def read_by_sdk(job):
+    client, late, ended = (
+        AblyRealtime(token=job["token"], endpoint=job["endpoint"], tls=False),
+        [],
+        asyncio.Event(),
+    )
+
+    def came(message):
+        if message.data == "end":
+            ended.set()
+        else:
+            late.append((time.time() - float(message.data)) * 1000)
+
+    await client.channels.get(job["channel"]).subscribe(came)
+    print("ready", flush=True)
+    await asyncio.wait_for(ended.wait(), 300)
+    await client.close()
+    return late
+
+
+def read_by_sse(job, url):
+    path = f"/v1/conversations/{job['channel'].removeprefix('ai:')}/stream"
+    connection, *_ = joined(url, path, job["token"])
+    connection.settimeout(300)
+    print("ready", flush=True)
+    late, tail = [], b""
+    while b'"text":"end"' not in tail:
+        data = tail + connection.recv(65_536)
+        now_s, end = time.time(), 0
+        for found in _SENT.finditer(data):
+            late.append((now_s - float(found[1])) * 1000)
+            end = found.end()
+        tail = data[end:]
+    return late
+
+
+def main(how):
+    job = json.loads(sys.stdin.readline())
+    late = asyncio.run(read_by_sdk(job)) if how[0] == "sdk" else read_by_sse(job, how[1])
+    print(json.dumps(late))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
