@@ -22,16 +22,21 @@ WITHIN_S = 30.0
 
 
 @pytest.fixture
-async def history_settings(database):
-    async with LocalAbly() as ably:
-        yield lambda **more: load_settings(
-            database_url=database,
-            ably_api_key=ably.key,
-            ably_endpoint="127.0.0.1",
-            ably_port=ably.port,
-            ably_tls=False,
-            **more,
-        )
+async def ably():
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture
+def history_settings(database, ably):
+    return lambda **more: load_settings(
+        database_url=database,
+        ably_api_key=ably.key,
+        ably_endpoint="127.0.0.1",
+        ably_port=ably.port,
+        ably_tls=False,
+        **more,
+    )
 
 
 @pytest.fixture
@@ -159,3 +164,17 @@ async def test_a_terminal_row_is_not_undone_by_a_late_repair_of_the_same_text(hi
     assert counts[Outcome.FOLDED.value] == 0
     same = NewMessage("r1", "assistant", text="kept")
     assert (await history.store_messages("sweep-7", [same])).unchanged == ["r1"]
+
+
+async def test_a_publisher_that_waits_for_acknowledgements_keeps_its_lease(history, ably):
+    responding = history.respond("sweep-8", "r1")
+    response = await responding.__aenter__()
+    response.write("first ")
+    await asyncio.sleep(0.3)
+    with ably.faults.on("freeze"):
+        response.write("last")
+        ending = asyncio.create_task(responding.__aexit__(None, None, None))
+        await asyncio.sleep(3 * LEASE_S)
+    await asyncio.wait_for(ending, 40)
+    message = await ended(history, "sweep-8", "r1")
+    assert (message["status"], message["text"]) == ("completed", "first last")

@@ -193,9 +193,11 @@ async def _keep(publication: Publication, ledger: Ledger) -> None:
 
 async def _end(publication: Publication, ledger: Ledger, keeping: asyncio.Task[None]) -> None:
     """Law 7: commit the text, then repair it for readers if need be, then say stop."""
-    keeping.cancel()
-    await asyncio.gather(keeping, return_exceptions=True)
-    ending = await publication.end()
+    try:
+        ending = await publication.end()  # the lease is renewed meanwhile: this may take long
+    finally:
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
     await ledger.commit(publication, ending)
     for event in ending:
         await publication.tell(event)
