@@ -13,7 +13,7 @@ COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick check format bench migrate-check lock clean
+.PHONY: help setup demo test test-quick check format bench chaos migrate-check lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -39,6 +39,9 @@ format: $(VENV)/.dev ## put the code into its form
 
 bench: $(VENV)/.dev ## what is fast, side by side; ARGS="--list" names the programs
 	@exec $(BIN)/python -m bench $(ARGS)
+
+chaos: $(VENV)/.dev ## kill everything at random moments, count every character; ARGS="--rounds 200 --json --seed N"
+	@PYTHONPATH=tests exec $(BIN)/python -m chaos $(ARGS)
 
 migrate-check: $(VENV)/.dev ## migrations go up, down and up, and equal the metadata
 	@exec $(BIN)/python -m pytest -k migration tests/store $(ARGS)
