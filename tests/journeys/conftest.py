@@ -1,4 +1,4 @@
-"""One service and one channel server for the journeys of a file."""
+"""One service and one channel server for the journeys, which keep apart by their conversations."""
 
 from __future__ import annotations
 
@@ -7,11 +7,12 @@ import uuid
 
 import pytest
 
+from conftest import new_database
 from journeys.stack import stacked
 from rehydrate import History
 
 
-@pytest.fixture(scope="module", autouse=True)
+@pytest.fixture(scope="session")
 def without_settings():
     """Whoever runs the tests may have settings of his own, which are not meant for them."""
     with pytest.MonkeyPatch.context() as patch:
@@ -21,9 +22,9 @@ def without_settings():
         yield
 
 
-@pytest.fixture(scope="module")
-async def stack(module_database):
-    async with stacked(module_database) as running:
+@pytest.fixture(scope="session")
+async def stack(postgres, template, without_settings):
+    async with new_database(postgres.url, template) as url, stacked(url) as running:
         yield running
 
 

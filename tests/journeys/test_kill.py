@@ -21,7 +21,8 @@ BEFORE_S = 2.5
 
 
 @pytest.fixture
-async def stack(database):
+async def alone(database, without_settings):
+    """A stack that nobody else needs."""
     async with stacked(database) as running:
         yield running
 
@@ -35,10 +36,10 @@ async def responses(target):
 
 
 async def test_what_streams_while_the_service_is_killed_is_shown_exactly_by_the_next(
-    stack, conversation
+    alone, conversation
 ):
-    target = stack.target(conversation)
-    async with Child("--quiet", "agent", conversation, environment=stack.environment):
+    target = alone.target(conversation)
+    async with Child("--quiet", "agent", conversation, environment=alone.environment):
         await asyncio.sleep(BEFORE_S)
         open_before = {m["id"] for m in await responses(target) if m["status"] == "in_progress"}
         assert len(open_before) == 3
@@ -46,13 +47,13 @@ async def test_what_streams_while_the_service_is_killed_is_shown_exactly_by_the_
         staying = asyncio.create_task(by_python(target, texts, [Plan(0, way) for way in (1, 2, 3)]))
         await asyncio.sleep(1)
 
-        os.kill(stack.service.pid, signal.SIGKILL)
-        assert await stack.service.wait() == -signal.SIGKILL
+        os.kill(alone.service.pid, signal.SIGKILL)
+        assert await alone.service.wait() == -signal.SIGKILL
         with pytest.raises(httpx.ConnectError):
             await responses(target)
         await asyncio.sleep(1)
 
-        async with Child("--quiet", "serve", environment=stack.environment) as again:
+        async with Child("--quiet", "serve", environment=alone.environment) as again:
             target = target._replace(url=again.url)
             said = []
             report = await check(target, 12, said.append)
