@@ -2,7 +2,9 @@ from __future__ import annotations
 
 from contextlib import AsyncExitStack
 
-from channel.conftest import opened
+from channel.conftest import opened, until
+from contracts.channel_log import published, receive, tokens
+from rehydrate.ports import Discontinuity
 
 
 def lines(log):
@@ -47,3 +49,38 @@ async def test_closing_closes_what_is_still_in_use(server, log):
     async with log.subscribe("c"), log.subscribe("d"):
         await log.close()
         assert lines(log) == 0
+
+
+async def test_a_busy_connection_takes_no_further_channels(server):
+    async with opened(server, messages_per_connection=20) as log, log.subscribe("busy") as busy:
+        await published(log, "busy", tokens(30))
+        await receive(busy, 30)
+        async with log.subscribe("other"):
+            assert lines(log) == 2
+
+
+async def test_channels_that_are_too_much_for_one_connection_are_spread_over_several(server):
+    async with opened(server) as log, log.subscribe("a", rewind="10s") as a:
+        async with log.subscribe("b", rewind="10s") as b:
+            assert a._line is b._line
+            with server.faults.on("drop_deliveries", channel="b", nth=1, code=80020):
+                await log.publish("b", tokens(1, run="dropped"))
+                await until(lambda: b._line is not a._line)
+            await until(lambda: b._collecting)
+            await log.publish("b", tokens(1, run="last"))
+            got = []
+            while not got or getattr(got[-1], "id", None) != "last-0":
+                got += await receive(b, 1)
+            assert any(isinstance(each, Discontinuity) for each in got)
+            assert lines(log) == 2
+
+
+async def test_a_channel_that_is_too_much_alone_stays_where_it_is(server, log):
+    async with log.subscribe("a", rewind="10s") as a:
+        line = a._line
+        with server.faults.on("drop_deliveries", channel="a", nth=1, code=80020):
+            await log.publish("a", tokens(1))
+            assert isinstance((await receive(a, 1))[0], Discontinuity)
+        await until(lambda: a._collecting)
+        assert a._line is line
+        assert lines(log) == 1

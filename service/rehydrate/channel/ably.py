@@ -30,7 +30,7 @@ from rehydrate.channel.credentials import Credentials, Key
 from rehydrate.channel.endpoint import Endpoint
 from rehydrate.channel.lanes import Lane, Lanes
 from rehydrate.channel.line import Line
-from rehydrate.channel.lines import Lines
+from rehydrate.channel.lines import Lines, Stay
 from rehydrate.channel.publishing import Publisher
 from rehydrate.channel.requests import Requests
 from rehydrate.channel.subscribing import LiveSubscription
@@ -63,6 +63,7 @@ class AblyChannel:
         ack_timeout_s: how long a publish waits for its acknowledgement.
         unacknowledged: how many messages of a lane may wait for theirs.
         channels_per_connection: how many channels one connection attaches.
+        messages_per_connection: how many messages a second Ably delivers to one.
         ping_every_s: how often connections are checked.
 
     Raises:
@@ -81,6 +82,7 @@ class AblyChannel:
         ack_timeout_s: float = 10.0,
         unacknowledged: int = 10_000,
         channels_per_connection: int = 200,
+        messages_per_connection: int = 50,
         ping_every_s: float = 5.0,
     ) -> None:
         self._endpoint = Endpoint(endpoint, port, tls)
@@ -91,7 +93,11 @@ class AblyChannel:
         self._unacknowledged = unacknowledged
         self._ack_timeout_s = ack_timeout_s
         self._lanes = Lanes(self._lane)
-        self._lines = Lines(self._line, channels_per_line=channels_per_connection)
+        self._lines = Lines(
+            self._line,
+            channels_per_line=channels_per_connection,
+            messages_per_s=messages_per_connection,
+        )
         _hush(logging.getLogger("ably"), logging.CRITICAL)
         _hush(logging.getLogger("websockets.client"), logging.INFO)
 
@@ -144,9 +150,9 @@ class AblyChannel:
 
         After a `Discontinuity` the channel is attached anew, so its messages overlap by *rewind*.
         """
-        berth = self._lines.take(channel)
+        stay = Stay(self._lines, channel)
         subscription = LiveSubscription(
-            berth.line, channel, rewind=rewind, capacity=capacity, timeout_s=self._timeout_s
+            stay, channel, rewind=rewind, capacity=capacity, timeout_s=self._timeout_s
         )
         clean = False
         try:
@@ -156,7 +162,7 @@ class AblyChannel:
             try:
                 clean = await subscription.close()
             finally:
-                await self._lines.give_back(berth, channel, clean=clean)
+                await stay.end(clean=clean)
 
     async def admits(self, token: str, channel: str) -> bool:
         """See the port. Asks Ably each time."""

@@ -27,18 +27,21 @@ if TYPE_CHECKING:
     from ably.types.channelstate import ChannelStateChange
     from ably.types.message import Message
 
-    from rehydrate.channel.line import Line
+    from rehydrate.channel.lines import Stay
     from rehydrate.core.events import ChannelMessage
 
 _LOG = logging.getLogger("rehydrate.channel")
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 30.0
+_TOO_MUCH = 80020
+"""Ably's code for messages that were dropped, because the connection had too many."""
+
 _GONE = (ChannelState.SUSPENDED, ChannelState.FAILED, ChannelState.DETACHED)
 
 
 class LiveSubscription:
-    """Attaches *channel* on *line*, and collects.
+    """Attaches *channel* where it has its *stay*, and collects.
 
     Whenever messages may have been missed, the channel is attached anew, so that it rewinds again:
     what the reader reads next overlaps with what it then reads of history. (The SDK's own way of
@@ -51,9 +54,10 @@ class LiveSubscription:
     attach_serial: str | None = None
 
     def __init__(
-        self, line: Line, channel: str, *, rewind: str | None, capacity: int, timeout_s: float
+        self, stay: Stay, channel: str, *, rewind: str | None, capacity: int, timeout_s: float
     ) -> None:
-        self._line = line
+        self._stay = stay
+        self._line = stay.line
         self._name = channel
         self._params = {"rewind": rewind} if rewind else None
         self._capacity = capacity
@@ -63,6 +67,7 @@ class LiveSubscription:
         self._broken = asyncio.Event()
         self._why: str | None = None
         self._fresh = self._collecting = self._overflowed = self._closed = False
+        self._crowded = False
         self._client: AblyRealtime | None = None
         self._channel: RealtimeChannel | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -136,13 +141,23 @@ class LiveSubscription:
             while self._broken.is_set():
                 self._broken.clear()
                 try:
-                    await self._leave()
+                    clean = await self._leave()
+                    if self._crowded:
+                        self._crowded = False
+                        await self._move(clean=clean)
                     await self._attach()
                 except ChannelUnavailable as error:
                     _LOG.warning("attaching a channel again: %s", error)
                     self._tell(str(error))
                     self._broken.set()
                 await asyncio.sleep(backoff.next_s())
+
+    async def _move(self, *, clean: bool) -> None:
+        """Ride another line, if others ride this one as well: Ably drops what is too much for it."""
+        self._line.riders.remove(self)
+        await self._stay.move(clean=clean)
+        self._line = self._stay.line
+        self._line.riders.append(self)
 
     async def _attach(self) -> None:
         client = self._client = await self._line.client()
@@ -198,6 +213,7 @@ class LiveSubscription:
                     self._put(Discontinuity(self._why))
                 self._collecting = True
             elif not change.resumed:
+                self._crowded = getattr(change.reason, "code", None) == _TOO_MUCH
                 self._break(f"attached without resuming: {described(change.reason)}")
         elif change.current in _GONE and self._collecting:
             why = f"the channel is {change.current.value}: {described(change.reason)}"
@@ -206,6 +222,7 @@ class LiveSubscription:
 
     def _on_message(self, message: Message) -> None:
         """Collect; a plain function, since the SDK runs async ones side by side (gap 12)."""
+        self._stay.heard()
         if not self._collecting:
             return
         if len(self._items) >= self._capacity:
