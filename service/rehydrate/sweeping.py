@@ -167,6 +167,7 @@ class Sweeper:
         self._sweep = sweep_one
         self._every_s = every_s
         self._lease_s = lease_s
+        self._outage = False
         self._task: asyncio.Task[None] | None = None
 
     def open(self) -> None:
@@ -181,14 +182,16 @@ class Sweeper:
             await asyncio.gather(task, return_exceptions=True)
 
     async def _run(self) -> None:
-        grace_s = 0.0
         while True:
-            await asyncio.sleep(grace_s + self._every_s * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
-            grace_s = 0.0
+            await asyncio.sleep(self._every_s * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
             try:
                 due = await self._find()
             except StoreUnavailable:
-                grace_s = self._lease_s  # publishers could not renew either
+                self._outage = True
+                continue
+            if self._outage:  # publishers could not renew either, and may now
+                self._outage = False
+                await asyncio.sleep(self._lease_s)
                 continue
             for at in range(0, len(due), AT_ONCE):
                 await asyncio.gather(*map(self._one, due[at : at + AT_ONCE]))
@@ -198,6 +201,7 @@ class Sweeper:
             if await self._sweep(due):
                 _log.info("ended a response whose publisher is gone")
         except Exception as error:  # noqa: BLE001 - one fault of ours ends no sweeper
+            self._outage = self._outage or isinstance(error, StoreUnavailable)
             known = isinstance(error, RehydrateError | TimeoutError)
             level = logging.WARNING if known else logging.ERROR
             _log.log(level, "a sweep will be tried again: %s", type(error).__name__)
