@@ -25,6 +25,7 @@ WIRING = ("wiring", "cli", "asgi", "demo", "serving", "__main__")
 TESTED_ELSEWHERE: dict[str, str] = {
     "keeping": "test_erasing",  # the front door to acts that have tests of their own
     "upkeep": "test_waking",  # puts together what has tests of its own
+    "ports": "contracts/test_store",  # a promise is tested where it is kept
     "store/embedded_cluster": "store/test_embedded",  # its folder is what those tests look into
     "store/embedded_guard": "store/test_embedded",  # runs as a process of its own
     "store/url_syntax": "store/test_url",  # a URL is read in order to connect
@@ -163,8 +164,10 @@ def test_every_rule_left_out_for_all_has_its_reason() -> None:
     codes = re.findall(r'^\s+"[A-Z]+\d*",?(.*)$', ruff, re.MULTILINE)
     assert len(codes) > 10
     assert all(re.match(r"\s*# \S+ \S+", rest) for rest in codes)
+    script = {"module": ["rehydrate.demo.reader"], "ignore_errors": True}  # what the README shows
     for override in tomllib.loads(text)["tool"]["mypy"].get("overrides", []):
-        assert override.get("ignore_missing_imports"), "strictness is loosened nowhere else"
+        loosened = override != script and not override.get("ignore_missing_imports")
+        assert not loosened, "strictness is loosened nowhere else"
 
 
 def test_locks_pin_by_hash_and_hold_no_address() -> None:

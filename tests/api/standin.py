@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 
 from rehydrate.core import wire
 from rehydrate.core.content import collapsed_run
@@ -84,6 +85,12 @@ class StandIn:
             (result.unchanged if id_ in stored else result.stored).append(id_)
         stored.update(bodies)
         return result
+
+    @asynccontextmanager
+    async def joined(self, conversation_id, *, limit=50, after=None):
+        self._fail()
+        raise NotImplementedError("nothing is followed here; test_stream follows the real thing")
+        yield
 
     async def erase(self, conversation_id):
         self._fail()

@@ -36,6 +36,7 @@ def inside(value):
 def test_every_route_is_in_it(document):
     assert {name for name, _ in operations(document)} == {
         "get /v1/conversations/{conversation_id}",
+        "get /v1/conversations/{conversation_id}/stream",
         "get /v1/conversations/{conversation_id}/messages/{message_id}",
         "post /v1/conversations/{conversation_id}/messages",
         "delete /v1/conversations/{conversation_id}",
