@@ -60,19 +60,22 @@ async def test_a_busy_connection_takes_no_further_channels(server):
 
 
 async def test_channels_that_are_too_much_for_one_connection_are_spread_over_several(server):
-    async with opened(server) as log, log.subscribe("a", rewind="10s") as a:
-        async with log.subscribe("b", rewind="10s") as b:
-            assert a._line is b._line
-            with server.faults.on("drop_deliveries", channel="b", nth=1, code=80020):
-                await log.publish("b", tokens(1, run="dropped"))
-                await until(lambda: b._line is not a._line)
-            await until(lambda: b._collecting)
-            await log.publish("b", tokens(1, run="last"))
-            got = []
-            while not got or getattr(got[-1], "id", None) != "last-0":
-                got += await receive(b, 1)
-            assert any(isinstance(each, Discontinuity) for each in got)
-            assert lines(log) == 2
+    async with (
+        opened(server) as log,
+        log.subscribe("a", rewind="10s") as a,
+        log.subscribe("b", rewind="10s") as b,
+    ):
+        assert a._line is b._line
+        with server.faults.on("drop_deliveries", channel="b", nth=1, code=80020):
+            await log.publish("b", tokens(1, run="dropped"))
+            await until(lambda: b._line is not a._line)
+        await until(lambda: b._collecting)
+        await log.publish("b", tokens(1, run="last"))
+        got = []
+        while not got or getattr(got[-1], "id", None) != "last-0":
+            got += await receive(b, 1)
+        assert any(isinstance(each, Discontinuity) for each in got)
+        assert lines(log) == 2
 
 
 async def test_a_channel_that_is_too_much_alone_stays_where_it_is(server, log):
