@@ -6,9 +6,12 @@ import asyncio
 import secrets
 
 import pytest
+from ably import AblyRest
+from ably.types.message import Message
+from ably.types.operations import MessageOperation
 
 from rehydrate.errors import ChannelRefused
-from rehydrate.localably import Key, LocalAbly
+from rehydrate.localably import Key, LocalAbly, Namespace
 from rehydrate.localably.capability import Capability
 from rehydrate.wiring import History
 from telling import attachments, history_over, publisher_to, reading, settings_for
@@ -132,3 +135,37 @@ async def test_without_history_capability_a_hole_is_told(module_database, conver
             reader = await follower.until(lambda r: r.snapshots)
     assert not reader.snapshots[0]["complete"]
     assert reader.snapshots[0]["reasons"][0]["code"] == "history_refused"
+
+
+async def test_a_response_that_is_one_growing_message_is_told_as_what_is_new_of_it(
+    module_database, conversation
+):
+    growing = Namespace("ai", persisted=True, mutable=True)
+    async with (
+        LocalAbly(namespaces=[growing]) as server,
+        history_over(module_database, server) as history,
+        AblyRest(
+            key=server.key, use_token_auth=True, endpoint="127.0.0.1", port=server.port, tls=False
+        ) as rest,
+    ):
+        channel = rest.channels.get(f"ai:{conversation}")
+        extras = {"headers": {"responseId": "r"}}
+        made = await channel.publish(Message(name="response", data="語", extras=extras))
+        first, *rest_of = (
+            Message(serial=made.serials[0], data=d, extras=extras) for d in "おはよう"
+        )
+        async with reading(history, conversation) as early:
+            reader = await early.until(lambda r: r.texts.get("r") == "語")
+            await channel.append_message(first)
+            async with reading(history, conversation) as late:
+                await late.until(lambda r: r.snapshots)
+                for message in rest_of:
+                    await channel.append_message(message)
+                done = MessageOperation(metadata={"phase": "done"})
+                last = Message(serial=made.serials[0], data="!", extras=extras)
+                await channel.append_message(last, done)
+                await early.until(completed("r"))
+                await late.until(completed("r"))
+    assert reader.texts == late.reader.texts == {"r": "語おはよう!"}
+    assert "repair" not in reader.kinds
+    assert len(reader.snapshots) == 1

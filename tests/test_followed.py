@@ -6,10 +6,10 @@ import pytest
 
 from rehydrate import followed
 from rehydrate.core.dialects import decode
-from rehydrate.core.events import ChannelMessage
+from rehydrate.core.events import ChannelMessage, Event, Version
 from rehydrate.core.reader import Verdict
 from rehydrate.core.timeline import Timeline, Tombstone, Window
-from rehydrate.followed import Replays, Standing
+from rehydrate.followed import Replays, Standing, grown
 from rehydrate.hydration import Reading
 from rehydrate.ports import Conversation, Stored
 
@@ -134,6 +134,46 @@ def test_text_without_seq_is_appended_in_its_order(anonymous):
     (message,) = made.answer(50, NOW_MS).messages
     assert (message["text"], message["status"]) == ("abc", "completed")
     assert json.loads(made.answer(50, NOW_MS).body)["messages"] == [message]
+
+
+def text(value, **more):
+    return {"type": "text", "text": value, **more}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ([], [text("a")], [("token", "a", None)]),
+        ([text("a")], [text("abc")], [("token", "bc", None)]),
+        ([text("a")], [text("a")], []),
+        ([text("a")], [text("x")], [("repair", "x", None)]),
+        ([text("ab")], [text("a")], [("repair", "a", None)]),
+        ([text("a", part="0")], [text("ab", part="0")], [("token", "b", "0")]),
+        (
+            [text("a"), {"type": "reasoning", "text": "r"}],
+            [text("ab"), {"type": "reasoning", "text": "r"}],
+            [("repair", "ab", None)],
+        ),
+        (
+            [{"type": "reasoning", "text": "r"}],
+            [{"type": "reasoning", "text": "rs"}, text("a")],
+            [("reasoning", "s", None), ("token", "a", None)],
+        ),
+        ([text("a")], [], [("repair", "", None)]),
+        ([], [{"type": "tool_call", "tool_call_id": "t"}], [("repair", "", None)]),
+    ],
+)
+def test_of_what_grows_only_what_is_new_is_told_where_that_is_all(before, after, told):
+    event = Event("token", "r", serial="s", version=Version("v"))
+    found = [(each.kind, each.text, each.part) for each in grown(before, after, event)]
+    assert found == told
+
+
+def test_what_grows_and_says_that_it_is_the_last_is_told_as_a_stop_too():
+    event = Event("token", "r", serial="s", status="completed", version=Version("v"))
+    last, stop = grown([text("a")], [text("ab")], event)
+    assert (last.kind, last.text, last.status, last.serial) == ("token", "b", None, "v")
+    assert (stop.kind, stop.status, stop.text) == ("stop", "completed", None)
 
 
 def replayed(name, rid, seq, data=None):

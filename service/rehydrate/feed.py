@@ -7,6 +7,7 @@ import logging
 from collections import Counter
 from typing import TYPE_CHECKING
 
+from rehydrate.core.chains import Chains
 from rehydrate.core.dialects import decode
 from rehydrate.core.ids import channel_serial
 from rehydrate.core.reader import Verdict
@@ -73,6 +74,7 @@ class Feed(Mending):
         self.followers = 0
         self._channel_of = channel_of
         self._replays = Replays()
+        self._chains = Chains()
 
     def open(self) -> None:
         """Begin to follow."""
@@ -152,16 +154,20 @@ class Feed(Mending):
 
     async def _listen(self, live: Subscription) -> None:
         self._live = live
-        self.recent.attached(self._rules.now_ms())
+        self._attached()
         self._reread = True
         self._mend(anew=True)
         async for item in live:
             if isinstance(item, Discontinuity):
                 _log.info("messages of a conversation may have been missed: %s", item.reason)
-                self.recent.attached(self._rules.now_ms())
+                self._attached()
                 self._lose()
             else:
                 self._hear(item)
+
+    def _attached(self) -> None:
+        self.recent.attached(self._rules.now_ms())
+        self._chains = Chains()
 
     def _lose(self) -> None:
         """Messages may have been missed: tell so, and read again."""
@@ -185,32 +191,41 @@ class Feed(Mending):
                 self.telling.tell(_told_as(event), event, event.message_id, started)
                 self.wake()
         else:
-            self.recent.add(event)
-            self._take(event)
+            self._hear_whole(event)
+
+    def _hear_whole(self, event: Event) -> None:
+        """Take *event*; of a channel message that grows, all that this attachment was told of it."""
+        whole = self._chains.whole(event)
+        if whole is not None:
+            self.recent.add(whole)
+            self._take(whole)
+        elif self.standing is not None and self.standing.knows(event):
+            raise ChannelUnavailable("something was appended to what was never delivered")
+        else:
+            self.counts["ignored"] += 1
 
     def _take(self, event: Event) -> None:
         if self.standing is None or (self._mending is not None and not self._may_go_on(event)):
             return
         taken = self.standing.take(event)
         self.counts[taken.verdict.value] += 1
-        if taken.event is not None:
-            self._tell(taken, event)
+        if taken.told:
+            self._tell(taken)
         elif taken.verdict is Verdict.AGAIN:
             self._stuck.add(event.message_id)
             self._mend()
 
     def _may_go_on(self, event: Event) -> bool:
-        """Whether *event* may be taken while something is missing: text without seq may not."""
-        return event.message_id not in self._stuck and (
-            event.seq is not None or event.kind == "prompt"
-        )
+        """Whether *event* may be taken while something is missing: mere text without seq may not."""
+        placed = event.seq is not None or event.version is not None or event.kind == "prompt"
+        return placed and event.message_id not in self._stuck
 
-    def _tell(self, taken: Taken, event: Event) -> None:
-        message_id = event.message_id if taken.message is None else taken.message.id
-        self.telling.tell(_told_as(event), event, message_id)
+    def _tell(self, taken: Taken) -> None:
+        for event in taken.told:
+            self.telling.tell(_told_as(event), event, taken.message_id)
+            if event.kind in ("prompt", "start", "stop"):
+                self._noticed(self.conversation_id)
         self.wake()
-        if event.kind in ("prompt", "start", "stop"):
-            self._noticed(self.conversation_id)
 
 
 def _told_as(event: Event) -> str:

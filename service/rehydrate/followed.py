@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict, deque
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core import wire
 from rehydrate.core.events import TERMINAL, Event
@@ -16,19 +16,24 @@ from rehydrate.hydration import MAX_LIMIT, Hydrated
 from rehydrate.ports import Finished
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rehydrate.core.events import Kind
     from rehydrate.core.timeline import Reason
     from rehydrate.hydration import Reading
 
 _MOST_ROWS = MAX_LIMIT + 50
 _MOST_REPLAYS = 100
 
+Part = dict[str, Any]
+
 
 class Taken(NamedTuple):
-    """What became of a live message: the verdict, and the event and its message if it is told."""
+    """What became of a live message: the verdict, and what is told of which message."""
 
     verdict: Verdict
-    event: Event | None = None
-    message: MessageState | None = None
+    told: tuple[Event, ...] = ()
+    message_id: str | None = None
 
 
 _DROPPED = Taken(Verdict.DROP)
@@ -82,12 +87,20 @@ class Standing:
     def force(self, event: Event) -> Taken:
         """Fold *event*, whatever is missing before it: that becomes a gap."""
         before = self._find(event)
+        parts = before.parts() if before is not None and event.version is not None else []
         if self._timeline.fold_one(event) is not Outcome.FOLDED:
             return _DROPPED
         message = before or self._timeline.find(event)
-        if message is not None and message.status in TERMINAL:
+        if message is None:
+            return _DROPPED
+        told = (event,) if event.version is None else tuple(grown(parts, message.parts(), event))
+        if message.status in TERMINAL:
             self._settle(message)
-        return Taken(Verdict.APPLY, event, message)
+        return Taken(Verdict.APPLY, told, message.id)
+
+    def knows(self, event: Event) -> bool:
+        """Whether it is known which message *event* belongs to."""
+        return self._timeline.name(event) is not None
 
     def lose(self) -> None:
         """Messages were missed, and nobody can say which."""
@@ -132,8 +145,7 @@ class Standing:
 
     def _find(self, event: Event) -> MessageState | None:
         state = self._timeline.find(event)
-        if state is None and event.message_id in self._rows:
-            row = self._rows[event.message_id]
+        if state is None and (row := self._rows.get(self._timeline.name(event) or "")) is not None:
             state = wire.state_of(json.loads(row.wire))
             state.position = row.position
             self._timeline.add(state)
@@ -156,6 +168,56 @@ class Standing:
         stored = stored._replace(finished=list(rows.values()))
         self._reading = self._reading._replace(stored=stored)
         self._rows_changed = False
+
+
+def grown(before: list[Part], after: list[Part], event: Event) -> Iterator[Event]:
+    """What readers are told who know the parts *before*, so that they have those *after*.
+
+    A channel message that grows is told as what is new of it, or, where a text was not only
+    appended to, as a repair of all of it; and as a stop, if it says that it ends the response.
+    """
+    plain = event._replace(version=None, status=None, serial=version_serial(event))
+    new = _new(before, after)
+    if new is None:
+        spoken = "".join(part["text"] for part in after if part["type"] in _SPOKEN)
+        yield plain._replace(kind="repair", text=spoken, value=after)
+    else:
+        for part, text in new:
+            yield plain._replace(kind=_KINDS[part["type"]], text=text, part=part.get("part"))
+    if event.status is not None:
+        yield plain._replace(kind="stop", text=None, status=event.status)
+
+
+def _new(before: list[Part], after: list[Part]) -> list[tuple[Part, str]] | None:
+    """The text that was appended, by part; None if that is not all that has changed."""
+    if len(after) < len(before):
+        return None
+    new = []
+    for index, part in enumerate(after):
+        old = before[index] if index < len(before) else None
+        if old is not None and _but(part, "through") == _but(old, "through"):
+            continue
+        same = old is None or _but(part, "text", "through") == _but(old, "text", "through")
+        had = "" if old is None else old.get("text", "")
+        if part["type"] not in _KINDS or not same or not part["text"].startswith(had):
+            return None
+        if index < len(before) - 1 and part.get("part") is None:
+            return None  # a reader would append it to the last part
+        new.append((part, part["text"][len(had) :]))
+    return new
+
+
+def _but(part: Part, *keys: str) -> Part:
+    return {key: value for key, value in part.items() if key not in keys}
+
+
+def version_serial(event: Event) -> str | None:
+    """The serial of what *event* tells: of a channel message that grows, its version's."""
+    return event.serial if event.version is None else event.version.serial
+
+
+_KINDS: dict[str, Kind] = {"text": "token", "refusal": "refusal", "reasoning": "reasoning"}
+_SPOKEN = ("text", "refusal")
 
 
 class Replays:

@@ -192,6 +192,7 @@ async def read(
         timeline = Timeline(stored.open, agents=rules.agents, tombstone=row and row.tombstone)
         reasons = [_hole_reason()] if row and row.holes else []
         if not _settled_before(stored, before) and not needs_no_read(watermark, until):
+            walk.growing = any(state.cells for state in stored.open)
             failed = await walk.read(name, watermark, until)
             created_ms = row.created_ms if row else None
             await _learn(timeline, stored, walk.events, conversation_id, store)

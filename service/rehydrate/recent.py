@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.ids import MARGIN_MS
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 MOST_EVENTS = 5_000
 """How many events are kept of a conversation while it is followed."""
+
+MOST_GROWN = 200
+"""How many channel messages that grow are kept."""
 
 _BACKLOG_MS = 2_000
 """Clocks differ: a message so young at the attach may still be one that was rewound."""
@@ -57,6 +60,7 @@ class Recent:
         self._rewind_ms = rewind_ms
         self._rewind_most = rewind_most
         self._events: deque[Event] = deque()
+        self._grown: OrderedDict[str, Event] = OrderedDict()
         self._from_ms: int | None = None
         self._attached_ms: int | None = None
         self._delivered = 0
@@ -86,24 +90,35 @@ class Recent:
         return self._delivered != self._rewind_most or at_ms > attached_ms + _BACKLOG_MS
 
     def add(self, event: Event) -> None:
-        """Take in the next one."""
+        """Take in the next one; of a channel message that grows, the whole of it."""
+        if event.version is not None and event.serial is not None:
+            self._grow(event.serial, event)
+            return
         self._events.append(event)
         if len(self._events) > MOST_EVENTS:
             gone_ms = self._events.popleft().timestamp_ms
             if self._from_ms is not None:
                 self._from_ms = max(self._from_ms, gone_ms + 1)
 
+    def _grow(self, serial: str, event: Event) -> None:
+        known = self._grown.get(serial)
+        if known is None or _version(known) <= _version(event):
+            self._grown[serial] = event
+            self._grown.move_to_end(serial)
+        if len(self._grown) > MOST_GROWN:
+            self._grown.popitem(last=False)
+            self._from_ms = None
+
     def know(self, events: Sequence[Event], from_ms: int | None) -> None:
         """What is here, with *events* before it, is all since *from_ms*."""
-        heard = self._events
-        self._events = deque(events)
+        heard, self._events = self._events, deque()
         self._from_ms = from_ms
-        for event in heard:
+        for event in (*events, *heard):
             self.add(event)
 
     def since(self, from_ms: int) -> list[Event]:
         """What was heard, or read, and is not older than *from_ms*."""
-        return [event for event in self._events if event.timestamp_ms >= from_ms]
+        return self._all(from_ms)
 
     @property
     def is_cut(self) -> bool:
@@ -123,14 +138,17 @@ class Recent:
             from_ms = self._attached_ms - self._rewind_ms
             if self.is_cut:
                 from_ms = max(from_ms, self._oldest_ms or 0)
-        return Rewound(list(self._events), from_ms)
+        return Rewound(self._all(0), from_ms)
 
     def events(self, watermark: Watermark | None) -> list[Event] | None:
         """All since *watermark* less the margin, and perhaps more; None if that is not known."""
         if self._from_ms is None or not reaches(watermark, self._from_ms):
             return None
-        since_ms = read_from_ms(watermark) or 0
-        return [event for event in self._events if event.timestamp_ms >= since_ms]
+        return self._all(read_from_ms(watermark) or 0)
+
+    def _all(self, since_ms: int) -> list[Event]:
+        young = [event for event in self._events if event.timestamp_ms >= since_ms]
+        return [*self._grown.values(), *young]  # when one has grown, its time does not say
 
 
 class RecentWalk(Walk):
@@ -192,9 +210,12 @@ class RewoundWalk(Walk):
         return None if failed is not None and self._take(watermark) else failed
 
     def _take(self, watermark: Watermark | None) -> bool:
-        """Take what was rewound, if it reaches what is stored."""
+        """Take what was rewound, if it reaches what is stored.
+
+        Of a channel message that grows only those are rewound that were created lately.
+        """
         rewound = self._rewound()
-        if rewound.from_ms is None or not reaches(watermark, rewound.from_ms):
+        if self.growing or rewound.from_ms is None or not reaches(watermark, rewound.from_ms):
             return False
         self.window, self.events = Window(self.window.read_at_ms), []
         _show(self, rewound.events)
@@ -206,3 +227,7 @@ def _show(walk: Walk, events: list[Event]) -> None:
     walk.window.take(events)  # type: ignore[arg-type] # it looks at times and serials alone
     walk.events.extend(events)
     walk.joined = True
+
+
+def _version(event: Event) -> str:
+    return "" if event.version is None else event.version.serial

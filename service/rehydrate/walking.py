@@ -29,6 +29,7 @@ class Walk:
 
     Attributes:
         joined: it is known to reach what is stored; nothing is to be shown for that.
+        growing: stored are channel messages that may have grown since, wherever they began.
     """
 
     def __init__(self, channel: ChannelLog, now_ms: int) -> None:
@@ -36,7 +37,7 @@ class Walk:
         self._early: tuple[str, int, asyncio.Task[None]] | None = None
         self.window = Window(now_ms)
         self.events: list[Event] = []
-        self.joined = False
+        self.joined = self.growing = False
 
     @asynccontextmanager
     async def started_early(self, name: str, since_ms: int | None) -> AsyncIterator[None]:
