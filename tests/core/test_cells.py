@@ -8,10 +8,10 @@ from itertools import permutations
 import pytest
 
 from core.growing import append, at, create, full
-from core.saying import BEGAN_MS, event, said, shown, start, stop, token
+from core.saying import BEGAN_MS, event, said, shown
 from rehydrate.core import cells, wire
 from rehydrate.core.dialects import decode
-from rehydrate.core.events import Event, Version
+from rehydrate.core.events import Version
 from rehydrate.core.response import MessageState, Outcome, fold
 from rehydrate.core.timeline import Timeline
 
@@ -175,69 +175,3 @@ def test_history_is_read_again_from_the_oldest_message_that_may_still_grow():
     assert read_again(ended, later, now_s=60) == at(1)
     assert read_again(full(1, 2, "a", done=True), now_s=60) is None
     assert read_again(said("token", "a", responseId="r", seq=1), now_s=60) is None
-
-
-# -- what a reader is told ------------------------------------------------------------------------
-
-
-def telling(*events):
-    """What is told of *events*, each after those before it."""
-    state, heard = MessageState("r"), []
-    for each in events:
-        before = cells.seen(state, each)
-        fold(state, each)
-        heard += cells.told(before, state, each)
-    return heard
-
-
-def test_a_reader_is_told_only_what_is_new():
-    heard = telling(cell("token", 1, 1, "a"), cell("token", 1, 3, "abc"), cell("token", 1, 2, "ab"))
-    assert [(each.kind, each.text, each.part) for each in heard] == [
-        ("token", "a", at(1)),
-        ("token", "bc", at(1)),
-    ]
-
-
-def test_a_reader_is_told_all_of_it_where_something_else_was_changed():
-    heard = telling(cell("token", 1, 1, "ab"), cell("token", 1, 2, "X"))
-    assert [each.kind for each in heard] == ["token", "repair"]
-    assert heard[1].value[0]["text"] == "X"
-    heard = telling(cell("token", 3, 3, "b"), cell("reasoning", 1, 1, "a"))
-    assert [each.kind for each in heard] == ["token", "repair"]
-
-
-def test_a_reader_is_told_when_an_attempt_is_superseded_and_nothing_of_it_after():
-    first = cell("token", 2, 4, "one", attempt=1)
-    late = cell("token", 2, 9, "one more", attempt=1)
-    heard = telling(first, cell("void", 5, 5, attempt=5), late, cell("token", 6, 6, "2", attempt=5))
-    assert [(each.kind, each.text) for each in heard] == [
-        ("token", "one"),
-        ("repair", None),
-        ("token", "2"),
-    ]
-    assert heard[1].value == []
-
-
-def test_a_reader_is_told_of_arguments_as_they_stream():
-    call = {"tool_call_id": "t", "name": "add", "value": ""}
-    heard = telling(cell("tool_call", 1, 1, '{"', **call), cell("tool_call", 1, 2, '{"a"', **call))
-    assert [(each.kind, each.value, each.text) for each in heard] == [
-        ("tool_call", '{"', None),
-        ("tool_args", None, 'a"'),
-    ]
-
-
-def test_a_reader_is_told_of_the_end_that_comes_with_a_version():
-    last = cell("token", 1, 2, "ab")._replace(status="completed")
-    heard = telling(cell("token", 1, 1, "a"), last)
-    assert [(each.kind, each.text, each.status) for each in heard] == [
-        ("token", "a", None),
-        ("token", "b", None),
-        ("stop", None, "completed"),
-    ]
-
-
-def test_events_of_other_dialects_are_told_as_they_are():
-    events = [start(), token(1, "a"), stop(2)]
-    assert telling(*events) == events
-    assert isinstance(events[0], Event)

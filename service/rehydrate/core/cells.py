@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rehydrate.core.content import NO_SEQ, Run, Segment, spoken_text
-from rehydrate.core.events import TERMINAL, TEXTUAL, Event
+from rehydrate.core.content import NO_SEQ, Run, Segment
+from rehydrate.core.events import TERMINAL, Event
 from rehydrate.core.ids import MARGIN_MS, serial_time_ms
 from rehydrate.core.tape import Tape
 
@@ -77,11 +77,11 @@ class Cell:
     def say(self, event: Event) -> None:
         """Take the version that *event* says, which is a later one."""
         segments = _segments(event)
-        if not self._extend(segments, _said_ms(event)):
+        if not self._extend(segments, said_ms(event)):
             first = self.place.first
             self.run = Run(first, first, [], Tape())  # another one: who stored it writes it anew
             for segment in segments:
-                self.append(segment, _said_ms(event))
+                self.append(segment, said_ms(event))
 
     def _extend(self, segments: list[Segment], at_ms: int) -> bool:
         """Add what came, if that is all that is new."""
@@ -118,15 +118,10 @@ def _segments(event: Event) -> list[Segment]:
     return [Segment(types.get(event.kind, "text"), event.serial, text)] if text else []
 
 
-def _said_ms(event: Event) -> int:
-    """When the version was published; what a channel message says is when it was created."""
+def said_ms(event: Event) -> int:
+    """When *event* was published: of a channel message that grows, this version of it."""
     said_ms = serial_time_ms(event.version.serial) if event.version else None
     return event.timestamp_ms if said_ms is None else said_ms
-
-
-def ended_ms(event: Event) -> int:
-    """When a version that ends its response was published."""
-    return _said_ms(event)
 
 
 def take(state: MessageState, event: Event) -> bool:
@@ -210,66 +205,3 @@ def _said_by(part: Mapping[str, Any], key: str) -> list[Segment]:
         "tool_call", call_id, [], {"name": part["name"], "args": "" if streamed else args}
     )
     return [head, Segment("tool_args", call_id, [args])] if streamed else [head]
-
-
-class Seen(NamedTuple):
-    """What a reader has seen of a response before an event: to tell it only what is new."""
-
-    serials: tuple[str, ...]
-    segments: tuple[Segment, ...] = ()
-    text: str = ""
-
-
-def seen(state: MessageState | None, event: Event) -> Seen:
-    """What is shown of the response of *event*, and of its cell."""
-    if state is None or event.version is None:
-        return Seen(())
-    cells = visible(state)
-    shown = next((cell.run.segments for cell in cells if cell.serial == event.serial), [])
-    text = "".join(shown[-1].pieces) if shown else ""
-    serials = tuple(cell.serial for cell in cells if cell.run.segments)
-    return Seen(serials, tuple(segment._replace(pieces=[]) for segment in shown), text)
-
-
-def told(before: Seen, state: MessageState, event: Event) -> list[Event]:
-    """What to tell a reader who has *before*, now that *event* is folded into *state*."""
-    if event.version is None:
-        return [event]
-    now, plain = seen(state, event), event._replace(version=None, status=None)
-    parts = state.parts()
-    if state.role == "user":
-        return [plain._replace(text=spoken_text(parts), status=event.status)]
-    events: list[Event] = []
-    if now.serials == (*before.serials, event.serial):
-        events = [_whole(plain)]
-    elif now.serials == before.serials and event.serial in now.serials:
-        events = _more(before, now, plain)
-    if not events and _differ(before, now, event):
-        events = [plain._replace(kind="repair", text=None, value=parts)]
-    if event.status in TERMINAL:
-        events.append(Event("stop", *plain[1:8], status=event.status))
-    return events
-
-
-def _differ(before: Seen, now: Seen, event: Event) -> bool:
-    if before.serials != now.serials:
-        return True
-    return event.serial in now.serials and before != now
-
-
-def _whole(event: Event) -> Event:
-    if event.kind == "tool_call" and event.text:
-        return event._replace(value=event.text, text=None)
-    return event._replace(part=event.serial) if event.kind in TEXTUAL else event
-
-
-def _more(before: Seen, now: Seen, event: Event) -> list[Event]:
-    """What was appended, if nothing else was changed."""
-    heads = [segment for segment in now.segments if segment.type != "tool_args"]
-    were = [segment for segment in before.segments if segment.type != "tool_args"]
-    if heads != were or not now.text.startswith(before.text) or now.text == before.text:
-        return []
-    more = event._replace(text=now.text[len(before.text) :])
-    if event.kind == "tool_call":
-        return [more._replace(kind="tool_args", name=None, value=None)]
-    return [more._replace(part=event.serial)]

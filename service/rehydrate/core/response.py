@@ -134,7 +134,7 @@ def _version(state: MessageState, event: Event) -> Outcome:
         return Outcome.OLD
     if event.status in TERMINAL and not state.ended:
         state.status, state.provisional = event.status, False
-        state.finished_ms = cells.ended_ms(event)
+        state.finished_ms = cells.said_ms(event)
     return Outcome.FOLDED
 
 

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from rehydrate.core.cells import Place
     from rehydrate.core.events import ChannelMessage, Event
 
+MOST_CELLS = 20_000
+"""Of how many channel messages that grow it is remembered whose they are."""
+
 REWIND_REACH_MS = 110_000
 """How old a serial may be for a reader to rewind to it: Ably holds 2 minutes, less a little."""
 
@@ -152,6 +155,8 @@ class Timeline:
             self.messages[state.id] = state
             if event.version is not None and event.serial is not None:
                 self._cells[event.serial] = state.id
+                if len(self._cells) > MOST_CELLS:
+                    del self._cells[next(iter(self._cells))]
         return outcome
 
     def name(self, event: Event) -> str | None:

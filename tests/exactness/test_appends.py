@@ -1,0 +1,187 @@
+"""9 and S2: a version as a high-water mark makes nothing exact; the chain of an attachment does."""
+
+from __future__ import annotations
+
+from contextlib import aclosing, asynccontextmanager
+from types import SimpleNamespace
+
+import pytest
+
+from appending import DONE, appender_to
+from exactness.rooms import Gate, Paused, until, within
+from laws.readers import judge
+from laws.worlds import Joiner, Said, World, posted
+from rehydrate.core.reader import View
+
+
+def growing(*said, **more):
+    """A channel on which each of *said* came a second after the one before."""
+    creates = {}
+    log = [
+        posted(each, 10_000 + 1000 * number, number=number, creates=creates)
+        for number, each in enumerate(said)
+    ]
+    return World(tuple(log), **more)
+
+
+def letters(text, cell=0):
+    return [Said("response", "A", data=letter, cell=cell) for letter in text]
+
+
+def wrong_anywhere(world):
+    last_ms = 10_000 + 1000 * len(world.log) + 2_500
+    joiners = [
+        Joiner(way, at_ms, delay_ms)
+        for way in (1, 2, 3)
+        for at_ms in range(9_000, last_ms, 500)
+        for delay_ms in (0, 1000, 2500)
+    ]
+    return [(joiner, found) for joiner in joiners if (found := judge(world, joiner))]
+
+
+class Paged(Paused):
+    """History in pages of one message, with a pause after each."""
+
+    async def history(self, channel, **more):
+        async with aclosing(self._port.history(channel, **more | {"limit": 1})) as pages:
+            async for page in pages:
+                yield page
+                await self._pause("page")
+
+
+@pytest.fixture
+def grown(room):
+    """A room on a channel whose messages may change."""
+    room.name = f"mutable:{room.id}"
+    return room
+
+
+@asynccontextmanager
+async def appending(room):
+    async with appender_to(room.house.server, room.name) as made:
+        yield made
+
+
+class Test9VersionsAsThrough:
+    def test_a_delta_that_covers_what_the_answer_has_is_not_added_to_it(self):
+        said = [*letters("abc"), Said("response-end", "A")]
+        held = frozenset({f"{11_000:014d}-000@s:000"})  # b is delivered with c, as one
+        assert wrong_anywhere(growing(*said, held=held)) == []
+
+    def test_the_first_full_update_is_the_base_of_all_deltas_though_the_answer_has_it(self):
+        said = [*letters("abcdef"), Said("response-end", "A")]
+        for catch_up_s in (11, 13, 15):
+            assert wrong_anywhere(growing(*said, catch_ups=(catch_up_s * 1000,))) == []
+
+    def test_each_channel_message_has_its_own_place_in_an_answer(self):
+        said = [*letters("a", 0), *letters("b", 1), *letters("c", 0), *letters("d", 1)]
+        world = growing(*said, Said("response-end", "A"), lag_ms=1000)
+        assert wrong_anywhere(world) == []
+
+    async def test_pages_that_were_read_apart_lose_nothing_of_what_is_live(self, grown):
+        """m0 is read, grows, m1 is created and read: the answer is older in m0 than in m1."""
+        turning, read = Gate(), Gate()
+        gates = iter([turning, read])
+
+        async def at_page():
+            if (gate := next(gates, None)) is not None:
+                await gate()
+
+        async with appending(grown) as publisher, grown.listening() as heard:
+            first = await publisher.create("r", "a")
+            asking = grown.house.spawn(
+                grown.hydrate(channel=Paged(grown.channel, page=at_page), until=None)
+            )
+            await turning.reached()
+            await publisher.append(first, "b", rid="r")
+            await publisher.create("r", "c")
+            turning.open()
+            read.open()
+            answer = await within(asking)
+            view = View({"messages": answer.messages, "reasons": []})
+            await publisher.append(first, "d", rid="r", operation=DONE)
+            (message,) = answer.messages
+            assert message["parts"][0]["text"] == "a"
+            await until(lambda: len(heard) >= 4)
+            assert all(view.apply(as_sdk(each)) for each in heard)
+        (shown,) = view.messages
+        assert (shown["text"], shown["status"]) == ("abdc", "completed")
+
+
+def as_sdk(message):
+    """*message* as ably-python gives it."""
+    version = SimpleNamespace(serial=message.version_serial, metadata=message.version_metadata)
+    fields = message._asdict() | {"timestamp": message.timestamp_ms, "version": version}
+    return SimpleNamespace(**fields)
+
+
+class TestS2CatchUpPageByPage:
+    async def test_what_grows_behind_the_page_is_read_again_by_the_next(self, grown):
+        turning = Gate()
+        gates = iter([turning])
+
+        async def at_page():
+            if (gate := next(gates, None)) is not None:
+                await gate()
+
+        async with appending(grown) as publisher:
+            first = await publisher.create("r", "a")
+            recording = grown.house.spawn(
+                grown.catch_up(channel=Paged(grown.channel, page=at_page))
+            )
+            await turning.reached()
+            await publisher.append(first, "b", rid="r")
+            await publisher.create("s", "x")
+            turning.open()
+            await within(recording)
+        row = await grown.row()
+        assert row.watermark.serial == first
+        assert (await grown.shown(until=None))["r"] == ("ab", "in_progress")
+        await grown.catch_up()
+        assert (await _stored(grown, "r", "s")) == {
+            "r": ("ab", "in_progress"),
+            "s": ("x", "in_progress"),
+        }
+
+    async def test_once_all_have_ended_for_longer_than_the_margin_the_watermark_moves_on(
+        self, house
+    ):
+        now = [0]
+        with house.room(clock=lambda: now[0]) as room:
+            room.name = f"mutable:{room.id}"
+            async with appending(room) as publisher:
+                serial = await publisher.respond("r", "ab", end=False)
+                now[0] = int(serial[:14]) + 1_000
+                await room.catch_up()
+                assert (await room.row()).watermark.serial == serial
+                await publisher.end("r")
+                now[0] += 20_000
+                await room.catch_up()
+            watermark = (await room.row()).watermark
+        assert watermark.serial > serial
+        assert await _stored(room, "r") == {"r": ("ab", "completed")}
+
+    async def test_the_store_keeps_all_versions_whether_they_grew_or_were_replaced(self, grown):
+        async with appending(grown) as publisher:
+            serial = await publisher.create("r", "a")
+            for letter in "bcd":
+                await publisher.append(serial, letter, rid="r")
+                await grown.catch_up()
+            assert await _stored(grown, "r") == {"r": ("abcd", "in_progress")}
+            await publisher.update(serial, "X", rid="r")
+            await grown.catch_up()
+            await publisher.append(serial, "y", rid="r")
+            await grown.catch_up()
+            assert await _stored(grown, "r") == {"r": ("Xy", "in_progress")}
+            await publisher.append(serial, "z")  # drops the headers that said whose it is
+            await publisher.end("r")
+            await grown.catch_up()
+        assert await _stored(grown, "r") == {"r": ("Xyz", "completed")}
+        (state,) = await grown.store.states(grown.id, {"r"})
+        assert [cell.serial for cell in state.cells.values()] == [serial]
+        assert await grown.shown() == {"r": ("Xyz", "completed")}
+
+
+async def _stored(room, *ids):
+    states = await room.store.states(room.id, set(ids))
+    return {s.id: ("".join(part["text"] for part in s.parts()), s.status) for s in states}
