@@ -10,6 +10,7 @@ import pytest
 
 from rehydrate import outbox, publication
 from rehydrate.core.dialects import decode_all
+from rehydrate.core.events import Event
 from rehydrate.errors import BadParameter, Fenced, TooLarge
 from rehydrate.localably import LocalAbly, Settings
 from rehydrate.settings import load_settings
@@ -108,6 +109,7 @@ async def test_without_a_rate_each_token_is_a_message_of_its_own(database):
         async with history.respond("free", "r") as response:
             for n in range(40):
                 response.write(f"{n} ")
+                await asyncio.sleep(0.03)
         tokens = [m.data for m in await said(history, "ai:free") if m.name == "token"]
         assert tokens == [f"{n} " for n in range(40)]
 
@@ -228,6 +230,12 @@ async def test_ephemeral_content_is_not_in_history_and_yet_in_answers(database):
             "seen once",
             [],
         )
+
+
+def test_what_is_not_counted_is_taken_for_more():
+    for text in ("", "x", "語" * 500, "\U0001f600" * 12_000, "\x00\n" * 50):
+        event = Event("token", "r" * 256, 9, 2**31, text=text, client_id="語", ephemeral=True)
+        assert outbox._most_bytes(event) >= outbox.size_bytes(outbox.outgoing(event))
 
 
 def test_sizes_are_counted_as_ably_counts_them():

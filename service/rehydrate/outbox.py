@@ -16,6 +16,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 from rehydrate.core.dialects import tokens
+from rehydrate.core.events import TEXTUAL, Event
 from rehydrate.core.json import dump
 from rehydrate.core.pacing import Pace
 from rehydrate.ports import Outgoing
@@ -23,7 +24,6 @@ from rehydrate.ports import Outgoing
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from rehydrate.core.events import Event
     from rehydrate.ports import ChannelLog
 
     Ack = asyncio.Future[Sequence[str | None]]
@@ -35,10 +35,14 @@ BATCH_BYTES = 60_000
 """Of one publish: Ably counts its messages together (TM6), and takes 64 KiB from any account."""
 
 BATCH_MESSAGES = 100
-UNACKNOWLEDGED = 64
-"""Publishes of one channel that may wait for their acknowledgements; what comes then, grows."""
+UNACKNOWLEDGED = 16
+"""Publishes of one channel that may wait for their acknowledgements; what comes then, grows: where
+Ably, or this machine, is slow, there are fewer publishes and not a longer queue."""
 
 MOST_LANES = 100
+_HEADERS_BYTES = 200
+_WIDEST_BYTES = 4
+
 _BYTES_PER_PUBLISH = 20_000
 """Ably takes 1024 KiB a second on a channel that it takes 50 publishes on: larger ones cost more."""
 
@@ -123,7 +127,7 @@ class Tray:
                 continue
             event = event._replace(id=f"{base_id}:{len(batch)}")
             message = outgoing(event)
-            size += size_bytes(message)
+            size += _most_bytes(event) or size_bytes(message)
             if batch and size > BATCH_BYTES:
                 break
             batch.append((writer, event))
@@ -253,6 +257,14 @@ def size_bytes(message: Outgoing) -> int:
         size = 0 if data is None else len(dump(data))
     names = len(message.name) + len((message.client_id or "").encode("utf-8", "replace"))
     return size + names + len(dump(message.extras))
+
+
+def _most_bytes(event: Event) -> int:
+    """No less than `size_bytes` of a plain text, and quickly; 0: it has to be counted."""
+    if event.kind not in TEXTUAL or event.part is not None:
+        return 0
+    said = len(event.text or "") + len(event.message_id or "") + len(event.client_id or "")
+    return _HEADERS_BYTES + _WIDEST_BYTES * said
 
 
 def _tell_writers(batch: list[tuple[Writer, Event]], ack: Ack) -> None:

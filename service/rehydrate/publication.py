@@ -107,6 +107,7 @@ class Publication:
         self._draft: _Draft | None = None
         self._waiting: deque[Event] = deque()
         self._unanswered = 0
+        self._refused_stored = 0
         self._all_answered = asyncio.Event()
 
     def start(self, prompt_id: str | None) -> None:
@@ -166,6 +167,16 @@ class Publication:
             self.position = serial
         if not self._unanswered:
             self._all_answered.set()
+
+    @property
+    def urgent(self) -> bool:
+        """Whether readers may need the store soon: Ably keeps, or took, less than was said."""
+        return self._ephemeral or self.refused > self._refused_stored
+
+    def stored(self, count: int) -> None:
+        """A checkpoint has taken the first *count* of what was unstored."""
+        del self.unstored[:count]
+        self._refused_stored = self.refused
 
     async def end(self) -> list[Event]:
         """Wait until all is acknowledged; return what ends the response.

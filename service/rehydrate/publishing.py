@@ -1,7 +1,7 @@
 """Respond: publish a response token by token, store it, and end it whatever happens.
 
-Nothing is awaited per token. Every acknowledgement is watched; a checkpoint twice a second appends
-what came since to the store and renews the lease. The end is law 7: the text is committed, then a
+Nothing is awaited per token. Every acknowledgement is watched; checkpoints, seconds apart, append
+what came since to the store and renew the lease. The end is law 7: the text is committed, then a
 repair if readers may have seen other text, then the ``stop``; each of the two acknowledged.
 """
 
@@ -34,6 +34,10 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CHECKPOINT_S = 0.5
+CALM = 6
+"""While the channel keeps and takes everything, every so many turns are enough for a checkpoint:
+less is written, and less than what an attach rewinds is only on the channel."""
+
 COMMIT_TIMEOUT_S = 30.0
 """How long an ending response waits for Postgres."""
 
@@ -178,12 +182,17 @@ async def respond(
 
 
 async def _keep(publication: Publication, ledger: Ledger) -> None:
-    """Append what was written to the store, twice a second, and renew the lease."""
+    """Append what was written to the store, and renew the lease.
+
+    The channel has it meanwhile; where Ably keeps less, or took less, it is done at every turn.
+    """
     idle_s = 0.0
     while True:
         await asyncio.sleep(CHECKPOINT_S)
         idle_s += CHECKPOINT_S
-        if publication.unstored or idle_s >= ledger.renew_s:
+        calm_s = min(CALM * CHECKPOINT_S, ledger.lease_s / 5)
+        due_s = calm_s if publication.unstored else ledger.renew_s
+        if idle_s >= due_s or (publication.unstored and publication.urgent):
             try:
                 await ledger.checkpoint(publication)
                 idle_s = 0.0
@@ -238,6 +247,7 @@ class Ledger:
         self._now_ms = rules.now_ms
         self._terms = terms
         self._holder = uuid.uuid4().hex
+        self.lease_s = terms.lease_s
         self.renew_s = terms.lease_s / 3
 
     async def claim(
@@ -289,7 +299,7 @@ class Ledger:
             state.changed = True
             await held.put([state])
             await held.grant(publication.id, self._holder, self._terms.lease_s)
-        del publication.unstored[: len(events)]
+        publication.stored(len(events))
 
     async def commit(self, publication: Publication, ending: Sequence[Event]) -> None:
         """As `checkpoint`, waiting for Postgres if need be.

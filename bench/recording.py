@@ -1,0 +1,228 @@
+"""Recording: a hundred responses at once within Ably's rates, a long catch-up, and the log's bytes.
+
+    python -m bench recording [--responses 100] [--seconds 5] [--messages 100000] [--only NAME,NAME]
+
+The channel server and Postgres are processes of their own; publishers are here, on one core. A
+token's delay is from its `write` to the acknowledgement of what carried it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import resource
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+from bench.channel import KEY, local_server
+from bench.store import logging, tokens
+
+from rehydrate.core.dialects import tokens as dialect
+from rehydrate.core.events import ChannelMessage
+from rehydrate.hydration import Rules
+from rehydrate.recording import PAGE, catch_up
+from rehydrate.settings import load_settings
+from rehydrate.store.embedded import EmbeddedPostgres
+from rehydrate.store.migrations import migrate
+from rehydrate.store.postgres import PostgresStore
+from rehydrate.store.url import connect_arguments
+from rehydrate.wiring import History
+
+TOKENS_PER_S = 50
+WARM_S = 1.0
+
+
+def row(what, value, target, *, most=True):
+    good = value <= target if most else value >= target
+    print(
+        f"{what:58} {value:10.1f}   {'<=' if most else '>='} {target:<9g} {'ok' if good else 'MISSED'}"
+    )
+    return good
+
+
+@asynccontextmanager
+async def opened(url, port, rate):
+    settings = load_settings(
+        database_url=url,
+        ably_api_key=KEY,
+        ably_endpoint="127.0.0.1",
+        ably_port=port,
+        ably_tls=False,
+        publish_rate=rate,
+    )
+    async with History(settings) as history:
+        yield history
+
+
+class Delays:
+    """When what was written was acknowledged: tokens say when they were written."""
+
+    def __init__(self, channel):
+        self.seen_ms = []
+        self._publish = channel.publish
+        channel.publish = self.publish
+
+    def publish(self, name, messages, *, lane=0):
+        answer = self._publish(name, messages, lane=lane)
+        written = [float(t) for m in messages if m.name == "token" for t in m.data.split()]
+        answer.add_done_callback(lambda _: self._note(written))
+        return answer
+
+    def _note(self, written):
+        now_s = time.perf_counter()
+        self.seen_ms.extend((now_s - each) * 1000 for each in written)
+
+    def share(self, share):
+        return sorted(self.seen_ms)[int(len(self.seen_ms) * share)]
+
+
+async def one(history, number, seconds, behind):
+    await asyncio.sleep(number / 100 / TOKENS_PER_S)
+    async with history.respond(f"bench-{number}", f"r-{number}-{time.time_ns()}") as response:
+        began_s = time.perf_counter()
+        for count in range(int(seconds * TOKENS_PER_S)):
+            due_s = began_s + count / TOKENS_PER_S
+            now_s = time.perf_counter()
+            behind.append(now_s - due_s)
+            if due_s > now_s:
+                await asyncio.sleep(due_s - now_s)
+            response.write(f"{time.perf_counter():.6f} ")
+
+
+async def transactions(url):
+    connection = await asyncpg.connect(**connect_arguments(url))
+    try:
+        return await connection.fetchval(
+            "SELECT xact_commit FROM pg_stat_database WHERE datname = current_database()"
+        )
+    finally:
+        await connection.close()
+
+
+async def responding(url, responses, seconds, rate, target_ms):
+    async with local_server() as port, opened(url, port, rate) as history:
+        delays, behind = Delays(history._channel), []
+        await asyncio.gather(*(one(history, n, WARM_S, []) for n in range(responses)))
+        delays.seen_ms.clear()
+        before, cpu_s, began_s = await transactions(url), time.process_time(), time.perf_counter()
+        await asyncio.gather(*(one(history, n, seconds, behind) for n in range(responses)))
+        took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
+        await asyncio.sleep(1.1)  # the statistics of Postgres come once a second
+        each = (await transactions(url) - before) / responses / took_s
+    name = f"{responses} responses, rate {rate:g}"
+    sent = len(delays.seen_ms) / seconds
+    good = [
+        row(f"{name}: tokens a second", sent, 0.98 * responses * TOKENS_PER_S, most=False),
+        row(f"{name}: delay p99, ms", delays.share(0.99), target_ms),
+        row(f"{name}: behind its pace at the end, ms", behind[-1] * 1000, 250),
+        row(f"{name}: store transactions a response and second", each, 2.6),
+    ]
+    print(f"{'':4}delay p50 {delays.share(0.5):.1f} ms; {cpu_s / took_s:.2f} of a core")
+    return all(good)
+
+
+class Pages:
+    """A channel whose pages are there already: reading and decoding them is measured elsewhere."""
+
+    def __init__(self, count):
+        self.count = count
+
+    async def history(self, channel, *, since_ms=None, until=None, forwards=False, limit=1000):
+        base = [tokens(f"resp_{n}", n) for n in range(10)]
+        size = len(base[0])
+        for first in range(0, self.count, limit):
+            page = []
+            for number in range(first, min(first + limit, self.count)):
+                event = base[number % 10][(number // 10) % size]
+                part = number // 10 // size
+                event = event._replace(
+                    message_id=f"{event.message_id}-{part}", id=f"{event.id}-{part}"
+                )
+                name, data, extras = dialect.encode(event)
+                page.append(
+                    ChannelMessage(
+                        name, data, event.id, event.serial, event.timestamp_ms, "agent", extras
+                    )
+                )
+            yield page
+
+
+async def catching_up(url, messages):
+    pages = [page async for page in Pages(messages).history("c", limit=PAGE)]
+
+    class Ready:
+        async def history(self, *_, **__):
+            for page in pages:
+                yield page
+
+    store = PostgresStore(url)
+    await store.open()
+    try:
+        rules = Rules(10**12, frozenset(), lambda: time.time_ns() // 1_000_000)
+        peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        began_s = time.perf_counter()
+        recorded = await catch_up(
+            "long", store=store, channel=Ready(), channel_name="ai:long", rules=rules
+        )
+        took_s = time.perf_counter() - began_s
+        grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before) / 1024
+    finally:
+        await store.close()
+    assert recorded.messages == messages
+    return all(
+        [
+            row(
+                f"catch_up of {messages}: messages a second", messages / took_s, 60_000, most=False
+            ),
+            row(f"catch_up of {messages}: memory grown, MiB", grown, 60),
+        ]
+    )
+
+
+async def writing(url):
+    store = PostgresStore(url)
+    await store.open()
+    try:
+        found = await logging(store, url)
+    finally:
+        await store.close()
+    for name, value in found.items():
+        print(f"{name:58} {value:10.1f}")
+
+
+async def measure(asked):
+    only = set(asked.only.split(",")) if asked.only else {"free", "paced", "catch_up", "wal"}
+    good = True
+    folder = tempfile.TemporaryDirectory(prefix="bench-")
+    with folder, EmbeddedPostgres(Path(folder.name)) as postgres:
+        url = postgres.url
+        await migrate(url)
+        for name, rate, target_ms in (("free", 0, 100), ("paced", 50, 300)):
+            if name in only:
+                good &= await responding(url, asked.responses, asked.seconds, rate, target_ms)
+        if "catch_up" in only:
+            good &= await catching_up(url, asked.messages)
+        if "wal" in only:
+            await writing(url)
+    return 0 if good else 1
+
+
+def main(argv):
+    """Measure, print, and say whether every target was met."""
+    parser = argparse.ArgumentParser(
+        prog="bench recording", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument("--responses", type=int, default=100)
+    parser.add_argument("--seconds", type=float, default=5)
+    parser.add_argument("--messages", type=int, default=100_000)
+    parser.add_argument("--only", help="free, paced, catch_up, wal")
+    asked = parser.parse_args(argv)
+    return asyncio.run(measure(asked))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
