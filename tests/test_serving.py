@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import signal
 import socket
@@ -52,6 +53,15 @@ async def test_its_log_is_lines_of_json_and_shows_no_secret(configured):
         assert configured[name] not in result.err
 
 
+async def fired(fault):
+    """Wait until it happened to somebody."""
+    for _ in range(1000):
+        if fault.fired:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("nobody was stalled")
+
+
 async def test_a_request_that_is_under_way_is_answered_before_the_end(configured, ably):
     async with Command("serve", **configured) as service:
         url = await service.ready()
@@ -59,12 +69,12 @@ async def test_a_request_that_is_under_way_is_answered_before_the_end(configured
         async with httpx.AsyncClient(base_url=url, headers=headers) as http:
             body = {"messages": [{"id": "p", "role": "user", "text": "hello"}]}
             await http.post("/v1/conversations/c/messages", json=body)
-            with ably.faults.on("stall_requests", seconds=1):
-                request = http.build_request("GET", "/v1/conversations/c")
-                sent = await http.send(request, stream=True)
+            with ably.faults.on("stall_requests", seconds=1) as stalled:
+                asking = asyncio.create_task(http.get("/v1/conversations/c"))
+                await fired(stalled)
                 service.send(signal.SIGTERM)
-                await sent.aread()
-        assert sent.json()["messages"][0]["text"] == "hello"
+                answer = await asking
+        assert answer.json()["messages"][0]["text"] == "hello"
         assert (await service.end()).code == 0
 
 

@@ -17,8 +17,6 @@ from rehydrate.demo.texts import tokens_of
 
 pytestmark = pytest.mark.slow
 
-BEFORE_S = 2.5
-
 
 @pytest.fixture
 async def alone(database, without_settings):
@@ -35,14 +33,22 @@ async def responses(target):
     return [m for m in answer["messages"] if m["role"] == "assistant"]
 
 
+async def three_streams(target):
+    """Wait until three responses stream; their ids."""
+    async with asyncio.timeout(20):
+        while True:
+            await asyncio.sleep(0.5)
+            found = {m["id"] for m in await responses(target) if m["status"] == "in_progress"}
+            if len(found) == 3:
+                return found
+
+
 async def test_what_streams_while_the_service_is_killed_is_shown_exactly_by_the_next(
     alone, conversation
 ):
     target = alone.target(conversation)
     async with Child("--quiet", "agent", conversation, environment=alone.environment):
-        await asyncio.sleep(BEFORE_S)
-        open_before = {m["id"] for m in await responses(target) if m["status"] == "in_progress"}
-        assert len(open_before) == 3
+        open_before = await three_streams(target)
         texts = {id_: "".join(tokens_of(id_)) for id_ in open_before}
         staying = asyncio.create_task(by_python(target, texts, [Plan(0, way) for way in (1, 2, 3)]))
         await asyncio.sleep(1)
