@@ -6,6 +6,7 @@ import asyncio
 import subprocess
 import sys
 
+import httpx
 import pytest
 
 import rehydrate
@@ -201,3 +202,12 @@ async def test_the_embedded_database_is_made_ready_by_migrate(tmp_path):
             pass
     with pytest.raises(NotConfigured, match="REHYDRATE_DATABASE_URL"):
         await migrate("http://x")
+
+
+async def test_the_service_takes_announcements_and_erasures_of_those_who_may(history):
+    app = history.app()
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        unsigned = await client.post("/v1/ably/events", json={"items": []})
+        stranger = await client.delete("/v1/conversations/c")
+    assert (unsigned.status_code, stranger.status_code) == (401, 401)

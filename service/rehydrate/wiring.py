@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rehydrate.api.access import Access
 from rehydrate.api.app import create_app
+from rehydrate.api.events import Announcers
 from rehydrate.api.metrics import Metrics
 from rehydrate.api.router import router
 from rehydrate.channel.ably import AblyChannel
@@ -263,7 +264,16 @@ class History(Joining, Keeping):
             key_capability=self._channel.key_capability,
             admits=self._channel.admits,
         )
-        return create_app(self, access, cors_origins=settings.cors_origins, metrics=self._metrics)
+        secret = settings.webhook_secret
+        return create_app(
+            self,
+            access,
+            cors_origins=settings.cors_origins,
+            metrics=self._metrics,
+            announcers=Announcers(
+                settings.reader_keys(), secret.get_secret_value() if secret else None
+            ),
+        )
 
 
 async def migrate(database_url: str) -> None:
