@@ -160,7 +160,6 @@ def text(value, **more):
             [("reasoning", "s", None), ("token", "a", None)],
         ),
         ([text("a")], [], [("repair", "", None)]),
-        ([], [{"type": "tool_call", "tool_call_id": "t"}], [("repair", "", None)]),
     ],
 )
 def test_of_what_grows_only_what_is_new_is_told_where_that_is_all(before, after, told):
@@ -174,6 +173,41 @@ def test_what_grows_and_says_that_it_is_the_last_is_told_as_a_stop_too():
     last, stop = grown([text("a")], [text("ab")], event)
     assert (last.kind, last.text, last.status, last.serial) == ("token", "b", None, "v")
     assert (stop.kind, stop.status, stop.text) == ("stop", "completed", None)
+
+
+def call(args, **more):
+    return {"type": "tool_call", "tool_call_id": "t", "name": "add", "args": args, **more}
+
+
+PENDING = {"result": None, "status": "in_progress"}
+DONE = {"result": [2], "status": "completed", "result_through": {"serial": "x", "version": "x"}}
+
+
+@pytest.mark.parametrize(
+    ("before", "after", "told"),
+    [
+        ([], [call("", **PENDING)], [("tool_call", "", None)]),
+        ([call('{"', **PENDING)], [call('{"a"', **PENDING)], [("tool_args", None, 'a"')]),
+        ([call("{}", **PENDING)], [call("{}", **DONE)], [("tool_result", [2], None)]),
+        (
+            [call("{}", **PENDING)],
+            [call("[]", **PENDING)],
+            [("repair", [call("[]", **PENDING)], "")],
+        ),
+        ([call("", **PENDING)], [call("{}", **DONE)], [("repair", [call("{}", **DONE)], "")]),
+        ([], [call({}, **DONE)], [("repair", [call({}, **DONE)], "")]),
+    ],
+)
+def test_of_a_tool_call_that_grows_each_step_is_told(before, after, told):
+    event = Event("tool_call", "r", serial="s", name="add", value="", version=Version("v"))
+    found = [(each.kind, each.value, each.text) for each in grown(before, after, event)]
+    assert found == told
+
+
+def test_a_prompt_of_several_channel_messages_is_told_as_all_of_it():
+    event = Event("prompt", "p", serial="s", text="b", version=Version("s"))
+    (said_,) = grown([text("a")], [text("a"), text("b")], event)
+    assert (said_.kind, said_.text) == ("prompt", "ab")
 
 
 def replayed(name, rid, seq, data=None):

@@ -7,6 +7,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core import wire
+from rehydrate.core.content import spoken_text
 from rehydrate.core.events import TERMINAL, Event
 from rehydrate.core.ids import MARGIN_MS, serial_time_ms
 from rehydrate.core.reader import Verdict, verdict
@@ -173,38 +174,65 @@ class Standing:
 def grown(before: list[Part], after: list[Part], event: Event) -> Iterator[Event]:
     """What readers are told who know the parts *before*, so that they have those *after*.
 
-    A channel message that grows is told as what is new of it, or, where a text was not only
-    appended to, as a repair of all of it; and as a stop, if it says that it ends the response.
+    A channel message that grows is told as what is new of it, or, where something was not only
+    appended, as a repair of all of it; and as a stop, if it says that it ends the response.
     """
-    plain = event._replace(version=None, status=None, serial=version_serial(event))
+    plain = Event(event.kind, *event[1:8])._replace(serial=version_serial(event))
     new = _new(before, after)
+    if event.kind == "prompt":
+        yield plain._replace(text=spoken_text(after))
+        return
     if new is None:
-        spoken = "".join(part["text"] for part in after if part["type"] in _SPOKEN)
-        yield plain._replace(kind="repair", text=spoken, value=after)
+        yield plain._replace(kind="repair", text=spoken_text(after), value=after)
     else:
-        for part, text in new:
-            yield plain._replace(kind=_KINDS[part["type"]], text=text, part=part.get("part"))
+        for fields in new:
+            yield plain._replace(**fields)
     if event.status is not None:
-        yield plain._replace(kind="stop", text=None, status=event.status)
+        yield plain._replace(kind="stop", status=event.status)
 
 
-def _new(before: list[Part], after: list[Part]) -> list[tuple[Part, str]] | None:
-    """The text that was appended, by part; None if that is not all that has changed."""
+def _new(before: list[Part], after: list[Part]) -> list[dict[str, Any]] | None:
+    """What was appended, as fields of events; None if that is not all that has changed."""
     if len(after) < len(before):
         return None
     new = []
     for index, part in enumerate(after):
         old = before[index] if index < len(before) else None
-        if old is not None and _but(part, "through") == _but(old, "through"):
+        if old is not None and _but(part, *_PLACES) == _but(old, *_PLACES):
             continue
-        same = old is None or _but(part, "text", "through") == _but(old, "text", "through")
-        had = "" if old is None else old.get("text", "")
-        if part["type"] not in _KINDS or not same or not part["text"].startswith(had):
+        fields = _told_text(old, part) if part["type"] in _KINDS else _told_call(old, part)
+        if fields is None:
             return None
-        if index < len(before) - 1 and part.get("part") is None:
+        if index < len(before) - 1 and part["type"] in _KINDS and part.get("part") is None:
             return None  # a reader would append it to the last part
-        new.append((part, part["text"][len(had) :]))
+        new.append(fields)
     return new
+
+
+def _told_text(old: Part | None, part: Part) -> dict[str, Any] | None:
+    same = old is None or _but(part, "text", *_PLACES) == _but(old, "text", *_PLACES)
+    had = "" if old is None else old.get("text", "")
+    if not same or not part["text"].startswith(had):
+        return None
+    kind, text = _KINDS[part["type"]], part["text"][len(had) :]
+    return {"kind": kind, "text": text, "part": part.get("part")}
+
+
+def _told_call(old: Part | None, part: Part) -> dict[str, Any] | None:
+    """A call as it began, its arguments as they came, or its result."""
+    call = {"tool_call_id": part["tool_call_id"]}
+    if old is None:
+        begun = {"kind": "tool_call", **call, "name": part["name"], "value": part["args"]}
+        return None if "result_through" in part else begun
+    if "result_through" in part and "result_through" not in old:
+        if _but(part, *_RESULT) != _but(old, *_RESULT):
+            return None
+        return {"kind": "tool_result", **call, "value": part["result"]}
+    had, args = old["args"], part["args"]
+    streamed = isinstance(had, str) and isinstance(args, str) and args.startswith(had)
+    if not streamed or _but(part, "args", *_PLACES) != _but(old, "args", *_PLACES):
+        return None
+    return {"kind": "tool_args", **call, "text": args[len(had) :]}
 
 
 def _but(part: Part, *keys: str) -> Part:
@@ -217,7 +245,8 @@ def version_serial(event: Event) -> str | None:
 
 
 _KINDS: dict[str, Kind] = {"text": "token", "refusal": "refusal", "reasoning": "reasoning"}
-_SPOKEN = ("text", "refusal")
+_PLACES = ("through", "result_through")
+_RESULT = (*_PLACES, "result", "status")
 
 
 class Replays:

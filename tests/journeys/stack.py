@@ -70,8 +70,8 @@ class Stack(NamedTuple):
 
 
 @asynccontextmanager
-async def stacked(database, port="0"):
-    """Start them all; the database is there."""
+async def stacked(database, port="0", **more):
+    """Start them all; the database is there. *more* are settings of the service."""
     key = f"journey.key:{secrets.token_urlsafe(24)}"
     argv = ("--quiet", "local-ably", "--port", "0")
     async with Child(*argv, environment={"REHYDRATE_LOCAL_ABLY_KEY": key}) as ably:
@@ -84,6 +84,7 @@ async def stacked(database, port="0"):
             "ABLY_ENDPOINT": "127.0.0.1",
             "ABLY_PORT": str(urlsplit(ably.url).port),
             "ABLY_TLS": "false",
+            **more,
         }
         settings = load_settings(**environment)
         async with Child("--quiet", "serve", environment=environment) as service:

@@ -132,6 +132,8 @@ def _version(state: MessageState, event: Event) -> Outcome:
         return Outcome.REFUSED
     if not cells.take(state, event):
         return Outcome.OLD
+    if event.version.step is not None and state.start_id is None:
+        state.headless = True  # it is one of several, and nobody knows whether of all
     if event.status in TERMINAL and not state.ended:
         state.status, state.provisional = event.status, False
         state.finished_ms = cells.said_ms(event)
@@ -157,8 +159,9 @@ def _start(state: MessageState, event: Event) -> Outcome:
         if state.start_id and event.id and event.id != state.start_id and not state.ended:
             state.inexact = state.changed = True  # two publishers that do not know of gens
         return Outcome.OLD
-    if event.seq is None and not _after_through(state, event):
+    if event.seq is None and not state.cells and not _after_through(state, event):
         return Outcome.OLD
+    state.headless = state.headless and not state.cells
     state.start_id = event.id or event.serial or ""
     state.prompt_id = state.prompt_id or event.prompt_id
     state.started_ms = event.timestamp_ms

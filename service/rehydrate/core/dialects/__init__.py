@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rehydrate.core.dialects import appends, tokens
+from rehydrate.core.dialects import ai_transport, appends, tokens
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 def decode(message: ChannelMessage) -> Event | None:
     """What *message* means; None if it means nothing to us."""
-    event = tokens.decode(message)
-    return event if event is not None else appends.decode(message)
+    return tokens.decode(message) or ai_transport.decode(message) or appends.decode(message)
 
 
 def decode_all(messages: Iterable[ChannelMessage]) -> Iterator[Event]:
