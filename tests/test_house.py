@@ -164,10 +164,8 @@ def test_every_rule_left_out_for_all_has_its_reason() -> None:
     codes = re.findall(r'^\s+"[A-Z]+\d*",?(.*)$', ruff, re.MULTILINE)
     assert len(codes) > 10
     assert all(re.match(r"\s*# \S+ \S+", rest) for rest in codes)
-    script = {"module": ["rehydrate.demo.reader"], "ignore_errors": True}  # what the README shows
     for override in tomllib.loads(text)["tool"]["mypy"].get("overrides", []):
-        loosened = override != script and not override.get("ignore_missing_imports")
-        assert not loosened, "strictness is loosened nowhere else"
+        assert override.get("ignore_missing_imports"), "strictness is loosened nowhere else"
 
 
 def test_locks_pin_by_hash_and_hold_no_address() -> None:
@@ -176,7 +174,7 @@ def test_locks_pin_by_hash_and_hold_no_address() -> None:
     for lock in locks:
         text = lock.read_text()
         assert "://" not in text.replace('"url": "https://github.com', ""), lock
-        assert "/work/" not in text
+        assert str(ROOT.parent) not in text
         if lock.suffix == ".txt":
             pins = re.findall(r"^[A-Za-z][^\s=]*==\S+ \\$", text, re.MULTILINE)
             assert pins
