@@ -77,7 +77,7 @@ async def test_connections_that_were_cut_off_are_made_anew(store, database: str)
         except StoreUnavailable:  # it was noticed only in the middle; the next is served
             await put(store, "d", response("m"))
         async with connected(database) as connection:
-            await connection.execute("TRUNCATE messages, chunks, leases")
+            await connection.execute("TRUNCATE messages, chunks, leases, claims")
         await put(store, "c", finished("m", "1"))
 
 
