@@ -150,12 +150,13 @@ class Line:
         self._closed = True
         keeper, self._keeper = self._keeper, None
         if keeper is not None:
-            keeper.cancel()
-            await asyncio.wait([keeper])
+            while not keeper.done():  # the SDK may swallow a cancellation, and we then go round
+                keeper.cancel()
+                await asyncio.wait([keeper], timeout=self._timeout_s)
 
     async def _keep(self) -> None:
         backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
-        while True:
+        while not self._closed:
             client = self._build()
             dialling = Dialling(client)
             self._condemned = alive = False
