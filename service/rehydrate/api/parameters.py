@@ -13,6 +13,7 @@ from rehydrate.core.ids import (
     SERIAL_LENGTH,
     Cursor,
     check_conversation_id,
+    check_message_id,
     check_until,
     decode_cursor,
     has_control,
@@ -100,6 +101,28 @@ def before(request: Request) -> Cursor | None:
     raise BadParameter("before", "before is a cursor of an earlier answer")
 
 
+def format(request: Request, known: str) -> bool:  # noqa: A001 - the parameter's name
+    """Whether the format *known* is asked for, and not our own.
+
+    Raises:
+        BadParameter: another one is.
+    """
+    given = request.query_params.get("format")
+    if given not in (None, known):
+        raise BadParameter("format", f"format is {known}, or left out")
+    return given is not None
+
+
+def response(request: Request) -> str | None:
+    """The response that is asked for.
+
+    Raises:
+        BadParameter: no response can have that id.
+    """
+    given = request.query_params.get("response")
+    return None if given is None else check_message_id(given, "response")
+
+
 def described(*names: str) -> dict[str, Any]:
     """Parameters for the OpenAPI document, by name."""
     return {"parameters": [{"name": name, **_DESCRIBED[name]} for name in names]}
@@ -149,6 +172,11 @@ _DESCRIBED: dict[str, dict[str, Any]] = {
             "maxLength": SERIAL_LENGTH,
             "pattern": PRINTABLE,
         },
+    },
+    "format": {
+        "in": "query",
+        "description": "`ui-messages`: the messages as the Vercel AI SDK has them.",
+        "schema": {"type": "string", "enum": ["ui-messages"]},
     },
     "before": {
         "in": "query",

@@ -12,7 +12,7 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rehydrate.api import answers, parameters
+from rehydrate.api import answers, parameters, ui_messages
 from rehydrate.api.bodies import read_json
 from rehydrate.api.bounds import Bound
 from rehydrate.api.documents import (
@@ -138,7 +138,7 @@ def _add_reading(made: APIRouter, routes: _Conversations) -> None:
         },
         openapi_extra={
             **secured(READERS),
-            **described("conversation_id", "until", "limit", "before"),
+            **described("conversation_id", "until", "limit", "before", "format"),
         },
     )
     made.add_api_route(
@@ -189,6 +189,12 @@ _STREAM_QUERY = [
         ("Last-Event-ID", "header", "The `id` of the last event that was received."),
         ("last_event_id", "query", "Likewise, where no header can be sent."),
         ("access_token", "query", "The token, where no header can be sent. It is never logged."),
+        (
+            "format",
+            "query",
+            "`ui-message-stream`: one response, for the Vercel AI SDK; 204 if none",
+        ),
+        ("response", "query", "Of which response; without it, of the newest that streams."),
     )
 ]
 
@@ -268,24 +274,34 @@ class _Conversations:
             hydrated = await self._service.hydrate(
                 conversation_id, until=until, limit=limit, before=before
             )
-            body = hydrated.body
+            ui = parameters.format(request, ui_messages.MESSAGES)
+            body = ui_messages.answer(hydrated) if ui else hydrated.body
         codes = [reason.code for reason in hydrated.reasons]
         self._metrics.hydrated(codes, hydrated.counts or {})
         return answers.settled(request, body) if hydrated.settled else answers.live(body)
 
     async def stream(self, request: Request) -> Response:
         conversation_id, proof = await self._proved(request)
-        limit = parameters.limit(request)
+        limit, ui = parameters.limit(request), parameters.format(request, ui_messages.STREAM)
+        response_id, after = parameters.response(request), None if ui else last_event_id(request)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._streaming)
             follower = await stack.enter_async_context(
-                self._service.joined(conversation_id, limit=limit, after=last_event_id(request))
+                self._service.joined(conversation_id, limit=limit, after=after)
             )
             await follower.ready()
+            told = follower.take() if ui else []
+            shown = ui_messages.streaming(told, response_id)
+            if ui and shown is None:
+                return Response(status_code=204, headers={"Cache-Control": "no-store"})
             if is_head(request):
                 follower.close()
             expires_s = getattr(proof, "expires_s", None)
-            return EventStream(follower, stack.pop_all(), self.streams, expires_s=expires_s)
+            kind = EventStream if shown is None else ui_messages.UiMessageStream
+            stream = kind(follower, stack.pop_all(), self.streams, expires_s=expires_s)
+            if shown is not None and isinstance(stream, ui_messages.UiMessageStream):
+                stream.tell(told, shown["id"])
+            return stream
 
     async def message(self, request: Request) -> Response:
         conversation_id = await self._readable(request)

@@ -22,7 +22,7 @@ from starlette.responses import Response
 from rehydrate.errors import RehydrateError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Mapping
     from contextlib import AsyncExitStack
 
     from starlette.requests import Request
@@ -146,6 +146,11 @@ class EventStream(Response):
     """
 
     media_type = "text/event-stream"
+    own_headers: Mapping[str, str] = {}
+    """Of a kind of stream, beside those of all."""
+
+    first = b""
+    """What is sent before what the follower is told from now on."""
 
     def __init__(
         self,
@@ -159,7 +164,7 @@ class EventStream(Response):
         self.status_code = 200
         self.body = b""
         self.background = None
-        self.init_headers(_HEADERS)
+        self.init_headers({**_HEADERS, **self.own_headers})
         del self.headers["content-length"]
         self._follower = follower
         self._stack = stack
@@ -203,6 +208,10 @@ class EventStream(Response):
             self._silent = True
             self._follower.nudge()
 
+    def encoded(self, told: list[FollowEvent]) -> bytes:
+        """The bytes that tell *told*."""
+        return frame(told[0]) if len(told) == 1 else _frames(told)
+
     async def _leave(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
@@ -211,12 +220,14 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         start = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **start})
-        await self._send(send, b"retry: %d\n\n" % random.randint(*_RETRY_MS))  # noqa: S311 - spreads load
+        retry = b"retry: %d\n\n" % random.randint(*_RETRY_MS)  # noqa: S311 - spreads load
+        await self._send(send, retry + self.first)
         try:
             while not self._follower.ended:
                 told = self._follower.take()
                 if told:
-                    await self._send(send, frame(told[0]) if len(told) == 1 else _frames(told))
+                    if chunk := self.encoded(told):
+                        await self._send(send, chunk)
                 elif self._silent:
                     await self._send(send, b":\n\n")
                 else:

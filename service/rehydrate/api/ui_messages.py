@@ -1,0 +1,291 @@
+"""Messages as the Vercel AI SDK has them: its UI messages, and its UI message stream (v1).
+
+So that its `reconnectToStream` works against this service: the stream says one response from its
+beginning, as chunks, and goes on with what is live. What was told cannot be taken back there: a
+response that is repaired or taken over meanwhile ends the stream with an error, and is loaded anew.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.api.stream import EventStream
+from rehydrate.core.events import TERMINAL
+from rehydrate.core.json import dump
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from rehydrate.hydration import Hydrated
+    from rehydrate.told import FollowEvent
+
+MESSAGES = "ui-messages"
+STREAM = "ui-message-stream"
+
+_HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
+_TEXTUAL = ("text", "reasoning", "refusal")
+_PART_OF_EVENT = {"token": "text", "void": "text", "refusal": "refusal", "reasoning": "reasoning"}
+_REFUSAL = {"rehydrate": {"refusal": True}}
+_CHANGED = "the response was changed: load the conversation again"
+_NO_RESULT = "the response ended before there was a result"
+_REASONS = {"completed": "stop", "incomplete": "length"}
+_KEPT = ("status", "prompt_id", "started_at", "finished_at", "usage", "error", "exact", "metadata")
+
+Json = dict[str, Any]
+
+
+def answer(hydrated: Hydrated) -> bytes:
+    """The hydrated conversation with its messages as UI messages."""
+    body = json.loads(hydrated.body)
+    return dump({**body, "messages": [message(each) for each in body["messages"]]})
+
+
+def message(body: Json) -> Json:
+    """The UI message of a message in its wire form."""
+    ended = body["status"] in TERMINAL
+    parts = body["parts"] or [{"type": "text", "text": body["text"]}]
+    metadata = {key: body[key] for key in _KEPT if body.get(key) is not None}
+    shown = [_text(part, ended) if part["type"] in _TEXTUAL else _tool(part) for part in parts]
+    return {"id": body["id"], "role": body["role"], "metadata": metadata, "parts": shown}
+
+
+def _text(part: Json, ended: bool) -> Json:
+    kind = "reasoning" if part["type"] == "reasoning" else "text"
+    shown: Json = {"type": kind, "text": part["text"], "state": "done" if ended else "streaming"}
+    if part["type"] == "refusal":
+        shown["providerMetadata"] = _REFUSAL
+    return shown
+
+
+def _tool(part: Json) -> Json:
+    """A tool call. One that streams is shown as it is: the SDK would resume a streaming one."""
+    shown: Json = {
+        "type": "dynamic-tool",
+        "toolName": part["name"] or "tool",
+        "toolCallId": part["tool_call_id"],
+        "input": _input(part["args"]),
+    }
+    if part["status"] == "completed":
+        return {**shown, "state": "output-available", "output": part["result"]}
+    if part["status"] == "incomplete":
+        return {**shown, "state": "output-error", "errorText": _NO_RESULT}
+    return {**shown, "state": "input-available"}
+
+
+def _input(args: Any) -> Any:
+    """Arguments as a value; as the text that they are, if that is no JSON (yet)."""
+    if not isinstance(args, str):
+        return args
+    try:
+        return json.loads(args) if args else {}
+    except (ValueError, RecursionError):
+        return args
+
+
+def streaming(told: list[FollowEvent], response_id: str | None) -> Json | None:
+    """The message of the snapshot in *told* that is to be streamed; None if it does not stream.
+
+    *response_id* None: the newest one.
+    """
+    if not told or told[0].kind != "snapshot":
+        return None
+    found: list[Json] = [
+        each
+        for each in told[0].data["messages"]
+        if each["status"] == "in_progress" and response_id in (None, each["id"])
+    ]
+    return found[-1] if found else None
+
+
+class _Block:
+    """A part as far as it was told: ``text`` is that of a text, or of a tool's arguments."""
+
+    __slots__ = ("answered", "ended", "id", "key", "text", "type")
+
+    def __init__(self, type_: str, key: str | None, id_: str) -> None:
+        self.type = type_
+        self.key = key
+        self.id = id_
+        self.text = ""
+        self.ended = self.answered = False
+
+
+class _ChangedError(Exception):
+    """What was told is not the beginning of what is."""
+
+
+class Chunks:
+    """One response as the chunks of a UI message stream, each thing told once.
+
+    Args:
+        response_id: which.
+
+    Attributes:
+        done: the last chunk was told.
+    """
+
+    def __init__(self, response_id: str) -> None:
+        self.done = False
+        self._id = response_id
+        self._gen: int | None = None
+        self._blocks: list[_Block] = []
+
+    def take(self, told: FollowEvent) -> list[Json]:
+        """The chunks that say what *told* says of the response."""
+        if self.done or told.kind == "again":
+            return []
+        data = told.data
+        try:
+            if told.kind == "snapshot":
+                return list(self._snapshot(data["messages"]))
+            return list(self._event(told.kind, data)) if data["message_id"] == self._id else []
+        except _ChangedError:
+            self.done = True
+            return [{"type": "error", "errorText": _CHANGED}]
+
+    def _snapshot(self, messages: list[Json]) -> Iterator[Json]:
+        body = next((each for each in messages if each["id"] == self._id), None)
+        if body is None or self._gen not in (None, body["through"]["gen"]):
+            raise _ChangedError
+        if self._gen is None:
+            metadata = message(body)["metadata"]
+            yield {"type": "start", "messageId": self._id, "messageMetadata": metadata}
+        self._gen = body["through"]["gen"]
+        yield from self._parts(body["parts"])
+        if body["status"] in TERMINAL:
+            yield from self._stop(body)
+
+    def _event(self, kind: str, data: Json) -> Iterator[Json]:
+        if data["gen"] != self._gen:
+            raise _ChangedError
+        if kind in _PART_OF_EVENT:
+            yield from self._say(_PART_OF_EVENT[kind], data.get("part"), data.get("text") or "")
+        elif kind in ("tool_call", "tool_args", "tool_result"):
+            yield from self._tool(kind, data)
+        elif kind == "repair":
+            parts = data.get("parts") or [{"type": "text", "text": data.get("text") or ""}]
+            yield from self._parts(parts)
+        elif kind == "stop":
+            yield from self._stop(data)
+
+    def _parts(self, parts: list[Json]) -> Iterator[Json]:
+        """Tell what *parts* have beyond what was told, if that is their beginning."""
+        parts = [part for part in parts if part["type"] not in _TEXTUAL or part["text"]]
+        if len(parts) < len(self._blocks):
+            raise _ChangedError
+        for index, part in enumerate(parts):
+            block = self._blocks[index] if index < len(self._blocks) else None
+            is_text = part["type"] in _TEXTUAL
+            key = part.get("part") if is_text else part["tool_call_id"]
+            if block is not None and (block.type, block.key) != (part["type"], key):
+                raise _ChangedError
+            if is_text:
+                had = "" if block is None else block.text
+                if not part["text"].startswith(had):
+                    raise _ChangedError
+                yield from self._say(part["type"], key, part["text"][len(had) :], block)
+                continue
+            yield from self._tool("tool_call", part)
+            if part["status"] == "completed":
+                yield from self._tool("tool_result", part)
+
+    def _say(
+        self, type_: str, key: str | None, text: str, block: _Block | None = None
+    ) -> Iterator[Json]:
+        if not text:
+            return
+        kind = "reasoning" if type_ == "reasoning" else "text"
+        block = block or self._open(type_, key)
+        if block is None:
+            yield from self._end(lambda each: each.type in _TEXTUAL and each.key is None)
+            block = self._begin(type_, key, str(len(self._blocks)))
+            begun: Json = {"type": f"{kind}-start", "id": block.id}
+            yield begun | ({"providerMetadata": _REFUSAL} if type_ == "refusal" else {})
+        if block.ended:
+            raise _ChangedError
+        block.text += text
+        yield {"type": f"{kind}-delta", "id": block.id, "delta": text}
+
+    def _open(self, type_: str, key: str | None) -> _Block | None:
+        """The block that a text is appended to; without a key that is the last, if it fits."""
+        found = self._blocks[-1:] if key is None else self._blocks
+        return next((each for each in found if (each.type, each.key) == (type_, key)), None)
+
+    def _begin(self, type_: str, key: str | None, id_: str) -> _Block:
+        block = _Block(type_, key, id_)
+        self._blocks.append(block)
+        return block
+
+    def _end(self, which: Any) -> Iterator[Json]:
+        for block in self._blocks:
+            if which(block) and not block.ended and block.type in _TEXTUAL:
+                block.ended = True
+                kind = "reasoning" if block.type == "reasoning" else "text"
+                yield {"type": f"{kind}-end", "id": block.id}
+
+    def _tool(self, kind: str, data: Json) -> Iterator[Json]:
+        call_id = data["tool_call_id"]
+        block = next((b for b in self._blocks if (b.type, b.key) == ("tool_call", call_id)), None)
+        named = {"toolCallId": call_id, "dynamic": True}
+        if block is None:
+            block = self._begin("tool_call", call_id, data.get("name") or "tool")
+            yield {"type": "tool-input-start", **named, "toolName": block.id}
+        said = block.text + (data.get("text") or "") if kind == "tool_args" else block.text
+        if kind == "tool_call":
+            said = _as_text(data["args"])
+        if not said.startswith(block.text):
+            raise _ChangedError
+        more, block.text = said[len(block.text) :], said
+        if more:
+            yield {"type": "tool-input-delta", "toolCallId": call_id, "inputTextDelta": more}
+        whole = kind == "tool_result" or not isinstance(data.get("args", ""), str)
+        if whole and not block.ended:
+            block.ended = True
+            called = {"toolName": block.id, "input": _input(block.text)}
+            yield {"type": "tool-input-available", **named, **called}
+        if kind == "tool_result" and not block.answered:
+            block.answered = True
+            yield {"type": "tool-output-available", **named, "output": data.get("result")}
+
+    def _stop(self, data: Json) -> Iterator[Json]:
+        self.done = True
+        yield from self._end(lambda _: True)
+        status = data.get("status") or "completed"
+        metadata = {key: data[key] for key in ("usage", "error") if data.get(key) is not None}
+        yield {"type": "message-metadata", "messageMetadata": {"status": status, **metadata}}
+        if status == "failed":
+            yield {"type": "error", "errorText": _error_text(data.get("error"))}
+        elif status == "cancelled":
+            yield {"type": "abort", "reason": "cancelled"}
+        else:
+            yield {"type": "finish", "finishReason": _REASONS.get(status, "other")}
+
+
+def _as_text(args: Any) -> str:
+    return args if isinstance(args, str) else dump(args).decode()
+
+
+def _error_text(error: Any) -> str:
+    said = error.get("message") if isinstance(error, dict) else error
+    return said if isinstance(said, str) else "the response failed"
+
+
+class UiMessageStream(EventStream):
+    """One response as a UI message stream, until it ends."""
+
+    own_headers = _HEADERS
+
+    def tell(self, first: list[FollowEvent], response_id: str) -> None:
+        """Begin with *first*, what the follower was told already."""
+        self._chunks = Chunks(response_id)
+        self.first = self.encoded(first)
+
+    def encoded(self, told: list[FollowEvent]) -> bytes:
+        """The chunks of *told*; behind the last one, the end of the stream."""
+        said = [chunk for each in told for chunk in self._chunks.take(each)]
+        body = b"".join([b"data: %b\n\n" % dump(chunk) for chunk in said])
+        if not self._chunks.done:
+            return body
+        self.end()
+        return body + b"data: [DONE]\n\n"

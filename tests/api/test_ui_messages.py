@@ -1,0 +1,220 @@
+"""UI messages, and one response as the chunks of a UI message stream."""
+
+from __future__ import annotations
+
+import pytest
+
+from rehydrate.api import ui_messages
+from rehydrate.api.ui_messages import Chunks
+
+
+def body(parts=(), *, status="in_progress", id_="r", gen=1, **more):
+    return {
+        "id": id_,
+        "role": "assistant",
+        "status": status,
+        "text": "".join(part.get("text", "") for part in parts),
+        "parts": list(parts),
+        "prompt_id": None,
+        "through": {"gen": gen},
+        **more,
+    }
+
+
+def text(value, type_="text", **more):
+    return {"type": type_, "text": value, **more}
+
+
+def call(args, result=None, status="in_progress"):
+    named = {"type": "tool_call", "tool_call_id": "t", "name": "add"}
+    return {**named, "args": args, "result": result, "status": status}
+
+
+class Told:
+    """What a follower is told."""
+
+    def __init__(self, kind, **data):
+        self.kind = kind
+        self.data = data if kind == "snapshot" else {"message_id": "r", "gen": 1, **data}
+
+
+def snapshot(*bodies):
+    return Told("snapshot", messages=list(bodies))
+
+
+def chunks(*told):
+    """The chunks of *told*, but for the first, which begins the message."""
+    made = Chunks("r")
+    said = [chunk for each in told for chunk in made.take(each)]
+    assert said[0]["type"] == "start"
+    return said[1:]
+
+
+def kinds(said):
+    return [chunk["type"] for chunk in said]
+
+
+# -- messages -------------------------------------------------------------------------------------
+
+
+def test_a_message_keeps_its_text_and_says_how_it_stands():
+    shown = ui_messages.message(body([text("hm", "reasoning"), text("so")], status="completed"))
+    assert shown["parts"] == [
+        {"type": "reasoning", "text": "hm", "state": "done"},
+        {"type": "text", "text": "so", "state": "done"},
+    ]
+    assert shown["metadata"] == {"status": "completed"}
+    (part,) = ui_messages.message(body([text("so")]))["parts"]
+    assert part["state"] == "streaming"
+
+
+def test_a_prompt_has_its_text_as_a_part():
+    prompt = {**body(status="completed", id_="p"), "role": "user", "text": "why?"}
+    shown = ui_messages.message(prompt)
+    assert (shown["role"], shown["parts"][0]["text"]) == ("user", "why?")
+
+
+@pytest.mark.parametrize(
+    ("part", "shown"),
+    [
+        (call('{"a":1}'), {"state": "input-available", "input": {"a": 1}}),
+        (call('{"a'), {"state": "input-available", "input": '{"a'}),
+        (call(""), {"state": "input-available", "input": {}}),
+        (
+            call({}, [2], "completed"),
+            {"state": "output-available", "input": {}, "output": [2]},
+        ),
+        (
+            call({}, None, "incomplete"),
+            {"state": "output-error", "input": {}, "errorText": ui_messages._NO_RESULT},
+        ),
+    ],
+)
+def test_a_tool_call_is_a_dynamic_tool_in_its_state(part, shown):
+    (found,) = ui_messages.message(body([part]))["parts"]
+    named = {"type": "dynamic-tool", "toolName": "add", "toolCallId": "t"}
+    assert found == {**named, **shown}
+
+
+def test_a_refusal_is_a_text_that_says_so():
+    (part,) = ui_messages.message(body([text("no", "refusal")]))["parts"]
+    assert (part["type"], part["providerMetadata"]) == ("text", {"rehydrate": {"refusal": True}})
+
+
+# -- chunks ---------------------------------------------------------------------------------------
+
+
+def test_what_streams_is_said_from_its_beginning_and_goes_on():
+    said = chunks(
+        snapshot(body([text("Once")])),
+        Told("token", text=" upon"),
+        Told("token", text="!", message_id="another"),
+        Told("stop", status="completed", usage={"n": 1}),
+    )
+    assert said[:4] == [
+        {"type": "text-start", "id": "0"},
+        {"type": "text-delta", "id": "0", "delta": "Once"},
+        {"type": "text-delta", "id": "0", "delta": " upon"},
+        {"type": "text-end", "id": "0"},
+    ]
+    metadata = {"status": "completed", "usage": {"n": 1}}
+    assert said[4] == {"type": "message-metadata", "messageMetadata": metadata}
+    assert said[5] == {"type": "finish", "finishReason": "stop"}
+
+
+def test_reasoning_then_text_are_parts_of_their_own():
+    said = chunks(snapshot(body()), Told("reasoning", text="hm"), Told("token", text="so"))
+    assert kinds(said) == [
+        "reasoning-start",
+        "reasoning-delta",
+        "reasoning-end",
+        "text-start",
+        "text-delta",
+    ]
+
+
+def test_parts_with_a_name_grow_side_by_side():
+    names = ["a", "b", "a"]
+    said = chunks(snapshot(body()), *[Told("token", text=n, part=n) for n in names])
+    assert [chunk["id"] for chunk in said] == ["0", "0", "1", "1", "0"]
+
+
+def test_a_tool_call_is_said_step_by_step():
+    said = chunks(
+        snapshot(body()),
+        Told("tool_call", tool_call_id="t", name="add", args=""),
+        Told("tool_args", tool_call_id="t", text='{"a":'),
+        Told("tool_args", tool_call_id="t", text="1}"),
+        Told("tool_result", tool_call_id="t", result=[2]),
+    )
+    assert kinds(said) == [
+        "tool-input-start",
+        "tool-input-delta",
+        "tool-input-delta",
+        "tool-input-available",
+        "tool-output-available",
+    ]
+    assert (said[3]["input"], said[4]["output"]) == ({"a": 1}, [2])
+
+
+def test_a_new_snapshot_adds_what_was_missed_and_nothing_again():
+    begun = snapshot(body([text("Once"), call("", None)]))
+    more = snapshot(body([text("Once"), call("{}", [2], "completed"), text("so")]))
+    said = chunks(begun, Told("again"), more, more, Told("token", text="!"))
+    assert kinds(said) == [
+        "text-start",
+        "text-delta",
+        "tool-input-start",
+        "tool-input-delta",
+        "tool-input-available",
+        "tool-output-available",
+        "text-end",
+        "text-start",
+        "text-delta",
+        "text-delta",
+    ]
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        Told("repair", text="Twice", parts=[text("Twice")]),
+        snapshot(body([text("Twice")])),
+        snapshot(body([])),
+        snapshot(),
+        snapshot(body([text("Once", "reasoning")])),
+        Told("start", gen=2),
+        snapshot(body([text("Once upon")], gen=2)),
+    ],
+)
+def test_what_was_told_cannot_be_taken_back(told):
+    said = chunks(snapshot(body([text("Once")])), told, Told("token", text=" upon"))
+    assert said[-1] == {"type": "error", "errorText": ui_messages._CHANGED}
+    assert "text-delta" not in kinds(said)[2:]
+
+
+def test_a_repair_that_only_adds_is_no_change():
+    said = chunks(snapshot(body([text("Once")])), Told("repair", text="Once upon"))
+    assert said[-1] == {"type": "text-delta", "id": "0", "delta": " upon"}
+
+
+@pytest.mark.parametrize(
+    ("stop", "last"),
+    [
+        ({"status": "incomplete"}, {"type": "finish", "finishReason": "length"}),
+        ({"status": "interrupted"}, {"type": "finish", "finishReason": "other"}),
+        ({"status": "cancelled"}, {"type": "abort", "reason": "cancelled"}),
+        ({"status": "failed", "error": {"message": "x"}}, {"type": "error", "errorText": "x"}),
+        ({"status": "failed"}, {"type": "error", "errorText": "the response failed"}),
+    ],
+)
+def test_how_a_response_ended_is_how_its_stream_ends(stop, last):
+    assert chunks(snapshot(body()), Told("stop", **stop))[-1] == last
+
+
+def test_what_is_streamed_is_what_was_asked_for_or_the_newest():
+    told = [snapshot(body(id_="a"), body(id_="b"), body(id_="c", status="completed"))]
+    assert ui_messages.streaming(told, None)["id"] == "b"
+    assert ui_messages.streaming(told, "a")["id"] == "a"
+    assert ui_messages.streaming(told, "c") is None
+    assert ui_messages.streaming([], None) is None

@@ -1,0 +1,206 @@
+"""The published AI SDK as the reader of UI messages and of the UI message stream."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+import shutil
+from pathlib import Path
+
+import httpx
+import pytest
+
+from api.conftest import problem
+from api.minting import bearer
+from api.serving import served_beside
+from rehydrate.api import ui_messages
+from rehydrate.localably import LocalAbly
+from rehydrate.wiring import History
+from telling import publisher_to, settings_for
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
+SERVICE_KEY = "service-key-of-ui-messages"
+MODULES = Path(__file__).parents[1] / "js"
+PATIENCE_S = 30
+
+
+@pytest.fixture(scope="module")
+async def server():
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def url(module_database, server):
+    history = History(settings_for(module_database, server, service_keys=SERVICE_KEY))
+    async with served_beside(history.app()) as url:
+        yield url
+
+
+@pytest.fixture
+async def client(url):
+    async with httpx.AsyncClient(base_url=url, headers=bearer(SERVICE_KEY), timeout=30) as made:
+        yield made
+
+
+@pytest.fixture
+def conversation():
+    return f"u-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def publisher(server, conversation):
+    async with publisher_to(server, f"ai:{conversation}") as made:
+        yield made
+
+
+class SdkChat:
+    """The published SDK, in a process of its own."""
+
+    def __init__(self, node):
+        self._node = node
+
+    async def resumed(self, status=200):
+        """What was loaded, once the stream is asked for, and answered so."""
+        loaded = (await self.line())["loaded"]
+        assert await self.line() == {"resumed": status}
+        return loaded
+
+    async def line(self):
+        async with asyncio.timeout(PATIENCE_S):
+            line = await self._node.stdout.readline()
+        if not line:
+            raise AssertionError((await self._node.stderr.read()).decode())
+        return json.loads(line)
+
+
+@pytest.fixture
+async def chatting(url, conversation):
+    if shutil.which("node") is None or not (MODULES / "node_modules/ai/package.json").exists():
+        pytest.skip("Node.js, or the npm package ai, is not installed: npm ci in tests/js")
+    started = []
+
+    async def chat(**query):
+        pipe = asyncio.subprocess.PIPE
+        script = MODULES / "ui_messages.mjs"
+        node = await asyncio.create_subprocess_exec(
+            "node", str(script), stdin=pipe, stdout=pipe, stderr=pipe, limit=2**22
+        )
+        started.append(node)
+        path = f"{url}/v1/conversations/{conversation}"
+        job = {"url": path, "id": conversation, "token": SERVICE_KEY, "query": query}
+        node.stdin.write(json.dumps(job).encode())
+        node.stdin.close()
+        return SdkChat(node)
+
+    yield chat
+    for node in started:
+        if node.returncode is None:
+            node.kill()
+        await node.wait()
+
+
+async def test_a_chat_that_is_reloaded_resumes_what_streams(chatting, publisher):
+    await publisher.say("user-input", {"promptId": "p", "text": "Tell me."})
+    await publisher.say("start", rid="r", seq=0, promptId="p")
+    await publisher.say("reasoning", "hm", rid="r", seq=1)
+    await publisher.say("token", "Once ", rid="r", seq=2)
+    chat = await chatting()
+    loaded = await chat.resumed()
+    assert [(m["id"], m["role"]) for m in loaded] == [("p", "user"), ("r", "assistant")]
+    called = {"rid": "r", "toolCallId": "t"}
+    await publisher.say("token", "upon ", rid="r", seq=3)
+    await publisher.say("tool_call", {"name": "add", "args": ""}, seq=4, **called)
+    await publisher.say("tool_args", '{"a":1}', seq=5, **called)
+    await publisher.say("tool_result", {"name": "add", "result": [2]}, seq=6, **called)
+    await publisher.say("token", "a time 👩‍🚀", rid="r", seq=7)
+    await publisher.say("stop", {"usage": {"n": 9}}, rid="r", seq=8)
+    found = await chat.line()
+    assert (found["status"], found["errors"]) == ("ready", [])
+    assert found["finished"] == [{"finishReason": "stop", "isAbort": False, "isError": False}]
+    prompt, answer = found["shown"]
+    assert prompt["parts"][0]["text"] == "Tell me."
+    said = [(part["type"], part.get("text", part.get("output"))) for part in answer["parts"]]
+    assert said == [
+        ("reasoning", "hm"),
+        ("text", "Once upon "),
+        ("dynamic-tool", [2]),
+        ("text", "a time 👩‍🚀"),
+    ]
+    assert (answer["parts"][2]["input"], answer["parts"][2]["toolName"]) == ({"a": 1}, "add")
+    assert (answer["id"], answer["metadata"]["status"]) == ("r", "completed")
+    assert answer["metadata"]["usage"] == {"n": 9}
+
+
+async def test_where_nothing_streams_there_is_nothing_to_resume(chatting, client, conversation):
+    path = f"/v1/conversations/{conversation}/stream?format=ui-message-stream"
+    answer = await client.get(path)
+    assert (answer.status_code, answer.content) == (204, b"")
+    chat = await chatting()
+    assert await chat.resumed(204) == []
+    found = await chat.line()
+    assert (found["status"], found["shown"], found["errors"]) == ("ready", [], [])
+
+
+async def test_a_finished_conversation_is_loaded_and_valid(chatting, publisher):
+    await publisher.say("user-input", {"promptId": "p", "text": "?"})
+    await publisher.say("start", rid="r", seq=0)
+    call_ = {"name": "add", "args": {"a": 1}}
+    await publisher.say("tool_call", call_, rid="r", seq=1, toolCallId="t")
+    await publisher.say("refusal", "no", rid="r", seq=2)
+    await publisher.say("stop", rid="r", seq=3, status="incomplete")
+    await publisher.say("start", rid="empty", seq=0)
+    await publisher.say("stop", rid="empty", seq=1)
+    chat = await chatting(response="r")
+    loaded = await chat.resumed(204)
+    assert [m["id"] for m in loaded] == ["p", "r", "empty"]
+    assert [part["type"] for part in loaded[1]["parts"]] == ["dynamic-tool", "text"]
+    assert loaded[1]["parts"][0]["state"] == "output-error"
+    assert (await chat.line())["shown"] == loaded
+
+
+async def test_of_several_that_stream_the_one_that_is_asked_for_is_resumed(chatting, publisher):
+    await publisher.stream("old", "ab", stop=False)
+    await publisher.stream("new", "xy", stop=False)
+    chat = await chatting(response="old")
+    await chat.resumed()
+    await publisher.say("token", "z", rid="new", seq=3)
+    await publisher.say("token", "c", rid="old", seq=3)
+    await publisher.say("stop", rid="old", seq=4)
+    shown = {m["id"]: m["parts"][0]["text"] for m in (await chat.line())["shown"]}
+    assert shown["old"] == "abc"
+    assert shown["new"].startswith("xy")
+
+
+async def test_a_response_that_is_repaired_ends_the_stream_with_an_error(chatting, publisher):
+    await publisher.stream("r", "abd", stop=False)
+    chat = await chatting()
+    await chat.resumed()
+    await publisher.say("token", "!", rid="r", seq=4)
+    await publisher.say("response-complete", "abcd!", rid="r", seq=4)
+    found = await chat.line()
+    assert (found["status"], found["errors"]) == ("error", [ui_messages._CHANGED])
+
+
+async def test_the_stream_says_which_protocol_it_speaks_and_when_it_is_over(
+    client, conversation, publisher
+):
+    await publisher.stream("r", "ab", stop=False)
+    path = f"/v1/conversations/{conversation}/stream?format=ui-message-stream"
+    async with client.stream("GET", path) as answer:
+        assert answer.headers["x-vercel-ai-ui-message-stream"] == "v1"
+        assert answer.headers["content-type"].startswith("text/event-stream")
+        await publisher.say("stop", rid="r", seq=3)
+        async with asyncio.timeout(PATIENCE_S):
+            lines = [line async for line in answer.aiter_lines() if line.startswith("data:")]
+    assert json.loads(lines[0].removeprefix("data:"))["type"] == "start"
+    assert lines[-1] == "data: [DONE]"
+
+
+async def test_other_formats_are_refused(client, conversation):
+    path = f"/v1/conversations/{conversation}"
+    problem(await client.get(f"{path}?format=xml"), 422, "bad_parameter", "format")
+    problem(await client.get(f"{path}/stream?format=ui-messages"), 422, "bad_parameter", "format")
+    wrong = f"{path}/stream?format=ui-message-stream&response=%00"
+    problem(await client.get(wrong), 422, "bad_parameter", "response")
