@@ -181,6 +181,7 @@ def call(args, **more):
 
 PENDING = {"result": None, "status": "in_progress"}
 DONE = {"result": [2], "status": "completed", "result_through": {"serial": "x", "version": "x"}}
+FAILED = DONE | {"status": "failed"}
 
 
 @pytest.mark.parametrize(
@@ -189,6 +190,7 @@ DONE = {"result": [2], "status": "completed", "result_through": {"serial": "x", 
         ([], [call("", **PENDING)], [("tool_call", "", None)]),
         ([call('{"', **PENDING)], [call('{"a"', **PENDING)], [("tool_args", None, 'a"')]),
         ([call("{}", **PENDING)], [call("{}", **DONE)], [("tool_result", [2], None)]),
+        ([call("{}", **PENDING)], [call("{}", **FAILED)], [("tool_result", [2], None, "failed")]),
         (
             [call("{}", **PENDING)],
             [call("[]", **PENDING)],
@@ -200,8 +202,17 @@ DONE = {"result": [2], "status": "completed", "result_through": {"serial": "x", 
 )
 def test_of_a_tool_call_that_grows_each_step_is_told(before, after, told):
     event = Event("tool_call", "r", serial="s", name="add", value="", version=Version("v"))
-    found = [(each.kind, each.value, each.text) for each in grown(before, after, event)]
+    found = [
+        (each.kind, each.value, each.text, *([each.status] if each.status else []))
+        for each in grown(before, after, event)
+    ]
     assert found == told
+
+
+def test_a_tool_that_failed_does_not_end_the_response():
+    event = Event("tool_result", "r", serial="s", status="failed", version=Version("v"))
+    told = grown([call("{}", **PENDING)], [call("{}", **FAILED)], event)
+    assert [each.kind for each in told] == ["tool_result"]
 
 
 def test_a_prompt_of_several_channel_messages_is_told_as_all_of_it():

@@ -65,17 +65,20 @@ class TestTheStream:
             response.tool_call("c", "find")
             response.tool_args("c", '{"q":1}')
             response.tool_result("c", [1, 2], name="find")
+            response.tool_call("d", "find", {"q": 2})
+            response.tool_result("d", {"error": "TimeoutError"}, failed=True)
+            response.tool_call("e", "find", {"q": 3})
             response.refuse("no")
             response.finish("incomplete", usage={"n": 3}, error={"code": "length"})
         committed = await room.store.message(room.id, "r")
         recorded = await room.catch_up()
-        assert recorded.counts == {"old": 8}
+        assert recorded.counts == {"old": 11}
         assert json.loads(await room.store.message(room.id, "r")) == json.loads(committed)
         message = json.loads(committed)
         assert [part["type"] for part in message["parts"]] == [
             "reasoning",
             "text",
-            "tool_call",
+            *["tool_call"] * 3,
             "refusal",
         ]
         assert message["parts"][2] == {
@@ -86,6 +89,10 @@ class TestTheStream:
             "result": [1, 2],
             "status": "completed",
         }
+        assert [(part["status"], part["result"]) for part in message["parts"][3:5]] == [
+            ("failed", {"error": "TimeoutError"}),
+            ("incomplete", None),
+        ]
         assert (message["status"], message["usage"]) == ("incomplete", {"n": 3})
         assert message["error"] == {"code": "length"}
 

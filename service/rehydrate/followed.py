@@ -187,7 +187,7 @@ def grown(before: list[Part], after: list[Part], event: Event) -> Iterator[Event
     else:
         for fields in new:
             yield plain._replace(**fields)
-    if event.status is not None:
+    if event.ends:
         yield plain._replace(kind="stop", status=event.status)
 
 
@@ -227,7 +227,8 @@ def _told_call(old: Part | None, part: Part) -> dict[str, Any] | None:
     if "result_through" in part and "result_through" not in old:
         if _but(part, *_RESULT) != _but(old, *_RESULT):
             return None
-        return {"kind": "tool_result", **call, "value": part["result"]}
+        failed = {"status": "failed"} if part["status"] == "failed" else {}
+        return {"kind": "tool_result", **call, "value": part["result"], **failed}
     had, args = old["args"], part["args"]
     streamed = isinstance(had, str) and isinstance(args, str) and args.startswith(had)
     if not streamed or _but(part, "args", *_PLACES) != _but(old, "args", *_PLACES):

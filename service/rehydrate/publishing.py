@@ -86,14 +86,18 @@ class Response:
         """Append *text* to the arguments of a call."""
         self._say("tool_args", text, tool_call_id=tool_call_id)
 
-    def tool_result(self, tool_call_id: str, result: Any, *, name: str | None = None) -> None:
-        """A tool has answered.
+    def tool_result(
+        self, tool_call_id: str, result: Any, *, name: str | None = None, failed: bool = False
+    ) -> None:
+        """A tool has answered, or *failed*: then *result* says why there is no answer.
 
         Raises:
             BadParameter: JSON cannot say *result*.
         """
         _check_json("result", result)
-        self._out.emit("tool_result", tool_call_id=tool_call_id, name=name, value=result)
+        status: Status | None = "failed" if failed else None
+        named = {"tool_call_id": tool_call_id, "name": name}
+        self._out.emit("tool_result", **named, value=result, status=status)
 
     def finish(
         self,

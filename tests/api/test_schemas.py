@@ -33,7 +33,15 @@ def test_everything_that_can_be_said_arrives():
             "result": 3,
             "status": "completed",
         },
-        {"type": "tool_call", "tool_call_id": "u"},
+        {
+            "type": "tool_call",
+            "tool_call_id": "v",
+            "name": "add",
+            "args": {},
+            "result": {"error": "no"},
+            "status": "failed",
+        },
+        {"type": "tool_call", "tool_call_id": "u", "status": "incomplete"},
     ]
     body = without_text(
         parts=parts,
@@ -45,8 +53,8 @@ def test_everything_that_can_be_said_arrives():
         finished_at="2026-01-31t14:00:00.250+02:00",
     )
     (message,) = new_messages(body)
-    assert message.parts[:3] == parts[:3]
-    assert message.parts[3]["args"] == ""
+    assert message.parts[:4] == parts[:4]
+    assert (message.parts[4]["args"], message.parts[4]["status"]) == ("", "in_progress")
     assert message == NewMessage(
         "m", "assistant", "interrupted", None, message.parts, "p", {"tokens": 3},
         {"model": {"name": "m"}}, 1769860800000, 1769860800250,

@@ -85,6 +85,18 @@ def test_a_prompt_has_its_text_as_a_part():
             {"state": "output-available", "input": {}, "output": [2]},
         ),
         (
+            call({}, {"error": "no such city"}, "failed"),
+            {"state": "output-error", "input": {}, "errorText": "no such city"},
+        ),
+        (
+            call({}, {"error": {"code": 4}}, "failed"),
+            {"state": "output-error", "input": {}, "errorText": '{"code":4}'},
+        ),
+        (
+            call({}, None, "failed"),
+            {"state": "output-error", "input": {}, "errorText": ui_messages._NO_RESULT},
+        ),
+        (
             call({}, None, "incomplete"),
             {"state": "output-error", "input": {}, "errorText": ui_messages._NO_RESULT},
         ),
@@ -155,6 +167,29 @@ def test_a_tool_call_is_said_step_by_step():
         "tool-output-available",
     ]
     assert (said[3]["input"], said[4]["output"]) == ({"a": 1}, [2])
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        [Told("tool_result", tool_call_id="t", result={"error": "no"}, status="failed")],
+        [Told("again"), snapshot(body([call("{}", {"error": "no"}, "failed")]))],
+    ],
+)
+def test_a_tool_that_failed_is_an_error_of_its_own(told):
+    said = chunks(snapshot(body([call("{}")])), *told, Told("token", text="!"))
+    assert kinds(said)[-4:] == [
+        "tool-input-available",
+        "tool-output-error",
+        "text-start",
+        "text-delta",
+    ]
+    assert said[-3] == {
+        "type": "tool-output-error",
+        "toolCallId": "t",
+        "dynamic": True,
+        "errorText": "no",
+    }
 
 
 def test_a_new_snapshot_adds_what_was_missed_and_nothing_again():

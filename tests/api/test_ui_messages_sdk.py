@@ -114,8 +114,13 @@ async def test_a_chat_that_is_reloaded_resumes_what_streams(chatting, publisher)
     await publisher.say("tool_call", {"name": "add", "args": ""}, seq=4, **called)
     await publisher.say("tool_args", '{"a":1}', seq=5, **called)
     await publisher.say("tool_result", {"name": "add", "result": [2]}, seq=6, **called)
-    await publisher.say("token", "a time 👩‍🚀", rid="r", seq=7)
-    await publisher.say("stop", {"usage": {"n": 9}}, rid="r", seq=8)
+    failing = {"rid": "r", "toolCallId": "u"}
+    await publisher.say("tool_call", {"name": "add", "args": {}}, seq=7, **failing)
+    await publisher.say(
+        "tool_result", {"result": {"error": "no"}}, seq=8, **failing, status="failed"
+    )
+    await publisher.say("token", "a time 👩‍🚀", rid="r", seq=9)
+    await publisher.say("stop", {"usage": {"n": 9}}, rid="r", seq=10)
     found = await chat.line()
     assert (found["status"], found["errors"]) == ("ready", [])
     assert found["finished"] == [{"finishReason": "stop", "isAbort": False, "isError": False}]
@@ -126,9 +131,11 @@ async def test_a_chat_that_is_reloaded_resumes_what_streams(chatting, publisher)
         ("reasoning", "hm"),
         ("text", "Once upon "),
         ("dynamic-tool", [2]),
+        ("dynamic-tool", None),
         ("text", "a time 👩‍🚀"),
     ]
     assert (answer["parts"][2]["input"], answer["parts"][2]["toolName"]) == ({"a": 1}, "add")
+    assert (answer["parts"][3]["state"], answer["parts"][3]["errorText"]) == ("output-error", "no")
     assert (answer["id"], answer["metadata"]["status"]) == ("r", "completed")
     assert answer["metadata"]["usage"] == {"n": 9}
 
@@ -149,14 +156,22 @@ async def test_a_finished_conversation_is_loaded_and_valid(chatting, publisher):
     call_ = {"name": "add", "args": {"a": 1}}
     await publisher.say("tool_call", call_, rid="r", seq=1, toolCallId="t")
     await publisher.say("refusal", "no", rid="r", seq=2)
-    await publisher.say("stop", rid="r", seq=3, status="incomplete")
+    await publisher.say("tool_call", call_, rid="r", seq=3, toolCallId="u")
+    failed = {"result": {"error": "too large"}}
+    await publisher.say("tool_result", failed, rid="r", seq=4, toolCallId="u", status="failed")
+    await publisher.say("stop", rid="r", seq=5, status="incomplete")
     await publisher.say("start", rid="empty", seq=0)
     await publisher.say("stop", rid="empty", seq=1)
     chat = await chatting(response="r")
     loaded = await chat.resumed(204)
     assert [m["id"] for m in loaded] == ["p", "r", "empty"]
-    assert [part["type"] for part in loaded[1]["parts"]] == ["dynamic-tool", "text"]
-    assert loaded[1]["parts"][0]["state"] == "output-error"
+    assert [part["type"] for part in loaded[1]["parts"]] == ["dynamic-tool", "text", "dynamic-tool"]
+    assert [part.get("state") for part in loaded[1]["parts"]] == [
+        "output-error",
+        "done",
+        "output-error",
+    ]
+    assert loaded[1]["parts"][2]["errorText"] == "too large"
     assert (await chat.line())["shown"] == loaded
 
 

@@ -115,6 +115,14 @@ def test_a_tool_call_streams_its_arguments_and_gets_its_result():
     assert part["result_through"] == {"serial": at(5), "version": at(5)}
 
 
+@pytest.mark.parametrize("result", [{"error": "no"}, None])
+def test_a_tool_that_failed_ends_its_call_and_not_the_response(result):
+    failed = cell("tool_result", 5, 5, tool_call_id="t", value=result, status="failed")
+    state = folded(cell("tool_call", 2, 2, "{}", tool_call_id="t", name="add", value=""), failed)
+    assert (state.status, state.parts()[0]["status"]) == ("in_progress", "failed")
+    assert wire.state_of(json.loads(wire.encode(state))).parts() == state.parts()
+
+
 def test_the_wire_form_tells_enough_to_go_on_from():
     call = {"tool_call_id": "t", "name": "add", "value": ""}
     state = folded(

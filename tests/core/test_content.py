@@ -118,6 +118,13 @@ def test_text_is_not_appended_to_arguments_that_are_no_text():
     assert assemble([run]) == [call("c", "f", {"x": 1})]
 
 
+def test_a_tool_that_failed_is_a_failed_call_and_its_result_says_why():
+    begun = event("tool_call", 1, tool_call_id="c", name="find", value="")
+    failed = event("tool_result", 2, tool_call_id="c", value={"error": "no"}, status="failed")
+    assert assemble([run_with(begun, failed)]) == [call("c", "find", "", {"error": "no"}, "failed")]
+    assert assemble([run_of(failed)]) == [call("c", None, "", {"error": "no"}, "failed")]
+
+
 def test_a_result_without_its_call_is_a_completed_call():
     result = event("tool_result", 1, tool_call_id="c", name="f", value="x")
     assert assemble([run_of(result)]) == [call("c", "f", "", "x", "completed")]
@@ -143,6 +150,8 @@ PARTS = [
     call("c", "f", {"x": 1}, "r", "completed"),
     call("d", None, "{}", None, "completed"),
     call("e", "g", "{"),
+    call("h", "g", "{}", {"error": "no"}, "failed"),
+    call("i", "g", "{}", None, "failed"),
     text("b", part="x"),
     {"type": "refusal", "text": "no"},
 ]

@@ -33,6 +33,20 @@ def test_parts_keep_what_the_wire_form_has_and_lose_the_rest():
     ]
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"),
+    [
+        ("completed", "completed"),
+        ("failed", "failed"),
+        ("in_progress", "in_progress"),
+        ("incomplete", "in_progress"),  # what becomes of it in a message that has ended
+        (["failed"], "in_progress"),
+    ],
+)
+def test_a_call_stands_as_it_says(said, kept):
+    assert clean_parts([CALL | {"status": said}]) == [CALL | {"status": kept}]
+
+
 def test_a_call_that_says_only_its_id_has_the_rest_empty():
     assert clean_parts(
         [{"type": "tool_call", "tool_call_id": "c", "name": 4, "status": "odd"}]

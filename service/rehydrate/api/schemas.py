@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from rehydrate.api.parameters import MESSAGE_ID_LENGTH, PRINTABLE
-from rehydrate.core.events import Status
+from rehydrate.core.events import CallStatus, Status
 from rehydrate.core.ids import has_control
 from rehydrate.core.parts import clean_parts
 from rehydrate.core.wire import timestamp_ms
@@ -72,14 +72,18 @@ class TextPart(_Strict):
 
 
 class ToolCallPart(_Strict):
-    """A call of a tool, and its result."""
+    """A call of a tool, and its result.
+
+    ``failed``: the result says why there is none. ``incomplete``: there was none when the message
+    ended, which is what becomes of a call in a finished message that is still ``in_progress``.
+    """
 
     type: Literal["tool_call"]
     tool_call_id: Id
     name: str | None = None
     args: Any = ""
     result: Any = None
-    status: Literal["in_progress", "completed"] = "completed"
+    status: CallStatus = "completed"
 
 
 Part = Annotated[TextPart | ToolCallPart, Field(discriminator="type")]

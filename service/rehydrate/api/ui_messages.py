@@ -11,7 +11,7 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.api.stream import EventStream
-from rehydrate.core.events import TERMINAL
+from rehydrate.core.events import SETTLED, TERMINAL
 from rehydrate.core.json import dump
 
 if TYPE_CHECKING:
@@ -68,6 +68,8 @@ def _tool(part: Json) -> Json:
     }
     if part["status"] == "completed":
         return {**shown, "state": "output-available", "output": part["result"]}
+    if part["status"] == "failed":
+        return {**shown, "state": "output-error", "errorText": _why_not(part["result"])}
     if part["status"] == "incomplete":
         return {**shown, "state": "output-error", "errorText": _NO_RESULT}
     return {**shown, "state": "input-available"}
@@ -187,7 +189,7 @@ class Chunks:
                 yield from self._say(part["type"], key, part["text"][len(had) :], block)
                 continue
             yield from self._tool("tool_call", part)
-            if part["status"] == "completed":
+            if part["status"] in SETTLED:
                 yield from self._tool("tool_result", part)
 
     def _say(
@@ -246,7 +248,7 @@ class Chunks:
             yield {"type": "tool-input-available", **named, **called}
         if kind == "tool_result" and not block.answered:
             block.answered = True
-            yield {"type": "tool-output-available", **named, "output": data.get("result")}
+            yield _output(named, data)
 
     def _stop(self, data: Json) -> Iterator[Json]:
         self.done = True
@@ -260,6 +262,19 @@ class Chunks:
             yield {"type": "abort", "reason": "cancelled"}
         else:
             yield {"type": "finish", "finishReason": _REASONS.get(status, "other")}
+
+
+def _output(named: Json, data: Json) -> Json:
+    result = data.get("result")
+    if data.get("status") == "failed":
+        return {"type": "tool-output-error", **named, "errorText": _why_not(result)}
+    return {"type": "tool-output-available", **named, "output": result}
+
+
+def _why_not(result: Any) -> str:
+    """What a failed tool's *result* says; the SDK takes a text only."""
+    said = result.get("error") if isinstance(result, dict) and "error" in result else result
+    return _NO_RESULT if said is None else _as_text(said)
 
 
 def _as_text(args: Any) -> str:

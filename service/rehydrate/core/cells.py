@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rehydrate.core.content import NO_SEQ, Run, Segment
+from rehydrate.core.content import NO_SEQ, Run, Segment, result_segment
 from rehydrate.core.events import TERMINAL, Event
 from rehydrate.core.ids import MARGIN_MS, serial_time_ms
 from rehydrate.core.tape import Tape
@@ -112,8 +112,7 @@ def _segments(event: Event) -> list[Segment]:
         args = [Segment("tool_args", event.tool_call_id, text)] if text else []
         return [Segment("tool_call", event.tool_call_id, [], value), *args]
     if event.kind == "tool_result":
-        value = {"name": event.name, "result": event.value}
-        return [Segment("tool_result", event.tool_call_id, [], value)]
+        return [result_segment(event.tool_call_id, event.name, event.value, event.status)]
     types = {"refusal": "refusal", "reasoning": "reasoning"}
     return [Segment(types.get(event.kind, "text"), event.serial, text)] if text else []
 
@@ -199,7 +198,7 @@ def _said_by(part: Mapping[str, Any], key: str) -> list[Segment]:
         return [Segment(part["type"], part.get("part"), [part["text"]])]
     call_id, args = part["tool_call_id"], part["args"]
     if key == "result_through":
-        return [Segment("tool_result", call_id, [], {"name": None, "result": part["result"]})]
+        return [result_segment(call_id, None, part["result"], part["status"])]
     streamed = isinstance(args, str) and bool(args)
     head = Segment(
         "tool_call", call_id, [], {"name": part["name"], "args": "" if streamed else args}

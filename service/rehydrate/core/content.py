@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.events import TEXTUAL, Event
+from rehydrate.core.parts import call_status
 from rehydrate.core.tape import Tape, Tick
 
 if TYPE_CHECKING:
@@ -195,7 +196,7 @@ def _call(
         part["status"] = segment.value.get("status", "in_progress")
     else:
         part["result"] = segment.value["result"]
-        part["status"] = "completed"
+        part["status"] = segment.value.get("status", "completed")
 
 
 def _segments_of(parts: list[dict[str, Any]]) -> Iterator[Segment]:
@@ -203,13 +204,20 @@ def _segments_of(parts: list[dict[str, Any]]) -> Iterator[Segment]:
         if part["type"] == "tool_call":
             call_id = part.get("tool_call_id") or f"call-{index}"
             args = part.get("args", "")
-            status = "completed" if part.get("status") == "completed" else "in_progress"
-            value = {"name": part.get("name"), "args": args, "status": status}
+            value = {"name": part.get("name"), "args": args, "status": call_status(part)}
             yield Segment("tool_call", call_id, [], value)
             if part.get("result") is not None:
-                yield Segment("tool_result", call_id, [], {"name": None, "result": part["result"]})
+                yield result_segment(call_id, None, part["result"], part.get("status"))
         elif part["text"]:
             yield Segment(part["type"], part.get("part"), [part["text"]])
+
+
+def result_segment(
+    call_id: str | None, name: str | None, result: Any, status: str | None
+) -> Segment:
+    """The step that ends a tool call; ``failed`` is the only *status* that has to be said."""
+    failed = {"status": status} if status == "failed" else {}
+    return Segment("tool_result", call_id, [], {"name": name, "result": result, **failed})
 
 
 def _extend(segments: list[Segment], event: Event) -> int:
@@ -234,8 +242,8 @@ def _extend(segments: list[Segment], event: Event) -> int:
         segments.append(Segment("tool_call", event.tool_call_id, [], value))
         return 1
     if event.kind == "tool_result":
-        value = {"name": event.name, "result": event.value}
-        segments.append(Segment("tool_result", event.tool_call_id, [], value))
+        result = result_segment(event.tool_call_id, event.name, event.value, event.status)
+        segments.append(result)
         return 1
     return 0
 

@@ -25,6 +25,13 @@ Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled"
 STATUSES: frozenset[str] = frozenset(get_args(Status))
 TERMINAL: frozenset[str] = STATUSES - {"in_progress"}
 
+CallStatus = Literal["in_progress", "completed", "failed", "incomplete"]
+"""Of a tool call: ``failed``: its result says why there is none; ``incomplete``: the response ended
+before there was one."""
+
+SETTLED: frozenset[str] = frozenset({"completed", "failed"})
+"""How a tool call ends by what was said of it."""
+
 TEXTUAL: frozenset[str] = frozenset({"token", "refusal", "reasoning"})
 """Kinds that append text to a part."""
 
@@ -80,7 +87,8 @@ class Event(NamedTuple):
     arguments of a ``tool_call``, the result of a ``tool_result``, the usage of a ``stop`` and
     the parts of a ``repair``; a ``repair`` without text and parts is a pointer to the store.
     ``version``: of a channel message that may grow; ``serial`` is then the message's own, and a
-    ``status`` on content ends the response with it.
+    ``status`` on content ends the response with it, but for that of a ``tool_result``: it says how
+    the call ended.
     """
 
     kind: Kind
@@ -102,6 +110,11 @@ class Event(NamedTuple):
     replay_of: str | None = None
     ephemeral: bool = False
     version: Version | None = None
+
+    @property
+    def ends(self) -> bool:
+        """Whether this version of a channel message says that it ends the response."""
+        return self.kind != "tool_result" and self.status in TERMINAL
 
     @property
     def is_pointer(self) -> bool:

@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
+from rehydrate.core.events import SETTLED
 from rehydrate.core.json import is_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rehydrate.core.events import CallStatus
 
 _TEXT_TYPES = frozenset({"text", "refusal", "reasoning"})
 
@@ -15,6 +21,12 @@ def clean_parts(parts: Any) -> list[dict[str, Any]] | None:
         return None
     cleaned = [_clean(part) for part in parts]
     return None if any(part is None for part in cleaned) else [part for part in cleaned if part]
+
+
+def call_status(part: Mapping[str, Any]) -> CallStatus:
+    """How a tool call stands, as far as *part* says; one that was cut off could still go on."""
+    status = part.get("status")
+    return status if isinstance(status, str) and status in SETTLED else "in_progress"  # type: ignore[return-value] # as tested
 
 
 def _clean(part: Any) -> dict[str, Any] | None:
@@ -35,6 +47,6 @@ def _clean(part: Any) -> dict[str, Any] | None:
             "name": name if isinstance(name, str) else None,
             "args": part.get("args", ""),
             "result": part.get("result"),
-            "status": "completed" if part.get("status") == "completed" else "in_progress",
+            "status": call_status(part),
         }
     return None

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 
 from rehydrate.core import cells
 from rehydrate.core.content import NO_SEQ, Run, assemble, collapsed_run, run_of
-from rehydrate.core.events import CONTENT, MAX_SEQ, TERMINAL, Event
+from rehydrate.core.events import CONTENT, MAX_SEQ, Event
 from rehydrate.core.ids import MARGIN_MS
 from rehydrate.core.state import MessageState, Owner, Through
 
@@ -134,8 +134,8 @@ def _version(state: MessageState, event: Event) -> Outcome:
         return Outcome.OLD
     if event.version.step is not None and state.start_id is None:
         state.headless = True  # it is one of several, and nobody knows whether of all
-    if event.status in TERMINAL and not state.ended:
-        state.status, state.provisional = event.status, False
+    if event.ends and not state.ended:
+        state.status, state.provisional = event.status or "completed", False
         state.finished_ms = cells.said_ms(event)
     return Outcome.FOLDED
 

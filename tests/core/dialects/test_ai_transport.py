@@ -150,10 +150,10 @@ def test_a_tool_call_that_came_whole():
         ("tool-output-denied", "", {"error": "denied"}),
     ],
 )
-def test_a_tool_that_failed_says_so_in_its_result(kind, data, result):
+def test_a_tool_that_failed_says_so_and_why(kind, data, result):
     call = output(3, "tool-input", {}, codec={"toolCallId": "t", "toolName": "add"})
     (part,) = parts(call, output(4, kind, data, codec={"toolCallId": "t"}))
-    assert (part["result"], part["status"]) == (result, "completed")
+    assert (part["result"], part["status"]) == (result, "failed")
 
 
 def test_a_preliminary_output_is_none():

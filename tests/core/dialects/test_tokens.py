@@ -253,6 +253,14 @@ def test_a_message_of_a_replay_says_of_what():
     assert read("token", "x", responseId="r", replayOf=5).replay_of is None
 
 
+@pytest.mark.parametrize(
+    ("said", "kept"), [("failed", "failed"), ("completed", None), ("odd", None), (["failed"], None)]
+)
+def test_a_result_says_whether_its_tool_failed(said, kept):
+    told = read("tool_result", {"result": 1}, responseId="r", toolCallId="c", status=said)
+    assert (told.value, told.status) == (1, kept)
+
+
 def test_an_ephemeral_message_says_so():
     extras = {"headers": {"responseId": "r"}, "ephemeral": True}
     assert decode(ChannelMessage("token", "x", "m", None, 0, extras=extras)).ephemeral
@@ -272,6 +280,7 @@ WRITTEN = [
     event("tool_call", 4, tool_call_id="c", name="f", value={"q": [1]}),
     event("tool_args", 5, "{}", tool_call_id="c"),
     event("tool_result", 6, tool_call_id="c", name="f", value=None),
+    event("tool_result", 6, tool_call_id="c", value={"error": "no"}, status="failed"),
     event("stop", 7, status="failed", error={"code": 1}, value={"n": 1}, gen=3),
     event("stop", 7, status="completed"),
     event("token", 1, "a", replay_of="q"),

@@ -121,7 +121,7 @@ def _input(message: ChannelMessage, transport: Tier, codec: Tier) -> Event | Non
         fields = data if isinstance(data, dict) else {}
         failed = kind == "tool-result-error"
         result = {"error": fields.get("message")} if failed else fields.get("output")
-        return _result(message, transport, codec, result)
+        return _result(message, transport, codec, result, failed=failed)
     return None
 
 
@@ -193,11 +193,11 @@ def _tool_output(message: ChannelMessage, transport: Tier, codec: Tier) -> Event
 
 def _tool_error(message: ChannelMessage, transport: Tier, codec: Tier) -> Event | None:
     fields = message.data if isinstance(message.data, dict) else {}
-    return _result(message, transport, codec, {"error": fields.get("errorText")})
+    return _result(message, transport, codec, {"error": fields.get("errorText")}, failed=True)
 
 
 def _tool_denied(message: ChannelMessage, transport: Tier, codec: Tier) -> Event | None:
-    return _result(message, transport, codec, {"error": "denied"})
+    return _result(message, transport, codec, {"error": "denied"}, failed=True)
 
 
 def _call_output(message: ChannelMessage, transport: Tier, _: Tier) -> Event | None:
@@ -208,12 +208,16 @@ def _call_output(message: ChannelMessage, transport: Tier, _: Tier) -> Event | N
     return _result(message, transport, named, fields.get("output"))
 
 
-def _result(message: ChannelMessage, transport: Tier, codec: Tier, result: Any) -> Event | None:
+def _result(
+    message: ChannelMessage, transport: Tier, codec: Tier, result: Any, *, failed: bool = False
+) -> Event | None:
     call_id = codec.get("toolCallId") or codec.get("call_id")
     if call_id is None or not is_json(result):
         return None
     version = _version(message, transport)
-    return _content("tool_result", message, transport, version, tool_call_id=call_id, value=result)
+    said: Mapping[str, Any] = {"tool_call_id": call_id, "value": result}
+    status: Status | None = "failed" if failed else None
+    return _content("tool_result", message, transport, version, **said, status=status)
 
 
 _READERS: dict[str, Callable[[ChannelMessage, Tier, Tier], Event | None]] = {

@@ -10,7 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.content import spoken_text
-from rehydrate.core.events import MAX_SEQ, STATUSES, TERMINAL, ChannelMessage, Event, Kind
+from rehydrate.core.events import MAX_SEQ, STATUSES, TERMINAL, ChannelMessage, Event, Kind, Status
 from rehydrate.core.ids import is_name
 from rehydrate.core.json import dump, is_json
 from rehydrate.core.parts import clean_parts
@@ -149,7 +149,8 @@ def _tool_result(message: ChannelMessage, headers: Mapping[str, Any], ephemeral:
     if call_id is None or not is_json(data.get("result")):
         return _event("void", message, headers, ephemeral)
     event = _event("tool_result", message, headers, ephemeral, name=_label(data, "name"))
-    return event._replace(tool_call_id=call_id, value=data.get("result"))
+    status: Status | None = "failed" if headers.get("status") == "failed" else None
+    return event._replace(tool_call_id=call_id, value=data.get("result"), status=status)
 
 
 def _stop(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
