@@ -40,7 +40,7 @@ from rehydrate.demo.embedded import embedded
 from rehydrate.demo.processes import Child
 from rehydrate.ports import Outgoing
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 RATE_PER_S = 25
 

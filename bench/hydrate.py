@@ -30,7 +30,7 @@ from rehydrate.demo.processes import Child
 from rehydrate.ports import Outgoing
 from rehydrate.recording import NewMessage
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 WORDS = [
     "the",

@@ -30,7 +30,7 @@ from rehydrate.store.embedded import EmbeddedPostgres
 from rehydrate.store.migrations import migrate
 from rehydrate.store.postgres import PostgresStore
 from rehydrate.store.url import connect_arguments
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 TOKENS_PER_S = 50
 WARM_S = 1.0

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from rehydrate.channel.ably import AblyChannel
 from rehydrate.ports import Outgoing
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 PATIENCE_S = 15.0
 

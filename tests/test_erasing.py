@@ -12,7 +12,7 @@ from rehydrate.localably import LocalAbly
 from rehydrate.ports import Outgoing
 from rehydrate.recording import NewMessage
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 
 @pytest.fixture

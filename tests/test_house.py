@@ -23,8 +23,8 @@ WIRING = ("wiring", "cli", "asgi", "demo", "serving", "__main__")
 
 # Modules without a test file of their own name: which tests use them, and why that is enough.
 TESTED_ELSEWHERE: dict[str, str] = {
-    "keeping": "test_erasing",  # the front door to acts that have tests of their own
-    "upkeep": "test_waking",  # puts together what has tests of its own
+    "wiring/keeping": "test_erasing",  # the front door to acts that have tests of their own
+    "upkeep/tasks": "upkeep/test_waking",  # puts together what has tests of its own
     "ports": "contracts/test_store",  # a promise is tested where it is kept
     "store/embedded_cluster": "store/test_embedded",  # its folder is what those tests look into
     "store/embedded_guard": "store/test_embedded",  # runs as a process of its own

@@ -180,7 +180,7 @@ class TestTwoAtOnce:
         assert await room.stored() == final
 
     async def test_beside_a_publisher_that_goes_on(self, room, monkeypatch):
-        monkeypatch.setattr("rehydrate.publishing.CHECKPOINT_S", 0.01)
+        monkeypatch.setattr("rehydrate.publishing.responding.CHECKPOINT_S", 0.01)
         text = "".join(chr(0x3041 + index % 80) for index in range(120))
         async with room.respond("r") as response:
             for index, letter in enumerate(text):

@@ -8,11 +8,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from conftest import connected, database_url
-from rehydrate import publishing
 from rehydrate.errors import StoreUnavailable
 from rehydrate.localably import LocalAbly
+from rehydrate.publishing import responding
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 pytestmark = pytest.mark.slow
 
@@ -109,15 +109,15 @@ async def test_the_end_waits_for_the_store(history, away):
 async def test_if_it_does_not_come_back_the_caller_is_told_and_the_sweep_ends_it_later(
     history, away, monkeypatch
 ):
-    monkeypatch.setattr(publishing, "COMMIT_TIMEOUT_S", 0.5)
-    responding = history.respond("gone", "r1")
-    response = await responding.__aenter__()
+    monkeypatch.setattr(responding, "COMMIT_TIMEOUT_S", 0.5)
+    ending = history.respond("gone", "r1")
+    response = await ending.__aenter__()
     response.write("stored ")
     await asyncio.sleep(0.7)
     async with away():
         response.write("only said")
         with pytest.raises(StoreUnavailable):
-            await responding.__aexit__(None, None, None)
+            await ending.__aexit__(None, None, None)
         names = [m.name for m in await on_channel(history, "gone")]
         assert "stop" not in names  # durable before told
     message = await ended(history, "gone")

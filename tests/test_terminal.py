@@ -11,9 +11,9 @@ import sys
 import pytest
 
 from rehydrate.core.events import Event
+from rehydrate.following.telling import FollowEvent
 from rehydrate.localably import LocalAbly
 from rehydrate.terminal import Screen
-from rehydrate.told import FollowEvent
 from telling import publisher_to
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

@@ -8,13 +8,13 @@ import sys
 
 import pytest
 
-from rehydrate import publishing
 from rehydrate.core.events import Event
 from rehydrate.core.response import fold
 from rehydrate.localably import LocalAbly
 from rehydrate.ports import Outgoing
+from rehydrate.publishing import responding
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 
 @pytest.fixture
@@ -112,7 +112,7 @@ async def test_an_end_that_nobody_told_is_told_with_the_text(history, ably, monk
         await asyncio.gather(keeping, return_exceptions=True)
         await ledger.commit(publication, await publication.end())
 
-    monkeypatch.setattr(publishing, "_end", commit_only)
+    monkeypatch.setattr(responding, "_end", commit_only)
     async with history.respond("v4", "r1") as response:
         response.write("one ")
         await asyncio.sleep(0.1)

@@ -9,18 +9,18 @@ from rehydrate.errors import RehydrateError
 
 if TYPE_CHECKING:
     from rehydrate.hydration import Hydrated
-    from rehydrate.publishing import Response
+    from rehydrate.publishing.responding import Response
     from rehydrate.recording import NewMessage
     from rehydrate.settings import Settings
-    from rehydrate.wiring import History
+    from rehydrate.wiring.history import History
 
 __all__ = ["History", "Hydrated", "NewMessage", "RehydrateError", "Response", "Settings", "View"]
 
 _HOMES = {
-    "History": "rehydrate.wiring",
+    "History": "rehydrate.wiring.history",
     "Hydrated": "rehydrate.hydration",
     "NewMessage": "rehydrate.recording",
-    "Response": "rehydrate.publishing",
+    "Response": "rehydrate.publishing.responding",
     "Settings": "rehydrate.settings",
 }
 

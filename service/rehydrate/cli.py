@@ -197,7 +197,7 @@ def _run_serve(options: Any) -> int:
 
 def _run_migrate(_: Any) -> int:
     from rehydrate.settings import load_settings  # noqa: PLC0415 - as above
-    from rehydrate.wiring import migrate  # noqa: PLC0415 - as above
+    from rehydrate.wiring.history import migrate  # noqa: PLC0415 - as above
 
     asyncio.run(migrate(load_settings().required_database_url()))
     sys.stdout.write("the schema is at head\n")
@@ -219,7 +219,7 @@ def _run_local_ably(options: Any) -> int:
 
 
 def _run_hydrate(options: Any) -> int:
-    from rehydrate.wiring import History  # noqa: PLC0415 - as above
+    from rehydrate.wiring.history import History  # noqa: PLC0415 - as above
 
     async def run() -> int:
         async with History() as history:
@@ -253,7 +253,7 @@ def _run_follow(options: Any) -> int:
 
 
 def _run_erase(options: Any) -> int:
-    from rehydrate.wiring import History  # noqa: PLC0415 - as above
+    from rehydrate.wiring.history import History  # noqa: PLC0415 - as above
 
     async def run() -> int:
         async with History() as history:
@@ -265,7 +265,7 @@ def _run_erase(options: Any) -> int:
 
 
 def _run_verify(options: Any) -> int:
-    from rehydrate.wiring import History  # noqa: PLC0415 - as above
+    from rehydrate.wiring.history import History  # noqa: PLC0415 - as above
 
     async def run() -> int:
         async with History() as history:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.errors import NotConfigured, RehydrateError
 from rehydrate.settings import Settings, load_settings
-from rehydrate.wiring import History, schema_revision
+from rehydrate.wiring.history import History, schema_revision
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable

@@ -14,7 +14,7 @@ import uvicorn
 
 from rehydrate.api.logs import uvicorn_options
 from rehydrate.errors import NotConfigured
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 if TYPE_CHECKING:
     from rehydrate.settings import Settings

@@ -10,10 +10,10 @@ import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TextIO
 
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 if TYPE_CHECKING:
-    from rehydrate.told import FollowEvent
+    from rehydrate.following.telling import FollowEvent
 
 _SHOWN = {"reasoning": "thinks: ", "refusal": "refuses: "}
 

@@ -13,7 +13,7 @@ from rehydrate.core.content import Run, assemble
 from rehydrate.core.dialects import decode_all
 from rehydrate.core.ids import check_conversation_id
 from rehydrate.core.timeline import Timeline
-from rehydrate.sweeping import tell, untold
+from rehydrate.upkeep.sweeping import tell, untold
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence

@@ -23,7 +23,7 @@ from rehydrate.errors import BadParameter, Busy
 from rehydrate.localably import LocalAbly
 from rehydrate.localably.webhooks import Webhook, WebhookRule
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 SECRET = "a secret of the rule"
 PATH = "/v1/ably/events"

@@ -23,7 +23,7 @@ from api.serving import served_beside
 from api.sse import streamed
 from rehydrate.api import stream as stream_module
 from rehydrate.localably import LocalAbly
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 from telling import publisher_to, settings_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

@@ -16,7 +16,7 @@ from api.minting import bearer
 from api.serving import served_beside
 from rehydrate.api import ui_messages
 from rehydrate.localably import LocalAbly
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 from telling import publisher_to, settings_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

@@ -18,7 +18,7 @@ from rehydrate.localably import LocalAbly
 from rehydrate.localably.capability import Capability
 from rehydrate.localably.config import Key
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 KEY = "app1.whole:0123456789abcdef0123456789abcdef"
 NARROW_KEY = "app1.narrow:abcdef0123456789abcdef0123456789"

@@ -8,7 +8,7 @@ import random
 import sys
 
 from rehydrate.demo.texts import tokens_of
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 MEAN_TOKENS = 60
 PACE_S = 1 / 30

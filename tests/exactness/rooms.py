@@ -19,10 +19,10 @@ from rehydrate.core.dialects import tokens
 from rehydrate.core.events import Event
 from rehydrate.hydration import Rules, hydrate
 from rehydrate.localably import LocalAbly
-from rehydrate.outbox import Outbox
 from rehydrate.ports import Outgoing
-from rehydrate.publication import Terms
-from rehydrate.publishing import respond
+from rehydrate.publishing.outbox import Outbox
+from rehydrate.publishing.publication import Terms
+from rehydrate.publishing.responding import respond
 from rehydrate.recording import catch_up, store_messages
 from rehydrate.store.postgres import PostgresStore
 

@@ -13,8 +13,8 @@ from rehydrate.core.timeline import Tombstone, erased_mark
 from rehydrate.errors import Conflict, Fenced
 from rehydrate.hydration import Rules, hydrate
 from rehydrate.ports import Conversation
-from rehydrate.publication import Terms
-from rehydrate.publishing import Ledger
+from rehydrate.publishing.publication import Terms
+from rehydrate.publishing.responding import Ledger
 from rehydrate.recording import NewMessage, catch_up, store_messages
 
 
@@ -80,7 +80,7 @@ class Test10ARecorderBesideAPublisherThatFinishes:
         assert await room.stored() == {"r": ("abc", "completed")}
 
     async def test_pieces_that_overlap_are_trimmed_by_what_they_contain(self, room, monkeypatch):
-        monkeypatch.setattr("rehydrate.publishing.CHECKPOINT_S", 0.01)
+        monkeypatch.setattr("rehydrate.publishing.responding.CHECKPOINT_S", 0.01)
         gate, text = Gate(), "abcdefghijklmnopqrst"
         async with room.respond("r") as response:
             for letter in text[:16]:

@@ -24,7 +24,7 @@ from rehydrate.providers.vendor_events import (
     VendorEvent,
     shown,
 )
-from rehydrate.publishing import Response
+from rehydrate.publishing.responding import Response
 
 KINDS = [kind for kind in vars(vendor_events).values() if isinstance(kind, type)]
 

@@ -9,7 +9,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from rehydrate.core.ids import Cursor
-    from rehydrate.following import Follower
+    from rehydrate.following.followers import Follower
     from rehydrate.hydration import Hydrated
     from rehydrate.ports import Conversation
     from rehydrate.recording import NewMessage, StoreResult

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
-    from rehydrate.following import Follower
-    from rehydrate.told import FollowEvent
+    from rehydrate.following.followers import Follower
+    from rehydrate.following.telling import FollowEvent
 
 _log = logging.getLogger(__name__)
 

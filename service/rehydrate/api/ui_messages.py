@@ -17,8 +17,8 @@ from rehydrate.core.json import dump
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from rehydrate.following.telling import FollowEvent
     from rehydrate.hydration import Hydrated
-    from rehydrate.told import FollowEvent
 
 MESSAGES = "ui-messages"
 STREAM = "ui-message-stream"

@@ -13,7 +13,7 @@ import uuid
 from rehydrate.demo.texts import tokens_of
 from rehydrate.errors import Fenced, Unavailable
 from rehydrate.recording import NewMessage
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 _log = logging.getLogger(__name__)
 

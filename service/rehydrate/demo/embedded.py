@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from rehydrate.demo.processes import Child, NotStarted
 from rehydrate.errors import NotConfigured
 from rehydrate.settings import Settings, load_settings
-from rehydrate.wiring import embedded_postgres, migrate
+from rehydrate.wiring.history import embedded_postgres, migrate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

@@ -14,7 +14,7 @@ from rehydrate.errors import ChannelUnavailable, Fenced, TooLarge
 
 if TYPE_CHECKING:
     from rehydrate.hydration import Rules
-    from rehydrate.outbox import Tray
+    from rehydrate.publishing.outbox import Tray
 
 ACK_TIMEOUT_S = 30.0
 """How long an ending response waits for what Ably has not acknowledged."""
@@ -148,19 +148,19 @@ class Publication:
             self._add(draft.kind, text=text, part=draft.part, tool_call_id=draft.tool_call_id)
 
     def next_event(self) -> Event | None:
-        """See `rehydrate.outbox.Writer`."""
+        """See `rehydrate.publishing.outbox.Writer`."""
         if not self._waiting:
             self.settle()
         return self._waiting[0] if self._waiting else None
 
     def posted(self, event: Event) -> None:
-        """See `rehydrate.outbox.Writer`."""
+        """See `rehydrate.publishing.outbox.Writer`."""
         self._waiting.popleft()
         self.unstored.append(event)
         self._unanswered += 1
 
     def answered(self, event: Event, serial: str | None, *, refused: bool) -> None:
-        """See `rehydrate.outbox.Writer`."""
+        """See `rehydrate.publishing.outbox.Writer`."""
         self._unanswered -= 1
         self.refused += refused
         if event.kind == "start" and serial is not None:

@@ -22,7 +22,7 @@ from rehydrate.errors import (
 )
 from rehydrate.localably import LocalAbly
 from rehydrate.settings import load_settings
-from rehydrate.wiring import embedded_postgres, migrate, schema_revision
+from rehydrate.wiring.history import embedded_postgres, migrate, schema_revision
 
 AWAY = "postgres://u:p@127.0.0.1:1/x"
 

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from exactness.rooms import now_ms, until
-from rehydrate import publication as module
 from rehydrate.errors import ChannelUnavailable, Fenced, TooLarge
 from rehydrate.hydration import Rules
-from rehydrate.publication import Ending, Publication, Terms
+from rehydrate.publishing import publication as module
+from rehydrate.publishing.publication import Ending, Publication, Terms
 
 
 class HeldTray:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.erasing import ErasureWatch
-from rehydrate.idling import end_idle
 from rehydrate.recording import Recorded, Recorder
-from rehydrate.sweeping import Sweeper, sweep
-from rehydrate.waking import Announcements, Rounds
+from rehydrate.upkeep.idling import end_idle
+from rehydrate.upkeep.sweeping import Sweeper, sweep
+from rehydrate.upkeep.waking import Announcements, Rounds
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection

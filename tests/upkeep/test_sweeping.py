@@ -13,7 +13,7 @@ from rehydrate.errors import Conflict, Fenced
 from rehydrate.localably import LocalAbly
 from rehydrate.recording import NewMessage
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 pytestmark = pytest.mark.slow
 

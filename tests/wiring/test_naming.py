@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from rehydrate import naming
 from rehydrate.errors import StoreUnavailable
-from rehydrate.naming import ChannelNames
+from rehydrate.wiring import naming
+from rehydrate.wiring.naming import ChannelNames
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ def room(house):
 @pytest.fixture
 def often(monkeypatch):
     """Checkpoints every few milliseconds."""
-    monkeypatch.setattr("rehydrate.publishing.CHECKPOINT_S", 0.01)
+    monkeypatch.setattr("rehydrate.publishing.responding.CHECKPOINT_S", 0.01)
 
 
 class TestLaw7:
@@ -103,7 +103,7 @@ class TestLaw7:
     async def test_a_stop_that_nobody_takes_leaves_the_text_committed_and_the_lease_kept(
         self, room, monkeypatch
     ):
-        monkeypatch.setattr("rehydrate.publication.TELL_ATTEMPTS", 2)
+        monkeypatch.setattr("rehydrate.publishing.publication.TELL_ATTEMPTS", 2)
         room.faults.set("refuse_publish", after=2, code=42911, channel=room.name)
         with pytest.raises(ChannelUnavailable):
             async with room.respond("r") as response:

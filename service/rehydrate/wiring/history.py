@@ -17,20 +17,20 @@ from rehydrate.core.capability import Capability
 from rehydrate.core.ids import check_conversation_id
 from rehydrate.core.response import Outcome
 from rehydrate.errors import ChannelUnavailable, NotConfigured, NotFound, StoreUnavailable
-from rehydrate.following import Following
+from rehydrate.following.followers import Following
+from rehydrate.following.mending import FollowTerms
 from rehydrate.hydration import Hydrated, Rules, hydrate
-from rehydrate.joining import Joining
-from rehydrate.keeping import Keeping
-from rehydrate.mending import FollowTerms
-from rehydrate.naming import ChannelNames
-from rehydrate.outbox import Outbox
-from rehydrate.publication import Terms
+from rehydrate.publishing.outbox import Outbox
+from rehydrate.publishing.publication import Terms
 from rehydrate.settings import Settings, load_settings, revealed
 from rehydrate.store import migrations
 from rehydrate.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from rehydrate.store.postgres import PostgresStore
 from rehydrate.store.url import DatabaseUrlError
-from rehydrate.upkeep import Kept, Upkeep, UpkeepTerms
+from rehydrate.upkeep.tasks import Kept, Upkeep, UpkeepTerms
+from rehydrate.wiring.joining import Joining
+from rehydrate.wiring.keeping import Keeping
+from rehydrate.wiring.naming import ChannelNames
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator

@@ -14,17 +14,17 @@ from typing import TYPE_CHECKING, Self
 
 from rehydrate.core.ids import check_conversation_id
 from rehydrate.errors import BadParameter
-from rehydrate.feed import Feed
+from rehydrate.following.feed import Feed
+from rehydrate.following.recent import RecentWalk
 from rehydrate.hydration import MAX_LIMIT
-from rehydrate.recent import RecentWalk
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from rehydrate.following.mending import FollowTerms
+    from rehydrate.following.telling import FollowEvent
     from rehydrate.hydration import Rules
-    from rehydrate.mending import FollowTerms
     from rehydrate.ports import ChannelLog, ResponseStore
-    from rehydrate.told import FollowEvent
     from rehydrate.walking import Walk
 
 _log = logging.getLogger(__name__)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rehydrate.sweeping import last_said_ms
+from rehydrate.upkeep.sweeping import last_said_ms
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

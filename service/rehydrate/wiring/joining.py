@@ -5,17 +5,17 @@ from __future__ import annotations
 from contextlib import AsyncExitStack, aclosing
 from typing import TYPE_CHECKING
 
-from rehydrate.following import News
+from rehydrate.following.followers import News
 from rehydrate.unanswered import unanswered
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
 
-    from rehydrate.following import Follower, Following
+    from rehydrate.following.followers import Follower, Following
+    from rehydrate.following.telling import FollowEvent
     from rehydrate.ports import Claims
     from rehydrate.recording import Recorded
-    from rehydrate.told import FollowEvent
     from rehydrate.unanswered import Prompt
 
 

@@ -6,7 +6,7 @@ import secrets
 
 import pytest
 
-from rehydrate import told
+from rehydrate.following import telling
 from rehydrate.localably import LocalAbly
 from rehydrate.recording import NewMessage
 from telling import history_over, publisher_to, reading
@@ -92,7 +92,7 @@ async def test_a_stored_message_without_channel_is_in_the_snapshot_and_one_store
 async def test_a_slow_follower_gets_a_new_snapshot_and_holds_nobody_up(
     history, conversation, publisher, monkeypatch
 ):
-    monkeypatch.setattr(told, "MOST_TOLD", 20)
+    monkeypatch.setattr(telling, "MOST_TOLD", 20)
     async with history.joined(conversation) as slow, reading(history, conversation) as fast:
         assert (await slow.batch())[0].kind == "snapshot"
         await fast.until(lambda r: r.snapshots)

@@ -8,13 +8,13 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import pytest
 
-from rehydrate import outbox, publication
 from rehydrate.core.dialects import decode_all
 from rehydrate.core.events import Event
 from rehydrate.errors import BadParameter, Fenced, TooLarge
 from rehydrate.localably import LocalAbly, Settings
+from rehydrate.publishing import outbox, publication
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 
 @asynccontextmanager

@@ -13,7 +13,7 @@ from ably.types.operations import MessageOperation
 from rehydrate.errors import ChannelRefused
 from rehydrate.localably import Key, LocalAbly, Namespace
 from rehydrate.localably.capability import Capability
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 from telling import attachments, history_over, publisher_to, reading, settings_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

@@ -7,13 +7,13 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from rehydrate import waking
 from rehydrate.errors import Busy, StoreUnavailable
 from rehydrate.localably import LocalAbly
 from rehydrate.ports import Outgoing
 from rehydrate.settings import load_settings
-from rehydrate.waking import Announcements, Rounds
-from rehydrate.wiring import History
+from rehydrate.upkeep import waking
+from rehydrate.upkeep.waking import Announcements, Rounds
+from rehydrate.wiring.history import History
 
 
 async def until(condition, *, within_s=10.0):

@@ -12,18 +12,18 @@ from rehydrate.core.dialects import decode
 from rehydrate.core.ids import channel_serial
 from rehydrate.core.reader import Verdict
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
-from rehydrate.followed import Replays
-from rehydrate.mending import FollowTerms, Mending, pause_s
+from rehydrate.following.mending import FollowTerms, Mending, pause_s
+from rehydrate.following.standing import Replays
 from rehydrate.ports import Discontinuity
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from rehydrate.core.events import ChannelMessage, Event
-    from rehydrate.followed import Taken
+    from rehydrate.following.standing import Taken
+    from rehydrate.following.telling import FollowEvent
     from rehydrate.hydration import Rules
     from rehydrate.ports import ChannelLog, ResponseStore, Subscription
-    from rehydrate.told import FollowEvent
 
 _log = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ import pytest
 
 from rehydrate.core.events import Event
 from rehydrate.core.timeline import Watermark
+from rehydrate.following.recent import MOST_EVENTS, Recent, reaches
 from rehydrate.localably import LocalAbly
 from rehydrate.ports import Outgoing
-from rehydrate.recent import MOST_EVENTS, Recent, reaches
 from rehydrate.recording import NewMessage
 from telling import attachments, history_over, publisher_to, reading
 

@@ -2,9 +2,9 @@ from __future__ import annotations
 
 import pytest
 
-from rehydrate import told as told_module
 from rehydrate.core.events import Event
-from rehydrate.told import FollowEvent, Telling
+from rehydrate.following import telling as told_module
+from rehydrate.following.telling import FollowEvent, Telling
 
 
 def token(text, seq=1):

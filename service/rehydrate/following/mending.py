@@ -12,10 +12,10 @@ from rehydrate.core.reader import Verdict
 from rehydrate.core.response import Outcome
 from rehydrate.core.timeline import Reason, read_from_ms
 from rehydrate.errors import RehydrateError, StoreUnavailable
-from rehydrate.followed import Standing
+from rehydrate.following.recent import Recent, RewoundWalk
+from rehydrate.following.standing import Standing
+from rehydrate.following.telling import Telling
 from rehydrate.hydration import MAX_LIMIT, read
-from rehydrate.recent import Recent, RewoundWalk
-from rehydrate.told import Telling
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

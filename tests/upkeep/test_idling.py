@@ -9,7 +9,7 @@ import pytest
 from rehydrate.localably import LocalAbly
 from rehydrate.ports import Outgoing
 from rehydrate.settings import load_settings
-from rehydrate.wiring import History
+from rehydrate.wiring.history import History
 
 LIMIT_MS = 1000
 

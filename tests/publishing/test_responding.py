@@ -14,7 +14,7 @@ from rehydrate.errors import (
     Fenced,
     StoreUnavailable,
 )
-from rehydrate.publication import Terms
+from rehydrate.publishing.publication import Terms
 from rehydrate.store.postgres import PostgresStore
 
 TEXT = "むかし👩‍👩‍👧é\u0302ab"
@@ -35,7 +35,7 @@ def room(house):
 @pytest.fixture
 def often(monkeypatch):
     """Checkpoints every few milliseconds."""
-    monkeypatch.setattr("rehydrate.publishing.CHECKPOINT_S", 0.01)
+    monkeypatch.setattr("rehydrate.publishing.responding.CHECKPOINT_S", 0.01)
 
 
 class TestTheStream:
@@ -307,7 +307,7 @@ class TestWithoutTheStore:
     async def test_away_for_too_long_the_caller_is_told_and_readers_are_not(
         self, room, cable, frail, monkeypatch
     ):
-        monkeypatch.setattr("rehydrate.publishing.COMMIT_TIMEOUT_S", 0.2)
+        monkeypatch.setattr("rehydrate.publishing.responding.COMMIT_TIMEOUT_S", 0.2)
         with pytest.raises(StoreUnavailable):  # noqa: PT012 - its end raises
             async with room.respond("r", store=frail) as response:
                 response.write("text")

@@ -22,14 +22,14 @@ from rehydrate.core.json import is_json
 from rehydrate.core.parts import clean_parts
 from rehydrate.core.response import MessageState, Owner, fold
 from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
-from rehydrate.publication import Ending, Publication, Terms
+from rehydrate.publishing.publication import Ending, Publication, Terms
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine, Sequence
 
     from rehydrate.hydration import Rules
-    from rehydrate.outbox import Outbox
     from rehydrate.ports import Held, ResponseStore
+    from rehydrate.publishing.outbox import Outbox
 
 _log = logging.getLogger(__name__)
 

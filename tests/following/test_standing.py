@@ -4,12 +4,12 @@ import json
 
 import pytest
 
-from rehydrate import followed
 from rehydrate.core.dialects import decode
 from rehydrate.core.events import ChannelMessage, Event, Version
 from rehydrate.core.reader import Verdict
 from rehydrate.core.timeline import Timeline, Tombstone, Window
-from rehydrate.followed import Replays, Standing, grown
+from rehydrate.following import standing as module
+from rehydrate.following.standing import Replays, Standing, grown
 from rehydrate.hydration import Reading
 from rehydrate.ports import Conversation, Stored
 
@@ -78,8 +78,8 @@ def test_a_finished_message_is_kept_in_its_wire_form_and_still_known():
 
 
 def test_only_the_newest_finished_messages_are_kept(monkeypatch):
-    monkeypatch.setattr(followed, "MAX_LIMIT", 3)
-    monkeypatch.setattr(followed, "_MOST_ROWS", 5)
+    monkeypatch.setattr(module, "MAX_LIMIT", 3)
+    monkeypatch.setattr(module, "_MOST_ROWS", 5)
     made = standing()
     for n in range(7):
         made.take(said("user-input", {"promptId": f"p{n}", "text": "x"}, at_ms=NOW_MS + n))
@@ -238,7 +238,7 @@ def test_a_replay_is_told_from_its_start_each_event_once():
 
 
 def test_only_so_many_replays_are_known(monkeypatch):
-    monkeypatch.setattr(followed, "_MOST_REPLAYS", 2)
+    monkeypatch.setattr(module, "_MOST_REPLAYS", 2)
     replays = Replays()
     for n, rid in enumerate("abc"):
         replays.take(replayed("start", rid, 0), n)

@@ -7,21 +7,21 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.erasing import erase
 from rehydrate.errors import Busy
-from rehydrate.publishing import Response, respond
+from rehydrate.publishing.responding import Response, respond
 from rehydrate.recording import Recorded, catch_up, store_messages
 from rehydrate.verifying import Verified, verify
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
-    from rehydrate.following import Following
+    from rehydrate.following.followers import Following
     from rehydrate.hydration import Rules
-    from rehydrate.outbox import Outbox
     from rehydrate.ports import ChannelLog, ResponseStore
-    from rehydrate.publication import Terms
+    from rehydrate.publishing.outbox import Outbox
+    from rehydrate.publishing.publication import Terms
     from rehydrate.recording import NewMessage, StoreResult
     from rehydrate.settings import Settings
-    from rehydrate.upkeep import Upkeep
+    from rehydrate.upkeep.tasks import Upkeep
 
 
 class Keeping:

@@ -1,0 +1,3 @@
+"""Follow: one attachment, one reading and one state for all who follow a conversation."""
+
+from __future__ import annotations
