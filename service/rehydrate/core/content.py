@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.events import TEXTUAL, Event
+from rehydrate.core.gaps import Marks, placed
 from rehydrate.core.parts import call_status
 from rehydrate.core.tape import Tape, Tick
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
     from rehydrate.core.cells import Cell
+    from rehydrate.core.gaps import Gap
 
 _PART_TYPES = {"token": "text", "refusal": "refusal", "reasoning": "reasoning"}
 _SPOKEN = ("text", "refusal")
@@ -110,20 +112,28 @@ def collapsed_run(first: int, last: int, parts: list[dict[str, Any]], at_ms: int
     return Run(first, last, segments, Tape([Tick(length, at_ms)]), collapsed=True)
 
 
-def assemble(runs: Iterable[Run], cells: Iterable[Cell] = ()) -> list[dict[str, Any]]:
-    """The parts that *runs*, then *cells*, add up to, in the order in which they began."""
+def assemble(
+    runs: Iterable[Run], cells: Iterable[Cell] = (), gaps: Iterable[Gap] = ()
+) -> list[dict[str, Any]]:
+    """The parts that *runs*, then *cells*, add up to, in the order in which they began.
+
+    Of the *gaps* between the runs each part says those that lie in it.
+    """
     parts: list[dict[str, Any]] = []
     keyed: dict[tuple[str, str], dict[str, Any]] = {}
+    marks, said = Marks(gaps), None
     for run in runs:
+        marks.before(run.first, said)
         for segment in run.segments:
-            if segment.type in ("text", "refusal", "reasoning"):
-                _say(parts, keyed, segment)
-            else:
-                _call(parts, keyed, segment)
+            say = _say if segment.type in ("text", "refusal", "reasoning") else _call
+            said = say(parts, keyed, segment)
+    marks.end(said, parts[0] if parts else None)
     for cell in cells:
         for segment in cell.run.segments:
             _place(parts, keyed, segment, cell)
     for part in parts:
+        if "marks" in part:
+            part["gaps"] = placed(part.pop("marks"), part.get("pieces", ()))
         if "pieces" in part:
             part["text"] = "".join(part.pop("pieces"))
             if (key := part.pop("key")) is not None:
@@ -138,7 +148,8 @@ def spoken_text(parts: list[dict[str, Any]]) -> str:
 
 def _say(
     parts: list[dict[str, Any]], keyed: dict[tuple[str, str], dict[str, Any]], segment: Segment
-) -> None:
+) -> dict[str, Any]:
+    """Add text to its part, which is returned."""
     if segment.key is not None:
         part = keyed.get((segment.type, segment.key))
     else:
@@ -151,6 +162,7 @@ def _say(
         if segment.key is not None:
             keyed[segment.type, segment.key] = part
     part["pieces"].extend(segment.pieces)
+    return part
 
 
 def _place(
@@ -171,7 +183,8 @@ def _place(
 
 def _call(
     parts: list[dict[str, Any]], keyed: dict[tuple[str, str], dict[str, Any]], segment: Segment
-) -> None:
+) -> dict[str, Any]:
+    """Take a step of a tool call, whose part is returned."""
     call_id = segment.key or ""
     part = keyed.get(("tool_call", call_id))
     if part is None:
@@ -188,7 +201,7 @@ def _call(
     if segment.type == "tool_args":
         if isinstance(part["args"], str):
             part["args"] += "".join(segment.pieces)
-        return
+        return part
     if segment.value.get("name") is not None:
         part["name"] = segment.value["name"]
     if segment.type == "tool_call":
@@ -197,6 +210,7 @@ def _call(
     else:
         part["result"] = segment.value["result"]
         part["status"] = segment.value.get("status", "completed")
+    return part
 
 
 def _segments_of(parts: list[dict[str, Any]]) -> Iterator[Segment]:
@@ -208,7 +222,7 @@ def _segments_of(parts: list[dict[str, Any]]) -> Iterator[Segment]:
             yield Segment("tool_call", call_id, [], value)
             if part.get("result") is not None:
                 yield result_segment(call_id, None, part["result"], part.get("status"))
-        elif part["text"]:
+        elif part["text"] or "gaps" in part:  # nothing, where a gap lies, says where it lies
             yield Segment(part["type"], part.get("part"), [part["text"]])
 
 

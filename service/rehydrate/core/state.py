@@ -142,7 +142,7 @@ class MessageState:
     def parts(self) -> list[dict[str, Any]]:
         """The parts as a reader sees them."""
         runs = [*self.runs, self.tail] if self.tail is not None else self.runs
-        parts = assemble(runs, cells.visible(self) if self.cells else ())
+        parts = assemble(runs, cells.visible(self) if self.cells else (), self.gaps())
         if self.status in TERMINAL:
             for part in parts:
                 if part.get("status") == "in_progress":

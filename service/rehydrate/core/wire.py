@@ -11,11 +11,12 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.core import cells
 from rehydrate.core.content import NO_SEQ, collapsed_run, spoken_text
+from rehydrate.core.gaps import parted
 from rehydrate.core.json import dump
 from rehydrate.core.response import MessageState, Owner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     from rehydrate.core.timeline import Reason
 
@@ -89,8 +90,8 @@ def encode(state: MessageState) -> bytes:
 def state_of(body: dict[str, Any]) -> MessageState:
     """The state whose wire form is *body*: what a client, or a hydrate, goes on from.
 
-    Where the text has gaps, their places within it are not in the wire form; such a message can be
-    followed, but its gaps cannot be filled.
+    Where it has gaps, its text is cut at the places that the parts say; a wire form of before that
+    has all its text before the first gap.
     """
     through = body["through"]
     state = MessageState(body["id"], body["role"], gen=through["gen"])
@@ -128,18 +129,19 @@ def _take_cells(state: MessageState, part: dict[str, Any], at_ms: int) -> bool:
 
 
 def _take_runs(
-    state: MessageState, parts: list[dict[str, Any]], gaps: Iterable[Iterable[int]], at_ms: int
+    state: MessageState, parts: list[dict[str, Any]], gaps: Sequence[Sequence[int]], at_ms: int
 ) -> None:
     """Cover the seqs that the text contains: all up to ``through.seq`` but the gaps."""
     last = NO_SEQ if state.seq is None else state.seq
     if state.ended and state.seq is not None:
         state.end, last = last, last - 1  # the last is the stop's, which says nothing
     first = min(0, last)
-    for gap_first, gap_last in gaps:
-        state.runs.append(collapsed_run(first, gap_first - 1, parts, at_ms))
-        first, parts = gap_last + 1, []
+    *before, behind = parted(parts, gaps)
+    for (gap_first, gap_last), said in zip(gaps, before, strict=True):
+        state.runs.append(collapsed_run(first, gap_first - 1, said, at_ms))
+        first = gap_last + 1
     if first <= last:
-        state.runs.append(collapsed_run(first, last, parts, at_ms))
+        state.runs.append(collapsed_run(first, last, behind, at_ms))
 
 
 def answer(

@@ -1,0 +1,108 @@
+"""Gaps at their places: where in the parts of a message the missing seqs lie.
+
+A part may say ``gaps``: ``[[at, first, last], …]``. Before the character *at* of its text (counted in
+code points) the seqs *first* … *last* are missing. Of a tool call *at* is 0: they are missing
+somewhere in it, or right behind it. A gap lies where the stream was when it began: in the part that
+was said last; one before everything lies at the beginning of the first part.
+"""
+
+from __future__ import annotations
+
+from itertools import accumulate
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+Gap = tuple[int, int]
+Part = dict[str, Any]
+
+
+class Marks:
+    """Marks *gaps* in parts while these are put together from runs.
+
+    A part under construction has ``pieces`` (a tool call has none); a mark counts them, so that no
+    text is measured before it is whole.
+    """
+
+    def __init__(self, gaps: Iterable[Gap]) -> None:
+        self._left = list(gaps)[::-1]
+        self._leading: list[Gap] = []
+
+    def before(self, seq: int, said: Part | None) -> None:
+        """All gaps before *seq* lie behind what was said last, in *said*."""
+        while self._left and self._left[-1][1] < seq:
+            self._mark(said, self._left.pop())
+
+    def end(self, said: Part | None, first: Part | None) -> None:
+        """What is left lies behind *said*; what lay before everything, in the *first* part."""
+        while self._left:
+            self._mark(said, self._left.pop())
+        if first is not None and self._leading:
+            first["marks"] = [(0, *gap) for gap in self._leading] + first.get("marks", [])
+
+    def _mark(self, said: Part | None, gap: Gap) -> None:
+        if said is None:
+            self._leading.append(gap)
+        else:
+            said.setdefault("marks", []).append((len(said.get("pieces", ())), *gap))
+
+
+def placed(marks: Iterable[tuple[int, int, int]], pieces: Sequence[str]) -> list[list[int]]:
+    """The ``gaps`` of a part of *pieces*: its *marks* by characters."""
+    lengths = list(accumulate(map(len, pieces), initial=0))
+    return [[lengths[count], first, last] for count, first, last in marks]
+
+
+def parted(parts: Sequence[Part], gaps: Iterable[Sequence[int]]) -> list[list[Part]]:
+    """*parts* cut, so that each gap has its place again: what precedes each, and what is left.
+
+    Nothing but the places is promised: what parts with keys say may come in an earlier piece. A gap
+    that no part has the place of lies behind everything that is left: nobody knows better.
+    """
+    cutting = _Cutting(parts)
+    return [*(cutting.up_to(first) for first, _ in gaps), cutting.rest()]
+
+
+class _Cutting:
+    """Takes parts away from their beginnings, in the order in which they were said."""
+
+    def __init__(self, parts: Sequence[Part]) -> None:
+        self._parts = parts
+        self._taken = [0] * len(parts)
+        self._marks = [[list(gap) for gap in part.get("gaps", ())] for part in parts]
+        self._places = {gap[1]: i for i, gaps in enumerate(self._marks) for gap in gaps}
+
+    def up_to(self, first: int) -> list[Part]:
+        """What precedes the gap that begins at *first*; the part that it lies in comes last."""
+        here = self._places.get(first)
+        if here is None:
+            return self.rest()
+        cut: list[Part] = []
+        said = 0
+        for index, part in enumerate(self._parts):
+            cut += self._take(index, even_nothing=index == here)
+            if index == here:
+                said = len(cut)
+            keyed = "part" in part or part["type"] == "tool_call"
+            if not keyed and (index == here or self._marks[index]):
+                break  # what has no key goes on only where it was said last
+        if said != len(cut):
+            cut += self._take(here, even_nothing=True)
+        self._marks[here].pop(0)
+        return cut
+
+    def rest(self) -> list[Part]:
+        """All that is left."""
+        self._marks = [[] for _ in self._parts]
+        return [cut for index in range(len(self._parts)) for cut in self._take(index)]
+
+    def _take(self, index: int, *, even_nothing: bool = False) -> list[Part]:
+        """What part *index* says up to its next mark."""
+        part, taken, marks = self._parts[index], self._taken[index], self._marks[index]
+        if part["type"] == "tool_call":
+            self._taken[index] = 1
+            return [part] if even_nothing or not taken else []
+        end = marks[0][0] if marks else len(part["text"])
+        self._taken[index] = end
+        return [{**part, "text": part["text"][taken:end]}] if even_nothing or end > taken else []
