@@ -202,7 +202,11 @@ class Through(BaseModel):
 
 
 class MessageOut(BaseModel):
-    """A message. Later versions may add fields."""
+    """A message. Later versions may add fields.
+
+    A part of a text with gaps says where they lie: ``gaps``, ``[[at, first, last], …]``. Before its
+    character ``at``, in code points, the seqs ``first`` … ``last`` are missing.
+    """
 
     model_config = ConfigDict(extra="allow")
 
