@@ -42,7 +42,7 @@ class Nowhere:
     def tool_args(self, tool_call_id: str, text: str) -> None:
         """Take arguments."""
 
-    def tool_result(self, tool_call_id: str, result: object, *, name: str | None = None) -> None:
+    def tool_result(self, tool_call_id: str, result: object, **how: object) -> None:
         """Take a result."""
 
     def finish(self, status: str = "completed", **how: object) -> None:

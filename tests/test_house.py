@@ -37,7 +37,7 @@ def modules() -> list[Path]:
 
 
 def python_files() -> list[Path]:
-    folders = (ROOT / name for name in ("service", "tests", "bench", "migrations"))
+    folders = (ROOT / name for name in ("service", "tests", "bench", "examples", "migrations"))
     return sorted(p for f in folders for p in f.rglob("*.py") if "node_modules" not in p.parts)
 
 

@@ -169,3 +169,26 @@ async def test_a_response_that_is_one_growing_message_is_told_as_what_is_new_of_
     assert reader.texts == late.reader.texts == {"r": "語おはよう!"}
     assert "repair" not in reader.kinds
     assert len(reader.snapshots) == 1
+
+
+async def test_a_cancel_is_heard_by_whom_it_names_and_told_to_no_follower(
+    history, conversation, publisher
+):
+    async with (
+        reading(history, conversation) as follower,
+        history._following.cancels(conversation, "r") as asked,
+    ):
+        await follower.until(lambda r: r.snapshots)
+        await publisher.say("cancel", rid="another")
+        await publisher.stream("other", "a")
+        await follower.until(completed("other"))
+        assert not asked.is_set()
+        await publisher.say("cancel", rid="r")
+        await asyncio.wait_for(asked.wait(), 15)
+        assert set(follower.reader.kinds) <= {"snapshot", "start", "token", "stop"}
+
+
+async def test_a_cancel_that_came_before_the_attach_is_heard(history, conversation, publisher):
+    await publisher.say("cancel", rid="r")
+    async with history._following.cancels(conversation, "r") as asked:
+        await asyncio.wait_for(asked.wait(), 15)

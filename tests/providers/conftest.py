@@ -11,7 +11,7 @@ import openai
 import pytest
 import uvicorn
 
-from providers.scripted import ScriptedEndpoint
+from scripted_openai.endpoint import ScriptedEndpoint
 
 
 class Vendor:
@@ -49,12 +49,18 @@ def served(app):
             assert not thread.is_alive()
 
 
-@pytest.fixture
-def vendor():
-    """Its script is set by the test: `vendor.endpoint.answer = …`."""
+@contextmanager
+def scripted():
+    """A vendor whose script is set by the test: `vendor.endpoint.answer = …`."""
     endpoint = ScriptedEndpoint(answer=lambda asked: [])
     with served(endpoint.app) as url:
         yield Vendor(endpoint, url)
+
+
+@pytest.fixture
+def vendor():
+    with scripted() as made:
+        yield made
 
 
 def eventually(condition, timeout_s: float = 10.0) -> None:

@@ -63,8 +63,9 @@ class Folded:
     def tool_args(self, tool_call_id, text):
         self._say("tool_args", tool_call_id=tool_call_id, text=text)
 
-    def tool_result(self, tool_call_id, result, *, name=None):
-        self._say("tool_result", tool_call_id=tool_call_id, name=name, value=result)
+    def tool_result(self, tool_call_id, result, *, name=None, failed=False):
+        named = {"tool_call_id": tool_call_id, "name": name}
+        self._say("tool_result", **named, value=result, status="failed" if failed else None)
 
     def finish(self, status="completed", *, usage=None, error=None, parts=None):
         assert self.ending is None, "a response ends once"

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from providers.turns import RunTurn
 from rehydrate.providers.assistants_calls import AssistantsCalls, Said
 from rehydrate.providers.failures import StreamUnreadable
 from rehydrate.providers.interpreting import Arrived
@@ -14,6 +13,7 @@ from rehydrate.providers.vendor_events import (
     ToolCallStarted,
     ToolResult,
 )
+from scripted_openai.turns import RunTurn
 
 
 def came(build) -> Arrived:
@@ -71,7 +71,7 @@ def test_a_result_is_said_once_and_makes_its_part_final(state):
     assert result.result == ("3" if state == "completed" else {"error": "failed"})
     assert not [event for event in read(step) if isinstance(event, ToolResult)]
     (part,) = said.parts()
-    assert (part["result"], part["status"]) == (result.result, "completed")
+    assert (part["result"], part["status"]) == (result.result, state)
 
 
 def test_arguments_that_differ_from_their_deltas_are_noted():

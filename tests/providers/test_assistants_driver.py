@@ -8,10 +8,10 @@ import json
 import pytest
 
 from providers.conftest import eventually
-from providers.scripted import CUT, Stall
 from providers.sinks import Folded
-from providers.turns import RunTurn
 from rehydrate.providers.assistants_driver import run_assistants
+from scripted_openai.endpoint import CUT, Stall
+from scripted_openai.turns import RunTurn
 
 PARIS = ("call_a", "weather", {"city": "Paris"})
 ROME = ("call_b", "weather", {"city": "Rome"})
@@ -124,7 +124,8 @@ async def test_an_exception_becomes_the_output_and_marks_the_part(vendor):
     assert outcome.status == "completed"
     told = {"error": "LookupError: Paris"}
     assert json.loads(vendor.endpoint.asked[1].body["tool_outputs"][0]["output"]) == told
-    assert sink.parts[0]["result"] == told
+    for parts in (sink.parts, sink.final):
+        assert (parts[0]["result"], parts[0]["status"]) == (told, "failed")
 
 
 @pytest.mark.parametrize(

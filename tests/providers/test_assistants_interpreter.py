@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from providers.sinks import Folded
 from providers.spoiling import check_ends_once, spoiled, spoiled_everywhere
 from providers.transcribed import NAMES
-from providers.turns import RunTurn
 from rehydrate.providers.openai_assistants import AssistantsStream
+from scripted_openai.turns import RunTurn
 
 GOLDEN = [name for name in NAMES if name.startswith("assistants_")]
 

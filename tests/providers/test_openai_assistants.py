@@ -6,9 +6,9 @@ import pytest
 
 from providers.sinks import Folded
 from providers.transcribed import NAMES, known_types, transcript, typed, wire
-from providers.turns import RunTurn
 from rehydrate.providers.openai_assistants import RULES, AssistantsStream
 from rehydrate.providers.vendor_events import ActionRequired, Annotation, Ended, Image, TextDelta
+from scripted_openai.turns import RunTurn
 
 GOLDEN = [name for name in NAMES if name.startswith("assistants_")]
 FORMS = {

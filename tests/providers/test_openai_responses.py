@@ -9,13 +9,13 @@ import shutil
 import pytest
 
 from providers.conftest import eventually
-from providers.scripted import CUT, Stall
 from providers.sinks import Folded
 from providers.transcribed import NAMES, known_types, transcript, typed, wire
-from providers.turns import ResponseTurn
 from rehydrate.providers.failures import StreamBroken, VendorFailed, VendorIncomplete
 from rehydrate.providers.openai_responses import RULES, ResponsesStream
 from rehydrate.providers.vendor_events import Ended, TextDelta, ToolCallStarted, Unknown
+from scripted_openai.endpoint import CUT, Stall
+from scripted_openai.turns import ResponseTurn
 
 GOLDEN = [name for name in NAMES if name.startswith("responses_")]
 ASK = {"model": "gpt-5", "input": "?", "stream": True}

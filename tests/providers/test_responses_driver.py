@@ -9,12 +9,12 @@ import threading
 import pytest
 
 from providers.conftest import eventually
-from providers.scripted import CUT, Raw, Stall
 from providers.sinks import Folded
-from providers.turns import ResponseTurn
 from rehydrate.errors import BadParameter
 from rehydrate.providers.responses_driver import run_responses
 from rehydrate.providers.toolbox import Tool
+from scripted_openai.endpoint import CUT, Raw, Stall
+from scripted_openai.turns import ResponseTurn
 
 ASK = {"model": "gpt-5", "input": "What is the weather?"}
 
@@ -140,7 +140,7 @@ async def test_an_exception_of_a_tool_becomes_its_output_and_marks_its_part(vend
     assert outcome.status == "completed"
     told = {"error": "LookupError: no station in Oz"}
     assert json.loads(vendor.endpoint.asked[1].body["input"][0]["output"]) == told
-    assert sink.parts[0]["result"] == told
+    assert (sink.parts[0]["result"], sink.parts[0]["status"]) == (told, "failed")
     assert not sink.needs_repair
 
 
@@ -168,8 +168,12 @@ async def test_a_call_that_cannot_be_run_ends_the_answer_with_its_text_kept(vend
         )
     assert (outcome.status, sink.status, sink.error) == ("failed", "failed", error)
     assert sink.text == "Let me see."
-    results = {part["tool_call_id"]: part["result"] for part in sink.final if "result" in part}
-    assert results == {"call_a": {"error": error}, "call_b": {"city": "X", "sky": "clear"}}
+    for parts in (sink.parts, sink.final):
+        results = {p["tool_call_id"]: (p["result"], p["status"]) for p in parts if "result" in p}
+        assert results == {
+            "call_a": ({"error": error}, "failed"),
+            "call_b": ({"city": "X", "sky": "clear"}, "completed"),
+        }
     assert len(vendor.endpoint.asked) == 1
 
 

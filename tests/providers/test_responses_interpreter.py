@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from providers.sinks import Folded
 from providers.spoiling import check_ends_once, spoiled, spoiled_everywhere
 from providers.transcribed import NAMES, transcript
-from providers.turns import ResponseTurn
 from rehydrate.providers.openai_responses import ResponsesStream
+from scripted_openai.turns import ResponseTurn
 
 GOLDEN = [name for name in NAMES if name.startswith("responses_")]
 

@@ -74,8 +74,30 @@ def test_a_result_is_what_the_vendor_s_tool_answered(item, result):
 
 def test_names_and_ids_fall_back_to_what_there_is():
     assert call_of({"type": "future_call"}, index=3)[:3] == ("call-3", "future", "future_call")
-    assert output_of({"type": "x_output", "output": 1}, index=3) == ("call-3", "x", 1)
-    assert output_of({"type": "y_output", "id": "i", "result": 2}, index=0) == ("i", "y", 2)
+    assert output_of({"type": "x_output", "output": 1}, index=3) == ("call-3", "x", 1, False)
+    assert output_of({"type": "y_output", "id": "i", "result": 2}, index=0) == ("i", "y", 2, False)
+
+
+@pytest.mark.parametrize(
+    ("item", "failed"),
+    [
+        ({"type": "mcp_call", "output": "x", "error": None}, False),
+        ({"type": "mcp_call", "error": {"message": "down"}}, True),
+        ({"type": "web_search_call", "status": "failed"}, True),
+        ({"type": "web_search_call", "status": "completed"}, False),
+    ],
+)
+def test_a_tool_of_the_vendor_s_that_did_not_do_it_has_failed(item, failed):
+    assert call_of({**item, "id": "c"}, index=0).failed == failed
+    (part,) = parts_of([{**item, "id": "c"}], prefix="")
+    assert part["status"] == ("failed" if failed else "completed")
+
+
+def test_a_failed_output_is_one():
+    call = {"type": "apply_patch_call", "call_id": "c"}
+    output = {"type": "apply_patch_call_output", "call_id": "c", "status": "failed", "output": "no"}
+    (part,) = parts_of([call, output], prefix="")
+    assert (part["result"], part["status"]) == ("no", "failed")
 
 
 def test_texts_have_keys_by_their_places():

@@ -7,11 +7,11 @@ import asyncio
 import pytest
 
 from providers.conftest import eventually
-from providers.scripted import Stall
 from providers.sinks import Folded
-from providers.turns import ResponseTurn
 from rehydrate.errors import Fenced
 from rehydrate.providers.responses_driver import run_responses
+from scripted_openai.endpoint import Stall
+from scripted_openai.turns import ResponseTurn
 
 ASK = {"model": "gpt-5", "input": "What is the weather?"}
 

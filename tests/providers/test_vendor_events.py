@@ -80,7 +80,8 @@ def test_a_response_that_is_published_is_a_sink():
     ToolCallStarted("t", 4, "c", "sum", "function_call").say(response)
     ToolResult("t", 6, "c", "sum", 7).say(response)
     Ended("t", 9, "failed", None, StreamBroken("cut"), []).say(response)
-    assert out.said == ["token", "tool_call", "tool_result"]
+    ToolResult("t", 7, "c", "sum", {"error": "no"}, failed=True).say(response)
+    assert out.said == ["token", "tool_call", "tool_result", "tool_result"]
     assert (out.ending.status, out.ending.error) == ("failed", "cut")
 
 

@@ -7,10 +7,10 @@ import asyncio
 import pytest
 
 from providers.sinks import Folded
-from providers.turns import ResponseTurn
 from rehydrate.providers.failures import ProviderError, StreamBroken
 from rehydrate.providers.openai_responses import ResponsesStream
 from rehydrate.providers.vendor_events import Ended
+from scripted_openai.turns import ResponseTurn
 
 EVENTS = ResponseTurn().message("One two").completed()
 

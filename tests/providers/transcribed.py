@@ -6,7 +6,7 @@ import json
 import typing
 from pathlib import Path
 
-from providers.scripted import sse
+from scripted_openai.endpoint import sse
 
 FOLDER = Path(__file__).parent / "transcripts"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))

@@ -106,6 +106,18 @@ class TestTheStream:
                 while (await room.stored())["r"][0] != "abc":  # noqa: ASYNC110 - a task writes
                     await asyncio.sleep(0.01)
 
+    async def test_what_is_kept_with_it_may_be_said_while_it_streams(self, room, often):
+        async with room.respond("r", metadata={"k": 1}) as response:
+            response.annotate({"k": 1, "vendor": ["resp_1"]})
+            response.write("a")
+            await room.keeps("r", "a")
+            (state,) = await room.store.states(room.id, ["r"])
+            assert state.metadata == {"k": 1, "vendor": ["resp_1"]}
+            response.annotate({"k": 2})
+            with pytest.raises(BadParameter):
+                response.annotate({"k": object()})
+        assert (await room.message())["metadata"] == {"k": 2}
+
     async def test_text_too_long_for_one_message_is_split(self, room):
         long = "語😀" * 20_000
         async with room.respond("r") as response:

@@ -47,6 +47,7 @@ class Feed(Mending):
     Attributes:
         counts: what became of the messages that were delivered.
         followers: how many there are.
+        cancels: by the response that a ``cancel`` names, what is set when one comes.
     """
 
     def __init__(
@@ -72,6 +73,7 @@ class Feed(Mending):
         )
         self.counts: Counter[str] = Counter()
         self.followers = 0
+        self.cancels: dict[str | None, asyncio.Event] = {}
         self._channel_of = channel_of
         self._replays = Replays()
         self._chains = Chains()
@@ -185,6 +187,9 @@ class Feed(Mending):
         event = decode(message)
         if event is None:
             self.counts["ignored"] += 1
+        elif event.kind == "cancel":
+            if event.message_id in self.cancels:
+                self.cancels[event.message_id].set()
         elif event.replay_of is not None:
             started = self._replays.take(event, self.telling.number + 1)
             if started is not None:

@@ -220,6 +220,20 @@ class Following:
             if not feed.followers:
                 self._leave_later(feed)
 
+    @asynccontextmanager
+    async def cancels(self, conversation_id: str, response_id: str) -> AsyncIterator[asyncio.Event]:
+        """What is set when somebody asks, on the channel, that the response be stopped.
+
+        It is heard while the block runs, as long as Ably lets us attach.
+        """
+        async with self.joined(conversation_id, limit=1):
+            feed = self._feeds[conversation_id]
+            asked = feed.cancels[response_id] = asyncio.Event()
+            try:
+                yield asked
+            finally:
+                del feed.cancels[response_id]
+
     async def walk(self, conversation_id: str, until: str | None) -> Walk | None:
         """A walk over what a follower here has heard, which is up to date; None: there is none.
 

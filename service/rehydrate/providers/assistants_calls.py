@@ -90,7 +90,7 @@ class AssistantsCalls:
         error = vendor_failure(came.fields.get("last_error"), came.type.rpartition(".")[2])
         for call in _calls_in(came.fields):
             yield from self._whole(came, call)
-            yield from self._settle(came, call, {"error": error.told})
+            yield from self._settle(came, call, {"error": error.told}, failed=True)
 
     def _begin(self, came: Arrived, call: dict[str, Any]) -> Iterator[VendorEvent]:
         call_id = call.get("id")
@@ -114,11 +114,13 @@ class AssistantsCalls:
         if call_id not in self._said.final:
             self._said.final[call_id] = call_part(call_id, _name(call), args)
 
-    def _settle(self, came: Arrived, call: dict[str, Any], result: Any) -> Iterator[VendorEvent]:
+    def _settle(
+        self, came: Arrived, call: dict[str, Any], result: Any, *, failed: bool = False
+    ) -> Iterator[VendorEvent]:
         part = self._said.final[call["id"]]
-        if part["status"] != "completed":
-            settle(part, result)
-            yield ToolResult(came.type, came.number, call["id"], _name(call), result)
+        if part["status"] == "in_progress":
+            settle(part, result, failed=failed)
+            yield ToolResult(came.type, came.number, call["id"], _name(call), result, failed)
 
 
 def place_of(came: Arrived, fields: dict[str, Any]) -> int:

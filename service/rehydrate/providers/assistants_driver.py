@@ -20,12 +20,13 @@ from rehydrate.providers.driving import (
 )
 from rehydrate.providers.failures import ProviderError, StreamBroken, VendorIncomplete
 from rehydrate.providers.openai_assistants import AssistantsStream
-from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Tool, Toolbox
+from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Tool, Toolbox, toolbox_of
 from rehydrate.providers.vendor_stream import IDLE_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from rehydrate.providers.driving import Noted
     from rehydrate.providers.vendor_events import Sink
 
 _HEADERS = {"OpenAI-Beta": "assistants=v2"}
@@ -38,11 +39,12 @@ async def run_assistants(
     assistant_id: str,
     input: Any = None,  # noqa: A002 - as in `run_responses`
     thread_id: str | None = None,
-    tools: Mapping[str, Callable[..., Any] | Tool] | None = None,
+    tools: Mapping[str, Callable[..., Any] | Tool] | Toolbox | None = None,
     describe_tools: bool = False,
     tool_timeout_s: float = TOOL_TIMEOUT_S,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
     turns_max: int = TURNS_MAX,
+    noted: Noted | None = None,
     **request: Any,
 ) -> Outcome:
     """Stream a run of the Assistants API into *sink*, tool loop included; end it there.
@@ -58,6 +60,7 @@ async def run_assistants(
         tool_timeout_s: how long one call of a tool may take, in seconds.
         idle_timeout_s: how long the stream may say nothing, in seconds.
         turns_max: how often outputs may be submitted.
+        noted: is told the vendor's ids as soon as they are known.
         request: further fields of the run: ``model``, ``instructions``, ``metadata`` …
 
     A bad end is told to the sink and returned, not raised. What the sink raises, and cancellation,
@@ -66,11 +69,11 @@ async def run_assistants(
     Raises:
         BadParameter: a tool cannot be described.
     """
-    toolbox = Toolbox(tools or {}, timeout_s=tool_timeout_s)
+    toolbox = toolbox_of(tools, timeout_s=tool_timeout_s)
     if describe_tools:
         request["tools"] = toolbox.nested_specs()
     body = {**request, "assistant_id": assistant_id, "stream": True}
-    run = _AssistantsRun(client, Conversation(sink, toolbox), thread_id, idle_timeout_s)
+    run = _AssistantsRun(client, Conversation(sink, toolbox, noted), thread_id, idle_timeout_s)
     return await driven(run, run.turns(input, body, turns_max))
 
 

@@ -5,16 +5,17 @@ from __future__ import annotations
 import asyncio
 import inspect
 import logging
+from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rehydrate.providers.failures import ProviderError, failure_of
 from rehydrate.providers.interpreting import settle
-from rehydrate.providers.vendor_events import Ended, ToolCallDone, ToolResult
+from rehydrate.providers.vendor_events import Ended, Started, ToolCallDone, ToolResult
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Iterable
 
     from rehydrate.core.events import Status
     from rehydrate.providers.toolbox import Answer, Toolbox
@@ -54,13 +55,23 @@ class Outcome:
     run_id: str | None = None
 
 
-class Conversation:
-    """One answer in the making: what its turns said goes into *sink*, and its end, once."""
+Noted = Callable[[str, str], None]
+"""Is told what the vendor has begun (``response``, ``thread``, ``run``), and its id."""
 
-    def __init__(self, sink: Sink, toolbox: Toolbox) -> None:
+_NAMED = ("response", "thread", "run")
+
+
+class Conversation:
+    """One answer in the making: what its turns said goes into *sink*, and its end, once.
+
+    *noted* is told the vendor's ids as soon as they are known.
+    """
+
+    def __init__(self, sink: Sink, toolbox: Toolbox, noted: Noted | None = None) -> None:
         self._sink = sink
         self._toolbox = toolbox
-        self._results: dict[str, Any] = {}
+        self._noted = noted
+        self._answers: dict[str, Answer] = {}
         self._parts: list[dict[str, Any]] | None = []
         self.usage: dict[str, Any] | None = None
 
@@ -73,7 +84,10 @@ class Conversation:
                 end = event
             elif isinstance(event, ToolCallDone):
                 calls.append(event)
-            elif not (isinstance(event, ToolResult) and event.tool_call_id in self._results):
+            elif isinstance(event, Started):
+                if self._noted is not None and event.what in _NAMED:
+                    self._noted(event.what, event.id)
+            elif not (isinstance(event, ToolResult) and event.tool_call_id in self._answers):
                 event.say(self._sink)
         assert end is not None, "every stream ends with Ended"  # noqa: S101 - the stream's promise
         return end, calls
@@ -94,8 +108,10 @@ class Conversation:
         async with aclosing(self._toolbox.answers(calls)) as coming:
             async for answer in coming:
                 answers[answer.tool_call_id] = answer
-                self._results[answer.tool_call_id] = answer.result
-                self._sink.tool_result(answer.tool_call_id, answer.result)
+                self._answers[answer.tool_call_id] = answer
+                self._sink.tool_result(
+                    answer.tool_call_id, answer.result, name=answer.name, failed=answer.failed
+                )
         failures = [answer.failure for answer in answers.values() if answer.failure is not None]
         if failures:
             raise failures[0]
@@ -106,8 +122,9 @@ class Conversation:
         status: Status = "completed" if error is None else error.ending
         parts = self._parts or None
         for part in parts or ():
-            if part["type"] == "tool_call" and part["tool_call_id"] in self._results:
-                settle(part, self._results[part["tool_call_id"]])
+            answer = self._answers.get(part.get("tool_call_id", ""))
+            if answer is not None:
+                settle(part, answer.result, failed=answer.failed)
         told = None if error is None else error.told
         self._sink.finish(status, usage=self.usage, error=told, parts=parts)
         return Outcome(status, error, self.usage, parts, **ids)

@@ -245,7 +245,7 @@ def call_part(call_id: str, name: str, args: str) -> dict[str, Any]:
     }
 
 
-def settle(part: dict[str, Any], result: Any) -> None:
-    """Give a call its result."""
+def settle(part: dict[str, Any], result: Any, *, failed: bool = False) -> None:
+    """Give a call its result, or, if it *failed*, say by *result* why there is none."""
     part["result"] = result
-    part["status"] = "completed"
+    part["status"] = "failed" if failed else "completed"

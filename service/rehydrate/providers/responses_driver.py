@@ -16,12 +16,13 @@ from rehydrate.providers.driving import (
 )
 from rehydrate.providers.failures import ProviderError, StreamBroken, VendorIncomplete
 from rehydrate.providers.openai_responses import ResponsesStream
-from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Tool, Toolbox
+from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Tool, Toolbox, toolbox_of
 from rehydrate.providers.vendor_stream import IDLE_TIMEOUT_S
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
+    from rehydrate.providers.driving import Noted
     from rehydrate.providers.toolbox import Answer
     from rehydrate.providers.vendor_events import Ended, Sink, ToolCallDone
 
@@ -37,11 +38,12 @@ async def run_responses(
     client: Any,
     *,
     input: Any,  # noqa: A002 - as the vendor's own method calls it
-    tools: Mapping[str, Callable[..., Any] | Tool] | None = None,
+    tools: Mapping[str, Callable[..., Any] | Tool] | Toolbox | None = None,
     vendor_tools: list[dict[str, Any]] | None = None,
     tool_timeout_s: float = TOOL_TIMEOUT_S,
     idle_timeout_s: float = IDLE_TIMEOUT_S,
     turns_max: int = TURNS_MAX,
+    noted: Noted | None = None,
     **request: Any,
 ) -> Outcome:
     """Stream an answer of the Responses API into *sink*, tool loop included; end it there.
@@ -56,6 +58,7 @@ async def run_responses(
         tool_timeout_s: how long one call of a tool may take, in seconds.
         idle_timeout_s: how long the stream may say nothing, in seconds.
         turns_max: how many requests the tool loop may make.
+        noted: is told the vendor's ids as soon as they are known.
         request: the rest of ``client.responses.create``: ``model``, ``instructions``,
             ``previous_response_id``, ``conversation``, ``store``, ``background`` …
 
@@ -65,11 +68,11 @@ async def run_responses(
     Raises:
         BadParameter: a tool cannot be described.
     """
-    toolbox = Toolbox(tools or {}, timeout_s=tool_timeout_s)
+    toolbox = toolbox_of(tools, timeout_s=tool_timeout_s)
     specs = [*toolbox.specs(), *(vendor_tools or ())]
     if specs:
         request["tools"] = specs
-    run = _ResponsesRun(client, Conversation(sink, toolbox), request, idle_timeout_s)
+    run = _ResponsesRun(client, Conversation(sink, toolbox, noted), request, idle_timeout_s)
     return await driven(run, run.turns(input, turns_max))
 
 

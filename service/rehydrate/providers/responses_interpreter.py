@@ -244,7 +244,8 @@ class ResponsesInterpreter(Interpreter):
         if (call_now := call_of(fields, index=index)) is not None:
             events += self._args_rest(came, call_now, call_now.args)
             if call_now.result is not NO_RESULT:
-                events += self._result(came, call_now.id, call_now.name, call_now.result)
+                answered = (call_now.id, call_now.name, call_now.result, call_now.failed)
+                events += self._result(came, *answered)
         elif (output := output_of(fields, index=index)) is not None:
             events += self._result(came, *output)
         return events
@@ -314,11 +315,11 @@ class ResponsesInterpreter(Interpreter):
         done = ToolCallDone(came.type, came.number, call.id, call.name, call.kind, full)
         return (*more, done)
 
-    def _result(self, came: Arrived, call_id: str, name: str, result: Any) -> Events:
+    def _result(self, came: Arrived, call_id: str, name: str, result: Any, failed: bool) -> Events:
         if call_id in self._answered:
             return ()
         self._answered.add(call_id)
-        return (ToolResult(came.type, came.number, call_id, name, result),)
+        return (ToolResult(came.type, came.number, call_id, name, result, failed),)
 
 
 def _usage(response: dict[str, Any]) -> dict[str, Any] | None:

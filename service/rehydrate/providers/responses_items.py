@@ -58,13 +58,26 @@ _ANSWERED_ELSEWHERE = frozenset(
 
 
 class ItemCall(NamedTuple):
-    """A call as its item tells; ``result`` is `NO_RESULT` as long as there is none."""
+    """A call as its item tells; ``result`` is `NO_RESULT` as long as there is none.
+
+    ``failed``: it says why there is none.
+    """
 
     id: str
     name: str
     kind: str
     args: str
     result: Any
+    failed: bool = False
+
+
+class ItemOutput(NamedTuple):
+    """What an item tells that is the output of a call, by the call's id."""
+
+    id: str
+    name: str
+    result: Any
+    failed: bool
 
 
 class ItemText(NamedTuple):
@@ -82,17 +95,17 @@ def call_of(item: dict[str, Any], *, index: int) -> ItemCall | None:
         return None
     call_id = str_or(item.get("call_id"), str_or(item.get("id"), f"call-{index}"))
     name = str_or(item.get("name"), kind.removesuffix("_call"))
-    return ItemCall(call_id, name, kind, args_of(item), _result_of(item, kind))
+    return ItemCall(call_id, name, kind, args_of(item), _result_of(item, kind), _failed(item))
 
 
-def output_of(item: dict[str, Any], *, index: int) -> tuple[str, str, Any] | None:
-    """Call id, name and result of an item that is the output of a call; None if it is none."""
+def output_of(item: dict[str, Any], *, index: int) -> ItemOutput | None:
+    """What *item* tells, if it is the output of a call; None if it is none."""
     kind = str_or(item.get("type"), "")
     if not kind.endswith("_output"):
         return None
     call_id = str_or(item.get("call_id"), str_or(item.get("id"), f"call-{index}"))
     result = next((item[key] for key in ("output", "result", "tools") if key in item), None)
-    return call_id, kind.removesuffix("_output"), shown(result)
+    return ItemOutput(call_id, kind.removesuffix("_output"), shown(result), _failed(item))
 
 
 def texts_of(item: dict[str, Any], *, index: int, prefix: str) -> Iterator[ItemText]:
@@ -127,9 +140,9 @@ def parts_of(items: list[dict[str, Any]], *, prefix: str) -> list[dict[str, Any]
             calls[call.id] = call_part(call.id, call.name, call.args)
             parts.append(calls[call.id])
             if call.result is not NO_RESULT:
-                settle(calls[call.id], call.result)
-        elif (output := output_of(item, index=index)) is not None and output[0] in calls:
-            settle(calls[output[0]], output[2])
+                settle(calls[call.id], call.result, failed=call.failed)
+        elif (output := output_of(item, index=index)) is not None and output.id in calls:
+            settle(calls[output.id], output.result, failed=output.failed)
     return parts
 
 
@@ -144,6 +157,11 @@ def args_of(item: dict[str, Any]) -> str:
         return "\n".join(map(str, commands)) if isinstance(commands, list) else ""
     asked = {key: item[key] for key in _ASKED if item.get(key)}
     return dump(asked).decode() if asked else ""
+
+
+def _failed(item: dict[str, Any]) -> bool:
+    """Whether the vendor's tool did not do what it was asked; ours are told by the driver."""
+    return item.get("status") == "failed" or bool(item.get("error"))
 
 
 def _result_of(item: dict[str, Any], kind: str) -> Any:

@@ -51,8 +51,8 @@ class Tool:
 class Answer(NamedTuple):
     """What became of a call.
 
-    ``output`` is what the model is told, ``result`` what readers see; with ``failure``, the whole
-    answer ends.
+    ``output`` is what the model is told, ``result`` what readers see. ``failed``: the tool raised,
+    and both say what; with ``failure``, the whole answer ends.
     """
 
     tool_call_id: str
@@ -60,6 +60,7 @@ class Answer(NamedTuple):
     kind: str
     output: str
     result: Any
+    failed: bool = False
     failure: ToolFailed | None = None
 
 
@@ -132,7 +133,7 @@ class Toolbox:
         except Exception as error:  # noqa: BLE001 - it becomes the tool's output
             if limit.expired():
                 return _failed(call, ToolFailed("tool_timeout", call.name))
-            return _answer(call, {"error": f"{type(error).__name__}: {error}"[:TOLD_CHARACTERS]})
+            return _raised(call, f"{type(error).__name__}: {error}")
         return _answer(call, value)
 
     async def _run(self, function: Callable[..., Any], name: str, arguments: Any) -> Any:
@@ -170,6 +171,13 @@ class Toolbox:
         }
 
 
+def toolbox_of(
+    tools: Mapping[str, Callable[..., Any] | Tool] | Toolbox | None, *, timeout_s: float
+) -> Toolbox:
+    """A box of *tools*, unless it is one; raises as `Toolbox`."""
+    return tools if isinstance(tools, Toolbox) else Toolbox(tools or {}, timeout_s=timeout_s)
+
+
 def _model_of(name: str, function: Callable[..., Any]) -> Any:
     from pydantic import ConfigDict, create_model  # noqa: PLC0415 - only tools need it
 
@@ -197,10 +205,13 @@ def _answer(call: ToolCallDone, value: Any) -> Answer:
     try:
         output = dump(value).decode()
     except (TypeError, ValueError, RecursionError) as error:
-        return _answer(call, {"error": f"its result is no JSON: {type(error).__name__}"})
+        return _raised(call, f"its result is no JSON: {type(error).__name__}")
     return Answer(call.tool_call_id, call.name, call.kind, output, shown(json.loads(output)))
 
 
+def _raised(call: ToolCallDone, why: str) -> Answer:
+    return _answer(call, {"error": why[:TOLD_CHARACTERS]})._replace(failed=True)
+
+
 def _failed(call: ToolCallDone, failure: ToolFailed) -> Answer:
-    result = {"error": failure.told}
-    return Answer(call.tool_call_id, call.name, call.kind, dump(result).decode(), result, failure)
+    return _raised(call, failure.told)._replace(failure=failure)

@@ -47,8 +47,10 @@ class Sink(Protocol):
     def tool_args(self, tool_call_id: str, text: str) -> None:
         """Append to the arguments of a call."""
 
-    def tool_result(self, tool_call_id: str, result: Any, *, name: str | None = None) -> None:
-        """A tool has answered."""
+    def tool_result(
+        self, tool_call_id: str, result: Any, *, name: str | None = None, failed: bool = False
+    ) -> None:
+        """A tool has answered, or *failed*."""
 
     def finish(
         self,
@@ -174,15 +176,19 @@ class ToolCallDone(VendorEvent):
 
 @dataclass(frozen=True, slots=True)
 class ToolResult(VendorEvent):
-    """A tool has answered: one that the vendor ran, or one whose output was submitted."""
+    """A tool has answered: one that the vendor ran, or one whose output was submitted.
+
+    ``failed``: it has not; ``result`` says why.
+    """
 
     tool_call_id: str
     name: str
     result: Any
+    failed: bool = False
 
     def say(self, sink: Sink) -> None:
         """Complete the part."""
-        sink.tool_result(self.tool_call_id, self.result)
+        sink.tool_result(self.tool_call_id, self.result, failed=self.failed)
 
 
 @dataclass(frozen=True, slots=True)

@@ -93,8 +93,10 @@ class Tray:
         self._writers.setdefault(writer)
         self._outbox.pump(self)
 
-    async def say_alone(self, event: Event) -> None:
+    async def say_alone(self, event: Event) -> str | None:
         """Say *event* in a publish of its own, under its own id; return when it is acknowledged.
+
+        Returns its serial, if Ably tells it.
 
         Raises:
             ChannelUnavailable: it was not, or Ably refused it.
@@ -102,7 +104,8 @@ class Tray:
         answer: Ack = asyncio.get_running_loop().create_future()
         self._alone.append((outgoing(event), answer))
         self._outbox.pump(self)
-        await answer
+        serials = await answer
+        return serials[0] if serials else None
 
     @property
     def has_more(self) -> bool:

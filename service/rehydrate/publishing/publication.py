@@ -76,6 +76,7 @@ class Publication:
         state: what was written and has its seq, folded.
         unstored: the events that were sent and that no checkpoint has taken yet.
         position: the serial of the start, once it is acknowledged.
+        metadata: what is kept with the response; None: what was given when it began.
         closed: why nothing more may be written.
         refused: how many events Ably did not take, or did not acknowledge.
     """
@@ -96,6 +97,7 @@ class Publication:
         self.unstored: list[Event] = []
         self.position: str | None = None
         self.ending: Ending | None = None
+        self.metadata: Any = None
         self.closed: str | None = None
         self.refused = 0
         self._tray = tray

@@ -99,6 +99,15 @@ class Response:
         named = {"tool_call_id": tool_call_id, "name": name}
         self._out.emit("tool_result", **named, value=result, status=status)
 
+    def annotate(self, metadata: Any) -> None:
+        """Keep *metadata* with the response, instead of what was kept; stored as its text is.
+
+        Raises:
+            BadParameter: JSON cannot say it.
+        """
+        _check_json("metadata", metadata)
+        self._out.metadata = metadata
+
     def finish(
         self,
         status: Status = "completed",
@@ -300,6 +309,8 @@ class Ledger:
                 state.position = publication.position
             if state.position is None and state.ended:
                 state.position = insertion_position(state.started_ms or 0, 0)
+            if publication.metadata is not None:
+                state.metadata = publication.metadata
             state.changed = True
             await held.put([state])
             await held.grant(publication.id, self._holder, self._terms.lease_s)

@@ -6,6 +6,7 @@ import time
 from collections import OrderedDict
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Self
+from weakref import WeakValueDictionary
 
 from rehydrate.api.access import Access
 from rehydrate.api.app import create_app
@@ -28,6 +29,7 @@ from rehydrate.store.embedded import EmbeddedPostgres, EmbeddedPostgresError
 from rehydrate.store.postgres import PostgresStore
 from rehydrate.store.url import DatabaseUrlError
 from rehydrate.upkeep.tasks import Kept, Upkeep, UpkeepTerms
+from rehydrate.wiring.driving import Driving
 from rehydrate.wiring.joining import Joining
 from rehydrate.wiring.keeping import Keeping
 from rehydrate.wiring.naming import ChannelNames
@@ -47,7 +49,7 @@ if TYPE_CHECKING:
 _KNOWN_WATERMARKS = 10_000
 
 
-class History(Joining, Keeping):
+class History(Joining, Keeping, Driving):
     """Conversations over one database and one Ably app.
 
     Settings come from the environment unless given; nothing connects before `open` (or
@@ -82,6 +84,7 @@ class History(Joining, Keeping):
         self._observe = self._metrics.observe
         self._names = ChannelNames(self._look_for_channel, self.settings.channel_of)
         self._read_from_ms: OrderedDict[str, int] = OrderedDict()
+        self._turns = WeakValueDictionary()
         self._following = Following(
             store=self._store,
             channel=self._channel,

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from core.saying import event, said
 from rehydrate.core.dialects import decode, decode_all, tokens
-from rehydrate.core.events import MAX_SEQ, ChannelMessage
+from rehydrate.core.events import MAX_SEQ, ChannelMessage, Event
 
 DEEP = json.loads("[" * 100 + "]" * 100)
 
@@ -326,3 +326,10 @@ def test_pieces_are_the_text_and_each_fits(text, more):
     assert "".join(pieces) == long
     assert all(len(piece.encode(errors="surrogatepass")) <= 48_000 for piece in pieces)
     assert len(pieces) >= 1
+
+
+@pytest.mark.parametrize("kind", ["prompt", "cancel"])
+def test_what_users_say_is_read_as_it_was_written(kind):
+    written = Event(kind, "x", id="i", text="Why?" if kind == "prompt" else None)
+    name, data, extras = tokens.encode(written)
+    assert decode(ChannelMessage(name, data, "i", None, 0, extras=extras)) == written

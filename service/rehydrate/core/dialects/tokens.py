@@ -206,7 +206,9 @@ def pieces(text: str) -> list[str]:
 
 
 def encode(event: Event) -> tuple[str, Any, dict[str, Any]]:
-    """Name, data and extras of the channel message that says *event* of a response."""
+    """Name, data and extras of the channel message that says *event*."""
+    if event.kind == "prompt":
+        return "user-input", {"promptId": event.message_id, "text": event.text}, {}
     headers = {
         "responseId": event.message_id,
         "seq": event.seq,

@@ -108,7 +108,7 @@ class ResponseTurn:
             self.add("response.reasoning_text.done", **at, content_index=0, text=text)
         return self.item_done(index)
 
-    def calls(self, *calls: tuple[str, str, Any], interleaved: bool = True) -> ResponseTurn:
+    def calls(self, *calls: tuple[str, str, Any]) -> ResponseTurn:
         """Function calls (id, name, arguments), their argument deltas interleaved."""
         places = []
         for call_id, name, given in calls:

@@ -4,13 +4,14 @@ It knows `/v1/responses` (create, retrieve with `starting_after`, cancel) and th
 (threads, messages, runs, tool outputs, cancel). What it answers is up to a function that is asked
 for every stream and returns frames: the vendor's events as dicts (for Assistants as
 `{"event", "data"}`), and `CUT`, `Stall` or `Raw` for what goes wrong. Plain Starlette: any ASGI
-server runs it.
+server runs it. It checks no key, and it forgets nothing: for development and tests, on loopback.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import random
 from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
@@ -46,6 +47,14 @@ class Asked:
     thread_id: str = ""
     run_id: str = ""
     thread_is_new: bool = False
+    earlier_prompt: str = ""
+    """Of the response that this one goes on with, or of the run."""
+
+    @property
+    def tool_names(self) -> set[str]:
+        """The functions that the model may call."""
+        tools = self.body.get("tools") or []
+        return {(tool.get("function") or tool).get("name", "") for tool in tools}
 
     @property
     def prompt(self) -> str:
@@ -62,13 +71,16 @@ Frames = Sequence[Any]
 
 @dataclass
 class ScriptedEndpoint:
-    """Plays what *answer* returns, one frame every `pace_s`.
+    """Plays what *answer* returns, a frame every `pace_s` or so.
 
     Attributes:
+        answer: what is said, frame by frame.
+        pace_s: the mean pause behind a frame, in seconds.
         asked: every stream that was asked for, oldest first.
         open_streams: how many are being read right now.
         cancelled: ids of the responses and runs that clients cancelled.
         threads: the threads that exist, with the prompts written to them.
+        active: the run of each thread that has one: a thread takes nothing until it is over.
     """
 
     answer: Callable[[Asked], Frames]
@@ -77,8 +89,14 @@ class ScriptedEndpoint:
     cancelled: list[str] = field(default_factory=list)
     open_streams: int = 0
     threads: dict[str, list[Any]] = field(default_factory=dict)
+    active: dict[str, str] = field(default_factory=dict)
     _played: dict[str, Frames] = field(default_factory=dict)
+    _prompts: dict[str, str] = field(default_factory=dict)
     _runs: dict[str, str] = field(default_factory=dict)
+
+    def forget(self) -> None:
+        """Forget the responses that were given, as a vendor does after a month."""
+        self._played.clear()
 
     @property
     def app(self) -> Starlette:
@@ -103,17 +121,20 @@ class ScriptedEndpoint:
         before = body.get("previous_response_id")
         if before is not None and before not in self._played:
             message = f"Previous response with id '{before}' not found."
-            return _refusal(400, message, "previous_response_not_found", "previous_response_id")
-        frames = self._ask("response", body)
+            return _refused(400, message, "previous_response_not_found", "previous_response_id")
+        frames = self._ask("response", body, earlier_prompt=self._prompts.get(before or "", ""))
+        asked = self.asked[-1]
         for frame in frames:
             if isinstance(frame, dict) and isinstance(frame.get("response"), dict):
-                self._played[frame["response"].get("id", "")] = frames
+                response_id = frame["response"].get("id", "")
+                self._played[response_id] = frames
+                self._prompts[response_id] = asked.prompt or asked.earlier_prompt
         return self._stream(frames)
 
     async def _retrieve_response(self, request: Request) -> Response:
         response_id = request.path_params["response_id"]
         if response_id not in self._played:
-            return _refusal(404, f"Response with id '{response_id}' not found.", None, None)
+            return _refused(404, f"Response with id '{response_id}' not found.", None, None)
         after = int(request.query_params.get("starting_after", -1))
         events = [frame for frame in self._played[response_id] if isinstance(frame, dict)]
         return self._stream([event for event in events if event["sequence_number"] > after])
@@ -133,15 +154,15 @@ class ScriptedEndpoint:
 
     async def _create_message(self, request: Request) -> Response:
         thread_id, body = request.path_params["thread_id"], await request.json()
-        if thread_id not in self.threads:
-            return _no_thread(thread_id)
+        if (refusal := self._refusal(thread_id)) is not None:
+            return refusal
         self.threads[thread_id].append(body["content"])
         return JSONResponse({"id": "msg_user", "object": "thread.message", "role": "user"})
 
     async def _create_run(self, request: Request) -> Response:
         thread_id, body = request.path_params["thread_id"], await request.json()
-        if thread_id not in self.threads:
-            return _no_thread(thread_id)
+        if (refusal := self._refusal(thread_id)) is not None:
+            return refusal
         body.setdefault("messages", [{"content": said} for said in self.threads[thread_id][-1:]])
         return self._run(body, thread_id, thread_is_new=False)
 
@@ -149,13 +170,24 @@ class ScriptedEndpoint:
         thread_id, run_id = request.path_params["thread_id"], request.path_params["run_id"]
         if self._runs.get(run_id) != thread_id:
             return _no_thread(thread_id)
-        body = await request.json()
-        return self._stream(self._ask("outputs", body, thread_id, run_id), done=True)
+        body, prompt = await request.json(), self._prompts.get(run_id, "")
+        frames = self._ask("outputs", body, thread_id, run_id, earlier_prompt=prompt)
+        return self._stream(frames, done=True)
 
     async def _cancel_run(self, request: Request) -> Response:
         run_id = request.path_params["run_id"]
         self.cancelled.append(run_id)
+        self.active.pop(request.path_params["thread_id"], None)
         return JSONResponse({"id": run_id, "object": "thread.run", "status": "cancelling"})
+
+    def _refusal(self, thread_id: str) -> Response | None:
+        """Why nothing can be added to the thread now, as the API says it."""
+        if thread_id not in self.threads:
+            return _no_thread(thread_id)
+        if (run_id := self.active.get(thread_id)) is None:
+            return None
+        message = f"Can't add messages to {thread_id} while a run {run_id} is active."
+        return _refused(400, message, None, None)
 
     def _new_thread(self, body: dict[str, Any]) -> str:
         thread_id = f"thread_{len(self.threads) + 1}"
@@ -165,7 +197,9 @@ class ScriptedEndpoint:
     def _run(self, body: dict[str, Any], thread_id: str, *, thread_is_new: bool) -> Response:
         run_id = f"run_{len(self._runs) + 1}"
         self._runs[run_id] = thread_id
+        self.active[thread_id] = run_id
         frames = self._ask("run", body, thread_id, run_id, thread_is_new=thread_is_new)
+        self._prompts[run_id] = self.asked[-1].prompt
         return self._stream(frames, done=True)
 
     def _ask(
@@ -174,10 +208,9 @@ class ScriptedEndpoint:
         body: dict[str, Any],
         thread_id: str = "",
         run_id: str = "",
-        *,
-        thread_is_new: bool = False,
+        **more: Any,
     ) -> Frames:
-        self.asked.append(Asked(kind, body, len(self.asked), thread_id, run_id, thread_is_new))
+        self.asked.append(Asked(kind, body, len(self.asked), thread_id, run_id, **more))
         return self.answer(self.asked[-1])
 
     def _stream(self, frames: Frames, *, done: bool = False) -> Response:
@@ -192,12 +225,23 @@ class ScriptedEndpoint:
                 if isinstance(frame, Stall):
                     await asyncio.sleep(frame.seconds)
                     continue
+                self._note_end(frame)
                 yield frame.body if isinstance(frame, Raw) else sse(frame)
-                await asyncio.sleep(self.pace_s)
+                pause_s = random.expovariate(1 / self.pace_s) if self.pace_s else 0
+                await asyncio.sleep(pause_s)
             if done:
                 yield b"event: done\ndata: [DONE]\n\n"
         finally:
             self.open_streams -= 1
+
+    def _note_end(self, frame: Any) -> None:
+        if isinstance(frame, dict) and frame.get("event", "") in _RUN_IS_OVER:
+            self.active.pop(frame["data"].get("thread_id", ""), None)
+
+
+_RUN_IS_OVER = {
+    f"thread.run.{end}" for end in ("completed", "incomplete", "failed", "cancelled", "expired")
+}
 
 
 def sse(event: dict[str, Any]) -> bytes:
@@ -218,9 +262,9 @@ def _last_text(value: Any) -> str:
 
 
 def _no_thread(thread_id: str) -> Response:
-    return _refusal(404, f"No thread found with id '{thread_id}'.", None, None)
+    return _refused(404, f"No thread found with id '{thread_id}'.", None, None)
 
 
-def _refusal(status: int, message: str, code: str | None, parameter: str | None) -> Response:
+def _refused(status: int, message: str, code: str | None, parameter: str | None) -> Response:
     error = {"message": message, "type": "invalid_request_error", "param": parameter, "code": code}
     return JSONResponse({"error": error}, status)

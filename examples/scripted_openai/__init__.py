@@ -1,0 +1,1 @@
+"""An OpenAI-compatible endpoint without a model: it says what its script says, at a model's pace."""

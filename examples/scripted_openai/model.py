@@ -1,0 +1,99 @@
+"""What the scripted model says: the same prompt always gets the same answer.
+
+Asked for the weather or the time somewhere, it calls the tools `get_weather` and `get_time` (both
+at once, if both are asked for), and answers with what they returned. It refuses whatever has the
+word "forbidden" in it.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+import zlib
+from typing import Any
+
+from scripted_openai.endpoint import Asked, Frames
+from scripted_openai.turns import ResponseTurn, RunTurn
+
+REFUSAL = "I would rather not talk about that."
+
+_SENTENCES = (
+    "Streams break where nobody looks: between two tokens, while a tab reloads.",
+    "Whoever joins late should see what everybody else saw, to the letter.",
+    "An answer is a log before it is a text 📜.",
+    "Ordering is cheap when every event says which number it is.",
+    "A café in Zürich, 東京の夜, and a naïve coroutine walk into a channel.",
+    "What was said once must be shown once: neither twice nor never.",
+    "The database is patient and late; the channel is quick and forgetful.",
+    "Between them lies a seam, and the seam is where the work is.",
+    "If a publisher dies in mid-sentence, its sentence still has to end.",
+    "A reader who refreshes is a reader who trusts you.",
+    "Nothing is lost by saying clearly what is missing.",
+    "Good tools are boring in the way that good bridges are boring.",
+)
+_TOOLS = {"weather": ("get_weather", "city"), "time": ("get_time", "city")}
+_PLACE = re.compile(r"\b[Ii]n ([A-Z]\w+)")
+
+
+def says(prompt: str, outputs: tuple[str, ...] = ()) -> str:
+    """The whole answer to *prompt*, when the tools returned *outputs*."""
+    chance = random.Random(zlib.crc32(prompt.encode()))
+    sentences = chance.sample(_SENTENCES, 6 + chance.randrange(4))
+    found = f"This is what I found: {'; '.join(outputs)}.\n\n" if outputs else ""
+    half = len(sentences) // 2
+    paragraphs = " ".join(sentences[:half]), " ".join(sentences[half:])
+    return f"You asked: “{prompt}”\n\n{found}{paragraphs[0]}\n\n{paragraphs[1]}"
+
+
+def calls(prompt: str) -> list[tuple[str, dict[str, Any]]]:
+    """The tools that *prompt* makes the model call, and their arguments."""
+    place = _PLACE.search(prompt)
+    city = place[1] if place else "Paris"
+    return [(name, {key: city}) for word, (name, key) in _TOOLS.items() if word in prompt.lower()]
+
+
+def answer(asked: Asked) -> Frames:
+    """The events of one answer, or of its next turn."""
+    if asked.kind == "response":
+        return _response(asked)
+    turn = RunTurn(asked.thread_id, asked.run_id, new_thread=asked.thread_is_new)
+    return _run(asked, turn)
+
+
+def _response(asked: Asked) -> Frames:
+    turn = ResponseTurn(f"resp_{asked.number + 1}")
+    given = asked.body["input"]
+    outputs = [item["output"] for item in given if isinstance(item, dict) and "output" in item]
+    prompt = asked.prompt or asked.earlier_prompt
+    wanted = [] if outputs else [call for call in calls(prompt) if call[0] in asked.tool_names]
+    if "forbidden" in prompt:
+        return turn.refusal(REFUSAL).completed()
+    if wanted:
+        turn.reasoning("I should look that up before I answer.")
+        named = ((f"call_{asked.number}_{n}", *call) for n, call in enumerate(wanted))
+        return turn.calls(*named).completed()
+    return turn.message(says(prompt, tuple(outputs))).completed(tokens=120)
+
+
+def _run(asked: Asked, turn: RunTurn) -> Frames:
+    step_id = f"step_{asked.run_id}"
+    wanted = [call for call in calls(asked.prompt) if call[0] in asked.tool_names]
+    named = [(f"call_{asked.run_id}_{n}", *call) for n, call in enumerate(wanted)]
+    if asked.kind == "run":
+        turn.run("created").run("in_progress")
+        if named:
+            return turn.calls(step_id, *named)
+        return turn.message(says(asked.prompt), f"msg_{asked.run_id}").completed(tokens=120)
+    given = {each["tool_call_id"]: each["output"] for each in asked.body["tool_outputs"]}
+    prompt = asked.earlier_prompt
+    named = [(f"call_{asked.run_id}_{n}", *call) for n, call in enumerate(calls(prompt))]
+    called = [(*call, given[call[0]]) for call in named if call[0] in given]
+    turn.run("in_progress").answered(step_id, *called).run("in_progress")
+    outputs = tuple(output for *_, output in called)
+    return turn.message(says(prompt, outputs), f"msg_{asked.run_id}").completed(tokens=120)
+
+
+def as_said(value: Any) -> str:
+    """The output of a tool as the model gets it: text as it is, all else as JSON."""
+    return value if isinstance(value, str) else json.dumps(value, separators=(",", ":"))

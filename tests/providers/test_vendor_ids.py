@@ -1,0 +1,65 @@
+"""Which of the vendor's responses and threads the next prompt goes on with."""
+
+from __future__ import annotations
+
+import pytest
+
+from rehydrate.providers.vendor_ids import VendorIds, previous_response_id, thread_id
+
+
+def answered(status="completed", error=None, **ids):
+    return {"status": status, "error": error, "metadata": {"k": 1, "openai": ids}}
+
+
+PLAIN = {"status": "completed", "text": "of nobody's"}
+LOST = "previous_response_not_found: Previous response with id 'resp_1' not found."
+NO_THREAD = "invalid_request_error: No thread found with id 'thread_1'."
+
+
+@pytest.mark.parametrize(
+    ("messages", "previous"),
+    [
+        ([], None),
+        ([PLAIN, {"metadata": 5}, {"metadata": {"openai": []}}, answered(response_ids=[])], None),
+        ([answered(response_ids=["resp_1", "resp_2"])], "resp_2"),
+        ([PLAIN, answered(response_ids=["b"]), answered(response_ids=["a"])], "b"),
+        ([answered("failed", response_ids=["b"]), answered(response_ids=["a"])], "a"),
+        ([answered("cancelled", response_ids=["b"]), answered(response_ids=["a"])], "a"),
+        ([answered("failed", LOST), answered(response_ids=["a"])], None),
+        ([answered(response_ids=["c"]), answered("failed", LOST)], "c"),
+        ([answered(thread_id="t")], None),
+    ],
+)
+def test_it_goes_on_with_the_newest_answer_that_was_completed(messages, previous):
+    assert previous_response_id(messages) == previous
+
+
+@pytest.mark.parametrize(
+    ("messages", "thread"),
+    [
+        ([], None),
+        ([PLAIN, answered(response_ids=["a"])], None),
+        ([answered("failed", thread_id="t2"), answered(thread_id="t1")], "t2"),
+        ([answered("failed", NO_THREAD, thread_id="t1"), answered(thread_id="t1")], None),
+    ],
+)
+def test_it_goes_on_with_the_newest_thread(messages, thread):
+    assert thread_id(messages) == thread
+
+
+def test_ids_are_kept_as_they_come_beside_what_else_is_kept():
+    kept = []
+
+    class Response:
+        annotate = staticmethod(kept.append)
+
+    ids = VendorIds(Response(), {"tenant": 7})
+    for what, id_ in (("response", "a"), ("response", "b"), ("thread", "t"), ("run", "r")):
+        ids(what, id_)
+    assert kept[0] == {"tenant": 7, "openai": {"response_ids": ["a"]}}
+    assert kept[-1] == {
+        "tenant": 7,
+        "openai": {"response_ids": ["a", "b"], "thread_id": "t", "run_id": "r"},
+    }
+    outcome = ids.outcome("cancelled")
+    assert (outcome.response_ids, outcome.thread_id, outcome.run_id) == (("a", "b"), "t", "r")
