@@ -1,4 +1,4 @@
-"""Recording: a hundred responses at once within Ably's rates, a long catch-up, and the log's bytes.
+"""Recording: a hundred responses at once within Ably's rates, and a long catch-up.
 
     python -m bench recording [--responses 100] [--seconds 5] [--messages 100000] [--only NAME,NAME]
 
@@ -19,7 +19,7 @@ from pathlib import Path
 
 import asyncpg
 from bench.channel import KEY, local_server
-from bench.store import logging, tokens
+from bench.store import tokens
 
 from rehydrate.core.dialects import tokens as dialect
 from rehydrate.core.events import ChannelMessage
@@ -183,19 +183,8 @@ async def catching_up(url, messages):
     )
 
 
-async def writing(url):
-    store = PostgresStore(url)
-    await store.open()
-    try:
-        found = await logging(store, url)
-    finally:
-        await store.close()
-    for name, value in found.items():
-        print(f"{name:58} {value:10.1f}")
-
-
 async def measure(asked):
-    only = set(asked.only.split(",")) if asked.only else {"free", "paced", "catch_up", "wal"}
+    only = set(asked.only.split(",")) if asked.only else {"free", "paced", "catch_up"}
     good = True
     folder = tempfile.TemporaryDirectory(prefix="bench-")
     with folder, EmbeddedPostgres(Path(folder.name)) as postgres:
@@ -206,8 +195,6 @@ async def measure(asked):
                 good &= await responding(url, asked.responses, asked.seconds, rate, target_ms)
         if "catch_up" in only:
             good &= await catching_up(url, asked.messages)
-        if "wal" in only:
-            await writing(url)
     return 0 if good else 1
 
 
@@ -219,7 +206,7 @@ def main(argv):
     parser.add_argument("--responses", type=int, default=100)
     parser.add_argument("--seconds", type=float, default=5)
     parser.add_argument("--messages", type=int, default=100_000)
-    parser.add_argument("--only", help="free, paced, catch_up, wal")
+    parser.add_argument("--only", help="free, paced, catch_up")
     asked = parser.parse_args(argv)
     return asyncio.run(measure(asked))
 

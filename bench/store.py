@@ -1,4 +1,4 @@
-"""The store's reading and writing: ratios to the raw driver, cost of a page by size, WAL by text."""
+"""The store's reading and writing: ratios to the raw driver, cost of a page by size."""
 
 from __future__ import annotations
 
@@ -170,28 +170,6 @@ async def paging(store: PostgresStore, url: str, rounds: int, large: int) -> dic
             "large_of_small": ms["large"] / ms["small"]}  # fmt: skip
 
 
-async def logging(store: PostgresStore, url: str) -> dict[str, float]:
-    """WAL bytes a byte of text, for a response of 2,000 tokens in so many checkpoints."""
-    found = {}
-    connection = await asyncpg.connect(**connect_arguments(url))
-    try:
-        for chunks in (80, 40, 20, 13, 10):
-            for name, before in (("warm", "SELECT 1"), ("after_checkpoint", "CHECKPOINT")):
-                for turn in range(2):
-                    await stream(store, "wal", f"warm_{turn}_{name}_{chunks}", chunks)
-                    await end(store, "wal", f"warm_{turn}_{name}_{chunks}")
-                await connection.execute(before)
-                start = await connection.fetchval("SELECT pg_current_wal_insert_lsn()")
-                size = await stream(store, "wal", f"r_{name}_{chunks}", chunks)
-                await end(store, "wal", f"r_{name}_{chunks}")
-                sql = "SELECT pg_current_wal_insert_lsn() - $1::pg_lsn"
-                written = await connection.fetchval(sql, start)
-                found[f"wal_{name}_{chunks}_checkpoints"] = float(written) / size
-    finally:
-        await connection.close()
-    return found
-
-
 async def recording(store: PostgresStore, responses: int) -> dict[str, float]:
     """Channel messages a second, folded and put by pages of 1,000 as a recorder does."""
     logs = [[e._replace(id=f"{n}:{e.id}") for e in tokens(f"rec_{n}", n)] for n in range(responses)]
@@ -217,7 +195,6 @@ async def measure(argv: argparse.Namespace, url: str) -> dict[str, float]:
     try:
         return {
             **await reading(store, url, argv.rounds),
-            **await logging(store, url),
             **await recording(store, 1),
             **await recording(store, 10),
             **await recording(store, 50),

@@ -12,7 +12,7 @@ from rehydrate.core import wire
 from rehydrate.core.content import collapsed_run
 from rehydrate.core.json import dump
 from rehydrate.core.response import MessageState
-from rehydrate.store.compact import compacted, expanded
+from rehydrate.store.compact import compacted, deflated, expanded, inflated
 
 TRICKS = [
     '","parts":[{"type":"text","text":"',
@@ -69,3 +69,23 @@ def test_metadata_that_looks_like_a_message_is_left_alone() -> None:
     for parts in ([{"type": "refusal", "text": "a"}], [{"type": "text", "text": "a"}]):
         body = message("", parts=parts, metadata=lookalike)
         assert expanded(compacted(body)) == body
+
+
+@given(words=st.lists(st.one_of(texts, st.just("again and again"))))
+def test_what_was_deflated_inflates_to_the_same_bytes(words: list[str]) -> None:
+    body = dump([0, len(words), 0, [["text", None, words]], None])
+    assert inflated(deflated(body)) == body
+    assert len(deflated(body)) <= len(body)
+
+
+def test_a_chunk_of_prose_is_much_smaller() -> None:
+    said = "A chunk is read by few and only for as long as its response is open, but goes to the "
+    said += "write-ahead log beside the final text: it is deflated. What is written goes to that "
+    said += "log twice, once as the chunk, and once as the text that the response ends with."
+    body = dump([0, 80, 0, [["text", None, said]], None])
+    assert len(deflated(body)) < len(body) * 0.65
+
+
+def test_a_chunk_that_was_stored_before_chunks_were_deflated_is_read() -> None:
+    body = dump([0, 1, 0, [["text", None, "word"]], None])
+    assert inflated(body) == body

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import random
 import uuid
 from contextlib import asynccontextmanager
@@ -37,6 +38,9 @@ CHECKPOINT_S = 0.5
 CALM = 6
 """While the channel keeps and takes everything, every so many turns are enough for a checkpoint:
 less is written, and less than what an attach rewinds is only on the channel."""
+
+_RENEW_EARLY = 0.8
+"""A checkpoint renews a lease that would soon be renewed for its own sake, and no younger one."""
 
 COMMIT_TIMEOUT_S = 30.0
 """How long an ending response waits for Postgres."""
@@ -262,6 +266,7 @@ class Ledger:
         self._holder = uuid.uuid4().hex
         self.lease_s = terms.lease_s
         self.renew_s = terms.lease_s / 3
+        self._granted_s = -math.inf
 
     async def claim(
         self, response_id: str, prompt_id: str | None, metadata: Any
@@ -287,8 +292,10 @@ class Ledger:
             state.started_ms = self._now_ms()
             state.changed = True
             await held.put([state])
+            now_s = _now_s()
             await held.grant(response_id, self._holder, self._terms.lease_s)
-            return state.gen, held.conversation.channel
+        self._granted_s = now_s
+        return state.gen, held.conversation.channel
 
     async def checkpoint(self, publication: Publication, ending: Sequence[Event] = ()) -> None:
         """Fold what is not stored yet, and *ending*, onto the row as it now is.
@@ -313,7 +320,11 @@ class Ledger:
                 state.metadata = publication.metadata
             state.changed = True
             await held.put([state])
-            await held.grant(publication.id, self._holder, self._terms.lease_s)
+            now_s = _now_s()
+            renews = bool(ending) or now_s >= self._granted_s + _RENEW_EARLY * self.renew_s
+            if renews:
+                await held.grant(publication.id, self._holder, self._terms.lease_s)
+        self._granted_s = now_s if renews else self._granted_s
         publication.stored(len(events))
 
     async def commit(self, publication: Publication, ending: Sequence[Event]) -> None:
@@ -339,6 +350,10 @@ class Ledger:
                 await held.told(publication.id)
         except StoreUnavailable:
             _log.warning("a told response could not be marked as told")
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
 
 
 async def _check_free(held: Held, state: MessageState) -> None:

@@ -36,6 +36,7 @@ SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
+    "wal_compression": "pglz",  # of those pages: the one method that every build has
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "256MB",

@@ -13,6 +13,7 @@ from rehydrate.core.timeline import Hole, Tombstone, Watermark, erased_mark
 from rehydrate.errors import BadParameter, Conflict, Fenced, NotFound
 from rehydrate.ports import Conversation, Lease
 from rehydrate.store import statements
+from rehydrate.store.compact import deflated
 from rehydrate.store.pool import Session
 from rehydrate.store.states import (
     Change,
@@ -172,7 +173,11 @@ class PostgresHeld:
         deleted = [(conversation_id, id_, c.deleted) for id_, c in changes if c.deleted]
         if deleted:
             await self._session.execute_many(statements.DELETE_CHUNKS, deleted)
-        appended = [(conversation_id, id_, *row) for id_, c in changes for row in c.appended]
+        appended = [
+            (conversation_id, id_, ordinal, deflated(body), tape)
+            for id_, change in changes
+            for ordinal, body, tape in change.appended
+        ]
         if appended:
             await self._session.execute_many(statements.APPEND, appended)
 

@@ -17,7 +17,7 @@ from rehydrate.core.events import TERMINAL
 from rehydrate.core.json import dump
 from rehydrate.core.response import MessageState
 from rehydrate.store import facts, runs
-from rehydrate.store.compact import compacted, expanded
+from rehydrate.store.compact import compacted, expanded, inflated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -109,7 +109,7 @@ def read_open(
     facts.apply(state, facts.parsed(stored_facts))
     base = facts.values(state) if ordinals is not None else {}
     reader = runs.Reader()
-    chunks = facts.parsed(b"[%b]" % b",".join(bodies))
+    chunks = facts.parsed(b"[%b]" % b",".join(map(inflated, bodies)))
     reader.take(chunks, tapes, range(len(tapes)) if ordinals is None else ordinals)
     for *_, head in chunks:
         if head is not None and head[1:] != _SAME_IDS:

@@ -148,7 +148,7 @@ chunks = Table(
     _id("conversation_id"),
     _id("message_id"),
     Column("ordinal", Integer, nullable=False),
-    # What one write appended to one run, as JSON: see `runs`.
+    # What one write appended to one run, as JSON (see `runs`), deflated.
     Column("body", LargeBinary, nullable=False),
     Column("tape", LargeBinary, nullable=False),
     PrimaryKeyConstraint("conversation_id", "message_id", "ordinal"),
