@@ -25,6 +25,8 @@ WIRING = ("wiring", "cli", "asgi", "demo", "serving", "__main__")
 TESTED_ELSEWHERE: dict[str, str] = {
     "wiring/keeping": "test_erasing",  # the front door to acts that have tests of their own
     "upkeep/tasks": "upkeep/test_waking",  # puts together what has tests of its own
+    "api/inspected": "api/test_inspection",  # bodies, as those routes tell them
+    "wiring/inspecting": "api/test_inspection",  # the front door to an act that has its test
     "ports": "contracts/test_store",  # a promise is tested where it is kept
     "store/embedded_cluster": "store/test_embedded",  # its folder is what those tests look into
     "store/embedded_guard": "store/test_embedded",  # runs as a process of its own

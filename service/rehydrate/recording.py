@@ -320,6 +320,11 @@ class Recorder:
         """Whether no more may wait."""
         return len(self._waiting) >= self._capacity
 
+    @property
+    def waiting(self) -> int:
+        """How many wait."""
+        return len(self._waiting)
+
     def wake(self, conversation_id: str) -> None:
         """Something was said in *conversation_id*; returns at once."""
         if self._task is not None and not self.full:

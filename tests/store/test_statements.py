@@ -18,6 +18,8 @@ EVERY = {
 }
 ACROSS_CONVERSATIONS = {
     *("CONVERSATIONS", "CONVERSATIONS_BEFORE", "NOW_MS", "VERSION"),
+    *("BACKLOG", "FOUND", "FOUND_ON_CHANNEL", "FOUND_STREAMING"),  # of inspectors
+    *("NEWEST", "NEWEST_BEFORE"),  # as above
     *("DUE", "ERASED", "IDLE", "ON_CHANNELS", "OVERDUE"),  # of sweepers, eraser, webhooks
 }
 

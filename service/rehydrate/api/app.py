@@ -18,7 +18,9 @@ from rehydrate.api.access import Access, Reader, bearer
 from rehydrate.api.documents import SECURITY_SCHEMES, problems
 from rehydrate.api.edge import Edge, query_token
 from rehydrate.api.events import Announcers, events_router
+from rehydrate.api.inspection import Inspector, inspection_router
 from rehydrate.api.metrics import CONTENT_TYPE, Metrics
+from rehydrate.api.pages import pages_router
 from rehydrate.api.problems import problem_of
 from rehydrate.api.router import LIMITS, Limits, router
 from rehydrate.api.routing import Route, request_id
@@ -46,6 +48,7 @@ def create_app(
     metrics: Metrics | None = None,
     limits: Limits = LIMITS,
     announcers: Announcers | None = None,
+    inspector: Inspector | None = None,
 ) -> FastAPI:
     """The app; its lifespan opens and closes *service* and *access*.
 
@@ -56,6 +59,7 @@ def create_app(
         metrics: what ``/metrics`` shows; give the same to whoever counts beside the HTTP room.
         limits: how much is taken on.
         announcers: whose announcements of messages are taken; without them there is no such route.
+        inspector: what admins may look at; without it they may not, and there is no page for it.
 
     Raises:
         NotConfigured: no key is configured: nobody could call it.
@@ -77,6 +81,9 @@ def create_app(
     app.include_router(conversations)
     if announcers is not None:
         app.include_router(events_router(service, announcers))
+    if inspector is not None:
+        app.include_router(inspection_router(inspector, lambda request: _admin(access, request)))
+        app.include_router(pages_router())
     _add_operations(app, service, metrics)
     if cors_origins:
         _add_cors(app, cors_origins)
@@ -127,6 +134,10 @@ class _Readers:
 def _backend(access: Access, request: Request) -> bool:
     access.backend(bearer(request))
     return True
+
+
+async def _admin(access: Access, request: Request) -> None:
+    access.admin(bearer(request))
 
 
 def _lifespan(access: Access) -> Any:

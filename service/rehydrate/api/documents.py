@@ -25,6 +25,7 @@ SECURITY_SCHEMES = {
 }
 
 READERS: list[dict[str, list[str]]] = [{"reader": []}, {"service": []}, {"admin": []}]
+ADMINS: list[dict[str, list[str]]] = [{"admin": []}]
 BACKENDS: list[dict[str, list[str]]] = [{"service": []}, {"admin": []}]
 
 _EXAMPLES: dict[int, tuple[str, str, str]] = {

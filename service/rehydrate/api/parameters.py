@@ -123,6 +123,29 @@ def response(request: Request) -> str | None:
     return None if given is None else check_message_id(given, "response")
 
 
+def query(request: Request) -> str | None:
+    """What is searched for; None: nothing.
+
+    Raises:
+        BadParameter: nothing can begin with it.
+    """
+    return (
+        check_message_id(given, "query") if (given := request.query_params.get("query")) else None
+    )
+
+
+def streaming(request: Request) -> bool:
+    """Whether only conversations are asked for in which a response is open.
+
+    Raises:
+        BadParameter: it is neither true nor false.
+    """
+    given = request.query_params.get("streaming", "false")
+    if given not in ("true", "false"):
+        raise BadParameter("streaming", "streaming is true or false")
+    return given == "true"
+
+
 def described(*names: str) -> dict[str, Any]:
     """Parameters for the OpenAPI document, by name."""
     return {"parameters": [{"name": name, **_DESCRIBED[name]} for name in names]}
@@ -172,6 +195,16 @@ _DESCRIBED: dict[str, dict[str, Any]] = {
             "maxLength": SERIAL_LENGTH,
             "pattern": PRINTABLE,
         },
+    },
+    "query": {
+        "in": "query",
+        "description": "What the id of a conversation begins with, or the name of its channel.",
+        "schema": {"type": "string", "maxLength": SERIAL_LENGTH, "pattern": PRINTABLE},
+    },
+    "streaming": {
+        "in": "query",
+        "description": "Only conversations in which a response is open.",
+        "schema": {"type": "boolean", "default": False},
     },
     "format": {
         "in": "query",

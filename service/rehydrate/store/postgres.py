@@ -18,6 +18,7 @@ from rehydrate.store import migrations, statements
 from rehydrate.store.compact import expanded
 from rehydrate.store.facts import parsed
 from rehydrate.store.held import PostgresHeld, checked_id, known_of, whole_messages
+from rehydrate.store.inspections import PostgresInspections
 from rehydrate.store.pool import Pool, Session
 from rehydrate.store.states import as_ms, as_time, read_open, storable
 
@@ -29,7 +30,7 @@ _ROW, _FINISHED, _OPEN = 0, 1, 2
 """Kinds of rows that a load gives."""
 
 
-class PostgresStore:
+class PostgresStore(PostgresInspections):
     """Conversations and messages in the Postgres at *url*, which may have any form libpq takes.
 
     It connects when it is first asked something, so it opens also while Postgres is away. Readers

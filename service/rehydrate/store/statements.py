@@ -253,3 +253,77 @@ RENEW_CLAIM = """
 RELEASE_CLAIM = """
     DELETE FROM claims WHERE conversation_id = $1 AND prompt_id = $2 AND holder = $3
 """
+
+_LISTED = """
+    SELECT c.id, c.channel, c.created_at, c.tombstone IS NOT NULL AS erased, o.open,
+        greatest(o.last_at, l.last_at) AS last_at, f.first_wire
+    FROM ({page}) AS c
+    CROSS JOIN LATERAL (
+        SELECT count(*) AS open, max(started_at) AS last_at FROM messages
+        WHERE conversation_id = c.id AND status = 'in_progress'
+    ) AS o
+    LEFT JOIN LATERAL (
+        SELECT CASE WHEN octet_length(wire) <= 8192 THEN wire END AS first_wire FROM messages
+        WHERE conversation_id = c.id AND status <> 'in_progress'
+        ORDER BY conversation_id, position, id LIMIT 1
+    ) AS f ON true
+    LEFT JOIN LATERAL (
+        SELECT finished_at AS last_at FROM messages
+        WHERE conversation_id = c.id AND status <> 'in_progress'
+        ORDER BY conversation_id DESC, position DESC, id DESC LIMIT 1
+    ) AS l ON true
+    ORDER BY {order}
+"""
+
+_BY_AGE, _BY_ID = "c.created_at DESC, c.id DESC", "c.id"
+
+NEWEST = _LISTED.format(page=CONVERSATIONS, order=_BY_AGE)
+"""$1 how many."""
+
+NEWEST_BEFORE = _LISTED.format(page=CONVERSATIONS_BEFORE, order=_BY_AGE)
+"""As `NEWEST`, of an older page: $2 and $3 the time and the id that it ends before."""
+
+FOUND = _LISTED.format(
+    page=f"""
+        SELECT {_CONVERSATION} FROM conversations WHERE id >= $2 AND id < $3 AND id > $4
+        ORDER BY id LIMIT $1
+    """,  # noqa: S608 - no value in it
+    order=_BY_ID,
+)
+"""$1 how many, $2 and $3 from and up to which id, $4 after which."""
+
+FOUND_STREAMING = _LISTED.format(
+    page=f"""
+        SELECT {_CONVERSATION} FROM conversations WHERE id IN (
+            SELECT conversation_id FROM messages
+            WHERE status = 'in_progress'
+                AND conversation_id >= $2 AND conversation_id < $3 AND conversation_id > $4
+            GROUP BY conversation_id ORDER BY conversation_id LIMIT $1
+        )
+    """,  # noqa: S608 - no value in it
+    order=_BY_ID,
+)
+"""As `FOUND`, of those in which a response is open."""
+
+FOUND_ON_CHANNEL = _LISTED.format(
+    page=f"SELECT {_CONVERSATION} FROM conversations WHERE channel = $1",  # noqa: S608 - as above
+    order=_BY_ID,
+)
+
+LEASE_SEEN = """
+    SELECT holder, until, until <= clock_timestamp() AS expired, fenced, told_at
+    FROM leases WHERE conversation_id = $1 AND message_id = $2
+"""
+
+BACKLOG = """
+    SELECT count(*) AS open, count(DISTINCT c.id) AS conversations,
+        min(coalesce(c.read_at, c.created_at)) AS oldest,
+        (
+            SELECT count(*) FROM (
+                SELECT FROM leases WHERE told_at IS NULL AND until <= clock_timestamp() LIMIT 1000
+            ) AS due
+        ) AS untold
+    FROM (
+        SELECT conversation_id FROM messages WHERE status = 'in_progress' LIMIT 10000
+    ) AS m JOIN conversations AS c ON c.id = m.conversation_id
+"""

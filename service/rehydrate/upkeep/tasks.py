@@ -107,6 +107,16 @@ class Upkeep:
         """Whether so much waits to be recorded that announcements are refused."""
         return self._recorder.full or self._announcements.full
 
+    @property
+    def waiting(self) -> int:
+        """How many conversations wait to be recorded."""
+        return self._recorder.waiting
+
+    @property
+    def patience_s(self) -> float:
+        """How long what is open may go unread: two rounds."""
+        return 2 * self._round_s
+
     def wake(self, conversation_id: str) -> None:
         """Something was said in a conversation: record it."""
         self._recorder.wake(conversation_id)

@@ -30,6 +30,7 @@ from rehydrate.store.postgres import PostgresStore
 from rehydrate.store.url import DatabaseUrlError
 from rehydrate.upkeep.tasks import Kept, Upkeep, UpkeepTerms
 from rehydrate.wiring.driving import Driving
+from rehydrate.wiring.inspecting import Inspecting
 from rehydrate.wiring.joining import Joining
 from rehydrate.wiring.keeping import Keeping
 from rehydrate.wiring.naming import ChannelNames
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 _KNOWN_WATERMARKS = 10_000
 
 
-class History(Joining, Keeping, Driving):
+class History(Inspecting, Joining, Keeping, Driving):
     """Conversations over one database and one Ably app.
 
     Settings come from the environment unless given; nothing connects before `open` (or
@@ -276,6 +277,7 @@ class History(Joining, Keeping, Driving):
             announcers=Announcers(
                 settings.reader_keys(), secret.get_secret_value() if secret else None
             ),
+            inspector=self,
         )
 
 

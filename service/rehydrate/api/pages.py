@@ -1,0 +1,92 @@
+"""Static files of the package: the inspector at ``/ui``, and ``/client.js`` for pages of others.
+
+All are read once, when the routes are made. The inspector asks nothing of other hosts, and its
+content security policy sees to that: scripts and styles are files of this service, nothing is in
+line, and no text can become markup (trusted types, of which none are made).
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+from fastapi import APIRouter
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+
+from rehydrate.api import answers
+from rehydrate.api.routing import Route
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_HERE = Path(__file__).parent
+_UI = _HERE / "ui"
+_START = "index.html"
+
+_TYPES = {
+    ".html": "text/html; charset=utf-8",
+    ".js": "text/javascript; charset=utf-8",
+    ".css": "text/css; charset=utf-8",
+    ".svg": "image/svg+xml",
+}
+
+CONTENT_SECURITY_POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'; trusted-types 'none'"
+)
+
+_PAGE_HEADERS = {
+    "Content-Security-Policy": CONTENT_SECURITY_POLICY,
+    "Cross-Origin-Opener-Policy": "same-origin",
+    "Permissions-Policy": "camera=(), geolocation=(), microphone=()",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+    "X-Frame-Options": "DENY",
+}
+_MODULE_HEADERS = {"Cross-Origin-Resource-Policy": "cross-origin", **_PAGE_HEADERS}
+
+
+class File(NamedTuple):
+    """A file of the package."""
+
+    body: bytes
+    type: str
+
+
+def _read(path: Path) -> File:
+    return File(path.read_bytes(), _TYPES[path.suffix])
+
+
+def pages_router() -> APIRouter:
+    """The routes, to be included in our own app."""
+    made = APIRouter(route_class=Route)
+    files = {path.name: _read(path) for path in _UI.iterdir() if path.suffix in _TYPES}
+    client = _read(_HERE / "client.js")
+
+    async def start(request: Request) -> Response:
+        return _sent(request, files[_START], _PAGE_HEADERS)
+
+    async def file(request: Request) -> Response:
+        found = files.get(request.path_params["name"])
+        if found is None:
+            raise HTTPException(404)
+        return _sent(request, found, _PAGE_HEADERS)
+
+    async def client_module(request: Request) -> Response:
+        return _sent(request, client, _MODULE_HEADERS)
+
+    for path, endpoint in (("/ui", start), ("/ui/{name}", file), ("/client.js", client_module)):
+        made.add_api_route(path, endpoint, response_class=Response, include_in_schema=False)
+    return made
+
+
+def _sent(request: Request, file: File, headers: Mapping[str, str]) -> Response:
+    """The file; asked about by its tag, only that it is the same."""
+    answer = answers.settled(request, file.body)
+    answer.headers.update({**headers, "Cache-Control": "no-cache"})
+    if answer.status_code == 200:  # noqa: PLR2004 - not 304, which has no body
+        answer.headers["Content-Type"] = file.type
+    return answer

@@ -1,0 +1,144 @@
+"""The routes of people who look, over real rooms; who may, and what is refused."""
+
+from __future__ import annotations
+
+import httpx
+import pytest
+
+from api.conftest import problem
+from api.minting import ADMIN_KEY, KEY, READER, SERVICE_KEY, bearer, mint
+from rehydrate.localably import LocalAbly
+from rehydrate.recording import NewMessage
+from rehydrate.settings import load_settings
+from rehydrate.wiring.history import History
+
+PATHS = (
+    "/v1/admin/conversations",
+    "/v1/admin/conversations/c/messages/m/timeline",
+    "/v1/admin/health",
+)
+
+
+@pytest.fixture(scope="module")
+async def history(module_database):
+    async with LocalAbly() as ably:
+        settings = load_settings(
+            database_url=module_database,
+            ably_api_key=ably.key,
+            ably_keys=KEY,
+            ably_endpoint="127.0.0.1",
+            ably_port=ably.port,
+            ably_tls=False,
+            service_keys=SERVICE_KEY,
+            admin_keys=ADMIN_KEY,
+        )
+        async with History(settings) as opened:
+            yield opened
+
+
+@pytest.fixture
+async def admin(history):
+    transport = httpx.ASGITransport(history.app())
+    async with httpx.AsyncClient(
+        transport=transport, base_url="http://t", headers=bearer(ADMIN_KEY)
+    ) as client:
+        yield client
+
+
+@pytest.mark.parametrize("path", PATHS)
+async def test_only_admins_look(admin, path):
+    for shown in ({}, bearer("nobody's")):
+        admin.headers.pop("authorization", None)
+        problem(await admin.get(path, headers=shown), 401, "unauthorized")
+    for known in (SERVICE_KEY, mint(READER)):
+        problem(await admin.get(path, headers=bearer(known)), 403, "forbidden")
+
+
+async def test_conversations_are_found_by_the_beginning_of_their_ids(admin, history):
+    for name in ("find/1", "find/2", "other"):
+        await history.store_messages(name, [NewMessage("p", "user", text=f"about {name}")])
+    page = (await admin.get("/v1/admin/conversations", params={"query": "find", "limit": 1})).json()
+    assert [row["conversation_id"] for row in page["conversations"]] == ["find/1"]
+    params = {"query": "find", "limit": 1, "before": page["older"]}
+    page = (await admin.get("/v1/admin/conversations", params=params)).json()
+    (row,) = page["conversations"]
+    assert (row["conversation_id"], row["opens_with"], row["opens_role"]) == (
+        "find/2",
+        "about find/2",
+        "user",
+    )
+    assert (row["streaming"], row["channel"], page["older"]) == (0, "ai:find/2", None)
+
+
+async def test_what_streams_is_found_and_has_a_timeline(admin, history):
+    async with history.respond("live", "r/1") as response:
+        response.write("so far")
+        params = {"streaming": "true"}
+        page = (await admin.get("/v1/admin/conversations", params=params)).json()
+        assert [(r["conversation_id"], r["streaming"]) for r in page["conversations"]] == [
+            ("live", 1)
+        ]
+        path = "/v1/admin/conversations/live/messages/r%2F1/timeline"
+        body = (await admin.get(path)).json()
+        assert (body["message_id"], body["status"], body["lease"]["expired"]) == (
+            "r/1",
+            "in_progress",
+            False,
+        )
+    body = (await admin.get(path)).json()
+    assert (body["status"], body["text_characters"]) == ("completed", 6)
+    assert sum(sum(each["characters"]) for each in body["stretches"]) == 6
+    assert body["lease"]["told_at"] is not None
+
+
+async def test_health_says_what_answers(admin):
+    body = (await admin.get("/v1/admin/health")).json()
+    assert body["status"] == "ok"
+    assert body["database"]["status"] == body["channel"]["status"] == "ok"
+    assert body["recorder"]["status"] == "ok"
+
+
+async def test_health_answers_also_where_nothing_else_does(module_database):
+    settings = load_settings(
+        database_url="postgres://u:p@127.0.0.1:1/x",
+        ably_api_key="a.b:c",
+        ably_endpoint="127.0.0.1",
+        ably_port=1,
+        ably_tls=False,
+        admin_keys=ADMIN_KEY,
+    )
+    async with History(settings) as history:
+        transport = httpx.ASGITransport(history.app())
+        async with httpx.AsyncClient(transport=transport, base_url="http://t") as client:
+            answer = await client.get("/v1/admin/health", headers=bearer(ADMIN_KEY), timeout=30)
+    body = answer.json()
+    assert (answer.status_code, body["status"]) == (200, "failed")
+    assert body["database"]["status"] == body["channel"]["status"] == "failed"
+    assert body["recorder"]["status"] == "unknown"
+
+
+@pytest.mark.parametrize(
+    ("params", "parameter"),
+    [
+        ({"query": "a\nb"}, "query"),
+        ({"query": "x" * 257}, "query"),
+        ({"streaming": "yes"}, "streaming"),
+        ({"limit": "0"}, "limit"),
+        ({"before": "nonsense"}, "before"),
+    ],
+)
+async def test_what_makes_no_sense_is_named(admin, params, parameter):
+    answer = await admin.get("/v1/admin/conversations", params=params)
+    problem(answer, 422, "bad_parameter", parameter)
+
+
+async def test_a_message_that_nobody_knows_is_not_found(admin):
+    path = "/v1/admin/conversations/nobody/messages/m/timeline"
+    problem(await admin.get(path), 404, "not_found")
+
+
+async def test_they_are_documented_as_admins_alone(admin):
+    paths = (await admin.get("/openapi.json")).json()["paths"]
+    for path in PATHS:
+        template = path.replace("/c/", "/{conversation_id}/").replace("/m/", "/{message_id}/")
+        assert paths[template]["get"]["security"] == [{"admin": []}]

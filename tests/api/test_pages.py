@@ -1,0 +1,76 @@
+"""Static files: what they are sent as, and what they may do."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+
+from api.conftest import calling, make_access, problem
+from rehydrate.api import pages
+from rehydrate.api.app import create_app
+
+UI = Path(pages.__file__).parent / "ui"
+FILES = sorted(UI.iterdir())
+MOST_BYTES = 200_000
+
+
+@pytest.fixture
+async def client(standin):
+    app = create_app(standin, make_access(), inspector=standin)
+    async with calling(app) as client:
+        yield client
+
+
+async def test_the_page_is_there_for_anybody_and_has_no_secret(client):
+    answer = await client.get("/ui")
+    assert answer.headers["content-type"] == "text/html; charset=utf-8"
+    assert answer.text.startswith("<!doctype html>")
+
+
+@pytest.mark.parametrize("name", ["", *(f"/{path.name}" for path in FILES)])
+async def test_every_file_comes_with_a_strict_policy_and_a_tag(client, name):
+    answer = await client.get(f"/ui{name}")
+    assert answer.status_code == 200
+    policy = dict(each.strip().split(" ", 1) for each in
+                  answer.headers["content-security-policy"].split(";"))  # fmt: skip
+    assert policy["default-src"] == policy["base-uri"] == policy["frame-ancestors"] == "'none'"
+    assert policy["script-src"] == policy["style-src"] == policy["connect-src"] == "'self'"
+    assert policy["require-trusted-types-for"] == "'script'"
+    assert "unsafe" not in answer.headers["content-security-policy"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
+    assert answer.headers["referrer-policy"] == "no-referrer"
+    kept = {"If-None-Match": answer.headers["etag"]}
+    assert (await client.get(f"/ui{name}", headers=kept)).status_code == 304
+
+
+async def test_other_names_are_not_found(client):
+    for name in ("nothing.js", "..%2Fapp.py", "%2e%2e", "ui%2Findex.html", "index.html%00"):
+        problem(await client.get(f"/ui/{name}"), 404, "not_found")
+
+
+async def test_the_client_module_is_served_for_pages_of_others(client):
+    answer = await client.get("/client.js")
+    assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
+    assert "export function apply" in answer.text
+
+
+async def test_without_an_inspector_there_is_no_page(standin):
+    async with calling(create_app(standin, make_access())) as client:
+        problem(await client.get("/ui"), 404, "not_found")
+
+
+def test_the_page_weighs_little_and_loads_nothing_from_elsewhere():
+    assert sum(path.stat().st_size for path in FILES) <= MOST_BYTES
+    for path in FILES:
+        text = path.read_text()
+        # the name of SVG's namespace is a name, and is not loaded
+        assert not re.search(r"https?://(?!www\.w3\.org/2000/svg)", text), path.name
+        assert not re.search(r"innerHTML|outerHTML|insertAdjacentHTML|document\.write|eval\(", text)
+        assert not re.search(r"<script(?![^>]*src=)|<style| style=| on[a-z]+=\"", text), path.name
+
+
+def test_the_files_stay_small():
+    wrong = {path.name: n for path in FILES if (n := len(path.read_text().splitlines())) > 350}
+    assert not {name: n for name, n in wrong.items() if not name.endswith(".css")}
