@@ -8,6 +8,8 @@ ARGS ?=
 # the first Python that is new enough; or say which: make test PYTHON=/opt/python/bin/python3.13
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
+# whole files side by side, a file's tests in order; ARGS="-n0" for one process
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package rehydrate --strip-extras \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
@@ -21,11 +23,11 @@ help: ## list the targets
 demo: $(VENV)/.run $(VENV)/.node ## a streaming conversation on embedded defaults; ARGS="--check" proves it exact
 	@exec $(BIN)/rehydrate demo $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.node ## all tests
-	@exec $(BIN)/python -m pytest $(ARGS)
+test: $(VENV)/.dev $(VENV)/.node ## all tests, on every core
+	@exec $(PYTEST) $(ARGS)
 
 test-quick: $(VENV)/.dev ## the tests that take less than a few seconds each
-	@exec $(BIN)/python -m pytest -m "not slow" $(ARGS)
+	@exec $(PYTEST) -m "not slow" $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types and import arrows, as CI does; ARGS goes to the linter
 	@$(BIN)/ruff format --check .

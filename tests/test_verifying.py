@@ -15,6 +15,7 @@ from rehydrate.ports import Outgoing
 from rehydrate.publishing import responding
 from rehydrate.settings import load_settings
 from rehydrate.wiring.history import History
+from waiting import until
 
 
 @pytest.fixture
@@ -61,6 +62,13 @@ async def spoil(history, conversation_id, *texts, skip=()):
                 fold(state, Event("token", "r1", seq=seq, text=text))
         fold(state, Event("stop", "r1", seq=len(texts) + 1))
         await held.put([state])
+
+
+async def shown(history, channel):
+    """The names of what is on the channel, once a token is."""
+    pages = history._channel.history(channel, forwards=True)
+    names = [message.name async for page in pages for message in page]
+    return names if "token" in names else []
 
 
 async def text(history, conversation_id):
@@ -115,17 +123,14 @@ async def test_an_end_that_nobody_told_is_told_with_the_text(history, ably, monk
     monkeypatch.setattr(responding, "_end", commit_only)
     async with history.respond("v4", "r1") as response:
         response.write("one ")
-        await asyncio.sleep(0.1)
-        with ably.faults.on("refuse_publish", code=42911):
+        await until(lambda: shown(history, "ai:v4"))
+        with ably.faults.on("refuse_publish", code=42911) as fault:
             response.write("two")
-            await asyncio.sleep(0.2)
+            await until(lambda: fault.fired)
     (finding,) = (await history.verify("v4", mend=True)).findings
     assert (finding.fault, finding.mended) == ("channel", True)
     assert not (await history.verify("v4")).findings
-    names = [
-        m.name async for page in history._channel.history("ai:v4", forwards=True) for m in page
-    ]
-    assert names == ["start", "token", "response-complete", "stop"]
+    assert await shown(history, "ai:v4") == ["start", "token", "response-complete", "stop"]
 
 
 async def test_the_text_of_a_publisher_of_ours_wins_over_the_channel(history):

@@ -51,7 +51,8 @@ async def test_a_token_in_the_query_is_taken_out_of_it(query, left, token):
     assert answer.json() == {"query": left, "token": token}
 
 
-def test_no_log_of_the_server_shows_it_even_where_its_access_log_is_on(caplog):
+def test_no_log_of_the_server_shows_it_even_where_its_access_log_is_on(caplog, monkeypatch):
+    monkeypatch.setattr(logging.getLogger("uvicorn.access"), "propagate", True)
     caplog.set_level(logging.INFO)
     with (
         served(create_app(StandIn(), make_access()), access_log=True) as url,

@@ -15,6 +15,7 @@ from rehydrate.localably import LocalAbly, Settings
 from rehydrate.publishing import outbox, publication
 from rehydrate.settings import load_settings
 from rehydrate.wiring.history import History
+from waiting import until
 
 
 @asynccontextmanager
@@ -36,6 +37,10 @@ async def said(history, channel):
     pages = history._channel.history(channel, forwards=True)
     async with aclosing(pages):
         return [message async for page in pages for message in page]
+
+
+async def token_shown(history, channel):
+    return "token" in [message.name for message in await said(history, channel)]
 
 
 async def stream(history, conversation_id, response_id, tokens, *, every_s=0.02):
@@ -141,10 +146,10 @@ async def test_a_refused_publish_is_repaired_before_the_stop(database):
     async with opened(database, limits=False) as (ably, history):
         async with history.respond("refused", "r") as response:
             response.write("one ")
-            await asyncio.sleep(0.2)
-            with ably.faults.on("refuse_publish", code=42911):
+            await until(lambda: token_shown(history, "ai:refused"))
+            with ably.faults.on("refuse_publish", code=42911) as fault:
                 response.write("two ")
-                await asyncio.sleep(0.2)
+                await until(lambda: fault.fired)
             response.write("three")
         names = [m.name for m in await said(history, "ai:refused")]
         assert names == ["start", "token", "token", "response-complete", "stop"]
@@ -156,7 +161,7 @@ async def test_while_ably_is_away_text_waits_in_one_piece_and_then_goes_out(data
     async with opened(database, limits=False) as (ably, history):
         async with history.respond("away", "r") as response:
             response.write("before ")
-            await asyncio.sleep(0.2)
+            await until(lambda: token_shown(history, "ai:away"))
             await ably.stop()
             for n in range(100):
                 response.write(f"{n} ")
