@@ -19,6 +19,8 @@ from rehydrate.recording import catch_up
 
 REWIND_MS = 10_000
 PATIENCE = 40
+AWAKE_MS = 4000
+"""Who slept between the answer and the attach does not sleep again."""
 
 
 def truth(world):
@@ -97,9 +99,10 @@ async def read(world, joiner):
     """What a reader shows long after the last message; (view, answer, what went wrong)."""
     life = Life(world)
     end_ms = changed_ms(world.log[-1].message) + 50_000
-    at_ms, way = joiner.at_ms, joiner.way
+    way, at_ms, delay_ms = joiner
     for _ in range(PATIENCE):
-        view, answer, feed, at_ms, way = await _join(life, at_ms, way, joiner.delay_ms)
+        view, answer, feed, at_ms, way = await _join(life, at_ms, way, delay_ms)
+        delay_ms = min(delay_ms, AWAKE_MS)
         if view is None:
             continue
         missing_at = _follow(view, feed, at_ms, world, end_ms)
@@ -127,8 +130,9 @@ async def _join(life, at_ms, way, delay_ms):
         if low is None:
             return None, None, None, at_ms, 1
         feed = rewound(world.log, at_ms, 0)
+        feed = [p for p in feed if p.message.timestamp_ms > at_ms - world.retention_ms]
         feed = [p for p in feed if _version(p.message) > low][-world.rewind_cap :]
-        cut = len(feed) >= world.rewind_cap and _version(feed[0].message) > (hydrated.until or "")
+        cut = not feed or _version(feed[0].message) > (hydrated.until or "")
         if cut:
             return None, None, None, at_ms, 1
     answer = json.loads(hydrated.body)

@@ -61,6 +61,12 @@ FEATURES = {
     "short retention": {"retention_ms": 6_000, "way": 1},
     "short retention, no seq": {"retention_ms": 6_000, "way": 1, "seq": False},
     "short retention, no seq, no start": {"retention_ms": 6_000, "seq": False, "start": False},
+    "asleep before the attach": {
+        "retention_ms": 20_000, "recorded": True, "way": 3, "most_delay_s": 60,
+    },
+    "asleep before the attach, no seq": {
+        "retention_ms": 20_000, "recorded": True, "way": 3, "most_delay_s": 60, "seq": False,
+    },
     "appends": {"appends": True},
     "appends, rolled up": {"appends": True, "rollup": True, "responses": 3},
     "appends, rolled up, lagging": {"appends": True, "rollup": True, "lagging": True, "way": 1},

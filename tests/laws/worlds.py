@@ -218,6 +218,8 @@ def worlds(draw, **features):
     lag_ms = draw(st.integers(0, 2)) * 1000
     times = st.integers(8, at_ms // 1000 + 3).map(lambda s: s * 1000)
     catch_ups = draw(st.lists(times, max_size=2)) if features.get("record", True) else []
+    if features.get("recorded"):
+        catch_ups.append(at_ms + 3000)
     finals = ()
     if features.get("finals"):
         finals = tuple((m.timestamp_ms - 1, _rid(m)) for m in _named(log, "stop"))
@@ -234,7 +236,8 @@ def worlds(draw, **features):
     if features.get("rollup") and versions:
         world = world._replace(held=draw(st.frozensets(st.sampled_from(versions))))
     way = features.get("way") or draw(st.integers(1, 3))
-    return world, Joiner(way, draw(times), draw(st.integers(0, 4)) * 1000)
+    delays_s = st.integers(0, features.get("most_delay_s", 4))
+    return world, Joiner(way, draw(times), draw(delays_s) * 1000)
 
 
 def _named(log, name):

@@ -123,8 +123,8 @@ export async function join(channel, load, render, way = 1) {
     if (!answer.rewind_from) return false;
     await attach(answer.rewind_from);
     await new Promise((done) => setTimeout(done, 250));                  // the backlog comes at once
-    const cut = waiting.length >= 100 && !(waiting[0].serial <= answer.until);
-    return !cut && merge(answer);
+    const overlap = waiting[0]?.version?.serial <= answer.until;         // or something was forgotten
+    return overlap && merge(answer);
   };
   const attachFirst = async (ask) => {
     await attach('10s');

@@ -38,7 +38,8 @@ async def join(ably, name, load, render, way=1):
         else:
             await asyncio.sleep(0.25)  # the backlog comes at once
         backlog = [live.get_nowait() for _ in range(live.qsize())]
-        cut = len(backlog) >= 100 and rewind != "10s" and backlog[0].serial > answer["until"]
+        first = backlog[0].version.serial if backlog and backlog[0] else None
+        cut = rewind != "10s" and not (first and first <= answer["until"])  # is there an overlap?
         view = View(answer)
         render(view)
         while not (view.stale or cut):

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import shutil
+import time
+
+import pytest
+
+from conftest import new_database
+from holes.readers import node_running
+from holes.stage import Stage, house_of
+from holes.table import WRITING, Table, cell
+from journeys.readers import MODULES
+from rehydrate.core.ids import MARGIN_MS
+from rehydrate.localably import LocalAbly
+
+OLD_S = MARGIN_MS / 1000 + 0.5
+
+
+@pytest.fixture(scope="session")
+def without_settings():
+    """Whoever runs the tests may have settings of his own, which are not meant for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("REHYDRATE_", "ABLY_")):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+async def channels(without_settings):
+    """The channel server."""
+    async with LocalAbly() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+async def node(tmp_path_factory):
+    """Readers with stock ably-js; None where it is not installed: then ably-python reads alone."""
+    if not shutil.which("node") or not (MODULES / "node_modules/ably/package.json").exists():
+        yield None
+        return
+    async with node_running(tmp_path_factory.mktemp("node")) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+async def holes_database(postgres, template):
+    async with new_database(postgres.url, template) as url:
+        yield url
+
+
+@pytest.fixture(scope="session")
+async def house(channels, holes_database, node):
+    async with house_of(channels, holes_database, node) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def growing_house(channels, holes_database, node):
+    """A service whose conversations are on channels that keep messages, which may grow."""
+    template = "mutable:{conversation_id}"
+    async with house_of(channels, holes_database, node, channel_template=template) as opened:
+        yield opened
+
+
+@pytest.fixture(scope="session")
+async def old_stages(house):
+    """Conversations with a prompt that will be seconds old when a test needs them."""
+    made = [Stage(house, {}) for _ in range(2)]
+    for each in made:
+        await each.say("user-input", {"promptId": "p", "text": "Well?"}, id_="p")
+    return made
+
+
+@pytest.fixture
+async def old_stage(old_stages):
+    """A conversation whose answers say what to rewind to: its newest message is not new."""
+    made = old_stages.pop()
+    await asyncio.sleep(max(0, made.created_s + OLD_S - time.monotonic()))
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def stage(house, old_stages):
+    made = Stage(house, {})
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def growing(growing_house):
+    """A conversation on a channel that keeps messages, which may grow."""
+    made = Stage(growing_house, {})
+    yield made
+    await made.close()
+
+
+@pytest.fixture(scope="session")
+def table():
+    made = Table()
+    yield made
+    if WRITING:
+        made.write()
+
+
+class TableRow:
+    """The row of a test `test_h01_…`; its docstring says what the hole is."""
+
+    def __init__(self, table, request):
+        number = re.match(r"test_([hs])(\w+?)_", request.node.name)
+        self._number = number[1].upper() + number[2]
+        self._hole = " ".join(request.node.obj.__doc__.split()).removesuffix(".")
+        self._table = table
+
+    def shows(self, name, recipe, ours):
+        """*recipe* (by its name) and *ours*: what readers show, or words that say it."""
+        said = [each if isinstance(each, str) else cell(each) for each in (recipe, ours)]
+        self._table.take(self._number, [self._hole, name, *said])
+
+
+@pytest.fixture
+def row(request, table):
+    return TableRow(table, request)

@@ -1,0 +1,41 @@
+// Readers with a stock ably-js that run the README's JavaScript. Told by lines of JSON on standard
+// input who joins and who leaves; tells by lines of JSON what each shows.
+import { createRequire } from 'node:module';
+import { createInterface } from 'node:readline';
+
+const [client, modules] = process.argv.slice(2);
+const { join } = await import(client);
+const Ably = createRequire(modules + '/')('ably');
+const readers = new Map();
+const tell = (told) => process.stdout.write(JSON.stringify(told) + '\n');
+
+async function start({ join: reader, way, channel, token, url, options }) {
+  const ably = new Ably.Realtime({ token, ...options, logLevel: 0 });
+  readers.set(reader, { ably, joining: null });
+  const load = async ({ until }) => {
+    const response = await fetch(url + (until ? `?until=${encodeURIComponent(until)}` : ''), {
+      headers: { authorization: `Bearer ${token}` },
+    });
+    if (!response.ok) throw new Error(`GET ${response.status}`);
+    return response.json();
+  };
+  const render = (view) => readers.has(reader) && tell({ reader, messages: [...view.values()] });
+  const joining = join(ably.channels.get(channel), load, render, way);
+  readers.get(reader).joining = joining;
+  joining.catch((error) => tell({ reader, error: String(error) }));
+}
+
+async function leave({ leave: reader }) {
+  const { ably, joining } = readers.get(reader);
+  readers.delete(reader);
+  const joined = await Promise.race([joining.catch(() => null), new Promise((done) => setTimeout(done, 1000))]);
+  await joined?.close();
+  ably.close();
+  tell({ reader, left: true });
+}
+
+for await (const line of createInterface({ input: process.stdin })) {
+  const told = JSON.parse(line);
+  await ('join' in told ? start(told) : leave(told));
+}
+for (const { ably } of readers.values()) ably.close();

@@ -1,0 +1,121 @@
+"""H24 to H26: an agent that restarts, and the prompts that were sent meanwhile."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import aclosing
+
+import pytest
+
+from holes.recipes import ResumingAgent
+
+
+@pytest.fixture
+async def agents(stage):
+    """Agents by the recipe, over one disk; those that live end with the test."""
+    disk, alive = {}, []
+
+    def make(work):
+        made = ResumingAgent(stage.server, stage.channel, disk, work)
+        alive.append(made)
+        return made
+
+    yield make
+    for each in alive:
+        await each.crash()
+
+
+async def ask(stage, *ids):
+    for id_ in ids:
+        await stage.say("user-input", {"promptId": id_, "text": f"{id_}?"}, id_=id_)
+        await asyncio.sleep(0.002)  # the next millisecond
+
+
+async def answered(stage, answers, *, most=99):
+    """What an agent of ours answers that starts now, and dies after *most*."""
+    async with aclosing(stage.history.unanswered(stage.id)) as prompts:
+        async for prompt in prompts:
+            async with stage.history.respond(
+                stage.id, f"to {prompt.id}", prompt_id=prompt.id
+            ) as response:
+                response.write(prompt.text)
+            answers.append(prompt.id)
+            if len(answers) == most:
+                return
+
+
+async def test_h24_the_last_prompt_is_answered_again(stage, row, agents):
+    """History since the last prompt's timestamp begins with that prompt: each restart answers it
+    again."""
+    theirs, ours = [], []
+
+    async def work(prompt):
+        theirs.append(prompt)
+
+    await ask(stage, "P1", "P2")
+    for _ in range(3):
+        agent = agents(work)
+        await agent.start()
+        await agent.resume()
+        await agent.crash()
+        await answered(stage, ours)
+    assert theirs == ["P1", "P2", "P2", "P2"]
+    assert ours == ["P1", "P2"]
+    row.shows("resuming agent", f"answers {', '.join(theirs)}", f"answers {', '.join(ours)}")
+
+
+async def test_h25_prompts_are_skipped_for_ever(stage, row, agents):
+    """While the backlog P1, P2 is worked on, P3 comes live and moves the checkpoint; then the agent
+    crashes: P1 and P2 are never answered."""
+    theirs, ours = [], []
+    done = asyncio.Event()
+
+    async def work(prompt):
+        if prompt != "P3" and not done.is_set():
+            await asyncio.Event().wait()
+        theirs.append(prompt)
+        done.set()
+
+    await ask(stage, "P1", "P2")
+    agent = agents(work)
+    await agent.start()
+    agent.spawn(agent.resume())
+    await agent.resuming.wait()
+    await answered(stage, ours, most=1)
+    await ask(stage, "P3")
+    await asyncio.wait_for(done.wait(), 10)
+    await agent.crash()
+    theirs.clear()
+    agent = agents(work)
+    await agent.start()
+    await agent.resume()
+    await answered(stage, ours)
+    assert theirs == ["P3"]
+    assert ours == ["P1", "P2", "P3"]
+    row.shows("resuming agent", "answers P3, P3", f"answers {', '.join(ours)}")
+
+
+async def test_h26_prompts_are_answered_out_of_order(stage, row, agents):
+    """A prompt that comes live is worked on at once, before the backlog that was sent before it."""
+    theirs, ours = [], []
+    live = asyncio.Event()
+
+    async def work(prompt):
+        if prompt == "P2":
+            await live.wait()
+        theirs.append(prompt)
+        if prompt == "P3":
+            live.set()
+
+    await ask(stage, "P1", "P2")
+    agent = agents(work)
+    await agent.start()
+    resuming = agent.spawn(agent.resume())
+    await agent.resuming.wait()
+    await answered(stage, ours, most=1)
+    await ask(stage, "P3")
+    await asyncio.wait_for(resuming, 10)
+    await answered(stage, ours)
+    assert theirs == ["P1", "P3", "P2"]
+    assert ours == ["P1", "P2", "P3"]
+    row.shows("resuming agent", f"answers {', '.join(theirs)}", f"answers {', '.join(ours)}")
