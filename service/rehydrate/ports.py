@@ -58,6 +58,18 @@ class Subscription(Protocol):
 class ChannelLog(Protocol):
     """Ably, as far as we need it."""
 
+    def now_ms(self) -> int:
+        """Ably's time, ms since 1970: never ahead of it once it is known, however ours is set."""
+        ...
+
+    async def know_time(self) -> None:
+        """Return once Ably has said what time it is.
+
+        Raises:
+            ChannelUnavailable: it does not answer.
+        """
+        ...
+
     def history(
         self,
         channel: str,

@@ -1,8 +1,9 @@
-"""Kills everything at seeded random moments, and says what became of every character.
+"""Breaks everything at seeded random moments, and says what became of every character.
 
-`python -m chaos --rounds 200 [--seed N] [--json] [--faults NAME,NAME]`: real processes, real kill -9. Every other world
-loses its channels when the channel server starts anew. Exit code 0: nothing was lost or doubled,
-everything ended, and followers agreed.
+`python -m chaos --rounds 200 [--seed N] [--json] [--faults NAME,NAME] [--each N]`: real processes,
+real kill -9. There are two worlds, side by side: one keeps its channels when the channel server
+starts anew, the other loses them. Exit code 0: nothing was lost or doubled, and within two leases
+after the last fault of each round every reader had seen every response end.
 """
 
 from __future__ import annotations
@@ -13,54 +14,117 @@ import json
 import random
 import sys
 from collections import Counter
+from pathlib import Path
 
-from chaos.rounds import FAULTS, play
+from chaos.disk import own_mounts
+from chaos.faults import FAULTS
+from chaos.judging import LIMIT_S
+from chaos.rounds import play
 from chaos.world import running
 
+WRONG = ("lost", "doubled", "late", "unended", "betrayed", "changed")
+"""What there must be none of."""
 
-def report(rounds):
-    """What is told of *rounds*."""
+
+def report(worlds):
+    """What is told of the rounds of *worlds*."""
+    rounds = [round_ for world in worlds for round_ in world["rounds"]]
     ended = [each for round_ in rounds for each in round_.ended]
     return {
         "rounds": len(rounds),
         "faults": dict(Counter(name for round_ in rounds for name in round_.faults)),
+        "skipped": {name: why for world in worlds for name, why in world["skipped"].items()},
+        "refusals": dict(sum((world["refusals"] for world in worlds), Counter())),
         "responses": len(ended),
         "characters": sum(each.characters for each in ended),
         "lost": sum(each.lost for each in ended),
         "doubled": sum(each.doubled for each in ended),
         "interrupted": sum(each.status == "interrupted" for each in ended),
-        "other_ends": dict(Counter(each.status for each in ended)),
+        "ends": dict(Counter(each.status for each in ended)),
+        "late": sum(each.late for each in ended),
         "unended": sum(len(round_.unended) for round_ in rounds),
-        "disagreeing": sum(each.disagrees for each in ended),
+        "betrayed": sum(len(round_.betrayed) for round_ in rounds),
+        "changed": sum(world["changed"] for world in worlds),
         "longest_s": round(max((each.after_s for each in ended), default=0.0), 2),
+        "limit_s": LIMIT_S,
     }
 
 
 def is_good(told):
-    wrong = ("lost", "doubled", "unended", "disagreeing")
-    return bool(told["responses"]) and not any(told[name] for name in wrong)
+    return bool(told["responses"]) and not any(told[name] for name in WRONG)
 
 
-async def played(count, seed, *, faults=None, worlds=(True, False)):
-    """Play *count* rounds, shared among the kinds of worlds."""
-    chance = random.Random(seed)
-    rounds = []
-    for index, keeps_channels in enumerate(worlds):
-        share = range(index, count, len(worlds))
-        if not share:
-            continue
-        async with running(keeps_channels=keeps_channels) as world:
-            for number in share:
-                round_ = await play(world, number, chance, faults=faults)
-                rounds.append(round_)
-                bad = [each for each in round_.ended if each.lost or each.doubled or each.disagrees]
-                said = f"round {number}: {', '.join(round_.faults)}"
-                if bad or round_.unended:
-                    said += f": WRONG {bad} unended {round_.unended}"
-                for outcome in set(round_.failed.values()):
-                    said += f"; its publisher was told {outcome}"
-                sys.stderr.write(said + "\n")
-    return rounds
+def line(round_):
+    """What is said of one round."""
+    longest_s = max((each.after_s for each in round_.ended), default=0.0)
+    said = f"{round_.conversation_id}: {', '.join(round_.faults)}: {longest_s:.1f} s"
+    bad = [each for each in round_.ended if each.lost or each.doubled or each.late]
+    if bad or round_.unended or round_.betrayed:
+        said += f": WRONG {bad} unended {round_.unended} betrayed {round_.betrayed}"
+    return said
+
+
+async def changed(world, rounds):
+    """How many responses say something else than when they had ended (law 5)."""
+    count = 0
+    for round_ in rounds:
+        for answer in await world.hydrated(round_.conversation_id):
+            now = {
+                m["id"]: (m["status"], len(m["text"]))
+                for m in (answer or {"messages": ()})["messages"]
+            }
+            count += sum(
+                now.get(each.id) != (each.status, each.characters) for each in round_.ended
+            )
+    return count
+
+
+async def played_in(plan, chance, *, keeps_channels, no_mounts, folder):
+    """Play the rounds of *plan*, each its number and the faults, in one world."""
+    async with running(keeps_channels=keeps_channels, no_mounts=no_mounts, folder=folder) as world:
+        rounds = []
+        for number, names in plan:
+            rounds.append(await play(world, number, chance, names=names))
+            sys.stderr.write(line(rounds[-1]) + "\n")
+        return {
+            "rounds": rounds,
+            "skipped": world.skipped,
+            "refusals": world.refusals,
+            "changed": await changed(world, rounds),
+        }
+
+
+async def played(plans, seed, *, no_mounts=None, folder=None):
+    """Play each of *plans* in a world of its own, side by side; every other keeps its channels."""
+    async with asyncio.TaskGroup() as group:
+        playing = []
+        for index, plan in enumerate(plans):
+            where = None if folder is None else folder / str(index)
+            if where is not None:
+                where.mkdir(parents=True)
+            playing.append(
+                group.create_task(
+                    played_in(
+                        plan,
+                        random.Random(f"{seed}-{index}"),
+                        keeps_channels=not index % 2,
+                        no_mounts=no_mounts,
+                        folder=where,
+                    )
+                )
+            )
+    return [each.result() for each in playing]
+
+
+def plans(asked):
+    """The rounds of each world: numbers, and the faults if they are not left to chance."""
+    names = asked.faults.split(",") if asked.faults else None
+    if asked.each:
+        names = names or list(FAULTS)
+        cut = [names[at : at + asked.each] for at in range(0, len(names), asked.each)]
+        return [list(enumerate(cut))[0::2], list(enumerate(cut))[1::2]]
+    numbers = [(number, names) for number in range(asked.rounds)]
+    return [each for each in (numbers[0::2], numbers[1::2]) if each]
 
 
 def main(argv=None):
@@ -69,11 +133,14 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--json", action="store_true", help="the report as JSON, last line")
     parser.add_argument("--faults", help=f"only these: {', '.join(FAULTS)}")
+    parser.add_argument("--each", type=int, help="every fault once, so many in a round")
+    parser.add_argument("--keep", type=Path, help="a new folder for the logs, which are kept")
     asked = parser.parse_args(argv)
     seed = random.randrange(2**32) if asked.seed is None else asked.seed
     sys.stderr.write(f"seed {seed}\n")
-    faults = asked.faults.split(",") if asked.faults else None
-    told = {"seed": seed, **report(asyncio.run(played(asked.rounds, seed, faults=faults)))}
+    no_mounts = own_mounts()
+    worlds = asyncio.run(played(plans(asked), seed, no_mounts=no_mounts, folder=asked.keep))
+    told = {"seed": seed, **report(worlds)}
     if asked.json:
         sys.stdout.write(json.dumps(told) + "\n")
     else:

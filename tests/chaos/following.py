@@ -9,19 +9,22 @@ from contextlib import suppress
 
 import httpx
 
+from chaos.showing import Shown
+
 
 class Follower:
-    """What a plain reader of the stream shows: text, status and what is missing, by message."""
+    """A plain reader of the stream; what it shows is in ``shown``."""
 
     def __init__(self, world, conversation_id):
         self._world = world
         self.conversation_id = conversation_id
-        self.shown = {}
+        self.shown = Shown()
 
     async def run(self):
         while True:
-            port = random.choice(self._world.ports)
-            url = f"http://127.0.0.1:{port}/v1/conversations/{self.conversation_id}/stream"
+            url = (
+                f"{random.choice(self._world.urls)}/v1/conversations/{self.conversation_id}/stream"
+            )
             with suppress(httpx.HTTPError):
                 async with self._world.client.stream("GET", url, timeout=20) as response:
                     await self._read(response)
@@ -34,21 +37,4 @@ class Follower:
             if name == "event":
                 kind = value
             elif name == "data":
-                self._take(kind, json.loads(value))
-
-    def _take(self, kind, data):
-        if kind == "snapshot":
-            self.shown = {
-                each["id"]: [each["text"], each["status"], bool(each["gaps"])]
-                for each in data["messages"]
-            }
-            return
-        message = self.shown.setdefault(data.get("message_id"), ["", "in_progress", False])
-        if kind == "token":
-            message[0] += data["text"]
-        elif kind == "repair":
-            message[0] = "".join(
-                part["text"] for part in data.get("parts", []) if part["type"] == "text"
-            )
-        elif kind == "stop":
-            message[1] = data["status"]
+                self.shown.take(kind, json.loads(value))

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import random
-import sys
 
+from chaos.processes import said_to_us, say
 from rehydrate.demo.texts import tokens_of
+from rehydrate.errors import StoreUnavailable
 from rehydrate.wiring.history import History
 
 MEAN_TOKENS = 60
-PACE_S = 1 / 30
+PACE_S = 1 / 25
 
 
 async def answer(history, conversation_id, response_id, *, ephemeral):
@@ -20,26 +20,21 @@ async def answer(history, conversation_id, response_id, *, ephemeral):
             for token in tokens_of(response_id, mean=MEAN_TOKENS):
                 response.write(token)
                 await asyncio.sleep(random.expovariate(1 / PACE_S))
+    except StoreUnavailable as error:
+        return f"StoreUnavailable: {error}"
     except Exception as error:  # noqa: BLE001 - whatever it is, it is told
         return f"{type(error).__name__}: {error}"
     return "completed"
 
 
 async def tell(history, conversation_id, response_id, *, ephemeral):
-    outcome = await answer(history, conversation_id, response_id, ephemeral=ephemeral)
-    sys.stdout.write(json.dumps([response_id, outcome]) + "\n")
-    sys.stdout.flush()
+    say([response_id, await answer(history, conversation_id, response_id, ephemeral=ephemeral)])
 
 
 async def main():
-    loop = asyncio.get_running_loop()
-    reader = asyncio.StreamReader()
-    await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
     async with History() as history, asyncio.TaskGroup() as group:
-        sys.stdout.write("ready\n")
-        sys.stdout.flush()
-        async for line in reader:
-            asked = json.loads(line)
+        say("ready")
+        async for asked in said_to_us():
             for response_id in asked["responses"]:
                 telling = tell(
                     history, asked["conversation"], response_id, ephemeral=asked["ephemeral"]

@@ -1,152 +1,153 @@
-"""One round: responses stream, something is killed, and all of them end as they should."""
+"""One round: responses stream, something breaks, and every reader sees all of them end."""
 
 from __future__ import annotations
 
 import asyncio
 import json
-import random
 import time
-from contextlib import suppress
 from typing import NamedTuple
 
+from chaos import faults
 from chaos.following import Follower
-from chaos.publisher import MEAN_TOKENS
-from rehydrate.demo.texts import tokens_of
+from chaos.judging import KILLED, measured, never_begun
 
 PATIENCE_S = 90.0
-RESPONSES = 3
-FREEZE_S = 3.0
-KILLED = "killed"
-
-
-class Ended(NamedTuple):
-    """How one response ended, and how long after it could have."""
-
-    id: str
-    status: str
-    characters: int
-    lost: int
-    doubled: int
-    after_s: float
-    disagrees: bool
+RESPONSES = 4
 
 
 class Round(NamedTuple):
-    """``failed``: what publishers that lived were told instead of an end, by response."""
+    """What became of a round.
 
+    ``unended``: responses that some reader never saw end. ``betrayed``: what publishers that lived
+    were told instead of an end, by response, though they should not have been.
+    """
+
+    conversation_id: str
     faults: list[str]
-    ended: list[Ended]
-    unended: list[str]
-    failed: dict[str, str]
+    ended: list
+    unended: dict[str, str]
+    betrayed: dict[str, str]
 
 
-async def publisher_dies(world):
-    await world.publisher.again()
+class _Playing:
+    """A round while it goes on."""
+
+    def __init__(self, world, number, chance):
+        self.world = world
+        self.chance = chance
+        self.conversation_id = f"round-{number}"
+        self.ephemeral = world.keeps_channels and number % 5 == 4
+        self.ids = [
+            f"{self.conversation_id}-r{n}-{chance.getrandbits(32):08x}" for n in range(RESPONSES)
+        ]
+        self.publisher_of = {id_: chance.choice(world.publishers) for id_ in self.ids}
+        self.losses = world.losses
+        self.kills = {each: each.kills for each in world.publishers}
+        self.outcomes = {}
+        self.over_s = 0.0
+        self.follower = Follower(world, self.conversation_id)
+        world.dead.clear()
+
+    def begin(self):
+        self.world.readers.say({"follow": self.conversation_id})
+        for publisher in self.world.publishers:
+            mine = [id_ for id_ in self.ids if self.publisher_of[id_] is publisher]
+            asked = {"conversation": self.conversation_id, "responses": mine}
+            publisher.say({**asked, "ephemeral": self.ephemeral})
+
+    async def break_things(self, names):
+        for name in names:
+            await asyncio.sleep(self.chance.uniform(0.1, 1.2))
+            await faults.make(self.world, name, self.chance)
+        self.over_s = time.monotonic()
+
+    async def publishers_end(self):
+        """Wait until each publisher has said what became of its responses, or was killed."""
+        async with asyncio.timeout(PATIENCE_S):
+            while left := [id_ for id_ in self.ids if id_ not in self.outcomes]:
+                for publisher in self.world.publishers:
+                    while not publisher.lines.empty():
+                        id_, outcome = json.loads(publisher.lines.get_nowait())
+                        self.outcomes[id_] = outcome
+                        self.over_s = time.monotonic()
+                for id_ in left:
+                    publisher = self.publisher_of[id_]
+                    killed = (
+                        publisher.name in self.world.dead
+                        and publisher.kills > self.kills[publisher]
+                    )
+                    if killed and id_ not in self.outcomes and publisher.lines.empty():
+                        self.outcomes[id_] = KILLED
+                await asyncio.sleep(0.02)
+
+    @property
+    def shown(self):
+        """What readers show, by kind."""
+        return {"sse": self.follower.shown.messages, **self.world.shown[self.conversation_id]}
 
 
-async def service_dies(world):
-    await random.choice(world.services).again()
-
-
-async def postgres_stops(world):
-    await world.stop_postgres()
-
-
-async def channels_restart(world):
-    await world.channels.again()
-
-
-async def connections_are_cut(world):
-    await world.control("POST", "cut", {})
-
-
-async def connections_are_half_open(world):
-    await world.control("PUT", "faults/freeze", {})
-    await asyncio.sleep(FREEZE_S)
-    await world.control("DELETE", "faults/freeze")
-
-
-async def publishes_are_refused(world):
-    await world.control("PUT", "faults/refuse_publish", {"share": 0.2, "count": 5})
-    await asyncio.sleep(1)
-    await world.control("DELETE", "faults/refuse_publish")
-
-
-FAULTS = {
-    each.__name__: each
-    for each in (
-        publisher_dies,
-        service_dies,
-        postgres_stops,
-        channels_restart,
-        connections_are_cut,
-        connections_are_half_open,
-        publishes_are_refused,
-    )
-}
-
-
-async def play(world, number, chance, *, faults=None):
-    """Play one round; *faults*: names, instead of chance."""
-    conversation_id = f"round-{number}"
-    ids = [f"{conversation_id}-r{n}-{chance.getrandbits(32):08x}" for n in range(RESPONSES)]
-    chosen = faults or chance.choices(list(FAULTS), k=chance.choice([1, 1, 2]))
-    follower = Follower(world, conversation_id)
-    following = asyncio.create_task(follower.run())
+async def play(world, number, chance, *, names=None):
+    """Play one round; *names*: of faults, instead of chance."""
+    playing = _Playing(world, number, chance)
+    names = names or faults.some(world, chance)
+    following = asyncio.create_task(playing.follower.run())
     try:
-        ephemeral = world.keeps_channels and number % 5 == 4
-        world.publisher.say(
-            {"conversation": conversation_id, "responses": ids, "ephemeral": ephemeral}
-        )
-        killed = await _do(world, chosen, chance)
-        failed = await _outcomes(world, ids, killed=killed)
-        ended, unended = await _judge(world, follower, ids, failed)
-        if world.keeps_channels and not ephemeral:
-            ended = await _against_channel(world, conversation_id, ended)
-        told = {id_: outcome for id_, outcome in failed.items() if outcome != KILLED}
-        return Round(chosen, ended, unended, told)
+        playing.begin()
+        await playing.break_things(names)
+        await playing.publishers_end()
+        ended, unended = await _see_the_end(playing)
+        if not playing.ephemeral and playing.losses == world.losses:
+            ended = await _against_channel(world, playing.conversation_id, ended)
+        return Round(playing.conversation_id, names, ended, unended, _betrayed(playing, ended))
     finally:
+        await faults.mend(world)
+        world.readers.say({"leave": playing.conversation_id})
         following.cancel()
         await asyncio.gather(following, return_exceptions=True)
+        world.shown.pop(playing.conversation_id, None)
 
 
-async def _do(world, chosen, chance):
-    for name in chosen:
-        await asyncio.sleep(chance.uniform(0.1, 1.2))
-        await FAULTS[name](world)
-    return "publisher_dies" in chosen
-
-
-async def _outcomes(world, ids, *, killed):
-    """Wait until the publisher has ended all, or was killed; what kept it from ending some."""
-    failed, left = {}, set(ids)
-    with suppress(TimeoutError):
-        async with asyncio.timeout(PATIENCE_S):
-            while left and not (killed and world.publisher.lines.empty()):
-                id_, outcome = json.loads(await world.publisher.lines.get())
+async def _see_the_end(playing):
+    """Wait until every service says, and every reader shows, how each response ended."""
+    ended, left = [], set(playing.ids)
+    missing = {}
+    while left and time.monotonic() - playing.over_s < PATIENCE_S:
+        asked_s = time.monotonic()
+        answers = await playing.world.hydrated(playing.conversation_id)
+        for id_ in sorted(left):
+            seen = _seen_by_all(answers, playing.shown, id_)
+            if isinstance(seen, dict):
+                after_s = max(0.0, time.monotonic() - playing.over_s)
+                ended.append(measured(playing, seen, after_s))
                 left.discard(id_)
-                if outcome != "completed":
-                    failed[id_] = outcome
-    return failed | dict.fromkeys(left if killed else (), KILLED)
-
-
-async def _judge(world, follower, ids, failed):
-    began_s = time.monotonic()
-    ended, left = [], set(ids)
-    while left and time.monotonic() - began_s < PATIENCE_S:
-        answer = await world.hydrated(follower.conversation_id)
-        messages = {each["id"]: each for each in (answer or {"messages": ()})["messages"]}
-        after_s = time.monotonic() - began_s
-        for id_ in list(left):
-            message = messages.get(id_)
-            if message is None and answer is not None and id_ in failed and after_s > 10:
-                left.discard(id_)  # it was never begun
-            elif message is not None and message["status"] != "in_progress":
-                shown = await _seen(follower, message)
-                ended.append(_measured(message, after_s, failed, disagrees=not shown))
+            elif never_begun(playing, answers, id_, asked_s - playing.over_s):
                 left.discard(id_)
-        await asyncio.sleep(0.2)
-    return ended, sorted(left)
+            else:
+                missing[id_] = seen
+        await asyncio.sleep(0.1)
+    return ended, {id_: missing.get(id_, "") for id_ in sorted(left)}
+
+
+def _seen_by_all(answers, shown, id_):
+    """The message, if all agree that it has ended; else who does not, in words."""
+    found = []
+    for answer in answers:
+        message = next(
+            (m for m in (answer or {"messages": ()})["messages"] if m["id"] == id_), None
+        )
+        if message is None or message["status"] == "in_progress":
+            return "not ended, a service says" if answer else "a service does not answer"
+        found.append(message)
+    message = found[0]
+    wanted = [message["text"], message["status"], bool(message["gaps"])]
+    for other in found:
+        if [other["text"], other["status"], bool(other["gaps"])] != wanted:
+            return "services disagree"
+    for kind in ("sse", "library", "stock"):
+        if (has := shown.get(kind, {}).get(id_)) != wanted:
+            what = "nothing" if has is None else f"{has[1]}, {len(has[0])} characters"
+            return f"{kind} shows {what}, not {wanted[1]}, {len(wanted[0])}"
+    return message
 
 
 async def _against_channel(world, conversation_id, ended):
@@ -159,31 +160,18 @@ async def _against_channel(world, conversation_id, ended):
     return found
 
 
-async def _seen(follower, message):
-    """Whether a follower comes to show what the answer says."""
-    wanted = [message["text"], message["status"], bool(message["gaps"])]
-    with suppress(TimeoutError):
-        async with asyncio.timeout(30):
-            while follower.shown.get(message["id"]) != wanted:  # noqa: ASYNC110 - a plain reader
-                await asyncio.sleep(0.1)
-            return True
-    return False
+def _betrayed(playing, ended):
+    """What publishers were told that they should not have been.
 
-
-def _measured(message, after_s, failed, *, disagrees):
-    whole = "".join(tokens_of(message["id"], mean=MEAN_TOKENS))
-    text, id_ = message["text"], message["id"]
-    lost = doubled = 0
-    if message["status"] == "completed" and text != whole:
-        lost, doubled = max(0, len(whole) - len(text)) or 1, max(0, len(text) - len(whole))
-    elif id_ not in failed and message["status"] != "completed":
-        lost = len(whole) - len(text) or 1  # its publisher lived, and ended it
-    elif not (_within(text, whole) if message["gaps"] else whole.startswith(text)):
-        doubled = 1
-    return Ended(id_, message["status"], len(text), lost, doubled, after_s, disagrees)
-
-
-def _within(text, whole):
-    """Whether *text* is *whole* with pieces left out."""
-    rest = iter(whole)
-    return all(character in rest for character in text)
+    One that was killed says nothing; one that slept is fenced. Else a response ends as its
+    publisher wants, or was never begun, and the caller knows; or its end is told by a sweep.
+    """
+    begun = {each.id for each in ended}
+    wrong = {}
+    for id_, outcome in playing.outcomes.items():
+        dead = playing.publisher_of[id_].name in playing.world.dead
+        refused = outcome.startswith("StoreUnavailable") and id_ not in begun
+        untold = outcome.startswith("ChannelUnavailable") and id_ in begun
+        if outcome != "completed" and not (dead or refused or untold):
+            wrong[id_] = outcome
+    return wrong

@@ -1,4 +1,4 @@
-"""The processes that rounds of chaos are played on: all real, each killed and started again."""
+"""What rounds of chaos are played on: real processes, each killed and started again."""
 
 from __future__ import annotations
 
@@ -7,14 +7,17 @@ import json
 import os
 import signal
 import socket
-import subprocess
-import sys
 import tempfile
+from collections import Counter, defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
 import httpx
 
+from chaos.clock import Clocks
+from chaos.disk import Disk
+from chaos.processes import Process
+from chaos.proxy import Proxy
 from rehydrate.channel.ably import AblyChannel
 from rehydrate.core.content import spoken_text
 from rehydrate.core.dialects import decode_all
@@ -24,9 +27,9 @@ from rehydrate.store.migrations import migrate
 
 KEY = "chaos.key:" + "k" * 32
 SERVICE_KEY = "the-service-key-of-chaos"
-LEASE_S = 2.0
-READY_S = 60.0
-TESTS = Path(__file__).parent.parent
+LEASE_S = 8.0
+_CHANNELS = "[settings]\nmax_idle_interval_s = 2.0\n"
+"""How soon stock SDKs notice that a connection is dead: Ably's 15 s, with the lease made shorter."""
 
 
 def free_port():
@@ -35,136 +38,131 @@ def free_port():
         return taken.getsockname()[1]
 
 
-class Process:
-    """A process that is started, killed, and started again as it was."""
-
-    def __init__(self, *argv, environment, log):
-        self._argv = argv
-        self._environment = environment
-        self._log = log
-        self._process = None
-        self._reading = None
-        self.lines = asyncio.Queue()
-
-    async def start(self):
-        with self._log.open("ab") as log:
-            self._process = await asyncio.create_subprocess_exec(
-                sys.executable,
-                *self._argv,
-                env=self._environment,
-                stdin=subprocess.PIPE,  # whoever reads it ends with us
-                stdout=subprocess.PIPE,
-                stderr=log,
-            )
-        async with asyncio.timeout(READY_S):
-            line = await self._process.stdout.readline()
-        assert line.startswith(b"ready"), f"{self._argv} ended: see {self._log}"
-        self._reading = asyncio.create_task(self._read(self._process.stdout))
-
-    async def kill(self, number=signal.SIGKILL):
-        if self._process is None:
-            return
-        with suppress(ProcessLookupError):
-            self._process.send_signal(number)
-        async with asyncio.timeout(60):
-            await self._process.wait()
-        self._process = None
-        await self._reading
-
-    async def again(self):
-        await self.kill()
-        await self.start()
-
-    def say(self, said):
-        self._process.stdin.write(json.dumps(said).encode() + b"\n")
-
-    async def _read(self, output):
-        async for line in output:
-            self.lines.put_nowait(line)
-
-
 class World:
-    """Postgres, the channel server, two services, one publisher."""
+    """Postgres, the channel server, two services, two publishers, and readers.
 
-    def __init__(self, folder, *, keeps_channels):
+    Attributes:
+        shown: what readers in other processes show, by conversation and kind.
+        losses: how often the channel server lost what it had.
+        dead: publishers that were killed, or slept too long, in this round, by name.
+        refusals: what the database said when its disk was full.
+        skipped: faults that cannot be made here, and why.
+    """
+
+    def __init__(self, folder, *, keeps_channels, no_mounts=None):
         self.folder = Path(folder)
         self.keeps_channels = keeps_channels
+        self.disk = Disk(self.folder / "postgres", no_mounts)
+        self.clocks = Clocks(self.folder)
         self.postgres = EmbeddedPostgres(self.folder / "postgres")
-        self.ports = [free_port(), free_port()]
-        self.channel_port = free_port()
+        self.channel_port, self._proxy_port = free_port(), free_port()
+        self.proxy = Proxy(self._proxy_port, self.channel_port)
+        self.urls = [f"http://127.0.0.1:{free_port()}" for _ in range(2)]
         self.client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {SERVICE_KEY}"}, timeout=15
         )
-        self.channels = self.publisher = None
-        self.services = []
+        self.channels = self.readers = None
+        self.services, self.publishers = [], []
+        self.shown = defaultdict(dict)
+        self.troubles = []
+        self.losses = 0
+        self.dead = set()
+        self.refusals = Counter()
+        skipped = {"disk_is_full": self.disk.why_not, "clocks_are_set": self.clocks.why_not}
+        self.skipped = {name: why for name, why in skipped.items() if why is not None}
+        self._hearing = None
 
     @property
     def template(self):
         return ("persisted:" if self.keeps_channels else "ai:") + "{conversation_id}"
 
-    def process(self, name, *argv, **more):
+    @property
+    def everybody(self):
+        """The processes of ours, which have clocks of their own."""
+        return [*self.services, *self.publishers, self.readers]
+
+    def process(self, name, *argv, timed=True):
         environment = {
-            **os.environ,
-            "PYTHONPATH": str(TESTS),
             "REHYDRATE_DATABASE_URL": self.postgres.url,
             "ABLY_API_KEY": KEY,
             "ABLY_ENDPOINT": "127.0.0.1",
-            "ABLY_PORT": str(self.channel_port),
+            "ABLY_PORT": str(self._proxy_port),
             "ABLY_TLS": "false",
             "REHYDRATE_CHANNEL_TEMPLATE": self.template,
             "REHYDRATE_RETENTION": "24h" if self.keeps_channels else "2m",
             "REHYDRATE_LEASE_SECONDS": str(LEASE_S),
             "REHYDRATE_SERVICE_KEYS": SERVICE_KEY,
-            **more,
+            "CHAOS_SERVICES": " ".join(self.urls),
+            **(self.clocks.environment(name) if timed else {}),
         }
-        return Process("-m", *argv, environment=environment, log=self.folder / f"{name}.log")
+        return Process(*argv, environment=environment, log=self.folder / f"{name}.log")
 
     async def start(self):
         await asyncio.to_thread(self.postgres.start)
         await migrate(self.postgres.url)
-        port, data = str(self.channel_port), str(self.folder / "channels")
-        local = ("rehydrate.localably", "--port", port, "--key", KEY, "--data-dir", data)
-        self.channels = self.process("channels", *local)
+        config = self.folder / "channels.toml"
+        config.write_text(_CHANNELS)
+        local = ("rehydrate.localably", "--port", str(self.channel_port), "--key", KEY)
+        more = ("--config", str(config), "--data-dir", str(self.folder / "channels"))
+        self.channels = self.process("channels", *local, *more, timed=False)
         await self.channels.start()
-        self.services = [
-            self.process(f"service-{port}", "rehydrate", "serve", "--port", str(port))
-            for port in self.ports
-        ]
-        self.publisher = self.process("publisher", "chaos.publisher")
-        await asyncio.gather(*(each.start() for each in (*self.services, self.publisher)))
+        await self.proxy.start()
+        for number, url in enumerate(self.urls):
+            serve = ("rehydrate", "serve", "--port", url.rpartition(":")[2])
+            self.services.append(self.process(f"service-{number}", *serve))
+        self.publishers = [self.process(f"publisher-{n}", "chaos.publisher") for n in range(2)]
+        self.readers = self.process("readers", "chaos.reader")
+        await asyncio.gather(*(each.start() for each in self.everybody))
+        self._hearing = asyncio.create_task(self._hear())
 
     async def end(self):
-        for each in (self.publisher, *self.services, self.channels):
+        if self._hearing is not None:
+            self._hearing.cancel()
+        for each in (*self.everybody, self.channels):
             if each is not None:
                 await each.kill()
+        await self.proxy.close()
         await self.client.aclose()
+        self.disk.free()
         await asyncio.to_thread(self.postgres.stop)
+        self.disk.close()
 
     async def stop_postgres(self):
         """An immediate stop, as of a lost machine; whoever guards it starts it again."""
         os.kill(self.postgres.pid, signal.SIGQUIT)
         await asyncio.sleep(0.2)
-        async with asyncio.timeout(30):
+        await self.start_postgres()
+
+    async def start_postgres(self):
+        """Return when it answers."""
+        async with asyncio.timeout(60):
             while True:
                 with suppress(Exception):
                     await asyncio.to_thread(self.postgres.start)
                     return
                 await asyncio.sleep(0.1)
 
+    async def restart_channels(self):
+        if not self.keeps_channels:
+            self.losses += 1
+        await self.channels.kill()
+        await self.channels.start()
+
     async def control(self, method, path, body=None):
+        """Ask the channel server for a fault; it has to answer."""
         url = f"http://127.0.0.1:{self.channel_port}/localably/{path}"
-        with suppress(httpx.HTTPError):
-            await self.client.request(method, url, json=body)
+        (await self.client.request(method, url, json=body)).raise_for_status()
 
     async def hydrated(self, conversation_id):
-        """The conversation as some service answers; None if none does just now."""
-        for port in self.ports:
-            url = f"http://127.0.0.1:{port}/v1/conversations/{conversation_id}"
+        """The conversation as each service answers; None of one that does not just now."""
+        answers = []
+        for url in self.urls:
+            answers.append(None)
             with suppress(httpx.HTTPError):
-                answer = await self.client.get(url)
+                answer = await self.client.get(f"{url}/v1/conversations/{conversation_id}")
                 if answer.status_code == 200:
-                    return answer.json()
-        return None
+                    answers[-1] = answer.json()
+        return answers
 
     async def said(self, conversation_id):
         """The texts that the channel shows, by response."""
@@ -176,13 +174,21 @@ class World:
                 timeline.fold(decode_all(page))
         return {id_: spoken_text(each.parts()) for id_, each in timeline.messages.items()}
 
+    async def _hear(self):
+        while True:
+            conversation_id, kind, shown = json.loads(await self.readers.lines.get())
+            if kind == "trouble":
+                self.troubles.append(shown)
+            else:
+                self.shown[conversation_id][kind] = shown
+
 
 @asynccontextmanager
-async def running(*, keeps_channels):
-    """A world, while the block runs."""
+async def running(*, keeps_channels, no_mounts=None, folder=None):
+    """A world, while the block runs; *folder*: where, and it is kept."""
     async with AsyncExitStack() as stack:
-        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-"))
-        world = World(folder, keeps_channels=keeps_channels)
+        where = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-"))
+        world = World(where, keeps_channels=keeps_channels, no_mounts=no_mounts)
         stack.push_async_callback(world.end)
         await world.start()
         yield world

@@ -6,11 +6,13 @@ import asyncio
 import json
 
 import pytest
+from ably import AblyRealtime
 
-from rehydrate import publishing
 from rehydrate.core.response import Outcome
+from rehydrate.demo.reader import join
 from rehydrate.errors import Conflict, Fenced
 from rehydrate.localably import LocalAbly
+from rehydrate.publishing import responding
 from rehydrate.recording import NewMessage
 from rehydrate.settings import load_settings
 from rehydrate.wiring.history import History
@@ -45,7 +47,7 @@ async def history(history_settings):
         yield history
 
 
-async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="write"):
+async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="write", pause_s=0):
     """Publish *texts*, and die at a moment: while writing, or after the commit."""
 
     async def no_end(*_):
@@ -57,10 +59,11 @@ async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="
         await ledger.commit(publication, await publication.end())
 
     with monkeypatch.context() as patch:
-        patch.setattr(publishing, "_end", no_end if at == "write" else commit_only)
+        patch.setattr(responding, "_end", no_end if at == "write" else commit_only)
         async with history.respond(conversation_id, response_id) as response:
             for text in texts:
                 response.write(text)
+                await asyncio.sleep(pause_s)
             await asyncio.sleep(0.8)  # one checkpoint, and the acknowledgements
     for task in asyncio.all_tasks():
         if task.get_name() == f"checkpoints of {response_id}":
@@ -75,6 +78,12 @@ async def ended(history, conversation_id, response_id):
             if found and found[0]["status"] != "in_progress":
                 return found[0]
             await asyncio.sleep(0.1)
+
+
+async def until(condition):
+    async with asyncio.timeout(WITHIN_S):
+        while not condition():  # noqa: ASYNC110 - a reader's own list
+            await asyncio.sleep(0.05)
 
 
 async def stops(history, conversation_id, response_id):
@@ -103,6 +112,36 @@ async def test_a_response_whose_publisher_died_ends_interrupted_with_all_its_tex
     stop = (await stops(history, "sweep-1", "r1"))[0]
     assert stop.extras["headers"]["status"] == "interrupted"
     assert stop.extras["headers"]["seq"] == 3
+
+
+async def test_a_reader_who_lacks_what_the_store_has_gets_it_with_the_end(
+    history, ably, monkeypatch
+):
+    """A token was refused; a checkpoint has it, but the publisher died before it could repair."""
+    stock = AblyRealtime(
+        key=ably.key, endpoint=f"127.0.0.1:{ably.port}", tls=False, auto_connect=True
+    )
+    seen = []
+
+    async def load(until=None):
+        return json.loads((await history.hydrate("sweep-9", until=until)).body)
+
+    def render(view):
+        seen.append(view.messages)
+
+    joining = asyncio.create_task(join(stock, "ai:sweep-9", load, render))
+    try:
+        await until(lambda: seen)
+        ably.faults.set("refuse_publish", nth=2, channel="ai:sweep-9")
+        await die(history, "sweep-9", "r1", ["one ", "two ", "three"], monkeypatch, pause_s=0.1)
+        message = await ended(history, "sweep-9", "r1")
+        assert (message["text"], message["gaps"]) == ("one two three", [])
+        await until(lambda: seen[-1][0]["status"] != "in_progress")
+        assert (seen[-1][0]["text"], seen[-1][0]["gaps"]) == ("one two three", [])
+    finally:
+        joining.cancel()
+        await asyncio.gather(joining, return_exceptions=True)
+        await stock.close()
 
 
 async def test_an_end_that_was_committed_but_not_told_is_told(history, monkeypatch):

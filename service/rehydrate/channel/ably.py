@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING, Self
 from ably import AblyRealtime
 
 from rehydrate.channel import history, proofs
+from rehydrate.channel.clock import ServerClock
 from rehydrate.channel.credentials import Credentials, Key
 from rehydrate.channel.endpoint import Endpoint
 from rehydrate.channel.lanes import Lane, Lanes
@@ -90,6 +91,7 @@ class AblyChannel:
         self._ping_every_s = ping_every_s
         self._credentials = Credentials(Key.parse(key), client_id, self._server_ms)
         self._requests = Requests(self._credentials, self._endpoint, request_timeout_s)
+        self._clock = ServerClock(self._server_ms)
         self._unacknowledged = unacknowledged
         self._ack_timeout_s = ack_timeout_s
         self._lanes = Lanes(self._lane)
@@ -109,13 +111,23 @@ class AblyChannel:
         await self.close()
 
     async def open(self) -> None:
-        """Get ready; nothing is connected yet."""
+        """Ask for the time; nothing else is connected yet."""
+        await self._clock.open()
 
     async def close(self) -> None:
         """Wait up to 2 s for what is on its way, then close everything, for good."""
+        await self._clock.close()
         await self._lanes.close(_CLOSING_S)
         await self._lines.close()
         await self._requests.close()
+
+    def now_ms(self) -> int:
+        """See the port."""
+        return self._clock.now_ms()
+
+    async def know_time(self) -> None:
+        """See the port."""
+        await self._clock.learn()
 
     def history(
         self,

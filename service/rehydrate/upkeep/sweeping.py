@@ -68,14 +68,12 @@ async def sweep(
         if not state.ended and rules.now_ms() - last_said_ms(state) < lease_s * 1000:
             return False
         await held.fence(due.message_id, holder, SWEEP_LEASE_S)
-        ending = untold(state) if state.ended else []
-        if ending:
-            await held.put([state])
-    if not ending:
+        ended = state.ended
+    if not ended:
         await asyncio.sleep(HISTORY_LAG_MS / 1000)  # what was sent before the fence shows by then
         await record(due.conversation_id)
     for _ in range(ROUNDS):
-        await tell(channel, due.channel, ending or [await _stop_of(store, due)])
+        await tell(channel, due.channel, await _ending(store, due))
         if await _told(store, due):
             return True
         await asyncio.sleep(HISTORY_LAG_MS / 1000)
@@ -90,23 +88,35 @@ def last_said_ms(state: MessageState) -> int:
 
 
 def untold(state: MessageState) -> list[Event]:
-    """What readers of an ended response may lack: its text, and its stop."""
-    last = None if state.end is None else state.end - 1
-    whole = not state.gaps()
-    events = [_event("repair", state, last, value=state.parts())] if whole else []
+    """What readers may lack of a response that has ended, or is to end: its text, and its stop.
+
+    The store may have what the channel did not take, and a reader who lacks it would take the stop
+    for the next event.
+    """
+    seq = state.seq or 0
+    last, status = (seq, "interrupted") if not state.ended else (None, state.status)
+    if last is None and state.end is not None:
+        last = state.end - 1
+    events = []
+    if not state.gaps() and (state.ended or state.runs):
+        events = [_event("repair", state, last, value=state.parts())]
     for event in events:
         fold(state, event)  # so that an answer says that it has this repair
-    stop = _event("stop", state, state.end, status=state.status, value=state.usage)
+    end = state.end if state.ended else seq + 1
+    stop = _event("stop", state, end, status=status, value=state.usage)
     return [*events, stop._replace(error=state.error)]
 
 
-async def _stop_of(store: ResponseStore, due: Due) -> Event:
-    """The stop of a response that is open, or that this sweep's stop has ended meanwhile."""
-    for state in await store.states(due.conversation_id, [due.message_id]):
-        last = 0 if state.seq is None else state.seq
-        seq = state.end if state.ended else last + 1
-        return _event("stop", state, seq, status="interrupted")
-    raise StoreUnavailable(f"response {due.message_id!r} is not stored any more")
+async def _ending(store: ResponseStore, due: Due) -> list[Event]:
+    """What is to be said of a response that has ended, or that its publisher cannot end."""
+    async with store.locked(due.conversation_id, due.channel) as held:
+        state = (await held.messages([due.message_id])).get(due.message_id)
+        if state is None:
+            raise StoreUnavailable(f"response {due.message_id!r} is not stored any more")
+        events = untold(state)
+        if state.changed:
+            await held.put([state])
+    return events
 
 
 def _event(kind: str, state: MessageState, seq: int | None, **fields: object) -> Event:

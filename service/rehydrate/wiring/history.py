@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections import OrderedDict
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from typing import TYPE_CHECKING, Any, Self
@@ -78,7 +77,7 @@ class History(Inspecting, Joining, Keeping, Driving):
             tls=self.settings.ably_tls,
             client_id=client_id,
         )
-        self._rules = Rules(self.settings.retention_ms, frozenset(agents), _now_ms)
+        self._rules = Rules(self.settings.retention_ms, frozenset(agents), self._channel.now_ms)
         self._terms = Terms(client_id, self.settings.lease_s)
         self._outbox = Outbox(self._channel, rate_per_s=self.settings.publish_rate)
         self._metrics = Metrics()
@@ -108,7 +107,7 @@ class History(Inspecting, Joining, Keeping, Driving):
         )
 
     async def open(self) -> None:
-        """Connect to the store; Ably is connected to when it is first needed.
+        """Connect to the store, and ask Ably what time it is; it is connected to when first needed.
 
         Raises:
             StoreUnavailable: Postgres does not answer.
@@ -328,7 +327,3 @@ def _keep(kept: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:
     kept.move_to_end(key)
     if len(kept) > most:
         kept.popitem(last=False)
-
-
-def _now_ms() -> int:
-    return time.time_ns() // 1_000_000
