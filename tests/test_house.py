@@ -27,6 +27,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "upkeep/tasks": "upkeep/test_waking",  # puts together what has tests of its own
     "api/inspected": "api/test_inspection",  # bodies, as those routes tell them
     "wiring/inspecting": "api/test_inspection",  # the front door to an act that has its test
+    "replaying/port": "store/test_replays",  # as `ports`
     "ports": "contracts/test_store",  # a promise is tested where it is kept
     "store/embedded_cluster": "store/test_embedded",  # its folder is what those tests look into
     "store/embedded_guard": "store/test_embedded",  # runs as a process of its own

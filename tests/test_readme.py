@@ -141,7 +141,8 @@ def test_the_commands_are_all_there_with_their_options():
 
 
 def test_the_calls_are_all_there():
-    app = create_app(object(), Access(service_keys=["k"]), announcers=Announcers(["a.b:c"]))
+    access, announcers = Access(service_keys=["k"]), Announcers(["a.b:c"])
+    app = create_app(object(), access, announcers=announcers, admin=object())
     served_calls = {
         (method.upper(), re.sub(r"\{\w+\}", "{}", path))
         for path, methods in app.openapi()["paths"].items()

@@ -32,6 +32,8 @@ class Settings(BaseSettings):
     that Ably takes, on a channel and on a connection; 0: any number. ``idle_limit_ms``: a response
     of a publisher that is not ours, and that says nothing for so long, has ended until it says
     more; 0: never. ``webhook_secret``: what a rule of Ably's shows that does not sign.
+    ``replay_channels``: where replays may go beside a conversation's own channel, as capabilities
+    name channels. ``replays_at_once``, ``replays_per_channel``: how many run, in all processes.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
@@ -60,6 +62,11 @@ class Settings(BaseSettings):
     idle_limit_ms: int = Field(600_000, ge=0, validation_alias="REHYDRATE_IDLE_LIMIT")
     webhook_secret: SecretStr | None = Field(None, validation_alias="REHYDRATE_WEBHOOK_SECRET")
     publish_rate: float = Field(50.0, ge=0, le=10_000, validation_alias="REHYDRATE_PUBLISH_RATE")
+    replay_channels: Listed = Field((), validation_alias="REHYDRATE_REPLAY_CHANNELS")
+    replays_at_once: int = Field(8, ge=1, le=1000, validation_alias="REHYDRATE_REPLAYS_AT_ONCE")
+    replays_per_channel: int = Field(
+        1, ge=1, le=100, validation_alias="REHYDRATE_REPLAYS_PER_CHANNEL"
+    )
     ably_api_key: SecretStr | None = Field(None, validation_alias="ABLY_API_KEY")
     ably_endpoint: str | None = Field(None, validation_alias="ABLY_ENDPOINT")
     ably_port: int | None = Field(None, ge=1, le=65535, validation_alias="ABLY_PORT")
@@ -78,7 +85,13 @@ class Settings(BaseSettings):
         return None if value == "" else value
 
     @field_validator(
-        "service_keys", "admin_keys", "ably_keys", "agent_client_ids", "cors_origins", mode="before"
+        "service_keys",
+        "admin_keys",
+        "ably_keys",
+        "agent_client_ids",
+        "cors_origins",
+        "replay_channels",
+        mode="before",
     )
     @classmethod
     def _split(cls, value: Any) -> Any:

@@ -88,6 +88,9 @@ REFUSED: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("replays", REPLAY, {"started_at": NULL}, "started_when_running"),
     ("replays", REPLAY, {"lease_until": NULL}, "lease_whole"),
     ("replays", REPLAY, {"state": "'queued'"}, "leased_when_running"),
+    ("replays", REPLAY, {"seconds_done": "-1"}, "seconds_done_counts"),
+    ("replays", REPLAY, {"gen": "0"}, "gen_counts_from_1"),
+    ("replays", REPLAY, {"gen_from": "6"}, "gen_from_in_range"),
 ]  # fmt: skip
 
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 
     from starlette.requests import HTTPConnection
 
+_FINGERPRINT = 12
 _NO_PROOF = "show a token or a key: Authorization: Bearer …"
 _NOT_THIS = "the token grants neither history nor subscribe on this conversation's channel"
 
@@ -145,8 +146,8 @@ class Access:
         if not (self._services.has(token) or self._admins.has(token)):
             self._refuse(token, "this takes a service key")
 
-    def admin(self, token: str | None) -> None:
-        """Return if *token* is an admin key.
+    def admin(self, token: str | None) -> str:
+        """Return the name of who shows *token*, if that is an admin key.
 
         Raises:
             Unauthorized: it is missing, or nobody's.
@@ -155,6 +156,18 @@ class Access:
         token = _present(token)
         if not self._admins.has(token):
             self._refuse(token, "this takes an admin key")
+        return self.named(token)
+
+    def named(self, token: str) -> str:
+        """Who shows *token*, for those who look later: what kind of proof it is, and which.
+
+        Of our own keys that is a fingerprint, which tells keys apart and leads back to none.
+        """
+        if is_jwt(token):
+            claims = self._jwts.verify(token)
+            return f"reader:{claims.client_id or claims.key_name}"
+        kind = "admin" if self._admins.has(token) else "service"
+        return f"{kind}:{hashlib.sha256(token.encode()).hexdigest()[:_FINGERPRINT]}"
 
     async def _by_claims(self, claims: Claims, channel: str) -> Reader:
         """Key and token together: an operation counts if both grant it."""

@@ -15,9 +15,11 @@ from starlette.responses import Response
 
 from rehydrate.api import answers
 from rehydrate.api.access import Access, Reader, bearer
+from rehydrate.api.admin import AdminService, admin_router
 from rehydrate.api.documents import SECURITY_SCHEMES, problems
 from rehydrate.api.edge import Edge, query_token
 from rehydrate.api.events import Announcers, events_router
+from rehydrate.api.gate import Gate
 from rehydrate.api.inspection import Inspector, inspection_router
 from rehydrate.api.metrics import CONTENT_TYPE, Metrics
 from rehydrate.api.pages import pages_router
@@ -37,7 +39,7 @@ _SENT_HEADERS = (
     "Last-Event-ID",
     "X-Request-Id",
 )
-_SHOWN_HEADERS = ("ETag", "Retry-After", "WWW-Authenticate", "X-Request-Id")
+_SHOWN_HEADERS = ("ETag", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id")
 
 
 def create_app(
@@ -49,6 +51,7 @@ def create_app(
     limits: Limits = LIMITS,
     announcers: Announcers | None = None,
     inspector: Inspector | None = None,
+    admin: AdminService | None = None,
 ) -> FastAPI:
     """The app; its lifespan opens and closes *service* and *access*.
 
@@ -60,6 +63,7 @@ def create_app(
         limits: how much is taken on.
         announcers: whose announcements of messages are taken; without them there is no such route.
         inspector: what admins may look at; without it they may not, and there is no page for it.
+        admin: what admins may have done; without it there are no admin paths.
 
     Raises:
         NotConfigured: no key is configured: nobody could call it.
@@ -81,9 +85,12 @@ def create_app(
     app.include_router(conversations)
     if announcers is not None:
         app.include_router(events_router(service, announcers))
+    gate = Gate(access, admin)
     if inspector is not None:
-        app.include_router(inspection_router(inspector, lambda request: _admin(access, request)))
+        app.include_router(inspection_router(inspector, gate))
         app.include_router(pages_router())
+    if admin is not None:
+        app.include_router(admin_router(admin, gate))
     _add_operations(app, service, metrics)
     if cors_origins:
         _add_cors(app, cors_origins)
@@ -134,10 +141,6 @@ class _Readers:
 def _backend(access: Access, request: Request) -> bool:
     access.backend(bearer(request))
     return True
-
-
-async def _admin(access: Access, request: Request) -> None:
-    access.admin(bearer(request))
 
 
 def _lifespan(access: Access) -> Any:

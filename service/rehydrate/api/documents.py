@@ -128,12 +128,12 @@ def messages_body() -> dict[str, Any]:
         "requestBody": {
             "required": True,
             "description": f"Finished messages, 1 to {MAX_MESSAGES}: all are stored, or none.",
-            "content": {"application/json": {"schema": _inlined(schema), "example": example}},
+            "content": {"application/json": {"schema": inlined(schema), "example": example}},
         }
     }
 
 
-def _inlined(schema: dict[str, Any]) -> dict[str, Any]:
+def inlined(schema: dict[str, Any]) -> dict[str, Any]:
     """*schema* without references, which would point into a document that is not ours."""
     definitions = schema.pop("$defs", {})
 

@@ -45,6 +45,9 @@ class Metrics:
         self._events = self._counter(
             "events", "Channel events recorded or followed, by what became of them.", "outcome"
         )
+        self._replays = self._counter(
+            "replays", "Replays that this process ended, by state.", "state"
+        )
         self._in_flight = Gauge(
             "rehydrate_hydrates_in_flight", "Hydrates under way.", registry=self._registry
         )
@@ -86,7 +89,8 @@ class Metrics:
     def observe(self, series: str, label: str, amount: float = 1.0) -> None:
         """Take what the acts tell: the callback that they are given.
 
-        *series*: ``source`` (messages in answers) or ``outcome`` (events recorded).
+        *series*: ``source`` (messages in answers), ``outcome`` (events recorded) or ``replay``
+        (states of those that ended).
 
         Raises:
             ValueError: there is no such series.
@@ -95,6 +99,8 @@ class Metrics:
             self._sources.labels(label).inc(amount)
         elif series == "outcome":
             self._events.labels(label).inc(amount)
+        elif series == "replay":
+            self._replays.labels(label).inc(amount)
         else:
             raise ValueError(f"no series {series!r}")
 

@@ -49,14 +49,36 @@ def message_id(request: Request) -> str:
     Raises:
         BadParameter: no message can have that id.
     """
-    given: str = request.path_params["message_id"]
+    return _id(request, "message_id", "a message id")
+
+
+def response_id(request: Request) -> str:
+    """The response in the path.
+
+    Raises:
+        BadParameter: no response can have that id.
+    """
+    return _id(request, "response_id", "a response id")
+
+
+def replay_id(request: Request) -> str:
+    """The replay in the path.
+
+    Raises:
+        BadParameter: no replay can have that id.
+    """
+    return _id(request, "replay_id", "a replay id")
+
+
+def _id(request: Request, name: str, what: str) -> str:
+    given: str = request.path_params[name]
     try:
         given.encode()
         good = len(given) <= MESSAGE_ID_LENGTH and not has_control(given)
     except UnicodeEncodeError:
         good = False
     if not good:
-        raise BadParameter("message_id", "a message id has 1 to 256 characters, no control ones")
+        raise BadParameter(name, f"{what} has 1 to 256 characters, no control ones")
     return given
 
 
@@ -151,6 +173,18 @@ def described(*names: str) -> dict[str, Any]:
     return {"parameters": [{"name": name, **_DESCRIBED[name]} for name in names]}
 
 
+_ID: dict[str, Any] = {
+    "in": "path",
+    "required": True,
+    "description": "Percent-encoded; no control characters.",
+    "schema": {
+        "type": "string",
+        "minLength": 1,
+        "maxLength": MESSAGE_ID_LENGTH,
+        "pattern": PRINTABLE,
+    },
+}
+
 _DESCRIBED: dict[str, dict[str, Any]] = {
     "conversation_id": {
         "in": "path",
@@ -164,17 +198,9 @@ _DESCRIBED: dict[str, dict[str, Any]] = {
             "pattern": r"^[^\[:*\x00-\x1f\x7f-\x9f][^*\x00-\x1f\x7f-\x9f]*$",
         },
     },
-    "message_id": {
-        "in": "path",
-        "required": True,
-        "description": "Percent-encoded; no control characters.",
-        "schema": {
-            "type": "string",
-            "minLength": 1,
-            "maxLength": MESSAGE_ID_LENGTH,
-            "pattern": PRINTABLE,
-        },
-    },
+    "message_id": _ID,
+    "response_id": _ID,
+    "replay_id": _ID,
     "limit": {
         "in": "query",
         "description": "At most how many, the newest ones.",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, TypeVar
 
 from pydantic import (
     AfterValidator,
@@ -23,6 +23,8 @@ from rehydrate.core.parts import clean_parts
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.errors import BadParameter
 from rehydrate.recording import NewMessage
+
+T = TypeVar("T")
 
 MAX_MESSAGES = 1_000
 _TOLD = 3
@@ -59,11 +61,13 @@ Id = Annotated[
 Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterValidator(_check_time)]
 
 
-class _Strict(BaseModel):
+class Strict(BaseModel):
+    """Takes what it names, in the types it names, and nothing else."""
+
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
-class TextPart(_Strict):
+class TextPart(Strict):
     """Text, a refusal, or reasoning (which is not in the message's ``text``)."""
 
     type: Literal["text", "refusal", "reasoning"]
@@ -71,7 +75,7 @@ class TextPart(_Strict):
     part: Id | None = None
 
 
-class ToolCallPart(_Strict):
+class ToolCallPart(Strict):
     """A call of a tool, and its result.
 
     ``failed``: the result says why there is none. ``incomplete``: there was none when the message
@@ -95,7 +99,7 @@ _EITHER: list[JsonValue] = [
 ]
 
 
-class MessageIn(_Strict):
+class MessageIn(Strict):
     """A finished message: ``text``, or ``parts``."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _EITHER})
@@ -143,7 +147,7 @@ def _distinct(messages: list[MessageIn]) -> list[MessageIn]:
     return messages
 
 
-class MessagesIn(_Strict):
+class MessagesIn(Strict):
     """Finished messages to store, all or none."""
 
     messages: Annotated[list[MessageIn], AfterValidator(_distinct)] = Field(
@@ -160,15 +164,24 @@ def new_messages(body: Any) -> list[NewMessage]:
     Raises:
         BadParameter: it has another form; names the place of the first fault.
     """
+    parsed = checked(_MESSAGES_IN, body)
+    return [message.new() for message in parsed.messages]
+
+
+def checked(form: TypeAdapter[T], body: Any) -> T:
+    """The parsed *body* in its form.
+
+    Raises:
+        BadParameter: it has another one; names the place of the first fault.
+    """
     try:
-        parsed = _MESSAGES_IN.validate_python(body)
+        return form.validate_python(body)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
         told = [f"{_path(fault['loc'])}: {_said(fault['msg'])}" for fault in faults[:_TOLD]]
         more = len(faults) - len(told)
         detail = "; ".join(told) + (f"; and {more} more" if more else "")
         raise BadParameter(_path(faults[0]["loc"]), detail) from error
-    return [message.new() for message in parsed.messages]
 
 
 def _said(message: str) -> str:

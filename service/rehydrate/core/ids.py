@@ -23,6 +23,7 @@ HISTORY_LAG_MS = 2_000
 
 CONVERSATION_ID_LENGTH = 128
 SERIAL_LENGTH = 256
+CHANNEL_LENGTH = 2048
 _SERIAL_MS_DIGITS = 14
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
@@ -75,6 +76,22 @@ def check_conversation_id(conversation_id: str) -> str:
     if conversation_id[0] in "[:":
         raise BadParameter("conversation_id", "a conversation id does not begin with [ or :")
     return conversation_id
+
+
+def check_channel(channel: str) -> str:
+    """Return *channel* if Ably takes it as the name of a channel, without params of its own.
+
+    Raises:
+        BadParameter: it is empty, longer than 2048 characters, holds a control character, has a
+            segment ``*``, or begins with ``[`` or ``:``.
+    """
+    if not 1 <= len(channel) <= CHANNEL_LENGTH or channel[0] in "[:":
+        raise BadParameter(
+            "channel", "a channel's name is not empty, and begins with neither [ nor :"
+        )
+    if has_control(channel) or "*" in channel.split(":") or not _is_utf8(channel):
+        raise BadParameter("channel", "a channel's name has no control characters, and no part *")
+    return channel
 
 
 def check_until(until: str | None) -> str | None:

@@ -101,11 +101,15 @@ class Tray:
         Raises:
             ChannelUnavailable: it was not, or Ably refused it.
         """
+        serials = await self.post(event)
+        return serials[0] if serials else None
+
+    def post(self, event: Event) -> Ack:
+        """As `say_alone`, without waiting: what it gives is to be awaited, at any time."""
         answer: Ack = asyncio.get_running_loop().create_future()
         self._alone.append((outgoing(event), answer))
         self._outbox.pump(self)
-        serials = await answer
-        return serials[0] if serials else None
+        return answer
 
     @property
     def has_more(self) -> bool:

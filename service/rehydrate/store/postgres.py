@@ -20,6 +20,7 @@ from rehydrate.store.facts import parsed
 from rehydrate.store.held import PostgresHeld, checked_id, known_of, whole_messages
 from rehydrate.store.inspections import PostgresInspections
 from rehydrate.store.pool import Pool, Session
+from rehydrate.store.replays import Replays
 from rehydrate.store.states import as_ms, as_time, read_open, storable
 
 POOL_SIZE = 10
@@ -30,7 +31,7 @@ _ROW, _FINISHED, _OPEN = 0, 1, 2
 """Kinds of rows that a load gives."""
 
 
-class PostgresStore(PostgresInspections):
+class PostgresStore(PostgresInspections, Replays):
     """Conversations and messages in the Postgres at *url*, which may have any form libpq takes.
 
     It connects when it is first asked something, so it opens also while Postgres is away. Readers

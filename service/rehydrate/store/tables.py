@@ -31,8 +31,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, TIMESTAMP
 
 from rehydrate.core.events import STATUSES
-
-REPLAY_STATES = ("queued", "running", "done", "failed", "cancelled")
+from rehydrate.core.replays import REPLAY_STATES
 
 _IN_LINE = {"toast_tuple_target": "8160"}
 """Rows of up to a page stay in line and are not compressed: a hydrate reads hundreds of them."""
@@ -224,6 +223,12 @@ replays = Table(
     _time("created_at", nullable=False),
     _time("started_at"),
     _time("finished_at"),
+    Column("seconds_done", DOUBLE_PRECISION, nullable=False, server_default=text("0")),
+    # Of its stream: one more each time that a hole was seen; it began at so many chunks.
+    Column("gen", Integer, nullable=False, server_default=text("1")),
+    Column("gen_from", Integer, nullable=False, server_default=text("0")),
+    # What is known of its schedule, as JSON.
+    Column("plan", LargeBinary, nullable=False, server_default=text("'\\x7b7d'::bytea")),
     PrimaryKeyConstraint("conversation_id", "id"),
     UniqueConstraint("conversation_id", "idempotency_key"),
     ForeignKeyConstraint(["conversation_id"], ["conversations.id"]),
@@ -241,6 +246,10 @@ replays = Table(
     CheckConstraint("state <> 'running' OR started_at IS NOT NULL", name="started_when_running"),
     CheckConstraint("(lease_holder IS NULL) = (lease_until IS NULL)", name="lease_whole"),
     CheckConstraint("lease_holder IS NULL OR state = 'running'", name="leased_when_running"),
+    CheckConstraint("seconds_done >= 0", name="seconds_done_counts"),
+    CheckConstraint("gen >= 1", name="gen_counts_from_1"),
+    CheckConstraint("gen_from >= 0 AND gen_from <= chunks", name="gen_from_in_range"),
+    Index("ix_replays_id", "id"),
     Index(
         "ix_replays_due",
         "created_at",

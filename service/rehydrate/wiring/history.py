@@ -33,6 +33,7 @@ from rehydrate.wiring.inspecting import Inspecting
 from rehydrate.wiring.joining import Joining
 from rehydrate.wiring.keeping import Keeping
 from rehydrate.wiring.naming import ChannelNames
+from rehydrate.wiring.replaying import Replaying, desk_and_jobs
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterator
@@ -49,7 +50,7 @@ if TYPE_CHECKING:
 _KNOWN_WATERMARKS = 10_000
 
 
-class History(Inspecting, Joining, Keeping, Driving):
+class History(Inspecting, Joining, Keeping, Driving, Replaying):
     """Conversations over one database and one Ably app.
 
     Settings come from the environment unless given; nothing connects before `open` (or
@@ -105,6 +106,14 @@ class History(Inspecting, Joining, Keeping, Driving):
             kept=Kept(lambda: self._following.conversation_ids, self._following.changed),
             by_template=self.settings.conversation_on,
         )
+        self._desk, self._jobs = desk_and_jobs(
+            self._store,
+            self._channel,
+            self._outbox,
+            settings=self.settings,
+            record=self.catch_up,
+            observe=self._observe,
+        )
 
     async def open(self) -> None:
         """Connect to the store, and ask Ably what time it is; it is connected to when first needed.
@@ -115,9 +124,11 @@ class History(Inspecting, Joining, Keeping, Driving):
         await self._store.open()
         await self._channel.open()
         self._upkeep.open()
+        self._jobs.open()
 
     async def close(self) -> None:
         """Let go of everything."""
+        await self._jobs.close()
         await self._following.close()
         await self._upkeep.close()
         await self._names.close()
@@ -277,6 +288,7 @@ class History(Inspecting, Joining, Keeping, Driving):
                 settings.reader_keys(), secret.get_secret_value() if secret else None
             ),
             inspector=self,
+            admin=self,
         )
 
 

@@ -1,0 +1,97 @@
+"""What is known of a replay, and what is kept of the acts of admins."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Mode = Literal["stream", "repair"]
+ReplayState = Literal["queued", "running", "done", "failed", "cancelled"]
+
+MODES: tuple[str, ...] = get_args(Mode)
+REPLAY_STATES: tuple[str, ...] = get_args(ReplayState)
+ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
+
+MAX_SPEED = 1000.0
+MAX_RATE = 25.0
+"""Channel messages a second of a replay beside what else is said in a conversation."""
+
+
+class ReplayTerms(NamedTuple):
+    """How a response is to be replayed.
+
+    ``mode``: as a stream of its own, or as a repair of what readers see. ``speed``: times the
+    original pace; 0: as fast as allowed. ``channel``: where; None: on the conversation's own.
+    ``from_seq``: nothing before that seq. ``max_rate``: channel messages a second; 0: as many as
+    are usual there.
+    """
+
+    mode: Mode = "stream"
+    speed: float = 1.0
+    channel: str | None = None
+    from_seq: int = 0
+    max_rate: float = 0.0
+
+
+class Asker(NamedTuple):
+    """Who asks. ``actor``: never a key itself; ``address``: from where; None: not over a network."""
+
+    actor: str
+    address: str | None = None
+
+
+class Replay(NamedTuple):
+    """A replay, as it stands. Times are ms since 1970.
+
+    ``terms``: with the channel, and the rate, filled in. ``chunks``: channel messages with content
+    that it has, ``done`` of them acknowledged. ``seconds``: how long it takes, ``seconds_done`` of
+    them over. ``plan``: what else is known of its schedule: see `plan_of`. ``gen``: of its stream,
+    which began at ``gen_from`` chunks: one more each time that a hole was seen. ``attempts``: how
+    often it was begun without getting on.
+    """
+
+    conversation_id: str
+    id: str
+    response_id: str
+    channel: str
+    terms: ReplayTerms
+    state: ReplayState
+    chunks: int
+    seconds: float
+    asked_by: str
+    created_ms: int
+    plan: Mapping[str, Any]
+    done: int = 0
+    seconds_done: float = 0.0
+    gen: int = 1
+    gen_from: int = 0
+    attempts: int = 0
+    cancel_asked: bool = False
+    started_ms: int | None = None
+    finished_ms: int | None = None
+    error: Any = None
+
+    @property
+    def ended(self) -> bool:
+        """Whether nothing will change any more."""
+        return self.state in ENDED
+
+
+class AuditEntry(NamedTuple):
+    """One act of an admin, or of somebody who would be one.
+
+    ``conversation_id``: empty where it concerns none. ``target``: a channel. ``id`` and ``at_ms``
+    are given by the store.
+    """
+
+    actor: str
+    action: str
+    outcome: str
+    conversation_id: str = ""
+    target: str | None = None
+    address: str | None = None
+    detail: Mapping[str, Any] | None = None
+    id: int = 0
+    at_ms: int = 0

@@ -1,0 +1,1 @@
+"""Replay: a stored response is published again, by any process, and once."""
