@@ -15,7 +15,7 @@ COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick check format bench chaos holes migrate-check lock clean
+.PHONY: help setup demo test test-quick check format bench chaos soak holes migrate-check lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -44,6 +44,9 @@ bench: $(VENV)/.dev ## what is fast, side by side; ARGS="--list" names the progr
 
 chaos: $(VENV)/.dev ## kill everything at random moments, count every character; ARGS="--rounds 200 --json --seed N"
 	@PYTHONPATH=tests exec $(BIN)/python -m chaos $(ARGS)
+
+soak: $(VENV)/.dev $(VENV)/.node ## converse, join, fail and restart at random, compare every character; ARGS="--seconds 600 --json --seed N"
+	@PYTHONPATH=tests exec $(BIN)/python -m soak $(ARGS)
 
 holes: $(VENV)/.dev $(VENV)/.node ## what the known recipes get wrong, and the table of it: docs/holes.md
 	@HOLES=write exec $(BIN)/python -m pytest tests/holes $(ARGS)

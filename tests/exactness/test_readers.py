@@ -7,9 +7,9 @@ number      what breaks under a weaker rule                       where it is te
 4           late tokens, and stops that overtake                  here
 5           repairs without a place                               here
 6           two publishers, one response                          here
-7           committed, then dead before the stop                  test_rows, tests/test_sweeping
-8           the sweeper and the zombie                            here, test_rows
-9, S2       appended messages                                     with the dialect of appends
+7           committed, then dead before the stop                  test_rows, test_sweeps
+8           the sweeper and the zombie                            here, test_rows, test_sweeps
+9, S2       appended messages                                     test_appends
 10          a recorder that undoes a publisher                    test_rows
 11          a live fold that is saved                             test_rows
 12          what was erased comes back                            test_rows
@@ -17,11 +17,12 @@ number      what breaks under a weaker rule                       where it is te
 S1          a watermark is no promise                             test_windows
 S3, S4      neither seq nor serial; one id, two serials           here
 S5          the head had expired                                  test_windows
-S6, S7      idle limits; nameless streams                         here
+S6          idle limits                                           here, test_sweeps
+S7          nameless streams                                      here
 S8          joining a replay in its middle                        here
 S9          answers from a followed state                         tests/test_following
 S10, S11    pointers; answers that may be better later            here
-S12         the end while Postgres is away                        tests/test_publishing
+S12         the end while Postgres is away                        test_sweeps
 S13, S14    renamed channels; text that the channel never saw     test_rows
 """
 

@@ -15,6 +15,7 @@ import random
 import uuid
 from typing import TYPE_CHECKING
 
+from rehydrate.core.content import NO_SEQ
 from rehydrate.core.dialects import tokens
 from rehydrate.core.events import Event
 from rehydrate.core.ids import HISTORY_LAG_MS
@@ -91,12 +92,13 @@ def untold(state: MessageState) -> list[Event]:
     """What readers may lack of a response that has ended, or is to end: its text, and its stop.
 
     The store may have what the channel did not take, and a reader who lacks it would take the stop
-    for the next event.
+    for the next event. A zombie may have said something with the number of the stop: the text has
+    it as well.
     """
     seq = state.seq or 0
     last, status = (seq, "interrupted") if not state.ended else (None, state.status)
     if last is None and state.end is not None:
-        last = state.end - 1
+        last = max(state.end - 1, *(run.last for run in state.runs), NO_SEQ)
     events = []
     if not state.gaps() and (state.ended or state.runs):
         events = [_event("repair", state, last, value=state.parts())]

@@ -1,0 +1,226 @@
+"""7, 8, S6, S12: publishers that die, or seem to, and whoever ends what they began."""
+
+from __future__ import annotations
+
+import pytest
+
+from exactness.rooms import Cable, Gate, Paused, event_of, now_ms, until, within
+from exactness.viewing import viewing
+from rehydrate.core.response import MessageState, fold
+from rehydrate.errors import Fenced
+from rehydrate.ports import Due
+from rehydrate.publishing.publication import Terms
+from rehydrate.publishing.responding import Ledger
+from rehydrate.recording import NewMessage
+from rehydrate.store.postgres import PostgresStore
+from rehydrate.upkeep.idling import end_idle
+from rehydrate.upkeep.sweeping import sweep, untold
+
+pytestmark = pytest.mark.slow
+
+
+async def claimed(room, rid):
+    """A lease on *rid* whose publisher only says what the test says."""
+    ledger = Ledger(room.id, room.name, room.store, room.rules, Terms())
+    await ledger.claim(rid, None, None)
+    return ledger
+
+
+async def swept(room, rid, *, channel=None, lease_s=0.0):
+    """Sweep *rid*, whose lease has run out."""
+
+    async def record(_):
+        return await room.catch_up()
+
+    due = Due(room.id, rid, room.name)
+    how = {"store": room.store, "rules": room.rules, "record": record, "lease_s": lease_s}
+    return await sweep(due, channel=channel or room.channel, **how)
+
+
+class Test7DeadBetweenTheCommitAndTheStop:
+    async def test_a_sweeper_tells_live_readers_the_end_that_was_committed(self, room):
+        stopping = Gate()
+
+        async def publish():
+            channel = Paused(room.channel, stop=stopping)
+            async with room.respond("r", channel=channel) as response:
+                response.write("abc")
+
+        async with viewing(room) as view:
+            publishing = room.house.spawn(publish())
+            await stopping.reached()
+            await until(lambda: view.texts == {"r": ("abc", "in_progress")})
+            await room.take_over("r")
+            assert await swept(room, "r")
+            await until(lambda: view.texts == {"r": ("abc", "completed")})
+            assert not await swept(room, "r")  # once is enough
+            stopping.open()  # the publisher was only slow: its stop has the id of the sweeper's
+            await within(publishing)
+        assert view.texts == {"r": ("abc", "completed")}
+        assert (await room.shown()) == {"r": ("abc", "completed")}
+
+    async def test_a_response_that_a_backend_finished_ends_for_live_readers_too(self, room):
+        async with viewing(room) as view:
+            await room.tell("r", "ab", stop=False)
+            await room.catch_up()
+            await room.store_messages(NewMessage("r", "assistant", text="abc"))
+            await until(lambda: view.texts == {"r": ("ab", "in_progress")})
+            assert await swept(room, "r")
+            await until(lambda: view.texts == {"r": ("abc", "completed")})
+        assert (await room.shown()) == {"r": ("abc", "completed")}
+
+
+class Test8TheSweeperDestroysNoText:
+    async def test_what_the_recorder_had_not_read_is_kept_and_the_zombie_is_fenced(self, room):
+        zombie = await claimed(room, "r")
+        await room.tell("r", "ab", stop=False)
+        await room.catch_up()
+        await room.say("token", "c", responseId="r", seq=3)
+        await room.take_over("r")
+        async with viewing(room) as view:
+            assert await swept(room, "r")
+            await until(lambda: view.texts == {"r": ("abc", "interrupted")})
+        assert await room.stored() == {"r": ("abc", "interrupted")}
+        with pytest.raises(Fenced):
+            await zombie.checkpoint(_saying("r", "d"))
+        assert await room.stored() == {"r": ("abc", "interrupted")}
+
+    async def test_a_zombies_token_with_the_number_of_the_stop_changes_nothing_twice(self, room):
+        """It comes first, live: the stop seems old, and is the end all the same."""
+        await claimed(room, "r")
+        await room.tell("r", "ab", stop=False)
+        await room.take_over("r")
+        stopping = Gate()
+        async with viewing(room) as view:
+            sweeping = room.house.spawn(
+                swept(room, "r", channel=Paused(room.channel, stop=stopping))
+            )
+            await stopping.reached()
+            await room.say("token", "c", responseId="r", seq=3)
+            await until(lambda: view.texts == {"r": ("abc", "in_progress")})
+            stopping.open()
+            assert await within(sweeping)
+            await until(lambda: view.texts == {"r": ("abc", "interrupted")})
+            async with room.store.locked(room.id, room.name) as held:
+                (state,) = (await held.messages(["r"])).values()
+                again = untold(state)
+                await held.put([state])
+            assert await room.stored() == {"r": ("abc", "interrupted")}
+            for event in again:  # as a sweeper does that died before it had noted what it told
+                await room.say(
+                    {"repair": "response-complete"}.get(event.kind, event.kind),
+                    {"parts": event.value} if event.kind == "repair" else None,
+                    responseId="r",
+                    seq=event.seq,
+                    gen=event.gen,
+                    **({"status": event.status} if event.status else {}),
+                )
+            await view.heard("stop", 2)
+            await until(lambda: view.texts == {"r": ("abc", "interrupted")})
+        await room.catch_up()
+        assert await room.stored() == {"r": ("abc", "interrupted")}
+
+    async def test_what_only_a_checkpoint_had_is_shown_to_live_readers_by_the_end(self, room):
+        ledger = await claimed(room, "r")
+        async with viewing(room) as view:
+            await room.tell("r", "ab", stop=False)
+            await until(lambda: view.texts == {"r": ("ab", "in_progress")})
+            await ledger.checkpoint(_saying("r", "abcd"))
+            await room.take_over("r")
+            assert await swept(room, "r")
+            await until(lambda: view.texts == {"r": ("abcd", "interrupted")})
+        assert (await room.shown()) == {"r": ("abcd", "interrupted")}
+
+    def test_an_end_that_is_told_again_says_no_more_than_it_says(self):
+        state = MessageState("r")
+        for event in (
+            event_of("start", "r", 0),
+            event_of("token", "r", 1, "a"),
+            event_of("token", "r", 2, "b"),  # a zombie's, with the number of the sweeper's stop
+            event_of("stop", "r", 2, status="interrupted"),
+        ):
+            fold(state, event)
+        told = untold(state)
+        assert "".join(part["text"] for part in state.parts()) == "ab"
+        other = MessageState("r")
+        for event in (event_of("token", "r", 2, "b"), event_of("token", "r", 1, "a"), *told):
+            fold(other, event)
+        assert "".join(part["text"] for part in other.parts()) == "ab"
+
+
+class _saying:  # noqa: N801 - what a checkpoint takes of a publication
+    """A publication that has said *text*, a letter a seq."""
+
+    def __init__(self, rid, text):
+        self.id, self.position, self.closed, self.metadata = rid, None, None, None
+        self.unstored = [event_of("start", rid, 0)]
+        self.unstored += [event_of("token", rid, n, letter) for n, letter in enumerate(text, 1)]
+
+    def stored(self, count):
+        del self.unstored[:count]
+
+
+class TestS6TheIdleLimit:
+    async def test_its_end_is_provisional_for_the_store_and_for_readers(self, house):
+        ahead_ms = [0]
+
+        def clock():
+            return now_ms() + ahead_ms[0]
+
+        with house.room(clock=clock) as room:
+            await room.tell("r", "a", stop=False)
+            await room.catch_up()
+            ahead_ms[0] = 60_000
+            due = Due(room.id, "r", room.name)
+
+            async def record(_):
+                return await room.catch_up()
+
+            how = {"store": room.store, "rules": room.rules, "record": record}
+            assert await end_idle(due, limit_ms=30_000, **how)
+            assert await room.stored() == {"r": ("a", "interrupted")}
+            async with viewing(room) as view:
+                await until(lambda: view.texts == {"r": ("a", "interrupted")})
+                await room.tell("r", "bc", start=False, first=2)
+                await until(lambda: view.texts == {"r": ("abc", "completed")})
+            await room.catch_up()
+        assert await room.stored() == {"r": ("abc", "completed")}
+
+
+class TestS12TheEndWhilePostgresIsAway:
+    @pytest.fixture
+    async def cable(self, module_database):
+        async with Cable(module_database) as made:
+            yield made
+
+    async def test_a_sweeper_takes_nobody_for_dead_who_still_talks(self, room):
+        await claimed(room, "r")
+        await room.tell("r", "ab", stop=False)
+        await room.take_over("r")  # it could not renew its lease: Postgres was away
+        assert not await swept(room, "r", lease_s=30.0)
+        assert not (await room.lease("r")).fenced
+
+    async def test_a_publisher_keeps_trying_to_commit_and_tells_no_end_before(self, room, cable):
+        frail = PostgresStore(cable.url)
+        await frail.open()
+        try:
+
+            async def publish():
+                async with room.respond("r", store=frail) as response:
+                    response.write("abc")
+                    await room.heard(2)
+                    cable.cut()
+
+            async with viewing(room) as view:
+                publishing = room.house.spawn(publish())
+                await until(lambda: view.texts == {"r": ("abc", "in_progress")})
+                await room.take_over("r")  # away for longer than its lease lasts
+                assert not publishing.done()
+                assert [name for name, _, _ in await room.spoken()] == ["start", "token"]
+                cable.mend()
+                with pytest.raises(Fenced):  # somebody else has the lease now
+                    await within(publishing)
+                assert await swept(room, "r")
+                await until(lambda: view.texts == {"r": ("abc", "interrupted")})
+        finally:
+            await frail.close()

@@ -1,0 +1,244 @@
+"""Readers of a soak: how each joins, and what it shows, judged at every change."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from collections import defaultdict
+from contextlib import suppress
+
+import httpx
+from ably import AblyRealtime
+from ably.util.exceptions import AblyException
+
+from api.sse import Stream as EventLines
+from rehydrate.core.content import spoken_text
+from rehydrate.demo.reader import join
+from rehydrate.errors import ChannelUnavailable, StoreUnavailable
+from soak.truth import FRESH_S
+
+PATIENCE_S = 75.0
+_RELOADS = (
+    AblyException,
+    httpx.HTTPError,
+    OSError,
+    TimeoutError,
+    StoreUnavailable,
+    ChannelUnavailable,
+)
+"""What a page is reloaded for."""
+
+
+class Reader:
+    """One reader of a conversation.
+
+    Attributes:
+        shown: the messages that it shows, by id.
+    """
+
+    def __init__(self, world, plan, way, truth, tally):
+        self.world = world
+        self.plan = plan
+        self.way = way
+        self.truth = truth
+        self.tally = tally
+        self.shown = {}
+        self.excused = False
+        self._found = set()
+        self._admitted = set()
+        self._changed = asyncio.Event()
+        self._turn = random.randrange(2)
+
+    def show(self, messages, *, excused=None):
+        """It shows *messages* now, beside what it showed."""
+        if excused is not None:
+            self.excused = excused
+        now_s = time.time()
+        for message in messages:
+            self.shown[message["id"]] = message
+            stream = self.truth.get(message["id"])
+            if stream is not None:
+                self._judge(stream, message, now_s)
+        self._changed.set()
+
+    def _judge(self, stream, message, now_s):
+        said = stream.judge(message, excused=self.excused)
+        if said.wrong and stream.id not in self._found:
+            self._found.add(stream.id)
+            self.tally.find(
+                f"{self}: {stream.kind} {stream.id} [{message['status']}] {message['text'][-60:]!r} "
+                f"of {len(message['text'])}, gaps {message.get('gaps')}",
+                lost=said.lost,
+                doubled=said.doubled,
+            )
+        if said.admitted and stream.id not in self._admitted:
+            self._admitted.add(stream.id)
+            self.tally.gaps += 1
+        if not said.wrong and not said.admitted:
+            stream.seen(len(message["text"]), now_s)
+
+    def must_be_fresh(self, asked_s):
+        """What it shows now reaches back to shortly before *asked_s*, or says that it does not."""
+        for stream in self.truth.values():
+            if self.excused or len(stream.texts) > 1 or stream.kind == "ephemeral":
+                continue
+            message = self.shown.get(stream.id)
+            known = stream.known_at(asked_s - FRESH_S)
+            behind = known - len(message["text"] if message else "")
+            if behind > 0 and not (message and (message.get("gaps") or message["exact"] is False)):
+                self.tally.find(f"{self}: {stream.kind} {stream.id} lacks {behind}", lost=behind)
+
+    def left(self):
+        """Count what it showed last."""
+        texts = [m["text"] for id_, m in self.shown.items() if id_ in self.truth]
+        self.tally.characters += sum(map(len, texts))
+
+    async def ends(self):
+        """Wait until it shows everything as it ended; what is wrong otherwise."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(PATIENCE_S):
+                while self._lacking():
+                    self._changed.clear()
+                    await self._changed.wait()
+        for stream in self._lacking():
+            message = self.shown.get(stream.id) or {"text": "", "status": "not there"}
+            self.tally.find(
+                f"{self}: {stream.kind} {stream.id} stays [{message['status']}] "
+                f"{len(message['text'])} of {len(stream.final[1])}, {message['text'][-40:]!r}, "
+                f"not {stream.final[0]}",
+                lost=max(0, len(stream.final[1]) - len(message["text"])),
+                unended=1,
+            )
+
+    def _lacking(self):
+        live = [s for s in self.truth.values() if s.told_live or not self.way.startswith("js")]
+        return [s for s in live if s.final and self._now(s.id) != s.final]
+
+    def _now(self, id_):
+        message = self.shown.get(id_)
+        return message and (message["status"], message["text"])
+
+    def __str__(self):
+        return f"{self.way} in {self.plan.conversation_id}"
+
+    # -- how it reads -----------------------------------------------------------------------------
+
+    async def run(self):
+        """Read until cancelled, and join again whenever that fails."""
+        way, _, number = self.way.partition("-")
+        while True:
+            try:
+                await getattr(self, f"_by_{way}")(*([int(number)] if number else []))
+            except _RELOADS as error:
+                self.tally.reloads[f"{way}: {type(error).__name__}"] += 1
+            except TypeError:  # of the SDK, when a channel is detached while it attaches
+                if way != "python":
+                    raise
+                self.tally.reloads["python: TypeError"] += 1
+            await asyncio.sleep(random.uniform(0.2, 0.6))
+
+    async def once(self):
+        """One answer of the service, judged."""
+        asked_s = time.time()
+        answer = await self.load()
+        self.shown.clear()
+        self.show(answer["messages"], excused=bool(answer["reasons"]))
+        self.must_be_fresh(asked_s)
+
+    async def load(self, until=None):
+        """The answer of whichever service answers."""
+        headers = {"authorization": f"Bearer {self.world.token(self.plan.conversation_id)}"}
+        params = {"limit": 200} | ({"until": until} if until else {})
+        last_s = time.monotonic() + 30
+        while True:
+            self._turn ^= 1
+            url = self.world.url(self.plan.conversation_id, service=self._turn)
+            with suppress(httpx.TransportError):
+                answer = await self.world.client.get(url, params=params, headers=headers)
+                if answer.status_code == 200:
+                    return answer.json()
+            if time.monotonic() > last_s:
+                raise TimeoutError
+            await asyncio.sleep(0.2)
+
+    async def _by_rest(self):
+        await self.once()
+        await asyncio.sleep(random.uniform(0.3, 1.5))
+
+    async def _by_python(self, way):
+        async def load(until=None):
+            answer = await self.load(until)
+            self.excused = bool(answer["reasons"])
+            return answer
+
+        token = self.world.token(self.plan.conversation_id)
+        ably = AblyRealtime(token=token, **self.world.ably)
+        try:
+            await join(ably, self.plan.conversation_id, load, lambda v: self.show(v.messages), way)
+        finally:
+            with suppress(*_RELOADS):
+                async with asyncio.timeout(5):
+                    await ably.close()
+
+    async def _by_follow(self):
+        told = Told(self)
+        async for event in self.world.watcher.follow(self.plan.conversation_id, limit=200):
+            told.take(event.kind, event.data)
+
+    async def _by_sse(self):
+        told, last = Told(self), None
+        headers = {"authorization": f"Bearer {self.world.token(self.plan.conversation_id)}"}
+        while True:
+            self._turn ^= random.randrange(2)
+            url = f"{self.world.url(self.plan.conversation_id, service=self._turn)}/stream"
+            more = {"last-event-id": last} if last else {}
+            with suppress(httpx.HTTPError, TimeoutError):
+                async with self.world.client.stream(
+                    "GET", url, params={"limit": 200}, headers=headers | more, timeout=20
+                ) as response:
+                    lines = EventLines(response)
+                    while response.status_code == 200 and (event := await lines.next()):
+                        told.take(event.kind, event.data)
+                        last = event.id
+            await asyncio.sleep(random.uniform(0.1, 0.4))
+
+    async def _by_js(self, way):
+        async with self.world.node.reading(self, way) as failed:
+            raise OSError(await failed)
+
+
+class Told:
+    """What a reader of the stream shows, who believes what it is told."""
+
+    def __init__(self, reader):
+        self._reader = reader
+        self._messages = {}
+        self._gens = defaultdict(lambda: 1)
+
+    def take(self, kind, data):
+        """Take in the next event."""
+        if kind == "again":
+            return
+        if kind == "snapshot":
+            self._messages = {m["id"]: m for m in data["messages"]}
+            self._gens.clear()
+            self._gens.update({m["id"]: m["through"]["gen"] for m in data["messages"]})
+            self._reader.show(data["messages"], excused=bool(data["reasons"]))
+            return
+        id_ = data["message_id"]
+        if data["gen"] > self._gens[id_]:
+            self._messages.pop(id_, None)
+        self._gens[id_] = data["gen"]
+        message = self._messages.setdefault(
+            id_, {"id": id_, "text": "", "status": "in_progress", "gaps": []}
+        )
+        if kind in ("token", "refusal"):
+            message["text"] += data["text"]
+        elif kind == "prompt":
+            message |= {"text": data["text"], "status": "completed"}
+        elif kind == "repair":
+            message["text"] = data["text"] if "text" in data else spoken_text(data["parts"])
+        elif kind == "stop":
+            message["status"] = data["status"]
+        self._reader.show([message])

@@ -1,0 +1,185 @@
+"""What a soak is played on: real processes, with channels of every namespace side by side."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+import json
+import os
+import signal
+import tempfile
+import time
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
+from pathlib import Path
+
+import httpx
+import jwt
+
+from chaos.processes import Process
+from chaos.world import free_port
+from rehydrate import History
+from rehydrate.settings import load_settings
+from rehydrate.store.embedded import EmbeddedPostgres
+from rehydrate.store.migrations import migrate
+from soak.node import Node
+
+KEY = "soak.key:" + "k" * 32
+LEASE_S = 8.0
+"""Longer than a machine that runs all of this at once may keep a publisher waiting."""
+
+_CHANNELS = "[settings]\nmax_idle_interval_s = 3.0\n"
+"""How soon stock SDKs notice that a connection is dead, at the earliest."""
+
+
+class Service(Process):
+    """A process that also ends as it is told to."""
+
+    async def again(self):
+        await self.kill()
+        await self.start()
+
+    async def restart(self):
+        """As a deployment does it."""
+        process, self._process = self._process, None
+        process.terminate()
+        async with asyncio.timeout(60):
+            await process.wait()
+        await self._reading
+        await self.start()
+
+
+class SoakWorld:
+    """Postgres, the channel server, two services, publishers that may die, and ourselves.
+
+    A conversation's id is its channel, so that it chooses the namespace.
+
+    Attributes:
+        author, watcher: a publisher's `History`, and a follower's, in this process.
+        node: the readers with ably-js, if there is a Node.js.
+        forgetful: channels that may forget: what was said there is kept elsewhere as well.
+    """
+
+    def __init__(self, folder):
+        self._folder = Path(folder)
+        self.postgres = EmbeddedPostgres(self._folder / "postgres")
+        self.channel_port = free_port()
+        self._ports = [free_port(), free_port()]
+        self.client = httpx.AsyncClient(timeout=15)
+        self.channels = self.author = self.watcher = self.node = None
+        self.services = []
+        self.forgetful = set()
+        self._victims = itertools.count()
+
+    def _process(self, name, *argv):
+        environment = {
+            "REHYDRATE_DATABASE_URL": self.postgres.url,
+            "ABLY_API_KEY": KEY,
+            "ABLY_ENDPOINT": "127.0.0.1",
+            "ABLY_PORT": str(self.channel_port),
+            "ABLY_TLS": "false",
+            "REHYDRATE_CHANNEL_TEMPLATE": "{conversation_id}",
+            "REHYDRATE_LEASE_SECONDS": str(LEASE_S),
+        }
+        return Service(*argv, environment=environment, log=self._folder / f"{name}.log")
+
+    async def start(self):
+        await asyncio.to_thread(self.postgres.start)
+        await migrate(self.postgres.url)
+        config = self._folder / "channels.toml"
+        config.write_text(_CHANNELS)
+        local = ("rehydrate.localably", "--port", str(self.channel_port), "--key", KEY)
+        more = ("--config", str(config), "--data-dir", str(self._folder / "channels"))
+        self.channels = self._process("channels", *local, *more)
+        await self.channels.start()
+        for port in self._ports:
+            serve = ("rehydrate", "serve", "--port", str(port))
+            self.services.append(self._process(f"service-{port}", *serve))
+        await asyncio.gather(*(each.start() for each in self.services))
+
+    async def end(self):
+        for each in (*self.services, self.channels):
+            if each is not None:
+                await each.kill()
+        await self.client.aclose()
+        await asyncio.to_thread(self.postgres.stop)
+
+    async def stop_postgres(self):
+        """An immediate stop, as of a lost machine; whoever guards it starts it again."""
+        os.kill(self.postgres.pid, signal.SIGQUIT)
+        await asyncio.sleep(0.2)
+        async with asyncio.timeout(60):
+            while True:
+                with suppress(Exception):
+                    await asyncio.to_thread(self.postgres.start)
+                    return
+                await asyncio.sleep(0.1)
+
+    async def control(self, method, path, body=None):
+        """Ask the channel server for a fault; one that is just away has none."""
+        url = f"http://127.0.0.1:{self.channel_port}/localably/{path}"
+        with suppress(httpx.TransportError):
+            (await self.client.request(method, url, json=body)).raise_for_status()
+
+    @asynccontextmanager
+    async def victim(self):
+        """A publisher of its own, which may be killed."""
+        victim = self._process(f"victim-{next(self._victims)}", "chaos.publisher")
+        await victim.start()
+        try:
+            yield victim
+        finally:
+            await victim.kill()
+
+    @property
+    def ably(self):
+        """How a stock SDK connects, besides its key or token."""
+        return {"endpoint": f"127.0.0.1:{self.channel_port}", "tls": False}
+
+    @property
+    def ably_rest(self):
+        return {"endpoint": "127.0.0.1", "port": self.channel_port, "tls": False}
+
+    def history(self):
+        """A `History` in this process."""
+        return History(
+            load_settings(
+                database_url=self.postgres.url,
+                ably_api_key=KEY,
+                ably_endpoint="127.0.0.1",
+                ably_port=self.channel_port,
+                ably_tls=False,
+                channel_template="{conversation_id}",
+                lease_s=LEASE_S,
+            )
+        )
+
+    def url(self, conversation_id, *, service=0):
+        return f"http://127.0.0.1:{self._ports[service]}/v1/conversations/{conversation_id}"
+
+    def token(self, conversation_id):
+        """A reader's token for that conversation alone."""
+        name, _, secret = KEY.partition(":")
+        now_s = int(time.time())
+        claims = {
+            "iat": now_s,
+            "exp": now_s + 3600,
+            "x-ably-capability": json.dumps({conversation_id: ["subscribe", "history"]}),
+        }
+        return jwt.encode(claims, secret, "HS256", headers={"kid": name})
+
+
+@asynccontextmanager
+async def soaking(*, with_node=True):
+    """A world, while the block runs."""
+    async with AsyncExitStack() as stack:
+        folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-"))
+        world = SoakWorld(folder)
+        stack.push_async_callback(world.end)
+        await world.start()
+        world.author = await stack.enter_async_context(world.history())
+        world.watcher = await stack.enter_async_context(world.history())
+        if with_node:
+            world.node = Node(world)
+            stack.push_async_callback(world.node.end)
+            await world.node.start()
+        yield world
