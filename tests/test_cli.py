@@ -18,7 +18,7 @@ from rehydrate.settings import load_settings
 
 SECRET = "geheim-do-not-show"
 NOISY = ("ably", "httpx", "httpcore", "alembic")
-COMMANDS = ("demo", "doctor", "erase", "hydrate", "local-ably", "migrate", "serve")
+COMMANDS = ("demo", "doctor", "erase", "hydrate", "local-ably", "migrate", "replay", "serve")
 GOOD = {
     "REHYDRATE_DATABASE_URL": f"postgres://u:{SECRET}@127.0.0.1:1/x",
     "ABLY_API_KEY": f"app.key:{SECRET}",

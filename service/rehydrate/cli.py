@@ -15,6 +15,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.core.replays import MODES, ReplayTerms
 from rehydrate.errors import BadRequest, NotConfigured, RehydrateError
 
 if TYPE_CHECKING:
@@ -151,6 +152,7 @@ def _add_reading(commands: Any) -> None:
     follow.add_argument("conversation")
     follow.add_argument("--limit", type=int, default=50, help="newest messages first (50)")
     follow.add_argument("--json", action="store_true", help="every event as a line of JSON")
+    _add_replay(commands)
     erase = _add(commands, "erase", "erase what was said in a conversation, for good", _run_erase)
     erase.add_argument("conversation")
     verify = _add(
@@ -159,6 +161,30 @@ def _add_reading(commands: Any) -> None:
     verify.add_argument("conversation")
     verify.add_argument("--mend", action="store_true", help="mend, from the side that is right")
     _add(commands, "doctor", "what is configured, reachable, at head, and how to mend", _run_doctor)
+
+
+def _add_replay(commands: Any) -> None:
+    replay = _add(
+        commands, "replay", "publish a stored response again; Ctrl-C cancels it", _run_replay
+    )
+    replay.add_argument("conversation")
+    replay.add_argument("response")
+    replay.add_argument(
+        "--mode",
+        choices=MODES,
+        default="stream",
+        help="stream: as it was said; repair: as the text that readers have then (stream)",
+    )
+    replay.add_argument(
+        "--speed", type=float, default=1.0, help="times its pace; 0: as fast as allowed (1)"
+    )
+    replay.add_argument("--channel", help="where (the conversation's own)")
+    replay.add_argument("--from-seq", type=int, default=0, help="nothing before that seq (0)")
+    replay.add_argument(
+        "--max-rate", type=float, default=0.0, help="channel messages a second (25, or the usual)"
+    )
+    replay.add_argument("--dry-run", action="store_true", help="only tell the schedule")
+    replay.add_argument("--json", action="store_true", help="the outcome as JSON, last line")
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
@@ -250,6 +276,16 @@ def _run_follow(options: Any) -> int:
     from rehydrate.terminal import follow  # noqa: PLC0415 - as above
 
     return _run(follow(options.conversation, limit=options.limit, as_json=options.json))
+
+
+def _run_replay(options: Any) -> int:
+    from rehydrate.progress import replay  # noqa: PLC0415 - as above
+
+    terms = ReplayTerms(
+        options.mode, options.speed, options.channel, options.from_seq, options.max_rate
+    )
+    told = {"dry_run": options.dry_run, "as_json": options.json, "quiet": options.quiet}
+    return _run(replay(options.conversation, options.response, terms, **told))
 
 
 def _run_erase(options: Any) -> int:

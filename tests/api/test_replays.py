@@ -12,7 +12,6 @@ from rehydrate.api.replays import (
     audit_body,
     dry_run_body,
     replay_asked,
-    replay_body,
 )
 from rehydrate.core.replays import AuditEntry, Replay, ReplayTerms
 from rehydrate.core.schedule import scheduled
@@ -62,7 +61,7 @@ def test_what_is_wrong_is_named(body, parameter):
 def test_what_is_told_is_what_the_document_says():
     plan = {"joined": 1, "even": True, "gaps": [[2, 2]]}
     replay = Replay("c", "x", "r", "ai:c", TERMS, "queued", 5, 1.23456, "admin:1", 1, plan)
-    body = replay_body(replay)
+    body = replay.body()
     assert ReplayOut.model_validate(body).model_dump(mode="json") == body
     assert (body["pace"], body["joined"], body["gaps"]) == ("even", 1, [[2, 2]])
     assert {"replay_id", "state", "chunks", "done", "seconds", "channel"} <= body.keys()

@@ -23,7 +23,6 @@ from rehydrate.api.replays import (
     audit_body,
     dry_run_body,
     replay_asked,
-    replay_body,
 )
 from rehydrate.api.routing import Route
 from rehydrate.core.ids import encode_cursor
@@ -218,7 +217,7 @@ class _Admin:
             asker=asker,
             idempotency_key=request.headers.get("idempotency-key"),
         )
-        answer = answers.live(dump(replay_body(replay)), status=202)
+        answer = answers.live(dump(replay.body()), status=202)
         answer.headers["Location"] = _location(request, replay.id)
         return answer
 
@@ -235,7 +234,7 @@ class _Admin:
         await self._gate(request)
         limit, before = parameters.limit(request), parameters.before(request)
         found, older = await self._service.replays(limit=limit, before=before)
-        return _page("replays", [replay_body(each) for each in found], older)
+        return _page("replays", [each.body() for each in found], older)
 
     async def audit(self, request: Request) -> Response:
         await self._gate(request)
@@ -253,7 +252,7 @@ async def _body(request: Request) -> Any:
 
 
 def _told(replay: Replay) -> Response:
-    return answers.live(dump(replay_body(replay)))
+    return answers.live(dump(replay.body()))
 
 
 def _page(name: str, found: list[dict[str, Any]], older: Cursor | None) -> Response:

@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from rehydrate.api.schemas import Strict, checked
 from rehydrate.core.ids import CHANNEL_LENGTH
-from rehydrate.core.replays import MAX_SPEED, AuditEntry, Mode, Replay, ReplayState, ReplayTerms
+from rehydrate.core.replays import MAX_SPEED, AuditEntry, Mode, ReplayState, ReplayTerms
 from rehydrate.core.schedule import Schedule, listed
 from rehydrate.core.wire import timestamp
 from rehydrate.replaying.asking import Asked
@@ -140,35 +140,6 @@ class AuditsOut(BaseModel):
 
     audit: list[AuditOut]
     older: str | None
-
-
-def replay_body(replay: Replay) -> dict[str, Any]:
-    """*replay* as `ReplayOut` describes it."""
-    terms, plan = replay.terms, replay.plan
-    return {
-        "replay_id": replay.id,
-        "conversation_id": replay.conversation_id,
-        "response_id": replay.response_id,
-        "channel": replay.channel,
-        "mode": terms.mode,
-        "speed": terms.speed,
-        "from_seq": terms.from_seq,
-        "max_rate": terms.max_rate,
-        "state": replay.state,
-        "cancel_asked": replay.cancel_asked,
-        "chunks": replay.chunks,
-        "done": replay.done,
-        "seconds": round(replay.seconds, 3),
-        "seconds_done": round(replay.seconds_done, 3),
-        "pace": "even" if plan.get("even") else "recorded",
-        "joined": plan.get("joined", 0),
-        "gaps": plan.get("gaps", []),
-        "asked_by": replay.asked_by,
-        "created_at": timestamp(replay.created_ms),
-        "started_at": timestamp(replay.started_ms),
-        "finished_at": timestamp(replay.finished_ms),
-        "error": replay.error,
-    }
 
 
 def dry_run_body(asked: Asked) -> dict[str, Any]:

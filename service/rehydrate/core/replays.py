@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
+from rehydrate.core.wire import timestamp
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -77,6 +79,34 @@ class Replay(NamedTuple):
     def ended(self) -> bool:
         """Whether nothing will change any more."""
         return self.state in ENDED
+
+    def body(self) -> dict[str, Any]:
+        """As it is told, in JSON."""
+        terms, plan = self.terms, self.plan
+        return {
+            "replay_id": self.id,
+            "conversation_id": self.conversation_id,
+            "response_id": self.response_id,
+            "channel": self.channel,
+            "mode": terms.mode,
+            "speed": terms.speed,
+            "from_seq": terms.from_seq,
+            "max_rate": terms.max_rate,
+            "state": self.state,
+            "cancel_asked": self.cancel_asked,
+            "chunks": self.chunks,
+            "done": self.done,
+            "seconds": round(self.seconds, 3),
+            "seconds_done": round(self.seconds_done, 3),
+            "pace": "even" if plan.get("even") else "recorded",
+            "joined": plan.get("joined", 0),
+            "gaps": plan.get("gaps", []),
+            "asked_by": self.asked_by,
+            "created_at": timestamp(self.created_ms),
+            "started_at": timestamp(self.started_ms),
+            "finished_at": timestamp(self.finished_ms),
+            "error": self.error,
+        }
 
 
 class AuditEntry(NamedTuple):
