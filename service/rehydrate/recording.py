@@ -10,7 +10,6 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core import wire
-from rehydrate.core.cells import read_again_from
 from rehydrate.core.content import collapsed_run
 from rehydrate.core.dialects import decode_all
 from rehydrate.core.events import TERMINAL, Status
@@ -18,6 +17,7 @@ from rehydrate.core.ids import check_conversation_id, check_message_id, insertio
 from rehydrate.core.json import is_json
 from rehydrate.core.parts import clean_parts
 from rehydrate.core.response import MessageState
+from rehydrate.core.state import read_again_from
 from rehydrate.core.timeline import Timeline, Window, advanced, missed, read_from_ms
 from rehydrate.errors import BadParameter, Conflict, RehydrateError
 

@@ -9,7 +9,8 @@ from __future__ import annotations
 from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 
-from rehydrate.core.content import Run, assemble
+from rehydrate.core.assembly import assemble
+from rehydrate.core.content import Run
 from rehydrate.core.dialects import decode_all
 from rehydrate.core.ids import check_conversation_id
 from rehydrate.core.timeline import Timeline

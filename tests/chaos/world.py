@@ -19,7 +19,7 @@ from chaos.disk import Disk
 from chaos.processes import Process
 from chaos.proxy import Proxy
 from rehydrate.channel.ably import AblyChannel
-from rehydrate.core.content import spoken_text
+from rehydrate.core.assembly import spoken_text
 from rehydrate.core.dialects import decode_all
 from rehydrate.core.timeline import Timeline
 from rehydrate.store.embedded import EmbeddedPostgres

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from rehydrate.core.content import run_of
 from rehydrate.core.dialects import decode_all
 from rehydrate.core.events import ChannelMessage, Event
 from rehydrate.core.response import MessageState, fold
@@ -76,3 +77,38 @@ def shown(*messages, **how):
 
 def text_of(state):
     return "".join(part["text"] for part in state.parts() if part["type"] in ("text", "refusal"))
+
+
+def run_with(*events):
+    run = run_of(events[0])
+    for each in events[1:]:
+        run.append(each)
+    return run
+
+
+def text(text_, **more):
+    return {"type": "text", "text": text_, **more}
+
+
+def call(call_id, name=None, args="", result=None, status="in_progress"):
+    return {
+        "type": "tool_call",
+        "tool_call_id": call_id,
+        "name": name,
+        "args": args,
+        "result": result,
+        "status": status,
+    }
+
+
+PARTS = [
+    {"type": "reasoning", "text": "hm", "part": "x"},
+    text("a"),
+    call("c", "f", {"x": 1}, "r", "completed"),
+    call("d", None, "{}", None, "completed"),
+    call("e", "g", "{"),
+    call("h", "g", "{}", {"error": "no"}, "failed"),
+    call("i", "g", "{}", None, "failed"),
+    text("b", part="x"),
+    {"type": "refusal", "text": "no"},
+]

@@ -13,6 +13,7 @@ from rehydrate.core import cells, wire
 from rehydrate.core.dialects import decode
 from rehydrate.core.events import Version
 from rehydrate.core.response import MessageState, Outcome, fold
+from rehydrate.core.state import read_again_from
 from rehydrate.core.timeline import Timeline
 
 
@@ -171,7 +172,7 @@ def test_its_tape_has_the_times_of_the_versions_that_were_seen():
 
 def read_again(*messages, now_s):
     states = shown(*messages).messages.values()
-    place = cells.read_again_from(states, BEGAN_MS + now_s * 1000)
+    place = read_again_from(states, BEGAN_MS + now_s * 1000)
     return None if place is None else place.serial
 
 

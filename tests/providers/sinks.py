@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from rehydrate.core.content import spoken_text
+from rehydrate.core.assembly import spoken_text
 from rehydrate.core.events import Event
 from rehydrate.core.response import MessageState, fold
 

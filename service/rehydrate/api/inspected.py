@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel
 
 from rehydrate.api.schemas import ReasonOut, Through
-from rehydrate.core.content import spoken_text
+from rehydrate.core.assembly import spoken_text
 from rehydrate.core.events import Status
 from rehydrate.core.origins import Source
 from rehydrate.core.wire import timestamp

@@ -10,14 +10,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.content import NO_SEQ, Run, Segment, result_segment
-from rehydrate.core.events import TERMINAL, Event
-from rehydrate.core.ids import MARGIN_MS, serial_time_ms
+from rehydrate.core.events import Event
+from rehydrate.core.ids import serial_time_ms
 from rehydrate.core.tape import Tape
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
-
-    from rehydrate.core.response import MessageState
+    from collections.abc import Mapping
 
 MAX_CELLS = 1_000
 """How many channel messages one response may be made of: memory has a bound."""
@@ -123,59 +121,45 @@ def said_ms(event: Event) -> int:
     return event.timestamp_ms if said_ms is None else said_ms
 
 
-def take(state: MessageState, event: Event) -> bool:
-    """Fold the version that *event* says into *state*; False if it changes nothing."""
+def take(known: dict[str, Cell], steps: dict[str, str], event: Event) -> bool:
+    """Fold the version that *event* says into the cells *known*; False if it changes nothing.
+
+    *steps*: the latest attempt at each step.
+    """
     version, serial = event.version, event.serial
     if version is None or serial is None:
         return False
-    began = _begin(state, version.step, version.attempt)
-    known = state.cells.get(serial)
-    if event.kind == "void" or (known is not None and version.serial <= known.version):
+    began = _begin(steps, version.step, version.attempt)
+    cell = known.get(serial)
+    if event.kind == "void" or (cell is not None and version.serial <= cell.version):
         return began
-    if known is None:
-        place = Place(serial, CELL_FIRST - len(state.cells), version.serial, event.timestamp_ms)
-        known = state.cells[serial] = Cell(place)
-    known.place = known.place._replace(
+    if cell is None:
+        place = Place(serial, CELL_FIRST - len(known), version.serial, event.timestamp_ms)
+        cell = known[serial] = Cell(place)
+    cell.place = cell.place._replace(
         version=version.serial, is_last=version.is_last, step=version.step, attempt=version.attempt
     )
-    known.say(event)
+    cell.say(event)
     return True
 
 
-def _begin(state: MessageState, step: str | None, attempt: str | None) -> bool:
+def _begin(steps: dict[str, str], step: str | None, attempt: str | None) -> bool:
     """Note an attempt at a step; False if a later one, or this one, is known."""
-    if step is None or attempt is None or attempt <= state.steps.get(step, ""):
+    if step is None or attempt is None or attempt <= steps.get(step, ""):
         return False
-    state.steps = {**state.steps, step: attempt}
+    steps[step] = attempt
     return True
 
 
-def visible(state: MessageState) -> list[Cell]:
+def visible(known: Mapping[str, Cell], steps: Mapping[str, str]) -> list[Cell]:
     """The cells that count, in the order of their creation."""
-    cells = sorted(state.cells.values(), key=lambda cell: cell.serial)
-    if not state.steps:
-        return cells
-    return [cell for cell in cells if _is_latest(state, cell.place)]
-
-
-def _is_latest(state: MessageState, place: Place) -> bool:
-    return place.step is None or place.attempt == state.steps.get(place.step, place.attempt)
-
-
-def read_again_from(states: Iterable[MessageState], read_at_ms: int) -> Place | None:
-    """The oldest of the channel messages in *states* that may still grow.
-
-    Those of an open response, and of one that ended within the margin before *read_at_ms*: what
-    was published before its end may show later.
-    """
-    growing = [
-        cell.place
-        for state in states
-        if state.status not in TERMINAL or (state.finished_ms or 0) > read_at_ms - MARGIN_MS
-        for cell in state.cells.values()
-        if not cell.place.is_last
+    cells = sorted(known.values(), key=lambda cell: cell.serial)
+    return [
+        cell
+        for cell in cells
+        if (place := cell.place).step is None
+        or place.attempt == steps.get(place.step, place.attempt)
     ]
-    return min(growing, default=None)
 
 
 def from_wire(part: Mapping[str, Any], known: int, at_ms: int) -> list[Cell]:

@@ -10,8 +10,6 @@ from __future__ import annotations
 from itertools import groupby
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
-from rehydrate.core.cells import visible
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
@@ -47,7 +45,7 @@ def stretches(stored: MessageState | None, now: MessageState) -> list[Stretch]:
     if now.tail is not None:
         had = 0 if stored is None or stored.tail is None else len(stored.tail.tape.ticks)
         found += _unnumbered(now.tail, had)
-    for cell in visible(now):
+    for cell in now.visible_cells():
         before = stored.cells.get(cell.serial) if stored is not None else None
         found += _unnumbered(cell.run, 0 if before is None else len(before.run.tape.ticks))
     return found

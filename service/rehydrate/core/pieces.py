@@ -10,7 +10,6 @@ from __future__ import annotations
 import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rehydrate.core.cells import visible
 from rehydrate.core.content import NO_SEQ, Run, Segment, result_segment
 from rehydrate.core.events import SETTLED, Kind, Status
 
@@ -66,7 +65,7 @@ def pieces_of(state: MessageState) -> list[Piece]:
 def _pieces_of_cells(state: MessageState, before: list[Piece]) -> Iterator[Piece]:
     """Those of channel messages that grew side by side; none begins before the one before it."""
     least_ms = max((piece.at_ms or 0 for piece in before), default=0)
-    for cell in visible(state):
+    for cell in state.visible_cells():
         begun = False
         for piece in _pieces(cell.run, 1):
             at_ms = max(piece.at_ms or 0, least_ms)

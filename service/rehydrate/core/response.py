@@ -20,7 +20,8 @@ from enum import Enum
 from typing import TYPE_CHECKING
 
 from rehydrate.core import cells
-from rehydrate.core.content import NO_SEQ, Run, assemble, collapsed_run, run_of
+from rehydrate.core.assembly import assemble
+from rehydrate.core.content import NO_SEQ, Run, collapsed_run, run_of
 from rehydrate.core.events import CONTENT, MAX_SEQ, Event
 from rehydrate.core.ids import MARGIN_MS
 from rehydrate.core.state import MessageState, Owner, Through
@@ -130,7 +131,7 @@ def _version(state: MessageState, event: Event) -> Outcome:
         return Outcome.OLD
     if len(state.cells) >= cells.MAX_CELLS and event.serial not in state.cells:
         return Outcome.REFUSED
-    if not cells.take(state, event):
+    if not cells.take(state.cells, state.steps, event):
         return Outcome.OLD
     if event.version.step is not None and state.start_id is None:
         state.headless = True  # it is one of several, and nobody knows whether of all

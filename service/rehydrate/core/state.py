@@ -6,10 +6,13 @@ from bisect import bisect_left
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core import cells
-from rehydrate.core.content import assemble
+from rehydrate.core.assembly import assemble
 from rehydrate.core.events import TERMINAL, Status
+from rehydrate.core.ids import MARGIN_MS
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from rehydrate.core.content import Run
 
 
@@ -142,12 +145,16 @@ class MessageState:
     def parts(self) -> list[dict[str, Any]]:
         """The parts as a reader sees them."""
         runs = [*self.runs, self.tail] if self.tail is not None else self.runs
-        parts = assemble(runs, cells.visible(self) if self.cells else (), self.gaps())
+        parts = assemble(runs, self.visible_cells(), self.gaps())
         if self.status in TERMINAL:
             for part in parts:
                 if part.get("status") == "in_progress":
                     part["status"] = "incomplete"
         return parts
+
+    def visible_cells(self) -> list[cells.Cell]:
+        """The channel messages that count, in the order of their creation."""
+        return cells.visible(self.cells, self.steps)
 
     def runs_to_keep(self) -> list[Run]:
         """All runs: after those with seqs the one without, then those of cells."""
@@ -159,3 +166,19 @@ class MessageState:
         self.tail, self.cells, self.steps = None, {}, {}
         self.headless = self.inexact = False
         self.sealed = True
+
+
+def read_again_from(states: Iterable[MessageState], read_at_ms: int) -> cells.Place | None:
+    """The oldest of the channel messages in *states* that may still grow.
+
+    Those of an open response, and of one that ended within the margin before *read_at_ms*: what
+    was published before its end may show later.
+    """
+    growing = [
+        cell.place
+        for state in states
+        if state.status not in TERMINAL or (state.finished_ms or 0) > read_at_ms - MARGIN_MS
+        for cell in state.cells.values()
+        if not cell.place.is_last
+    ]
+    return min(growing, default=None)

@@ -10,7 +10,8 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core import cells
-from rehydrate.core.content import NO_SEQ, collapsed_run, spoken_text
+from rehydrate.core.assembly import spoken_text
+from rehydrate.core.content import NO_SEQ, collapsed_run
 from rehydrate.core.gaps import parted
 from rehydrate.core.json import dump
 from rehydrate.core.response import MessageState, Owner
@@ -75,7 +76,7 @@ def message(state: MessageState) -> dict[str, Any]:
     if state.anonymous:
         body["position"] = state.position
     if state.steps:
-        body["steps"] = state.steps
+        body["steps"] = dict(state.steps)
     for key in ("anonymous", "provisional", "sealed"):
         if getattr(state, key):
             body[key] = True

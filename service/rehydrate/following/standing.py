@@ -7,7 +7,7 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core import wire
-from rehydrate.core.content import spoken_text
+from rehydrate.core.assembly import spoken_text
 from rehydrate.core.events import TERMINAL, Event
 from rehydrate.core.ids import MARGIN_MS, serial_time_ms
 from rehydrate.core.reader import Verdict, verdict

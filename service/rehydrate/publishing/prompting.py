@@ -6,7 +6,7 @@ import asyncio
 import uuid
 from typing import TYPE_CHECKING
 
-from rehydrate.core.content import spoken_text
+from rehydrate.core.assembly import spoken_text
 from rehydrate.core.events import Event
 from rehydrate.core.ids import check_conversation_id, check_message_id, insertion_position
 from rehydrate.core.response import MessageState, fold

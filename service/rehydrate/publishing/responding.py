@@ -15,7 +15,7 @@ import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.core.content import spoken_text
+from rehydrate.core.assembly import spoken_text
 from rehydrate.core.dialects import tokens
 from rehydrate.core.events import TERMINAL, Event, Kind, Status
 from rehydrate.core.ids import check_conversation_id, check_message_id, insertion_position

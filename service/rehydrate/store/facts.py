@@ -36,6 +36,7 @@ def values(state: MessageState) -> dict[str, Any]:
     """All facts of *state*, apart from what it may still change in place."""
     known = {name: getattr(state, name) for name in NAMES}
     known["recent"] = dict(state.recent)
+    known["steps"] = dict(state.steps)
     known["cells"] = _places(state)
     return known
 

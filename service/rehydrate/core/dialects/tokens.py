@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.core.content import spoken_text
+from rehydrate.core.assembly import spoken_text
 from rehydrate.core.events import MAX_SEQ, STATUSES, TERMINAL, ChannelMessage, Event, Kind, Status
 from rehydrate.core.ids import is_name
 from rehydrate.core.json import dump, is_json
