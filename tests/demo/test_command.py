@@ -20,6 +20,14 @@ from rehydrate.demo.texts import tokens_of
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
 
+async def inspected(tour):
+    """The page of the inspector that the demo names, and what its key opens."""
+    key, page = re.search(r"admin key (\S+):\n\n +(http://\S+/ui)#/c/demo\n", tour).groups()
+    async with httpx.AsyncClient(headers={"authorization": f"Bearer {key}"}) as http:
+        answer = await http.get(page.removesuffix("/ui") + "/v1/admin/health")
+        return (await http.get(page)).raise_for_status().text, answer.raise_for_status().json()
+
+
 async def shown(curl):
     """What the ``curl`` that the demo prints shows."""
     token, url = re.search(r"TOKEN=(\S+)\n.* (http://\S+)", curl).groups()

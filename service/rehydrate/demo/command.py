@@ -40,22 +40,26 @@ async def run_demo(options: dict[str, Any] | None) -> int:
 
 
 @asynccontextmanager
-async def _running(conversation_id: str) -> AsyncIterator[tuple[Target, Settings, list[Child]]]:
+async def _running(
+    conversation_id: str,
+) -> AsyncIterator[tuple[Target, Settings, list[Child], str | None]]:
+    """What runs: where to join it, its settings, its processes, and the admin key if we made it."""
     settings = load_settings()
     _progress("starting Postgres and a channel server where none is configured …")
     async with embedded(settings) as completed:
         environment = _environment(completed)
+        made_key = None if completed.admin_keys else environment["REHYDRATE_ADMIN_KEYS"]
         _progress("starting the service …")
         async with Child("--quiet", "serve", environment=environment) as service:
             target = _target(completed, service.url, conversation_id)
             argv = ("--quiet", "agent", conversation_id)
             async with Child(*argv, environment=environment) as agent:
-                yield target, completed, [service, agent]
+                yield target, completed, [service, agent], made_key
 
 
 async def _show() -> int:
-    async with _running("demo") as (target, settings, children):
-        _progress(_tour(target, settings))
+    async with _running("demo") as (target, settings, children, made_key):
+        _progress(_tour(target, settings, made_key))
         sys.stdout.write(f"ready {target.url}\n")
         sys.stdout.flush()
         await _one_ends(children)
@@ -121,13 +125,17 @@ def _target(settings: Settings, url: str, conversation_id: str) -> Target:
     )
 
 
-def _tour(target: Target, settings: Settings) -> str:
+def _tour(target: Target, settings: Settings, made_key: str | None) -> str:
     return f"""
 Three responses are streaming on the channel {target.channel!r}. Look at them, again and again:
 what is finished stays, what streams grows.
 
   TOKEN={target.token}
   curl -sH "Authorization: Bearer $TOKEN" {target.url}/v1/conversations/{target.conversation_id}
+
+Or in a browser, with the admin key {made_key or "that you have set"}:
+
+  {target.url}/ui#/c/{target.conversation_id}
 
 The data are below {settings.data_dir}. Ctrl-C ends everything.
 """

@@ -1,0 +1,31 @@
+// What admins did, and who tried to.
+
+import { h, id } from './elements.js';
+import { pagedPane } from './pages.js';
+import { toConversation } from './routes.js';
+import { moment, valueText, when } from './words.js';
+
+export const auditPane = () =>
+  pagedPane({
+    title: 'Audit',
+    says: 'What admins did, and who tried to. Nothing here can be changed.',
+    where: 'v1/admin/audit',
+    rows: (answer) => answer.audit,
+    made: entry,
+    nothing: ['Nothing was done yet', 'Replays, and whoever is refused, show here.'],
+  });
+
+function entry(act) {
+  return h('li.entry', {},
+    h('div.entry-head', {},
+      h('span', {}, h('strong', {}, h('bdi', {}, act.action)), ' ', h('span.tag', { 'data-status': outcome(act.outcome) }, act.outcome)),
+      h('time', { datetime: act.at, title: moment(act.at) }, when(act.at))),
+    h('p.entry-sub', {},
+      'by ', id(act.actor),
+      act.address && [' from ', id(act.address)],
+      act.conversation_id && [' in ', h('a', { href: toConversation(act.conversation_id) }, id(act.conversation_id))],
+      act.target && [' to ', id(act.target)]),
+    act.detail && h('details.fold', {}, h('summary', {}, h('span.fold-name', {}, 'Details')), h('pre', {}, valueText(act.detail))));
+}
+
+const outcome = (said) => (/^(refused|failed)/.test(said) ? 'failed' : /^cancel/.test(said) ? 'cancelled' : 'completed');

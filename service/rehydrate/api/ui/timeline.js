@@ -1,0 +1,146 @@
+// The timeline of one message: its pieces over time, where they came from, its publisher and lease.
+
+import { chart } from './chart.js';
+import { h, id } from './elements.js';
+import { pieces, sums } from './origin.js';
+import { toConversation } from './routes.js';
+import { everyMs } from './scroll.js';
+import { ask, path } from './service.js';
+import { loading, wrong } from './states.js';
+import { ago, count, many, moment, seconds, SOURCE, STATUS, when } from './words.js';
+
+const REFRESH_MS = 3_000;
+const MEANS = {
+  database: 'stored when this page asked',
+  history: 'on the channel, not recorded yet',
+  live: 'heard by this page itself',
+};
+
+export function timelinePane(conversationId, messageId, { messageOf, replay }) {
+  const body = h('div.scroll.timeline', { tabindex: '0', 'aria-label': 'Timeline' }, loading('the timeline'));
+  const again = h('button', { type: 'button', hidden: true, onclick: () => replay(messageId) }, 'Replay…');
+  const element = h('aside.pane.details', { 'aria-label': 'Timeline of a message' },
+    h('header.pane-head', {},
+      h('a.back.close', { href: toConversation(conversationId), 'aria-label': 'Close the timeline' }, '×'),
+      h('div.pane-title', {}, h('h2', {}, 'Timeline'), h('p', {}, id(messageId))),
+      again),
+    body);
+  const leaving = new AbortController();
+  let timeline = null, drawn = '', folded = true;
+  const refreshing = everyMs(REFRESH_MS, () => (timeline === null || timeline.status === 'in_progress' || pending() ? load() : draw()));
+  load();
+  return { element, draw, close: () => (leaving.abort(), refreshing.close()) };
+
+  // Ended, but the end is not told yet, or this page has heard more than was said.
+  function pending() {
+    const known = messageOf(messageId);
+    return (timeline.lease && !timeline.lease.told_at) || (known && known.status !== timeline.status);
+  }
+
+  async function load() {
+    try {
+      const where = path`v1/admin/conversations/${conversationId}/messages/${messageId}/timeline`;
+      timeline = await ask('GET', where, { signal: leaving.signal });
+      draw();
+    } catch (error) {
+      if (!leaving.signal.aborted && timeline === null) body.replaceChildren(wrong(error, load));
+    }
+  }
+
+  function draw() {
+    if (timeline === null) return;
+    const message = messageOf(messageId);
+    const found = pieces(timeline, message);
+    const now = JSON.stringify([timeline, found.length, message?.status]);
+    if (now === drawn) return;
+    drawn = now;
+    again.hidden = timeline.role !== 'assistant' || (message ?? timeline).status === 'in_progress';
+    body.replaceChildren(...[...sources(found), ...overTime(found), facts(timeline, message), lease(timeline.lease), table(found)].filter(Boolean));
+  }
+
+  function table(found) {
+    const rows = stretches(found).map((each) => h('tr', {},
+      h('td', {}, h(`span.dot.${each.source}`), SOURCE[each.source]),
+      h('td.num', {}, each.first === null ? '–' : each.first === each.last ? count(each.first) : `${count(each.first)}–${count(each.last)}`),
+      h('td.num', {}, count(each.pieces)),
+      h('td.num', {}, count(each.characters)),
+      h('td.num', {}, `${((each.fromMs - found[0].atMs) / 1000).toFixed(2)} s`)));
+    const details = h('details.fold.stretches', { ontoggle: () => (folded = !details.open), open: !folded },
+      h('summary', {}, h('span.fold-name', {}, 'As a table'), h('span.muted', {}, many(rows.length, 'stretch', 'stretches'))),
+      h('div.wide', { tabindex: '0' }, h('table', {}, h('thead', {}, h('tr', {}, ['Source', 'Seqs', 'Pieces', 'Characters', 'From'].map((name) => h('th', { scope: 'col' }, name)))), h('tbody', {}, rows))));
+    return found.length ? details : null;
+  }
+
+  function overTime(found) {
+    if (!found.length) return [h('p.muted', {}, 'Nothing was said.')];
+    const sorted = [...found].sort((a, b) => a.atMs - b.atMs);
+    const span = (sorted.at(-1).atMs - sorted[0].atMs) / 1000;
+    const said = found.reduce((sum, each) => sum + each.characters, 0);
+    const untimed = found.every((each) => each.whole);
+    return [h('figure.over-time', {},
+      h('figcaption', {}, h('span', {}, `${count(said)} characters`), h('span.muted', {}, untimed ? 'stored as one text: no times' : `${many(found.length * timeline.joined, 'piece')} in ${seconds(span)}`)),
+      chart(sorted, timeline.gaps),
+      h('div.axis', { 'aria-hidden': 'true' }, h('span', {}, when(new Date(sorted[0].atMs).toISOString())), h('span', {}, `+${seconds(span)}`)))];
+  }
+}
+
+function sources(found) {
+  const made = sums(found);
+  const all = Math.max(1, found.reduce((sum, each) => sum + each.characters, 0));
+  const bar = h('div.bar', { 'aria-hidden': 'true' }, Object.entries(made).filter(([, each]) => each.characters).map(([source, each]) => {
+    const segment = h(`span.${source}`);
+    segment.style.flexGrow = String(each.characters / all);
+    return segment;
+  }));
+  const legend = Object.entries(made).map(([source, each]) => h('li', { 'data-none': !each.pieces },
+    h(`span.dot.${source}`), h('strong', {}, SOURCE[source]), h('span.num', {}, `${count(each.characters)}`), h('span.muted', {}, MEANS[source])));
+  return [h('section.sources', {},
+    h('h3', {}, 'Where it came from', h('span.muted', {}, 'characters')), bar, h('ul.legend', {}, legend))];
+}
+
+function facts(timeline, message) {
+  const status = message?.status ?? timeline.status;
+  const finished = message?.finished_at ?? timeline.finished_at;
+  const took = finished && timeline.started_at ? (Date.parse(finished) - Date.parse(timeline.started_at)) / 1000 : null;
+  return listed([
+    ['Status', STATUS[status] ?? status],
+    ['Publisher', timeline.published ? (timeline.publisher === null ? 'no clientId' : id(timeline.publisher)) : 'stored by a backend'],
+    ['Generation', count(timeline.through.gen)],
+    ['Reaches', timeline.through.seq === null ? 'no seqs' : `seq ${count(timeline.through.seq)}`],
+    ['In the database', stored(timeline.database)],
+    ['Gaps', timeline.gaps.length ? timeline.gaps.map(([a, b]) => (a === b ? count(a) : `${count(a)}–${count(b)}`)).join(', ') : 'none'],
+    timeline.repaired !== null && ['Repaired up to', `seq ${count(timeline.repaired)}`],
+    timeline.started_at && ['Began', h('time', { datetime: timeline.started_at, title: moment(timeline.started_at) }, when(timeline.started_at))],
+    finished && ['Ended', h('time', { datetime: finished, title: moment(finished) }, took > 0 ? `${when(finished)}, after ${seconds(took)}` : when(finished))],
+    timeline.prompt_id && ['Answers', id(timeline.prompt_id)],
+    timeline.watermark && ['Recorded up to', h('time', { datetime: timeline.watermark.at, title: moment(timeline.watermark.at) }, when(timeline.watermark.at))],
+    timeline.reasons.length > 0 && ['Not complete', timeline.reasons.map((reason) => reason.detail).join('; ')],
+  ]);
+}
+
+const stored = (database) => (database === null ? 'nothing yet' : database.seq === null ? 'whole' : `up to seq ${count(database.seq)}`);
+
+function lease(held) {
+  if (!held) return null;
+  const state = held.told_at ? 'over: its end was told' : held.fenced ? 'fenced: a sweeper ends it' : held.expired ? 'run out' : 'held';
+  return h('section', {}, h('h3', {}, 'Lease'), listed([
+    ['State', state],
+    held.holder && ['Holder', id(held.holder)],
+    held.until && ['Until', `${when(held.until)}${held.expired ? '' : `, ${seconds(Math.max(0, (Date.parse(held.until) - Date.now()) / 1000))} from now`}`],
+    held.told_at && ['Told', `${when(held.told_at)} (${ago(held.told_at)})`],
+  ]));
+}
+
+const listed = (rows) => h('dl.facts', {}, rows.filter(Boolean).map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
+
+// Consecutive pieces from one source, without a gap between them.
+function stretches(found) {
+  const made = [];
+  for (const each of found) {
+    const last = made.at(-1);
+    const follows = last && last.source === each.source && (each.seq === null || last.last === null || each.seq - last.last <= 1);
+    if (follows) Object.assign(last, { last: each.seq, pieces: last.pieces + 1, characters: last.characters + each.characters });
+    else made.push({ source: each.source, first: each.seq, last: each.seq, pieces: 1, characters: each.characters, fromMs: each.atMs });
+  }
+  return made;
+}

@@ -1,0 +1,128 @@
+"""The inspector in a real browser, over a real service: what it loads, says, and how it looks."""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+from playwright.async_api import expect
+
+from api.minting import ADMIN_KEY, SERVICE_KEY
+from api.serving import served_beside
+from rehydrate.settings import load_settings
+from rehydrate.wiring.history import History
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+PATIENCE_MS = 15_000
+WIDE, NARROW = (1600, 1000), (400, 820)
+SHOTS = Path(tempfile.gettempdir()) / "rehydrate-inspector"
+
+_WATCH = """
+window.broken = [];
+document.addEventListener('securitypolicyviolation', (event) =>
+    window.broken.push(`${event.violatedDirective} ${event.blockedURI}`));
+"""
+
+
+class Site(NamedTuple):
+    """The service under *url*; *history* publishes beside it, as another process would."""
+
+    url: str
+    history: History
+    server: object
+
+
+@asynccontextmanager
+async def site_over(database, server, **more):
+    settings = load_settings(
+        database_url=database,
+        ably_api_key=server.key,
+        ably_endpoint="127.0.0.1",
+        ably_port=server.port,
+        ably_tls=False,
+        service_keys=SERVICE_KEY,
+        admin_keys=ADMIN_KEY,
+        **more,
+    )
+    async with History(settings) as history, served_beside(History(settings).app()) as url:
+        yield Site(url, history, server)
+
+
+class Visit:
+    """A page of one test. What goes wrong in it, and what it asks for, is kept."""
+
+    def __init__(self, page, url):
+        self.page = page
+        self.url = url
+        self.problems = []
+        self.allowed = ()
+        self.requests = []
+        page.on("pageerror", lambda error: self.problems.append(f"pageerror {error}"))
+        page.on("console", self._said)
+        page.on("requestfinished", self._asked)
+
+    def _said(self, message):
+        if message.type in ("error", "warning"):
+            self.problems.append(message.text)
+
+    def _asked(self, request):
+        self.requests.append((request.method, request.url, request.timing["responseEnd"]))
+
+    async def sign_in(self, key=ADMIN_KEY, at="/ui"):
+        await self.page.goto(self.url + at)
+        await self.page.get_by_label("Admin key").fill(key)
+        await self.page.get_by_role("button", name="Sign in").click()
+        await expect(self.page.get_by_role("navigation")).to_be_visible(timeout=PATIENCE_MS)
+
+    async def open(self, place):
+        await self.page.goto(f"{self.url}/ui{place}")
+
+    async def sees(self, locator, **more):
+        await expect(locator).to_be_visible(timeout=PATIENCE_MS, **more)
+
+    async def reads(self, locator, text):
+        await expect(locator).to_have_text(text, timeout=PATIENCE_MS)
+
+    def message(self, message_id):
+        return self.page.locator(f"[id='m-{message_id}']")
+
+    async def shot(self, name, sizes=(WIDE, NARROW), schemes=("light", "dark")):
+        """Pictures of the page as it stands, for people to look at."""
+        SHOTS.mkdir(exist_ok=True)
+        before = self.page.viewport_size
+        for width, height in sizes:
+            await self.page.set_viewport_size({"width": width, "height": height})
+            for scheme in schemes:
+                await self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
+                await self.page.screenshot(path=SHOTS / f"{name}-{width}-{scheme}.png")
+                spill = await self.page.evaluate(
+                    "document.documentElement.scrollWidth - document.documentElement.clientWidth"
+                )
+                assert spill <= 0, f"{name} is {spill} px too wide at {width} px"
+        await self.page.set_viewport_size(before)
+        await self.page.emulate_media(color_scheme="light", reduced_motion="no-preference")
+
+    async def check(self):
+        """Nothing was refused by the policy, and nothing went wrong."""
+        broken = await self.page.evaluate("window.broken")
+        problems = [p for p in self.problems if not any(each in p for each in self.allowed)]
+        assert not broken + problems, broken + problems
+        assert all(url.startswith(self.url) for _, url, _ in self.requests), "asked elsewhere"
+        assert not any(ADMIN_KEY in url for _, url, _ in self.requests), "the key is in an address"
+
+
+@asynccontextmanager
+async def visited(browser, url):
+    context = await browser.new_context(viewport={"width": WIDE[0], "height": WIDE[1]})
+    await context.add_init_script(_WATCH)
+    page = await context.new_page()
+    page.set_default_timeout(PATIENCE_MS)
+    visit = Visit(page, url)
+    try:
+        yield visit
+        await visit.check()
+    finally:
+        await context.close()

@@ -1,0 +1,104 @@
+"""Texts, names and ids that would be markup, or more, if they were not kept as texts."""
+
+from __future__ import annotations
+
+from urllib.parse import quote
+
+from playwright.async_api import expect
+
+from inspector.site import PATIENCE_MS
+from rehydrate import NewMessage
+from rehydrate.ports import Outgoing
+
+CORPUS = [
+    "<script>window.pwned = 1</script>",
+    "<img src=x onerror='window.pwned = 1'>",
+    "<svg onload=window.pwned=1>",
+    '"><svg/onload=window.pwned=1>',
+    "'-(window.pwned=1)-'",
+    "javascript:window.pwned=1",
+    "<a href=javascript:window.pwned=1>x</a>",
+    "{{constructor.constructor('window.pwned=1')()}}",
+    "${window.pwned=1}",
+    "</title><script>window.pwned=1</script>",
+    "<style>body{display:none}</style>",
+    "<iframe srcdoc='<script>parent.pwned=1</script>'>",
+    "<math><mtext><table><mglyph><style><img src=x onerror=window.pwned=1>",
+    "data:text/html,<script>window.pwned=1</script>",
+    "__proto__",
+    "constructor",
+    "\u202ertl \u2066isolate",
+    "a/../../b?c#d&e=%00%2e%2e",
+    "&lt;b&gt;&amp;&#60;",
+]
+
+
+async def pwned(visit):
+    return await visit.page.evaluate("[window.pwned, ({}).pwned, document.scripts.length]")
+
+
+async def test_ids_of_conversations_are_texts(visit, site):
+    for text in CORPUS:
+        await site.history.store_messages(text, [NewMessage("m", "user", text="x" + text)])
+    await visit.sign_in()
+    rows = visit.page.get_by_role("list", name="Conversations").get_by_role("link")
+    await expect(rows).to_have_count(len(CORPUS), timeout=PATIENCE_MS)
+    shown = await rows.locator(".row-sub bdi").evaluate_all("all => all.map(e => e.textContent)")
+    assert sorted(shown) == sorted(CORPUS)
+    for text in CORPUS:
+        await visit.open("#/c/" + quote(text, safe=""))
+        heading = visit.page.locator(".conversation h2 bdi")
+        await expect(heading).to_have_text(text, timeout=PATIENCE_MS, use_inner_text=False)
+        await visit.sees(visit.message("m"))
+        text_shown = visit.message("m").locator(".text")
+        assert await text_shown.evaluate("e => e.textContent") == "x" + text
+    assert await pwned(visit) == [None, None, 1]
+    await visit.shot("odd-names")
+
+
+async def test_what_models_say_call_and_are_called_is_text(visit, site):
+    conversation = "spoken"
+    channel = await site.history.channel_of(conversation)
+
+    async def say(number, seq, name, data, **more):
+        headers = {"responseId": CORPUS[number], "seq": seq, **more}
+        id_ = f"{conversation}-{number}-{seq}"
+        await site.history._channel.publish(
+            channel, [Outgoing(name, data, id_, {"headers": headers})]
+        )
+
+    for number, text in enumerate(CORPUS):
+        await say(number, 0, "start", None, promptId=text)
+        await say(number, 1, "reasoning", text)
+        await say(number, 2, "tool_call", {"name": text, "args": {text: text}}, toolCallId=text)
+        await say(number, 3, "tool_result", {"name": text, "result": text}, toolCallId=text)
+        await say(number, 4, "refusal", text)
+        await say(number, 5, "token", text)
+        await say(number, 6, "stop", None, status="failed", error=text)
+    await visit.sign_in(at="/ui#/c/spoken")
+    for text in CORPUS:
+        message = visit.page.locator(".message").filter(
+            has=visit.page.locator(f"header bdi[title={_css(text)}]")
+        )
+        await visit.sees(message)
+        shown = await message.evaluate("e => e.textContent")
+        # its id, reasoning, name, key and value, result, refusal, text, error
+        assert shown.count(text) >= 7
+        assert not await message.locator("script, img, svg, iframe, style, a[href^='j']").count()
+    await visit.page.get_by_role("link", name="Timeline").first.click()
+    await visit.sees(visit.page.get_by_role("complementary").locator("dl").first)
+    assert await pwned(visit) == [None, None, 1]
+    await visit.shot("odd-texts")
+
+
+def _css(text):
+    """*text* as a string of CSS."""
+    return '"' + "".join(f"\\{ord(c):x} " for c in text) + '"'
+
+
+async def test_addresses_that_name_nothing_show_the_list(visit, site):
+    await visit.sign_in()
+    for place in ("#/c/", "#/c/%", "#/c/%E0%A4%A", "#/nowhere", "#javascript:alert(1)", "#/c//m/"):
+        await visit.open(place)
+        await visit.sees(visit.page.get_by_role("searchbox"))
+    assert await pwned(visit) == [None, None, 1]
