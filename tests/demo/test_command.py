@@ -51,6 +51,9 @@ async def test_two_demos_on_one_folder_share_and_leave_nothing_behind_at_sigterm
             assert sum(bool(re.search(r"postgres .*-D", line)) for line in lines) == 1
             assert sum("--quiet serve" in line for line in lines) == 2
             assert (await second.terminated()).code == 0
+        page, health = await inspected(first.said)
+        assert page.startswith("<!doctype html>")
+        assert health["status"] in ("ok", "degraded")
         (response, *_) = (await shown(first.said))["messages"]
         assert response["text"], "the first lives on: it owns what they shared"
         result = await first.terminated()
