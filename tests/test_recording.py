@@ -72,7 +72,7 @@ class TestCatchUp:
         await room.say("\x01", "x")
         await room.say("token", "b", responseId="r", seq=2)
         recorded = await room.catch_up()
-        assert (recorded.messages, recorded.counts) == (5, {"folded": 2})
+        assert (recorded.messages, recorded.counts) == (5, {"folded": 2, "ignored": 3})
         assert await room.shown() == {"r": ("b", "in_progress")}
 
     async def test_an_odd_id_of_a_message_keeps_nothing_from_being_recorded(self, room):

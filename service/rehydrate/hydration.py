@@ -204,6 +204,7 @@ async def read(
             if failed is None and not walk.joined and not walk.shows(until):
                 reasons.append(_BEHIND)
             timeline.fold(walk.events)
+            timeline.counts += walk.counts
     return Reading(conversation_id, name, stored, timeline, walk.window, reasons)
 
 

@@ -13,12 +13,13 @@ from rehydrate.core import wire
 from rehydrate.core.content import collapsed_run
 from rehydrate.core.dialects import decode_all
 from rehydrate.core.events import TERMINAL, Status
+from rehydrate.core.extent import check_parts
 from rehydrate.core.ids import check_conversation_id, check_message_id, insertion_position
 from rehydrate.core.json import is_json
 from rehydrate.core.parts import clean_parts
 from rehydrate.core.response import MessageState
 from rehydrate.core.state import read_again_from
-from rehydrate.core.timeline import Timeline, Window, advanced, missed, read_from_ms
+from rehydrate.core.timeline import Timeline, Window, advanced, ignored, missed, read_from_ms
 from rehydrate.errors import BadParameter, Conflict, RehydrateError
 
 if TYPE_CHECKING:
@@ -86,8 +87,9 @@ async def catch_up(
             async with store.locked(conversation_id, name) as held:
                 if held.conversation.watermark != watermark:
                     return Recorded(window.count, counts, moved=False)
-                timeline = await _fold_onto(held, list(decode_all(page)), rules, hole, names)
-                counts += timeline.counts
+                events = list(decode_all(page))
+                timeline = await _fold_onto(held, events, rules, hole, names)
+                counts += timeline.counts + ignored(page, events)
                 growing = _growing(growing, timeline, window.read_at_ms)
                 watermark = advanced(
                     watermark,
@@ -172,6 +174,7 @@ async def store_messages(
 
     Raises:
         BadParameter: one of them is no finished message; names what is wrong in it.
+        TooLarge: one of them has more than 10 MiB of text, or 100,000 parts.
         Conflict: one is there with other content, or is being published; nothing is stored.
     """
     check_conversation_id(conversation_id)
@@ -238,6 +241,7 @@ def _check(new: NewMessage) -> None:
         raise BadParameter("parts", "parts are text, refusal, reasoning and tool_call, as JSON")
     if not new.parts and not isinstance(new.text, str):
         raise BadParameter("text", "a message has a text, or parts")
+    check_parts(new.parts or [{"text": new.text}])
     for name in ("usage", "metadata"):
         if not is_json(getattr(new, name)):
             raise BadParameter(name, f"{name} has to be what JSON can say")

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from rehydrate.core.dialects import decode_all
 from rehydrate.core.ids import HISTORY_LAG_MS, at_or_before, serial_time_ms
-from rehydrate.core.timeline import Reason, Watermark, Window, read_from_ms
+from rehydrate.core.timeline import Reason, Watermark, Window, ignored, read_from_ms
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ class Walk:
     """One walk through the channel's history, oldest message first.
 
     Attributes:
+        counts: how many messages meant nothing.
         joined: it is known to reach what is stored; nothing is to be shown for that.
         growing: stored are channel messages that may have grown since, wherever they began.
     """
@@ -37,6 +39,7 @@ class Walk:
         self._early: tuple[str, int, asyncio.Task[None]] | None = None
         self.window = Window(now_ms)
         self.events: list[Event] = []
+        self.counts: Counter[str] = Counter()
         self.joined = self.growing = False
 
     @asynccontextmanager
@@ -83,6 +86,7 @@ class Walk:
             task.cancel()
             await asyncio.gather(task, return_exceptions=True)
             self.window, self.events = Window(self.window.read_at_ms), []
+            self.counts.clear()
         await self._read(name, since_ms)
 
     async def _read(self, name: str, since_ms: int | None) -> None:
@@ -90,8 +94,10 @@ class Walk:
         pages = self._channel.history(name, since_ms=since_ms, forwards=True)
         async with aclosing(pages) as walk:
             async for page in walk:
+                events = list(decode_all(page))
                 self.window.take(page)
-                self.events.extend(decode_all(page))
+                self.events.extend(events)
+                self.counts += ignored(page, events)
 
     def shows(self, until: str | None) -> bool:
         """Whether history may be taken to reach *until*: it shows it, or had time to."""

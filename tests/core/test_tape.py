@@ -35,3 +35,10 @@ def test_a_tape_that_nobody_looked_at_is_packed_as_it_lay():
 def test_a_steady_stream_takes_about_two_bytes_an_event():
     steady = [Tick(4 + index % 3, 1_767_225_600_000 + 20 * index) for index in range(2_000)]
     assert len(Tape(steady).packed()) < 2_000 * 2
+
+
+@given(ticks)
+def test_ticks_are_counted_without_being_unpacked(given_ticks):
+    packed = Tape(packed=Tape(list(given_ticks)).packed())
+    assert len(packed) == len(given_ticks)
+    assert len(Tape(list(given_ticks))) == len(given_ticks)

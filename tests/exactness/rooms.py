@@ -226,8 +226,9 @@ class Room:
 class House:
     """The rooms of a module: Postgres, the channel server, and two connections to it."""
 
-    def __init__(self, store, server, channel, other):
+    def __init__(self, store, server, channel, other, database):
         self.store, self.server, self.channel, self.other = store, server, channel, other
+        self.database = database
         self._tasks = []
 
     def spawn(self, coroutine):
@@ -258,7 +259,7 @@ def channel_of(server, **more):
 async def open_house(database):
     store = PostgresStore(database)
     async with LocalAbly() as server, channel_of(server) as channel, channel_of(server) as other:
-        house = House(store, server, channel, other)
+        house = House(store, server, channel, other, database)
         await store.open()
         try:
             yield house

@@ -4,6 +4,8 @@ import json
 
 import pytest
 
+from core.growing import at, create, full
+from rehydrate.core import extent
 from rehydrate.core.dialects import decode
 from rehydrate.core.events import ChannelMessage, Event, Version
 from rehydrate.core.reader import Verdict
@@ -75,6 +77,29 @@ def test_a_finished_message_is_kept_in_its_wire_form_and_still_known():
     assert verdicts(made, token("r", 1, "a"), stop) == [Verdict.DROP] * 2
     repair = said("response-complete", "A", responseId="r", seq=1)
     assert verdicts(made, repair) == [Verdict.AGAIN]
+
+
+@pytest.mark.parametrize("numbered", [True, False])
+def test_a_response_that_became_too_large_is_told_as_ended_and_then_no_more(monkeypatch, numbered):
+    monkeypatch.setattr(extent, "FOLDED_CHARACTERS", 2)
+    made = standing()
+    told = []
+    for seq, letter in enumerate("abcd", 1):
+        headers = {"seq": seq} if numbered else {}
+        event = said("token", letter, at_ms=NOW_MS + seq, responseId="r", **headers)
+        told += [(each.kind, each.text, each.status) for each in made.take(event).told]
+    assert told == [("token", "a", None), ("token", "b", None), ("stop", None, "incomplete")]
+    (message,) = made.answer(50, NOW_MS).messages
+    assert (message["text"], message["error"]["code"]) == ("ab", "too_large")
+
+
+def test_a_channel_message_that_grew_too_large_is_told_as_ended(monkeypatch):
+    made = standing()
+    made.take(decode(create(1, "ab")))
+    monkeypatch.setattr(extent, "FOLDED_CHARACTERS", 2 + len(at(1)))
+    (stop,) = made.take(decode(full(1, 2, "abc"))).told
+    assert (stop.kind, stop.status, stop.error["code"]) == ("stop", "incomplete", "too_large")
+    assert texts(made) == {"r": "ab"}
 
 
 def test_only_the_newest_finished_messages_are_kept(monkeypatch):

@@ -11,14 +11,17 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
+from core.saying import said
 from laws.readers import Life, _rewound
 from laws.rolling import live
 from laws.test_joining import FEATURES
 from laws.worlds import worlds
 from rehydrate.core.dialects import decode
+from rehydrate.core.events import MAX_SEQ
 from rehydrate.core.reader import Verdict, View
 
 CLIENT = Path(__file__).parents[2] / "service/rehydrate/api/client.js"
+EMPTY = {"messages": [], "reasons": [], "complete": True}
 HERE = Path(__file__).parent
 ACTIONS = {0: "message.create", 1: "message.update", 2: "message.delete", 5: "message.append"}
 UNLIKE = {
@@ -62,6 +65,23 @@ def as_ably_js_gives_it(message):
     }
 
 
+def in_javascript(cases):
+    """The same, of all *cases*, by the module that readers load."""
+    lines = [
+        json.dumps({"answer": answer, "messages": list(map(as_ably_js_gives_it, messages))})
+        for answer, messages in cases
+    ]
+    node = subprocess.run(
+        ["node", HERE / "client.mjs", CLIENT],
+        input="\n".join(lines),
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+    )
+    return [json.loads(line) for line in node.stdout.splitlines()]
+
+
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 @pytest.mark.parametrize("name", [name for name in FEATURES if name not in UNLIKE])
 def test_both_clients_say_the_same(name):
@@ -75,18 +95,25 @@ def test_both_clients_say_the_same(name):
         cases.append(asyncio.run(case(*drawn)))
 
     collect()
-    lines = [
-        json.dumps({"answer": answer, "messages": list(map(as_ably_js_gives_it, messages))})
-        for answer, messages in cases
-    ]
-    node = subprocess.run(
-        ["node", HERE / "client.mjs", CLIENT],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=60,
-        check=True,
-    )
-    said = [json.loads(line) for line in node.stdout.splitlines()]
-    for (answer, messages), by_js in zip(cases, said, strict=True):
+    for (answer, messages), by_js in zip(cases, in_javascript(cases), strict=True):
         assert by_js == in_python(answer, messages), (answer, messages)
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+def test_numbers_that_are_none_mean_nothing_to_either():
+    odd = [-1, 1.5, "x", "", 2**40, 1e300, MAX_SEQ + 1, True, {}, "-1", "1.0", "٣"]
+    plain = [
+        said("start", responseId="r", seq=0),
+        said("token", "a", responseId="r", seq=1, at_s=1),
+    ]
+    cases = []
+    for at_s, number in enumerate(odd, 10):
+        for where in ("seq", "gen"):
+            headers = {"responseId": "r", "seq": 2, where: number}
+            message = said("token", "?", at_s=at_s, **headers)
+            after = said("token", "b", responseId="r", seq=2, at_s=50)
+            cases.append((EMPTY, [*plain, message, after]))
+    for (answer, messages), by_js in zip(cases, in_javascript(cases), strict=True):
+        shown = in_python(answer, messages)
+        assert by_js == shown, messages[2]
+        assert (shown["at"], shown["messages"][0]["text"]) == (-1, "ab"), messages[2]

@@ -201,7 +201,7 @@ async def test_who_is_fenced_says_why(out):
 
 @pytest.mark.parametrize(("limit", "most"), [("MOST_CHARACTERS", 5), ("MOST_EVENTS", 3)])
 async def test_a_response_has_bounds_and_keeps_what_fitted(out, tray, monkeypatch, limit, most):
-    monkeypatch.setattr(module, limit, most)
+    monkeypatch.setattr(module.extent, limit, most)
     with pytest.raises(TooLarge):  # noqa: PT012 - whichever does not fit
         for letter in "abcdefghij":
             out.emit("token", text=letter)

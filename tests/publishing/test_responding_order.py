@@ -141,6 +141,15 @@ class TestLaw7:
         hydrated = await room.hydrate()
         assert ([m["text"] for m in hydrated.messages], hydrated.complete) == ([long], True)
 
+    @pytest.mark.parametrize("count", [3_000, 5_000, 7_500, 11_000])
+    async def test_a_repair_that_json_makes_longer_is_told_all_the_same(self, room, count):
+        async with room.respond("r") as response:
+            response.write("draft")
+            response.finish(parts=[{"type": "text", "text": "語" * count}])
+        assert [name for name, _, _ in await room.spoken()][-1] == "stop"
+        assert (await room.lease("r")).told
+        assert (await room.shown())["r"] == ("語" * count, "completed")
+
 
 async def follow(room, heard):
     """What a reader shows that was there from the beginning."""

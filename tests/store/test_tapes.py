@@ -50,3 +50,10 @@ def test_several_pieces_are_packed_as_one() -> None:
 def test_no_piece_is_no_tick() -> None:
     assert StoredTape([]).ticks == []
     assert Tape(packed=StoredTape([]).packed()).ticks == []
+
+
+def test_pieces_are_counted_without_being_unpacked() -> None:
+    tape = stored(TICKS[:1], [], TICKS[1:])
+    tape.append(Tick(1, 2_000))
+    assert (len(tape), tape.unpacked) == (4, False)
+    assert len(tape.ticks) == len(tape) == 4

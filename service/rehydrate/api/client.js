@@ -13,6 +13,7 @@ export function show(answer) {                      // an answer becomes a Map o
 
 export function apply(view, m) {                    // a live message; false: hydrate again
   const h = m.extras?.headers ?? {}, gen = h.gen ?? 1, seq = h.seq ?? null, from = m.clientId ?? null;
+  if (![gen, seq ?? 0].every((n) => /^\d{1,10}$/.test(n) && n <= 2e6)) return true;  // no number of ours
   if (m.name === 'user-input') {
     const id = m.data?.promptId ?? m.id;
     if (!view.has(id)) view.set(id, { id, role: 'user', status: 'completed', text: m.data?.text ?? m.data, gaps: [], through: {} });

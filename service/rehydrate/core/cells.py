@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.content import NO_SEQ, Run, Segment, result_segment
 from rehydrate.core.events import Event
+from rehydrate.core.extent import measured
 from rehydrate.core.ids import serial_time_ms
 from rehydrate.core.tape import Tape
 
@@ -149,6 +150,12 @@ def _begin(steps: dict[str, str], step: str | None, attempt: str | None) -> bool
         return False
     steps[step] = attempt
     return True
+
+
+def characters(known: Mapping[str, Cell], event: Event) -> int:
+    """How much the channel message of *event* holds already."""
+    cell = known.get(event.serial or "")
+    return 0 if cell is None else measured([cell.run]).characters
 
 
 def visible(known: Mapping[str, Cell], steps: Mapping[str, str]) -> list[Cell]:

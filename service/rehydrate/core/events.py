@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
+from rehydrate.core.extent import MOST_EVENTS
+
 Kind = Literal[
     "prompt",
     "start",
@@ -38,7 +40,8 @@ TEXTUAL: frozenset[str] = frozenset({"token", "refusal", "reasoning"})
 CONTENT: frozenset[str] = TEXTUAL | {"tool_call", "tool_args", "tool_result", "void"}
 """Kinds that a response's parts are made of."""
 
-MAX_SEQ = 2**31 - 1
+MAX_SEQ = 2 * MOST_EVENTS
+"""A higher number is no place in a response: what says so is no event."""
 
 
 class ChannelMessage(NamedTuple):

@@ -26,7 +26,16 @@ def dump(value: Any) -> bytes:
         return json.dumps(value, separators=(",", ":")).encode()
 
 
-def is_json(value: Any, levels: int = MOST_LEVELS) -> bool:
+def sent_bytes(value: Any) -> int:
+    """How long *value* is as a message's data: Ably's SDK for Python escapes all but ASCII."""
+    return len(json.dumps(value))
+
+
+HEADER_BITS = 63
+"""Of a whole number in a header: those are no JSON where an SDK speaks MessagePack."""
+
+
+def is_json(value: Any, levels: int = MOST_LEVELS, most_bits: int = _MOST_BITS) -> bool:
     """Whether JSON can say *value*: no NaN, no bytes, text as keys, at most *levels* deep.
 
     What others publish need not be so: encodings other than JSON can say more, and 1e999 is
@@ -37,9 +46,9 @@ def is_json(value: Any, levels: int = MOST_LEVELS) -> bool:
             return False
         value = list(value.values())
     if isinstance(value, list):
-        return levels > 0 and all(is_json(each, levels - 1) for each in value)
+        return levels > 0 and all(is_json(each, levels - 1, most_bits) for each in value)
     if isinstance(value, float):
         return math.isfinite(value)
     if isinstance(value, int):
-        return value.bit_length() <= _MOST_BITS
+        return value.bit_length() <= most_bits
     return value is None or isinstance(value, str)

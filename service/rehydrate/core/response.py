@@ -23,6 +23,7 @@ from rehydrate.core import cells
 from rehydrate.core.assembly import assemble
 from rehydrate.core.content import NO_SEQ, Run, collapsed_run, run_of
 from rehydrate.core.events import CONTENT, MAX_SEQ, Event
+from rehydrate.core.extent import TOO_LARGE, adds
 from rehydrate.core.ids import MARGIN_MS
 from rehydrate.core.state import MessageState, Owner, Through
 
@@ -58,6 +59,8 @@ class Outcome(Enum):
     """A repair that says only: the store has the text."""
     REFUSED = "refused"
     """Over a limit."""
+    IGNORED = "ignored"
+    """No event at all: a message of no dialect, or one that says no place where it could belong."""
 
 
 def fold(state: MessageState, event: Event) -> Outcome:
@@ -131,8 +134,13 @@ def _version(state: MessageState, event: Event) -> Outcome:
         return Outcome.OLD
     if len(state.cells) >= cells.MAX_CELLS and event.serial not in state.cells:
         return Outcome.REFUSED
+    if len(state.steps) >= cells.MAX_CELLS and event.version.step not in (None, *state.steps):
+        return Outcome.REFUSED
+    if not state.makes_room(adds(event) - cells.characters(state.cells, event)):
+        return _overflow(state, event)
     if not cells.take(state.cells, state.steps, event):
         return Outcome.OLD
+    state.count_steps(1)
     if event.version.step is not None and state.start_id is None:
         state.headless = True  # it is one of several, and nobody knows whether of all
     if event.ends and not state.ended:
@@ -180,11 +188,26 @@ def _content(state: MessageState, event: Event) -> Outcome:
         return _insert(state, event)
     if state.sealed or not _after_through(state, event):
         return Outcome.OLD
+    if not state.makes_room(adds(event)):
+        return _overflow(state, event)
+    steps = 0 if state.tail is None else len(state.tail.segments)
     if state.tail is None:
         state.headless = state.start_id is None
         state.tail = run_of(event)
     else:
         state.tail.append(event)
+    state.count_steps(len(state.tail.segments) - steps)
+    return Outcome.FOLDED
+
+
+def _overflow(state: MessageState, event: Event) -> Outcome:
+    """There is no room for *event*: the response ends before it, and says so."""
+    if state.ended:
+        return Outcome.REFUSED
+    if event.seq is not None:
+        state.end = event.seq
+    state.status, state.provisional, state.error = "incomplete", False, TOO_LARGE
+    state.finished_ms = cells.said_ms(event)
     return Outcome.FOLDED
 
 
@@ -200,8 +223,12 @@ def _insert(state: MessageState, event: Event) -> Outcome:
     seq, runs = event.seq or 0, state.runs
     at = bisect_left(runs, seq, key=lambda run: run.last)  # the first run that ends behind it
     before = runs[at - 1] if at else None
+    if not state.makes_room(adds(event)):
+        return _overflow(state, event)
     if before is not None and before.last == seq - 1 and not before.collapsed:
+        steps = len(before.segments)
         before.append(event)
+        state.count_steps(len(before.segments) - steps)
         behind = runs[at] if at < len(runs) else None
         if behind is not None and behind.first == seq + 1 and not behind.collapsed:
             before.join(behind)
@@ -210,6 +237,7 @@ def _insert(state: MessageState, event: Event) -> Outcome:
     if len(runs) >= MAX_RUNS:
         return Outcome.REFUSED
     run = run_of(event)
+    state.count_steps(1)
     if at < len(runs) and runs[at].first == seq + 1 and not runs[at].collapsed:
         run.join(runs[at])
         runs[at] = run
@@ -249,7 +277,7 @@ def _repair(state: MessageState, event: Event) -> Outcome:
     said = collapsed_run(min(0, upto), upto, parts, event.timestamp_ms)
     if not _says_what_is_there(state, said):
         rest = [cut for run in state.runs if (cut := run.after(upto)) is not None]
-        state.runs = [said, *rest]
+        state.runs, state.extent = [said, *rest], None
     sealed = bool(state.cells) or (event.seq is None and state.seq is None)
     state.seal()
     if upto > NO_SEQ:

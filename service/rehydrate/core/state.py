@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rehydrate.core import cells
 from rehydrate.core.assembly import assemble
 from rehydrate.core.events import TERMINAL, Status
+from rehydrate.core.extent import Extent, measured
 from rehydrate.core.ids import MARGIN_MS
 
 if TYPE_CHECKING:
@@ -47,10 +48,11 @@ class MessageState:
         pointer: the highest seq of a repair whose text only the store has.
         provisional: ended by the idle limit alone.
         changed: something was folded since the state was read from where it is kept.
+        extent: how much it holds, once that is of interest; None: to be measured.
     """
 
     __slots__ = (
-        "anonymous", "cells", "changed", "end", "error", "finished_ms", "gen", "headless", "id", "inexact",
+        "anonymous", "cells", "changed", "end", "error", "extent", "finished_ms", "gen", "headless", "id", "inexact",
         "last_id", "metadata", "owner", "pointer", "position", "prompt_id", "provisional", "recent",
         "repaired", "role", "runs", "sealed", "seq", "serial", "start_id", "started_ms", "status",
         "steps", "tail", "usage",
@@ -74,6 +76,7 @@ class MessageState:
     def _empty(self, gen: int) -> None:
         self.gen = gen
         self.status = "in_progress"
+        self.extent: Extent | None = None
         self.runs: list[Run] = []
         self.tail: Run | None = None
         self.cells: dict[str, cells.Cell] = {}
@@ -161,9 +164,21 @@ class MessageState:
         tail = [] if self.tail is None else [self.tail]
         return [*self.runs, *tail, *(cell.run for cell in self.cells.values())]
 
+    def makes_room(self, characters: int) -> bool:
+        """Whether one more event, of so many *characters*, may be folded; it is counted then."""
+        if self.extent is not None and self.extent.take(characters):
+            return True
+        self.extent = measured(self.runs_to_keep())  # what was counted may be too much
+        return self.extent.take(characters)
+
+    def count_steps(self, steps: int) -> None:
+        """Count so many changes from one part to another."""
+        if steps and self.extent is not None:
+            self.extent.steps += steps
+
     def seal(self) -> None:
         """Let nothing without a seq be added: what there is, was said as a whole."""
-        self.tail, self.cells, self.steps = None, {}, {}
+        self.tail, self.cells, self.steps, self.extent = None, {}, {}, None
         self.headless = self.inexact = False
         self.sealed = True
 

@@ -40,6 +40,10 @@ class Tape:
         self._packed = None
         return self._ticks
 
+    def __len__(self) -> int:
+        """How many ticks there are; counting unpacks nothing."""
+        return len(self._ticks or ()) if self._packed is None else count(self._packed)
+
     def append(self, tick: Tick) -> None:
         """Add *tick* behind the others."""
         self.ticks.append(tick)
@@ -62,11 +66,19 @@ def _pack(ticks: list[Tick]) -> bytes:
     return _DEFLATED + zlib.compress(plain)
 
 
+def count(packed: bytes) -> int:
+    """How many ticks a packed tape has: twice as many numbers, with commas between them."""
+    return (_body(packed).count(b",") + 1) // 2 if packed else 0
+
+
+def _body(packed: bytes) -> bytes:
+    return zlib.decompress(packed[1:]) if packed[:1] == _DEFLATED else packed[1:]
+
+
 def _unpack(packed: bytes) -> list[Tick]:
     if not packed:
         return []
-    body = zlib.decompress(packed[1:]) if packed[:1] == _DEFLATED else packed[1:]
-    at_ms, lengths, distances = json.loads(body)
+    at_ms, lengths, distances = json.loads(_body(packed))
     ticks = []
     for length, distance in zip(lengths, [0, *distances], strict=True):
         at_ms += distance

@@ -214,6 +214,11 @@ class Timeline:
         return sorted(self.messages.values(), key=lambda state: (state.position or "~", state.id))
 
 
+def ignored(messages: Sequence[ChannelMessage], events: Sequence[Event]) -> Counter[str]:
+    """How many of *messages* are none of the *events* that they mean, as an outcome."""
+    return +Counter({Outcome.IGNORED.value: len(messages) - len(events)})
+
+
 class Window:
     """What a walk through channel history has shown, page by page, oldest first.
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rehydrate.core import wire
 from rehydrate.core.assembly import spoken_text
 from rehydrate.core.events import TERMINAL, Event
+from rehydrate.core.extent import TOO_LARGE
 from rehydrate.core.ids import MARGIN_MS, serial_time_ms
 from rehydrate.core.reader import Verdict, verdict
 from rehydrate.core.response import STEPS, MessageState, Outcome, fold
@@ -89,12 +90,18 @@ class Standing:
         """Fold *event*, whatever is missing before it: that becomes a gap."""
         before = self._find(event)
         parts = before.parts() if before is not None and event.version is not None else []
+        went_on = before is None or not before.ended
         if self._timeline.fold_one(event) is not Outcome.FOLDED:
             return _DROPPED
         message = before or self._timeline.find(event)
         if message is None:
             return _DROPPED
-        told = (event,) if event.version is None else tuple(grown(parts, message.parts(), event))
+        if went_on and message.error is TOO_LARGE:
+            told: tuple[Event, ...] = (_cut_off(event, message),)
+        elif event.version is None:
+            told = (event,)
+        else:
+            told = tuple(grown(parts, message.parts(), event))
         if message.status in TERMINAL:
             self._settle(message)
         return Taken(Verdict.APPLY, told, message.id)
@@ -169,6 +176,12 @@ class Standing:
         stored = stored._replace(finished=list(rows.values()))
         self._reading = self._reading._replace(stored=stored)
         self._rows_changed = False
+
+
+def _cut_off(event: Event, message: MessageState) -> Event:
+    """What readers are told of *event*, which the message had no room for: that it ended."""
+    stop = Event("stop", *event[1:8])._replace(serial=version_serial(event))
+    return stop._replace(status=message.status, error=message.error)
 
 
 def grown(before: list[Part], after: list[Part], event: Event) -> Iterator[Event]:

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from rehydrate.core.dialects import tokens
 from rehydrate.core.events import TEXTUAL, Event
-from rehydrate.core.json import dump
+from rehydrate.core.json import dump, sent_bytes
 from rehydrate.core.pacing import Pace
 from rehydrate.ports import Outgoing
 
@@ -261,7 +261,7 @@ def size_bytes(message: Outgoing) -> int:
     if isinstance(data, str):
         size = len(data.encode("utf-8", "surrogatepass"))
     else:
-        size = 0 if data is None else len(dump(data))
+        size = 0 if data is None else sent_bytes(data)
     names = len(message.name) + len((message.client_id or "").encode("utf-8", "replace"))
     return size + names + len(dump(message.extras))
 

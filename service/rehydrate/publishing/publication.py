@@ -7,6 +7,7 @@ import random
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rehydrate.core import extent
 from rehydrate.core.dialects import tokens
 from rehydrate.core.events import CONTENT, TEXTUAL, Event, Kind, Status
 from rehydrate.core.response import MessageState, fold
@@ -20,10 +21,6 @@ ACK_TIMEOUT_S = 30.0
 """How long an ending response waits for what Ably has not acknowledged."""
 
 TELL_ATTEMPTS = 4
-
-MOST_CHARACTERS = 10 * 1024 * 1024
-MOST_EVENTS = 1_000_000
-"""Of one response: what is more is refused, and what was written before is ended as it should be."""
 
 _GROWING = TEXTUAL | {"tool_args"}
 """Kinds whose events grow while they wait to be sent."""
@@ -134,7 +131,9 @@ class Publication:
         """
         if self.closed is not None:
             raise Fenced(self.closed)
-        self._check_size(len(text or ""))
+        length = len(text or "") + extent.value_length(fields.get("name"), fields.get("value"))
+        self.check_room(length)
+        self._characters += length
         if kind in _GROWING and text is not None:
             self._grow(kind, text, part, tool_call_id)
         else:
@@ -219,12 +218,19 @@ class Publication:
                 return
         raise ChannelUnavailable(f"the {event.kind} of {self.id!r} was not acknowledged")
 
-    def _check_size(self, length: int) -> None:
-        if self._seq >= MOST_EVENTS:
-            raise TooLarge(f"response {self.id!r} has {MOST_EVENTS} events, and no more fit")
-        if self._characters + length > MOST_CHARACTERS:
-            raise TooLarge(f"response {self.id!r} would pass {MOST_CHARACTERS} characters")
-        self._characters += length
+    def check_room(self, length: int) -> None:
+        """Return if so many characters more may be written.
+
+        Raises:
+            TooLarge: the response would be larger than one may be.
+        """
+        if self._seq >= extent.MOST_EVENTS:
+            raise TooLarge(f"response {self.id!r} has {extent.MOST_EVENTS} events, and no more fit")
+        if self._characters + length > extent.MOST_CHARACTERS:
+            raise TooLarge(f"response {self.id!r} would pass {extent.MOST_CHARACTERS} characters")
+        held = self.state.extent
+        if held is not None and held.steps >= extent.MOST_STEPS:
+            raise TooLarge(f"response {self.id!r} changed its part {extent.MOST_STEPS} times")
 
     def _grow(self, kind: Kind, text: str, part: str | None, tool_call_id: str | None) -> None:
         draft = self._draft

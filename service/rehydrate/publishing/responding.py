@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any
 from rehydrate.core.assembly import spoken_text
 from rehydrate.core.dialects import tokens
 from rehydrate.core.events import TERMINAL, Event, Kind, Status
+from rehydrate.core.extent import END_BYTES, LABEL_CHARACTERS, VALUE_BYTES, check_parts
 from rehydrate.core.ids import check_conversation_id, check_message_id, insertion_position
-from rehydrate.core.json import is_json
+from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
 from rehydrate.core.parts import clean_parts
 from rehydrate.core.response import MessageState, Owner, fold
-from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
+from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable, TooLarge
 from rehydrate.publishing.publication import Ending, Publication, Terms
 
 if TYPE_CHECKING:
@@ -41,6 +42,8 @@ less is written, and less than what an attach rewinds is only on the channel."""
 
 _RENEW_EARLY = 0.8
 """A checkpoint renews a lease that would soon be renewed for its own sake, and no younger one."""
+
+METADATA_BYTES = 64_000
 
 COMMIT_TIMEOUT_S = 30.0
 """How long an ending response waits for Postgres."""
@@ -65,7 +68,9 @@ class Response:
 
         Raises:
             Fenced: (as every method here) the response is not this publisher's any more.
-            TooLarge: (likewise) the response has 10 MB of text, or a million events.
+            TooLarge: (likewise) the response would have more than 10 MiB of text, or a million
+                events; nothing of *text* is written, and what was written before stays.
+            BadParameter: (likewise) *text* is no text, or a name has more than 256 characters.
         """
         self._say("token", text, part=part)
 
@@ -82,8 +87,12 @@ class Response:
 
         Raises:
             BadParameter: JSON cannot say *args*.
+            TooLarge: (as by a result) they have more than 56,000 bytes and fit no channel message;
+                as texts, by `tool_args`, they may.
         """
-        _check_json("args", args)
+        _check_label("tool_call_id", tool_call_id)
+        _check_label("name", name)
+        _check_json("args", args, VALUE_BYTES)
         self._out.emit("tool_call", tool_call_id=tool_call_id, name=name, value=args)
 
     def tool_args(self, tool_call_id: str, text: str) -> None:
@@ -98,7 +107,9 @@ class Response:
         Raises:
             BadParameter: JSON cannot say *result*.
         """
-        _check_json("result", result)
+        _check_label("tool_call_id", tool_call_id)
+        _check_label("name", name or "")
+        _check_json("result", result, VALUE_BYTES)
         status: Status | None = "failed" if failed else None
         named = {"tool_call_id": tool_call_id, "name": name}
         self._out.emit("tool_result", **named, value=result, status=status)
@@ -108,8 +119,9 @@ class Response:
 
         Raises:
             BadParameter: JSON cannot say it.
+            TooLarge: it has more than 64,000 bytes.
         """
-        _check_json("metadata", metadata)
+        _check_json("metadata", metadata, METADATA_BYTES)
         self._out.metadata = metadata
 
     def finish(
@@ -128,23 +140,44 @@ class Response:
         Raises:
             BadParameter: JSON cannot say *usage* or *error*, *parts* are none, or *status* is no
                 end.
+            TooLarge: *usage* or *error* has more than 16,000 bytes, or *parts* more than a response
+                may have.
         """
         if status not in TERMINAL:
             raise BadParameter("status", "a response ends with a status that is terminal")
-        for name, value in (("usage", usage), ("error", error)):
-            _check_json(name, value)
-        if parts is not None and parts != [] and (parts := clean_parts(parts)) is None:
-            raise BadParameter("parts", "parts are text, refusal, reasoning and tool_call, as JSON")
+        _check_json("usage", usage, END_BYTES)
+        _check_json("error", error, END_BYTES, most_bits=HEADER_BITS)
+        if parts is not None and parts != []:
+            if (parts := clean_parts(parts)) is None:
+                raise BadParameter(
+                    "parts", "parts are text, refusal, reasoning, tool_call, as JSON"
+                )
+            check_parts(parts)
         self._out.ending = Ending(status, usage, error, parts)
 
     def _say(self, kind: Kind, text: str, **fields: Any) -> None:
-        for piece in tokens.pieces(text):
+        if not isinstance(text, str):
+            raise BadParameter("text", "text is a text")
+        for name, value in fields.items():
+            if value is not None:
+                _check_label(name, value)
+        pieces = tokens.pieces(text)
+        if len(pieces) > 1:
+            self._out.check_room(len(text))
+        for piece in pieces:
             self._out.emit(kind, text=piece, **fields)
 
 
-def _check_json(name: str, value: Any) -> None:
-    if not is_json(value):
+def _check_json(name: str, value: Any, most_bytes: int, **bounds: int) -> None:
+    if not is_json(value, **bounds):
         raise BadParameter(name, f"{name} has to be what JSON can say")
+    if value and (size := sent_bytes(value)) > most_bytes:
+        raise TooLarge(f"{name} has {size} bytes as JSON; {most_bytes} are taken")
+
+
+def _check_label(name: str, value: Any) -> None:
+    if not isinstance(value, str) or len(value) > LABEL_CHARACTERS:
+        raise BadParameter(name, f"{name} is a text of at most {LABEL_CHARACTERS} characters")
 
 
 @asynccontextmanager
@@ -169,6 +202,7 @@ async def respond(
 
     Raises:
         BadParameter: an id is outside its syntax, or JSON cannot say *metadata*.
+        TooLarge: *metadata* has more than 64,000 bytes.
         Conflict: it has ended already, or its publisher is alive.
         Fenced: it was taken over, ended or erased meanwhile; nothing more is published.
         StoreUnavailable: Postgres did not answer for 30 s; the text is not committed.
@@ -178,7 +212,7 @@ async def respond(
     check_message_id(response_id, "response_id")
     if prompt_id is not None:
         check_message_id(prompt_id, "prompt_id")
-    _check_json("metadata", metadata)
+    _check_json("metadata", metadata, METADATA_BYTES)
     ledger = Ledger(conversation_id, channel_name, store, rules, terms)
     gen, name = await ledger.claim(response_id, prompt_id, metadata)
     with outbox.tray(name) as tray:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rehydrate.core.tape import Tape, Tick
+from rehydrate.core.tape import Tape, Tick, count
 
 
 class StoredTape(Tape):
@@ -35,6 +35,12 @@ class StoredTape(Tape):
     def unpacked(self) -> bool:
         """Whether somebody has looked."""
         return self._pieces is None
+
+    def __len__(self) -> int:
+        """How many ticks there are."""
+        if self._pieces is not None:
+            return sum(map(count, self._pieces)) + len(self._came)
+        return super().__len__()
 
     def append(self, tick: Tick) -> None:
         """Add *tick* behind the others."""

@@ -13,12 +13,14 @@ import asyncio
 import logging
 import random
 import uuid
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.content import NO_SEQ
 from rehydrate.core.dialects import tokens
 from rehydrate.core.events import Event
+from rehydrate.core.extent import END_BYTES
 from rehydrate.core.ids import HISTORY_LAG_MS
+from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
 from rehydrate.core.response import MessageState, fold
 from rehydrate.errors import RehydrateError, StoreUnavailable
 from rehydrate.ports import Outgoing
@@ -105,8 +107,14 @@ def untold(state: MessageState) -> list[Event]:
     for event in events:
         fold(state, event)  # so that an answer says that it has this repair
     end = state.end if state.ended else seq + 1
-    stop = _event("stop", state, end, status=status, value=state.usage)
-    return [*events, stop._replace(error=state.error)]
+    stop = _event("stop", state, end, status=status, value=_short(state.usage))
+    return [*events, stop._replace(error=_short(state.error))]
+
+
+def _short(said: Any) -> Any:
+    """*said*, if it fits a stop; readers find the rest in their next answer."""
+    fits = is_json(said, most_bits=HEADER_BITS) and sent_bytes(said) <= END_BYTES
+    return said if fits else None
 
 
 async def _ending(store: ResponseStore, due: Due) -> list[Event]:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from rehydrate.core.assembly import spoken_text
 from rehydrate.core.events import MAX_SEQ, STATUSES, TERMINAL, ChannelMessage, Event, Kind, Status
 from rehydrate.core.ids import is_name
-from rehydrate.core.json import dump, is_json
+from rehydrate.core.json import is_json, sent_bytes
 from rehydrate.core.parts import clean_parts
 
 if TYPE_CHECKING:
@@ -237,5 +237,5 @@ def _data(event: Event) -> Any:
         return None if event.value is None else {"usage": event.value}
     if event.kind == "repair":
         data = {"text": spoken_text(event.value), "parts": event.value}
-        return data if len(dump(data)) <= REPAIR_BYTES else None
+        return data if sent_bytes(data) <= REPAIR_BYTES else None
     return event.text
