@@ -30,11 +30,12 @@ class Ended(NamedTuple):
         return self.after_s > LIMIT_S
 
 
-def never_begun(playing, answers, id_, after_s):
+def never_begun(playing, answers, id_):
     """Whether a response was never begun: nobody knows of it, and its publisher knows that."""
-    if after_s < _NEVER_S or None in answers or playing.outcomes[id_] == "completed":
+    said = [answer for answer in answers if answer is not None]
+    if not said or playing.since(id_) < _NEVER_S or playing.outcomes[id_] == "completed":
         return False
-    return all(m["id"] != id_ for answer in answers for m in answer["messages"])
+    return all(m["id"] != id_ for answer in said for m in answer["messages"])
 
 
 def measured(playing, message, after_s):

@@ -68,8 +68,8 @@ class Proxy:
                 for way in ways:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
-        except OSError:
-            pass  # the server is not there: so is the answer
+        except (OSError, asyncio.CancelledError):
+            pass  # the server is not there, so is the answer; or it is over
         finally:
             self._passing.discard(passing)
             self._tasks.discard(task)

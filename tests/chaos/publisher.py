@@ -27,7 +27,8 @@ async def answer(history, conversation_id, response_id, *, ephemeral):
     return "completed"
 
 
-async def tell(history, conversation_id, response_id, *, ephemeral):
+async def tell(history, conversation_id, response_id, *, after_s, ephemeral):
+    await asyncio.sleep(after_s)
     say([response_id, await answer(history, conversation_id, response_id, ephemeral=ephemeral)])
 
 
@@ -35,9 +36,13 @@ async def main():
     async with History() as history, asyncio.TaskGroup() as group:
         say("ready")
         async for asked in said_to_us():
-            for response_id in asked["responses"]:
+            for response_id, after_s in asked["responses"].items():
                 telling = tell(
-                    history, asked["conversation"], response_id, ephemeral=asked["ephemeral"]
+                    history,
+                    asked["conversation"],
+                    response_id,
+                    after_s=after_s,
+                    ephemeral=asked["ephemeral"],
                 )
                 group.create_task(telling)
 

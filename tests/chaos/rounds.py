@@ -12,7 +12,10 @@ from chaos.following import Follower
 from chaos.judging import KILLED, measured, never_begun
 
 PATIENCE_S = 90.0
-RESPONSES = 4
+RESPONSES = 3
+"""And one more for each fault; they begin one after the other, so that each meets some."""
+
+_A_FAULT_S = 2.0
 
 
 class Round(NamedTuple):
@@ -32,53 +35,53 @@ class Round(NamedTuple):
 class _Playing:
     """A round while it goes on."""
 
-    def __init__(self, world, number, chance):
+    def __init__(self, world, number, chance, names):
         self.world = world
+        self.names = names
         self.chance = chance
         self.conversation_id = f"round-{number}"
         self.ephemeral = world.keeps_channels and number % 5 == 4
+        count = RESPONSES + len(names)
         self.ids = [
-            f"{self.conversation_id}-r{n}-{chance.getrandbits(32):08x}" for n in range(RESPONSES)
+            f"{self.conversation_id}-r{n}-{chance.getrandbits(32):08x}" for n in range(count)
         ]
         self.publisher_of = {id_: chance.choice(world.publishers) for id_ in self.ids}
         self.losses = world.losses
         self.kills = {each: each.kills for each in world.publishers}
         self.outcomes = {}
         self.over_s = 0.0
+        self.told_s = {}
         self.follower = Follower(world, self.conversation_id)
         world.dead.clear()
 
     def begin(self):
         self.world.readers.say({"follow": self.conversation_id})
+        within_s = _A_FAULT_S * len(self.names)
+        begins_s = {id_: self.chance.uniform(0, within_s) for id_ in self.ids}
         for publisher in self.world.publishers:
-            mine = [id_ for id_ in self.ids if self.publisher_of[id_] is publisher]
+            mine = {id_: begins_s[id_] for id_ in self.ids if self.publisher_of[id_] is publisher}
             asked = {"conversation": self.conversation_id, "responses": mine}
             publisher.say({**asked, "ephemeral": self.ephemeral})
 
-    async def break_things(self, names):
-        for name in names:
+    async def break_things(self):
+        for name in self.names:
             await asyncio.sleep(self.chance.uniform(0.1, 1.2))
             await faults.make(self.world, name, self.chance)
         self.over_s = time.monotonic()
 
-    async def publishers_end(self):
-        """Wait until each publisher has said what became of its responses, or was killed."""
-        async with asyncio.timeout(PATIENCE_S):
-            while left := [id_ for id_ in self.ids if id_ not in self.outcomes]:
-                for publisher in self.world.publishers:
-                    while not publisher.lines.empty():
-                        id_, outcome = json.loads(publisher.lines.get_nowait())
-                        self.outcomes[id_] = outcome
-                        self.over_s = time.monotonic()
-                for id_ in left:
-                    publisher = self.publisher_of[id_]
-                    killed = (
-                        publisher.name in self.world.dead
-                        and publisher.kills > self.kills[publisher]
-                    )
-                    if killed and id_ not in self.outcomes and publisher.lines.empty():
-                        self.outcomes[id_] = KILLED
-                await asyncio.sleep(0.02)
+    def listen(self):
+        """Take what publishers say became of their responses; of one that was killed, nothing."""
+        for publisher in self.world.publishers:
+            killed = publisher.kills > self.kills[publisher]
+            while not publisher.lines.empty():
+                id_, outcome = json.loads(publisher.lines.get_nowait())
+                self.outcomes[id_], self.told_s[id_] = outcome, time.monotonic()
+            mine = [id_ for id_ in self.ids if self.publisher_of[id_] is publisher]
+            self.outcomes |= {id_: KILLED for id_ in mine if killed and id_ not in self.outcomes}
+
+    def since(self, id_):
+        """How long ago everything worked again, and the publisher was done with *id_*, in s."""
+        return max(0.0, time.monotonic() - max(self.over_s, self.told_s.get(id_, 0.0)))
 
     @property
     def shown(self):
@@ -88,17 +91,16 @@ class _Playing:
 
 async def play(world, number, chance, *, names=None):
     """Play one round; *names*: of faults, instead of chance."""
-    playing = _Playing(world, number, chance)
-    names = names or faults.some(world, chance)
+    playing = _Playing(world, number, chance, names or faults.some(world, chance))
     following = asyncio.create_task(playing.follower.run())
     try:
         playing.begin()
-        await playing.break_things(names)
-        await playing.publishers_end()
+        await playing.break_things()
         ended, unended = await _see_the_end(playing)
         if not playing.ephemeral and playing.losses == world.losses:
             ended = await _against_channel(world, playing.conversation_id, ended)
-        return Round(playing.conversation_id, names, ended, unended, _betrayed(playing, ended))
+        betrayed = _betrayed(playing, ended)
+        return Round(playing.conversation_id, playing.names, ended, unended, betrayed)
     finally:
         await faults.mend(world)
         world.readers.say({"leave": playing.conversation_id})
@@ -110,34 +112,35 @@ async def play(world, number, chance, *, names=None):
 async def _see_the_end(playing):
     """Wait until every service says, and every reader shows, how each response ended."""
     ended, left = [], set(playing.ids)
-    missing = {}
-    while left and time.monotonic() - playing.over_s < PATIENCE_S:
-        asked_s = time.monotonic()
+    missing = dict.fromkeys(playing.ids, "its publisher says nothing")
+    deadline_s = time.monotonic() + PATIENCE_S
+    while left and time.monotonic() < deadline_s:
+        playing.listen()
+        done = sorted(left & playing.outcomes.keys())
         answers = await playing.world.hydrated(playing.conversation_id)
-        for id_ in sorted(left):
+        for id_ in done:
             seen = _seen_by_all(answers, playing.shown, id_)
             if isinstance(seen, dict):
-                after_s = max(0.0, time.monotonic() - playing.over_s)
-                ended.append(measured(playing, seen, after_s))
+                ended.append(measured(playing, seen, playing.since(id_)))
                 left.discard(id_)
-            elif never_begun(playing, answers, id_, asked_s - playing.over_s):
+            elif never_begun(playing, answers, id_):
                 left.discard(id_)
             else:
                 missing[id_] = seen
         await asyncio.sleep(0.1)
-    return ended, {id_: missing.get(id_, "") for id_ in sorted(left)}
+    return ended, {id_: missing[id_] for id_ in sorted(left)}
 
 
 def _seen_by_all(answers, shown, id_):
     """The message, if all agree that it has ended; else who does not, in words."""
     found = []
-    for answer in answers:
-        message = next(
-            (m for m in (answer or {"messages": ()})["messages"] if m["id"] == id_), None
-        )
+    for answer in filter(None, answers):  # one that was killed may still be starting again
+        message = next((m for m in answer["messages"] if m["id"] == id_), None)
         if message is None or message["status"] == "in_progress":
-            return "not ended, a service says" if answer else "a service does not answer"
+            return "not ended, a service says"
         found.append(message)
+    if not found:
+        return "no service answers"
     message = found[0]
     wanted = [message["text"], message["status"], bool(message["gaps"])]
     for other in found:
@@ -145,9 +148,15 @@ def _seen_by_all(answers, shown, id_):
             return "services disagree"
     for kind in ("sse", "library", "stock"):
         if (has := shown.get(kind, {}).get(id_)) != wanted:
-            what = "nothing" if has is None else f"{has[1]}, {len(has[0])} characters"
-            return f"{kind} shows {what}, not {wanted[1]}, {len(wanted[0])}"
+            return f"{kind} shows {_brief(has)}, not {_brief(wanted)}"
     return message
+
+
+def _brief(shown):
+    if shown is None:
+        return "nothing"
+    text, status, gaps = shown
+    return f"{status}, {len(text)} characters{', gaps' if gaps else ''}"
 
 
 async def _against_channel(world, conversation_id, ended):

@@ -31,6 +31,9 @@ LEASE_S = 8.0
 _CHANNELS = "[settings]\nmax_idle_interval_s = 2.0\n"
 """How soon stock SDKs notice that a connection is dead: Ably's 15 s, with the lease made shorter."""
 
+_MIGRATING = asyncio.Lock()
+"""Alembic runs once at a time in a process."""
+
 
 def free_port():
     with socket.socket() as taken:
@@ -99,7 +102,8 @@ class World:
 
     async def start(self):
         await asyncio.to_thread(self.postgres.start)
-        await migrate(self.postgres.url)
+        async with _MIGRATING:
+            await migrate(self.postgres.url)
         config = self.folder / "channels.toml"
         config.write_text(_CHANNELS)
         local = ("rehydrate.localably", "--port", str(self.channel_port), "--key", KEY)

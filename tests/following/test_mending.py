@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 
 import pytest
 
 from rehydrate.localably import LocalAbly
+from rehydrate.publishing import responding
 from telling import history_over, publisher_to, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
@@ -55,6 +57,27 @@ async def test_a_refused_token_is_missing_for_nobody_once_it_is_repaired(
         await follower.until(completed("r"))
     assert reader.texts == {"r": "abc", "other": "x"}
     assert "again" not in reader.kinds
+
+
+async def test_what_a_follower_lacks_of_an_ephemeral_response_it_has_at_its_end(
+    history, module_database, server, conversation, monkeypatch
+):
+    """The channel keeps none of it, and no checkpoint came in time: as if the store were away."""
+    monkeypatch.setattr(responding, "CHECKPOINT_S", 60.0)
+    async with history_over(module_database, server) as agent:
+        publishing = agent.respond(conversation, "r", ephemeral=True)
+        response = await publishing.__aenter__()
+        response.write("before, ")
+        await asyncio.sleep(0.5)
+        async with reading(history, conversation) as follower:
+            await follower.until(lambda r: r.snapshots)
+            response.write("after, ")
+            await follower.until(lambda r: r.texts.get("r") == "after, ")
+            response.write("end")
+            await publishing.__aexit__(None, None, None)
+            await follower.until(lambda r: r.texts == {"r": "before, after, end"})
+            await follower.until(completed("r"))
+        assert not follower.reader.messages["r"]["gaps"]
 
 
 async def test_while_one_response_waits_for_what_is_missing_others_stream_on(

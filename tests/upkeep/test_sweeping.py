@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import json
 
 import pytest
@@ -12,9 +13,11 @@ from rehydrate.core.response import Outcome
 from rehydrate.demo.reader import join
 from rehydrate.errors import Conflict, Fenced
 from rehydrate.localably import LocalAbly
+from rehydrate.ports import Due
 from rehydrate.publishing import responding
 from rehydrate.recording import NewMessage
 from rehydrate.settings import load_settings
+from rehydrate.upkeep.sweeping import Sweeper
 from rehydrate.wiring.history import History
 
 pytestmark = pytest.mark.slow
@@ -217,3 +220,48 @@ async def test_a_publisher_that_waits_for_acknowledgements_keeps_its_lease(histo
     await asyncio.wait_for(ending, 40)
     message = await ended(history, "sweep-8", "r1")
     assert (message["status"], message["text"]) == ("completed", "first last")
+
+
+async def test_a_sweep_that_takes_long_holds_up_no_other():
+    stuck, waits = Due("stuck", "r1", "ai:stuck"), Due("waits", "r1", "ai:waits")
+    found, swept = [stuck], []
+
+    async def find():
+        return list(found)
+
+    async def sweep_one(due):
+        swept.append(due)
+        found.remove(due)
+        if due is stuck:
+            found.append(waits)
+            await asyncio.Event().wait()
+        return True
+
+    sweeper = Sweeper(find, sweep_one, every_s=0.01, lease_s=LEASE_S)
+    sweeper.open()
+    try:
+        await until(lambda: swept == [stuck, waits])
+    finally:
+        await sweeper.close()
+
+
+async def test_what_is_being_swept_is_not_begun_again():
+    due, begun = Due("c", "r1", "ai:c"), []
+    looks = itertools.count()
+
+    async def find():
+        next(looks)
+        return [due]
+
+    async def sweep_one(one):
+        begun.append(one)
+        await asyncio.Event().wait()
+        return True
+
+    sweeper = Sweeper(find, sweep_one, every_s=0.01, lease_s=LEASE_S)
+    sweeper.open()
+    try:
+        await until(lambda: next(looks) > 10)
+        assert begun == [due]
+    finally:
+        await sweeper.close()

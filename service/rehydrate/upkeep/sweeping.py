@@ -41,7 +41,8 @@ ACK_TIMEOUT_S = 10.0
 ROUNDS = 4
 """How often the channel is read for the stop before it is left to the next sweep."""
 
-AT_ONCE = 8
+AT_ONCE = 64
+"""Sweeps at a time: each waits for the channel nearly all of its time, and no other for it."""
 
 
 async def sweep(
@@ -189,6 +190,7 @@ class Sweeper:
         self._lease_s = lease_s
         self._outage = False
         self._task: asyncio.Task[None] | None = None
+        self._sweeps: dict[Due, asyncio.Task[None]] = {}
 
     def open(self) -> None:
         """Begin to look."""
@@ -197,9 +199,10 @@ class Sweeper:
     async def close(self) -> None:
         """Stop; what is under way is taken up by another sweep."""
         task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        ending = [*([] if task is None else [task]), *self._sweeps.values()]
+        for each in ending:
+            each.cancel()
+        await asyncio.gather(*ending, return_exceptions=True)
 
     async def _run(self) -> None:
         while True:
@@ -213,8 +216,14 @@ class Sweeper:
                 self._outage = False
                 await asyncio.sleep(self._lease_s)
                 continue
-            for at in range(0, len(due), AT_ONCE):
-                await asyncio.gather(*map(self._one, due[at : at + AT_ONCE]))
+            for each in due:
+                if each not in self._sweeps and len(self._sweeps) < AT_ONCE:
+                    self._begin(each)
+
+    def _begin(self, due: Due) -> None:
+        sweeping = asyncio.create_task(self._one(due), name="sweep")
+        self._sweeps[due] = sweeping
+        sweeping.add_done_callback(lambda _: self._sweeps.pop(due, None))
 
     async def _one(self, due: Due) -> None:
         try:
