@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rehydrate.core.pacing import Pace
+from rehydrate.core.pacing import Pace, Quickest, Window
 
 
 def done_at(pace, asked_at):
@@ -62,3 +62,59 @@ def test_what_costs_more_takes_the_room_of_more():
     pace = Pace(50)
     pace.take(0.0, cost=46.0)
     assert pace.wait_s(0.0) == pytest.approx(1 - 4 / 46)
+
+
+def test_the_quickest_of_lately_is_forgotten_in_time():
+    quickest = Quickest(period_s=10)
+    assert quickest.note(0.01, now_s=0.0) == 0.01
+    assert quickest.note(0.2, now_s=5.0) == 0.01
+    assert quickest.note(0.2, now_s=12.0) == 0.01
+    assert quickest.note(0.3, now_s=24.0) == 0.2
+    assert quickest.note(0.3, now_s=36.0) == 0.3
+
+
+def answered_by(server_per_s, window, seconds, senders=1, way_s=0.001):
+    """What *senders* with windows like *window* have: their width and how long answers took."""
+    windows, quickest = [window() for _ in range(senders)], Quickest()
+    free_s, took, under_way = 0.0, [], []
+    now_s = 0.0
+    while now_s < seconds:
+        counts = [sum(each[1] is w for each in under_way) for w in windows]
+        for each, count in zip(windows, counts, strict=True):
+            for _ in range(each.width - count):
+                free_s = max(free_s, now_s) + 1 / server_per_s
+                under_way.append((free_s + way_s, each, now_s))
+        at_s, each, sent_s = under_way.pop(under_way.index(min(under_way, key=lambda u: u[0])))
+        now_s = at_s
+        took.append(now_s - sent_s)
+        each.answered(took[-1], quickest.note(took[-1], now_s), now_s)
+    return windows, took
+
+
+def test_a_window_grows_back_while_answers_are_quick():
+    window = Window(16)
+    for n in range(10):
+        window.answered(1.0, 0.001, n * 10.0)
+    assert window.width == 1
+    for n in range(150):
+        window.answered(0.002, 0.001, 200.0 + n)
+    assert window.width == 16
+
+
+def test_senders_that_are_too_many_for_the_other_side_do_not_let_it_fall_behind():
+    _, took = answered_by(1_000, lambda: Window(16), 5, senders=20)
+    late = sorted(took[len(took) // 2 :])
+    assert late[-1] < 0.12  # with windows of 16 each it would be 0.32
+
+
+def test_far_away_is_not_slow():
+    (window,), _ = answered_by(100_000, lambda: Window(16), 20, way_s=0.2)
+    assert window.width == 16
+
+
+def test_a_window_never_closes():
+    window = Window(16)
+    for n in range(50):
+        window.answered(9.0, 0.001, n * 10.0)
+    assert window.width == 1
+    assert Window(1).width == 1

@@ -1,4 +1,7 @@
-"""How often something may be done, for others who count how often it was: Ably counts publishes."""
+"""How often something may be done, and how much of it at a time, for others who count, or tire.
+
+Ably counts publishes; and whoever is given more than it gets through, answers later and later.
+"""
 
 from __future__ import annotations
 
@@ -39,3 +42,58 @@ class Pace:
 
 _TINY_S = 1e-6
 """What rounding may leave: a timer would fire at once."""
+
+
+class Quickest:
+    """The quickest of lately: of the last *period_s*, and up to as much before."""
+
+    __slots__ = ("_before_s", "_period_s", "_since_s", "_until_s")
+
+    def __init__(self, period_s: float = 10.0) -> None:
+        self._period_s = period_s
+        self._before_s = self._since_s = float("inf")
+        self._until_s = float("-inf")
+
+    def note(self, took_s: float, now_s: float) -> float:
+        """Take *took_s* into account; return the quickest."""
+        if now_s >= self._until_s:
+            self._before_s, self._since_s = self._since_s, float("inf")
+            self._until_s = now_s + self._period_s
+        self._since_s = min(self._since_s, took_s)
+        return min(self._since_s, self._before_s)
+
+
+class Window:
+    """How many may be under way at once: fewer while answers take longer than they need to.
+
+    Whatever is sent faster than it is answered only waits elsewhere. So the window grows by one
+    for as many answers as it is wide, and shrinks by half when one took much longer than the
+    quickest of lately, though not again for those that were sent before it did.
+
+    Args:
+        most: its greatest width, and its first; it is at least 1.
+    """
+
+    __slots__ = ("_most", "_shrunk_s", "_width")
+
+    def __init__(self, most: int) -> None:
+        self._most = most
+        self._width = float(most)
+        self._shrunk_s = float("-inf")
+
+    @property
+    def width(self) -> int:
+        """How many may be under way."""
+        return int(self._width)
+
+    def answered(self, took_s: float, quickest_s: float, now_s: float) -> None:
+        """One was answered, *took_s* after it was sent."""
+        if took_s <= quickest_s + max(_PATIENCE_S, quickest_s / 2):
+            self._width = min(float(self._most), self._width + 1 / self._width)
+        elif now_s - took_s >= self._shrunk_s:
+            self._width = max(1.0, self._width / 2)
+            self._shrunk_s = now_s
+
+
+_PATIENCE_S = 0.025
+"""An answer that is later than the quickest by this has waited behind others."""

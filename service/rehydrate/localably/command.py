@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
+import gc
 import logging
 import signal
 import sys
@@ -73,12 +74,23 @@ async def _serve(server: LocalAbly, *, show_key: bool) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with server:
+        _collect_rarely()
         if show_key:
             # a key that was made here and now, so that there is something to connect with
             _LOG.info("made the key %s", server.key)
         sys.stdout.write(f"ready {server.url}\n")
         sys.stdout.flush()
         await stopped.wait()
+
+
+def _collect_rarely() -> None:
+    """Let the garbage collector pass by what is loaded, and by the messages that are kept.
+
+    They are no garbage, and there are so many that looking through them stops all connections.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 1_000)
 
 
 def _runner() -> asyncio.Runner:

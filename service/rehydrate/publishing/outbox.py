@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Protocol
 from rehydrate.core.dialects import tokens
 from rehydrate.core.events import TEXTUAL, Event
 from rehydrate.core.json import dump, sent_bytes
-from rehydrate.core.pacing import Pace
+from rehydrate.core.pacing import Pace, Quickest, Window
 from rehydrate.ports import Outgoing
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
     Ack = asyncio.Future[Sequence[str | None]]
 
-TURN_S = 0.24
+TURN_S = 0.18
 """How long a tray may wait for its turn while all trays of its lane are busy."""
 
 BATCH_BYTES = 60_000
@@ -36,10 +36,15 @@ BATCH_BYTES = 60_000
 
 BATCH_MESSAGES = 100
 UNACKNOWLEDGED = 16
-"""Publishes of one channel that may wait for their acknowledgements; what comes then, grows: where
-Ably, or this machine, is slow, there are fewer publishes and not a longer queue."""
+"""Publishes of one channel that may wait for their acknowledgements, at most: fewer while those take
+long. What comes then, grows: where Ably, or this machine, is slow, there are fewer publishes and not
+a longer queue."""
 
 MOST_LANES = 100
+FREE_PER_S = 2_500
+"""Publishes a second of a process that Ably sets no rate: more would only keep it busy, and what
+many responses say within the turn of each goes out together."""
+
 _HEADERS_BYTES = 200
 _WIDEST_BYTES = 4
 
@@ -68,7 +73,8 @@ class _Lane:
 
     def __init__(self, number: int, rate_per_s: float) -> None:
         self.number = number
-        self.pace = Pace(rate_per_s)
+        self.pace = Pace(rate_per_s or FREE_PER_S)
+        self.quickest = Quickest()
         self.trays = 0
         self.waiting: deque[Tray] = deque()
         self.timer: asyncio.TimerHandle | None = None
@@ -84,6 +90,7 @@ class Tray:
         self.borrowers = 0
         self.unacknowledged = 0
         self.queued = False
+        self._window = Window(UNACKNOWLEDGED)
         self._outbox = outbox
         self._writers: dict[Writer, None] = {}
         self._alone: deque[tuple[Outgoing, Ack]] = deque()
@@ -114,7 +121,7 @@ class Tray:
     @property
     def has_more(self) -> bool:
         """Whether something waits that may be sent."""
-        return bool(self._alone or self._writers) and self.unacknowledged < UNACKNOWLEDGED
+        return bool(self._alone or self._writers) and self.unacknowledged < self._window.width
 
     def send(self, channel: ChannelLog, base_id: str, now_s: float) -> None:
         """Send what fits one publish."""
@@ -153,11 +160,15 @@ class Tray:
         self.lane.pace.take(now_s)
         self.unacknowledged += 1
         ack = asyncio.ensure_future(channel.publish(self.name, messages, lane=self.lane.number))
-        ack.add_done_callback(self._answered)
+        ack.add_done_callback(partial(self._answered, now_s))
         return ack
 
-    def _answered(self, _ack: Ack) -> None:
+    def _answered(self, sent_s: float, ack: Ack) -> None:
         self.unacknowledged -= 1
+        if not ack.cancelled():
+            now_s = ack.get_loop().time()
+            took_s = now_s - sent_s
+            self._window.answered(took_s, self.lane.quickest.note(took_s, now_s), now_s)
         self._outbox.pump(self)
 
 

@@ -243,8 +243,16 @@ class Publication:
     def _add(self, kind: Kind, **fields: Any) -> None:
         self._seq += 1
         ephemeral = self._ephemeral and kind in CONTENT
-        event = Event(kind, self.id, self.gen, self._seq, ephemeral=ephemeral, **fields)
-        event = event._replace(client_id=self._client_id, timestamp_ms=self._now_ms())
+        event = Event(
+            kind,
+            self.id,
+            self.gen,
+            self._seq,
+            client_id=self._client_id,
+            timestamp_ms=self._now_ms(),
+            ephemeral=ephemeral,
+            **fields,
+        )
         fold(self.state, event)
         self._waiting.append(event)
 
