@@ -58,7 +58,7 @@ setup: $(VENV)/.dev $(VENV)/.node ## only make .venv
 
 lock: build/lock/.made ## pin requirements/*.txt anew, as new as pyproject.toml allows
 	@$(COMPILE) --upgrade --output-file requirements/build.txt requirements/build.in
-	@$(COMPILE) --upgrade --constraint requirements/build.txt --extra embedded \
+	@$(COMPILE) --upgrade --constraint requirements/build.txt --extra embedded --extra openai \
 		--output-file requirements/run.txt pyproject.toml
 	@$(COMPILE) --upgrade --constraint requirements/build.txt --constraint requirements/run.txt \
 		--extra dev --output-file requirements/dev.txt pyproject.toml

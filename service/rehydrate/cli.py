@@ -97,6 +97,10 @@ def _parser() -> argparse.ArgumentParser:
     agent.add_argument("conversation")
     agent.add_argument("--seconds", type=float)
     agent.set_defaults(run=_run_agent)
+    example = commands.add_parser("example")  # likewise
+    example.add_argument("name")
+    example.add_argument("argv", nargs="*")
+    example.set_defaults(run=_run_example)
     return parser
 
 
@@ -328,6 +332,12 @@ def _run_agent(options: Any) -> int:
     from rehydrate.demo.agent import run_agent  # noqa: PLC0415 - as above
 
     return _run(run_agent(options.conversation, options.seconds))
+
+
+def _run_example(options: Any) -> int:
+    from rehydrate.demo.examples import run_example  # noqa: PLC0415 - as above
+
+    return run_example(options.name, options.argv)
 
 
 if __name__ == "__main__":

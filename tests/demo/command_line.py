@@ -25,7 +25,8 @@ class Ran(NamedTuple):
 
 def environment(**settings):
     """An environment without settings of ours but *settings*."""
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("REHYDRATE_", "ABLY_"))}
+    ours = ("REHYDRATE_", "ABLY_", "OPENAI_", "CHAT_")
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return kept | {name: str(value) for name, value in settings.items()}
 
 

@@ -43,7 +43,7 @@ async def test_two_demos_on_one_folder_share_and_leave_nothing_behind_at_sigterm
         url = await first.ready()
         ports = listening_ports(processes_on(tmp_path))
         assert int(url.rpartition(":")[2]) in ports
-        assert len(ports) == 3, "the database, the channel server, the service"
+        assert len(ports) == 5, "the database, the channel server, the service, a model, a chat"
         async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as second:
             await second.ready()
             lines = processes_on(tmp_path).values()

@@ -9,13 +9,14 @@ import signal
 import sys
 import time
 import uuid
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import jwt
 
 from rehydrate.demo.check import Report, Target, check
 from rehydrate.demo.embedded import embedded
+from rehydrate.demo.examples import started_chat
 from rehydrate.demo.processes import Child
 from rehydrate.settings import Settings, load_settings, revealed
 
@@ -58,11 +59,15 @@ async def _running(
 
 
 async def _show() -> int:
-    async with _running("demo") as (target, settings, children, made_key):
-        _progress(_tour(target, settings, made_key))
+    async with (
+        _running("demo") as (target, settings, children, made_key),
+        AsyncExitStack() as stack,
+    ):
+        chat = await started_chat(stack, _environment(settings))
+        _progress(_tour(target, settings, made_key) + chat.tour)
         sys.stdout.write(f"ready {target.url}\n")
         sys.stdout.flush()
-        await _one_ends(children)
+        await _one_ends([*children, *chat.children])
     return 1
 
 

@@ -1,0 +1,1 @@
+"""A chat backend to copy: FastAPI, the embedded router, a model with two tools, and a page."""

@@ -1,0 +1,203 @@
+"""The application: the history's router, three calls of the chat, and the page's files."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Any
+
+import jwt
+from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.responses import FileResponse, JSONResponse
+from fastapi.staticfiles import StaticFiles
+from openai import AsyncOpenAI
+from pydantic import BaseModel, Field
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from chat_backend.answers import Answers
+from chat_backend.sessions import begin_session, is_mine, owner_of
+from chat_backend.settings import ChatSettings, ably_options, ably_origins
+from chat_backend.tools import TOOLS
+from rehydrate import History, RehydrateError
+
+PAGE = Path(__file__).parent / "page"
+ABLY_JS = (
+    Path(__file__).parents[2] / "tests" / "js" / "node_modules" / "ably" / "build" / "ably.min.js"
+)
+"""Stock ably-js, where npm could fetch it; without it, the page follows over SSE alone."""
+
+_TOKEN_S = 3600
+_INSTRUCTIONS = "You are a kind and brief assistant. Use the tools where they help."
+
+
+class Prompt(BaseModel):
+    """What the page sends. It makes the id, so that trying again asks nothing twice."""
+
+    id: str = Field(pattern=r"^p-[0-9a-f-]{36}$")
+    text: str = Field(min_length=1, max_length=8_000)
+
+
+def create_app(settings: ChatSettings, history: History, client: AsyncOpenAI) -> FastAPI:
+    """The chat over *history*, answered by *client*."""
+    app = FastAPI(title="chat", docs_url=None, redoc_url=None, openapi_url=None)
+    app.add_exception_handler(RehydrateError, _tell)
+    app.include_router(history.router(authorize=is_mine), prefix="/history")
+    app.include_router(_chat(settings, history, client))  # behind it: its answers end first
+    app.include_router(_page(history, settings))
+    app.mount("/page", StaticFiles(directory=PAGE))
+    app.add_middleware(SecurityHeaders, connect=ably_origins(history.settings))
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.hosts.split(","))
+    return app
+
+
+def answering(
+    settings: ChatSettings, history: History, client: AsyncOpenAI
+) -> Callable[[str, str, str, str], Awaitable[object]]:
+    """How a prompt is answered: by OpenAI's Responses API, or by an assistant."""
+
+    async def by_responses(
+        conversation_id: str, prompt_id: str, text: str, response_id: str
+    ) -> object:
+        return await history.run_openai(
+            conversation_id,
+            client,
+            model=settings.model,
+            instructions=_INSTRUCTIONS,
+            input=text,
+            tools=TOOLS,
+            prompt_id=prompt_id,
+            response_id=response_id,
+        )
+
+    async def by_assistant(
+        conversation_id: str, prompt_id: str, text: str, response_id: str
+    ) -> object:
+        return await history.run_openai_assistant(
+            conversation_id,
+            client,
+            assistant_id=settings.assistant_id,
+            input=text,
+            tools=TOOLS,
+            describe_tools=True,
+            prompt_id=prompt_id,
+            response_id=response_id,
+        )
+
+    return by_responses if settings.api == "responses" else by_assistant
+
+
+def _chat(settings: ChatSettings, history: History, client: AsyncOpenAI) -> APIRouter:
+    most_each, most = settings.at_once
+    answers = Answers(answering(settings, history, client), most_each=most_each, most=most)
+
+    @asynccontextmanager
+    async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
+        async with client:
+            yield
+            await answers.close()
+
+    chat = APIRouter(prefix="/chat", lifespan=lifespan)
+
+    @chat.post("/{conversation_id}/prompts", status_code=202)
+    async def ask(conversation_id: Mine, prompt: Prompt) -> dict[str, str]:
+        answers.check_room(conversation_id)
+        await history.prompt(conversation_id, prompt.text, prompt_id=prompt.id)
+        response_id = answers.start(conversation_id, prompt.id, prompt.text)
+        return {"prompt_id": prompt.id, "response_id": response_id}
+
+    @chat.post("/{conversation_id}/responses/{response_id}/stop", status_code=202)
+    async def stop(conversation_id: Mine, response_id: str) -> None:
+        await history.cancel(conversation_id, response_id)  # whichever process streams it
+
+    @chat.get("/{conversation_id}/ably-token")
+    async def ably_token(conversation_id: Mine) -> dict[str, Any]:
+        channel = await history.channel_of(conversation_id)
+        return {"token": _reader_token(history, channel), "channel": channel}
+
+    return chat
+
+
+def _mine(request: Request, conversation_id: str) -> str:
+    if not is_mine(request, conversation_id):
+        raise HTTPException(403, "This conversation is somebody else's.")
+    return conversation_id
+
+
+Mine = Annotated[str, Depends(_mine)]
+"""The conversation in the path, if it is the caller's."""
+
+
+def _reader_token(history: History, channel: str) -> str:
+    """A token for the page: it reads this one channel, for an hour, and nothing else."""
+    name, _, secret = history.settings.required_ably_key().partition(":")
+    now_s = int(time.time())
+    capability = json.dumps({channel: ["subscribe", "history"]})
+    claims = {"iat": now_s, "exp": now_s + _TOKEN_S, "x-ably-capability": capability}
+    return jwt.encode(claims, secret, "HS256", headers={"kid": name})
+
+
+def _page(history: History, settings: ChatSettings) -> APIRouter:
+    page = APIRouter()
+
+    @page.get("/")
+    async def index(request: Request) -> Response:
+        response = FileResponse(PAGE / "index.html", headers={"Cache-Control": "no-cache"})
+        begin_session(request, response)
+        return response
+
+    @page.get("/me")
+    async def me(request: Request) -> dict[str, Any]:
+        ably = ably_options(history.settings) if ABLY_JS.is_file() else None
+        return {"owner": owner_of(request), "api": settings.api, "ably": ably}
+
+    @page.get("/client.js")
+    async def client_js() -> Response:
+        text = files("rehydrate.api").joinpath("client.js").read_text()
+        return Response(text, media_type="text/javascript")
+
+    @page.get("/ably.js")
+    async def ably_js() -> Response:
+        if not ABLY_JS.is_file():
+            raise HTTPException(404, "ably-js is not installed: npm ci in tests/js")
+        return FileResponse(ABLY_JS, media_type="text/javascript")
+
+    return page
+
+
+async def _tell(_request: Request, error: Exception) -> Response:
+    """An error of rehydrate's, as problem+json."""
+    status, code = getattr(error, "status", 500), getattr(error, "code", "internal")
+    body = {"status": status, "code": code, "detail": str(error)}
+    return JSONResponse(body, status, media_type="application/problem+json")
+
+
+class SecurityHeaders:
+    """Says what the page may load and connect to: itself, and Ably. Streams pass untouched."""
+
+    def __init__(self, app: ASGIApp, connect: str) -> None:
+        self._app = app
+        policy = (
+            "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; "
+            f"connect-src 'self' {connect}; "
+            "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+        )
+        self._headers = [
+            (b"content-security-policy", policy.encode()),
+            (b"x-content-type-options", b"nosniff"),
+            (b"referrer-policy", b"no-referrer"),
+        ]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer with the headers added."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                message["headers"] = [*message.get("headers", ()), *self._headers]
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers)
