@@ -52,8 +52,7 @@ class Line:
         Raises:
             AblyException: it is refused, as the SDK says it.
         """
-        serial = self.channel._RealtimeChannel__attach_serial
-        asked = {"from_serial": serial, "direction": "backwards", **params}
+        asked = {"from_serial": self.attach_serial, "direction": "backwards", **params}
         page = await self._rest.request("GET", self._path, "5", params=asked)
         while True:
             if not page.success:
@@ -62,6 +61,11 @@ class Line:
             if not page.has_next():
                 return
             page = await page.next()
+
+    @property
+    def attach_serial(self):
+        """The attach point, which the SDK keeps to itself."""
+        return self.channel._RealtimeChannel__attach_serial
 
     async def close(self):
         await self.realtime.close()
@@ -104,6 +108,11 @@ class Recipe:
         return self._line.channel.error_reason
 
     @property
+    def attach_serial(self):
+        """The attach point."""
+        return self._line.attach_serial
+
+    @property
     def stored_ids(self):
         return {row.id for row in self.stored}
 
@@ -121,7 +130,7 @@ class Recipe:
                     self._came.clear()
                     await self._came.wait()
         except TimeoutError:
-            assert self.shown == list(expected)
+            raise AssertionError(f"it shows {self.shown}") from None
 
     async def close(self):
         await self._line.close()
@@ -258,9 +267,9 @@ class Seam(TokenRewind):
     def _fold(self, message, *, older):
         id_ = response_of(message)
         self._superseded.add(headers_of(message).get("supersedes"))
-        if message.name == "stop":
+        if message.name == "stop" or (message.version.metadata or {}).get("phase") == "done":
             self.ended.add(id_)
-        elif message.name in ("token", "response", None):
+        if message.name in ("token", "response", None):
             grown = self.streaming.pop(id_, "") if older else self.streaming.get(id_, "")
             if message.action == MessageAction.MESSAGE_UPDATE:
                 grown = ""

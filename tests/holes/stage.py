@@ -13,12 +13,13 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import NamedTuple
 
+import httpx
 from ably import AblyRealtime
 from ably.types.message import Message
 
 from api.minting import SERVICE_KEY, mint
 from api.serving import served_beside
-from appending import appender_to
+from appending import Appender, appender_to
 from holes.readers import Ours
 from holes.recipes import PATIENCE_S, Row
 from rehydrate import History, NewMessage
@@ -104,11 +105,17 @@ class House:
 
 
 @asynccontextmanager
-async def house_of(server, database, node, **more):
-    """A service on *server* and *database*, while the block runs; *more* are its settings."""
+async def house_of(server, database, node, agent=None, **more):
+    """A service on *server* and *database*, while the block runs; *more* are its settings.
+
+    *agent*: settings of the agent's process alone.
+    """
     settings = settings_for(database, server, service_keys=SERVICE_KEY, publish_rate=0, **more)
     service = Held(History(settings).app())
-    async with served_beside(service) as url, History(settings) as history:
+    async with (
+        served_beside(service) as url,
+        History(settings.model_copy(update=agent or {})) as history,
+    ):
         yield House(server, history, service, url, node)
 
 
@@ -234,6 +241,25 @@ class Stage:
         """Another program that says responses by appends."""
         return await self._stack.enter_async_context(appender_to(self.server, self.channel))
 
+    async def holding_appender(self, window_ms):
+        """As `appender`, by a connection whose appends Ably holds back, to deliver some at once."""
+        ably = AblyRealtime(
+            key=self.server.key,
+            endpoint=f"127.0.0.1:{self.server.port}",
+            tls=False,
+            transport_params={"appendRollupWindow": str(window_ms)},
+        )
+        self._stack.push_async_callback(ably.close)
+        return Appender(ably.channels.get(self.channel))
+
+    async def ask(self, **asked):
+        """The service's answer to a reader."""
+        target = self.target()
+        headers = {"authorization": f"Bearer {target.token}"}
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
+            answer = await http.get(target.url, headers=headers, params=asked)
+        return answer.raise_for_status().json()
+
     def created_ms(self, rid):
         """When the first channel message of a response was created."""
         for message in self.on_channel():
@@ -253,7 +279,8 @@ class Stage:
 
     async def record(self):
         """What a webhook has the service do: store what the channel says."""
-        await self.history.catch_up(self.id)
+        while not (await self.history.catch_up(self.id)).moved:
+            pass  # the service's own recorder was quicker, and may have read earlier
 
     def forget(self):
         """The channel's retention has passed."""

@@ -10,7 +10,7 @@ PAPER = Path(__file__).parents[2] / "docs" / "holes.md"
 NUMBERS = [*(f"H{n:02}" for n in range(1, 28)), *(f"S{letter}" for letter in "abcdefghi")]
 WRITING = os.environ.get("HOLES") == "write"
 _LONGEST = 40
-_HEAD = "| # | hole | recipe | the recipe shows | rehydrate shows |"
+HEAD = "| # | hole | recipe | the recipe shows | rehydrate shows |"
 
 
 def cell(shown):
@@ -44,9 +44,9 @@ class Table:
 
     def write(self):
         rows = {**self.committed, **self.made}
-        before, _, rest = PAPER.read_text().partition(_HEAD)
+        before, _, rest = PAPER.read_text().partition(HEAD)
         after = rest.partition("\n\n")[2]
-        lines = [_HEAD, "|---|---|---|---|---|", *(rows[n] for n in NUMBERS if n in rows)]
+        lines = [HEAD, "|---|---|---|---|---|", *(rows[n] for n in NUMBERS if n in rows)]
         PAPER.write_text(before + "\n".join(lines) + "\n\n" + after)
 
 

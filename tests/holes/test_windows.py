@@ -25,6 +25,7 @@ async def test_h06_a_tab_sleeps_before_it_attaches(old_stage, row):
     ours = await stage.waiting_readers()
     await stage.respond("A", *A3)
     await stage.respond("B", "B1 ")
+    await stage.record()
     stage.forget()
     await recipe.attach()
     stage.answer()

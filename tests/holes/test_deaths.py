@@ -1,0 +1,172 @@
+"""H10, H11, H27, Sc, Sg: publishers that die, and texts that are made good. Their processes are real."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from holes.recipes import PATIENCE_S, Seam, Shown, TokenRewind
+from holes.stage import Stage, house_of
+from holes.table import cell
+from telling import reading
+
+pytestmark = pytest.mark.slow
+
+A3 = ("A1 ", "A2 ", "A3 ")
+A = "".join(A3)
+STREAMING, DONE, CUT = "in progress", "completed", "interrupted"
+LEASE_S = 1.5
+
+
+@pytest.fixture(scope="module")
+async def mortal_house(channels, module_database, node):
+    """A service that soon takes a silent publisher for dead."""
+    async with house_of(channels, module_database, node, lease_s=LEASE_S) as opened:
+        yield opened
+
+
+@pytest.fixture
+async def mortal(mortal_house):
+    made = Stage(mortal_house, {})
+    yield made
+    await made.close()
+
+
+@pytest.fixture
+async def idle(channels, database, node):
+    """As `mortal`, on a channel whose messages grow; whoever says nothing for a second has ended."""
+    more = {"channel_template": "mutable:{conversation_id}", "idle_limit_ms": 0}
+    agent = {"idle_limit_ms": 1000}  # who follows in that process is told by it
+    async with house_of(channels, database, node, agent, **more) as opened:
+        made = Stage(opened, {})
+        yield made
+        await made.close()
+
+
+async def kill(process):
+    process.kill()
+    async with asyncio.timeout(PATIENCE_S):
+        await process.wait()
+
+
+async def test_h10_the_repair_is_lost(mortal, row):
+    """A token is refused, and its publisher dies before it says the repair: the hole is for ever.
+    (B: as A, but it dies before its store has the token; that text is gone.)"""
+    mortal.truth |= {"A": A, "B": "B1 B2 B3 "}
+    recipe = mortal.recipe(TokenRewind)
+    await recipe.hydrate()
+    ours = await mortal.readers()
+    processes = []
+    for id_ in "AB":
+        with mortal.fault("refuse_publish", code=42911, nth=3):
+            tokens = [f"{id_}{n} " for n in (1, 2, 3)]
+            processes.append(await mortal.process(id_, *tokens, keeps=id_ == "A"))
+            await mortal.heard(id_, 3)
+    await mortal.keeps("A", A)
+    for process in processes:
+        await kill(process)
+    right = [Shown("A", A, CUT), Shown("B", "B1 B3 ", CUT, ((2, 2),))]
+    await ours.show(*right)
+    wrong = [Shown("A", "A1 A3 ", STREAMING), Shown("B", "B1 B3 ", STREAMING)]
+    await recipe.shows(*wrong)
+    late = await mortal.readers()
+    await late.show(*right)
+    row.shows("token R, H", wrong, right)
+
+
+async def test_h11_the_agent_crashes(mortal, row):
+    """An agent is killed: its response is never stored, and has no end: it streams for every later
+    reader, until the channel forgets it, and then it was never there."""
+    tokens = [f"A{n} " for n in range(1, 51)]
+    mortal.truth["A"] = "".join(tokens)
+    process = await mortal.process("A", *tokens)
+    await mortal.keeps("A", mortal.truth["A"])
+    await kill(process)
+    recipe = mortal.recipe(TokenRewind)
+    await recipe.hydrate()
+    ours = await mortal.readers()
+    right = Shown("A", mortal.truth["A"], CUT)
+    await ours.show(right)
+    streams = right._replace(status=STREAMING)
+    await recipe.shows(streams)
+    mortal.forget()
+    reloaded = mortal.recipe(TokenRewind)
+    await reloaded.hydrate()
+    assert reloaded.shown == []
+    late = await mortal.readers()
+    await late.show(right)
+    row.shows("token R", f"{cell([streams])}; later: nothing", [right])
+
+
+async def test_h27_what_is_stored_is_not_what_was_shown(stage, row):
+    """The agent stores what it wrote, and not what readers got: a reload changes the text. And an
+    agent that dies is followed by one that tells the same response anew, in other words."""
+    stage.truth |= {"A": A, "B": "B1 B2 "}
+    recipe = stage.recipe(TokenRewind)
+    await recipe.hydrate()
+    a = await stage.begin("A")
+    await a.say("A1 ")
+    with stage.fault("refuse_publish", code=42911, nth=1):
+        await a.say("A2 ", refused=True)
+        await a.say("A3 ")
+    await stage.tell("B", "wrong ")
+    ours = await stage.readers()
+    stage.truth["B"] = "B1 B2 "
+    await stage.tell("B", "B1 ", "B2 ", gen=2, stop=True)
+    await a.end()
+    stage.store("A", A)
+    wrong = [Shown("A", "A1 A3 ", STREAMING), Shown("B", "wrong B1 B2 ", STREAMING)]
+    await recipe.shows(*wrong)
+    reloaded = stage.recipe(TokenRewind)
+    await reloaded.hydrate()
+    await reloaded.shows(Shown("A", A, DONE), wrong[1])
+    right = [Shown("A", A, DONE), Shown("B", "B1 B2 ", DONE)]
+    await ours.show(*right, allowed=("wrong ",))
+    late = await stage.readers()
+    await late.show(*right, allowed=("wrong ",))  # where Ably is slow, an answer is what is stored
+    row.shows("token R, H", f"{cell(wrong)}; reloaded: {cell(reloaded.shown)}", right)
+
+
+async def test_sc_stored_after_its_end_was_told(mortal, row):
+    """A run's end is published, and the agent dies before it stores it; the next run is stored, and
+    the seam passes the first: it is lost."""
+    mortal.truth |= {"R1": "R1a R1b ", "R2": "R2a "}
+    process = await mortal.process("R1", "R1a ", "R1b ", ends=True)
+    await mortal.heard("R1", 3)
+    await kill(process)
+    await mortal.respond("R2", "R2a ")
+    recipe = mortal.recipe(Seam)
+    await recipe.hydrate()
+    ours = await mortal.readers()
+    two = Shown("R2", "R2a ", DONE)
+    right = [Shown("R1", "R1a R1b ", DONE), two]
+    await recipe.shows(two)
+    await ours.show(*right)
+    mortal.forget()
+    late = await mortal.readers()
+    await late.show(*right)
+    row.shows("seam", [two], right)
+
+
+async def test_sg_the_agent_crashes(idle, row):
+    """An agent that appends is killed: its run streams for ever on every screen. (It has no lease,
+    not being ours: a limit of silence ends it, until it says more. Who follows the service sees
+    that; who is attached to Ably, with the next answer.)"""
+    idle.truth["R1"] = "R1a R1b "
+    recipe = idle.recipe(Seam)
+    await recipe.hydrate()
+    ours = await idle.readers()
+    process = await idle.appending_process("R1", "R1a ", "R1b ")
+    streams = Shown("R1", "R1a R1b ", STREAMING)
+    await recipe.shows(streams)
+    await ours.show(streams)
+    right = streams._replace(status=CUT)
+    async with reading(idle.history, idle.id) as following:
+        await kill(process)
+        await following.until(lambda reader: reader.statuses.get("R1") == CUT)
+        assert following.reader.texts == {"R1": right.text}
+    late = await idle.readers()
+    await late.show(right)
+    await recipe.shows(streams)
+    row.shows("seam", [streams], [right])
