@@ -233,6 +233,21 @@ async def test_a_tray_is_kept_while_it_is_needed_and_no_longer(database):
         assert [lane.trays for lane in history._outbox._lanes] == [0]
 
 
+async def test_who_sends_at_his_own_times_has_room_for_that_on_his_lane(database):
+    async with opened(database) as (_, history):
+        outbox = history._outbox
+        with (
+            outbox.tray("a", steady_per_s=25) as a,
+            outbox.tray("b", steady_per_s=25) as b,
+            outbox.tray("c") as c,
+            outbox.tray("d", steady_per_s=50) as d,
+            outbox.tray("a", steady_per_s=25) as again,
+        ):
+            assert again is a
+            assert [each.lane.number for each in (a, b, c, d)] == [0, 1, 0, 2]
+        assert {lane.trays for lane in outbox._lanes} == {0}
+
+
 async def test_ephemeral_content_is_not_in_history_and_yet_in_answers(database):
     async with opened(database) as (_, history):
         async with history.respond("fleeting", "r", ephemeral=True) as response:

@@ -234,10 +234,10 @@ async def test_a_later_gen_is_gone_on_with_as_it_began(kept):
 async def test_no_more_wait_for_an_answer_than_may(kept, monkeypatch):
     monkeypatch.setattr(playing, "WINDOW", 4)
     kept.wire.gate.clear()
-    playing_on = asyncio.create_task(kept.player().play())
-    for _ in range(50):
-        await asyncio.sleep(0.001)
+    playing_on = asyncio.create_task(kept.player(done=1).play())
+    await kept.wire.until(4)
+    await asyncio.sleep(0.05)
     assert kept.wire.posts == 4
     kept.wire.gate.set()
     assert await playing_on
-    assert kept.wire.shown == (TEXT, "completed")
+    assert [e.seq for e in kept.wire.taken] == list(range(2, len(TEXT) + 2))

@@ -138,10 +138,11 @@ def _times(
 class _Slot:
     """One channel message to be: when, and of which pieces."""
 
-    __slots__ = ("at_s", "length", "pieces")
+    __slots__ = ("at_s", "length", "pieces", "waits")
 
-    def __init__(self, at_s: float, piece: Piece) -> None:
+    def __init__(self, at_s: float, piece: Piece, *, waits: bool) -> None:
         self.at_s = at_s
+        self.waits = waits
         self.pieces = [piece]
         self.length = piece.length
 
@@ -160,20 +161,24 @@ class _Slots(NamedTuple):
 
 
 def _slots(due: Sequence[tuple[float, Piece]], end_s: float, terms: ReplayTerms) -> _Slots:
-    """Channel messages as the rate allows: what is due before one may be sent, goes with it.
+    """Channel messages as the rate allows: what is due around one that had to wait, goes with it.
 
-    As fast as allowed, everything is due at once; then nothing is joined.
+    So nothing is late by more than half of what lies between two of them, or early by more. As fast
+    as allowed, everything is due at once; then nothing is joined.
     """
     pace = Pace(terms.max_rate)
+    around_s = 0.5 / pace.sustained_per_s
     start_s = _placed(pace, 0.0)
     content: list[_Slot] = []
     last_s = start_s
     for at_s, piece in due:
-        if terms.speed and content and at_s < content[-1].at_s and content[-1].takes(piece):
-            content[-1].take(piece)
+        open_ = content[-1] if content and content[-1].waits and terms.speed else None
+        if open_ is not None and at_s < open_.at_s + around_s and open_.takes(piece):
+            open_.take(piece)
             continue
-        last_s = _placed(pace, max(at_s, last_s))
-        content.append(_Slot(last_s, piece))
+        due_s = max(at_s, last_s)
+        last_s = _placed(pace, due_s)
+        content.append(_Slot(last_s, piece, waits=last_s > due_s))
     return _Slots(start_s, content, _placed(pace, max(end_s, last_s)))
 
 

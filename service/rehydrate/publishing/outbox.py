@@ -191,18 +191,25 @@ class Outbox:
         self._trays_per_lane = max(1, int(sustained_per_s * TURN_S))
 
     @contextmanager
-    def tray(self, channel_name: str) -> Iterator[Tray]:
-        """The tray of a channel, for as long as the block runs."""
+    def tray(self, channel_name: str, *, steady_per_s: float = 0.0) -> Iterator[Tray]:
+        """The tray of a channel, for as long as the block runs.
+
+        *steady_per_s*: publishes a second that the borrower will send at its own times, which
+        cannot grow while they wait; others on the lane leave room for them.
+        """
+        room = max(0, int(steady_per_s * TURN_S) - 1)
         tray = self._trays.get(channel_name)
         if tray is None:
-            lane = self._lane()
+            lane = self._lane(1 + room)
             lane.trays += 1
             tray = Tray(self, channel_name, lane, self._rate_per_s)
             self._trays[channel_name] = tray
         tray.borrowers += 1
+        tray.lane.trays += room
         try:
             yield tray
         finally:
+            tray.lane.trays -= room
             tray.borrowers -= 1
             self._put_away(tray)
 
@@ -242,10 +249,10 @@ class Outbox:
             soonest_s = max(min(waits_s), lane.pace.wait_s(now_s))
             lane.timer = loop.call_later(soonest_s, self._turn, lane)
 
-    def _lane(self) -> _Lane:
-        """The first lane with room; without a rate there is room for all on one."""
+    def _lane(self, trays: int) -> _Lane:
+        """The first lane with room for *trays*; without a rate there is room for all on one."""
         for lane in self._lanes:
-            if not self._rate_per_s or lane.trays < self._trays_per_lane:
+            if not self._rate_per_s or lane.trays + trays <= max(self._trays_per_lane, trays):
                 return lane
         if len(self._lanes) < MOST_LANES:
             self._lanes.append(_Lane(len(self._lanes), self._rate_per_s))

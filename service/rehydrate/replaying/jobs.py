@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import uuid
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rehydrate.core.replays import Replay, ReplayState
 from rehydrate.core.schedule import Schedule, scheduled
@@ -45,6 +45,14 @@ class ReplayRules(NamedTuple):
     client_id: str | None = None
 
 
+class Lender(Protocol):
+    """Who lends the outlet of a channel."""
+
+    def __call__(self, channel_name: str, *, steady_per_s: float) -> AbstractContextManager[Outlet]:
+        """Lend it for as long as the block runs, for so many messages a second."""
+        ...
+
+
 class ReplayJobs:
     """Runs replays, some at once.
 
@@ -52,7 +60,7 @@ class ReplayJobs:
         store: where responses are stored.
         replays: where replays are.
         channel: whose history tells how far another process was.
-        outlet: where to publish on a channel, for as long as its block runs.
+        outlet: lends where to publish on a channel.
         rules: how they run.
         ended: told the state of each that has ended.
     """
@@ -63,7 +71,7 @@ class ReplayJobs:
         store: ResponseStore,
         replays: Replays,
         channel: ChannelLog,
-        outlet: Callable[[str], AbstractContextManager[Outlet]],
+        outlet: Lender,
         rules: ReplayRules,
         ended: Callable[[ReplayState], None],
     ) -> None:
@@ -151,7 +159,7 @@ class ReplayJobs:
     async def _perform(self, run: Run) -> tuple[ReplayState, Any]:
         """Run it to its end; the state in which it ended, and why if it failed."""
         replay = run.replay
-        with self._outlet(replay.channel) as outlet:
+        with self._outlet(replay.channel, steady_per_s=replay.terms.max_rate) as outlet:
             try:
                 if replay.terms.mode == "stream":
                     return await self._stream(run, outlet)

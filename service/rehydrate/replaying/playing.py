@@ -84,7 +84,7 @@ class Player:
         self.acknowledged = replay.done or -1
         self.gen = replay.gen
         self.gen_from = replay.gen_from
-        self._unshown = replay.gen > 1
+        self._unshown = replay.gen > 1 or self.acknowledged < 0
         self._sent: deque[tuple[int, asyncio.Future[Sequence[str | None]]]] = deque()
         self._news = asyncio.Event()
         self._cancelled = replay.cancel_asked
@@ -124,6 +124,7 @@ class Player:
             return  # what is said again has the id that it had
         while self.acknowledged + 1 in seen:
             self.acknowledged += 1
+        self._unshown = self._unshown and self.gen_from not in seen
         if any(seq > self.acknowledged for seq in seen):
             await self._begin_again()
 
@@ -156,7 +157,6 @@ class Player:
         Raises:
             ChannelUnavailable: Ably does not take it.
         """
-        self._unshown = self._unshown or self.acknowledged < 0
         await self._show_start()
         stop = self._event(len(self._steps) - 1)._replace(
             seq=self.acknowledged + 1, id=f"{self._id}:{self.gen}:stop", value=None, error=None
@@ -235,7 +235,10 @@ class Player:
         await self._keep()  # nobody may go on in a gen that followers have left
 
     async def _show_start(self) -> None:
-        """Publish how a later gen begins: its start, and what was said before it."""
+        """Publish how the gen begins: its start, and what was said before it in an earlier one.
+
+        It is waited for: the times of the rest count from when the connection stands.
+        """
         if not self._unshown:
             return
         await self._post_alone(self._event(0))
@@ -254,12 +257,15 @@ class Player:
             try:
                 async with asyncio.timeout(ACK_TIMEOUT_S):
                     await self._outlet.post(event)
-            except (ChannelUnavailable, TimeoutError) as error:
+            except TimeoutError:
+                if attempt == TRIES - 1:
+                    raise ChannelUnavailable("Ably acknowledges nothing") from None
+            except ChannelUnavailable as error:
                 if attempt == TRIES - 1 or not _passes(error):
-                    raise ChannelUnavailable(f"the {event.kind} of a replay: {error}") from error
-                await _wait(attempt)
+                    raise
             else:
                 return
+            await _wait(attempt)
 
     def _event(self, index: int) -> Event:
         event = self._steps[index].event

@@ -1,0 +1,176 @@
+"""Replaying: how well a replay keeps the times of its response, and how much of the rate it uses.
+
+    python -m bench replaying [--tokens 2000] [--per-s 20]
+
+The channel server, Postgres, and the readers (stock SDK) are processes of their own; the service is
+here. A chunk's deviation is when a reader has it, from the first chunk on, against when it came.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from ably import AblyRealtime
+from bench.channel import KEY, local_server
+from bench.recording import row
+
+from rehydrate.core.events import Event
+from rehydrate.core.response import MessageState, fold
+from rehydrate.settings import load_settings
+from rehydrate.store.embedded import EmbeddedPostgres
+from rehydrate.store.migrations import migrate
+from rehydrate.wiring.history import History
+
+BEGAN_MS = 1_767_225_600_000
+PATIENCE_S = 600
+
+
+def made(tokens, per_s, seed=1):
+    """A response of so many tokens, irregularly, but about so many a second."""
+    chance = random.Random(seed)
+    state, at_ms = MessageState("r"), float(BEGAN_MS)
+    fold(state, Event("start", "r", seq=0, timestamp_ms=BEGAN_MS))
+    times_s = []
+    for seq in range(1, tokens + 1):
+        at_ms += chance.gammavariate(4, 250 / per_s)
+        times_s.append((round(at_ms) - BEGAN_MS) / 1000)
+        fold(state, Event("token", "r", seq=seq, timestamp_ms=round(at_ms), text=f"{seq:06d} "))
+    stop = Event("stop", "r", seq=tokens + 1, timestamp_ms=round(at_ms), status="completed")
+    fold(state, stop)
+    return state, times_s
+
+
+async def listen(port, channel):
+    """Print when each chunk came, by a stock SDK, until the stop."""
+    ably = AblyRealtime(KEY, endpoint=f"127.0.0.1:{port}", tls=False)
+    ended, came = asyncio.Event(), []
+
+    def hear(message):
+        now_s = time.time()
+        if message.name == "token":
+            came.append((now_s, message.data.split()))
+        elif message.name == "stop":
+            ended.set()
+
+    await ably.channels.get(channel).subscribe(hear)
+    print("ready", flush=True)
+    async with asyncio.timeout(PATIENCE_S):
+        await ended.wait()
+    print(json.dumps(came), flush=True)
+    await ably.close()
+
+
+class Reader:
+    """A reader in a process of its own."""
+
+    def __init__(self, port, channel):
+        self._argv = [sys.executable, "-m", "bench.replaying", "--listen", channel, str(port)]
+
+    async def __aenter__(self):
+        self._process = await asyncio.create_subprocess_exec(
+            *self._argv, stdout=subprocess.PIPE, limit=2**24
+        )
+        await self._process.stdout.readline()
+        return self
+
+    async def __aexit__(self, *_):
+        if self._process.returncode is None:
+            self._process.terminate()
+        await self._process.wait()
+
+    async def heard(self):
+        return json.loads(await self._process.stdout.readline())
+
+
+async def replayed(history, port, name, state, **terms):
+    """What a reader of a replay heard, and the replay."""
+    conversation_id = f"bench-{name}"
+    channel = terms.pop("channel", f"ai:{conversation_id}")
+    async with history._store.locked(conversation_id, f"ai:{conversation_id}") as held:
+        state.changed = True
+        await held.put([state])
+    async with Reader(port, channel) as reader:
+        replay = await history.replay(conversation_id, "r", channel=channel, **terms)
+        heard = await reader.heard()
+    return heard, replay
+
+
+def deviations_ms(heard, times_s):
+    """How far from its time each chunk came, after the first."""
+    at_s = [came_s for came_s, words in heard for _ in words]
+    assert [int(w) for _, words in heard for w in words] == list(range(1, len(times_s) + 1))
+    off = [(a - at_s[0]) - (t - times_s[0]) for a, t in zip(at_s, times_s, strict=True)]
+    return sorted(abs(each) * 1000 for each in off)
+
+
+def rate_used(heard, allowed):
+    """Of what may be sent: channel messages a second, from the first to the last."""
+    return (len(heard) - 1) / (heard[-1][0] - heard[0][0]) / allowed * 100
+
+
+async def measure(tokens, per_s):
+    with tempfile.TemporaryDirectory(prefix="bench-") as folder:
+        async with EmbeddedPostgres(Path(folder)) as postgres, local_server() as port:
+            await migrate(postgres.url)
+            settings = load_settings(
+                database_url=postgres.url,
+                ably_api_key=KEY,
+                ably_endpoint="127.0.0.1",
+                ably_port=port,
+                ably_tls=False,
+                replay_channels="demo:*",
+            )
+            async with History(settings) as history:
+                return await all_of(history, port, tokens, per_s)
+
+
+async def all_of(history, port, tokens, per_s):
+    print(f"{tokens} tokens; each line is a replay of its own, one after the other")
+    good = True
+    for name, pace, terms in (
+        ("own", per_s, {}),
+        ("other", per_s * 2, {"channel": "demo:other"}),
+        ("dense", per_s * 2.5, {}),
+    ):
+        state, times_s = made(tokens, pace)
+        heard, replay = await replayed(history, port, name, state, **terms)
+        off = deviations_ms(heard, times_s)
+        what = f"{pace:g} tokens/s at {replay.terms.max_rate:g}/s, {replay.plan['joined']} joined"
+        # more than the rate allows is joined: half of what lies between two messages is on top
+        target = 20 if pace < replay.terms.max_rate else 20 + 500 / replay.terms.max_rate
+        good &= row(f"{what}: p95 of the deviation, ms", off[int(len(off) * 0.95)], target)
+        print(
+            f"{'':58} p50 {off[len(off) // 2]:.1f}  p99 {off[int(len(off) * 0.99)]:.1f}  max {off[-1]:.1f} ms"
+        )
+    for name, allowed, terms in (("fast", 25, {}), ("faster", 50, {"channel": "demo:fast"})):
+        state, _ = made(tokens, per_s)
+        heard, _ = await replayed(history, port, name, state, speed=0, **terms)
+        good &= row(
+            f"speed 0, {allowed}/s allowed: used, %", rate_used(heard, allowed), 90, most=False
+        )
+    return 0 if good else 1
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(description="How a replay keeps its times.")
+    parser.add_argument("--tokens", type=int, default=2000)
+    parser.add_argument("--per-s", type=float, default=20.0)
+    parser.add_argument("--listen", help=argparse.SUPPRESS)
+    parser.add_argument("port", nargs="?", type=int, help=argparse.SUPPRESS)
+    asked = parser.parse_args(argv)
+    if asked.listen:
+        asyncio.run(listen(asked.port, asked.listen))
+        return 0
+    return asyncio.run(measure(asked.tokens, asked.per_s))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
