@@ -1,0 +1,119 @@
+"""A replay whose process is killed in its middle: every follower sees each chunk once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections import Counter
+from contextlib import aclosing
+
+import httpx
+import pytest
+
+from journeys.readers import Plan, by_javascript, by_python, must_show, skip_without_node
+from journeys.stack import stacked
+from rehydrate import History
+from rehydrate.core.dialects import decode_all
+from rehydrate.demo.processes import Child
+from rehydrate.demo.texts import tokens_of
+
+pytestmark = pytest.mark.slow
+
+ADMIN_KEY = "an-admin-key-of-the-journeys"
+RATE = 12.0
+
+
+@pytest.fixture
+async def alone(database, without_settings):
+    """A stack that nobody else needs."""
+    async with stacked(database, REHYDRATE_ADMIN_KEYS=ADMIN_KEY) as running:
+        yield running
+
+
+class Admin:
+    """Somebody with an admin key, at the service that answers now."""
+
+    def __init__(self, url, conversation_id):
+        self.url = url
+        self._start = f"/v1/admin/conversations/{conversation_id}/responses/r/replay"
+
+    async def _ask(self, method, path, **how):
+        headers = {"authorization": f"Bearer {ADMIN_KEY}"}
+        async with httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20) as http:
+            answer = await http.request(method, path, **how)
+        assert answer.is_success, answer.text
+        return answer.json()
+
+    async def replay(self, **body):
+        return (await self._ask("POST", self._start, json=body))["replay_id"]
+
+    async def cancel(self, replay_id):
+        return await self._ask("DELETE", f"/v1/admin/replays/{replay_id}")
+
+    async def reached(self, replay_id, done):
+        """The replay, once it has said so many chunks, or has ended."""
+        async with asyncio.timeout(60):
+            while True:
+                found = await self._ask("GET", f"/v1/admin/replays/{replay_id}")
+                if found["done"] >= done or found["state"] in {"done", "failed", "cancelled"}:
+                    return found
+                await asyncio.sleep(0.05)
+
+
+async def said_of(history, channel, replay_id):
+    """What the channel has of a replay: kinds and seqs, in order."""
+    found = []
+    async with aclosing(history._channel.history(channel, forwards=True)) as pages:
+        async for page in pages:
+            found += [e for e in decode_all(page) if e.message_id == replay_id]
+    return found
+
+
+async def attached(ably, channel, count):
+    async with httpx.AsyncClient(base_url=ably.url) as http, asyncio.timeout(30):
+        while True:
+            channels = (await http.get("/localably/channels")).json()["channels"]
+            if any(c["name"] == channel and c["attachments"] >= count for c in channels):
+                return
+            await asyncio.sleep(0.05)
+
+
+async def test_a_replay_outlives_the_process_that_ran_it(alone, conversation, tmp_path):
+    skip_without_node()
+    tokens = tokens_of("r", mean=60)
+    target, admin = alone.target(conversation), Admin(alone.service.url, conversation)
+    async with History(alone.settings) as history:
+        await history._jobs.close()  # the service is to run them
+        async with history.respond(conversation, "r") as response:
+            for token in tokens:
+                response.write(token)
+                response.text  # noqa: B018 - settles: a chunk of its own
+    before = await admin.replay(speed=0, max_rate=1)  # the next one waits for it
+    replay_id = await admin.replay(speed=0, max_rate=RATE)
+    texts = {replay_id: "".join(tokens)}
+    joins = [Plan(0, way) for way in (1, 2, 3)]
+    ours = asyncio.create_task(by_python(target, texts, joins))
+    theirs = asyncio.create_task(by_javascript(tmp_path, target, texts, joins))
+    try:
+        await attached(alone.ably, target.channel, 2 * len(joins))
+        await asyncio.sleep(1)
+        await admin.cancel(before)
+        await admin.reached(replay_id, 15)
+
+        os.kill(alone.service.pid, signal.SIGKILL)
+        await alone.service.wait()
+        async with Child("--quiet", "serve", environment=alone.environment) as again:
+            admin.url = again.url
+            ended = await admin.reached(replay_id, len(tokens))
+            assert ended["done"] == len(tokens)
+            must_show(await ours + await theirs, texts)
+            assert (await admin.reached(replay_id, 10**6))["state"] == "done"
+    finally:
+        for task in (ours, theirs):
+            task.cancel()
+    async with History(alone.settings) as history:
+        said = await said_of(history, target.channel, replay_id)
+        assert Counter(e.seq for e in said) == Counter(range(len(tokens) + 2))
+        answer = await history.hydrate(conversation)
+        assert [m["id"] for m in answer.messages] == ["r"]
