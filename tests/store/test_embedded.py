@@ -179,6 +179,21 @@ async def test_a_killed_server_comes_back_by_itself_on_the_same_port(tmp_path: P
         assert server.start() == url
 
 
+@pytest.mark.slow
+async def test_a_server_that_cannot_start_for_a_while_is_there_when_it_can(tmp_path: Path) -> None:
+    """As when its disk is full for longer than a few attempts take."""
+    with EmbeddedPostgres(tmp_path) as server:
+        await run(server.url, "create table kept as select 10 as x")
+        needed = tmp_path / "data" / "PG_VERSION"
+        url, away = server.url, needed.rename(tmp_path / "away")
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(
+            lambda: (tmp_path / "log").read_text().count("is not a valid data directory") > 6, 60
+        )
+        away.rename(needed)
+        assert await run_when_back(url, "select x from kept") == 10
+
+
 async def test_a_server_killed_together_with_its_guard_and_owner_recovers(
     tmp_path: Path, owners
 ) -> None:

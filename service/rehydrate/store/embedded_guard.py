@@ -33,10 +33,9 @@ READY = b"r"  # from the owner: Postgres has answered; from now on, restart it w
 OWNER_CHECK_S = 1.0
 STOP_FAST_S = 30.0
 STOP_IMMEDIATE_S = 5.0
-RESTARTS_MAX = 6
 RESTARTS_WINDOW_S = 60.0
 RESTART_DELAY_S = 0.1
-RESTART_DELAY_MAX_S = 3.0
+RESTART_DELAY_MAX_S = 10.0
 
 PR_SET_PDEATHSIG = 1
 
@@ -72,7 +71,7 @@ class Guard:
             status = self._watch()
             if not self._wanted:
                 return 0 if status is None else self._shut_down()
-            if status == 0 or not self._was_ready or not self._may_restart():
+            if status == 0 or not self._was_ready or not self._wait_for_restart():
                 return 0 if status == 0 else 1
 
     def _listen_for_signals(self) -> None:
@@ -132,14 +131,14 @@ class Guard:
         if os.getppid() != self._plan.owner_pid:
             self._wanted = False
 
-    def _may_restart(self) -> bool:
-        """Wait, longer each time, before the next start; False when there were too many."""
+    def _wait_for_restart(self) -> bool:
+        """Wait, longer each time, before the next start; False when none is wanted any more.
+
+        It is tried for as long as the owner lives: a full disk may be emptied in an hour.
+        """
         now = time.monotonic()
         self._restarts_at = [t for t in self._restarts_at if now - t < RESTARTS_WINDOW_S] + [now]
-        tries = len(self._restarts_at)
-        if tries > RESTARTS_MAX:
-            return False
-        delay_s = min(RESTART_DELAY_MAX_S, RESTART_DELAY_S * 2 ** (tries - 1))
+        delay_s = min(RESTART_DELAY_MAX_S, RESTART_DELAY_S * 2 ** (len(self._restarts_at) - 1))
         until = now + delay_s * random.uniform(0.5, 1.0)  # noqa: S311 - jitter, not a secret
         while self._wanted and (left_s := until - time.monotonic()) > 0:
             self._wait(left_s)
