@@ -1,0 +1,96 @@
+"""The smallest publisher and subscriber, several of each at once, each a program of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from demo.command_line import environment, settings_on
+from providers.conftest import scripted
+from rehydrate.localably import LocalAbly
+from scripted_openai.model import answer, says
+
+EXAMPLES = Path(__file__).parents[2] / "examples"
+QUESTIONS = ("Why do streams break?", "What is a seam?", "Who reads this?")
+
+
+@asynccontextmanager
+async def program(name, *argv, **settings):
+    """One of the two, running; ended with the block."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        str(EXAMPLES / name),
+        *argv,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=environment(**settings),
+    )
+    try:
+        yield process
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()
+
+
+async def until(process, holds):
+    """Read what *process* says until *holds* of all of it; return it."""
+    said = ""
+    async with asyncio.timeout(60):
+        while not holds(said):
+            line = await process.stdout.readline()
+            assert line, (said, await process.stderr.read())
+            said += line.decode()
+    return said
+
+
+@pytest.mark.slow
+async def test_subscribers_piece_together_what_several_publishers_say_at_once(database):
+    async with LocalAbly() as ably, AsyncExitStack() as running:
+        model = running.enter_context(scripted())
+        model.endpoint.answer, model.endpoint.pace_s = answer, 0.02
+        settings = settings_on(database, ably) | {
+            "OPENAI_API_KEY": "scripted",
+            "OPENAI_BASE_URL": model.settings["base_url"],
+        }
+        subscribers = [
+            await running.enter_async_context(program("subscriber.py", **settings))
+            for _ in range(2)
+        ]
+        for each in subscribers:
+            await until(each, lambda said: "0 messages until now" in said)
+        publishers = [
+            await running.enter_async_context(program("publisher.py", question, **settings))
+            for question in QUESTIONS
+        ]
+        for each in publishers:
+            await until(each, lambda said: said.endswith(" completed\n"))
+        for each in subscribers:
+            said = await until(each, lambda said: all(says(q) in said for q in QUESTIONS))
+            assert said.count(" completed\n") == 3
+            assert all(f"? {question}\n" in said for question in QUESTIONS)
+        late = await running.enter_async_context(program("subscriber.py", **settings))
+        await until(late, lambda said: "6 messages until now" in said)
+
+
+@pytest.mark.slow
+async def test_a_program_without_its_settings_says_which():
+    async with program("subscriber.py") as process:
+        _, err = await asyncio.wait_for(process.communicate(), 60)
+    assert process.returncode == 1
+    assert b"REHYDRATE_DATABASE_URL" in err
+
+
+def test_the_example_environment_names_every_variable_of_the_chat_and_no_secret():
+    from chat_backend.settings import ChatSettings  # noqa: PLC0415 - of this test alone
+
+    text = (EXAMPLES / ".env.example").read_text()
+    for name in ChatSettings.model_fields:
+        assert f"CHAT_{name.upper()}=" in text
+    for name in ("OPENAI_API_KEY", "OPENAI_BASE_URL", "ABLY_API_KEY", "REHYDRATE_DATABASE_URL"):
+        assert f"{name}=" in text
+    assert "\nCONVERSATION" in text.replace("#", "")
