@@ -18,14 +18,21 @@ export const auditPane = () =>
 function entry(act) {
   return h('li.entry', {},
     h('div.entry-head', {},
-      h('span', {}, h('strong', {}, h('bdi', {}, act.action)), ' ', h('span.tag', { 'data-status': outcome(act.outcome) }, act.outcome)),
+      h('span', {}, h('strong', {}, h('bdi', {}, words(act.action))), ' ', h('span.tag', { 'data-status': outcome(act.outcome) }, h('bdi', {}, words(act.outcome)))),
       h('time', { datetime: act.at, title: moment(act.at) }, when(act.at))),
     h('p.entry-sub', {},
       'by ', id(act.actor),
       act.address && [' from ', id(act.address)],
       act.conversation_id && [' in ', h('a', { href: toConversation(act.conversation_id) }, id(act.conversation_id))],
       act.target && [' to ', id(act.target)]),
-    act.detail && h('details.fold', {}, h('summary', {}, h('span.fold-name', {}, 'Details')), h('pre', {}, valueText(act.detail))));
+    act.detail && details(act.detail));
 }
+
+function details(detail) {
+  const told = Object.entries(detail).filter(([, value]) => value !== null);
+  return h('dl.entry-detail', {}, told.map(([name, value]) => h('div', {}, h('dt', {}, words(name)), h('dd', {}, id(valueText(value))))));
+}
+
+const words = (name) => name.replaceAll('_', ' ');
 
 const outcome = (said) => (/^(refused|failed)/.test(said) ? 'failed' : /^cancel/.test(said) ? 'cancelled' : 'completed');

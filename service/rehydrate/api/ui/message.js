@@ -58,7 +58,7 @@ export function messageView(conversationId, first, { replay }) {
 
   function showNote(message) {
     const told = [];
-    if (message.replay_of) told.push('Sent again from ', id(message.replay_of), '; it is not recorded.');
+    if (message.replay_of) told.push('Sent again from ', id(message.replay_of), message.lost ? '; it went on after this page lost it.' : '; it is not recorded.');
     const placed = message.parts.some((part) => part.gaps?.length);
     if (message.parts.length && message.gaps.length && !placed) told.push(...message.gaps.map(([a, b]) => gap(a, b)), ' ');
     if (message.error) told.push('Error: ', said(errorText(message.error)), ' ');

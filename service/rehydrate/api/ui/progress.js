@@ -45,4 +45,4 @@ export function progressView(first) {
 }
 
 // What a replay is of, in a line.
-export const subject = (replay) => [id(replay.response_id), ' ', h('span.muted', {}, replay.mode === 'repair' ? 'repair' : replay.speed === 0 ? 'as fast as allowed' : `${replay.speed} ×`)];
+export const subject = (replay) => [id(replay.response_id), ' ', h('span.muted', {}, replay.mode === 'repair' ? 'as a repair' : replay.speed === 0 ? 'as fast as allowed' : `at ${replay.speed} ×`)];

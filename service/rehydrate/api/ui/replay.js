@@ -5,7 +5,8 @@ import { progressView } from './progress.js';
 import { find, LIVELY, start, tryOut } from './replaying.js';
 import { many, seconds } from './words.js';
 
-const TYPING_MS = 250;
+const CHOOSING_MS = 150;
+const TYPING_MS = 500; // each trial is kept in the audit
 const WATCH_MS = 400;
 const SPEEDS = [['0.5', '0.5 ×'], ['1', '1 ×'], ['2', '2 ×'], ['4', '4 ×'], ['10', '10 ×'], ['0', 'As fast as allowed']];
 
@@ -21,7 +22,7 @@ export function replayDialog(conversationId, responseId) {
   const alert = h('p.alert', { role: 'alert', hidden: true });
   const go = h('button.primary', { type: 'submit' }, 'Start replay');
   const paced = h('fieldset.paced', {}, h('legend.visually-hidden', {}, 'Pace'),
-    field('Speed', speed), field('From seq', from), field('Messages a second', rate));
+    field('Speed', speed), field('From seq', from), field('Max per second', rate));
   const form = h('form', { onsubmit: submit },
     h('fieldset.choices', {}, h('legend.visually-hidden', {}, 'What to do'),
       choice(mode.stream, 'Stream it again', 'As a stream of its own, at its pace. Followers see it live; nothing is recorded.'),
@@ -54,11 +55,11 @@ export function replayDialog(conversationId, responseId) {
     };
   }
 
-  function changed() {
+  function changed(event) {
     key = crypto.randomUUID();
     paced.hidden = mode.repair.checked;
     clearTimeout(typing);
-    typing = setTimeout(rehearse, TYPING_MS);
+    typing = setTimeout(rehearse, event?.type === 'input' ? TYPING_MS : CHOOSING_MS);
   }
 
   async function rehearse() {

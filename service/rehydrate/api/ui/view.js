@@ -30,6 +30,7 @@ export class View {
     const first = [...known.keys()].findIndex((id) => now.has(id));
     const before = meets ? [...known.values()].slice(0, first) : [];
     const replays = [...known.values()].filter((each) => each.replay_of && !now.has(each.id));
+    for (const each of replays) if (each.status === 'in_progress') Object.assign(each, { status: 'interrupted', lost: true });
     if (!meets || !this.ready) this.older = answer.older;
     this.messages = new Map([...before, ...answer.messages.map(taken), ...replays].map((each) => [each.id, each]));
     this.reasons = answer.reasons;
