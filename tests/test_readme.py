@@ -143,7 +143,7 @@ def test_the_commands_are_all_there_with_their_options():
 
 def test_the_calls_are_all_there():
     access, announcers = Access(service_keys=["k"]), Announcers(["a.b:c"])
-    app = create_app(object(), access, announcers=announcers, admin=object())
+    app = create_app(object(), access, announcers=announcers, inspector=object(), admin=object())
     served_calls = {
         (method.upper(), re.sub(r"\{\w+\}", "{}", path))
         for path, methods in app.openapi()["paths"].items()
@@ -155,7 +155,8 @@ def test_the_calls_are_all_there():
             method, _, path = call.rpartition(" ")
             path = re.sub(r"\{\w+\}", "{}", path.partition("?")[0])
             said.add((method or "GET", path))
-    ours = {("GET", "/openapi.json")}  # the document does not speak of itself
+    # the document does not speak of itself, nor of pages
+    ours = {("GET", "/openapi.json"), ("GET", "/ui"), ("GET", "/client.js")}
     assert said - ours == served_calls
 
 

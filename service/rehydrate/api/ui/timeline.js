@@ -10,6 +10,8 @@ import { loading, wrong } from './states.js';
 import { ago, count, many, moment, seconds, SOURCE, STATUS, when } from './words.js';
 
 const REFRESH_MS = 3_000;
+const SOON_MS = 300;
+const MOST_TRIES = 10;
 const MEANS = {
   database: 'stored when this page asked',
   history: 'on the channel, not recorded yet',
@@ -26,10 +28,10 @@ export function timelinePane(conversationId, messageId, { messageOf, replay }) {
       again),
     body);
   const leaving = new AbortController();
-  let timeline = null, drawn = '', folded = true;
+  let soon = null, tries = 0, timeline = null, drawn = '', folded = true;
   const refreshing = everyMs(REFRESH_MS, () => (timeline === null || timeline.status === 'in_progress' || pending() ? load() : draw()));
   load();
-  return { element, draw, close: () => (leaving.abort(), refreshing.close()) };
+  return { element, draw, close: () => (leaving.abort(), refreshing.close(), clearTimeout(soon)) };
 
   // Ended, but the end is not told yet, or this page has heard more than was said.
   function pending() {
@@ -37,7 +39,17 @@ export function timelinePane(conversationId, messageId, { messageOf, replay }) {
     return (timeline.lease && !timeline.lease.told_at) || (known && known.status !== timeline.status);
   }
 
+  // The page got its text later than the service was asked: nobody has told yet where some of it came from.
+  function behind(message) {
+    const is = message && message.joined !== Infinity && message.joined > (timeline.through.seq ?? -1);
+    if (!is) tries = 0;
+    else if (tries < MOST_TRIES) soon ??= (tries++, setTimeout(load, SOON_MS));
+    return is && tries < MOST_TRIES;
+  }
+
   async function load() {
+    clearTimeout(soon);
+    soon = null;
     try {
       const where = path`v1/admin/conversations/${conversationId}/messages/${messageId}/timeline`;
       timeline = await ask('GET', where, { signal: leaving.signal });
@@ -50,6 +62,7 @@ export function timelinePane(conversationId, messageId, { messageOf, replay }) {
   function draw() {
     if (timeline === null) return;
     const message = messageOf(messageId);
+    if (behind(message)) return;
     const found = pieces(timeline, message);
     const now = JSON.stringify([timeline, found.length, message?.status]);
     if (now === drawn) return;
