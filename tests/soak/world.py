@@ -27,12 +27,22 @@ KEY = "soak.key:" + "k" * 32
 LEASE_S = 8.0
 """Longer than a machine that runs all of this at once may keep a publisher waiting."""
 
+_STARTS = 30
+
 _CHANNELS = "[settings]\nmax_idle_interval_s = 3.0\n"
 """How soon stock SDKs notice that a connection is dead, at the earliest."""
 
 
 class Service(Process):
-    """A process that also ends as it is told to."""
+    """A process that also ends as it is told to, and is started until Postgres is there."""
+
+    async def start(self):
+        for _ in range(_STARTS):
+            try:
+                return await super().start()
+            except AssertionError:
+                await asyncio.sleep(1)
+        return await super().start()
 
     async def again(self):
         await self.kill()
@@ -62,6 +72,7 @@ class SoakWorld:
     def __init__(self, folder):
         self._folder = Path(folder)
         self.postgres = EmbeddedPostgres(self._folder / "postgres")
+        self.database_url = None
         self.channel_port = free_port()
         self._ports = [free_port(), free_port()]
         self.client = httpx.AsyncClient(timeout=15)
@@ -72,7 +83,7 @@ class SoakWorld:
 
     def _process(self, name, *argv):
         environment = {
-            "REHYDRATE_DATABASE_URL": self.postgres.url,
+            "REHYDRATE_DATABASE_URL": self.database_url,
             "ABLY_API_KEY": KEY,
             "ABLY_ENDPOINT": "127.0.0.1",
             "ABLY_PORT": str(self.channel_port),
@@ -84,7 +95,8 @@ class SoakWorld:
 
     async def start(self):
         await asyncio.to_thread(self.postgres.start)
-        await migrate(self.postgres.url)
+        self.database_url = self.postgres.url
+        await migrate(self.database_url)
         config = self._folder / "channels.toml"
         config.write_text(_CHANNELS)
         local = ("rehydrate.localably", "--port", str(self.channel_port), "--key", KEY)
@@ -143,7 +155,7 @@ class SoakWorld:
         """A `History` in this process."""
         return History(
             load_settings(
-                database_url=self.postgres.url,
+                database_url=self.database_url,
                 ably_api_key=KEY,
                 ably_endpoint="127.0.0.1",
                 ably_port=self.channel_port,

@@ -100,7 +100,7 @@ function nameless(view, m) {                        // whose a message is that n
 // load({ until }) fetches GET /v1/conversations/{id}; render(view) shows it. way: 1 attach first
 // (the default), 2 attach first and ask for the attach point, 3 ask first and rewind to the answer.
 export async function join(channel, load, render, way = 1) {
-  let view = null, waiting = [], tries = 0, closed = false, busy = false;
+  let view = null, waiting = [], tries = 0, closed = false, busy = false, begun = false, torn = false;
   const receive = (m) => {
     if (!view) waiting.push(m);
     else if (apply(view, m)) render(view);
@@ -108,14 +108,15 @@ export async function join(channel, load, render, way = 1) {
   };
   const attach = async (rewind) => {
     waiting = [];
-    if (channel.state !== 'initialized') await channel.detach();         // so that it rewinds again
+    if (!['initialized', 'failed'].includes(channel.state)) await channel.detach();  // it rewinds again
     await channel.setOptions({ params: { rewind }, attachOnSubscribe: false });
     await channel.attach();
+    torn = false;
   };
   const merge = (answer) => {
     const next = show(answer);
-    const whole = waiting.every((m) => apply(next, m)) && !answer.reasons.some((r) => r.retry);
-    if (whole) [view, waiting, tries] = [next, [], 0];
+    const whole = !torn && waiting.every((m) => apply(next, m)) && !answer.reasons.some((r) => r.retry);
+    if (whole) [view, waiting, tries, begun] = [next, [], 0, true];
     render(next);
     return whole;
   };
@@ -141,15 +142,24 @@ export async function join(channel, load, render, way = 1) {
         await new Promise((done) => setTimeout(done, pause));
         if (tries === 1 && way === 3 ? await restFirst() : await attachFirst(tries === 1 && way === 2)) break;
       } catch (error) {
-        if (tries > 10) throw error;
+        if (!begun && tries > 10) throw error;                             // later on it never gives up
       }
     }
     busy = false;
   };
   await channel.setOptions({ attachOnSubscribe: false });
-  channel.on(['attached', 'update'], (change) => change.resumed || !view || again());
+  channel.on(['attached', 'update'], (change) => {                       // messages may be missing
+    torn ||= !change.resumed;
+    if (view && torn) again();
+  });
   await channel.subscribe(receive);
   await again();
-  return { close: async () => { closed = true; channel.unsubscribe(); channel.off(); await channel.detach(); } };
+  const close = async () => {
+    closed = true;
+    channel.unsubscribe();
+    channel.off();
+    if (channel.state !== 'failed') await channel.detach();
+  };
+  return { close };
 }
 // --8<-- [end:join]

@@ -19,19 +19,29 @@ class Dialling:
 
     Gap 10: the SDK does not notice that a connection is refused and waits out its time limit; the
     attempt is told here that it failed. An attempt that was given up waits for ever: it is ended
-    when the next one begins, or with `close`. And a socket that is closed may still hear a last
-    message, which sets its alarm for silence again; that would disconnect its successor later, or
-    bring a closed client back to life: the alarm is taken away.
+    when the next one begins, or with `close`. One that is not waited for any more may succeed all
+    the same, after a suspension: its socket is closed, or it would live beside its successor, and
+    longer than the client. And a socket that is closed may still hear a last message, which sets
+    its alarm for silence again; that would disconnect its successor later, or bring a closed
+    client back to life: the alarm is taken away.
     """
 
     def __init__(self, client: AblyRealtime) -> None:
         self._attempt: asyncio.Task[None] | None = None
         self._transport: WebSocketTransport | None = None
+        self._disposing: set[asyncio.Task[None]] = set()
         manager = client.connection.connection_manager
         manager.on("transport.pending", self._begun)
         # asks a web page whether there is a network, and stops the event loop until it answers;
         # the attempts on fallback hosts, which it precedes, find out themselves
         manager.check_connection = _assume_network
+        start_retry_timer = manager.start_retry_timer
+
+        def start_only_retry_timer(interval_ms: int) -> None:
+            manager.cancel_retry_timer()
+            start_retry_timer(interval_ms)
+
+        manager.start_retry_timer = start_only_retry_timer
 
     def close(self) -> None:
         """End the attempt that is under way, if any; the client is about to be closed."""
@@ -48,6 +58,10 @@ class Dialling:
         if current is self._attempt:
             self._attempt = None  # another host, the same attempt
         self.close()
+        if self._transport is not None and not self._transport.is_disposed:
+            disposing = asyncio.ensure_future(self._transport.dispose())
+            self._disposing.add(disposing)
+            disposing.add_done_callback(self._disposing.discard)
         self._attempt, self._transport = current, transport
         asyncio.get_running_loop().call_soon(_watch, transport)
 

@@ -14,6 +14,7 @@ from ably.types.connectionstate import ConnectionState
 from ably.util.exceptions import AblyException
 
 from rehydrate.channel.backoff import Backoff
+from rehydrate.channel.frames import harden
 from rehydrate.channel.refusals import CAPABILITY, as_ours, described
 from rehydrate.channel.rows import from_live
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
@@ -164,6 +165,7 @@ class LiveSubscription:
         self._fresh = True
         options = ChannelOptions(params=self._params, modes=[ChannelMode.SUBSCRIBE])
         channel = self._channel = client.channels.get(self._name, options)
+        harden(channel)
         channel.on(self._on_state)
         try:
             async with asyncio.timeout(self._timeout_s):
