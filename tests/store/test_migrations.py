@@ -8,12 +8,13 @@ import sys
 import zipfile
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import NamedTuple
 
 import asyncpg
 import pytest
 from alembic.autogenerate import compare_metadata
 from alembic.runtime.migration import MigrationContext
-from alembic.script import ScriptDirectory
+from alembic.script import Script, ScriptDirectory
 
 from conftest import connected, new_database
 from rehydrate.errors import StoreUnavailable
@@ -42,6 +43,62 @@ EVERYTHING = """
     SELECT relname FROM pg_class WHERE relnamespace = 'public'::regnamespace
     UNION ALL SELECT proname FROM pg_proc WHERE pronamespace = 'public'::regnamespace
 """
+
+
+ADDED = """
+    SELECT c.table_name, c.column_name, c.data_type, c.is_nullable = 'NO',
+        c.column_default IS NOT NULL OR c.is_identity = 'YES'
+    FROM information_schema.columns AS c JOIN information_schema.tables AS t
+        USING (table_schema, table_name)
+    WHERE table_schema = 'public' AND table_type = 'BASE TABLE'
+"""
+RULES = """
+    SELECT conrelid::regclass::text, conname, pg_get_constraintdef(oid), ARRAY(
+        SELECT attname::text FROM pg_attribute WHERE attrelid = conrelid AND attnum = ANY(conkey)
+    ) FROM pg_constraint WHERE connamespace = 'public'::regnamespace AND contype <> 'p'
+    UNION ALL SELECT indrelid::regclass::text, indexrelid::regclass::text, '', ARRAY(
+        SELECT attname::text FROM pg_attribute WHERE attrelid = indrelid AND attnum = ANY(indkey)
+    ) FROM pg_index JOIN pg_class AS t ON t.oid = indrelid
+    WHERE indisunique AND t.relnamespace = 'public'::regnamespace
+"""
+
+
+class Shape(NamedTuple):
+    """What code can rely on, and stumble over: columns, and rules for what is written.
+
+    ``columns``: type, whether it must be said, whether it has a default, by table and name.
+    """
+
+    columns: dict[tuple[str, str], tuple[str, bool, bool]]
+    rules: set[tuple[str, str, frozenset[str], str]]
+
+
+async def shape(connection: asyncpg.Connection) -> Shape:
+    columns = {(row[0], row[1]): tuple(row[2:]) for row in await connection.fetch(ADDED)}
+    rules = {(row[0], row[1], frozenset(row[3]), row[2]) for row in await connection.fetch(RULES)}
+    return Shape(columns, rules)
+
+
+def not_only_added(before: Shape, after: Shape) -> list[object]:
+    """What would make code stumble that knows the schema as it was *before*."""
+    tables = {table for table, _ in before.columns}
+    broken: list[object] = []
+    for place, (kind, needed, defaulted) in before.columns.items():
+        now = after.columns.get(place)
+        tighter = now is not None and (now[1] > needed or (defaulted and not now[2]))
+        if now is None or now[0] != kind or tighter:
+            broken.append(place)
+    new = {place: how for place, how in after.columns.items() if place not in before.columns}
+    broken += [p for p, (_, needed, given) in new.items() if p[0] in tables and needed > given]
+    for rule in after.rules - before.rules:
+        table, _, columns, _ = rule
+        if table in tables and not any((table, column) in new for column in columns):
+            broken.append(rule)
+    return broken
+
+
+def steps_from(step: Script) -> int:
+    return [each.revision for each in steps()].index(step.revision)
 
 
 @pytest.fixture
@@ -145,11 +202,90 @@ async def test_a_store_is_not_ready_before_the_schema_is_at_head(empty: str) -> 
         await migrate(empty)
         await store.ready()
         async with connected(empty) as connection:
-            await connection.execute("UPDATE alembic_version SET version_num = 'older'")
-        with pytest.raises(StoreUnavailable, match="older"):
+            await connection.execute("UPDATE alembic_version SET version_num = '0001_first_schema'")
+        with pytest.raises(StoreUnavailable, match=r"0001_first_schema.*: rehydrate migrate"):
             await store.ready()
     finally:
         await store.close()
+
+
+@pytest.mark.parametrize(
+    ("floor", "fits"), [("0001_first_schema", True), (head(), True), ("0099_later", False)]
+)
+async def test_code_may_run_on_a_newer_schema_down_to_its_floor(
+    database: str, floor: str, fits: bool
+) -> None:
+    async with connected(database) as connection:
+        await connection.execute("UPDATE alembic_version SET version_num = '0100_later_still'")
+        await connection.execute("UPDATE schema_floor SET revision = $1", floor)
+    store = PostgresStore(database)
+    await store.open()
+    try:
+        if fits:
+            await store.ready()
+            await migrate(database)
+        else:
+            for refused in (store.ready(), migrate(database), migrate(database, "base")):
+                with pytest.raises(StoreUnavailable, match="needs newer code"):
+                    await refused
+    finally:
+        await store.close()
+    assert await current(database) == "0100_later_still"
+
+
+async def test_a_schema_of_somebody_else_is_refused(database: str) -> None:
+    async with connected(database) as connection:
+        await connection.execute("UPDATE alembic_version SET version_num = 'theirs'")
+        await connection.execute("DROP TABLE schema_floor")
+    store = PostgresStore(database)
+    await store.open()
+    try:
+        with pytest.raises(StoreUnavailable):
+            await store.ready()
+        with pytest.raises(StoreUnavailable, match="theirs"):
+            await migrate(database)
+    finally:
+        await store.close()
+
+
+def steps() -> list[Script]:
+    """The migrations, oldest first, without the one that began."""
+    return list(ScriptDirectory.from_config(migrations.config()).walk_revisions())[-2::-1]
+
+
+@pytest.mark.parametrize("step", steps(), ids=lambda step: step.revision)
+async def test_a_migration_only_adds_or_says_that_it_contracts(empty: str, step: Script) -> None:
+    """Code of before it goes on beside it: see CONTRIBUTING.md."""
+    await migrate(empty, f"+{steps_from(step) + 1}")
+    async with connected(empty) as connection:
+        before = await shape(connection)
+    await migrate(empty, "+1")
+    assert await current(empty) == step.revision
+    async with connected(empty) as connection:
+        broken = not_only_added(before, await shape(connection))
+        found = await connection.fetchval("SELECT to_regclass('schema_floor')")
+        floor = await connection.fetchval("SELECT revision FROM schema_floor") if found else None
+    if (contracts := getattr(step.module, "floor", None)) is None:
+        assert not broken
+    else:
+        assert floor == contracts != step.revision
+
+
+def test_what_is_not_only_added_is_seen() -> None:
+    column = {("t", "a"): ("text", True, False)}
+    before = Shape(column, set())
+    assert not not_only_added(before, Shape(column | {("t", "b"): ("int", False, True)}, set()))
+    assert not not_only_added(before, Shape(column | {("u", "b"): ("int", True, False)}, set()))
+    for later in (
+        Shape({}, set()),
+        Shape({("t", "a"): ("int", True, False)}, set()),
+        Shape(column | {("t", "b"): ("int", True, False)}, set()),
+        Shape(column, {("t", "c", frozenset({"a"}), "CHECK (a > 0)")}),
+    ):
+        assert not_only_added(before, later)
+    looser = Shape({("t", "a"): ("text", False, False)}, set())
+    assert not not_only_added(before, looser)
+    assert not_only_added(looser, before)
 
 
 async def test_the_audit_refuses_to_be_changed(database: str) -> None:

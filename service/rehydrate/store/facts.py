@@ -23,6 +23,8 @@ NAMES = (
 Of ``cells`` their places are; what they say are runs.
 """
 
+_NAMES = frozenset(NAMES)
+
 
 def parsed(body: bytes) -> Any:
     """*body* as `core.json.dump` made it, also where it holds halves of surrogate pairs."""
@@ -57,11 +59,15 @@ def _places(state: MessageState) -> list[Place]:
 
 
 def apply(state: MessageState, facts: Mapping[str, Any]) -> None:
-    """Give *state* the *facts* that `differing` found; what its cells say is not among them."""
+    """Give *state* the *facts* that `differing` found; what its cells say is not among them.
+
+    Newer code that runs beside this may know more: that is passed over.
+    """
     for name, value in facts.items():
-        setattr(state, name, value)
+        if name in _NAMES:
+            setattr(state, name, value)
     if "cells" in facts:
-        places = [Place(*place) for place in facts["cells"]]
+        places = [Place(*place[: len(Place._fields)]) for place in facts["cells"]]
         state.cells = {place.serial: Cell(place) for place in places}
     if state.owner is not None:
         state.owner = Owner(*state.owner)

@@ -16,7 +16,9 @@ from sqlalchemy.exc import DBAPIError
 from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
+from rehydrate.errors import StoreUnavailable
 from rehydrate.store.pool import CONNECT_TIMEOUT_S, raise_meant
+from rehydrate.store.statements import FLOOR
 from rehydrate.store.url import connect_arguments
 
 if TYPE_CHECKING:
@@ -63,6 +65,21 @@ def head() -> str:
     return revision
 
 
+@cache
+def known() -> frozenset[str]:
+    """All revisions that this code knows."""
+    scripts = ScriptDirectory.from_config(config())
+    return frozenset(script.revision for script in scripts.walk_revisions())
+
+
+def fits(at: str, floor: str | None) -> bool:
+    """Whether this code may run on a schema at *at*, whose *floor* is so high.
+
+    It may on its own; and on a newer one that has only been added to since a revision it knows.
+    """
+    return at == head() or (at not in known() and floor in known())
+
+
 async def current(url: str) -> str | None:
     """The revision of the schema at *url*; None if it has none.
 
@@ -79,20 +96,37 @@ async def current(url: str) -> str | None:
 async def migrate(url: str, revision: str = "head") -> None:
     """Bring the schema at *url* to *revision*, in one transaction; ``base`` takes it all away.
 
-    Several may do so at once: one does, the others wait for it.
+    Several may do so at once: one does, the others wait for it. One that is newer than this code
+    stays as it is, if this code may run beside it.
 
     Raises:
-        StoreUnavailable: Postgres does not answer, or others use the tables for too long.
+        StoreUnavailable: Postgres does not answer, or others use the tables for too long; or the
+            schema is newer than this code may be.
     """
 
     def run(connection: Connection) -> None:
         alone(connection)  # before Alembic begins: it keeps what it works on in its modules
+        at = MigrationContext.configure(connection).get_current_revision()
+        if at is not None and at not in known():
+            floor = connection.execute(text(FLOOR)).scalar() if _has_floor(connection) else None
+            if revision == "head" and fits(at, floor):
+                return
+            raise StoreUnavailable(too_old(at))
         made = config()
         made.attributes["connection"] = connection
         up = revision == "head" or revision.startswith("+")
         (command.upgrade if up else command.downgrade)(made, revision)
 
     await _within(url, run)
+
+
+def too_old(at: str) -> str:
+    """What is told of a schema that this code is too old for."""
+    return f"the schema is at {at}, which needs newer code than this, of {head()}: update it"
+
+
+def _has_floor(connection: Connection) -> bool:
+    return bool(connection.execute(text("SELECT to_regclass('schema_floor')")).scalar())
 
 
 def alone(connection: Connection) -> None:

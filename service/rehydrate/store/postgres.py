@@ -174,18 +174,21 @@ class PostgresStore(PostgresInspections, Replays):
             await session.execute(statements.RELEASE_CLAIM, conversation_id, prompt_id, holder)
 
     async def ready(self) -> None:
-        """Return if Postgres answers and its schema is at head.
+        """Return if Postgres answers and its schema is at head, or newer and only added to.
 
         Raises:
             StoreUnavailable: it does not, or is not.
         """
         rows = await self._readers.read(statements.VERSION)
-        at = sorted(row[0] for row in rows)
+        at = rows[0][0] if rows else None
         head = await asyncio.to_thread(migrations.head)
-        if at != [head]:
-            raise StoreUnavailable(
-                f"the schema is at {at or None}, not at {head}: rehydrate migrate"
-            )
+        if at == head:
+            return
+        if at is None or at in await asyncio.to_thread(migrations.known):
+            raise StoreUnavailable(f"the schema is at {at}, not at {head}: rehydrate migrate")
+        rows = await self._readers.read(statements.FLOOR)
+        if not migrations.fits(at, rows[0][0] if rows else None):
+            raise StoreUnavailable(migrations.too_old(at))
 
 
 async def _locked_row(session: Session, conversation_id: str, channel: str) -> Conversation:

@@ -176,6 +176,8 @@ MOVE = """
 
 VERSION = "SELECT version_num FROM alembic_version"
 
+FLOOR = "SELECT revision FROM schema_floor"
+
 EXISTING = "SELECT id FROM messages WHERE conversation_id = $1 AND id = ANY($2::text[]) LIMIT 1"
 
 LATELY = """

@@ -2,7 +2,7 @@
 
 Every primary key begins with the conversation, and so does every query on the paths that matter,
 so that the same schema shards by it. The one exception is the name of a channel, which must belong
-to one conversation alone and therefore is unique across all.
+to one conversation alone and therefore is unique across all; and the floor belongs to none.
 
 Ids and serials compare as they do in Python, by code point: collation "C". What people wrote, or
 publishers chose, may hold what the type ``text`` cannot (NUL, halves of surrogate pairs), so it
@@ -256,6 +256,16 @@ replays = Table(
         postgresql_where=text("state IN ('queued', 'running')"),
     ),
     Index("ix_replays_newest", text("created_at DESC"), text("id DESC")),
+)
+
+# One row: the oldest revision whose code may run beside this schema. See `migrations.fits`.
+schema_floor = Table(
+    "schema_floor",
+    metadata,
+    _id("revision"),
+    Column("alone", Boolean, nullable=False, server_default=text("true")),
+    PrimaryKeyConstraint("alone"),
+    CheckConstraint("alone", name="alone"),
 )
 
 # Append-only: a trigger of the migration refuses UPDATE, DELETE and TRUNCATE.

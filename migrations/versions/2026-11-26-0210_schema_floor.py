@@ -1,0 +1,35 @@
+"""The floor: the oldest revision whose code may still run beside the schema as it is.
+
+Code that is older than the schema looks here whether it may go on. Only a contracting migration
+raises it. Locks nothing that was there before.
+
+Revision: 0004_schema_floor
+After: 0003_replay_progress
+"""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+from alembic import op
+
+revision = "0004_schema_floor"
+down_revision = "0003_replay_progress"
+branch_labels = None
+depends_on = None
+
+
+def upgrade() -> None:
+    """Make the table, with its one row: all there was so far only ever added."""
+    op.create_table(
+        "schema_floor",
+        sa.Column("revision", sa.Text(collation="C"), nullable=False),
+        sa.Column("alone", sa.Boolean, nullable=False, server_default=sa.text("true")),
+        sa.PrimaryKeyConstraint("alone", name="pk_schema_floor"),
+        sa.CheckConstraint("alone", name=op.f("ck_schema_floor_alone")),
+    )
+    op.execute("INSERT INTO schema_floor (revision) VALUES ('0001_first_schema')")
+
+
+def downgrade() -> None:
+    """Take it away: older code then waits until the schema is exactly its own."""
+    op.drop_table("schema_floor")
