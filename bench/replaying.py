@@ -4,6 +4,8 @@
 
 The channel server, Postgres, and the readers (stock SDK) are processes of their own; the service is
 here. A chunk's deviation is when a reader has it, from the first chunk on, against when it came.
+Beside each replay a stock SDK publishes the same chunks at the same times by hand, from a process of
+its own: what that deviates, the machine does.
 """
 
 from __future__ import annotations
@@ -68,16 +70,35 @@ async def listen(port, channel):
     await ably.close()
 
 
-class Reader:
-    """A reader in a process of its own."""
+async def by_hand(port, channel):
+    """Publish chunks at the times on standard input."""
+    times_s = json.loads(sys.stdin.readline())
+    ably = AblyRealtime(KEY, endpoint=f"127.0.0.1:{port}", tls=False)
+    to, loop, sent = ably.channels.get(channel), asyncio.get_running_loop(), []
+    await to.publish("start", None)
+    began_s = loop.time()
+    for seq, at_s in enumerate(times_s, 1):
+        await asyncio.sleep(max(0, began_s + at_s - loop.time()))
+        sent.append(asyncio.ensure_future(to.publish("token", f"{seq:06d} ")))
+    await asyncio.gather(*sent)
+    await to.publish("stop", None)
+    await ably.close()
 
-    def __init__(self, port, channel):
-        self._argv = [sys.executable, "-m", "bench.replaying", "--listen", channel, str(port)]
+
+class Reader:
+    """A reader in a process of its own; or a publisher, told what to say."""
+
+    def __init__(self, port, channel, *, does="--listen", told=None):
+        self._argv = [sys.executable, "-m", "bench.replaying", does, channel, str(port)]
+        self._told = told
 
     async def __aenter__(self):
         self._process = await asyncio.create_subprocess_exec(
-            *self._argv, stdout=subprocess.PIPE, limit=2**24
+            *self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=2**24
         )
+        if self._told is not None:
+            self._process.stdin.write(json.dumps(self._told).encode() + b"\n")
+            return self
         await self._process.stdout.readline()
         return self
 
@@ -101,6 +122,15 @@ async def replayed(history, port, name, state, **terms):
         replay = await history.replay(conversation_id, "r", channel=channel, **terms)
         heard = await reader.heard()
     return heard, replay
+
+
+async def said_by_hand(port, times_s):
+    """What a reader heard of the same chunks, published by a stock SDK."""
+    async with (
+        Reader(port, "hand") as reader,
+        Reader(port, "hand", does="--by-hand", told=times_s),
+    ):
+        return await reader.heard()
 
 
 def deviations_ms(heard, times_s):
@@ -141,15 +171,17 @@ async def all_of(history, port, tokens, per_s):
         ("dense", per_s * 2.5, {}),
     ):
         state, times_s = made(tokens, pace)
-        heard, replay = await replayed(history, port, name, state, **terms)
-        off = deviations_ms(heard, times_s)
+        (heard, replay), by_sdk = await asyncio.gather(
+            replayed(history, port, name, state, **terms), said_by_hand(port, times_s)
+        )
+        off, floor = deviations_ms(heard, times_s), deviations_ms(by_sdk, times_s)
         what = f"{pace:g} tokens/s at {replay.terms.max_rate:g}/s, {replay.plan['joined']} joined"
         # more than the rate allows is joined: half of what lies between two messages is on top
         target = 20 if pace < replay.terms.max_rate else 20 + 500 / replay.terms.max_rate
         good &= row(f"{what}: p95 of the deviation, ms", off[int(len(off) * 0.95)], target)
-        print(
-            f"{'':58} p50 {off[len(off) // 2]:.1f}  p99 {off[int(len(off) * 0.99)]:.1f}  max {off[-1]:.1f} ms"
-        )
+        for who, each in (("replay", off), ("by hand", floor)):
+            p50, p95, p99 = (each[int(len(each) * share)] for share in (0.5, 0.95, 0.99))
+            print(f"{who:>58} p50 {p50:.1f}  p95 {p95:.1f}  p99 {p99:.1f}  max {each[-1]:.1f} ms")
     for name, allowed, terms in (("fast", 25, {}), ("faster", 50, {"channel": "demo:fast"})):
         state, _ = made(tokens, per_s)
         heard, _ = await replayed(history, port, name, state, speed=0, **terms)
@@ -164,8 +196,12 @@ def main(argv):
     parser.add_argument("--tokens", type=int, default=2000)
     parser.add_argument("--per-s", type=float, default=20.0)
     parser.add_argument("--listen", help=argparse.SUPPRESS)
+    parser.add_argument("--by-hand", help=argparse.SUPPRESS)
     parser.add_argument("port", nargs="?", type=int, help=argparse.SUPPRESS)
     asked = parser.parse_args(argv)
+    if asked.by_hand:
+        asyncio.run(by_hand(asked.port, asked.by_hand))
+        return 0
     if asked.listen:
         asyncio.run(listen(asked.port, asked.listen))
         return 0

@@ -250,6 +250,13 @@ def replayed(name, rid, seq, data=None):
     return said(name, data, responseId=rid, seq=seq, replayOf="o")
 
 
+def test_a_replay_of_somebody_who_may_not_publish_responses_is_not_told():
+    replays = Replays(frozenset({"agent"}))
+    assert replays.take(replayed("start", "r", 0), 1) is None
+    assert replays.take(replayed("start", "r", 0)._replace(client_id="reader"), 2) is None
+    assert replays.take(replayed("start", "r", 0)._replace(client_id="agent"), 3) == 3
+
+
 def test_a_replay_is_told_from_its_start_each_event_once():
     replays = Replays()
     assert replays.take(replayed("token", "x", 5, "late"), 1) is None

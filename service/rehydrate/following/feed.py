@@ -75,7 +75,7 @@ class Feed(Mending):
         self.followers = 0
         self.cancels: dict[str | None, asyncio.Event] = {}
         self._channel_of = channel_of
-        self._replays = Replays()
+        self._replays = Replays(rules.agents)
         self._chains = Chains()
 
     def open(self) -> None:

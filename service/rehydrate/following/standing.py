@@ -269,9 +269,14 @@ _RESULT = (*_PLACES, "result", "status")
 
 
 class Replays:
-    """Replays that are followed live from their start; they are in no answer."""
+    """Replays that are followed live from their start; they are in no answer.
 
-    def __init__(self) -> None:
+    Args:
+        agents: the clientIds that may publish them; empty: any.
+    """
+
+    def __init__(self, agents: frozenset[str] = frozenset()) -> None:
+        self._agents = agents
         self._known: OrderedDict[str, tuple[MessageState, int]] = OrderedDict()
 
     def take(self, event: Event, number: int) -> int | None:
@@ -280,6 +285,8 @@ class Replays:
         *number*: the place that the event would have.
         """
         if event.message_id is None or event.replay_of is None:
+            return None
+        if self._agents and event.client_id not in self._agents:
             return None
         if event.message_id not in self._known:
             if event.kind != "start":

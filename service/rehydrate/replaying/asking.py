@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.events import TERMINAL
@@ -32,14 +34,21 @@ _LONGEST_NOTED = 256
 """Characters of a name in the audit: what is refused may be anything."""
 
 
+_NO_PLAN: Mapping[str, Any] = MappingProxyType({})
+
+
 class Asked(NamedTuple):
-    """What was asked for, checked: *terms* with the channel and the rate filled in."""
+    """What was asked for, checked: ``terms`` with the channel and the rate filled in.
+
+    ``schedule``: of a stream; ``plan``: what is kept of it.
+    """
 
     conversation_id: str
     response_id: str
     channel: str
     terms: ReplayTerms
     schedule: Schedule | None
+    plan: Mapping[str, Any] = _NO_PLAN
 
 
 class Desk:
@@ -164,13 +173,12 @@ class Desk:
             self._targets.check(channel)
         rate = self._targets.rate(terms.max_rate, own=channel == own)
         terms = terms._replace(channel=channel, max_rate=rate)
-        schedule = None
+        schedule, plan = None, _NO_PLAN
         if terms.mode == "repair":
             check_repairable(state)
-        else:
-            schedule = scheduled(state, terms)
-            check_schedule(schedule, terms)
-        return Asked(conversation_id, response_id, channel, terms, schedule)
+        else:  # of a million events it takes seconds
+            schedule, plan = await asyncio.to_thread(planned, state, terms)
+        return Asked(conversation_id, response_id, channel, terms, schedule, plan)
 
     async def _find_response(
         self, conversation_id: str, response_id: str
@@ -193,14 +201,17 @@ class Desk:
         return next((state for state in found if state.id == response_id), None)
 
 
-def plan_of(schedule: Schedule) -> dict[str, Any]:
-    """What is kept of a schedule beside its length."""
-    return {
-        "joined": schedule.joined,
-        "even": schedule.even,
-        "gaps": schedule.gaps,
-        "digest": schedule.digest(),
-    }
+def planned(state: MessageState, terms: ReplayTerms) -> tuple[Schedule, Mapping[str, Any]]:
+    """The schedule of *state* on *terms*, and what is kept of it beside its length.
+
+    Raises:
+        BadParameter: there is nothing from that seq on.
+        TooLarge: a part of it does not fit a channel message.
+    """
+    schedule = scheduled(state, terms)
+    check_schedule(schedule, terms)
+    plan = {"joined": schedule.joined, "even": schedule.even, "gaps": schedule.gaps}
+    return schedule, {**plan, "digest": schedule.digest()}
 
 
 def _new(asked: Asked, asker: Asker) -> Replay:
@@ -216,7 +227,7 @@ def _new(asked: Asked, asker: Asker) -> Replay:
         seconds=0.0 if schedule is None else schedule.seconds,
         asked_by=asker.actor,
         created_ms=0,
-        plan={} if schedule is None else plan_of(schedule),
+        plan=asked.plan,
     )
 
 

@@ -13,9 +13,8 @@ import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rehydrate.core.replays import Replay, ReplayState
-from rehydrate.core.schedule import Schedule, scheduled
 from rehydrate.errors import BadRequest, ChannelUnavailable, RehydrateError, StoreUnavailable
-from rehydrate.replaying.asking import plan_of
+from rehydrate.replaying.asking import planned
 from rehydrate.replaying.playing import Player
 from rehydrate.replaying.repairing import repair
 from rehydrate.replaying.running import LEASE_S, Lost, Run
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
     from contextlib import AbstractContextManager
 
+    from rehydrate.core.state import MessageState
     from rehydrate.ports import ChannelLog, ResponseStore
     from rehydrate.replaying.playing import Outlet
     from rehydrate.replaying.port import Replays
@@ -173,15 +173,16 @@ class ReplayJobs:
 
     async def _stream(self, run: Run, outlet: Outlet) -> tuple[ReplayState, Any]:
         replay = run.replay
-        schedule = await self._schedule(replay)
-        if schedule is None:
+        state = await self._state(replay)
+        if state is None:
             return "failed", {"code": "gone", "detail": "the response is not stored any more"}
+        schedule, plan = await asyncio.to_thread(planned, state, replay.terms)
         player = Player(replay, schedule, outlet, self._rules.client_id, run.keep)
         run.player = player
         if replay.attempts > 1 or replay.done:
             await player.find_place(self._channel, replay.channel, replay.started_ms or 0)
         problem: Any = None
-        if schedule_changed(replay, schedule):
+        if plan["digest"] != replay.plan.get("digest"):
             problem = {"code": "conflict", "detail": "what is stored of the response has changed"}
         elif replay.attempts > MOST_ATTEMPTS:
             problem = {"code": "attempts", "detail": f"begun {MOST_ATTEMPTS} times in vain"}
@@ -196,17 +197,9 @@ class ReplayJobs:
             _log.warning("the end of a failed replay could not be told")
         return "failed", problem
 
-    async def _schedule(self, replay: Replay) -> Schedule | None:
+    async def _state(self, replay: Replay) -> MessageState | None:
         found = await self._store.states(replay.conversation_id, [replay.response_id])
-        for state in found:
-            if state.id == replay.response_id:
-                return scheduled(state, replay.terms)
-        return None
-
-
-def schedule_changed(replay: Replay, schedule: Schedule) -> bool:
-    """Whether *schedule* is another one than the replay was asked for by."""
-    return bool(plan_of(schedule)["digest"] != replay.plan.get("digest"))
+        return next((state for state in found if state.id == replay.response_id), None)
 
 
 def _told(error: Exception) -> dict[str, str]:

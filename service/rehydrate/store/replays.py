@@ -142,7 +142,7 @@ class Replays:
                 replay.asked_by,
                 key,
                 request,
-                dump(replay.plan),
+                dump(dict(replay.plan)),
             )
             if rows:
                 await _write_note(session, note)
