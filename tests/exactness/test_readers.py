@@ -11,7 +11,7 @@ number      what breaks under a weaker rule                       where it is te
 8           the sweeper and the zombie                            here, test_rows, test_sweeps
 9, S2       appended messages                                     test_appends
 10          a recorder that undoes a publisher                    test_rows
-11          a live fold that is saved                             test_rows
+11          a live fold that is saved                             test_rows, test_follows
 12          what was erased comes back                            test_rows
 13          windows that do not meet                              test_windows
 S1          a watermark is no promise                             test_windows
@@ -20,10 +20,11 @@ S5          the head had expired                                  test_windows
 S6          idle limits                                           here, test_sweeps
 S7          nameless streams                                      here
 S8          joining a replay in its middle                        here
-S9          answers from a followed state                         tests/test_following
-S10, S11    pointers; answers that may be better later            here
+S9          answers from a followed state                         test_follows, tests/following
+S10, S11    pointers; answers that may be better later            here, test_follows
 S12         the end while Postgres is away                        test_sweeps
 S13, S14    renamed channels; text that the channel never saw     test_rows
+M1 to M10   the minor ones                                        test_follows
 """
 
 from __future__ import annotations

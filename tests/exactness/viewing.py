@@ -41,6 +41,10 @@ class Viewing:
         await until(lambda: sum(m.name == name for m in self._heard) >= count)
         await asyncio.sleep(0.1)  # and taken
 
+    async def shows(self, **texts):
+        """Wait until it shows these texts and statuses, by id, and nothing else."""
+        await until(lambda: self.texts == texts)
+
     async def run(self):
         await self._hydrate()
         seen = 0

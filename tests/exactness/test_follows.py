@@ -1,0 +1,245 @@
+"""11, S9, S10, S11, and the minor ones: followers, answers from what they heard, and what they cost.
+
+number  what breaks under a weaker rule                     where it is tested
+M1      each refused token makes every reader read again    here
+M2      a position that follows the order of inserts        here
+M3      prompts have no seq: only the overlap keeps them    test_readers, 1 and 3
+M4      tokens numbered from 1, without a start             here
+M5      an ETag that outlives a gap, or a repair            here
+M6      two restarted agents answer one prompt              tests/test_unanswered
+M7      text without seq after the stop is dropped          here; the README says so
+M8      what the laws assume                                tests/laws: overlaps, a publisher's order
+M9      a repair without seq makes every reader ask again   here
+M10     history that shows one stream out of order          cannot be mended: assumed in the README
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import secrets
+
+import httpx
+import pytest
+from ably import AblyRest
+from ably.types.message import Message
+
+from api.minting import bearer
+from exactness.viewing import viewing
+from rehydrate.core.assembly import spoken_text
+from rehydrate.core.reader import View
+from rehydrate.localably import LocalAbly
+from rehydrate.recording import NewMessage
+from telling import history_over, publisher_to, reading
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
+SERVICE_KEY = "service-key-of-exactness"
+
+
+@pytest.fixture
+async def server():
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture
+async def history(module_database, server):
+    async with history_over(module_database, server, service_keys=SERVICE_KEY) as made:
+        yield made
+
+
+@pytest.fixture
+def conversation():
+    return f"x-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def publisher(server, conversation):
+    async with publisher_to(server, f"ai:{conversation}") as made:
+        yield made
+
+
+class Test11ALiveFoldIsNotSaved:
+    async def test_a_token_without_seq_that_a_follower_lost_is_stored_and_shown_all_the_same(
+        self, history, server, conversation, publisher
+    ):
+        async with reading(history, conversation) as follower:
+            await publisher.say("token", "a", rid="r")
+            await follower.until(lambda r: r.texts.get("r") == "a")
+            with server.faults.on("drop_deliveries", count=1):
+                await publisher.say("token", "b", rid="r")
+            await publisher.say("token", "c", rid="r")
+            await follower.until(lambda r: r.texts.get("r") == "abc")
+            await history.catch_up(conversation)
+        states = await history._store.states(conversation, {"r"})
+        assert [spoken_text(state.parts()) for state in states] == ["abc"]
+
+
+class TestS9AnswersFromWhatAFollowerHeard:
+    async def test_a_follower_that_hears_nothing_any_more_makes_no_answer_old(
+        self, history, server, conversation, publisher
+    ):
+        rest = AblyRest(
+            key=server.key, use_token_auth=True, endpoint="127.0.0.1", port=server.port, tls=False
+        )
+        async with reading(history, conversation) as follower:
+            await publisher.stream("r", "ab", stop=False)
+            await follower.until(lambda r: r.texts.get("r") == "ab")
+            line = history._channel._lines._berths[0].line
+            with server.faults.on("freeze"):  # its connection looks alive, and is not
+                line._heard_s -= 100
+                extras = {"headers": {"responseId": "r", "seq": 3}}
+                said = Message(name="token", data="c", extras=extras)
+                (serial,) = (await rest.channels.get(f"ai:{conversation}").publish(said)).serials
+                now = await history.hydrate(conversation)
+                there = await history.hydrate(conversation, until=serial.rpartition(":")[0])
+        await rest.close()
+        for answer in (now, there):
+            assert ([m["text"] for m in answer.messages], answer.complete) == (["abc"], True)
+
+
+class TestS10Pointers:
+    async def test_who_joined_before_a_repair_that_does_not_fit_gets_the_whole_text(self, room):
+        whole = "語" * 30_000
+        async with viewing(room) as view:
+            async with room.respond("r") as response:
+                response.write("draft")
+                response.finish(parts=[{"type": "text", "text": whole}])
+            await view.heard("stop", 1)
+            assert view.texts == {"r": (whole, "completed")}
+        assert view.agains == 1
+
+
+class TestS11AnswersThatMayBeBetterLater:
+    async def test_what_is_live_is_not_glued_to_a_stored_part_while_ably_is_away(self, room):
+        await room.say("start", responseId="r")
+        await room.say("token", "a", responseId="r")
+        await room.catch_up()
+        await room.say("token", "b", responseId="r")
+        with room.faults.on("fail_history", status=503):
+            answer = await room.hydrate()
+        assert [(r.code, r.retry) for r in answer.reasons] == [("history_unavailable", True)]
+        assert View(json.loads(answer.body)).stale
+        async with viewing(room) as view:
+            await room.say("token", "c", responseId="r")
+            await view.shows(r=("abc", "in_progress"))
+
+
+class TestM1ManyRefusedTokens:
+    async def test_followers_read_again_once_and_not_for_each(
+        self, history, server, conversation, publisher, monkeypatch
+    ):
+        reads, load = [], history._store.load
+
+        async def loaded(*asked, limit, before):
+            if limit > 1:
+                reads.append(asked)
+            return await load(*asked, limit=limit, before=before)
+
+        monkeypatch.setattr(history._store, "load", loaded)
+        async with reading(history, conversation) as one, reading(history, conversation) as two:
+            await publisher.say("start", rid="r", seq=0)
+            await one.until(lambda r: "r" in r.messages or r.snapshots)
+            reads.clear()
+            for seq in range(1, 41):
+                if seq % 2:  # every other one was refused
+                    await publisher.say("token", str(seq % 10), rid="r", seq=seq)
+            whole = "".join(str(seq % 10) for seq in range(1, 41))
+            await publisher.say("response-complete", {"text": whole}, rid="r", seq=40)
+            await publisher.say("stop", rid="r", seq=41)
+            for follower in (one, two):
+                await follower.until(lambda r: r.statuses.get("r") == "completed")
+                assert follower.reader.texts == {"r": whole}
+        assert len(reads) < 10
+
+
+class TestM2Positions:
+    async def test_responses_stand_in_the_order_of_their_starts_however_they_were_stored(
+        self, room
+    ):
+        await room.say("start", responseId="first", seq=0)
+        await room.tell("second", "b")
+        await room.tell("first", "a", start=False)
+        await room.catch_up()
+        assert list(await room.shown()) == ["first", "second"]
+        async with room.store.locked(room.id, room.name) as held:
+            states = await held.messages(["first", "second"])
+        assert states["first"].position < states["second"].position
+
+    async def test_a_row_that_was_inserted_first_stands_where_its_start_is(self, room):
+        first = await room.say("start", responseId="first", seq=0)
+        await asyncio.sleep(0.02)  # positions know milliseconds
+        await room.store_messages(NewMessage("later", "assistant", text="x"))
+        await room.tell("first", "a", start=False)
+        await room.catch_up()
+        assert list(await room.shown()) == ["first", "later"]
+        (state,) = await room.store.states(room.id, {"first"})
+        assert state.position == first
+
+
+class TestM4TokensFromOne:
+    async def test_without_a_start_nothing_is_missing(self, room):
+        await room.tell("r", "abc", start=False)
+        assert (await room.message())["gaps"] == []
+        assert (await room.hydrate()).complete
+        await room.catch_up()
+        message = await room.message()
+        assert (message["text"], message["gaps"], message["status"]) == ("abc", [], "completed")
+
+
+class TestM5ETags:
+    async def test_a_page_changes_its_tag_when_a_gap_is_filled_and_when_text_is_repaired(
+        self, history, conversation, publisher
+    ):
+        await publisher.say("start", rid="r", seq=0)
+        await publisher.say("token", "b", rid="r", seq=2)
+        await publisher.say("stop", rid="r", seq=3)
+        await history.store_messages(conversation, [NewMessage("m", "user", text="later")])
+        await history.catch_up(conversation)
+        path = f"/v1/conversations/{conversation}/messages/r"
+        app = history.app()
+        async with httpx.AsyncClient(
+            transport=httpx.ASGITransport(app), base_url="http://t", headers=bearer(SERVICE_KEY)
+        ) as client:
+            tags = [await self.tag(client, path)]
+            await publisher.say("token", "a", rid="r", seq=1)
+            await history.catch_up(conversation)
+            tags.append(await self.tag(client, path))
+            await publisher.say("response-complete", {"text": "AB"}, rid="r", seq=2)
+            await history.catch_up(conversation)
+            tags.append(await self.tag(client, path))
+            unchanged = await client.get(path, headers={"If-None-Match": tags[-1]})
+        assert len(set(tags)) == 3
+        assert unchanged.status_code == 304
+
+    async def tag(self, client, path):
+        answer = await client.get(path)
+        assert answer.status_code == 200
+        return answer.headers["etag"]
+
+
+class TestM7TextAfterTheStop:
+    async def test_without_seq_it_is_dropped_by_everybody_alike(self, room):
+        async with viewing(room) as view:
+            await room.say("token", "a", responseId="r")
+            await room.say("stop", responseId="r")
+            await room.say("token", "late", responseId="r")
+            await view.heard("token", 2)
+            assert view.texts == {"r": ("a", "completed")}
+        assert await room.shown() == {"r": ("a", "completed")}
+        await room.catch_up()
+        assert await room.stored() == {"r": ("a", "completed")}
+
+
+class TestM9RepairsWithASeq:
+    async def test_readers_ask_once_for_the_gap_and_not_again_for_the_repair(self, room):
+        async with viewing(room) as view:
+            await room.say("start", responseId="r", seq=0)
+            await room.say("token", "a", responseId="r", seq=1)
+            await view.shows(r=("a", "in_progress"))
+            await room.say("response-complete", {"text": "abc"}, responseId="r", seq=3)
+            await room.say("token", "c", responseId="r", seq=3)  # held back, and in the repair
+            await room.say("token", "d", responseId="r", seq=4)
+            await room.say("stop", responseId="r", seq=5)
+            await view.shows(r=("abcd", "completed"))
+        assert view.agains == 0
