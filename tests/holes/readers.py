@@ -44,6 +44,8 @@ class Eye:
 def shown(message):
     gaps = tuple((a, b) for a, b in message["gaps"])
     status = "in progress" if message["status"] == "in_progress" else message["status"]
+    if message.get("exact") is False:
+        status += ", not exact"
     return Shown(message["id"], message["text"], status, gaps)
 
 

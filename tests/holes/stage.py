@@ -105,17 +105,11 @@ class House:
 
 
 @asynccontextmanager
-async def house_of(server, database, node, agent=None, **more):
-    """A service on *server* and *database*, while the block runs; *more* are its settings.
-
-    *agent*: settings of the agent's process alone.
-    """
+async def house_of(server, database, node, **more):
+    """A service on *server* and *database*, while the block runs; *more* are its settings."""
     settings = settings_for(database, server, service_keys=SERVICE_KEY, publish_rate=0, **more)
     service = Held(History(settings).app())
-    async with (
-        served_beside(service) as url,
-        History(settings.model_copy(update=agent or {})) as history,
-    ):
+    async with served_beside(service) as url, History(settings) as history:
         yield House(server, history, service, url, node)
 
 
@@ -343,7 +337,11 @@ class Stage:
         process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "holes.publisher"),
             json.dumps({"id": rid, "tokens": tokens, **job}),
-            env={**os.environ, "PYTHONPATH": str(TESTS), **self.house.environment},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
+                **self.house.environment,
+            },
         )
 
         async def end():

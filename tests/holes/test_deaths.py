@@ -36,9 +36,8 @@ async def mortal(mortal_house):
 @pytest.fixture
 async def idle(channels, database, node):
     """As `mortal`, on a channel whose messages grow; whoever says nothing for a second has ended."""
-    more = {"channel_template": "mutable:{conversation_id}", "idle_limit_ms": 0}
-    agent = {"idle_limit_ms": 1000}  # who follows in that process is told by it
-    async with house_of(channels, database, node, agent, **more) as opened:
+    more = {"channel_template": "mutable:{conversation_id}", "idle_limit_ms": 1000}
+    async with house_of(channels, database, node, **more) as opened:
         made = Stage(opened, {})
         yield made
         await made.close()

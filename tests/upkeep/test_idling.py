@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 import pytest
 
@@ -15,9 +16,9 @@ LIMIT_MS = 1000
 
 
 @pytest.fixture
-async def history(database):
+async def settings(database):
     async with LocalAbly() as ably:
-        settings = load_settings(
+        yield load_settings(
             database_url=database,
             ably_api_key=ably.key,
             ably_endpoint="127.0.0.1",
@@ -25,8 +26,19 @@ async def history(database):
             ably_tls=False,
             idle_limit_ms=LIMIT_MS,
         )
-        async with History(settings) as history:
-            yield history
+
+
+@pytest.fixture
+async def history(settings):
+    async with History(settings) as history:
+        yield history
+
+
+@pytest.fixture
+async def other(settings):
+    """As `history`, in another process, as it were."""
+    async with History(settings) as other:
+        yield other
 
 
 async def say(history, conversation_id, seq, name, text=None):
@@ -66,10 +78,39 @@ async def test_a_follower_here_is_told_of_the_end(history):
     await say(history, "told", 1, "token", "a")
     await history.catch_up("told")
     async with asyncio.timeout(30), history.joined("told") as follower:
-        while True:
-            event = await anext(follower)
-            if event.kind == "snapshot" and event.data["messages"][0]["status"] == "interrupted":
-                break
+        await told_of_the_end(follower)
+
+
+async def told_of_the_end(follower):
+    while True:
+        event = await anext(follower)
+        if event.kind == "snapshot" and event.data["messages"][0]["status"] == "interrupted":
+            return
+
+
+async def test_followers_in_every_process_are_told_whichever_has_ended_it(history, other):
+    await say(history, "all", 0, "start")
+    await say(history, "all", 1, "token", "a")
+    await history.catch_up("all")
+    async with (
+        asyncio.timeout(30),
+        history.joined("all") as here,
+        other.joined("all") as there,
+        asyncio.TaskGroup() as group,
+    ):
+        for follower in (here, there):
+            group.create_task(told_of_the_end(follower))
+
+
+async def test_a_quiet_response_of_ours_is_read_again_once_a_limit_and_not_at_every_look(history):
+    async with history.respond("quiet", "r2") as response, history.joined("quiet") as follower:
+        response.write("a thought")
+        snapshots = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(4 * LIMIT_MS / 1000):
+                async for event in follower:
+                    snapshots += event.kind == "snapshot"
+    assert snapshots <= 4
 
 
 async def test_one_that_goes_on_is_left_alone(history):

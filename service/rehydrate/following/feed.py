@@ -75,6 +75,7 @@ class Feed(Mending):
         self.followers = 0
         self.cancels: dict[str | None, asyncio.Event] = {}
         self._channel_of = channel_of
+        self._heard_ms = 0
         self._replays = Replays(rules.agents)
         self._chains = Chains()
 
@@ -116,6 +117,13 @@ class Feed(Mending):
         if number is None or self._replays.running_since_before(number):
             return None
         return number
+
+    def read_if_quiet(self, since_ms: int) -> None:
+        """Read again if something is open, and nothing was heard, or read so, after *since_ms*."""
+        quiet = self._heard_ms < since_ms
+        if quiet and self.standing is not None and self.standing.is_open:
+            self._heard_ms = self._rules.now_ms()
+            self.read_again()
 
     async def is_up_to_date(self, until: str | None) -> bool:
         """Whether all was heard up to *until*, or, without it, up to 2 s ago."""
@@ -168,7 +176,8 @@ class Feed(Mending):
                 self._hear(item)
 
     def _attached(self) -> None:
-        self.recent.attached(self._rules.now_ms())
+        self._heard_ms = self._rules.now_ms()
+        self.recent.attached(self._heard_ms)
         self._chains = Chains()
 
     def _lose(self) -> None:
@@ -181,6 +190,7 @@ class Feed(Mending):
         self._mend(anew=True)
 
     def _hear(self, message: ChannelMessage) -> None:
+        self._heard_ms = self._rules.now_ms()
         if not self.recent.note(message) and self._by_rewind:
             self._by_rewind = False  # what it was taken for has not been: history must say
             self._mend()

@@ -256,6 +256,11 @@ class Following:
         if feed is not None:
             feed.read_again()
 
+    def read_quiet(self, since_ms: int) -> None:
+        """Read again what is open and quiet since *since_ms*: it may have been ended."""
+        for feed in self._feeds.values():
+            feed.read_if_quiet(since_ms)
+
     async def close(self) -> None:
         """Leave every conversation; their followers end."""
         for feed in list(self._feeds.values()):

@@ -75,6 +75,11 @@ class Standing:
             state.pointer > state.covered for state in self._timeline.messages.values()
         )
 
+    @property
+    def is_open(self) -> bool:
+        """Whether a response has not ended."""
+        return any(state.status not in TERMINAL for state in self._timeline.messages.values())
+
     def take(self, event: Event) -> Taken:
         """Take it further by a live *event*, if the drop rule has it so."""
         self._note(event)

@@ -33,10 +33,15 @@ class UpkeepTerms(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """What is kept in memory of conversations: which, and how to have one read again."""
+    """What is kept in memory of conversations, and how to have it read again.
+
+    ``ids``: which. ``changed``: read that one again. ``read_quiet``: read again what is open and was
+    quiet since then (in ms).
+    """
 
     ids: Callable[[], Collection[str]]
     changed: Callable[[str], None]
+    read_quiet: Callable[[int], None]
 
 
 class Upkeep:
@@ -78,8 +83,9 @@ class Upkeep:
         )
         every_s, lease_s = min(1.0, terms.lease_s / 4), terms.lease_s
         self._sweepers = [Sweeper(self._due, self._sweep, every_s=every_s, lease_s=lease_s)]
+        self._idle_every_ms = min(int(_LONGEST_ROUND_S * 1000), terms.idle_ms // 4)
         if terms.idle_ms:
-            every_s = min(_LONGEST_ROUND_S, terms.idle_ms / 4000)
+            every_s = self._idle_every_ms / 1000
             self._sweepers.append(
                 Sweeper(self._idle, self._end_idle, every_s=every_s, lease_s=lease_s)
             )
@@ -146,6 +152,8 @@ class Upkeep:
         )
 
     async def _idle(self) -> list[Due]:
+        # any process may have ended it by then, and tells followers of its own alone
+        self._kept.read_quiet(self._rules.now_ms() - self._terms.idle_ms - 2 * self._idle_every_ms)
         return await self._store.idle(limit=_AT_A_TIME, after_s=self._terms.idle_ms / 1000)
 
     async def _end_idle(self, due: Due) -> bool:

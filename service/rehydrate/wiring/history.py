@@ -103,7 +103,11 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
                 self.settings.lease_s, self.settings.idle_limit_ms, self.settings.retention_ms
             ),
             record=self.catch_up,
-            kept=Kept(lambda: self._following.conversation_ids, self._following.changed),
+            kept=Kept(
+                lambda: self._following.conversation_ids,
+                self._following.changed,
+                self._following.read_quiet,
+            ),
             by_template=self.settings.conversation_on,
         )
         self._desk, self._jobs = desk_and_jobs(
