@@ -188,6 +188,8 @@ async def test_it_may_go_where_the_settings_say(admin):
         ("GET", "/v1/admin/replays/x"),
         ("DELETE", "/v1/admin/replays/x"),
         ("GET", "/v1/admin/audit"),
+        ("GET", "/v1/admin/conversations"),
+        ("GET", "/v1/admin/health"),
     ],
 )
 async def test_who_is_no_admin_is_refused_and_kept(app, admin, method, path):

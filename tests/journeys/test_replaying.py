@@ -6,7 +6,7 @@ import asyncio
 import os
 import signal
 from collections import Counter
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 
 import httpx
 import pytest
@@ -79,26 +79,44 @@ async def attached(ably, channel, count):
             await asyncio.sleep(0.05)
 
 
-async def test_a_replay_outlives_the_process_that_ran_it(alone, conversation, tmp_path):
-    skip_without_node()
-    tokens = tokens_of("r", mean=60)
-    target, admin = alone.target(conversation), Admin(alone.service.url, conversation)
-    async with History(alone.settings) as history:
-        await history._jobs.close()  # the service is to run them
-        async with history.respond(conversation, "r") as response:
+async def published(settings, conversation_id, tokens):
+    """A response that can be replayed, a chunk a token; whoever published it runs no replays."""
+    async with History(settings) as history:
+        await history._jobs.close()
+        async with history.respond(conversation_id, "r") as response:
             for token in tokens:
                 response.write(token)
                 response.text  # noqa: B018 - settles: a chunk of its own
+
+
+@asynccontextmanager
+async def followed(alone, conversation_id, folder, tokens, admin):
+    """A replay that waits until stock SDKs follow it, and then runs; and what they will show."""
+    target = alone.target(conversation_id)
     before = await admin.replay(speed=0, max_rate=1)  # the next one waits for it
     replay_id = await admin.replay(speed=0, max_rate=RATE)
     texts = {replay_id: "".join(tokens)}
     joins = [Plan(0, way) for way in (1, 2, 3)]
-    ours = asyncio.create_task(by_python(target, texts, joins))
-    theirs = asyncio.create_task(by_javascript(tmp_path, target, texts, joins))
+    readers = asyncio.gather(
+        by_python(target, texts, joins), by_javascript(folder, target, texts, joins)
+    )
     try:
         await attached(alone.ably, target.channel, 2 * len(joins))
         await asyncio.sleep(1)
         await admin.cancel(before)
+        yield replay_id, readers
+        ours, theirs = await readers
+        must_show(ours + theirs, texts)
+    finally:
+        readers.cancel()
+
+
+async def test_a_replay_outlives_the_process_that_ran_it(alone, conversation, tmp_path):
+    skip_without_node()
+    tokens = tokens_of("r", mean=60)
+    admin = Admin(alone.service.url, conversation)
+    await published(alone.settings, conversation, tokens)
+    async with followed(alone, conversation, tmp_path, tokens, admin) as (replay_id, readers):
         await admin.reached(replay_id, 15)
 
         os.kill(alone.service.pid, signal.SIGKILL)
@@ -107,13 +125,27 @@ async def test_a_replay_outlives_the_process_that_ran_it(alone, conversation, tm
             admin.url = again.url
             ended = await admin.reached(replay_id, len(tokens))
             assert ended["done"] == len(tokens)
-            must_show(await ours + await theirs, texts)
+            await readers
             assert (await admin.reached(replay_id, 10**6))["state"] == "done"
-    finally:
-        for task in (ours, theirs):
-            task.cancel()
     async with History(alone.settings) as history:
-        said = await said_of(history, target.channel, replay_id)
+        said = await said_of(history, alone.settings.channel_of(conversation), replay_id)
         assert Counter(e.seq for e in said) == Counter(range(len(tokens) + 2))
         answer = await history.hydrate(conversation)
         assert [m["id"] for m in answer.messages] == ["r"]
+
+
+async def test_chunks_that_ably_refuses_are_made_good_for_every_follower(
+    alone, conversation, tmp_path
+):
+    skip_without_node()
+    tokens = tokens_of("r", mean=60)
+    admin = Admin(alone.service.url, conversation)
+    await published(alone.settings, conversation, tokens)
+    async with followed(alone, conversation, tmp_path, tokens, admin) as (replay_id, readers):
+        for done in (10, 30):
+            await admin.reached(replay_id, done)
+            async with alone.fault("refuse_publish", count=1, code=42911) as fired:
+                await admin.reached(replay_id, done + 15)
+                assert await fired() == 1
+        await readers
+    assert (await admin.reached(replay_id, 10**6))["state"] == "done"

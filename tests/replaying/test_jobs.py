@@ -123,6 +123,21 @@ async def test_an_erased_conversation_is_replayed_no_further(alone):
     assert len(await alone.events(replay)) == said < len(LONG)
 
 
+async def test_connections_to_the_store_may_be_cut_meanwhile(alone, database):
+    await alone.said("r", LONG)
+    replay = await alone.history.replay(alone.id, "r", **SLOW)
+    for done in (5, 15):
+        await alone.reached(replay, done)
+        async with connected(database) as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+    ended = await alone.ended(replay)
+    assert (ended.state, ended.done) == ("done", len(LONG))
+    assert texts(await alone.events(replay)) == LONG
+
+
 async def test_what_changed_meanwhile_is_not_gone_on_with(alone, database):
     await alone.said("r")
     await alone.history._jobs.close()

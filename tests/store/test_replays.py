@@ -176,6 +176,21 @@ async def test_erasing_a_conversation_ends_its_replays_and_keeps_the_audit(repla
     assert len((await replays.audit(limit=5, before=None))[0]) == 1
 
 
+async def test_they_are_claimed_once_by_way_of_a_pooler_too(pooled_database):
+    store = PostgresStore(pooled_database)
+    await store.open()
+    try:
+        await put(store, "c", response("r", "a", ended=True))
+        for name in "abc":
+            await add(store, name)
+        claimed = await asyncio.gather(
+            *(store.claim_replay(f"h{n}", 60, **LIMITS) for n in range(5))
+        )
+        assert sorted(each.id for each in claimed if each) == list("abc")
+    finally:
+        await store.close()
+
+
 async def test_no_text_is_in_what_is_kept_of_a_replay(replays, database):
     await add(replays)
     async with connected(database) as connection:

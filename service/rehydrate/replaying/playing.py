@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 WINDOW = 64
 """Channel messages of a replay that may wait for their acknowledgements."""
 
-LATEST_S = 0.5
+LATEST_S = 1.0
 """A replay that is later than that goes on from where it is, instead of hurrying."""
 
 TRIES = 5
