@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import logging
 import shutil
 
 import pytest
@@ -60,32 +59,11 @@ def test_every_type_that_the_package_knows_is_in_a_transcript_and_in_the_table()
     assert known <= set(RULES)
 
 
-@pytest.mark.parametrize("name", GOLDEN)
-async def test_every_event_has_its_type_and_the_last_one_is_the_end(name):
-    told = transcript(name)
-    events = [event async for event in ResponsesStream(told["events"])]
-    types = {event["type"] for event in told["events"]}
-    assert all(event.type in types for event in events)
-    assert [isinstance(event, Ended) for event in events].count(True) == 1
-    assert isinstance(events[-1], Ended)
-    assert events[-1].error is None or str(events[-1].error) == told["error"]
-
-
 async def test_unknown_types_are_counted_and_passed_on():
     stream = ResponsesStream(transcript("responses_odds")["events"])
     unknown = [event async for event in stream if isinstance(event, Unknown)]
     assert [event.raw["wonder"] for event in unknown] == [True]
     assert stream.unknown == {"response.from_the_future": 1}
-
-
-async def test_the_log_says_what_became_of_each_event_and_never_its_text(caplog):
-    caplog.set_level(logging.DEBUG, "rehydrate.providers")
-    told = transcript("responses_text")
-    await ResponsesStream(told["events"]).into(Folded())
-    said = [record.getMessage() for record in caplog.records]
-    assert len(said) == len(told["events"])
-    assert "response.output_text.delta (4) became TextDelta" in said
-    assert "Once" not in "".join(said)
 
 
 async def test_the_stock_client_s_streams_are_read(vendor):

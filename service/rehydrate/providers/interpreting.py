@@ -38,6 +38,9 @@ class Arrived(NamedTuple):
     fields: Mapping[str, Any]
 
 
+_UNREADABLE = Arrived("an event that is none", None, {})
+
+
 class Rule(NamedTuple):
     """What becomes of one type of vendor event.
 
@@ -113,20 +116,21 @@ class Interpreter:
 
         Bad input raises nothing: it ends the answer.
         """
+        came = _UNREADABLE
         try:
             came = self.arrived(raw)
             if came.number is not None and not self._in_order(came.type, came.number):
-                return ()
-            rule = self.rules.get(came.type)
-            if rule is None:
+                events: Events = ()
+            elif (rule := self.rules.get(came.type)) is None:
                 self._count_unknown(came.type)
-                return (Unknown(came.type, came.number, raw),)
-            events = rule.read(self, came)
-            if self._debug:
-                _log.debug("%s (%s) became %s", came.type, came.number, _kinds(events))
-            return events  # noqa: TRY300 - what raises here is what the reading raises
+                events = (Unknown(came.type, came.number, raw),)
+            else:
+                events = rule.read(self, came)
         except (ProviderError, RecursionError) as error:
-            return self.fail(error)
+            events = self.fail(error)
+        if self._debug:
+            _log.debug("%.100s (%s) became %s", came.type, came.number, _kinds(events))
+        return events
 
     def fail(self, error: Exception) -> Events:
         """End the answer because of *error*."""

@@ -1,0 +1,151 @@
+"""Both vendors' streams, read like a scanner: typed, as text, as a file, logged, and nothing beside."""
+
+from __future__ import annotations
+
+import asyncio
+import csv
+import io
+import logging
+import threading
+
+import pytest
+
+from providers.transcribed import NAMES, transcript, wire
+from rehydrate.providers.failures import ProviderError
+from rehydrate.providers.openai_assistants import AssistantsStream
+from rehydrate.providers.openai_responses import ResponsesStream
+from rehydrate.providers.vendor_events import Ended, TextDelta
+
+STREAMS = {"responses": ResponsesStream, "assistants": AssistantsStream}
+both = pytest.mark.parametrize("vendor", STREAMS)
+
+
+def stream_of(name, events=None):
+    told = transcript(name)
+    return STREAMS[told["vendor"]](told["events"] if events is None else events)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_every_event_has_the_type_of_a_vendor_s_event_and_the_last_is_the_end(name):
+    told = transcript(name)
+    types = {event.get("event") or event["type"] for event in told["events"]}
+    *before, end = stream_of(name)
+    assert isinstance(end, Ended)
+    assert not any(isinstance(event, Ended) for event in before)
+    assert all(event.type in types for event in before)
+
+
+@both
+def test_events_are_matched_by_their_kind(vendor):
+    said = ""
+    for event in stream_of(f"{vendor}_text"):
+        match event:
+            case TextDelta(text=text):
+                said += text
+            case Ended(status=status, error=None):
+                assert status == "completed"
+    assert said == "".join(stream_of(f"{vendor}_text").text_now())
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_the_log_says_of_every_event_what_became_of_it_and_never_its_text(name, caplog):
+    caplog.set_level(logging.DEBUG, "rehydrate.providers")
+    told = transcript(name)
+    end = [*stream_of(name)][-1]
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == len(told["events"]) or said[-1].endswith("Ended")
+    for event, line in zip(told["events"], said, strict=False):
+        assert line.startswith((event.get("event") or event["type"])[:100])
+    texts = [part["text"] for part in end.parts or () if "text" in part]
+    assert not [
+        word for text in texts for word in text.split() if len(word) > 7 and word in str(said)
+    ]
+
+
+@pytest.mark.parametrize(
+    ("raw", "line"),
+    [
+        (
+            {"type": "response.of_tomorrow", "text": "secret"},
+            "response.of_tomorrow (None) became Unknown",
+        ),
+        ({"type": "response.created", "sequence_number": 0}, "response.created (0) became nothing"),
+        ({"type": "response.output_text.delta", "delta": "secret"}, "became Ended"),
+        ({"words": "secret"}, "an event that is none (None) became Ended"),
+    ],
+)
+def test_the_log_says_so_too_of_what_is_unknown_repeated_or_makes_no_sense(raw, line, caplog):
+    caplog.set_level(logging.DEBUG, "rehydrate.providers")
+    list(ResponsesStream([raw], starting_after=3))
+    said = [record.getMessage() for record in caplog.records]
+    assert line in said[0]
+    assert "secret" not in str(said)
+
+
+@both
+async def test_nothing_runs_beside_an_async_reader(vendor):
+    events = transcript(f"{vendor}_text")["events"]
+
+    async def source():
+        for event in events:
+            yield event
+
+    tasks, threads = asyncio.all_tasks(), threading.active_count()
+    async for _ in STREAMS[vendor](source()):
+        assert asyncio.all_tasks() == tasks
+        assert threading.active_count() == threads
+
+
+@both
+def test_nothing_runs_beside_a_blocking_reader(vendor):
+    threads = threading.active_count()
+    with STREAMS[vendor]([wire(transcript(f"{vendor}_text")["events"])]) as stream:
+        for _ in stream:
+            assert threading.active_count() == threads
+    assert threading.active_count() == threads
+
+
+@both
+async def test_a_bad_end_is_said_whichever_way_it_is_read(vendor):
+    name = f"{vendor}_failed"
+    stream = stream_of(name)
+    assert stream.error is None
+    list(stream)
+    assert stream.error is not None
+    with pytest.raises(ProviderError, match=stream.error.code):
+        list(stream_of(name).text_now())
+    with pytest.raises(ProviderError, match=stream.error.code):
+        stream_of(name).reader().read()
+    with pytest.raises(ProviderError, match=stream.error.code):
+        [_ async for _ in STREAMS[vendor](_later(name)).text()]
+    with pytest.raises(ProviderError, match=stream.error.code):
+        await STREAMS[vendor](_later(name)).async_reader().read()
+
+
+async def _later(name):
+    for event in transcript(name)["events"]:
+        yield event
+
+
+@both
+def test_its_file_is_one_for_whatever_takes_files_of_text(vendor):
+    text = "".join(stream_of(f"{vendor}_text").text_now())
+    file = stream_of(f"{vendor}_text").reader()
+    assert isinstance(file, io.TextIOBase)
+    assert file.readable()
+    rows = list(csv.reader(file, delimiter="\0"))
+    assert "\n".join(row[0] for row in rows if row) == text.strip("\n")
+
+
+@both
+async def test_closing_closes_what_it_was_made_from(vendor):
+    closed = []
+
+    class Source(list):
+        def close(self):
+            closed.append(self)
+
+    stream = STREAMS[vendor](Source(transcript(f"{vendor}_text")["events"]))
+    next(iter(stream))
+    stream.close()
+    assert len(closed) == 1
