@@ -71,6 +71,13 @@ def test_the_page_weighs_little_and_loads_nothing_from_elsewhere():
         assert not re.search(r"<script(?![^>]*src=)|<style| style=| on[a-z]+=\"", text), path.name
 
 
+def test_every_module_is_asked_for_at_once():
+    asked = re.findall(
+        r'(?:src|modulepreload" href)="ui/([\w.]+)"', (UI / "index.html").read_text()
+    )
+    assert sorted(asked) == sorted(path.name for path in FILES if path.suffix == ".js")
+
+
 def test_the_files_stay_small():
     wrong = {path.name: n for path in FILES if (n := len(path.read_text().splitlines())) > 350}
     assert not {name: n for name, n in wrong.items() if not name.endswith(".css")}

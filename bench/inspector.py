@@ -1,0 +1,269 @@
+"""The inspector with 100,000 conversations and one of 10,000 messages: each request, and the page.
+
+Every request that the page makes, against a store of 100 conversations and against the large one, in
+turns in one run: the ratio says what size costs. Then the page itself, in a real browser, which opens,
+scrolls and reads back; what each of its requests took is the browser's own account.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import http.client
+import json
+import secrets
+import shutil
+import statistics
+import sys
+import tempfile
+import time
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import NamedTuple
+
+import asyncpg
+
+from rehydrate.demo.embedded import embedded
+from rehydrate.demo.processes import Child
+from rehydrate.recording import NewMessage
+from rehydrate.settings import load_settings
+from rehydrate.store.migrations import migrate
+from rehydrate.store.url import connect_arguments
+from rehydrate.wiring.history import History
+
+SMALL, MOST_MS, MOST_KB = 100, 100.0, 200.0
+UI = Path(__file__).parents[1] / "service/rehydrate/api/ui"
+TEXT = "The tide turns twice a day, and nobody has to ask it why. " * 12
+
+CONVERSATIONS = """
+    INSERT INTO conversations (id, channel, created_at, watermark_at, read_at)
+    SELECT 'c-' || lpad(n::text, 7, '0'), 'ai:c-' || lpad(n::text, 7, '0'),
+        now() - n * interval '30 seconds', now(), now()
+    FROM generate_series(1, $1::int) AS n
+"""
+MESSAGES = """
+    INSERT INTO messages (conversation_id, id, role, status, gen, position, started_at,
+        finished_at, facts, wire, tape)
+    SELECT 'c-' || lpad(n::text, 7, '0'), id, role, status, gen, position, started_at,
+        finished_at, facts, wire, tape
+    FROM messages, generate_series(1, $1::int) AS n WHERE conversation_id = 'template'
+"""
+
+
+class Timed(NamedTuple):
+    """What one request took, in ms: against the small store, and against the large one."""
+
+    what: str
+    small: list[float]
+    large: list[float]
+
+    @property
+    def ratio(self) -> float:
+        return statistics.median(self.large) / statistics.median(self.small)
+
+
+class Caller:
+    """One keep-alive connection, as the browser holds."""
+
+    def __init__(self, url: str, key: str) -> None:
+        self._connection = http.client.HTTPConnection(url.removeprefix("http://"))
+        self._headers = {"Authorization": f"Bearer {key}"}
+
+    def get(self, path: str) -> tuple[float, dict]:
+        began_s = time.perf_counter()
+        self._connection.request("GET", path, headers=self._headers)
+        response = self._connection.getresponse()
+        body = response.read()
+        took_ms = (time.perf_counter() - began_s) * 1000
+        assert response.status == 200, (response.status, body[:500])
+        return took_ms, json.loads(body)
+
+    def snapshot(self, path: str) -> float:
+        """How long a stream takes to its snapshot, which is read whole; then it is left."""
+        began_s = time.perf_counter()
+        self._connection.request("GET", path, headers=self._headers)
+        response = self._connection.getresponse()
+        line = b""
+        while not line.startswith(b"data: "):
+            line = response.readline()
+        self._connection.close()
+        json.loads(line[6:])
+        return (time.perf_counter() - began_s) * 1000
+
+
+@asynccontextmanager
+async def filled(server_url: str, name: str, conversations: int, long: int, base):
+    """A database of its own, filled; gives its settings."""
+    connection = await asyncpg.connect(**connect_arguments(server_url))
+    await connection.execute(f"CREATE DATABASE {name}")
+    await connection.close()
+    url = f"{server_url.rpartition('/')[0]}/{name}"
+    await migrate(url)
+    settings = load_settings(**(base.model_dump() | {"database_url": url}))
+    async with History(settings) as history:
+        messages = [
+            NewMessage(f"m-{n}", ("user", "assistant")[n % 2], text=TEXT) for n in range(long)
+        ]
+        await history.store_messages("template", messages[:2])
+        for at in range(0, long, 1000):
+            await history.store_messages("long", messages[at : at + 1000])
+        await history.catch_up("long")
+    connection = await asyncpg.connect(**connect_arguments(url), command_timeout=600)
+    await connection.execute(CONVERSATIONS, conversations)
+    await connection.execute(MESSAGES, conversations)
+    await connection.execute("VACUUM ANALYZE")
+    await connection.close()
+    yield settings
+
+
+def environment(settings, key: str) -> dict[str, str]:
+    return {
+        "REHYDRATE_DATABASE_URL": settings.required_database_url(),
+        "ABLY_API_KEY": settings.required_ably_key(),
+        "ABLY_ENDPOINT": settings.ably_endpoint,
+        "ABLY_PORT": str(settings.ably_port),
+        "ABLY_TLS": "false",
+        "REHYDRATE_PORT": "0",
+        "REHYDRATE_ADMIN_KEYS": key,
+    }
+
+
+def paths(caller: Caller, conversations: int) -> dict[str, str]:
+    """What the page asks for, with the cursors that it would have by then."""
+    listing = "/v1/admin/conversations?limit=50"
+    deep = caller.get(listing)[1]["older"]
+    for _ in range(min(20, conversations // 100)):
+        deep = caller.get(f"{listing}&before={deep}")[1]["older"]
+    oldest = caller.get("/v1/conversations/long?limit=50")[1]["older"]
+    return {
+        "the first page of conversations": listing,
+        "a page further on": f"{listing}&before={deep}",
+        "search: one begins with it": f"{listing}&query=c-0000042",
+        "search: many begin with it": f"{listing}&query=c-00",
+        "search: none does": f"{listing}&query=nothing",
+        "those that stream": f"{listing}&streaming=true",
+        "an older page of a conversation": f"/v1/conversations/long?limit=50&before={oldest}",
+        "a timeline": "/v1/admin/conversations/long/messages/m-41/timeline",
+        "health": "/v1/admin/health",
+        "replays": "/v1/admin/replays?limit=50",
+        "audit": "/v1/admin/audit?limit=50",
+    }
+
+
+def timed(small: Caller, large: Caller, rounds: int, sizes: tuple[int, int]) -> list[Timed]:
+    asked = [
+        (caller, paths(caller, size)) for caller, size in zip((small, large), sizes, strict=True)
+    ]
+    times: dict[str, tuple[list[float], list[float]]] = {name: ([], []) for name in asked[0][1]}
+    stream = "/v1/conversations/{}/stream?limit=50"
+    opened: tuple[list[float], list[float]] = ([], [])
+    followed: tuple[list[float], list[float]] = ([], [])
+    for round_ in range(rounds + 1):
+        for side, (caller, known) in enumerate(asked):
+            for name, path in known.items():
+                took_ms = caller.get(path)[0]
+                if round_:  # the first is not counted: connections are made, plans and pages read
+                    times[name][side].append(took_ms)
+            first_ms = caller.snapshot(stream.format(f"c-{round_ + 1:07}"))
+            again_ms = caller.snapshot(stream.format("long"))
+            if round_:
+                opened[side].append(first_ms)
+                followed[side].append(again_ms)
+    return [Timed(name, *both) for name, both in times.items()] + [
+        Timed("a conversation opens that nobody follows", *opened),
+        Timed("the long one, followed by somebody", *followed),
+    ]
+
+
+async def browsed(url: str, key: str) -> list[tuple[str, float]] | str:
+    """What the page's own requests took, of a real visit; or why there was none."""
+    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    if chromium is None:
+        return "chromium is not installed"
+    from playwright.async_api import async_playwright  # noqa: PLC0415 - only where there is one
+
+    async with async_playwright() as playwright:
+        browser = await playwright.chromium.launch(executable_path=chromium)
+        page = await browser.new_page(viewport={"width": 1600, "height": 1000})
+        await page.goto(f"{url}/ui")
+        await page.get_by_label("Admin key").fill(key)
+        await page.get_by_role("button", name="Sign in").click()
+        rows = page.locator(".rows li")
+        await rows.first.wait_for()
+        for _ in range(10):
+            await rows.last.scroll_into_view_if_needed()
+            await page.wait_for_timeout(300)
+        shown = await rows.count()
+        await page.goto(f"{url}/ui#/c/long")
+        await page.locator(".message").first.wait_for()
+        for _ in range(20):
+            await page.locator(".talk").evaluate("e => e.scrollTo(0, 0)")
+            await page.wait_for_timeout(200)
+        await page.get_by_role("link", name="Timeline").last.click()
+        await page.locator("svg.chart").wait_for()
+        told = await page.evaluate(
+            "performance.getEntriesByType('resource').map((e) => [e.name, e.responseEnd - e.startTime])"
+        )
+        messages = await page.locator(".message").count()
+        print(f"the browser showed {shown} conversations and {messages} messages", file=sys.stderr)
+        await browser.close()
+    return [(name.removeprefix(url), ms) for name, ms in told if "/stream" not in name]
+
+
+async def measure(options) -> int:
+    with tempfile.TemporaryDirectory() as folder:
+        base = load_settings(data_dir=Path(folder), port=0)
+        async with embedded(base) as running:
+            server = running.required_database_url()
+            print(f"storing {options.conversations:,} conversations …", file=sys.stderr)
+            async with (
+                filled(server, "small", SMALL, 200, running) as few,
+                filled(server, "large", options.conversations, options.long, running) as many,
+            ):
+                key = secrets.token_urlsafe(24)
+                async with (
+                    Child("--quiet", "serve", environment=environment(few, key)) as one,
+                    Child("--quiet", "serve", environment=environment(many, key)) as other,
+                ):
+                    callers = Caller(one.url, key), Caller(other.url, key)
+                    sizes = (SMALL, options.conversations)
+                    rows = await asyncio.to_thread(timed, *callers, options.rounds, sizes)
+                    visit = await browsed(other.url, key)
+    return report(rows, visit)
+
+
+def report(rows: list[Timed], visit) -> int:
+    print(f"{'ms':42} {'small p50':>10} {'large p50':>10} {'p95':>8} {'most':>8} {'ratio':>7}")
+    worst = 0.0
+    for row in rows:
+        p95 = statistics.quantiles(row.large, n=20)[-1]
+        worst = max(worst, p95)
+        small, large = statistics.median(row.small), statistics.median(row.large)
+        print(
+            f"{row.what:42} {small:10.1f} {large:10.1f} {p95:8.1f} {max(row.large):8.1f} {row.ratio:7.2f}"
+        )
+    weight_kb = sum(path.stat().st_size for path in UI.iterdir()) / 1000
+    print(
+        f"the page weighs {weight_kb:.1f} kB in {len(list(UI.iterdir()))} files (target {MOST_KB:g})"
+    )
+    if isinstance(visit, str):
+        print(f"no browser: {visit}")
+    else:
+        slow = sorted(visit, key=lambda each: -each[1])[:3]
+        print(f"{len(visit)} requests of a visit by chromium; the slowest:")
+        for name, ms in slow:
+            print(f"  {ms:7.1f} ms  {name[:90]}")
+    print(f"slowest p95 {worst:.1f} ms (target {MOST_MS:g})")
+    return 0 if worst <= MOST_MS and weight_kb <= MOST_KB else 1
+
+
+def main(argv):
+    parser = argparse.ArgumentParser(prog="bench inspector", description=__doc__)
+    parser.add_argument("--conversations", type=int, default=100_000)
+    parser.add_argument("--long", type=int, default=10_000, help="messages of the long one")
+    parser.add_argument("--rounds", type=int, default=40)
+    return asyncio.run(measure(parser.parse_args(argv)))
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
