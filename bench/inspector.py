@@ -202,7 +202,7 @@ async def browsed(url: str, key: str) -> list[tuple[str, float]] | str:
         await page.get_by_role("link", name="Timeline").last.click()
         await page.locator("svg.chart").wait_for()
         told = await page.evaluate(
-            "performance.getEntriesByType('resource').map((e) => [e.name, e.responseEnd - e.startTime])"
+            "performance.getEntriesByType('resource').map((e) => [e.name, e.responseEnd - e.requestStart])"
         )
         messages = await page.locator(".message").count()
         print(f"the browser showed {shown} conversations and {messages} messages", file=sys.stderr)
@@ -249,9 +249,8 @@ def report(rows: list[Timed], visit) -> int:
     if isinstance(visit, str):
         print(f"no browser: {visit}")
     else:
-        slow = sorted(visit, key=lambda each: -each[1])[:3]
-        print(f"{len(visit)} requests of a visit by chromium; the slowest:")
-        for name, ms in slow:
+        print(f"{len(visit)} requests of a visit by chromium; the slowest, once sent:")
+        for name, ms in sorted(visit, key=lambda each: -each[1])[:5]:
             print(f"  {ms:7.1f} ms  {name[:90]}")
     print(f"slowest p95 {worst:.1f} ms (target {MOST_MS:g})")
     return 0 if worst <= MOST_MS and weight_kb <= MOST_KB else 1

@@ -45,6 +45,11 @@ async def test_every_file_comes_with_a_strict_policy_and_a_tag(client, name):
     assert (await client.get(f"/ui{name}", headers=kept)).status_code == 304
 
 
+async def test_a_slash_behind_it_leads_to_the_page(client):
+    answer = await client.get("/ui/")
+    assert (answer.status_code, answer.headers["location"]) == (308, "../ui")
+
+
 async def test_other_names_are_not_found(client):
     for name in ("nothing.js", "..%2Fapp.py", "%2e%2e", "ui%2Findex.html", "index.html%00"):
         problem(await client.get(f"/ui/{name}"), 404, "not_found")
@@ -76,6 +81,27 @@ def test_every_module_is_asked_for_at_once():
         r'(?:src|modulepreload" href)="ui/([\w.]+)"', (UI / "index.html").read_text()
     )
     assert sorted(asked) == sorted(path.name for path in FILES if path.suffix == ".js")
+
+
+def _luminance(colour):
+    parts = [int(colour[at : at + 2], 16) / 255 for at in (1, 3, 5)]
+    linear = [p / 12.92 if p <= 0.04045 else ((p + 0.055) / 1.055) ** 2.4 for p in parts]
+    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_every_text_can_be_read(scheme):
+    css = (UI / "base.css").read_text()
+    pairs = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", css)
+    colours = {name: (light, dark)[scheme == "dark"] for name, light, dark in pairs}
+    papers = ("bg", "surface", "sunken", "raised", "bubble", "accent-wash")
+    used = [(ink, paper) for ink in ("ink", "muted") for paper in papers]
+    used += [(ink, paper) for ink in ("accent", "danger") for paper in ("bg", "surface")]
+    used += [(ink, f"{ink}-wash") for ink in ("danger", "warn")] + [("on-accent", "accent")]
+    used += [("live", "surface"), ("live", "bg")]
+    for ink, paper in used:
+        light, dark = sorted(map(_luminance, (colours[ink], colours[paper])), reverse=True)
+        assert (light + 0.05) / (dark + 0.05) >= 4.5, f"{ink} on {paper}, {scheme}"
 
 
 def test_the_files_stay_small():

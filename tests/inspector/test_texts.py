@@ -6,6 +6,7 @@ from urllib.parse import quote
 
 from playwright.async_api import expect
 
+from api.minting import SERVICE_KEY, bearer
 from inspector.site import PATIENCE_MS
 from rehydrate import NewMessage
 from rehydrate.ports import Outgoing
@@ -64,7 +65,7 @@ async def test_what_models_say_call_and_are_called_is_text(visit, site):
         headers = {"responseId": CORPUS[number], "seq": seq, **more}
         id_ = f"{conversation}-{number}-{seq}"
         await site.history._channel.publish(
-            channel, [Outgoing(name, data, id_, {"headers": headers})]
+            channel, [Outgoing(name, data, id_, {"headers": headers}, CORPUS[number])]
         )
 
     for number, text in enumerate(CORPUS):
@@ -86,9 +87,23 @@ async def test_what_models_say_call_and_are_called_is_text(visit, site):
         assert shown.count(text) >= 7
         assert not await message.locator("script, img, svg, iframe, style, a[href^='j']").count()
     await visit.page.get_by_role("link", name="Timeline").first.click()
-    await visit.sees(visit.page.get_by_role("complementary").locator("dl").first)
+    facts = visit.page.get_by_role("complementary").locator("dl").first
+    await expect(facts).to_contain_text(CORPUS[0], timeout=PATIENCE_MS)  # of its publisher
     assert await pwned(visit) == [None, None, 1]
     await visit.shot("odd-texts")
+
+
+async def test_what_the_audit_keeps_of_them_is_text(visit, site):
+    for text in CORPUS:
+        name = quote(text, safe="")
+        path = f"/v1/admin/conversations/{name}/responses/{name}/replay"
+        asked = {"headers": bearer(SERVICE_KEY), "data": {}}
+        answer = await visit.page.context.request.post(visit.url + path, **asked)
+        assert answer.status in (403, 404), answer.status
+    await visit.sign_in(at="/ui#/audit")
+    entries = visit.page.get_by_role("list", name="Audit").get_by_role("listitem")
+    await expect(entries.filter(has_text="constructor").first).to_be_visible(timeout=PATIENCE_MS)
+    assert await pwned(visit) == [None, None, 1]
 
 
 def _css(text):

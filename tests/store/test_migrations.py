@@ -301,7 +301,7 @@ async def test_the_audit_refuses_to_be_changed(database: str) -> None:
 
 
 @pytest.mark.slow
-def test_the_wheel_carries_the_migrations(tmp_path: Path) -> None:
+def test_the_wheel_carries_the_migrations_and_the_page(tmp_path: Path) -> None:
     build = [sys.executable, "-m", "hatchling", "build", "-t", "wheel", "-d", tmp_path]
     made = subprocess.run(build, cwd=ROOT, capture_output=True, text=True, timeout=100, check=False)
     if "No module named hatchling" in made.stderr:
@@ -320,3 +320,6 @@ def test_the_wheel_carries_the_migrations(tmp_path: Path) -> None:
         check=True,
     ).stdout.split()
     assert told == [head(), str(tmp_path / "installed/rehydrate/store/migrations.py")]
+    page = ROOT / "service" / "rehydrate" / "api" / "ui"
+    carried = {path.name for path in (tmp_path / "installed/rehydrate/api/ui").iterdir()}
+    assert carried == {path.name for path in page.iterdir()}

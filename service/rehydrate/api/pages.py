@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from fastapi import APIRouter
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.responses import Response
+from starlette.responses import RedirectResponse, Response
 
 from rehydrate.api import answers
 from rehydrate.api.routing import Route
@@ -75,10 +75,18 @@ def pages_router() -> APIRouter:
             raise HTTPException(404)
         return _sent(request, found, _PAGE_HEADERS)
 
+    async def elsewhere(_: Request) -> Response:
+        return RedirectResponse("../ui", 308)
+
     async def client_module(request: Request) -> Response:
         return _sent(request, client, _MODULE_HEADERS)
 
-    for path, endpoint in (("/ui", start), ("/ui/{name}", file), ("/client.js", client_module)):
+    for path, endpoint in (
+        ("/ui", start),
+        ("/ui/", elsewhere),  # what its files are called is told from /ui
+        ("/ui/{name}", file),
+        ("/client.js", client_module),
+    ):
         made.add_api_route(path, endpoint, response_class=Response, include_in_schema=False)
     return made
 

@@ -23,7 +23,7 @@ export function conversationPane(conversationId, { replay, changed }) {
   const counts = h('span.muted');
   const channel = h('span.muted');
   const banner = h('div.banner', { role: 'status', hidden: true });
-  const feed = h('div.feed', { role: 'feed', 'aria-label': 'Messages' });
+  const feed = h('div.feed', { role: 'group', 'aria-label': 'Messages' });
   const note = h('div.list-note', {}, loading('the conversation'));
   const older = more('Older messages', loadOlder);
   const latest = h('button.latest', { type: 'button', hidden: true, onclick: () => toEnd(true) }, 'Latest ↓');

@@ -15,7 +15,7 @@ export function conversationList() {
   const rows = new Map();
   const list = h('ul.rows', { 'aria-label': 'Conversations', onkeydown: step });
   const note = h('div.list-note');
-  const search = h('input', { type: 'search', id: 'search', placeholder: 'Find by id or channel', spellcheck: 'false', autocomplete: 'off', oninput: typed, onkeydown: leave });
+  const search = h('input', { type: 'search', id: 'search', placeholder: 'Find by id or channel', spellcheck: 'false', autocomplete: 'off', maxlength: 256, oninput: typed, onkeydown: leave });
   const streaming = h('input', { type: 'checkbox', onchange: () => begin() });
   const further = more('More conversations', () => load(older));
   let older = null, asking = new AbortController(), typing = null, current = null;
