@@ -57,3 +57,12 @@ def test_two_of_them_share_nothing():
     one, other = Metrics(), Metrics()
     one.hydrated([], {})
     assert ("rehydrate_hydrates_total", ("complete", "true")) not in samples(other)
+
+
+def test_what_followers_hear_is_counted_where_they_are_and_read_when_somebody_looks():
+    metrics, counts = Metrics(), {"apply": 3}
+    metrics.count_followed(lambda: counts)
+    counts["ignored"] = 1
+    found = samples(metrics)
+    assert found["rehydrate_followed_messages_total", ("outcome", "apply")] == 3
+    assert found["rehydrate_followed_messages_total", ("outcome", "ignored")] == 1

@@ -193,15 +193,26 @@ async def test_a_silent_stream_is_shown_to_be_alive(client, conversation, monkey
         assert stream.comments >= 2
 
 
-async def test_a_message_that_cannot_be_read_is_skipped(client, conversation, publisher):
+async def test_a_message_that_cannot_be_read_is_skipped_and_counted(
+    client, conversation, publisher
+):
     async with streamed(client, conversation) as stream:
         await stream.take(1)
+        before = await ignored(client)
         await publisher.say("token", "x", rid="r", seq="many")
         await publisher.say("unknown", {"a": 1})
         await publisher.say("token", {"no": "text"}, rid="r", seq=1)
         await publisher.say("token", "y", rid="r", seq=2)
         told = await stream.take(2)
+        assert await ignored(client) == before + 2
     assert [(each.data["seq"], each.data["text"]) for each in told] == [(1, ""), (2, "y")]
+
+
+async def ignored(client):
+    """How many live messages meant nothing, as the metrics say."""
+    name = 'rehydrate_followed_messages_total{outcome="ignored"}'
+    lines = (await client.get("/metrics")).text.splitlines()
+    return next((float(line.split()[-1]) for line in lines if line.startswith(name)), 0)
 
 
 async def test_head_is_answered_and_ends(client, conversation):

@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import asyncio
 from contextlib import AsyncExitStack
 
 from channel.conftest import opened, until
 from contracts.channel_log import published, receive, tokens
+from rehydrate.localably import LocalAbly, Settings
 from rehydrate.ports import Discontinuity
 
 
@@ -86,4 +88,18 @@ async def test_a_channel_that_is_too_much_alone_stays_where_it_is(server, log):
             assert isinstance((await receive(a, 1))[0], Discontinuity)
         await until(lambda: a._collecting)
         assert a._line is line
+        assert lines(log) == 1
+
+
+async def test_more_than_two_hundred_channels_are_spread_and_all_are_heard():
+    limits = Settings(channels_per_connection=200, max_idle_interval_s=2.0)
+    names = [f"ai:{n}" for n in range(205)]
+    async with LocalAbly(settings=limits) as server, opened(server) as log:
+        async with AsyncExitStack() as stack:
+            attaching = [stack.enter_async_context(log.subscribe(name)) for name in names]
+            subscriptions = await asyncio.gather(*attaching)
+            assert lines(log) == 2
+            for name, subscription in zip(names[-10:], subscriptions[-10:], strict=True):
+                await published(log, name, tokens(1))
+                await receive(subscription, 1)
         assert lines(log) == 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Final
 
 from prometheus_client import (
@@ -14,6 +14,8 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily
+from prometheus_client.registry import Collector
 
 _SECONDS: Final = (0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
 
@@ -43,7 +45,7 @@ class Metrics:
             "hydrate_events", "Channel events read for answers, by what became of them.", "outcome"
         )
         self._events = self._counter(
-            "events", "Channel events recorded or followed, by what became of them.", "outcome"
+            "events", "Channel events recorded, by what became of them.", "outcome"
         )
         self._replays = self._counter(
             "replays", "Replays that this process ended, by state.", "state"
@@ -54,6 +56,10 @@ class Metrics:
         self._streams = Gauge(
             "rehydrate_streams_open", "Streams that readers follow.", registry=self._registry
         )
+
+    def count_followed(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Ask *counts*, whenever somebody looks, what became of the messages of followers."""
+        self._registry.register(_Followed(counts))
 
     def _counter(self, name: str, says: str, *labels: str) -> Counter:
         return Counter(f"rehydrate_{name}", says, labels, registry=self._registry)
@@ -107,3 +113,17 @@ class Metrics:
     def text(self) -> bytes:
         """Everything, in Prometheus' text format."""
         return generate_latest(self._registry)
+
+
+class _Followed(Collector):
+    """What became of live messages: counted where they are followed, and only read here."""
+
+    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily]:
+        says = "Live messages of followed conversations, by what became of them."
+        found = CounterMetricFamily("rehydrate_followed_messages", says, labels=["outcome"])
+        for outcome, count in sorted(self._counts().items()):
+            found.add_metric([outcome], count)
+        yield found

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections import Counter
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -190,6 +191,7 @@ class Following:
         self._feeds: dict[str, Feed] = {}
         self._leaving: dict[Feed, asyncio.TimerHandle] = {}
         self._ending: set[asyncio.Task[None]] = set()
+        self._counted: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._feeds)
@@ -244,6 +246,14 @@ class Following:
         if feed is None or not await feed.is_up_to_date(until):
             return None
         return RecentWalk(self._ports[1], self._rules.now_ms(), feed.recent)
+
+    @property
+    def counts(self) -> Counter[str]:
+        """What became of the messages that were delivered, of all that is or was followed."""
+        counts = self._counted.copy()
+        for feed in self._feeds.values():
+            counts.update(feed.counts)
+        return counts
 
     @property
     def conversation_ids(self) -> list[str]:
@@ -301,6 +311,7 @@ class Following:
             timer.cancel()
         if self._feeds.get(feed.conversation_id) is feed:
             del self._feeds[feed.conversation_id]
+            self._counted.update(feed.counts)
         ending = asyncio.create_task(feed.close(), name="leaving a conversation")
         self._ending.add(ending)
         ending.add_done_callback(self._ended)

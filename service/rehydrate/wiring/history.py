@@ -95,6 +95,7 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
             noticed=self._attend,
             hint_ms=self._read_from_ms.get,
         )
+        self._metrics.count_followed(lambda: self._following.counts)
         self._upkeep = Upkeep(
             store=self._store,
             channel=self._channel,
