@@ -30,6 +30,15 @@ async def publisher_sleeps(world, chance):
     publisher.resume()
 
 
+async def sweepers_die(world, chance):
+    """kill -9 of those who may be just ending what a publisher left behind."""
+    await publisher_dies(world, chance)
+    await asyncio.sleep(LEASE_S + chance.uniform(0.5, 4))
+    for service in chance.sample(world.services, k=chance.randint(1, 2)):
+        await service.kill()
+        service.start_again()
+
+
 async def service_dies(world, chance):
     """kill -9 of one of two services."""
     service = chance.choice(world.services)
@@ -123,9 +132,11 @@ async def history_lags(world, chance):
 
 
 async def clocks_are_set(world, chance):
-    """Wall clocks of some processes go wrong by minutes, and stay wrong."""
-    for each in chance.sample(world.everybody, k=chance.randint(1, len(world.everybody))):
-        world.clocks.set(each.name, chance.uniform(-_CLOCK_S, _CLOCK_S))
+    """Wall clocks go wrong by minutes, and stay wrong: of one machine, or each by its own."""
+    ahead_s = chance.uniform(-_CLOCK_S, _CLOCK_S)
+    together = chance.random() < 0.5
+    for each in world.everybody:
+        world.clocks.set(each.name, ahead_s if together else chance.uniform(-_CLOCK_S, _CLOCK_S))
 
 
 FAULTS = {
@@ -133,6 +144,7 @@ FAULTS = {
     for each in (
         publisher_dies,
         publisher_sleeps,
+        sweepers_die,
         service_dies,
         every_service_dies,
         postgres_stops,
@@ -148,7 +160,7 @@ FAULTS = {
     )
 }
 
-_WEIGHTS = {"publisher_dies": 4, "publisher_sleeps": 0.5}
+_WEIGHTS = {"publisher_dies": 4, "publisher_sleeps": 0.5, "sweepers_die": 0.7}
 """What is to happen more, or less, often than the rest."""
 
 

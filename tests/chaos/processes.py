@@ -27,7 +27,8 @@ class Process:
     def __init__(self, *argv, environment, log):
         self.name = log.stem
         self._argv = argv
-        self._environment = {**os.environ, "PYTHONPATH": str(TESTS), **environment}
+        path = os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")])
+        self._environment = {**os.environ, "PYTHONPATH": path, **environment}
         self._log = log
         self._process = None
         self._reading = None

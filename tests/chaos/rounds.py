@@ -12,10 +12,10 @@ from chaos.following import Follower
 from chaos.judging import KILLED, measured, never_begun
 
 PATIENCE_S = 90.0
-RESPONSES = 3
-"""And one more for each fault; they begin one after the other, so that each meets some."""
+RESPONSES = 4
+"""And two more for each fault; they begin one after the other, so that each meets some."""
 
-_A_FAULT_S = 2.0
+_A_FAULT_S = 1.6
 
 
 class Round(NamedTuple):
@@ -41,7 +41,7 @@ class _Playing:
         self.chance = chance
         self.conversation_id = f"round-{number}"
         self.ephemeral = world.keeps_channels and number % 5 == 4
-        count = RESPONSES + len(names)
+        count = RESPONSES + 2 * len(names)
         self.ids = [
             f"{self.conversation_id}-r{n}-{chance.getrandbits(32):08x}" for n in range(count)
         ]

@@ -15,8 +15,8 @@ from chaos.processes import TESTS
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
-TOO_SLOW = {"publisher_sleeps"}
-"""It takes more than a lease; `tests/upkeep/test_sweeping.py` has one that wakes up too late."""
+TOO_SLOW = {"publisher_sleeps", "sweepers_die"}
+"""They take more than a lease; `tests/upkeep/test_sweeping.py` has one that wakes up too late."""
 
 
 async def test_whatever_breaks_every_character_is_accounted_for(tmp_path):
