@@ -15,7 +15,7 @@ from ably import AblyRealtime, AblyRest
 from ably.types.message import Message, MessageAction
 from ably.util.exceptions import AblyException
 
-PATIENCE_S = 20.0
+PATIENCE_S = 30.0
 STREAMING, DONE = "in progress", "completed"
 
 

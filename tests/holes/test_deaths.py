@@ -34,6 +34,13 @@ async def mortal(mortal_house):
 
 
 @pytest.fixture
+async def mortal_too(mortal_house):
+    made = Stage(mortal_house, {})
+    yield made
+    await made.close()
+
+
+@pytest.fixture
 async def idle(channels, database, node):
     """As `mortal`, on a channel whose messages grow; whoever says nothing for a second has ended."""
     more = {"channel_template": "mutable:{conversation_id}", "idle_limit_ms": 1000}
@@ -49,29 +56,31 @@ async def kill(process):
         await process.wait()
 
 
-async def test_h10_the_repair_is_lost(mortal, row):
+async def test_h10_the_repair_is_lost(mortal, mortal_too, row):
     """A token is refused, and its publisher dies before it says the repair: the hole is for ever.
     (B: as A, but it dies before its store has the token; that text is gone.)"""
-    mortal.truth |= {"A": A, "B": "B1 B2 B3 "}
-    recipe = mortal.recipe(TokenRewind)
-    await recipe.hydrate()
-    ours = await mortal.readers()
-    processes = []
-    for id_ in "AB":
-        with mortal.fault("refuse_publish", code=42911, nth=3):
-            tokens = [f"{id_}{n} " for n in (1, 2, 3)]
-            processes.append(await mortal.process(id_, *tokens, keeps=id_ == "A"))
-            await mortal.heard(id_, 3)
-    await mortal.keeps("A", A)
-    for process in processes:
+    rights = {"A": Shown("A", A, CUT), "B": Shown("B", "B1 B3 ", CUT, ((2, 2),))}
+    shown, scenes = [], []
+    for stage, (id_, right) in zip((mortal, mortal_too), rights.items(), strict=True):
+        tokens = [f"{id_}{n} " for n in (1, 2, 3)]
+        stage.truth[id_] = "".join(tokens)
+        recipe = stage.recipe(TokenRewind)
+        await recipe.hydrate()
+        ours = await stage.readers()
+        with stage.fault("refuse_publish", code=42911, nth=3):
+            process = await stage.process(id_, *tokens, keeps=id_ == "A")
+            await stage.heard(id_, 3)
+        if id_ == "A":
+            await stage.keeps("A", A)
         await kill(process)
-    right = [Shown("A", A, CUT), Shown("B", "B1 B3 ", CUT, ((2, 2),))]
-    await ours.show(*right)
-    wrong = [Shown("A", "A1 A3 ", STREAMING), Shown("B", "B1 B3 ", STREAMING)]
-    await recipe.shows(*wrong)
-    late = await mortal.readers()
-    await late.show(*right)
-    row.shows("token R, H", wrong, right)
+        scenes.append((stage, recipe, ours, right))
+    for stage, recipe, ours, right in scenes:
+        await ours.show(right)
+        await recipe.shows(Shown(right.id, f"{right.id}1 {right.id}3 ", STREAMING))
+        shown += recipe.shown
+        late = await stage.readers()
+        await late.show(right)
+    row.shows("token R, H", shown, list(rights.values()))
 
 
 async def test_h11_the_agent_crashes(mortal, row):
