@@ -233,6 +233,20 @@ async def test_a_tray_is_kept_while_it_is_needed_and_no_longer(database):
         assert [lane.trays for lane in history._outbox._lanes] == [0]
 
 
+async def test_what_goes_alone_leaves_every_other_turn_to_writers(database):
+    async with opened(database) as (_, history):
+        with history._outbox.tray("ai:turns") as tray:
+            alone = [Event("start", f"x{n}", seq=0, id=f"x{n}") for n in range(60)]
+            answers = [tray.post(event) for event in alone]
+            async with history.respond("turns", "r") as response:
+                response.write("not last")
+            await asyncio.gather(*answers)
+        messages = await said(history, "ai:turns")
+    names = [m.name if m.id.startswith("x") else "writer" for m in messages]
+    assert names.index("writer") < 50  # it begins once the store has its row
+    assert [m.id for m in messages if m.id.startswith("x")] == [event.id for event in alone]
+
+
 async def test_who_sends_at_his_own_times_has_room_for_that_on_his_lane(database):
     async with opened(database) as (_, history):
         outbox = history._outbox

@@ -9,6 +9,7 @@ as few trays on it as let each have its turn within `TURN_S`.
 from __future__ import annotations
 
 import asyncio
+import math
 import uuid
 from collections import deque
 from contextlib import contextmanager
@@ -94,6 +95,7 @@ class Tray:
         self._outbox = outbox
         self._writers: dict[Writer, None] = {}
         self._alone: deque[tuple[Outgoing, Ack]] = deque()
+        self._alone_next = True
 
     def ready(self, writer: Writer) -> None:
         """*writer* has something to say; it goes out at once if that is allowed."""
@@ -124,13 +126,26 @@ class Tray:
         return bool(self._alone or self._writers) and self.unacknowledged < self._window.width
 
     def send(self, channel: ChannelLog, base_id: str, now_s: float) -> None:
-        """Send what fits one publish."""
+        """Send what fits one publish: what goes alone and what writers say take turns."""
+        if self._alone_next and self._send_alone(channel, now_s):
+            self._alone_next = False
+        elif self._send_batch(channel, base_id, now_s):
+            self._alone_next = True
+        else:
+            self._send_alone(channel, now_s)
+
+    def _send_alone(self, channel: ChannelLog, now_s: float) -> bool:
+        """Send what is to go in a publish of its own; False if nothing is."""
         while self._alone:
             message, waiter = self._alone.popleft()
             if not waiter.done():
                 ack = self._post(channel, [message], now_s)
                 ack.add_done_callback(partial(_pass_on, waiter))
-                return
+                return True
+        return False
+
+    def _send_batch(self, channel: ChannelLog, base_id: str, now_s: float) -> bool:
+        """Send what writers have to say, as far as it fits; False if that is nothing."""
         batch: list[tuple[Writer, Event]] = []
         messages, size = [], 0
         while self._writers and len(batch) < BATCH_MESSAGES:
@@ -152,6 +167,7 @@ class Tray:
         if messages:
             ack = self._post(channel, messages, now_s, cost=max(1.0, size / _BYTES_PER_PUBLISH))
             ack.add_done_callback(partial(_tell_writers, batch))
+        return bool(messages)
 
     def _post(
         self, channel: ChannelLog, messages: list[Outgoing], now_s: float, cost: float = 1.0
@@ -187,8 +203,8 @@ class Outbox:
         self._lanes: list[_Lane] = []
         self._name = uuid.uuid4().hex[:16]
         self._count = 0
-        sustained_per_s = Pace(rate_per_s).sustained_per_s
-        self._trays_per_lane = max(1, int(sustained_per_s * TURN_S))
+        self._sustained_per_s = Pace(rate_per_s).sustained_per_s
+        self._trays_per_lane = max(1, int(self._sustained_per_s * TURN_S))
 
     @contextmanager
     def tray(self, channel_name: str, *, steady_per_s: float = 0.0) -> Iterator[Tray]:
@@ -197,7 +213,10 @@ class Outbox:
         *steady_per_s*: publishes a second that the borrower will send at its own times, which
         cannot grow while they wait; others on the lane leave room for them.
         """
-        room = max(0, int(steady_per_s * TURN_S) - 1)
+        room = 0
+        if steady_per_s and self._sustained_per_s:
+            share = steady_per_s / self._sustained_per_s
+            room = max(0, math.ceil(share * self._trays_per_lane) - 1)
         tray = self._trays.get(channel_name)
         if tray is None:
             lane = self._lane(1 + room)

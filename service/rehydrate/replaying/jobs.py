@@ -62,6 +62,7 @@ class ReplayJobs:
         channel: whose history tells how far another process was.
         outlet: lends where to publish on a channel.
         rules: how they run.
+        noticed: told the conversation of each that begins or ends: its channel says more.
         ended: told the state of each that has ended.
     """
 
@@ -73,6 +74,7 @@ class ReplayJobs:
         channel: ChannelLog,
         outlet: Lender,
         rules: ReplayRules,
+        noticed: Callable[[str], None],
         ended: Callable[[ReplayState], None],
     ) -> None:
         self._store = store
@@ -80,6 +82,7 @@ class ReplayJobs:
         self._channel = channel
         self._outlet = outlet
         self._rules = rules
+        self._noticed = noticed
         self._ended = ended
         self._name = uuid.uuid4().hex
         self._wake = asyncio.Event()
@@ -107,7 +110,14 @@ class ReplayJobs:
         self._wake.set()
 
     async def _look(self) -> None:
+        """Take what there is to take, now and then; not at once: a command may end again soon."""
         while True:
+            try:
+                async with asyncio.timeout(LOOK_EVERY_S * random.uniform(0.75, 1.25)):  # noqa: S311 - jitter
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+            self._wake.clear()
             try:
                 while len(self._running) < self._rules.at_once and await self._take():
                     pass
@@ -115,12 +125,6 @@ class ReplayJobs:
                 _log.warning("looking for replays waits for the store")
             except Exception as error:  # noqa: BLE001 - one fault of ours ends no loop
                 _log.error("looking for replays: %s", type(error).__name__)
-            self._wake.clear()
-            try:
-                async with asyncio.timeout(LOOK_EVERY_S * random.uniform(0.75, 1.25)):  # noqa: S311 - jitter
-                    await self._wake.wait()
-            except TimeoutError:
-                continue
 
     async def _take(self) -> bool:
         """Begin one replay, if there is one to begin."""
@@ -133,6 +137,7 @@ class ReplayJobs:
             return False
         run = Run(replay, holder, self._replays)
         self._runs[replay.id] = run
+        self._noticed(replay.conversation_id)
         task = asyncio.create_task(self._one(run), name=f"replay {replay.id}")
         self._running.add(task)
         task.add_done_callback(self._running.discard)
@@ -154,6 +159,7 @@ class ReplayJobs:
             _log.log(level, "a replay will be tried again: %s", type(error).__name__)
         finally:
             self._runs.pop(run.replay.id, None)
+            self._noticed(run.replay.conversation_id)
             self._wake.set()
 
     async def _perform(self, run: Run) -> tuple[ReplayState, Any]:

@@ -117,6 +117,7 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
             self._outbox,
             settings=self.settings,
             record=self.catch_up,
+            noticed=self._attend,
             observe=self._observe,
         )
 

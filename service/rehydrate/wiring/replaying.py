@@ -35,6 +35,7 @@ def desk_and_jobs(
     *,
     settings: Settings,
     record: Callable[[str], Awaitable[object]],
+    noticed: Callable[[str], None],
     observe: Callable[[str, str, int], None],
 ) -> tuple[Desk, ReplayJobs]:
     """Who takes requests for replays, and who runs them."""
@@ -47,6 +48,7 @@ def desk_and_jobs(
         rules=ReplayRules(
             settings.replays_at_once, settings.replays_per_channel, agents[0] if agents else None
         ),
+        noticed=noticed,
         ended=lambda state: observe("replay", state, 1),
     )
     targets = Targets(settings.replay_channels, settings.publish_rate)
