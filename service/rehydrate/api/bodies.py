@@ -43,27 +43,28 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
     return value
 
 
-async def read_bytes(request: Request, limit_bytes: int) -> bytes:
+async def read_bytes(request: Request, limit_bytes: int, within_s: float | None = None) -> bytes:
     """The body of *request*, as it came.
 
     Raises:
         TooLarge: it has more than *limit_bytes*; found out before it is held.
-        TooSlow: it did not arrive within `ARRIVAL_S`.
+        TooSlow: it did not arrive within *within_s*, or else `ARRIVAL_S`.
     """
+    within_s = ARRIVAL_S if within_s is None else within_s
     said = request.headers.get("content-length", "")
     too_large = TooLarge(f"the body has more than {limit_bytes} bytes")
     if said.isascii() and said.isdigit() and int(said) > limit_bytes:
         raise too_large
     chunks, size = [], 0
     try:
-        async with asyncio.timeout(ARRIVAL_S):
+        async with asyncio.timeout(within_s):
             async for chunk in request.stream():
                 size += len(chunk)
                 if size > limit_bytes:
                     raise too_large
                 chunks.append(chunk)
     except TimeoutError as error:
-        raise TooSlow(f"the body did not arrive within {ARRIVAL_S:g} s") from error
+        raise TooSlow(f"the body did not arrive within {within_s:g} s") from error
     return b"".join(chunks)
 
 

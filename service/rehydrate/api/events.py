@@ -26,6 +26,10 @@ from rehydrate.errors import BadParameter, Unauthorized
 
 LIMIT_BYTES = 8 * 1024 * 1024
 AT_ONCE = 8
+ARRIVAL_S = 5.0
+"""How long a body may take: whoever only knows the name of a key, which is no secret, holds a place
+for no longer."""
+
 SECRET_HEADER = "X-Rehydrate-Secret"  # noqa: S105 - the name of a header, not a secret
 
 _MESSAGES = "channel.message"
@@ -113,7 +117,7 @@ def events_router(service: Service, announcers: Announcers) -> APIRouter:
     async def announce(request: Request) -> Response:
         announcers.check_who(request.headers)
         with under_way:
-            body = await read_bytes(request, LIMIT_BYTES)
+            body = await read_bytes(request, LIMIT_BYTES, ARRIVAL_S)
             announcers.check_signature(request.headers, body)
             service.hear(channels_of(request.headers, body))
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
