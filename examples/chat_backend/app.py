@@ -20,7 +20,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from chat_backend.answers import Answers
-from chat_backend.sessions import begin_session, is_mine, owner_of
+from chat_backend.sessions import begin_session, is_mine, owner_of, same_origin
 from chat_backend.settings import ChatSettings, ably_options, ably_origins
 from chat_backend.tools import TOOLS
 from rehydrate import History, RehydrateError
@@ -101,7 +101,7 @@ def _chat(settings: ChatSettings, history: History, client: AsyncOpenAI) -> APIR
             yield
             await answers.close()
 
-    chat = APIRouter(prefix="/chat", lifespan=lifespan)
+    chat = APIRouter(prefix="/chat", lifespan=lifespan, dependencies=[Depends(same_origin)])
 
     @chat.post("/{conversation_id}/prompts", status_code=202)
     async def ask(conversation_id: Mine, prompt: Prompt) -> dict[str, str]:

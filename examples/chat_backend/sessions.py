@@ -40,6 +40,16 @@ def owner_of(request: Request) -> str:
     return hashlib.sha256(session.encode()).hexdigest()[:32]
 
 
+def same_origin(request: Request) -> None:
+    """Refuse what another page sends, also one of the same site, as on another port.
+
+    Raises:
+        HTTPException: 403.
+    """
+    if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
+        raise HTTPException(403, "This is for the chat's own page.")
+
+
 def is_mine(request: Request, conversation_id: str) -> bool:
     """Whether the conversation is the session's: the router's ``authorize``."""
     return secrets.compare_digest(

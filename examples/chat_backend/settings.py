@@ -21,7 +21,7 @@ class ChatSettings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix="CHAT_", extra="ignore")
 
     host: str = "127.0.0.1"
-    port: int = Field(8080, ge=0, le=65535)
+    port: int = Field(default=8080, ge=0, le=65535)
     hosts: str = "127.0.0.1,localhost"
     api: Literal["responses", "assistants"] = "responses"
     model: str = "gpt-5-mini"

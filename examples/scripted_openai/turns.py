@@ -63,7 +63,8 @@ class ResponseTurn:
 
     def message(self, text: str, *, pieces: Iterable[str] | None = None) -> ResponseTurn:
         content = [{"type": "output_text", "text": text, "annotations": [], "logprobs": []}]
-        item = {"id": f"msg_{len(self.output)}", "type": "message", "role": "assistant"}
+        item: dict[str, Any] = {"id": f"msg_{len(self.output)}", "type": "message"}
+        item["role"] = "assistant"
         item |= {"status": "completed", "content": content}
         index, item_id = self.item(item, status="in_progress", content=[])
         at = {"item_id": item_id, "output_index": index, "content_index": 0}
@@ -76,7 +77,8 @@ class ResponseTurn:
 
     def refusal(self, text: str) -> ResponseTurn:
         content = [{"type": "refusal", "refusal": text}]
-        item = {"id": f"msg_{len(self.output)}", "type": "message", "role": "assistant"}
+        item: dict[str, Any] = {"id": f"msg_{len(self.output)}", "type": "message"}
+        item["role"] = "assistant"
         item |= {"status": "completed", "content": content}
         index, item_id = self.item(item, status="in_progress", content=[])
         at = {"item_id": item_id, "output_index": index, "content_index": 0}
@@ -128,7 +130,11 @@ class ResponseTurn:
         return self
 
     def completed(self, tokens: int = 3) -> list[dict[str, Any]]:
-        usage = {"input_tokens": 1, "output_tokens": tokens, "total_tokens": tokens + 1}
+        usage: dict[str, Any] = {
+            "input_tokens": 1,
+            "output_tokens": tokens,
+            "total_tokens": tokens + 1,
+        }
         usage["output_tokens_details"] = {"reasoning_tokens": 0}
         self.add("response.completed", response=self.response("completed", usage=usage))
         return self.events

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import uuid
 
 import httpx
@@ -173,8 +174,12 @@ async def test_another_host_and_what_makes_no_sense_are_refused(chat):
         ):
             answer = await http.post(f"/chat/{of('main')}/prompts", json=wrong)
             assert answer.status_code == 422
-        form = await http.post(f"/chat/{of('main')}/prompts", data=prompt_of("x"))
-        assert form.status_code == 422
+        url = f"/chat/{of('main')}/prompts"
+        assert (await http.post(url, data=prompt_of("x"))).status_code == 422
+        text = {"content": json.dumps(prompt_of("x")), "headers": {"content-type": "text/plain"}}
+        assert (await http.post(url, **text)).status_code == 422
+        elsewhere = {"json": prompt_of("x"), "headers": {"sec-fetch-site": "same-site"}}
+        assert (await http.post(url, **elsewhere)).status_code == 403
     assert chat.model.endpoint.asked == []
 
 

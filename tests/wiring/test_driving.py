@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from providers.conftest import eventually, scripted
-from rehydrate.errors import BadParameter, Conflict
+from rehydrate.errors import BadParameter, Conflict, Fenced
 from rehydrate.localably import LocalAbly
 from scripted_openai.endpoint import Raw, Stall
 from scripted_openai.turns import ResponseTurn, RunTurn
@@ -164,6 +164,24 @@ async def test_cancelling_the_task_stops_the_answer_and_the_vendor(history, conv
     assert (reader.texts["r"], reader.statuses["r"]) == ("One", "cancelled")
     assert (await stored(history, conversation, "r"))["status"] == "cancelled"
     assert vendor.endpoint.cancelled == ["resp_1"]
+    eventually(lambda: vendor.endpoint.open_streams == 0)
+
+
+async def test_a_conversation_that_is_erased_stops_the_answer_and_the_vendor(
+    history, conversation, vendor, monkeypatch
+):
+    monkeypatch.setattr("rehydrate.publishing.responding.CHECKPOINT_S", 0.05)
+    turn = ResponseTurn("resp_1").message("One " * 2000)
+    vendor.endpoint.answer, vendor.endpoint.pace_s = in_order(turn.events), 0.02
+    async with reading(history, conversation) as follower, vendor.client() as client:
+        running = asyncio.create_task(
+            history.run_openai(conversation, client, input="?", response_id="r", **ASK)
+        )
+        await follower.until(lambda r: r.texts.get("r"))
+        await history.erase(conversation)
+        with pytest.raises(Fenced):
+            await asyncio.wait_for(running, 30)
+    assert (await history.hydrate(conversation)).messages == []
     eventually(lambda: vendor.endpoint.open_streams == 0)
 
 

@@ -60,7 +60,7 @@ async def started_chat(stack: AsyncExitStack, environment: Mapping[str, str]) ->
     Raises:
         NotStarted: one of them did not become ready.
     """
-    if not EXAMPLES.is_dir():
+    if not (EXAMPLES / "chat_backend").is_dir():
         return Chat([], _NO_EXAMPLES)
     if find_spec("openai") is None:
         return Chat([], _NO_CLIENT)
