@@ -8,14 +8,11 @@ import logging
 import os
 import secrets
 import shutil
-import signal
 import subprocess
 import sys
-import tempfile
 
 import httpx
 import pytest
-from aiohttp import web
 
 from api.conftest import ORIGIN, problem
 from api.minting import READER, bearer, mint
@@ -283,75 +280,6 @@ async def test_curl_shows_it_as_it_comes(url, conversation, publisher):
     finally:
         curl.kill()
         await curl.wait()
-
-
-PAGE = """<!doctype html><script>
-let text = "", kinds = [];
-const source = new EventSource(%r);
-source.addEventListener("snapshot", e => {
-  kinds.push("snapshot");
-  text = JSON.parse(e.data).messages.map(m => m.text).join("");
-});
-source.addEventListener("token", e => { kinds.push("token"); text += JSON.parse(e.data).text; });
-source.addEventListener("stop", () => {
-  source.close();
-  fetch("/seen", {method: "POST", body: JSON.stringify({text, kinds})});
-});
-source.onerror = () => kinds.push("error");
-</script>"""
-
-
-async def test_the_browsers_eventsource_follows_from_another_origin(
-    module_database, server, conversation, publisher
-):
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        pytest.skip("chromium is not installed")
-    seen, asked = asyncio.Queue(), asyncio.Event()
-    pages = web.Application()
-
-    async def page(_):
-        asked.set()
-        return web.Response(text=PAGE % streaming, content_type="text/html")
-
-    async def take(request):
-        seen.put_nowait(await request.json())
-        return web.Response()
-
-    pages.add_routes([web.get("/", page), web.post("/seen", take)])
-    runner = web.AppRunner(pages, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
-    settings = settings_for(module_database, server, cors_origins=origin)
-    await publisher.stream("r", "早い", stop=False)
-    with tempfile.TemporaryDirectory(prefix="chromium-") as profile:
-        async with served_beside(History(settings).app()) as url:
-            shown = token(server)
-            streaming = f"{url}/v1/conversations/{conversation}/stream?access_token={shown}"
-            browser = await asyncio.create_subprocess_exec(
-                *(chromium, "--headless=new", "--no-sandbox", "--disable-gpu"),
-                *(f"--user-data-dir={profile}", "--remote-debugging-port=0", origin),
-                stdout=asyncio.subprocess.DEVNULL,
-                stderr=asyncio.subprocess.DEVNULL,
-                start_new_session=True,
-            )
-            try:
-                async with asyncio.timeout(40):
-                    await asked.wait()
-                    for seq, letter in enumerate("もの勝ち", start=3):
-                        await publisher.say("token", letter, rid="r", seq=seq)
-                        await asyncio.sleep(0.3)
-                    await publisher.say("stop", rid="r", seq=7)
-                    found = await seen.get()
-            finally:
-                with contextlib.suppress(ProcessLookupError):
-                    os.killpg(browser.pid, signal.SIGKILL)
-                await browser.wait()
-                await runner.cleanup()
-    assert found["text"] == "早いもの勝ち"
-    assert found["kinds"][0] == "snapshot"
-    assert "error" not in found["kinds"]
 
 
 async def test_streams_end_cleanly_when_the_service_is_told_to_end(

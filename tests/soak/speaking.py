@@ -105,7 +105,7 @@ class Speaker:
             if kill:
                 await victim.kill()
             else:
-                victim.pause()  # a zombie, once it goes on
+                victim.freeze()  # a zombie, once it goes on
             over = asyncio.get_running_loop().time() + 4 * LEASE_S
             while asyncio.get_running_loop().time() < over:
                 try:
@@ -119,7 +119,7 @@ class Speaker:
                     self._tally.ends["taken over"] += 1
                     break
             if not kill:
-                victim.resume()
+                victim.thaw()
                 await asyncio.sleep(1)
 
     # -- others -----------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import signal
+import sys
 import tempfile
 import time
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -43,6 +44,15 @@ class Service(Process):
             except AssertionError:
                 await asyncio.sleep(1)
         return await super().start()
+
+    def freeze(self):
+        """Stop it for now, if it still runs."""
+        with suppress(ProcessLookupError):
+            self.pause()
+
+    def thaw(self):
+        with suppress(ProcessLookupError):
+            self.resume()
 
     async def again(self):
         await self.kill()
@@ -140,6 +150,8 @@ class SoakWorld:
         try:
             yield victim
         finally:
+            if victim._process is not None and victim._process.returncode is not None:
+                sys.stderr.write(f"a publisher ended by itself: {victim._log.read_text()[-800:]}\n")
             await victim.kill()
 
     @property
