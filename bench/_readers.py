@@ -1,4 +1,4 @@
-"""Readers for the benchmark of following; alone, one that prints how late each token was."""
+"""A reader over SSE by plain socket; and, as a process, one that prints how late each token was."""
 
 from __future__ import annotations
 
@@ -34,48 +34,6 @@ def join_ms(url, path, token):
     connection, _, ms = joined(url, path, token)
     connection.close()
     return ms
-
-
-class Reader(asyncio.Protocol):
-    """One of many readers: notes when its snapshot was whole, and how late each token was."""
-
-    def __init__(self, request, *, stalled):
-        self._request = request
-        self._stalled = stalled
-        self._tail = b""
-        self.whole_s = None
-        self._came = []
-        self.lost = False
-
-    def connection_made(self, transport):
-        self.transport = transport
-        transport.write(self._request)
-
-    def connection_lost(self, _error):
-        self.lost = True
-
-    def data_received(self, data):
-        now_s = time.time()
-        if self.whole_s is None:
-            self._tail += data
-            if b"event: snapshot" in self._tail and self._tail.endswith(b"\n\n\r\n"):
-                self.whole_s, self._tail = time.perf_counter(), b""
-                if self._stalled:
-                    self.transport.pause_reading()
-            return
-        self._came.append((now_s, data))
-
-    @property
-    def late_ms(self):
-        """How late each token was; worked out afterwards, so that reading is quick."""
-        late, tail = [], b""
-        for now_s, data in self._came:
-            tail, end = tail + data, 0
-            for found in _SENT.finditer(tail):
-                late.append((now_s - float(found[1])) * 1000)
-                end = found.end()
-            tail = tail[end:]
-        return late
 
 
 async def read_by_sdk(job):

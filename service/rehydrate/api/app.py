@@ -12,6 +12,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from rehydrate.api import answers
 from rehydrate.api.access import Access, Reader, bearer
@@ -28,6 +29,7 @@ from rehydrate.api.router import LIMITS, Limits, router
 from rehydrate.api.routing import Route, request_id
 from rehydrate.api.schemas import Health
 from rehydrate.api.service import Service
+from rehydrate.api.stepping import offer_direct
 from rehydrate.core.json import dump
 from rehydrate.errors import NotConfigured, RehydrateError
 
@@ -114,7 +116,11 @@ def _bare(access: Access) -> FastAPI:
 
 
 class _App(FastAPI):
-    """FastAPI, whose document also says who may call."""
+    """FastAPI, whose document also says who may call; streams may send past all that it adds."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        offer_direct(scope, send)
+        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """The OpenAPI document."""

@@ -1,5 +1,8 @@
 """A followed conversation as server-sent events: bytes made once, however many are told.
 
+Where the server is known, whoever tells writes them to all readers that keep up; a stream's own task
+begins and ends it, and sends to a reader that does not.
+
 An ``id`` names the place behind an event, in this process and for as long as the conversation is
 followed here without a break: who comes back with it is told what it missed. Otherwise, and for an
 id that makes no sense, a snapshot comes first.
@@ -19,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
+from rehydrate.api.stepping import Unfinished, begun, direct
 from rehydrate.errors import RehydrateError
 
 if TYPE_CHECKING:
@@ -172,11 +176,15 @@ class EventStream(Response):
         self._expires_s = math.inf if expires_s is None else expires_s
         self._clock = clock
         self._writing: asyncio.Task[None] | None = None
+        self._waiting: asyncio.Future[None] | None = None
+        self._unfinished: Unfinished | None = None
+        self._direct: Send | None = None
         self._written_s = 0.0
         self._sending = self._silent = self._given_up = False
 
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:  # noqa: ARG002 - ASGI's own signature
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send, until there is nothing more to send, or the reader is gone."""
+        self._direct = direct(scope)
         async with self._stack:
             self._writing = asyncio.current_task()
             leaving = asyncio.create_task(self._leave(receive), name="watching a reader")
@@ -189,6 +197,9 @@ class EventStream(Response):
                 self._writing.uncancel()
             finally:
                 leaving.cancel()
+                self._follower.listen(None)
+                if self._unfinished is not None:
+                    self._unfinished.close()
 
     def end(self) -> None:
         """Send nothing more."""
@@ -222,6 +233,7 @@ class EventStream(Response):
         await send({"type": "http.response.start", **start})
         retry = b"retry: %d\n\n" % random.randint(*_RETRY_MS)  # noqa: S311 - spreads load
         await self._send(send, retry + self.first)
+        self._follower.listen(self._look_up)
         try:
             while not self._follower.ended:
                 told = self._follower.take()
@@ -231,10 +243,39 @@ class EventStream(Response):
                 elif self._silent:
                     await self._send(send, b":\n\n")
                 else:
-                    await self._follower.changed()
+                    await self._rest()
         except RehydrateError as error:
             _log.warning("a stream ends: %s", type(error).__name__)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
+
+    async def _rest(self) -> None:
+        """Leave what is told to `_look_up`, until that needs this task."""
+        self._waiting = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiting
+        finally:
+            self._waiting = None
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            await unfinished
+
+    def _look_up(self) -> None:
+        """Something may have been told: send it at once, or wake the task that does."""
+        waiting = self._waiting
+        if waiting is None or waiting.done():
+            return
+        if self._direct is None or self._silent or self._follower.ended:
+            waiting.set_result(None)
+            return
+        try:
+            told = self._follower.take()
+            chunk = self.encoded(told) if told else b""
+            self._unfinished = begun(self._send(self._direct, chunk)) if chunk else None
+        except Exception as error:  # noqa: BLE001 - for the task, as if it had met it itself
+            if not waiting.done():
+                waiting.set_exception(error)
+        if self._unfinished is not None and not waiting.done():
+            waiting.set_result(None)
 
     async def _send(self, send: Send, chunk: bytes) -> None:
         self._sending, self._silent = True, False

@@ -92,16 +92,6 @@ class Feed(Mending):
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until something is told; False after *timeout_s*."""
-        if timeout_s is None:
-            return await self._changed.wait()
-        try:
-            async with asyncio.timeout(timeout_s):
-                return await self._changed.wait()
-        except TimeoutError:
-            return False
-
     def snapshot(self, limit: int) -> FollowEvent | None:
         """A snapshot; None as long as nothing was read."""
         if self.standing is None:

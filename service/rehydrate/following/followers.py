@@ -35,10 +35,19 @@ class Follower:
     """One who follows: an async iterator of what it is told, a snapshot first.
 
     Each event comes once and in order. A follower that falls far behind is not waited for: it gets
-    a new snapshot instead of what it missed.
+    a new snapshot instead of what it missed. It is for one task at a time.
     """
 
-    __slots__ = ("_cursor", "_feed", "_limit", "_pending", "_since", "closed")
+    __slots__ = (
+        "_cursor",
+        "_feed",
+        "_limit",
+        "_listener",
+        "_pending",
+        "_since",
+        "_waiter",
+        "closed",
+    )
 
     def __init__(self, feed: Feed, limit: int, after: str | None) -> None:
         self._feed = feed
@@ -46,7 +55,10 @@ class Follower:
         self._cursor = feed.place_of(after) if after is not None else None
         self._since = self._cursor or 0
         self._pending: list[FollowEvent] = []
+        self._waiter: asyncio.Future[None] | None = None
+        self._listener: Callable[[], None] | None = None
         self.closed = False
+        feed.watchers[self.nudge] = None
 
     async def ready(self) -> None:
         """Return once there is something to tell, or to go on from.
@@ -58,7 +70,7 @@ class Follower:
         while self._cursor is None and self._goes_on:
             if self._feed.standing is not None:
                 return
-            await self._feed.wait()
+            await self._wait()
 
     async def batch(self, timeout_s: float | None = None) -> list[FollowEvent]:
         """What is told since the last time, as soon as there is something.
@@ -69,7 +81,7 @@ class Follower:
             told = self._take()
             if told:
                 return told
-            if not await self._feed.wait(timeout_s):
+            if not await self._wait(timeout_s):
                 break
         return []
 
@@ -77,18 +89,23 @@ class Follower:
         """What is told since the last time, without waiting; raises as `ready` does."""
         return self._take() if self._goes_on else []
 
-    async def changed(self) -> None:
-        """Wait until there may be something to take, or it has ended."""
-        await self._feed.wait()
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Call *listener* whenever there may be something to take, or it has ended."""
+        self._listener = listener
 
     def nudge(self) -> None:
-        """Let whoever waits look again."""
-        self._feed.wake()
+        """Let whoever waits, or listens, look."""
+        waiter, listener = self._waiter, self._listener
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+        if listener is not None:
+            listener()
 
     def close(self) -> None:
         """Tell it nothing more; whoever waits for it returns."""
         self.closed = True
-        self._feed.wake()
+        self._feed.watchers.pop(self.nudge, None)
+        self.nudge()
 
     def __aiter__(self) -> Self:
         return self
@@ -99,6 +116,18 @@ class Follower:
             if not self._pending:
                 raise StopAsyncIteration
         return self._pending.pop()
+
+    async def _wait(self, timeout_s: float | None = None) -> bool:
+        """Wait until there may be something to take; False after *timeout_s*."""
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            async with asyncio.timeout(timeout_s):
+                await self._waiter
+        except TimeoutError:
+            return False
+        finally:
+            self._waiter = None
+        return True
 
     @property
     def ended(self) -> bool:

@@ -73,6 +73,7 @@ class Mending:
         recent: what was heard, for whoever hydrates meanwhile.
         error: why nobody can follow.
         closed: whether nobody is to follow any more.
+        watchers: what is called when there may be something to be told; it may not block.
     """
 
     def __init__(
@@ -92,6 +93,7 @@ class Mending:
         self.recent = Recent(terms.rewind_s * 1000, terms.rewind_most)
         self.error: RehydrateError | None = None
         self.closed = False
+        self.watchers: dict[Callable[[], None], None] = {}
         self._store = store
         self._channel = channel
         self._rules = rules
@@ -100,7 +102,7 @@ class Mending:
         self._hint_ms = hint_ms
         self._name = ""
         self._live: Subscription | None = None
-        self._changed = asyncio.Event()
+        self._waking = False
         self._following: asyncio.Task[None] | None = None
         self._mending: asyncio.Task[None] | None = None
         self._mending_ms = 0
@@ -108,9 +110,15 @@ class Mending:
         self._reread = self._lost = self._by_rewind = self._makeshift = False
 
     def wake(self) -> None:
-        """Let everybody look who waits."""
-        self._changed.set()
-        self._changed.clear()
+        """Let everybody look, once for all that is told by then."""
+        if self.watchers and not self._waking:
+            self._waking = True
+            asyncio.get_running_loop().call_soon(self._wake)
+
+    def _wake(self) -> None:
+        self._waking = False
+        for look in list(self.watchers):
+            look()
 
     def read_again(self) -> None:
         """The store was changed without the channel."""
