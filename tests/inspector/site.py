@@ -26,6 +26,13 @@ document.addEventListener('securitypolicyviolation', (event) =>
     window.broken.push(`${event.violatedDirective} ${event.blockedURI}`));
 """
 
+_FILLED = """
+() => {
+  const panes = [...document.querySelectorAll('.pane')].map((e) => e.getBoundingClientRect().width);
+  return !panes.length || panes.reduce((a, b) => a + b) === document.documentElement.clientWidth;
+}
+"""
+
 
 class Site(NamedTuple):
     """The service under *url*; *history* publishes beside it, as another process would."""
@@ -98,6 +105,7 @@ class Visit:
             for scheme in schemes:
                 await self.page.emulate_media(color_scheme=scheme, reduced_motion="reduce")
                 await self.page.screenshot(path=SHOTS / f"{name}-{width}-{scheme}.png")
+                assert await self.page.evaluate(_FILLED), f"{name} leaves room at {width} px"
                 spill = await self.page.evaluate(
                     "document.documentElement.scrollWidth - document.documentElement.clientWidth"
                 )

@@ -69,6 +69,7 @@ async def test_conversations_are_found_opened_and_left_with_the_keyboard(visit, 
     await expect_count(rows, 50)
     await rows.last.scroll_into_view_if_needed()
     await expect_count(rows, 61)  # the second page comes by itself
+    await visit.shot("list")
     await visit.page.keyboard.press("/")
     await visit.page.keyboard.type("find-4")
     await expect_count(rows, 10)

@@ -163,7 +163,7 @@ async def test_what_cannot_be_replayed_is_told_in_the_dialog(visit, site, dialog
     await expect(start).to_be_disabled()
     await dialog.get_by_label("Channel").fill("")
     await expect(alert).to_be_hidden(timeout=PATIENCE_MS)
-    await dialog.get_by_label("Max per second").fill("5000")
+    await dialog.get_by_label("Per second").fill("5000")
     await expect(alert).to_contain_text("max_rate", timeout=PATIENCE_MS)
     await visit.shot("refused")
 

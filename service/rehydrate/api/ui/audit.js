@@ -18,7 +18,7 @@ export const auditPane = () =>
 function entry(act) {
   return h('li.entry', {},
     h('div.entry-head', {},
-      h('span', {}, h('strong', {}, h('bdi', {}, words(act.action))), ' ', h('span.tag', { 'data-status': outcome(act.outcome) }, h('bdi', {}, words(act.outcome)))),
+      h('span', {}, h('strong', {}, h('bdi', {}, capital(words(act.action)))), ' ', h('span.tag', { 'data-status': outcome(act.outcome) }, h('bdi', {}, words(act.outcome)))),
       h('time', { datetime: act.at, title: moment(act.at) }, when(act.at))),
     h('p.entry-sub', {},
       'by ', id(act.actor),
@@ -33,6 +33,7 @@ function details(detail) {
   return h('dl.entry-detail', {}, told.map(([name, value]) => h('div', {}, h('dt', {}, words(name)), h('dd', {}, id(valueText(value))))));
 }
 
+const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 const words = (name) => name.replaceAll('_', ' ');
 
 const outcome = (said) => (/^(refused|failed)/.test(said) ? 'failed' : /^cancel/.test(said) ? 'cancelled' : 'completed');

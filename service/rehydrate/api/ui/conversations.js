@@ -81,7 +81,9 @@ export function conversationList() {
       further.show(older !== null);
       note.replaceChildren(...(rows.size ? [] : [nothing()]));
     } catch (error) {
-      if (!signal.aborted) note.replaceChildren(wrong(error, begin));
+      if (signal.aborted) return;
+      if (anew) (rows.clear(), list.replaceChildren());
+      note.replaceChildren(wrong(error, begin));
     }
   }
 

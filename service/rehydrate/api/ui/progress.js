@@ -22,7 +22,7 @@ export function progressView(first) {
     state.dataset.status = replay.state;
     bar.max = Math.max(1, replay.chunks);
     bar.value = replay.done;
-    put(far, `${count(replay.done)} of ${count(replay.chunks)} · ${seconds(replay.seconds_done ?? 0)} of ${seconds(replay.seconds)}`);
+    put(far, `${count(replay.done)} of ${count(replay.chunks)}${replay.seconds ? ` · ${seconds(replay.seconds_done ?? 0)} of ${seconds(replay.seconds)}` : ''}`);
     button.hidden = !LIVELY.has(replay.state);
     button.disabled = Boolean(replay.cancel_asked);
     if (replay.error) show(replay.error.detail ?? replay.error.message ?? valueText(replay.error));

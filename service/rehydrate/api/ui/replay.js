@@ -22,7 +22,7 @@ export function replayDialog(conversationId, responseId) {
   const alert = h('p.alert', { role: 'alert', hidden: true });
   const go = h('button.primary', { type: 'submit' }, 'Start replay');
   const paced = h('fieldset.paced', {}, h('legend.visually-hidden', {}, 'Pace'),
-    field('Speed', speed), field('From seq', from), field('Max per second', rate));
+    field('Speed', speed), field('From seq', from), field('Per second', rate));
   const form = h('form', { onsubmit: submit },
     h('fieldset.choices', {}, h('legend.visually-hidden', {}, 'What to do'),
       choice(mode.stream, 'Stream it again', 'As a stream of its own, at its pace. Followers see it live; nothing is recorded.'),
@@ -100,7 +100,8 @@ export function replayDialog(conversationId, responseId) {
   function watch(replay) {
     const progress = progressView(replay);
     const close = h('button', { type: 'button', onclick: () => dialog.close() }, 'Close');
-    form.replaceWith(progress.element, h('p.note', {}, 'It goes on without this window; Replays shows it.'), h('div.buttons', {}, close));
+    const note = h('p.note', {}, 'It goes on without this window; Replays shows it.');
+    form.replaceWith(progress.element, note, h('div.buttons', {}, close));
     close.focus();
     const look = async () => {
       if (leaving.signal.aborted) return;
@@ -109,7 +110,8 @@ export function replayDialog(conversationId, responseId) {
       } catch {
         // the next look tells
       }
-      if (LIVELY.has(progress.replay().state)) timer = setTimeout(look, WATCH_MS);
+      note.hidden = !LIVELY.has(progress.replay().state);
+      if (!note.hidden) timer = setTimeout(look, WATCH_MS);
     };
     look();
   }
@@ -124,7 +126,7 @@ export function replayDialog(conversationId, responseId) {
 }
 
 function planned(answer) {
-  const told = [h('p.plan-line', {}, h('strong', {}, many(answer.chunks, 'message')), ` in ${seconds(answer.seconds)} on `, id(answer.channel))];
+  const told = [h('p.plan-line', {}, h('strong', {}, many(answer.chunks, 'message')), answer.seconds ? ` in ${seconds(answer.seconds)} on ` : ' at once on ', id(answer.channel))];
   if (answer.pace === 'even') told.push(h('p.note', {}, 'Its times are not recorded: it goes out evenly.'));
   if (answer.joined) told.push(h('p.note', {}, `${many(answer.joined, 'piece')} share a message with others: the rate allows no more.`));
   if (answer.gaps?.length) told.push(h('p.note', {}, 'Some of it is missing; the replay ends as incomplete.'));
