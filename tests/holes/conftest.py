@@ -17,6 +17,7 @@ from rehydrate.core.ids import MARGIN_MS
 from rehydrate.localably import LocalAbly
 
 OLD_S = MARGIN_MS / 1000 + 0.5
+FORGOTTEN_S = 60.0  # half of what the channel keeps
 
 
 @pytest.fixture(scope="session")
@@ -67,17 +68,20 @@ async def growing_house(channels, holes_database, node):
 
 
 @pytest.fixture(scope="session")
-async def old_stages(house):
-    """Conversations with a prompt that will be seconds old when a test needs them."""
-    made = [Stage(house, {}) for _ in range(2)]
-    for each in made:
-        await each.say("user-input", {"promptId": "p", "text": "Well?"}, id_="p")
-    return made
+def old_stages():
+    return []
 
 
 @pytest.fixture
-async def old_stage(old_stages):
-    """A conversation whose answers say what to rewind to: its newest message is not new."""
+async def old_stage(house, old_stages):
+    """A conversation whose answers say what to rewind to: its newest message is seconds old.
+
+    Two are made at a time, so that the second test that needs one does not wait.
+    """
+    if not old_stages or time.monotonic() - old_stages[-1].created_s > FORGOTTEN_S:
+        old_stages[:] = [Stage(house, {}), Stage(house, {})]
+        for each in old_stages:
+            await each.say("user-input", {"promptId": "p", "text": "Well?"}, id_="p")
     made = old_stages.pop()
     await asyncio.sleep(max(0, made.created_s + OLD_S - time.monotonic()))
     yield made
@@ -85,7 +89,7 @@ async def old_stage(old_stages):
 
 
 @pytest.fixture
-async def stage(house, old_stages):
+async def stage(house):
     made = Stage(house, {})
     yield made
     await made.close()

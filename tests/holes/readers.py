@@ -1,4 +1,7 @@
-"""Our readers: the README's own code, by stock ably-python and stock ably-js, in all three ways."""
+"""Our readers: the README's own code, by stock ably-python and stock ably-js, in all three ways;
+
+and one who follows the service's stream of events.
+"""
 
 from __future__ import annotations
 
@@ -70,6 +73,12 @@ class Ours:
             if self._node is not None:
                 eye = self._eye(f"ably-js, way {way}")
                 self._numbers.append(self._node.join(self._target, way, self._receiver(eye)))
+        self._tasks.append(asyncio.create_task(self._follower(self._eye("the service's stream"))))
+
+    @property
+    def asking(self):
+        """How many of them ask for an answer; the last follows a stream."""
+        return len(self.eyes) - 1
 
     async def joined(self):
         """Wait until each has shown something."""
@@ -135,6 +144,49 @@ class Ours:
             receive([], repr(error))
         finally:
             await ably.close()
+
+    async def _follower(self, eye):
+        """A reader that only does what the service's stream tells."""
+        receive, told = self._receiver(eye), Followed()
+        headers = {"authorization": f"Bearer {self._target.token}"}
+        try:
+            url = f"{self._target.url}/stream"
+            async with self._http.stream("GET", url, headers=headers) as answer:
+                kind = None
+                async for line in answer.raise_for_status().aiter_lines():
+                    name, _, value = line.partition(": ")
+                    if name == "event":
+                        kind = value
+                    elif name == "data":
+                        told.take(kind, json.loads(value))
+                        receive(list(told.messages.values()))
+        except Exception as error:  # noqa: BLE001 - whatever it is, the test fails by it
+            receive([], repr(error))
+
+
+class Followed:
+    """What a reader holds who believes what the service's stream tells: nothing is dropped."""
+
+    def __init__(self):
+        self.messages = {}
+
+    def take(self, kind, data):
+        if kind == "snapshot":
+            self.messages = {m["id"]: m for m in data["messages"]}
+        elif kind != "again":
+            id_ = data["message_id"]
+            new = {"id": id_, "text": "", "status": "in_progress", "gaps": []}
+            if kind == "start":  # also when another publisher begins anew
+                self.messages[id_] = new
+            message = self.messages.setdefault(id_, new)
+            if kind == "prompt":
+                message |= {"text": data["text"], "status": "completed"}
+            elif kind == "repair":
+                message |= {"text": data["text"], "gaps": []}
+            elif kind in ("token", "refusal"):
+                message["text"] += data["text"]
+            elif kind == "stop":
+                message["status"] = data["status"]
 
 
 class Node:

@@ -310,7 +310,7 @@ class Stage:
         self.house.service.hold(self.path)
         made = self._readers()
         async with asyncio.timeout(PATIENCE_S):
-            while self.house.service.held(self.path) < len(made.eyes):  # noqa: ASYNC110 - as above
+            while self.house.service.held(self.path) < made.asking:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(HEARTBEAT_S)
         return made
 

@@ -127,6 +127,7 @@ async def test_sh_the_seed_is_older_than_history(old_stage, row):
     """The seed was fetched, and the tab slept for longer than retention before it attached: what was
     stored after the seed, and forgotten by the channel, is in neither."""
     stage = old_stage
+    assert (await stage.ask())["rewind_from"]  # there is something to rewind to
     stage.truth |= {"p": "Well?", "R1": ONE.text, "R2": TWO.text}
     recipe = stage.recipe(Seam)
     await recipe.read_database()

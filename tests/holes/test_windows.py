@@ -18,6 +18,7 @@ async def test_h06_a_tab_sleeps_before_it_attaches(old_stage, row):
     """A tab has read the database and sleeps; two responses come, end and are forgotten; then it
     attaches: they are in neither."""
     stage = old_stage
+    assert (await stage.ask())["rewind_from"]  # there is something to rewind to
     stage.truth |= {"p": "Well?", "A": A, "B": "B1 "}
     recipe = stage.recipe(TokenRewind)
     await recipe.read_database()
