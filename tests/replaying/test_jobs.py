@@ -7,6 +7,8 @@ import asyncio
 import pytest
 
 from conftest import connected
+from rehydrate import NewMessage
+from rehydrate.localably import LocalAbly, Settings
 from rehydrate.replaying import jobs, running
 from replaying.rooms import TOKENS, folded, room_over
 from telling import reading
@@ -182,6 +184,36 @@ async def test_a_publish_that_is_refused_for_its_rate_is_mended(alone):
         assert (await alone.ended(replay)).state == "done"
         seen = await reader.until(lambda r: r.statuses.get(replay.id) == "completed")
     assert seen.texts[replay.id] == "".join(LONG)
+
+
+async def test_beside_what_streams_on_its_channel_it_keeps_within_the_rate(database):
+    async with (
+        LocalAbly(settings=Settings(enforce_limits=True)) as server,
+        room_over(database, server, replay_channels="demo:*") as room,
+    ):
+        await room.said("r", LONG)
+        replays = [
+            await room.history.replay(room.id, "r", speed=0, max_rate=50),
+            await room.history.replay(room.id, "r", speed=0, channel="demo:a"),
+            await room.history.replay(room.id, "r", speed=0, channel="demo:b"),
+        ]
+        async with room.history.respond(room.id, "live") as response:
+            for word in LONG:
+                response.write(word)
+                await asyncio.sleep(0.02)
+        for each in replays:
+            ended = await room.ended(each)
+            assert (ended.state, ended.gen) == ("done", 1), "nothing was refused"
+            assert texts(await room.events(each, each.channel)) == LONG
+
+
+async def test_what_was_stored_whole_is_replayed_evenly_and_says_so(alone):
+    text = "むかしむかし " * 10
+    await alone.history.store_messages(alone.id, [NewMessage("s", "assistant", text=text)])
+    replay = await alone.history.replay(alone.id, "s", speed=0, max_rate=50)
+    assert replay.plan["even"]
+    assert (await alone.ended(replay)).state == "done"
+    assert "".join(texts(await alone.events(replay))) == text
 
 
 async def test_parts_are_replayed_as_they_are(alone):

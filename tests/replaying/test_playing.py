@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from core.saying import folded, start, stop, token
 from rehydrate.core.events import Event
@@ -31,9 +33,13 @@ class Wire:
         self.gate.set()
         self.view = View({"messages": [], "reasons": []})
         self.again = 0
+        self.dies_at, self.died = 10**9, asyncio.Event()
         self._wanted, self._reached = 0, asyncio.Event()
 
     async def post(self, event):
+        if self.posts >= self.dies_at:
+            self.died.set()
+            await asyncio.Event().wait()
         self.posts += 1
         left = self.refusing.get(event.seq, 0)
         if left:
@@ -241,3 +247,32 @@ async def test_no_more_wait_for_an_answer_than_may(kept, monkeypatch):
     kept.wire.gate.set()
     assert await playing_on
     assert [e.seq for e in kept.wire.taken] == list(range(2, len(TEXT) + 2))
+
+
+@given(
+    refusing=st.dictionaries(st.integers(0, len(TEXT) + 1), st.integers(1, 3), max_size=3),
+    cuts=st.lists(st.integers(0, 40), max_size=2),
+)
+def test_whatever_is_refused_and_whoever_dies_a_follower_has_the_whole_in_the_end(refusing, cuts):
+    asyncio.run(played_on(refusing, cuts))
+
+
+async def played_on(refusing, cuts):
+    """Play with refusals, killed after so many posts, each time gone on with by another process."""
+    kept, done = Kept(), 0
+    kept.wire.refusing = refusing
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(playing, "TRY_AGAIN_S", 0.0)
+        for number, cut in enumerate([*cuts, 10**6]):
+            player = kept.player(done=done)
+            kept.wire.dies_at, kept.wire.died = kept.wire.posts + cut, asyncio.Event()
+            if number:
+                await player.find_place(Past(kept.wire.taken), "ai:c", 0)
+            tasks = [asyncio.create_task(each) for each in (player.play(), kept.wire.died.wait())]
+            await asyncio.wait(tasks, timeout=20, return_when=asyncio.FIRST_COMPLETED)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+            done = max(done, player.done - 1)  # what was noted lags behind
+    text, status = kept.wire.shown
+    assert (text, status) == (TEXT, "completed")

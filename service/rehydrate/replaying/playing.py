@@ -186,7 +186,9 @@ class Player:
         self._sent.append((index, ack))
         ack.add_done_callback(self._answered)
 
-    def _answered(self, _: object) -> None:
+    def _answered(self, answered: asyncio.Future[Sequence[str | None]]) -> None:
+        if not answered.cancelled():
+            answered.exception()  # looked at, also where nobody waits for it any more
         while self._sent and self._sent[0][1].done():
             index, ack = self._sent[0]
             if ack.cancelled() or ack.exception() is not None:
