@@ -6,10 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.growing import append, create, full
+from core.growing import create, full
 from core.saying import BEGAN_MS, event, folded, start, stop, token
 from core.saying import shown as timeline_of
-from rehydrate.core.content import assemble, run_of
 from rehydrate.core.events import Event
 from rehydrate.core.pieces import Piece, pieces_of
 from rehydrate.core.response import MessageState, fold
@@ -104,7 +103,6 @@ def test_messages_that_grow_side_by_side_are_told_as_they_grew():
     ).messages["r"]
     assert [p.text for p in pieces_of(state)] == ["thinks", "sa", " more", "id"]
     assert plain(again(state)) == plain(state.parts())
-    assert append  # a delta alone says nothing: see test_cells
 
 
 kinds = st.sampled_from(["token", "token", "reasoning", "refusal", "tool_args"])
@@ -139,4 +137,3 @@ def test_a_piece_goes_on_with_one_of_its_kind_and_part():
     assert not Piece(1, 2, "reasoning", "b").goes_on(a)
     call = Piece(0, 1, "tool_call", tool_call_id="c")
     assert not call.goes_on(call)
-    assert assemble([run_of(token(1, "a"))])

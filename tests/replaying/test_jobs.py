@@ -95,6 +95,16 @@ async def test_cancelled_it_ends_on_the_channel_and_again_changes_nothing(alone)
     assert [e.kind for e in await alone.events(replay)].count("stop") == 1
 
 
+async def test_any_process_cancels_it(alone, database):
+    await alone.said("r", LONG)
+    async with room_over(database, alone.server) as other:
+        replay = await alone.history.replay(alone.id, "r", **SLOW)
+        await alone.reached(replay, 3)
+        await other.history.cancel_replay(replay.id)
+        assert (await alone.ended(replay)).state == "cancelled"
+    assert folded(await alone.events(replay), replay.id).status == "cancelled"
+
+
 async def test_one_that_waits_is_cancelled_before_anything_is_said(alone):
     await alone.said("r", LONG)
     first = await alone.history.replay(alone.id, "r", **SLOW)

@@ -68,6 +68,17 @@ async def test_too_large_for_one_message_it_is_a_pointer_and_the_answer_says_so(
     assert (shown["text"], shown["repaired"], shown["exact"]) == (text, repair.seq, True)
 
 
+async def test_refused_for_its_rate_it_is_told_again(room):
+    await room.said("r")
+    with room.server.faults.on("refuse_publish", code=42911, count=2):
+        replay = await room.history.replay(room.id, "r", mode="repair")
+        assert (await room.ended(replay)).state == "done"
+    assert [e.kind for e in await room.events() if (e.id or "").startswith(replay.id)] == [
+        "repair",
+        "stop",
+    ]
+
+
 async def test_what_is_not_whole_is_no_repair(room):
     async with publisher_to(room.server, f"ai:{room.id}") as foreign:
         await foreign.say("start", rid="r", seq=0)

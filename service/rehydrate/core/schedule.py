@@ -23,6 +23,9 @@ if TYPE_CHECKING:
 EVEN_PER_S = 20.0
 """Pieces a second of a response whose own pace is not recorded: about what models do."""
 
+_LIKELY_PER_S = 500.0
+"""More of them a second than that, and the response did not take the time that it says."""
+
 INCOMPLETE = {"code": "gaps", "detail": "not all of the response is stored"}
 
 
@@ -123,8 +126,9 @@ def _times(
     started_ms, finished_ms = state.started_ms, state.finished_ms
     if even:
         length_s = len(said) / EVEN_PER_S
-        if started_ms is not None and finished_ms is not None and finished_ms > started_ms:
-            length_s = (finished_ms - started_ms) / 1000
+        if started_ms is not None and finished_ms is not None:
+            told_s = (finished_ms - started_ms) / 1000
+            length_s = told_s if told_s * _LIKELY_PER_S >= len(said) else length_s
         apart_s = length_s / speed / (len(said) + 1)
         return [apart_s * (index + 1) for index in range(len(said))], length_s / speed
     times_ms = [piece.at_ms or 0 for piece in said]

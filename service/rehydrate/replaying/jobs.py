@@ -173,7 +173,7 @@ class ReplayJobs:
                     return "cancelled", None
                 await repair(replay, store=self._store, outlet=outlet)
                 run.told()
-            except (BadRequest, ChannelUnavailable, TimeoutError) as error:
+            except (BadRequest, ChannelUnavailable) as error:
                 return "failed", _told(error)
         return "done", None
 
@@ -208,7 +208,5 @@ class ReplayJobs:
         return next((state for state in found if state.id == replay.response_id), None)
 
 
-def _told(error: Exception) -> dict[str, str]:
-    if isinstance(error, RehydrateError):
-        return {"code": error.code, "detail": str(error)}
-    return {"code": "channel_unavailable", "detail": "Ably did not acknowledge it in time"}
+def _told(error: RehydrateError) -> dict[str, str]:
+    return {"code": error.code, "detail": str(error)}

@@ -161,7 +161,7 @@ class Player:
         stop = self._event(len(self._steps) - 1)._replace(
             seq=self.acknowledged + 1, id=f"{self._id}:{self.gen}:stop", value=None, error=None
         )
-        await self._post_alone(stop._replace(status=status))  # type: ignore[arg-type]  # of two words
+        await post_surely(self._outlet, stop._replace(status=status))  # type: ignore[arg-type]  # of two words
 
     async def _stream(self) -> None:
         """Send what is left, when it is due, until all is acknowledged or it is cancelled."""
@@ -243,36 +243,42 @@ class Player:
         """
         if not self._unshown:
             return
-        await self._post_alone(self._event(0))
+        await post_surely(self._outlet, self._event(0))
         if self.gen_from:
             bare = self._event(self.gen_from)._replace(
                 part=None, tool_call_id=None, name=None, status=None, text=None
             )
             parts = self._schedule.parts_until(self.gen_from)
             id_ = f"{self._id}:{self.gen}:repair"
-            await self._post_alone(bare._replace(kind="repair", id=id_, value=parts))
+            await post_surely(self._outlet, bare._replace(kind="repair", id=id_, value=parts))
         self.acknowledged = max(self.acknowledged, 0)
         self._unshown = False
-
-    async def _post_alone(self, event: Event) -> None:
-        for attempt in range(TRIES):
-            try:
-                async with asyncio.timeout(ACK_TIMEOUT_S):
-                    await self._outlet.post(event)
-            except TimeoutError:
-                if attempt == TRIES - 1:
-                    raise ChannelUnavailable("Ably acknowledges nothing") from None
-            except ChannelUnavailable as error:
-                if attempt == TRIES - 1 or not _passes(error):
-                    raise
-            else:
-                return
-            await _wait(attempt)
 
     def _event(self, index: int) -> Event:
         event = self._steps[index].event
         id_ = f"{self._id}:{self.gen}:{event.seq}"
         return event._replace(message_id=self._id, gen=self.gen, id=id_, client_id=self._client_id)
+
+
+async def post_surely(outlet: Outlet, event: Event) -> None:
+    """Publish *event*, and return when it is acknowledged; try again where that may help.
+
+    Raises:
+        ChannelUnavailable: Ably does not take it.
+    """
+    for attempt in range(TRIES):
+        try:
+            async with asyncio.timeout(ACK_TIMEOUT_S):
+                await outlet.post(event)
+        except TimeoutError:
+            if attempt == TRIES - 1:
+                raise ChannelUnavailable("Ably acknowledges nothing") from None
+        except ChannelUnavailable as error:
+            if attempt == TRIES - 1 or not _passes(error):
+                raise
+        else:
+            return
+        await _wait(attempt)
 
 
 def _error_of(ack: asyncio.Future[Sequence[str | None]]) -> ChannelUnavailable:

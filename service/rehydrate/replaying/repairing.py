@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING
 
 from rehydrate.core.events import Event
 from rehydrate.core.response import MessageState, fold
 from rehydrate.errors import Conflict
 from rehydrate.replaying.checking import check_repairable
-from rehydrate.replaying.playing import ACK_TIMEOUT_S
+from rehydrate.replaying.playing import post_surely
 
 if TYPE_CHECKING:
     from rehydrate.core.replays import Replay
@@ -37,8 +36,7 @@ async def repair(replay: Replay, *, store: ResponseStore, outlet: Outlet) -> Non
             fold(state, events[0])
             await held.put([state])
     for event in events:
-        async with asyncio.timeout(ACK_TIMEOUT_S):
-            await outlet.post(event)
+        await post_surely(outlet, event)
 
 
 def told_of(state: MessageState, name: str) -> list[Event]:
