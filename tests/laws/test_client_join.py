@@ -48,3 +48,19 @@ def test_a_reader_that_cannot_begin_is_told_why():
 
 def test_leaving_a_channel_that_failed_is_no_error():
     assert played("closed")["failure"] is None
+
+
+def test_it_holds_no_more_than_is_shown_of_what_has_ended():
+    ran = subprocess.run(
+        ["node", HERE / "holding.mjs", CLIENT.as_uri()],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=False,
+    )
+    assert ran.returncode == 0, ran.stderr
+    told = json.loads(ran.stdout)
+    assert told["texts"] == ["ab"] * 200 + ["open"]
+    assert told["ids"] == 1  # of the one that is open
+    assert told["chains"] <= 21
+    assert told["open"] == ["open", "open!"]

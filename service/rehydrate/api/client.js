@@ -55,7 +55,17 @@ export function apply(view, m) {                    // a live message; false: hy
   if (seq !== null) t.seq = Math.max(last, seq);
   if (m.serial && !(t.serial >= m.serial)) t.serial = m.serial;
   view.set(id, v);
+  settle(view, v);
   return true;
+}
+
+function settle(view, v) {                          // hold no more than is shown of what has ended
+  if (v.status === 'in_progress') return;
+  if (!v.anonymous) delete v.recent_ids;
+  for (const [serial, { id }] of view.chains) {     // but for a while: its end may overtake its tail
+    if (view.chains.size <= 20) return;
+    if (view.get(id)?.status !== 'in_progress') view.chains.delete(serial);
+  }
 }
 
 function grow(view, m) {                            // a channel message that is a response, and grows
@@ -80,6 +90,7 @@ function grow(view, m) {                            // a channel message that is
   if ((m.version?.metadata?.phase ?? h.phase) === 'done' && v.status === 'in_progress') v.status = 'completed';
   if (!(v.through.serial >= m.serial)) v.through.serial = m.serial;
   view.set(id, v);
+  settle(view, v);
   return true;
 }
 
