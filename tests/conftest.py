@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -28,6 +29,16 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+@pytest.fixture(scope="session")
+def without_settings() -> Iterator[None]:
+    """Whoever runs the tests may have settings of his own, which are not meant for them."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.startswith(("REHYDRATE_", "ABLY_")):
+                patch.delenv(name)
+        yield
 
 
 @pytest.fixture(scope="session")

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import shutil
 import time
@@ -10,7 +9,7 @@ import pytest
 
 from conftest import new_database
 from holes.readers import node_running
-from holes.stage import Stage, house_of
+from holes.stage import Stage, house_of, staged
 from holes.table import WRITING, Table, cell
 from journeys.readers import MODULES
 from rehydrate.core.ids import MARGIN_MS
@@ -18,16 +17,6 @@ from rehydrate.localably import LocalAbly
 
 OLD_S = MARGIN_MS / 1000 + 0.5
 FORGOTTEN_S = 60.0  # half of what the channel keeps
-
-
-@pytest.fixture(scope="session")
-def without_settings():
-    """Whoever runs the tests may have settings of his own, which are not meant for them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("REHYDRATE_", "ABLY_")):
-                patch.delenv(name)
-        yield
 
 
 @pytest.fixture(scope="session")
@@ -79,7 +68,7 @@ async def old_stage(house, old_stages):
     Two are made at a time, so that the second test that needs one does not wait.
     """
     if not old_stages or time.monotonic() - old_stages[-1].created_s > FORGOTTEN_S:
-        old_stages[:] = [Stage(house, {}), Stage(house, {})]
+        old_stages[:] = [Stage(house), Stage(house)]
         for each in old_stages:
             await each.say("user-input", {"promptId": "p", "text": "Well?"}, id_="p")
     made = old_stages.pop()
@@ -90,17 +79,15 @@ async def old_stage(house, old_stages):
 
 @pytest.fixture
 async def stage(house):
-    made = Stage(house, {})
-    yield made
-    await made.close()
+    async with staged(house) as made:
+        yield made
 
 
 @pytest.fixture
 async def growing(growing_house):
     """A conversation on a channel that keeps messages, which may grow."""
-    made = Stage(growing_house, {})
-    yield made
-    await made.close()
+    async with staged(growing_house) as made:
+        yield made
 
 
 @pytest.fixture(scope="session")

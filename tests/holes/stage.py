@@ -148,10 +148,20 @@ class Speaker:
                 raise
 
 
+@asynccontextmanager
+async def staged(house):
+    """A conversation in *house*, while the block runs."""
+    made = Stage(house)
+    try:
+        yield made
+    finally:
+        await made.close()
+
+
 class Stage:
     """One conversation. *database* is what the application itself has stored; *truth*, by id."""
 
-    def __init__(self, house, truth):
+    def __init__(self, house):
         self.house = house
         self.server = house.server
         self.history = house.history
@@ -159,7 +169,7 @@ class Stage:
         self.channel = house.history.settings.channel_of(self.id)
         self.path = f"/v1/conversations/{self.id}"
         self.database = []
-        self.truth = truth
+        self.truth = {}
         self.created_s = time.monotonic()
         self._stack = AsyncExitStack()
         self._publisher = None

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from holes.recipes import PATIENCE_S, Seam, Shown, TokenRewind
-from holes.stage import Stage, house_of
+from holes.stage import house_of, staged
 from holes.table import cell
 from telling import reading
 
@@ -28,26 +28,22 @@ async def mortal_house(channels, module_database, node):
 
 @pytest.fixture
 async def mortal(mortal_house):
-    made = Stage(mortal_house, {})
-    yield made
-    await made.close()
+    async with staged(mortal_house) as made:
+        yield made
 
 
 @pytest.fixture
 async def mortal_too(mortal_house):
-    made = Stage(mortal_house, {})
-    yield made
-    await made.close()
+    async with staged(mortal_house) as made:
+        yield made
 
 
 @pytest.fixture
 async def idle(channels, database, node):
     """As `mortal`, on a channel whose messages grow; whoever says nothing for a second has ended."""
     more = {"channel_template": "mutable:{conversation_id}", "idle_limit_ms": 1000}
-    async with house_of(channels, database, node, **more) as opened:
-        made = Stage(opened, {})
+    async with house_of(channels, database, node, **more) as opened, staged(opened) as made:
         yield made
-        await made.close()
 
 
 async def kill(process):

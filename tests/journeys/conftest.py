@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import uuid
 
 import pytest
@@ -10,16 +9,6 @@ import pytest
 from conftest import new_database
 from journeys.stack import stacked
 from rehydrate import History
-
-
-@pytest.fixture(scope="session")
-def without_settings():
-    """Whoever runs the tests may have settings of his own, which are not meant for them."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name in list(os.environ):
-            if name.startswith(("REHYDRATE_", "ABLY_")):
-                patch.delenv(name)
-        yield
 
 
 @pytest.fixture(scope="session")
