@@ -8,8 +8,9 @@ import time
 import pytest
 
 from conftest import new_database
+from holes.house import house_of
 from holes.readers import node_running
-from holes.stage import Stage, house_of, staged
+from holes.stage import Stage, staged
 from holes.table import WRITING, Table, cell
 from journeys.readers import MODULES
 from rehydrate.core.ids import MARGIN_MS

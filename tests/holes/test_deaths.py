@@ -6,8 +6,9 @@ import asyncio
 
 import pytest
 
+from holes.house import house_of
 from holes.recipes import PATIENCE_S, Seam, Shown, TokenRewind
-from holes.stage import house_of, staged
+from holes.stage import staged
 from holes.table import cell
 from telling import reading
 

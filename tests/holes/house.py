@@ -1,0 +1,88 @@
+"""What the rows run on: a channel server, the service over it, and an agent with the library."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from contextlib import asynccontextmanager
+
+from api.minting import SERVICE_KEY
+from api.serving import served_beside
+from rehydrate import History
+from telling import settings_for
+
+HEARTBEAT_S = 0.005
+
+
+class Held:
+    """The service, whose answers about a conversation can be held back on their way to readers."""
+
+    def __init__(self, app):
+        self._app = app
+        self._held = {}
+        self._lock = threading.Lock()  # it serves from a thread of its own
+
+    def hold(self, path):
+        self._held[path] = 0
+
+    def release(self, path):
+        with self._lock:
+            self._held.pop(path, None)
+
+    def held(self, path):
+        """How many answers are on their way."""
+        return self._held.get(path, 0)
+
+    async def __call__(self, scope, receive, send):
+        path = scope.get("path", "")
+        if path not in self._held:
+            await self._app(scope, receive, send)
+            return
+        sent = []
+
+        async def keep(message):
+            sent.append(message)
+
+        await self._app(scope, receive, keep)
+        with self._lock:
+            if path in self._held:
+                self._held[path] += 1
+        while path in self._held:  # noqa: ASYNC110 - a switch, flipped from another thread
+            await asyncio.sleep(HEARTBEAT_S)
+        for message in sent:
+            await send(message)
+
+
+class House:
+    """A channel server, a service over it, and an agent that uses the library."""
+
+    def __init__(self, server, history, service, url, node):
+        self.server = server
+        self.history = history
+        self.service = service
+        self.url = url
+        self.node = node
+
+    @property
+    def environment(self):
+        """Its settings, for a process of its own."""
+        settings = self.history.settings
+        return {
+            "REHYDRATE_DATABASE_URL": settings.required_database_url(),
+            "REHYDRATE_CHANNEL_TEMPLATE": settings.channel_template,
+            "REHYDRATE_LEASE_SECONDS": str(settings.lease_s),
+            "REHYDRATE_PUBLISH_RATE": "0",
+            "ABLY_API_KEY": self.server.key,
+            "ABLY_ENDPOINT": "127.0.0.1",
+            "ABLY_PORT": str(self.server.port),
+            "ABLY_TLS": "false",
+        }
+
+
+@asynccontextmanager
+async def house_of(server, database, node, **more):
+    """A service on *server* and *database*, while the block runs; *more* are its settings."""
+    settings = settings_for(database, server, service_keys=SERVICE_KEY, publish_rate=0, **more)
+    service = Held(History(settings).app())
+    async with served_beside(service) as url, History(settings) as history:
+        yield House(server, history, service, url, node)
