@@ -23,6 +23,8 @@ from typing import NamedTuple
 
 import asyncpg
 
+from rehydrate.core.events import Event
+from rehydrate.core.response import MessageState, fold
 from rehydrate.demo.embedded import embedded
 from rehydrate.demo.processes import Child
 from rehydrate.recording import NewMessage
@@ -31,7 +33,7 @@ from rehydrate.store.migrations import migrate
 from rehydrate.store.url import connect_arguments
 from rehydrate.wiring.history import History
 
-SMALL, MOST_MS, MOST_KB = 100, 100.0, 200.0
+SMALL, TOKENS, MOST_MS, MOST_KB = 100, 2_000, 100.0, 200.0
 UI = Path(__file__).parents[1] / "service/rehydrate/api/ui"
 TEXT = "The tide turns twice a day, and nobody has to ask it why. " * 12
 
@@ -108,12 +110,29 @@ async def filled(server_url: str, name: str, conversations: int, long: int, base
         for at in range(0, long, 1000):
             await history.store_messages("long", messages[at : at + 1000])
         await history.catch_up("long")
+        async with history._store.locked("long", "ai:long") as held:
+            await held.put([streamed()])
     connection = await asyncpg.connect(**connect_arguments(url), command_timeout=600)
     await connection.execute(CONVERSATIONS, conversations)
     await connection.execute(MESSAGES, conversations)
     await connection.execute("VACUUM ANALYZE")
     await connection.close()
     yield settings
+
+
+def streamed() -> MessageState:
+    """A response of 2,000 tokens, as it was recorded."""
+    state = MessageState("streamed")
+    now_ms = time.time_ns() // 1_000_000 - 3_600_000
+    for seq in range(TOKENS + 2):
+        kind = "start" if not seq else "stop" if seq > TOKENS else "token"
+        at_ms, text = now_ms + seq * 25, "word " if kind == "token" else None
+        serial = f"{at_ms:014d}-000@bench:000"
+        fold(
+            state,
+            Event(kind, "streamed", 1, seq, serial, f"s:{seq}", timestamp_ms=at_ms, text=text),
+        )
+    return state
 
 
 def environment(settings, key: str) -> dict[str, str]:
@@ -143,7 +162,8 @@ def paths(caller: Caller, conversations: int) -> dict[str, str]:
         "search: none does": f"{listing}&query=nothing",
         "those that stream": f"{listing}&streaming=true",
         "an older page of a conversation": f"/v1/conversations/long?limit=50&before={oldest}",
-        "a timeline": "/v1/admin/conversations/long/messages/m-41/timeline",
+        "a timeline: of 2,000 tokens": "/v1/admin/conversations/long/messages/streamed/timeline",
+        "a timeline: stored as one text": "/v1/admin/conversations/long/messages/m-41/timeline",
         "health": "/v1/admin/health",
         "replays": "/v1/admin/replays?limit=50",
         "audit": "/v1/admin/audit?limit=50",

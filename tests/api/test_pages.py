@@ -29,7 +29,19 @@ async def test_the_page_is_there_for_anybody_and_has_no_secret(client):
     assert answer.text.startswith("<!doctype html>")
 
 
-@pytest.mark.parametrize("name", ["", *(f"/{path.name}" for path in FILES)])
+async def test_the_page_names_its_files_so_that_they_are_kept_for_good(client):
+    page = (await client.get("/ui")).text
+    names = re.findall(r'(?:href|src)="(ui/[^"]+)"', page)
+    assert len(names) > 20
+    for name in names:
+        answer = await client.get(f"/{name}")
+        assert answer.headers["cache-control"] == "public, max-age=31536000, immutable"
+    # a page of another version gets what there is, and does not keep it
+    other = await client.get(f"/ui/another/{names[0].rpartition('/')[2]}")
+    assert (other.status_code, other.headers["cache-control"]) == (200, "no-cache")
+
+
+@pytest.mark.parametrize("name", ["", *(f"/v/{path.name}" for path in FILES)])
 async def test_every_file_comes_with_a_strict_policy_and_a_tag(client, name):
     answer = await client.get(f"/ui{name}")
     assert answer.status_code == 200
@@ -51,8 +63,9 @@ async def test_a_slash_behind_it_leads_to_the_page(client):
 
 
 async def test_other_names_are_not_found(client):
+    problem(await client.get("/ui/main.js"), 404, "not_found")
     for name in ("nothing.js", "..%2Fapp.py", "%2e%2e", "ui%2Findex.html", "index.html%00"):
-        problem(await client.get(f"/ui/{name}"), 404, "not_found")
+        problem(await client.get(f"/ui/v/{name}"), 404, "not_found")
 
 
 async def test_the_client_module_is_served_for_pages_of_others(client):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import re
 import shutil
 import tempfile
 from contextlib import asynccontextmanager
@@ -18,6 +20,7 @@ from rehydrate.wiring.history import History
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE_MS = 15_000
 WIDE, NARROW = (1600, 1000), (400, 820)
+MOST_BYTES = 200_000
 SHOTS = Path(tempfile.gettempdir()) / "rehydrate-inspector"
 
 _WATCH = """
@@ -26,6 +29,11 @@ document.addEventListener('securitypolicyviolation', (event) =>
     window.broken.push(`${event.violatedDirective} ${event.blockedURI}`));
 """
 
+_WEIGHT = """
+() => ['resource', 'navigation'].flatMap((type) => performance.getEntriesByType(type))
+  .filter((entry) => /[/]ui([/#?]|$)/.test(entry.name))
+  .reduce((sum, entry) => sum + entry.encodedBodySize, 0)
+"""
 _FILLED = """
 () => {
   const panes = [...document.querySelectorAll('.pane')].map((e) => e.getBoundingClientRect().width);
@@ -114,12 +122,28 @@ class Visit:
         await self.page.emulate_media(color_scheme="light", reduced_motion="no-preference")
 
     async def check(self):
-        """Nothing was refused by the policy, and nothing went wrong."""
+        """Nothing was refused by the policy, nothing went wrong, and it weighs what it may."""
+        await self._record()
         broken = await self.page.evaluate("window.broken")
         problems = [p for p in self.problems if not any(each in p for each in self.allowed)]
         assert not broken + problems, broken + problems
         assert all(url.startswith(self.url) for _, url, _ in self.requests), "asked elsewhere"
         assert not any(ADMIN_KEY in url for _, url, _ in self.requests), "the key is in an address"
+
+    async def _record(self):
+        """Keep what each request took, for people to look at, and hold the page to its weight."""
+        SHOTS.mkdir(exist_ok=True)
+        weight = await self.page.evaluate(_WEIGHT)
+        assert weight <= MOST_BYTES
+        lines = [
+            f"{ms:9.1f} ms  {method:6} {url.removeprefix(self.url)}\n"
+            for method, url, ms in sorted(self.requests, key=lambda each: -each[2])
+            if "/stream" not in url  # which lasts for as long as it is read
+        ]
+        name = os.environ["PYTEST_CURRENT_TEST"].split("::")[1].split(" ")[0]
+        (SHOTS / f"{re.sub(r'[^a-z0-9_]+', '-', name)}.txt").write_text(
+            f"{weight} bytes of page\n" + "".join(lines)
+        )
 
 
 @asynccontextmanager

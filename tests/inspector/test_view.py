@@ -14,7 +14,7 @@ from rehydrate.following.telling import _said
 CASES = 300
 _SHOW = """
 async (cases) => {
-  const { View } = await import('/ui/view.js');
+  const { View } = await import('/ui/of-a-test/view.js');
   return cases.map(({ first, events }) => {
     const view = new View();
     view.snapshot({ messages: first ? [first] : [], reasons: [], older: null, channel: 'c' });
@@ -26,7 +26,7 @@ async (cases) => {
 """
 _PARSE = """
 async ([text, cuts]) => {
-  const { Parser } = await import('/ui/events.js');
+  const { Parser } = await import('/ui/of-a-test/events.js');
   const heard = [];
   const parser = new Parser((event) => event.data !== null && heard.push([event.kind, event.id, event.data]));
   let from = 0;

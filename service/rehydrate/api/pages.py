@@ -1,12 +1,14 @@
 """Static files of the package: the inspector at ``/ui``, and ``/client.js`` for pages of others.
 
-All are read once, when the routes are made. The inspector asks nothing of other hosts, and its
+All are read once, when the routes are made. The page names its files by a digest of all of them, so that a
+browser keeps them for good and asks for the page alone. The inspector asks nothing of other hosts, and its
 content security policy sees to that: scripts and styles are files of this service, nothing is in
 line, and no text can become markup (trusted types, of which none are made).
 """
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,15 +67,22 @@ def pages_router() -> APIRouter:
     made = APIRouter(route_class=Route)
     files = {path.name: _read(path) for path in _UI.iterdir() if path.suffix in _TYPES}
     client = _read(_HERE / "client.js")
+    version = _digest(files)
+    named = files[_START].body.replace(b'"ui/', b'"ui/%b/' % version.encode())
+    page = File(named, files[_START].type)
 
     async def start(request: Request) -> Response:
-        return _sent(request, files[_START], _PAGE_HEADERS)
+        return _sent(request, page, _PAGE_HEADERS)
 
     async def file(request: Request) -> Response:
+        """A file; that of now also for a page of before or after, which is not to keep it."""
         found = files.get(request.path_params["name"])
         if found is None:
             raise HTTPException(404)
-        return _sent(request, found, _PAGE_HEADERS)
+        answer = _sent(request, found, _PAGE_HEADERS)
+        if request.path_params["version"] == version:
+            answer.headers["Cache-Control"] = "public, max-age=31536000, immutable"
+        return answer
 
     async def elsewhere(_: Request) -> Response:
         return RedirectResponse("../ui", 308)
@@ -84,11 +93,18 @@ def pages_router() -> APIRouter:
     for path, endpoint in (
         ("/ui", start),
         ("/ui/", elsewhere),  # what its files are called is told from /ui
-        ("/ui/{name}", file),
+        ("/ui/{version}/{name}", file),
         ("/client.js", client_module),
     ):
         made.add_api_route(path, endpoint, response_class=Response, include_in_schema=False)
     return made
+
+
+def _digest(files: Mapping[str, File]) -> str:
+    digest = hashlib.blake2b(digest_size=8)
+    for name in sorted(files):
+        digest.update(files[name].body)
+    return digest.hexdigest()
 
 
 def _sent(request: Request, file: File, headers: Mapping[str, str]) -> Response:

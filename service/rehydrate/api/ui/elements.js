@@ -2,6 +2,8 @@
 
 const SVG = 'http://www.w3.org/2000/svg';
 
+export const ICON = new URL('icon.svg', import.meta.url);
+
 // `h('a.row', { href, onclick }, 'text', child, [more])`; null and false children are left out.
 export function h(name, attributes = {}, ...children) {
   return built(document.createElement(tag(name)), name, attributes, children);

@@ -3,7 +3,7 @@
 import { auditPane } from './audit.js';
 import { conversationPane } from './conversation.js';
 import { conversationList } from './conversations.js';
-import { h } from './elements.js';
+import { h, ICON } from './elements.js';
 import { healthPane } from './health.js';
 import { replayDialog } from './replay.js';
 import { replaysPane } from './replays.js';
@@ -88,7 +88,7 @@ function sayWhy(why) {
 function showBar(place) {
   if (bar.hidden || !bar.childElementCount) {
     bar.replaceChildren(
-      h('a.brand', { href: '#/' }, h('img', { src: 'ui/icon.svg', alt: '', width: 22, height: 22 }), h('span', {}, 'rehydrate')),
+      h('a.brand', { href: '#/' }, h('img', { src: ICON, alt: '', width: 22, height: 22 }), h('span', {}, 'rehydrate')),
       h('nav', { 'aria-label': 'Places' }, Object.entries(PLACES).map(([name, title]) => h('a', { href: toPlace(name), 'data-place': name }, title))),
       h('span.spring'),
       themeButton(),

@@ -1,6 +1,6 @@
 // Asks for the admin key, and tries it before it is kept.
 
-import { h } from './elements.js';
+import { h, ICON } from './elements.js';
 import { ask } from './service.js';
 import { keep } from './session.js';
 
@@ -12,7 +12,7 @@ export function signIn(why) {
   });
   const button = h('button.primary', { type: 'submit' }, 'Sign in');
   const form = h('form.card.signin', { onsubmit: submit },
-    h('img.mark', { src: 'ui/icon.svg', alt: '', width: 40, height: 40 }),
+    h('img.mark', { src: ICON, alt: '', width: 40, height: 40 }),
     h('h1', {}, 'Inspector'),
     h('p.muted', {}, 'Conversations as their readers see them, replays, and what keeps them running.'),
     h('label', { for: 'key' }, 'Admin key'),

@@ -1,7 +1,7 @@
 // The timeline of one message: its pieces over time, where they came from, its publisher and lease.
 
 import { chart } from './chart.js';
-import { h, id } from './elements.js';
+import { h, id, put } from './elements.js';
 import { pieces, sums } from './origin.js';
 import { toConversation } from './routes.js';
 import { everyMs } from './scroll.js';
@@ -11,6 +11,7 @@ import { ago, count, many, moment, seconds, SOURCE, STATUS, when } from './words
 
 const REFRESH_MS = 3_000;
 const SOON_MS = 300;
+const DRAW_MS = 200;
 const MOST_TRIES = 10;
 const MEANS = {
   database: 'stored when this page asked',
@@ -19,19 +20,29 @@ const MEANS = {
 };
 
 export function timelinePane(conversationId, messageId, { messageOf, replay }) {
-  const body = h('div.scroll.timeline', { tabindex: '0', 'aria-label': 'Timeline' }, loading('the timeline'));
+  const note = h('div', {}, loading('the timeline'));
+  const boxes = { sources: h('div'), time: h('div'), facts: h('div'), lease: h('div') };
+  const table = stretchTable();
+  const shown = h('div.timeline-body', { hidden: true }, Object.values(boxes), table.element);
   const again = h('button', { type: 'button', hidden: true, onclick: () => replay(messageId) }, 'Replay…');
   const element = h('aside.pane.details', { 'aria-label': 'Timeline of a message' },
     h('header.pane-head', {},
       h('a.back.close', { href: toConversation(conversationId), 'aria-label': 'Close the timeline' }, '×'),
       h('div.pane-title', {}, h('h2', {}, 'Timeline'), h('p', {}, id(messageId))),
       again),
-    body);
+    h('div.scroll.timeline', { tabindex: '0', 'aria-label': 'Timeline' }, note, shown));
   const leaving = new AbortController();
-  let soon = null, tries = 0, timeline = null, drawn = '', folded = true;
+  let soon = null, tries = 0, timeline = null, loads = 0, drawn = '', drawing = null;
   const refreshing = everyMs(REFRESH_MS, () => (timeline === null || timeline.status === 'in_progress' || pending() ? load() : draw()));
   load();
-  return { element, draw, close: () => (leaving.abort(), refreshing.close(), clearTimeout(soon)) };
+  return { element, draw, close };
+
+  function close() {
+    leaving.abort();
+    refreshing.close();
+    clearTimeout(soon);
+    clearTimeout(drawing);
+  }
 
   // Ended, but the end is not told yet, or this page has heard more than was said.
   function pending() {
@@ -53,47 +64,68 @@ export function timelinePane(conversationId, messageId, { messageOf, replay }) {
     try {
       const where = path`v1/admin/conversations/${conversationId}/messages/${messageId}/timeline`;
       timeline = await ask('GET', where, { signal: leaving.signal });
-      draw();
+      loads += 1;
+      paint();
     } catch (error) {
-      if (!leaving.signal.aborted && timeline === null) body.replaceChildren(wrong(error, load));
+      if (!leaving.signal.aborted && timeline === null) note.replaceChildren(wrong(error, load));
     }
   }
 
+  // Something was heard; a stream says more than anybody can see.
   function draw() {
-    if (timeline === null) return;
+    drawing ??= setTimeout(() => ((drawing = null), paint()), DRAW_MS);
+  }
+
+  function paint() {
+    if (timeline === null || leaving.signal.aborted) return;
     const message = messageOf(messageId);
     if (behind(message)) return;
     const found = pieces(timeline, message);
-    const now = JSON.stringify([timeline, found.length, message?.status]);
+    const now = `${loads} ${found.length} ${message?.status}`;
     if (now === drawn) return;
     drawn = now;
     again.hidden = timeline.role !== 'assistant' || (message ?? timeline).status === 'in_progress';
-    body.replaceChildren(...[...sources(found), ...overTime(found), facts(timeline, message), lease(timeline.lease), table(found)].filter(Boolean));
+    boxes.sources.replaceChildren(...sources(found));
+    boxes.time.replaceChildren(overTime(found, timeline));
+    boxes.facts.replaceChildren(facts(timeline, message));
+    boxes.lease.replaceChildren(...lease(timeline.lease));
+    table.update(found);
+    note.replaceChildren();
+    shown.hidden = false;
   }
+}
 
-  function table(found) {
-    const rows = stretches(found).map((each) => h('tr', {},
+function overTime(found, timeline) {
+  if (!found.length) return h('p.muted', {}, 'Nothing was said.');
+  const sorted = [...found].sort((a, b) => a.atMs - b.atMs);
+  const span = (sorted.at(-1).atMs - sorted[0].atMs) / 1000;
+  const said = found.reduce((sum, each) => sum + each.characters, 0);
+  const untimed = found.every((each) => each.whole);
+  return h('figure.over-time', {},
+    h('figcaption', {}, h('span', {}, `${count(said)} characters`), h('span.muted', {}, untimed ? 'stored as one text: no times' : `${many(found.length * timeline.joined, 'piece')} in ${seconds(span)}`)),
+    chart(sorted, timeline.gaps),
+    h('div.axis', { 'aria-hidden': 'true' }, h('span', {}, when(new Date(sorted[0].atMs).toISOString())), h('span', {}, `+${seconds(span)}`)));
+}
+
+// The same, to be read instead of seen; what is open stays so.
+function stretchTable() {
+  const size = h('span.muted');
+  const body = h('tbody');
+  const head = h('tr', {}, ['Source', 'Seqs', 'Pieces', 'Characters', 'From'].map((name) => h('th', { scope: 'col' }, name)));
+  const element = h('details.fold', {},
+    h('summary', {}, h('span.fold-name', {}, 'As a table'), size),
+    h('div.wide', { tabindex: '0', role: 'group', 'aria-label': 'Stretches' }, h('table', {}, h('thead', {}, head), body)));
+  return { element, update };
+
+  function update(found) {
+    const rows = stretches(found);
+    put(size, many(rows.length, 'stretch', 'stretches'));
+    body.replaceChildren(...rows.map((each) => h('tr', {},
       h('td', {}, h(`span.dot.${each.source}`), SOURCE[each.source]),
       h('td.num', {}, each.first === null ? '–' : each.first === each.last ? count(each.first) : `${count(each.first)}–${count(each.last)}`),
       h('td.num', {}, count(each.pieces)),
       h('td.num', {}, count(each.characters)),
-      h('td.num', {}, `${((each.fromMs - found[0].atMs) / 1000).toFixed(2)} s`)));
-    const details = h('details.fold.stretches', { ontoggle: () => (folded = !details.open), open: !folded },
-      h('summary', {}, h('span.fold-name', {}, 'As a table'), h('span.muted', {}, many(rows.length, 'stretch', 'stretches'))),
-      h('div.wide', { tabindex: '0' }, h('table', {}, h('thead', {}, h('tr', {}, ['Source', 'Seqs', 'Pieces', 'Characters', 'From'].map((name) => h('th', { scope: 'col' }, name)))), h('tbody', {}, rows))));
-    return found.length ? details : null;
-  }
-
-  function overTime(found) {
-    if (!found.length) return [h('p.muted', {}, 'Nothing was said.')];
-    const sorted = [...found].sort((a, b) => a.atMs - b.atMs);
-    const span = (sorted.at(-1).atMs - sorted[0].atMs) / 1000;
-    const said = found.reduce((sum, each) => sum + each.characters, 0);
-    const untimed = found.every((each) => each.whole);
-    return [h('figure.over-time', {},
-      h('figcaption', {}, h('span', {}, `${count(said)} characters`), h('span.muted', {}, untimed ? 'stored as one text: no times' : `${many(found.length * timeline.joined, 'piece')} in ${seconds(span)}`)),
-      chart(sorted, timeline.gaps),
-      h('div.axis', { 'aria-hidden': 'true' }, h('span', {}, when(new Date(sorted[0].atMs).toISOString())), h('span', {}, `+${seconds(span)}`)))];
+      h('td.num', {}, `${((each.fromMs - found[0].atMs) / 1000).toFixed(2)} s`))));
   }
 }
 
@@ -134,14 +166,14 @@ function facts(timeline, message) {
 const stored = (database) => (database === null ? 'nothing yet' : database.seq === null ? 'whole' : `up to seq ${count(database.seq)}`);
 
 function lease(held) {
-  if (!held) return null;
+  if (!held) return [];
   const state = held.told_at ? 'over: its end was told' : held.fenced ? 'fenced: a sweeper ends it' : held.expired ? 'run out' : 'held';
-  return h('section', {}, h('h3', {}, 'Lease'), listed([
+  return [h('h3', {}, 'Lease'), listed([
     ['State', state],
     held.holder && ['Holder', id(held.holder)],
     held.until && ['Until', `${when(held.until)}${held.expired ? '' : `, ${seconds(Math.max(0, (Date.parse(held.until) - Date.now()) / 1000))} from now`}`],
     held.told_at && ['Told', `${when(held.told_at)} (${ago(held.told_at)})`],
-  ]));
+  ])];
 }
 
 const listed = (rows) => h('dl.facts', {}, rows.filter(Boolean).map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
