@@ -81,6 +81,7 @@ class ScriptedEndpoint:
         cancelled: ids of the responses and runs that clients cancelled.
         threads: the threads that exist, with the prompts written to them.
         active: the run of each thread that has one: a thread takes nothing until it is over.
+        looks: how often a client has to look at a cancelled run until it is over.
     """
 
     answer: Callable[[Asked], Frames]
@@ -90,9 +91,11 @@ class ScriptedEndpoint:
     open_streams: int = 0
     threads: dict[str, list[Any]] = field(default_factory=dict)
     active: dict[str, str] = field(default_factory=dict)
+    looks: int = 0
     _played: dict[str, Frames] = field(default_factory=dict)
     _prompts: dict[str, str] = field(default_factory=dict)
     _runs: dict[str, str] = field(default_factory=dict)
+    _looks_left: dict[str, int] = field(default_factory=dict)
 
     def forget(self) -> None:
         """Forget the responses that were given, as a vendor does after a month."""
@@ -114,6 +117,7 @@ class ScriptedEndpoint:
         }
         routes = [Route(path, handler, methods=["POST"]) for path, handler in posts.items()]
         routes.append(Route("/v1/responses/{response_id}", self._retrieve_response))
+        routes.append(Route(run + "/{run_id}", self._retrieve_run))
         return Starlette(routes=routes)
 
     async def _create_response(self, request: Request) -> Response:
@@ -175,10 +179,21 @@ class ScriptedEndpoint:
         return self._stream(frames, done=True)
 
     async def _cancel_run(self, request: Request) -> Response:
-        run_id = request.path_params["run_id"]
-        self.cancelled.append(run_id)
-        self.active.pop(request.path_params["thread_id"], None)
-        return JSONResponse({"id": run_id, "object": "thread.run", "status": "cancelling"})
+        self.cancelled.append(request.path_params["run_id"])
+        self._looks_left[self.cancelled[-1]] = self.looks
+        return self._cancelling(request)
+
+    async def _retrieve_run(self, request: Request) -> Response:
+        self._looks_left[request.path_params["run_id"]] -= 1
+        return self._cancelling(request)
+
+    def _cancelling(self, request: Request) -> Response:
+        thread_id, run_id = request.path_params["thread_id"], request.path_params["run_id"]
+        over = self._looks_left[run_id] <= 0
+        if over:
+            self.active.pop(thread_id, None)
+        status = "cancelled" if over else "cancelling"
+        return JSONResponse({"id": run_id, "object": "thread.run", "status": status})
 
     def _refusal(self, thread_id: str) -> Response | None:
         """Why nothing can be added to the thread now, as the API says it."""

@@ -224,6 +224,23 @@ async def test_a_previous_response_that_the_vendor_forgot_is_told_and_not_asked_
     assert after.outcome.status == "completed"
 
 
+async def test_an_agent_answers_what_a_user_said_on_the_channel_and_says_it_no_second_time(
+    history, conversation, vendor, server
+):
+    vendor.endpoint.answer = in_order(ResponseTurn("resp_1").message(STORY).completed())
+    async with publisher_to(server, f"ai:{conversation}") as publisher, vendor.client() as client:
+        await publisher.say("user-input", {"promptId": "p", "text": "Tell."})
+        async for prompt in history.unanswered(conversation):
+            driven = await history.run_openai(
+                conversation, client, input=prompt.text, prompt_id=prompt.id, **ASK
+            )
+        assert [p async for p in history.unanswered(conversation)] == []
+    question, answer = (await history.hydrate(conversation)).messages
+    assert (question["id"], question["text"]) == (driven.prompt_id, "Tell.") == ("p", "Tell.")
+    assert (answer["prompt_id"], answer["text"]) == ("p", STORY)
+    assert vendor.endpoint.asked[0].body["input"] == "Tell."
+
+
 async def test_the_same_ids_again_are_a_conflict_and_nothing_is_asked(
     history, conversation, vendor
 ):
@@ -305,7 +322,7 @@ async def test_a_run_that_waits_for_its_turn_can_be_stopped(history, conversatio
         turn = RunTurn(asked.thread_id, asked.run_id, new_thread=asked.thread_is_new)
         return [*turn.run("created").message("One").events, Stall(60)]
 
-    vendor.endpoint.answer = answer
+    vendor.endpoint.answer, vendor.endpoint.looks = answer, 2
     async with reading(history, conversation) as follower, vendor.client() as client:
         runs = []
         for response_id, shown in (("r1", "One"), ("r2", "")):
@@ -317,8 +334,14 @@ async def test_a_run_that_waits_for_its_turn_can_be_stopped(history, conversatio
         for response_id in ("r2", "r1"):
             await history.cancel(conversation, response_id)
         driven = [await asyncio.wait_for(run, 20) for run in runs]
+        vendor.endpoint.answer = run_of
+        tools = {"weather": weather}
+        after = await history.run_openai_assistant(
+            conversation, client, assistant_id="a", input="?", tools=tools
+        )
     assert [each.outcome.status for each in driven] == ["cancelled", "cancelled"]
     assert vendor.endpoint.cancelled == ["run_1"]
+    assert (after.outcome.status, after.outcome.thread_id) == ("completed", "thread_1")
     for response_id in ("r1", "r2"):
         assert (await stored(history, conversation, response_id))["status"] == "cancelled"
 

@@ -6,6 +6,8 @@ that it does not know: its methods for this API are deprecated, and will be gone
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -147,9 +149,16 @@ class _AssistantsRun:
         steps: list[Callable[[], Any]] = [stream.aclose]
         over = stream.end is not None and not isinstance(stream.error, StreamBroken)
         if stream.run_id and stream.thread_id and (stream.waiting is not None or not over):
-            path = f"{self._run_path(stream)}/cancel"
-            steps.append(lambda: self._post(path, {}))
+            steps.append(lambda: self._cancel(self._run_path(stream)))
         await stopped_upstream(steps)
+
+    async def _cancel(self, path: str) -> None:
+        """Cancel a run, and wait until it is over: until then its thread takes no message."""
+        run = await self._post(f"{path}/cancel", {})
+        while isinstance(run, dict) and run.get("status") == "cancelling":
+            await asyncio.sleep(random.uniform(0.1, 0.3))  # noqa: S311 - jitter
+            options = {"headers": _HEADERS}
+            run = await called(self._client.get, path, cast_to=object, options=options)
 
     def cancelled(self) -> None:
         """Say that the response was cancelled."""
