@@ -10,6 +10,7 @@ import pytest
 
 from rehydrate import unanswered as unanswered_module
 from rehydrate.localably import LocalAbly
+from rehydrate.ports import Outgoing
 from rehydrate.recording import NewMessage
 from rehydrate.unanswered import unanswered
 from telling import history_over, publisher_to
@@ -89,6 +90,22 @@ async def test_an_agent_that_dies_in_the_middle_answers_each_prompt_once_after_i
     assert await ids(other.unanswered(conversation)) == ["p3"]
     hydrated = await other.hydrate(conversation)
     assert [m["id"] for m in hydrated.messages if m["role"] == "assistant"] == ["r-p1", "r-p2"]
+
+
+async def test_prompts_of_one_millisecond_come_each_once_and_in_order_across_restarts(
+    history, other, conversation, publisher
+):
+    wanted = [f"p{n}" for n in range(4)]
+    asked = [Outgoing("user-input", {"promptId": id_, "text": "?"}, id_) for id_ in wanted]
+    asked = [each._replace(id=f"ask:{n}") for n, each in enumerate(asked)]
+    await history._channel.publish(f"ai:{conversation}", asked)
+    async with aclosing(history.unanswered(conversation)) as prompts:
+        async for prompt in prompts:
+            assert prompt.id == wanted.pop(0)
+            await answer(history, conversation, prompt)
+            if prompt.id == "p1":
+                break
+    assert await ids(other.unanswered(conversation)) == wanted == ["p2", "p3"]
 
 
 async def test_two_agents_at_once_never_get_the_same_prompt(
