@@ -237,6 +237,14 @@ class TestWindow:
         window.take([second(NOW_MS - REWIND_REACH_MS), second(NOW_MS - MARGIN_MS)])
         assert window.rewind_from == serial(NOW_MS - MARGIN_MS)
 
+    def test_who_rewinds_sees_a_message_that_the_answer_has(self):
+        window = Window(NOW_MS)
+        at_s = (NOW_MS - BEGAN_MS) / 1000
+        window.take([said("token", at_s=at_s - 30)])
+        assert window.rewind_from is None
+        window.take([said("token", at_s=at_s - 20)])
+        assert window.rewind_from == serial(NOW_MS - 30_000)
+
 
 def test_history_is_read_again_from_the_margin_before_the_watermark():
     assert read_from_ms(None) is None

@@ -134,6 +134,8 @@ def test_the_answer_says_up_to_where_it_reaches_and_from_where_to_rewind():
     answer = made.answer(50, NOW_MS)
     assert answer.until == serial(NOW_MS - 1_000, 4)
     assert answer.rewind_from == serial(NOW_MS - 6_000, 3)
+    quiet = made.answer(50, NOW_MS + 30_000)
+    assert quiet.rewind_from == serial(NOW_MS - 6_000, 3), "who rewinds sees what the answer has"
     assert made.answer(50, NOW_MS + 500_000).rewind_from is None
 
 

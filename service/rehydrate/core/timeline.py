@@ -233,8 +233,9 @@ class Window:
         self.newest_serial: str | None = None
         self.rewind_from: str | None = None
         """A serial a little before the end, for a reader to rewind to: the newest that is older
-        than the margin, so that whatever was to come before it has come; None if Ably does not
-        hold it any more."""
+        than the margin, so that whatever was to come before it has come, and not the newest of
+        all, so that he sees one that the answer has; None if Ably does not hold it any more."""
+        self._settled: list[str] = []
         self.count = 0
 
     def take(self, messages: Sequence[ChannelMessage]) -> None:
@@ -250,7 +251,8 @@ class Window:
         settled = (self.read_at_ms - REWIND_REACH_MS, self.read_at_ms - MARGIN_MS)
         low, high = settled
         old = [m.serial for m in messages if m.serial and low <= m.timestamp_ms <= high]
-        self.rewind_from = _greatest(self.rewind_from, *old)
+        self._settled = sorted({*self._settled, *old})[-2:]
+        self.rewind_from = _greatest(*(s for s in self._settled if s != self.newest_serial))
 
 
 def _greatest(*serials: str | None) -> str | None:

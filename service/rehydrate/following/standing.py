@@ -61,7 +61,7 @@ class Standing:
         self._rows_changed = False
         self._young: deque[tuple[int, str]] = deque()
         from_serial = reading.window.rewind_from
-        self._old = (serial_time_ms(from_serial or "") or 0, from_serial)
+        self._settled = {from_serial: serial_time_ms(from_serial) or 0} if from_serial else {}
 
     @property
     def reading(self) -> Reading:
@@ -135,8 +135,10 @@ class Standing:
         window = self._reading.window
         window.read_at_ms = now_ms
         self._age(now_ms)
-        at_ms, serial = self._old
-        window.rewind_from = serial if at_ms >= now_ms - REWIND_REACH_MS else None
+        low_ms = now_ms - REWIND_REACH_MS
+        held = (serial for serial, at_ms in self._settled.items() if at_ms >= low_ms)
+        older = (serial for serial in held if serial != window.newest_serial)
+        window.rewind_from = max(older, default=None)
         return self._reading.answer(limit)
 
     def _note(self, event: Event) -> None:
@@ -151,8 +153,9 @@ class Standing:
         young = self._young
         while young and young[0][0] <= now_ms - MARGIN_MS:
             at_ms, serial = young.popleft()
-            if self._old[1] is None or serial > self._old[1]:
-                self._old = (at_ms, serial)
+            self._settled[serial] = at_ms
+            if len(self._settled) > 2:  # noqa: PLR2004 - the newest of all, and one before it
+                del self._settled[min(self._settled)]
 
     def _heeds(self, event: Event) -> bool:
         if event.replay_of is not None or ("open", event.kind) not in STEPS:
