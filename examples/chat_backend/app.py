@@ -60,35 +60,16 @@ def answering(
 ) -> Callable[[str, str, str, str], Awaitable[object]]:
     """How a prompt is answered: by OpenAI's Responses API, or by an assistant."""
 
-    async def by_responses(
-        conversation_id: str, prompt_id: str, text: str, response_id: str
-    ) -> object:
-        return await history.run_openai(
-            conversation_id,
-            client,
-            model=settings.model,
-            instructions=_INSTRUCTIONS,
-            input=text,
-            tools=TOOLS,
-            prompt_id=prompt_id,
-            response_id=response_id,
-        )
+    async def answer(conversation_id: str, prompt_id: str, text: str, response_id: str) -> object:
+        asked: dict[str, Any] = {"input": text, "tools": TOOLS}
+        asked |= {"prompt_id": prompt_id, "response_id": response_id}
+        if settings.api == "assistants":
+            asked |= {"assistant_id": settings.assistant_id, "describe_tools": True}
+            return await history.run_openai_assistant(conversation_id, client, **asked)
+        asked |= {"model": settings.model, "instructions": _INSTRUCTIONS}
+        return await history.run_openai(conversation_id, client, **asked)
 
-    async def by_assistant(
-        conversation_id: str, prompt_id: str, text: str, response_id: str
-    ) -> object:
-        return await history.run_openai_assistant(
-            conversation_id,
-            client,
-            assistant_id=settings.assistant_id,
-            input=text,
-            tools=TOOLS,
-            describe_tools=True,
-            prompt_id=prompt_id,
-            response_id=response_id,
-        )
-
-    return by_responses if settings.api == "responses" else by_assistant
+    return answer
 
 
 def _chat(settings: ChatSettings, history: History, client: AsyncOpenAI) -> APIRouter:
@@ -115,7 +96,8 @@ def _chat(settings: ChatSettings, history: History, client: AsyncOpenAI) -> APIR
         await history.cancel(conversation_id, response_id)  # whichever process streams it
 
     @chat.get("/{conversation_id}/ably-token")
-    async def ably_token(conversation_id: Mine) -> dict[str, Any]:
+    async def ably_token(conversation_id: Mine, response: Response) -> dict[str, Any]:
+        response.headers["Cache-Control"] = "no-store"
         channel = await history.channel_of(conversation_id)
         return {"token": _reader_token(history, channel), "channel": channel}
 

@@ -139,7 +139,9 @@ async def test_the_page_gets_a_cookie_that_is_its_alone_and_a_token_that_reads_o
         assert "set-cookie" not in (await http.get("/")).headers
         me = (await http.get("/me")).json()
         assert http.cookies["chat_session"] not in str(me)
-        token = (await http.get(f"/chat/{me['owner']}-main/ably-token")).json()
+        granted = await http.get(f"/chat/{me['owner']}-main/ably-token")
+        assert granted.headers["cache-control"] == "no-store"
+        token = granted.json()
         policy = page.headers["content-security-policy"]
     assert "script-src 'self'" in policy
     assert "unsafe" not in policy
@@ -161,6 +163,13 @@ async def test_what_the_page_loads_is_there_and_holds_no_key(chat):
             assert chat.settings.required_ably_key().partition(":")[2] not in answer.text
             assert "https://" not in answer.text
         assert "export function apply" in (await http.get("/client.js")).text
+
+
+async def test_without_ably_js_the_page_is_told_so(chat, monkeypatch, tmp_path):
+    monkeypatch.setattr("chat_backend.app.ABLY_JS", tmp_path / "ably.min.js")
+    async with chat.visitor() as (http, _):
+        assert (await http.get("/me")).json()["ably"] is None
+        assert (await http.get("/ably.js")).status_code == 404
 
 
 async def test_another_host_and_what_makes_no_sense_are_refused(chat):

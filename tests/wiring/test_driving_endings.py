@@ -142,6 +142,36 @@ async def test_a_response_ends_and_says_why(history, conversation, vendor, case)
         )
 
 
+def background():
+    """A response in the background whose connection is cut in the middle."""
+    turn = ResponseTurn("resp_1", queued=True).message(TEXT + " And more.").completed()
+    return [*turn[:7], CUT, *turn[7:]]
+
+
+def amended():
+    """A response whose final text is another than its deltas."""
+    return ResponseTurn("resp_1").message(TEXT + " And more.", pieces=["So ", "fat."]).completed()
+
+
+@pytest.mark.parametrize("frames", [background(), amended()], ids=["resumed", "amended"])
+async def test_every_follower_ends_with_the_vendor_s_final_text(
+    history, conversation, vendor, frames
+):
+    vendor.endpoint.answer = lambda asked: frames
+    async with (
+        reading(history, conversation) as one,
+        reading(history, conversation) as other,
+        vendor.client() as client,
+    ):
+        driven = await history.run_openai(
+            conversation, client, model="gpt-5", input="?", background=True
+        )
+        for follower in (one, other):
+            told = await heard(follower, driven.response_id)
+            assert told == (TEXT + " And more.", "completed")
+    assert json.loads(await history.message(conversation, driven.response_id))["text"] == told[0]
+
+
 def run_that(end):
     """A run that says the text, and then what *end* adds."""
 
