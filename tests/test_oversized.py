@@ -9,8 +9,7 @@ import pytest
 from conftest import connected
 from exactness.rooms import open_house
 from rehydrate.core import extent
-from rehydrate.core.events import MAX_SEQ
-from rehydrate.core.extent import TOO_LARGE
+from rehydrate.core.extent import MAX_SEQ, TOO_LARGE
 from rehydrate.recording import NewMessage
 from rehydrate.upkeep.sweeping import untold
 

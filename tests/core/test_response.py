@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from core.saying import BEGAN_MS, event, folded, start, stop, text_of, token
-from rehydrate.core.events import MAX_SEQ, TERMINAL
+from rehydrate.core.events import TERMINAL
+from rehydrate.core.extent import MAX_SEQ
 from rehydrate.core.ids import MARGIN_MS
 from rehydrate.core.response import (
     MAX_RECENT_IDS,

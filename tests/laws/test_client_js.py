@@ -17,7 +17,7 @@ from laws.rolling import live
 from laws.test_joining import FEATURES
 from laws.worlds import worlds
 from rehydrate.core.dialects import decode
-from rehydrate.core.events import MAX_SEQ
+from rehydrate.core.extent import MAX_SEQ
 from rehydrate.core.reader import Verdict, View
 
 CLIENT = Path(__file__).parents[2] / "service/rehydrate/api/client.js"

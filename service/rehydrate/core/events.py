@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import Any, Literal, NamedTuple, get_args
 
-from rehydrate.core.extent import MOST_EVENTS
-
 Kind = Literal[
     "prompt",
     "start",
@@ -39,9 +37,6 @@ TEXTUAL: frozenset[str] = frozenset({"token", "refusal", "reasoning"})
 
 CONTENT: frozenset[str] = TEXTUAL | {"tool_call", "tool_args", "tool_result", "void"}
 """Kinds that a response's parts are made of."""
-
-MAX_SEQ = 2 * MOST_EVENTS
-"""A higher number is no place in a response: what says so is no event."""
 
 
 class ChannelMessage(NamedTuple):

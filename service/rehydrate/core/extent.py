@@ -21,6 +21,9 @@ MOST_CHARACTERS = 10 * 1024 * 1024
 """Of its text, its reasoning, and the JSON of its tool calls together."""
 
 MOST_EVENTS = 1_000_000
+MAX_SEQ = 2 * MOST_EVENTS
+"""A higher number is no place in a response: what says so is no event."""
+
 MOST_STEPS = 100_000
 """How often it may change from one part to another, which bounds how many parts it has."""
 
@@ -98,9 +101,7 @@ def adds(event: Event) -> int:
         return length  # nearly always
     if event.part is not None:
         length += len(event.part)
-    if (
-        event.version is not None
-    ):  # its parts are named after it, and its arguments by a second step
+    if event.version is not None:  # its parts are named after it, its arguments by a second step
         length += len(event.serial or "") + len(event.tool_call_id or "")
     if event.tool_call_id is not None:
         length += len(event.tool_call_id) + value_length(event.name, event.value)

@@ -22,8 +22,8 @@ from typing import TYPE_CHECKING
 from rehydrate.core import cells
 from rehydrate.core.assembly import assemble
 from rehydrate.core.content import NO_SEQ, Run, collapsed_run, run_of
-from rehydrate.core.events import CONTENT, MAX_SEQ, Event
-from rehydrate.core.extent import TOO_LARGE, adds
+from rehydrate.core.events import CONTENT, Event
+from rehydrate.core.extent import MAX_SEQ, TOO_LARGE, adds
 from rehydrate.core.ids import MARGIN_MS
 from rehydrate.core.state import MessageState, Owner, Through
 

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from core.saying import event, said
 from rehydrate.core.dialects import decode, decode_all, tokens
-from rehydrate.core.events import MAX_SEQ, ChannelMessage, Event
+from rehydrate.core.events import ChannelMessage, Event
+from rehydrate.core.extent import MAX_SEQ
 
 DEEP = json.loads("[" * 100 + "]" * 100)
 

@@ -10,7 +10,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.assembly import spoken_text
-from rehydrate.core.events import MAX_SEQ, STATUSES, TERMINAL, ChannelMessage, Event, Kind, Status
+from rehydrate.core.events import STATUSES, TERMINAL, ChannelMessage, Event, Kind, Status
+from rehydrate.core.extent import MAX_SEQ
 from rehydrate.core.ids import is_name
 from rehydrate.core.json import is_json, sent_bytes
 from rehydrate.core.parts import clean_parts
