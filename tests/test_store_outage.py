@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from conftest import connected, database_url
+from exactness.rooms import Cable
 from rehydrate.errors import StoreUnavailable
 from rehydrate.localably import LocalAbly
 from rehydrate.publishing import responding
@@ -20,18 +21,33 @@ LEASE_S = 1.0
 
 
 @pytest.fixture
-async def history(database):
-    async with LocalAbly() as ably:
+async def ably():
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture
+def opened(database, ably):
+    """A process's History over the same database and channels."""
+
+    def made(url=database, lease_s=LEASE_S):
         settings = load_settings(
-            database_url=database,
+            database_url=url,
             ably_api_key=ably.key,
             ably_endpoint="127.0.0.1",
             ably_port=ably.port,
             ably_tls=False,
-            lease_s=LEASE_S,
+            lease_s=lease_s,
         )
-        async with History(settings) as history:
-            yield history
+        return History(settings)
+
+    return made
+
+
+@pytest.fixture
+async def history(opened):
+    async with opened() as history:
+        yield history
 
 
 @pytest.fixture
@@ -122,3 +138,43 @@ async def test_if_it_does_not_come_back_the_caller_is_told_and_the_sweep_ends_it
         assert "stop" not in names  # durable before told
     message = await ended(history, "gone")
     assert (message["status"], message["text"]) == ("interrupted", "stored only said")
+
+
+async def test_who_was_silent_meanwhile_has_a_lease_to_come_back(opened, away, monkeypatch):
+    """Nobody could renew; whoever looks first afterwards, in any process, takes none for dead."""
+    monkeypatch.setattr(
+        responding, "CHECKPOINT_S", 1.5
+    )  # the publisher: far later than others look
+    async with opened(lease_s=3) as history, opened(lease_s=3) as elsewhere:
+        async with history.respond("silent", "r1") as response:
+            response.write("thinking")
+            await asyncio.sleep(2)
+            async with away():
+                await asyncio.sleep(4)
+            await asyncio.sleep(5)
+            response.write(" it over")
+        for each in (history, elsewhere):
+            message = await ended(each, "silent")
+            assert (message["status"], message["text"]) == ("completed", "thinking it over")
+
+
+async def test_a_database_that_hangs_is_given_up_as_one_that_is_gone(database, opened, monkeypatch):
+    monkeypatch.setattr(responding, "COMMIT_TIMEOUT_S", 1.0)
+    async with Cable(database) as cable, opened(cable.url) as frail:
+        ending = frail.respond("hangs", "r1")
+        response = await ending.__aenter__()
+        response.write("only said")
+        await asyncio.sleep(0.2)
+        cable.hold()
+        async with asyncio.timeout(13):  # less than one statement may take
+            with pytest.raises(StoreUnavailable):
+                await ending.__aexit__(None, None, None)
+        names = [m.name for m in await on_channel(frail, "hangs")]
+        assert "stop" not in names
+        cable.mend()
+        message = await ended(frail, "hangs")
+        assert (message["status"], message["text"]) == ("interrupted", "only said")
+
+
+def test_the_end_waits_for_as_long_as_is_promised():
+    assert responding.COMMIT_TIMEOUT_S == 30

@@ -291,6 +291,8 @@ class Cable:
         self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
         self._parts = urlsplit(url)
         self._whole = True
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self._writers = set()
         self._server = None
 
@@ -316,6 +318,11 @@ class Cable:
 
     def mend(self):
         self._whole = True
+        self._flowing.set()
+
+    def hold(self):
+        """Let nothing pass, and end nothing: nobody is told that the other is gone."""
+        self._flowing.clear()
 
     async def _serve(self, reader, writer):
         if not self._whole:
@@ -325,16 +332,16 @@ class Cable:
         ends = {writer, far_writer}
         self._writers |= ends
         try:
-            await asyncio.gather(_pump(reader, far_writer), _pump(far_reader, writer))
+            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
         finally:
             self._writers -= ends
             for end in ends:
                 end.transport.abort()
 
-
-async def _pump(reader, writer):
-    with contextlib.suppress(OSError):
-        while data := await reader.read(65_536):
-            writer.write(data)
-            await writer.drain()
-    writer.transport.abort()
+    async def _pump(self, reader, writer):
+        with contextlib.suppress(OSError):
+            while data := await reader.read(65_536):
+                await self._flowing.wait()
+                writer.write(data)
+                await writer.drain()
+        writer.transport.abort()

@@ -371,10 +371,11 @@ class Ledger:
         deadline = loop.time() + COMMIT_TIMEOUT_S
         while True:
             try:
-                return await self.checkpoint(publication, ending)
-            except StoreUnavailable:
+                async with asyncio.timeout_at(deadline):  # it may hang, too
+                    return await self.checkpoint(publication, ending)
+            except (StoreUnavailable, TimeoutError) as error:
                 if loop.time() > deadline:
-                    raise
+                    raise StoreUnavailable("Postgres did not take a response's end") from error
                 await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - jitter
 
     async def told(self, publication: Publication) -> None:
