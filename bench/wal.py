@@ -20,8 +20,8 @@ from bench.store import START_MS, fill, tokens
 
 from rehydrate.core.events import Event
 from rehydrate.hydration import Rules
+from rehydrate.publishing.ledger import Ledger
 from rehydrate.publishing.publication import Terms
-from rehydrate.publishing.responding import Ledger
 from rehydrate.store.embedded import EmbeddedPostgres
 from rehydrate.store.migrations import migrate
 from rehydrate.store.postgres import PostgresStore

@@ -11,7 +11,7 @@ from conftest import connected, database_url
 from exactness.rooms import Cable
 from rehydrate.errors import StoreUnavailable
 from rehydrate.localably import LocalAbly
-from rehydrate.publishing import responding
+from rehydrate.publishing import ledger, responding
 from rehydrate.settings import load_settings
 from rehydrate.wiring.history import History
 
@@ -125,7 +125,7 @@ async def test_the_end_waits_for_the_store(history, away):
 async def test_if_it_does_not_come_back_the_caller_is_told_and_the_sweep_ends_it_later(
     history, away, monkeypatch
 ):
-    monkeypatch.setattr(responding, "COMMIT_TIMEOUT_S", 0.5)
+    monkeypatch.setattr(ledger, "COMMIT_TIMEOUT_S", 0.5)
     ending = history.respond("gone", "r1")
     response = await ending.__aenter__()
     response.write("stored ")
@@ -142,16 +142,14 @@ async def test_if_it_does_not_come_back_the_caller_is_told_and_the_sweep_ends_it
 
 async def test_who_was_silent_meanwhile_has_a_lease_to_come_back(opened, away, monkeypatch):
     """Nobody could renew; whoever looks first afterwards, in any process, takes none for dead."""
-    monkeypatch.setattr(
-        responding, "CHECKPOINT_S", 1.5
-    )  # the publisher: far later than others look
+    monkeypatch.setattr(responding, "CHECKPOINT_S", 2.4)  # its third turn is after others look
     async with opened(lease_s=3) as history, opened(lease_s=3) as elsewhere:
         async with history.respond("silent", "r1") as response:
             response.write("thinking")
-            await asyncio.sleep(2)
+            await asyncio.sleep(0.5)
             async with away():
-                await asyncio.sleep(4)
-            await asyncio.sleep(5)
+                await asyncio.sleep(4.5)
+            await asyncio.sleep(4)
             response.write(" it over")
         for each in (history, elsewhere):
             message = await ended(each, "silent")
@@ -159,7 +157,7 @@ async def test_who_was_silent_meanwhile_has_a_lease_to_come_back(opened, away, m
 
 
 async def test_a_database_that_hangs_is_given_up_as_one_that_is_gone(database, opened, monkeypatch):
-    monkeypatch.setattr(responding, "COMMIT_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(ledger, "COMMIT_TIMEOUT_S", 1.0)
     async with Cable(database) as cable, opened(cable.url) as frail:
         ending = frail.respond("hangs", "r1")
         response = await ending.__aenter__()
@@ -177,4 +175,4 @@ async def test_a_database_that_hangs_is_given_up_as_one_that_is_gone(database, o
 
 
 def test_the_end_waits_for_as_long_as_is_promised():
-    assert responding.COMMIT_TIMEOUT_S == 30
+    assert ledger.COMMIT_TIMEOUT_S == 30

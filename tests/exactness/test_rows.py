@@ -13,8 +13,8 @@ from rehydrate.core.timeline import Tombstone, erased_mark
 from rehydrate.errors import Conflict, Fenced
 from rehydrate.hydration import Rules, hydrate
 from rehydrate.ports import Conversation
+from rehydrate.publishing.ledger import Ledger
 from rehydrate.publishing.publication import Terms
-from rehydrate.publishing.responding import Ledger
 from rehydrate.recording import NewMessage, catch_up, store_messages
 
 

@@ -9,8 +9,8 @@ from exactness.viewing import viewing
 from rehydrate.core.response import MessageState, fold
 from rehydrate.errors import Fenced
 from rehydrate.ports import Due
+from rehydrate.publishing.ledger import Ledger
 from rehydrate.publishing.publication import Terms
-from rehydrate.publishing.responding import Ledger
 from rehydrate.recording import NewMessage
 from rehydrate.store.postgres import PostgresStore
 from rehydrate.upkeep.idling import end_idle

@@ -319,7 +319,7 @@ class TestWithoutTheStore:
     async def test_away_for_too_long_the_caller_is_told_and_readers_are_not(
         self, room, cable, frail, monkeypatch
     ):
-        monkeypatch.setattr("rehydrate.publishing.responding.COMMIT_TIMEOUT_S", 0.2)
+        monkeypatch.setattr("rehydrate.publishing.ledger.COMMIT_TIMEOUT_S", 0.2)
         with pytest.raises(StoreUnavailable):  # noqa: PT012 - its end raises
             async with room.respond("r", store=frail) as response:
                 response.write("text")

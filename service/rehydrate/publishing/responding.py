@@ -9,28 +9,25 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import math
-import random
-import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.assembly import spoken_text
 from rehydrate.core.dialects import tokens
-from rehydrate.core.events import TERMINAL, Event, Kind, Status
+from rehydrate.core.events import TERMINAL, Kind, Status
 from rehydrate.core.extent import END_BYTES, LABEL_CHARACTERS, VALUE_BYTES, check_parts
-from rehydrate.core.ids import check_conversation_id, check_message_id, insertion_position
+from rehydrate.core.ids import check_conversation_id, check_message_id
 from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
 from rehydrate.core.parts import clean_parts
-from rehydrate.core.response import MessageState, Owner, fold
-from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable, TooLarge
+from rehydrate.errors import BadParameter, StoreUnavailable, TooLarge
+from rehydrate.publishing.ledger import Ledger
 from rehydrate.publishing.publication import Ending, Publication, Terms
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine, Sequence
+    from collections.abc import AsyncIterator, Coroutine
 
     from rehydrate.hydration import Rules
-    from rehydrate.ports import Held, ResponseStore
+    from rehydrate.ports import ResponseStore
     from rehydrate.publishing.outbox import Outbox
 
 _log = logging.getLogger(__name__)
@@ -40,13 +37,7 @@ CALM = 6
 """While the channel keeps and takes everything, every so many turns are enough for a checkpoint:
 less is written, and less than what an attach rewinds is only on the channel."""
 
-_RENEW_EARLY = 0.8
-"""A checkpoint renews a lease that would soon be renewed for its own sake, and no younger one."""
-
 METADATA_BYTES = 64_000
-
-COMMIT_TIMEOUT_S = 30.0
-"""How long an ending response waits for Postgres."""
 
 
 class Response:
@@ -280,122 +271,3 @@ async def _surely(ending: Coroutine[Any, Any, None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             _log.warning("a cancelled response could not be ended: %s", type(error).__name__)
         raise
-
-
-class Ledger:
-    """The store's side of a publisher: its claim, its checkpoints, its final text."""
-
-    def __init__(
-        self,
-        conversation_id: str,
-        channel_name: str,
-        store: ResponseStore,
-        rules: Rules,
-        terms: Terms,
-    ) -> None:
-        self._where = (conversation_id, channel_name)
-        self._store = store
-        self._now_ms = rules.now_ms
-        self._terms = terms
-        self._holder = uuid.uuid4().hex
-        self.lease_s = terms.lease_s
-        self.renew_s = terms.lease_s / 3
-        self._granted_s = -math.inf
-
-    async def claim(
-        self, response_id: str, prompt_id: str | None, metadata: Any
-    ) -> tuple[int, str]:
-        """Make the response ours; return its gen, and the conversation's channel.
-
-        Raises:
-            Conflict: it has ended, or is being ended, or its publisher is alive.
-        """
-        async with self._store.locked(*self._where) as held:
-            tombstone = held.conversation.tombstone
-            if tombstone is not None and tombstone.names(response_id):
-                raise Conflict(f"response {response_id!r} was erased: begin one with a new id")
-            state = (await held.messages([response_id])).get(response_id)
-            if state is None:
-                state = MessageState(response_id)
-            else:
-                await _check_free(held, state)
-                state.restart(state.gen + 1)
-            state.owner = Owner(self._terms.client_id)
-            state.prompt_id = prompt_id or state.prompt_id
-            state.metadata = metadata if metadata is not None else state.metadata
-            state.started_ms = self._now_ms()
-            state.changed = True
-            await held.put([state])
-            now_s = _now_s()
-            await held.grant(response_id, self._holder, self._terms.lease_s)
-        self._granted_s = now_s
-        return state.gen, held.conversation.channel
-
-    async def checkpoint(self, publication: Publication, ending: Sequence[Event] = ()) -> None:
-        """Fold what is not stored yet, and *ending*, onto the row as it now is.
-
-        Raises:
-            Fenced: the response is somebody else's now, or erased.
-        """
-        events = list(publication.unstored)
-        async with self._store.locked(*self._where) as held:
-            state = (await held.messages([publication.id])).get(publication.id)
-            lease = await held.lease(publication.id) if state else None
-            if state is None or lease is None or lease.holder != self._holder or lease.fenced:
-                publication.closed = f"response {publication.id!r} is not this publisher's any more"
-                raise Fenced(publication.closed)
-            for event in (*events, *ending):
-                fold(state, event)
-            if state.position is None:
-                state.position = publication.position
-            if state.position is None and state.ended:
-                state.position = insertion_position(state.started_ms or 0, 0)
-            if publication.metadata is not None:
-                state.metadata = publication.metadata
-            state.changed = True
-            await held.put([state])
-            now_s = _now_s()
-            renews = bool(ending) or now_s >= self._granted_s + _RENEW_EARLY * self.renew_s
-            if renews:
-                await held.grant(publication.id, self._holder, self._terms.lease_s)
-        self._granted_s = now_s if renews else self._granted_s
-        publication.stored(len(events))
-
-    async def commit(self, publication: Publication, ending: Sequence[Event]) -> None:
-        """As `checkpoint`, waiting for Postgres if need be.
-
-        Raises:
-            StoreUnavailable: it did not answer for `COMMIT_TIMEOUT_S`.
-        """
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + COMMIT_TIMEOUT_S
-        while True:
-            try:
-                async with asyncio.timeout_at(deadline):  # it may hang, too
-                    return await self.checkpoint(publication, ending)
-            except (StoreUnavailable, TimeoutError) as error:
-                if loop.time() > deadline:
-                    raise StoreUnavailable("Postgres did not take a response's end") from error
-                await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - jitter
-
-    async def told(self, publication: Publication) -> None:
-        """Note that readers know the end; if that fails, somebody tells them once more."""
-        try:
-            async with self._store.locked(*self._where) as held:
-                await held.told(publication.id)
-        except StoreUnavailable:
-            _log.warning("a told response could not be marked as told")
-
-
-def _now_s() -> float:
-    return asyncio.get_running_loop().time()
-
-
-async def _check_free(held: Held, state: MessageState) -> None:
-    if state.ended:
-        raise Conflict(f"response {state.id!r} has ended")
-    lease = await held.lease(state.id)
-    if lease is not None and lease.fenced:
-        raise Conflict(f"response {state.id!r} is being ended: begin one with a new id")
-    if lease is not None and lease.holder is not None and not lease.expired:
-        raise Conflict(f"response {state.id!r} is being published")
