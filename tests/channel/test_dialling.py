@@ -68,3 +68,21 @@ def _into(items):
         items.append(item)
 
     return listener
+
+
+async def test_a_retry_that_another_has_replaced_does_not_happen():
+    """As when a connection that waits to be tried again is suspended."""
+    before = asyncio.all_tasks()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        client = client_of(taken.getsockname()[1])
+        dialling = Dialling(client)
+        manager = client.connection.connection_manager
+        manager.start_retry_timer(20)
+        manager.start_retry_timer(60_000)
+        await asyncio.sleep(0.2)
+        assert client.connection.state == "initialized"
+    manager.cancel_retry_timer()
+    dialling.close()
+    await client.close()
+    await ends(before)
