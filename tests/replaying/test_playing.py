@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from core.saying import folded, start, stop, token
@@ -33,13 +33,15 @@ class Wire:
         self.gate.set()
         self.view = View({"messages": [], "reasons": []})
         self.again = 0
+        self._for_ever = []
         self.dies_at, self.died = 10**9, asyncio.Event()
         self._wanted, self._reached = 0, asyncio.Event()
 
     async def post(self, event):
         if self.posts >= self.dies_at:
             self.died.set()
-            await asyncio.Event().wait()
+            self._for_ever.append(asyncio.get_running_loop().create_future())
+            await self._for_ever[-1]
         self.posts += 1
         left = self.refusing.get(event.seq, 0)
         if left:
@@ -249,6 +251,7 @@ async def test_no_more_wait_for_an_answer_than_may(kept, monkeypatch):
     assert [e.seq for e in kept.wire.taken] == list(range(2, len(TEXT) + 2))
 
 
+@settings(max_examples=40, deadline=None)
 @given(
     refusing=st.dictionaries(st.integers(0, len(TEXT) + 1), st.integers(1, 3), max_size=3),
     cuts=st.lists(st.integers(0, 40), max_size=2),
@@ -276,3 +279,9 @@ async def played_on(refusing, cuts):
             done = max(done, player.done - 1)  # what was noted lags behind
     text, status = kept.wire.shown
     assert (text, status) == (TEXT, "completed")
+    for joined in range(len(kept.wire.taken)):
+        newcomer = View({"messages": [], "reasons": []})
+        for each in kept.wire.taken[joined:]:
+            newcomer.apply_event(each)
+        whole = [(m["text"], m["status"]) for m in newcomer.messages]
+        assert whole in ([], [(TEXT, "completed")]), "joined in the middle: all of it, or nothing"
