@@ -64,14 +64,15 @@ def old_stages():
 
 @pytest.fixture
 async def old_stage(house, old_stages):
-    """A conversation whose answers say what to rewind to: its newest message is seconds old.
+    """A conversation whose answers say what to rewind to: both its prompts are seconds old.
 
     Two are made at a time, so that the second test that needs one does not wait.
     """
     if not old_stages or time.monotonic() - old_stages[-1].created_s > FORGOTTEN_S:
         old_stages[:] = [Stage(house), Stage(house)]
         for each in old_stages:
-            await each.say("user-input", {"promptId": "p", "text": "Well?"}, id_="p")
+            for id_, text in (("p", "Well?"), ("q", "And?")):
+                await each.say("user-input", {"promptId": id_, "text": text}, id_=id_)
     made = old_stages.pop()
     await asyncio.sleep(max(0, made.created_s + OLD_S - time.monotonic()))
     yield made

@@ -128,7 +128,7 @@ async def test_sh_the_seed_is_older_than_history(old_stage, row):
     stored after the seed, and forgotten by the channel, is in neither."""
     stage = old_stage
     assert (await stage.ask())["rewind_from"]  # there is something to rewind to
-    stage.truth |= {"p": "Well?", "R1": ONE.text, "R2": TWO.text}
+    stage.truth |= {"p": "Well?", "q": "And?", "R1": ONE.text, "R2": TWO.text}
     recipe = stage.recipe(Seam)
     await recipe.read_database()
     ours = await stage.waiting_readers()
@@ -139,7 +139,7 @@ async def test_sh_the_seed_is_older_than_history(old_stage, row):
     await recipe.attach()
     await recipe.read_history()
     stage.answer()
-    right = [Shown("p", "Well?", DONE), ONE, TWO]
+    right = [Shown("p", "Well?", DONE), Shown("q", "And?", DONE), ONE, TWO]
     await ours.show(*right)
     assert recipe.shown == []
     row.shows("seam", [], right)

@@ -19,7 +19,7 @@ async def test_h06_a_tab_sleeps_before_it_attaches(old_stage, row):
     attaches: they are in neither."""
     stage = old_stage
     assert (await stage.ask())["rewind_from"]  # there is something to rewind to
-    stage.truth |= {"p": "Well?", "A": A, "B": "B1 "}
+    stage.truth |= {"p": "Well?", "q": "And?", "A": A, "B": "B1 "}
     recipe = stage.recipe(TokenRewind)
     await recipe.read_database()
     ours = await stage.waiting_readers()
@@ -29,7 +29,8 @@ async def test_h06_a_tab_sleeps_before_it_attaches(old_stage, row):
     stage.forget()
     await recipe.attach()
     stage.answer()
-    right = [Shown("p", "Well?", DONE), Shown("A", A, DONE), Shown("B", "B1 ", DONE)]
+    prompts = [Shown("p", "Well?", DONE), Shown("q", "And?", DONE)]
+    right = [*prompts, Shown("A", A, DONE), Shown("B", "B1 ", DONE)]
     await ours.show(*right)
     assert recipe.shown == []
     row.shows("token R", [], right)
