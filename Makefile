@@ -20,7 +20,7 @@ COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.run $(VENV)/.node ## a streaming conversation on embedded defaults; ARGS="--check" proves it exact
+demo: $(VENV)/.run $(VENV)/.node ## a streaming conversation and a chat, on embedded defaults; ARGS="--check" proves it exact
 	@exec $(BIN)/rehydrate demo $(ARGS)
 
 test: $(VENV)/.dev $(VENV)/.node ## all tests, on every core

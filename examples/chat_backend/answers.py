@@ -59,4 +59,4 @@ class Answers:
         try:
             await self._answer(*asked)
         except Exception as error:  # noqa: BLE001 - a task of ours has nobody else to tell
-            _log.warning("an answer could not be given: %s: %s", type(error).__name__, error)
+            _log.warning("an answer could not be given: %s", type(error).__name__)

@@ -18,7 +18,7 @@ export async function follow(conversation, options, show, tell) {
     view = next;
     show([...view.values()].map((each) => ({ ...each, parts: parts_of(each, calls.get(each.id)) })));
   };
-  const joined = await join(channel, (asked) => get(`/history/v1/conversations/${conversation}?${new URLSearchParams(asked)}`), render);
+  const joined = await join(channel, (asked) => get(`/history/v1/conversations/${conversation}?${new URLSearchParams({ ...asked, limit: 200 })}`), render);
   await channel.subscribe(['tool_call', 'tool_result'], ({ name: kind, data, extras }) => {
     const { responseId, toolCallId, status } = extras.headers;
     const own = calls.get(responseId) ?? calls.set(responseId, new Map()).get(responseId);

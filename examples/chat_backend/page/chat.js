@@ -165,7 +165,7 @@ async function start(transport) {
   await closing;
   following = transport === 'ably'
     ? await ably.follow(conversation, me.ably, show, tell)
-    : sse.follow(`/history/v1/conversations/${conversation}/stream`, show, tell);
+    : sse.follow(`/history/v1/conversations/${conversation}/stream?limit=200`, show, tell);
 }
 
 const choice = document.querySelector('#transport input[value=ably]');
