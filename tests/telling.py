@@ -39,6 +39,11 @@ async def publisher_to(server, channel):
         yield Publisher(ably, channel)
 
 
+def completed(*rids):
+    """Whether a reader has seen the responses *rids* completed."""
+    return lambda reader: all(reader.statuses.get(rid) == "completed" for rid in rids)
+
+
 class Publisher:
     """Says single events of responses."""
 

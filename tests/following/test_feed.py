@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 
 import pytest
 from ably import AblyRest
@@ -14,36 +13,9 @@ from rehydrate.errors import ChannelRefused
 from rehydrate.localably import Key, LocalAbly, Namespace
 from rehydrate.localably.capability import Capability
 from rehydrate.wiring.history import History
-from telling import attachments, history_over, publisher_to, reading, settings_for
+from telling import attachments, completed, history_over, publisher_to, reading, settings_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
-
-
-@pytest.fixture
-async def server():
-    async with LocalAbly() as running:
-        yield running
-
-
-@pytest.fixture(params=["rewind", "history"])
-async def history(request, module_database, server):
-    async with history_over(module_database, server, follow_strategy=request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def conversation():
-    return f"c-{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-async def publisher(server, conversation):
-    async with publisher_to(server, f"ai:{conversation}") as made:
-        yield made
-
-
-def completed(*rids):
-    return lambda reader: all(reader.statuses.get(rid) == "completed" for rid in rids)
 
 
 async def test_a_connection_that_is_cut_is_resumed_and_nothing_is_lost(

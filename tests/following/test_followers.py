@@ -2,43 +2,13 @@
 
 from __future__ import annotations
 
-import secrets
-
 import pytest
 
 from rehydrate.following import telling
-from rehydrate.localably import LocalAbly
 from rehydrate.recording import NewMessage
-from telling import history_over, publisher_to, reading
+from telling import completed, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
-
-
-@pytest.fixture
-async def server():
-    async with LocalAbly() as running:
-        yield running
-
-
-@pytest.fixture(params=["rewind", "history"])
-async def history(request, module_database, server):
-    async with history_over(module_database, server, follow_strategy=request.param) as made:
-        yield made
-
-
-@pytest.fixture
-def conversation():
-    return f"c-{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-async def publisher(server, conversation):
-    async with publisher_to(server, f"ai:{conversation}") as made:
-        yield made
-
-
-def completed(*rids):
-    return lambda reader: all(reader.statuses.get(rid) == "completed" for rid in rids)
 
 
 async def test_who_follows_an_empty_conversation_gets_an_empty_snapshot_then_what_is_said(

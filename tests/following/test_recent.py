@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from contextlib import AsyncExitStack
 
 import pytest
@@ -11,41 +10,17 @@ import pytest
 from rehydrate.core.events import Event
 from rehydrate.core.timeline import Watermark
 from rehydrate.following.recent import MOST_EVENTS, Recent, reaches
-from rehydrate.localably import LocalAbly
 from rehydrate.ports import Outgoing
 from rehydrate.recording import NewMessage
-from telling import attachments, history_over, publisher_to, reading
+from telling import attachments, history_over, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
-
-
-@pytest.fixture
-async def server():
-    async with LocalAbly() as running:
-        yield running
-
-
-@pytest.fixture(params=["rewind", "history"])
-async def history(request, module_database, server):
-    async with history_over(module_database, server, follow_strategy=request.param) as made:
-        yield made
 
 
 @pytest.fixture
 async def other(module_database, server):
     """Another process of the same service, as it were."""
     async with history_over(module_database, server) as made:
-        yield made
-
-
-@pytest.fixture
-def conversation():
-    return f"c-{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-async def publisher(server, conversation):
-    async with publisher_to(server, f"ai:{conversation}") as made:
         yield made
 
 
