@@ -282,7 +282,7 @@ async def test_curl_shows_it_as_it_comes(url, conversation, publisher):
         await curl.wait()
 
 
-async def test_streams_end_cleanly_when_the_service_is_told_to_end(
+async def test_streams_end_cleanly_when_the_service_is_told_to_end_and_no_token_is_in_its_log(
     module_database, server, conversation
 ):
     environment = {
@@ -294,23 +294,26 @@ async def test_streams_end_cleanly_when_the_service_is_told_to_end(
         "ABLY_TLS": "false",
         "REHYDRATE_SERVICE_KEYS": SERVICE_KEY,
     }
+    shown = token(server)
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "rehydrate", "serve", "--port", "0"),
         env=environment,
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(60):
             ready = (await process.stdout.readline()).decode().split()
             async with (
-                httpx.AsyncClient(base_url=ready[1], headers=bearer(SERVICE_KEY)) as client,
-                streamed(client, conversation) as stream,
+                httpx.AsyncClient(base_url=ready[1]) as client,
+                streamed(client, conversation, access_token=shown) as stream,
             ):
                 await stream.take(1)
                 process.terminate()
                 assert await stream.next() is None
-            assert await process.wait() == 0
+            _, log = await process.communicate()
+            assert process.returncode == 0
+            assert shown.rpartition(".")[2].encode() not in log
     finally:
         if process.returncode is None:
             process.kill()
