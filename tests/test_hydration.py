@@ -86,6 +86,19 @@ async def test_history_that_lags_behind_the_attach_point_is_read_again(room):
     assert [(m["text"], m["status"]) for m in hydrated.messages] == [("ab", "completed")]
 
 
+async def test_what_ended_between_the_reads_of_store_and_channel_is_whole(room):
+    """The channel keeps none of its text: what is committed before its end must be read."""
+    gate = Gate()
+    hydrating = room.house.spawn(room.hydrate(channel=Paused(room.channel, history=gate)))
+    await gate.reached()
+    async with room.respond("r", ephemeral=True) as response:
+        response.write("all of it")
+    gate.open()
+    (message,) = (await hydrating).messages
+    assert (message["text"], message["status"]) == ("all of it", "completed")
+    assert message["gaps"] == []
+
+
 async def test_what_is_recorded_later_than_until_needs_no_channel(room):
     serial = await room.tell("r", "ab")
     rules = room.rules._replace(now_ms=lambda: now_ms() + 10_000)

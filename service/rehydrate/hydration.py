@@ -204,6 +204,7 @@ async def read(
             if failed is None and not walk.joined and not walk.shows(until):
                 reasons.append(_BEHIND)
             timeline.fold(walk.events)
+            await _fill(timeline, walk.events, conversation_id, store)
             timeline.counts += walk.counts
     return Reading(conversation_id, name, stored, timeline, walk.window, reasons)
 
@@ -251,6 +252,24 @@ async def _learn(
     if unknown:
         for state in await store.states(conversation_id, unknown):
             timeline.add(state)
+
+
+async def _fill(
+    timeline: Timeline, events: Iterable[Event], conversation_id: str, store: ResponseStore
+) -> None:
+    """Ask the store again for what the channel showed the end of, but not all of the text.
+
+    It was committed before that end was told (law 7), and maybe after the store was read.
+    """
+    stopped = {event.message_id for event in events if event.kind == "stop"}
+    lacking = [
+        id_ for id_ in stopped if (state := timeline.messages.get(id_ or "")) and state.gaps()
+    ]
+    if not lacking:
+        return
+    for state in await store.states(conversation_id, lacking):
+        timeline.add(state)
+    timeline.fold(event for event in events if event.message_id in lacking)
 
 
 def _page(

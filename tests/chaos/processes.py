@@ -11,7 +11,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-READY_S = 90.0
+READY_S = 240.0
 TESTS = Path(__file__).parent.parent
 
 
