@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import httpx
 import pytest
 
-from api.conftest import problem
+from api.conftest import calling, make_access, problem
 from api.minting import ADMIN_KEY, KEY, READER, SERVICE_KEY, bearer, mint
+from rehydrate.api import inspection
+from rehydrate.api.app import create_app
+from rehydrate.errors import NotFound
 from rehydrate.localably import LocalAbly
 from rehydrate.recording import NewMessage
 from rehydrate.settings import load_settings
@@ -130,6 +135,37 @@ async def test_health_answers_also_where_nothing_else_does(module_database):
 async def test_what_makes_no_sense_is_named(admin, params, parameter):
     answer = await admin.get("/v1/admin/conversations", params=params)
     problem(answer, 422, "bad_parameter", parameter)
+
+
+async def test_an_admin_reads_what_readers_read_and_stores_what_backends_store(admin):
+    path = "/v1/conversations/of-an-admin"
+    body = {"messages": [{"id": "m", "role": "user", "text": "x"}]}
+    assert (await admin.post(f"{path}/messages", json=body)).status_code == 201
+    assert (await admin.get(path)).json()["messages"][0]["text"] == "x"
+    assert (await admin.get(f"{path}/messages/m")).status_code == 200
+    assert (await admin.head(f"{path}/stream")).status_code == 200
+    assert (await admin.get("/v1/conversations")).status_code == 200
+
+
+async def test_more_looks_at_once_than_are_taken_on_are_told_to_come_again(standin):
+    gate, waiting = asyncio.Event(), asyncio.Semaphore(0)
+
+    class Busy:
+        async def health(self):
+            waiting.release()
+            await gate.wait()
+            raise NotFound("for the test")
+
+    async with calling(
+        create_app(standin, make_access(), inspector=Busy()), **bearer(ADMIN_KEY)
+    ) as client, asyncio.timeout(20), asyncio.TaskGroup() as group:
+        for _ in range(inspection.AT_ONCE):
+            group.create_task(client.get("/v1/admin/health"))
+            await waiting.acquire()
+        refused = await client.get("/v1/admin/health")
+        gate.set()
+    problem(refused, 429, "too_many")
+    assert refused.headers["retry-after"] == "1"
 
 
 async def test_a_message_that_nobody_knows_is_not_found(admin):

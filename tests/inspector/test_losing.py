@@ -12,6 +12,8 @@ from api.minting import ADMIN_KEY
 from inspector.site import PATIENCE_MS, visited
 from rehydrate import NewMessage
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 
 @pytest.fixture
 async def cable(site):

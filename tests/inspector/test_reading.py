@@ -13,6 +13,8 @@ from inspector.site import PATIENCE_MS
 from rehydrate import NewMessage
 from rehydrate.ports import Outgoing
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 STORY = "The tide turns twice a day, and nobody has to ask it why. 潮は満ち引き。 "
 
 
@@ -131,6 +133,13 @@ async def test_three_streams_are_watched_to_their_ends_and_refreshed_meanwhile(v
         await expect(message.locator(".tag").first).to_have_text("Completed", timeout=PATIENCE_MS)
         assert await message.locator(".text").evaluate("e => e.textContent") == text
     await expect(timeline).to_contain_text("its end was told", timeout=PATIENCE_MS)
+    # every character came from somewhere, and the last words were heard here
+    sources = timeline.locator(".legend .num")
+    whole = str(len(texts["r-2"]))
+    await expect(timeline.locator("figcaption")).to_contain_text(whole, timeout=PATIENCE_MS)
+    database, history, live = map(int, await sources.all_inner_texts())
+    assert database + history + live == len(texts["r-2"])
+    assert live > 0
     await visit.shot("three-at-once")
     await visit.page.keyboard.press("Escape")
     await expect(timeline).to_have_count(0)

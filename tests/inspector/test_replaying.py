@@ -14,6 +14,8 @@ from inspector.site import PATIENCE_MS
 from rehydrate import NewMessage
 from rehydrate.ports import Outgoing
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 WORDS = [f"word-{n} " for n in range(40)]
 TEXT = "".join(WORDS)
 

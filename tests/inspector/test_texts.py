@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from urllib.parse import quote
 
+import pytest
 from playwright.async_api import expect
 
 from api.minting import SERVICE_KEY, bearer
 from inspector.site import PATIENCE_MS
 from rehydrate import NewMessage
 from rehydrate.ports import Outgoing
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CORPUS = [
     "<script>window.pwned = 1</script>",

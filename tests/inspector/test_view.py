@@ -11,6 +11,8 @@ from core.saying import event, folded, start
 from rehydrate.core import wire
 from rehydrate.following.telling import _said
 
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+
 CASES = 300
 _SHOW = """
 async (cases) => {

@@ -10,6 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rehydrate.api import answers, parameters
+from rehydrate.api.bounds import Bound
 from rehydrate.api.documents import ADMINS, problems, secured
 from rehydrate.api.inspected import (
     HealthOut,
@@ -28,6 +29,9 @@ if TYPE_CHECKING:
     from rehydrate.core.ids import Cursor
     from rehydrate.inspecting import Health, Inspected
     from rehydrate.ports import Listed
+
+AT_ONCE = 32
+"""Looks that may be under way at once; one more is told 429: readers go before."""
 
 
 class Inspector(Protocol):
@@ -76,7 +80,7 @@ def inspection_router(
             "Find conversations",
             "The newest first, each with what streams in it. With `query` or `streaming`, by id.",
             ("query", "streaming", "limit", "before"),
-            (401, 403, 422, 500, 503),
+            (401, 403, 422, 429, 500, 503),
         ),
         (
             "/v1/admin/conversations/{conversation_id}/messages/{message_id}/timeline",
@@ -85,7 +89,7 @@ def inspection_router(
             "The timeline of a message",
             "When its pieces came, from database or history; its publisher, and its lease.",
             ("conversation_id", "message_id"),
-            (401, 403, 404, 422, 500, 503),
+            (401, 403, 404, 422, 429, 500, 503),
         ),
         (
             "/v1/admin/health",
@@ -94,7 +98,7 @@ def inspection_router(
             "What this process stands on",
             "Database, channel, recorder. It answers 200 also where it says that one fails.",
             (),
-            (401, 403, 500),
+            (401, 403, 429, 500),
         ),
     ):
         made.add_api_route(
@@ -118,15 +122,17 @@ class _Inspection:
     def __init__(self, inspector: Inspector, admit: Callable[[Request], Awaitable[object]]) -> None:
         self._inspector = inspector
         self._admit = admit
+        self._looking = Bound(AT_ONCE, "looks")
 
     async def list(self, request: Request) -> Response:
         await self._admit(request)
-        found, older = await self._inspector.listed(
-            limit=parameters.limit(request),
-            before=parameters.before(request),
-            query=parameters.query(request),
-            streaming=parameters.streaming(request),
-        )
+        with self._looking:
+            found, older = await self._inspector.listed(
+                limit=parameters.limit(request),
+                before=parameters.before(request),
+                query=parameters.query(request),
+                streaming=parameters.streaming(request),
+            )
         listed: list[dict[str, Any]] = [listed_body(each) for each in found]
         return answers.live(
             dump({"conversations": listed, "older": older and encode_cursor(older)})
@@ -135,8 +141,10 @@ class _Inspection:
     async def timeline(self, request: Request) -> Response:
         await self._admit(request)
         where = (parameters.conversation_id(request), parameters.message_id(request))
-        return answers.live(dump(timeline_body(await self._inspector.inspect(*where))))
+        with self._looking:
+            return answers.live(dump(timeline_body(await self._inspector.inspect(*where))))
 
     async def health(self, request: Request) -> Response:
         await self._admit(request)
-        return answers.live(dump(health_body(await self._inspector.health())))
+        with self._looking:
+            return answers.live(dump(health_body(await self._inspector.health())))

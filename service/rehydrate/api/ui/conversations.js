@@ -126,7 +126,7 @@ function row(each) {
   const link = h('a', { href: toConversation(each.conversation_id) },
     h('span.row-title', {}, each.opens_with ? h('bdi', {}, each.opens_with) : id(each.conversation_id)),
     live,
-    h('span.row-sub', {}, each.opens_with ? id(each.conversation_id) : h('span.muted', {}, each.erased ? 'Erased' : 'Not recorded yet')),
+    h('span.row-sub', {}, each.opens_with ? id(each.conversation_id) : h('span.muted', {}, each.erased ? 'Erased' : 'Nothing finished yet')),
     time);
   const element = h('li', {}, link);
   update(each);
