@@ -156,9 +156,13 @@ async def test_more_looks_at_once_than_are_taken_on_are_told_to_come_again(stand
             await gate.wait()
             raise NotFound("for the test")
 
-    async with calling(
-        create_app(standin, make_access(), inspector=Busy()), **bearer(ADMIN_KEY)
-    ) as client, asyncio.timeout(20), asyncio.TaskGroup() as group:
+    async with (
+        calling(
+            create_app(standin, make_access(), inspector=Busy()), **bearer(ADMIN_KEY)
+        ) as client,
+        asyncio.timeout(20),
+        asyncio.TaskGroup() as group,
+    ):
         for _ in range(inspection.AT_ONCE):
             group.create_task(client.get("/v1/admin/health"))
             await waiting.acquire()
