@@ -3,7 +3,7 @@
     python -m bench replaying [--tokens 2000] [--per-s 20]
 
 The channel server, Postgres, and the readers (stock SDK) are processes of their own; the service is
-here. A chunk's deviation is when a reader has it, from the first chunk on, against when it came.
+here. A chunk's deviation is when a reader has it, from the start on, against when it came.
 Beside each replay a stock SDK publishes the same chunks at the same times by hand, from a process of
 its own: what that deviates, the machine does.
 """
@@ -57,7 +57,9 @@ async def listen(port, channel):
 
     def hear(message):
         now_s = time.time()
-        if message.name == "token":
+        if message.name == "start":
+            came.append((now_s, []))
+        elif message.name == "token":
             came.append((now_s, message.data.split()))
         elif message.name == "stop":
             ended.set()
@@ -134,10 +136,10 @@ async def said_by_hand(port, times_s):
 
 
 def deviations_ms(heard, times_s):
-    """How far from its time each chunk came, after the first."""
-    at_s = [came_s for came_s, words in heard for _ in words]
+    """How far from its time each chunk came, after the start."""
+    began_s, at_s = heard[0][0], [came_s for came_s, words in heard for _ in words]
     assert [int(w) for _, words in heard for w in words] == list(range(1, len(times_s) + 1))
-    off = [(a - at_s[0]) - (t - times_s[0]) for a, t in zip(at_s, times_s, strict=True)]
+    off = [a - began_s - t for a, t in zip(at_s, times_s, strict=True)]
     return sorted(abs(each) * 1000 for each in off)
 
 

@@ -251,6 +251,59 @@ async def test_no_more_wait_for_an_answer_than_may(kept, monkeypatch):
     assert [e.seq for e in kept.wire.taken] == list(range(2, len(TEXT) + 2))
 
 
+class Clock(asyncio.SelectorEventLoop):
+    """A loop whose time passes at once while nobody has anything to do."""
+
+    now_s = 0.0
+
+    def time(self):
+        return self.now_s
+
+    def _run_once(self):
+        if not self._ready and self._scheduled:
+            self.now_s = max(self.now_s, self._scheduled[0]._when)
+        super()._run_once()
+
+
+def played_at(kept, *, held_up_at=None):
+    """When each channel message of a replay was sent, of one that is held up for a second, or not."""
+
+    async def play():
+        loop, take = asyncio.get_running_loop(), kept.wire.take
+
+        def noting(event):
+            sent_s.append(loop.time())
+            if event.seq == held_up_at:
+                loop.now_s += 1.0
+            take(event)
+
+        kept.wire.take = noting
+        assert await kept.player().play()
+
+    sent_s = []
+    with asyncio.Runner(loop_factory=Clock) as runner:
+        runner.run(play())
+    assert kept.wire.shown[1] == "completed"
+    return sent_s
+
+
+@pytest.mark.parametrize(("speed", "rate"), [(1.0, 200.0), (3.0, 50.0), (0.0, 25.0)])
+def test_each_is_sent_when_it_is_due(speed, rate):
+    kept = Kept(ReplayTerms("stream", speed, "ai:c", 0, rate), text="x" * 100)
+    due_s = [step.at_s for step in kept.schedule.steps]
+    assert played_at(kept) == pytest.approx(due_s, abs=1e-3)
+
+
+def test_held_up_it_catches_up_but_sends_no_more_than_it_may():
+    kept = Kept(ReplayTerms("stream", 1.0, "ai:c", 0, 150.0), text="x" * 400)
+    sent_s = played_at(kept, held_up_at=50)
+    due_s = [step.at_s for step in kept.schedule.steps]
+    late_s = [sent - due for sent, due in zip(sent_s, due_s, strict=True)]
+    assert late_s[60] > 0.5
+    assert late_s[-1] == pytest.approx(0, abs=1e-3)
+    assert all(b - a > 1 - 1e-6 for a, b in zip(sent_s, sent_s[151:], strict=False))
+
+
 @settings(max_examples=40, deadline=None)
 @given(
     refusing=st.dictionaries(st.integers(0, len(TEXT) + 1), st.integers(1, 3), max_size=3),

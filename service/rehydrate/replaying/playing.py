@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Protocol
 from rehydrate.core.dialects import decode_all
 from rehydrate.core.events import Event
 from rehydrate.core.ids import MARGIN_MS
+from rehydrate.core.pacing import Pace
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:
@@ -26,9 +27,6 @@ if TYPE_CHECKING:
 
 WINDOW = 64
 """Channel messages of a replay that may wait for their acknowledgements."""
-
-LATEST_S = 1.0
-"""A replay that is later than that goes on from where it is, instead of hurrying."""
 
 TRIES = 5
 TRY_AGAIN_S = 0.25
@@ -81,6 +79,7 @@ class Player:
         self._outlet = outlet
         self._client_id = client_id
         self._keep = keep
+        self._pace = Pace(replay.terms.max_rate)
         self.acknowledged = replay.done or -1
         self.gen = replay.gen
         self.gen_from = replay.gen_from
@@ -167,16 +166,16 @@ class Player:
         """Send what is left, when it is due, until all is acknowledged or it is cancelled."""
         loop = asyncio.get_running_loop()
         index = self.acknowledged + 1
-        if index < len(self._steps):
-            base_s = loop.time() - self._steps[index].at_s
+        base_s = loop.time() - self._steps[self.acknowledged].at_s
         while index < len(self._steps) and not self._cancelled and self._failed is None:
-            due_s = base_s + self._steps[index].at_s
+            now_s = loop.time()
+            early_s = base_s + self._steps[index].at_s - now_s
             if len(self._sent) >= WINDOW:
                 await self._hear(None)
-            elif (early_s := due_s - loop.time()) > 0:
-                await self._hear(early_s)
+            elif (wait_s := max(early_s, self._pace.wait_s(now_s))) > 0:
+                await self._hear(wait_s)
             else:
-                base_s += -early_s if -early_s > LATEST_S else 0.0
+                self._pace.take(now_s)  # held up, it catches up, but no faster than it may
                 self._send(index)
                 index += 1
         await self._settle()
