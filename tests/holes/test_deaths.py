@@ -53,31 +53,58 @@ async def kill(process):
         await process.wait()
 
 
-async def test_h10_the_repair_is_lost(mortal, mortal_too, row):
+async def too_large_a_repair(stage):
+    """A response whose repair is too large for a message; what its readers show."""
+    chunks = [f"C{n} {'x ' * 4_990}C{n}. " for n in range(1, 8)]
+    stage.truth["C"] = "".join(chunks)
+    recipe = stage.recipe(TokenRewind)
+    await recipe.hydrate()
+    ours = await stage.readers()
+    c = await stage.begin("C")
+    await c.say(*chunks[:-1])
+    with stage.fault("refuse_publish", code=42911, nth=1):
+        await c.say(chunks[-1], refused=True)
+        await c.end()
+    right = Shown("C", stage.truth["C"], DONE)
+    await ours.show(right)
+    wrong = Shown("C", "".join(chunks[:-1]), STREAMING)
+    await recipe.shows(wrong)
+    return wrong, right
+
+
+async def dies_without_its_repair(stage, id_, *, keeps):
+    """A response whose second token is refused, by a process that is killed then; two readers."""
+    tokens = [f"{id_}{n} " for n in (1, 2, 3)]
+    stage.truth[id_] = "".join(tokens)
+    recipe = stage.recipe(TokenRewind)
+    await recipe.hydrate()
+    ours = await stage.readers()
+    with stage.fault("refuse_publish", code=42911, nth=3):
+        process = await stage.process(id_, *tokens, keeps=keeps)
+        await stage.heard(id_, 3)
+    if keeps:
+        await stage.keeps(id_, stage.truth[id_])
+    await kill(process)
+    return recipe, ours
+
+
+async def test_h10_the_repair_is_lost(mortal, mortal_too, stage, row):
     """A token is refused, and its publisher dies before it says the repair: the hole is for ever.
-    (B: as A, but it dies before its store has the token; that text is gone.)"""
-    rights = {"A": Shown("A", A, CUT), "B": Shown("B", "B1 B3 ", CUT, ((2, 2),))}
-    shown, scenes = [], []
-    for stage, (id_, right) in zip((mortal, mortal_too), rights.items(), strict=True):
-        tokens = [f"{id_}{n} " for n in (1, 2, 3)]
-        stage.truth[id_] = "".join(tokens)
-        recipe = stage.recipe(TokenRewind)
-        await recipe.hydrate()
-        ours = await stage.readers()
-        with stage.fault("refuse_publish", code=42911, nth=3):
-            process = await stage.process(id_, *tokens, keeps=id_ == "A")
-            await stage.heard(id_, 3)
-        if id_ == "A":
-            await stage.keeps("A", A)
-        await kill(process)
-        scenes.append((stage, recipe, ours, right))
-    for stage, recipe, ours, right in scenes:
-        await ours.show(right)
-        await recipe.shows(Shown(right.id, f"{right.id}1 {right.id}3 ", STREAMING))
-        shown += recipe.shown
-        late = await stage.readers()
-        await late.show(right)
-    row.shows("token R, H", shown, list(rights.values()))
+    (B: as A, but it dies before its store has the token; that text is gone. C: it lives, and its
+    repair is larger than a message may be.)"""
+    right = [Shown("A", A, CUT), Shown("B", "B1 B3 ", CUT, ((2, 2),))]
+    wrong = [Shown("A", "A1 A3 ", STREAMING), Shown("B", "B1 B3 ", STREAMING)]
+    scenes = [
+        (mortal, *await dies_without_its_repair(mortal, "A", keeps=True)),
+        (mortal_too, *await dies_without_its_repair(mortal_too, "B", keeps=False)),
+    ]
+    for (scene, recipe, ours), theirs, true in zip(scenes, wrong, right, strict=True):
+        await ours.show(true)
+        await recipe.shows(theirs)
+        late = await scene.readers()
+        await late.show(true)
+    theirs, true = await too_large_a_repair(stage)
+    row.shows("token R, H", [*wrong, theirs], [*right, true])
 
 
 async def test_h11_the_agent_crashes(mortal, row):
