@@ -20,6 +20,7 @@ from rehydrate.core.events import Event
 from rehydrate.hydration import Rules, hydrate
 from rehydrate.localably import LocalAbly
 from rehydrate.ports import Outgoing
+from rehydrate.publishing.ledger import Ledger
 from rehydrate.publishing.outbox import Outbox
 from rehydrate.publishing.publication import Terms
 from rehydrate.publishing.responding import respond
@@ -199,6 +200,12 @@ class Room:
         async with asyncio.timeout(PATIENCE_S):
             while (await self.stored())[rid][0] != text:  # noqa: ASYNC110 - others write it
                 await asyncio.sleep(0.01)
+
+    async def claimed(self, rid):
+        """A lease on *rid* whose publisher only says what the test says."""
+        ledger = Ledger(self.id, self.name, self.store, self.rules, Terms())
+        await ledger.claim(rid, None, None)
+        return ledger
 
     async def take_over(self, rid):
         """Give the lease of *rid* to somebody else, and let it run out at once."""

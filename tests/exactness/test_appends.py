@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from contextlib import aclosing, asynccontextmanager
-from types import SimpleNamespace
 
 import pytest
 
 from appending import DONE, appender_to
 from exactness.rooms import Gate, Paused, until, within
+from exactness.viewing import as_sdk
 from laws.readers import judge
 from laws.worlds import Joiner, Said, World, posted
 from rehydrate.core.reader import View
@@ -106,13 +106,6 @@ class Test9VersionsAsThrough:
             assert all(view.apply(as_sdk(each)) for each in heard)
         (shown,) = view.messages
         assert (shown["text"], shown["status"]) == ("abdc", "completed")
-
-
-def as_sdk(message):
-    """*message* as ably-python gives it."""
-    version = SimpleNamespace(serial=message.version_serial, metadata=message.version_metadata)
-    fields = message._asdict() | {"timestamp": message.timestamp_ms, "version": version}
-    return SimpleNamespace(**fields)
 
 
 class TestS2CatchUpPageByPage:

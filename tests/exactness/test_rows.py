@@ -13,16 +13,7 @@ from rehydrate.core.timeline import Tombstone, erased_mark
 from rehydrate.errors import Conflict, Fenced
 from rehydrate.hydration import Rules, hydrate
 from rehydrate.ports import Conversation
-from rehydrate.publishing.ledger import Ledger
-from rehydrate.publishing.publication import Terms
 from rehydrate.recording import NewMessage, catch_up, store_messages
-
-
-async def claimed(room, rid):
-    """A lease on *rid* whose publisher only says what the test says."""
-    ledger = Ledger(room.id, room.name, room.store, room.rules, Terms())
-    await ledger.claim(rid, None, None)
-    return ledger
 
 
 class Test7DeadBetweenTheCommitAndTheStop:
@@ -48,7 +39,7 @@ class Test7DeadBetweenTheCommitAndTheStop:
 
 class Test8TheSweeperDestroysNoText:
     async def test_what_was_said_before_the_sweepers_stop_is_kept(self, room):
-        zombie = await claimed(room, "r")
+        zombie = await room.claimed("r")
         await room.tell("r", "ab", stop=False)
         await room.catch_up()
         await room.say("token", "c", responseId="r", seq=3)

@@ -9,21 +9,12 @@ from exactness.viewing import viewing
 from rehydrate.core.response import MessageState, fold
 from rehydrate.errors import Fenced
 from rehydrate.ports import Due
-from rehydrate.publishing.ledger import Ledger
-from rehydrate.publishing.publication import Terms
 from rehydrate.recording import NewMessage
 from rehydrate.store.postgres import PostgresStore
 from rehydrate.upkeep.idling import end_idle
 from rehydrate.upkeep.sweeping import sweep, untold
 
 pytestmark = pytest.mark.slow
-
-
-async def claimed(room, rid):
-    """A lease on *rid* whose publisher only says what the test says."""
-    ledger = Ledger(room.id, room.name, room.store, room.rules, Terms())
-    await ledger.claim(rid, None, None)
-    return ledger
 
 
 async def swept(room, rid, *, channel=None, lease_s=0.0):
@@ -72,7 +63,7 @@ class Test7DeadBetweenTheCommitAndTheStop:
 
 class Test8TheSweeperDestroysNoText:
     async def test_what_the_recorder_had_not_read_is_kept_and_the_zombie_is_fenced(self, room):
-        zombie = await claimed(room, "r")
+        zombie = await room.claimed("r")
         await room.tell("r", "ab", stop=False)
         await room.catch_up()
         await room.say("token", "c", responseId="r", seq=3)
@@ -87,7 +78,7 @@ class Test8TheSweeperDestroysNoText:
 
     async def test_a_zombies_token_with_the_number_of_the_stop_changes_nothing_twice(self, room):
         """It comes first, live: the stop seems old, and is the end all the same."""
-        await claimed(room, "r")
+        await room.claimed("r")
         await room.tell("r", "ab", stop=False)
         await room.take_over("r")
         stopping = Gate()
@@ -121,7 +112,7 @@ class Test8TheSweeperDestroysNoText:
         assert await room.stored() == {"r": ("abc", "interrupted")}
 
     async def test_what_only_a_checkpoint_had_is_shown_to_live_readers_by_the_end(self, room):
-        ledger = await claimed(room, "r")
+        ledger = await room.claimed("r")
         async with viewing(room) as view:
             await room.tell("r", "ab", stop=False)
             await until(lambda: view.texts == {"r": ("ab", "in_progress")})
@@ -194,7 +185,7 @@ class TestS12TheEndWhilePostgresIsAway:
             yield made
 
     async def test_a_sweeper_takes_nobody_for_dead_who_still_talks(self, room):
-        await claimed(room, "r")
+        await room.claimed("r")
         await room.tell("r", "ab", stop=False)
         await room.take_over("r")  # it could not renew its lease: Postgres was away
         assert not await swept(room, "r", lease_s=30.0)
