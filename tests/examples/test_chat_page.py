@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import shutil
 from contextlib import asynccontextmanager
 
@@ -139,17 +140,18 @@ async def test_what_the_backend_refuses_is_said_and_the_question_stays(chat):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("scheme", ["light", "dark"])
-@pytest.mark.parametrize("width", [400, 1200])
-async def test_nothing_is_cut_off_on_a_phone_or_on_a_desk(chat, scheme, width):
+async def test_nothing_is_cut_off_on_a_phone_or_on_a_desk(chat):
     async with browser() as chromium:
-        visitor = await chromium.new_context(
-            color_scheme=scheme, viewport={"width": width, "height": 800}
-        )
-        page = await opened(visitor, chat.url, [])
+        page = await opened(await chromium.new_context(), chat.url, [])
         await page.get_by_role("button", name="All three at once").click()
         await page.wait_for_function(ENDED, arg=3)
-        wide = "document.documentElement.scrollWidth <= innerWidth"
-        assert await page.evaluate(wide)
-        header = await page.locator("header").bounding_box()
-        assert header["height"] < 64
+        grounds = set()
+        for width, scheme in itertools.product((400, 1200), ("light", "dark")):
+            await page.set_viewport_size({"width": width, "height": 800})
+            await page.emulate_media(color_scheme=scheme)
+            assert await page.evaluate("document.documentElement.scrollWidth <= innerWidth")
+            assert (await page.locator("header").bounding_box())["height"] < 64
+            composer = await page.locator("#composer").bounding_box()
+            assert composer["y"] + composer["height"] <= 800
+            grounds.add(await page.evaluate("getComputedStyle(document.body).backgroundColor"))
+        assert len(grounds) == 2, "light and dark"

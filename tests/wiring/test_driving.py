@@ -12,7 +12,8 @@ import pytest
 
 from providers.conftest import eventually, scripted
 from rehydrate.errors import BadParameter, Conflict, Fenced
-from rehydrate.localably import LocalAbly
+from rehydrate.localably import Key, LocalAbly
+from rehydrate.localably.capability import Capability
 from scripted_openai.endpoint import Raw, Stall
 from scripted_openai.turns import ResponseTurn, RunTurn
 from telling import history_over, publisher_to, reading
@@ -183,6 +184,21 @@ async def test_a_conversation_that_is_erased_stops_the_answer_and_the_vendor(
             await asyncio.wait_for(running, 30)
     assert (await history.hydrate(conversation)).messages == []
     eventually(lambda: vendor.endpoint.open_streams == 0)
+
+
+async def test_without_subscribe_capability_nobody_can_stop_it_and_it_goes_on(
+    module_database, conversation, vendor
+):
+    vendor.endpoint.answer = in_order(ResponseTurn("resp_1").message(STORY).completed())
+    rights = Capability({"*": frozenset({"publish", "history"})})
+    async with (
+        LocalAbly(keys=[Key("app", "key", "secret", rights)]) as server,
+        history_over(module_database, server) as history,
+        vendor.client() as client,
+    ):
+        driven = await history.run_openai(conversation, client, input="?", **ASK)
+        answer = await stored(history, conversation, driven.response_id)
+    assert (answer["text"], answer["status"]) == (STORY, "completed")
 
 
 async def test_a_later_prompt_goes_on_from_the_answer_before(history, conversation, vendor):

@@ -141,8 +141,8 @@ class Driving:
         """Have OpenAI's Responses API answer a prompt in a conversation, tools and all.
 
         The prompt is stored and said; then the answer is, as `respond` would, with every call of a
-        tool and its result, until the model is done. A ``cancel`` on the channel stops it, and so
-        does cancelling the task; the vendor is stopped, too.
+        tool and its result, until the model is done. A ``cancel`` on the channel stops it (where
+        our key may subscribe), and so does cancelling the task; the vendor is stopped, too.
 
         A bad end is told to everybody and returned, not raised: see ``outcome``.
 
