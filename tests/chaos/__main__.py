@@ -3,7 +3,8 @@
 `python -m chaos --rounds 200 [--seed N] [--json] [--faults NAME,NAME] [--each N]`: real processes,
 real kill -9. There are two worlds, side by side: one keeps its channels when the channel server
 starts anew, the other loses them. Exit code 0: nothing was lost or doubled, and within two leases
-after the last fault of each round every reader had seen every response end.
+after the last fault of each round every reader had seen every response end. (The time for which a
+busy machine gave us no turn, which is measured and told, does not count.)
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def report(worlds):
         "betrayed": sum(len(round_.betrayed) for round_ in rounds),
         "changed": sum(world["changed"] for world in worlds),
         "longest_s": round(max((each.after_s for each in ended), default=0.0), 2),
+        "stalled_s": round(max((each.stalled_s for each in ended), default=0.0), 2),
         "limit_s": LIMIT_S,
     }
 
@@ -57,7 +59,9 @@ def is_good(told):
 def line(round_):
     """What is said of one round."""
     longest_s = max((each.after_s for each in round_.ended), default=0.0)
+    stalled_s = max((each.stalled_s for each in round_.ended), default=0.0)
     said = f"{round_.conversation_id}: {', '.join(round_.faults)}: {longest_s:.1f} s"
+    said += f" ({stalled_s:.1f} s stalled)" if stalled_s > 1 else ""
     bad = [each for each in round_.ended if each.lost or each.doubled or each.late]
     if bad or round_.unended or round_.betrayed:
         said += f": WRONG {bad} unended {round_.unended} betrayed {round_.betrayed}"

@@ -16,7 +16,10 @@ _NEVER_S = 3.0
 
 
 class Ended(NamedTuple):
-    """How one response ended, and how long after the last fault all had seen it."""
+    """How one response ended, and how long after the last fault all had seen it.
+
+    ``stalled_s``: how much of that the machine had no turn for us; on one that has, nearly nothing.
+    """
 
     id: str
     status: str
@@ -24,10 +27,11 @@ class Ended(NamedTuple):
     lost: int
     doubled: int
     after_s: float
+    stalled_s: float
 
     @property
     def late(self):
-        return self.after_s > LIMIT_S
+        return self.after_s - self.stalled_s > LIMIT_S
 
 
 def never_begun(playing, answers, id_):
@@ -38,7 +42,7 @@ def never_begun(playing, answers, id_):
     return all(m["id"] != id_ for answer in said for m in answer["messages"])
 
 
-def measured(playing, message, after_s):
+def measured(playing, message):
     """Compare *message* with what its publisher had to say."""
     id_, text, status = message["id"], message["text"], message["status"]
     whole = "".join(tokens_of(id_, mean=MEAN_TOKENS))
@@ -51,7 +55,9 @@ def measured(playing, message, after_s):
         doubled = 1
     elif status not in ("interrupted", "failed", "cancelled"):
         lost = len(whole) - len(text)  # it does not say that something is missing
-    return Ended(id_, status, len(text), lost, doubled, after_s)
+    after_s = playing.since(id_)
+    stalled_s = min(after_s, playing.stalled_s)
+    return Ended(id_, status, len(text), lost, doubled, after_s, stalled_s)
 
 
 def _within(text, whole):

@@ -16,6 +16,7 @@ RESPONSES = 4
 """And two more for each fault; they begin one after the other, so that each meets some."""
 
 _A_FAULT_S = 1.6
+_TURN_S = 0.05
 
 
 class Round(NamedTuple):
@@ -49,7 +50,7 @@ class _Playing:
         self.losses = world.losses
         self.kills = {each: each.kills for each in world.publishers}
         self.outcomes = {}
-        self.over_s = 0.0
+        self.over_s = self.stalled_s = 0.0
         self.told_s = {}
         self.follower = Follower(world, self.conversation_id)
         world.dead.clear()
@@ -67,7 +68,7 @@ class _Playing:
         for name in self.names:
             await asyncio.sleep(self.chance.uniform(0.1, 1.2))
             await faults.make(self.world, name, self.chance)
-        self.over_s = time.monotonic()
+        self.over_s, self.stalled_s = time.monotonic(), 0.0
 
     def listen(self):
         """Take what publishers say became of their responses; of one that was killed, nothing."""
@@ -83,6 +84,13 @@ class _Playing:
         """How long ago everything worked again, and the publisher was done with *id_*, in s."""
         return max(0.0, time.monotonic() - max(self.over_s, self.told_s.get(id_, 0.0)))
 
+    async def watch_the_machine(self):
+        """Add up how long a process that wants to run has to wait for its turn."""
+        while True:
+            began_s = time.monotonic()
+            await asyncio.sleep(_TURN_S)
+            self.stalled_s += max(0.0, time.monotonic() - began_s - 1.5 * _TURN_S)
+
     @property
     def shown(self):
         """What readers show, by kind."""
@@ -92,7 +100,8 @@ class _Playing:
 async def play(world, number, chance, *, names=None):
     """Play one round; *names*: of faults, instead of chance."""
     playing = _Playing(world, number, chance, names or faults.some(world, chance))
-    following = asyncio.create_task(playing.follower.run())
+    beside = [asyncio.create_task(playing.follower.run())]
+    beside.append(asyncio.create_task(playing.watch_the_machine()))
     try:
         playing.begin()
         await playing.break_things()
@@ -104,8 +113,9 @@ async def play(world, number, chance, *, names=None):
     finally:
         await faults.mend(world)
         world.readers.say({"leave": playing.conversation_id})
-        following.cancel()
-        await asyncio.gather(following, return_exceptions=True)
+        for task in beside:
+            task.cancel()
+        await asyncio.gather(*beside, return_exceptions=True)
         world.shown.pop(playing.conversation_id, None)
 
 
@@ -121,7 +131,7 @@ async def _see_the_end(playing):
         for id_ in done:
             seen = _seen_by_all(answers, playing.shown, id_)
             if isinstance(seen, dict):
-                ended.append(measured(playing, seen, playing.since(id_)))
+                ended.append(measured(playing, seen))
                 left.discard(id_)
             elif never_begun(playing, answers, id_):
                 left.discard(id_)
