@@ -42,7 +42,7 @@ long. What comes then, grows: where Ably, or this machine, is slow, there are fe
 a longer queue."""
 
 MOST_LANES = 100
-FREE_PER_S = 2_500
+FREE_PER_S = 5_000
 """Publishes a second of a process that Ably sets no rate: more would only keep it busy, and what
 many responses say within the turn of each goes out together."""
 
