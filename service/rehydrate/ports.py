@@ -47,6 +47,11 @@ class Subscription(Protocol):
         """Messages and discontinuities, until the subscription is closed."""
         ...
 
+    @property
+    def idle(self) -> bool:
+        """Whether none of them waits to be taken."""
+        ...
+
     async def heard_within(self, within_s: float) -> bool:
         """Whether it is attached, and has shown in the last *within_s* seconds that it is alive.
 

@@ -113,6 +113,11 @@ class LiveSubscription:
             await self._arrived.wait()
         return self._items.popleft()
 
+    @property
+    def idle(self) -> bool:
+        """See the port."""
+        return not self._items
+
     async def heard_within(self, within_s: float) -> bool:
         """See the port."""
         return (

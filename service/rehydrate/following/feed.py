@@ -164,6 +164,8 @@ class Feed(Mending):
                 self._lose()
             else:
                 self._hear(item)
+                if live.idle:
+                    self._wake_now()
 
     def _attached(self) -> None:
         self._heard_ms = self._rules.now_ms()

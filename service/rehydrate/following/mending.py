@@ -102,7 +102,7 @@ class Mending:
         self._hint_ms = hint_ms
         self._name = ""
         self._live: Subscription | None = None
-        self._waking = False
+        self._waking: asyncio.Handle | None = None
         self._following: asyncio.Task[None] | None = None
         self._mending: asyncio.Task[None] | None = None
         self._mending_ms = 0
@@ -111,12 +111,17 @@ class Mending:
 
     def wake(self) -> None:
         """Let everybody look, once for all that is told by then."""
-        if self.watchers and not self._waking:
-            self._waking = True
-            asyncio.get_running_loop().call_soon(self._wake)
+        if self.watchers and self._waking is None:
+            self._waking = asyncio.get_running_loop().call_soon(self._wake)
+
+    def _wake_now(self) -> None:
+        """Let them look now, if they are to: nothing more is told at the moment."""
+        if self._waking is not None:
+            self._waking.cancel()
+            self._wake()
 
     def _wake(self) -> None:
-        self._waking = False
+        self._waking = None
         for look in list(self.watchers):
             look()
 
