@@ -70,7 +70,7 @@ async def setting(url, value):
 class Said:
     """What `respond` has said: as much of a publication as its ledger looks at."""
 
-    closed = None
+    closed = metadata = None
 
     def __init__(self, response_id):
         self.id = response_id
