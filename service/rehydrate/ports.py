@@ -50,7 +50,6 @@ class Subscription(Protocol):
     @property
     def idle(self) -> bool:
         """Whether none of them waits to be taken."""
-        ...
 
     async def heard_within(self, within_s: float) -> bool:
         """Whether it is attached, and has shown in the last *within_s* seconds that it is alive.
