@@ -41,6 +41,7 @@ async def shown(curl):
 async def test_two_demos_on_one_folder_share_and_leave_nothing_behind_at_sigterm(tmp_path):
     async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as first:
         url = await first.ready()
+        await first.says("A chat with")
         ports = listening_ports(processes_on(tmp_path))
         assert int(url.rpartition(":")[2]) in ports
         assert len(ports) == 5, "the database, the channel server, the service, a model, a chat"

@@ -63,10 +63,11 @@ async def _show() -> int:
         _running("demo") as (target, settings, children, made_key),
         AsyncExitStack() as stack,
     ):
-        chat = await started_chat(stack, _environment(settings))
-        _progress(_tour(target, settings, made_key) + chat.tour)
+        _progress(_tour(target, settings, made_key))
         sys.stdout.write(f"ready {target.url}\n")
         sys.stdout.flush()
+        chat = await started_chat(stack, _environment(settings))
+        _progress(chat.tour)
         await _one_ends([*children, *chat.children])
     return 1
 
