@@ -17,7 +17,7 @@ EVERY = {
     if name.isupper() and not name.startswith("_") and isinstance(sql, str)
 }
 ACROSS_CONVERSATIONS = {
-    *("CONVERSATIONS", "CONVERSATIONS_BEFORE", "NOW_MS", "VERSION"),
+    *("CONVERSATIONS", "CONVERSATIONS_BEFORE", "FLOOR", "NOW_MS", "VERSION"),
     *("BACKLOG", "FOUND", "FOUND_ON_CHANNEL", "FOUND_STREAMING"),  # of inspectors
     *("NEWEST", "NEWEST_BEFORE"),  # as above
     *("DUE", "ERASED", "IDLE", "ON_CHANNELS", "OVERDUE"),  # of sweepers, eraser, webhooks
