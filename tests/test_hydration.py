@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 
 import pytest
 
 from exactness.rooms import Gate, Paused, channel_of, now_ms, open_house, within
+from rehydrate import hydration
 from rehydrate.core.ids import at_or_before, channel_serial, decode_cursor
 from rehydrate.errors import BadParameter, StoreUnavailable
 from rehydrate.hydration import MAX_LIMIT
@@ -350,3 +352,18 @@ async def test_an_answer_that_cannot_show_yet_that_it_reaches_until_says_so(room
         ("history_unavailable", True)
     ]
     assert (await room.hydrate(until=f"{now_ms() - 60_000:014d}-000@x")).complete
+
+
+async def test_what_the_store_was_given_while_the_channel_was_read_is_no_gap(room, monkeypatch):
+    """The stop is on the channel, and the text that only the store has came after it was asked."""
+    monkeypatch.setattr(hydration, "EPHEMERAL_LAG_S", 0.01)
+    asked = Gate()
+    publishing = room.respond("r", ephemeral=True)
+    response = await publishing.__aenter__()
+    response.write("all of it")
+    answering = asyncio.create_task(room.hydrate(channel=Paused(room.channel, history=asked)))
+    await asked.reached()
+    await publishing.__aexit__(None, None, None)
+    asked.open()
+    (message,) = (await within(answering)).messages
+    assert (message["text"], message["status"], message["gaps"]) == ("all of it", "completed", [])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -26,6 +27,10 @@ if TYPE_CHECKING:
 
     from rehydrate.core.events import Event
     from rehydrate.ports import ChannelLog, ResponseStore, Stored
+
+EPHEMERAL_LAG_S = 0.7
+"""How long after it was said an ephemeral token is in the store at the latest: checkpoints are half a
+second apart. Who has attached before this answer was asked for then misses none between the two."""
 
 MAX_LIMIT = 200
 _LAST = "~"
@@ -186,6 +191,9 @@ async def read(
     early_ms = since_hint_ms if may_need_read(until, rules.now_ms()) else None
     async with walk.started_early(channel_name, early_ms):
         stored = await store.load(conversation_id, limit=limit, before=before)
+        if any(state.ephemeral for state in stored.open):
+            await asyncio.sleep(EPHEMERAL_LAG_S)
+            stored = await store.load(conversation_id, limit=limit, before=before)
         row = stored.conversation
         watermark = row.watermark if row else None
         name = row.channel if row else channel_name

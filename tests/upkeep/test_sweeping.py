@@ -147,6 +147,33 @@ async def test_a_reader_who_lacks_what_the_store_has_gets_it_with_the_end(
         await stock.close()
 
 
+async def test_half_done_tool_calls_are_closed_and_those_that_are_done_stay(history, monkeypatch):
+    async def no_end(*_):
+        return None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(responding, "_end", no_end)
+        async with history.respond("sweep-9", "r1") as response:
+            response.tool_call("done", "find", {"q": 1})
+            response.tool_result("done", [1])
+            response.tool_call("failed", "find", {"q": 2})
+            response.tool_result("failed", {"error": "no"}, failed=True)
+            response.tool_call("half", "find")
+            response.tool_args("half", '{"q":')
+            await asyncio.sleep(0.8)
+    for task in asyncio.all_tasks():
+        if task.get_name() == "checkpoints of r1":
+            task.cancel()
+    message = await ended(history, "sweep-9", "r1")
+    assert message["status"] == "interrupted"
+    assert [(part["status"], part["args"], part["result"]) for part in message["parts"]] == [
+        ("completed", {"q": 1}, [1]),
+        ("failed", {"q": 2}, {"error": "no"}),
+        ("incomplete", '{"q":', None),
+    ]
+    assert (await stops(history, "sweep-9", "r1"))[0].extras["headers"]["status"] == "interrupted"
+
+
 async def test_an_end_that_was_committed_but_not_told_is_told(history, monkeypatch):
     await die(history, "sweep-2", "r1", ["all of it"], monkeypatch, at="commit")
     message = await ended(history, "sweep-2", "r1")

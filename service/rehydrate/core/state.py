@@ -48,11 +48,12 @@ class MessageState:
         pointer: the highest seq of a repair whose text only the store has.
         provisional: ended by the idle limit alone.
         changed: something was folded since the state was read from where it is kept.
+        ephemeral: its publisher's tokens are not in history; the store has them, a little later.
         extent: how much it holds, once that is of interest; None: to be measured.
     """
 
     __slots__ = (
-        "anonymous", "cells", "changed", "end", "error", "extent", "finished_ms", "gen", "headless", "id", "inexact",
+        "anonymous", "cells", "changed", "end", "ephemeral", "error", "extent", "finished_ms", "gen", "headless", "id", "inexact",
         "last_id", "metadata", "owner", "pointer", "position", "prompt_id", "provisional", "recent",
         "repaired", "role", "runs", "sealed", "seq", "serial", "start_id", "started_ms", "status",
         "steps", "tail", "usage",
@@ -66,7 +67,7 @@ class MessageState:
         self.position: str | None = None
         self.prompt_id: str | None = None
         self.owner: Owner | None = None
-        self.anonymous = False
+        self.anonymous = self.ephemeral = False
         self.started_ms: int | None = None
         self.finished_ms: int | None = None
         self.metadata: Any = None

@@ -51,7 +51,7 @@ class Ledger:
         self._granted_s = -math.inf
 
     async def claim(
-        self, response_id: str, prompt_id: str | None, metadata: Any
+        self, response_id: str, prompt_id: str | None, metadata: Any, *, ephemeral: bool = False
     ) -> tuple[int, str]:
         """Make the response ours; return its gen, and the conversation's channel.
 
@@ -71,6 +71,7 @@ class Ledger:
             state.owner = Owner(self._terms.client_id)
             state.prompt_id = prompt_id or state.prompt_id
             state.metadata = metadata if metadata is not None else state.metadata
+            state.ephemeral = ephemeral
             state.started_ms = self._now_ms()
             state.changed = True
             await held.put([state])

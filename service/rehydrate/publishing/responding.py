@@ -205,7 +205,7 @@ async def respond(
         check_message_id(prompt_id, "prompt_id")
     _check_json("metadata", metadata, METADATA_BYTES)
     ledger = Ledger(conversation_id, channel_name, store, rules, terms)
-    gen, name = await ledger.claim(response_id, prompt_id, metadata)
+    gen, name = await ledger.claim(response_id, prompt_id, metadata, ephemeral=ephemeral)
     with outbox.tray(name) as tray:
         publication = Publication(
             response_id, gen, tray=tray, rules=rules, terms=terms, ephemeral=ephemeral

@@ -17,6 +17,7 @@ NAMES = (
     "role", "gen", "status", "prompt_id", "owner", "anonymous", "started_ms", "finished_ms",
     "metadata", "usage", "error", "end", "seq", "serial", "last_id", "start_id", "repaired",
     "headless", "inexact", "sealed", "provisional", "pointer", "recent", "steps", "cells",
+    "ephemeral",
 )  # fmt: skip
 """The attributes of `MessageState` that are kept here; its runs and its position are not.
 

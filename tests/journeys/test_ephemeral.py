@@ -1,0 +1,55 @@
+"""Responses whose tokens Ably does not keep: readers rest on checkpoints, half a second apart."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+
+import httpx
+import pytest
+
+from journeys.readers import by_javascript, by_python, must_show, plans, skip_without_node
+from rehydrate.demo.texts import tokens_of
+
+pytestmark = pytest.mark.slow
+
+PAUSE_S = 0.05
+
+
+async def publish(history, conversation_id, tokens):
+    async with asyncio.TaskGroup() as group:
+        for id_, said in tokens.items():
+            group.create_task(_publish(history, conversation_id, id_, said))
+
+
+async def _publish(history, conversation_id, id_, said):
+    async with history.respond(conversation_id, id_, ephemeral=True) as response:
+        for token in said:
+            response.write(token)
+            await asyncio.sleep(PAUSE_S)
+
+
+async def hydrates(target):
+    """How many answers the service has given."""
+    async with httpx.AsyncClient() as http:
+        told = (await http.get(f"{target.url}/metrics")).text
+    return sum(map(float, re.findall(r"rehydrate_hydrates_total\{.*\} (\S+)", told)))
+
+
+async def test_readers_show_the_truth_after_at_most_one_more_try(
+    stack, history, conversation, tmp_path
+):
+    skip_without_node()
+    tokens = {f"{conversation}-{n}": tokens_of(f"{conversation}{n}", mean=150) for n in range(2)}
+    texts = {id_: "".join(said) for id_, said in tokens.items()}
+    target = stack.target(conversation)
+    before = await hydrates(target)
+    async with asyncio.TaskGroup() as group:
+        group.create_task(publish(history, conversation, tokens))
+        ours = group.create_task(by_python(target, texts, plans(4, 2)))
+        theirs = group.create_task(by_javascript(tmp_path, target, texts, plans(4, 2)))
+    shown = ours.result() + theirs.result()
+    must_show(shown, texts)
+    kept = [m.name async for page in history._channel.history(target.channel) for m in page]
+    assert set(kept) == {"start", "stop"}
+    assert await hydrates(target) - before <= 2 * len(shown)
