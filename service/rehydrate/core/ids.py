@@ -11,6 +11,7 @@ import base64
 import binascii
 import json
 import re
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from rehydrate.errors import BadParameter
@@ -37,12 +38,13 @@ class Cursor(NamedTuple):
 
 def is_name(value: Any) -> bool:
     """Whether *value* can be the id of a message: 1 to 256 characters, and what text can be."""
-    return (
-        isinstance(value, str)
-        and 1 <= len(value) <= SERIAL_LENGTH
-        and not has_control(value)
-        and _is_utf8(value)
-    )
+    return isinstance(value, str) and 1 <= len(value) <= SERIAL_LENGTH and _can_be_name(value)
+
+
+@lru_cache(maxsize=1_024)
+def _can_be_name(text: str) -> bool:
+    """Remembered: every token of a response says the same name."""
+    return not has_control(text) and _is_utf8(text)
 
 
 def check_message_id(message_id: str, parameter: str = "id") -> str:

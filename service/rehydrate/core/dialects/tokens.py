@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 
 _NO_HEADERS: Mapping[str, Any] = {}
 _CREATE = 0
+_NOTHING_OF_TOOLS = (None,) * 6
+"""An event's fields from ``tool_call_id`` to ``prompt_id``."""
+
 _SEQ_DIGITS = 10
 
 
@@ -118,8 +121,22 @@ def _textual(kind: Kind) -> Callable[[ChannelMessage, Mapping[str, Any], bool], 
     def read(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
         if not isinstance(message.data, str):
             return _event("void", message, headers, ephemeral)
-        part = _label(headers, "part")
-        return _event(kind, message, headers, ephemeral, text=message.data, part=part)
+        replay_of = headers.get("replayOf")
+        # what `_event` does, without its detour through keyword arguments: nearly all are these
+        told = (
+            kind,
+            _name(headers, "responseId"),
+            _count(headers, "gen", 1) or 1,
+            _count(headers, "seq", 0),
+            message.serial,
+            message.id,
+            message.client_id,
+            message.timestamp_ms,
+            message.data,
+            _label(headers, "part"),
+        )
+        replayed = replay_of if isinstance(replay_of, str) else None
+        return tuple.__new__(Event, (*told, *_NOTHING_OF_TOOLS, replayed, ephemeral, None))
 
     return read
 
