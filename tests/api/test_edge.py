@@ -64,9 +64,9 @@ def test_no_log_of_the_server_shows_it_even_where_its_access_log_is_on(caplog, m
             client.get(f"{url}/nowhere?access_token={SECRET}")
         finally:
             logging.getLogger("httpx").setLevel(logging.NOTSET)
-    of_server = [each for each in caplog.records if each.name == "uvicorn.access"]
+    of_server = {each.getMessage() for each in caplog.records if each.name == "uvicorn.access"}
     assert len(of_server) == 2
-    assert "/v1/conversations/c?limit=1" in of_server[0].getMessage()
+    assert any("/v1/conversations/c?limit=1" in message for message in of_server)
     assert SECRET not in caplog.text
     assert not any(SECRET in str(vars(each)) for each in caplog.records)
 
