@@ -34,9 +34,12 @@ async def sweepers_die(world, chance):
     """kill -9 of those who may be just ending what a publisher left behind."""
     await publisher_dies(world, chance)
     await asyncio.sleep(LEASE_S + chance.uniform(0.5, 4))
-    for service in chance.sample(world.services, k=chance.randint(1, 2)):
+    victims = chance.sample(world.services, k=chance.randint(1, len(world.services)))
+    for service in victims:
         await service.kill()
         service.start_again()
+    if len(victims) == len(world.services):
+        await victims[0].is_back()  # readers of the service can see nothing before
 
 
 async def service_dies(world, chance):
