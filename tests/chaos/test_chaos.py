@@ -13,7 +13,7 @@ from chaos.__main__ import is_good
 from chaos.faults import FAULTS
 from chaos.processes import TESTS
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOO_SLOW = {"publisher_sleeps", "sweepers_die"}
 """They take more than a lease; `tests/upkeep/test_sweeping.py` has one that wakes up too late."""
