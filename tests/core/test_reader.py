@@ -84,6 +84,8 @@ TABLE = {
     "a stop that knew less": (OPEN, stop(3, at_s=9), AGAIN),
     "the next token": (OPEN, token(4, "d"), APPLY),
     "the stop": (OPEN, stop(4), APPLY),
+    "the stop of what has gaps": (GAPPED, stop(4), AGAIN),
+    "the stop of what has gaps, once it is known": (ENDED_GAPPED, stop(4), DROP),
     "a jump": (OPEN, token(5, "e"), AGAIN),
     "a stop that jumps": (OPEN, stop(6), AGAIN),
     "without seq, old": (BARE, bare("token", "b", at_s=2, id_="other"), DROP),

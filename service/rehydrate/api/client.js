@@ -45,6 +45,7 @@ export function apply(view, m) {                    // a live message; false: hy
   } else {
     if (seq !== null && v.gaps.some(([a, b]) => a <= seq && seq <= b)) return false;
     if (over) return true;
+    if (m.name === 'stop' && v.gaps.length) return false;                  // the store may have what is missing
     if (seq === null ? t.serial && m.serial <= t.serial : seq <= last) return seq === null || m.name !== 'stop';
     if (seq !== null && seq > Math.max(last, 0) + 1) return false;
     if (SPOKEN.includes(m.name) && typeof m.data === 'string') v.text += m.data;

@@ -51,6 +51,13 @@ def verdict(state: MessageState | None, event: Event) -> Verdict:
         return Verdict.AGAIN
     if state.ended:
         return Verdict.DROP
+    return _verdict_on_next(state, event)
+
+
+def _verdict_on_next(state: MessageState, event: Event) -> Verdict:
+    """Of what takes an open message further, or ends it."""
+    if event.kind == "stop" and state.gaps():
+        return Verdict.AGAIN  # whoever committed the text did so before that end (law 7)
     if event.seq is None:
         seen = event.serial and state.serial and event.serial <= state.serial
         sealed = state.sealed and event.kind in CONTENT

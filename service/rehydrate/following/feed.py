@@ -218,9 +218,6 @@ class Feed(Mending):
         self.counts[taken.verdict.value] += 1
         if taken.told:
             self._tell(taken)
-            if event.kind == "stop" and self.standing.lacks(taken.message_id):
-                self._reread = True  # by now the store has what there is (law 7)
-                self._mend()
         elif taken.verdict is Verdict.AGAIN:
             self._stuck.add(event.message_id)
             self._mend()

@@ -115,11 +115,6 @@ class Standing:
         """Whether it is known which message *event* belongs to."""
         return self._timeline.name(event) is not None
 
-    def lacks(self, message_id: str | None) -> bool:
-        """Whether a piece of that message is missing."""
-        state = self._timeline.messages.get(message_id or "")
-        return state is not None and bool(state.gaps())
-
     def lose(self) -> None:
         """Messages were missed, and nobody can say which."""
         self._timeline.lost()
