@@ -2,11 +2,17 @@
 import { createInterface } from 'node:readline';
 
 const { show, apply } = await import(process.argv[2]);
+function said(part) {                               // what it says, apart from how far it reaches
+  const { type, part: name, text, tool_call_id, name: tool, args, result, status } = part;
+  return type === 'tool_call' ? { type, tool_call_id, name: tool, args, result, status } : { type, ...(name != null && { part: name }), text };
+}
+
 for await (const line of createInterface({ input: process.stdin })) {
   const { answer, messages } = JSON.parse(line);
   const view = show(answer);
   const at = messages.findIndex((m) => !apply(view, m));
+  const responses = [...view.values()].filter((m) => m.role === 'assistant');
   console.log(JSON.stringify({
-    at, messages: [...view.values()].map(({ id, status, text }) => ({ id, status, text })),
+    at, messages: responses.map(({ id, status, text, parts }) => ({ id, status, text, parts: (parts ?? []).map(said) })),
   }));
 }

@@ -7,6 +7,7 @@ import json
 
 from laws.memory import MemoryChannel, MemoryStore
 from laws.rolling import changed_ms, live, rewound, rolled
+from rehydrate.core.assembly import spoken_text
 from rehydrate.core.dialects import decode, decode_all
 from rehydrate.core.events import Event
 from rehydrate.core.ids import channel_serial
@@ -174,7 +175,7 @@ def judge(world, joiner):
             if answer["complete"]:
                 wrong.append(f"{rid}: lost whole, and complete")
             continue
-        texts = {"".join(part["text"] for part in true.parts())}
+        texts = {spoken_text(true.parts())}
         if rid in finals:
             texts.add(written(rid, (true.end or 1) - 1))
         admitted = message["gaps"] or not answer["complete"] or not message["exact"]

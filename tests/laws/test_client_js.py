@@ -48,8 +48,19 @@ def in_python(answer, messages):
         if event is not None and view.apply_event(event) is Verdict.AGAIN:
             at = index
             break
-    shown = [{key: m[key] for key in ("id", "status", "text")} for m in view.messages]
+    shown = [
+        {key: m[key] for key in ("id", "status", "text")}
+        | {"parts": list(map(said_in, m["parts"]))}
+        for m in view.messages
+        if m["role"] == "assistant"
+    ]
     return {"at": at, "messages": shown}
+
+
+def said_in(part):
+    """What a part says, apart from how far it reaches."""
+    names = ("type", "part", "text", "tool_call_id", "name", "args", "result", "status")
+    return {name: part[name] for name in names if name in part}
 
 
 def as_ably_js_gives_it(message):

@@ -77,6 +77,9 @@ FEATURES = {
     "appends, the end overtakes": {"appends": True, "stop_first": True, "rollup": True},
     "appends and tokens": {"appends": "mixed", "rollup": True, "responses": 3, "prompts": True},
     "appends, slowly": {"appends": True, "rollup": True, "pace_ms": 4000, "way": 1},
+    "several parts": {"parts": True, "prompts": True, "lagging": True},
+    "several parts, no seq": {"parts": True, "seq": False, "way": 1},
+    "several parts, repaired": {"parts": True, "refuse": True, "repair": "before"},
     "fast": {"pace_ms": 20, "responses": 3, "prompts": True, "batch": True},
     "fast, late, twice": {"pace_ms": 20, "responses": 3, "late": True, "twice": True},
 }  # fmt: skip

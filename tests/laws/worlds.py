@@ -46,6 +46,7 @@ class Said(NamedTuple):
     id: str | None = None
     replay: bool = False
     status: str | None = None
+    part: str | None = None
     cell: int | None = None
     """Of a response that appends: which of its channel messages this is, or is appended to."""
 
@@ -66,6 +67,8 @@ def posted(said, at_ms, index=0, *, serials=True, extra_lag_ms=0, number=0, crea
         headers["replayOf"] = "R"
     if said.status:
         headers["status"] = said.status
+    if said.part:
+        headers["part"] = said.part
     if said.cell is not None:
         return Posted(appended(said, serial(at_ms, index), at_ms, number, creates), extra_lag_ms)
     message = ChannelMessage(
@@ -153,6 +156,8 @@ def written(draw, index, tokens, features):
         said.append(Said("stop", rid, tokens + 1))
     if features.get("gen"):
         said = draw(taken_over(said, rid, tokens))
+    if features.get("parts"):
+        said = [draw(in_a_part(each)) if each.name == "token" else each for each in said]
     gone = None
     if features.get("refuse"):
         gone = draw(st.integers(1, tokens))
@@ -167,6 +172,13 @@ def written(draw, index, tokens, features):
         at = upto + 1 - (gone is not None and gone <= upto)
         said.insert(at, Said("response-complete", rid, upto, full[:upto]))
     return said
+
+
+@st.composite
+def in_a_part(draw, said):
+    """A token, or other text, for a part of its own name or for the one that is being said."""
+    kinds = st.sampled_from(["token", "token", "refusal", "reasoning"])
+    return said._replace(name=draw(kinds), part=draw(st.sampled_from([None, "x", "y"])))
 
 
 @st.composite

@@ -3,8 +3,9 @@
 // `join` does the whole of it: attach, hydrate, merge, and again where something is lacking.
 
 // --8<-- [start:rule]
-const SPOKEN = ['token', 'refusal'];
-const EVENTS = [...SPOKEN, 'start', 'reasoning', 'tool_call', 'tool_args', 'tool_result', 'stop', 'response-complete'];
+const TEXTS = { token: 'text', refusal: 'refusal', reasoning: 'reasoning' };
+const CONTENT = [...Object.keys(TEXTS), 'tool_call', 'tool_args', 'tool_result'];
+const EVENTS = [...CONTENT, 'start', 'stop', 'response-complete'];
 
 export function show(answer) {                      // an answer becomes a Map of messages by id
   const view = new Map(answer.messages.map((m) => [m.id, structuredClone(m)]));
@@ -39,7 +40,8 @@ export function apply(view, m) {                    // a live message; false: hy
   if (m.name === 'response-complete') {
     if (seq === null ? t.serial && m.serial <= t.serial : seq <= (v.repaired ?? -1)) return true;
     if (m.data == null || over || v.gaps.length || (seq !== null && seq < last)) return false;
-    v.text = m.data.text ?? m.data;
+    v.parts = m.data.parts ? structuredClone(m.data.parts) : [{ type: 'text', text: m.data.text ?? m.data }];
+    v.text = spoken(v.parts);
     v.repaired = seq;
     v.sealed = seq === null && t.seq === null;
   } else {
@@ -48,7 +50,7 @@ export function apply(view, m) {                    // a live message; false: hy
     if (m.name === 'stop' && v.gaps.length) return false;                  // the store may have what is missing
     if (seq === null ? t.serial && m.serial <= t.serial : seq <= last) return seq === null || m.name !== 'stop';
     if (seq !== null && seq > Math.max(last, 0) + 1) return false;
-    if (SPOKEN.includes(m.name) && typeof m.data === 'string') v.text += m.data;
+    if (CONTENT.includes(m.name)) say(v, m, h);
     if (m.name === 'stop') v.status = h.status ?? 'completed';
     if (m.name === 'start') v.prompt_id = h.promptId ?? null;
   }
@@ -58,6 +60,29 @@ export function apply(view, m) {                    // a live message; false: hy
   view.set(id, v);
   settle(view, v);
   return true;
+}
+
+function say(v, m, h) {                             // content goes on in its part, or begins one
+  const parts = (v.parts ??= []), type = TEXTS[m.name], key = h.part == null ? null : String(h.part);
+  if (type) {
+    if (typeof m.data !== 'string' || !m.data) return;
+    let part = key === null ? parts.at(-1) : parts.find((p) => p.type === type && p.part === key);
+    if (part?.type !== type || (part.part ?? null) !== key) parts.push(part = { type, text: '', ...(key !== null && { part: key }) });
+    part.text += m.data;
+    if (type !== 'reasoning') v.text = part === parts.at(-1) ? v.text + m.data : spoken(parts);
+    return;
+  }
+  const id = String(h.toolCallId ?? m.id ?? '');
+  let call = parts.find((p) => p.tool_call_id === id);
+  if (!call) parts.push(call = { type: 'tool_call', tool_call_id: id, name: null, args: '', result: null, status: 'in_progress' });
+  if (m.name === 'tool_args') return void (typeof call.args === 'string' && (call.args += m.data));
+  call.name = m.data?.name ?? call.name;
+  if (m.name === 'tool_call') call.args = m.data?.args ?? '';
+  else Object.assign(call, { result: m.data?.result ?? m.data, status: h.status === 'failed' ? 'failed' : 'completed' });
+}
+
+function spoken(parts) {                            // the text of a message
+  return parts.filter((p) => p.type === 'text' || p.type === 'refusal').map((p) => p.text).join('');
 }
 
 function settle(view, v) {                          // hold no more than is shown of what has ended
@@ -83,11 +108,11 @@ function grow(view, m) {                            // a channel message that is
   if ('client_id' in v ? v.client_id !== from : v.status !== 'in_progress') return true;
   let part = (v.parts ??= []).find((p) => p.through?.serial === m.serial);
   if (v.sealed || (part && at <= part.through.version)) return true;     // the answer has more: that counts
-  if (!part) v.parts.push(part = { type: 'text', through: { serial: m.serial } });
+  if (!part) v.parts.push(part = { type: 'text', part: m.serial, through: { serial: m.serial } });
   part.text = text;
   part.through.version = at;
   v.parts.sort((a, b) => (a.through?.serial ?? '') < (b.through?.serial ?? '') ? -1 : 1);
-  v.text = v.parts.filter((p) => ['text', 'refusal'].includes(p.type)).map((p) => p.text).join('');
+  v.text = spoken(v.parts);
   if ((m.version?.metadata?.phase ?? h.phase) === 'done' && v.status === 'in_progress') v.status = 'completed';
   if (!(v.through.serial >= m.serial)) v.through.serial = m.serial;
   view.set(id, v);

@@ -18,11 +18,12 @@ async def join(ably, name, load, render, way=1):
     ``await load(until=None)`` fetches ``GET /v1/conversations/{id}``. Way 1: attach first; 2: attach
     first and ask for the attach point; 3: ask first and rewind to the answer.
     """
-    for attempt in range(1_000_000):
+    attempt = 0
+    while True:
         await asyncio.sleep(
             min(5, attempt and 0.1 * 2 ** min(attempt, 6)) * random.uniform(0.5, 1.5)
         )
-        answer = await load() if way == 3 and not attempt else {}
+        answer = await load() if way == 3 else {}
         rewind = answer.get("rewind_from") or "10s"
         live = asyncio.Queue()
         channel = ably.channels.get(name, params={"rewind": rewind})
@@ -33,7 +34,7 @@ async def join(ably, name, load, render, way=1):
         channel.on("attached", lambda change, live=live: change.resumed or live.put_nowait(None))
         channel.on("update", lambda change, live=live: change.resumed or live.put_nowait(None))
         if rewind == "10s":
-            serial = channel._RealtimeChannel__attach_serial if way == 2 and not attempt else None
+            serial = channel._RealtimeChannel__attach_serial if way == 2 else None
             answer = await load(until=serial)
         else:
             await asyncio.sleep(0.25)  # the backlog comes at once
@@ -46,10 +47,13 @@ async def join(ably, name, load, render, way=1):
             message = backlog.pop(0) if backlog else await live.get()
             if message is None or not view.apply(message):
                 break
-            if not backlog and live.empty():
-                render(view)
+            if not backlog:  # it all fits: whatever comes next is another matter
+                attempt = 0
+                if live.empty():
+                    render(view)
         await channel.detach()  # and again, with an attach that rewinds
         ably.channels.release(name)
+        way, attempt = 1, attempt + 1
 
 
 # --8<-- [end:join]
