@@ -27,8 +27,11 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "upkeep/tasks": "upkeep/test_waking",  # puts together what has tests of its own
     "api/inspected": "api/test_inspection",  # bodies, as those routes tell them
     "wiring/inspecting": "api/test_inspection",  # the front door to an act that has its test
-    "replaying/port": "store/test_replays",  # as `ports`
-    "ports": "contracts/test_store",  # a promise is tested where it is kept
+    "ports/channel": "contracts/test_channel_log",  # a promise is tested where it is kept
+    "ports/claims": "test_unanswered",  # as above
+    "ports/inspections": "store/test_inspections",  # as above
+    "ports/replays": "store/test_replays",  # as above
+    "ports/store": "contracts/test_store",  # as above
     "store/embedded_cluster": "store/test_embedded",  # its folder is what those tests look into
     "store/embedded_guard": "store/test_embedded",  # runs as a process of its own
     "store/url_syntax": "store/test_url",  # a URL is read in order to connect

@@ -27,8 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from rehydrate.core.state import MessageState
-    from rehydrate.ports import Conversation, ResponseStore
-    from rehydrate.replaying.port import Replays
+    from rehydrate.ports import Conversation, Replays, ResponseStore
 
 _LONGEST_NOTED = 256
 """Characters of a name in the audit: what is refused may be anything."""

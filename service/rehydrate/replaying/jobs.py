@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
 
     from rehydrate.core.state import MessageState
-    from rehydrate.ports import ChannelLog, ResponseStore
+    from rehydrate.ports import ChannelLog, Replays, ResponseStore
     from rehydrate.replaying.playing import Outlet
-    from rehydrate.replaying.port import Replays
 
 _log = logging.getLogger(__name__)
 

@@ -12,8 +12,8 @@ from rehydrate.core.replays import AuditEntry, Replay, ReplayState
 from rehydrate.errors import StoreUnavailable
 
 if TYPE_CHECKING:
+    from rehydrate.ports import Replays
     from rehydrate.replaying.playing import Player
-    from rehydrate.replaying.port import Replays
 
 _log = logging.getLogger(__name__)
 

@@ -109,7 +109,7 @@ _NEWEST = 2**63 - 1
 
 
 class Replays:
-    """See `rehydrate.replaying.port.Replays`; a base of the store."""
+    """See `rehydrate.ports.Replays`; a base of the store."""
 
     _readers: Pool
     _writers: Pool
