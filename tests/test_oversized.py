@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import math
+import secrets
 
 import pytest
 
 from conftest import connected
-from exactness.rooms import open_house
-from rehydrate.core import extent
+from exactness.rooms import open_house, until
+from exactness.viewing import viewing
+from rehydrate import recording
+from rehydrate.core import extent, reader, timeline
 from rehydrate.core.extent import MAX_SEQ, TOO_LARGE
+from rehydrate.following import standing
 from rehydrate.recording import NewMessage
 from rehydrate.upkeep.sweeping import untold
+from telling import completed, history_over, publisher_to, reading
 
 PIECE = "x" * 60_000
 
@@ -152,3 +157,80 @@ async def test_a_sweep_tells_an_end_whose_usage_fits_no_stop(room):
         "completed",
     )
     assert (await room.message())["usage"] == usage
+
+
+async def test_more_responses_than_may_be_open_are_refused_and_the_rest_stays_exact(
+    room, monkeypatch
+):
+    monkeypatch.setattr(timeline, "MOST_OPEN", 20)
+    monkeypatch.setattr(recording, "PAGE", 7)
+    await room.tell("beside", "int", stop=False)
+    for number in range(60):
+        await room.say("start", responseId=f"x{number}", seq=0)
+    async with room.respond("ours") as response:
+        response.write("our own")
+    await room.tell("beside", "act", start=False, stop=False, first=4)
+    await room.say("user-input", {"promptId": "p", "text": "still here?"})
+    answer = await room.hydrate()
+    assert answer.counts["refused"] == 41
+    assert [(r.code, r.retry) for r in answer.reasons] == [("not_exact", False)]
+    assert (await room.catch_up()).counts == answer.counts
+    for now in (answer, await room.hydrate()):
+        shown = {m["id"]: (m["text"], m["status"]) for m in now.messages}
+        assert shown.pop("beside") == ("intact", "in_progress")
+        assert shown.pop("ours") == ("our own", "completed")
+        assert shown.pop("p") == ("still here?", "completed")
+        assert shown == {f"x{n}": ("", "in_progress") for n in range(19)}
+        assert not now.complete
+
+
+async def test_what_was_refused_stays_said_when_there_is_room_again(room, monkeypatch):
+    monkeypatch.setattr(timeline, "MOST_OPEN", 2)
+    for number in range(4):
+        await room.say("start", responseId=f"x{number}", seq=0)
+    await room.catch_up()
+    for number in range(2):
+        await room.say("stop", responseId=f"x{number}", seq=1)
+    await room.catch_up()
+    later = room.rules._replace(now_ms=lambda: room.rules.now_ms() + 60_000)
+    answer = await room.hydrate(rules=later)
+    assert [(r.code, r.retry) for r in answer.reasons] == [("history_expired", False)]
+
+
+async def test_a_reader_sees_our_own_response_beside_more_invented_ones_than_are_kept(
+    room, monkeypatch
+):
+    monkeypatch.setattr(timeline, "MOST_OPEN", 10)
+    monkeypatch.setattr(reader, "MOST_OPEN", 10)
+    async with viewing(room) as viewer:
+        for number in range(15):
+            await room.say("start", responseId=f"x{number}", seq=0)
+        async with room.respond("ours") as response:
+            response.write("our own")
+        await until(lambda: viewer.texts.get("ours") == ("our own", "completed"))
+        assert viewer.agains == 0
+
+
+async def test_a_follower_is_told_of_our_own_response_whatever_was_invented(
+    house, module_database, monkeypatch
+):
+    for module in (timeline, standing):
+        monkeypatch.setattr(module, "MOST_OPEN", 4)
+    conversation = f"f-{secrets.token_hex(4)}"
+    async with (
+        history_over(module_database, house.server) as history,
+        publisher_to(house.server, f"ai:{conversation}") as publisher,
+        reading(history, conversation) as follower,
+    ):
+        for number in range(12):
+            await publisher.say("start", rid=f"x{number}", seq=0)
+        async with history.respond(conversation, "ours") as response:
+            response.write("our own")
+        await follower.until(completed("ours"))
+        await publisher.say("user-input", {"promptId": "p", "text": "still here?"})
+        await follower.until(lambda r: r.texts.get("p") == "still here?")
+        assert follower.reader.texts["ours"] == "our own"
+        assert len(follower.reader.texts) <= 2 * 4 + 2
+        await history.catch_up(conversation)
+        states = await history._store.states(conversation, [f"x{n}" for n in range(12)])
+        assert 0 < len(states) <= 4

@@ -117,6 +117,8 @@ class Reading(NamedTuple):
             reasons = [*reasons, behind]
         elif any(not state.exact for state in states):
             reasons = [*reasons, Reason("not_exact", retry=False, detail="see exact: false")]
+        elif timeline.refused is not None:
+            reasons = [*reasons, _TOO_MANY]
         reached = (self.window.newest_serial, watermark and watermark.serial)
         return Hydrated(
             self.conversation_id,
@@ -222,6 +224,11 @@ _BEHIND = Reason(
 )
 
 
+_TOO_MANY = Reason(
+    "not_exact", retry=False, detail="more responses were begun than may be open at once"
+)
+
+
 def _settled_before(stored: Stored, before: Cursor | None) -> bool:
     """Whether a page further back lies wholly in what is recorded."""
     watermark = stored.conversation.watermark if stored.conversation else None
@@ -309,5 +316,7 @@ def _page(
 
 def _hole_reason() -> Reason:
     return Reason(
-        "history_expired", retry=False, detail="the channel's history ended before it was read"
+        "history_expired",
+        retry=False,
+        detail="the channel's history ended before it was read, or held more than is kept",
     )

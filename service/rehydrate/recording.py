@@ -19,7 +19,16 @@ from rehydrate.core.json import is_json
 from rehydrate.core.parts import clean_parts
 from rehydrate.core.response import MessageState
 from rehydrate.core.state import read_again_from
-from rehydrate.core.timeline import Timeline, Window, advanced, ignored, missed, read_from_ms
+from rehydrate.core.timeline import (
+    MOST_OPEN,
+    Timeline,
+    Window,
+    advanced,
+    ignored,
+    missed,
+    read_from_ms,
+    spanned,
+)
 from rehydrate.errors import BadParameter, Conflict, RehydrateError
 
 if TYPE_CHECKING:
@@ -74,7 +83,7 @@ async def catch_up(
     created_ms = row.created_ms if row else None
     name = row.channel if row else channel_name
     window, counts = Window(rules.now_ms()), Counter[str]()
-    hole, growing = None, dict[str, MessageState]()
+    hole, lost, growing = None, None, dict[str, MessageState]()
     pages = channel.history(name, since_ms=read_from_ms(watermark), forwards=True, limit=PAGE)
     async with aclosing(pages):
         async for page, at_end in _with_end(pages):
@@ -83,7 +92,7 @@ async def catch_up(
             if row is None and not window.count:
                 break  # nobody has said anything on it: no row for whoever asks
             if begins:
-                hole = missed(watermark, created_ms, window, rules.retention_ms)
+                lost = hole = missed(watermark, created_ms, window, rules.retention_ms)
             async with store.locked(conversation_id, name) as held:
                 if held.conversation.watermark != watermark:
                     return Recorded(window.count, counts, moved=False)
@@ -98,7 +107,8 @@ async def catch_up(
                     growing=read_again_from(growing.values(), window.read_at_ms),
                     retention_ms=rules.retention_ms,
                 )
-                await held.move(watermark, hole if begins else None)
+                lost = spanned(lost, timeline.refused)
+                await held.move(watermark, lost if begins or timeline.refused else None)
     return Recorded(window.count, counts, moved=True)
 
 
@@ -108,7 +118,9 @@ async def _fold_onto(
     ids = {event.message_id for event in events} | {names.name(event) for event in events}
     states = await held.messages(ids) if events else {}
     tombstone = held.conversation.tombstone
-    timeline = Timeline(states.values(), agents=rules.agents, tombstone=tombstone)
+    begins = not ids <= states.keys()
+    others = await held.open_beside(states.keys(), most=MOST_OPEN) if begins else 0
+    timeline = Timeline(states.values(), agents=rules.agents, tombstone=tombstone, elsewhere=others)
     if hole is not None:
         timeline.lost()
     timeline.fold(events)

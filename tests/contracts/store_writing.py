@@ -43,6 +43,15 @@ class Together:
         await put(store, "c", response("n"))
         assert [s.id for s in (await store.load("c", limit=1, before=None)).open] == ["n"]
 
+    async def test_what_is_open_beside_is_counted_under_the_lock(self, store) -> None:
+        await put(store, "c", response("a"), response("b"), response("d"), finished("e", "e"))
+        await put(store, "other", response("f"))
+        async with store.locked("c", "ai:c") as held:
+            assert await held.open_beside(["a", "x"], most=10) == 2
+            assert await held.open_beside([], most=2) == 2
+            await held.put([response("g")])
+            assert await held.open_beside([], most=10) == 4
+
     async def test_a_block_waits_for_the_other_and_sees_what_it_wrote(self, store) -> None:
         await put(store, "c", response("m"))
 

@@ -8,7 +8,7 @@ from types import SimpleNamespace
 import pytest
 
 from core.saying import BEGAN_MS, event, folded, said, serial, start, stop, token
-from rehydrate.core import wire
+from rehydrate.core import reader, timeline, wire
 from rehydrate.core.events import Event
 from rehydrate.core.reader import Verdict, View, verdict
 from rehydrate.core.response import MessageState
@@ -212,3 +212,13 @@ class TestView:
 
 def ENDED_OF(rid):  # noqa: N802 - reads like the table's states
     return folded(*ABC, stop(4), state=MessageState(rid))
+
+
+def test_of_twice_as_many_responses_as_are_kept_one_more_asks_again(monkeypatch):
+    monkeypatch.setattr(timeline, "MOST_OPEN", 2)
+    monkeypatch.setattr(reader, "MOST_OPEN", 2)
+    view = View(answered(OPEN))
+    begun = [view.apply_event(start(message_id=f"r{n}", at_s=9 + n)) for n in range(4)]
+    assert begun == [APPLY, APPLY, APPLY, AGAIN]
+    assert view.apply_event(token(4, "d", at_s=20)) is APPLY
+    assert len(view.messages) == 4

@@ -6,6 +6,7 @@ import pytest
 
 from core.growing import at, create, full
 from rehydrate.core import extent
+from rehydrate.core import timeline as timelines
 from rehydrate.core.dialects import decode
 from rehydrate.core.events import ChannelMessage, Event, Version
 from rehydrate.core.reader import Verdict
@@ -278,3 +279,15 @@ def test_only_so_many_replays_are_known(monkeypatch):
         replays.take(replayed("start", rid, 0), n)
     assert replays.take(replayed("token", "a", 1, "x"), 9) is None
     assert replays.take(replayed("token", "c", 1, "x"), 9) == 2
+
+
+def test_of_twice_as_many_responses_as_are_kept_one_more_is_to_be_read_and_not_forced(monkeypatch):
+    monkeypatch.setattr(timelines, "MOST_OPEN", 1)
+    monkeypatch.setattr(module, "MOST_OPEN", 1)
+    made = standing()
+    events = [token(f"r{n}", 1, "a") for n in range(3)]
+    assert verdicts(made, *events) == [Verdict.APPLY, Verdict.APPLY, Verdict.AGAIN]
+    assert made.force(events[2]).told == ()
+    assert texts(made) == {"r0": "a", "r1": "a"}
+    assert [reason.code for reason in made.answer(50, NOW_MS).reasons] == ["not_exact"]
+    assert verdicts(made, token("r1", 2, "b")) == [Verdict.APPLY]

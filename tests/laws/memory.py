@@ -85,6 +85,10 @@ class MemoryStore:
     async def messages(self, ids):
         return {s.id: s for s in await self.states("", ids)}
 
+    async def open_beside(self, ids, *, most):
+        beside = [s for s in self.rows.values() if s.status == "in_progress" and s.id not in ids]
+        return min(len(beside), most)
+
     async def put(self, states):
         for state in states:
             old = self.rows.get(state.id)

@@ -13,8 +13,8 @@ from rehydrate.core import wire
 from rehydrate.core.chains import Chains
 from rehydrate.core.dialects import decode
 from rehydrate.core.events import CONTENT, TERMINAL, ChannelMessage, Event
-from rehydrate.core.response import STEPS, MessageState
-from rehydrate.core.timeline import Timeline
+from rehydrate.core.response import STEPS, MessageState, Outcome
+from rehydrate.core.timeline import MOST_OPEN, Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -107,6 +107,7 @@ class View:
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._timeline = Timeline(wire.state_of(body) for body in answer["messages"])
+        self._timeline.spare = MOST_OPEN  # nobody tells a reader which responses have a row
         self._chains = Chains()
         self._replays: set[str] = set()
         self._order: list[str] = [body["id"] for body in answer["messages"]]
@@ -165,7 +166,9 @@ class View:
         before = self._timeline.find(event)
         said = verdict(before, event)
         if said is Verdict.APPLY:
-            self._timeline.fold_one(event)
+            outcome = self._timeline.fold_one(event)
+            if before is None and outcome is Outcome.REFUSED:
+                return Verdict.AGAIN  # only the store knows which of so many are kept
             after = self._timeline.find(event)
             if after is not None and after is not before:
                 self._order.append(after.id)

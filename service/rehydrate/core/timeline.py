@@ -10,6 +10,7 @@ import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from rehydrate.core.events import TERMINAL
 from rehydrate.core.ids import (
     HISTORY_LAG_MS,
     MARGIN_MS,
@@ -23,10 +24,17 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rehydrate.core.cells import Place
-    from rehydrate.core.events import ChannelMessage, Event
+    from rehydrate.core.events import ChannelMessage, Event, Status
 
 MOST_CELLS = 20_000
 """Of how many channel messages that grow it is remembered whose they are."""
+
+MOST_OPEN = 1_000
+"""Beside how many that are in progress no other response begins: who invents ids makes no more rows.
+
+What is in the store goes on, however much that is: our own publishers write a row before they say
+anything. Which responses are refused depends on where a log is split: within the margin events are
+folded again, and by then there may be room."""
 
 REWIND_REACH_MS = 110_000
 """How old a serial may be for a reader to rewind to it: Ably holds 2 minutes, less a little."""
@@ -45,10 +53,21 @@ class Watermark(NamedTuple):
 
 
 class Hole(NamedTuple):
-    """A time that nobody saw, in ms: history had expired before it was read."""
+    """A time, in ms, of which something is lost.
+
+    History had expired before it was read, or responses began that were over `MOST_OPEN`.
+    """
 
     from_ms: int
     to_ms: int
+
+
+def spanned(*holes: Hole | None) -> Hole | None:
+    """One hole from the first to the last of *holes*; None if there are none."""
+    known = [hole for hole in holes if hole is not None]
+    if not known:
+        return None
+    return Hole(min(hole.from_ms for hole in known), max(hole.to_ms for hole in known))
 
 
 class Tombstone(NamedTuple):
@@ -96,6 +115,11 @@ class Timeline:
         states: the messages that are known so far.
         agents: the clientIds that may publish responses; empty: any.
         tombstone: what was erased, and stays so.
+        elsewhere: how many messages beside *states* are in progress.
+
+    Attributes:
+        refused: when responses began that were over `MOST_OPEN`; None: none did.
+        spare: how many more than `MOST_OPEN` may be in progress.
     """
 
     def __init__(
@@ -104,7 +128,12 @@ class Timeline:
         *,
         agents: frozenset[str] = frozenset(),
         tombstone: Tombstone | None = None,
+        elsewhere: int = 0,
     ) -> None:
+        self.refused: Hole | None = None
+        self.spare = 0
+        self._elsewhere = elsewhere
+        self._open: set[str] = set()
         self.messages: dict[str, MessageState] = {}
         self.counts: Counter[str] = Counter()
         self._agents = agents
@@ -122,6 +151,7 @@ class Timeline:
     def add(self, state: MessageState) -> None:
         """Take in a message that was learned of later."""
         self.messages[state.id] = state
+        self._count(state)
         self._cells.update(dict.fromkeys(state.cells, state.id))
         if state.anonymous:
             self._anonymous.append(state)
@@ -145,11 +175,19 @@ class Timeline:
             return Outcome.OLD
         if self._agents and event.kind != "prompt" and event.client_id not in self._agents:
             return Outcome.FOREIGN
-        state = self.find(event) or self._new(event)
+        known = self.find(event)
+        state = known or self._new(event)
         if state is None:
             return Outcome.OLD
+        if known is None and not self._begins(state, event):
+            return Outcome.REFUSED
+        was = state.status
         outcome = fold(state, event)
         if outcome is Outcome.FOLDED:
+            if state.status != was:
+                self._hold_ended(state, was, event)
+            if known is None or state.status != was:
+                self._count(state)
             if state.position is None:
                 state.position = insertion_position(event.timestamp_ms, len(self.messages))
             self.messages[state.id] = state
@@ -158,6 +196,31 @@ class Timeline:
                 if len(self._cells) > MOST_CELLS:
                     del self._cells[next(iter(self._cells))]
         return outcome
+
+    @property
+    def _is_full(self) -> bool:
+        return len(self._open) + self._elsewhere >= MOST_OPEN + self.spare
+
+    def _count(self, state: MessageState) -> None:
+        if state.status in TERMINAL:
+            self._open.discard(state.id)
+        else:
+            self._open.add(state.id)
+
+    def _begins(self, state: MessageState, event: Event) -> bool:
+        """Take in *state*, which *event* begins; False if there is no room for a response."""
+        if state.role != "user" and self._is_full:
+            self.refused = spanned(self.refused, Hole(event.timestamp_ms, event.timestamp_ms))
+            return False
+        if state.anonymous:
+            self._anonymous.append(state)
+        return True
+
+    def _hold_ended(self, state: MessageState, was: Status, event: Event) -> None:
+        """What *event* opens again keeps its end for now, and its text, while there is no room."""
+        if was in TERMINAL and state.status not in TERMINAL and self._is_full:
+            state.status, state.provisional = was, True
+            state.finished_ms = event.timestamp_ms
 
     def name(self, event: Event) -> str | None:
         """The id of the message that *event* belongs to; None: of an anonymous one.
@@ -187,7 +250,6 @@ class Timeline:
         if event.message_id is None:
             state.anonymous = True
             state.position = event.serial
-            self._anonymous.append(state)
         return state
 
     def _of_anonymous(self, event: Event) -> MessageState | None:

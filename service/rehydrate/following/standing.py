@@ -13,7 +13,7 @@ from rehydrate.core.extent import TOO_LARGE
 from rehydrate.core.ids import MARGIN_MS, serial_time_ms
 from rehydrate.core.reader import Verdict, verdict
 from rehydrate.core.response import STEPS, MessageState, Outcome, fold
-from rehydrate.core.timeline import REWIND_REACH_MS
+from rehydrate.core.timeline import MOST_OPEN, REWIND_REACH_MS
 from rehydrate.hydration import MAX_LIMIT, Hydrated
 from rehydrate.ports import Finished
 
@@ -39,6 +39,8 @@ class Taken(NamedTuple):
 
 
 _DROPPED = Taken(Verdict.DROP)
+_TOO_MANY = Taken(Verdict.AGAIN)
+"""Only the store knows which of so many responses are kept."""
 
 
 class Standing:
@@ -55,6 +57,7 @@ class Standing:
         self._reading = reading
         self._agents = agents
         self._timeline = reading.timeline
+        self._timeline.spare = MOST_OPEN  # what is live does not say which responses have a row
         row = reading.stored.conversation
         self._tombstone = row.tombstone if row else None
         self._rows = {row.id: row for row in reading.stored.finished}
@@ -96,7 +99,10 @@ class Standing:
         before = self._find(event)
         parts = before.parts() if before is not None and event.version is not None else []
         went_on = before is None or not before.ended
-        if self._timeline.fold_one(event) is not Outcome.FOLDED:
+        outcome = self._timeline.fold_one(event)
+        if before is None and outcome is Outcome.REFUSED:
+            return _TOO_MANY
+        if outcome is not Outcome.FOLDED:
             return _DROPPED
         message = before or self._timeline.find(event)
         if message is None:

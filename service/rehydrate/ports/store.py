@@ -82,6 +82,10 @@ class Held(Protocol):
         """
         ...
 
+    async def open_beside(self, ids: Collection[str], *, most: int) -> int:
+        """How many stored messages, none of *ids*, are in progress; *most* stands for more."""
+        ...
+
     async def lease(self, message_id: str) -> Lease | None:
         """The lease of a stored message; None if it has none."""
         ...

@@ -48,6 +48,13 @@ class PostgresHeld:
         found = [self._known.setdefault(row[0], known_of(row)) for row in rows]
         return {known.state.id: known.state for known in found}
 
+    async def open_beside(self, ids: Collection[str], *, most: int) -> int:
+        """How many stored messages, none of *ids*, are in progress; *most* stands for more."""
+        rows = await self._session.fetch(
+            statements.OPEN_BESIDE, self.conversation.id, list(ids), most
+        )
+        return int(rows[0][0])
+
     async def lease(self, message_id: str) -> Lease | None:
         """The lease of a stored message; None if it has none."""
         key = (self.conversation.id, checked_id(message_id))

@@ -180,6 +180,15 @@ FLOOR = "SELECT revision FROM schema_floor"
 
 EXISTING = "SELECT id FROM messages WHERE conversation_id = $1 AND id = ANY($2::text[]) LIMIT 1"
 
+OPEN_BESIDE = """
+    SELECT count(*) FROM (
+        SELECT FROM messages
+        WHERE conversation_id = $1 AND status = 'in_progress' AND id <> ALL($2::text[])
+        LIMIT $3
+    ) AS beside
+"""
+"""$1 conversation, $2 the messages that do not count, $3 how many count at most."""
+
 LATELY = """
     SELECT id FROM messages WHERE conversation_id = $1 AND role = 'assistant'
         AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 day')
