@@ -54,6 +54,7 @@ async def test_a_token_in_the_query_is_taken_out_of_it(query, left, token):
 def test_no_log_of_the_server_shows_it_even_where_its_access_log_is_on(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("uvicorn.access"), "propagate", True)
     caplog.set_level(logging.INFO)
+    caplog.set_level(logging.INFO, "uvicorn.access")  # whatever other servers made of it
     with (
         served(create_app(StandIn(), make_access()), access_log=True) as url,
         httpx.Client() as client,

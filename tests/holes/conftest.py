@@ -20,14 +20,14 @@ OLD_S = MARGIN_MS / 1000 + 0.5
 FORGOTTEN_S = 60.0  # half of what the channel keeps
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def channels(without_settings):
     """The channel server."""
     async with LocalAbly() as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def node(tmp_path_factory):
     """Readers with stock ably-js; None where it is not installed: then ably-python reads alone."""
     if not shutil.which("node") or not (MODULES / "node_modules/ably/package.json").exists():
@@ -37,19 +37,19 @@ async def node(tmp_path_factory):
         yield running
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def holes_database(postgres, template):
     async with new_database(postgres.url, template) as url:
         yield url
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def house(channels, holes_database, node):
     async with house_of(channels, holes_database, node) as opened:
         yield opened
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 async def growing_house(channels, holes_database, node):
     """A service whose conversations are on channels that keep messages, which may grow."""
     template = "mutable:{conversation_id}"
@@ -57,7 +57,7 @@ async def growing_house(channels, holes_database, node):
         yield opened
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def old_stages():
     return []
 

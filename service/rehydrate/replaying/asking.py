@@ -182,13 +182,11 @@ class Desk:
     async def _find_response(
         self, conversation_id: str, response_id: str
     ) -> tuple[Conversation, MessageState]:
-        conversation = (await self._store.load(conversation_id, limit=1, before=None)).conversation
-        state = None
-        if conversation is not None:
+        state = await self._state(conversation_id, response_id)
+        if state is None or state.status not in TERMINAL:  # the channel may know more
+            await self._record(conversation_id)
             state = await self._state(conversation_id, response_id)
-            if state is None or state.status not in TERMINAL:  # the channel may know more
-                await self._record(conversation_id)
-                state = await self._state(conversation_id, response_id)
+        conversation = (await self._store.load(conversation_id, limit=1, before=None)).conversation
         if conversation is None or state is None or state.role != "assistant":
             raise NotFound(f"the conversation has no response {response_id!r}")
         if state.status not in TERMINAL:
