@@ -87,12 +87,14 @@ class Stub:
     def __init__(self):
         self.asked = []
         self.answers = []
+        self.times = 0
         self.key = "stub.key:" + "s" * 32
         self.port = 0
 
     async def handle(self, request):
         if request.path == "/time":  # whoever opens asks for it, whenever it finds the time
-            return web.json_response([time.time_ns() // 1_000_000])
+            self.times += 1  # and each answer is a minute later, so that no two tokens are the same
+            return web.json_response([time.time_ns() // 1_000_000 + 60_000 * self.times])
         self.asked.append(request)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         status, kind, body, *headers = answer
