@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rehydrate.core.response import MessageState
     from rehydrate.hydration import Rules
     from rehydrate.ports import ChannelLog, ResponseStore
+    from rehydrate.publishing.outbox import Outbox
     from rehydrate.recording import Recorded
 
     Parts = list[dict[str, object]]
@@ -57,6 +58,7 @@ async def verify(
     channel_name: str,
     rules: Rules,
     record: Callable[[str], Awaitable[Recorded]],
+    outbox: Outbox,
     mend: bool = False,
 ) -> Verified:
     """Compare the stored messages of a conversation with its channel, as far as it is retained.
@@ -94,7 +96,7 @@ async def verify(
             )
         elif mend:
             found = found._replace(
-                mended=await _mend_channel(store, channel, (conversation_id, name), message.id)
+                mended=await _mend_channel(store, outbox, (conversation_id, name), message.id)
             )
         findings.append(found)
     return Verified(len(shown.messages), compared, findings)
@@ -184,7 +186,7 @@ async def _mend_row(
 
 
 async def _mend_channel(
-    store: ResponseStore, channel: ChannelLog, where: tuple[str, str], message_id: str
+    store: ResponseStore, outbox: Outbox, where: tuple[str, str], message_id: str
 ) -> bool:
     """Say again how the stored message ends: its text, if it is whole, and its stop."""
     async with store.locked(*where) as held:
@@ -193,5 +195,5 @@ async def _mend_channel(
             return False
         ending = untold(state)
         await held.put([state])
-    await tell(channel, where[1], ending)
+    await tell(outbox, where[1], ending)
     return True

@@ -69,13 +69,14 @@ class Paused:
         await self._pause("read")
 
     def publish(self, channel, messages, **more):
-        name = messages[0].name
-        if name in self._pauses:
-            return asyncio.ensure_future(self._published_late(channel, messages, **more))
+        names = {message.name for message in messages} & self._pauses.keys()
+        if names:
+            return asyncio.ensure_future(self._published_late(names, channel, messages, **more))
         return self._port.publish(channel, messages, **more)
 
-    async def _published_late(self, channel, messages, **more):
-        await self._pause(messages[0].name)
+    async def _published_late(self, names, channel, messages, **more):
+        for name in names:
+            await self._pause(name)
         return await self._port.publish(channel, messages, **more)
 
 

@@ -9,6 +9,7 @@ from exactness.viewing import viewing
 from rehydrate.core.response import MessageState, fold
 from rehydrate.errors import Fenced
 from rehydrate.ports import Due
+from rehydrate.publishing.outbox import Outbox
 from rehydrate.recording import NewMessage
 from rehydrate.store.postgres import PostgresStore
 from rehydrate.upkeep.idling import end_idle
@@ -23,9 +24,10 @@ async def swept(room, rid, *, channel=None, lease_s=0.0):
     async def record(_):
         return await room.catch_up()
 
-    due = Due(room.id, rid, room.name)
+    due = [Due(room.id, rid, room.name)]
     how = {"store": room.store, "rules": room.rules, "record": record, "lease_s": lease_s}
-    return await sweep(due, channel=channel or room.channel, **how)
+    outbox = Outbox(channel or room.channel, rate_per_s=0)
+    return await sweep(due, outbox=outbox, **how)
 
 
 class Test7DeadBetweenTheCommitAndTheStop:

@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
 import json
 
 import pytest
 from ably import AblyRealtime
 
+from exactness.rooms import open_house
 from rehydrate.core.response import Outcome
 from rehydrate.demo.reader import join
-from rehydrate.errors import Conflict, Fenced
+from rehydrate.errors import ChannelRefused, Conflict, Fenced
 from rehydrate.localably import LocalAbly
 from rehydrate.ports import Due
 from rehydrate.publishing import responding
+from rehydrate.publishing.outbox import Outbox
 from rehydrate.recording import NewMessage
 from rehydrate.settings import load_settings
-from rehydrate.upkeep.sweeping import Sweeper
+from rehydrate.upkeep.sweeping import Sweeper, sweep
 from rehydrate.wiring.history import History
 
 pytestmark = pytest.mark.slow
@@ -256,15 +257,15 @@ async def test_a_sweep_that_takes_long_holds_up_no_other():
     async def find():
         return list(found)
 
-    async def sweep_one(due):
-        swept.append(due)
-        found.remove(due)
-        if due is stuck:
+    async def sweep(due):
+        swept.extend(due)
+        found.remove(*due)
+        if due == [stuck]:
             found.append(waits)
             await asyncio.Event().wait()
-        return True
+        return len(due)
 
-    sweeper = Sweeper(find, sweep_one, every_s=0.01, lease_s=LEASE_S)
+    sweeper = Sweeper(find, sweep, every_s=0.01, lease_s=LEASE_S)
     sweeper.open()
     try:
         await until(lambda: swept == [stuck, waits])
@@ -273,22 +274,104 @@ async def test_a_sweep_that_takes_long_holds_up_no_other():
 
 
 async def test_what_is_being_swept_is_not_begun_again():
-    due, begun = Due("c", "r1", "ai:c"), []
-    looks = itertools.count()
+    due, begun = [Due("c", "r1", "ai:c"), Due("c", "r2", "ai:c")], []
+    looks = []
 
     async def find():
-        next(looks)
-        return [due]
+        looks.append(begun[:])
+        return due if begun else due[:1]
 
-    async def sweep_one(one):
-        begun.append(one)
+    async def sweep(some):
+        begun.append(some)
         await asyncio.Event().wait()
-        return True
+        return len(some)
 
-    sweeper = Sweeper(find, sweep_one, every_s=0.01, lease_s=LEASE_S)
+    sweeper = Sweeper(find, sweep, every_s=0.01, lease_s=LEASE_S)
     sweeper.open()
     try:
-        await until(lambda: next(looks) > 10)
-        assert begun == [due]
+        await until(lambda: len(looks) > 10)
+        assert begun == [due[:1], due[1:]]
     finally:
         await sweeper.close()
+
+
+async def test_what_cannot_be_ended_keeps_no_other_of_its_conversation_open():
+    bad, good = Due("c", "bad", "ai:c"), [Due("c", f"r{n}", "ai:c") for n in range(3)]
+    left, tried = [bad, *good], []
+
+    async def find():
+        return list(left)
+
+    async def sweep(due):
+        tried.append(due)
+        if bad in due:
+            raise ChannelRefused(40012, "no client may say that")
+        for each in due:
+            left.remove(each)
+        return len(due)
+
+    sweeper = Sweeper(find, sweep, every_s=0.01, lease_s=LEASE_S)
+    sweeper.open()
+    try:
+        await until(lambda: left == [bad])
+        assert tried[0] == [bad, *good]
+        left += good
+        await until(lambda: left == [bad])
+        assert good in tried  # together again
+    finally:
+        await sweeper.close()
+
+
+@pytest.fixture
+async def house(database):
+    async with open_house(database) as opened:
+        yield opened
+
+
+class Told:
+    """A channel that notes how much each publish carries."""
+
+    def __init__(self, channel):
+        self.publishes = []
+        self._channel = channel
+
+    def publish(self, channel, messages, **more):
+        self.publishes.append([message.name for message in messages])
+        return self._channel.publish(channel, messages, **more)
+
+
+async def test_all_that_is_due_in_a_conversation_is_swept_with_one_reading_of_its_channel(house):
+    names = [f"r{number}" for number in range(20)]
+    readings = []
+
+    async def record(_):
+        readings.append(await room.catch_up())
+
+    with house.room() as room:
+        for name in [*names, "ended", "alive"]:
+            await room.claimed(name)
+            await room.tell(name, "ab", stop=False)
+        await room.catch_up()
+        for name in [*names, "ended"]:
+            await room.take_over(name)
+        await room.store_messages(NewMessage("ended", "assistant", text="abc"))
+        channel = Told(room.channel)
+        count = await sweep(
+            [Due(room.id, name, room.name) for name in [*names, "ended", "alive", "unknown"]],
+            store=room.store,
+            outbox=Outbox(channel, rate_per_s=50),
+            rules=room.rules,
+            record=record,
+            lease_s=0.0,
+        )
+        assert count == 21
+        assert len(readings) == 3  # before the fence, after it, and for the ends
+        assert channel.publishes == [["response-complete", "stop"] * 21]
+        assert await room.stored() == {
+            **dict.fromkeys(names, ("ab", "interrupted")),
+            "ended": ("abc", "completed"),
+            "alive": ("ab", "in_progress"),
+        }
+        for name in [*names, "ended"]:
+            assert (await room.lease(name)).told
+        assert not (await room.lease("alive")).fenced

@@ -9,6 +9,7 @@ as few trays on it as let each have its turn within `TURN_S`.
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import math
 import uuid
 from collections import deque
@@ -23,7 +24,7 @@ from rehydrate.core.pacing import Pace, Quickest, Window
 from rehydrate.ports import Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from rehydrate.ports import ChannelLog
 
@@ -94,7 +95,7 @@ class Tray:
         self._window = Window(UNACKNOWLEDGED)
         self._outbox = outbox
         self._writers: dict[Writer, None] = {}
-        self._alone: deque[tuple[Outgoing, Ack]] = deque()
+        self._alone: deque[tuple[list[Outgoing], Ack]] = deque()
         self._alone_next = True
 
     def ready(self, writer: Writer) -> None:
@@ -115,8 +116,20 @@ class Tray:
 
     def post(self, event: Event) -> Ack:
         """As `say_alone`, without waiting: what it gives is to be awaited, at any time."""
+        return self.post_together([event])
+
+    def post_together(self, events: Sequence[Event]) -> Ack:
+        """As `post`, several *events* in one publish: all of them are taken, or none.
+
+        They get ids of their own, which are the same whenever the same are said together.
+        """
         answer: Ack = asyncio.get_running_loop().create_future()
-        self._alone.append((outgoing(event), answer))
+        messages = [outgoing(event) for event in events]
+        if len(messages) > 1:
+            ids = "\n".join(message.id for message in messages)
+            base_id = hashlib.sha256(ids.encode("utf-8", "surrogatepass")).hexdigest()[:32]
+            messages = [each._replace(id=f"{base_id}:{n}") for n, each in enumerate(messages)]
+        self._alone.append((messages, answer))
         self._outbox.pump(self)
         return answer
 
@@ -137,9 +150,11 @@ class Tray:
     def _send_alone(self, channel: ChannelLog, now_s: float) -> bool:
         """Send what is to go in a publish of its own; False if nothing is."""
         while self._alone:
-            message, waiter = self._alone.popleft()
+            messages, waiter = self._alone.popleft()
             if not waiter.done():
-                ack = self._post(channel, [message], now_s)
+                ack = self._post(
+                    channel, messages, now_s, cost=_cost(sum(map(size_bytes, messages)))
+                )
                 ack.add_done_callback(partial(_pass_on, waiter))
                 return True
         return False
@@ -165,7 +180,7 @@ class Tray:
             del self._writers[writer]  # and to the end: one event a writer, in turn
             self._writers[writer] = None
         if messages:
-            ack = self._post(channel, messages, now_s, cost=max(1.0, size / _BYTES_PER_PUBLISH))
+            ack = self._post(channel, messages, now_s, cost=_cost(size))
             ack.add_done_callback(partial(_tell_writers, batch))
         return bool(messages)
 
@@ -301,6 +316,26 @@ def size_bytes(message: Outgoing) -> int:
         size = 0 if data is None else sent_bytes(data)
     names = len(message.name) + len((message.client_id or "").encode("utf-8", "replace"))
     return size + names + len(dump(message.extras))
+
+
+def packed(events: Iterable[Event]) -> Iterator[list[Event]]:
+    """*events* in their order, as many at a time as fit one publish."""
+    batch: list[Event] = []
+    size = 0
+    for event in events:
+        more = size_bytes(outgoing(event))
+        if batch and (size + more > BATCH_BYTES or len(batch) == BATCH_MESSAGES):
+            yield batch
+            batch, size = [], 0
+        batch.append(event)
+        size += more
+    if batch:
+        yield batch
+
+
+def _cost(size: int) -> float:
+    """How many publishes one of *size* bytes counts as."""
+    return max(1.0, size / _BYTES_PER_PUBLISH)
 
 
 def _most_bytes(event: Event) -> int:

@@ -14,9 +14,13 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
     from rehydrate.hydration import Rules
-    from rehydrate.ports import ChannelLog, Due, ResponseStore
+    from rehydrate.ports import Due, ResponseStore
+    from rehydrate.publishing.outbox import Outbox
 
 _AT_A_TIME = 100
+_DUE_AT_A_TIME = 1_000
+"""Of one conversation they are swept together: no more than one page of its channel may change."""
+
 _LONGEST_ROUND_S = 30.0
 
 
@@ -49,7 +53,7 @@ class Upkeep:
 
     Args:
         store: where responses are stored.
-        channel: where they are published.
+        outbox: where their ends are told.
         rules: the surroundings.
         terms: how things are kept up.
         record: catches one conversation up.
@@ -61,7 +65,7 @@ class Upkeep:
         self,
         *,
         store: ResponseStore,
-        channel: ChannelLog,
+        outbox: Outbox,
         rules: Rules,
         terms: UpkeepTerms,
         record: Callable[[str], Awaitable[Recorded]],
@@ -69,7 +73,7 @@ class Upkeep:
         by_template: Callable[[str], str | None],
     ) -> None:
         self._store = store
-        self._channel = channel
+        self._outbox = outbox
         self._rules = rules
         self._terms = terms
         self._record = record
@@ -139,13 +143,13 @@ class Upkeep:
         return await self._store.overdue(limit=_AT_A_TIME, after_s=self._round_s)
 
     async def _due(self) -> list[Due]:
-        return await self._store.due(limit=_AT_A_TIME)
+        return await self._store.due(limit=_DUE_AT_A_TIME)
 
-    async def _sweep(self, due: Due) -> bool:
+    async def _sweep(self, due: list[Due]) -> int:
         return await sweep(
             due,
             store=self._store,
-            channel=self._channel,
+            outbox=self._outbox,
             rules=self._rules,
             record=self._record,
             lease_s=self._terms.lease_s,
@@ -156,14 +160,16 @@ class Upkeep:
         self._kept.read_quiet(self._rules.now_ms() - self._terms.idle_ms - 2 * self._idle_every_ms)
         return await self._store.idle(limit=_AT_A_TIME, after_s=self._terms.idle_ms / 1000)
 
-    async def _end_idle(self, due: Due) -> bool:
-        ended = await end_idle(
-            due,
-            store=self._store,
-            rules=self._rules,
-            record=self._record,
-            limit_ms=self._terms.idle_ms,
-        )
-        if ended:
-            self._kept.changed(due.conversation_id)
-        return ended
+    async def _end_idle(self, due: list[Due]) -> int:
+        count = 0
+        for each in due:
+            count += await end_idle(
+                each,
+                store=self._store,
+                rules=self._rules,
+                record=self._record,
+                limit_ms=self._terms.idle_ms,
+            )
+        if count:
+            self._kept.changed(due[0].conversation_id)
+        return count

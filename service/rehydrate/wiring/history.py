@@ -98,7 +98,7 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
         self._metrics.count_followed(lambda: self._following.counts)
         self._upkeep = Upkeep(
             store=self._store,
-            channel=self._channel,
+            outbox=self._outbox,
             rules=self._rules,
             terms=UpkeepTerms(
                 self.settings.lease_s, self.settings.idle_limit_ms, self.settings.retention_ms

@@ -161,6 +161,7 @@ class Keeping:
             channel_name=await self.channel_of(conversation_id),
             rules=self._rules,
             record=self.catch_up,
+            outbox=self._outbox,
             mend=mend,
         )
         if any(finding.mended for finding in verified.findings):
