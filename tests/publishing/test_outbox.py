@@ -13,6 +13,7 @@ from rehydrate.core.events import Event
 from rehydrate.errors import BadParameter, Fenced, TooLarge
 from rehydrate.localably import LocalAbly, Settings
 from rehydrate.publishing import outbox, publication
+from rehydrate.publishing.outbox import packed
 from rehydrate.settings import load_settings
 from rehydrate.wiring.history import History
 from waiting import until
@@ -248,6 +249,25 @@ async def test_what_goes_alone_leaves_every_other_turn_to_writers(database):
     names = [m.name if m.id.startswith("x") else "writer" for m in messages]
     assert names.index("writer") < 50  # it begins once the store has its row
     assert [m.id for m in messages if m.id.startswith("x")] == [event.id for event in alone]
+
+
+async def test_what_is_said_together_is_one_publish_and_the_same_when_it_is_said_again(database):
+    async with opened(database) as (_, history):
+        events = [Event("stop", f"x{n}", seq=0, id=f"x{n}") for n in range(150)]
+        with history._outbox.tray("ai:together") as tray:
+            for together in [*packed(events), *packed(events)]:
+                serials = await tray.post_together(together)
+                assert len({serial.partition(":")[0] for serial in serials}) == 1
+        messages = await said(history, "ai:together")
+    assert [m.extras["headers"]["responseId"] for m in messages] == [e.message_id for e in events]
+
+
+def test_what_is_said_together_fits_one_publish_and_keeps_its_order():
+    sizes = [10, 40_000, 30_000, 10, 70_000, 10]
+    events = [Event("token", "r", seq=n, text="x" * size) for n, size in enumerate(sizes)]
+    batches = list(packed(events))
+    assert [[event.seq for event in batch] for batch in batches] == [[0, 1], [2, 3], [4], [5]]
+    assert list(packed([])) == []
 
 
 async def test_who_sends_at_his_own_times_has_room_for_that_on_his_lane(database):
