@@ -19,19 +19,23 @@ gap  what the SDK does                                     where we make it happ
 16   one try, no time limit, errors of its HTTP library    test_requests
 17   it judges sizes by 65536 bytes                        here
 18   its synchronous client has no realtime part           not used: nothing of ours is synchronous
+19   it measures silence by the wall clock                 here
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import time
 
 import aiohttp
 import pytest
+from ably import AblyRealtime
 from ably.transport.defaults import Defaults
 from aiohttp import web
 
 from channel.conftest import Stub, opened, until
+from rehydrate.channel.line import discard
 from rehydrate.errors import ChannelUnavailable
 from rehydrate.localably import LocalAbly, Settings
 from rehydrate.ports import Discontinuity, Outgoing
@@ -173,6 +177,39 @@ async def test_gap_17_the_size_that_counts_is_the_accounts():
     ):
         await log.publish(C, [said(0, big)])
         assert texts(await up_to(subscription, big)) == [big]
+
+
+async def test_gap_19_a_dead_connection_is_found_although_the_clock_was_set_back(monkeypatch):
+    """By our pings; a stock client waits for as long as its clock was set back."""
+    behind_ms = 0
+    clock = "ably.transport.websockettransport.unix_time_ms"
+    monkeypatch.setattr(clock, lambda: time.time_ns() // 1_000_000 - behind_ms)
+    async with (
+        LocalAbly(settings=Settings(max_idle_interval_s=1.0)) as server,
+        opened(server) as log,
+        log.subscribe(C, rewind="1m") as subscription,
+    ):
+        ours = subscription._client
+        where = {"endpoint": f"127.0.0.1:{server.port}", "tls": False}
+        stock = AblyRealtime(server.key, **where, realtime_request_timeout=500)
+        try:
+            await until(lambda: stock.connection.state == "connected")
+            transport = stock.connection.connection_manager.transport
+            with server.faults.on("freeze"):
+                await asyncio.sleep(0.2)  # what was said before has been heard
+                behind_ms = 600_000
+                await until(lambda: _waits_ms(transport) > 500_000)
+                await until(lambda: ours.connection.state == "closed")
+            assert stock.connection.state == "connected"
+        finally:
+            await discard(stock, 1.0, abort=True)
+        await log.publish(C, [said(0)])
+        assert texts(await up_to(subscription, "0")) == ["0"]
+
+
+def _waits_ms(transport):
+    """How long *transport* is going to wait in silence."""
+    return transport.idle_timer._timeout if transport.idle_timer else 0
 
 
 class _answering:  # noqa: N801 - a function, as it is used

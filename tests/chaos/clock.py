@@ -21,6 +21,7 @@ class Clocks:
     def __init__(self, folder):
         self._folder = folder
         self._library = folder / "clock.so"
+        self._ahead_s = {}
         self.why_not = self._build()
 
     def _build(self):
@@ -39,13 +40,19 @@ class Clocks:
         return {"LD_PRELOAD": str(self._library), "CHAOS_CLOCK": str(self._path(name))}
 
     def set(self, name, ahead_s):
-        """Let the clock of *name* be so far ahead, or, below 0, behind; from now on."""
+        """Let the clock of *name* be so far ahead, or, below 0, behind; from now on.
+
+        Returns how far that moved it, in s; below 0: back.
+        """
         path, said = self._path(name), struct.pack("=q", int(ahead_s * 1e9))
+        before_s = self._ahead_s.get(name, 0)
+        self._ahead_s[name] = ahead_s
         if path.exists():
             with path.open("r+b") as file:  # the process looks at this very file
                 file.write(said)
         else:
             path.write_bytes(said)
+        return ahead_s - before_s
 
     def _path(self, name):
         return self._folder / f"{name}.clock"

@@ -111,6 +111,7 @@ async def connections_are_cut(world, chance):
 async def connections_are_half_open(world, chance):
     """Most of them lead nowhere from now on, and nobody is told."""
     world.proxy.swallow(chance, 0.7)
+    world.half_open = True
 
 
 async def publishes_are_refused(world, chance):
@@ -139,7 +140,10 @@ async def clocks_are_set(world, chance):
     ahead_s = chance.uniform(-_CLOCK_S, _CLOCK_S)
     together = chance.random() < 0.5
     for each in world.everybody:
-        world.clocks.set(each.name, ahead_s if together else chance.uniform(-_CLOCK_S, _CLOCK_S))
+        moved_s = world.clocks.set(
+            each.name, ahead_s if together else chance.uniform(-_CLOCK_S, _CLOCK_S)
+        )
+        world.set_back |= each is world.readers and moved_s < 0
 
 
 FAULTS = {

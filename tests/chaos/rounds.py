@@ -9,11 +9,14 @@ from typing import NamedTuple
 
 from chaos import faults
 from chaos.following import Follower
-from chaos.judging import KILLED, measured, never_begun
+from chaos.judging import KILLED, measured, never_begun, taken_s
 
 PATIENCE_S = 90.0
 RESPONSES = 4
 """And two more for each fault; they begin one after the other, so that each meets some."""
+
+OURS = ("sse", "library")
+"""Kinds of readers that see a connection die by our own pings."""
 
 _A_FAULT_S = 1.6
 _TURN_S = 0.05
@@ -54,6 +57,7 @@ class _Playing:
         self.told_s = {}
         self.follower = Follower(world, self.conversation_id)
         world.dead.clear()
+        world.half_open = world.set_back = False
 
     def begin(self):
         self.world.readers.say({"follow": self.conversation_id})
@@ -121,7 +125,7 @@ async def play(world, number, chance, *, names=None):
 
 async def _see_the_end(playing):
     """Wait until every service says, and every reader shows, how each response ended."""
-    ended, left = [], set(playing.ids)
+    ended, left, ours_s = [], set(playing.ids), {}
     missing = dict.fromkeys(playing.ids, "its publisher says nothing")
     deadline_s = time.monotonic() + PATIENCE_S
     while left and time.monotonic() < deadline_s:
@@ -129,9 +133,12 @@ async def _see_the_end(playing):
         done = sorted(left & playing.outcomes.keys())
         answers = await playing.world.hydrated(playing.conversation_id)
         for id_ in done:
-            seen = _seen_by_all(answers, playing.shown, id_)
+            seen = _seen_by(OURS, answers, playing.shown, id_)
             if isinstance(seen, dict):
-                ended.append(measured(playing, seen))
+                ours_s.setdefault(id_, taken_s(playing, id_))
+                seen = _seen_by((*OURS, "stock"), answers, playing.shown, id_)
+            if isinstance(seen, dict):
+                ended.append(measured(playing, seen, ours_s[id_]))
                 left.discard(id_)
             elif never_begun(playing, answers, id_):
                 left.discard(id_)
@@ -141,8 +148,8 @@ async def _see_the_end(playing):
     return ended, {id_: missing[id_] for id_ in sorted(left)}
 
 
-def _seen_by_all(answers, shown, id_):
-    """The message, if all agree that it has ended; else who does not, in words."""
+def _seen_by(kinds, answers, shown, id_):
+    """The message, if readers of *kinds* and services agree that it has ended; else who does not."""
     found = []
     for answer in filter(None, answers):  # one that was killed may still be starting again
         message = next((m for m in answer["messages"] if m["id"] == id_), None)
@@ -156,7 +163,7 @@ def _seen_by_all(answers, shown, id_):
     for other in found:
         if [other["text"], other["status"], bool(other["gaps"])] != wanted:
             return "services disagree"
-    for kind in ("sse", "library", "stock"):
+    for kind in kinds:
         if (has := shown.get(kind, {}).get(id_)) != wanted:
             return f"{kind} shows {_brief(has)}, not {_brief(wanted)}"
     return message

@@ -50,6 +50,8 @@ class World:
     Attributes:
         shown: what readers in other processes show, by conversation and kind.
         losses: how often the channel server lost what it had.
+        half_open: whether connections were made half-open in this round.
+        set_back: whether the clock of the readers was set back in this round.
         dead: publishers that were killed, or slept too long, in this round, by name.
         refusals: what the database said when its disk was full.
         skipped: faults that cannot be made here, and why.
@@ -72,6 +74,7 @@ class World:
         self.shown = defaultdict(dict)
         self.troubles = []
         self.losses = 0
+        self.half_open = self.set_back = False
         self.dead = set()
         self.refusals = Counter()
         skipped = {"disk_is_full": self.disk.why_not, "clocks_are_set": self.clocks.why_not}
@@ -81,6 +84,11 @@ class World:
     @property
     def template(self):
         return ("persisted:" if self.keeps_channels else "ai:") + "{conversation_id}"
+
+    @property
+    def blinded(self):
+        """Whether the SDK of a stock client may not see in time that its connection is dead."""
+        return self.half_open and self.set_back
 
     @property
     def everybody(self):
