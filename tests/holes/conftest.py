@@ -58,8 +58,15 @@ async def growing_house(channels, holes_database, node):
 
 
 @pytest.fixture(scope="module")
-def old_stages():
-    return []
+async def old_stages(house):
+    made = []
+    yield made
+    await _closed(made)
+
+
+async def _closed(stages):
+    while stages:
+        await stages.pop().close()
 
 
 @pytest.fixture
@@ -69,6 +76,7 @@ async def old_stage(house, old_stages):
     Two are made at a time, so that the second test that needs one does not wait.
     """
     if not old_stages or time.monotonic() - old_stages[-1].created_s > FORGOTTEN_S:
+        await _closed(old_stages)
         old_stages[:] = [Stage(house), Stage(house)]
         for each in old_stages:
             for id_, text in (("p", "Well?"), ("q", "And?")):
