@@ -26,7 +26,7 @@ demo: $(VENV)/.run $(VENV)/.node ## a streaming conversation and a chat, on embe
 test: $(VENV)/.dev $(VENV)/.node ## all tests, on every core
 	@exec $(PYTEST) $(ARGS)
 
-test-quick: $(VENV)/.dev ## the tests that take less than a few seconds each
+test-quick: $(VENV)/.dev ## the quick half: what needs no processes, browsers or a channel's real time
 	@exec $(PYTEST) -m "not slow" $(ARGS)
 
 check: $(VENV)/.dev ## format, lint, types and import arrows, as CI does; ARGS goes to the linter

@@ -17,6 +17,25 @@ from rehydrate.store.migrations import migrate
 from rehydrate.store.postgres import PostgresStore
 from rehydrate.store.url import connect_arguments
 
+SLOW = {
+    "chaos", "demo", "examples", "holes", "inspector", "journeys", "soak", "upgrading", "upkeep",
+    "channel", "contracts", "exactness", "following", "localably", "replaying", "wiring",
+    "publishing/test_outbox.py",
+    "store/test_embedded.py", "store/test_embedded_binaries.py", "store/test_migrations.py",
+    "store/test_pool.py", "api/test_stream_browser.py", "test_cli.py", "test_progress.py",
+    "test_serving.py", "test_store_outage.py", "test_terminal.py", "core/test_any_message.py",
+    "laws/test_client_js.py",
+}  # fmt: skip
+"""What starts processes and browsers, waits for a channel's real time, or searches for long."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave to the whole run what the quick one has no time for."""
+    for item in items:
+        path = item.path.relative_to(Path(__file__).parent)
+        if path.parts[0] in SLOW or path.as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
+
 
 def database_url(server_url: str, name: str) -> str:
     return f"{server_url.rpartition('/')[0]}/{name}"
