@@ -24,7 +24,8 @@ SLOW = {
     "store/test_embedded.py", "store/test_embedded_binaries.py", "store/test_migrations.py",
     "store/test_pool.py", "api/test_stream_browser.py", "test_cli.py", "test_progress.py",
     "test_serving.py", "test_store_outage.py", "test_terminal.py", "core/test_any_message.py",
-    "laws/test_client_js.py",
+    "laws/test_client_js.py", "api/test_ui_messages_sdk.py", "test_erasing.py", "test_verifying.py",
+    "test_unanswered.py",
 }  # fmt: skip
 """What starts processes and browsers, waits for a channel's real time, or searches for long."""
 
