@@ -10,7 +10,7 @@ M6      two restarted agents answer one prompt              tests/test_unanswere
 M7      text without seq after the stop is dropped          here; the README says so
 M8      what the laws assume                                tests/laws: overlaps, a publisher's order
 M9      a repair without seq makes every reader ask again   here
-M10     history that shows one stream out of order          cannot be mended: assumed in the README
+M10     history that shows one stream out of order          test_readers
 """
 
 from __future__ import annotations

@@ -24,7 +24,8 @@ S9          answers from a followed state                         test_follows, 
 S10, S11    pointers; answers that may be better later            here, test_follows
 S12         the end while Postgres is away                        test_sweeps
 S13, S14    renamed channels; text that the channel never saw     test_rows
-M1 to M10   the minor ones                                        test_follows
+M1 to M9    the minor ones                                        test_follows
+M10         history out of order, without seq: a known limit      here
 """
 
 from __future__ import annotations
@@ -285,3 +286,26 @@ class TestS11AnswersThatMayBeBetterLater:
         _, answer = await shown(world(*log), 1, 14)
         assert (answer["complete"], answer["reasons"]) == (True, [])
         assert answer["messages"][0]["gaps"] == [[1, 1]]
+
+
+class TestM10HistoryOutOfOrder:
+    LOG = (start("A", 11), token("A", 1, 12), token("A", 2, 13, lag_s=2), token("A", 3, 14))
+
+    def test_with_seqs_every_reader_is_exact(self):
+        assert wrong_anywhere(world(*self.LOG, record_s=[14])) == []
+
+    async def test_with_seqs_the_late_token_fills_its_gap(self):
+        log = world(*self.LOG, record_s=[14])
+        _, before = await answer_at(log, 14.5)
+        _, after = await answer_at(log, 16)
+        assert (before["A"]["text"], before["A"]["gaps"]) == ("ac", [[2, 2]])
+        assert (after["A"]["text"], after["A"]["gaps"]) == ("abc", [])
+
+    async def test_without_seqs_the_late_token_is_lost_as_the_assumption_states(self):
+        """A documented limit: without seq, late cannot be told apart from repeated."""
+        log = world(*bare(*self.LOG), record_s=[14])
+        hydrated, messages = await answer_at(log, 16)
+        assert (messages["A"]["text"], hydrated.complete) == ("ac", True)
+        in_time = world(*bare(*self.LOG))
+        _, messages = await answer_at(in_time, 16)
+        assert messages["A"]["text"] == "abc"
