@@ -13,8 +13,8 @@ from urllib.request import urlopen
 from ably import AblyRealtime
 from bench.hydrate import token_for
 
-from rehydrate.channel.ably import AblyChannel
-from rehydrate.demo.embedded import embedded
+from rehydrate.ably.channel_log import AblyChannel
+from rehydrate.demo.services import embedded
 from rehydrate.ports import Outgoing
 from rehydrate.settings import load_settings
 

@@ -19,7 +19,7 @@ from urllib.parse import quote
 from ably import AblyRealtime, AblyRest
 from ably.types.message import Message
 
-from rehydrate.channel.ably import AblyChannel
+from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.ports import Outgoing
 
 KEY = "bench.key:" + "s" * 32
@@ -32,7 +32,7 @@ TICK_S = 1 / TOKENS_PER_S
 async def local_server() -> AsyncIterator[int]:
     """A channel server in a process of its own; its port."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "rehydrate.localably", "--port", "0", "--key", KEY],
+        [sys.executable, "-m", "localably", "--port", "0", "--key", KEY],
         stdout=subprocess.PIPE,
         text=True,
     )

@@ -24,8 +24,8 @@ from urllib.parse import urlsplit
 import httpx
 from ably import AblyRealtime
 
-from rehydrate.demo.embedded import embedded
 from rehydrate.demo.processes import Child
+from rehydrate.demo.services import embedded
 from rehydrate.settings import load_settings
 
 GOAL_P50_MS = 10.0

@@ -24,13 +24,13 @@ import asyncpg
 import jwt
 from ably import AblyRest
 
-from rehydrate.channel.ably import AblyChannel
-from rehydrate.demo.embedded import embedded
+from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.demo.processes import Child
+from rehydrate.demo.services import embedded
+from rehydrate.history import History
 from rehydrate.ports import Outgoing
-from rehydrate.recording import NewMessage
+from rehydrate.record.catch_up import NewMessage
 from rehydrate.settings import load_settings
-from rehydrate.wiring.history import History
 
 WORDS = [
     "the",

@@ -23,15 +23,15 @@ from typing import NamedTuple
 
 import asyncpg
 
-from rehydrate.core.events import Event
-from rehydrate.core.response import MessageState, fold
-from rehydrate.demo.embedded import embedded
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState, fold
 from rehydrate.demo.processes import Child
-from rehydrate.recording import NewMessage
+from rehydrate.demo.services import embedded
+from rehydrate.history import History
+from rehydrate.postgres.migrations import migrate
+from rehydrate.postgres.url import connect_arguments
+from rehydrate.record.catch_up import NewMessage
 from rehydrate.settings import load_settings
-from rehydrate.store.migrations import migrate
-from rehydrate.store.url import connect_arguments
-from rehydrate.wiring.history import History
 
 SMALL, TOKENS, MOST_MS, MOST_KB = 100, 2_000, 100.0, 200.0
 UI = Path(__file__).parents[1] / "service/rehydrate/api/ui"

@@ -31,7 +31,7 @@ from bench.hydrate import (
 )
 
 from rehydrate.demo.processes import Child
-from rehydrate.wiring.history import History
+from rehydrate.history import History
 
 PATH = "/v1/conversations/c?limit=200"
 STREAM = "/v1/conversations/c/stream?limit=200"

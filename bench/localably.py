@@ -24,7 +24,7 @@ KEY = "app.bench:" + "k" * 32
 @contextmanager
 def server(*arguments):
     """Run a server on one core; yield its port and process id."""
-    command = [sys.executable, "-m", "rehydrate.localably", "--port", "0", "--key", KEY, *arguments]
+    command = [sys.executable, "-m", "localably", "--port", "0", "--key", KEY, *arguments]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)
     try:
         port = int(process.stdout.readline().rpartition(":")[2])

@@ -25,16 +25,16 @@ from bench._table import Row, show
 from bench.channel import KEY, local_server
 from bench.store import tokens
 
-from rehydrate.core.dialects import tokens as dialect
-from rehydrate.core.events import ChannelMessage
-from rehydrate.hydration import Rules
-from rehydrate.recording import PAGE, catch_up
+from rehydrate.core.codecs import tokens as dialect
+from rehydrate.core.event import ChannelMessage
+from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.history import History
+from rehydrate.hydrate.hydrate import Rules
+from rehydrate.postgres.migrations import migrate
+from rehydrate.postgres.store import PostgresStore
+from rehydrate.postgres.url import connect_arguments
+from rehydrate.record.catch_up import PAGE, catch_up
 from rehydrate.settings import load_settings
-from rehydrate.store.embedded import EmbeddedPostgres
-from rehydrate.store.migrations import migrate
-from rehydrate.store.postgres import PostgresStore
-from rehydrate.store.url import connect_arguments
-from rehydrate.wiring.history import History
 
 TOKENS_PER_S = 50
 WARM_S = 1.0

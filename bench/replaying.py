@@ -24,12 +24,12 @@ from ably import AblyRealtime
 from bench._table import Row, show
 from bench.channel import KEY, local_server
 
-from rehydrate.core.events import Event
-from rehydrate.core.response import MessageState, fold
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState, fold
+from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.history import History
+from rehydrate.postgres.migrations import migrate
 from rehydrate.settings import load_settings
-from rehydrate.store.embedded import EmbeddedPostgres
-from rehydrate.store.migrations import migrate
-from rehydrate.wiring.history import History
 
 BEGAN_MS = 1_767_225_600_000
 PATIENCE_S = 600

@@ -16,14 +16,14 @@ from pathlib import Path
 import asyncpg
 
 from rehydrate.core import wire
-from rehydrate.core.content import collapsed_run
-from rehydrate.core.events import Event
-from rehydrate.core.response import MessageState, fold
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState, fold
+from rehydrate.core.text.content import collapsed_run
 from rehydrate.core.timeline import Timeline, Watermark
-from rehydrate.store.embedded import EmbeddedPostgres
-from rehydrate.store.migrations import migrate
-from rehydrate.store.postgres import PostgresStore
-from rehydrate.store.url import connect_arguments
+from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.postgres.migrations import migrate
+from rehydrate.postgres.store import PostgresStore
+from rehydrate.postgres.url import connect_arguments
 
 FINISHED, OPEN, TOKENS, CHUNKS = 200, 3, 2_000, 80
 BODY_BYTES = 1_800

@@ -21,10 +21,10 @@ from pathlib import Path
 from bench._table import Row, show
 from bench.channel import KEY, local_server
 
+from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.history import History
+from rehydrate.postgres.migrations import migrate
 from rehydrate.settings import load_settings
-from rehydrate.store.embedded import EmbeddedPostgres
-from rehydrate.store.migrations import migrate
-from rehydrate.wiring.history import History
 
 WITHIN_S = 120
 SETTLED_S = 2.0

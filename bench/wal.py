@@ -18,14 +18,14 @@ import asyncpg
 from bench._table import Row, show
 from bench.store import START_MS, fill, tokens
 
-from rehydrate.core.events import Event
-from rehydrate.hydration import Rules
-from rehydrate.publishing.ledger import Ledger
-from rehydrate.publishing.publication import Terms
-from rehydrate.store.embedded import EmbeddedPostgres
-from rehydrate.store.migrations import migrate
-from rehydrate.store.postgres import PostgresStore
-from rehydrate.store.url import connect_arguments
+from rehydrate.core.event import Event
+from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.hydrate.hydrate import Rules
+from rehydrate.postgres.migrations import migrate
+from rehydrate.postgres.store import PostgresStore
+from rehydrate.postgres.url import connect_arguments
+from rehydrate.publish.checkpoints import Checkpoints
+from rehydrate.publish.response_writer import PublishOptions
 
 WARM, AFTER_CHECKPOINT = 4, 7
 CHECKPOINTS = {"50 tokens a second": 13, "25 tokens a second": 27}
@@ -83,7 +83,7 @@ class Said:
 async def respond(store, conversation, response_id, checkpoints):
     """Store one response as `respond` does; return the bytes of its text."""
     rules = Rules(120_000, frozenset(), lambda: START_MS)
-    ledger = Ledger(conversation, f"ai:{conversation}", store, rules, Terms("agent"))
+    ledger = Checkpoints(conversation, f"ai:{conversation}", store, rules, PublishOptions("agent"))
     await ledger.claim(response_id, None, None)
     said, events = Said(response_id), tokens(response_id, len(response_id))
     said.position = events[0].serial

@@ -12,8 +12,8 @@ import os
 from alembic import context
 from sqlalchemy import Connection
 
-from rehydrate.store.migrations import alone, engine_of
-from rehydrate.store.tables import metadata
+from rehydrate.postgres.migrations import alone, engine_of
+from rehydrate.postgres.tables import metadata
 
 
 def run(connection: Connection) -> None:

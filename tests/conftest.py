@@ -12,20 +12,21 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from rehydrate.store.embedded import EmbeddedPostgres
-from rehydrate.store.migrations import migrate
-from rehydrate.store.postgres import PostgresStore
-from rehydrate.store.url import connect_arguments
+from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.postgres.migrations import migrate
+from rehydrate.postgres.store import PostgresStore
+from rehydrate.postgres.url import connect_arguments
 
 SLOW = {
-    "chaos", "demo", "examples", "holes", "inspector", "journeys", "soak", "upgrading", "upkeep",
-    "channel", "contracts", "exactness", "following", "localably", "replaying", "wiring",
-    "publishing/test_outbox.py",
-    "store/test_embedded.py", "store/test_embedded_binaries.py", "store/test_migrations.py",
-    "store/test_pool.py", "api/test_stream_browser.py", "test_cli.py", "test_progress.py",
-    "test_serving.py", "test_store_outage.py", "test_terminal.py", "core/test_any_message.py",
-    "laws/test_client_js.py", "api/test_ui_messages_sdk.py", "test_erasing.py", "test_verifying.py",
-    "test_unanswered.py",
+    "ably", "chaos", "contracts", "demo", "examples", "exactness", "follow", "holes", "inspector",
+    "journeys", "localably", "maintenance", "replay", "soak", "upgrading",
+    "api/test_sse_browser.py", "api/test_ui_messages_sdk.py", "cli/test_main.py",
+    "cli/test_progress.py", "cli/test_serve.py", "cli/test_terminal.py",
+    "core/test_any_message.py", "embedded", "laws/test_client_js.py",
+    "postgres/test_migrations.py", "postgres/test_pool.py", "publish/test_publish_queue.py",
+    "publish/test_unanswered.py", "record/test_erase.py", "test_answering.py",
+    "test_answering_endings.py", "test_history.py", "test_history_joining.py",
+    "test_history_replaying.py", "test_store_outage.py",
 }  # fmt: skip
 """What starts processes and browsers, waits for a channel's real time, or searches for long."""
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
-from rehydrate.channel.ably import AblyChannel
+from rehydrate.ably.channel_log import AblyChannel
+from rehydrate.history import History
 from rehydrate.ports import Outgoing
 from rehydrate.settings import load_settings
-from rehydrate.wiring.history import History
 
 PATIENCE_S = 15.0
 

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from demo.command_line import environment, settings_on
-from rehydrate.localably import LocalAbly
+from localably import LocalAbly
 
 
 @pytest.fixture

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import get_args
 
-from rehydrate.core.events import Kind
-from rehydrate.core.response import STEPS
+from rehydrate.core.event import Kind
+from rehydrate.core.fold import STEPS
 
 DOCS = Path(__file__).parent.parent / "docs"
 WORDS = {

@@ -10,12 +10,14 @@ import pytest
 from conftest import connected
 from exactness.rooms import open_house, until
 from exactness.viewing import viewing
-from rehydrate import recording
-from rehydrate.core import extent, reader, timeline
-from rehydrate.core.extent import MAX_SEQ, TOO_LARGE
-from rehydrate.following import standing
-from rehydrate.recording import NewMessage
-from rehydrate.upkeep.sweeping import untold
+from rehydrate.core import client_view as reader
+from rehydrate.core import timeline
+from rehydrate.core.text import size_budget as extent
+from rehydrate.core.text.size_budget import MAX_SEQ, TOO_LARGE
+from rehydrate.follow import live_conversation as standing
+from rehydrate.maintenance.sweeper import untold
+from rehydrate.record import catch_up as recording
+from rehydrate.record.catch_up import NewMessage
 from telling import completed, history_over, publisher_to, reading
 
 PIECE = "x" * 60_000

@@ -13,11 +13,11 @@ import pytest
 from api.serving import served
 from demo.command_line import environment, settings_on
 from journeys.snippets import README, ROOT, block, blocks, region
-from rehydrate.api.access import Access
+from localably import LocalAbly
 from rehydrate.api.app import create_app
-from rehydrate.api.events import Announcers
-from rehydrate.cli import _parser
-from rehydrate.localably import LocalAbly
+from rehydrate.api.auth.access import Access
+from rehydrate.api.webhooks import WebhookSenders
+from rehydrate.cli.main import _parser
 from rehydrate.settings import Settings
 
 
@@ -142,7 +142,7 @@ def test_the_commands_are_all_there_with_their_options():
 
 
 def test_the_calls_are_all_there():
-    access, announcers = Access(service_keys=["k"]), Announcers(["a.b:c"])
+    access, announcers = Access(service_keys=["k"]), WebhookSenders(["a.b:c"])
     app = create_app(object(), access, announcers=announcers, inspector=object(), admin=object())
     served_calls = {
         (method.upper(), re.sub(r"\{\w+\}", "{}", path))

@@ -9,11 +9,12 @@ import pytest
 
 from conftest import connected, database_url
 from exactness.rooms import Cable
+from localably import LocalAbly
 from rehydrate.errors import StoreUnavailable
-from rehydrate.localably import LocalAbly
-from rehydrate.publishing import ledger, responding
+from rehydrate.history import History
+from rehydrate.publish import checkpoints as ledger
+from rehydrate.publish import respond as responding
 from rehydrate.settings import load_settings
-from rehydrate.wiring.history import History
 
 pytestmark = pytest.mark.slow
 

@@ -4,23 +4,23 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.core.reader import View
+from rehydrate.core.client_view import View
 from rehydrate.errors import RehydrateError
 
 if TYPE_CHECKING:
-    from rehydrate.hydration import Hydrated
-    from rehydrate.publishing.responding import Response
-    from rehydrate.recording import NewMessage
+    from rehydrate.history import History
+    from rehydrate.hydrate.hydrate import Hydrated
+    from rehydrate.publish.respond import Response
+    from rehydrate.record.catch_up import NewMessage
     from rehydrate.settings import Settings
-    from rehydrate.wiring.history import History
 
 __all__ = ["History", "Hydrated", "NewMessage", "RehydrateError", "Response", "Settings", "View"]
 
 _HOMES = {
-    "History": "rehydrate.wiring.history",
-    "Hydrated": "rehydrate.hydration",
-    "NewMessage": "rehydrate.recording",
-    "Response": "rehydrate.publishing.responding",
+    "History": "rehydrate.history",
+    "Hydrated": "rehydrate.hydrate.hydrate",
+    "NewMessage": "rehydrate.record.catch_up",
+    "Response": "rehydrate.publish.respond",
     "Settings": "rehydrate.settings",
 }
 

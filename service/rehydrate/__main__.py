@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from rehydrate.cli import main
+from rehydrate.cli.main import main
 
 sys.exit(main())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from rehydrate.api.logs import log_to_stderr
-from rehydrate.wiring.history import History
+from rehydrate.history import History
 
 log_to_stderr()
 app = History().app()

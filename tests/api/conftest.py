@@ -10,9 +10,9 @@ import pytest
 from api.minting import ADMIN_KEY, KEY, READER, SERVICE_KEY, bearer, mint
 from api.serving import served
 from api.standin import StandIn
-from rehydrate.api.access import Access
 from rehydrate.api.app import create_app
-from rehydrate.api.router import Limits
+from rehydrate.api.auth.access import Access
+from rehydrate.api.conversations import Limits
 
 ORIGIN = "https://chat.example"
 

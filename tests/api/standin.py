@@ -6,14 +6,14 @@ import asyncio
 from contextlib import asynccontextmanager
 
 from rehydrate.core import wire
-from rehydrate.core.content import collapsed_run
-from rehydrate.core.ids import Cursor, encode_cursor
-from rehydrate.core.response import MessageState
+from rehydrate.core.fold import MessageState
+from rehydrate.core.positions import Cursor, encode_cursor
+from rehydrate.core.text.content import collapsed_run
 from rehydrate.core.timeline import Reason
 from rehydrate.errors import Conflict, NotFound
-from rehydrate.hydration import Hydrated
+from rehydrate.hydrate.hydrate import Hydrated
 from rehydrate.ports import Conversation
-from rehydrate.recording import StoreResult
+from rehydrate.record.catch_up import StoreResult
 
 NOW_MS = 1_767_225_600_000
 

@@ -10,8 +10,8 @@ import pytest
 
 from api.conftest import calling, problem
 from api.minting import bearer
+from localably import LocalAbly
 from rehydrate import History, NewMessage
-from rehydrate.localably import LocalAbly
 from telling import settings_for
 
 ADMIN, SERVICE = "an admin's key", "a backend's key"

@@ -11,8 +11,8 @@ from fastapi import APIRouter, FastAPI, HTTPException
 from fastapi.responses import JSONResponse, PlainTextResponse
 
 from api.conftest import calling, problem
+from rehydrate.api.conversations import Limits, router
 from rehydrate.api.metrics import Metrics
-from rehydrate.api.router import Limits, router
 from rehydrate.errors import StoreUnavailable, Unauthorized
 
 MESSAGES = {"messages": [{"id": "a", "role": "assistant", "text": "x"}]}

@@ -13,11 +13,11 @@ import pytest
 from api.conftest import problem
 from api.minting import SERVICE_KEY, bearer
 from api.serving import served_beside
-from api.test_events import PATH, SECRET, batch, signed
-from rehydrate.api import events
-from rehydrate.localably import LocalAbly
+from api.test_webhooks import PATH, SECRET, batch, signed
+from localably import LocalAbly
+from rehydrate.api import webhooks as events
+from rehydrate.history import History
 from rehydrate.settings import load_settings
-from rehydrate.wiring.history import History
 
 PATIENCE_S = 20
 

@@ -9,13 +9,13 @@ import pytest
 
 from api.conftest import calling, make_access, problem
 from api.minting import ADMIN_KEY, KEY, READER, SERVICE_KEY, bearer, mint
+from localably import LocalAbly
 from rehydrate.api import inspection
 from rehydrate.api.app import create_app
 from rehydrate.errors import NotFound
-from rehydrate.localably import LocalAbly
-from rehydrate.recording import NewMessage
+from rehydrate.history import History
+from rehydrate.record.catch_up import NewMessage
 from rehydrate.settings import load_settings
-from rehydrate.wiring.history import History
 
 PATHS = (
     "/v1/admin/conversations",

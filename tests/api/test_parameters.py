@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from rehydrate.api import parameters
-from rehydrate.core.ids import Cursor, encode_cursor
+from rehydrate.core.positions import Cursor, encode_cursor
 from rehydrate.errors import BadParameter
 
 

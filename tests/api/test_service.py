@@ -6,7 +6,7 @@ import pytest
 
 from api.standin import StandIn
 from rehydrate.api.service import Service
-from rehydrate.wiring.history import History
+from rehydrate.history import History
 
 CALLS = [name for name in vars(Service) if not name.startswith("_")]
 

@@ -14,9 +14,9 @@ import pytest
 from api.conftest import problem
 from api.minting import bearer
 from api.serving import served_beside
+from localably import LocalAbly
 from rehydrate.api import ui_messages
-from rehydrate.localably import LocalAbly
-from rehydrate.wiring.history import History
+from rehydrate.history import History
 from telling import publisher_to, settings_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

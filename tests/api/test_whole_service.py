@@ -14,11 +14,11 @@ from api.cable import Cable
 from api.conftest import problem
 from api.minting import ADMIN_KEY, OTHER_KEY, READER, SERVICE_KEY, bearer, mint
 from api.serving import served_beside
-from rehydrate.localably import LocalAbly
-from rehydrate.localably.capability import Capability
-from rehydrate.localably.config import Key
+from localably import LocalAbly
+from localably.capability import Capability
+from localably.config import Key
+from rehydrate.history import History
 from rehydrate.settings import load_settings
-from rehydrate.wiring.history import History
 
 KEY = "app1.whole:0123456789abcdef0123456789abcdef"
 NARROW_KEY = "app1.narrow:abcdef0123456789abcdef0123456789"

@@ -8,7 +8,7 @@ import random
 from chaos.processes import said_to_us, say
 from rehydrate.demo.texts import tokens_of
 from rehydrate.errors import StoreUnavailable
-from rehydrate.wiring.history import History
+from rehydrate.history import History
 
 MEAN_TOKENS = 60
 PACE_S = 1 / 25

@@ -19,10 +19,10 @@ from ably.types.tokendetails import TokenDetails
 
 from chaos.processes import said_to_us, say
 from chaos.showing import Shown, of_messages
-from rehydrate.channel.credentials import Credentials, Key
+from rehydrate.ably.credentials import AblyKey, Credentials
 from rehydrate.demo.reader import join
 from rehydrate.errors import RehydrateError
-from rehydrate.wiring.history import History
+from rehydrate.history import History
 
 
 class Telling:
@@ -73,7 +73,7 @@ class Server:
 
 def stock_client():
     """A stock client as an app makes it, that does not wait long before it connects again."""
-    signing = Credentials(Key.parse(os.environ["ABLY_API_KEY"]), "reader", _no_time)
+    signing = Credentials(AblyKey.parse(os.environ["ABLY_API_KEY"]), "reader", _no_time)
 
     async def token(params):
         details = await signing.details(params)

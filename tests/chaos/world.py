@@ -18,12 +18,12 @@ from chaos.clock import Clocks
 from chaos.disk import Disk
 from chaos.processes import Process
 from chaos.proxy import Proxy
-from rehydrate.channel.ably import AblyChannel
-from rehydrate.core.assembly import spoken_text
-from rehydrate.core.dialects import decode_all
+from rehydrate.ably.channel_log import AblyChannel
+from rehydrate.core.codecs import decode_all
+from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.timeline import Timeline
-from rehydrate.store.embedded import EmbeddedPostgres
-from rehydrate.store.migrations import migrate
+from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.postgres.migrations import migrate
 
 KEY = "chaos.key:" + "k" * 32
 SERVICE_KEY = "the-service-key-of-chaos"
@@ -117,7 +117,7 @@ class World:
             await migrate(self.postgres.url)
         config = self.folder / "channels.toml"
         config.write_text(_CHANNELS)
-        local = ("rehydrate.localably", "--port", str(self.channel_port), "--key", KEY)
+        local = ("localably", "--port", str(self.channel_port), "--key", KEY)
         more = ("--config", str(config), "--data-dir", str(self.folder / "channels"))
         self.channels = self.process("channels", *local, *more, timed=False)
         await self.channels.start()

@@ -9,7 +9,7 @@ from contextlib import aclosing
 
 import pytest
 
-from rehydrate.core.ids import at_or_before
+from rehydrate.core.positions import at_or_before
 from rehydrate.errors import ChannelRefused, Unauthorized
 from rehydrate.ports import Discontinuity, Outgoing
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from rehydrate.core.content import collapsed_run
-from rehydrate.core.events import Event
-from rehydrate.core.response import MessageState, fold
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState, fold
+from rehydrate.core.text.content import collapsed_run
 from rehydrate.ports import ResponseStore
 
 AT_MS = 1_763_720_000_123

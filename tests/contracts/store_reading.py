@@ -8,8 +8,8 @@ import pytest
 
 from contracts.messages import UNICODE_IDS, bodies, finished, further, put, response, said
 from rehydrate.core import wire
-from rehydrate.core.ids import Cursor
-from rehydrate.core.response import MessageState, fold
+from rehydrate.core.fold import MessageState, fold
+from rehydrate.core.positions import Cursor
 from rehydrate.errors import BadParameter, Conflict
 
 

@@ -8,8 +8,8 @@ import pytest
 
 from contracts.messages import AT_MS, finished, further, put, response, said
 from rehydrate.core import wire
-from rehydrate.core.response import fold
-from rehydrate.core.timeline import Hole, Watermark
+from rehydrate.core.fold import fold
+from rehydrate.core.timeline import LostInterval, Watermark
 from rehydrate.errors import Fenced, NotFound
 
 
@@ -210,18 +210,18 @@ class Watermarks:
 
     async def test_holes_are_kept_and_those_that_meet_are_one(self, store) -> None:
         async with store.locked("c", "ai:c") as held:
-            for hole in (Hole(10, 20), Hole(40, 50), Hole(15, 30)):
+            for hole in (LostInterval(10, 20), LostInterval(40, 50), LostInterval(15, 30)):
                 await held.move(Watermark("1", AT_MS, AT_MS), hole)
         row = (await store.load("c", limit=1, before=None)).conversation
-        assert row.holes == (Hole(10, 30), Hole(40, 50))
+        assert row.holes == (LostInterval(10, 30), LostInterval(40, 50))
 
     async def test_there_are_never_too_many_holes(self, store) -> None:
         async with store.locked("c", "ai:c") as held:
             for n in range(130):
-                await held.move(Watermark("1", AT_MS, AT_MS), Hole(n * 10, n * 10 + 5))
+                await held.move(Watermark("1", AT_MS, AT_MS), LostInterval(n * 10, n * 10 + 5))
         holes = (await store.load("c", limit=1, before=None)).conversation.holes
         assert len(holes) == 100
-        assert (holes[0].from_ms, holes[-1]) == (0, Hole(1290, 1295))
+        assert (holes[0].from_ms, holes[-1]) == (0, LostInterval(1290, 1295))
 
     async def test_times_are_exact_to_the_millisecond(self, store) -> None:
         for ms in (AT_MS, 1, 999, 1_999_999_999_999, 4_102_444_800_001):

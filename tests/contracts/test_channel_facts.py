@@ -10,7 +10,7 @@ import os
 import pytest
 
 from contracts.channel import FACTS, Service
-from rehydrate.localably import LocalAbly
+from localably import LocalAbly
 
 
 @pytest.fixture(params=["localably", "ably"])

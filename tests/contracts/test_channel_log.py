@@ -7,8 +7,8 @@ import secrets
 import pytest
 
 from contracts.channel_log import ChannelLogContract
-from rehydrate.channel.ably import AblyChannel
-from rehydrate.localably import LocalAbly
+from localably import LocalAbly
+from rehydrate.ably.channel_log import AblyChannel
 
 
 @pytest.fixture(scope="module")

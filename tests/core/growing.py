@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from core.saying import BEGAN_MS, serial
-from rehydrate.core.events import APPEND, CREATE, UPDATE, ChannelMessage
+from rehydrate.core.event import APPEND, CREATE, UPDATE, ChannelMessage
 
 
 def at(second):

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from rehydrate.core.content import run_of
-from rehydrate.core.dialects import decode_all
-from rehydrate.core.events import ChannelMessage, Event
-from rehydrate.core.response import MessageState, fold
+from rehydrate.core.codecs import decode_all
+from rehydrate.core.event import ChannelMessage, Event
+from rehydrate.core.fold import MessageState, fold
+from rehydrate.core.text.content import run_of
 from rehydrate.core.timeline import Timeline
 
 BEGAN_MS = 1_767_225_600_000

@@ -10,9 +10,9 @@ from hypothesis import strategies as st
 
 from core.saying import BEGAN_MS, said, serial, shown
 from rehydrate.core import wire
-from rehydrate.core.dialects import decode, decode_all
-from rehydrate.core.events import ChannelMessage
-from rehydrate.core.reader import Verdict, View
+from rehydrate.core.client_view import Verdict, View
+from rehydrate.core.codecs import decode, decode_all
+from rehydrate.core.event import ChannelMessage
 from rehydrate.core.timeline import Timeline
 
 names = st.sampled_from(

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from localably.capability import Capability as ServersCapability
 from rehydrate.core.capability import Capability
-from rehydrate.localably.capability import Capability as ServersCapability
 
 
 @pytest.mark.parametrize(

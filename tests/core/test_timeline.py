@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from core.saying import BEGAN_MS, event, folded, said, serial, shown, start, stop, text_of, token
-from rehydrate.core.events import Event
-from rehydrate.core.ids import HISTORY_LAG_MS, MARGIN_MS
-from rehydrate.core.response import MessageState, Outcome
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState, Outcome
+from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS
 from rehydrate.core.timeline import (
     REWIND_REACH_MS,
-    Hole,
+    LostInterval,
     Timeline,
     Tombstone,
     Watermark,
@@ -288,16 +288,16 @@ EDGE_MS = NOW_MS - RETENTION_MS
         (Watermark("s", 0, EDGE_MS + HISTORY_LAG_MS), 0, NOW_MS, None),
         (Watermark("s", 0, NOW_MS), 0, None, None),
         # nobody saw what came between
-        (Watermark("s", 50_000, 60_000), 0, NOW_MS - 5, Hole(58_000, NOW_MS - 5)),
-        (Watermark("s", 50_000, 1_000), 0, None, Hole(0, NOW_MS)),
+        (Watermark("s", 50_000, 60_000), 0, NOW_MS - 5, LostInterval(58_000, NOW_MS - 5)),
+        (Watermark("s", 50_000, 1_000), 0, None, LostInterval(0, NOW_MS)),
         # a conversation that was never recorded was last known whole when it was made
         (None, EDGE_MS + HISTORY_LAG_MS, NOW_MS, None),
-        (None, 10_000, NOW_MS, Hole(8_000, NOW_MS)),
+        (None, 10_000, NOW_MS, LostInterval(8_000, NOW_MS)),
         (None, EDGE_MS - 10_000, EDGE_MS - 10_000, None),
         # one that nobody has heard of is whole unless its history begins at the edge of retention
         (None, None, EDGE_MS + MARGIN_MS + 1, None),
         (None, None, None, None),
-        (None, None, EDGE_MS + MARGIN_MS, Hole(0, EDGE_MS + MARGIN_MS)),
+        (None, None, EDGE_MS + MARGIN_MS, LostInterval(0, EDGE_MS + MARGIN_MS)),
     ],
 )
 def test_windows_meet_or_what_lies_between_them_is_a_hole(watermark, created_ms, oldest_ms, hole):

@@ -7,9 +7,9 @@ import pytest
 from core.saying import BEGAN_MS, event, folded, said, serial, shown, start, stop, text_of, token
 from core.test_timeline import texts
 from rehydrate.core import timeline as module
-from rehydrate.core.events import Event
-from rehydrate.core.response import MessageState
-from rehydrate.core.timeline import Hole, spanned
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState
+from rehydrate.core.timeline import LostInterval, spanned
 
 
 @pytest.fixture(autouse=True)
@@ -26,7 +26,7 @@ def test_a_response_more_is_refused_and_when_that_was_is_known():
     timeline = begun(numbers=range(6))
     assert list(timeline.messages) == ["r0", "r1", "r2"]
     assert timeline.counts == {"folded": 3, "refused": 3}
-    assert timeline.refused == Hole(BEGAN_MS + 3_000, BEGAN_MS + 5_000)
+    assert timeline.refused == LostInterval(BEGAN_MS + 3_000, BEGAN_MS + 5_000)
 
 
 def test_those_there_go_on_and_prompts_come_in():

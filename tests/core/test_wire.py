@@ -8,7 +8,7 @@ import pytest
 
 from core.saying import BEGAN_MS, event, folded, said, shown, start, stop, text_of, token
 from rehydrate.core import wire
-from rehydrate.core.response import MessageState, Outcome, fold
+from rehydrate.core.fold import MessageState, Outcome, fold
 from rehydrate.core.timeline import Reason
 
 CALL = event("tool_call", 2, tool_call_id="c", name="f", value={"q": 1})

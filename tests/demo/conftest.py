@@ -7,7 +7,7 @@ import os
 import pytest
 
 from demo.command_line import settings_on
-from rehydrate.localably import LocalAbly
+from localably import LocalAbly
 
 
 @pytest.fixture(autouse=True)

@@ -55,7 +55,7 @@ async def test_it_goes_on_after_ably_was_away(history, ably):
 
 
 async def test_it_ends_when_it_is_told_to_also_while_nobody_can_be_told(history, monkeypatch):
-    monkeypatch.setattr("rehydrate.publishing.ledger.COMMIT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr("rehydrate.publish.checkpoints.COMMIT_TIMEOUT_S", 0.2)
     streaming = asyncio.create_task(stream(history, "a", lanes=2))
     await appear(2, history, "a")
     await history._store.close()

@@ -33,9 +33,9 @@ def child_that(does, **constants):
     """The script of a child whose command *does* something instead."""
     changed = "".join(f"child.{name} = {value}; " for name, value in constants.items())
     return (
-        f"{ENDS}{changed}import rehydrate.cli, threading\n"
+        f"{ENDS}{changed}import rehydrate.cli.main, threading\n"
         f"def main(argv):\n    {does}\n"
-        "rehydrate.cli.main = main\n"
+        "rehydrate.cli.main.main = main\n"
         "sys.exit(child.main())\n"
     )
 

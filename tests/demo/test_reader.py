@@ -8,8 +8,8 @@ import pytest
 from ably import AblyRealtime
 from ably.types.message import Message
 
+from localably import LocalAbly
 from rehydrate.demo.reader import join
-from rehydrate.localably import LocalAbly
 
 EMPTY = {"messages": [], "reasons": [], "until": None, "rewind_from": None}
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from exactness.rooms import open_house
-from rehydrate import walking
+from rehydrate.hydrate import history_window as walking
 
 
 @pytest.fixture

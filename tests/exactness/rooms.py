@@ -14,18 +14,18 @@ import time
 from contextlib import aclosing, asynccontextmanager
 from urllib.parse import urlsplit
 
-from rehydrate.channel.ably import AblyChannel
-from rehydrate.core.dialects import tokens
-from rehydrate.core.events import Event
-from rehydrate.hydration import Rules, hydrate
-from rehydrate.localably import LocalAbly
+from localably import LocalAbly
+from rehydrate.ably.channel_log import AblyChannel
+from rehydrate.core.codecs import tokens
+from rehydrate.core.event import Event
+from rehydrate.hydrate.hydrate import Rules, hydrate
 from rehydrate.ports import Outgoing
-from rehydrate.publishing.ledger import Ledger
-from rehydrate.publishing.outbox import Outbox
-from rehydrate.publishing.publication import Terms
-from rehydrate.publishing.responding import respond
-from rehydrate.recording import catch_up, store_messages
-from rehydrate.store.postgres import PostgresStore
+from rehydrate.postgres.store import PostgresStore
+from rehydrate.publish.checkpoints import Checkpoints
+from rehydrate.publish.publish_queue import PublishQueue
+from rehydrate.publish.respond import respond
+from rehydrate.publish.response_writer import PublishOptions
+from rehydrate.record.catch_up import catch_up, store_messages
 
 PATIENCE_S = 30
 
@@ -125,10 +125,10 @@ class Room:
     async def catch_up(self, *, store=None, channel=None, rules=None):
         return await catch_up(self.id, **self._ports(store, channel, rules))
 
-    def respond(self, rid, *, store=None, channel=None, terms=Terms(), **more):  # noqa: B008 - frozen
+    def respond(self, rid, *, store=None, channel=None, terms=PublishOptions(), **more):  # noqa: B008 - frozen
         ports = self._ports(store)
         del ports["channel"]
-        outbox = Outbox(channel or self.channel, rate_per_s=0)
+        outbox = PublishQueue(channel or self.channel, rate_per_s=0)
         return respond(self.id, rid, **ports, outbox=outbox, terms=terms, **more)
 
     async def store_messages(self, *messages):
@@ -204,7 +204,7 @@ class Room:
 
     async def claimed(self, rid):
         """A lease on *rid* whose publisher only says what the test says."""
-        ledger = Ledger(self.id, self.name, self.store, self.rules, Terms())
+        ledger = Checkpoints(self.id, self.name, self.store, self.rules, PublishOptions())
         await ledger.claim(rid, None, None)
         return ledger
 

@@ -11,7 +11,7 @@ from exactness.rooms import Gate, Paused, until, within
 from exactness.viewing import as_sdk
 from laws.readers import judge
 from laws.worlds import Joiner, Said, World, posted
-from rehydrate.core.reader import View
+from rehydrate.core.client_view import View
 
 
 def growing(*said, **more):

@@ -26,10 +26,10 @@ from ably.types.message import Message
 
 from api.minting import bearer
 from exactness.viewing import viewing
-from rehydrate.core.assembly import spoken_text
-from rehydrate.core.reader import View
-from rehydrate.localably import LocalAbly
-from rehydrate.recording import NewMessage
+from localably import LocalAbly
+from rehydrate.core.client_view import View
+from rehydrate.core.text.assembly import spoken_text
+from rehydrate.record.catch_up import NewMessage
 from telling import history_over, publisher_to, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

@@ -46,10 +46,10 @@ from exactness.scenes import (
     wrong_anywhere,
 )
 from laws.worlds import serial
-from rehydrate.core.events import Event
-from rehydrate.core.ids import at_or_before, channel_serial
-from rehydrate.core.reader import Verdict, verdict
-from rehydrate.core.response import MessageState, Outcome, fold
+from rehydrate.core.client_view import Verdict, verdict
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState, Outcome, fold
+from rehydrate.core.positions import at_or_before, channel_serial
 from rehydrate.core.timeline import Window
 
 pytestmark = pytest.mark.usefixtures("simulated_time")

@@ -11,9 +11,9 @@ from exactness.scenes import repair, start, stop, token, world, wrong_anywhere
 from laws.memory import MemoryChannel, MemoryStore
 from rehydrate.core.timeline import Tombstone, erased_mark
 from rehydrate.errors import Conflict, Fenced
-from rehydrate.hydration import Rules, hydrate
+from rehydrate.hydrate.hydrate import Rules, hydrate
 from rehydrate.ports import Conversation
-from rehydrate.recording import NewMessage, catch_up, store_messages
+from rehydrate.record.catch_up import NewMessage, catch_up, store_messages
 
 
 class Test7DeadBetweenTheCommitAndTheStop:
@@ -71,7 +71,7 @@ class Test10ARecorderBesideAPublisherThatFinishes:
         assert await room.stored() == {"r": ("abc", "completed")}
 
     async def test_pieces_that_overlap_are_trimmed_by_what_they_contain(self, room, monkeypatch):
-        monkeypatch.setattr("rehydrate.publishing.responding.CHECKPOINT_S", 0.01)
+        monkeypatch.setattr("rehydrate.publish.respond.CHECKPOINT_S", 0.01)
         gate, text = Gate(), "abcdefghijklmnopqrst"
         async with room.respond("r") as response:
             for letter in text[:16]:

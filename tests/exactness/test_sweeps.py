@@ -6,14 +6,14 @@ import pytest
 
 from exactness.rooms import Cable, Gate, Paused, event_of, now_ms, until, within
 from exactness.viewing import viewing
-from rehydrate.core.response import MessageState, fold
+from rehydrate.core.fold import MessageState, fold
 from rehydrate.errors import Fenced
+from rehydrate.maintenance.idle_limit import end_idle
+from rehydrate.maintenance.sweeper import sweep, untold
 from rehydrate.ports import Due
-from rehydrate.publishing.outbox import Outbox
-from rehydrate.recording import NewMessage
-from rehydrate.store.postgres import PostgresStore
-from rehydrate.upkeep.idling import end_idle
-from rehydrate.upkeep.sweeping import sweep, untold
+from rehydrate.postgres.store import PostgresStore
+from rehydrate.publish.publish_queue import PublishQueue
+from rehydrate.record.catch_up import NewMessage
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +26,7 @@ async def swept(room, rid, *, channel=None, lease_s=0.0):
 
     due = [Due(room.id, rid, room.name)]
     how = {"store": room.store, "rules": room.rules, "record": record, "lease_s": lease_s}
-    outbox = Outbox(channel or room.channel, rate_per_s=0)
+    outbox = PublishQueue(channel or room.channel, rate_per_s=0)
     return await sweep(due, outbox=outbox, **how)
 
 

@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 from exactness.rooms import until
-from rehydrate.core.reader import View
+from rehydrate.core.client_view import View
 
 
 def as_sdk(message):

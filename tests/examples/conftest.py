@@ -11,9 +11,9 @@ import pytest
 from api.serving import served_beside
 from chat_backend.app import create_app
 from chat_backend.settings import ChatSettings
+from localably import LocalAbly
 from providers.conftest import scripted
 from rehydrate import History
-from rehydrate.localably import LocalAbly
 from scripted_openai.model import answer
 from telling import settings_for
 

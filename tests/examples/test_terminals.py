@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from demo.command_line import environment, settings_on
+from localably import LocalAbly
 from providers.conftest import scripted
-from rehydrate.localably import LocalAbly
 from scripted_openai.model import answer, says
 
 EXAMPLES = Path(__file__).parents[2] / "examples"

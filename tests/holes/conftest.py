@@ -13,8 +13,8 @@ from holes.readers import node_running
 from holes.stage import Stage, staged
 from holes.table import WRITING, Table, cell
 from journeys.readers import MODULES
-from rehydrate.core.ids import MARGIN_MS
-from rehydrate.localably import LocalAbly
+from localably import LocalAbly
+from rehydrate.core.positions import MARGIN_MS
 
 OLD_S = MARGIN_MS / 1000 + 0.5
 FORGOTTEN_S = 60.0  # half of what the channel keeps

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 from appending import appender_to
 from rehydrate import History
-from rehydrate.publishing import responding
+from rehydrate.publish import respond as responding
 
 
 async def respond(job):

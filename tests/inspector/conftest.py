@@ -9,7 +9,7 @@ pytest.importorskip("playwright.async_api", reason="playwright is not installed"
 from playwright.async_api import async_playwright
 
 from inspector.site import CHROMIUM, site_over, visited
-from rehydrate.localably import LocalAbly
+from localably import LocalAbly
 
 
 @pytest.fixture(scope="session")

@@ -14,8 +14,8 @@ from playwright.async_api import expect
 
 from api.minting import ADMIN_KEY, SERVICE_KEY
 from api.serving import served_beside
+from rehydrate.history import History
 from rehydrate.settings import load_settings
-from rehydrate.wiring.history import History
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 PATIENCE_MS = 15_000

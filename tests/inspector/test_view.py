@@ -9,7 +9,7 @@ import pytest
 
 from core.saying import event, folded, start
 from rehydrate.core import wire
-from rehydrate.following.telling import _said
+from rehydrate.follow.event_buffer import _said
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -19,7 +19,7 @@ from journeys.readers import (
 )
 from journeys.stack import stacked
 from rehydrate.demo.texts import tokens_of
-from rehydrate.wiring.history import History
+from rehydrate.history import History
 
 pytestmark = pytest.mark.slow
 

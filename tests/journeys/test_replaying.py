@@ -14,7 +14,7 @@ import pytest
 from journeys.readers import Plan, by_javascript, by_python, must_show, skip_without_node
 from journeys.stack import stacked
 from rehydrate import History
-from rehydrate.core.dialects import decode_all
+from rehydrate.core.codecs import decode_all
 from rehydrate.demo.processes import Child
 from rehydrate.demo.texts import tokens_of
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rehydrate import walking
+from rehydrate.hydrate import history_window as walking
 
 
 @pytest.fixture(autouse=True)

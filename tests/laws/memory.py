@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from laws.rolling import changed_ms, rolled
 from rehydrate.core import wire
-from rehydrate.core.events import ChannelMessage
-from rehydrate.core.ids import insertion_position
+from rehydrate.core.event import ChannelMessage
+from rehydrate.core.positions import insertion_position
 from rehydrate.errors import Conflict
 from rehydrate.ports import Conversation, Finished, Lease, Stored
 

@@ -7,16 +7,16 @@ import json
 
 from laws.memory import MemoryChannel, MemoryStore
 from laws.rolling import changed_ms, live, rewound, rolled
-from rehydrate.core.assembly import spoken_text
-from rehydrate.core.dialects import decode, decode_all
-from rehydrate.core.events import Event
-from rehydrate.core.ids import channel_serial
-from rehydrate.core.reader import Verdict, View
-from rehydrate.core.response import fold
+from rehydrate.core.client_view import Verdict, View
+from rehydrate.core.codecs import decode, decode_all
+from rehydrate.core.event import Event
+from rehydrate.core.fold import fold
+from rehydrate.core.positions import channel_serial
+from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.timeline import Timeline
-from rehydrate.hydration import Rules, hydrate
+from rehydrate.hydrate.hydrate import Rules, hydrate
 from rehydrate.ports import Conversation
-from rehydrate.recording import catch_up
+from rehydrate.record.catch_up import catch_up
 
 REWIND_MS = 10_000
 PATIENCE = 40

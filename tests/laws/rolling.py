@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rehydrate.core.events import APPEND, UPDATE
+from rehydrate.core.event import APPEND, UPDATE
 
 
 def rolled(posted):

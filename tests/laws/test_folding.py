@@ -14,9 +14,9 @@ from laws.rolling import changed_ms, rolled
 from laws.test_joining import FEATURES
 from laws.worlds import worlds
 from rehydrate.core import wire
-from rehydrate.core.chains import Chains
-from rehydrate.core.dialects import decode_all
-from rehydrate.core.ids import MARGIN_MS
+from rehydrate.core.codecs import decode_all
+from rehydrate.core.positions import MARGIN_MS
+from rehydrate.core.text.append_chains import AppendChains
 from rehydrate.core.timeline import Timeline
 
 LAWFUL = [name for name in FEATURES if "short retention" not in name]
@@ -81,7 +81,7 @@ def test_a_terminal_response_never_changes_but_for_gaps_and_repairs(name):
     @given(st.data())
     def search(data):
         world, _ = data.draw(worlds(**FEATURES[name]))
-        timeline, chains, ended = Timeline(), Chains(), {}
+        timeline, chains, ended = Timeline(), AppendChains(), {}
         for event in map(chains.whole, decode_all(each.message for each in world.log)):
             before = timeline.find(event)
             gaps = before.gaps() if before else []

@@ -13,8 +13,8 @@ from laws.readers import Life
 from laws.test_joining import FEATURES
 from laws.worlds import worlds
 from rehydrate.core import wire
-from rehydrate.core.dialects import decode_all
-from rehydrate.core.ids import at_or_before, channel_serial
+from rehydrate.core.codecs import decode_all
+from rehydrate.core.positions import at_or_before, channel_serial
 from rehydrate.core.timeline import Timeline
 
 SEARCHED = ["plain", "three responses", "everything with seq", "taken over", "no seq, until"]

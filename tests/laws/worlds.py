@@ -11,7 +11,7 @@ from typing import NamedTuple
 from hypothesis import strategies as st
 
 from laws.memory import Posted
-from rehydrate.core.events import ChannelMessage
+from rehydrate.core.event import ChannelMessage
 
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 

@@ -7,9 +7,9 @@ import base64
 import aiohttp
 import pytest
 
-from localably.clients import Clients
-from localably.node import ably_js, run_scenario
-from rehydrate.localably import LocalAbly
+from channel_server.clients import Clients
+from channel_server.node import ably_js, run_scenario
+from localably import LocalAbly
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 from __future__ import annotations
 
-from rehydrate.localably.acks import RecentAcks
+from localably.acks import RecentAcks
 
 
 def test_a_frame_sent_again_is_answered_as_before_and_another_with_its_number_is_not():

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from localably.worlds import World, texts
-from rehydrate.localably.frames import Action, Flag
+from channel_server.worlds import World, texts
+from localably.frames import Action, Flag
 
 
 async def test_rtl4k_rtl4l_params_and_modes_are_granted_as_asked(js):

@@ -8,8 +8,8 @@ import jwt
 import pytest
 from ably import AblyException
 
-from localably.clients import Clients, arrives, into
-from rehydrate.localably import LocalAbly, Settings
+from channel_server.clients import Clients, arrives, into
+from localably import LocalAbly, Settings
 
 
 def a_jwt(key, capability='{"*":["*"]}', **claims):

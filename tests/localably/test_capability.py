@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rehydrate.localably.capability import Capability, covers
-from rehydrate.localably.errors import RefusedError
+from localably.capability import Capability, covers
+from localably.errors import RefusedError
 
 
 @pytest.mark.parametrize(

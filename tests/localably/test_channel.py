@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from localably.worlds import World, texts
-from rehydrate.localably.frames import Action, Flag, Format
+from channel_server.worlds import World, texts
+from localably.frames import Action, Flag, Format
 
 
 async def test_rtl7f_own_messages_do_not_come_back_without_echo(js):

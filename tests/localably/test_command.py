@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
-import os
 import signal
 import sys
 from types import SimpleNamespace
@@ -12,35 +10,9 @@ from types import SimpleNamespace
 import aiohttp
 import pytest
 
-from localably.node import run_scenario
-from rehydrate.localably.command import main
-
-KEY = "app.key:" + "s" * 32
-
-
-@contextlib.asynccontextmanager
-async def running(*arguments):
-    """Run the command until it says that it is ready; yield the process and its address."""
-    process = await asyncio.create_subprocess_exec(
-        sys.executable,
-        "-m",
-        "rehydrate.localably",
-        "--port",
-        "0",
-        *arguments,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env=os.environ,
-    )
-    try:
-        async with asyncio.timeout(20):
-            line = (await process.stdout.readline()).decode().split()
-        assert line[:1] == ["ready"], (await process.stderr.read()).decode()
-        yield process, line[1]
-    finally:
-        if process.returncode is None:
-            process.kill()
-        await process.communicate()
+from channel_server.command_line import KEY, running
+from channel_server.node import run_scenario
+from localably.command import main
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -60,7 +32,7 @@ async def test_a_taken_port_is_an_error_and_exit_code_2():
     async with running("--key", KEY) as (_, url):
         port = url.rpartition(":")[2]
         other = await asyncio.create_subprocess_exec(
-            sys.executable, "-m", "rehydrate.localably", "--port", port,
+            sys.executable, "-m", "localably", "--port", port,
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
         _, err = await asyncio.wait_for(other.communicate(), 20)

@@ -2,15 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from rehydrate.localably.config import (
-    Key,
-    Namespace,
-    Settings,
-    apps_of,
-    key_from,
-    namespace_from,
-)
-from rehydrate.localably.errors import RefusedError
+from localably.config import Key, Namespace, Settings, apps_of, key_from, namespace_from
+from localably.errors import RefusedError
 
 
 @pytest.mark.parametrize("value", ["", "x", "a:b", "a.b", ".b:c", "a.:c", "a.b:"])

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from rehydrate.localably.config_file import apps_from, read_config, settings_from
-from rehydrate.localably.errors import RefusedError
-from rehydrate.localably.webhooks import rule_from
+from localably.config_file import apps_from, read_config, settings_from
+from localably.errors import RefusedError
+from localably.webhooks import rule_from
 
 EXAMPLE = """
 [settings]

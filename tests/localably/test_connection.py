@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from localably.worlds import World, texts
-from rehydrate.localably.frames import Action, Format, pack
+from channel_server.worlds import World, texts
+from localably.frames import Action, Format, pack
 
 
 def test_rtn13e_a_heartbeat_is_answered_with_its_id():

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from localably.fuzz_frames import frames_in, play
+from channel_server.fuzz_frames import frames_in, play
 
 CORPUS = sorted((Path(__file__).parent / "corpus").iterdir())
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from rehydrate.localably.errors import FrameError, RefusedError
+from localably.errors import FrameError, RefusedError
 
 
 @pytest.mark.parametrize(

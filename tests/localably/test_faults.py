@@ -2,8 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from rehydrate.localably.errors import RefusedError
-from rehydrate.localably.faults import KNOWN, Faults
+from localably.errors import RefusedError
+from localably.faults import KNOWN, Faults
 
 
 def pattern(asked="room", **parameters):

@@ -10,17 +10,9 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from localably.worlds import payload_of
-from rehydrate.localably.errors import FrameError
-from rehydrate.localably.frames import (
-    Format,
-    decode,
-    for_json,
-    from_json,
-    pack,
-    unpack,
-    websocket_frame,
-)
+from channel_server.worlds import payload_of
+from localably.errors import FrameError
+from localably.frames import Format, decode, for_json, from_json, pack, unpack, websocket_frame
 
 VALUES = st.recursive(
     st.none()

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
-from localably.worlds import World, texts
-from rehydrate.localably.frames import Action
+from channel_server.worlds import World, texts
+from localably.frames import Action
 
 
 def test_rtn23_quiet_connections_get_a_heartbeat_and_others_do_not():

@@ -2,10 +2,10 @@ from __future__ import annotations
 
 import pytest
 
-from localably.worlds import World
-from rehydrate.localably.errors import RefusedError
-from rehydrate.localably.frames import Action, Flag
-from rehydrate.localably.inbound import rollup_window_ms
+from channel_server.worlds import World
+from localably.errors import RefusedError
+from localably.frames import Action, Flag
+from localably.inbound import rollup_window_ms
 
 
 async def test_tm2h_rest_publishes_on_behalf_of_a_connection(js):

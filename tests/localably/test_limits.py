@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from localably.worlds import World
-from rehydrate.localably.frames import Action
-from rehydrate.localably.limits import Rate
+from channel_server.worlds import World
+from localably.frames import Action
+from localably.limits import Rate
 
 
 def test_a_rate_lets_so_many_through_a_second_and_fills_again():

@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rehydrate.localably.log import ChannelLog, Query
-from rehydrate.localably.messages import Message
-from rehydrate.localably.serials import SerialClock, milliseconds_of
+from localably.log import ChannelLog, Query
+from localably.messages import Message
+from localably.serials import SerialClock, milliseconds_of
 
 T0 = 1_700_000_000_000
 

@@ -4,16 +4,9 @@ import msgpack
 import orjson
 import pytest
 
-from rehydrate.localably.errors import FrameError, RefusedError
-from rehydrate.localably.frames import Format
-from rehydrate.localably.messages import (
-    Message,
-    accepted,
-    accepted_operation,
-    check_size,
-    page,
-    size_bytes,
-)
+from localably.errors import FrameError, RefusedError
+from localably.frames import Format
+from localably.messages import Message, accepted, accepted_operation, check_size, page, size_bytes
 
 
 @pytest.mark.parametrize(

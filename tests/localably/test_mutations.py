@@ -7,11 +7,11 @@ from ably import AblyException
 from ably.types.message import Message
 from ably.types.operations import MessageOperation
 
-from localably.clients import arrives, into
-from localably.worlds import World, texts
-from rehydrate.localably.config import Key
-from rehydrate.localably.frames import Action
-from rehydrate.localably.log import Query
+from channel_server.clients import arrives, into
+from channel_server.worlds import World, change, created, texts
+from localably.config import Key
+from localably.frames import Action
+from localably.log import Query
 
 
 async def test_updates_deletes_and_appends_live_in_history_and_as_versions(js):
@@ -97,19 +97,10 @@ async def test_python_updates_deletes_appends_and_reads_versions(clients):
     assert refused.value.code == 93002
 
 
-def change(peer, action, serial, **fields):
-    return peer.publish({"action": action, "serial": serial, **fields}, channel="mutable:a")
-
-
 def narrow(world, name, capability):
     key = Key.parse(f"app.{name}:secret", capability)
     world.app.keys[key.name] = key
     return key.value
-
-
-def created(peer, **fields):
-    answers = peer.publish({"data": "x", **fields}, channel="mutable:a")
-    return next(a for a in answers if a["action"] == Action.ACK)["res"][0]["serials"][0]
 
 
 def test_own_messages_may_be_changed_with_message_update_own_and_others_not():

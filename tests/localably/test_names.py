@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from rehydrate.localably import names
-from rehydrate.localably.errors import RefusedError
+from localably import names
+from localably.errors import RefusedError
 
 
 @pytest.mark.parametrize(

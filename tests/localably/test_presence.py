@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from localably.clients import arrives, into
-from localably.worlds import World
-from rehydrate.localably.frames import Action, Flag
+from channel_server.clients import arrives, into
+from channel_server.worlds import World
+from localably.frames import Action, Flag
 
 
 async def test_enter_update_get_and_leave(js):

@@ -9,7 +9,7 @@ import pytest
 from ably import AblyException
 from ably.types.message import Message
 
-from localably.clients import arrives, into
+from channel_server.clients import arrives, into
 
 
 def a_jwt(key, capability, **claims):

@@ -8,7 +8,7 @@ import io
 import msgpack
 import pytest
 
-from rehydrate.localably.rest import link_headers
+from localably.rest import link_headers
 
 
 async def test_the_answer_is_in_the_format_asked_for(http):

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from localably.test_mutations import change, created
-from localably.worlds import World, texts
+from channel_server.worlds import World, change, created, texts
 
 
 async def test_appends_are_rolled_up_and_another_publish_overtakes_them(js):

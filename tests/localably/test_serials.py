@@ -3,13 +3,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rehydrate.localably.serials import (
-    SerialClock,
-    channel_serial_of,
-    is_serial,
-    milliseconds_of,
-    moment_of,
-)
+from localably.serials import SerialClock, channel_serial_of, is_serial, milliseconds_of, moment_of
 
 MOMENTS = st.lists(st.integers(1_700_000_000_000, 1_700_000_000_005), min_size=1, max_size=3000)
 

@@ -5,8 +5,8 @@ import asyncio
 import aiohttp
 import pytest
 
-from localably.clients import Clients
-from rehydrate.localably import LocalAbly, Settings
+from channel_server.clients import Clients
+from localably import LocalAbly, Settings
 
 
 async def test_it_serves_between_entering_and_leaving_and_frees_its_port():

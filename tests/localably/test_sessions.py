@@ -8,10 +8,10 @@ import random
 import pytest
 from ably.types.message import Message
 
-from localably.clients import Clients, arrives, into
-from localably.worlds import World
-from rehydrate.localably.errors import RefusedError
-from rehydrate.localably.frames import Action
+from channel_server.clients import Clients, arrives, into
+from channel_server.worlds import World
+from localably.errors import RefusedError
+from localably.frames import Action
 
 
 async def test_rtn15c6_a_lost_connection_is_resumed_with_all_that_was_published_meanwhile(js):

@@ -12,8 +12,8 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from localably.clients import Clients, arrives, into
-from rehydrate.localably import LocalAbly, Settings
+from channel_server.clients import Clients, arrives, into
+from localably import LocalAbly, Settings
 
 ATTACH = json.dumps({"action": 10, "channel": "room"})
 

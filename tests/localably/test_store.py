@@ -7,10 +7,10 @@ import base64
 import aiohttp
 import pytest
 
-from localably.clients import Clients, arrives, into
-from localably.test_command import KEY, running
-from rehydrate.localably import LocalAbly
-from rehydrate.localably.store import ChannelStore
+from channel_server.clients import Clients, arrives, into
+from channel_server.command_line import KEY, running
+from localably import LocalAbly
+from localably.store import ChannelStore
 
 AUTH = {"Authorization": f"Basic {base64.b64encode(KEY.encode()).decode()}"}
 

@@ -9,9 +9,9 @@ import hmac
 import orjson
 import pytest
 
-from rehydrate.localably import tokens
-from rehydrate.localably.config import Key
-from rehydrate.localably.errors import RefusedError
+from localably import tokens
+from localably.config import Key
+from localably.errors import RefusedError
 
 KEY = Key.parse("app.key:secret", '{"a":["*"],"b":["subscribe"]}')
 NOW_MS = 1_700_000_000_000

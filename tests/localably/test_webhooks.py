@@ -11,9 +11,9 @@ import orjson
 import pytest
 from aiohttp import web
 
-from localably.clients import Clients, arrives
-from rehydrate.localably import LocalAbly, RefusedError, WebhookRule
-from rehydrate.localably.webhooks import rule_from
+from channel_server.clients import Clients, arrives
+from localably import LocalAbly, RefusedError, WebhookRule
+from localably.webhooks import rule_from
 
 
 @contextlib.asynccontextmanager

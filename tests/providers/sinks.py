@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
-from rehydrate.core.assembly import spoken_text
-from rehydrate.core.events import Event
-from rehydrate.core.response import MessageState, fold
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState, fold
+from rehydrate.core.text.assembly import spoken_text
 
 
 class Folded:

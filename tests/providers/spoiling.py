@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from providers.sinks import Folded
 from providers.transcribed import transcript
-from rehydrate.core.events import TERMINAL
+from rehydrate.core.event import TERMINAL
 from rehydrate.providers.vendor_events import Ended
 
 JUNK = (None, [], {}, [[]], [{}], 5, -1, "", "message", True, {"type": []})

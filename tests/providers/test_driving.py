@@ -15,13 +15,7 @@ from hypothesis import strategies as st
 
 from providers.sinks import Folded
 from rehydrate.providers import driving
-from rehydrate.providers.driving import (
-    Conversation,
-    add_usage,
-    called,
-    is_sync,
-    stopped_upstream,
-)
+from rehydrate.providers.driving import DriverContext, add_usage, called, is_sync, stopped_upstream
 from rehydrate.providers.failures import ProviderError, StreamBroken
 from rehydrate.providers.openai_responses import ResponsesStream
 from rehydrate.providers.toolbox import Toolbox
@@ -138,7 +132,7 @@ def test_importing_the_room_imports_no_vendor():
 
 async def test_without_a_final_word_of_one_turn_the_parts_are_what_was_said():
     sink = Folded()
-    answer = Conversation(sink, Toolbox({}))
+    answer = DriverContext(sink, Toolbox({}))
     for events in (
         [{"type": "response.completed", "response": {"id": "r", "output": []}}],
         [{"type": "response.completed", "response": {"id": "s", "output": [{"type": "message"}]}}],

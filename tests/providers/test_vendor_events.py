@@ -7,7 +7,7 @@ import dataclasses
 import pytest
 
 from providers.sinks import Folded
-from rehydrate.core.events import Event
+from rehydrate.core.event import Event
 from rehydrate.providers import vendor_events
 from rehydrate.providers.failures import StreamBroken
 from rehydrate.providers.vendor_events import (
@@ -24,7 +24,7 @@ from rehydrate.providers.vendor_events import (
     VendorEvent,
     shown,
 )
-from rehydrate.publishing.responding import Response
+from rehydrate.publish.respond import Response
 
 KINDS = [kind for kind in vars(vendor_events).values() if isinstance(kind, type)]
 

@@ -13,7 +13,7 @@ from ably import AblyRealtime
 from ably.util.exceptions import AblyException
 
 from api.sse import Stream as EventLines
-from rehydrate.core.assembly import spoken_text
+from rehydrate.core.text.assembly import spoken_text
 from rehydrate.demo.reader import join
 from rehydrate.errors import ChannelUnavailable, StoreUnavailable
 from soak.truth import FRESH_S

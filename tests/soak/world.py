@@ -19,9 +19,9 @@ import jwt
 from chaos.processes import Process
 from chaos.world import free_port
 from rehydrate import History
+from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.postgres.migrations import migrate
 from rehydrate.settings import load_settings
-from rehydrate.store.embedded import EmbeddedPostgres
-from rehydrate.store.migrations import migrate
 from soak.node import Node
 
 KEY = "soak.key:" + "k" * 32
@@ -109,7 +109,7 @@ class SoakWorld:
         await migrate(self.database_url)
         config = self._folder / "channels.toml"
         config.write_text(_CHANNELS)
-        local = ("rehydrate.localably", "--port", str(self.channel_port), "--key", KEY)
+        local = ("localably", "--port", str(self.channel_port), "--key", KEY)
         more = ("--config", str(config), "--data-dir", str(self._folder / "channels"))
         self.channels = self._process("channels", *local, *more)
         await self.channels.start()

@@ -7,8 +7,8 @@ import asyncio
 import pytest
 
 from conftest import connected, new_database
-from rehydrate.localably import LocalAbly
-from rehydrate.store.migrations import current, head
+from localably import LocalAbly
+from rehydrate.postgres.migrations import current, head
 from upgrading.versions import (
     CONTRACT,
     EXPAND,

@@ -71,19 +71,22 @@ def newer(folder, head, *migrations):
     if migrations:
         _rewrite(
             folder,
-            "store/statements.py",
+            "postgres/statements.py",
             "facts, wire, tape\n    ) VALUES",
             "facts, wire, tape, mood\n    ) VALUES",
         )
-        _rewrite(folder, "store/statements.py", "$12, $13)\n", "$12, $13, 'new')\n")
+        _rewrite(folder, "postgres/statements.py", "$12, $13)\n", "$12, $13, 'new')\n")
         _rewrite(
             folder,
-            "store/facts.py",
+            "postgres/attributes.py",
             '    told.pop("cells", None)\n',
             '    told.pop("cells", None)\n    told["mood"] = "new"\n',
         )
         _rewrite(
-            folder, "store/facts.py", "if name in _NAMES:", "if name in _NAMES and name != 'mood':"
+            folder,
+            "postgres/attributes.py",
+            "if name in _NAMES:",
+            "if name in _NAMES and name != 'mood':",
         )
     return folder
 

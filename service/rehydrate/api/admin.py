@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rehydrate.api import answers, parameters
+from rehydrate.api.auth.admin_guard import AdminGuard
 from rehydrate.api.bodies import read_json
-from rehydrate.api.documents import ADMINS, inlined, problems, secured
-from rehydrate.api.gate import Gate
+from rehydrate.api.openapi import ADMINS, inlined, problems, secured
 from rehydrate.api.parameters import described
-from rehydrate.api.replays import (
+from rehydrate.api.replay_schemas import (
     AuditsOut,
     DryRunOut,
     ReplayIn,
@@ -25,13 +25,13 @@ from rehydrate.api.replays import (
     replay_asked,
 )
 from rehydrate.api.routing import Route
-from rehydrate.core.ids import encode_cursor
 from rehydrate.core.json import dump
+from rehydrate.core.positions import encode_cursor
 
 if TYPE_CHECKING:
-    from rehydrate.core.ids import Cursor
-    from rehydrate.core.replays import Asker, AuditEntry, Mode, Replay, ReplayTerms
-    from rehydrate.replaying.asking import Asked
+    from rehydrate.core.positions import Cursor
+    from rehydrate.core.replay.requests import Asker, AuditEntry, Mode, Replay, ReplayTerms
+    from rehydrate.replay.requests import Asked
 
 BODY_BYTES = 64 * 1024
 
@@ -88,7 +88,7 @@ class AdminService(Protocol):
         ...
 
 
-def admin_router(service: AdminService, gate: Gate) -> APIRouter:
+def admin_router(service: AdminService, gate: AdminGuard) -> APIRouter:
     """The routes under ``/v1/admin`` for replays and the audit.
 
     Args:
@@ -199,7 +199,7 @@ def _add_watching(made: APIRouter, routes: _Admin) -> None:
 class _Admin:
     """The endpoints, with what they share."""
 
-    def __init__(self, service: AdminService, gate: Gate) -> None:
+    def __init__(self, service: AdminService, gate: AdminGuard) -> None:
         self._service = service
         self._gate = gate
 

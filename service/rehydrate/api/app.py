@@ -15,21 +15,21 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from rehydrate.api import answers
-from rehydrate.api.access import Access, Reader, bearer
 from rehydrate.api.admin import AdminService, admin_router
-from rehydrate.api.documents import SECURITY_SCHEMES, problems
-from rehydrate.api.edge import Edge, query_token
-from rehydrate.api.events import Announcers, events_router
-from rehydrate.api.gate import Gate
+from rehydrate.api.auth.access import Access, Reader, bearer
+from rehydrate.api.auth.admin_guard import AdminGuard
+from rehydrate.api.conversations import LIMITS, Limits, router
+from rehydrate.api.direct_answers import offer_direct
 from rehydrate.api.inspection import Inspector, inspection_router
 from rehydrate.api.metrics import CONTENT_TYPE, Metrics
-from rehydrate.api.pages import pages_router
+from rehydrate.api.middleware import AccessLogMiddleware, query_token
+from rehydrate.api.openapi import SECURITY_SCHEMES, problems
 from rehydrate.api.problems import problem_of
-from rehydrate.api.router import LIMITS, Limits, router
 from rehydrate.api.routing import Route, request_id
-from rehydrate.api.schemas import Health
+from rehydrate.api.schemas import Readiness
 from rehydrate.api.service import Service
-from rehydrate.api.stepping import offer_direct
+from rehydrate.api.static_files import pages_router
+from rehydrate.api.webhooks import WebhookSenders, events_router
 from rehydrate.core.json import dump
 from rehydrate.errors import NotConfigured, RehydrateError
 
@@ -51,7 +51,7 @@ def create_app(
     cors_origins: Collection[str] = (),
     metrics: Metrics | None = None,
     limits: Limits = LIMITS,
-    announcers: Announcers | None = None,
+    announcers: WebhookSenders | None = None,
     inspector: Inspector | None = None,
     admin: AdminService | None = None,
 ) -> FastAPI:
@@ -87,7 +87,7 @@ def create_app(
     app.include_router(conversations)
     if announcers is not None:
         app.include_router(events_router(service, announcers))
-    gate = Gate(access, admin)
+    gate = AdminGuard(access, admin)
     if inspector is not None:
         app.include_router(inspection_router(inspector, gate))
         app.include_router(pages_router())
@@ -96,7 +96,7 @@ def create_app(
     _add_operations(app, service, metrics)
     if cors_origins:
         _add_cors(app, cors_origins)
-    app.add_middleware(Edge, metrics=metrics)
+    app.add_middleware(AccessLogMiddleware, metrics=metrics)
     return app
 
 
@@ -181,7 +181,7 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
     async def show_metrics() -> Response:
         return Response(metrics.text(), headers={"Content-Type": CONTENT_TYPE})
 
-    health: dict[str, Any] = {"model": Health, "content": {answers.JSON: {}}}
+    health: dict[str, Any] = {"model": Readiness, "content": {answers.JSON: {}}}
     app.add_api_route(
         "/healthz",
         healthz,

@@ -10,9 +10,8 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rehydrate.api import answers, parameters
-from rehydrate.api.bounds import Bound
-from rehydrate.api.documents import ADMINS, problems, secured
-from rehydrate.api.inspected import (
+from rehydrate.api.concurrency_limit import ConcurrencyLimit
+from rehydrate.api.inspection_schemas import (
     HealthOut,
     ListedsOut,
     TimelineOut,
@@ -20,14 +19,15 @@ from rehydrate.api.inspected import (
     listed_body,
     timeline_body,
 )
+from rehydrate.api.openapi import ADMINS, problems, secured
 from rehydrate.api.parameters import described
 from rehydrate.api.routing import Route
-from rehydrate.core.ids import encode_cursor
 from rehydrate.core.json import dump
+from rehydrate.core.positions import encode_cursor
 
 if TYPE_CHECKING:
-    from rehydrate.core.ids import Cursor
-    from rehydrate.inspecting import Health, Inspected
+    from rehydrate.core.positions import Cursor
+    from rehydrate.hydrate.inspect import Inspected, ServiceHealth
     from rehydrate.ports import Listed
 
 AT_ONCE = 32
@@ -56,7 +56,7 @@ class Inspector(Protocol):
         """
         ...
 
-    async def health(self) -> Health:
+    async def health(self) -> ServiceHealth:
         """What the process stands on."""
         ...
 
@@ -122,7 +122,7 @@ class _Inspection:
     def __init__(self, inspector: Inspector, admit: Callable[[Request], Awaitable[object]]) -> None:
         self._inspector = inspector
         self._admit = admit
-        self._looking = Bound(AT_ONCE, "looks")
+        self._looking = ConcurrencyLimit(AT_ONCE, "looks")
 
     async def list(self, request: Request) -> Response:
         await self._admit(request)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.core.ids import (
+from rehydrate.core.positions import (
     CONVERSATION_ID_LENGTH,
     SERIAL_LENGTH,
     Cursor,
@@ -19,7 +19,7 @@ from rehydrate.core.ids import (
     has_control,
 )
 from rehydrate.errors import BadParameter
-from rehydrate.hydration import MAX_LIMIT
+from rehydrate.hydrate.hydrate import MAX_LIMIT
 
 if TYPE_CHECKING:
     from starlette.requests import Request

@@ -17,12 +17,12 @@ from pydantic import (
 )
 
 from rehydrate.api.parameters import MESSAGE_ID_LENGTH, PRINTABLE
-from rehydrate.core.events import CallStatus, Status
-from rehydrate.core.ids import has_control
-from rehydrate.core.parts import clean_parts
+from rehydrate.core.event import CallStatus, Status
+from rehydrate.core.positions import has_control
+from rehydrate.core.text.parts import clean_parts
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.errors import BadParameter
-from rehydrate.recording import NewMessage
+from rehydrate.record.catch_up import NewMessage
 
 T = TypeVar("T")
 
@@ -205,7 +205,7 @@ def _path(loc: tuple[int | str, ...]) -> str:
 # What goes out is joined from bytes and never passes through these; they are the documentation.
 
 
-class Through(BaseModel):
+class PositionOut(BaseModel):
     """Up to where a message's text goes."""
 
     gen: int
@@ -231,7 +231,7 @@ class MessageOut(BaseModel):
     prompt_id: str | None
     started_at: str | None
     finished_at: str | None
-    through: Through
+    through: PositionOut
     gaps: list[tuple[int, int]]
     repaired: int | None = None
     exact: bool = True
@@ -283,7 +283,7 @@ class StoredOut(BaseModel):
     unchanged: list[str]
 
 
-class Health(BaseModel):
+class Readiness(BaseModel):
     """``ok``, and what was looked at."""
 
     status: Literal["ok"]

@@ -8,11 +8,11 @@ if TYPE_CHECKING:
     from collections.abc import Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
-    from rehydrate.core.ids import Cursor
-    from rehydrate.following.followers import Follower
-    from rehydrate.hydration import Hydrated
+    from rehydrate.core.positions import Cursor
+    from rehydrate.follow.subscriptions import Follower
+    from rehydrate.hydrate.hydrate import Hydrated
     from rehydrate.ports import Conversation
-    from rehydrate.recording import NewMessage, StoreResult
+    from rehydrate.record.catch_up import NewMessage, StoreResult
 
 
 class Service(Protocol):

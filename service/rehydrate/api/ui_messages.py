@@ -10,15 +10,15 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.api.stream import EventStream
-from rehydrate.core.events import SETTLED, TERMINAL
+from rehydrate.api.sse import EventStream
+from rehydrate.core.event import SETTLED, TERMINAL
 from rehydrate.core.json import dump
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rehydrate.following.telling import FollowEvent
-    from rehydrate.hydration import Hydrated
+    from rehydrate.follow.event_buffer import FollowEvent
+    from rehydrate.hydrate.hydrate import Hydrated
 
 MESSAGES = "ui-messages"
 STREAM = "ui-message-stream"

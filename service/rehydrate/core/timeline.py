@@ -10,21 +10,21 @@ import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from rehydrate.core.events import TERMINAL
-from rehydrate.core.ids import (
+from rehydrate.core.event import TERMINAL
+from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
+from rehydrate.core.positions import (
     HISTORY_LAG_MS,
     MARGIN_MS,
     insertion_position,
     is_name,
     serial_time_ms,
 )
-from rehydrate.core.response import STEPS, MessageState, Outcome, fold
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from rehydrate.core.cells import Place
-    from rehydrate.core.events import ChannelMessage, Event, Status
+    from rehydrate.core.event import ChannelMessage, Event, Status
+    from rehydrate.core.text.versioned_messages import Place
 
 MOST_CELLS = 20_000
 """Of how many channel messages that grow it is remembered whose they are."""
@@ -52,7 +52,7 @@ class Watermark(NamedTuple):
     read_at_ms: int
 
 
-class Hole(NamedTuple):
+class LostInterval(NamedTuple):
     """A time, in ms, of which something is lost.
 
     History had expired before it was read, or responses began that were over `MOST_OPEN`.
@@ -62,12 +62,12 @@ class Hole(NamedTuple):
     to_ms: int
 
 
-def spanned(*holes: Hole | None) -> Hole | None:
+def spanned(*holes: LostInterval | None) -> LostInterval | None:
     """One hole from the first to the last of *holes*; None if there are none."""
     known = [hole for hole in holes if hole is not None]
     if not known:
         return None
-    return Hole(min(hole.from_ms for hole in known), max(hole.to_ms for hole in known))
+    return LostInterval(min(hole.from_ms for hole in known), max(hole.to_ms for hole in known))
 
 
 class Tombstone(NamedTuple):
@@ -130,7 +130,7 @@ class Timeline:
         tombstone: Tombstone | None = None,
         elsewhere: int = 0,
     ) -> None:
-        self.refused: Hole | None = None
+        self.refused: LostInterval | None = None
         self.spare = 0
         self._elsewhere = elsewhere
         self._open: set[str] = set()
@@ -210,7 +210,9 @@ class Timeline:
     def _begins(self, state: MessageState, event: Event) -> bool:
         """Take in *state*, which *event* begins; False if there is no room for a response."""
         if state.role != "user" and self._is_full:
-            self.refused = spanned(self.refused, Hole(event.timestamp_ms, event.timestamp_ms))
+            self.refused = spanned(
+                self.refused, LostInterval(event.timestamp_ms, event.timestamp_ms)
+            )
             return False
         if state.anonymous:
             self._anonymous.append(state)
@@ -342,7 +344,7 @@ def may_need_read(until: str | None, now_ms: int) -> bool:
 
 def missed(
     watermark: Watermark | None, created_ms: int | None, window: Window, retention_ms: int
-) -> Hole | None:
+) -> LostInterval | None:
     """What lies between the store's window and *window* that nobody saw; None if they meet.
 
     They meet if history showed a message at or before the watermark, or if the last read that
@@ -361,7 +363,7 @@ def missed(
         shown, known_ms = oldest_ms > edge_ms + MARGIN_MS, 0
     if shown or known_ms - HISTORY_LAG_MS >= edge_ms:
         return None
-    return Hole(max(0, known_ms - HISTORY_LAG_MS), max(oldest_ms, known_ms))
+    return LostInterval(max(0, known_ms - HISTORY_LAG_MS), max(oldest_ms, known_ms))
 
 
 def advanced(

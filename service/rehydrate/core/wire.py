@@ -9,12 +9,12 @@ from __future__ import annotations
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.core import cells
-from rehydrate.core.assembly import spoken_text
-from rehydrate.core.content import NO_SEQ, collapsed_run
-from rehydrate.core.gaps import parted
+from rehydrate.core.fold import MessageState, Owner
 from rehydrate.core.json import dump
-from rehydrate.core.response import MessageState, Owner
+from rehydrate.core.text import versioned_messages as cells
+from rehydrate.core.text.assembly import spoken_text
+from rehydrate.core.text.content import NO_SEQ, collapsed_run
+from rehydrate.core.text.gaps import parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -12,8 +12,8 @@ import uuid
 
 from rehydrate.demo.texts import tokens_of
 from rehydrate.errors import Fenced, Unavailable
-from rehydrate.recording import NewMessage
-from rehydrate.wiring.history import History
+from rehydrate.history import History
+from rehydrate.record.catch_up import NewMessage
 
 _log = logging.getLogger(__name__)
 

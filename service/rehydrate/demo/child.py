@@ -20,7 +20,7 @@ END_TIMEOUT_S = 5.0
 def main() -> int:
     """Run the command line's *argv* for as long as the parent lives."""
     threading.Thread(target=_watch, name="parent", daemon=True).start()
-    from rehydrate.cli import main as cli  # noqa: PLC0415 - slow; the watch comes first
+    from rehydrate.cli.main import main as cli  # noqa: PLC0415 - slow; the watch comes first
 
     return cli(sys.argv[1:])
 

@@ -15,9 +15,9 @@ from typing import TYPE_CHECKING, Any
 import jwt
 
 from rehydrate.demo.check import Report, Target, check
-from rehydrate.demo.embedded import embedded
 from rehydrate.demo.examples import started_chat
 from rehydrate.demo.processes import Child
+from rehydrate.demo.services import embedded
 from rehydrate.settings import Settings, load_settings, revealed
 
 if TYPE_CHECKING:

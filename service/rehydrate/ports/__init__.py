@@ -3,26 +3,34 @@
 from __future__ import annotations
 
 from rehydrate.ports.channel import ChannelLog, Discontinuity, Outgoing, Subscription
-from rehydrate.ports.claims import Claims
+from rehydrate.ports.claims import PromptClaims
 from rehydrate.ports.inspections import Backlog, Inspections, LeaseSeen, Listed
-from rehydrate.ports.replays import Replays
-from rehydrate.ports.store import Conversation, Due, Finished, Held, Lease, ResponseStore, Stored
+from rehydrate.ports.replays import ReplayStore
+from rehydrate.ports.store import (
+    Conversation,
+    Due,
+    Finished,
+    Lease,
+    LockedConversation,
+    ResponseStore,
+    Stored,
+)
 
 __all__ = [
     "Backlog",
     "ChannelLog",
-    "Claims",
     "Conversation",
     "Discontinuity",
     "Due",
     "Finished",
-    "Held",
     "Inspections",
     "Lease",
     "LeaseSeen",
     "Listed",
+    "LockedConversation",
     "Outgoing",
-    "Replays",
+    "PromptClaims",
+    "ReplayStore",
     "ResponseStore",
     "Stored",
     "Subscription",

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     )
     from contextlib import AbstractAsyncContextManager
 
-    from rehydrate.core.events import ChannelMessage
+    from rehydrate.core.event import ChannelMessage
 
 
 class Outgoing(NamedTuple):

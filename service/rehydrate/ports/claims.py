@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     )
 
 
-class Claims(Protocol):
+class PromptClaims(Protocol):
     """Which agent is about to answer which prompt. Every call may raise `StoreUnavailable`."""
 
     async def claim(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from rehydrate.core.ids import Cursor
+    from rehydrate.core.positions import Cursor
 
 
 class Listed(NamedTuple):

@@ -5,11 +5,11 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from rehydrate.core.ids import Cursor
-    from rehydrate.core.replays import AuditEntry, Replay
+    from rehydrate.core.positions import Cursor
+    from rehydrate.core.replay.requests import AuditEntry, Replay
 
 
-class Replays(Protocol):
+class ReplayStore(Protocol):
     """The replays, and what admins did. Every call may raise `StoreUnavailable`."""
 
     async def add_replay(

@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     )
     from contextlib import AbstractAsyncContextManager
 
-    from rehydrate.core.ids import Cursor
-    from rehydrate.core.response import MessageState
-    from rehydrate.core.timeline import Hole, Tombstone, Watermark
+    from rehydrate.core.fold import MessageState
+    from rehydrate.core.positions import Cursor
+    from rehydrate.core.timeline import LostInterval, Tombstone, Watermark
 
 
 class Conversation(NamedTuple):
@@ -22,7 +22,7 @@ class Conversation(NamedTuple):
     channel: str
     created_ms: int
     watermark: Watermark | None = None
-    holes: tuple[Hole, ...] = ()
+    holes: tuple[LostInterval, ...] = ()
     tombstone: Tombstone | None = None
     metadata: Any = None
 
@@ -70,7 +70,7 @@ class Due(NamedTuple):
     channel: str
 
 
-class Held(Protocol):
+class LockedConversation(Protocol):
     """A conversation whose row is locked until the block ends; all is written together."""
 
     conversation: Conversation
@@ -91,7 +91,7 @@ class Held(Protocol):
         ...
 
     async def put(self, states: Collection[MessageState]) -> None:
-        """Write what was folded into *states* (read by this `Held`, or new)."""
+        """Write what was folded into *states* (read by this `LockedConversation`, or new)."""
         ...
 
     async def grant(self, message_id: str, holder: str, lease_s: float) -> None:
@@ -106,7 +106,7 @@ class Held(Protocol):
         """Note that the channel has acknowledged the message's ``stop``; ends its lease."""
         ...
 
-    async def move(self, watermark: Watermark, hole: Hole | None) -> None:
+    async def move(self, watermark: Watermark, hole: LostInterval | None) -> None:
         """Move the watermark, together with a hole that it passes."""
         ...
 
@@ -134,7 +134,9 @@ class ResponseStore(Protocol):
         """One stored message in its wire form."""
         ...
 
-    def locked(self, conversation_id: str, channel: str) -> AbstractAsyncContextManager[Held]:
+    def locked(
+        self, conversation_id: str, channel: str
+    ) -> AbstractAsyncContextManager[LockedConversation]:
         """Lock the conversation's row; *channel* names a new one's.
 
         What is written is committed when the block ends, or not at all if it raises.

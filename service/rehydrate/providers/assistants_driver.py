@@ -13,8 +13,8 @@ from urllib.parse import quote
 
 from rehydrate.providers.driving import (
     TURNS_MAX,
-    Conversation,
-    Outcome,
+    DriverContext,
+    DriverOutcome,
     called,
     driven,
     is_sync,
@@ -48,7 +48,7 @@ async def run_assistants(
     turns_max: int = TURNS_MAX,
     noted: Noted | None = None,
     **request: Any,
-) -> Outcome:
+) -> DriverOutcome:
     """Stream a run of the Assistants API into *sink*, tool loop included; end it there.
 
     Args:
@@ -75,7 +75,7 @@ async def run_assistants(
     if describe_tools:
         request["tools"] = toolbox.nested_specs()
     body = {**request, "assistant_id": assistant_id, "stream": True}
-    run = _AssistantsRun(client, Conversation(sink, toolbox, noted), thread_id, idle_timeout_s)
+    run = _AssistantsRun(client, DriverContext(sink, toolbox, noted), thread_id, idle_timeout_s)
     return await driven(run, run.turns(input, body, turns_max))
 
 
@@ -83,7 +83,7 @@ class _AssistantsRun:
     def __init__(
         self,
         client: Any,
-        conversation: Conversation,
+        conversation: DriverContext,
         thread_id: str | None,
         idle_timeout_s: float,
     ) -> None:
@@ -164,7 +164,7 @@ class _AssistantsRun:
         """Say that the response was cancelled."""
         self._conversation.cancelled()
 
-    def finish(self, error: ProviderError | None) -> Outcome:
+    def finish(self, error: ProviderError | None) -> DriverOutcome:
         """Say how the response ends."""
         stream = self._stream
         thread_id = self._thread_id if stream is None else stream.thread_id

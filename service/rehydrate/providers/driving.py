@@ -17,7 +17,7 @@ from rehydrate.providers.vendor_events import Ended, Started, ToolCallDone, Tool
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
 
-    from rehydrate.core.events import Status
+    from rehydrate.core.event import Status
     from rehydrate.providers.toolbox import Answer, Toolbox
     from rehydrate.providers.vendor_events import Sink
     from rehydrate.providers.vendor_stream import VendorStream
@@ -32,7 +32,7 @@ CANCEL_TIMEOUT_S = 5.0
 
 
 @dataclass(frozen=True, slots=True)
-class Outcome:
+class DriverOutcome:
     """How a driven answer ended.
 
     Attributes:
@@ -61,7 +61,7 @@ Noted = Callable[[str, str], None]
 _NAMED = ("response", "thread", "run")
 
 
-class Conversation:
+class DriverContext:
     """One answer in the making: what its turns said goes into *sink*, and its end, once.
 
     *noted* is told the vendor's ids as soon as they are known.
@@ -117,7 +117,7 @@ class Conversation:
             raise failures[0]
         return [answers[call.tool_call_id] for call in calls]
 
-    def finish(self, error: ProviderError | None, **ids: Any) -> Outcome:
+    def finish(self, error: ProviderError | None, **ids: Any) -> DriverOutcome:
         """Say how the response ends, and return it."""
         status: Status = "completed" if error is None else error.ending
         parts = self._parts or None
@@ -127,14 +127,14 @@ class Conversation:
                 settle(part, answer.result, failed=answer.failed)
         told = None if error is None else error.told
         self._sink.finish(status, usage=self.usage, error=told, parts=parts)
-        return Outcome(status, error, self.usage, parts, **ids)
+        return DriverOutcome(status, error, self.usage, parts, **ids)
 
     def cancelled(self) -> None:
         """Say that the response was cancelled; the text so far is its text."""
         self._sink.finish("cancelled", usage=self.usage)
 
 
-class Run(Protocol):
+class DriverRun(Protocol):
     """One driven answer, as `driven` sees it."""
 
     async def stop(self) -> None:
@@ -143,11 +143,11 @@ class Run(Protocol):
     def cancelled(self) -> None:
         """Say that the response was cancelled."""
 
-    def finish(self, error: ProviderError | None) -> Outcome:
+    def finish(self, error: ProviderError | None) -> DriverOutcome:
         """Say how the response ends."""
 
 
-async def driven(run: Run, turns: Awaitable[None]) -> Outcome:
+async def driven(run: DriverRun, turns: Awaitable[None]) -> DriverOutcome:
     """Carry *turns* out, and end the response however they end."""
     try:
         await turns

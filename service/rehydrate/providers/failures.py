@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rehydrate.errors import RehydrateError
 
 if TYPE_CHECKING:
-    from rehydrate.core.events import Status
+    from rehydrate.core.event import Status
 
 TOLD_CHARACTERS = 300
 """How much of an error is told to the readers of a conversation."""

@@ -14,12 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rehydrate.core.json import is_json
-from rehydrate.providers.failures import (
-    ProviderError,
-    StreamBroken,
-    StreamUnreadable,
-    failure_of,
-)
+from rehydrate.providers.failures import ProviderError, StreamBroken, StreamUnreadable, failure_of
 from rehydrate.providers.vendor_events import Ended, Unknown, VendorEvent
 
 _log = logging.getLogger(__name__)

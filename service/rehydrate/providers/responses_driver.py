@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.providers.driving import (
     TURNS_MAX,
-    Conversation,
-    Outcome,
+    DriverContext,
+    DriverOutcome,
     called,
     driven,
     stopped_upstream,
@@ -45,7 +45,7 @@ async def run_responses(
     turns_max: int = TURNS_MAX,
     noted: Noted | None = None,
     **request: Any,
-) -> Outcome:
+) -> DriverOutcome:
     """Stream an answer of the Responses API into *sink*, tool loop included; end it there.
 
     Args:
@@ -72,7 +72,7 @@ async def run_responses(
     specs = [*toolbox.specs(), *(vendor_tools or ())]
     if specs:
         request["tools"] = specs
-    run = _ResponsesRun(client, Conversation(sink, toolbox, noted), request, idle_timeout_s)
+    run = _ResponsesRun(client, DriverContext(sink, toolbox, noted), request, idle_timeout_s)
     return await driven(run, run.turns(input, turns_max))
 
 
@@ -80,7 +80,7 @@ class _ResponsesRun:
     def __init__(
         self,
         client: Any,
-        conversation: Conversation,
+        conversation: DriverContext,
         request: dict[str, Any],
         idle_timeout_s: float,
     ) -> None:
@@ -180,6 +180,6 @@ class _ResponsesRun:
         """Say that the response was cancelled."""
         self._conversation.cancelled()
 
-    def finish(self, error: ProviderError | None) -> Outcome:
+    def finish(self, error: ProviderError | None) -> DriverOutcome:
         """Say how the response ends."""
         return self._conversation.finish(error, response_ids=tuple(self._response_ids))

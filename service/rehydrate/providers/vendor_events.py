@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from rehydrate.core.json import dump, is_json
 
 if TYPE_CHECKING:
-    from rehydrate.core.events import Status
+    from rehydrate.core.event import Status
     from rehydrate.providers.failures import ProviderError
 
 RESULT_BYTES_MAX = 32_000

@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rehydrate.providers.driving import Outcome
+from rehydrate.providers.driving import DriverOutcome
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from rehydrate.core.events import Status
+    from rehydrate.core.event import Status
 
 _KEY = "openai"
 _UNKNOWN_RESPONSE = "previous_response_not_found"
@@ -50,9 +50,9 @@ class VendorIds:
         responses = {"response_ids": list(self._response_ids)} if self._response_ids else {}
         self._response.annotate({**self._metadata, _KEY: responses | self._others})
 
-    def outcome(self, status: Status) -> Outcome:
+    def outcome(self, status: Status) -> DriverOutcome:
         """An outcome with the ids that are known."""
-        return Outcome(
+        return DriverOutcome(
             status,
             response_ids=tuple(self._response_ids),
             thread_id=self._others.get("thread_id"),

@@ -1,0 +1,102 @@
+"""The command line: `python -m localably`, and `rehydrate local-ably`."""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import contextlib
+import gc
+import logging
+import signal
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from .config_file import apps_from, read_config, settings_from
+from .errors import RefusedError
+from .server import LocalAbly
+from .webhooks import rule_from
+
+_LOG = logging.getLogger("localably")
+
+
+def parser(prog: str = "localably") -> argparse.ArgumentParser:
+    """Return the options of the command."""
+    made = argparse.ArgumentParser(
+        prog=prog,
+        description="A local channel server that speaks Ably's protocol, for development.",
+    )
+    made.add_argument(
+        "--port", type=int, default=8081, help="port on 127.0.0.1; 0 takes a free one"
+    )
+    made.add_argument(
+        "--key", action="append", default=[], help="an API key, appId.keyId:secret; may be repeated"
+    )
+    made.add_argument("--config", type=Path, help="apps, namespaces, webhooks and settings (TOML)")
+    made.add_argument("--data-dir", type=Path, help="keep persisted channels in this folder")
+    made.add_argument("--retention", type=float, help="seconds of history without persistence")
+    return made
+
+
+def main(argv: Sequence[str] | None = None, prog: str = "localably") -> int:
+    """Run the server until SIGTERM or SIGINT; return the exit code."""
+    options = parser(prog).parse_args(argv)
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(name)s: %(message)s")
+    try:
+        server = _server(options)
+        with _runner() as runner:
+            runner.run(_serve(server, show_key=not (options.key or options.config)))
+    except (RefusedError, OSError) as error:
+        sys.stderr.write(f"{prog}: {error}\n")
+        return 2
+    return 0
+
+
+def _server(options: argparse.Namespace) -> LocalAbly:
+    config = read_config(options.config) if options.config is not None else {}
+    apps = apps_from(config.get("apps", []))
+    if options.key and apps:
+        raise RefusedError(40000, "give keys by --key or in the config file, not both")
+    return LocalAbly(
+        port=options.port,
+        keys=options.key,
+        apps=apps,
+        data_dir=options.data_dir,
+        retention_s=options.retention,
+        webhooks=[rule_from(item) for item in config.get("webhooks", [])],
+        settings=settings_from(config.get("settings", {})),
+    )
+
+
+async def _serve(server: LocalAbly, *, show_key: bool) -> None:
+    stopped = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopped.set)
+    async with server:
+        _collect_rarely()
+        if show_key:
+            # a key that was made here and now, so that there is something to connect with
+            _LOG.info("made the key %s", server.key)
+        sys.stdout.write(f"ready {server.url}\n")
+        sys.stdout.flush()
+        await stopped.wait()
+
+
+def _collect_rarely() -> None:
+    """Let the garbage collector pass by what is loaded, and by the messages that are kept.
+
+    They are no garbage, and there are so many that looking through them stops all connections.
+    """
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 1_000)
+
+
+def _runner() -> asyncio.Runner:
+    """Return a runner on uvloop where it is installed: it halves the cost of each write."""
+    with contextlib.suppress(ImportError):
+        import uvloop  # noqa: PLC0415 - optional
+
+        return asyncio.Runner(loop_factory=uvloop.new_event_loop)
+    return asyncio.Runner()

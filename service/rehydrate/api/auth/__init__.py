@@ -1,0 +1,3 @@
+"""Authentication and authorization of HTTP requests."""
+
+from __future__ import annotations

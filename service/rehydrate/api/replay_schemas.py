@@ -1,0 +1,195 @@
+"""Replays and the audit as JSON: what is asked for, and what is told of them."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, Field, TypeAdapter
+
+from rehydrate.api.schemas import Strict, checked
+from rehydrate.core.positions import CHANNEL_LENGTH
+from rehydrate.core.replay.requests import MAX_SPEED, AuditEntry, Mode, ReplayState, ReplayTerms
+from rehydrate.core.replay.schedule import Schedule, listed
+from rehydrate.core.wire import timestamp
+from rehydrate.replay.requests import Asked
+
+MOST_LISTED = 10_000
+"""Channel messages of a schedule that a dry run lists."""
+
+
+class ReplayIn(Strict):
+    """How a response is to be replayed."""
+
+    mode: Mode = "stream"
+    speed: Annotated[
+        float,
+        Field(ge=0, le=MAX_SPEED, description="Times the original pace; 0: as fast as allowed."),
+    ] = 1.0
+    channel: Annotated[
+        str | None,
+        Field(max_length=CHANNEL_LENGTH, description="Where; null: the conversation's own."),
+    ] = None
+    from_seq: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
+    max_rate: Annotated[
+        float | None,
+        Field(gt=0, le=10_000, description="Channel messages a second; null: what is usual there."),
+    ] = None
+    dry_run: Annotated[bool, Field(description="Only tell the schedule.")] = False
+
+    def terms(self) -> ReplayTerms:
+        """The terms that it says."""
+        return ReplayTerms(self.mode, self.speed, self.channel, self.from_seq, self.max_rate or 0.0)
+
+
+_REPLAY_IN = TypeAdapter(ReplayIn)
+
+
+def replay_asked(body: Any) -> ReplayIn:
+    """What a parsed *body* asks for.
+
+    Raises:
+        BadParameter: it has another form; names the place of the first fault.
+    """
+    return checked(_REPLAY_IN, body)
+
+
+class Paced(BaseModel):
+    """How a replay keeps the pace of its response."""
+
+    pace: Literal["recorded", "even"]
+    """``even``: the times of the response's chunks are not recorded."""
+    joined: int
+    """Chunks of the response that share a channel message, because the rate allows no more."""
+    gaps: list[tuple[int, int]]
+    """What is missing of the response; the replay then ends as ``incomplete``."""
+
+
+class ReplayOut(Paced):
+    """A replay, as it stands. Times and ``seconds`` are of the replay, not of the response."""
+
+    replay_id: str
+    conversation_id: str
+    response_id: str
+    channel: str
+    mode: Mode
+    speed: float
+    from_seq: int
+    max_rate: float
+    state: ReplayState
+    cancel_asked: bool
+    chunks: int
+    done: int
+    seconds: float
+    seconds_done: float
+    asked_by: str
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    error: dict[str, Any] | None
+
+
+class ReplaysOut(BaseModel):
+    """Replays, the newest first. ``older``: what to give as ``before`` for the next page."""
+
+    replays: list[ReplayOut]
+    older: str | None
+
+
+class StepOut(BaseModel):
+    """One channel message of a schedule; ``joined``: of how many chunks of the response."""
+
+    seq: int
+    at_s: float
+    kind: str
+    characters: int
+    joined: int
+
+
+class DryRunOut(Paced):
+    """What a replay would publish, and when. ``more``: channel messages that are not listed."""
+
+    dry_run: Literal[True]
+    conversation_id: str
+    response_id: str
+    channel: str
+    mode: Mode
+    speed: float
+    max_rate: float
+    chunks: int
+    seconds: float
+    schedule: list[StepOut]
+    more: int
+
+
+class AuditOut(BaseModel):
+    """One act: who (a key's fingerprint, a reader's name), what, when, to where, from where."""
+
+    id: int
+    at: str
+    actor: str
+    action: str
+    conversation_id: str | None
+    target: str | None
+    address: str | None
+    outcome: str
+    detail: dict[str, Any] | None
+
+
+class AuditsOut(BaseModel):
+    """Acts, the newest first. ``older``: what to give as ``before`` for the next page."""
+
+    audit: list[AuditOut]
+    older: str | None
+
+
+def dry_run_body(asked: Asked) -> dict[str, Any]:
+    """*asked* as `DryRunOut` describes it."""
+    schedule, terms = asked.schedule, asked.terms
+    return {
+        "dry_run": True,
+        "conversation_id": asked.conversation_id,
+        "response_id": asked.response_id,
+        "channel": asked.channel,
+        "mode": terms.mode,
+        "speed": terms.speed,
+        "max_rate": terms.max_rate,
+        **(_REPAIR if schedule is None else _scheduled(schedule)),
+    }
+
+
+_REPAIR = {
+    "chunks": 1,
+    "seconds": 0.0,
+    "pace": "recorded",
+    "joined": 0,
+    "gaps": [],
+    "schedule": [{"seq": 0, "at_s": 0.0, "kind": "repair", "characters": 0, "joined": 1}],
+    "more": 0,
+}
+
+
+def _scheduled(schedule: Schedule) -> dict[str, Any]:
+    return {
+        "chunks": schedule.chunks,
+        "seconds": round(schedule.seconds, 3),
+        "pace": "even" if schedule.even else "recorded",
+        "joined": schedule.joined,
+        "gaps": schedule.gaps,
+        "schedule": listed(schedule, MOST_LISTED),
+        "more": max(len(schedule.steps) - MOST_LISTED, 0),
+    }
+
+
+def audit_body(entry: AuditEntry) -> dict[str, Any]:
+    """*entry* as `AuditOut` describes it."""
+    return {
+        "id": entry.id,
+        "at": timestamp(entry.at_ms),
+        "actor": entry.actor,
+        "action": entry.action,
+        "conversation_id": entry.conversation_id or None,
+        "target": entry.target,
+        "address": entry.address,
+        "outcome": entry.outcome,
+        "detail": entry.detail,
+    }

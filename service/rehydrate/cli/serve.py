@@ -1,0 +1,92 @@
+"""Serve the service by uvicorn, and say when it answers."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import signal
+import socket
+import sys
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING
+
+import uvicorn
+
+from rehydrate.api.logs import uvicorn_options
+from rehydrate.errors import NotConfigured
+from rehydrate.history import History
+
+if TYPE_CHECKING:
+    from rehydrate.settings import Settings
+
+
+class _Server(uvicorn.Server):
+    """Prints the line ``ready <url>`` once connections are answered, and ends when it is asked to.
+
+    uvicorn's own handlers raise the signal again when all is done, which would make a failure of
+    every end, and end whoever serves in the middle of closing what he opened around it.
+    """
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        _collect_rarely()
+        if self.started and sockets:
+            host, port = sockets[0].getsockname()[:2]
+            shown = f"[{host}]" if ":" in host else host
+            sys.stdout.write(f"ready http://{shown}:{port}\n")
+            sys.stdout.flush()
+
+    @contextmanager
+    def capture_signals(self) -> Iterator[None]:
+        loop = asyncio.get_running_loop()
+        numbers = (signal.SIGTERM, signal.SIGINT)
+        for number in numbers:
+            loop.add_signal_handler(number, self.handle_exit, number, None)
+        try:
+            yield
+        finally:
+            for number in numbers:
+                loop.remove_signal_handler(number)
+
+
+def _collect_rarely() -> None:
+    """Let the garbage collector pass by what was loaded: looking through it stops every stream."""
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(10_000, 20, 50)
+
+
+async def serve(settings: Settings) -> int:
+    """Serve until SIGTERM or SIGINT; return the exit code.
+
+    Raises:
+        NotConfigured: something is missing, or the address cannot be listened on; names it.
+    """
+    app = History(settings).app()
+    with ExitStack() as stack:
+        sockets = await _listening(settings.host, settings.port)
+        for each in sockets:
+            stack.enter_context(each)
+        server = _Server(uvicorn.Config(app, lifespan="on", **uvicorn_options()))
+        await server.serve(sockets)
+    return 0 if server.started else 1
+
+
+async def _listening(host: str, port: int) -> list[socket.socket]:
+    """Sockets on every address of *host*, all with the same port."""
+    loop = asyncio.get_running_loop()
+    sockets: list[socket.socket] = []
+    try:
+        found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        for family, address in dict.fromkeys((each[0], each[4]) for each in found):
+            taken = sockets[0].getsockname()[1] if sockets else port
+            sockets.append(socket.create_server((address[0], taken), family=family))
+    except OSError as error:
+        for each in sockets:
+            each.close()
+        raise NotConfigured(
+            f"REHYDRATE_HOST, REHYDRATE_PORT (--host, --port): cannot listen on {host}:{port} "
+            f"({error.strerror or error})"
+        ) from None
+    return sockets

@@ -1,0 +1,112 @@
+"""A followed conversation in the terminal: what there is, then what is said, as it is said."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import signal
+import sys
+from contextlib import aclosing
+from typing import TYPE_CHECKING, Any, TextIO
+
+from rehydrate.history import History
+
+if TYPE_CHECKING:
+    from rehydrate.follow.event_buffer import FollowEvent
+
+_SHOWN = {"reasoning": "thinks: ", "refusal": "refuses: "}
+
+
+class Screen:
+    """Shows what a follower is told: who speaks is named when it is another than before.
+
+    Args:
+        out: where to.
+    """
+
+    def __init__(self, out: TextIO) -> None:
+        self._out = out
+        self._speaking: tuple[str, str] | None = None
+
+    def show(self, event: FollowEvent) -> None:
+        """Show *event*."""
+        data = event.data
+        if event.kind == "snapshot":
+            self._line("")
+            for message in data["messages"]:
+                self._message(message)
+            for reason in data["reasons"]:
+                self._line(f"-- not complete: {reason['detail']}")
+        elif event.kind == "again":
+            self._line("-- messages may have been missed; a new snapshot comes")
+        elif event.kind in ("token", "reasoning", "refusal"):
+            self._say(event.kind, data["message_id"], data["text"])
+        elif event.kind == "prompt":
+            self._line(f"user {data['message_id']}\n{data['text']}")
+        elif event.kind == "repair":
+            self._line(f"assistant {data['message_id']}, as it should be:\n{data.get('text', '')}")
+        elif event.kind == "stop":
+            self._line(f"-- {data['message_id']} {data['status']}")
+        elif event.kind.startswith("tool"):
+            said = data.get("result", data.get("args", data.get("text", "")))
+            name = f"{event.kind} {data.get('name') or data['tool_call_id']}"
+            self._line(f"-- {data['message_id']} {name}: {json.dumps(said, ensure_ascii=False)}")
+        self._out.flush()
+
+    def _message(self, message: dict[str, Any]) -> None:
+        head = f"{message['role']} {message['id']}"
+        gaps = f"  missing {message['gaps']}" if message["gaps"] else ""
+        if message["status"] == "in_progress":
+            self._line(f"{head}  [in_progress]{gaps}")
+            self._out.write(message["text"])
+            self._speaking = ("token", message["id"])
+            return
+        state = "" if message["status"] == "completed" else f"  [{message['status']}]"
+        self._line(f"{head}{state}{gaps}\n{message['text']}")
+
+    def _say(self, kind: str, message_id: str, text: str) -> None:
+        if self._speaking != (kind, message_id):
+            self._line(f"assistant {message_id}")
+            self._out.write(_SHOWN.get(kind, ""))
+            self._speaking = (kind, message_id)
+        self._out.write(text)
+
+    def _line(self, text: str) -> None:
+        """Begin a new line for *text*, and end it."""
+        if self._speaking is not None:
+            self._out.write("\n")
+        self._speaking = None
+        if text:
+            self._out.write(f"{text}\n")
+
+
+async def follow(conversation_id: str, *, limit: int, as_json: bool) -> int:
+    """Show a conversation until SIGTERM or SIGINT, or until nobody reads it; the exit code."""
+    ended = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, ended.set)
+    showing = asyncio.create_task(_show(conversation_id, limit, as_json=as_json))
+    waiting = asyncio.create_task(ended.wait())
+    await asyncio.wait({showing, waiting}, return_when=asyncio.FIRST_COMPLETED)
+    for task in (showing, waiting):
+        task.cancel()
+    shown, _ = await asyncio.gather(showing, waiting, return_exceptions=True)
+    if isinstance(shown, BrokenPipeError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes it
+    elif isinstance(shown, Exception):
+        raise shown
+    return 0
+
+
+async def _show(conversation_id: str, limit: int, *, as_json: bool) -> None:
+    screen = Screen(sys.stdout)
+    async with History() as history, aclosing(history.follow(conversation_id, limit=limit)) as told:
+        async for event in told:
+            if as_json:
+                line = {"event": event.kind, "id": event.id, "data": event.data}
+                sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")
+                sys.stdout.flush()
+            else:
+                screen.show(event)

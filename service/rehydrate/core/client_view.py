@@ -1,0 +1,181 @@
+"""A reader: an answer, then live messages by the drop rule.
+
+The drop rule says what a live event means to a message that an answer has shown. It is one pure
+function, `verdict`; `View` applies it. The README shows the same lines in JavaScript.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.core import wire
+from rehydrate.core.codecs import decode
+from rehydrate.core.event import CONTENT, TERMINAL, ChannelMessage, Event
+from rehydrate.core.fold import STEPS, MessageState, Outcome
+from rehydrate.core.text.append_chains import AppendChains
+from rehydrate.core.timeline import MOST_OPEN, Timeline
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Verdict(Enum):
+    """What to do with a live event."""
+
+    DROP = "drop"
+    APPLY = "apply"
+    AGAIN = "again"
+    """The reader lacks something: hydrate again, the first way, with jitter."""
+
+
+def verdict(state: MessageState | None, event: Event) -> Verdict:
+    """What *event* means to a reader whose message is *state* (None: it has no such message)."""
+    if state is None:
+        return _verdict_on_new(event)
+    if state.ended and state.owner is None:
+        return Verdict.DROP
+    if state.owner is not None and state.owner.client_id != event.client_id:
+        return Verdict.DROP
+    if event.gen < state.gen:
+        return Verdict.DROP
+    if event.gen > state.gen:
+        return Verdict.DROP if state.ended else _verdict_on_new(event)
+    if event.id is not None and event.id in state.recent:
+        return Verdict.DROP
+    if event.version is not None:
+        return _verdict_on_version(state, event)
+    if event.kind == "repair":
+        return _verdict_on_repair(state, event)
+    if event.seq is not None and any(a <= event.seq <= b for a, b in state.gaps()):
+        return Verdict.AGAIN
+    if state.ended:
+        return Verdict.DROP
+    return _verdict_on_next(state, event)
+
+
+def _verdict_on_next(state: MessageState, event: Event) -> Verdict:
+    """Of what takes an open message further, or ends it."""
+    if event.kind == "stop" and state.gaps():
+        return Verdict.AGAIN  # whoever committed the text did so before that end (law 7)
+    if event.seq is None:
+        seen = event.serial and state.serial and event.serial <= state.serial
+        sealed = state.sealed and event.kind in CONTENT
+        return Verdict.DROP if seen or sealed else Verdict.APPLY
+    last = -1 if state.seq is None else state.seq
+    if event.seq <= last:
+        return Verdict.AGAIN if event.kind == "stop" else Verdict.DROP
+    return Verdict.APPLY if event.seq <= max(last, 0) + 1 else Verdict.AGAIN
+
+
+def _verdict_on_new(event: Event) -> Verdict:
+    """Of a message that the reader does not have, or of a gen that begins it anew."""
+    if event.is_pointer:
+        return Verdict.AGAIN
+    if event.seq is None or event.kind == "repair" or event.seq <= 1:
+        return Verdict.APPLY
+    return Verdict.AGAIN
+
+
+def _verdict_on_version(state: MessageState, event: Event) -> Verdict:
+    """Of a channel message that grows, whole: the greatest version counts."""
+    if state.sealed or event.version is None or event.serial is None:
+        return Verdict.DROP
+    known = state.cells.get(event.serial)
+    return Verdict.APPLY if known is None or known.version < event.version.serial else Verdict.DROP
+
+
+def _verdict_on_repair(state: MessageState, event: Event) -> Verdict:
+    if event.seq is None:
+        if event.serial and state.serial and event.serial <= state.serial:
+            return Verdict.DROP
+    elif event.seq <= state.covered:
+        return Verdict.DROP
+    elif state.seq is not None and event.seq < state.seq:
+        return Verdict.AGAIN  # of what an answer says, nobody can tell where that seq ends
+    if event.is_pointer or state.ended or state.gaps():
+        return Verdict.AGAIN
+    return Verdict.APPLY
+
+
+class View:
+    """What a reader shows: an answer, taken further by the channel messages it receives.
+
+    Args:
+        answer: the body of ``GET /v1/conversations/{id}``, parsed.
+    """
+
+    def __init__(self, answer: Mapping[str, Any]) -> None:
+        self._timeline = Timeline(wire.state_of(body) for body in answer["messages"])
+        self._timeline.spare = MOST_OPEN  # nobody tells a reader which responses have a row
+        self._chains = AppendChains()
+        self._replays: set[str] = set()
+        self._order: list[str] = [body["id"] for body in answer["messages"]]
+        self.stale = any(reason["retry"] for reason in answer["reasons"])
+
+    @property
+    def messages(self) -> list[dict[str, Any]]:
+        """The messages in their wire form: the answer's, then new ones as they came."""
+        known = self._timeline.messages
+        return [wire.message(known[id_]) for id_ in self._order]
+
+    def apply(self, message: Any) -> bool:
+        """Take the view further by a channel message of any Ably SDK.
+
+        *message* has ``name``, ``data``, ``id``, ``serial``, ``timestamp``, ``client_id`` and
+        ``extras``, ``action`` and ``version``. Returns False if the view lacks something: hydrate again, with a new attach.
+        """
+        version = getattr(message, "version", None)
+        event = decode(
+            ChannelMessage(
+                message.name,
+                message.data,
+                message.id,
+                getattr(message, "serial", None),
+                message.timestamp or 0,
+                message.client_id,
+                message.extras,
+                int(getattr(message, "action", None) or 0),
+                getattr(version, "serial", None) or getattr(message, "serial", None),
+                getattr(version, "metadata", None),
+            )
+        )
+        return event is None or self.apply_event(event) is not Verdict.AGAIN
+
+    def apply_event(self, event: Event) -> Verdict:
+        """Take the view further by *event*; say what was done with it."""
+        if event.replay_of is not None:
+            return self._apply_replay(event)
+        whole = self._chains.whole(event)
+        if whole is None:
+            return Verdict.DROP if self._timeline.name(event) is None else Verdict.AGAIN
+        return self._apply(whole)
+
+    def _apply_replay(self, event: Event) -> Verdict:
+        if event.message_id is None:
+            return Verdict.DROP
+        if event.kind == "start":
+            self._replays.add(event.message_id)
+        elif event.message_id not in self._replays:
+            return Verdict.DROP
+        return self._apply(event._replace(replay_of=None))
+
+    def _apply(self, event: Event) -> Verdict:
+        if ("open", event.kind) not in STEPS:
+            return Verdict.DROP
+        before = self._timeline.find(event)
+        said = verdict(before, event)
+        if said is Verdict.APPLY:
+            outcome = self._timeline.fold_one(event)
+            if before is None and outcome is Outcome.REFUSED:
+                return Verdict.AGAIN  # only the store knows which of so many are kept
+            after = self._timeline.find(event)
+            if after is not None and after is not before:
+                self._order.append(after.id)
+        return said
+
+    @property
+    def open(self) -> list[str]:
+        """The ids of the messages that are not terminal."""
+        known = self._timeline.messages.values()
+        return [state.id for state in known if state.status not in TERMINAL]

@@ -1,0 +1,259 @@
+"""Message-per-token: every token is a channel message; headers say whose and which.
+
+The names and headers are the table in the README. Publishers that we did not write leave things
+out or get them wrong, so nothing here raises: what cannot be placed is no event (None), and what
+can be placed but not read is a ``void``, which keeps its seq so that no neighbour looks lost.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.core.event import STATUSES, TERMINAL, ChannelMessage, Event, Kind, Status
+from rehydrate.core.json import is_json, sent_bytes
+from rehydrate.core.positions import is_name
+from rehydrate.core.text.assembly import spoken_text
+from rehydrate.core.text.parts import clean_parts
+from rehydrate.core.text.size_budget import MAX_SEQ
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+_NO_HEADERS: Mapping[str, Any] = {}
+_CREATE = 0
+_NOTHING_OF_TOOLS = (None,) * 6
+"""An event's fields from ``tool_call_id`` to ``prompt_id``."""
+
+_SEQ_DIGITS = 10
+
+
+class _Unplaced(Exception):
+    """A header is there and makes no sense: nobody can tell where the message belongs."""
+
+
+def decode(message: ChannelMessage) -> Event | None:
+    """What *message* means; None if its name is not ours or its headers make no sense."""
+    reader = _READERS.get(message.name) if isinstance(message.name, str) else None
+    if reader is None or message.action != _CREATE:
+        return None
+    extras = message.extras
+    headers = extras.get("headers") if isinstance(extras, dict) else None
+    if not isinstance(headers, dict):
+        headers = _NO_HEADERS
+    try:
+        return reader(
+            message, headers, bool(extras and extras.get("ephemeral")) if headers else False
+        )
+    except _Unplaced:
+        return None
+
+
+def _event(
+    kind: Kind, message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool, **more: Any
+) -> Event:
+    replay_of = headers.get("replayOf")
+    return Event(
+        kind,
+        _name(headers, "responseId"),
+        _count(headers, "gen", 1) or 1,
+        _count(headers, "seq", 0),
+        message.serial,
+        message.id,
+        message.client_id,
+        message.timestamp_ms,
+        replay_of=replay_of if isinstance(replay_of, str) else None,
+        ephemeral=ephemeral,
+        **more,
+    )
+
+
+def _name(headers: Mapping[str, Any], key: str) -> str | None:
+    value = headers.get(key)
+    if value is None or is_name(value):
+        return value
+    raise _Unplaced
+
+
+def _count(headers: Mapping[str, Any], key: str, least: int) -> int | None:
+    value = headers.get(key)
+    if value is None or (type(value) is int and least <= value <= MAX_SEQ):  # nearly always
+        return value
+    if isinstance(value, str) and value.isascii() and value.isdigit():
+        value = int(value) if len(value) <= _SEQ_DIGITS else None
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and not isinstance(value, bool) and least <= value <= MAX_SEQ:
+        return value
+    raise _Unplaced
+
+
+def _label(headers: Mapping[str, Any], key: str) -> str | None:
+    value = headers.get(key)
+    if isinstance(value, int | float) and is_json(value):
+        return str(value)
+    return value if isinstance(value, str) else None
+
+
+def _said(value: Any) -> Any:
+    return value if is_json(value) else None
+
+
+def _prompt(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event | None:
+    data = message.data
+    fields = data if isinstance(data, dict) else {"text": data}
+    text = fields.get("text")
+    prompt_id = _name({"id": fields.get("promptId") or message.id}, "id")
+    if not isinstance(text, str) or prompt_id is None:
+        return None
+    event = _event("prompt", message, headers, ephemeral, text=text)
+    return event._replace(message_id=prompt_id, gen=1, seq=None)
+
+
+def _start(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    return _event("start", message, headers, ephemeral, prompt_id=_label(headers, "promptId"))
+
+
+def _cancel(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    return _event("cancel", message, headers, ephemeral)
+
+
+def _textual(kind: Kind) -> Callable[[ChannelMessage, Mapping[str, Any], bool], Event]:
+    def read(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+        if not isinstance(message.data, str):
+            return _event("void", message, headers, ephemeral)
+        replay_of = headers.get("replayOf")
+        # what `_event` does, without its detour through keyword arguments: nearly all are these
+        told = (
+            kind,
+            _name(headers, "responseId"),
+            _count(headers, "gen", 1) or 1,
+            _count(headers, "seq", 0),
+            message.serial,
+            message.id,
+            message.client_id,
+            message.timestamp_ms,
+            message.data,
+            _label(headers, "part"),
+        )
+        replayed = replay_of if isinstance(replay_of, str) else None
+        return tuple.__new__(Event, (*told, *_NOTHING_OF_TOOLS, replayed, ephemeral, None))
+
+    return read
+
+
+def _tool_call(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    data = message.data if isinstance(message.data, dict) else {}
+    args = data.get("args")
+    if not is_json(args):
+        return _event("void", message, headers, ephemeral)
+    event = _event("tool_call", message, headers, ephemeral, part=_label(headers, "part"))
+    call_id = _label(headers, "toolCallId") or message.id or f"call-{event.seq}"
+    return event._replace(
+        tool_call_id=call_id, name=_label(data, "name"), value="" if args is None else args
+    )
+
+
+def _tool_args(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    call_id = _label(headers, "toolCallId")
+    if call_id is None or not isinstance(message.data, str):
+        return _event("void", message, headers, ephemeral)
+    event = _event("tool_args", message, headers, ephemeral, text=message.data)
+    return event._replace(tool_call_id=call_id)
+
+
+def _tool_result(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    call_id = _label(headers, "toolCallId")
+    data = message.data if isinstance(message.data, dict) else {"result": message.data}
+    if call_id is None or not is_json(data.get("result")):
+        return _event("void", message, headers, ephemeral)
+    event = _event("tool_result", message, headers, ephemeral, name=_label(data, "name"))
+    status: Status | None = "failed" if headers.get("status") == "failed" else None
+    return event._replace(tool_call_id=call_id, value=data.get("result"), status=status)
+
+
+def _stop(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    data = message.data if isinstance(message.data, dict) else {}
+    status = _label(headers, "status") or "completed"
+    if status not in TERMINAL:
+        status = "failed" if status in STATUSES else "completed"
+    error = _said(headers.get("error"))
+    if error is None:
+        error = _said(data.get("reason"))
+    event = _event("stop", message, headers, ephemeral, status=status, error=error)
+    return event._replace(value=_said(data.get("usage")))
+
+
+def _repair(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    data = message.data
+    text = parts = None
+    if isinstance(data, str):
+        text = data
+    elif isinstance(data, dict):
+        text = data.get("text") if isinstance(data.get("text"), str) else None
+        parts = clean_parts(data.get("parts"))
+    return _event("repair", message, headers, ephemeral, text=text, value=parts)
+
+
+_READERS: dict[str, Callable[[ChannelMessage, Mapping[str, Any], bool], Event | None]] = {
+    "user-input": _prompt,
+    "start": _start,
+    "cancel": _cancel,
+    "token": _textual("token"),
+    "refusal": _textual("refusal"),
+    "reasoning": _textual("reasoning"),
+    "tool_call": _tool_call,
+    "tool_args": _tool_args,
+    "tool_result": _tool_result,
+    "stop": _stop,
+    "response-complete": _repair,
+}
+
+
+PIECE_CHARACTERS = 12_000
+"""A longer text is split: in UTF-8, and escaped, a piece fits the smallest message size (64 KiB)."""
+
+REPAIR_BYTES = 48_000
+"""A longer repair is published as a pointer: readers hydrate again."""
+
+
+def pieces(text: str) -> list[str]:
+    """*text* in pieces that fit a channel message."""
+    if len(text) <= PIECE_CHARACTERS:
+        return [text]
+    return [text[i : i + PIECE_CHARACTERS] for i in range(0, len(text), PIECE_CHARACTERS)]
+
+
+def encode(event: Event) -> tuple[str, Any, dict[str, Any]]:
+    """Name, data and extras of the channel message that says *event*."""
+    if event.kind == "prompt":
+        return "user-input", {"promptId": event.message_id, "text": event.text}, {}
+    headers = {
+        "responseId": event.message_id,
+        "seq": event.seq,
+        "gen": event.gen,
+        "promptId": event.prompt_id,
+        "part": event.part,
+        "toolCallId": event.tool_call_id,
+        "status": event.status,
+        "error": event.error,
+        "replayOf": event.replay_of,
+    }
+    headers = {key: value for key, value in headers.items() if value is not None}
+    name = "response-complete" if event.kind == "repair" else event.kind
+    extras: dict[str, Any] = {"headers": headers}
+    if event.ephemeral:
+        extras["ephemeral"] = True
+    return name, _data(event), extras
+
+
+def _data(event: Event) -> Any:
+    if event.kind == "tool_call":
+        return {"name": event.name, "args": event.value}
+    if event.kind == "tool_result":
+        return {"name": event.name, "result": event.value}
+    if event.kind == "stop":
+        return None if event.value is None else {"usage": event.value}
+    if event.kind == "repair":
+        data = {"text": spoken_text(event.value), "parts": event.value}
+        return data if sent_bytes(data) <= REPAIR_BYTES else None
+    return event.text

@@ -1,0 +1,200 @@
+"""What is known of one message: its text so far, and up to where that is folded."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rehydrate.core.event import TERMINAL, Status
+from rehydrate.core.positions import MARGIN_MS
+from rehydrate.core.text import versioned_messages as cells
+from rehydrate.core.text.assembly import assemble
+from rehydrate.core.text.size_budget import SizeBudget, measured
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from rehydrate.core.text.content import Run
+
+
+class Position(NamedTuple):
+    """Up to where a message is folded."""
+
+    gen: int = 1
+    seq: int | None = None
+    serial: str | None = None
+    id: str | None = None
+
+
+class Owner(NamedTuple):
+    """Whose events a message takes: the clientId (None too is one) of its first event."""
+
+    client_id: str | None
+
+
+class MessageState:
+    """One message, as far as it was seen. Mutable; changed by `fold` only.
+
+    Attributes:
+        position: its place among the messages, for good; None until something tells.
+        end: the seq of its stop, which says how many events there are.
+        repaired: the seq up to which a repair has replaced the text.
+        runs: content with seqs, in order of seq, holes between them; ``tail``: content without.
+        cells: channel messages that grow, by serial; ``steps``: the latest attempt at each step.
+        recent: ids of events without seq, for the margin, with their times in ms.
+        headless: it holds text without seq whose start nobody saw.
+        inexact: something was seen that no seq can put in order.
+        sealed: all there is without seq was said as a whole, by a repair or by who stored it.
+        pointer: the highest seq of a repair whose text only the store has.
+        provisional: ended by the idle limit alone.
+        changed: something was folded since the state was read from where it is kept.
+        ephemeral: its publisher's tokens are not in history; the store has them, a little later.
+        extent: how much it holds, once that is of interest; None: to be measured.
+    """
+
+    __slots__ = (
+        "anonymous", "cells", "changed", "end", "ephemeral", "error", "extent", "finished_ms", "gen", "headless", "id", "inexact",
+        "last_id", "metadata", "owner", "pointer", "position", "prompt_id", "provisional", "recent",
+        "repaired", "role", "runs", "sealed", "seq", "serial", "start_id", "started_ms", "status",
+        "steps", "tail", "usage",
+    )  # fmt: skip
+
+    def __init__(self, message_id: str, role: str = "assistant", *, gen: int = 1) -> None:
+        self.id = message_id
+        self.role = role
+        self.gen = gen
+        self.status: Status = "in_progress"
+        self.position: str | None = None
+        self.prompt_id: str | None = None
+        self.owner: Owner | None = None
+        self.anonymous = self.ephemeral = False
+        self.started_ms: int | None = None
+        self.finished_ms: int | None = None
+        self.metadata: Any = None
+        self.changed = False
+        self._empty(gen)
+
+    def _empty(self, gen: int) -> None:
+        self.gen = gen
+        self.status = "in_progress"
+        self.extent: SizeBudget | None = None
+        self.runs: list[Run] = []
+        self.tail: Run | None = None
+        self.cells: dict[str, cells.VersionedMessage] = {}
+        self.steps: dict[str, str] = {}
+        self.end: int | None = None
+        self.seq: int | None = None
+        self.serial: str | None = None
+        self.last_id: str | None = None
+        self.start_id: str | None = None
+        self.repaired: int | None = None
+        self.recent: dict[str, int] = {}
+        self.headless = self.inexact = self.sealed = self.provisional = False
+        self.pointer = -1
+        self.usage: Any = None
+        self.error: Any = None
+        self.finished_ms = None
+
+    def restart(self, gen: int) -> None:
+        """Empty this message for the publisher of *gen*, which took it over."""
+        self._empty(gen)
+        self.started_ms = None
+        self.changed = True
+
+    @property
+    def ended(self) -> bool:
+        """Whether it is terminal, and not only by the idle limit."""
+        return self.status in TERMINAL and not self.provisional
+
+    @property
+    def exact(self) -> bool:
+        """False where it cannot be shown that the text is all there is up to ``through``."""
+        return not (self.inexact or self.headless or self.pointer > self.covered)
+
+    @property
+    def through(self) -> Position:
+        """Up to where it is folded."""
+        return Position(self.gen, self.seq, self.serial, self.last_id)
+
+    @property
+    def covered(self) -> int:
+        """The seq up to which a repair has replaced the text; -1 for none."""
+        return -1 if self.repaired is None else self.repaired
+
+    def contains(self, seq: int) -> bool:
+        """Whether the content of *seq* is in the text."""
+        if seq <= self.covered:
+            return True
+        at = bisect_left(self.runs, seq, key=lambda run: run.last)
+        return at < len(self.runs) and self.runs[at].first <= seq
+
+    def gaps(self) -> list[tuple[int, int]]:
+        """The seqs that are missing, as first and last of each hole.
+
+        A start says nothing that a text would lack, so seq 0 is never a gap: publishers that
+        number their tokens from 1 and send no start are whole. A stop counts too few if its sender
+        knew less than was seen; then what was seen counts.
+        """
+        last = -1 if self.seq is None else self.seq
+        top = last + 1 if self.end is None or self.end < last else self.end
+        gaps, expected = [], max(1, self.covered + 1)
+        for run in self.runs:
+            if run.first > expected and expected < top:
+                gaps.append((expected, min(run.first, top) - 1))
+            expected = max(expected, run.last + 1)
+        if expected < top:
+            gaps.append((expected, top - 1))
+        return gaps
+
+    def parts(self) -> list[dict[str, Any]]:
+        """The parts as a reader sees them."""
+        runs = [*self.runs, self.tail] if self.tail is not None else self.runs
+        parts = assemble(runs, self.visible_cells(), self.gaps())
+        if self.status in TERMINAL:
+            for part in parts:
+                if part.get("status") == "in_progress":
+                    part["status"] = "incomplete"
+        return parts
+
+    def visible_cells(self) -> list[cells.VersionedMessage]:
+        """The channel messages that count, in the order of their creation."""
+        return cells.visible(self.cells, self.steps)
+
+    def runs_to_keep(self) -> list[Run]:
+        """All runs: after those with seqs the one without, then those of cells."""
+        tail = [] if self.tail is None else [self.tail]
+        return [*self.runs, *tail, *(cell.run for cell in self.cells.values())]
+
+    def makes_room(self, characters: int) -> bool:
+        """Whether one more event, of so many *characters*, may be folded; it is counted then."""
+        if self.extent is not None and self.extent.take(characters):
+            return True
+        self.extent = measured(self.runs_to_keep())  # what was counted may be too much
+        return self.extent.take(characters)
+
+    def count_steps(self, steps: int) -> None:
+        """Count so many changes from one part to another."""
+        if steps and self.extent is not None:
+            self.extent.steps += steps
+
+    def seal(self) -> None:
+        """Let nothing without a seq be added: what there is, was said as a whole."""
+        self.tail, self.cells, self.steps, self.extent = None, {}, {}, None
+        self.headless = self.inexact = False
+        self.sealed = True
+
+
+def read_again_from(states: Iterable[MessageState], read_at_ms: int) -> cells.Place | None:
+    """The oldest of the channel messages in *states* that may still grow.
+
+    Those of an open response, and of one that ended within the margin before *read_at_ms*: what
+    was published before its end may show later.
+    """
+    growing = [
+        cell.place
+        for state in states
+        if state.status not in TERMINAL or (state.finished_ms or 0) > read_at_ms - MARGIN_MS
+        for cell in state.cells.values()
+        if not cell.place.is_last
+    ]
+    return min(growing, default=None)

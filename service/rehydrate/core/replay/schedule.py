@@ -1,0 +1,223 @@
+"""When a replay says what: a stored response as channel messages, each with its time.
+
+A schedule follows from the response and the terms alone. So whoever goes on with a replay makes the
+same one, and what he says again has the same seq and the same content.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rehydrate.core.codecs.tokens import PIECE_CHARACTERS, encode, pieces
+from rehydrate.core.event import Event, Status
+from rehydrate.core.fold import MessageState, fold
+from rehydrate.core.json import dump
+from rehydrate.core.rate_limit import RateLimit
+from rehydrate.core.replay.chunks import Chunk, pieces_of
+from rehydrate.core.replay.requests import ReplayTerms
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+EVEN_PER_S = 20.0
+"""Pieces a second of a response whose own pace is not recorded: about what models do."""
+
+_LIKELY_PER_S = 500.0
+"""More of them a second than that, and the response did not take the time that it says."""
+
+INCOMPLETE = {"code": "gaps", "detail": "not all of the response is stored"}
+
+
+class Step(NamedTuple):
+    """One channel message: ``at_s`` after the first one, ``pieces`` of the response joined in it."""
+
+    at_s: float
+    event: Event
+    pieces: int = 1
+    length: int = 0
+
+
+class Schedule(NamedTuple):
+    """A replay, whole: its start, its content, its stop.
+
+    ``joined``: how many pieces of the response share a channel message with another one, because
+    the rate does not allow one for each. ``even``: its own pace is not recorded. ``gaps``: seqs of
+    the response that are missing.
+    """
+
+    steps: tuple[Step, ...]
+    joined: int
+    even: bool
+    gaps: list[tuple[int, int]]
+
+    @property
+    def seconds(self) -> float:
+        """From the first channel message to the last."""
+        return self.steps[-1].at_s
+
+    @property
+    def chunks(self) -> int:
+        """How many channel messages carry content."""
+        return len(self.steps) - 2
+
+    def digest(self) -> str:
+        """What two schedules share that say the same; it tells nothing of the content."""
+        hashed = hashlib.sha256()
+        for step in self.steps:
+            hashed.update(dump([encode(step.event), round(step.at_s, 6)]))
+        return hashed.hexdigest()[:32]
+
+    def largest_bytes(self) -> int:
+        """About how many bytes the largest channel message has."""
+        return max(len(dump(encode(step.event))) for step in self.steps)
+
+    def parts_until(self, seq: int) -> list[dict[str, Any]]:
+        """The parts that a reader has who saw all up to *seq*."""
+        state = MessageState("")
+        for step in self.steps[: seq + 1]:
+            fold(state, step.event)
+        return state.parts()
+
+
+def scheduled(state: MessageState, terms: ReplayTerms) -> Schedule:
+    """How *state*, a message that has ended, is replayed on *terms*.
+
+    Whose the events are, says whoever publishes them: they have no message's id yet.
+    """
+    said = [piece for whole in pieces_of(state) for piece in _fitting(whole)]
+    even = any(piece.at_ms is None for piece in said)
+    times, end_s = _times(state, said, even, terms.speed)
+    kept = [
+        (at_s, piece)
+        for at_s, piece in zip(times, said, strict=True)
+        if piece.seq >= terms.from_seq
+    ]
+    first_s = 0.0 if terms.from_seq <= 1 or not kept else kept[0][0]
+    kept = [(at_s - first_s, piece) for at_s, piece in kept]
+    slots = _slots(kept, max(end_s - first_s, 0.0), terms)
+    base = Event("start", None, replay_of=state.id)
+    steps = [Step(slots.start_s, base._replace(seq=0, prompt_id=state.prompt_id))]
+    for seq, slot in enumerate(slots.content, start=1):
+        steps.append(_step(base, seq, slot))
+    stop = base._replace(kind="stop", seq=len(steps), value=state.usage, error=state.error)
+    gaps = state.gaps()
+    status: Status = state.status
+    if gaps and status == "completed":  # nobody may take it for the whole
+        status, stop = "incomplete", stop._replace(error=INCOMPLETE)
+    steps.append(Step(slots.stop_s, stop._replace(status=status)))
+    joined = sum(len(slot.pieces) for slot in slots.content if len(slot.pieces) > 1)
+    return Schedule(tuple(steps), joined, even, gaps)
+
+
+def _fitting(piece: Chunk) -> list[Chunk]:
+    """*piece* in as many as fit a channel message each."""
+    if piece.length <= PIECE_CHARACTERS:
+        return [piece]
+    return [piece._replace(text=part) for part in pieces(piece.text or "")]
+
+
+def _times(
+    state: MessageState, said: Sequence[Chunk], even: bool, speed: float
+) -> tuple[list[float], float]:
+    """When each piece is due, and the stop: in seconds after the start."""
+    if not speed:
+        return [0.0] * len(said), 0.0
+    started_ms, finished_ms = state.started_ms, state.finished_ms
+    if even:
+        length_s = len(said) / EVEN_PER_S
+        if started_ms is not None and finished_ms is not None:
+            told_s = (finished_ms - started_ms) / 1000
+            length_s = told_s if told_s * _LIKELY_PER_S >= len(said) else length_s
+        apart_s = length_s / speed / (len(said) + 1)
+        return [apart_s * (index + 1) for index in range(len(said))], length_s / speed
+    times_ms = [piece.at_ms or 0 for piece in said]
+    begun_ms = min([*times_ms[:1], *([] if started_ms is None else [started_ms])], default=0)
+    times = [(at_ms - begun_ms) / 1000 / speed for at_ms in times_ms]
+    last_s = times[-1] if times else 0.0
+    ended_s = last_s if finished_ms is None else (finished_ms - begun_ms) / 1000 / speed
+    return times, max(last_s, ended_s)
+
+
+class _Slot:
+    """One channel message to be: when, and of which pieces."""
+
+    __slots__ = ("at_s", "length", "pieces", "waits")
+
+    def __init__(self, at_s: float, piece: Chunk, *, waits: bool) -> None:
+        self.at_s = at_s
+        self.waits = waits
+        self.pieces = [piece]
+        self.length = piece.length
+
+    def takes(self, piece: Chunk) -> bool:
+        return piece.goes_on(self.pieces[-1]) and self.length + piece.length <= PIECE_CHARACTERS
+
+    def take(self, piece: Chunk) -> None:
+        self.pieces.append(piece)
+        self.length += piece.length
+
+
+class _Slots(NamedTuple):
+    start_s: float
+    content: list[_Slot]
+    stop_s: float
+
+
+def _slots(due: Sequence[tuple[float, Chunk]], end_s: float, terms: ReplayTerms) -> _Slots:
+    """Channel messages as the rate allows: what is due around one that had to wait, goes with it.
+
+    So nothing is late by more than half of what lies between two of them, or early by more. As fast
+    as allowed, everything is due at once; then nothing is joined.
+    """
+    pace = RateLimit(terms.max_rate)
+    around_s = 0.5 / pace.sustained_per_s
+    start_s = _placed(pace, 0.0)
+    content: list[_Slot] = []
+    last_s = start_s
+    for at_s, piece in due:
+        open_ = content[-1] if content and content[-1].waits and terms.speed else None
+        if open_ is not None and at_s < open_.at_s + around_s and open_.takes(piece):
+            open_.take(piece)
+            continue
+        due_s = max(at_s, last_s)
+        last_s = _placed(pace, due_s)
+        content.append(_Slot(last_s, piece, waits=last_s > due_s))
+    return _Slots(start_s, content, _placed(pace, max(end_s, last_s)))
+
+
+def _placed(pace: RateLimit, at_s: float) -> float:
+    """When it may be said that is due at *at_s*; counts it as said then."""
+    at_s += pace.wait_s(at_s)
+    pace.take(at_s)
+    return at_s
+
+
+def _step(base: Event, seq: int, slot: _Slot) -> Step:
+    first = slot.pieces[0]
+    text = None if first.text is None else "".join(piece.text or "" for piece in slot.pieces)
+    event = base._replace(
+        kind=first.kind,
+        seq=seq,
+        text=text,
+        part=first.part,
+        tool_call_id=first.tool_call_id,
+        name=first.name,
+        value=first.value,
+        status=first.status,
+    )
+    return Step(slot.at_s, event, len(slot.pieces), slot.length)
+
+
+def listed(schedule: Schedule, most: int) -> list[dict[str, Any]]:
+    """The first *most* channel messages of a schedule, without their content, for whoever asks."""
+    return [
+        {
+            "seq": step.event.seq,
+            "at_s": round(step.at_s, 3),
+            "kind": step.event.kind,
+            "characters": step.length,
+            "joined": step.pieces,
+        }
+        for step in schedule.steps[:most]
+    ]

@@ -1,0 +1,52 @@
+"""The shape of parts, as others may send them to us."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.core.event import SETTLED
+from rehydrate.core.json import is_json
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from rehydrate.core.event import CallStatus
+
+_TEXT_TYPES = frozenset({"text", "refusal", "reasoning"})
+
+
+def clean_parts(parts: Any) -> list[dict[str, Any]] | None:
+    """*parts* with only what the wire form has; None if they are no list of parts."""
+    if not isinstance(parts, list) or not parts:
+        return None
+    cleaned = [_clean(part) for part in parts]
+    return None if any(part is None for part in cleaned) else [part for part in cleaned if part]
+
+
+def call_status(part: Mapping[str, Any]) -> CallStatus:
+    """How a tool call stands, as far as *part* says; one that was cut off could still go on."""
+    status = part.get("status")
+    return status if isinstance(status, str) and status in SETTLED else "in_progress"  # type: ignore[return-value] # as tested
+
+
+def _clean(part: Any) -> dict[str, Any] | None:
+    if not isinstance(part, dict):
+        return None
+    if not (isinstance(part.get("type"), str) and is_json(part)):
+        return None
+    if part["type"] in _TEXT_TYPES and isinstance(part.get("text"), str):
+        cleaned = {"type": part["type"], "text": part["text"]}
+        if isinstance(part.get("part"), str):
+            cleaned["part"] = part["part"]
+        return cleaned
+    if part["type"] == "tool_call" and isinstance(part.get("tool_call_id"), str):
+        name = part.get("name")
+        return {
+            "type": "tool_call",
+            "tool_call_id": part["tool_call_id"],
+            "name": name if isinstance(name, str) else None,
+            "args": part.get("args", ""),
+            "result": part.get("result"),
+            "status": call_status(part),
+        }
+    return None

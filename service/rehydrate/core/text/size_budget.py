@@ -1,0 +1,121 @@
+"""How much one response may hold, whoever publishes it: memory, rows and answers have a bound.
+
+A publisher of ours is refused what is more. Of others it is not folded: the response ends there, as
+``incomplete``, with `TOO_LARGE` as its error, and what it held by then stays.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.core.json import dump
+from rehydrate.errors import TooLarge
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+    from rehydrate.core.event import Event
+    from rehydrate.core.text.content import Run, Segment
+
+MOST_CHARACTERS = 10 * 1024 * 1024
+"""Of its text, its reasoning, and the JSON of its tool calls together."""
+
+MOST_EVENTS = 1_000_000
+MAX_SEQ = 2 * MOST_EVENTS
+"""A higher number is no place in a response: what says so is no event."""
+
+MOST_STEPS = 100_000
+"""How often it may change from one part to another, which bounds how many parts it has."""
+
+VALUE_BYTES = 56_000
+"""Of what is said whole, as JSON in ASCII: a tool's arguments or result. With its names and headers
+it has to fit a channel message of the smallest size (64 KiB)."""
+
+END_BYTES = 16_000
+"""Of a usage, and of an error, as JSON: a stop that fits no channel message would never be told."""
+
+LABEL_CHARACTERS = 256
+"""Of the name of a part, of a tool, or of a call."""
+
+FOLDED_CHARACTERS = MOST_CHARACTERS + MOST_CHARACTERS // 20
+FOLDED_EVENTS = MOST_EVENTS + MOST_EVENTS // 20
+FOLDED_STEPS = MOST_STEPS + MOST_STEPS // 20
+"""What is folded may be a little more, so that nothing is cut which a publisher of ours may say."""
+
+TOO_LARGE = {"code": "too_large", "message": "the response is larger than one may be"}
+
+
+class SizeBudget:
+    """How much a response holds. It may be counted too high, and never too low."""
+
+    __slots__ = ("characters", "events", "steps")
+
+    def __init__(self, characters: int = 0, events: int = 0, steps: int = 0) -> None:
+        self.characters = characters
+        self.events = events
+        self.steps = steps
+
+    def take(self, characters: int) -> bool:
+        """Count an event of so many *characters*, if there is room for it; say whether there is."""
+        total = self.characters + characters
+        if total > FOLDED_CHARACTERS or self.events >= FOLDED_EVENTS or self.steps >= FOLDED_STEPS:
+            return False
+        self.characters = total
+        self.events += 1
+        return True
+
+
+def measured(runs: Iterable[Run]) -> SizeBudget:
+    """The extent of what *runs* hold."""
+    found = SizeBudget()
+    for run in runs:
+        found.characters += sum(map(_length, run.segments))
+        found.steps += len(run.segments)
+        numbered = run.first >= 0 and not run.collapsed
+        found.events += run.last - run.first + 1 if numbered else len(run.tape)
+    return found
+
+
+def check_parts(parts: Sequence[Mapping[str, Any]]) -> None:
+    """Return if a message may consist of *parts*.
+
+    Raises:
+        TooLarge: they are too many, or too long.
+    """
+    characters = 0
+    for part in parts:
+        characters += len(part.get("text") or "") + len(part.get("part") or "")
+        for said in ("name", "args", "result"):
+            characters += value_length(None, part.get(said))
+    if len(parts) > MOST_STEPS or characters > MOST_CHARACTERS:
+        raise TooLarge(
+            f"the parts are {len(parts)}, of {characters} characters; "
+            f"{MOST_STEPS} and {MOST_CHARACTERS} are taken"
+        )
+
+
+def adds(event: Event) -> int:
+    """How many characters *event* adds at most."""
+    length = len(event.text) if event.text else 0
+    if event.part is None and event.tool_call_id is None and event.version is None:
+        return length  # nearly always
+    if event.part is not None:
+        length += len(event.part)
+    if event.version is not None:  # its parts are named after it, its arguments by a second step
+        length += len(event.serial or "") + len(event.tool_call_id or "")
+    if event.tool_call_id is not None:
+        length += len(event.tool_call_id) + value_length(event.name, event.value)
+    return length
+
+
+def value_length(name: str | None, value: object) -> int:
+    """How much what is said whole of a tool call counts."""
+    return len(name or "") + (0 if value is None else len(dump(value)))
+
+
+def _length(segment: Segment) -> int:
+    length = sum(map(len, segment.pieces)) + len(segment.key or "")
+    if segment.value is not None:
+        said = segment.value
+        length += value_length(said.get("name"), said.get("args", said.get("result")))
+    return length

@@ -1,9 +1,0 @@
-"""Run the server: `python -m rehydrate.localably`."""
-
-from __future__ import annotations
-
-import sys
-
-from .command import main
-
-sys.exit(main())

@@ -1,0 +1,150 @@
+"""The store's side of a publisher: its claim, its checkpoints, its final text."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import math
+import random
+import uuid
+from typing import TYPE_CHECKING, Any
+
+from rehydrate.core.fold import MessageState, Owner, fold
+from rehydrate.core.positions import insertion_position
+from rehydrate.errors import Conflict, Fenced, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rehydrate.core.event import Event
+    from rehydrate.hydrate.hydrate import Rules
+    from rehydrate.ports import LockedConversation, ResponseStore
+    from rehydrate.publish.response_writer import PublishOptions, ResponseWriter
+
+_log = logging.getLogger(__name__)
+
+COMMIT_TIMEOUT_S = 30.0
+"""How long an ending response waits for Postgres."""
+
+_RENEW_EARLY = 0.8
+"""A checkpoint renews a lease that would soon be renewed for its own sake, and no younger one."""
+
+
+class Checkpoints:
+    """What a publisher writes into the store, as long as its response is its own."""
+
+    def __init__(
+        self,
+        conversation_id: str,
+        channel_name: str,
+        store: ResponseStore,
+        rules: Rules,
+        terms: PublishOptions,
+    ) -> None:
+        self._where = (conversation_id, channel_name)
+        self._store = store
+        self._now_ms = rules.now_ms
+        self._terms = terms
+        self._holder = uuid.uuid4().hex
+        self.lease_s = terms.lease_s
+        self.renew_s = terms.lease_s / 3
+        self._granted_s = -math.inf
+
+    async def claim(
+        self, response_id: str, prompt_id: str | None, metadata: Any, *, ephemeral: bool = False
+    ) -> tuple[int, str]:
+        """Make the response ours; return its gen, and the conversation's channel.
+
+        Raises:
+            Conflict: it has ended, or is being ended, or its publisher is alive.
+        """
+        async with self._store.locked(*self._where) as held:
+            tombstone = held.conversation.tombstone
+            if tombstone is not None and tombstone.names(response_id):
+                raise Conflict(f"response {response_id!r} was erased: begin one with a new id")
+            state = (await held.messages([response_id])).get(response_id)
+            if state is None:
+                state = MessageState(response_id)
+            else:
+                await _check_free(held, state)
+                state.restart(state.gen + 1)
+            state.owner = Owner(self._terms.client_id)
+            state.prompt_id = prompt_id or state.prompt_id
+            state.metadata = metadata if metadata is not None else state.metadata
+            state.ephemeral = ephemeral
+            state.started_ms = self._now_ms()
+            state.changed = True
+            await held.put([state])
+            now_s = _now_s()
+            await held.grant(response_id, self._holder, self._terms.lease_s)
+        self._granted_s = now_s
+        return state.gen, held.conversation.channel
+
+    async def checkpoint(self, publication: ResponseWriter, ending: Sequence[Event] = ()) -> None:
+        """Fold what is not stored yet, and *ending*, onto the row as it now is.
+
+        Raises:
+            Fenced: the response is somebody else's now, or erased.
+        """
+        events = list(publication.unstored)
+        async with self._store.locked(*self._where) as held:
+            state = (await held.messages([publication.id])).get(publication.id)
+            lease = await held.lease(publication.id) if state else None
+            if state is None or lease is None or lease.holder != self._holder or lease.fenced:
+                publication.closed = f"response {publication.id!r} is not this publisher's any more"
+                raise Fenced(publication.closed)
+            for event in (*events, *ending):
+                fold(state, event)
+            if state.position is None:
+                state.position = publication.position
+            if state.position is None and state.ended:
+                state.position = insertion_position(state.started_ms or 0, 0)
+            if publication.metadata is not None:
+                state.metadata = publication.metadata
+            state.changed = True
+            await held.put([state])
+            now_s = _now_s()
+            renews = bool(ending) or now_s >= self._granted_s + _RENEW_EARLY * self.renew_s
+            if renews:
+                await held.grant(publication.id, self._holder, self._terms.lease_s)
+        self._granted_s = now_s if renews else self._granted_s
+        publication.stored(len(events))
+
+    async def commit(self, publication: ResponseWriter, ending: Sequence[Event]) -> None:
+        """As `checkpoint`, waiting for Postgres if need be.
+
+        Raises:
+            StoreUnavailable: it did not answer for `COMMIT_TIMEOUT_S`.
+        """
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + COMMIT_TIMEOUT_S
+        while True:
+            try:
+                async with asyncio.timeout_at(deadline):  # it may hang, too
+                    return await self.checkpoint(publication, ending)
+            except (StoreUnavailable, TimeoutError) as error:
+                if loop.time() > deadline:
+                    raise StoreUnavailable("Postgres did not take a response's end") from error
+                await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - jitter
+
+    async def told(self, publication: ResponseWriter) -> None:
+        """Note that readers know the end; if that fails, somebody tells them once more."""
+        try:
+            async with self._store.locked(*self._where) as held:
+                await held.told(publication.id)
+        except StoreUnavailable:
+            _log.warning("a told response could not be marked as told")
+
+
+def _now_s() -> float:
+    return asyncio.get_running_loop().time()
+
+
+async def _check_free(held: LockedConversation, state: MessageState) -> None:
+    if state.ended:
+        raise Conflict(f"response {state.id!r} has ended")
+    lease = await held.lease(state.id)
+    if lease is not None and lease.fenced:
+        raise Conflict(f"response {state.id!r} is being ended: begin one with a new id")
+    if lease is not None and lease.holder is not None and not lease.expired:
+        raise Conflict(f"response {state.id!r} is being published")

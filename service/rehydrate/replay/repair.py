@@ -1,0 +1,55 @@
+"""Repair: tell every live reader of a response that what is stored of it is its text."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState, fold
+from rehydrate.errors import Conflict
+from rehydrate.replay.player import post_surely
+from rehydrate.replay.validation import check_repairable
+
+if TYPE_CHECKING:
+    from rehydrate.core.replay.requests import Replay
+    from rehydrate.ports import ResponseStore
+    from rehydrate.replay.player import Outlet
+
+
+async def repair(replay: Replay, *, store: ResponseStore, outlet: Outlet) -> None:
+    """Publish the repair of a response, and its stop for whoever missed that.
+
+    The row says of the repair before it is told: an answer that has it is not asked for again.
+
+    Raises:
+        Conflict: the response is not there any more, or not whole.
+        ChannelUnavailable: Ably does not take it.
+    """
+    async with store.locked(replay.conversation_id, replay.channel) as held:
+        found = await held.messages([replay.response_id])
+        state = found.get(replay.response_id)
+        if state is None:
+            raise Conflict("the response is not stored any more")
+        check_repairable(state)
+        events = told_of(state, replay.id)
+        if state.seq is not None:
+            fold(state, events[0])
+            await held.put([state])
+    for event in events:
+        await post_surely(outlet, event)
+
+
+def told_of(state: MessageState, name: str) -> list[Event]:
+    """The repair of *state*, and its stop, under ids of their own: Ably drops one it had lately."""
+    last = None if state.end is None else state.end - 1
+    base = Event(
+        "repair",
+        None if state.anonymous else state.id,
+        state.gen,
+        state.seq if last is None else last,
+        id=f"{name}:repair",
+        client_id=state.owner.client_id if state.owner else None,
+        value=state.parts(),
+    )
+    stop = base._replace(kind="stop", seq=state.end, id=f"{name}:stop", value=state.usage)
+    return [base, stop._replace(status=state.status, error=state.error)]

@@ -1,0 +1,239 @@
+"""Publishing under faults: each message once and in order, or an error that says what is known."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from contextlib import aclosing
+
+import pytest
+
+from ably_channel import opened, until
+from localably import Key, LocalAbly
+from rehydrate.ably import publisher as publishing
+from rehydrate.errors import ChannelRefused, ChannelUnavailable
+from rehydrate.ports import Outgoing
+
+C = "ai:conv"
+
+
+def token(n, data=None, run="i"):
+    return Outgoing("token", str(n) if data is None else data, f"{run}-{n}")
+
+
+async def stored(log, channel=C):
+    async with aclosing(log.history(channel, forwards=True)) as pages:
+        return [m.data for page in [page async for page in pages] for m in page]
+
+
+async def stream(log, count, *, channel=C, pause_s=0.001):
+    """Publish like a model does: now and then, never waiting for an acknowledgement."""
+    answers = []
+    for n in range(count):
+        answers.append(log.publish(channel, [token(n)]))
+        await asyncio.sleep(pause_s)
+    return answers
+
+
+async def test_the_nth_refusal_concerns_that_message_only(server, log):
+    server.faults.set("refuse_publish", nth=18, code=42911)
+    answers = [log.publish(C, [token(n)]) for n in range(40)]
+    outcomes = await asyncio.gather(*answers, return_exceptions=True)
+    refused = [n for n, each in enumerate(outcomes) if isinstance(each, ChannelRefused)]
+    assert refused == [17]
+    assert outcomes[17].ably_code == 42911
+    assert await stored(log) == [str(n) for n in range(40) if n != 17]
+
+
+@pytest.mark.parametrize("resumes", [True, False])
+async def test_a_lost_connection_loses_doubles_and_reorders_nothing(server, log, resumes):
+    if not resumes:
+        server.faults.set("refuse_resume")
+    streaming = asyncio.create_task(stream(log, 400))
+    for _ in range(4):
+        await asyncio.sleep(0.08)
+        server.cut()
+    serials = [serial for answer in await streaming for serial in await answer]
+    assert await stored(log) == [str(n) for n in range(400)]
+    assert len(set(serials)) == 400
+
+
+async def test_a_server_that_forgets_everything_gets_all_that_it_had_not_acknowledged(server, log):
+    streaming = asyncio.create_task(stream(log, 200))
+    await asyncio.sleep(0.1)
+    server.restart()
+    assert all([await answer for answer in await streaming])
+    got = await stored(log)
+    assert got == [str(n) for n in range(200)][-len(got) :]
+
+
+async def test_what_was_published_and_not_acknowledged_is_not_published_again(server, log):
+    await log.publish(C, [token("first")])
+    server.faults.set("lose_acks")
+    answers = [log.publish(C, [token(n)]) for n in range(50)]
+    await until(lambda: server.faults.listing()["lose_acks"]["fired"] >= 50)
+    server.faults.clear()
+    server.cut()
+    assert all([await answer for answer in answers])
+    assert await stored(log) == ["first", *(str(n) for n in range(50))]
+
+
+async def test_an_acknowledgement_that_never_comes_ends_in_time(server):
+    async with opened(server, ack_timeout_s=0.5) as log:
+        await log.publish(C, [token("first")])
+        server.faults.set("lose_acks", nth=1)
+        unlucky, lucky = log.publish(C, [token(1)]), log.publish(C, [token(2)])
+        outcomes = await asyncio.gather(unlucky, lucky, return_exceptions=True)
+        # the SDK gives the second acknowledgement to both: serials may be off by one, never text
+        assert not isinstance(outcomes[1], Exception)
+        server.faults.set("lose_acks")
+        with pytest.raises(ChannelUnavailable, match="may have been published"):
+            await log.publish(C, [token(3)])
+        server.faults.clear()
+        assert await log.publish(C, [token(4)])
+        assert await stored(log) == ["first", "1", "2", "3", "4"]
+
+
+async def test_a_frozen_connection_is_replaced_and_nothing_is_lost(server):
+    async with opened(server, request_timeout_s=0.5, ack_timeout_s=20) as log:
+        await log.publish(C, [token("first")])
+        with server.faults.on("freeze"):
+            answers = [log.publish(C, [token(n)]) for n in range(20)]
+            await asyncio.sleep(1.5)
+        assert all(await asyncio.gather(*answers))
+        assert await stored(log) == ["first", *(str(n) for n in range(20))]
+
+
+async def test_a_server_that_comes_back_gets_what_waited(server):
+    async with opened(server, ack_timeout_s=20) as log:
+        await log.publish(C, [token("first")])
+        await server.stop()
+        answers = [log.publish(C, [token(n)]) for n in range(20)]
+        await asyncio.sleep(0.5)
+        await server.start()
+        assert all(await asyncio.gather(*answers))
+        assert (await stored(log))[-20:] == [str(n) for n in range(20)]
+
+
+async def test_a_server_that_is_not_there_is_unavailable_in_time():
+    class Nobody:
+        key = "a.b:" + "c" * 32
+
+    with socket.socket() as taken:  # bound, and not listening
+        taken.bind(("127.0.0.1", 0))
+        Nobody.port = taken.getsockname()[1]
+        async with opened(Nobody, ack_timeout_s=0.6) as log:
+            with pytest.raises(ChannelUnavailable, match="could not be reached") as caught:
+                await log.publish(C, [token(1)])
+            assert not isinstance(caught.value, ChannelRefused)
+
+
+async def test_more_than_the_bound_is_refused_at_once_and_the_rest_goes_on(server):
+    async with opened(server, unacknowledged=10) as log:
+        answers = [log.publish(C, [token(n)]) for n in range(13)]
+        assert [answer.done() for answer in answers] == [False] * 10 + [True] * 3
+        for answer in answers[10:]:
+            with pytest.raises(ChannelUnavailable, match="10 is the limit"):
+                await answer
+        await asyncio.gather(*answers[:10])
+        assert await log.publish(C, [token("after")])
+        assert await stored(log) == [*(str(n) for n in range(10)), "after"]
+
+
+async def test_the_bound_counts_what_failed_no_more(server):
+    async with opened(server, unacknowledged=5, ack_timeout_s=0.5) as log:
+        for fault in ("refuse_publish", "lose_acks"):
+            with server.faults.on(fault):
+                answers = [log.publish(C, [token(n, run=fault)]) for n in range(5)]
+                for outcome in await asyncio.gather(*answers, return_exceptions=True):
+                    assert isinstance(outcome, ChannelUnavailable)
+        assert await asyncio.gather(*[log.publish(C, [token(n, run="ok")]) for n in range(5)])
+
+
+@pytest.mark.parametrize(
+    "data",
+    [5, 1.5, object(), {"a": object()}, "\ud800"],
+    ids=["int", "float", "?", "{?}", "surrogate"],
+)
+async def test_data_that_cannot_be_sent_is_refused_and_its_neighbours_go(log, data):
+    first, bad, last = (log.publish(C, [token(n, d)]) for n, d in enumerate(("a", data, "b")))
+    with pytest.raises(ChannelRefused):
+        await bad
+    await asyncio.gather(first, last)
+    assert await stored(log) == ["a", "b"]
+
+
+async def test_an_id_that_does_not_count_is_refused(log):
+    with pytest.raises(ChannelRefused) as caught:
+        await log.publish(C, [token("a"), token("b")])
+    assert caught.value.ably_code == 40031
+
+
+async def test_a_wrong_key_is_refused_soon_and_says_so(server):
+    async with opened(server, key=server.key.partition(":")[0] + ":" + "x" * 32) as log:
+        with pytest.raises(ChannelRefused):
+            await log.publish(C, [token(1)])
+
+
+async def test_a_key_that_may_not_publish_is_refused():
+    key = Key.make(capability='{"*":["history"]}')
+    async with LocalAbly(keys=[key]) as server, opened(server) as log:
+        with pytest.raises(ChannelRefused) as caught:
+            await log.publish(C, [token(1)])
+        assert caught.value.ably_code == 40160
+
+
+async def test_who_we_are_is_on_every_message_and_cannot_be_another(server):
+    async with opened(server, client_id="agent") as log:
+        await log.publish(C, [token(1)])
+        await log.publish(C, [token(2)._replace(client_id="agent")])
+        with pytest.raises(ChannelRefused) as caught:
+            await log.publish(C, [token(3)._replace(client_id="ann")])
+        assert caught.value.ably_code == 40012
+        pages = [page async for page in log.history(C)]
+        assert [m.client_id for page in pages for m in page] == ["agent", "agent"]
+
+
+async def test_closing_waits_for_what_is_on_its_way(server):
+    async with opened(server) as log:
+        answers = [log.publish(C, [token(n)]) for n in range(100)]
+    assert all([await answer for answer in answers])
+
+
+async def test_closing_does_not_wait_for_ever(server, monkeypatch):
+    async with opened(server, ack_timeout_s=60) as log:
+        await log.publish(C, [token("first")])
+        server.faults.set("lose_acks")
+        answer = log.publish(C, [token(1)])
+    with pytest.raises(ChannelUnavailable, match="closed"):
+        await answer
+    with pytest.raises(ChannelUnavailable, match="closed"):
+        await log.publish(C, [token(2)])
+
+
+async def test_channels_that_are_not_used_any_more_are_let_go(server, log, monkeypatch):
+    monkeypatch.setattr(publishing, "_CHANNELS_KEPT", 5)
+    for n in range(20):
+        await log.publish(f"ai:{n}", [token(n)])
+    assert list(log._lanes._lanes[0].publisher._channels) == [f"ai:{n}" for n in range(15, 20)]
+    assert await log.publish("ai:0", [token("again")])
+    assert await stored(log, "ai:0") == ["0", "again"]
+
+
+async def test_many_channels_keep_their_order_through_a_lost_connection(server, log):
+    answers = []
+    for n in range(100):
+        answers += [log.publish(f"ai:{c}", [token(n, run=f"c{c}")]) for c in range(20)]
+        if n in (30, 60):
+            server.cut()
+        await asyncio.sleep(0.002)
+    await asyncio.gather(*answers)
+    for c in range(20):
+        assert await stored(log, f"ai:{c}") == [str(n) for n in range(100)]
+
+
+async def test_an_answer_that_nobody_waits_for_any_more_disturbs_nobody(log):
+    given_up = log.publish(C, [token(1)])
+    given_up.cancel()
+    assert await log.publish(C, [token(2)])
+    assert await stored(log) == ["1", "2"]

@@ -1,0 +1,268 @@
+"""Subscriptions under faults: every message once and in order, or a hole that is marked."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from ably_channel import ends, opened, until
+from localably import Key, LocalAbly
+from rehydrate.errors import ChannelRefused, ChannelUnavailable
+from rehydrate.ports import Discontinuity, Outgoing
+
+C = "ai:conv"
+
+
+def token(n):
+    return Outgoing("token", str(n), f"i-{n}")
+
+
+async def publish(log, *numbers):
+    answers = [log.publish(C, [token(n)]) for n in numbers]
+    for answer in answers:
+        await answer
+
+
+async def receive(subscription, count, *, within_s=10):
+    async with asyncio.timeout(within_s):
+        return [await anext(subscription) for _ in range(count)]
+
+
+async def to_discontinuity(subscription):
+    """What comes before the next discontinuity, and that."""
+    got = await receive(subscription, 1)
+    while not isinstance(got[-1], Discontinuity):
+        got += await receive(subscription, 1)
+    return got
+
+
+async def up_to(subscription, last):
+    """What comes up to the message *last*."""
+    got = await receive(subscription, 1)
+    while isinstance(got[-1], Discontinuity) or got[-1].data != str(last):
+        got += await receive(subscription, 1)
+    return got
+
+
+def attachments(server):
+    return sum(len(channel.attachments) for channel in server.hub.channels())
+
+
+async def test_a_lost_connection_that_resumes_misses_nothing_and_says_nothing(server, log):
+    async with log.subscribe(C) as subscription:
+        for n in range(60):
+            await publish(log, n)
+            if n % 20 == 10:
+                server.cut(channel=C)
+        got = await receive(subscription, 60)
+    assert [m.data for m in got] == [str(n) for n in range(60)]
+
+
+async def test_it_says_whether_more_waits(server, log):
+    async with log.subscribe(C) as subscription:
+        assert subscription.idle
+        await publish(log, 0, 1)
+        await until(lambda: len(subscription._items) == 2)
+        idle = []
+        for _ in range(2):
+            await receive(subscription, 1)
+            idle.append(subscription.idle)
+    assert idle == [False, True]
+
+
+async def test_a_new_connection_continues_a_channel_where_the_old_one_was(server, log):
+    server.faults.set("refuse_resume")
+    async with log.subscribe(C) as subscription:
+        await publish(log, 0, 1)
+        server.cut(channel=C)
+        await publish(log, 2, 3)
+        got = await receive(subscription, 4)
+    assert [m.data for m in got] == ["0", "1", "2", "3"]
+
+
+async def test_a_channel_that_cannot_continue_says_so_and_overlaps(server, log):
+    server.faults.set("refuse_continuity")
+    async with log.subscribe(C, rewind="10s") as subscription:
+        await publish(log, 0, 1)
+        await receive(subscription, 2)
+        server.cut(channel=C)
+        await publish(log, 2)
+        got = await up_to(subscription, 2)
+    assert "without resuming" in got[0].reason
+    assert [m.data for m in got if not isinstance(m, Discontinuity)] == ["0", "1", "2"]
+
+
+async def test_deliveries_that_were_dropped_are_told_and_come_again(server, log):
+    async with log.subscribe(C, rewind="10s") as subscription:
+        await publish(log, 0)
+        await receive(subscription, 1)
+        server.faults.set("drop_deliveries", count=2)
+        await publish(log, 1, 2)
+        got = await up_to(subscription, 2)
+    holes = [each for each in got if isinstance(each, Discontinuity)]
+    assert "80020" in holes[0].reason
+    assert got[-4:] == [holes[-1], *got[-3:]]
+    assert [m.data for m in got[-3:]] == ["0", "1", "2"]
+
+
+async def test_a_dead_connection_is_found_and_replaced(server):
+    async with opened(server, request_timeout_s=0.5, ack_timeout_s=20) as log:
+        async with log.subscribe(C, rewind="1m") as subscription:
+            await publish(log, 0)
+            await receive(subscription, 1)
+            with server.faults.on("freeze"):
+                told = (await to_discontinuity(subscription))[-1]
+            assert told.reason
+            await publish(log, 1)
+            got = await up_to(subscription, 1)
+        assert [m.data for m in got if not isinstance(m, Discontinuity)][-2:] == ["0", "1"]
+
+
+async def test_a_server_that_starts_anew_is_attached_anew(server):
+    async with opened(server, ack_timeout_s=20) as log:
+        async with log.subscribe(C, rewind="10s") as subscription:
+            await publish(log, 0)
+            await receive(subscription, 1)
+            await server.stop()
+            await asyncio.sleep(0.3)
+            await server.start()
+            await publish(log, 1)
+            got = await up_to(subscription, 1)
+        assert isinstance(got[0], Discontinuity) or got[0].data == "1"
+
+
+async def test_the_attach_point_moves_with_every_attach(server, log):
+    async with log.subscribe(C) as subscription:
+        first = subscription.attach_serial
+        await publish(log, 0)
+        server.faults.set("refuse_continuity", count=1)
+        server.cut(channel=C)
+        await to_discontinuity(subscription)
+        assert first is not None
+        assert subscription.attach_serial > first
+
+
+async def test_an_attach_that_is_refused_is_refused(server, log):
+    server.faults.set("refuse_attach", code=40160)
+    with pytest.raises(ChannelRefused) as caught:
+        async with log.subscribe(C):
+            raise AssertionError("attached")
+    assert caught.value.ably_code == 40160
+    server.faults.clear()
+    async with log.subscribe(C):
+        assert attachments(server) == 1
+
+
+async def test_a_rewind_that_makes_no_sense_is_refused(log):
+    with pytest.raises(ChannelUnavailable):
+        async with log.subscribe(C, rewind="yesterday"):
+            raise AssertionError("attached")
+
+
+async def test_a_key_that_may_not_subscribe_is_refused():
+    key = Key.make(capability='{"*":["publish"]}')
+    async with LocalAbly(keys=[key]) as server, opened(server) as log:
+        with pytest.raises(ChannelRefused):
+            async with log.subscribe(C):
+                raise AssertionError("attached")
+
+
+async def test_a_server_that_does_not_answer_is_unavailable_in_time(server):
+    async with opened(server, request_timeout_s=0.5) as log:
+        await log.ready()
+        with server.faults.on("freeze"), pytest.raises(ChannelUnavailable):
+            async with log.subscribe(C):
+                raise AssertionError("attached")
+
+
+async def test_leaving_detaches(server, log):
+    async with log.subscribe(C):
+        assert attachments(server) == 1
+    assert attachments(server) == 0
+
+
+async def test_leaving_by_an_error_or_a_cancellation_detaches_too(server, log):
+    with pytest.raises(ZeroDivisionError):
+        async with log.subscribe(C):
+            raise ZeroDivisionError
+    assert attachments(server) == 0
+
+    async def follow():
+        async with log.subscribe(C) as subscription:
+            await anext(subscription)
+
+    task = asyncio.create_task(follow())
+    await until(lambda: attachments(server) == 1)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    assert attachments(server) == 0
+
+
+async def test_leaving_while_the_connection_is_lost_leaves_nothing_behind(server, log):
+    before = asyncio.all_tasks()
+    async with log.subscribe(C) as subscription:
+        await publish(log, 0)
+        await receive(subscription, 1)
+        await server.stop()
+    await server.start()
+    async with log.subscribe(C, rewind="1") as subscription:
+        await publish(log, 1)
+        await up_to(subscription, 1)
+    await log.close()
+    await ends(before)
+
+
+async def test_a_closed_subscription_ends_its_reader(server, log):
+    async with log.subscribe(C) as subscription:
+        await publish(log, 0)
+        await receive(subscription, 1)
+        reading = asyncio.create_task(anext(subscription))
+        await asyncio.sleep(0)
+        await subscription.close()
+        with pytest.raises(StopAsyncIteration):
+            await reading
+
+
+async def test_a_channel_that_keeps_being_refused_is_tried_again_until_it_works(server, log):
+    async with log.subscribe(C, rewind="10s") as subscription:
+        await publish(log, 0)
+        await receive(subscription, 1)
+        server.faults.set("refuse_continuity", count=1)
+        server.faults.set("refuse_attach", count=3)
+        server.cut(channel=C)
+        told = (await to_discontinuity(subscription))[-1]
+        assert "40160" in told.reason
+        await publish(log, 1)
+        got = await up_to(subscription, 1)
+    assert [m.data for m in got if not isinstance(m, Discontinuity)] == ["0", "1"]
+
+
+async def test_a_thousand_messages_at_once_keep_their_order(log):
+    async with log.subscribe(C) as subscription:
+        await publish(log, *range(1000))
+        got = await receive(subscription, 1000)
+    assert [m.data for m in got] == [str(n) for n in range(1000)]
+
+
+async def test_a_rewind_that_ably_cuts_says_nothing_and_brings_the_newest(log):
+    await publish(log, *range(150))
+    async with log.subscribe(C, rewind="2m") as subscription:
+        got = await receive(subscription, 100)
+    assert [m.data for m in got] == [str(n) for n in range(50, 150)]
+
+
+async def test_a_message_that_cannot_be_read_does_not_end_the_stream(server, log):
+    await publish(log, 0)
+    async with log.subscribe(C) as subscription:
+        await publish(log, 1)
+        body = {"name": "token", "data": "{", "encoding": "json"}
+        rest = log._requests._rest
+        answer = await rest.request("POST", f"/channels/{C}/messages", "5", body=body)
+        assert answer.success
+        await publish(log, 2)
+        got = await up_to(subscription, 2)
+    assert [m.data for m in got] == ["1", b"{", "2"]  # as history has it
+    ((*_, bad, last),) = [page async for page in log.history(C)]
+    assert (bad.data, last.data) == (b"{", "2")

@@ -1,0 +1,204 @@
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+
+from api.conftest import make_access, whole_capability
+from api.minting import ADMIN_KEY, KEY, OTHER_KEY, READER, SERVICE_KEY, mint
+from rehydrate.api.auth.access import Access, Reader, bearer
+from rehydrate.errors import ChannelUnavailable, Forbidden, NotConfigured, Unauthorized
+
+
+def on(channel):
+    async def told():
+        return channel
+
+    return told
+
+
+async def never():
+    raise AssertionError("the channel was looked up for a stranger")
+
+
+async def may_only(_key):
+    return {"ai:*": ["history"], "b": ["publish"]}
+
+
+async def away(_key):
+    raise ChannelUnavailable("away")
+
+
+async def test_a_token_opens_its_channels_and_no_other():
+    access = make_access()
+    token = mint({"ai:mine": ["history"]}, **{"x-ably-clientId": "ann"})
+    reader = await access.reader(token, on("ai:mine"))
+    assert reader.client_id == "ann"
+    assert reader.expires_s is not None
+    with pytest.raises(Forbidden):
+        await access.reader(token, on("ai:yours"))
+
+
+@pytest.mark.parametrize(
+    ("operations", "opens"),
+    [(["history"], True), (["subscribe"], True), (["*"], True), (["publish", "stats"], False)],
+)
+async def test_history_or_subscribe_lets_read(operations, opens):
+    access = make_access()
+    token = mint({"ai:*": operations})
+    if opens:
+        await access.reader(token, on("ai:x"))
+    else:
+        with pytest.raises(Forbidden):
+            await access.reader(token, on("ai:x"))
+
+
+async def test_key_and_token_count_together():
+    access = make_access(key_capability=may_only)
+    await access.reader(mint({"*": ["*"]}), on("ai:x"))
+    await access.reader(mint(), on("ai:x"))
+    for token, channel in [
+        (mint({"*": ["subscribe"]}), "ai:x"),  # the key has no subscribe
+        (mint({"*": ["*"]}), "b"),  # the key may only publish there
+        (mint(), "c"),  # the key has nothing there
+        (mint({"ai:y": ["history"]}), "ai:x"),
+    ]:
+        with pytest.raises(Forbidden):
+            await access.reader(token, on(channel))
+
+
+async def test_while_ably_is_away_the_claims_alone_decide():
+    access = make_access(key_capability=away)
+    await access.reader(mint(READER), on("ai:x"))
+    with pytest.raises(Forbidden):
+        await access.reader(mint(READER), on("b"))
+    with pytest.raises(ChannelUnavailable):
+        await access.reader(mint(), on("ai:x"))
+    await access.close()
+
+
+async def test_a_stranger_learns_nothing_and_costs_nothing():
+    access = make_access()
+    for token in (None, "", "x", "a.b.c", mint(READER, key=OTHER_KEY), mint(READER, ttl_s=-5)):
+        with pytest.raises(Unauthorized):
+            await access.reader(token, never)
+    with pytest.raises(Unauthorized):
+        await access.reader("x" * 20_000, never)
+
+
+async def test_every_configured_key_signs_for_readers():
+    access = make_access(ably_keys=[KEY, OTHER_KEY])
+    for key in (KEY, OTHER_KEY):
+        await access.reader(mint(READER, key=key), on("ai:x"))
+
+
+async def test_an_opaque_token_is_proved_by_asking_with_it():
+    asked = []
+
+    async def admits(token, channel):
+        asked.append((token, channel))
+        return channel == "ai:mine"
+
+    access = make_access(admits=admits)
+    assert await access.reader("app1.opaque", on("ai:mine")) == Reader()
+    with pytest.raises(Forbidden):
+        await access.reader("app1.opaque", on("ai:yours"))
+    assert asked == [("app1.opaque", "ai:mine"), ("app1.opaque", "ai:yours")]
+    with pytest.raises(Unauthorized):  # of an app that no configured key belongs to
+        await access.reader("app2.opaque", never)
+    assert len(asked) == 2
+    await access.close()
+
+
+async def test_without_a_way_to_ask_no_opaque_token_is_taken():
+    with pytest.raises(Unauthorized):
+        await make_access().reader("app1.opaque", never)
+
+
+async def test_backends_and_admins_may_read_everything():
+    access = make_access()
+    for key in (SERVICE_KEY, ADMIN_KEY):
+        assert await access.reader(key, never) == Reader()
+
+
+def test_a_backend_shows_a_service_key():
+    access = make_access()
+    access.backend(SERVICE_KEY)
+    access.backend(ADMIN_KEY)
+    for stranger in (None, "", SERVICE_KEY + " ", SERVICE_KEY[:-1], "app1.opaque", "clé"):
+        with pytest.raises(Unauthorized):
+            access.backend(stranger)
+    with pytest.raises(Forbidden):
+        access.backend(mint({"*": ["*"]}))
+    with pytest.raises(Unauthorized):
+        access.backend(mint({"*": ["*"]}, ttl_s=-5))
+
+
+def test_an_admin_shows_an_admin_key():
+    access = make_access()
+    access.admin(ADMIN_KEY)
+    with pytest.raises(Forbidden):
+        access.admin(SERVICE_KEY)
+    with pytest.raises(Forbidden):
+        access.admin(mint({"*": ["*"]}))
+    for stranger in (None, "x", mint(key=OTHER_KEY)):
+        with pytest.raises(Unauthorized):
+            access.admin(stranger)
+
+
+def test_every_configured_secret_counts():
+    access = Access(service_keys=["one", "two"], admin_keys=["three"])
+    for key in ("one", "two", "three"):
+        access.backend(key)
+    with pytest.raises(Unauthorized):
+        access.backend("one,two")
+
+
+def test_a_wrong_key_is_told_at_the_start_and_not_repeated():
+    for wrong in ({"ably_keys": ["app1.key1-hush"]}, {"service_keys": [" "]}, {"admin_keys": [""]}):
+        with pytest.raises(NotConfigured, match="REHYDRATE_") as error:
+            Access(**wrong)
+        assert "hush" not in str(error.value)
+
+
+def test_nobody_configured_is_noticed():
+    assert not Access().configured
+    assert Access(service_keys=["s"]).configured
+    assert Access(admin_keys=["s"]).configured
+    assert Access(ably_keys=[KEY]).configured
+
+
+async def test_opening_asks_what_the_keys_may_do_and_closing_stops_it():
+    asked = []
+
+    async def capability(key):
+        asked.append(key)
+        return await whole_capability(key)
+
+    access = make_access(key_capability=capability)
+    access.open()
+    await access.reader(mint(READER), on("ai:x"))
+    assert asked == [KEY]
+    await access.close()
+
+
+@pytest.mark.parametrize(
+    ("header", "token"),
+    [
+        (None, None),
+        ("Bearer abc", "abc"),
+        ("bearer  abc ", "abc"),
+        ("BEARER a.b.c", "a.b.c"),
+        ("Bearer", Unauthorized),
+        ("Bearer ", Unauthorized),
+        ("Basic YTpi", Unauthorized),
+        ("abc", Unauthorized),
+    ],
+)
+def test_the_token_is_what_follows_bearer(header, token):
+    headers = [] if header is None else [(b"authorization", header.encode())]
+    request = Request({"type": "http", "headers": headers})
+    if token is Unauthorized:
+        with pytest.raises(Unauthorized, match="Bearer"):
+            bearer(request)
+    else:
+        assert bearer(request) == token

@@ -1,0 +1,94 @@
+"""The gate of the admin paths: who else was known and came, is kept."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.requests import Request
+
+from api.conftest import make_access
+from api.minting import ADMIN_KEY, READER, SERVICE_KEY, bearer, mint
+from rehydrate.api.auth.admin_guard import NOTED_AT_ONCE, AdminGuard
+from rehydrate.errors import Forbidden, StoreUnavailable, Unauthorized
+
+PATH = "/v1/admin/conversations/c/x"
+
+
+class Notes(list):
+    away = False
+
+    async def note(self, entry):
+        if self.away:
+            raise StoreUnavailable("away")
+        self.append(entry)
+
+
+@pytest.fixture
+def notes():
+    return Notes()
+
+
+@pytest.fixture
+def gate(notes):
+    return AdminGuard(make_access(), notes)
+
+
+def request(key=None, conversation_id="c"):
+    named = bearer(key) if key else {}
+    headers = [(name.lower().encode(), value.encode()) for name, value in named.items()]
+    return Request(
+        {
+            "type": "http",
+            "method": "POST",
+            "path": PATH,
+            "headers": headers,
+            "client": ("10.1.2.3", 5),
+            "path_params": {"conversation_id": conversation_id},
+        }
+    )
+
+
+async def test_an_admin_comes_through_and_is_named_without_its_key(gate, notes):
+    asker = await gate(request(ADMIN_KEY))
+    assert asker.actor.startswith("admin:")
+    assert ADMIN_KEY not in asker.actor
+    assert asker.address == "10.1.2.3"
+    assert asker == await gate(request(ADMIN_KEY))
+    assert notes == []
+
+
+@pytest.mark.parametrize(("key", "actor"), [(SERVICE_KEY, "service:"), (mint(READER), "reader:")])
+async def test_a_backend_and_a_reader_are_refused_and_kept(gate, notes, key, actor):
+    with pytest.raises(Forbidden):
+        await gate(request(key))
+    (entry,) = notes
+    assert entry.actor.startswith(actor)
+    assert key not in str(entry)
+    assert (entry.action, entry.outcome) == ("POST ?", "refused: forbidden")
+    assert (entry.conversation_id, entry.address) == ("c", "10.1.2.3")
+
+
+async def test_strangers_are_refused_and_not_kept(gate, notes):
+    for key in (None, "nobody's", "x" * 20_000):
+        with pytest.raises(Unauthorized):
+            await gate(request(key))
+    assert notes == []
+
+
+async def test_nobody_fills_the_audit_by_being_refused(gate, notes):
+    for _ in range(NOTED_AT_ONCE + 100):
+        with pytest.raises(Forbidden):
+            await gate(request(SERVICE_KEY))
+    assert NOTED_AT_ONCE <= len(notes) < NOTED_AT_ONCE + 100
+
+
+async def test_a_refusal_stays_one_while_it_cannot_be_kept(gate, notes):
+    notes.away = True
+    with pytest.raises(Forbidden):
+        await gate(request(SERVICE_KEY))
+
+
+async def test_whatever_was_in_the_path_can_be_kept(gate, notes):
+    with pytest.raises(Forbidden):
+        await gate(request(SERVICE_KEY, "a\0\ud83d" + "x" * 1000))
+    assert notes[0].conversation_id.isprintable()
+    assert len(notes[0].conversation_id) < 2000

@@ -1,0 +1,320 @@
+"""Server-sent events over everything that is real: Postgres, the channel server, uvicorn."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import secrets
+import shutil
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+from api.conftest import ORIGIN, problem
+from api.minting import READER, bearer, mint
+from api.serving import served_beside
+from api.sse import streamed
+from localably import LocalAbly
+from rehydrate.api import sse as stream_module
+from rehydrate.history import History
+from telling import publisher_to, settings_for
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
+SERVICE_KEY = "service-key-of-the-stream"
+
+
+@pytest.fixture(scope="module")
+async def server():
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def history(module_database, server):
+    return History(
+        settings_for(module_database, server, service_keys=SERVICE_KEY, cors_origins=ORIGIN)
+    )
+
+
+@pytest.fixture(scope="module")
+async def url(history):
+    async with served_beside(history.app()) as url:
+        yield url
+
+
+@pytest.fixture
+async def client(url):
+    async with httpx.AsyncClient(base_url=url, headers=bearer(SERVICE_KEY), timeout=30) as made:
+        yield made
+
+
+@pytest.fixture
+def conversation():
+    return f"s-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def publisher(server, conversation):
+    async with publisher_to(server, f"ai:{conversation}") as made:
+        yield made
+
+
+def token(server, capability=None, **claims):
+    return mint(capability or READER, key=server.key, **claims)
+
+
+async def test_a_snapshot_comes_first_then_every_kind_of_event_with_an_id_each(
+    client, conversation, publisher
+):
+    await publisher.stream("done", "whole")
+    async with streamed(client, conversation) as stream:
+        (snapshot,) = await stream.take(1)
+        answer = (await client.get(f"/v1/conversations/{conversation}")).json()
+        assert snapshot.kind == "snapshot"
+        assert snapshot.data["messages"] == answer["messages"]
+        assert set(snapshot.data) == set(answer)
+        assert 500 <= stream.retry_ms <= 10_000
+        await publisher.say("user-input", {"promptId": "p", "text": "?"})
+        await publisher.say("start", rid="r", seq=0, promptId="p")
+        await publisher.say("reasoning", "hm", rid="r", seq=1)
+        await publisher.say("token", "語", rid="r", seq=2, part="0")
+        call = {"name": "add", "args": ""}
+        await publisher.say("tool_call", call, rid="r", seq=3, toolCallId="t")
+        await publisher.say("tool_args", "{}", rid="r", seq=4, toolCallId="t")
+        result = {"name": "add", "result": [1]}
+        await publisher.say("tool_result", result, rid="r", seq=5, toolCallId="t")
+        await publisher.say("refusal", "no", rid="r", seq=6)
+        await publisher.say("response-complete", {"text": "語"}, rid="r", seq=6)
+        await publisher.say("stop", {"usage": {"n": 1}}, rid="r", seq=7, status="incomplete")
+        told = await stream.take(10)
+    kinds = "prompt start reasoning token tool_call tool_args tool_result refusal repair stop"
+    assert [each.kind for each in told] == kinds.split()
+    assert len({each.id for each in (snapshot, *told)}) == 11
+    assert [each.data["seq"] for each in told] == [None, 0, 1, 2, 3, 4, 5, 6, 6, 7]
+    assert all({"message_id", "gen", "seq", "serial"} <= set(each.data) for each in told)
+    said = {each.kind: {**each.data, "serial": None} for each in told}
+    place = {"message_id": "r", "gen": 1, "serial": None}
+    assert said["token"] == {**place, "seq": 2, "part": "0", "text": "語"}
+    assert said["tool_call"]["args"] == ""
+    assert said["tool_result"]["result"] == [1]
+    assert said["stop"] == {**place, "seq": 7, "status": "incomplete", "usage": {"n": 1}}
+    assert said["prompt"]["text"] == "?"
+
+
+async def test_who_comes_back_is_told_what_it_missed_and_nothing_again(
+    client, conversation, publisher
+):
+    await publisher.stream("r", "ab", stop=False)
+    async with streamed(client, conversation) as stream:
+        await stream.take(1)
+        await publisher.say("token", "c", rid="r", seq=3)
+        (third,) = await stream.take(1)
+    await publisher.say("token", "d", rid="r", seq=4)
+    await publisher.say("token", "e", rid="r", seq=5)
+    for how in ({"last": third.id}, {"last_event_id": third.id}):
+        async with streamed(client, conversation, **how) as stream:
+            told = await stream.take(2)
+        assert [(each.kind, each.data["text"]) for each in told] == [("token", "d"), ("token", "e")]
+
+
+@pytest.mark.parametrize("last", ["nonsense", "-", "x-999999999999999999999", "\u2603", "0-0"])
+async def test_with_a_broken_last_event_id_a_snapshot_comes(client, conversation, last):
+    async with streamed(client, conversation, last_event_id=last) as stream:
+        (told,) = await stream.take(1)
+    assert told.kind == "snapshot"
+
+
+async def test_the_last_event_of_another_conversation_is_of_no_use_here(
+    client, conversation, publisher
+):
+    async with streamed(client, f"{conversation}-other") as stream:
+        (other,) = await stream.take(1)
+    async with streamed(client, conversation, last=other.id) as stream:
+        (told,) = await stream.take(1)
+    assert told.kind == "snapshot"
+
+
+async def test_a_reader_without_the_capability_is_refused_before_any_byte(client, server, url):
+    path = "/v1/conversations/secret/stream"
+    elsewhere = token(server, {"ai:other": ["subscribe"]})
+    problem(await client.get(path, headers=bearer(elsewhere)), 403, "forbidden")
+    problem(await client.get(path, headers=bearer("nobody")), 401, "unauthorized")
+    async with httpx.AsyncClient(base_url=url) as anybody:
+        problem(await anybody.get(path), 401, "unauthorized")
+
+
+async def test_a_bad_conversation_or_limit_is_a_problem(client):
+    problem(
+        await client.get("/v1/conversations/%5Bx/stream"), 422, "bad_parameter", "conversation_id"
+    )
+    answer = await client.get("/v1/conversations/x/stream?limit=0")
+    problem(answer, 422, "bad_parameter", "limit")
+
+
+async def test_a_token_in_the_query_counts_here_alone_and_is_never_logged(
+    url, server, conversation, caplog
+):
+    caplog.set_level(logging.DEBUG)
+    shown = token(server, {f"ai:{conversation}": ["subscribe"]})
+    async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+        async with streamed(client, conversation, access_token=shown) as stream:
+            (told,) = await stream.take(1)
+            assert told.kind == "snapshot"
+        answer = await client.get(f"/v1/conversations/{conversation}?access_token={shown}")
+        problem(answer, 401, "unauthorized")
+    ours = [r for r in caplog.records if r.name.startswith(("rehydrate", "uvicorn"))]
+    assert not [r for r in ours if shown[:40] in f"{r.getMessage()} {vars(r)}"]
+
+
+async def test_a_stream_ends_cleanly_when_the_readers_token_expires(url, server, conversation):
+    shown = token(server, {f"ai:{conversation}": ["history"]}, ttl_s=2)
+    async with (
+        httpx.AsyncClient(base_url=url, headers=bearer(shown), timeout=30) as client,
+        streamed(client, conversation) as stream,
+    ):
+        await stream.take(1)
+        assert await stream.next() is None
+
+
+async def test_a_silent_stream_is_shown_to_be_alive(client, conversation, monkeypatch):
+    monkeypatch.setattr(stream_module, "HEARTBEAT_S", 0.05)
+    async with streamed(client, conversation) as stream:
+        await stream.take(1)
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(1):
+                await stream.next()
+        assert stream.comments >= 2
+
+
+async def test_a_message_that_cannot_be_read_is_skipped_and_counted(
+    client, conversation, publisher
+):
+    async with streamed(client, conversation) as stream:
+        await stream.take(1)
+        before = await ignored(client)
+        await publisher.say("token", "x", rid="r", seq="many")
+        await publisher.say("unknown", {"a": 1})
+        await publisher.say("token", {"no": "text"}, rid="r", seq=1)
+        await publisher.say("token", "y", rid="r", seq=2)
+        told = await stream.take(2)
+        assert await ignored(client) == before + 2
+    assert [(each.data["seq"], each.data["text"]) for each in told] == [(1, ""), (2, "y")]
+
+
+async def ignored(client):
+    """How many live messages meant nothing, as the metrics say."""
+    name = 'rehydrate_followed_messages_total{outcome="ignored"}'
+    lines = (await client.get("/metrics")).text.splitlines()
+    return next((float(line.split()[-1]) for line in lines if line.startswith(name)), 0)
+
+
+async def test_head_is_answered_and_ends(client, conversation):
+    answer = await client.head(f"/v1/conversations/{conversation}/stream")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/event-stream")
+
+
+async def test_pages_of_a_configured_origin_may_follow(client, conversation):
+    async with client.stream(
+        "GET", f"/v1/conversations/{conversation}/stream", headers={"Origin": ORIGIN}
+    ) as response:
+        assert response.headers["access-control-allow-origin"] == ORIGIN
+
+
+async def test_a_reader_that_leaves_is_noticed(client, conversation, history):
+    async with streamed(client, conversation) as stream:
+        await stream.take(1)
+        assert history._following._feeds[conversation].followers == 1
+    async with asyncio.timeout(10):
+        while history._following._feeds[conversation].followers:  # noqa: ASYNC110 - another loop's
+            await asyncio.sleep(0.01)
+
+
+async def test_a_reader_that_takes_nothing_holds_nobody_up_and_gets_a_snapshot(
+    client, url, conversation, publisher
+):
+    host, port = httpx.URL(url).host, httpx.URL(url).port
+    reader, writer = await asyncio.open_connection(host, port, limit=1024)
+    request = f"GET /v1/conversations/{conversation}/stream HTTP/1.1\r\nHost: x\r\n"
+    writer.write(f"{request}Authorization: Bearer {SERVICE_KEY}\r\n\r\n".encode())
+    await writer.drain()
+    piece = "x" * 10_000
+    async with streamed(client, conversation) as stream:
+        await stream.take(1)
+        await publisher.say("start", rid="r", seq=0)
+        for seq in range(1, 1_001):
+            await publisher.say("token", piece, rid="r", seq=seq)
+            told = await stream.next()
+            assert told.kind in ("start", "token")
+        await publisher.say("stop", rid="r", seq=1_001)
+        assert [each.kind for each in await stream.take(2)] == ["token", "stop"]
+    snapshots, tail = 0, b""
+    async with asyncio.timeout(20):
+        while snapshots < 2:
+            chunk = await reader.read(1_000_000)
+            assert chunk
+            snapshots += (tail + chunk).count(b"event: snapshot") - tail.count(b"event: snapshot")
+            tail = chunk[-20:]
+    writer.close()
+
+
+async def test_curl_shows_it_as_it_comes(url, conversation, publisher):
+    if shutil.which("curl") is None:
+        pytest.skip("curl is not installed")
+    curl = await asyncio.create_subprocess_exec(
+        *("curl", "-sN", "-H", f"Authorization: Bearer {SERVICE_KEY}"),
+        f"{url}/v1/conversations/{conversation}/stream",
+        stdout=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(15):
+            while b"event: snapshot" not in await curl.stdout.readline():
+                pass
+            await publisher.stream("r", "あ")
+            while b"event: stop" not in await curl.stdout.readline():
+                pass
+    finally:
+        curl.kill()
+        await curl.wait()
+
+
+async def test_streams_end_cleanly_when_the_service_is_told_to_end_and_no_token_is_in_its_log(
+    module_database, server, conversation
+):
+    environment = {
+        **os.environ,
+        "REHYDRATE_DATABASE_URL": module_database,
+        "ABLY_API_KEY": server.key,
+        "ABLY_ENDPOINT": "127.0.0.1",
+        "ABLY_PORT": str(server.port),
+        "ABLY_TLS": "false",
+        "REHYDRATE_SERVICE_KEYS": SERVICE_KEY,
+    }
+    shown = token(server)
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "rehydrate", "serve", "--port", "0"),
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(60):
+            ready = (await process.stdout.readline()).decode().split()
+            async with (
+                httpx.AsyncClient(base_url=ready[1]) as client,
+                streamed(client, conversation, access_token=shown) as stream,
+            ):
+                await stream.take(1)
+                process.terminate()
+                assert await stream.next() is None
+            _, log = await process.communicate()
+            assert process.returncode == 0
+            assert shown.rpartition(".")[2].encode() not in log
+    finally:
+        if process.returncode is None:
+            process.kill()
+            await process.wait()

@@ -1,0 +1,172 @@
+"""Announcements: who may, what they name, and that real rules have conversations recorded."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import hashlib
+import hmac
+import json
+from contextlib import AsyncExitStack
+
+import httpx
+import pytest
+
+from api.conftest import calling, make_access, problem
+from api.minting import KEY, OTHER_KEY, SERVICE_KEY, bearer
+from api.serving import served_beside
+from api.standin import StandIn
+from localably import LocalAbly
+from localably.webhooks import Webhook, WebhookRule
+from rehydrate.api import webhooks as events
+from rehydrate.api.app import create_app
+from rehydrate.api.webhooks import WebhookSenders, channels_of
+from rehydrate.errors import BadParameter, Busy
+from rehydrate.history import History
+from rehydrate.settings import load_settings
+
+SECRET = "a secret of the rule"
+PATH = "/v1/ably/events"
+
+
+@pytest.fixture
+def service():
+    return StandIn()
+
+
+@pytest.fixture
+async def client(service):
+    app = create_app(service, make_access(), announcers=WebhookSenders([KEY, OTHER_KEY], SECRET))
+    async with calling(app) as client:
+        yield client
+
+
+def batch(*channels, source="channel.message"):
+    items = [{"source": source, "data": {"channelId": each, "messages": []}} for each in channels]
+    return json.dumps({"items": items}).encode()
+
+
+def signed(body, key=KEY):
+    name, _, secret = key.partition(":")
+    digest = hmac.digest(secret.encode(), body, hashlib.sha256)
+    return {"X-Ably-Key": name, "X-Ably-Signature": base64.b64encode(digest).decode()}
+
+
+class TestProofs:
+    @pytest.mark.parametrize("key", [KEY, OTHER_KEY])
+    async def test_a_batch_signed_by_any_configured_key_is_heard(self, client, service, key):
+        body = batch("ai:a", "ai:b", "ai:a")
+        answer = await client.post(PATH, content=body, headers=signed(body, key))
+        assert (answer.status_code, answer.content) == (204, b"")
+        assert service.heard == [["ai:a", "ai:b"]]
+
+    @pytest.mark.parametrize(
+        "headers",
+        [
+            {},
+            {"X-Ably-Key": KEY.partition(":")[0]},
+            {"X-Ably-Signature": "AAAA"},
+            {"X-Ably-Key": "no.body", "X-Ably-Signature": "AAAA"},
+            {"X-Ably-Key": KEY.partition(":")[0], "X-Ably-Signature": "AAAA"},
+            {"X-Ably-Key": KEY.partition(":")[0], "X-Ably-Signature": "\xe9"},
+            signed(b"another body"),
+            {"X-Rehydrate-Secret": "wrong"},
+            {"X-Rehydrate-Secret": ""},
+            {"X-Rehydrate-Secret": SECRET, **signed(b"another body")},
+            bearer(SERVICE_KEY),
+        ],
+    )
+    async def test_anybody_else_is_told_401_and_nothing_is_done(self, client, service, headers):
+        raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        answer = await client.post(PATH, content=batch("ai:a"), headers=raw)
+        problem(answer, 401, "unauthorized")
+        assert not service.heard
+
+    async def test_an_envelope_shows_the_secret_of_its_rule(self, client, service):
+        shown = {"X-Rehydrate-Secret": SECRET}
+        envelope = {"source": "channel.message", "channel": "ai:c", "messages": []}
+        assert (await client.post(PATH, json=envelope, headers=shown)).status_code == 204
+        bare = {**shown, "X-Ably-Envelope-Channel": "ai:d"}
+        assert (await client.post(PATH, content=b"\xff", headers=bare)).status_code == 204
+        assert service.heard == [["ai:c"], ["ai:d"]]
+
+    async def test_without_a_configured_secret_none_is_taken(self, service):
+        app = create_app(service, make_access(), announcers=WebhookSenders([KEY]))
+        async with calling(app) as client:
+            answer = await client.post(PATH, headers={"X-Rehydrate-Secret": ""})
+            problem(answer, 401, "unauthorized")
+
+
+class TestBounds:
+    async def test_a_body_that_is_too_large_is_not_read(self, client, monkeypatch):
+        monkeypatch.setattr(events, "LIMIT_BYTES", 10)
+        body = batch("ai:a")
+        problem(await client.post(PATH, content=body, headers=signed(body)), 413, "too_large")
+
+    async def test_while_too_much_waits_it_is_told_when_to_come_again(self, client, service):
+        service.fault = Busy("too much waits")
+        body = batch("ai:a")
+        answer = await client.post(PATH, content=body, headers=signed(body))
+        problem(answer, 429, "too_many")
+        assert int(answer.headers["retry-after"]) > 0
+
+    @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b"\xff"])
+    async def test_what_is_no_event_is_told_so(self, client, body):
+        answer = await client.post(PATH, content=body, headers=signed(body))
+        problem(answer, 422, "bad_parameter", "body")
+
+
+def test_channels_are_named_once_and_only_where_messages_were_published():
+    odd = {
+        "items": [1, {}, {"source": "channel.message"}, {"source": "channel.message", "data": {}}]
+    }
+    assert channels_of({}, json.dumps(odd).encode()) == []
+    assert channels_of({}, batch("a", "b", "a")) == ["a", "b"]
+    assert channels_of({}, batch("a", source="channel.presence")) == []
+    assert channels_of({}, batch("[meta]a", "")) == []
+    with pytest.raises(BadParameter):
+        channels_of({}, b"null")
+
+
+@pytest.mark.parametrize("batched", [True, False])
+async def test_a_rule_has_conversations_recorded_and_a_backend_erases_them(database, batched):
+    async with LocalAbly() as ably:
+        settings = load_settings(
+            database_url=database,
+            ably_api_key=ably.key,
+            ably_endpoint="127.0.0.1",
+            ably_port=ably.port,
+            ably_tls=False,
+            service_keys=SERVICE_KEY,
+            webhook_secret=SECRET,
+        )
+        async with (
+            served_beside(History(settings).app()) as url,
+            httpx.AsyncClient(base_url=url, headers=bearer(SERVICE_KEY), timeout=30) as backend,
+            History(settings) as elsewhere,
+            AsyncExitStack() as stack,
+        ):
+            rule = WebhookRule(
+                f"{url}{PATH}",
+                batched=batched,
+                signing_key=ably.key if batched else "",
+                headers={} if batched else {"X-Rehydrate-Secret": SECRET},
+            )
+            webhook = Webhook(rule, ably.faults)
+            ably.hub.listeners.append(webhook.listen)
+            posting = asyncio.create_task(webhook.run())
+            stack.callback(posting.cancel)
+            async with elsewhere.respond("ruled", "r1") as response:
+                response.write("heard of")
+            path = "/v1/conversations/ruled"
+            async with asyncio.timeout(20):
+                while True:
+                    row = (await elsewhere._store.load("ruled", limit=1, before=None)).conversation
+                    if row is not None and row.watermark is not None:
+                        break
+                    await asyncio.sleep(0.05)
+            assert [m["text"] for m in (await backend.get(path)).json()["messages"]] == ["heard of"]
+            for _ in range(2):
+                assert (await backend.delete(path)).status_code == 204
+            assert (await backend.get(path)).json()["messages"] == []
+            problem(await backend.delete(path, headers=bearer("nobody")), 401, "unauthorized")

@@ -1,0 +1,35 @@
+"""The server as a process of its own."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import sys
+
+KEY = "app.key:" + "s" * 32
+
+
+@contextlib.asynccontextmanager
+async def running(*arguments):
+    """Run the command until it says that it is ready; yield the process and its address."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "localably",
+        "--port",
+        "0",
+        *arguments,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env=os.environ,
+    )
+    try:
+        async with asyncio.timeout(20):
+            line = (await process.stdout.readline()).decode().split()
+        assert line[:1] == ["ready"], (await process.stderr.read()).decode()
+        yield process, line[1]
+    finally:
+        if process.returncode is None:
+            process.kill()
+        await process.communicate()

@@ -1,0 +1,263 @@
+"""The command line, as whoever types it sees it."""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import re
+import signal
+
+import pytest
+
+from demo.command_line import Command, Ran, ran, settings_on
+from localably import LocalAbly
+from rehydrate import History, NewMessage
+from rehydrate.cli.main import main
+from rehydrate.settings import load_settings
+
+SECRET = "geheim-do-not-show"
+NOISY = ("ably", "httpx", "httpcore", "alembic")
+COMMANDS = ("demo", "doctor", "erase", "hydrate", "local-ably", "migrate", "replay", "serve")
+GOOD = {
+    "REHYDRATE_DATABASE_URL": f"postgres://u:{SECRET}@127.0.0.1:1/x",
+    "ABLY_API_KEY": f"app.key:{SECRET}",
+}
+
+
+@pytest.fixture
+def here(capsys, monkeypatch):
+    """Runs a command in this process, without settings but those given, and leaves no trace."""
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    levels = {each: each.level for each in map(logging.getLogger, NOISY)}
+    for name in list(os.environ):
+        if name.startswith(("REHYDRATE_", "ABLY_")):
+            monkeypatch.delenv(name)
+
+    def run(*argv, **settings):
+        with monkeypatch.context() as patch:
+            for name, value in settings.items():
+                patch.setenv(name, value)
+            try:
+                code = main(argv)
+            except SystemExit as ended:
+                code = ended.code
+        return Ran(code, *capsys.readouterr())
+
+    yield run
+    root.handlers[:], root.level = before
+    for logger, level in levels.items():
+        logger.setLevel(level)
+
+
+@pytest.fixture
+async def ably():
+    async with LocalAbly() as server:
+        yield server
+
+
+@pytest.fixture
+def configured(database, ably):
+    return settings_on(database, ably)
+
+
+def one_line(result, code):
+    """It failed with that exit code and one line, which shows no secret and no traceback."""
+    assert result.code == code, result.err
+    assert not result.out
+    (line,) = result.err.splitlines()
+    assert line.startswith("rehydrate: ")
+    assert SECRET not in line
+    return line
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_every_command_explains_itself(here, command):
+    result = here(command, "--help")
+    assert (result.code, result.err) == (0, "")
+    assert result.out.startswith(f"usage: rehydrate {command} ")
+    flags = re.findall(r"^  (--?[\w-]+|[a-z]\w+)", result.out, re.MULTILINE)
+    assert "-h" in flags
+    for flag in flags:
+        explained = re.search(
+            rf"^  {flag}\b.*?\s{{2,}}(\S.*)", result.out, re.MULTILINE | re.DOTALL
+        )
+        assert explained, f"{command} {flag} is not explained"
+
+
+def test_help_lists_the_commands_and_the_settings_that_matter(here):
+    result = here("--help")
+    assert result.code == 0
+    listed = re.findall(r"^    ([a-z-]+) ", result.out, re.MULTILINE)
+    assert set(COMMANDS) <= set(listed)
+    assert "agent" not in listed, "the demo's own"
+    for name in ("REHYDRATE_DATABASE_URL", "ABLY_API_KEY", "REHYDRATE_SERVICE_KEYS"):
+        assert name in result.out
+
+
+def test_no_command_and_an_unknown_one_are_asked_wrongly(here):
+    for argv in ((), ("nonsense",), ("serve", "--nonsense")):
+        result = here(*argv)
+        assert result.code == 2
+        assert result.err.startswith("usage: rehydrate")
+        assert "Traceback" not in result.err
+
+
+@pytest.mark.parametrize(
+    ("argv", "missing"),
+    [
+        (("serve",), "REHYDRATE_DATABASE_URL"),
+        (("serve",), "ABLY_API_KEY"),
+        (("migrate",), "REHYDRATE_DATABASE_URL"),
+        (("hydrate", "c"), "REHYDRATE_DATABASE_URL"),
+        (("hydrate", "c"), "ABLY_API_KEY"),
+    ],
+)
+def test_what_is_not_configured_is_named_and_the_exit_code_is_2(here, argv, missing):
+    given = {name: value for name, value in GOOD.items() if name != missing}
+    assert f"{missing} is not set" in one_line(here(*argv, **given), 2)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("REHYDRATE_DATABASE_URL", f"mysql://u:{SECRET}@h/x"),
+        ("REHYDRATE_DATABASE_URL", f"postgres://u:{SECRET}@h/x?sslmode=odd"),
+        ("REHYDRATE_DATABASE_URL", f"postgres://u:{SECRET}%@h/x"),
+        ("ABLY_API_KEY", SECRET),
+        ("REHYDRATE_ABLY_KEYS", f"app.key:{SECRET},{SECRET}"),
+        ("ABLY_PORT", "0"),
+        ("ABLY_TLS", "perhaps"),
+        ("REHYDRATE_PORT", "70000"),
+        ("REHYDRATE_PORT", "http"),
+        ("REHYDRATE_HOST", "no.such.host.invalid"),
+        ("REHYDRATE_CHANNEL_TEMPLATE", "ai"),
+        ("REHYDRATE_RETENTION", "2"),
+        ("REHYDRATE_LEASE_SECONDS", "-1"),
+    ],
+)
+def test_a_bad_setting_is_named_on_one_line_without_its_secret(here, name, value):
+    given = {"REHYDRATE_PORT": "0", **GOOD, name: value}
+    assert name in one_line(here("--quiet", "serve", **given), 2)
+
+
+async def test_a_port_that_is_taken_is_said():
+    async with LocalAbly() as other:
+        result = await ran("--quiet", "serve", "--port", str(other.port), **GOOD)
+    line = one_line(result, 2)
+    assert "REHYDRATE_PORT" in line
+    assert str(other.port) in line
+
+
+def test_a_bad_conversation_is_said_and_not_asked_for(here):
+    for wrong in ("", "a*", "[a", ":a", "x" * 129, "a\n"):
+        assert "conversation" in one_line(here("hydrate", wrong, **GOOD), 2)
+
+
+def test_a_database_that_is_away_is_said_with_exit_code_1(here):
+    assert "Postgres" in one_line(here("hydrate", "c", **GOOD), 1)
+    assert "Postgres" in one_line(here("migrate", **GOOD), 1)
+
+
+async def test_migrate_may_be_run_again_and_again(postgres, ably):
+    from conftest import new_database  # noqa: PLC0415 - the suite's own
+
+    async with new_database(postgres.url) as url:
+        given = settings_on(url, ably)
+        assert "rehydrate migrate" in one_line(await ran("hydrate", "c", **given), 1)
+        for _ in range(2):
+            result = await ran("migrate", **given)
+            assert (result.code, result.out) == (0, "the schema is at head\n")
+            assert "Traceback" not in result.err
+        assert (await ran("hydrate", "c", **given)).code == 0
+
+
+async def test_hydrate_prints_what_was_said(configured):
+    async with History(load_settings(**configured)) as history:
+        said = [
+            NewMessage("p-1", "user", text="むかしむかし?"),
+            NewMessage("r-1", "assistant", text="e\u0301 👨‍👩‍👧‍👦", prompt_id="p-1"),
+        ]
+        await history.store_messages("c", said)
+    result = await ran("hydrate", "c", **configured)
+    assert result.code == 0
+    assert result.out == "user p-1\nむかしむかし?\n\nassistant r-1\ne\u0301 👨‍👩‍👧‍👦\n\n"
+    result = await ran("hydrate", "c", "--json", **configured)
+    answer = json.loads(result.out.splitlines()[-1])
+    assert [m["id"] for m in answer["messages"]] == ["p-1", "r-1"]
+    assert answer["complete"]
+    answer = json.loads((await ran("hydrate", "c", "--json", "--limit", "1", **configured)).out)
+    assert [m["id"] for m in answer["messages"]] == ["r-1"]
+
+
+async def test_hydrate_of_what_nobody_began_prints_nothing(configured):
+    result = await ran("hydrate", "nobody", **configured)
+    assert (result.code, result.out.strip()) == (0, "")
+
+
+async def test_texts_that_a_terminal_cannot_show_are_printed_escaped(configured):
+    async with History(load_settings(**configured)) as history:
+        await history.store_messages("c", [NewMessage("r-1", "assistant", text="a\ud83db")])
+        await history.store_messages("d", [NewMessage("r-1", "assistant", text="é😀")])
+    result = await ran("hydrate", "c", **configured)
+    assert result.code == 0, result.err
+    assert "a\\ud83db" in result.out
+    result = await ran("hydrate", "d", **configured, PYTHONIOENCODING="ascii")
+    assert result.code == 0, result.err
+    assert "\\xe9\\U0001f600" in result.out
+
+
+async def test_a_reader_who_has_seen_enough_is_no_failure_to_be_traced(configured):
+    async with History(load_settings(**configured)) as history:
+        text = "x" * 200_000
+        await history.store_messages("c", [NewMessage("r-1", "assistant", text=text)])
+    async with Command("hydrate", "c", **configured) as command:
+        assert await command.line() == b"assistant r-1\n"
+        command.hear_no_more()
+        result = await command.end()
+    assert result.code in {0, 1}
+    assert "Traceback" not in result.err
+
+
+async def test_hydrate_says_what_is_not_complete(database, ably):
+    given = settings_on(database, ably)
+    async with History(load_settings(**given)) as history:
+        await history.store_messages("c", [NewMessage("p-1", "user", text="hello")])
+    with ably.faults.on("fail_history", status=503):
+        result = await ran("hydrate", "c", **given)
+    assert result.code == 0
+    assert "hello" in result.out
+    assert "not complete: Ably did not answer in time" in result.out
+
+
+@pytest.mark.parametrize("module", ["rehydrate", "rehydrate.cli.main"])
+async def test_it_runs_as_a_module(module):
+    result = await ran("serve", module=module)
+    assert "REHYDRATE_DATABASE_URL is not set" in one_line(result, 2)
+
+
+async def test_the_local_channel_server_says_when_it_is_ready_and_shows_no_key_it_was_given():
+    argv = ("local-ably", "--port", "0", "--key", f"app.key:{SECRET}")
+    async with Command(*argv) as command:
+        url = await command.ready()
+        result = await command.terminated()
+    assert re.fullmatch(r"http://127\.0\.0\.1:\d+", url)
+    assert result.code == 0
+    assert SECRET not in result.out + result.err
+
+
+def test_a_wrong_key_of_the_local_channel_server_is_said(here):
+    result = here("local-ably", "--port", "0", "--key", SECRET)
+    assert result.code == 2
+    assert SECRET not in result.err
+    assert "appId.keyId:secret" in result.err
+
+
+async def test_ctrl_c_says_nothing_but_that_it_ended(configured):
+    async with Command("serve", **configured) as command:
+        await command.ready()
+        command.send(signal.SIGINT)
+        result = await command.end()
+    assert result.code in {0, 130}
+    assert "Traceback" not in result.err

@@ -1,0 +1,156 @@
+"""`rehydrate replay`, as whoever types it sees it."""
+
+from __future__ import annotations
+
+import io
+import json
+import signal
+
+import pytest
+
+from demo.command_line import Command, ran, settings_on
+from localably import LocalAbly
+from rehydrate import History, NewMessage
+from rehydrate.cli.progress import Bar
+from rehydrate.core.replay.requests import Replay, ReplayTerms
+from rehydrate.settings import load_settings
+
+TOKENS = ["むかし", "👩‍👩‍👧", "x", "y", "z"]
+
+
+class Terminal(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def replay(done, state="running"):
+    return Replay(
+        "c",
+        "x",
+        "r",
+        "ai:c",
+        ReplayTerms(),
+        state,
+        40,
+        8.0,
+        "a",
+        0,
+        {},
+        done=done,
+        seconds_done=done / 5,
+    )
+
+
+def test_on_a_terminal_the_bar_stays_in_its_line():
+    out = Terminal()
+    bar = Bar(out)
+    for done in (0, 0, 20, 39):
+        bar.show(replay(done))
+    bar.show(replay(40, "done"))
+    text = out.getvalue()
+    assert text.count("\n") == 1
+    assert text.endswith("\n")
+    first, half, most, whole = text.strip().split("\r")
+    assert first.startswith("[" + "-" * 30 + "] 0/40 chunks  0.0/8.0 s  running")
+    assert half.startswith("[" + "#" * 15 + "-" * 15 + "] 20/40 chunks  4.0/8.0 s")
+    assert "39/40" in most
+    assert whole.startswith("[" + "#" * 30 + "] 40/40 chunks  8.0/8.0 s  done")
+
+
+def test_elsewhere_it_is_a_line_every_tenth():
+    out = io.StringIO()
+    bar = Bar(out)
+    for done in range(40):
+        bar.show(replay(done))
+    bar.show(replay(40, "done"))
+    assert len(out.getvalue().splitlines()) == 11
+    Bar(None).show(replay(1))
+
+
+def test_a_replay_of_nothing_is_shown():
+    out = io.StringIO()
+    Bar(out).show(replay(0, "done")._replace(chunks=0))
+    assert "0/0 chunks" in out.getvalue()
+
+
+@pytest.fixture
+async def ably():
+    async with LocalAbly() as server:
+        yield server
+
+
+@pytest.fixture
+async def configured(database, ably):
+    given = settings_on(database, ably)
+    async with History(load_settings(**given)) as history:
+        async with history.respond("c", "r") as response:
+            for token in TOKENS:
+                response.write(token)
+                response.text  # noqa: B018 - settles
+        await history.store_messages("c", [NewMessage("s", "assistant", text="stored " * 40)])
+    return given
+
+
+async def test_it_replays_and_says_so(configured):
+    result = await ran("replay", "c", "r", "--speed", "0", **configured)
+    assert result.code == 0, result.err
+    assert result.out.startswith("done, 5 of 5 chunks on ai:c as replay-")
+    assert "[" + "#" * 30 + "] 5/5 chunks" in result.err
+    result = await ran("-q", "replay", "c", "r", "--speed", "4", "--json", **configured)
+    told = json.loads(result.out.splitlines()[-1])
+    assert (told["state"], told["done"], told["speed"]) == ("done", told["chunks"], 4)
+    assert told["asked_by"].startswith("command line: ")
+    assert "chunks" not in result.err
+
+
+async def test_a_dry_run_tells_the_schedule(configured):
+    result = await ran("replay", "c", "r", "--speed", "0", "--dry-run", **configured)
+    assert result.code == 0, result.err
+    lines = result.out.splitlines()
+    assert len(lines) == 8
+    assert lines[1].split()[2:5] == ["1", "token", "3"]
+    assert "5 chunks" in lines[-1]
+    result = await ran("replay", "c", "r", "--dry-run", "--json", **configured)
+    assert json.loads(result.out)["schedule"][0]["kind"] == "start"
+    result = await ran("replay", "c", "r", "--dry-run", "--mode", "repair", **configured)
+    assert result.out == "1 chunks in 0.0 s on ai:c\n"
+
+
+async def test_what_is_not_as_it_was_is_said(configured):
+    result = await ran("-q", "replay", "c", "s", "--speed", "0", "--max-rate", "50", **configured)
+    assert "spread evenly" in result.out
+    result = await ran("-q", "replay", "c", "r", "--speed", "1000", "--max-rate", "5", **configured)
+    assert "were joined" in result.out
+
+
+async def test_ctrl_c_cancels_it(configured, database):
+    argv = ("replay", "c", "s", "--speed", "0", "--max-rate", "2")
+    async with Command(*argv, **configured) as command:
+        await command.says("running")
+        command.send(signal.SIGINT)
+        result = await command.end()
+    assert result.code == 130
+    assert result.out.startswith("cancelled, ")
+    assert "Traceback" not in result.err
+    async with History(load_settings(**configured)) as history:
+        (newest, *_), _ = await history.replays()
+        assert newest.state == "cancelled"
+        entries, _ = await history.audit()
+    assert {"replay", "replay_cancel"} <= {entry.action for entry in entries}
+
+
+@pytest.mark.parametrize(
+    ("argv", "code", "says"),
+    [
+        (("c", "nobody"), 2, "no response"),
+        (("c", "r", "--speed", "nan"), 2, "speed"),
+        (("c", "r", "--channel", "[x]y"), 2, "channel"),
+        (("c", "r", "--channel", "elsewhere"), 1, "REHYDRATE_REPLAY_CHANNELS"),
+    ],
+)
+async def test_what_is_asked_wrongly_is_said_on_one_line(configured, argv, code, says):
+    result = await ran("-q", "replay", *argv, **configured)
+    assert result.code == code
+    (line,) = result.err.splitlines()
+    assert line.startswith("rehydrate: ")
+    assert says in line

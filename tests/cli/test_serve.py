@@ -1,0 +1,110 @@
+"""A service says when it is ready, and ends cleanly."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import signal
+import socket
+
+import httpx
+import pytest
+
+from demo.command_line import Command, refuses, settings_on
+from localably import LocalAbly
+from rehydrate.cli.serve import _listening
+from rehydrate.errors import NotConfigured
+
+
+@pytest.fixture
+async def ably():
+    async with LocalAbly() as server:
+        yield server
+
+
+@pytest.fixture
+def configured(database, ably):
+    return settings_on(database, ably)
+
+
+async def test_it_answers_when_it_says_that_it_is_ready_and_ends_with_0_at_sigterm(configured):
+    async with Command("serve", **configured) as service:
+        url = await service.ready()
+        async with httpx.AsyncClient(base_url=url) as http:
+            assert (await http.get("/healthz")).status_code == 200
+            assert (await http.get("/readyz")).status_code == 200
+        result = await service.terminated()
+    assert result.code == 0
+    assert result.out == "", "one line, and it was read"
+    assert "Traceback" not in result.err
+    assert refuses(int(url.rpartition(":")[2]))
+
+
+async def test_its_log_is_lines_of_json_and_shows_no_secret(configured):
+    async with Command("serve", **configured) as service:
+        url = await service.ready()
+        async with httpx.AsyncClient(base_url=url) as http:
+            token = configured["REHYDRATE_SERVICE_KEYS"]
+            await http.get("/v1/conversations/c", headers={"authorization": f"Bearer {token}"})
+        result = await service.terminated()
+    lines = [json.loads(line) for line in result.err.splitlines()]
+    assert any("/v1/conversations" in json.dumps(line) for line in lines)
+    for name in ("REHYDRATE_DATABASE_URL", "REHYDRATE_SERVICE_KEYS", "ABLY_API_KEY"):
+        assert configured[name] not in result.err
+
+
+async def fired(fault):
+    """Wait until it happened to somebody."""
+    for _ in range(1000):
+        if fault.fired:
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("nobody was stalled")
+
+
+async def test_a_request_that_is_under_way_is_answered_before_the_end(configured, ably):
+    async with Command("serve", **configured) as service:
+        url = await service.ready()
+        headers = {"authorization": f"Bearer {configured['REHYDRATE_SERVICE_KEYS']}"}
+        async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+            body = {"messages": [{"id": "p", "role": "user", "text": "hello"}]}
+            await http.post("/v1/conversations/c/messages", json=body)
+            with ably.faults.on("stall_requests", seconds=1) as stalled:
+                asking = asyncio.create_task(http.get("/v1/conversations/c"))
+                await fired(stalled)
+                service.send(signal.SIGTERM)
+                answer = await asking
+        assert answer.json()["messages"][0]["text"] == "hello"
+        assert (await service.end()).code == 0
+
+
+async def test_an_embedded_service_starts_what_is_missing_and_says_where_it_keeps_it(tmp_path):
+    settings = {"REHYDRATE_DATA_DIR": tmp_path, "REHYDRATE_PORT": "0"}
+    async with Command("serve", "--embedded", **settings) as service:
+        url = await service.ready()
+        async with httpx.AsyncClient(base_url=url) as http:
+            ready = await http.get("/readyz")
+        result = await service.terminated()
+    assert ready.status_code == 200
+    assert result.code == 0
+    assert str(tmp_path) in result.err
+    key = (tmp_path / "localably" / "key").read_text()
+    assert key not in result.err
+
+
+async def test_a_name_is_listened_on_with_all_its_addresses_on_one_port():
+    sockets = await _listening("localhost", 0)
+    try:
+        assert len({each.getsockname()[1] for each in sockets}) == 1
+    finally:
+        for each in sockets:
+            each.close()
+
+
+async def test_an_address_that_cannot_be_listened_on_is_named():
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(NotConfigured, match=rf"REHYDRATE_PORT.*127\.0\.0\.1:{port}"):
+            await _listening("127.0.0.1", port)
+    with pytest.raises(NotConfigured, match=r"REHYDRATE_HOST.*192\.0\.2\.1"):
+        await _listening("192.0.2.1", 0)

@@ -1,0 +1,87 @@
+"""Message-per-response: what creates, appends, updates and ends mean, and what they leave out."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.growing import append, at, create, full
+from core.saying import said
+from rehydrate.core.codecs import decode
+from rehydrate.core.event import DELETE, Version
+
+
+def test_a_create_is_the_first_version_of_a_response_and_the_whole_of_it():
+    event = decode(create(1, "a"))
+    assert (event.kind, event.message_id, event.text) == ("token", "r", "a")
+    assert event.version == Version(at(1), is_delta=False)
+    assert (event.serial, event.seq, event.status) == (at(1), None, None)
+
+
+def test_an_append_is_a_delta_and_an_update_the_whole():
+    assert decode(append(1, 2, "b")).version == Version(at(2), is_delta=True)
+    assert decode(full(1, 3, "abc")).version == Version(at(3), is_delta=False)
+
+
+def test_without_a_response_id_the_channel_message_names_the_response():
+    assert decode(create(1, "a", rid=None)).message_id == at(1)
+    assert decode(full(1, 2, "ab", rid=None)).message_id == at(1)
+
+
+def test_an_append_whose_name_is_not_echoed_is_placed_by_its_serial():
+    event = decode(append(1, 2, "b", name=None, rid=None))
+    assert (event.message_id, event.serial, event.version.is_delta) == (None, at(1), True)
+
+
+def test_other_names_and_channels_without_serials_are_none_of_it():
+    assert decode(create(1, "a", name="answer")) is None
+    assert decode(append(1, 2, "a", name="answer")) is None
+    assert decode(create(1, "a", name=None)) is None
+    assert decode(said("response", "a", serials=False, responseId="r")) is None
+
+
+@pytest.mark.parametrize("data", [None, {"text": "a"}, b"a", 5])
+def test_data_that_is_no_text_says_nothing(data):
+    assert decode(create(1, data)).text == ""
+
+
+def test_a_deleted_message_says_nothing_any_more():
+    assert decode(full(1, 2, "secret")._replace(action=DELETE)).text == ""
+
+
+@pytest.mark.parametrize(
+    ("metadata", "status"),
+    [
+        ({"phase": "done"}, "completed"),
+        ({"phase": "done", "status": "cancelled"}, "cancelled"),
+        ({"phase": "done", "status": "in_progress"}, "failed"),
+        ({"phase": "done", "status": "no such"}, "completed"),
+        ({"phase": "streaming"}, None),
+        ("done", None),
+        (None, None),
+    ],
+)
+def test_metadata_of_the_operation_say_that_it_is_done(metadata, status):
+    assert decode(append(1, 2, "")._replace(version_metadata=metadata)).status == status
+
+
+def test_a_header_says_it_too():
+    message = append(1, 2, "")
+    message.extras["headers"]["phase"] = "done"
+    assert decode(message).status == "completed"
+
+
+def test_response_end_ends_the_response_that_it_names():
+    event = decode(said("response-end", {"usage": {"n": 1}}, at_s=3, responseId="r"))
+    assert (event.kind, event.message_id, event.status) == ("stop", "r", "completed")
+    assert event.value == {"n": 1}
+    named = decode(said("response-end", {"responseId": "r"}, status="failed", error="why"))
+    assert (named.message_id, named.status, named.error) == ("r", "failed", "why")
+    assert decode(said("response-end")) is None
+
+
+def test_dialects_may_be_mixed_in_one_conversation():
+    events = [decode(create(1, "a")), decode(said("token", "b", at_s=2, responseId="s", seq=1))]
+    assert [(event.message_id, event.version is None) for event in events] == [
+        ("r", False),
+        ("s", True),
+    ]

@@ -1,0 +1,139 @@
+"""A response is taken apart into what it was made of, whatever that was."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.growing import create, full
+from core.saying import BEGAN_MS, event, folded, start, stop, token
+from core.saying import shown as timeline_of
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState, fold
+from rehydrate.core.replay.chunks import Chunk, pieces_of
+
+TEXTS = ["むかし", "👩‍👩‍👧", " ", "e", "\u0301", "a\ud83d", "\ude00b", "\n\n"]
+
+
+def said(state):
+    return [(p.kind, p.text, p.seq) for p in pieces_of(state)]
+
+
+def again(state):
+    """The parts that its pieces add up to, as somebody sees them who is told them anew."""
+    told = MessageState("again")
+    fold(told, Event("start", "again", seq=0))
+    for seq, p in enumerate(pieces_of(state), 1):
+        fold(told, Event(p.kind, "again", 1, seq, None, None, None, 0, *p[3:8], p.status))
+    fold(told, Event("stop", "again", seq=len(pieces_of(state)) + 1, status=state.status))
+    return told.parts()
+
+
+def plain(parts):
+    """*parts* without up to where they are folded, and what they lack."""
+    said = ("type", "text", "part", "tool_call_id", "name", "args", "result", "status")
+    return [{key: part[key] for key in said if key in part} for part in parts]
+
+
+def test_every_token_is_a_piece_with_its_seq_and_its_time():
+    state = folded(start(), *[token(seq, text) for seq, text in enumerate(TEXTS, 1)], stop(9))
+    assert said(state) == [("token", text, seq) for seq, text in enumerate(TEXTS, 1)]
+    assert [p.at_ms for p in pieces_of(state)] == [BEGAN_MS + seq * 1000 for seq in range(1, 9)]
+
+
+def test_steps_of_tools_reasoning_and_refusals_are_pieces_in_their_order():
+    events = [
+        start(),
+        event("reasoning", 1, "hm"),
+        event("tool_call", 2, tool_call_id="c", name="find", value=""),
+        event("tool_args", 3, '{"q":', tool_call_id="c"),
+        event("tool_args", 4, "1}", tool_call_id="c"),
+        event("tool_result", 5, tool_call_id="c", name="find", value=[1], status="failed"),
+        event("void", 6),
+        token(7, "a", part="x"),
+        event("refusal", 8, "no"),
+        stop(9),
+    ]
+    state = folded(*events)
+    assert said(state) == [(e.kind, e.text, e.seq) for e in events[1:-1] if e.kind != "void"]
+    assert again(state) == state.parts()
+
+
+def test_what_is_missing_leaves_its_seqs_out():
+    state = folded(start(), token(1, "a"), token(4, "d"), stop(6))
+    assert said(state) == [("token", "a", 1), ("token", "d", 4)]
+
+
+def test_without_seqs_they_are_counted_from_1():
+    events = [event("token", None, text, at_s=at_s) for at_s, text in enumerate("abc", 1)]
+    state = folded(event("start", None, at_s=0), *events, event("stop", None, at_s=9))
+    assert said(state) == [("token", letter, seq) for seq, letter in enumerate("abc", 1)]
+    assert all(p.at_ms is not None for p in pieces_of(state))
+
+
+def test_times_never_go_back():
+    state = folded(start(), token(1, "a", at_s=5), token(2, "b", at_s=3), stop(3))
+    assert [p.at_ms for p in pieces_of(state)] == [BEGAN_MS + 5000] * 2
+
+
+def test_what_came_as_one_text_is_cut_about_as_tokens_are_and_has_no_times():
+    text = "Once upon a  time\n" + "x" * 30 + "むかし👩‍👩‍👧"
+    state = folded(start(), token(1, "wrong"), event("repair", 1, text), stop(2))
+    pieces = pieces_of(state)
+    assert "".join(p.text for p in pieces) == text
+    assert len(pieces) > 5
+    assert {p.at_ms for p in pieces} == {None}
+    assert max(p.length for p in pieces) <= 14
+
+
+@pytest.mark.parametrize("status", ["completed", "failed", "in_progress"])
+def test_a_call_that_came_in_one_piece_ends_as_it_did(status):
+    part = {"type": "tool_call", "tool_call_id": "c", "name": "f", "args": {"q": 1}}
+    state = folded(start(), event("repair", 1, None, value=[{**part, "status": status}]), stop(2))
+    assert again(state) == state.parts()
+
+
+def test_messages_that_grow_side_by_side_are_told_as_they_grew():
+    state = timeline_of(
+        create(1, "thinks"),
+        create(2, "sa"),
+        full(1, 3, "thinks more"),
+        full(2, 4, "said", done=True),
+    ).messages["r"]
+    assert [p.text for p in pieces_of(state)] == ["thinks", "sa", " more", "id"]
+    assert plain(again(state)) == plain(state.parts())
+
+
+kinds = st.sampled_from(["token", "token", "reasoning", "refusal", "tool_args"])
+
+
+@st.composite
+def responses(draw):
+    events = [start()]
+    for seq in range(1, draw(st.integers(1, 12))):
+        kind, text = draw(kinds), draw(st.sampled_from(["", "ab", *TEXTS]))
+        call = draw(st.sampled_from(["c", "d"]))
+        if kind == "tool_args" and draw(st.booleans()):
+            what = draw(st.sampled_from(["tool_call", "tool_result", "void"]))
+            events.append(event(what, seq, tool_call_id=call, name="f", value=draw(st.integers())))
+        elif kind == "tool_args":
+            events.append(event(kind, seq, text, tool_call_id=call))
+        else:
+            events.append(event(kind, seq, text, part=draw(st.sampled_from([None, "x"]))))
+    kept = [each for each in events if draw(st.integers(0, 9))]
+    return folded(*draw(st.permutations(kept)), stop(len(events)))
+
+
+@given(responses())
+def test_pieces_add_up_to_what_was_said(state):
+    assert again(state) == plain(state.parts())
+
+
+def test_a_piece_goes_on_with_one_of_its_kind_and_part():
+    a = Chunk(0, 1, "token", "a")
+    assert Chunk(1, 2, "token", "b").goes_on(a)
+    assert not Chunk(1, 2, "token", "b", part="x").goes_on(a)
+    assert not Chunk(1, 2, "reasoning", "b").goes_on(a)
+    call = Chunk(0, 1, "tool_call", tool_call_id="c")
+    assert not call.goes_on(call)

@@ -1,0 +1,80 @@
+"""Where each piece of a text came from."""
+
+from __future__ import annotations
+
+import copy
+
+from core.saying import event, folded, start, stop, token
+from rehydrate.core.fold import fold
+from rehydrate.core.replay.provenance import MOST_PIECES, joined, stretches
+
+
+def told(stored, now):
+    return [
+        (each.source, each.first, each.last, len(each.ticks)) for each in stretches(stored, now)
+    ]
+
+
+def further(state, *events):
+    """*state* as it was, and taken further."""
+    now = copy.deepcopy(state)
+    for each in events:
+        fold(now, each)
+    return state, now
+
+
+def test_what_is_stored_is_the_databases_and_the_rest_history():
+    stored, now = further(folded(start(), token(1, "a"), token(2, "b")), token(3, "c"), stop(4))
+    assert told(stored, now) == [("database", 0, 2, 3), ("history", 3, 3, 1)]
+    assert [tick.length for tick in stretches(stored, now)[0].ticks] == [0, 1, 1]
+
+
+def test_what_nobody_stored_is_all_history_and_what_is_only_stored_the_databases():
+    state = folded(start(), token(1, "a"))
+    assert told(None, state) == [("history", 0, 1, 2)]
+    assert told(state, state) == [("database", 0, 1, 2)]
+
+
+def test_a_gap_parts_stretches_and_what_fills_it_has_its_own_source():
+    stored, now = further(folded(token(1, "a"), token(3, "c"), token(9, "i")), token(2, "b"))
+    assert told(stored, now) == [
+        ("database", 1, 1, 1),
+        ("history", 2, 2, 1),
+        ("database", 3, 3, 1),
+        ("database", 9, 9, 1),
+    ]
+
+
+def test_a_repair_since_is_history_and_came_as_one_text():
+    stored, now = further(folded(start(), token(1, "a")), event("repair", 2, "xyz"), token(3, "!"))
+    whole, rest = stretches(stored, now)
+    assert (whole.source, whole.is_whole, whole.last, whole.ticks[0].length) == (
+        "history",
+        True,
+        2,
+        3,
+    )
+    assert rest.source == "history"
+    assert told(now, now)[0][0] == "database"
+
+
+def test_without_seqs_the_first_pieces_are_those_that_were_stored():
+    stored, now = further(
+        folded(event("token", None, "a", at_s=1)), event("token", None, "b", at_s=2)
+    )
+    assert told(stored, now) == [("database", None, None, 1), ("history", None, None, 1)]
+
+
+def test_a_publisher_that_took_over_has_nothing_of_the_one_before():
+    stored, now = further(folded(token(1, "a")), token(1, "b", gen=2, at_s=3))
+    assert told(stored, now) == [("history", 1, 1, 1)]
+
+
+def test_very_many_pieces_are_joined_and_no_character_is_lost():
+    state = folded(start(), *[token(seq, "ab") for seq in range(1, 2 * MOST_PIECES + 10)])
+    found, factor = joined(stretches(None, state))
+    assert factor == 3
+    assert sum(len(each.ticks) for each in found) <= MOST_PIECES
+    assert sum(tick.length for each in found for tick in each.ticks) == 2 * (2 * MOST_PIECES + 9)
+    few = stretches(None, folded(token(1, "a")))
+    assert joined(few) == (few, 1)

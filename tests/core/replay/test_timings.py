@@ -1,0 +1,46 @@
+"""Tapes: what a replay needs beside the text."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from rehydrate.core.replay.timings import Timing, Timings
+
+ticks = st.lists(st.builds(Timing, st.integers(0, 70_000), st.integers(0, 2**45)), max_size=60)
+
+
+@given(ticks)
+def test_a_tape_is_unpacked_as_it_was_packed(given_ticks):
+    assert Timings(packed=Timings(list(given_ticks)).packed()).ticks == given_ticks
+
+
+@pytest.mark.parametrize(
+    "tape", [Timings(), Timings([]), Timings(packed=b""), Timings(packed=Timings().packed())]
+)
+def test_an_empty_tape_is_empty(tape):
+    assert tape.ticks == []
+
+
+def test_a_tape_that_was_looked_at_is_packed_with_what_was_appended():
+    tape = Timings(packed=Timings([Timing(1, 10)]).packed())
+    tape.ticks.append(Timing(2, 20))
+    assert Timings(packed=tape.packed()).ticks == [Timing(1, 10), Timing(2, 20)]
+
+
+def test_a_tape_that_nobody_looked_at_is_packed_as_it_lay():
+    packed = Timings([Timing(1, 10)]).packed()
+    assert Timings(packed=packed).packed() is packed
+
+
+def test_a_steady_stream_takes_about_two_bytes_an_event():
+    steady = [Timing(4 + index % 3, 1_767_225_600_000 + 20 * index) for index in range(2_000)]
+    assert len(Timings(steady).packed()) < 2_000 * 2
+
+
+@given(ticks)
+def test_ticks_are_counted_without_being_unpacked(given_ticks):
+    packed = Timings(packed=Timings(list(given_ticks)).packed())
+    assert len(packed) == len(given_ticks)
+    assert len(Timings(list(given_ticks))) == len(given_ticks)

@@ -1,0 +1,225 @@
+"""A reader: an answer, then live messages by the drop rule."""
+
+from __future__ import annotations
+
+import json
+from types import SimpleNamespace
+
+import pytest
+
+from core.saying import BEGAN_MS, event, folded, said, serial, start, stop, token
+from rehydrate.core import client_view as reader
+from rehydrate.core import timeline, wire
+from rehydrate.core.client_view import Verdict, View, verdict
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState
+from rehydrate.core.timeline import Reason
+
+DROP, APPLY, AGAIN = Verdict.DROP, Verdict.APPLY, Verdict.AGAIN
+
+
+def repair(seq, text="x", **fields):
+    return event("repair", seq, text, **fields)
+
+
+def bare(kind, text=None, *, at_s, **fields):
+    return event(kind, None, text, at_s=at_s, **fields)
+
+
+def answered(*states, reasons=()):
+    """The answer that shows *states*, parsed."""
+    return json.loads(
+        wire.answer(
+            conversation_id="c",
+            channel="ai:c",
+            until=None,
+            rewind_from=None,
+            reasons=list(reasons),
+            older=None,
+            messages=[wire.encode(state) for state in states],
+        )
+    )
+
+
+def read_back(state):
+    return wire.state_of(json.loads(wire.encode(state)))
+
+
+ABC = (start(), token(1, "a"), token(2, "b"), token(3, "c"))
+OPEN = folded(*ABC)
+ENDED = folded(*ABC, stop(4))
+GAPPED = folded(start(), token(1, "a"), token(3, "c"))
+ENDED_GAPPED = folded(start(), token(1, "a"), token(3, "c"), stop(4))
+REPAIRED = folded(*ABC, repair(3, "ABC", at_s=3.5))
+TAKEN = folded(*ABC, token(1, "A", gen=3, at_s=5))
+BARE = folded(bare("start", at_s=0), bare("token", "a", at_s=1), bare("token", "b", at_s=2))
+SEALED = folded(bare("start", at_s=0), bare("repair", "ab", at_s=3))
+STORED = MessageState("r")
+STORED.status = "completed"
+
+TABLE = {
+    "a lower gen": (TAKEN, token(2, "b", gen=2), DROP),
+    "a higher gen begins anew": (OPEN, start(gen=2, at_s=9), APPLY),
+    "a higher gen whose start was missed": (OPEN, token(1, "A", gen=2, at_s=9), APPLY),
+    "a higher gen in its middle": (OPEN, token(2, "B", gen=2, at_s=9), AGAIN),
+    "a higher gen of what has ended": (ENDED, start(gen=2, at_s=9), DROP),
+    "an id that was seen": (BARE, bare("token", "b", at_s=2), DROP),
+    "an old repair": (REPAIRED, repair(3, at_s=9), DROP),
+    "an older repair": (REPAIRED, repair(2, at_s=9), DROP),
+    "a repair of all": (OPEN, repair(3, at_s=9), APPLY),
+    "a repair ahead": (OPEN, repair(7, at_s=9), APPLY),
+    "a repair of less than is shown": (OPEN, repair(2, at_s=9), AGAIN),
+    "a repair without data": (OPEN, repair(3, None, at_s=9), AGAIN),
+    "a repair where there are gaps": (GAPPED, repair(3, at_s=9), AGAIN),
+    "a repair of what has ended": (ENDED, repair(3, at_s=9), AGAIN),
+    "a repair without seq, seen": (BARE, bare("repair", "ab", at_s=1, id_="other"), DROP),
+    "a repair without seq": (BARE, bare("repair", "ab", at_s=9), APPLY),
+    "text behind a repair without seq": (SEALED, bare("token", "x", at_s=9), DROP),
+    "a stop behind a repair without seq": (SEALED, bare("stop", at_s=9, status=None), APPLY),
+    "a seq of a gap": (GAPPED, token(2, "b"), AGAIN),
+    "a seq of a gap of what has ended": (ENDED_GAPPED, token(2, "b"), AGAIN),
+    "what has ended": (ENDED, token(9, "x"), DROP),
+    "what has ended, without seq": (ENDED, bare("token", "x", at_s=9), DROP),
+    "a second stop": (ENDED, stop(4), DROP),
+    "an old token": (OPEN, token(2, "b"), DROP),
+    "a stop that knew less": (OPEN, stop(3, at_s=9), AGAIN),
+    "the next token": (OPEN, token(4, "d"), APPLY),
+    "the stop": (OPEN, stop(4), APPLY),
+    "the stop of what has gaps": (GAPPED, stop(4), AGAIN),
+    "the stop of what has gaps, once it is known": (ENDED_GAPPED, stop(4), DROP),
+    "a jump": (OPEN, token(5, "e"), AGAIN),
+    "a stop that jumps": (OPEN, stop(6), AGAIN),
+    "without seq, old": (BARE, bare("token", "b", at_s=2, id_="other"), DROP),
+    "without seq, new": (BARE, bare("token", "c", at_s=3), APPLY),
+    "without seq and serial": (BARE, bare("token", "c", at_s=3, serials=False), APPLY),
+    "somebody else's": (OPEN, token(4, "x", client_id="ann"), DROP),
+    "somebody else's stop": (OPEN, stop(4, client_id="ann"), DROP),
+    "what a backend stored": (STORED, token(1, "a"), DROP),
+    "the first of what is only claimed": (MessageState("r"), token(1, "a"), APPLY),
+    "the middle of what is only claimed": (MessageState("r"), token(2, "b"), AGAIN),
+    "unknown, its start": (None, start(), APPLY),
+    "unknown, from one": (None, token(1, "a"), APPLY),
+    "unknown, its middle": (None, token(2, "b"), AGAIN),
+    "unknown, its stop": (None, stop(2), AGAIN),
+    "unknown, without seq": (None, bare("token", "a", at_s=1), APPLY),
+    "unknown, a prompt": (None, bare("prompt", "hi", at_s=1), APPLY),
+    "unknown, a repair": (None, repair(9), APPLY),
+    "unknown, a pointer": (None, repair(9, None), AGAIN),
+}
+
+
+@pytest.mark.parametrize("case", TABLE)
+def test_the_drop_rule(case):
+    state, live, expected = TABLE[case]
+    assert verdict(state, live) is expected
+
+
+@pytest.mark.parametrize("case", [case for case in TABLE if TABLE[case][0] is not None])
+def test_the_drop_rule_is_the_same_for_an_answer(case):
+    state, live, expected = TABLE[case]
+    assert verdict(read_back(state), live) is expected
+
+
+def shown(view):
+    return [(m["id"], m["text"], m["status"]) for m in view.messages]
+
+
+def live(message, **more):
+    """*message* as an SDK gives it."""
+    told = message._asdict() | {"timestamp": message.timestamp_ms} | more
+    return SimpleNamespace(**told)
+
+
+class TestView:
+    def test_it_shows_the_answer_and_what_comes_after_it(self):
+        view = View(answered(ENDED_OF("q"), OPEN))
+        for each in (token(3, "c"), token(4, "d"), stop(5)):
+            assert view.apply_event(each) is not AGAIN
+        assert shown(view) == [("q", "abc", "completed"), ("r", "abcd", "completed")]
+        assert view.open == []
+
+    def test_new_messages_are_shown_behind_the_others(self):
+        view = View(answered(OPEN))
+        assert view.apply(live(said("user-input", {"promptId": "p", "text": "hi"}, at_s=20)))
+        assert view.apply(live(said("start", None, at_s=21, responseId="s", seq=0)))
+        assert view.apply(live(said("token", "x", at_s=22, responseId="s", seq=1)))
+        assert shown(view) == [
+            ("r", "abc", "in_progress"),
+            ("p", "hi", "completed"),
+            ("s", "x", "in_progress"),
+        ]
+        assert view.open == ["r", "s"]
+
+    def test_it_takes_what_sdks_without_serials_and_actions_give(self):
+        view = View(answered())
+        message = SimpleNamespace(
+            name="token", data="a", id="m", timestamp=None, client_id=None, extras=None
+        )
+        assert view.apply(message)
+        assert [m["text"] for m in view.messages] == ["a"]
+
+    def test_what_means_nothing_changes_nothing(self):
+        view = View(answered(OPEN))
+        assert view.apply(live(said("odd", None, at_s=9)))
+        assert view.apply(live(said("cancel", None, at_s=9, responseId="r")))
+        assert view.apply(live(said("token", "x", at_s=9, responseId="r", seq=4), action=4))
+        assert shown(view) == [("r", "abc", "in_progress")]
+
+    def test_it_says_when_it_lacks_something_and_does_not_guess(self):
+        view = View(answered(OPEN))
+        assert not view.apply(live(said("token", "e", at_s=9, responseId="r", seq=5)))
+        assert shown(view) == [("r", "abc", "in_progress")]
+
+    def test_a_repair_of_less_than_is_shown_is_not_taken_for_the_whole(self):
+        view = View(answered(OPEN))
+        assert view.apply_event(repair(2, "AB", at_s=9)) is AGAIN
+        assert [(m["text"], m["repaired"]) for m in view.messages] == [("abc", None)]
+
+    def test_an_answer_that_may_be_better_later_is_stale(self):
+        assert not View(answered(reasons=[Reason("not_exact", retry=False, detail="")])).stale
+        assert View(answered(reasons=[Reason("history_unavailable", retry=True, detail="")])).stale
+
+    def test_a_replay_is_followed_from_its_start(self):
+        view = View(answered())
+        for each in (start(), token(1, "a"), stop(2)):
+            assert view.apply_event(each._replace(replay_of="q")) is APPLY
+        assert shown(view) == [("r", "a", "completed")]
+
+    def test_a_replay_whose_start_was_not_seen_is_dropped(self):
+        view = View(answered())
+        for each in (token(1, "a"), token(2, "b"), stop(3)):
+            assert view.apply_event(each._replace(replay_of="q")) is DROP
+        nameless = Event("start", None, id="m", replay_of="q")
+        assert view.apply_event(nameless) is DROP
+        assert shown(view) == []
+
+    def test_the_stream_without_a_name_goes_on(self):
+        first = said("token", "a", at_s=0)
+        view = View(answered())
+        assert view.apply(live(first))
+        again = View(answered(*[wire.state_of(m) for m in view.messages]))
+        assert again.apply(live(first))
+        assert again.apply(live(said("token", "b", at_s=1)))
+        assert again.apply(live(said("stop", None, at_s=2)))
+        assert again.apply(live(said("token", "c", at_s=3)))
+        assert shown(again) == [("m0", "ab", "completed"), ("m3", "c", "in_progress")]
+
+    def test_what_is_older_than_every_nameless_stream_is_dropped(self):
+        view = View(answered())
+        view.apply(live(said("token", "b", at_s=5)))
+        old = Event("token", None, serial=serial(BEGAN_MS), id="old", text="a")
+        assert view.apply_event(old) is DROP
+
+
+def ENDED_OF(rid):  # noqa: N802 - reads like the table's states
+    return folded(*ABC, stop(4), state=MessageState(rid))
+
+
+def test_of_twice_as_many_responses_as_are_kept_one_more_asks_again(monkeypatch):
+    monkeypatch.setattr(timeline, "MOST_OPEN", 2)
+    monkeypatch.setattr(reader, "MOST_OPEN", 2)
+    view = View(answered(OPEN))
+    begun = [view.apply_event(start(message_id=f"r{n}", at_s=9 + n)) for n in range(4)]
+    assert begun == [APPLY, APPLY, APPLY, AGAIN]
+    assert view.apply_event(token(4, "d", at_s=20)) is APPLY
+    assert len(view.messages) == 4

@@ -1,0 +1,293 @@
+"""The fold: what a message is, after the events that were seen of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.saying import BEGAN_MS, event, folded, start, stop, text_of, token
+from rehydrate.core.event import TERMINAL
+from rehydrate.core.fold import (
+    MAX_RECENT_IDS,
+    MAX_RUNS,
+    STEPS,
+    MessageState,
+    Outcome,
+    Position,
+    fold,
+)
+from rehydrate.core.positions import MARGIN_MS
+from rehydrate.core.text.size_budget import MAX_SEQ
+
+ABC = (start(), token(1, "a"), token(2, "b"), token(3, "c"))
+
+
+def repair(seq, text, **fields):
+    return event("repair", seq, text, **fields)
+
+
+def nameless(kind, text=None, *, at_s, **fields):
+    return event(kind, None, text, at_s=at_s, **fields)
+
+
+def idle(state):
+    """The idle limit ends it, for the time being."""
+    state.status, state.provisional, state.finished_ms = "interrupted", True, BEGAN_MS
+
+
+class TestNumbered:
+    def test_a_response_is_its_tokens_in_order_and_ends_with_its_stop(self):
+        state = folded(*ABC, stop(4, value={"n": 3}, error=None))
+        assert (text_of(state), state.status, state.gaps(), state.usage) == (
+            "abc",
+            "completed",
+            [],
+            {"n": 3},
+        )
+        assert state.through == Position(1, 4, stop(4).serial, stop(4).id)
+        assert (state.started_ms, state.finished_ms) == (BEGAN_MS, BEGAN_MS + 4000)
+        assert state.position == start().serial
+        assert state.exact
+
+    def test_the_same_event_twice_is_one(self):
+        state = folded(*ABC)
+        assert fold(state, token(2, "b")) is Outcome.OLD
+        assert fold(state, token(2, "b", id_="other", at_s=9)) is Outcome.OLD
+        assert text_of(state) == "abc"
+
+    def test_the_order_of_arrival_does_not_matter(self):
+        assert text_of(folded(*reversed(ABC))) == "abc"
+        assert text_of(folded(ABC[2], ABC[0], ABC[3], ABC[1])) == "abc"
+
+    def test_a_missing_seq_is_a_gap_and_filled_by_who_comes_late(self):
+        state = folded(start(), token(1, "a"), token(4, "d"))
+        assert state.gaps() == [(2, 3)]
+        fold(state, token(3, "c"))
+        assert state.gaps() == [(2, 2)]
+        fold(state, token(2, "b"))
+        assert (state.gaps(), text_of(state)) == ([], "abcd")
+        assert len(state.runs) == 1
+
+    def test_tokens_numbered_from_one_without_a_start_are_whole(self):
+        assert folded(token(1, "a"), token(2, "b")).gaps() == []
+
+    def test_what_is_before_the_first_token_seen_is_a_gap(self):
+        state = folded(token(3, "c"))
+        assert (state.gaps(), state.contains(2), state.contains(3)) == ([(1, 2)], False, True)
+
+    def test_a_stop_says_how_many_there_are(self):
+        assert folded(start(), stop(4)).gaps() == [(1, 3)]
+        assert folded(*ABC, stop(6)).gaps() == [(4, 5)]
+
+    def test_after_a_stop_a_gap_may_be_filled_and_nothing_else_comes_in(self):
+        state = folded(start(), token(1, "a"), token(3, "c"), stop(4))
+        assert fold(state, token(7, "x")) is Outcome.OLD
+        assert fold(state, token(1, "y", id_="other")) is Outcome.OLD
+        assert fold(state, nameless("token", "z", at_s=9)) is Outcome.OLD
+        assert fold(state, token(2, "b")) is Outcome.FOLDED
+        assert (text_of(state), state.gaps(), state.status) == ("abc", [], "completed")
+
+    def test_a_second_stop_changes_nothing(self):
+        state = folded(*ABC, stop(4))
+        assert fold(state, event("stop", 5, status="failed", error="late")) is Outcome.OLD
+        assert (state.status, state.error) == ("completed", None)
+
+    def test_a_stop_that_counts_fewer_than_were_seen_keeps_them_and_says_what_is_missing(self):
+        state = folded(start(), token(1, "a"), token(2, "b"), token(5, "e"), stop(3))
+        assert (text_of(state), state.status, state.gaps()) == ("abe", "completed", [(3, 4)])
+        assert folded(*ABC, stop(3, at_s=9)).gaps() == []
+
+    def test_a_void_event_is_no_gap(self):
+        state = folded(start(), token(1, "a"), event("void", 2), token(3, "c"))
+        assert (text_of(state), state.gaps()) == ("ac", [])
+
+    @pytest.mark.parametrize("seq", [-1, MAX_SEQ + 1])
+    def test_a_seq_beyond_all_bounds_is_refused(self, seq):
+        state = folded(*ABC)
+        assert fold(state, token(1, "x")._replace(seq=seq)) is Outcome.REFUSED
+        assert state.gaps() == []
+
+    def test_the_greatest_seq_takes_no_memory(self):
+        state = folded(token(MAX_SEQ, "z", at_s=1), token(1, "a", at_s=2))
+        assert (text_of(state), state.gaps()) == ("az", [(2, MAX_SEQ - 1)])
+
+    def test_holes_have_a_bound_and_beyond_it_nothing_is_glued(self):
+        state = MessageState("r")
+        for seq in range(1, 2 * MAX_RUNS, 2):
+            assert fold(state, token(seq, "x", at_s=1)) is Outcome.FOLDED
+        assert fold(state, token(3 * MAX_RUNS, "y", at_s=1)) is Outcome.REFUSED
+        assert fold(state, token(2, "z", at_s=1)) is Outcome.FOLDED
+        assert len(state.gaps()) == MAX_RUNS - 2
+
+    def test_late_tokens_join_the_run_behind_them(self):
+        state = folded(token(4, "d"), token(3, "c"), token(1, "a"), token(2, "b"))
+        assert (text_of(state), len(state.runs)) == ("abcd", 1)
+
+    def test_a_start_that_comes_late_says_of_which_prompt(self):
+        state = folded(token(1, "a"), start(prompt_id="p"))
+        assert (state.prompt_id, state.started_ms) == ("p", BEGAN_MS)
+
+    def test_two_starts_of_one_gen_and_other_ids_are_not_exact(self):
+        state = folded(start(id_="one"), token(1, "a"))
+        assert fold(state, start(id_="one")) is Outcome.OLD
+        assert state.exact
+        assert fold(state, start(id_="two", at_s=2)) is Outcome.OLD
+        assert not state.exact
+
+    def test_a_start_after_the_end_makes_nothing_inexact(self):
+        state = folded(start(id_="one"), token(1, "a"), stop(2))
+        fold(state, start(id_="two", at_s=5))
+        assert state.exact
+
+    def test_a_cancel_is_no_step_of_a_message(self):
+        assert fold(folded(*ABC), event("cancel", None, at_s=9)) is Outcome.OLD
+
+
+class TestUnnumbered:
+    def test_text_follows_the_serials(self):
+        state = folded(
+            nameless("start", at_s=1),
+            nameless("token", "a", at_s=2),
+            nameless("token", "b", at_s=3),
+        )
+        assert (text_of(state), state.exact, state.through.seq) == ("ab", True, None)
+        assert fold(state, nameless("token", "x", at_s=2, id_="other")) is Outcome.OLD
+        fold(state, nameless("stop", at_s=4, status="completed"))
+        assert (text_of(state), state.status, state.gaps()) == ("ab", "completed", [])
+
+    def test_text_whose_start_nobody_saw_is_not_exact(self):
+        state = folded(nameless("token", "b", at_s=3))
+        assert (text_of(state), state.exact) == ("b", False)
+
+    def test_the_same_id_within_the_margin_is_the_same_event(self):
+        state = folded(nameless("start", at_s=1), nameless("token", "a", at_s=2, id_="i"))
+        assert fold(state, nameless("token", "a", at_s=3, id_="i")) is Outcome.OLD
+
+    def test_without_serials_text_is_exact_within_the_margin_only(self):
+        begun = (
+            nameless("start", at_s=0, serials=False),
+            nameless("token", "a", at_s=1, serials=False),
+        )
+        assert folded(*begun).exact
+        late = nameless("token", "b", at_s=2 + MARGIN_MS / 1000, serials=False)
+        assert not folded(*begun, late).exact
+
+    def test_text_with_nothing_to_know_it_by_is_not_exact(self):
+        state = folded(
+            nameless("start", at_s=0),
+            nameless("token", "a", at_s=1, serials=False)._replace(id=None),
+        )
+        assert (text_of(state), state.exact) == ("a", False)
+
+    def test_the_ids_of_the_margin_have_a_bound(self):
+        state = MessageState("r")
+        for index in range(MAX_RECENT_IDS + 5):
+            fold(state, nameless("token", "a", at_s=1 + index / 1_000, id_=f"i{index}"))
+        assert len(state.recent) == MAX_RECENT_IDS
+
+    @pytest.mark.parametrize("kind", ["start", "stop"])
+    def test_a_start_or_stop_from_before_what_is_folded_is_old(self, kind):
+        state = folded(nameless("token", "a", at_s=5))
+        assert fold(state, nameless(kind, at_s=4, status=None)) is Outcome.OLD
+
+    def test_the_second_start_is_old_also_where_nobody_numbered_it(self):
+        state = folded(nameless("start", at_s=1)._replace(id=None), nameless("token", "a", at_s=2))
+        assert fold(state, nameless("start", at_s=3)._replace(id=None)) is Outcome.OLD
+        assert state.exact
+
+
+class TestTakeOver:
+    def test_a_higher_gen_begins_anew(self):
+        state = folded(*ABC, start(gen=2, at_s=5), token(1, "A", gen=2, at_s=6))
+        assert (text_of(state), state.gen, state.started_ms) == ("A", 2, BEGAN_MS + 5000)
+        assert state.position == start().serial
+
+    def test_a_zombie_of_a_lower_gen_changes_nothing(self):
+        state = folded(*ABC, start(gen=2, at_s=5), token(1, "A", gen=2, at_s=6))
+        for zombie in (token(2, "b"), stop(4), repair(4, "abcd"), start()):
+            assert fold(state, zombie) is Outcome.OLD
+        assert (text_of(state), state.status) == ("A", "in_progress")
+
+    def test_a_response_that_has_ended_is_not_taken_over(self):
+        state = folded(*ABC, stop(4))
+        assert fold(state, start(gen=2, at_s=9)) is Outcome.OLD
+        assert (text_of(state), state.gen) == ("abc", 1)
+
+    def test_what_was_repaired_and_counted_goes_with_its_gen(self):
+        state = folded(*ABC, repair(3, "ABC", at_s=4), token(1, "x", gen=2, at_s=6))
+        assert (state.repaired, state.gaps(), text_of(state)) == (None, [], "x")
+
+
+class TestWhose:
+    def test_the_first_event_says_whose_it_is(self):
+        state = folded(token(1, "a", client_id="agent"))
+        assert fold(state, token(2, "b", client_id="ann")) is Outcome.FOREIGN
+        assert fold(state, token(2, "b", client_id=None)) is Outcome.FOREIGN
+        assert fold(state, stop(2, client_id="ann")) is Outcome.FOREIGN
+        assert fold(state, repair(2, "x", client_id="ann")) is Outcome.FOREIGN
+        assert fold(state, token(2, "b", client_id="agent")) is Outcome.FOLDED
+
+    def test_nobody_is_somebody_too(self):
+        state = folded(token(1, "a"))
+        assert fold(state, token(2, "b", client_id="ann")) is Outcome.FOREIGN
+
+    def test_what_nobody_published_takes_no_event_when_it_has_ended(self):
+        state = MessageState("r")
+        state.status = "completed"
+        for each in (*ABC, repair(3, "x"), stop(4)):
+            assert fold(state, each) is Outcome.OLD
+
+    def test_a_prompt_is_no_response_and_a_response_no_prompt(self):
+        prompt = folded(event("prompt", None, "hi", at_s=0), state=MessageState("p", "user"))
+        assert (text_of(prompt), prompt.status, prompt.ended) == ("hi", "completed", True)
+        assert fold(prompt, token(1, "a")) is Outcome.OLD
+        assert fold(prompt, event("prompt", None, "again", at_s=9)) is Outcome.OLD
+        assert fold(folded(*ABC), event("prompt", None, "hi", at_s=9)) is Outcome.OLD
+
+
+class TestProvisionalEnds:
+    def test_a_later_event_reopens_what_only_the_idle_limit_ended(self):
+        state = folded(*ABC)
+        idle(state)
+        assert not state.ended
+        fold(state, token(4, "d"))
+        assert (text_of(state), state.status, state.finished_ms) == ("abcd", "in_progress", None)
+
+    def test_a_stop_makes_it_final(self):
+        state = folded(*ABC)
+        idle(state)
+        fold(state, stop(4))
+        assert (state.status, state.ended) == ("completed", True)
+
+    def test_what_was_seen_already_does_not_reopen_it(self):
+        state = folded(*ABC)
+        idle(state)
+        assert fold(state, token(3, "c")) is Outcome.OLD
+        assert state.status == "interrupted"
+
+
+def test_a_call_that_was_open_at_the_end_is_incomplete():
+    call = event("tool_call", 1, tool_call_id="c", name="f", value="")
+    assert folded(call).parts()[0]["status"] == "in_progress"
+    assert folded(call, stop(2)).parts()[0]["status"] == "incomplete"
+    done = event("tool_result", 2, tool_call_id="c", value="x")
+    assert folded(call, done, stop(3)).parts()[0]["status"] == "completed"
+
+
+def test_a_terminal_message_takes_only_what_fills_repairs_or_says_it_began():
+    assert {kind for phase, kind in STEPS if phase == "open"} - {
+        kind for phase, kind in STEPS if phase == "ended"
+    } == {"stop"}
+    assert all(status in TERMINAL for status in ("completed", "interrupted"))
+
+
+def test_what_has_to_be_kept_are_its_runs_and_its_tail():
+    state = folded(*ABC, nameless("token", "x", at_s=9))
+    assert [run.first for run in state.runs_to_keep()] == [0, -1]
+    assert text_of(state) == "abcx"
+
+
+def test_a_change_is_noted():
+    state = MessageState("r")
+    assert not state.changed
+    fold(state, token(1, "a"))
+    assert state.changed

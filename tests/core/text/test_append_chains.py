@@ -1,0 +1,68 @@
+"""The chain of one attachment: whole by itself, and only by itself."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.growing import append, at, create, full
+from core.saying import token
+from rehydrate.core.codecs import decode
+from rehydrate.core.text import append_chains as chains
+from rehydrate.core.text.append_chains import AppendChains
+
+
+def told(*messages):
+    """What an attachment that is shown *messages* makes of each."""
+    known = AppendChains()
+    return [known.whole(decode(message)) for message in messages]
+
+
+def test_deltas_grow_what_the_attachment_was_shown_first():
+    events = told(create(1, "a"), append(1, 2, "b"), append(1, 4, "cd"))
+    assert [event.text for event in events] == ["a", "ab", "abcd"]
+    assert [event.version.serial for event in events] == [at(1), at(2), at(4)]
+    assert not any(event.version.is_delta for event in events)
+
+
+def test_a_delta_without_a_chain_means_nothing():
+    assert told(append(1, 2, "b")) == [None]
+
+
+def test_a_full_update_replaces_the_chain():
+    assert [e.text for e in told(full(1, 2, "ab"), full(1, 3, "X"), append(1, 4, "y"))] == [
+        "ab",
+        "X",
+        "Xy",
+    ]
+
+
+def test_what_is_delivered_again_adds_nothing():
+    events = told(full(1, 3, "abc"), append(1, 3, "c"), append(1, 2, "b"), append(1, 4, "d"))
+    assert [event.text for event in events] == ["abc", "abc", "abc", "abcd"]
+
+
+def test_an_append_that_drops_name_and_headers_belongs_where_the_message_began():
+    bare = append(1, 2, "b", name=None, rid=None)
+    (first, then) = told(create(1, "a", rid="mine"), bare)
+    assert (then.message_id, then.text, then.kind) == ("mine", "ab", first.kind)
+    (_, replaced) = told(create(1, "a", rid="mine"), full(1, 2, "X", rid=None))
+    assert (replaced.message_id, replaced.text) == ("mine", "X")
+
+
+def test_chains_of_several_messages_are_kept_apart():
+    events = told(create(1, "a"), create(2, "x"), append(1, 3, "b"), append(2, 4, "y"))
+    assert [event.text for event in events] == ["a", "x", "ab", "xy"]
+
+
+def test_events_of_messages_that_do_not_grow_pass():
+    event = token(1, "a")
+    assert AppendChains().whole(event) is event
+
+
+@pytest.mark.parametrize(("most", "bound"), [(2, "MOST_CHAINS"), (5, "MOST_CHARACTERS")])
+def test_memory_has_a_bound_and_what_was_let_go_is_asked_for_again(monkeypatch, most, bound):
+    monkeypatch.setattr(chains, bound, most)
+    events = told(
+        create(1, "aa"), create(2, "bb"), create(3, "cc"), append(3, 4, "d"), append(1, 5, "e")
+    )
+    assert [event and event.text for event in events] == ["aa", "bb", "cc", "ccd", None]

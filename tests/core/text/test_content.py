@@ -1,0 +1,85 @@
+"""What a response says, as runs: joined, cut, and measured."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from core.saying import BEGAN_MS, PARTS, event, run_with, token
+from rehydrate.core.replay.timings import Timing, Timings
+from rehydrate.core.text.assembly import assemble
+from rehydrate.core.text.content import Run, collapsed_run, run_of
+
+
+def test_a_run_takes_the_one_that_begins_behind_it():
+    run = run_with(token(1, "a"), token(2, "b"))
+    run.join(run_with(token(3, "c"), event("reasoning", 4, "d")))
+    assert (run.first, run.last) == (1, 4)
+    assert [p["text"] for p in assemble([run])] == ["abc", "d"]
+    assert [tick.length for tick in run.tape.ticks] == [1, 1, 1, 1]
+
+
+def test_a_run_that_begins_behind_the_cut_is_left_whole():
+    run = run_with(token(5, "e"))
+    assert run.after(4) is run
+
+
+@pytest.mark.parametrize("seq", [6, 7])
+def test_of_a_run_before_the_cut_nothing_is_left(seq):
+    assert run_with(token(5, "e"), token(6, "f")).after(seq) is None
+
+
+def test_parts_that_were_taken_as_a_whole_cannot_be_cut():
+    assert collapsed_run(0, 9, PARTS, 0).after(4) is None
+
+
+STEPS = st.one_of(
+    st.tuples(st.sampled_from(["token", "refusal", "reasoning"]), st.sampled_from(["", "a", "bc"])),
+    st.tuples(st.sampled_from(["tool_call", "tool_result"]), st.just(None)),
+    st.tuples(st.just("tool_args"), st.sampled_from(["", "x", "yz"])),
+    st.tuples(st.just("void"), st.just(None)),
+)
+
+
+def step(seq, kind, said, part):
+    more = {"token": {}, "refusal": {}, "reasoning": {}}.get(kind, {"tool_call_id": part or "c"})
+    if kind in ("token", "refusal", "reasoning"):
+        more = {"part": part}
+    if kind in ("tool_call", "tool_result"):
+        more |= {"name": "f", "value": f"v{seq}"}
+    return event(kind, seq, said, **more)
+
+
+@given(
+    st.lists(st.tuples(STEPS, st.sampled_from([None, "p"])), min_size=1, max_size=12),
+    st.integers(0, 12),
+)
+def test_what_lies_after_a_cut_is_what_came_after_it(steps, cut):
+    events = [step(seq, *said, part) for seq, (said, part) in enumerate(steps, start=1)]
+    rest = run_with(*events).after(cut)
+    behind = [each for each in events if each.seq > cut]
+    if not behind:
+        assert rest is None
+        return
+    expected = run_with(*behind)
+    assert assemble([rest]) == assemble([expected])
+    assert (rest.first, rest.last) == (behind[0].seq, behind[-1].seq)
+    assert rest.tape.ticks == expected.tape.ticks
+
+
+def test_a_tape_counts_the_characters_of_text_and_one_for_a_step_of_a_call():
+    run = run_with(
+        token(1, "語😀"), event("tool_call", 2, tool_call_id="c", value=""), event("void", 3)
+    )
+    at = BEGAN_MS
+    assert run.tape.ticks == [Timing(2, at + 1000), Timing(1, at + 2000), Timing(0, at + 3000)]
+    assert collapsed_run(0, 3, PARTS[:3], 7).tape.ticks == [Timing(2 + 1 + 1 + 1, 7)]
+
+
+def test_a_run_of_events_without_seq_has_none():
+    run = run_of(event("token", None, "a"))
+    run.append(event("token", None, "b"))
+    assert (run.first, run.last) == (-1, -1)
+    assert isinstance(run, Run)
+    assert isinstance(run.tape, Timings)

@@ -1,0 +1,187 @@
+"""Responses made of channel messages that grow: the greatest version of each, whole."""
+
+from __future__ import annotations
+
+import json
+from itertools import permutations
+
+import pytest
+
+from core.growing import append, at, create, full
+from core.saying import BEGAN_MS, event, said, shown
+from rehydrate.core import wire
+from rehydrate.core.codecs import decode
+from rehydrate.core.event import Version
+from rehydrate.core.fold import MessageState, Outcome, fold
+from rehydrate.core.message import read_again_from
+from rehydrate.core.text import versioned_messages as cells
+from rehydrate.core.timeline import Timeline
+
+
+def text_of(timeline, id_="r"):
+    return wire.message(timeline.messages[id_])["text"]
+
+
+def cell(kind, created_s, version_s, text=None, *, attempt=None, **fields):
+    """An event of a channel message that grows, of response ``r``."""
+    made = event(kind, text=text, at_s=created_s, **fields)
+    step = ("s", None if attempt is None else at(attempt))
+    version = Version(at(version_s), False, False, *(step if attempt is not None else (None, None)))
+    return made._replace(version=version)
+
+
+def folded(*events):
+    state = MessageState("r")
+    for each in events:
+        fold(state, each)
+    return state
+
+
+@pytest.mark.parametrize("order", list(permutations(range(3))))
+def test_the_greatest_version_counts_in_whatever_order_they_come(order):
+    versions = [create(1, "a"), full(1, 2, "ab"), full(1, 3, "abc")]
+    timeline = shown(*[versions[index] for index in order])
+    assert text_of(timeline) == "abc"
+    assert timeline.messages["r"].parts()[0]["through"] == {"serial": at(1), "version": at(3)}
+
+
+def test_a_delta_is_never_added_to_text_that_came_from_elsewhere():
+    timeline = shown(full(1, 2, "ab"))
+    assert timeline.fold_one(decode(append(1, 3, "bc"))) is Outcome.OLD
+    assert text_of(timeline) == "ab"
+
+
+def test_several_channel_messages_are_parts_in_the_order_of_their_creation():
+    state = folded(cell("token", 3, 9, "said"), cell("reasoning", 2, 2, "thought"))
+    assert [(part["type"], part["text"]) for part in state.parts()] == [
+        ("reasoning", "thought"),
+        ("text", "said"),
+    ]
+    assert [part["through"]["version"] for part in state.parts()] == [at(2), at(9)]
+
+
+def test_an_update_may_say_something_else():
+    assert text_of(shown(full(1, 2, "ab"), full(1, 3, "X"))) == "X"
+
+
+def test_a_response_ends_with_a_version_that_says_so_when_that_was_published():
+    state = shown(full(1, 5, "ab", done=True)).messages["r"]
+    assert (state.status, state.finished_ms) == ("completed", BEGAN_MS + 5_000)
+
+
+def test_what_was_said_before_the_end_and_shows_after_it_is_not_lost():
+    ended = shown(full(1, 2, "ab"), said("response-end", at_s=4, responseId="r"), full(1, 3, "abc"))
+    assert (text_of(ended), ended.messages["r"].status) == ("abc", "completed")
+
+
+def test_others_cannot_change_it():
+    assert text_of(shown(create(1, "a"), full(1, 2, "evil", client_id="mallory"))) == "a"
+
+
+def test_a_version_that_dropped_its_headers_belongs_where_the_message_began():
+    timeline = shown(create(1, "a", rid="mine"), full(1, 2, "ab", rid=None))
+    assert (list(timeline.messages), text_of(timeline, "mine")) == (["mine"], "ab")
+
+
+def test_a_repair_and_who_stores_it_say_all_there_is():
+    repair = said("response-complete", "ABC", at_s=3, responseId="r")
+    timeline = shown(full(1, 2, "ab"), repair, full(1, 4, "abc"))
+    assert text_of(timeline) == "ABC"
+    again = Timeline([wire.state_of(wire.message(timeline.messages["r"]))])
+    again.fold_one(decode(full(1, 4, "abc")))
+    assert text_of(again) == "ABC"
+
+
+def test_a_later_attempt_at_a_step_replaces_an_earlier_one_and_its_late_words():
+    first = cell("token", 2, 4, "one", attempt=1)
+    second = cell("token", 6, 7, "two", attempt=5)
+    begun = cell("void", 5, 5, attempt=5)
+    for order in permutations([first, second, begun]):
+        assert [part["text"] for part in folded(*order).parts()] == ["two"]
+    assert folded(first, begun).parts() == []
+    again = wire.state_of(json.loads(wire.encode(folded(first, begun))))
+    assert fold(again, first._replace(version=first.version._replace(serial=at(8))))
+    assert again.parts() == []
+
+
+def test_a_tool_call_streams_its_arguments_and_gets_its_result():
+    call = {"tool_call_id": "t", "name": "add", "value": ""}
+    state = folded(
+        cell("tool_call", 2, 2, "", **call),
+        cell("tool_call", 2, 4, '{"a":1}', **call),
+        cell("tool_result", 5, 5, tool_call_id="t", value=[2]),
+    )
+    (part,) = state.parts()
+    assert (part["name"], part["args"], part["result"]) == ("add", '{"a":1}', [2])
+    assert part["status"] == "completed"
+    assert part["result_through"] == {"serial": at(5), "version": at(5)}
+
+
+@pytest.mark.parametrize("result", [{"error": "no"}, None])
+def test_a_tool_that_failed_ends_its_call_and_not_the_response(result):
+    failed = cell("tool_result", 5, 5, tool_call_id="t", value=result, status="failed")
+    state = folded(cell("tool_call", 2, 2, "{}", tool_call_id="t", name="add", value=""), failed)
+    assert (state.status, state.parts()[0]["status"]) == ("in_progress", "failed")
+    assert wire.state_of(json.loads(wire.encode(state))).parts() == state.parts()
+
+
+def test_the_wire_form_tells_enough_to_go_on_from():
+    call = {"tool_call_id": "t", "name": "add", "value": ""}
+    state = folded(
+        cell("reasoning", 1, 3, "hm"),
+        cell("tool_call", 2, 4, '{"a"', **call),
+        cell("tool_result", 5, 5, tool_call_id="t", value=None),
+        cell("token", 6, 7, "so"),
+    )
+    again = wire.state_of(json.loads(wire.encode(state)))
+    assert wire.message(again) == wire.message(state)
+    assert fold(again, cell("token", 6, 7, "so")) is Outcome.OLD
+    assert fold(again, cell("token", 6, 8, "so!")) is Outcome.FOLDED
+    assert fold(again, cell("tool_call", 2, 9, '{"a":1}', **call)) is Outcome.FOLDED
+    assert [part.get("text", part.get("args")) for part in again.parts()] == [
+        "hm",
+        '{"a":1}',
+        "so!",
+    ]
+
+
+def test_a_prompt_of_several_channel_messages_is_all_of_them():
+    prompt = [cell("prompt", 1, 1, "look: "), cell("prompt", 2, 2, "this")]
+    state = MessageState("r", "user")
+    assert [fold(state, each) for each in prompt] == [Outcome.FOLDED] * 2
+    body = wire.message(state)
+    assert (body["text"], body["status"]) == ("look: this", "completed")
+    assert wire.message(wire.state_of(body)) == body
+
+
+def test_memory_has_a_bound(monkeypatch):
+    monkeypatch.setattr(cells, "MAX_CELLS", 2)
+    state = MessageState("r")
+    outcomes = [fold(state, cell("token", s, s, "x")) for s in (1, 2, 3)]
+    assert outcomes == [Outcome.FOLDED, Outcome.FOLDED, Outcome.REFUSED]
+    assert fold(state, cell("token", 1, 4, "xy")) is Outcome.FOLDED
+
+
+def test_its_tape_has_the_times_of_the_versions_that_were_seen():
+    state = shown(create(1, "a"), full(1, 3, "abc"), full(1, 4, "X")).messages["r"]
+    (run,) = state.runs_to_keep()
+    assert [(t.length, t.at_ms - BEGAN_MS) for t in run.tape.ticks] == [(1, 4_000)]
+    state = shown(create(1, "a"), full(1, 3, "abc")).messages["r"]
+    (run,) = state.runs_to_keep()
+    assert [(t.length, t.at_ms - BEGAN_MS) for t in run.tape.ticks] == [(1, 1_000), (2, 3_000)]
+
+
+def read_again(*messages, now_s):
+    states = shown(*messages).messages.values()
+    place = read_again_from(states, BEGAN_MS + now_s * 1000)
+    return None if place is None else place.serial
+
+
+def test_history_is_read_again_from_the_oldest_message_that_may_still_grow():
+    later = create(5, "x", rid="s")
+    assert read_again(create(1, "a"), later, now_s=60) == at(1)
+    assert read_again(full(1, 2, "a", done=True), later, now_s=60) == at(5)
+    ended = full(1, 58, "a", done=True)
+    assert read_again(ended, later, now_s=60) == at(1)
+    assert read_again(full(1, 2, "a", done=True), now_s=60) is None
+    assert read_again(said("token", "a", responseId="r", seq=1), now_s=60) is None

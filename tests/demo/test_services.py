@@ -1,0 +1,74 @@
+"""What is not configured is started below the data folder, and shared by all who ask."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+from concurrent.futures import ThreadPoolExecutor
+
+import httpx
+import pytest
+
+from rehydrate.demo.services import _channel, _kept_secret, embedded
+from rehydrate.errors import NotConfigured
+from rehydrate.settings import load_settings
+
+
+def test_a_key_is_made_once_for_a_folder_by_however_many_ask(tmp_path):
+    with ThreadPoolExecutor(16) as pool:
+        made = list(pool.map(_kept_secret, [tmp_path / "key"] * 64))
+    assert len(set(made)) == 1
+    assert made[0].startswith("local.demo:")
+    assert [each.name for each in tmp_path.iterdir()] == ["key"]
+    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
+    assert _kept_secret(tmp_path / "key") == made[0]
+
+
+def test_another_folder_has_another_key(tmp_path):
+    assert _kept_secret(tmp_path / "one") != _kept_secret(tmp_path / "two")
+
+
+async def test_what_is_configured_is_not_started(configured, tmp_path):
+    given = load_settings(**configured, REHYDRATE_DATA_DIR=tmp_path / "data")
+    async with embedded(given) as completed:
+        assert completed == given
+    assert list((tmp_path / "data").iterdir()) == []
+
+
+async def test_the_second_who_asks_for_a_channel_server_finds_the_first_ones(tmp_path):
+    settings = load_settings(REHYDRATE_DATA_DIR=tmp_path)
+    first, second = {}, {}
+    async with _channel(settings, first):
+        async with _channel(settings, second):
+            assert first == second
+        time = f"http://127.0.0.1:{first['ably_port']}/time"
+        async with httpx.AsyncClient() as http:
+            assert (await http.get(time)).status_code == 200, "it outlives who did not start it"
+    async with httpx.AsyncClient() as http:
+        with pytest.raises(httpx.ConnectError):
+            await http.get(time)
+
+
+async def test_many_at_once_start_one_channel_server(tmp_path):
+    settings = load_settings(REHYDRATE_DATA_DIR=tmp_path)
+    here, ports = asyncio.Barrier(3), []
+
+    async def ask():
+        found = {}
+        async with _channel(settings, found):
+            ports.append(found["ably_port"])
+            await here.wait()
+
+    async with asyncio.TaskGroup() as group:
+        for _ in range(3):
+            group.create_task(ask())
+    assert len(ports) == 3
+    assert len(set(ports)) == 1
+
+
+async def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    settings = load_settings(REHYDRATE_DATA_DIR=tmp_path / "file" / "folder")
+    with pytest.raises(NotConfigured, match="REHYDRATE_DATA_DIR"):
+        async with embedded(settings):
+            pass

@@ -1,0 +1,307 @@
+"""The embedded Postgres with real processes: shared, taken over, killed, and mended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import stat
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from postgres.embedded_owners import (
+    OWNER,
+    Start,
+    announced,
+    lives,
+    run,
+    run_when_back,
+    starting_owners,
+    wait_until,
+)
+from rehydrate.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
+
+
+@pytest.fixture
+def owners() -> Iterator[Start]:
+    with starting_owners() as start:
+        yield start
+
+
+async def test_a_fresh_folder_becomes_a_server_over_tcp_and_socket(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path / "pg") as server:
+        assert "@127.0.0.1:" in server.url
+        assert await run(server.url, "select 1") == [1]
+        if len(str(tmp_path)) < 80:  # the kernel's limit for socket paths is 107 bytes
+            assert await run(server.socket_url, "select 2") == [2]
+
+
+async def test_the_data_outlive_a_stop(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path) as server:
+        await run(server.url, "create table kept as select 42 as x")
+        port = server.url.rpartition(":")[2]
+    with EmbeddedPostgres(tmp_path) as server:
+        assert await run(server.url, "select x from kept") == [42]
+        assert server.url.rpartition(":")[2] == port
+
+
+async def test_a_password_is_needed_and_is_kept_from_others(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path) as server:
+        secret = tmp_path / "password"
+        assert stat.S_IMODE(secret.stat().st_mode) == 0o600
+        with pytest.raises(asyncpg.InvalidPasswordError):
+            await run(server.url.replace(secret.read_text(), "wrong"), "select 1")
+        assert secret.read_text() not in repr(server)
+        assert secret.read_bytes() not in Path(f"/proc/{server.pid}/cmdline").read_bytes()
+        log = (tmp_path / "log").read_text()
+    assert secret.read_text() not in log
+
+
+async def test_durability_is_on_and_the_log_keeps_no_statements(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path) as server:
+        names = ("fsync", "synchronous_commit", "full_page_writes")
+        assert await run(server.url, *(f"show {name}" for name in names)) == ["on"] * 3
+        with pytest.raises(asyncpg.UniqueViolationError):
+            await run(
+                server.url,
+                "create table secrets (word text primary key)",
+                "insert into secrets values ('whispered')",
+                "insert into secrets values ('whispered')",
+            )
+        log = (tmp_path / "log").read_text()
+    assert "duplicate key" in log
+    assert "whispered" not in log
+
+
+async def test_stop_leaves_no_process_and_may_be_repeated(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path)
+    server.start()
+    pid = server.pid
+    server.stop()
+    server.stop()
+    assert not lives(pid)
+    assert not (tmp_path / "data" / "postmaster.pid").exists()
+    with pytest.raises(EmbeddedPostgresError, match="start it"):
+        _ = server.url
+
+
+async def test_it_starts_in_a_worker_thread_and_outlives_that_thread(tmp_path: Path) -> None:
+    server = EmbeddedPostgres(tmp_path)
+    try:
+        with ThreadPoolExecutor(1) as pool:
+            url = pool.submit(server.start).result()
+        await asyncio.sleep(0.3)  # PR_SET_PDEATHSIG would have come with the end of the thread
+        assert await run(url, "select 1") == [1]
+    finally:
+        server.stop()
+
+
+async def test_async_with_starts_and_stops_it(tmp_path: Path) -> None:
+    async with EmbeddedPostgres(tmp_path) as server:
+        pid = server.pid
+        assert await run(server.url, "select 1") == [1]
+    assert not lives(pid)
+
+
+async def test_a_cancelled_start_leaves_nothing_behind(tmp_path: Path) -> None:
+    async def enter() -> None:
+        async with EmbeddedPostgres(tmp_path):
+            pass
+
+    entering = asyncio.create_task(enter())
+    await asyncio.sleep(0.05)
+    entering.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await entering
+    assert not (tmp_path / "data" / "postmaster.pid").exists()
+    with EmbeddedPostgres(tmp_path) as server:
+        assert await run(server.url, "select 1") == [1]
+
+
+async def test_a_killed_owner_leaves_no_orphan_and_no_loss(tmp_path: Path, owners) -> None:
+    owner = owners(tmp_path)
+    await run(announced(owner), "create table kept as select 7 as x")
+    pid = EmbeddedPostgres(tmp_path).pid
+    owner.kill()
+    owner.wait()
+    with EmbeddedPostgres(tmp_path) as server:  # may come at once: it waits for the lock
+        assert server.owned
+        assert not lives(pid)
+        assert await run(server.url, "select x from kept") == [7]
+
+
+async def test_a_terminated_owner_ends_its_server_cleanly(tmp_path: Path, owners) -> None:
+    owner = owners(tmp_path)
+    announced(owner)
+    owner.terminate()
+    assert owner.wait(30) == 0
+    assert "database system is shut down" in (tmp_path / "log").read_text()
+
+
+async def test_an_owner_that_left_a_forked_copy_of_itself_still_ends_its_server(
+    tmp_path: Path,
+) -> None:
+    script = OWNER.replace(
+        "    sys.stdin.read()",
+        "    import os, time\n    os.fork() or time.sleep(60)\n    os._exit(9)",
+    )
+    owner = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        announced(owner)
+        assert owner.wait(30) == 9
+        wait_until(lambda: not (tmp_path / "data" / "postmaster.pid").exists())
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(owner.pid, signal.SIGKILL)
+        owner.stdout.close()
+
+
+async def test_a_killed_server_comes_back_by_itself_on_the_same_port(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path) as server:
+        await run(server.url, "create table kept as select 8 as x")
+        url, pid = server.url, server.pid
+        os.kill(pid, signal.SIGKILL)
+        assert await run_when_back(url, "select x from kept") == 8
+        assert server.pid != pid
+        assert server.start() == url
+
+
+@pytest.mark.slow
+async def test_a_server_that_cannot_start_for_a_while_is_there_when_it_can(tmp_path: Path) -> None:
+    """As when its disk is full for longer than a few attempts take."""
+    with EmbeddedPostgres(tmp_path) as server:
+        await run(server.url, "create table kept as select 10 as x")
+        needed = tmp_path / "data" / "PG_VERSION"
+        url, away = server.url, needed.rename(tmp_path / "away")
+        os.kill(server.pid, signal.SIGKILL)
+        wait_until(
+            lambda: (tmp_path / "log").read_text().count("is not a valid data directory") > 6, 60
+        )
+        away.rename(needed)
+        assert await run_when_back(url, "select x from kept") == 10
+
+
+async def test_a_server_killed_together_with_its_guard_and_owner_recovers(
+    tmp_path: Path, owners
+) -> None:
+    owner = owners(tmp_path)
+    await run(announced(owner), "create table kept as select 9 as x")
+    pid = EmbeddedPostgres(tmp_path).pid
+    guard = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    os.kill(guard, signal.SIGSTOP)  # so that it can neither reap nor restart
+    os.kill(pid, signal.SIGKILL)
+    owner.kill()
+    wait_until(lambda: not lives(pid))
+    os.kill(guard, signal.SIGKILL)
+    with EmbeddedPostgres(tmp_path) as server:
+        assert await run(server.url, "select x from kept") == [9]
+        assert "was interrupted" in (tmp_path / "log").read_text()
+
+
+async def test_a_pid_file_that_names_a_stranger_is_not_taken_for_a_server(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path):
+        stale = (tmp_path / "data" / "postmaster.pid").read_text().split("\n")
+    stale[0] = str(os.getpid())
+    (tmp_path / "data" / "postmaster.pid").write_text("\n".join(stale))
+    with EmbeddedPostgres(tmp_path) as server:
+        assert await run(server.url, "select 1") == [1]
+
+
+async def test_a_killed_guard_takes_the_server_along_and_start_mends_it(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path) as server:
+        pid = server.pid
+        guard = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        os.kill(guard, signal.SIGKILL)
+        wait_until(lambda: not lives(pid))
+        assert await run(server.start(), "select 1") == [1]
+
+
+async def test_two_processes_share_one_server_and_the_second_can_take_over(
+    tmp_path: Path, owners
+) -> None:
+    owner = owners(tmp_path)
+    url = announced(owner)
+    second = EmbeddedPostgres(tmp_path)
+    try:
+        assert second.start() == url
+        assert not second.owned
+        await run(url, "create table kept as select 10 as x")
+        owner.kill()
+        owner.wait()
+        assert second.start() == url
+        assert second.owned
+        assert await run(url, "select x from kept") == [10]
+    finally:
+        second.stop()
+
+
+async def test_one_that_is_attached_ends_without_harm(tmp_path: Path, owners) -> None:
+    with EmbeddedPostgres(tmp_path) as server:
+        guest = owners(tmp_path)
+        assert announced(guest) == server.url
+        guest.kill()
+        guest.wait()
+        assert await run(server.url, "select 1") == [1]
+
+
+async def test_many_that_start_at_once_agree_on_one_server(tmp_path: Path) -> None:
+    servers = [EmbeddedPostgres(tmp_path) for _ in range(4)]
+    try:
+        urls = await asyncio.gather(*(asyncio.to_thread(s.start) for s in servers))
+        assert len(set(urls)) == 1
+        assert [s.owned for s in servers].count(True) == 1
+    finally:
+        for server in sorted(servers, key=lambda s: s.owned):
+            server.stop()
+
+
+async def test_a_port_that_was_taken_meanwhile_is_left_to_its_taker(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path) as server:
+        port = int(server.url.rpartition(":")[2].partition("/")[0])
+    taker = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
+    async with taker:
+        with EmbeddedPostgres(tmp_path) as server:
+            assert f":{port}/" not in server.url
+            assert await run(server.url, "select 1") == [1]
+
+
+def test_a_lost_password_is_said(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path):
+        pass
+    (tmp_path / "password").unlink()
+    with pytest.raises(EmbeddedPostgresError, match="put it back"):
+        EmbeddedPostgres(tmp_path).start()
+
+
+def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(EmbeddedPostgresError, match="REHYDRATE_DATA_DIR"):
+        EmbeddedPostgres(tmp_path / "file" / "pg").start()
+
+
+def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
+    with EmbeddedPostgres(tmp_path):
+        pass
+    with (tmp_path / "data" / "postgresql.conf").open("a") as file:
+        file.write("shared_buffers = nonsense\n")
+    with pytest.raises(EmbeddedPostgresError, match="shared_buffers"):
+        EmbeddedPostgres(tmp_path).start()
+
+
+def test_half_an_initdb_is_begun_anew(tmp_path: Path) -> None:
+    (tmp_path / "data.new" / "base").mkdir(parents=True)
+    with EmbeddedPostgres(tmp_path):
+        assert not (tmp_path / "data.new").exists()

@@ -1,0 +1,140 @@
+"""What a follower has heard, answered from instead of history; and what it costs to join."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+import pytest
+
+from rehydrate.core.event import Event
+from rehydrate.core.timeline import Watermark
+from rehydrate.follow.recent_messages import MOST_EVENTS, RecentMessages, reaches
+from rehydrate.ports import Outgoing
+from rehydrate.record.catch_up import NewMessage
+from telling import attachments, history_over, reading
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
+
+
+@pytest.fixture
+async def other(module_database, server):
+    """Another process of the same service, as it were."""
+    async with history_over(module_database, server) as made:
+        yield made
+
+
+@pytest.fixture
+def reads(history, monkeypatch):
+    """The channels whose history hydrates have read, in order (a recorder reads by pages)."""
+    found, ask = [], history._channel.history
+
+    def asked(channel, **how):
+        if "limit" not in how:
+            found.append(channel)
+        return ask(channel, **how)
+
+    monkeypatch.setattr(history._channel, "history", asked)
+    return found
+
+
+async def test_while_it_is_followed_a_hydrate_reads_no_history(
+    history, other, conversation, publisher, reads
+):
+    await publisher.stream("r1", "before", stop=False)
+    async with reading(history, conversation) as follower:
+        await follower.until(lambda r: r.snapshots)
+        await publisher.stream("r1", "!", first=7, start=False)
+        await publisher.stream("r2", "after", stop=False)
+        await follower.until(lambda r: r.texts.get("r2") == "after")
+        reads.clear()
+        answer = await history.hydrate(conversation)
+        reached = await history.hydrate(conversation, until=answer.until)
+        assert not reads
+        elsewhere = await other.hydrate(conversation)
+    assert answer.messages == elsewhere.messages == reached.messages
+    assert answer.until == elsewhere.until
+    assert answer.complete
+
+
+async def test_what_was_stored_elsewhere_meanwhile_is_in_the_hydrate_of_a_followed_conversation(
+    history, other, conversation, publisher, reads
+):
+    async with reading(history, conversation) as follower:
+        await publisher.stream("r", "live", stop=False)
+        await follower.until(lambda r: r.texts.get("r") == "live")
+        await other.store_messages(conversation, [NewMessage("m", "user", text="stored")])
+        await other.catch_up(conversation)
+        reads.clear()
+        answer = await history.hydrate(conversation)
+    assert not reads
+    assert {m["id"]: m["text"] for m in answer.messages} == {"r": "live", "m": "stored"}
+
+
+async def test_a_follower_that_has_not_heard_until_the_attach_point_leaves_it_to_history(
+    history, conversation, publisher, reads
+):
+    async with reading(history, conversation) as follower:
+        await publisher.stream("r", "ab", stop=False)
+        await follower.until(lambda r: r.texts.get("r") == "ab")
+        (later,) = await history._channel.publish(f"other-{conversation}", [Outgoing("t", "", "t")])
+        reads.clear()
+        await history.hydrate(conversation, until=later.partition(":")[0])
+    assert reads
+
+
+async def test_a_follower_whose_connection_does_not_answer_leaves_it_to_history(
+    history, server, conversation, publisher, reads
+):
+    async with reading(history, conversation) as follower:
+        await publisher.stream("r", "ab", stop=False)
+        await follower.until(lambda r: r.texts.get("r") == "ab")
+        line = history._channel._lines._berths[0].line
+        with server.faults.on("freeze"):
+            line._heard_s -= 100
+            reads.clear()
+            answer = await history.hydrate(conversation)
+    assert reads
+    assert answer.messages[0]["text"] == "ab"
+
+
+async def test_many_who_join_at_once_cost_one_attach_and_one_reading(
+    history, server, conversation, publisher, reads
+):
+    await publisher.stream("r", "abc", stop=False)
+    loads, load = [], history._store.load
+
+    async def loaded(*asked, limit, before):
+        if limit > 1:  # not only to learn the channel's name
+            loads.append(asked)
+        return await load(*asked, limit=limit, before=before)
+
+    history._store.load = loaded
+    async with AsyncExitStack() as stack:
+        joined = [await stack.enter_async_context(history.joined(conversation)) for _ in range(200)]
+        firsts = await asyncio.gather(*(each.batch(10) for each in joined))
+        assert len(attachments(server, conversation)) == 1
+    assert all(first is firsts[0][0] for (first,) in firsts)
+    assert firsts[0][0].data["messages"][0]["text"] == "abc"
+    assert len(reads) == 1
+    assert len(loads) == 1
+
+
+def test_what_is_stored_and_what_was_heard_meet_at_the_margin():
+    watermark = Watermark("s", 100_000, 200_000)
+    assert reaches(watermark, 195_000)
+    assert not reaches(watermark, 195_001)
+    assert reaches(Watermark("s", 300_000, 200_000), 295_000)
+    assert reaches(None, 0)
+    assert not reaches(None, 1)
+
+
+def test_the_oldest_events_go_and_it_is_known_since_when_all_are_there():
+    recent = RecentMessages(10_000, 100)
+    recent.know([], 0)
+    for at_ms in range(MOST_EVENTS + 5):
+        recent.add(Event("token", "r", seq=at_ms, timestamp_ms=at_ms))
+    assert recent.events(None) is None
+    kept = recent.events(Watermark("s", 5_005, 5_005))
+    assert [event.seq for event in kept] == list(range(5, MOST_EVENTS + 5))
+    assert recent.events(Watermark("s", 5_004, 5_004)) is None

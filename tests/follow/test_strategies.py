@@ -1,0 +1,168 @@
+"""Rewind, or history up to the attach point: each stands in for the other where it does not reach."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import pytest
+from ably.transport.defaults import Defaults
+
+from localably import Key, LocalAbly, Settings
+from localably.capability import Capability
+from rehydrate.history import History
+from telling import history_over, publisher_to, reading, settings_for
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
+LONG = "".join(chr(0x3042 + n % 80) for n in range(140))
+
+
+@pytest.fixture(params=["rewind", "history"])
+def strategy(request):
+    return request.param
+
+
+@pytest.fixture
+def conversation():
+    return f"c-{secrets.token_hex(4)}"
+
+
+def asked(history, monkeypatch):
+    """The channels whose history *history* reads for followers, in order."""
+    found, ask = [], history._channel.history
+
+    def noted(channel, **how):
+        if "limit" not in how:  # a recorder reads by pages
+            found.append(channel)
+        return ask(channel, **how)
+
+    monkeypatch.setattr(history._channel, "history", noted)
+    return found
+
+
+async def whole(history, conversation, text):
+    """Follow, and return the first snapshot once *text* is shown."""
+    async with reading(history, conversation) as follower:
+        reader = await follower.until(lambda r: r.texts.get("r") == text)
+    return reader.snapshots[0]
+
+
+async def test_a_rewind_that_reaches_what_is_stored_needs_no_history_and_history_no_rewind(
+    module_database, conversation, strategy, monkeypatch
+):
+    async with (
+        LocalAbly() as server,
+        history_over(module_database, server, follow_strategy=strategy) as history,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+    ):
+        await publisher.stream("r", "ab", stop=False)
+        await history.catch_up(conversation)
+        await publisher.stream("r", "c", first=3, start=False, stop=False)
+        reads = asked(history, monkeypatch)
+        snapshot = await whole(history, conversation, "abc")
+    assert snapshot["complete"]
+    assert bool(reads) is (strategy == "history")
+
+
+async def test_more_than_a_rewind_brings_is_read_from_history(
+    module_database, conversation, strategy, monkeypatch
+):
+    """140 tokens, of which an attach rewinds 100 at most: SDKs do not say so (gap 6)."""
+    async with (
+        LocalAbly() as server,
+        history_over(module_database, server, follow_strategy=strategy) as history,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+    ):
+        await publisher.stream("r", LONG, stop=False)
+        reads = asked(history, monkeypatch)
+        snapshot = await whole(history, conversation, LONG)
+    assert (snapshot["complete"], snapshot["messages"][0]["text"]) == (True, LONG)
+    assert reads
+
+
+async def test_a_key_that_may_not_read_history_follows_by_what_is_rewound_whatever_the_strategy(
+    module_database, conversation, strategy
+):
+    keys = [Key("app", "whole", "w" * 32)]
+    keys.append(Key("app", "narrow", "n" * 32, Capability({"*": ["subscribe", "publish"]})))
+    async with (
+        LocalAbly(keys=keys) as server,
+        history_over(module_database, server) as recorder,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+    ):
+        await publisher.stream("r", "ab", stop=False)
+        await recorder.catch_up(conversation)
+        await publisher.stream("r", "c", first=3, start=False, stop=False)
+        narrow = {"ably_api_key": keys[1].value, "follow_strategy": strategy}
+        async with History(settings_for(module_database, server, **narrow)) as history:
+            snapshot = await whole(history, conversation, "abc")
+    assert (snapshot["complete"], snapshot["reasons"]) == (True, [])
+
+
+@pytest.mark.parametrize("code", [90008, 40024])
+async def test_where_history_up_to_the_attach_point_is_refused_plain_history_is_read(
+    module_database, conversation, code
+):
+    async with (
+        LocalAbly() as server,
+        history_over(module_database, server, follow_strategy="history") as history,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+    ):
+        await publisher.stream("r", LONG, stop=False)
+        with server.faults.on("refuse_until_attach", code=code):
+            snapshot = await whole(history, conversation, LONG)
+    assert snapshot["complete"]
+
+
+async def test_who_may_not_read_history_is_told_of_the_hole_that_a_rewind_leaves(
+    module_database, conversation, strategy
+):
+    keys = [Key("app", "whole", "w" * 32)]
+    keys.append(Key("app", "narrow", "n" * 32, Capability({"*": ["subscribe", "publish"]})))
+    async with (
+        LocalAbly(keys=keys) as server,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+    ):
+        await publisher.stream("r", LONG, stop=False)
+        narrow = {"ably_api_key": keys[1].value, "follow_strategy": strategy}
+        async with (
+            History(settings_for(module_database, server, **narrow)) as history,
+            reading(history, conversation) as follower,
+        ):
+            reader = await follower.until(lambda r: r.snapshots)
+    snapshot = reader.snapshots[0]
+    assert not snapshot["complete"]
+    assert {reason["code"] for reason in snapshot["reasons"]} & {
+        "history_refused",
+        "history_expired",
+    }
+    assert LONG not in reader.texts.values()
+
+
+@pytest.mark.slow
+async def test_after_a_suspension_a_new_snapshot_has_what_was_said_meanwhile(
+    module_database, conversation, strategy, monkeypatch
+):
+    monkeypatch.setattr(Defaults, "connection_state_ttl", 500)  # ms; the SDK asks no server
+    async with (
+        LocalAbly(settings=Settings(connection_state_ttl_s=0.5, max_idle_interval_s=2.0)) as server,
+        history_over(module_database, server, follow_strategy=strategy) as history,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+        reading(history, conversation) as follower,
+    ):
+        await publisher.say("user-input", {"promptId": "p", "text": "?"})
+        await publisher.say("token", "a", rid="r")
+        await follower.until(lambda r: r.texts.get("r") == "a")
+        client = history._following._feeds[conversation]._live._client
+        seen = []
+        client.connection.on(lambda change: seen.append(change.current.value))
+        await server.stop()
+        async with asyncio.timeout(20):
+            while "suspended" not in seen:  # noqa: ASYNC110 - the SDK tells
+                await asyncio.sleep(0.01)
+        await server.start()
+        for text in "bc":  # without seq: nothing else would show that they are missing
+            await publisher.say("token", text, rid="r")
+        reader = await follower.until(lambda r: "bc" in r.texts.get("r", ""), within_s=40)
+    assert "again" in reader.kinds
+    assert reader.texts["r"] in ("abc", "bc")

@@ -1,0 +1,98 @@
+"""Following, over Postgres, the channel server and the stock SDK."""
+
+from __future__ import annotations
+
+import pytest
+
+from rehydrate.follow import event_buffer as telling
+from rehydrate.record.catch_up import NewMessage
+from telling import completed, reading
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
+
+
+async def test_who_follows_an_empty_conversation_gets_an_empty_snapshot_then_what_is_said(
+    history, conversation, publisher
+):
+    async with reading(history, conversation) as follower:
+        reader = await follower.until(lambda r: r.snapshots)
+        assert reader.snapshots[0]["messages"] == []
+        await publisher.say("user-input", {"promptId": "p", "text": "語?"})
+        await publisher.stream("r", "héllo 👩‍👩‍👧")
+        await follower.until(lambda r: r.statuses.get("r") == "completed")
+    assert reader.texts == {"p": "語?", "r": "héllo 👩‍👩‍👧"}
+    assert reader.kinds == ["snapshot", "prompt", "start", *["token"] * 11, "stop"]
+    assert not reader.wrong
+
+
+async def test_who_joins_in_the_middle_sees_finished_and_streaming_responses_and_goes_on(
+    history, conversation, publisher
+):
+    await publisher.stream("done", "finished")
+    for seq in range(5):
+        for rid in ("a", "b", "c"):
+            await publisher.say("token" if seq else "start", f"{rid}{seq}", rid=rid, seq=seq)
+    async with reading(history, conversation) as follower:
+        reader = await follower.until(lambda r: r.snapshots)
+        await publisher.say("token", "a5", rid="a", seq=5)
+        await publisher.say("stop", rid="b", seq=5)
+        await follower.until(lambda r: r.statuses.get("b") == "completed")
+    assert reader.texts == {
+        "done": "finished",
+        "a": "a1a2a3a4a5",
+        "b": "b1b2b3b4",
+        "c": "c1c2c3c4",
+    }
+    assert len(reader.snapshots) == 1
+    assert reader.snapshots[0]["complete"]
+    assert not reader.wrong
+
+
+async def test_a_stored_message_without_channel_is_in_the_snapshot_and_one_stored_later_in_a_new(
+    history, conversation
+):
+    await history.store_messages(conversation, [NewMessage("m1", "assistant", text="one")])
+    async with reading(history, conversation) as follower:
+        reader = await follower.until(lambda r: r.texts == {"m1": "one"})
+        await history.store_messages(conversation, [NewMessage("m2", "user", text="two")])
+        await follower.until(lambda r: r.texts == {"m1": "one", "m2": "two"})
+    assert reader.kinds == ["snapshot", "snapshot"]
+
+
+async def test_a_slow_follower_gets_a_new_snapshot_and_holds_nobody_up(
+    history, conversation, publisher, monkeypatch
+):
+    monkeypatch.setattr(telling, "MOST_TOLD", 20)
+    async with history.joined(conversation) as slow, reading(history, conversation) as fast:
+        assert (await slow.batch())[0].kind == "snapshot"
+        await fast.until(lambda r: r.snapshots)
+        for seq in range(50):
+            await publisher.say("token", str(seq % 10), rid="r", seq=seq + 1)
+            await fast.until(lambda r, n=seq + 1: len(r.texts.get("r", "")) == n)
+        assert len(fast.reader.snapshots) == 1
+        (snapshot,) = await slow.batch()
+        assert snapshot.kind == "snapshot"
+        assert snapshot.data["messages"][0]["text"] == "0123456789" * 5
+        await publisher.say("token", "!", rid="r", seq=51)
+        (last,) = await slow.batch()
+        assert last.data["text"] == "!"
+
+
+async def test_a_replay_is_followed_from_its_start_and_is_in_no_snapshot(
+    history, conversation, publisher
+):
+    async with reading(history, conversation) as early:
+        await early.until(lambda r: r.snapshots)
+        await publisher.say("start", rid="again-r", seq=0, replayOf="r")
+        await publisher.say("token", "a", rid="again-r", seq=1, replayOf="r")
+        await early.until(lambda r: r.texts.get("again-r") == "a")
+        async with reading(history, conversation) as late:
+            await late.until(lambda r: r.snapshots)
+            await publisher.say("token", "b", rid="again-r", seq=2, replayOf="r")
+            await publisher.say("stop", rid="again-r", seq=3, replayOf="r")
+            await publisher.stream("r2", "x")
+            await early.until(completed("again-r", "r2"))
+            await late.until(completed("r2"))
+    assert early.reader.texts == {"again-r": "ab", "r2": "x"}
+    assert late.reader.texts in ({"r2": "x"}, early.reader.texts)  # whole, or not at all
+    assert all("again-r" not in str(each) for each in late.reader.snapshots)

@@ -1,0 +1,369 @@
+"""Hydrate over real rooms: what is stored and what the channel says, as one answer."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from exactness.rooms import Gate, Paused, channel_of, now_ms, open_house, within
+from rehydrate.core.positions import at_or_before, channel_serial, decode_cursor
+from rehydrate.errors import BadParameter, StoreUnavailable
+from rehydrate.hydrate import hydrate as hydration
+from rehydrate.hydrate.hydrate import MAX_LIMIT
+from rehydrate.postgres.store import PostgresStore
+from rehydrate.record.catch_up import NewMessage
+
+
+@pytest.fixture(scope="module")
+async def house(module_database):
+    async with open_house(module_database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def room(house):
+    with house.room() as made:
+        yield made
+
+
+async def test_what_nobody_has_heard_of_is_empty_and_complete(room):
+    hydrated = await room.hydrate()
+    assert (hydrated.messages, hydrated.complete, hydrated.older) == ([], True, None)
+    assert json.loads(hydrated.body)["channel"] == room.name
+    assert await room.row() is None
+
+
+async def test_finished_and_open_responses_stand_beside_one_another(room):
+    await room.store_messages(NewMessage("old", "assistant", text="long ago"))
+    await room.say("user-input", {"promptId": "p", "text": "hi"}, client_id="ann")
+    await room.tell("done", "xyz")
+    await room.tell("open", "ab", stop=False)
+    hydrated = await room.hydrate()
+    assert [(m["id"], m["text"], m["status"]) for m in hydrated.messages] == [
+        ("old", "long ago", "completed"),
+        ("p", "hi", "completed"),
+        ("done", "xyz", "completed"),
+        ("open", "ab", "in_progress"),
+    ]
+    assert hydrated.complete
+
+
+@pytest.mark.parametrize("recorded_after", [0, 2, 5])
+async def test_the_answer_is_the_same_however_much_of_it_is_recorded(room, recorded_after):
+    for index, text in enumerate(("ab", "cd")):
+        await room.tell(f"r{index}", text)
+    await room.say("start", responseId="r2", seq=0)
+    for seq, letter in enumerate("語😀é", 1):
+        if seq == recorded_after - 1:
+            await room.catch_up()
+        await room.say("token", letter, responseId="r2", seq=seq)
+    if recorded_after == 5:
+        await room.catch_up()
+    hydrated = await room.hydrate()
+    assert [(m["text"], m["gaps"]) for m in hydrated.messages] == [
+        ("ab", []),
+        ("cd", []),
+        ("語😀é", []),
+    ]
+    assert hydrated.messages[2]["through"]["seq"] == 3
+
+
+async def test_the_answer_reaches_at_least_the_attach_point(room):
+    await room.tell("r", "ab", stop=False)
+    async with room.house.other.subscribe(room.name) as subscription:
+        point = subscription.attach_serial
+        await room.say("token", "c", responseId="r", seq=3)
+        hydrated = await room.hydrate(until=point)
+    (message,) = hydrated.messages
+    assert message["text"].startswith("ab")
+    assert at_or_before(point, hydrated.until)
+
+
+async def test_history_that_lags_behind_the_attach_point_is_read_again(room):
+    with room.faults.on("delay_history", ms=150, channel=room.name):
+        serial = await room.tell("r", "ab")
+        hydrated = await room.hydrate(until=channel_serial(serial))
+    assert [(m["text"], m["status"]) for m in hydrated.messages] == [("ab", "completed")]
+
+
+async def test_what_ended_between_the_reads_of_store_and_channel_is_whole(room):
+    """The channel keeps none of its text: what is committed before its end must be read."""
+    gate = Gate()
+    hydrating = room.house.spawn(room.hydrate(channel=Paused(room.channel, history=gate)))
+    await gate.reached()
+    async with room.respond("r", ephemeral=True) as response:
+        response.write("all of it")
+    gate.open()
+    (message,) = (await hydrating).messages
+    assert (message["text"], message["status"]) == ("all of it", "completed")
+    assert message["gaps"] == []
+
+
+async def test_what_is_recorded_later_than_until_needs_no_channel(room):
+    serial = await room.tell("r", "ab")
+    rules = room.rules._replace(now_ms=lambda: now_ms() + 10_000)
+    await room.catch_up(rules=rules)
+    with room.faults.on("fail_history", status=500) as fault:
+        hydrated = await room.hydrate(until=channel_serial(serial), rules=rules)
+        assert fault.fired == 0
+    assert [m["text"] for m in hydrated.messages] == ["ab"]
+    assert hydrated.complete
+
+
+async def test_a_page_of_history_that_was_asked_for_early_is_the_same_answer(room):
+    await room.tell("a", "ab")
+    await room.catch_up()
+    await room.tell("b", "cd", stop=False)
+    plain = await room.hydrate()
+    for hint_ms in (plain.read_from_ms, 0, now_ms() + 60_000):
+        early = await room.hydrate(since_hint_ms=hint_ms)
+        assert early.messages == plain.messages
+
+
+async def test_a_hint_for_another_channel_than_the_rows_is_dropped(room):
+    await room.store_messages(NewMessage("old", "assistant", text="x"))
+    await room.tell("a", "ab")
+    real, room.name = room.name, "ai:somewhere-else"
+    hydrated = await room.hydrate(since_hint_ms=0)
+    assert (hydrated.channel, len(hydrated.messages)) == (real, 2)
+
+
+@pytest.mark.parametrize(
+    ("asked", "parameter"),
+    [
+        ({"until": ""}, "until"),
+        ({"until": "x" * 257}, "until"),
+        ({"until": "a\n"}, "until"),
+        ({"limit": 0}, "limit"),
+        ({"limit": MAX_LIMIT + 1}, "limit"),
+    ],
+)
+async def test_what_is_out_of_range_names_its_parameter(room, asked, parameter):
+    with pytest.raises(BadParameter) as caught:
+        await room.hydrate(**asked)
+    assert caught.value.parameter == parameter
+
+
+async def test_a_conversation_id_outside_the_syntax_names_its_parameter(room):
+    room.id = "a*"
+    with pytest.raises(BadParameter) as caught:
+        await room.hydrate()
+    assert caught.value.parameter == "conversation_id"
+
+
+class TestDegraded:
+    async def test_without_the_channel_the_stored_part_is_the_answer(self, room):
+        await room.store_messages(NewMessage("old", "assistant", text="kept"))
+        await room.tell("r", "ab", stop=False)
+        await room.catch_up()
+        with room.faults.on("fail_history", status=500):
+            hydrated = await within(room.hydrate(), 12)
+        assert [(m["id"], m["text"]) for m in hydrated.messages] == [("old", "kept"), ("r", "ab")]
+        assert not hydrated.complete
+        assert [(r.code, r.retry) for r in hydrated.reasons] == [("history_unavailable", True)]
+
+    async def test_a_channel_that_never_answers_is_given_up(self, room, monkeypatch):
+        await room.store_messages(NewMessage("old", "assistant", text="kept"))
+        monkeypatch.setattr("rehydrate.hydrate.history_window.HISTORY_TIMEOUT_S", 0.3)
+        with room.faults.on("stall_requests", seconds=30):
+            hydrated = await within(room.hydrate(), 12)
+        assert [m["text"] for m in hydrated.messages] == ["kept"]
+        assert [(r.code, r.retry) for r in hydrated.reasons] == [("history_unavailable", True)]
+
+    async def test_a_channel_that_is_not_there_is_a_reason(self, room, house):
+        await room.store_messages(NewMessage("old", "assistant", text="kept"))
+        async with channel_of(house.server, request_timeout_s=0.5) as gone:
+            with house.server.faults.on("stall_requests", seconds=30):
+                hydrated = await within(room.hydrate(channel=gone), 12)
+        assert [r.code for r in hydrated.reasons] == ["history_unavailable"]
+
+    async def test_a_channel_that_says_no_is_a_reason_that_trying_again_does_not_mend(self, room):
+        await room.store_messages(NewMessage("old", "assistant", text="kept"))
+        with room.faults.on("fail_history", status=401, code=40160):
+            hydrated = await within(room.hydrate(), 12)
+        assert [m["text"] for m in hydrated.messages] == ["kept"]
+        assert [(r.code, r.retry) for r in hydrated.reasons] == [("history_refused", False)]
+
+    async def test_without_the_store_there_is_no_answer(self, room):
+        nowhere = PostgresStore("postgresql://nobody@127.0.0.1:1/none")
+        await nowhere.open()
+        try:
+            with pytest.raises(StoreUnavailable):
+                await within(room.hydrate(store=nowhere), 30)
+        finally:
+            await nowhere.close()
+
+
+class TestPages:
+    async def read_back(self, room, limit, **first):
+        """All pages, newest first, each a list of ids."""
+        pages, before = [], None
+        while True:
+            hydrated = await room.hydrate(limit=limit, before=before)
+            pages.append([m["id"] for m in hydrated.messages])
+            if hydrated.older is None:
+                return pages
+            before = decode_cursor(hydrated.older)
+
+    @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "on the channel only"])
+    async def test_pages_go_back_to_the_first_message(self, room, recorded):
+        for index in range(5):
+            await room.tell(f"r{index}", "x")
+        if recorded:
+            await room.catch_up()
+        assert await self.read_back(room, 2) == [["r3", "r4"], ["r1", "r2"], ["r0"]]
+
+    @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "on the channel only"])
+    async def test_pages_are_stable_while_messages_arrive_and_end(self, room, recorded):
+        await room.tell("open", "x", stop=False)
+        for index in range(4):
+            await room.tell(f"r{index}", "x")
+        if recorded:
+            await room.catch_up()
+        first = await room.hydrate(limit=2)
+        assert [m["id"] for m in first.messages] == ["open", "r2", "r3"]
+        await room.tell("new", "x")
+        if recorded:
+            await room.catch_up()
+        second = await room.hydrate(limit=2, before=decode_cursor(first.older))
+        assert [m["id"] for m in second.messages] == ["r0", "r1"]
+        assert second.older is None
+        await room.say("stop", responseId="open", seq=2)
+        if recorded:
+            await room.catch_up()
+        third = await room.hydrate(limit=2, before=decode_cursor(first.older))
+        assert [m["id"] for m in third.messages] == ["r0", "r1"]
+        assert third.older is not None
+
+    async def test_messages_that_a_backend_stored_take_their_place_in_pages(self, room):
+        await room.store_messages(*(NewMessage(f"s{i}", "assistant", text="x") for i in range(3)))
+        await room.tell("r0", "x")
+        assert await self.read_back(room, 2) == [["s2", "r0"], ["s0", "s1"]]
+
+    async def test_a_settled_page_may_be_kept_and_the_newest_may_not(self, room):
+        for index in range(3):
+            await room.tell(f"r{index}", "x")
+        await room.catch_up()
+        newest = await room.hydrate(limit=2)
+        assert not newest.settled
+        assert (await room.hydrate(limit=2, before=decode_cursor(newest.older))).settled
+
+    async def test_exactly_a_page_has_no_older_one(self, room):
+        for index in range(2):
+            await room.tell(f"r{index}", "x")
+        assert (await room.hydrate(limit=2)).older is None
+        await room.catch_up()
+        assert (await room.hydrate(limit=2)).older is None
+
+
+class TestSeam:
+    async def test_windows_that_do_not_meet_say_so(self, room, house):
+        await room.tell("r", "ab", stop=False)
+        await room.catch_up()
+        house.server.expire(room.name)
+        await room.say("token", "d", responseId="r", seq=4)
+        later = room.rules._replace(now_ms=lambda: now_ms() + 200_000)
+        hydrated = await room.hydrate(rules=later)
+        assert [(r.code, r.retry) for r in hydrated.reasons] == [("history_expired", False)]
+        assert [(m["text"], m["gaps"]) for m in hydrated.messages] == [("abd", [[3, 3]])]
+
+    async def test_windows_that_meet_are_complete_however_old_the_watermark(self, room):
+        await room.tell("r", "ab", stop=False)
+        await room.catch_up()
+        later = room.rules._replace(now_ms=lambda: now_ms() + 200_000)
+        assert (await room.hydrate(rules=later)).complete
+
+    async def test_a_response_that_finished_between_the_two_reads_is_whole(self, room):
+        await room.tell("r", "ab", stop=False)
+        await room.catch_up()
+        gate = Gate()
+        hydrating = room.house.spawn(room.hydrate(channel=Paused(room.channel, history=gate)))
+        await gate.reached()
+        await room.say("token", "c", responseId="r", seq=3)
+        await room.say("stop", responseId="r", seq=4)
+        await room.catch_up()
+        gate.open()
+        (message,) = (await within(hydrating)).messages
+        assert (message["text"], message["status"]) == ("abc", "completed")
+
+    async def test_a_repair_after_the_end_is_shown_before_it_is_recorded(self, room):
+        await room.tell("r", "abc")
+        await room.catch_up()
+        await room.say("response-complete", "aBc", responseId="r", seq=3)
+        assert await room.shown() == {"r": ("aBc", "completed")}
+        await room.say("response-complete", "!", responseId="r", seq=2)
+        unrecorded = await room.hydrate()
+        await room.catch_up()
+        assert (await room.hydrate()).messages == unrecorded.messages
+
+    async def test_a_repair_of_the_beginning_after_the_end_keeps_the_rest(self, room):
+        await room.tell("r", "abc")
+        await room.catch_up()
+        await room.say("response-complete", "AB", responseId="r", seq=2)
+        assert await room.shown() == {"r": ("ABc", "completed")}
+
+    async def test_a_finished_message_that_is_not_on_the_page_is_known_all_the_same(self, room):
+        await room.tell("r0", "ab")
+        await room.catch_up()
+        await room.tell("r1", "x")
+        await room.say("token", "z", responseId="r0", seq=2)
+        hydrated = await room.hydrate(limit=1)
+        assert [(m["id"], m["text"]) for m in hydrated.messages] == [("r1", "x")]
+        assert hydrated.older is not None
+
+    async def test_nameless_streams_go_on_where_the_store_has_them(self, room):
+        await room.say("token", "a")
+        await room.catch_up()
+        await room.say("token", "b")
+        await room.say("stop")
+        await room.catch_up()
+        await room.say("token", "c")
+        assert [text for text, _ in (await room.shown()).values()] == ["ab", "c"]
+
+
+async def test_a_pointer_whose_text_is_not_stored_means_again(room):
+    await room.tell("r", "ab", stop=False)
+    await room.say("response-complete", None, responseId="r", seq=2)
+    hydrated = await room.hydrate()
+    assert [(r.code, r.retry) for r in hydrated.reasons] == [("store_behind", True)]
+
+
+async def test_text_that_cannot_be_shown_to_be_whole_says_so(room):
+    await room.say("token", "b", responseId="r")
+    hydrated = await room.hydrate()
+    assert [(r.code, r.retry) for r in hydrated.reasons] == [("not_exact", False)]
+    assert hydrated.messages[0]["exact"] is False
+
+
+async def test_others_than_the_agents_publish_no_responses(house):
+    with house.room(agents=frozenset({"bot"})) as room:
+        await room.tell("r", "x", stop=False)
+        await room.say("user-input", {"promptId": "p", "text": "hi"}, client_id="ann")
+        assert await room.shown() == {"p": ("hi", "completed")}
+        await room.catch_up()
+        assert await room.shown() == {"p": ("hi", "completed")}
+
+
+async def test_an_answer_that_cannot_show_yet_that_it_reaches_until_says_so(room):
+    ahead = await room.hydrate(until=f"{now_ms() + 60_000:014d}-000@x")
+    assert [(reason.code, reason.retry) for reason in ahead.reasons] == [
+        ("history_unavailable", True)
+    ]
+    assert (await room.hydrate(until=f"{now_ms() - 60_000:014d}-000@x")).complete
+
+
+async def test_what_the_store_was_given_while_the_channel_was_read_is_no_gap(room, monkeypatch):
+    """The stop is on the channel, and the text that only the store has came after it was asked."""
+    monkeypatch.setattr(hydration, "EPHEMERAL_LAG_S", 0.01)
+    asked = Gate()
+    publishing = room.respond("r", ephemeral=True)
+    response = await publishing.__aenter__()
+    response.write("all of it")
+    answering = asyncio.create_task(room.hydrate(channel=Paused(room.channel, history=asked)))
+    await asked.reached()
+    await publishing.__aexit__(None, None, None)
+    asked.open()
+    (message,) = (await within(answering)).messages
+    assert (message["text"], message["status"], message["gaps"]) == ("all of it", "completed", [])

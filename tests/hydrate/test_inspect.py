@@ -1,0 +1,122 @@
+"""Inspect over real rooms: pieces, sources, publisher, lease; and what answers."""
+
+from __future__ import annotations
+
+import pytest
+
+from exactness.rooms import open_house
+from rehydrate.errors import BadParameter, ChannelUnavailable, NotFound
+from rehydrate.hydrate.inspect import Check, ServiceHealth, checked, inspect
+from rehydrate.ports import Backlog
+from rehydrate.record.catch_up import NewMessage
+
+
+@pytest.fixture(scope="module")
+async def house(module_database):
+    async with open_house(module_database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def room(house):
+    with house.room() as made:
+        yield made
+
+
+async def look(room, message_id):
+    return await inspect(
+        room.id,
+        message_id,
+        store=room.store,
+        inspections=room.store,
+        channel=room.channel,
+        channel_name=room.name,
+        rules=room.rules,
+    )
+
+
+def sources(inspected):
+    return [(s.source, s.first, s.last) for s in inspected.stretches]
+
+
+async def test_a_response_that_only_the_channel_knows_is_all_history(room):
+    await room.tell("r", "abc", stop=False)
+    seen = await look(room, "r")
+    assert (seen.stored, seen.lease, seen.watermark) == (None, None, None)
+    assert sources(seen) == [("history", 0, 3)]
+    assert [tick.length for tick in seen.stretches[0].ticks] == [0, 1, 1, 1]
+
+
+async def test_what_was_recorded_is_the_databases_and_what_came_since_history(room):
+    await room.tell("r", "ab", stop=False)
+    await room.catch_up()
+    await room.say("token", "c", responseId="r", seq=3)
+    seen = await look(room, "r")
+    assert seen.stored == ("in_progress", 2)
+    assert sources(seen) == [("database", 0, 2), ("history", 3, 3)]
+    assert seen.state.through.seq == 3
+    assert seen.watermark is not None
+
+
+async def test_a_finished_one_far_back_is_found_with_its_times(room):
+    await room.tell("old", "abc")
+    await room.catch_up()
+    for index in range(3):
+        await room.store_messages(NewMessage(f"m{index}", "user", text="x"))
+    seen = await look(room, "old")
+    assert (seen.stored, sources(seen)) == (("completed", 4), [("database", 0, 3)])
+    (stored,) = (await look(room, "m1")).stretches
+    assert (stored.is_whole, stored.source) == (True, "database")
+
+
+async def test_a_publisher_is_seen_with_its_lease(room):
+    async with room.respond("led") as response:
+        response.write("so")
+        seen = await look(room, "led")
+        assert seen.lease.holder
+        assert (seen.lease.expired, seen.lease.fenced, seen.lease.told_ms) == (False, False, None)
+    seen = await look(room, "led")
+    assert (seen.lease.holder, seen.state.status) == (None, "completed")
+    assert seen.lease.told_ms is not None
+
+
+async def test_gaps_stay_between_the_stretches(room):
+    for seq, text in ((0, None), (1, "a"), (4, "d")):
+        name = "start" if text is None else "token"
+        await room.say(name, text, responseId="g", seq=seq)
+    seen = await look(room, "g")
+    assert (seen.state.gaps(), sources(seen)) == (
+        [(2, 3)],
+        [("history", 0, 1), ("history", 4, 4)],
+    )
+
+
+async def test_what_nobody_knows_is_not_found(room):
+    with pytest.raises(NotFound):
+        await look(room, "nobody")
+    with pytest.raises(BadParameter, match="message_id"):
+        await look(room, "")
+
+
+async def test_a_check_says_what_is_wrong_and_how_long_it_took():
+    async def well():
+        return None
+
+    async def ill():
+        raise ChannelUnavailable("no answer in 5 s")
+
+    assert (await checked(well)).fault is None
+    check = await checked(ill)
+    assert check.fault == "no answer in 5 s"
+    assert check.ms >= 0
+
+
+def test_recorders_are_behind_once_what_is_open_was_not_read_for_too_long():
+    well = Check(None, 1)
+
+    def health(backlog):
+        return ServiceHealth(well, well, backlog, 0, 0, patience_s=60, now_ms=200_000)
+
+    assert health(None).behind_s == health(Backlog(0, 0, None, 0)).behind_s == 0
+    assert health(Backlog(1, 1, 140_000, 0)).behind_s == 0
+    assert health(Backlog(1, 1, 130_000, 0)).behind_s == 10

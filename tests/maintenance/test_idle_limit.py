@@ -1,0 +1,131 @@
+"""The idle limit of publishers that are not ours: an end that is only provisional."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from localably import LocalAbly
+from rehydrate.history import History
+from rehydrate.ports import Outgoing
+from rehydrate.settings import load_settings
+
+LIMIT_MS = 1000
+
+
+@pytest.fixture
+async def settings(database):
+    async with LocalAbly() as ably:
+        yield load_settings(
+            database_url=database,
+            ably_api_key=ably.key,
+            ably_endpoint="127.0.0.1",
+            ably_port=ably.port,
+            ably_tls=False,
+            idle_limit_ms=LIMIT_MS,
+        )
+
+
+@pytest.fixture
+async def history(settings):
+    async with History(settings) as history:
+        yield history
+
+
+@pytest.fixture
+async def other(settings):
+    """As `history`, in another process, as it were."""
+    async with History(settings) as other:
+        yield other
+
+
+async def say(history, conversation_id, seq, name, text=None):
+    headers = {"responseId": "r1", "seq": seq}
+    message = Outgoing(name, text, f"id-{seq}", {"headers": headers}, "their-agent")
+    await history._channel.publish(f"ai:{conversation_id}", [message])
+
+
+async def once(history, conversation_id, status):
+    async with asyncio.timeout(30):
+        while True:
+            (message,) = (await history.hydrate(conversation_id)).messages
+            if message["status"] == status:
+                return message
+            await asyncio.sleep(0.1)
+
+
+async def test_a_foreign_response_that_says_nothing_more_ends_and_a_later_event_reopens_it(history):
+    await say(history, "idle", 0, "start")
+    await say(history, "idle", 1, "token", "a")
+    await history.catch_up("idle")
+    assert (await once(history, "idle", "interrupted"))["text"] == "a"
+    await say(history, "idle", 2, "token", "b")
+    assert (await once(history, "idle", "in_progress"))["text"] == "ab"
+    await history.catch_up("idle")
+    assert (await once(history, "idle", "interrupted"))["text"] == "ab"
+    await say(history, "idle", 3, "stop")
+    await history.catch_up("idle")
+    message = await once(history, "idle", "completed")
+    assert (message["text"], message["gaps"]) == ("ab", [])
+    await asyncio.sleep(2 * LIMIT_MS / 1000)
+    assert (await once(history, "idle", "completed"))["text"] == "ab"
+
+
+async def test_a_follower_here_is_told_of_the_end(history):
+    await say(history, "told", 0, "start")
+    await say(history, "told", 1, "token", "a")
+    await history.catch_up("told")
+    async with asyncio.timeout(30), history.joined("told") as follower:
+        await told_of_the_end(follower)
+
+
+async def told_of_the_end(follower):
+    while True:
+        event = await anext(follower)
+        if event.kind == "snapshot" and event.data["messages"][0]["status"] == "interrupted":
+            return
+
+
+async def test_followers_in_every_process_are_told_whichever_has_ended_it(history, other):
+    await say(history, "all", 0, "start")
+    await say(history, "all", 1, "token", "a")
+    await history.catch_up("all")
+    async with (
+        asyncio.timeout(30),
+        history.joined("all") as here,
+        other.joined("all") as there,
+        asyncio.TaskGroup() as group,
+    ):
+        for follower in (here, there):
+            group.create_task(told_of_the_end(follower))
+
+
+async def test_a_quiet_response_of_ours_is_read_again_once_a_limit_and_not_at_every_look(history):
+    async with history.respond("quiet", "r2") as response, history.joined("quiet") as follower:
+        response.write("a thought")
+        snapshots = 0
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(4 * LIMIT_MS / 1000):
+                async for event in follower:
+                    snapshots += event.kind == "snapshot"
+    assert snapshots <= 4
+
+
+async def test_one_that_goes_on_is_left_alone(history):
+    await say(history, "busy", 0, "start")
+    await history.catch_up("busy")
+    for seq in range(1, 9):
+        await say(history, "busy", seq, "token", str(seq))
+        await asyncio.sleep(0.4)
+        (message,) = (await history.hydrate("busy")).messages
+        assert message["status"] == "in_progress"
+
+
+async def test_a_response_of_ours_has_a_lease_instead(history):
+    async with history.respond("leased", "r2") as response:
+        response.write("a thought")
+        await asyncio.sleep(2.5 * LIMIT_MS / 1000)
+        (message,) = (await history.hydrate("leased")).messages
+        assert message["status"] == "in_progress"

@@ -1,0 +1,377 @@
+"""Laws 6 and 7: a response whose publisher died ends, and an end that nobody told is told."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from ably import AblyRealtime
+
+from exactness.rooms import open_house
+from localably import LocalAbly
+from rehydrate.core.fold import Outcome
+from rehydrate.demo.reader import join
+from rehydrate.errors import ChannelRefused, Conflict, Fenced
+from rehydrate.history import History
+from rehydrate.maintenance.sweeper import Sweeper, sweep
+from rehydrate.ports import Due
+from rehydrate.publish import respond as responding
+from rehydrate.publish.publish_queue import PublishQueue
+from rehydrate.record.catch_up import NewMessage
+from rehydrate.settings import load_settings
+
+pytestmark = pytest.mark.slow
+
+LEASE_S = 1.0
+WITHIN_S = 30.0
+
+
+@pytest.fixture
+async def ably():
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture
+def history_settings(database, ably):
+    return lambda **more: load_settings(
+        database_url=database,
+        ably_api_key=ably.key,
+        ably_endpoint="127.0.0.1",
+        ably_port=ably.port,
+        ably_tls=False,
+        **more,
+    )
+
+
+@pytest.fixture
+async def history(history_settings):
+    async with History(history_settings(lease_s=LEASE_S)) as history:
+        yield history
+
+
+async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="write", pause_s=0):
+    """Publish *texts*, and die at a moment: while writing, or after the commit."""
+
+    async def no_end(*_):
+        return None
+
+    async def commit_only(publication, ledger, keeping):
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await ledger.commit(publication, await publication.end())
+
+    with monkeypatch.context() as patch:
+        patch.setattr(responding, "_end", no_end if at == "write" else commit_only)
+        async with history.respond(conversation_id, response_id) as response:
+            for text in texts:
+                response.write(text)
+                await asyncio.sleep(pause_s)
+            await asyncio.sleep(0.8)  # one checkpoint, and the acknowledgements
+    for task in asyncio.all_tasks():
+        if task.get_name() == f"checkpoints of {response_id}":
+            task.cancel()
+
+
+async def ended(history, conversation_id, response_id):
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            messages = (await history.hydrate(conversation_id)).messages
+            found = [m for m in messages if m["id"] == response_id]
+            if found and found[0]["status"] != "in_progress":
+                return found[0]
+            await asyncio.sleep(0.1)
+
+
+async def until(condition):
+    async with asyncio.timeout(WITHIN_S):
+        while not condition():  # noqa: ASYNC110 - a reader's own list
+            await asyncio.sleep(0.05)
+
+
+async def stops(history, conversation_id, response_id):
+    """The stops on the channel, once there is one."""
+    async with asyncio.timeout(WITHIN_S):
+        while True:
+            found = []
+            async for page in history._channel.history(f"ai:{conversation_id}"):
+                found += [
+                    m
+                    for m in page
+                    if m.name == "stop" and m.extras["headers"]["responseId"] == response_id
+                ]
+            if found:
+                return found
+            await asyncio.sleep(0.1)
+
+
+async def test_a_response_whose_publisher_died_ends_interrupted_with_all_its_text(
+    history, monkeypatch
+):
+    await die(history, "sweep-1", "r1", ["one ", "two"], monkeypatch)
+    message = await ended(history, "sweep-1", "r1")
+    assert (message["status"], message["text"]) == ("interrupted", "one two")
+    assert not message["gaps"]
+    stop = (await stops(history, "sweep-1", "r1"))[0]
+    assert stop.extras["headers"]["status"] == "interrupted"
+    assert stop.extras["headers"]["seq"] == 3
+
+
+async def test_a_reader_who_lacks_what_the_store_has_gets_it_with_the_end(
+    history, ably, monkeypatch
+):
+    """A token was refused; a checkpoint has it, but the publisher died before it could repair."""
+    stock = AblyRealtime(
+        key=ably.key, endpoint=f"127.0.0.1:{ably.port}", tls=False, auto_connect=True
+    )
+    seen = []
+
+    async def load(until=None):
+        return json.loads((await history.hydrate("sweep-9", until=until)).body)
+
+    def render(view):
+        seen.append(view.messages)
+
+    joining = asyncio.create_task(join(stock, "ai:sweep-9", load, render))
+    try:
+        await until(lambda: seen)
+        ably.faults.set("refuse_publish", nth=2, channel="ai:sweep-9")
+        await die(history, "sweep-9", "r1", ["one ", "two ", "three"], monkeypatch, pause_s=0.1)
+        message = await ended(history, "sweep-9", "r1")
+        assert (message["text"], message["gaps"]) == ("one two three", [])
+        await until(lambda: seen[-1][0]["status"] != "in_progress")
+        assert (seen[-1][0]["text"], seen[-1][0]["gaps"]) == ("one two three", [])
+    finally:
+        joining.cancel()
+        await asyncio.gather(joining, return_exceptions=True)
+        await stock.close()
+
+
+async def test_half_done_tool_calls_are_closed_and_those_that_are_done_stay(history, monkeypatch):
+    async def no_end(*_):
+        return None
+
+    with monkeypatch.context() as patch:
+        patch.setattr(responding, "_end", no_end)
+        async with history.respond("sweep-9", "r1") as response:
+            response.tool_call("done", "find", {"q": 1})
+            response.tool_result("done", [1])
+            response.tool_call("failed", "find", {"q": 2})
+            response.tool_result("failed", {"error": "no"}, failed=True)
+            response.tool_call("half", "find")
+            response.tool_args("half", '{"q":')
+            await asyncio.sleep(0.8)
+    for task in asyncio.all_tasks():
+        if task.get_name() == "checkpoints of r1":
+            task.cancel()
+    message = await ended(history, "sweep-9", "r1")
+    assert message["status"] == "interrupted"
+    assert [(part["status"], part["args"], part["result"]) for part in message["parts"]] == [
+        ("completed", {"q": 1}, [1]),
+        ("failed", {"q": 2}, {"error": "no"}),
+        ("incomplete", '{"q":', None),
+    ]
+    assert (await stops(history, "sweep-9", "r1"))[0].extras["headers"]["status"] == "interrupted"
+
+
+async def test_an_end_that_was_committed_but_not_told_is_told(history, monkeypatch):
+    await die(history, "sweep-2", "r1", ["all of it"], monkeypatch, at="commit")
+    message = await ended(history, "sweep-2", "r1")
+    assert (message["status"], message["text"]) == ("completed", "all of it")
+    (stop,) = await stops(history, "sweep-2", "r1")
+    assert stop.extras["headers"]["status"] == "completed"
+
+
+async def test_a_swept_response_is_never_taken_over(history, monkeypatch):
+    await die(history, "sweep-3", "r1", ["text"], monkeypatch)
+    await ended(history, "sweep-3", "r1")
+    with pytest.raises(Conflict):
+        async with history.respond("sweep-3", "r1"):
+            pass
+
+
+async def test_a_living_publisher_that_thinks_is_not_swept(history):
+    async with history.respond("sweep-4", "r1") as response:
+        response.write("a thought")
+        await asyncio.sleep(3 * LEASE_S)
+        response.write(", and another")
+    message = await ended(history, "sweep-4", "r1")
+    assert (message["status"], message["text"]) == ("completed", "a thought, and another")
+
+
+async def test_two_sweepers_end_a_response_once(history, history_settings, monkeypatch):
+    async with History(history_settings(lease_s=LEASE_S)):
+        await die(history, "sweep-5", "r1", ["text"], monkeypatch)
+        await ended(history, "sweep-5", "r1")
+        await asyncio.sleep(2 * LEASE_S)
+        assert len(await stops(history, "sweep-5", "r1")) == 1
+
+
+async def test_a_publisher_that_was_taken_for_dead_writes_no_more(history):
+    with pytest.raises(Fenced):  # noqa: PT012 - wherever the publisher next writes
+        async with history.respond("sweep-6", "r1") as response:
+            response.write("before")
+            await asyncio.sleep(0.8)
+            async with history._store.locked("sweep-6", "ai:sweep-6") as held:
+                await held.fence("r1", "somebody", 0.1)
+            await asyncio.sleep(0.8)
+            response.write("after")
+            await asyncio.sleep(0.8)
+            response.write("refused")
+    message = await ended(history, "sweep-6", "r1")
+    assert message["status"] == "interrupted"
+    assert message["text"].startswith("before")
+
+
+async def test_a_terminal_row_is_not_undone_by_a_late_repair_of_the_same_text(history):
+    async with history.respond("sweep-7", "r1") as response:
+        response.write("kept")
+    before = json.loads(await history.message("sweep-7", "r1"))
+    await history.catch_up("sweep-7")
+    assert json.loads(await history.message("sweep-7", "r1"))["text"] == before["text"]
+    counts = (await history.catch_up("sweep-7")).counts
+    assert counts[Outcome.FOLDED.value] == 0
+    same = NewMessage("r1", "assistant", text="kept")
+    assert (await history.store_messages("sweep-7", [same])).unchanged == ["r1"]
+
+
+async def test_a_publisher_that_waits_for_acknowledgements_keeps_its_lease(history, ably):
+    responding = history.respond("sweep-8", "r1")
+    response = await responding.__aenter__()
+    response.write("first ")
+    await asyncio.sleep(0.3)
+    with ably.faults.on("freeze"):
+        response.write("last")
+        ending = asyncio.create_task(responding.__aexit__(None, None, None))
+        await asyncio.sleep(3 * LEASE_S)
+    await asyncio.wait_for(ending, 40)
+    message = await ended(history, "sweep-8", "r1")
+    assert (message["status"], message["text"]) == ("completed", "first last")
+
+
+async def test_a_sweep_that_takes_long_holds_up_no_other():
+    stuck, waits = Due("stuck", "r1", "ai:stuck"), Due("waits", "r1", "ai:waits")
+    found, swept = [stuck], []
+
+    async def find():
+        return list(found)
+
+    async def sweep(due):
+        swept.extend(due)
+        found.remove(*due)
+        if due == [stuck]:
+            found.append(waits)
+            await asyncio.Event().wait()
+        return len(due)
+
+    sweeper = Sweeper(find, sweep, every_s=0.01, lease_s=LEASE_S)
+    sweeper.open()
+    try:
+        await until(lambda: swept == [stuck, waits])
+    finally:
+        await sweeper.close()
+
+
+async def test_what_is_being_swept_is_not_begun_again():
+    due, begun = [Due("c", "r1", "ai:c"), Due("c", "r2", "ai:c")], []
+    looks = []
+
+    async def find():
+        looks.append(begun[:])
+        return due if begun else due[:1]
+
+    async def sweep(some):
+        begun.append(some)
+        await asyncio.Event().wait()
+        return len(some)
+
+    sweeper = Sweeper(find, sweep, every_s=0.01, lease_s=LEASE_S)
+    sweeper.open()
+    try:
+        await until(lambda: len(looks) > 10)
+        assert begun == [due[:1], due[1:]]
+    finally:
+        await sweeper.close()
+
+
+async def test_what_cannot_be_ended_keeps_no_other_of_its_conversation_open():
+    bad, good = Due("c", "bad", "ai:c"), [Due("c", f"r{n}", "ai:c") for n in range(3)]
+    left, tried = [bad, *good], []
+
+    async def find():
+        return list(left)
+
+    async def sweep(due):
+        tried.append(due)
+        if bad in due:
+            raise ChannelRefused(40012, "no client may say that")
+        for each in due:
+            left.remove(each)
+        return len(due)
+
+    sweeper = Sweeper(find, sweep, every_s=0.01, lease_s=LEASE_S)
+    sweeper.open()
+    try:
+        await until(lambda: left == [bad])
+        assert tried[0] == [bad, *good]
+        left += good
+        await until(lambda: left == [bad])
+        assert good in tried  # together again
+    finally:
+        await sweeper.close()
+
+
+@pytest.fixture
+async def house(database):
+    async with open_house(database) as opened:
+        yield opened
+
+
+class Told:
+    """A channel that notes how much each publish carries."""
+
+    def __init__(self, channel):
+        self.publishes = []
+        self._channel = channel
+
+    def publish(self, channel, messages, **more):
+        self.publishes.append([message.name for message in messages])
+        return self._channel.publish(channel, messages, **more)
+
+
+async def test_all_that_is_due_in_a_conversation_is_swept_with_one_reading_of_its_channel(house):
+    names = [f"r{number}" for number in range(20)]
+    readings = []
+
+    async def record(_):
+        readings.append(await room.catch_up())
+
+    with house.room() as room:
+        for name in [*names, "ended", "alive"]:
+            await room.claimed(name)
+            await room.tell(name, "ab", stop=False)
+        await room.catch_up()
+        for name in [*names, "ended"]:
+            await room.take_over(name)
+        await room.store_messages(NewMessage("ended", "assistant", text="abc"))
+        channel = Told(room.channel)
+        count = await sweep(
+            [Due(room.id, name, room.name) for name in [*names, "ended", "alive", "unknown"]],
+            store=room.store,
+            outbox=PublishQueue(channel, rate_per_s=50),
+            rules=room.rules,
+            record=record,
+            lease_s=0.0,
+        )
+        assert count == 21
+        assert len(readings) == 3  # before the fence, after it, and for the ends
+        assert channel.publishes == [["response-complete", "stop"] * 21]
+        assert await room.stored() == {
+            **dict.fromkeys(names, ("ab", "interrupted")),
+            "ended": ("abc", "completed"),
+            "alive": ("ab", "in_progress"),
+        }
+        for name in [*names, "ended"]:
+            assert (await room.lease(name)).told
+        assert not (await room.lease("alive")).fenced

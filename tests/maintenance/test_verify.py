@@ -1,0 +1,187 @@
+"""Verify: what is stored against what the channel shows; mended from the side that is right."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+
+import pytest
+
+from localably import LocalAbly
+from rehydrate.core.event import Event
+from rehydrate.core.fold import fold
+from rehydrate.history import History
+from rehydrate.ports import Outgoing
+from rehydrate.publish import respond as responding
+from rehydrate.settings import load_settings
+from waiting import until
+
+
+@pytest.fixture
+async def ably():
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture
+async def history(database, ably):
+    settings = load_settings(
+        database_url=database,
+        ably_api_key=ably.key,
+        ably_endpoint="127.0.0.1",
+        ably_port=ably.port,
+        ably_tls=False,
+        lease_s=3000,
+    )
+    async with History(settings) as history:
+        yield history
+
+
+async def say(history, conversation_id, seq, name="token", text=None):
+    message = Outgoing(name, text, f"r1-{seq}", {"headers": {"responseId": "r1", "seq": seq}})
+    await history._channel.publish(f"ai:{conversation_id}", [message])
+
+
+async def foreign(history, conversation_id, *texts):
+    """A response of a publisher that is not ours."""
+    await say(history, conversation_id, 0, "start")
+    for seq, text in enumerate(texts, 1):
+        await say(history, conversation_id, seq, text=text)
+    await say(history, conversation_id, len(texts) + 1, "stop")
+    await history.catch_up(conversation_id)
+
+
+async def spoil(history, conversation_id, *texts, skip=()):
+    """Write other text into the row, as if somebody had meddled with it."""
+    async with history._store.locked(conversation_id, f"ai:{conversation_id}") as held:
+        state = (await held.messages(["r1"]))["r1"]
+        state.restart(1)
+        for seq, text in enumerate(texts, 1):
+            if seq not in skip:
+                fold(state, Event("token", "r1", seq=seq, text=text))
+        fold(state, Event("stop", "r1", seq=len(texts) + 1))
+        await held.put([state])
+
+
+async def shown(history, channel):
+    """The names of what is on the channel, once a token is."""
+    pages = history._channel.history(channel, forwards=True)
+    names = [message.name async for page in pages for message in page]
+    return names if "token" in names else []
+
+
+async def text(history, conversation_id):
+    (message,) = (await history.hydrate(conversation_id)).messages
+    return message["text"]
+
+
+async def test_what_agrees_is_not_a_finding(history):
+    await foreign(history, "v1", "a", "b")
+    async with history.respond("v1", "r2") as response:
+        response.write("c")
+        response.tool_call("call", "f", {"x": 1})
+    verified = await history.verify("v1", mend=True)
+    assert verified == (2, 2, [])
+    assert (await history.verify("nobody")) == (0, 0, [])
+
+
+async def test_a_row_that_says_something_else_is_mended_from_the_channel(history):
+    await foreign(history, "v2", "one ", "two")
+    await spoil(history, "v2", "one ", "tow")
+    (finding,) = (await history.verify("v2")).findings
+    assert (finding.fault, finding.mended) == ("store", False)
+    assert "differs from character 5 on" in finding.detail
+    assert "tow" not in finding.detail
+    assert await text(history, "v2") == "one tow"
+    (finding,) = (await history.verify("v2", mend=True)).findings
+    assert finding.mended
+    assert await text(history, "v2") == "one two"
+    assert not (await history.verify("v2")).findings
+
+
+async def test_a_gap_in_the_row_is_filled_from_the_channel(history):
+    await foreign(history, "v3", "one ", "two ", "three")
+    await spoil(history, "v3", "one ", "two ", "three", skip=(2,))
+
+    async def too_late_to_read_it_again(_):
+        return None
+
+    history.catch_up = too_late_to_read_it_again
+    (finding,) = (await history.verify("v3", mend=True)).findings
+    assert (finding.fault, finding.mended) == ("store", True)
+    assert await text(history, "v3") == "one two three"
+    assert not (await history.verify("v3")).findings
+
+
+async def test_an_end_that_nobody_told_is_told_with_the_text(history, ably, monkeypatch):
+    async def commit_only(publication, ledger, keeping):
+        keeping.cancel()
+        await asyncio.gather(keeping, return_exceptions=True)
+        await ledger.commit(publication, await publication.end())
+
+    monkeypatch.setattr(responding, "_end", commit_only)
+    async with history.respond("v4", "r1") as response:
+        response.write("one ")
+        await until(lambda: shown(history, "ai:v4"))
+        with ably.faults.on("refuse_publish", code=42911) as fault:
+            response.write("two")
+            await until(lambda: fault.fired)
+    (finding,) = (await history.verify("v4", mend=True)).findings
+    assert (finding.fault, finding.mended) == ("channel", True)
+    assert not (await history.verify("v4")).findings
+    assert await shown(history, "ai:v4") == ["start", "token", "response-complete", "stop"]
+
+
+async def test_the_text_of_a_publisher_of_ours_wins_over_the_channel(history):
+    async with history.respond("v5", "r1") as response:
+        response.write("what readers saw")
+    await spoil(history, "v5", "what was committed")
+    (finding,) = (await history.verify("v5", mend=True)).findings
+    assert (finding.fault, finding.mended) == ("channel", True)
+    assert await text(history, "v5") == "what was committed"
+    assert not (await history.verify("v5")).findings
+
+
+async def test_what_the_channel_keeps_only_the_end_of_is_compared_as_far_as_it_goes(history, ably):
+    await say(history, "v6", 0, "start")
+    await say(history, "v6", 1, text="gone ")
+    await history.catch_up("v6")
+    ably.expire("ai:v6")
+    await say(history, "v6", 2, text="kept")
+    await say(history, "v6", 3, "stop")
+    assert (await history.verify("v6")) == (1, 0, [])
+    await spoil(history, "v6", "gone ", "kepd")
+    (finding,) = (await history.verify("v6")).findings
+    assert finding.detail.startswith("from 2 on")
+
+
+async def test_the_command_says_what_differs_and_ends_so(history, database, ably):
+    await foreign(history, "v7", "text")
+    environment = {
+        **os.environ,
+        "REHYDRATE_DATABASE_URL": database,
+        "ABLY_API_KEY": ably.key,
+        "ABLY_ENDPOINT": "127.0.0.1",
+        "ABLY_PORT": str(ably.port),
+        "ABLY_TLS": "false",
+    }
+
+    async def run(*arguments):
+        process = await asyncio.create_subprocess_exec(
+            sys.executable, "-m", "rehydrate", *arguments, env=environment, stdout=-1
+        )
+        async with asyncio.timeout(60):
+            said, _ = await process.communicate()
+        return process.returncode, said.decode()
+
+    code, said = await run("verify", "v7")
+    assert (code, said) == (0, "1 of 1 messages on the channel compared whole, 0 differ\n")
+    await spoil(history, "v7", "texd")
+    code, said = await run("verify", "v7")
+    assert code == 1
+    assert said.startswith("r1: fault of the store: part 0 differs from character 3 on")
+    assert (await run("verify", "v7", "--mend"))[0] == 0
+    assert await text(history, "v7") == "text"
+    assert await run("erase", "v7") == (0, "erased\n")
+    assert (await history.hydrate("v7")).messages == []

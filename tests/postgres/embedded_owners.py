@@ -1,0 +1,95 @@
+"""Processes that own an embedded Postgres, and what tests ask of them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import subprocess
+import sys
+import textwrap
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import asyncpg
+
+OWNER = textwrap.dedent(
+    """
+    import signal, sys
+    from pathlib import Path
+    from rehydrate.embedded.postgres import EmbeddedPostgres
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
+    with EmbeddedPostgres(Path(sys.argv[1])) as server:
+        print(server.url, flush=True)
+        sys.stdin.read()
+    """
+)
+
+
+Start = Callable[..., "subprocess.Popen[str]"]
+
+
+@contextlib.contextmanager
+def starting_owners() -> Iterator[Start]:
+    """Start processes that own (or attach to) a folder; end them whatever the test did."""
+    started: list[subprocess.Popen[str]] = []
+
+    def start(folder: Path, **how: object) -> subprocess.Popen[str]:
+        python = how.pop("python", sys.executable)
+        process = subprocess.Popen(
+            [python, "-c", OWNER, str(folder)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            **how,
+        )
+        started.append(process)
+        return process
+
+    try:
+        yield start
+    finally:
+        for process in started:
+            process.kill()
+            with contextlib.suppress(ValueError):  # the test closed its input
+                process.communicate()
+            process.stdout.close()
+
+
+def announced(owner: subprocess.Popen[str]) -> str:
+    url = owner.stdout.readline().strip()
+    assert url.startswith("postgresql://")
+    return url
+
+
+def lives(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return False
+    return state not in "ZX"
+
+
+def wait_until(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not what():
+        assert time.monotonic() < deadline, "it did not happen in time"
+        time.sleep(0.02)
+
+
+async def run(url: str, *statements: str) -> list[object]:
+    connection = await asyncpg.connect(url, timeout=10)
+    try:
+        return [await connection.fetchval(statement) for statement in statements]
+    finally:
+        await connection.close()
+
+
+async def run_when_back(url: str, statement: str) -> object:
+    deadline = time.monotonic() + 30
+    while True:
+        try:
+            return (await run(url, statement))[0]
+        except (OSError, asyncpg.PostgresError, asyncpg.InterfaceError, TimeoutError):
+            assert time.monotonic() < deadline, "the server did not come back"
+            await asyncio.sleep(0.05)

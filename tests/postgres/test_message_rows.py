@@ -1,0 +1,233 @@
+"""What is put is what is read: for every state that folds reach, however it was put in pieces."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import AsyncIterator
+from typing import Any
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from rehydrate.core import wire
+from rehydrate.core.event import Event
+from rehydrate.core.fold import MessageState, fold
+from rehydrate.postgres import attributes as facts
+from rehydrate.postgres.store import PostgresStore
+
+IDLE = "idle"
+"""In place of an event: the idle limit ends the message, for the time being."""
+
+
+def as_json_gives_it(text: str) -> str:
+    return json.loads(json.dumps(text))
+
+
+texts = st.one_of(
+    st.text(max_size=6),
+    st.sampled_from(["\ud83d", "\ude00"]),
+    st.text(
+        st.sampled_from(
+            ["a", '"', "\\", "\0", "\ud83d", "\ude00", "😀", "é", "\u0301", "\n", "語"]
+        ),
+        max_size=6,
+    ).map(as_json_gives_it),
+    st.sampled_from(['","parts":[{"type":"text","text":"', '"}]', "\\u0000", '"text":"']),
+)
+names = st.sampled_from([None, "x", "y\0", "\ud83d"])
+call_ids = st.sampled_from(["c1", "c2"])
+jsons = st.sampled_from(
+    ["", "{", {}, {"text": "a", "parts": [{"type": "text", "text": ""}]}, 1, "\0"]
+)
+parts = st.lists(
+    st.one_of(
+        st.builds(lambda t: {"type": "text", "text": t}, texts),
+        st.builds(lambda t, p: {"type": "reasoning", "text": t, "part": p}, texts, st.just("x")),
+        st.builds(
+            lambda i, a, r: {
+                "type": "tool_call",
+                "tool_call_id": i,
+                "name": "n",
+                "args": a,
+                "result": r,
+                "status": "completed",
+            },
+            call_ids,
+            jsons,
+            st.one_of(st.none(), jsons),
+        ),
+    ),
+    min_size=1,
+    max_size=3,
+)
+CONTENT = (
+    st.fixed_dictionaries(
+        {"kind": st.sampled_from(["token", "refusal", "reasoning"]), "text": texts, "part": names}
+    ),
+    st.fixed_dictionaries(
+        {"kind": st.just("tool_call"), "tool_call_id": call_ids, "value": jsons, "name": names}
+    ),
+    st.fixed_dictionaries({"kind": st.just("tool_args"), "tool_call_id": call_ids, "text": texts}),
+    st.fixed_dictionaries(
+        {"kind": st.just("tool_result"), "tool_call_id": call_ids, "value": jsons, "name": names}
+    ),
+    st.just({"kind": "void"}),
+)
+plain = st.builds(lambda text: {"kind": "token", "text": text}, texts)
+start = st.fixed_dictionaries({"kind": st.just("start"), "prompt_id": names})
+content = st.one_of(plain, plain, plain, *CONTENT)
+repair = st.one_of(
+    st.builds(lambda text: {"kind": "repair", "text": text}, texts),
+    st.builds(lambda value: {"kind": "repair", "value": value}, parts),
+    st.just({"kind": "repair"}),
+)
+stop = st.fixed_dictionaries(
+    {
+        "kind": st.just("stop"),
+        "status": st.sampled_from(["completed", "failed"]),
+        "value": st.one_of(st.none(), jsons),
+        "error": st.sampled_from([None, "e\0"]),
+    }
+)
+anything = st.one_of(content, content, content, start, repair, stop)
+
+
+def rarely(strategy: st.SearchStrategy, otherwise: st.SearchStrategy) -> st.SearchStrategy:
+    return st.integers(0, 11).flatmap(lambda n: otherwise if n else strategy)
+
+
+@st.composite
+def logs(draw: st.DrawFn) -> list[list[Event | str]]:
+    """Events of one message in the batches in which they are put."""
+    body = draw(st.sampled_from([plain, content, anything]))
+    fields = [
+        *draw(st.lists(start, max_size=1)),
+        *draw(st.lists(rarely(anything, body), min_size=1, max_size=12)),
+        *draw(st.lists(stop, max_size=1)),
+        *draw(st.lists(anything, max_size=2)),
+    ]
+    numbered = draw(st.sampled_from([st.just(True), st.just(True), st.just(False), st.booleans()]))
+    with_serials = draw(st.booleans())
+    order = draw(st.sampled_from([st.just(0), rarely(st.integers(-2, 3), st.just(0))]))
+    steps_ms = st.just(20) if draw(st.booleans()) else st.sampled_from([0, 20, 900, 6000])
+    ids = draw(st.sampled_from([st.just("id{}"), st.sampled_from([None, "id{}", "id\ud83d\0"])]))
+    events: list[Event | str] = []
+    at_ms = 1_763_720_000_123
+    for index, given_fields in enumerate(fields):
+        at_ms += draw(steps_ms)
+        place = max(0, index - draw(order))
+        name = draw(ids)
+        events.append(
+            Event(
+                message_id="m",
+                gen=draw(rarely(st.just(2), st.just(1))),
+                seq=place if draw(numbered) else None,
+                serial=f"{place + 20}-s" if with_serials else None,
+                id=name and name.format(index),
+                client_id=draw(rarely(st.just("who"), st.none())),
+                timestamp_ms=at_ms,
+                **given_fields,
+            )
+        )
+        if draw(rarely(st.just(True), st.just(False))):
+            events.append(IDLE)
+    return in_batches(draw, events)
+
+
+def in_batches(draw: st.DrawFn, events: list[Event | str]) -> list[list[Event | str]]:
+    batches: list[list[Event | str]] = [[]]
+    for event in events:
+        if draw(st.booleans()):
+            batches.append([])
+        batches[-1].append(event)
+    return [batch for batch in batches if batch]
+
+
+prompts = st.builds(
+    lambda text, serial: [[Event("prompt", "m", serial=serial, id="p", timestamp_ms=5, text=text)]],
+    texts,
+    st.sampled_from([None, "1-s"]),
+)
+
+
+def take(state: MessageState, event: Event | str) -> None:
+    if isinstance(event, Event):
+        fold(state, event)
+    elif state.status == "in_progress":
+        state.status, state.provisional, state.finished_ms = "interrupted", True, 1_763_720_099_000
+        state.changed = True
+
+
+def canonical(state: MessageState) -> dict[str, Any]:
+    """All of a state that anything depends on; pieces are not: they only ever are joined."""
+    told = facts.values(state)
+    told["recent"] = list(state.recent.items())
+    told["id"], told["position"] = state.id, state.position
+    told["runs"] = [shape(run) for run in state.runs]
+    told["tail"] = state.tail and shape(state.tail)
+    return told
+
+
+def shape(run) -> tuple[Any, ...]:
+    said: list[list[Any]] = []
+    for type_, key, pieces, value in run.segments:
+        if said and said[-1][:2] == [type_, key] and value is None is said[-1][3]:
+            said[-1][2] += "".join(pieces)
+        else:
+            said.append([type_, key, "".join(pieces), value])
+    return run.first, run.last, run.collapsed, said, list(run.tape.ticks)
+
+
+@pytest.fixture(scope="module")
+async def kept(module_database: str) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(module_database)
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def put_and_read(
+    store: PostgresStore, conversation: str, mirror: MessageState, batch: list[Event | str]
+) -> MessageState:
+    """Fold *batch* onto what is stored, and what is stored anew; return what is read then."""
+    async with store.locked(conversation, conversation) as held:
+        state = (await held.messages(["m"])).get("m") or MessageState("m", mirror.role)
+        for event in batch:
+            take(mirror, event)
+            take(state, event)
+        assert canonical(state) == canonical(mirror)
+        await held.put([state])
+        mirror.position = state.position
+        await held.put([state])  # there is nothing more to write
+    (read,) = await store.states(conversation, ["m"])
+    return read
+
+
+async def check_load(store: PostgresStore, conversation: str, mirror: MessageState) -> None:
+    loaded = await store.load(conversation, limit=5, before=None)
+    if mirror.status == "in_progress":
+        (state,) = loaded.open
+        assert canonical(state) == canonical(mirror)
+        assert not loaded.finished
+        assert await store.message(conversation, "m") == wire.encode(mirror)
+    else:
+        (row,) = loaded.finished
+        assert (row.position, row.id, row.wire) == (mirror.position, "m", wire.encode(mirror))
+        assert not loaded.open
+        assert await store.message(conversation, "m") == row.wire
+
+
+@settings(
+    max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
+@given(log=st.one_of(logs(), logs(), logs(), prompts))
+async def test_what_is_put_in_pieces_is_read_as_it_was_folded(kept, log) -> None:
+    conversation = uuid.uuid4().hex
+    mirror = MessageState("m", "user" if log[0][0].kind == "prompt" else "assistant")
+    for batch in log:
+        read = await put_and_read(kept, conversation, mirror, batch)
+        assert canonical(read) == canonical(mirror)
+        assert wire.message(read) == wire.message(mirror)
+        await check_load(kept, conversation, mirror)

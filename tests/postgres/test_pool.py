@@ -1,0 +1,290 @@
+"""Every wait is limited, every failure has a name, and the pool recovers from each."""
+
+from __future__ import annotations
+
+import asyncio
+import tempfile
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import asyncpg
+import pytest
+
+from conftest import connected, database_url
+from contracts.messages import finished, put, response
+from contracts.store_reading import Rows
+from contracts.store_writing import Together
+from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.errors import BadParameter, StoreUnavailable
+from rehydrate.postgres import pool as pool_module
+from rehydrate.postgres.migrations import migrate
+from rehydrate.postgres.pool import ConnectionLost, ConstraintViolated, Pool, translated
+from rehydrate.postgres.store import PostgresStore
+
+NOWHERE = "postgresql://postgres@127.0.0.1:1/none"
+
+
+@asynccontextmanager
+async def opened(url: str, **settings: object) -> AsyncIterator[PostgresStore]:
+    store = PostgresStore(url, **settings)
+    await store.open()
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+async def cut_off(url: str) -> None:
+    """End every other connection to the database, as its administrator may."""
+    async with connected(url) as connection:
+        await connection.execute(
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+            "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+        )
+
+
+class TestBehindPgBouncer(Rows, Together):
+    """The contract, where statements of one connection run on any of several servers."""
+
+    @pytest.fixture
+    async def store(self, pooled_database: str) -> AsyncIterator[PostgresStore]:
+        async with opened(pooled_database) as store:
+            yield store
+
+
+async def test_the_pooler_was_noticed(pooled_database: str) -> None:
+    async with opened(pooled_database) as store:
+        await store.ready()
+        assert store._readers._pooled is True
+
+
+async def test_the_server_is_not_taken_for_a_pooler(store) -> None:
+    await store.ready()
+    assert store._readers._pooled is False
+
+
+async def test_connections_that_were_cut_off_are_made_anew(store, database: str) -> None:
+    await put(store, "c", finished("m", "1"))
+    await store.load("c", limit=1, before=None)
+    for _ in range(3):
+        await cut_off(database)
+        assert (await store.load("c", limit=1, before=None)).finished
+        await cut_off(database)
+        await asyncio.sleep(0)
+        try:
+            await put(store, "d", response("m"))
+        except StoreUnavailable:  # it was noticed only in the middle; the next is served
+            await put(store, "d", response("m"))
+        async with connected(database) as connection:
+            await connection.execute("TRUNCATE messages, chunks, leases, claims")
+        await put(store, "c", finished("m", "1"))
+
+
+async def test_a_block_that_loses_its_connection_keeps_nothing(store, database: str) -> None:
+    async def block() -> None:
+        async with store.locked("c", "ai:c") as held:
+            await held.put([response("m")])
+            await cut_off(database)
+            await held.put([response("n")])
+
+    with pytest.raises(StoreUnavailable):
+        await block()
+    assert (await store.load("c", limit=1, before=None)).conversation is None
+
+
+async def test_a_connection_lost_at_the_commit_is_told(store, database: str) -> None:
+    async def block() -> None:
+        async with store.locked("c", "ai:c") as held:
+            await held.put([response("m")])
+            await cut_off(database)
+
+    with pytest.raises(StoreUnavailable):
+        await block()
+
+
+async def test_a_lock_is_not_waited_for_longer_than_its_limit(store, monkeypatch) -> None:
+    monkeypatch.setattr(pool_module, "_BEGIN", "BEGIN; SET LOCAL lock_timeout = 50")
+    async with store.locked("c", "ai:c"):
+        with pytest.raises(StoreUnavailable):
+            await put(store, "c", response("m"))
+    await put(store, "c", response("m"))
+
+
+async def test_a_lent_connection_is_not_waited_for_longer_than_its_limit(
+    database: str, monkeypatch
+) -> None:
+    monkeypatch.setattr(pool_module, "POOL_TIMEOUT_S", 0.1)
+    async with opened(database, pool_size=1) as store:
+        await store.ready()
+        async with store.locked("c", "ai:c"):
+            with pytest.raises(StoreUnavailable):
+                await put(store, "d", response("m"))
+        monkeypatch.setattr(pool_module, "POOL_TIMEOUT_S", 5.0)
+        await put(store, "d", response("m"))
+
+
+async def test_more_callers_than_connections_are_all_served(database: str) -> None:
+    async with opened(database, pool_size=2) as store:
+        await put(store, "c", finished("m", "1"))
+        loads = (store.load("c", limit=1, before=None) for _ in range(50))
+        assert all(stored.finished for stored in await asyncio.gather(*loads))
+
+
+async def test_a_cancelled_reading_gives_its_connection_back(database: str) -> None:
+    async with opened(database, pool_size=1) as store:
+        for _ in range(5):
+            task = asyncio.create_task(store._readers.read("SELECT pg_sleep(30)"))
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            assert await store._readers.read("SELECT 1")
+
+
+async def test_a_database_that_is_nowhere_is_unavailable() -> None:
+    async with opened(NOWHERE) as store:
+        with pytest.raises(StoreUnavailable):
+            await store.load("c", limit=1, before=None)
+        with pytest.raises(StoreUnavailable):
+            await put(store, "c")
+        with pytest.raises(StoreUnavailable):
+            await store.ready()
+
+
+@pytest.fixture
+async def silent() -> AsyncIterator[int]:
+    """A server that takes connections and says nothing; gives its port."""
+    gone = asyncio.Event()
+
+    async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await gone.wait()
+        writer.close()
+
+    server = await asyncio.start_server(listen, "127.0.0.1", 0)
+    try:
+        yield server.sockets[0].getsockname()[1]
+    finally:
+        gone.set()
+        server.close()
+        await server.wait_closed()
+
+
+async def test_a_database_that_says_nothing_is_unavailable(silent: int, monkeypatch) -> None:
+    monkeypatch.setattr(pool_module, "CONNECT_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(pool_module, "POOL_TIMEOUT_S", 0.5)
+    monkeypatch.setattr("rehydrate.postgres.url.PROBE_TIMEOUT_S", 0.2)
+    async with opened(f"postgresql://postgres@127.0.0.1:{silent}/none") as store:
+        with pytest.raises(StoreUnavailable):
+            await store.ready()
+
+
+async def test_a_store_that_is_not_open_is_unavailable(database: str) -> None:
+    store = PostgresStore(database)
+    with pytest.raises(StoreUnavailable):
+        await store.ready()
+    await store.open()
+    await store.open()
+    await store.ready()
+    await store.close()
+    await store.close()
+    with pytest.raises(StoreUnavailable):
+        await store.ready()
+
+
+async def test_closing_does_not_wait_for_ever_for_what_is_lent(database: str, monkeypatch) -> None:
+    monkeypatch.setattr(pool_module, "CLOSE_TIMEOUT_S", 0.1)
+    async with opened(database) as store:
+        inside = asyncio.Event()
+
+        async def hold() -> None:
+            async with store.locked("c", "ai:c") as held:
+                inside.set()
+                await asyncio.sleep(0.5)
+                await held.put([response("m")])
+
+        task = asyncio.create_task(hold())
+        await inside.wait()
+        await store.close()
+        with pytest.raises(StoreUnavailable):
+            await task
+
+
+async def test_a_broken_rule_is_named_and_the_row_is_not(store) -> None:
+    state = finished("m", "1", text="a secret")
+    state.gen = 0
+    with pytest.raises(ConstraintViolated) as caught:
+        await put(store, "c", state)
+    assert caught.value.rule == "ck_messages_gen_counts_from_1"
+    assert "secret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+    assert caught.value.__suppress_context__
+
+
+@pytest.mark.parametrize(
+    ("error", "meant"),
+    [
+        (asyncpg.DeadlockDetectedError("x"), StoreUnavailable),
+        (asyncpg.SerializationError("x"), StoreUnavailable),
+        (asyncpg.LockNotAvailableError("x"), StoreUnavailable),
+        (asyncpg.QueryCanceledError("x"), StoreUnavailable),
+        (asyncpg.TooManyConnectionsError("x"), StoreUnavailable),
+        (asyncpg.DiskFullError("x"), StoreUnavailable),
+        (asyncpg.InvalidPasswordError("x"), StoreUnavailable),
+        (asyncpg.InvalidCatalogNameError("x"), StoreUnavailable),
+        (asyncpg.ReadOnlySQLTransactionError("x"), StoreUnavailable),
+        (asyncpg.UndefinedTableError("x"), StoreUnavailable),
+        (asyncpg.AdminShutdownError("x"), ConnectionLost),
+        (asyncpg.CannotConnectNowError("x"), ConnectionLost),
+        (asyncpg.ConnectionDoesNotExistError("x"), ConnectionLost),
+        (asyncpg.InterfaceError("connection is closed"), ConnectionLost),
+        (ConnectionResetError("x"), ConnectionLost),
+        (TimeoutError(), StoreUnavailable),
+        (asyncpg.DataError("x"), BadParameter),
+        (asyncpg.CharacterNotInRepertoireError("x"), BadParameter),
+    ],
+)
+def test_failures_have_names(error: Exception, meant: type) -> None:
+    assert type(translated(error)) is meant
+
+
+@pytest.mark.parametrize(
+    "error", [asyncpg.PostgresSyntaxError("x"), asyncpg.InterfaceError("operation in progress")]
+)
+def test_a_fault_of_ours_stays_what_it_is(error: Exception) -> None:
+    assert translated(error) is error
+
+
+@pytest.fixture
+def own_server() -> Iterator[EmbeddedPostgres]:
+    with tempfile.TemporaryDirectory(prefix="pg-") as folder, EmbeddedPostgres(Path(folder)) as pg:
+        yield pg
+
+
+async def test_a_database_that_restarts_is_used_again(own_server: EmbeddedPostgres) -> None:
+    url = database_url(own_server.url, "postgres")
+    await migrate(url)
+    async with opened(url) as store:
+        await put(store, "c", finished("m", "1"))
+        await asyncio.gather(*(store.load("c", limit=1, before=None) for _ in range(5)))
+        for _ in range(2):
+            await asyncio.to_thread(own_server.stop)
+            with pytest.raises(StoreUnavailable):
+                await store.load("c", limit=1, before=None)
+            with pytest.raises(StoreUnavailable):
+                await put(store, "c", response("r"))
+            assert await asyncio.to_thread(own_server.start) == url
+            assert (await store.load("c", limit=1, before=None)).finished
+            await put(store, "d", *([] if (await store.states("d", ["r"])) else [response("r")]))
+        await store.ready()
+
+
+async def test_settings_of_the_url_win_over_those_for_reading(database: str) -> None:
+    pool = Pool(f"{database}?application_name=mine", size=1, reading={"enable_sort": "off"})
+    await pool.open()
+    try:
+        rows = await pool.read(
+            "SELECT current_setting('application_name'), current_setting('enable_sort')"
+        )
+    finally:
+        await pool.close()
+    assert tuple(rows[0]) == ("mine", "off")

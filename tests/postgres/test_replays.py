@@ -1,0 +1,198 @@
+"""Replays in the store: queued once, held by one, limited, and never told differently after."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from conftest import connected
+from contracts.messages import put, response
+from rehydrate.core.positions import Cursor
+from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayTerms
+from rehydrate.errors import BadParameter, Busy, Conflict
+from rehydrate.postgres import replays as module
+from rehydrate.postgres.store import PostgresStore
+
+NOTE = AuditEntry("admin:1", "replay", "accepted", "c", "ai:c", "127.0.0.1", {"n": 1})
+LIMITS = {"at_once": 8, "per_channel": 8}
+TERMS = ReplayTerms("stream", 2.0, "ai:c", 3, 25.0)
+
+
+def replay(name="x", channel="ai:c", **more):
+    given = {"chunks": 5, "seconds": 1.5, "asked_by": "admin:1", "plan": {"joined": 2}, **more}
+    return Replay("c", name, "r", channel, TERMS, "queued", created_ms=0, **given)
+
+
+@pytest.fixture
+async def replays(store: PostgresStore):
+    await put(store, "c", response("r", "a", ended=True))
+    return store
+
+
+async def add(store, name="x", *, key=None, request=b"{}", **more):
+    return await store.add_replay(replay(name, **more), request=request, key=key, note=NOTE)
+
+
+async def test_what_is_added_is_found_as_it_was(replays):
+    added = await add(replays)
+    assert added == replay()._replace(created_ms=added.created_ms)
+    assert added.created_ms > 0
+    assert await replays.find_replay("x") == added
+    assert await replays.find_replay("y") is None
+    assert await replays.find_replay("\0") is None
+
+
+async def test_the_same_key_and_request_give_the_same_replay_also_at_once(replays):
+    added = await asyncio.gather(*(add(replays, f"x{n}", key="k") for n in range(8)))
+    assert len({each.id for each in added}) == 1
+    assert len((await replays.audit(limit=50, before=None))[0]) == 1
+    with pytest.raises(Conflict):
+        await add(replays, "y", key="k", request=b"other")
+    assert (await add(replays, "z")).id == "z", "without a key each is one of its own"
+
+
+async def test_no_more_wait_than_may(replays, monkeypatch):
+    monkeypatch.setattr(module, "MOST_WAITING", 2)
+    await add(replays, "a")
+    await add(replays, "b")
+    with pytest.raises(Busy):
+        await add(replays, "c")
+
+
+async def test_each_is_claimed_by_one_the_oldest_first(replays):
+    for name in "abcdef":
+        await add(replays, name)
+    claimed = await asyncio.gather(*(replays.claim_replay(f"h{n}", 60, **LIMITS) for n in range(9)))
+    assert sorted(each.id for each in claimed if each) == list("abcdef")
+    assert all(each.state == "running" and each.started_ms for each in claimed if each)
+
+
+@pytest.mark.parametrize(
+    ("at_once", "per_channel", "begun"), [(2, 8, 2), (8, 1, 3), (8, 2, 6), (1, 1, 1)]
+)
+async def test_no_more_run_than_may(replays, at_once, per_channel, begun):
+    for number in range(9):
+        await add(replays, f"x{number}", channel=f"ai:{number % 3}")
+    claimed = await asyncio.gather(
+        *(
+            replays.claim_replay(f"h{n}", 60, at_once=at_once, per_channel=per_channel)
+            for n in range(9)
+        )
+    )
+    assert sum(each is not None for each in claimed) == begun
+
+
+async def test_whoever_loses_its_lease_writes_no_more(replays):
+    await add(replays)
+    first = await replays.claim_replay("h1", 0.0, **LIMITS)
+    second = await replays.claim_replay("h2", 60, **LIMITS)
+    assert (first.id, first.attempts) == (second.id, second.attempts - 1)
+    assert await replays.keep_replay(first, "h1", 60) is None
+    done = first._replace(state="done", done=5)
+    assert not await replays.end_replay(done, "h1", NOTE)
+    assert (await replays.find_replay("x")).state == "running"
+    assert await replays.end_replay(done, "h2", NOTE)
+    assert (await replays.find_replay("x")).state == "done"
+    assert await replays.keep_replay(second, "h2", 60) is None
+
+
+async def test_how_far_it_is_is_kept_and_getting_on_begins_the_count_anew(replays):
+    await add(replays)
+    claimed = await replays.claim_replay("h", 60, **LIMITS)
+    assert claimed.attempts == 1
+    further = claimed._replace(done=3, seconds_done=0.7, gen=2, gen_from=1)
+    assert await replays.keep_replay(further, "h", 60) is False
+    found = await replays.find_replay("x")
+    assert (found.done, found.seconds_done, found.gen, found.gen_from, found.attempts) == (
+        3,
+        0.7,
+        2,
+        1,
+        0,
+    )
+    await replays.release_replay(found._replace(done=4), "h")
+    again = await replays.claim_replay("h2", 60, **LIMITS)
+    assert (again.done, again.gen, again.attempts) == (4, 2, 1)
+
+
+async def test_cancelling_is_asked_once(replays):
+    for name in "ab":
+        await add(replays, name)
+    running = await replays.claim_replay("h", 60, **LIMITS)
+    assert (running.id, running.cancel_asked) == ("a", False)
+    for name in "ab":
+        assert await replays.cancel_replay(name, NOTE)
+        before = await replays.find_replay(name)
+        assert not await replays.cancel_replay(name, NOTE)
+        assert await replays.find_replay(name) == before
+    assert (await replays.find_replay("b")).state == "cancelled"
+    assert (await replays.find_replay("a")).state == "running"
+    assert await replays.keep_replay(running, "h", 60) is True
+    entries, _ = await replays.audit(limit=4, before=None)
+    assert [each.outcome for each in entries] == ["unchanged", "accepted"] * 2
+
+
+async def test_they_are_listed_the_newest_first_by_pages(replays):
+    for number in range(5):
+        await add(replays, f"x{number}")
+    found, before = [], None
+    while True:
+        page, before = await replays.replays(limit=2, before=before)
+        found += [each.id for each in page]
+        if before is None:
+            break
+    assert found == ["x4", "x3", "x2", "x1", "x0"]
+    for wrong in ("", "x", "9" * 30):
+        with pytest.raises(BadParameter):
+            await replays.replays(limit=2, before=Cursor(wrong, "x"))
+
+
+async def test_what_admins_did_is_kept_in_order_and_paged(store):
+    for number in range(5):
+        await store.note(NOTE._replace(action=f"a{number}", detail=None))
+    await store.note(AuditEntry("reader:é", "GET", "refused: forbidden"))
+    found, before = [], None
+    while True:
+        page, before = await store.audit(limit=2, before=before)
+        found += page
+        if before is None:
+            break
+    assert [each.action for each in found] == ["GET", "a4", "a3", "a2", "a1", "a0"]
+    assert found[0][:7] == ("reader:é", "GET", "refused: forbidden", "", None, None, None)
+    assert all(each.at_ms for each in found)
+    for wrong in ("", "x", "-1", "9" * 30):
+        with pytest.raises(BadParameter):
+            await store.audit(limit=2, before=Cursor(wrong, ""))
+
+
+async def test_erasing_a_conversation_ends_its_replays_and_keeps_the_audit(replays):
+    await add(replays)
+    claimed = await replays.claim_replay("h", 60, **LIMITS)
+    async with replays.locked("c", "ai:c") as held:
+        await held.erase(1_763_720_100_000, ())
+    assert await replays.find_replay("x") is None
+    assert await replays.keep_replay(claimed, "h", 60) is None
+    assert len((await replays.audit(limit=5, before=None))[0]) == 1
+
+
+async def test_they_are_claimed_once_by_way_of_a_pooler_too(pooled_database):
+    store = PostgresStore(pooled_database)
+    await store.open()
+    try:
+        await put(store, "c", response("r", "a", ended=True))
+        for name in "abc":
+            await add(store, name)
+        claimed = await asyncio.gather(
+            *(store.claim_replay(f"h{n}", 60, **LIMITS) for n in range(5))
+        )
+        assert sorted(each.id for each in claimed if each) == list("abc")
+    finally:
+        await store.close()
+
+
+async def test_no_text_is_in_what_is_kept_of_a_replay(replays, database):
+    await add(replays)
+    async with connected(database) as connection:
+        (row,) = await connection.fetch("SELECT * FROM replays")
+    assert b"secret" not in b"".join(value for value in row.values() if isinstance(value, bytes))

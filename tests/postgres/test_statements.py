@@ -1,0 +1,82 @@
+"""How the statements of a reader are carried out, whatever the statistics are."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from conftest import connected
+from contracts.messages import finished, put
+from rehydrate.postgres import statements
+from rehydrate.postgres.store import _READING
+
+EVERY = {
+    name: sql
+    for name, sql in vars(statements).items()
+    if name.isupper() and not name.startswith("_") and isinstance(sql, str)
+}
+ACROSS_CONVERSATIONS = {
+    *("CONVERSATIONS", "CONVERSATIONS_BEFORE", "FLOOR", "NOW_MS", "VERSION"),
+    *("BACKLOG", "FOUND", "FOUND_ON_CHANNEL", "FOUND_STREAMING"),  # of inspectors
+    *("NEWEST", "NEWEST_BEFORE"),  # as above
+    *("DUE", "ERASED", "IDLE", "ON_CHANNELS", "OVERDUE"),  # of sweepers, eraser, webhooks
+}
+
+
+@pytest.fixture
+async def skewed(store, database: str) -> str:
+    """Many small conversations and a long one, as no statistics know it."""
+    for number in range(40):
+        await put(store, f"small{number}", *(finished(f"m{n}", f"{n}") for n in range(10)))
+    async with connected(database) as connection:
+        await connection.execute("ANALYZE")
+    for first in range(0, 4_000, 1_000):
+        numbers = range(first, first + 1_000)
+        await put(store, "large", *(finished(f"m{n:05}", f"{n:05}") for n in numbers))
+    return database
+
+
+async def plan_of(database: str, sql: str, *arguments: str) -> str:
+    async with connected(database) as connection:
+        for name, value in _READING.items():
+            await connection.execute(f"SET {name} = {value}")
+        await connection.execute(f"PREPARE asked AS {sql}")
+        given = ", ".join(arguments)
+        rows = await connection.fetch(f"EXPLAIN (ANALYZE) EXECUTE asked({given})")
+    return "\n".join(row[0] for row in rows)
+
+
+@pytest.mark.parametrize("conversation", ["large", "small3"])
+@pytest.mark.parametrize("analyzed", [False, True])
+async def test_a_page_is_read_in_the_order_of_its_index(
+    skewed: str, conversation: str, analyzed: bool
+) -> None:
+    if analyzed:
+        async with connected(skewed) as connection:
+            await connection.execute("ANALYZE")
+    for sql, more in ((statements.LOAD, ()), (statements.LOAD_BEFORE, ("'02000'", "'x'"))):
+        plan = await plan_of(skewed, sql, f"'{conversation}'", "51", *more)
+        page = plan.partition("Limit")[2].partition("->  Nested Loop")[0]
+        assert "Index Scan Backward using ix_messages_finished" in page
+        assert "Sort" not in page
+        read = re.search(r"ix_messages_finished.*rows=(\d+)(?:\.\d+)? loops=1\)", page)
+        assert int(read[1]) <= 51
+
+
+async def test_what_is_open_is_found_without_reading_what_is_finished(skewed: str) -> None:
+    plan = await plan_of(skewed, statements.LOAD, "'large'", "51")
+    assert "using ix_messages_open" in plan
+
+
+async def test_messages_are_found_by_their_ids(skewed: str) -> None:
+    for sql in (statements.STATES, statements.STATES_AND_ANONYMOUS):
+        plan = await plan_of(skewed, sql, "'large'", "ARRAY['m00007', 'm03000']")
+        assert "using pk_messages" in plan
+        assert "Seq Scan on messages" not in plan
+
+
+@pytest.mark.parametrize("name", sorted(EVERY.keys() - ACROSS_CONVERSATIONS))
+def test_a_statement_begins_with_its_conversation(name: str) -> None:
+    sql = EVERY[name]
+    assert re.search(r"conversation_id = \$1|\bid = \$1|VALUES \(\$1|SELECT \$1", sql)

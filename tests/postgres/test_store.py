@@ -1,0 +1,132 @@
+"""What the contract does not say of the store over Postgres: what is due, and what people see."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import AsyncIterator
+
+import pytest
+
+from conftest import connected
+from contracts.messages import AT_MS, finished, further, put, response, said
+from rehydrate.core import wire
+from rehydrate.core.fold import fold
+from rehydrate.core.text.content import collapsed_run
+from rehydrate.postgres.compact import inflated
+from rehydrate.postgres.store import PostgresStore
+
+
+@pytest.fixture
+async def at_once(database: str) -> AsyncIterator[PostgresStore]:
+    """A store that gives nobody time after a restart."""
+    store = PostgresStore(database, grace_s=0)
+    await store.open()
+    yield store
+    await store.close()
+
+
+async def granted(store: PostgresStore, conversation: str, lease_s: float, state) -> None:
+    async with store.locked(conversation, f"ai:{conversation}") as held:
+        await held.put([state])
+        await held.grant(state.id, "holder", lease_s)
+
+
+async def test_what_has_run_out_and_was_not_told_is_due(at_once) -> None:
+    await granted(at_once, "c", 0, response("open"))
+    await granted(at_once, "d", 0, response("ended", ended=True))
+    await granted(at_once, "e", 60, response("alive"))
+    await granted(at_once, "f", 0, response("told", ended=True))
+    async with at_once.locked("f", "ai:f") as held:
+        await held.told("told")
+    await put(at_once, "g", response("nobodys"))
+    assert set(await at_once.due(limit=10)) == {("c", "open", "ai:c"), ("d", "ended", "ai:d")}
+    assert len(await at_once.due(limit=1)) == 1
+
+
+async def test_nothing_is_due_while_a_server_that_restarted_gives_time(database, at_once) -> None:
+    await granted(at_once, "c", 0, response("open"))
+    patient = PostgresStore(database, grace_s=10**6)
+    await patient.open()
+    try:
+        assert await patient.due(limit=10) == []
+    finally:
+        await patient.close()
+
+
+async def readable(database: str, conversation: str) -> list[dict]:
+    async with connected(database) as connection:
+        rows = await connection.fetch(
+            "SELECT * FROM messages_readable WHERE conversation_id = $1 ORDER BY position",
+            conversation,
+        )
+    return [dict(row) for row in rows]
+
+
+async def test_people_read_what_readers_read(store, database: str) -> None:
+    state = response("m", "Hel", "lo “語” 😀", prompt_id="p")
+    fold(state, said("tool_call", "m", 3, tool_call_id="t", name="n", value={"a": [1]}))
+    fold(state, said("stop", "m", 4, value={"tokens": 7}, error="slow", status="failed"))
+    state.metadata = {"model": "x"}
+    await put(store, "c", state, response("open", "not yet", serial="~"))
+    plain, still_open = await readable(database, "c")
+    body = wire.message(state)
+    assert plain["text"] == body["text"]
+    for name in ("parts", "usage", "error", "metadata", "through"):
+        assert json.loads(plain[name]) == json.loads(json.dumps(body[name]))
+    assert (plain["status"], plain["prompt_id"], plain["exact"]) == ("failed", "p", True)
+    assert still_open["status"] == "in_progress"
+    assert (still_open["text"], still_open["parts"]) == (None, None)
+
+
+async def test_a_text_that_is_stored_once_is_shown_twice(store, database: str) -> None:
+    await put(store, "c", finished("m", "1", 'a "text" \\ 語'))
+    (row,) = await readable(database, "c")
+    assert row["text"] == 'a "text" \\ 語'
+    assert json.loads(row["parts"]) == [{"type": "text", "text": row["text"]}]
+
+
+@pytest.mark.parametrize("text", ["\0", "a\0b\ud83d", "\ud83d \\u0000", "\ude00語"])
+async def test_what_jsonb_cannot_hold_is_shown_as_a_replacement(
+    store, database: str, text: str
+) -> None:
+    await put(store, "c", finished("m", "1", text), finished("n", "2", "plain"))
+    odd, plain = await readable(database, "c")
+    assert "\ufffd" in odd["text"]
+    assert json.loads(odd["parts"])[0]["text"] == odd["text"]
+    assert plain["text"] == "plain"
+
+
+async def test_a_text_takes_its_place_once(store, database: str) -> None:
+    text = "".join(chr(97 + (n * 7919) % 26) for n in range(6_000))
+    state = finished("m", "1", text)
+    state.runs = [collapsed_run(0, 0, [{"type": "text", "text": text}], AT_MS)]
+    await put(store, "c", state)
+    async with connected(database) as connection:
+        row = await connection.fetchrow(
+            "SELECT length(facts) + length(wire) + length(tape) AS bytes FROM messages"
+        )
+    assert row["bytes"] < len(text) + 600
+
+
+async def test_an_open_message_is_appended_to_and_never_written_again(store, database: str) -> None:
+    await put(store, "c", response("m", "first "))
+    async with connected(database) as connection:
+        before = await connection.fetch("SELECT ctid, xmin FROM messages")
+        for seq in range(2, 12):
+            await further(store, "c", said("token", "m", seq, text="more "))
+        assert await connection.fetch("SELECT ctid, xmin FROM messages") == before
+        rows = await connection.fetch("SELECT ordinal, xmin FROM chunks ORDER BY ordinal")
+        assert [row["ordinal"] for row in rows] == list(range(11))
+        assert len({row["xmin"] for row in rows}) == 11
+        await further(store, "c", said("stop", "m", 12))
+        assert await connection.fetchval("SELECT count(*) FROM chunks") == 0
+
+
+async def test_chunks_that_a_repair_replaces_are_gone(store, database: str) -> None:
+    await put(store, "c", response("m", "a", "b"))
+    await further(store, "c", said("token", "m", 3, text="c"))
+    await further(store, "c", said("repair", "m", 3, text="whole", serial="~"))
+    async with connected(database) as connection:
+        bodies = [row[0] for row in await connection.fetch("SELECT body FROM chunks")]
+    assert len(bodies) == 1
+    assert b"whole" in inflated(bodies[0])

@@ -1,0 +1,111 @@
+"""Prompts that a backend publishes for its users, and what a user asks to be stopped."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from exactness.rooms import Gate, Paused, open_house, within
+from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict, TooLarge
+from rehydrate.publish.prompts import cancel, prompt
+from rehydrate.publish.publish_queue import BATCH_BYTES, PublishQueue
+
+
+@pytest.fixture(scope="module")
+async def house(module_database):
+    async with open_house(module_database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def room(house):
+    with house.room() as made:
+        yield made
+
+
+async def ask(room, prompt_id, text, *, channel=None, **more):
+    outbox = PublishQueue(channel or room.channel, rate_per_s=0)
+    ports = {"store": room.store, "outbox": outbox, "channel_name": room.name, "rules": room.rules}
+    await prompt(room.id, prompt_id, text, **(ports | more))
+
+
+async def test_a_prompt_is_on_the_channel_and_in_the_store_at_one_place(room):
+    await ask(room, "p", "Why? 語😀")
+    (said,) = await room.on_channel()
+    assert (said.name, said.data) == ("user-input", {"promptId": "p", "text": "Why? 語😀"})
+    (state,) = await room.store.states(room.id, ["p"])
+    assert (state.role, state.status, state.position) == ("user", "completed", said.serial)
+    assert await room.shown() == {"p": ("Why? 語😀", "completed")}
+    assert (await room.catch_up()).counts == {"old": 1}
+
+
+async def test_the_same_again_changes_nothing_and_is_not_said_again(room):
+    for _ in range(2):
+        await ask(room, "p", "Why?")
+    assert len(await room.on_channel()) == 1
+
+
+async def test_one_that_was_published_and_not_stored_is_stored_at_its_place(room):
+    """As after a publisher that died in between: whoever tries again ends where it would have."""
+    serial = await room.say("user-input", {"promptId": "p", "text": "Why?"})
+    await room.catch_up()
+    await ask(room, "p", "Why?")
+    (state,) = await room.store.states(room.id, ["p"])
+    assert state.position == serial
+
+
+async def test_a_recorder_that_is_faster_does_no_harm(room):
+    published = Gate()
+    asking = asyncio.create_task(ask(room, "p", "Why?", store=Paused(room.store, locked=published)))
+    await published.reached()
+    assert (await room.catch_up()).counts == {"folded": 1}
+    published.open()
+    await within(asking)
+    assert await room.shown() == {"p": ("Why?", "completed")}
+
+
+async def test_the_same_id_with_other_words_is_a_conflict(room):
+    await ask(room, "p", "Why?")
+    async with room.respond("r") as response:
+        response.write("Why?")
+    for taken, text in (("p", "How?"), ("r", "Why?")):
+        with pytest.raises(Conflict):
+            await ask(room, taken, text)
+    assert [m.name for m in await room.on_channel()].count("user-input") == 1
+
+
+@pytest.mark.parametrize(
+    ("prompt_id", "text", "error"),
+    [
+        ("", "x", BadParameter),
+        ("p", "", BadParameter),
+        ("p", "x" * (BATCH_BYTES + 1), TooLarge),
+        ("p", "語" * (BATCH_BYTES // 3), TooLarge),
+    ],
+)
+async def test_what_is_no_prompt_is_refused_and_nothing_is_said(room, prompt_id, text, error):
+    with pytest.raises(error):
+        await ask(room, prompt_id, text)
+    assert await room.on_channel() == []
+
+
+async def test_without_ably_nothing_is_stored(room, monkeypatch):
+    monkeypatch.setattr("rehydrate.publish.prompts.ACK_TIMEOUT_S", 0.2)
+
+    async def never():
+        await asyncio.Event().wait()
+
+    channel = Paused(room.channel, **{"user-input": never})
+    with pytest.raises(ChannelUnavailable):
+        await ask(room, "p", "Why?", channel=channel)
+    assert await room.store.states(room.id, ["p"]) == []
+
+
+async def test_a_cancel_names_its_response(room):
+    outbox = PublishQueue(room.channel, rate_per_s=0)
+    await cancel(room.id, "r", outbox=outbox, channel_name=room.name)
+    (said,) = await room.on_channel()
+    assert (said.name, said.extras["headers"]["responseId"]) == ("cancel", "r")
+    with pytest.raises(BadParameter):
+        await cancel(room.id, "", outbox=outbox, channel_name=room.name)

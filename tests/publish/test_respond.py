@@ -1,0 +1,331 @@
+"""Respond over real rooms: published, stored, and ended, whatever happens."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from exactness.rooms import Cable, Gate, Paused, open_house, within
+from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
+from rehydrate.postgres.store import PostgresStore
+from rehydrate.publish.response_writer import PublishOptions
+
+TEXT = "むかし👩‍👩‍👧é\u0302ab"
+
+
+@pytest.fixture(scope="module")
+async def house(module_database):
+    async with open_house(module_database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def room(house):
+    with house.room() as made:
+        yield made
+
+
+@pytest.fixture
+def often(monkeypatch):
+    """Checkpoints every few milliseconds."""
+    monkeypatch.setattr("rehydrate.publish.respond.CHECKPOINT_S", 0.01)
+
+
+class TestTheStream:
+    async def test_every_event_has_the_next_seq_and_the_stop_the_last(self, room):
+        async with room.respond("r", prompt_id="p", metadata={"k": 1}) as response:
+            for letter in TEXT:
+                response.write(letter)
+            assert response.text == TEXT
+        count = len(TEXT)
+        assert await room.spoken() == [
+            ("start", 0, 1),
+            *(("token", seq, 1) for seq in range(1, count + 1)),
+            ("stop", count + 1, 1),
+        ]
+        message = await room.message()
+        assert (message["text"], message["status"], message["prompt_id"]) == (
+            TEXT,
+            "completed",
+            "p",
+        )
+        assert message["metadata"] == {"k": 1}
+
+    async def test_what_is_recorded_from_the_channel_is_what_was_committed(self, room):
+        async with room.respond("r") as response:
+            response.reason("hm")
+            response.write("a", part="x")
+            response.tool_call("c", "find")
+            response.tool_args("c", '{"q":1}')
+            response.tool_result("c", [1, 2], name="find")
+            response.tool_call("d", "find", {"q": 2})
+            response.tool_result("d", {"error": "TimeoutError"}, failed=True)
+            response.tool_call("e", "find", {"q": 3})
+            response.refuse("no")
+            response.finish("incomplete", usage={"n": 3}, error={"code": "length"})
+        committed = await room.store.message(room.id, "r")
+        recorded = await room.catch_up()
+        assert recorded.counts == {"old": 11}
+        assert json.loads(await room.store.message(room.id, "r")) == json.loads(committed)
+        message = json.loads(committed)
+        assert [part["type"] for part in message["parts"]] == [
+            "reasoning",
+            "text",
+            *["tool_call"] * 3,
+            "refusal",
+        ]
+        assert message["parts"][2] == {
+            "type": "tool_call",
+            "tool_call_id": "c",
+            "name": "find",
+            "args": '{"q":1}',
+            "result": [1, 2],
+            "status": "completed",
+        }
+        assert [(part["status"], part["result"]) for part in message["parts"][3:5]] == [
+            ("failed", {"error": "TimeoutError"}),
+            ("incomplete", None),
+        ]
+        assert (message["status"], message["usage"]) == ("incomplete", {"n": 3})
+        assert message["error"] == {"code": "length"}
+
+    async def test_while_it_streams_it_is_stored_in_pieces_and_shown_whole(self, room, often):
+        async with room.respond("r") as response:
+            for letter in "abc":
+                response.write(letter)
+                await room.heard(1 + len(response.text))
+                assert await room.shown() == {"r": (response.text, "in_progress")}
+            async with asyncio.timeout(20):
+                while (await room.stored())["r"][0] != "abc":  # noqa: ASYNC110 - a task writes
+                    await asyncio.sleep(0.01)
+
+    async def test_what_is_kept_with_it_may_be_said_while_it_streams(self, room, often):
+        async with room.respond("r", metadata={"k": 1}) as response:
+            response.annotate({"k": 1, "vendor": ["resp_1"]})
+            response.write("a")
+            await room.keeps("r", "a")
+            (state,) = await room.store.states(room.id, ["r"])
+            assert state.metadata == {"k": 1, "vendor": ["resp_1"]}
+            response.annotate({"k": 2})
+            with pytest.raises(BadParameter):
+                response.annotate({"k": object()})
+        assert (await room.message())["metadata"] == {"k": 2}
+
+    async def test_text_too_long_for_one_message_is_split(self, room):
+        long = "語😀" * 20_000
+        async with room.respond("r") as response:
+            response.write(long)
+        messages = [m for m in await room.on_channel() if m.name == "token"]
+        assert len(messages) > 1
+        assert all(len(m.data.encode()) < 65_536 for m in messages)
+        assert (await room.shown())["r"] == (long, "completed")
+
+    async def test_halves_of_a_character_meet_again(self, room):
+        async with room.respond("r") as response:
+            for half in ("a\ud83d", "\ude00b"):
+                response.write(half)
+                await asyncio.sleep(0)
+        assert (await room.shown())["r"] == ("a😀b", "completed")
+
+    async def test_a_response_that_says_nothing_is_a_response(self, room):
+        async with room.respond("r"):
+            pass
+        assert await room.spoken() == [("start", 0, 1), ("stop", 1, 1)]
+        assert (await room.message())["parts"] == []
+
+
+class TestEnds:
+    async def test_what_the_block_raises_ends_it_failed_and_goes_on(self, room):
+        with pytest.raises(RuntimeError, match="model"):  # noqa: PT012 - its end raises
+            async with room.respond("r") as response:
+                response.write("ab")
+                raise RuntimeError("the model broke")
+        message = await room.message()
+        assert (message["text"], message["status"], message["error"]) == (
+            "ab",
+            "failed",
+            "RuntimeError",
+        )
+        assert (await room.spoken())[-1] == ("stop", 2, 1)
+        assert "model broke" not in json.dumps(message)
+
+    async def test_a_cancelled_block_ends_it_cancelled(self, room):
+        written = asyncio.Event()
+
+        async def publish():
+            async with room.respond("r") as response:
+                response.write("ab")
+                written.set()
+                await asyncio.sleep(60)
+
+        publishing = room.house.spawn(publish())
+        await within(written.wait())
+        publishing.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await publishing
+        assert (await room.shown())["r"] == ("ab", "cancelled")
+        assert (await room.spoken())[-1][0] == "stop"
+
+    async def test_cancelled_while_it_ends_it_ends_all_the_same(self, room):
+        stop = Gate()
+
+        async def publish():
+            channel = Paused(room.channel, stop=stop)
+            async with room.respond("r", channel=channel) as response:
+                response.write("ab")
+
+        publishing = room.house.spawn(publish())
+        await stop.reached()
+        publishing.cancel()
+        await asyncio.sleep(0)
+        stop.open()
+        with pytest.raises(asyncio.CancelledError):
+            await within(publishing)
+        assert (await room.shown())["r"] == ("ab", "completed")
+        assert (await room.lease("r")).told
+
+    async def test_what_was_said_of_the_end_goes_before_what_the_block_raises(self, room):
+        with pytest.raises(RuntimeError):  # noqa: PT012 - its end raises
+            async with room.respond("r") as response:
+                response.finish("incomplete")
+                raise RuntimeError
+        assert (await room.message())["status"] == "incomplete"
+
+    async def test_nothing_is_written_after_the_end(self, room):
+        async with room.respond("r") as response:
+            response.write("a")
+        with pytest.raises(Fenced):
+            response.write("b")
+
+
+class TestWhoseItIs:
+    async def test_a_second_publisher_is_refused_while_the_first_lives_and_after_it_ended(
+        self, room
+    ):
+        async with room.respond("r") as response:
+            response.write("a")
+            with pytest.raises(Conflict):
+                async with room.respond("r"):
+                    pass
+        with pytest.raises(Conflict):
+            async with room.respond("r"):
+                pass
+        assert await room.stored() == {"r": ("a", "completed")}
+
+    async def test_a_dead_publishers_response_is_taken_over_and_the_zombie_changes_nothing(
+        self, room, often
+    ):
+        with pytest.raises(Fenced):  # noqa: PT012 - wherever the zombie notices
+            async with room.respond("r") as zombie:
+                zombie.write("zombie ")
+                await room.heard(2)
+                await room.take_over("r")
+                async with room.respond("r") as second:
+                    assert second.gen == 2
+                    second.write("second")
+                    await room.heard(4)
+                    zombie.write("again")
+                    await room.heard(5)
+                    assert await room.shown() == {"r": ("second", "in_progress")}
+                async with asyncio.timeout(20):
+                    while True:
+                        zombie.write("x")
+                        await asyncio.sleep(0.01)
+        assert await room.shown() == {"r": ("second", "completed")}
+        await room.catch_up()
+        assert await room.stored() == {"r": ("second", "completed")}
+        assert [(n, g) for n, _, g in await room.spoken() if n == "stop"] == [("stop", 2)]
+
+    async def test_a_zombie_that_ends_is_fenced_and_tells_nothing(self, room):
+        with pytest.raises(Fenced):  # noqa: PT012 - its end raises
+            async with room.respond("r") as zombie:
+                zombie.write("zombie")
+                await room.take_over("r")
+                async with room.respond("r") as second:
+                    second.write("second")
+        assert [(n, g) for n, _, g in await room.spoken() if n == "stop"] == [("stop", 2)]
+        assert await room.stored() == {"r": ("second", "completed")}
+
+    async def test_what_a_sweeper_took_for_dead_is_not_taken_over(self, room):
+        with pytest.raises(Fenced):  # noqa: PT012 - its end raises
+            async with room.respond("r") as response:
+                response.write("a")
+                await room.take_over("r")
+                async with room.store.locked(room.id, room.name) as held:
+                    await held.fence("r", "sweeper", 30.0)
+                with pytest.raises(Conflict):
+                    async with room.respond("r"):
+                        pass
+        assert "stop" not in [name for name, _, _ in await room.spoken()]
+
+    async def test_a_response_goes_out_as_its_agent(self, room):
+        async with room.respond("r", terms=PublishOptions(client_id="bot")) as response:
+            response.write("a")
+            await room.heard(2)
+            await room.say("token", "x", client_id="ann", responseId="r", seq=2, gen=1)
+            await room.say("stop", client_id="ann", responseId="r", seq=3, gen=1)
+            assert await room.shown() == {"r": ("a", "in_progress")}
+            response.write("b")
+        assert await room.shown() == {"r": ("ab", "completed")}
+        assert {m.client_id for m in await room.on_channel()} == {"bot", "ann"}
+
+
+class TestWithoutTheStore:
+    @pytest.fixture
+    async def cable(self, module_database):
+        async with Cable(module_database) as made:
+            yield made
+
+    @pytest.fixture
+    async def frail(self, cable):
+        store = PostgresStore(cable.url)
+        await store.open()
+        yield store
+        await store.close()
+
+    async def test_away_for_a_while_it_is_waited_for(self, room, cable, frail, often):
+        async with room.respond("r", store=frail) as response:
+            response.write("before ")
+            await asyncio.sleep(0.05)
+            cable.cut()
+            response.write("meanwhile ")
+            await asyncio.sleep(0.05)
+            cable.mend()
+            response.write("after")
+        assert await room.stored() == {"r": ("before meanwhile after", "completed")}
+        assert (await room.spoken())[-1][0] == "stop"
+
+    async def test_away_at_the_end_nothing_is_told_before_it_is_back(self, room, cable, frail):
+        async def publish():
+            async with room.respond("r", store=frail) as response:
+                response.write("text")
+                await room.heard(2)
+                cable.cut()
+
+        publishing = room.house.spawn(publish())
+        await asyncio.sleep(0.5)
+        assert [name for name, _, _ in await room.spoken()] == ["start", "token"]
+        cable.mend()
+        await within(publishing)
+        assert await room.stored() == {"r": ("text", "completed")}
+
+    async def test_away_for_too_long_the_caller_is_told_and_readers_are_not(
+        self, room, cable, frail, monkeypatch
+    ):
+        monkeypatch.setattr("rehydrate.publish.checkpoints.COMMIT_TIMEOUT_S", 0.2)
+        with pytest.raises(StoreUnavailable):  # noqa: PT012 - its end raises
+            async with room.respond("r", store=frail) as response:
+                response.write("text")
+                await room.heard(2)
+                cable.cut()
+        assert [name for name, _, _ in await room.spoken()] == ["start", "token"]
+        assert (await room.shown())["r"] == ("text", "in_progress")
+
+    async def test_away_at_the_beginning_there_is_no_response(self, room, cable, frail):
+        cable.cut()
+        with pytest.raises(StoreUnavailable):
+            async with room.respond("r", store=frail):
+                pass
+        assert await room.on_channel() == []

@@ -1,0 +1,139 @@
+"""What a publisher may not say: refused where it is said, and the response goes on."""
+
+from __future__ import annotations
+
+import pytest
+
+from exactness.rooms import open_house
+from rehydrate.core.text import size_budget as extent
+from rehydrate.errors import BadParameter, TooLarge
+
+
+@pytest.fixture(scope="module")
+async def house(module_database):
+    async with open_house(module_database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def room(house):
+    with house.room() as made:
+        yield made
+
+
+class TestBadInput:
+    @pytest.mark.parametrize("rid", ["", "a\n", "x" * 257, "\ud83d"])
+    async def test_a_response_id_that_is_none_names_its_parameter(self, room, rid):
+        with pytest.raises(BadParameter) as caught:
+            async with room.respond(rid):
+                pass
+        assert caught.value.parameter == "response_id"
+        assert await room.row() is None
+
+    @pytest.mark.parametrize(
+        ("said", "parameter"),
+        [
+            (lambda response: response.tool_result("c", object()), "result"),
+            (lambda response: response.tool_call("c", "f", {"x": float("nan")}), "args"),
+            (lambda response: response.finish(usage={1: 2}), "usage"),
+            (lambda response: response.finish(error=b"x"), "error"),
+            (lambda response: response.finish(error={"n": 2**64}), "error"),
+            (lambda response: response.finish(parts=[{"type": "image"}]), "parts"),
+            (lambda response: response.finish(parts="text"), "parts"),
+            (lambda response: response.finish("in_progress"), "status"),
+            (lambda response: response.write(5), "text"),
+            (lambda response: response.write(b"x"), "text"),
+            (lambda response: response.write("x", part="p" * 257), "part"),
+            (lambda response: response.reason("x", part=7), "part"),
+            (lambda response: response.tool_args("c" * 257, "{}"), "tool_call_id"),
+            (lambda response: response.tool_call(None, "f"), "tool_call_id"),
+            (lambda response: response.tool_call("c", "f" * 257), "name"),
+        ],
+    )
+    async def test_what_cannot_be_told_is_refused_where_it_is_said(self, room, said, parameter):
+        async with room.respond("r") as response:
+            response.write("a")
+            with pytest.raises(BadParameter) as caught:
+                said(response)
+            response.write("b")
+        assert caught.value.parameter == parameter
+        assert await room.stored() == {"r": ("ab", "completed")}
+
+    async def test_metadata_that_cannot_be_told_is_refused_at_once(self, room):
+        with pytest.raises(BadParameter) as caught:
+            async with room.respond("r", metadata={"a": object()}):
+                pass
+        assert caught.value.parameter == "metadata"
+        assert await room.row() is None
+
+
+class TestTooMuch:
+    """What is more than a response may hold is refused where it is said; the rest stays."""
+
+    @pytest.mark.parametrize(
+        "said",
+        [
+            lambda response: response.write("x" * (extent.MOST_CHARACTERS + 1)),
+            lambda response: response.tool_call("c", "f", {"x": "語" * (extent.VALUE_BYTES // 6)}),
+            lambda response: response.tool_result("c", "y" * extent.VALUE_BYTES),
+            lambda response: response.finish(usage=["x" * extent.END_BYTES]),
+            lambda response: response.finish(error="x" * extent.END_BYTES),
+            lambda response: response.finish(
+                parts=[{"type": "text", "text": "x" * (extent.MOST_CHARACTERS + 1)}]
+            ),
+        ],
+    )
+    async def test_it_is_refused_at_once_and_nothing_of_it_is_said(self, room, said):
+        async with room.respond("r") as response:
+            response.write("a")
+            with pytest.raises(TooLarge):
+                said(response)
+            response.write("b")
+        assert await room.stored() == {"r": ("ab", "completed")}
+        assert await room.shown() == {"r": ("ab", "completed")}
+
+    async def test_what_just_fits_is_published_stored_and_told(self, room):
+        long = "語" * ((extent.VALUE_BYTES - 2) // 6)
+        async with room.respond("r", metadata="m" * 60_000) as response:
+            response.tool_call("c" * 256, "f" * 256, long)
+            response.tool_result("c" * 256, long)
+            response.tool_call("n", "f", {"n": 2**1000})
+            response.write("a", part="語" * 256)
+            response.finish("failed", usage=["u" * 15_000, 2**1000], error="e" * 15_000)
+        assert [name for name, *_ in await room.spoken()][-1] == "stop"
+        lease = await room.lease("r")
+        assert lease.told
+        message = await room.message()
+        assert (message["status"], message["text"], len(message["error"])) == (
+            "failed",
+            "a",
+            15_000,
+        )
+        assert (await room.catch_up()).counts["folded"] == 0
+
+    async def test_ten_mebibytes_are_taken_and_not_a_character_more(self, room):
+        piece = "x" * 1_048_576
+        async with room.respond("r") as response:
+            for _ in range(10):
+                response.write(piece)
+            with pytest.raises(TooLarge):
+                response.write("y")
+        assert (await room.shown())["r"] == (piece * 10, "completed")
+        assert (await room.catch_up()).counts["folded"] == 0
+
+    async def test_a_million_tokens_are_too_many(self, room, monkeypatch):
+        monkeypatch.setattr(extent, "MOST_EVENTS", 50)
+        with pytest.raises(TooLarge, match="50 events"):  # noqa: PT012 - whichever is too many
+            async with room.respond("r") as response:
+                for number in range(100):
+                    response.write(f"{number} ")
+                    response.reason("hm")
+        text, status = (await room.shown())["r"]
+        assert (status, text.split()[:3]) == ("failed", ["0", "1", "2"])
+        assert (await room.stored())["r"][1] == "failed"
+
+    async def test_metadata_that_are_too_large_are_refused_at_once(self, room):
+        with pytest.raises(TooLarge):
+            async with room.respond("r", metadata="x" * 64_000):
+                pass
+        assert await room.row() is None

@@ -1,0 +1,191 @@
+"""What a restarted agent has to answer, over Postgres and the channel server."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from contextlib import aclosing
+
+import pytest
+
+from localably import LocalAbly
+from rehydrate.ports import Outgoing
+from rehydrate.publish import unanswered as unanswered_module
+from rehydrate.publish.unanswered import unanswered
+from rehydrate.record.catch_up import NewMessage
+from telling import history_over, publisher_to
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
+
+
+@pytest.fixture
+async def server():
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture
+async def history(module_database, server):
+    async with history_over(module_database, server) as made:
+        yield made
+
+
+@pytest.fixture
+async def other(module_database, server):
+    """Another agent's process, as it were."""
+    async with history_over(module_database, server) as made:
+        yield made
+
+
+@pytest.fixture
+def conversation():
+    return f"u-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def publisher(server, conversation):
+    async with publisher_to(server, f"ai:{conversation}") as made:
+        yield made
+
+
+async def ask(publisher, *ids):
+    for id_ in ids:
+        await publisher.say("user-input", {"promptId": id_, "text": f"{id_}?"}, id_=id_)
+
+
+async def answer(history, conversation, prompt):
+    async with history.respond(conversation, f"r-{prompt.id}", prompt_id=prompt.id) as response:
+        response.write(f"about {prompt.text}")
+
+
+async def ids(prompts):
+    async with aclosing(prompts):
+        return [prompt.id async for prompt in prompts]
+
+
+async def test_prompts_without_a_response_come_in_their_order_each_once(
+    history, conversation, publisher
+):
+    await history.store_messages(conversation, [NewMessage("p0", "user", text="stored")])
+    await ask(publisher, "p1", "p2", "p3")
+    await publisher.say("start", rid="r2", seq=0, promptId="p2")
+    found = [prompt async for prompt in history.unanswered(conversation)]
+    assert [(each.id, each.text) for each in found] == [
+        ("p0", "stored"),
+        ("p1", "p1?"),
+        ("p3", "p3?"),
+    ]
+    assert all(each.sent_ms for each in found)
+
+
+async def test_an_agent_that_dies_in_the_middle_answers_each_prompt_once_after_its_restart(
+    history, other, conversation, publisher
+):
+    await ask(publisher, "p1", "p2", "p3")
+    async with aclosing(history.unanswered(conversation)) as prompts:
+        async for prompt in prompts:
+            await answer(history, conversation, prompt)
+            if prompt.id == "p2":
+                break
+    assert await ids(other.unanswered(conversation)) == ["p3"]
+    hydrated = await other.hydrate(conversation)
+    assert [m["id"] for m in hydrated.messages if m["role"] == "assistant"] == ["r-p1", "r-p2"]
+
+
+async def test_prompts_of_one_millisecond_come_each_once_and_in_order_across_restarts(
+    history, other, conversation, publisher
+):
+    wanted = [f"p{n}" for n in range(4)]
+    asked = [Outgoing("user-input", {"promptId": id_, "text": "?"}, id_) for id_ in wanted]
+    asked = [each._replace(id=f"ask:{n}") for n, each in enumerate(asked)]
+    await history._channel.publish(f"ai:{conversation}", asked)
+    async with aclosing(history.unanswered(conversation)) as prompts:
+        async for prompt in prompts:
+            assert prompt.id == wanted.pop(0)
+            await answer(history, conversation, prompt)
+            if prompt.id == "p1":
+                break
+    assert await ids(other.unanswered(conversation)) == wanted == ["p2", "p3"]
+
+
+async def test_two_agents_at_once_never_get_the_same_prompt(
+    history, other, conversation, publisher
+):
+    wanted = [f"p{n}" for n in range(12)]
+    await ask(publisher, *wanted)
+    taken = []
+
+    async def work(agent):
+        async for prompt in agent.unanswered(conversation):
+            taken.append(prompt.id)
+            await answer(agent, conversation, prompt)
+
+    await asyncio.gather(work(history), work(other))
+    assert sorted(taken) == sorted(wanted)
+
+
+async def test_what_one_agent_works_on_is_not_offered_to_another_until_it_gives_it_back(
+    history, other, conversation, publisher
+):
+    await ask(publisher, "p1", "p2")
+    async with aclosing(history.unanswered(conversation)) as prompts:
+        assert (await anext(prompts)).id == "p1"
+        assert await ids(other.unanswered(conversation)) == ["p2"]
+    assert await ids(other.unanswered(conversation)) == ["p1", "p2"]
+
+
+async def test_the_claim_of_a_dead_agent_comes_free_and_that_of_a_living_one_does_not(
+    history, conversation, publisher
+):
+    await ask(publisher, "p1")
+    how = {"claims": history._store, "record": history.catch_up}
+    await history.catch_up(conversation)
+    assert await history._store.claim(conversation, "dead", 0.4, [])  # and nobody renews it
+    async with aclosing(unanswered(conversation, **how, lease_s=0.4)) as prompts:
+        assert await anext(prompts, None) is None
+    await asyncio.sleep(0.5)
+    async with aclosing(unanswered(conversation, **how, lease_s=0.4)) as prompts:
+        assert (await anext(prompts)).id == "p1"
+        await asyncio.sleep(1)
+        assert await ids(unanswered(conversation, **how)) == []
+
+
+async def test_a_live_prompt_waits_behind_those_that_came_before_it(
+    history, conversation, publisher
+):
+    await ask(publisher, "p1", "p2")
+    found = []
+    async with aclosing(history.unanswered(conversation, wait=True)) as prompts:
+        async with asyncio.timeout(20):
+            async for prompt in prompts:
+                found.append(prompt.id)
+                if prompt.id == "p1":
+                    await ask(publisher, "p3")
+                await answer(history, conversation, prompt)
+                if prompt.id == "p3":
+                    await ask(publisher, "p4")
+                if prompt.id == "p4":
+                    break
+    assert found == ["p1", "p2", "p3", "p4"]
+
+
+async def test_a_prompt_that_is_left_alone_is_not_offered_twice_in_a_row(
+    history, conversation, publisher
+):
+    await ask(publisher, "p1")
+    async with aclosing(history.unanswered(conversation, wait=True)) as prompts:
+        assert (await anext(prompts)).id == "p1"
+        nothing = asyncio.ensure_future(anext(prompts))
+        await asyncio.sleep(0.5)
+        assert not nothing.done()
+        await ask(publisher, "p2")
+        async with asyncio.timeout(15):
+            assert (await nothing).id == "p2"
+
+
+async def test_how_many_are_remembered_is_bounded(history, conversation, publisher, monkeypatch):
+    monkeypatch.setattr(unanswered_module, "_MOST_PASSED", 2)
+    await ask(publisher, "p1", "p2", "p3")
+    async with aclosing(history.unanswered(conversation)) as prompts:
+        found = [(await anext(prompts)).id for _ in range(4)]
+    assert found == ["p1", "p2", "p3", "p1"]

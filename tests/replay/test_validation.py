@@ -1,0 +1,95 @@
+"""What may be asked of a replay, and where it may go."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+
+from core.saying import event, folded, start, stop, token
+from rehydrate.core.replay.requests import ReplayTerms
+from rehydrate.core.replay.schedule import scheduled
+from rehydrate.errors import BadParameter, Conflict, Forbidden, TooLarge
+from rehydrate.replay.validation import (
+    Targets,
+    check_key,
+    check_repairable,
+    check_schedule,
+    check_terms,
+)
+
+
+@pytest.mark.parametrize(
+    ("terms", "parameter"),
+    [
+        (ReplayTerms("loop"), "mode"),
+        *((ReplayTerms(speed=wrong), "speed") for wrong in (-0.1, 1000.1, math.nan, math.inf)),
+        *((ReplayTerms(from_seq=wrong), "from_seq") for wrong in (-1, 2**31)),
+        *((ReplayTerms(max_rate=wrong), "max_rate") for wrong in (-1, 0.05, 1e5, math.nan)),
+    ],
+)
+def test_terms_outside_their_ranges_are_named(terms, parameter):
+    with pytest.raises(BadParameter) as caught:
+        check_terms(terms)
+    assert caught.value.parameter == parameter
+
+
+def test_terms_at_the_edges_of_their_ranges_are_good():
+    for terms in (ReplayTerms(), ReplayTerms("repair", 0), ReplayTerms(speed=1000, max_rate=0.1)):
+        check_terms(terms)
+
+
+@pytest.mark.parametrize("key", ["", "x" * 257, "é", "a\n", "a\0"])
+def test_a_key_is_short_and_printable(key):
+    with pytest.raises(BadParameter):
+        check_key(key)
+    check_key(None)
+    check_key("x" * 256)
+
+
+def test_only_allowed_channels_are_targets():
+    targets = Targets(["demo:*", "one"])
+    for channel in ("demo:a", "demo:a:b", "one"):
+        targets.check(channel)
+    for channel in ("demo", "two", "ai:c", "xdemo:a", "one:x"):
+        with pytest.raises(Forbidden, match="REHYDRATE_REPLAY_CHANNELS"):
+            targets.check(channel)
+    with pytest.raises(Forbidden):
+        Targets().check("one")
+
+
+@pytest.mark.parametrize(
+    ("limit", "asked", "own", "given"),
+    [(50, 0, True, 25), (50, 0, False, 50), (10, 0, True, 10), (0, 0, True, 25), (0, 0, False, 50),
+     (50, 50, True, 50), (0, 400, True, 400)],
+)  # fmt: skip
+def test_the_rate_is_what_is_asked_or_what_leaves_room_for_others(limit, asked, own, given):
+    assert Targets((), limit).rate(asked, own=own) == given
+
+
+def test_more_than_a_channel_takes_is_refused():
+    with pytest.raises(BadParameter, match="REHYDRATE_PUBLISH_RATE"):
+        Targets((), 50).rate(51, own=False)
+
+
+def test_only_what_is_stored_whole_can_be_a_repair():
+    check_repairable(folded(start(), token(1, "a"), stop(2)))
+    gapped = folded(start(), token(2, "b"), stop(3))
+    headless = folded(event("token", None, "a"), event("stop", None, at_s=2))
+    silent = folded(start(), token(1, "a"))
+    silent.status, silent.provisional = "interrupted", True
+    for state in (gapped, headless, silent, folded(start())):
+        with pytest.raises(Conflict):
+            check_repairable(state)
+
+
+def test_what_cannot_be_published_is_refused():
+    state = folded(start(), token(1, "a"), stop(2))
+    late = ReplayTerms(from_seq=9, max_rate=25)
+    with pytest.raises(BadParameter):
+        check_schedule(scheduled(state, late), late)
+    large = event("tool_call", 1, tool_call_id="c", name="f", value={"q": "x" * 70_000})
+    with pytest.raises(TooLarge):
+        check_schedule(
+            scheduled(folded(start(), large, stop(2)), ReplayTerms(max_rate=5)), ReplayTerms()
+        )

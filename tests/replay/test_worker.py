@@ -1,0 +1,251 @@
+"""Replays as jobs: any process runs them, goes on with them, and ends them."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from conftest import connected
+from localably import LocalAbly, Settings
+from rehydrate import NewMessage
+from rehydrate.replay import replay_run as running
+from rehydrate.replay import worker as jobs
+from replay.rooms import TOKENS, folded, room_over
+from telling import reading
+
+LONG = [f"{number} " for number in range(40)]
+SLOW = {"speed": 0, "max_rate": 20}
+
+
+@pytest.fixture
+async def alone(database, replay_server):
+    async with room_over(database, replay_server, replay_channels="demo:*") as made:
+        yield made
+
+
+@pytest.fixture
+def hasty(monkeypatch):
+    """Leases that run out soon."""
+    monkeypatch.setattr(jobs, "LEASE_S", 1.0)
+    monkeypatch.setattr(running, "LEASE_S", 1.0)
+
+
+async def until(condition):
+    async with asyncio.timeout(20):
+        while not condition():  # noqa: ASYNC110 - nobody tells
+            await asyncio.sleep(0.02)
+
+
+def texts(events):
+    return [e.text for e in events if e.kind == "token"]
+
+
+async def test_whoever_closes_gives_it_back_and_another_goes_on_at_once(alone, database):
+    await alone.said("r", LONG)
+    async with room_over(database, alone.server) as other:
+        async with reading(other.history, alone.id) as reader:
+            await reader.until(lambda r: r.snapshots)
+            replay = await alone.history.replay(alone.id, "r", **SLOW)
+            await alone.reached(replay, 5)
+            await alone.history._jobs.close()
+            there = other._replace(id=alone.id)
+            ended = await there.ended(replay)
+            assert (ended.state, ended.done) == ("done", len(LONG))
+            seen = await reader.until(lambda r: r.statuses.get(replay.id) == "completed")
+        assert seen.texts[replay.id] == "".join(LONG)
+        assert not seen.wrong
+        assert texts(await there.events(replay)) == LONG
+
+
+async def test_what_a_dead_process_leaves_is_gone_on_with(alone, database, hasty):
+    await alone.said("r", LONG)
+    replay = await alone.history.replay(alone.id, "r", **SLOW)
+    await alone.reached(replay, 5)
+    dying = alone.history._jobs
+    for task in [dying._task, *dying._running]:
+        task.remove_done_callback(dying._running.discard)
+    dead = [dying._task, *dying._running]
+    for run in dying._runs.values():  # it can write nothing any more
+        run._replays = None
+    for task in dead:
+        task.cancel()
+    await asyncio.gather(*dead, return_exceptions=True)
+    dying._task, dying._running = None, set()
+    async with room_over(database, alone.server) as other:
+        there = other._replace(id=alone.id)
+        ended = await there.ended(replay)
+        assert (ended.state, ended.done) == ("done", len(LONG))
+        events = await there.events(replay)
+        assert texts(events) == LONG
+        assert folded(events, replay.id).status == "completed"
+
+
+async def test_cancelled_it_ends_on_the_channel_and_again_changes_nothing(alone):
+    await alone.said("r", LONG)
+    async with reading(alone.history, alone.id) as reader:
+        await reader.until(lambda r: r.snapshots)
+        replay = await alone.history.replay(alone.id, "r", **SLOW)
+        await alone.reached(replay, 3)
+        cancelled = await alone.history.cancel_replay(replay.id)
+        assert cancelled.state == "cancelled"
+        seen = await reader.until(lambda r: r.statuses.get(replay.id) == "cancelled")
+    assert "".join(LONG).startswith(seen.texts[replay.id])
+    assert not seen.wrong
+    assert await alone.history.cancel_replay(replay.id) == cancelled
+    assert [e.kind for e in await alone.events(replay)].count("stop") == 1
+
+
+async def test_any_process_cancels_it(alone, database):
+    await alone.said("r", LONG)
+    async with room_over(database, alone.server) as other:
+        replay = await alone.history.replay(alone.id, "r", **SLOW)
+        await alone.reached(replay, 3)
+        await other.history.cancel_replay(replay.id)
+        assert (await alone.ended(replay)).state == "cancelled"
+    assert folded(await alone.events(replay), replay.id).status == "cancelled"
+
+
+async def test_one_that_waits_is_cancelled_before_anything_is_said(alone):
+    await alone.said("r", LONG)
+    first = await alone.history.replay(alone.id, "r", **SLOW)
+    second = await alone.history.replay(alone.id, "r", speed=0)
+    await alone.reached(first, 1)
+    cancelled = await alone.history.cancel_replay(second.id)
+    assert (cancelled.state, cancelled.started_ms) == ("cancelled", None)
+    assert await alone.events(second) == []
+    await alone.history.cancel_replay(first.id)
+
+
+async def test_on_one_channel_they_run_one_after_the_other(alone):
+    await alone.said("r", LONG[:10])
+    both = [await alone.history.replay(alone.id, "r", **SLOW) for _ in range(2)]
+    first, second = [await alone.ended(each) for each in both]
+    assert first.finished_ms <= second.started_ms
+    assert [texts(await alone.events(each)) for each in both] == [LONG[:10]] * 2
+
+
+async def test_an_erased_conversation_is_replayed_no_further(alone):
+    await alone.said("r", LONG)
+    replay = await alone.history.replay(alone.id, "r", speed=0, max_rate=5)
+    await alone.reached(replay, 2)
+    await alone.history.erase(alone.id)
+    await until(lambda: not alone.history._jobs._running)
+    said = len(await alone.events(replay))
+    await asyncio.sleep(0.5)
+    assert len(await alone.events(replay)) == said < len(LONG)
+
+
+async def test_connections_to_the_store_may_be_cut_meanwhile(alone, database):
+    await alone.said("r", LONG)
+    replay = await alone.history.replay(alone.id, "r", **SLOW)
+    for done in (5, 15):
+        await alone.reached(replay, done)
+        async with connected(database) as connection:
+            await connection.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
+                "WHERE datname = current_database() AND pid <> pg_backend_pid()"
+            )
+    ended = await alone.ended(replay)
+    assert (ended.state, ended.done) == ("done", len(LONG))
+    assert texts(await alone.events(replay)) == LONG
+
+
+async def test_what_changed_meanwhile_is_not_gone_on_with(alone, database):
+    await alone.said("r")
+    await alone.history._jobs.close()
+    replay = await alone.history.replay(alone.id, "r", speed=0)
+    async with connected(database) as connection:
+        await connection.execute('UPDATE replays SET plan = \'{"digest":"other"}\'')
+    alone.history._jobs.open()
+    ended = await alone.ended(replay)
+    assert (ended.state, ended.error["code"]) == ("failed", "conflict")
+    assert [e.kind for e in await alone.events(replay)] == ["start", "stop"]
+    assert folded(await alone.events(replay), replay.id).status == "failed"
+
+
+async def test_what_is_begun_in_vain_too_often_has_failed(alone, database):
+    await alone.said("r")
+    await alone.history._jobs.close()
+    replay = await alone.history.replay(alone.id, "r", speed=0)
+    async with connected(database) as connection:
+        await connection.execute("UPDATE replays SET attempts = $1", jobs.MOST_ATTEMPTS)
+    alone.history._jobs.open()
+    ended = await alone.ended(replay)
+    assert (ended.state, ended.error["code"]) == ("failed", "attempts")
+
+
+async def test_what_ably_refuses_has_failed_and_says_why(alone):
+    await alone.said("r")
+    with alone.server.faults.on("refuse_publish", code=40160):
+        replay = await alone.history.replay(alone.id, "r", speed=0)
+        ended = await alone.ended(replay)
+    assert (ended.state, ended.error["code"]) == ("failed", "channel_unavailable")
+    assert "40160" in ended.error["detail"]
+
+
+async def test_a_publish_that_is_refused_for_its_rate_is_mended(alone):
+    await alone.said("r", LONG)
+    async with reading(alone.history, alone.id) as reader:
+        await reader.until(lambda r: r.snapshots)
+        replay = await alone.history.replay(alone.id, "r", speed=0, max_rate=50)
+        await alone.reached(replay, 3)
+        with alone.server.faults.on("refuse_publish", code=42911, count=1):
+            await alone.reached(replay, 20)
+        assert (await alone.ended(replay)).state == "done"
+        seen = await reader.until(lambda r: r.statuses.get(replay.id) == "completed")
+    assert seen.texts[replay.id] == "".join(LONG)
+
+
+async def test_beside_what_streams_on_its_channel_it_keeps_within_the_rate(database):
+    async with (
+        LocalAbly(settings=Settings(enforce_limits=True)) as server,
+        room_over(database, server, replay_channels="demo:*") as room,
+    ):
+        await room.said("r", LONG)
+        replays = [
+            await room.history.replay(room.id, "r", speed=0, max_rate=50),
+            await room.history.replay(room.id, "r", speed=0, channel="demo:a"),
+            await room.history.replay(room.id, "r", speed=0, channel="demo:b"),
+        ]
+        async with room.history.respond(room.id, "live") as response:
+            for word in LONG:
+                response.write(word)
+                await asyncio.sleep(0.02)
+        for each in replays:
+            ended = await room.ended(each)
+            assert (ended.state, ended.gen) == ("done", 1), "nothing was refused"
+            assert texts(await room.events(each, each.channel)) == LONG
+
+
+async def test_what_was_stored_whole_is_replayed_evenly_and_says_so(alone):
+    text = "むかしむかし " * 10
+    await alone.history.store_messages(alone.id, [NewMessage("s", "assistant", text=text)])
+    replay = await alone.history.replay(alone.id, "s", speed=0, max_rate=50)
+    assert replay.plan["even"]
+    assert (await alone.ended(replay)).state == "done"
+    assert "".join(texts(await alone.events(replay))) == text
+
+
+async def test_parts_are_replayed_as_they_are(alone):
+    async with alone.history.respond(alone.id, "r") as response:
+        response.reason("hm", part="thoughts")
+        response.write("a", part="x")
+        response.tool_call("t", "find")
+        response.tool_args("t", '{"q":1}')
+        response.tool_result("t", [1, {"é": None}], name="find")
+        response.refuse("no")
+        response.finish("incomplete", usage={"n": 3}, error={"code": "length"})
+    replay = await alone.history.replay(alone.id, "r", speed=0, channel="demo:parts")
+    assert (await alone.ended(replay)).state == "done"
+    told = folded(await alone.events(replay, "demo:parts"), replay.id)
+    (shown,) = (await alone.history.hydrate(alone.id)).messages
+    assert told.parts() == shown["parts"]
+    assert (told.status, told.usage, told.error) == ("incomplete", {"n": 3}, {"code": "length"})
+
+
+async def test_it_is_counted_how_they_end(alone):
+    await alone.said("r", TOKENS[:2])
+    await alone.ended(await alone.history.replay(alone.id, "r", speed=0))
+    counted = b'rehydrate_replays_total{state="done"} 1.0'
+    await until(lambda: counted in alone.history._metrics.text())

@@ -1,0 +1,213 @@
+"""`History`, the library's front door, over real rooms."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import httpx
+import pytest
+
+import rehydrate
+from demo.command_line import settings_on
+from localably import LocalAbly
+from rehydrate import History, NewMessage
+from rehydrate.errors import (
+    ChannelUnavailable,
+    Conflict,
+    NotConfigured,
+    NotFound,
+    StoreUnavailable,
+    Unauthorized,
+)
+from rehydrate.history import embedded_postgres, migrate, schema_revision
+from rehydrate.settings import load_settings
+
+AWAY = "postgres://u:p@127.0.0.1:1/x"
+
+
+@pytest.fixture
+async def ably():
+    async with LocalAbly() as server:
+        yield server
+
+
+@pytest.fixture
+def settings(database, ably):
+    return load_settings(**settings_on(database, ably))
+
+
+@pytest.fixture
+async def history(settings):
+    async with History(settings) as opened:
+        yield opened
+
+
+async def eventually(ask, error=NotFound):
+    """What *ask* answers once it does not raise *error* any more."""
+    for _ in range(200):
+        try:
+            return await ask()
+        except error:
+            await asyncio.sleep(0.05)
+    return await ask()
+
+
+def test_the_public_names_are_few_and_all_there():
+    assert len(rehydrate.__all__) <= 12
+    for name in rehydrate.__all__:
+        assert getattr(rehydrate, name).__name__ == name
+    with pytest.raises(AttributeError, match="nonsense"):
+        _ = rehydrate.nonsense
+
+
+def test_whoever_only_reads_does_not_import_the_server():
+    script = (
+        "import sys; from rehydrate import View; "
+        "print(*({'fastapi', 'sqlalchemy', 'asyncpg', 'ably'} & sys.modules.keys()))"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout.split() == []
+
+
+def test_what_is_missing_or_cannot_be_read_is_named(monkeypatch, ably):
+    given = settings_on(AWAY, ably)
+    for name in ("REHYDRATE_DATABASE_URL", "ABLY_API_KEY"):
+        with pytest.raises(NotConfigured, match=name):
+            History(load_settings(**(given | {name: ""})))
+    with pytest.raises(NotConfigured, match="REHYDRATE_DATABASE_URL"):
+        History(load_settings(**(given | {"REHYDRATE_DATABASE_URL": "http://x"})))
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    assert History().settings == load_settings(), "the environment, where nothing is given"
+
+
+async def test_it_opens_and_closes_also_while_nothing_answers(ably):
+    given = settings_on(AWAY, ably) | {"ABLY_PORT": "1"}
+    before = asyncio.all_tasks()
+    async with History(load_settings(**given)) as history:
+        with pytest.raises(StoreUnavailable):
+            await history.hydrate("c")
+        with pytest.raises(StoreUnavailable):
+            await history.ready()
+        with pytest.raises(ChannelUnavailable):
+            await history.channel_ready()
+    assert asyncio.all_tasks() <= before
+
+
+async def test_what_is_published_is_there_streaming_and_finished(history):
+    async with history.respond("c", "r-1", prompt_id="p-1", metadata={"model": "m"}) as response:
+        response.write("Once ")
+        response.write("upon")
+    async with history.respond("c", "r-2") as response:
+        response.write("a time")
+        hydrated = await history.hydrate("c")
+        assert [(m["id"], m["status"]) for m in hydrated.messages] == [
+            ("r-1", "completed"),
+            ("r-2", "in_progress"),
+        ]
+        assert hydrated.messages[0]["text"] == "Once upon"
+        with pytest.raises(Conflict):
+            async with history.respond("c", "r-2"):
+                pass
+    assert b'"a time"' in await history.message("c", "r-2")
+    rows, older = await history.conversations()
+    assert [(row.id, row.channel) for row in rows] == [("c", "ai:c")]
+    assert older is None
+
+
+async def test_what_others_publish_is_recorded_once_somebody_has_read_it(history, ably):
+    async with History(history.settings) as publisher, publisher.respond("c", "r-1") as response:
+        response.write("theirs")
+    with pytest.raises(NotFound):
+        await history.message("c", "nobody")
+    await history.hydrate("c")
+    assert b"theirs" in await eventually(lambda: history.message("c", "r-1"))
+
+
+async def test_a_conversation_keeps_its_channel_when_the_template_changes(history, settings):
+    await history.store_messages("c", [NewMessage("p", "user", text="hello")])
+    other = settings.model_copy(update={"channel_template": "chat:{conversation_id}:x"})
+    async with History(other) as later:
+        assert await later.channel_of("c") == "ai:c"
+        assert await later.channel_of("new") == "chat:new:x"
+        async with later.respond("c", "r") as response:
+            response.write("on the old channel")
+        assert (await later.hydrate("c")).channel == "ai:c"
+    assert b"old channel" in await history.message("c", "r")
+
+
+async def test_many_who_begin_one_conversation_at_once_all_may(history):
+    async def say(number):
+        new = NewMessage(f"m-{number}", "user", text="hello")
+        return await history.store_messages("c", [new])
+
+    results = await asyncio.gather(*(say(number) for number in range(10)))
+    assert all(len(result.stored) == 1 for result in results)
+
+
+async def test_it_says_what_it_stands_on(history, ably):
+    assert set((await history.ready()).values()) == {"ok"}
+    with ably.faults.on("stall_requests", seconds=30):
+        said = await history.ready()
+    assert said["store"] == "ok"
+    assert said["channel"] != "ok", "which can be lived with"
+
+
+async def test_it_says_what_its_key_may_do(history, settings, ably):
+    assert await history.key_operations() == {"publish", "subscribe", "history"}
+    name = ably.key.partition(":")[0]
+    wrong = load_settings(**settings_on(AWAY, ably) | {"ABLY_API_KEY": f"{name}:wrong"})
+    async with History(wrong) as stranger:
+        with pytest.raises((Unauthorized, ChannelUnavailable)):
+            await stranger.key_operations()
+
+
+async def test_it_sees_whether_the_channel_still_shows_something(history, ably):
+    async with history.respond("c", "r") as response:
+        response.write("hello")
+    (message,) = (await history.hydrate("c")).messages
+    assert message["text"] == "hello"
+    said_ms = history._rules.now_ms()
+    assert await history.channel_shows("ai:c", said_ms)
+    assert not await history.channel_shows("ai:other", said_ms)
+    ably.expire()
+    assert not await history.channel_shows("ai:c", said_ms)
+
+
+async def test_nothing_of_it_is_left_when_it_is_closed(settings):
+    before = asyncio.all_tasks()
+    async with History(settings) as history:
+        async with history.respond("c", "r") as response:
+            response.write("hello")
+        await history.hydrate("c")
+    assert asyncio.all_tasks() <= before
+    with pytest.raises(StoreUnavailable):
+        await history.hydrate("c")
+    async with history:
+        assert (await history.hydrate("c")).messages, "and it may be opened again"
+
+
+async def test_the_embedded_database_is_made_ready_by_migrate(tmp_path):
+    async with embedded_postgres(tmp_path) as url:
+        assert await schema_revision(url) is None
+        await migrate(url)
+        assert await schema_revision(url) is not None
+    (tmp_path / "file").touch()
+    with pytest.raises(StoreUnavailable, match="REHYDRATE_DATA_DIR"):
+        async with embedded_postgres(tmp_path / "file" / "folder"):
+            pass
+    with pytest.raises(NotConfigured, match="REHYDRATE_DATABASE_URL"):
+        await migrate("http://x")
+
+
+async def test_the_service_takes_announcements_and_erasures_of_those_who_may(history):
+    app = history.app()
+    transport = httpx.ASGITransport(app=app)
+    async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:
+        unsigned = await client.post("/v1/ably/events", json={"items": []})
+        stranger = await client.delete("/v1/conversations/c")
+    assert (unsigned.status_code, stranger.status_code) == (401, 401)

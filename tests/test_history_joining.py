@@ -1,0 +1,61 @@
+"""Following by the library's front door."""
+
+from __future__ import annotations
+
+import secrets
+from contextlib import aclosing
+
+import pytest
+
+from localably import LocalAbly
+from rehydrate.errors import BadParameter, StoreUnavailable
+from telling import history_over, publisher_to
+
+pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
+
+
+@pytest.fixture
+async def server():
+    async with LocalAbly() as running:
+        yield running
+
+
+async def test_a_snapshot_has_as_many_finished_messages_as_were_asked_for_and_all_that_is_open(
+    module_database, server
+):
+    conversation = f"j-{secrets.token_hex(4)}"
+    async with (
+        publisher_to(server, f"ai:{conversation}") as publisher,
+        history_over(module_database, server) as history,
+    ):
+        for n in range(4):
+            await publisher.stream(f"r{n}", "x", stop=n != 1)
+        for limit, wanted in ((1, ["r1", "r3"]), (2, ["r1", "r2", "r3"])):
+            async with aclosing(history.follow(conversation, limit=limit)) as told:
+                snapshot = await anext(told)
+            hydrated = await history.hydrate(conversation, limit=limit)
+            assert [m["id"] for m in snapshot.data["messages"]] == wanted
+            assert snapshot.data["messages"] == hydrated.messages
+            assert snapshot.data["older"] == hydrated.older is not None
+
+
+@pytest.mark.parametrize(("conversation", "limit"), [("[x", 50), ("c", 0), ("c", 201)])
+async def test_what_makes_no_sense_is_refused(module_database, server, conversation, limit):
+    async with history_over(module_database, server) as history:
+        with pytest.raises(BadParameter):
+            await anext(history.follow(conversation, limit=limit))
+
+
+async def test_without_a_database_following_does_not_begin_and_may_be_tried_again(server):
+    nowhere = "postgresql://nobody@127.0.0.1:1/nothing"
+    async with history_over(nowhere, server) as history:
+        for _ in range(2):
+            with pytest.raises(StoreUnavailable):
+                await anext(history.follow("c"))
+
+
+async def test_followers_end_when_the_history_is_closed(module_database, server):
+    async with history_over(module_database, server) as history:
+        told = history.follow("c")
+        await anext(told)
+    assert [each async for each in told] == []
