@@ -1,9 +1,27 @@
-"""Run the server: `python -m localably`."""
+"""The command ``localably``, also ``python -m localably``."""
 
 from __future__ import annotations
 
 import sys
+from collections.abc import Sequence
 
-from .command import main
+_REQUIRED = ("aiohttp", "msgpack")
 
-sys.exit(main())
+
+def main(argv: Sequence[str] | None = None, prog: str = "localably") -> int:
+    """Run the server and return its exit code; 2 if a package it needs is not installed."""
+    try:
+        from .command import main as run  # noqa: PLC0415 - so that a missing package is one line
+    except ModuleNotFoundError as error:
+        if error.name not in _REQUIRED:
+            raise
+        print(  # noqa: T201 - the command's own output
+            f"{prog} needs the package {error.name}: pip install 'rehydrate[embedded]'",
+            file=sys.stderr,
+        )
+        return 2
+    return run(argv, prog)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -235,7 +235,7 @@ def _run_migrate(_: Any) -> int:
 
 
 def _run_local_ably(options: Any) -> int:
-    from localably.command import main as local_ably  # noqa: PLC0415 - as above
+    from localably.__main__ import main as local_ably  # noqa: PLC0415 - as above
 
     given = {
         "--port": options.port,
