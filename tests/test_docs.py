@@ -1,4 +1,4 @@
-"""The documents say what the code does."""
+"""The documents agree with the code."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from rehydrate.core.fold import STEPS
 
 DOCS = Path(__file__).parent.parent / "docs"
 WORDS = {
-    "_prompt": "say what it is, and end",
-    "_more_of_prompt": "add to it, where it is several channel messages",
-    "_start": "begin",
-    "_content": "add",
+    "_prompt": "set the text, and end",
+    "_more_of_prompt": "extend it, if it consists of several channel messages",
+    "_start": "begin the message",
+    "_content": "append, or insert by seq",
     "_fill": "fill a gap",
-    "_stop": "end",
-    "_repair": "replace what it covers",
+    "_stop": "end the message",
+    "_repair": "replace the text it covers",
 }
 
 
@@ -31,7 +31,7 @@ def test_the_table_of_states_is_the_table_of_the_fold():
     assert sorted(table.splitlines()) == sorted(rows)
 
 
-def test_every_decision_says_what_it_has_to():
+def test_every_decision_record_has_its_sections_and_at_most_60_lines():
     for path in (DOCS / "decisions").glob("*.md"):
         text = path.read_text()
         assert len(text.splitlines()) <= 60, path.name
