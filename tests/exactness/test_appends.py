@@ -62,23 +62,23 @@ async def appending(room):
         yield made
 
 
-class Test9VersionsAsThrough:
-    def test_a_delta_that_covers_what_the_answer_has_is_not_added_to_it(self):
+class Test9VersionsAreNotPositions:
+    def test_a_delta_that_overlaps_the_answer_is_not_appended_to_it(self):
         said = [*letters("abc"), Said("response-end", "A")]
         held = frozenset({f"{11_000:014d}-000@s:000"})  # b is delivered with c, as one
         assert wrong_anywhere(growing(*said, held=held)) == []
 
-    def test_the_first_full_update_is_the_base_of_all_deltas_though_the_answer_has_it(self):
+    def test_the_first_full_update_is_the_base_of_later_deltas_even_if_the_answer_has_it(self):
         said = [*letters("abcdef"), Said("response-end", "A")]
         for catch_up_s in (11, 13, 15):
             assert wrong_anywhere(growing(*said, catch_ups=(catch_up_s * 1000,))) == []
 
-    def test_each_channel_message_has_its_own_place_in_an_answer(self):
+    def test_each_channel_message_has_its_own_position_in_an_answer(self):
         said = [*letters("a", 0), *letters("b", 1), *letters("c", 0), *letters("d", 1)]
         world = growing(*said, Said("response-end", "A"), lag_ms=1000)
         assert wrong_anywhere(world) == []
 
-    async def test_pages_that_were_read_apart_lose_nothing_of_what_is_live(self, grown):
+    async def test_pages_read_at_different_times_lose_no_live_append(self, grown):
         """m0 is read, grows, m1 is created and read: the answer is older in m0 than in m1."""
         turning, read = Gate(), Gate()
         gates = iter([turning, read])
@@ -109,7 +109,9 @@ class Test9VersionsAsThrough:
 
 
 class TestS2CatchUpPageByPage:
-    async def test_what_grows_behind_the_page_is_read_again_by_the_next(self, grown):
+    async def test_a_message_that_grows_after_its_page_was_read_is_read_again_by_the_next_run(
+        self, grown
+    ):
         turning = Gate()
         gates = iter([turning])
 
@@ -136,7 +138,7 @@ class TestS2CatchUpPageByPage:
             "s": ("x", "in_progress"),
         }
 
-    async def test_once_all_have_ended_for_longer_than_the_margin_the_watermark_moves_on(
+    async def test_the_watermark_moves_on_once_all_have_ended_for_longer_than_the_margin(
         self, house
     ):
         now = [0]
@@ -154,7 +156,7 @@ class TestS2CatchUpPageByPage:
         assert watermark.serial > serial
         assert await _stored(room, "r") == {"r": ("ab", "completed")}
 
-    async def test_the_store_keeps_all_versions_whether_they_grew_or_were_replaced(self, grown):
+    async def test_the_store_has_the_latest_version_after_appends_and_after_updates(self, grown):
         async with appending(grown) as publisher:
             serial = await publisher.create("r", "a")
             for letter in "bcd":

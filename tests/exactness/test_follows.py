@@ -60,7 +60,7 @@ async def publisher(server, conversation):
 
 
 class Test11ALiveFoldIsNotSaved:
-    async def test_a_token_without_seq_that_a_follower_lost_is_stored_and_shown_all_the_same(
+    async def test_a_token_without_seq_that_a_follower_lost_is_still_stored_and_shown(
         self, history, server, conversation, publisher
     ):
         async with reading(history, conversation) as follower:
@@ -75,8 +75,8 @@ class Test11ALiveFoldIsNotSaved:
         assert [spoken_text(state.parts()) for state in states] == ["abc"]
 
 
-class TestS9AnswersFromWhatAFollowerHeard:
-    async def test_a_follower_that_hears_nothing_any_more_makes_no_answer_old(
+class TestS9AnswersFromAFollower:
+    async def test_a_follower_whose_connection_is_dead_does_not_make_answers_stale(
         self, history, server, conversation, publisher
     ):
         rest = AblyRest(
@@ -99,7 +99,9 @@ class TestS9AnswersFromWhatAFollowerHeard:
 
 
 class TestS10Pointers:
-    async def test_who_joined_before_a_repair_that_does_not_fit_gets_the_whole_text(self, room):
+    async def test_a_reader_that_joined_before_a_repair_that_does_not_fit_gets_the_whole_text(
+        self, room
+    ):
         whole = "語" * 30_000
         async with viewing(room) as view:
             async with room.respond("r") as response:
@@ -110,8 +112,10 @@ class TestS10Pointers:
         assert view.agains == 1
 
 
-class TestS11AnswersThatMayBeBetterLater:
-    async def test_what_is_live_is_not_glued_to_a_stored_part_while_ably_is_away(self, room):
+class TestS11AnswersThatARetryImproves:
+    async def test_live_text_is_not_joined_to_the_stored_part_while_history_is_unavailable(
+        self, room
+    ):
         await room.say("start", responseId="r")
         await room.say("token", "a", responseId="r")
         await room.catch_up()
@@ -126,7 +130,7 @@ class TestS11AnswersThatMayBeBetterLater:
 
 
 class TestM1ManyRefusedTokens:
-    async def test_followers_read_again_once_and_not_for_each(
+    async def test_followers_resync_together_and_not_once_per_refused_token(
         self, history, server, conversation, publisher, monkeypatch
     ):
         reads, load = [], history._store.load
@@ -154,7 +158,7 @@ class TestM1ManyRefusedTokens:
 
 
 class TestM2Positions:
-    async def test_responses_stand_in_the_order_of_their_starts_however_they_were_stored(
+    async def test_responses_are_in_the_order_of_their_starts_in_whatever_order_they_were_stored(
         self, room
     ):
         await room.say("start", responseId="first", seq=0)
@@ -166,7 +170,7 @@ class TestM2Positions:
             states = await held.messages(["first", "second"])
         assert states["first"].position < states["second"].position
 
-    async def test_a_row_that_was_inserted_first_stands_where_its_start_is(self, room):
+    async def test_a_row_that_was_inserted_first_has_the_position_of_its_start(self, room):
         first = await room.say("start", responseId="first", seq=0)
         await asyncio.sleep(0.02)  # positions know milliseconds
         await room.store_messages(NewMessage("later", "assistant", text="x"))
@@ -178,7 +182,7 @@ class TestM2Positions:
 
 
 class TestM4TokensFromOne:
-    async def test_without_a_start_nothing_is_missing(self, room):
+    async def test_without_a_start_there_is_no_gap(self, room):
         await room.tell("r", "abc", start=False)
         assert (await room.message())["gaps"] == []
         assert (await room.hydrate()).complete
@@ -188,7 +192,7 @@ class TestM4TokensFromOne:
 
 
 class TestM5ETags:
-    async def test_a_page_changes_its_tag_when_a_gap_is_filled_and_when_text_is_repaired(
+    async def test_the_etag_changes_when_a_gap_is_filled_and_when_text_is_repaired(
         self, history, conversation, publisher
     ):
         await publisher.say("start", rid="r", seq=0)
@@ -219,7 +223,7 @@ class TestM5ETags:
 
 
 class TestM7TextAfterTheStop:
-    async def test_without_seq_it_is_dropped_by_everybody_alike(self, room):
+    async def test_without_seq_it_is_dropped_by_readers_and_by_the_recorder(self, room):
         async with viewing(room) as view:
             await room.say("token", "a", responseId="r")
             await room.say("stop", responseId="r")
@@ -232,7 +236,7 @@ class TestM7TextAfterTheStop:
 
 
 class TestM9RepairsWithASeq:
-    async def test_readers_ask_once_for_the_gap_and_not_again_for_the_repair(self, room):
+    async def test_readers_apply_the_repair_without_hydrating_again(self, room):
         async with viewing(room) as view:
             await room.say("start", responseId="r", seq=0)
             await room.say("token", "a", responseId="r", seq=1)

@@ -70,12 +70,12 @@ class Test1HistoryLagsBehindTheAttach:
         assert wrong(world(prompt(14), lag_ms=2000), way, 14) == []
 
 
-class Test2AnAttachPointIsNoMessagesSerial:
+class Test2AnAttachPointIsNotAMessageSerial:
     def test_the_message_at_the_attach_point_is_in_the_answer(self):
         log = (start("A", 11), token("A", 1, 12), stop("A", 2, 13))
         assert wrong(world(*log), 2, 13) == []
 
-    def test_all_messages_of_the_publish_at_the_attach_point_are(self):
+    def test_all_messages_of_the_publish_at_the_attach_point_are_in_the_answer(self):
         batch = (token("A", 1, 12), token("A", 2, 12, index=1), stop("A", 3, 12, index=2))
         assert wrong_anywhere(world(start("A", 11), *batch), ways=[2]) == []
         point = channel_serial(serial(12_000, 2))
@@ -84,14 +84,14 @@ class Test2AnAttachPointIsNoMessagesSerial:
 
 class Test3RewindingToASerial:
     @pytest.mark.parametrize("log", [ABC, (prompt(12),), bare(*ABC)], ids=["A", "prompt", "no seq"])
-    def test_what_is_said_between_an_empty_answer_and_the_attach_is_not_lost(self, log):
+    def test_messages_between_an_empty_answer_and_the_attach_are_not_lost(self, log):
         assert wrong(world(*log), 3, 9, 8) == []
 
     def test_a_whole_response_that_the_rewind_cut_is_not_lost(self):
         log = (*ABC, start("B", 16), token("B", 1, 17, "x"), token("B", 2, 18, "y"))
         assert wrong_anywhere(world(*log, rewind_cap=3), ways=[3]) == []
 
-    def test_who_asks_an_idle_conversation_is_told_no_serial_to_rewind_to(self):
+    def test_the_answer_of_an_idle_conversation_has_no_serial_to_rewind_to(self):
         window = Window(1_000_000)
         window.take([each.message for each in world(*ABC).log])
         assert window.rewind_from is None
@@ -102,15 +102,15 @@ class Test4LateTokens:
     OVERTAKEN = (start("A", 11), stop("A", 2, 12), token("A", 1, 13))
 
     @pytest.mark.parametrize("log", [LATE, OVERTAKEN], ids=["late token", "stop overtakes"])
-    def test_a_gap_is_filled_for_everybody(self, log):
+    def test_a_gap_is_filled_for_every_reader(self, log):
         assert wrong_anywhere(world(*log)) == []
 
-    async def test_between_them_the_gap_is_told(self):
+    async def test_the_answer_in_between_declares_the_gap(self):
         _, messages = await answer_at(world(*self.LATE), 13)
         assert (messages["A"]["status"], messages["A"]["gaps"]) == ("completed", [[1, 1]])
 
 
-class Test5RepairsHaveAPlace:
+class Test5RepairsHaveAPosition:
     def test_a_held_token_that_the_repair_contains_is_not_appended(self):
         log = (
             start("A", 11),
@@ -121,7 +121,7 @@ class Test5RepairsHaveAPlace:
         )
         assert wrong_anywhere(world(*log)) == []
 
-    def test_a_repair_that_history_shows_late_is_folded_all_the_same(self):
+    def test_a_repair_that_history_shows_late_is_still_folded(self):
         log = (
             start("A", 11),
             token("A", 1, 12),
@@ -131,7 +131,7 @@ class Test5RepairsHaveAPlace:
         )
         assert wrong_anywhere(world(*log, record_s=[14.5, 16])) == []
 
-    def test_rewinding_over_the_repair_of_a_row_ends(self):
+    def test_rewinding_over_the_repair_of_a_stored_row_does_not_loop(self):
         log = (start("A", 11), token("A", 1, 12), repair("A", 2, 13, "ab"), stop("A", 3, 14))
         assert wrong_anywhere(world(*log, finals=((12_900, "A"),))) == []
 
@@ -155,7 +155,7 @@ class Test5RepairsHaveAPlace:
         )
         assert wrong_anywhere(world(*log), ways=[1]) == []
 
-    def test_a_repair_of_less_than_is_shown_takes_nothing_away(self):
+    def test_a_repair_that_covers_less_than_is_shown_removes_no_text(self):
         log = (
             start("A", 11),
             token("A", 1, 12),
@@ -179,14 +179,14 @@ class Test6TwoPublishers:
     ZOMBIE = (*LOG[:3], token("A", 2, 13.5, "z"), *LOG[3:], token("A", 3, 16, "z"))
 
     @pytest.mark.parametrize("log", [LOG, ZOMBIE], ids=["taken over", "zombie"])
-    def test_everybody_shows_the_second_publishers_text(self, log):
+    def test_every_reader_shows_the_second_publishers_text(self, log):
         assert wrong_anywhere(world(*log)) == []
 
-    async def test_what_the_first_wrote_is_gone(self):
+    async def test_the_first_publishers_text_is_gone(self):
         texts, _ = await shown(world(*self.ZOMBIE), 1, 12)
         assert texts == {"A": ("A", "completed")}
 
-    def test_publishers_that_know_of_no_gens_are_not_exact(self):
+    def test_two_publishers_without_gen_are_not_exact(self):
         state = MessageState("A")
         for id_ in ("one", "two"):
             fold(state, Event("start", "A", seq=0, id=id_))
@@ -195,7 +195,7 @@ class Test6TwoPublishers:
 
 
 class Test8TheSweeperAndTheZombie:
-    def test_a_stop_that_the_zombies_token_took_the_number_of_ends_it(self):
+    def test_a_stop_whose_seq_a_zombie_token_used_still_ends_the_response(self):
         log = (
             start("A", 11),
             token("A", 1, 12),
@@ -204,7 +204,7 @@ class Test8TheSweeperAndTheZombie:
         )
         assert wrong_anywhere(world(*log)) == []
 
-    def test_a_stop_that_counts_tokens_which_readers_never_saw_means_again(self):
+    def test_a_stop_that_counts_tokens_the_reader_lacks_means_hydrate_again(self):
         state = MessageState("A")
         for seq in range(1, 39):
             fold(state, Event("token", "A", seq=seq, text="x"))
@@ -212,12 +212,12 @@ class Test8TheSweeperAndTheZombie:
 
 
 class TestS3NeitherSeqNorSerial:
-    def test_the_overlap_is_known_by_its_ids(self):
+    def test_the_overlap_is_recognised_by_message_ids(self):
         assert wrong_anywhere(world(*bare(*ABC), serials=False), ways=[1]) == []
 
 
 class TestS4OneIdTwoSerials:
-    def test_a_publish_that_was_tried_again_says_it_once(self):
+    def test_a_retried_publish_counts_once(self):
         again = bare(
             start("A", 11),
             token("A", 1, 12, id="one"),
@@ -227,14 +227,14 @@ class TestS4OneIdTwoSerials:
         )
         assert wrong_anywhere(world(*again), ways=[1]) == []
 
-    async def test_with_the_true_text(self):
+    async def test_a_retried_publish_leaves_the_true_text(self):
         again = bare(start("A", 11), token("A", 1, 12, id="one"), token("A", 1, 14, id="one"))
         texts, _ = await shown(world(*again), 1, 13)
         assert texts == {"A": ("a", "in_progress")}
 
 
 class TestS6TheIdleLimit:
-    def test_a_model_that_thinks_on_reopens_what_only_the_idle_limit_ended(self):
+    def test_a_model_that_continues_reopens_a_response_that_the_idle_limit_ended(self):
         state = MessageState("A")
         fold(state, Event("token", "A", seq=1, text="a"))
         state.status, state.provisional = "interrupted", True
@@ -243,7 +243,7 @@ class TestS6TheIdleLimit:
         assert (state.parts()[0]["text"], state.status, state.ended) == ("ab", "completed", True)
 
 
-class TestS7NamelessStreams:
+class TestS7StreamsWithoutAResponseId:
     STREAMS = bare(
         start(None, 11),
         token(None, 1, 12),
@@ -253,16 +253,16 @@ class TestS7NamelessStreams:
         stop(None, None, 16),
     )
 
-    def test_each_is_a_message_of_its_own(self):
+    def test_each_stream_is_its_own_message(self):
         assert wrong_anywhere(world(*self.STREAMS), ways=[1]) == []
 
-    async def test_and_none_is_dropped(self):
+    async def test_no_stream_is_dropped(self):
         texts, _ = await shown(world(*self.STREAMS), 1, 15)
         assert sorted(texts.values()) == [("a", "completed"), ("b", "completed")]
 
 
 class TestS8JoiningAReplayInItsMiddle:
-    def test_no_reader_asks_again_for_ever(self):
+    def test_no_reader_hydrates_again_in_a_loop(self):
         replay = tuple(
             (said._replace(replay=True, rid="C"), at_ms + 20_000, *rest)
             for said, at_ms, *rest in ABC
@@ -271,7 +271,7 @@ class TestS8JoiningAReplayInItsMiddle:
 
 
 class TestS10Pointers:
-    def test_a_repair_without_data_means_again_and_no_text_is_guessed(self):
+    def test_a_repair_without_data_means_hydrate_again_and_changes_no_text(self):
         state = MessageState("A")
         fold(state, Event("token", "A", seq=1, text="a"))
         pointer = Event("repair", "A", seq=2)
@@ -280,8 +280,8 @@ class TestS10Pointers:
         assert (state.parts()[0]["text"], state.exact) == ("a", False)
 
 
-class TestS11AnswersThatMayBeBetterLater:
-    async def test_a_gap_for_good_is_the_messages_own_and_not_the_answers(self):
+class TestS11AnswersThatARetryImproves:
+    async def test_a_permanent_gap_belongs_to_its_message_and_not_to_the_answer(self):
         log = (start("A", 11), token("A", 2, 12), stop("A", 3, 13))
         _, answer = await shown(world(*log), 1, 14)
         assert (answer["complete"], answer["reasons"]) == (True, [])
@@ -301,7 +301,7 @@ class TestM10HistoryOutOfOrder:
         assert (before["A"]["text"], before["A"]["gaps"]) == ("ac", [[2, 2]])
         assert (after["A"]["text"], after["A"]["gaps"]) == ("abc", [])
 
-    async def test_without_seqs_the_late_token_is_lost_as_the_assumption_states(self):
+    async def test_without_seqs_the_late_token_is_lost_as_documented(self):
         """A documented limit: without seq, late cannot be told apart from repeated."""
         log = world(*bare(*self.LOG), record_s=[14])
         hydrated, messages = await answer_at(log, 16)

@@ -17,7 +17,7 @@ from rehydrate.record.catch_up import NewMessage, catch_up, store_messages
 
 
 class Test7DeadBetweenTheCommitAndTheStop:
-    async def test_the_row_is_terminal_and_its_lease_runs_out_untold(self, room):
+    async def test_the_row_is_terminal_and_its_lease_expires_unannounced(self, room):
         stopping = Gate()
 
         async def publish():
@@ -37,8 +37,8 @@ class Test7DeadBetweenTheCommitAndTheStop:
         await within(publishing)
 
 
-class Test8TheSweeperDestroysNoText:
-    async def test_what_was_said_before_the_sweepers_stop_is_kept(self, room):
+class Test8TheSweeperKeepsAllText:
+    async def test_text_published_before_the_sweepers_stop_is_kept(self, room):
         zombie = await room.claimed("r")
         await room.tell("r", "ab", stop=False)
         await room.catch_up()
@@ -70,7 +70,7 @@ class Test10ARecorderBesideAPublisherThatFinishes:
         assert (await within(recording)).moved
         assert await room.stored() == {"r": ("abc", "completed")}
 
-    async def test_pieces_that_overlap_are_trimmed_by_what_they_contain(self, room, monkeypatch):
+    async def test_overlapping_chunks_are_trimmed_by_the_seqs_they_contain(self, room, monkeypatch):
         monkeypatch.setattr("rehydrate.publish.respond.CHECKPOINT_S", 0.01)
         gate, text = Gate(), "abcdefghijklmnopqrst"
         async with room.respond("r") as response:
@@ -88,8 +88,8 @@ class Test10ARecorderBesideAPublisherThatFinishes:
         assert await room.stored() == {"r": (text, "completed")}
 
 
-class Test11WhatIsOnlyShownIsNotSaved:
-    async def test_a_hydrate_moves_no_watermark_and_makes_no_row(self, room):
+class Test11OnlyHistoryIsSaved:
+    async def test_a_hydrate_moves_no_watermark_and_creates_no_row(self, room):
         await room.say("token", "a", responseId="r")
         await room.hydrate()
         assert await room.row() is None
@@ -116,21 +116,23 @@ class Test12ErasedStaysErased:
         store.rows.clear()
         store.conversation = row._replace(tombstone=Tombstone(None, at_ms, marks))
 
-    async def test_neither_a_read_nor_a_recorder_brings_it_back(self):
+    async def test_neither_a_read_nor_a_recorder_restores_erased_text(self):
         ports = self.ports()
         self.erase(ports["store"], 14_000)
         assert [m["id"] for m in (await hydrate("c", **ports)).messages] == ["B"]
         await catch_up("c", **ports)
         assert set(ports["store"].rows) == {"B"}
 
-    async def test_what_was_open_stays_erased_though_it_goes_on(self):
+    async def test_an_erased_open_response_stays_erased_while_it_continues(self):
         ports = self.ports()
         self.erase(ports["store"], 12_000, "A", "B")
         assert (await hydrate("c", **ports)).messages == []
         await catch_up("c", **ports)
         assert ports["store"].rows == {}
 
-    async def test_a_recorder_that_read_before_and_commits_after_brings_nothing_back(self):
+    async def test_a_recorder_that_read_before_the_erasure_and_commits_after_it_restores_nothing(
+        self,
+    ):
         ports, gate = self.ports(), Gate()
         store = ports["store"]
         slow = ports | {"store": Paused(store, locked=gate)}
@@ -167,8 +169,8 @@ class TestS13RenamedChannels:
 
 
 @pytest.mark.usefixtures("simulated_time")
-class TestS14TextThatTheChannelNeverSaw:
-    def test_a_repair_before_the_stop_shows_it_to_everybody(self):
+class TestS14TextThatTheChannelNeverCarried:
+    def test_a_repair_before_the_stop_shows_it_to_every_reader(self):
         log = (
             start("A", 11),
             token("A", 1, 12),
@@ -178,7 +180,7 @@ class TestS14TextThatTheChannelNeverSaw:
         )
         assert wrong_anywhere(world(*log)) == []
 
-    async def test_a_zombie_says_no_more_than_it_was_let(self, room):
+    async def test_a_fenced_publisher_publishes_no_repair(self, room):
         with pytest.raises(Fenced):  # noqa: PT012 - its end raises
             async with room.respond("r") as response:
                 response.write("a")

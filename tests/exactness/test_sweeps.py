@@ -31,7 +31,7 @@ async def swept(room, rid, *, channel=None, lease_s=0.0):
 
 
 class Test7DeadBetweenTheCommitAndTheStop:
-    async def test_a_sweeper_tells_live_readers_the_end_that_was_committed(self, room):
+    async def test_a_sweeper_announces_the_committed_end_to_live_readers(self, room):
         stopping = Gate()
 
         async def publish():
@@ -52,7 +52,7 @@ class Test7DeadBetweenTheCommitAndTheStop:
         assert view.texts == {"r": ("abc", "completed")}
         assert (await room.shown()) == {"r": ("abc", "completed")}
 
-    async def test_a_response_that_a_backend_finished_ends_for_live_readers_too(self, room):
+    async def test_a_response_that_a_backend_finished_also_ends_for_live_readers(self, room):
         async with viewing(room) as view:
             await room.tell("r", "ab", stop=False)
             await room.catch_up()
@@ -63,8 +63,8 @@ class Test7DeadBetweenTheCommitAndTheStop:
         assert (await room.shown()) == {"r": ("abc", "completed")}
 
 
-class Test8TheSweeperDestroysNoText:
-    async def test_what_the_recorder_had_not_read_is_kept_and_the_zombie_is_fenced(self, room):
+class Test8TheSweeperKeepsAllText:
+    async def test_text_the_recorder_had_not_read_is_kept_and_the_zombie_is_fenced(self, room):
         zombie = await room.claimed("r")
         await room.tell("r", "ab", stop=False)
         await room.catch_up()
@@ -78,7 +78,9 @@ class Test8TheSweeperDestroysNoText:
             await zombie.checkpoint(_saying("r", "d"))
         assert await room.stored() == {"r": ("abc", "interrupted")}
 
-    async def test_a_zombies_token_with_the_number_of_the_stop_changes_nothing_twice(self, room):
+    async def test_a_zombie_token_with_the_seq_of_the_stop_does_not_prevent_or_change_the_end(
+        self, room
+    ):
         """It comes first, live: the stop seems old, and is the end all the same."""
         await room.claimed("r")
         await room.tell("r", "ab", stop=False)
@@ -113,7 +115,7 @@ class Test8TheSweeperDestroysNoText:
         await room.catch_up()
         assert await room.stored() == {"r": ("abc", "interrupted")}
 
-    async def test_what_only_a_checkpoint_had_is_shown_to_live_readers_by_the_end(self, room):
+    async def test_text_that_only_a_checkpoint_has_reaches_live_readers_with_the_end(self, room):
         ledger = await room.claimed("r")
         async with viewing(room) as view:
             await room.tell("r", "ab", stop=False)
@@ -124,7 +126,7 @@ class Test8TheSweeperDestroysNoText:
             await until(lambda: view.texts == {"r": ("abcd", "interrupted")})
         assert (await room.shown()) == {"r": ("abcd", "interrupted")}
 
-    def test_an_end_that_is_told_again_says_no_more_than_it_says(self):
+    def test_an_end_that_is_announced_again_does_not_change_the_text(self):
         state = MessageState("r")
         for event in (
             event_of("start", "r", 0),
@@ -186,14 +188,14 @@ class TestS12TheEndWhilePostgresIsAway:
         async with Cable(module_database) as made:
             yield made
 
-    async def test_a_sweeper_takes_nobody_for_dead_who_still_talks(self, room):
+    async def test_a_sweeper_does_not_fence_a_publisher_that_still_publishes(self, room):
         await room.claimed("r")
         await room.tell("r", "ab", stop=False)
         await room.take_over("r")  # it could not renew its lease: Postgres was away
         assert not await swept(room, "r", lease_s=30.0)
         assert not (await room.lease("r")).fenced
 
-    async def test_a_publisher_keeps_trying_to_commit_and_tells_no_end_before(self, room, cable):
+    async def test_a_publisher_retries_the_commit_and_announces_no_end_before_it(self, room, cable):
         frail = PostgresStore(cable.url)
         await frail.open()
         try:

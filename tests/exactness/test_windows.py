@@ -26,21 +26,21 @@ class Test13WindowsThatDoNotMeet:
         assert messages["A"]["exact"] is False
         assert not hydrated.complete
 
-    async def test_a_text_without_seq_is_not_glued_over_what_expired(self):
+    async def test_a_text_without_seq_is_not_joined_over_an_expired_part_as_exact(self):
         log = world(*bare(*ABC), retention_ms=RETENTION_MS, record_s=[12.5])
         hydrated, messages = await answer_at(log, 20)
         assert messages["A"]["text"] == "ac"
         assert messages["A"]["exact"] is False
         assert hydrated.reasons[0].code == "history_expired"
 
-    async def test_a_response_that_came_and_went_between_two_reads_is_said_to_be_missing(self):
+    async def test_a_response_that_came_and_expired_between_two_reads_is_reported_missing(self):
         gone = (start("B", 13), token("B", 1, 13.5), stop("B", 2, 14))
         log = world(prompt(11), *gone, token("A", 1, 22), retention_ms=RETENTION_MS, record_s=EARLY)
         hydrated, messages = await answer_at(log, 22)
         assert "B" not in messages
         assert [reason.code for reason in hydrated.reasons] == ["history_expired"]
 
-    async def test_a_recorder_that_passes_the_hole_remembers_it(self):
+    async def test_a_recorder_that_passes_a_lost_interval_stores_it(self):
         gone = (start("B", 13), token("B", 1, 13.5), stop("B", 2, 14))
         log = world(
             prompt(11),
@@ -52,7 +52,7 @@ class Test13WindowsThatDoNotMeet:
         hydrated, _ = await answer_at(log, 24)
         assert [(r.code, r.retry) for r in hydrated.reasons] == [("history_expired", False)]
 
-    async def test_a_response_with_seqs_says_which_are_missing(self):
+    async def test_a_response_with_seqs_declares_which_are_missing(self):
         log = world(*ABC, retention_ms=RETENTION_MS, record_s=[11.5])
         _, messages = await answer_at(log, 20)
         assert (messages["A"]["text"], messages["A"]["gaps"]) == ("c", [[1, 2]])
@@ -64,7 +64,7 @@ class Test13WindowsThatDoNotMeet:
         assert messages["P"]["text"] == "hi"
 
 
-class TestS1AWatermarkIsNoPromise:
+class TestS1AWatermarkIsNotAPromise:
     LOG = (
         start("A", 11, lag_s=2),
         token("A", 1, 12, lag_s=2),
@@ -75,10 +75,10 @@ class TestS1AWatermarkIsNoPromise:
         stop("B", 3, 17),
     )
 
-    def test_what_a_lagging_region_said_before_the_watermark_is_read(self):
+    def test_messages_of_a_lagging_region_before_the_watermark_are_read(self):
         assert wrong_anywhere(world(*self.LOG, record_s=[17])) == []
 
-    def test_the_store_alone_is_an_answer_only_a_margin_later(self):
+    def test_the_store_alone_answers_only_one_margin_later(self):
         point = channel_serial(serial(16_000))
         seen = serial(17_000)
         assert not needs_no_read(Watermark(seen, 17_000, 17_000), point)
@@ -89,15 +89,15 @@ class TestS1AWatermarkIsNoPromise:
         assert not needs_no_read(watermark, channel_serial(serial(12_000, 1)))
 
 
-class TestS5TheHeadHadExpired:
-    async def test_a_tail_whose_start_nobody_saw_is_not_exact(self):
+class TestS5TheBeginningHadExpired:
+    async def test_a_tail_whose_start_was_never_seen_is_not_exact(self):
         log = world(*bare(*ABC[1:]))
         hydrated, messages = await answer_at(log, 22)
         assert messages["A"]["text"] == "abc"
         assert messages["A"]["exact"] is False
         assert [reason.code for reason in hydrated.reasons] == ["not_exact"]
 
-    async def test_where_the_store_saw_the_start_it_is(self):
+    async def test_a_tail_whose_start_was_recorded_is_exact(self):
         log = world(*bare(*ABC), record_s=[11.5, 16, 19])
         hydrated, messages = await answer_at(log, 22)
         assert (messages["A"]["text"], messages["A"]["exact"]) == ("abc", True)
