@@ -1,4 +1,4 @@
-"""9 and S2: a version as a high-water mark makes nothing exact; the chain of an attachment does."""
+"""9 and S2 of docs/exactness.md: a delta applies only to the chain of its own attachment."""
 
 from __future__ import annotations
 

@@ -1,16 +1,16 @@
-"""11, S9, S10, S11, and the minor ones: followers, answers from what they heard, and what they cost.
+"""11, S9, S10, S11 and the minor races of docs/exactness.md: followers, their answers, their cost.
 
 number  what breaks under a weaker rule                     where it is tested
-M1      each refused token makes every reader read again    here
-M2      a position that follows the order of inserts        here
-M3      prompts have no seq: only the overlap keeps them    test_readers, 1 and 3
+M1      one refused token makes every reader read again     here
+M2      positions in the order of insertion                 here
+M3      prompts have no seq: only the overlap protects them test_readers, 1 and 3
 M4      tokens numbered from 1, without a start             here
 M5      an ETag that outlives a gap, or a repair            here
-M6      two restarted agents answer one prompt              tests/test_unanswered
-M7      text without seq after the stop is dropped          here; the README says so
+M6      two restarted agents answer one prompt              tests/publish/test_unanswered
+M7      late text without seq after the stop is dropped     here; the README documents it
 M8      what the laws assume                                tests/laws: overlaps, a publisher's order
-M9      a repair without seq makes every reader ask again   here
-M10     history that shows one stream out of order          test_readers
+M9      a repair without seq costs every reader a read      here
+M10     history out of order, without seq                   test_readers
 """
 
 from __future__ import annotations

@@ -1,29 +1,29 @@
-"""Interleavings of one channel and one reader, by their numbers in the study of exactness.
+"""Races of one channel and one reader, by their numbers in docs/exactness.md.
 
 number      what breaks under a weaker rule                       where it is tested
-1           history lags, and the last message is lost            here
-2           an attach point is no message's serial                here
-3           rewinding to a serial shows no overlap                here
+1           history lags behind the attach                        here
+2           an attach point is not the serial of a message        here
+3           rewinding to a serial proves no overlap               here
 4           late tokens, and stops that overtake                  here
-5           repairs without a place                               here
-6           two publishers, one response                          here
+5           repairs without a position                            here
+6           two publishers of one response                        here
 7           committed, then dead before the stop                  test_rows, test_sweeps
-8           the sweeper and the zombie                            here, test_rows, test_sweeps
+8           the sweeper and the zombie publisher                  here, test_rows, test_sweeps
 9, S2       appended messages                                     test_appends
 10          a recorder that undoes a publisher                    test_rows
-11          a live fold that is saved                             test_rows, test_follows
-12          what was erased comes back                            test_rows
+11          saving what a follower received                       test_rows, test_follows
+12          erased text that comes back                           test_rows
 13          windows that do not meet                              test_windows
-S1          a watermark is no promise                             test_windows
+S1          a watermark does not promise all below it             test_windows
 S3, S4      neither seq nor serial; one id, two serials           here
-S5          the head had expired                                  test_windows
-S6          idle limits                                           here, test_sweeps
-S7          nameless streams                                      here
-S8          joining a replay in its middle                        here
-S9          answers from a followed state                         test_follows, tests/following
-S10, S11    pointers; answers that may be better later            here, test_follows
+S5          the beginning had expired                             test_windows
+S6          the idle limit                                        here, test_sweeps
+S7          streams without a response id                         here
+S8          joining in the middle of a replay                     here
+S9          answers from a follower                               test_follows, tests/follow
+S10, S11    pointers; answers that a retry improves               here, test_follows
 S12         the end while Postgres is away                        test_sweeps
-S13, S14    renamed channels; text that the channel never saw     test_rows
+S13, S14    renamed channels; text the channel never carried      test_rows
 M1 to M9    the minor ones                                        test_follows
 M10         history out of order, without seq: a known limit      here
 """

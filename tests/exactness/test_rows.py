@@ -1,4 +1,4 @@
-"""7, 8, 10, 11, 12, S13, S14: recorders, publishers, sweepers and erasers at one row."""
+"""7, 8, 10, 11, 12, S13, S14 of docs/exactness.md: several writers of one row."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""7, 8, S6, S12: publishers that die, or seem to, and whoever ends what they began."""
+"""7, 8, S6, S12 of docs/exactness.md: publishers that die, or seem to, and how responses end."""
 
 from __future__ import annotations
 

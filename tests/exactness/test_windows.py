@@ -1,4 +1,4 @@
-"""13, S1, S5: what lies between the store's window and the channel's, and who may know it."""
+"""13, S1, S5 of docs/exactness.md: whether the windows of store and channel meet."""
 
 from __future__ import annotations
 
