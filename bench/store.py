@@ -19,7 +19,8 @@ from rehydrate.core import wire
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.text.content import collapsed_run
-from rehydrate.core.timeline import Timeline, Watermark
+from rehydrate.core.timeline import Timeline
+from rehydrate.core.window import Watermark
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.postgres.migrations import migrate
 from rehydrate.postgres.store import PostgresStore

@@ -9,7 +9,7 @@ import pytest
 from contracts.messages import AT_MS, finished, further, put, response, said
 from rehydrate.core import wire
 from rehydrate.core.fold import fold
-from rehydrate.core.timeline import LostInterval, Watermark
+from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import Fenced, NotFound
 
 

@@ -9,7 +9,7 @@ from core.test_timeline import texts
 from rehydrate.core import timeline as module
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState
-from rehydrate.core.timeline import LostInterval, spanned
+from rehydrate.core.window import LostInterval, spanned
 
 
 @pytest.fixture(autouse=True)

@@ -50,7 +50,7 @@ from rehydrate.core.client_view import Verdict, verdict
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, Outcome, fold
 from rehydrate.core.positions import at_or_before, channel_serial
-from rehydrate.core.timeline import Window
+from rehydrate.core.window import Window
 
 pytestmark = pytest.mark.usefixtures("simulated_time")
 

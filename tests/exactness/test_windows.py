@@ -7,7 +7,7 @@ import pytest
 from exactness.scenes import answer_at, bare, prompt, start, stop, token, world, wrong_anywhere
 from laws.worlds import serial
 from rehydrate.core.positions import MARGIN_MS, channel_serial
-from rehydrate.core.timeline import Watermark, needs_no_read
+from rehydrate.core.window import Watermark, needs_no_read
 
 pytestmark = pytest.mark.usefixtures("simulated_time")
 

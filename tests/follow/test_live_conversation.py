@@ -10,7 +10,8 @@ from rehydrate.core.client_view import Verdict
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import ChannelMessage, Event, Version
 from rehydrate.core.text import size_budget as extent
-from rehydrate.core.timeline import Timeline, Tombstone, Window
+from rehydrate.core.timeline import Timeline, Tombstone
+from rehydrate.core.window import Window
 from rehydrate.follow import live_conversation as module
 from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation, grown
 from rehydrate.hydrate.hydrate import Reading

@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack
 import pytest
 
 from rehydrate.core.event import Event
-from rehydrate.core.timeline import Watermark
+from rehydrate.core.window import Watermark
 from rehydrate.follow.recent_messages import MOST_EVENTS, RecentMessages, reaches
 from rehydrate.ports import Outgoing
 from rehydrate.record.catch_up import NewMessage

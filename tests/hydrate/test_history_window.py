@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from rehydrate.core.event import ChannelMessage
-from rehydrate.core.timeline import Watermark
+from rehydrate.core.window import Watermark
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.hydrate import history_window as walking
 from rehydrate.hydrate.history_window import HistoryReader

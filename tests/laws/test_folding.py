@@ -85,7 +85,7 @@ def test_a_terminal_response_never_changes_but_for_gaps_and_repairs(name):
         for event in map(chains.whole, decode_all(each.message for each in world.log)):
             before = timeline.find(event)
             gaps = before.gaps() if before else []
-            timeline.fold_one(event)
+            timeline.apply(event)
             for state in timeline.messages.values():
                 was = ended.get(state.id)
                 now = wire.message(state)

@@ -6,7 +6,7 @@ import pytest
 
 from contracts.messages import AT_MS, finished, put, response
 from rehydrate.core.positions import Cursor
-from rehydrate.core.timeline import Watermark
+from rehydrate.core.window import Watermark
 from rehydrate.errors import BadParameter
 
 

@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.messages import finished, put, response
-from rehydrate.core.timeline import LostInterval
+from rehydrate.core.window import LostInterval
 from rehydrate.errors import BadParameter
 from rehydrate.postgres import statements
 from rehydrate.postgres.locked_conversation import MAX_HOLES, checked_id, united, whole_messages

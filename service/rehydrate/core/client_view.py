@@ -166,12 +166,11 @@ class View:
         before = self._timeline.find(event)
         said = verdict(before, event)
         if said is Verdict.APPLY:
-            outcome = self._timeline.fold_one(event)
-            if before is None and outcome is Outcome.REFUSED:
+            applied = self._timeline.apply_to(before, event)
+            if applied.state is None and applied.outcome is Outcome.REFUSED:
                 return Verdict.AGAIN  # only the store knows which of so many are kept
-            after = self._timeline.find(event)
-            if after is not None and after is not before:
-                self._order.append(after.id)
+            if applied.was_new and applied.state is not None:
+                self._order.append(applied.state.id)
         return said
 
     @property

@@ -12,19 +12,13 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
-from rehydrate.core.positions import (
-    HISTORY_LAG_MS,
-    MARGIN_MS,
-    insertion_position,
-    is_name,
-    serial_time_ms,
-)
+from rehydrate.core.positions import insertion_position, is_name
+from rehydrate.core.window import LostInterval, spanned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rehydrate.core.event import ChannelMessage, Event, Status
-    from rehydrate.core.text.versioned_messages import Place
 
 MOST_CELLS = 20_000
 """Of how many channel messages that grow it is remembered whose they are."""
@@ -35,39 +29,6 @@ MOST_OPEN = 1_000
 What is in the store goes on, however much that is: our own publishers write a row before they say
 anything. Which responses are refused depends on where a log is split: within the margin events are
 folded again, and by then there may be room."""
-
-REWIND_REACH_MS = 110_000
-"""How old a serial may be for a reader to rewind to it: Ably holds 2 minutes, less a little."""
-
-
-class Watermark(NamedTuple):
-    """Up to where channel history is folded into the store.
-
-    ``serial`` and ``timestamp_ms`` are of the newest message folded; ``read_at_ms`` is when a read
-    last reached the end of history.
-    """
-
-    serial: str | None
-    timestamp_ms: int
-    read_at_ms: int
-
-
-class LostInterval(NamedTuple):
-    """A time, in ms, of which something is lost.
-
-    History had expired before it was read, or responses began that were over `MOST_OPEN`.
-    """
-
-    from_ms: int
-    to_ms: int
-
-
-def spanned(*holes: LostInterval | None) -> LostInterval | None:
-    """One hole from the first to the last of *holes*; None if there are none."""
-    known = [hole for hole in holes if hole is not None]
-    if not known:
-        return None
-    return LostInterval(min(hole.from_ms for hole in known), max(hole.to_ms for hole in known))
 
 
 class Tombstone(NamedTuple):
@@ -102,6 +63,20 @@ def erased_mark(message_id: str) -> str:
     """A contentless mark of an erased message's id."""
     return hashlib.blake2b(message_id.encode("utf-8", "replace"), digest_size=12).hexdigest()
 
+
+class Applied(NamedTuple):
+    """What `Timeline.apply` did with an event.
+
+    ``state``: the message that the event belongs to, after the fold; None if it belongs to none: it
+    was rejected, or would have begun a message and did not. ``was_new``: the event began *state*.
+    """
+
+    state: MessageState | None
+    outcome: Outcome
+    was_new: bool = False
+
+
+_WITHOUT_STATE = {outcome: Applied(None, outcome) for outcome in Outcome}
 
 _FORGOTTEN = MessageState("", "user")
 _FORGOTTEN.status = "completed"
@@ -165,37 +140,58 @@ class Timeline:
                 state.inexact = state.changed = True
 
     def fold(self, events: Iterable[Event]) -> None:
-        """Take the conversation further by *events*; what became of them is in ``counts``."""
+        """Apply *events* in order; count their outcomes in ``counts``."""
         for event in events:
-            self.counts[self.fold_one(event).value] += 1
+            self.counts[self.apply(event).outcome.value] += 1
 
-    def fold_one(self, event: Event) -> Outcome:
-        """Take the conversation one event further."""
+    def apply(self, event: Event) -> Applied:
+        """Fold *event* into the message that it belongs to, which it may begin.
+
+        This is the one lookup per event for recorders and followers. A caller that needs the
+        message before the event is folded, for the drop rule, calls `rejection`, `find` and
+        `apply_to` instead: the same three steps.
+        """
+        rejected = self.rejection(event)
+        if rejected is not None:
+            return _WITHOUT_STATE[rejected]
+        return self.apply_to(self.find(event), event)
+
+    def rejection(self, event: Event) -> Outcome | None:
+        """Return why *event* may not touch any message here; None if it may.
+
+        Events of replays, erased events, and responses of clients that are not agents are rejected
+        whatever the messages contain.
+        """
         if event.replay_of is not None or (self._tombstone and self._tombstone.covers(event)):
             return Outcome.OLD
         if self._agents and event.kind != "prompt" and event.client_id not in self._agents:
             return Outcome.FOREIGN
-        known = self.find(event)
+        return None
+
+    def apply_to(self, known: MessageState | None, event: Event) -> Applied:
+        """Fold *event* into *known*, which `find` returned for it; None: it may begin a message."""
         state = known or self._new(event)
         if state is None:
-            return Outcome.OLD
+            return _WITHOUT_STATE[Outcome.OLD]
         if known is None and not self._begins(state, event):
-            return Outcome.REFUSED
+            return _WITHOUT_STATE[Outcome.REFUSED]
         was = state.status
         outcome = fold(state, event)
-        if outcome is Outcome.FOLDED:
-            if state.status != was:
-                self._hold_ended(state, was, event)
-            if known is None or state.status != was:
-                self._count(state)
-            if state.position is None:
-                state.position = insertion_position(event.timestamp_ms, len(self.messages))
-            self.messages[state.id] = state
-            if event.version is not None and event.serial is not None:
-                self._cells[event.serial] = state.id
-                if len(self._cells) > MOST_CELLS:
-                    del self._cells[next(iter(self._cells))]
-        return outcome
+        if outcome is not Outcome.FOLDED:
+            return Applied(known, outcome)
+        was_new = state.id not in self.messages
+        if state.status != was:
+            self._hold_ended(state, was, event)
+        if was_new or state.status != was:
+            self._count(state)
+        if state.position is None:
+            state.position = insertion_position(event.timestamp_ms, len(self.messages))
+        self.messages[state.id] = state
+        if event.version is not None and event.serial is not None:
+            self._cells[event.serial] = state.id
+            if len(self._cells) > MOST_CELLS:
+                del self._cells[next(iter(self._cells))]
+        return Applied(state, outcome, was_new)
 
     @property
     def _is_full(self) -> bool:
@@ -281,115 +277,3 @@ class Timeline:
 def ignored(messages: Sequence[ChannelMessage], events: Sequence[Event]) -> Counter[str]:
     """How many of *messages* are none of the *events* that they mean, as an outcome."""
     return +Counter({Outcome.IGNORED.value: len(messages) - len(events)})
-
-
-class Window:
-    """What a walk through channel history has shown, page by page, oldest first.
-
-    Args:
-        read_at_ms: when the walk began; it shows at least what was published by then, less the lag.
-    """
-
-    def __init__(self, read_at_ms: int) -> None:
-        self.read_at_ms = read_at_ms
-        self.oldest_ms: int | None = None
-        self.newest_ms: int | None = None
-        self.newest_serial: str | None = None
-        self.rewind_from: str | None = None
-        """A serial a little before the end, for a reader to rewind to: the newest that is older
-        than the margin, so that whatever was to come before it has come, and not the newest of
-        all, so that he sees one that the answer has; None if Ably does not hold it any more."""
-        self._settled: list[str] = []
-        self.count = 0
-
-    def take(self, messages: Sequence[ChannelMessage]) -> None:
-        """Note the next page."""
-        if not messages:
-            return
-        self.count += len(messages)
-        times = [m.timestamp_ms for m in messages]
-        self.oldest_ms = min(times) if self.oldest_ms is None else min(self.oldest_ms, *times)
-        self.newest_ms = max(times) if self.newest_ms is None else max(self.newest_ms, *times)
-        serials = [m.serial for m in messages if m.serial is not None]
-        self.newest_serial = _greatest(self.newest_serial, *serials)
-        settled = (self.read_at_ms - REWIND_REACH_MS, self.read_at_ms - MARGIN_MS)
-        low, high = settled
-        old = [m.serial for m in messages if m.serial and low <= m.timestamp_ms <= high]
-        self._settled = sorted({*self._settled, *old})[-2:]
-        self.rewind_from = _greatest(*(s for s in self._settled if s != self.newest_serial))
-
-
-def _greatest(*serials: str | None) -> str | None:
-    return max((serial for serial in serials if serial is not None), default=None)
-
-
-def read_from_ms(watermark: Watermark | None) -> int | None:
-    """From when history has to be read, in ms; None: from its beginning."""
-    return None if watermark is None else max(0, watermark.timestamp_ms - MARGIN_MS)
-
-
-def needs_no_read(watermark: Watermark | None, until: str | None) -> bool:
-    """Whether the store alone reaches *until*: it was read later than that, by the margin."""
-    if watermark is None or until is None:
-        return False
-    until_ms = serial_time_ms(until)
-    return until_ms is not None and until_ms + MARGIN_MS <= watermark.read_at_ms
-
-
-def may_need_read(until: str | None, now_ms: int) -> bool:
-    """Whether *until* is too young for any store to reach it by now: False if one may."""
-    until_ms = None if until is None else serial_time_ms(until)
-    return until_ms is None or until_ms + MARGIN_MS > now_ms
-
-
-def missed(
-    watermark: Watermark | None, created_ms: int | None, window: Window, retention_ms: int
-) -> LostInterval | None:
-    """What lies between the store's window and *window* that nobody saw; None if they meet.
-
-    They meet if history showed a message at or before the watermark, or if the last read that
-    reached the end of history is young enough for all since then to be retained still. A
-    conversation without a watermark was last known whole when it was created (*created_ms*); one
-    without a row is taken as whole, unless its history begins at the very edge of retention.
-    """
-    oldest_ms = window.read_at_ms if window.oldest_ms is None else window.oldest_ms
-    edge_ms = window.read_at_ms - retention_ms
-    if watermark is not None:
-        shown = oldest_ms <= watermark.timestamp_ms
-        known_ms = watermark.read_at_ms
-    elif created_ms is not None:
-        shown, known_ms = oldest_ms <= created_ms, created_ms
-    else:
-        shown, known_ms = oldest_ms > edge_ms + MARGIN_MS, 0
-    if shown or known_ms - HISTORY_LAG_MS >= edge_ms:
-        return None
-    return LostInterval(max(0, known_ms - HISTORY_LAG_MS), max(oldest_ms, known_ms))
-
-
-def advanced(
-    watermark: Watermark | None,
-    window: Window,
-    *,
-    at_end: bool,
-    growing: Place | None = None,
-    retention_ms: int = 0,
-) -> Watermark:
-    """The watermark after what *window* has shown was folded; it never goes back.
-
-    ``at_end``: the walk reached the end of history, so ``read_at_ms`` moves too. ``growing``: the
-    oldest channel message that may still grow: it lies in history where it was created, so the next
-    walk must begin there, if history is kept for as long (*retention_ms*).
-    """
-    old = watermark or Watermark(None, 0, 0)
-    read_at_ms = max(old.read_at_ms, window.read_at_ms) if at_end else old.read_at_ms
-    newest_ms = window.newest_ms
-    if newest_ms is None:
-        newest_ms = window.read_at_ms if watermark is None else 0
-    newest_serial = window.newest_serial
-    if growing is not None and window.read_at_ms - retention_ms <= growing.at_ms < newest_ms:
-        newest_ms, newest_serial = growing.at_ms, growing.serial
-    return Watermark(
-        _greatest(old.serial, newest_serial),
-        max(old.timestamp_ms, newest_ms),
-        read_at_ms,
-    )

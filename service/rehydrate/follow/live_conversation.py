@@ -13,7 +13,8 @@ from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
 from rehydrate.core.positions import MARGIN_MS, serial_time_ms
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.text.size_budget import TOO_LARGE
-from rehydrate.core.timeline import MOST_OPEN, REWIND_REACH_MS
+from rehydrate.core.timeline import MOST_OPEN
+from rehydrate.core.window import REWIND_REACH_MS
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated
 from rehydrate.ports import Finished
 
@@ -99,13 +100,11 @@ class LiveConversation:
         before = self._find(event)
         parts = before.parts() if before is not None and event.version is not None else []
         went_on = before is None or not before.ended
-        outcome = self._timeline.fold_one(event)
-        if before is None and outcome is Outcome.REFUSED:
+        applied = self._timeline.apply_to(before, event)
+        message = applied.state
+        if message is None and applied.outcome is Outcome.REFUSED:
             return _TOO_MANY
-        if outcome is not Outcome.FOLDED:
-            return _DROPPED
-        message = before or self._timeline.find(event)
-        if message is None:
+        if message is None or applied.outcome is not Outcome.FOLDED:
             return _DROPPED
         if went_on and message.error is TOO_LARGE:
             told: tuple[Event, ...] = (_cut_off(event, message),)

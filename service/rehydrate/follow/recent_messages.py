@@ -6,14 +6,15 @@ from collections import OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.positions import MARGIN_MS
-from rehydrate.core.timeline import Window, read_from_ms
+from rehydrate.core.window import Window, read_from_ms
 from rehydrate.hydrate.history_window import HistoryReader
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rehydrate.core.event import ChannelMessage, Event
-    from rehydrate.core.timeline import Reason, Watermark
+    from rehydrate.core.timeline import Reason
+    from rehydrate.core.window import Watermark
     from rehydrate.ports import ChannelLog
 
 MOST_EVENTS = 5_000

@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 from rehydrate.core.client_view import Verdict
 from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import HISTORY_LAG_MS
-from rehydrate.core.timeline import Reason, read_from_ms
+from rehydrate.core.timeline import Reason
+from rehydrate.core.window import read_from_ms
 from rehydrate.errors import RehydrateError, StoreUnavailable
 from rehydrate.follow.event_buffer import EventBuffer
 from rehydrate.follow.live_conversation import LiveConversation

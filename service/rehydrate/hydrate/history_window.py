@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING
 
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.positions import HISTORY_LAG_MS, at_or_before, serial_time_ms
-from rehydrate.core.timeline import Reason, Watermark, Window, ignored, read_from_ms
+from rehydrate.core.timeline import Reason, ignored
+from rehydrate.core.window import Watermark, Window, read_from_ms
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:

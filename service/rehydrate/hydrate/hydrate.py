@@ -9,15 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rehydrate.core import wire
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.positions import Cursor, check_conversation_id, check_until, encode_cursor
-from rehydrate.core.timeline import (
-    Reason,
-    Timeline,
-    Window,
-    may_need_read,
-    missed,
-    needs_no_read,
-    read_from_ms,
-)
+from rehydrate.core.timeline import Reason, Timeline
+from rehydrate.core.window import Window, may_need_read, missed, needs_no_read, read_from_ms
 from rehydrate.errors import BadParameter
 from rehydrate.hydrate.history_window import HistoryReader
 

@@ -15,7 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from rehydrate.core.fold import MessageState
-    from rehydrate.core.timeline import LostInterval, Reason, Watermark
+    from rehydrate.core.timeline import Reason
+    from rehydrate.core.window import LostInterval, Watermark
     from rehydrate.hydrate.hydrate import Rules
     from rehydrate.ports import Backlog, ChannelLog, Inspections, LeaseSeen, ResponseStore
 

@@ -12,7 +12,8 @@ if TYPE_CHECKING:
 
     from rehydrate.core.fold import MessageState
     from rehydrate.core.positions import Cursor
-    from rehydrate.core.timeline import LostInterval, Tombstone, Watermark
+    from rehydrate.core.timeline import Tombstone
+    from rehydrate.core.window import LostInterval, Watermark
 
 
 class Conversation(NamedTuple):

@@ -9,7 +9,8 @@ from rehydrate.core.event import TERMINAL
 from rehydrate.core.fold import MessageState
 from rehydrate.core.json import dump
 from rehydrate.core.positions import insertion_position, serial_time_ms
-from rehydrate.core.timeline import LostInterval, Tombstone, Watermark, erased_mark
+from rehydrate.core.timeline import Tombstone, erased_mark
+from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import BadParameter, Conflict, Fenced, NotFound
 from rehydrate.ports import Conversation, Lease
 from rehydrate.postgres import statements

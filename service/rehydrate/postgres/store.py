@@ -11,7 +11,8 @@ from typing import Any
 from rehydrate.core import wire
 from rehydrate.core.fold import MessageState
 from rehydrate.core.positions import Cursor
-from rehydrate.core.timeline import LostInterval, Tombstone, Watermark
+from rehydrate.core.timeline import Tombstone
+from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import BadParameter, Conflict, StoreUnavailable
 from rehydrate.ports import Conversation, Due, Finished, Stored
 from rehydrate.postgres import migrations, statements

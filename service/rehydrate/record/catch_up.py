@@ -19,23 +19,15 @@ from rehydrate.core.positions import check_conversation_id, check_message_id, in
 from rehydrate.core.text.content import collapsed_run
 from rehydrate.core.text.parts import clean_parts
 from rehydrate.core.text.size_budget import check_parts
-from rehydrate.core.timeline import (
-    MOST_OPEN,
-    Timeline,
-    Window,
-    advanced,
-    ignored,
-    missed,
-    read_from_ms,
-    spanned,
-)
+from rehydrate.core.timeline import MOST_OPEN, Timeline, ignored
+from rehydrate.core.window import Window, advanced, missed, read_from_ms, spanned
 from rehydrate.errors import BadParameter, Conflict, RehydrateError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
     from rehydrate.core.event import ChannelMessage, Event
-    from rehydrate.core.timeline import LostInterval
+    from rehydrate.core.window import LostInterval
     from rehydrate.hydrate.hydrate import Rules
     from rehydrate.ports import ChannelLog, LockedConversation, ResponseStore
 

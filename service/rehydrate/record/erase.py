@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.positions import check_conversation_id
-from rehydrate.core.timeline import read_from_ms
+from rehydrate.core.window import read_from_ms
 from rehydrate.errors import ChannelUnavailable, StoreUnavailable
 
 if TYPE_CHECKING:

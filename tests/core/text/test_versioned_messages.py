@@ -47,7 +47,7 @@ def test_the_greatest_version_counts_in_whatever_order_they_come(order):
 
 def test_a_delta_is_never_added_to_text_that_came_from_elsewhere():
     timeline = shown(full(1, 2, "ab"))
-    assert timeline.fold_one(decode(append(1, 3, "bc"))) is Outcome.OLD
+    assert timeline.apply(decode(append(1, 3, "bc"))).outcome is Outcome.OLD
     assert text_of(timeline) == "ab"
 
 
@@ -88,7 +88,7 @@ def test_a_repair_and_who_stores_it_say_all_there_is():
     timeline = shown(full(1, 2, "ab"), repair, full(1, 4, "abc"))
     assert text_of(timeline) == "ABC"
     again = Timeline([wire.state_of(wire.message(timeline.messages["r"]))])
-    again.fold_one(decode(full(1, 4, "abc")))
+    again.apply(decode(full(1, 4, "abc")))
     assert text_of(again) == "ABC"
 
 

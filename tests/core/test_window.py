@@ -1,0 +1,150 @@
+"""Where the windows of a conversation meet: watermark, lost intervals, what a walk has shown."""
+
+from __future__ import annotations
+
+import pytest
+
+from core.saying import BEGAN_MS, said, serial
+from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS
+from rehydrate.core.window import (
+    REWIND_REACH_MS,
+    LostInterval,
+    Watermark,
+    Window,
+    advanced,
+    may_need_read,
+    missed,
+    needs_no_read,
+    read_from_ms,
+)
+
+NOW_MS = BEGAN_MS + 1_000_000
+RETENTION_MS = 120_000
+
+
+class TestWindow:
+    def test_it_notes_the_oldest_and_newest_over_all_pages(self):
+        window = Window(NOW_MS)
+        window.take([])
+        assert (window.count, window.oldest_ms, window.newest_serial) == (0, None, None)
+        window.take([said("token", at_s=4), said("token", at_s=3)])
+        window.take([said("token", at_s=5), said("token", at_s=9, serials=False)])
+        assert window.count == 4
+        assert (window.oldest_ms, window.newest_ms) == (BEGAN_MS + 3000, BEGAN_MS + 9000)
+        assert window.newest_serial == serial(BEGAN_MS + 5000)
+
+    def test_a_reader_may_rewind_to_what_is_older_than_the_margin_and_still_held(self):
+        window = Window(NOW_MS)
+        second = lambda ms: said("token", at_s=(ms - BEGAN_MS) / 1000)  # noqa: E731 - a key
+        window.take([second(NOW_MS - REWIND_REACH_MS - 1), second(NOW_MS - MARGIN_MS + 1)])
+        assert window.rewind_from is None
+        window.take([second(NOW_MS - REWIND_REACH_MS), second(NOW_MS - MARGIN_MS)])
+        assert window.rewind_from == serial(NOW_MS - MARGIN_MS)
+
+    def test_who_rewinds_sees_a_message_that_the_answer_has(self):
+        window = Window(NOW_MS)
+        at_s = (NOW_MS - BEGAN_MS) / 1000
+        window.take([said("token", at_s=at_s - 30)])
+        assert window.rewind_from is None
+        window.take([said("token", at_s=at_s - 20)])
+        assert window.rewind_from == serial(NOW_MS - 30_000)
+
+
+def test_history_is_read_again_from_the_margin_before_the_watermark():
+    assert read_from_ms(None) is None
+    assert read_from_ms(Watermark(None, NOW_MS, NOW_MS)) == NOW_MS - MARGIN_MS
+    assert read_from_ms(Watermark(None, 3, 3)) == 0
+
+
+@pytest.mark.parametrize(
+    ("watermark", "until", "expected"),
+    [
+        (None, serial(NOW_MS), False),
+        (Watermark("s", NOW_MS, NOW_MS), None, False),
+        (Watermark("s", NOW_MS, NOW_MS), "no time in it", False),
+        (Watermark("s", NOW_MS, NOW_MS), serial(NOW_MS - MARGIN_MS + 1), False),
+        (Watermark("s", NOW_MS, NOW_MS), serial(NOW_MS - MARGIN_MS), True),
+        (Watermark(serial(NOW_MS), NOW_MS, 0), serial(NOW_MS - MARGIN_MS), False),
+    ],
+)
+def test_the_store_alone_reaches_what_was_read_later_than_that_by_the_margin(
+    watermark, until, expected
+):
+    assert needs_no_read(watermark, until) is expected
+
+
+def window_from(oldest_ms):
+    window = Window(NOW_MS)
+    if oldest_ms is not None:
+        window.take([said("token", at_s=(oldest_ms - BEGAN_MS) / 1000)])
+    return window
+
+
+EDGE_MS = NOW_MS - RETENTION_MS
+
+
+@pytest.mark.parametrize(
+    ("watermark", "created_ms", "oldest_ms", "hole"),
+    [
+        # history showed what was folded already
+        (Watermark("s", EDGE_MS + 5, 0), 0, EDGE_MS + 5, None),
+        # the last read is young enough for all since then to be retained
+        (Watermark("s", 0, EDGE_MS + HISTORY_LAG_MS), 0, NOW_MS, None),
+        (Watermark("s", 0, NOW_MS), 0, None, None),
+        # the lag counts: what was published in it may be shown after the read, and then expire
+        (
+            Watermark("s", 0, EDGE_MS + HISTORY_LAG_MS - 1),
+            0,
+            NOW_MS,
+            LostInterval(EDGE_MS - 1, NOW_MS),
+        ),
+        # nobody saw what came between
+        (Watermark("s", 50_000, 60_000), 0, NOW_MS - 5, LostInterval(58_000, NOW_MS - 5)),
+        (Watermark("s", 50_000, 1_000), 0, None, LostInterval(0, NOW_MS)),
+        # a conversation that was never recorded was last known whole when it was made
+        (None, EDGE_MS + HISTORY_LAG_MS, NOW_MS, None),
+        (None, EDGE_MS + HISTORY_LAG_MS - 1, NOW_MS, LostInterval(EDGE_MS - 1, NOW_MS)),
+        (None, 10_000, NOW_MS, LostInterval(8_000, NOW_MS)),
+        (None, EDGE_MS - 10_000, EDGE_MS - 10_000, None),
+        # one that nobody has heard of is whole unless its history begins at the edge of retention
+        (None, None, EDGE_MS + MARGIN_MS + 1, None),
+        (None, None, None, None),
+        (None, None, EDGE_MS + MARGIN_MS, LostInterval(0, EDGE_MS + MARGIN_MS)),
+    ],
+)
+def test_windows_meet_or_what_lies_between_them_is_a_hole(watermark, created_ms, oldest_ms, hole):
+    assert missed(watermark, created_ms, window_from(oldest_ms), RETENTION_MS) == hole
+
+
+def test_a_watermark_never_goes_back():
+    old = Watermark(serial(NOW_MS), NOW_MS, NOW_MS + 1)
+    assert advanced(old, window_from(BEGAN_MS), at_end=True) == old
+
+
+def test_a_watermark_moves_to_the_newest_message_and_at_the_end_to_the_time_of_reading():
+    old = Watermark(serial(5), 5, 6)
+    newest_ms = NOW_MS - 10
+    assert advanced(old, window_from(newest_ms), at_end=False) == (serial(newest_ms), newest_ms, 6)
+    assert advanced(old, window_from(newest_ms), at_end=True) == (
+        serial(newest_ms),
+        newest_ms,
+        NOW_MS,
+    )
+
+
+def test_the_first_watermark_of_a_silent_channel_is_the_time_of_reading():
+    assert advanced(None, window_from(None), at_end=True) == (None, NOW_MS, NOW_MS)
+    assert advanced(Watermark(None, 5, 6), window_from(None), at_end=True) == (None, 5, NOW_MS)
+
+
+@pytest.mark.parametrize(
+    ("until", "expected"),
+    [
+        (None, True),
+        ("no time in it", True),
+        (serial(NOW_MS - MARGIN_MS + 1), True),
+        (serial(NOW_MS - MARGIN_MS), False),
+    ],
+)
+def test_history_may_be_needed_where_no_store_can_reach_by_now(until, expected):
+    assert may_need_read(until, NOW_MS) is expected
