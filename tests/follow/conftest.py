@@ -1,4 +1,4 @@
-"""A conversation of a test's own, followed over Postgres, the channel server and the stock SDK."""
+"""Fixtures: a conversation followed over Postgres, the channel server and the stock SDK."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ async def server():
 
 @pytest.fixture(params=["rewind", "history"])
 async def history(request, module_database, server):
-    """A service, once with each strategy."""
+    """An open `History`, once with each strategy."""
     async with history_over(module_database, server, follow_strategy=request.param) as made:
         yield made
 

@@ -1,9 +1,11 @@
+"""The buffer that all followers of one conversation read from."""
+
 from __future__ import annotations
 
 import pytest
 
 from rehydrate.core.event import Event
-from rehydrate.follow import event_buffer as told_module
+from rehydrate.follow import event_buffer
 from rehydrate.follow.event_buffer import EventBuffer, FollowEvent
 
 
@@ -16,77 +18,77 @@ def answer(limit):
 
 
 @pytest.fixture
-def telling():
+def buffer():
     made = EventBuffer()
-    made.begin_anew()
+    made.restart()
     return made
 
 
-def test_what_is_told_comes_in_order_to_everybody_as_the_same_object(telling):
-    place = telling.number
+def test_every_follower_reads_the_same_objects_in_order(buffer):
+    start = buffer.number
     for text in "abc":
-        telling.tell("token", token(text), "r")
-    first, again = telling.since(place), telling.since(place)
+        buffer.append("token", token(text), "r")
+    first, second = buffer.since(start), buffer.since(start)
     assert [each.data["text"] for each in first] == ["a", "b", "c"]
-    assert all(one is other for one, other in zip(first, again, strict=True))
-    assert telling.since(telling.number - 1) == first[-1:]
-    assert telling.since(telling.number) == []
+    assert all(one is other for one, other in zip(first, second, strict=True))
+    assert buffer.since(buffer.number - 1) == first[-1:]
+    assert buffer.since(buffer.number) == []
 
 
-def test_the_oldest_go_when_there_are_too_many(telling, monkeypatch):
-    monkeypatch.setattr(told_module, "MOST_TOLD", 3)
+def test_the_oldest_events_are_dropped_beyond_the_maximum_count(buffer, monkeypatch):
+    monkeypatch.setattr(event_buffer, "MAX_EVENTS", 3)
     for number in range(5):
-        telling.tell("token", token(str(number)), "r")
-    assert [each.data["text"] for each in telling.since(telling.first)] == ["2", "3", "4"]
+        buffer.append("token", token(str(number)), "r")
+    assert [each.data["text"] for each in buffer.since(buffer.first)] == ["2", "3", "4"]
 
 
-def test_the_oldest_go_when_they_are_too_long(telling, monkeypatch):
-    monkeypatch.setattr(told_module, "MOST_TOLD_CHARACTERS", 10)
+def test_the_oldest_events_are_dropped_beyond_the_maximum_text(buffer, monkeypatch):
+    monkeypatch.setattr(event_buffer, "MAX_CHARACTERS", 10)
     for text in ("aaaaaa", "bbb", "cc"):
-        telling.tell("token", token(text), "r")
-    assert [each.data["text"] for each in telling.since(telling.first)] == ["bbb", "cc"]
+        buffer.append("token", token(text), "r")
+    assert [each.data["text"] for each in buffer.since(buffer.first)] == ["bbb", "cc"]
 
 
-def test_an_id_names_a_place_that_can_be_gone_on_from(telling):
-    telling.tell("token", token("a"), "r")
-    (told,) = telling.since(telling.number - 1)
-    assert telling.number_of(told.id) == told.number
-    telling.begin_anew()
-    assert telling.number_of(told.id) is None
+def test_a_reader_can_resume_from_an_id_until_the_buffer_restarts(buffer):
+    buffer.append("token", token("a"), "r")
+    (appended,) = buffer.since(buffer.number - 1)
+    assert buffer.number_of(appended.id) == appended.number
+    buffer.restart()
+    assert buffer.number_of(appended.id) is None
 
 
 @pytest.mark.parametrize(
     "id_", ["", "-", "x", "x-1", "-1", "{}-", "{}-9", "{}--1", "{}-1e1", "{}-٣"]
 )
-def test_an_id_of_something_else_names_no_place(telling, id_):
-    assert telling.number_of(id_.format(telling._token)) is None
+def test_an_id_from_elsewhere_names_no_position(buffer, id_):
+    assert buffer.number_of(id_.format(buffer._token)) is None
 
 
-def test_an_absurdly_long_id_names_no_place(telling):
-    assert telling.number_of(f"{telling._token}-{'9' * 5_000}") is None
+def test_an_overlong_id_names_no_position(buffer):
+    assert buffer.number_of(f"{buffer._token}-{'9' * 5_000}") is None
 
 
-def test_a_snapshot_is_made_once_for_all_who_join_and_anew_when_it_is_old(telling, monkeypatch):
-    monkeypatch.setattr(told_module, "_FRESH", 3)
-    first = telling.snapshot(50, answer)
+def test_a_snapshot_is_shared_by_new_followers_until_it_is_too_old(buffer, monkeypatch):
+    monkeypatch.setattr(event_buffer, "_SNAPSHOT_REUSE", 3)
+    first = buffer.snapshot(50, answer)
     for number in range(3):
-        telling.tell("token", token(str(number)), "r")
-        assert telling.snapshot(50, answer) is first
-    telling.tell("token", token("x"), "r")
-    assert telling.snapshot(50, answer) is not first
+        buffer.append("token", token(str(number)), "r")
+        assert buffer.snapshot(50, answer) is first
+    buffer.append("token", token("x"), "r")
+    assert buffer.snapshot(50, answer) is not first
 
 
-def test_snapshots_of_other_sizes_are_others_and_few_are_kept(telling):
-    made = [telling.snapshot(limit, answer) for limit in (1, 2, 3)]
+def test_snapshots_are_cached_by_size_and_only_a_few(buffer):
+    made = [buffer.snapshot(limit, answer) for limit in (1, 2, 3)]
     assert [each.data["limit"] for each in made] == [1, 2, 3]
-    assert telling.snapshot(3, answer) is made[2]
-    assert telling.snapshot(1, answer) is not made[0]
-    telling.forget_snapshots()
-    assert telling.snapshot(3, answer) is not made[2]
+    assert buffer.snapshot(3, answer) is made[2]
+    assert buffer.snapshot(1, answer) is not made[0]
+    buffer.drop_snapshots()
+    assert buffer.snapshot(3, answer) is not made[2]
 
 
 @pytest.mark.parametrize(
-    ("event", "said"),
+    ("event", "payload"),
     [
         (Event("start", "r", seq=0, prompt_id="p"), {"prompt_id": "p"}),
         (Event("token", "r", text="a", part="0"), {"text": "a", "part": "0"}),
@@ -107,8 +109,8 @@ def test_snapshots_of_other_sizes_are_others_and_few_are_kept(telling):
         (Event("token", "r", text="a", replay_of="o"), {"text": "a", "replay_of": "o"}),
     ],
 )
-def test_an_event_says_what_it_has_to_say_and_no_more(event, said):
-    told = FollowEvent(event.kind, 1, "x-1", event=event, message_id="r")
-    place = {"message_id": "r", "gen": 1, "seq": event.seq, "serial": None}
-    assert told.data == {**place, **said}
-    assert told.body is told.body
+def test_a_payload_has_the_fields_that_the_event_carries_and_no_others(event, payload):
+    appended = FollowEvent(event.kind, 1, "x-1", event=event, message_id="r")
+    position = {"message_id": "r", "gen": 1, "seq": event.seq, "serial": None}
+    assert appended.data == {**position, **payload}
+    assert appended.body is appended.body

@@ -1,4 +1,4 @@
-"""One attachment to a conversation: lost, resumed, shared, refused."""
+"""One attachment to a conversation: cut, resumed, shared, refused."""
 
 from __future__ import annotations
 
@@ -18,9 +18,7 @@ from telling import attachments, completed, history_over, publisher_to, reading,
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
 
-async def test_a_connection_that_is_cut_is_resumed_and_nothing_is_lost(
-    history, server, conversation, publisher
-):
+async def test_a_cut_connection_is_resumed_without_loss(history, server, conversation, publisher):
     async with reading(history, conversation) as follower:
         await follower.until(lambda r: r.snapshots)
         await publisher.stream("r", "abc", stop=False)
@@ -59,12 +57,12 @@ async def test_one_attachment_serves_all_followers_and_ends_after_the_grace_peri
             await three.until(completed("r"))
             assert len(attachments(server, conversation)) == 1
         async with asyncio.timeout(10):
-            while attachments(server, conversation):  # noqa: ASYNC110 - of a server, without event
+            while attachments(server, conversation):  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.02)
         assert len(history._following) == 0
 
 
-async def test_a_follower_without_subscribe_capability_is_told_so(module_database, conversation):
+async def test_following_without_subscribe_capability_is_refused(module_database, conversation):
     key = Key("app", "key", "s" * 32, Capability({"*": ["history", "publish"]}))
     async with LocalAbly(keys=[key]) as server, history_over(module_database, server) as history:
         with pytest.raises(ChannelRefused):
@@ -72,7 +70,7 @@ async def test_a_follower_without_subscribe_capability_is_told_so(module_databas
                 await anext(history.follow(conversation))
 
 
-async def test_without_history_capability_what_the_attach_rewinds_is_enough(
+async def test_without_history_capability_the_rewind_of_the_attach_suffices(
     module_database, conversation
 ):
     whole = Key("app", "whole", "w" * 32)
@@ -94,7 +92,7 @@ async def test_without_history_capability_what_the_attach_rewinds_is_enough(
     assert reader.texts == {"old": "stored", "r": "abcd"}
 
 
-async def test_without_history_capability_a_hole_is_told(module_database, conversation):
+async def test_without_history_capability_a_hole_is_reported(module_database, conversation):
     whole = Key("app", "whole", "w" * 32)
     narrow = Key("app", "narrow", "n" * 32, Capability({"*": ["subscribe", "publish"]}))
     async with (
@@ -109,7 +107,7 @@ async def test_without_history_capability_a_hole_is_told(module_database, conver
     assert reader.snapshots[0]["reasons"][0]["code"] == "history_refused"
 
 
-async def test_a_response_that_is_one_growing_message_is_told_as_what_is_new_of_it(
+async def test_appends_to_one_channel_message_are_emitted_as_the_appended_text(
     module_database, conversation
 ):
     growing = Namespace("ai", persisted=True, mutable=True)
@@ -143,24 +141,24 @@ async def test_a_response_that_is_one_growing_message_is_told_as_what_is_new_of_
     assert len(reader.snapshots) == 1
 
 
-async def test_a_cancel_is_heard_by_whom_it_names_and_told_to_no_follower(
+async def test_a_cancel_reaches_the_response_that_it_names_and_no_follower(
     history, conversation, publisher
 ):
     async with (
         reading(history, conversation) as follower,
-        history._following.cancels(conversation, "r") as asked,
+        history._following.cancels(conversation, "r") as requested,
     ):
         await follower.until(lambda r: r.snapshots)
         await publisher.say("cancel", rid="another")
         await publisher.stream("other", "a")
         await follower.until(completed("other"))
-        assert not asked.is_set()
+        assert not requested.is_set()
         await publisher.say("cancel", rid="r")
-        await asyncio.wait_for(asked.wait(), 15)
+        await asyncio.wait_for(requested.wait(), 15)
         assert set(follower.reader.kinds) <= {"snapshot", "start", "token", "stop"}
 
 
-async def test_a_cancel_that_came_before_the_attach_is_heard(history, conversation, publisher):
+async def test_a_cancel_published_before_the_attach_is_received(history, conversation, publisher):
     await publisher.say("cancel", rid="r")
-    async with history._following.cancels(conversation, "r") as asked:
-        await asyncio.wait_for(asked.wait(), 15)
+    async with history._following.cancels(conversation, "r") as requested:
+        await asyncio.wait_for(requested.wait(), 15)

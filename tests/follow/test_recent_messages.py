@@ -1,4 +1,4 @@
-"""What a follower has heard, answered from instead of history; and what it costs to join."""
+"""Hydrating from the received messages of a follower, and the cost of joining."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from rehydrate.core.event import Event
 from rehydrate.core.window import Watermark
-from rehydrate.follow.recent_messages import MOST_EVENTS, RecentMessages, reaches
+from rehydrate.follow.recent_messages import MAX_EVENTS, RecentMessages, reaches
 from rehydrate.ports import Outgoing
 from rehydrate.record.catch_up import NewMessage
 from telling import attachments, history_over, reading
@@ -19,26 +19,26 @@ pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWar
 
 @pytest.fixture
 async def other(module_database, server):
-    """Another process of the same service, as it were."""
+    """A second `History` over the same store and channel, as in another process."""
     async with history_over(module_database, server) as made:
         yield made
 
 
 @pytest.fixture
 def reads(history, monkeypatch):
-    """The channels whose history hydrates have read, in order (a recorder reads by pages)."""
-    found, ask = [], history._channel.history
+    """The channels whose history was read by a hydrate, in order (a recorder passes `limit`)."""
+    found, read_history = [], history._channel.history
 
-    def asked(channel, **how):
+    def recorded(channel, **how):
         if "limit" not in how:
             found.append(channel)
-        return ask(channel, **how)
+        return read_history(channel, **how)
 
-    monkeypatch.setattr(history._channel, "history", asked)
+    monkeypatch.setattr(history._channel, "history", recorded)
     return found
 
 
-async def test_while_it_is_followed_a_hydrate_reads_no_history(
+async def test_a_hydrate_of_a_followed_conversation_reads_no_history(
     history, other, conversation, publisher, reads
 ):
     await publisher.stream("r1", "before", stop=False)
@@ -57,7 +57,7 @@ async def test_while_it_is_followed_a_hydrate_reads_no_history(
     assert answer.complete
 
 
-async def test_what_was_stored_elsewhere_meanwhile_is_in_the_hydrate_of_a_followed_conversation(
+async def test_a_hydrate_of_a_followed_conversation_has_what_another_process_stored(
     history, other, conversation, publisher, reads
 ):
     async with reading(history, conversation) as follower:
@@ -71,7 +71,7 @@ async def test_what_was_stored_elsewhere_meanwhile_is_in_the_hydrate_of_a_follow
     assert {m["id"]: m["text"] for m in answer.messages} == {"r": "live", "m": "stored"}
 
 
-async def test_a_follower_that_has_not_heard_until_the_attach_point_leaves_it_to_history(
+async def test_history_is_read_if_the_follower_has_not_reached_until(
     history, conversation, publisher, reads
 ):
     async with reading(history, conversation) as follower:
@@ -83,7 +83,7 @@ async def test_a_follower_that_has_not_heard_until_the_attach_point_leaves_it_to
     assert reads
 
 
-async def test_a_follower_whose_connection_does_not_answer_leaves_it_to_history(
+async def test_history_is_read_if_the_connection_does_not_answer(
     history, server, conversation, publisher, reads
 ):
     async with reading(history, conversation) as follower:
@@ -98,18 +98,18 @@ async def test_a_follower_whose_connection_does_not_answer_leaves_it_to_history(
     assert answer.messages[0]["text"] == "ab"
 
 
-async def test_many_who_join_at_once_cost_one_attach_and_one_reading(
+async def test_two_hundred_simultaneous_joins_cost_one_attach_and_one_read(
     history, server, conversation, publisher, reads
 ):
     await publisher.stream("r", "abc", stop=False)
     loads, load = [], history._store.load
 
-    async def loaded(*asked, limit, before):
-        if limit > 1:  # not only to learn the channel's name
-            loads.append(asked)
-        return await load(*asked, limit=limit, before=before)
+    async def counted(*ids, limit, before):
+        if limit > 1:  # limit 1 only resolves the channel name
+            loads.append(ids)
+        return await load(*ids, limit=limit, before=before)
 
-    history._store.load = loaded
+    history._store.load = counted
     async with AsyncExitStack() as stack:
         joined = [await stack.enter_async_context(history.joined(conversation)) for _ in range(200)]
         firsts = await asyncio.gather(*(each.batch(10) for each in joined))
@@ -120,7 +120,7 @@ async def test_many_who_join_at_once_cost_one_attach_and_one_reading(
     assert len(loads) == 1
 
 
-def test_what_is_stored_and_what_was_heard_meet_at_the_margin():
+def test_received_messages_reach_the_store_at_the_margin():
     watermark = Watermark("s", 100_000, 200_000)
     assert reaches(watermark, 195_000)
     assert not reaches(watermark, 195_001)
@@ -129,12 +129,12 @@ def test_what_is_stored_and_what_was_heard_meet_at_the_margin():
     assert not reaches(None, 1)
 
 
-def test_the_oldest_events_go_and_it_is_known_since_when_all_are_there():
+def test_the_oldest_events_are_evicted_and_the_complete_period_shrinks():
     recent = RecentMessages(10_000, 100)
-    recent.know([], 0)
-    for at_ms in range(MOST_EVENTS + 5):
-        recent.add(Event("token", "r", seq=at_ms, timestamp_ms=at_ms))
+    recent.complete([], 0)
+    for at_ms in range(MAX_EVENTS + 5):
+        recent.append(Event("token", "r", seq=at_ms, timestamp_ms=at_ms))
     assert recent.events(None) is None
     kept = recent.events(Watermark("s", 5_005, 5_005))
-    assert [event.seq for event in kept] == list(range(5, MOST_EVENTS + 5))
+    assert [event.seq for event in kept] == list(range(5, MAX_EVENTS + 5))
     assert recent.events(Watermark("s", 5_004, 5_004)) is None

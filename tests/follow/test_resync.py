@@ -1,4 +1,4 @@
-"""Something is missing: what followers see meanwhile, and afterwards."""
+"""What followers receive while messages are missing, and after they were recovered."""
 
 from __future__ import annotations
 
@@ -6,20 +6,18 @@ import asyncio
 
 import pytest
 
-from rehydrate.publish import respond as responding
+from rehydrate.publish import respond
 from telling import completed, history_over, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
 
-async def test_a_refused_token_is_missing_for_nobody_once_it_is_repaired(
-    history, conversation, publisher
-):
+async def test_a_refused_token_is_a_gap_until_a_repair_fills_it(history, conversation, publisher):
     async with reading(history, conversation) as follower:
         await follower.until(lambda r: r.snapshots)
         await publisher.say("start", rid="r", seq=0)
         await publisher.say("token", "a", rid="r", seq=1)
-        await publisher.say("token", "c", rid="r", seq=3)  # the second was refused
+        await publisher.say("token", "c", rid="r", seq=3)  # Ably refused the second
         await publisher.say("token", "x", rid="other", seq=1)
         reader = await follower.until(lambda r: r.texts.get("r") == "ac")
         assert reader.messages["r"]["gaps"] == [[2, 2]]
@@ -30,11 +28,11 @@ async def test_a_refused_token_is_missing_for_nobody_once_it_is_repaired(
     assert "again" not in reader.kinds
 
 
-async def test_what_a_follower_lacks_of_an_ephemeral_response_it_has_at_its_end(
+async def test_a_follower_has_the_whole_ephemeral_response_once_it_has_ended(
     history, module_database, server, conversation, monkeypatch
 ):
-    """The channel keeps none of it, and no checkpoint came in time: as if the store were away."""
-    monkeypatch.setattr(responding, "CHECKPOINT_S", 60.0)
+    """Neither the channel nor a checkpoint has the text before the end: as if the store were down."""
+    monkeypatch.setattr(respond, "CHECKPOINT_S", 60.0)
     async with history_over(module_database, server) as agent:
         publishing = agent.respond(conversation, "r", ephemeral=True)
         response = await publishing.__aenter__()
@@ -51,7 +49,7 @@ async def test_what_a_follower_lacks_of_an_ephemeral_response_it_has_at_its_end(
         assert not follower.reader.messages["r"]["gaps"]
 
 
-async def test_while_one_response_waits_for_what_is_missing_others_stream_on(
+async def test_other_responses_continue_while_one_waits_for_missing_tokens(
     history, server, conversation, publisher
 ):
     with server.faults.on("delay_history", ms=3_000):
@@ -63,13 +61,15 @@ async def test_while_one_response_waits_for_what_is_missing_others_stream_on(
             reader = await follower.until(completed("other"))
             assert reader.texts["other"] == "goes on"
             assert reader.texts["r"] == "a"
-            await publisher.say("token", "b", rid="r", seq=2)  # it was overtaken only
+            await publisher.say("token", "b", rid="r", seq=2)  # it was only overtaken
             await publisher.say("stop", rid="r", seq=4)
             await follower.until(completed("r"))
     assert reader.texts["r"] == "abc"
 
 
-async def test_dropped_deliveries_lead_to_a_new_snapshot(history, server, conversation, publisher):
+async def test_reported_dropped_deliveries_lead_to_a_new_snapshot(
+    history, server, conversation, publisher
+):
     async with reading(history, conversation) as follower:
         await follower.until(lambda r: r.snapshots)
         with server.faults.on(
@@ -81,7 +81,7 @@ async def test_dropped_deliveries_lead_to_a_new_snapshot(history, server, conver
     assert "again" in reader.kinds
 
 
-async def test_silently_dropped_deliveries_are_noticed_by_their_seq(
+async def test_silently_dropped_deliveries_are_detected_by_seq(
     history, server, conversation, publisher
 ):
     async with reading(history, conversation) as follower:
@@ -94,7 +94,7 @@ async def test_silently_dropped_deliveries_are_noticed_by_their_seq(
     assert reader.texts == {"r": "abcdef"}
 
 
-async def test_without_history_the_stored_part_is_shown_and_the_rest_when_it_comes(
+async def test_without_history_the_stored_part_comes_first_and_the_rest_once_history_answers(
     history, server, conversation, publisher
 ):
     await publisher.stream("r", "abc", stop=False)

@@ -1,4 +1,4 @@
-"""Rewind, or history up to the attach point: each stands in for the other where it does not reach."""
+"""The two follow strategies, rewind and history: each is the fallback of the other."""
 
 from __future__ import annotations
 
@@ -27,27 +27,27 @@ def conversation():
     return f"c-{secrets.token_hex(4)}"
 
 
-def asked(history, monkeypatch):
-    """The channels whose history *history* reads for followers, in order."""
-    found, ask = [], history._channel.history
+def history_reads(history, monkeypatch):
+    """Return a list that collects the channels whose history is read for followers."""
+    found, read_history = [], history._channel.history
 
-    def noted(channel, **how):
-        if "limit" not in how:  # a recorder reads by pages
+    def recorded(channel, **how):
+        if "limit" not in how:  # the recorder passes a limit
             found.append(channel)
-        return ask(channel, **how)
+        return read_history(channel, **how)
 
-    monkeypatch.setattr(history._channel, "history", noted)
+    monkeypatch.setattr(history._channel, "history", recorded)
     return found
 
 
-async def whole(history, conversation, text):
-    """Follow, and return the first snapshot once *text* is shown."""
+async def snapshot_with(history, conversation, text):
+    """Follow until the text of `r` is *text*; return the first snapshot."""
     async with reading(history, conversation) as follower:
         reader = await follower.until(lambda r: r.texts.get("r") == text)
     return reader.snapshots[0]
 
 
-async def test_a_rewind_that_reaches_what_is_stored_needs_no_history_and_history_no_rewind(
+async def test_history_is_read_only_by_the_history_strategy_if_the_rewind_reaches_the_store(
     module_database, conversation, strategy, monkeypatch
 ):
     async with (
@@ -58,29 +58,29 @@ async def test_a_rewind_that_reaches_what_is_stored_needs_no_history_and_history
         await publisher.stream("r", "ab", stop=False)
         await history.catch_up(conversation)
         await publisher.stream("r", "c", first=3, start=False, stop=False)
-        reads = asked(history, monkeypatch)
-        snapshot = await whole(history, conversation, "abc")
+        reads = history_reads(history, monkeypatch)
+        snapshot = await snapshot_with(history, conversation, "abc")
     assert snapshot["complete"]
     assert bool(reads) is (strategy == "history")
 
 
-async def test_more_than_a_rewind_brings_is_read_from_history(
+async def test_history_is_read_if_the_rewind_was_cut_short(
     module_database, conversation, strategy, monkeypatch
 ):
-    """140 tokens, of which an attach rewinds 100 at most: SDKs do not say so (gap 6)."""
+    """140 tokens, of which an attach rewinds at most 100; SDKs do not report the cut (gap 6)."""
     async with (
         LocalAbly() as server,
         history_over(module_database, server, follow_strategy=strategy) as history,
         publisher_to(server, f"ai:{conversation}") as publisher,
     ):
         await publisher.stream("r", LONG, stop=False)
-        reads = asked(history, monkeypatch)
-        snapshot = await whole(history, conversation, LONG)
+        reads = history_reads(history, monkeypatch)
+        snapshot = await snapshot_with(history, conversation, LONG)
     assert (snapshot["complete"], snapshot["messages"][0]["text"]) == (True, LONG)
     assert reads
 
 
-async def test_a_key_that_may_not_read_history_follows_by_what_is_rewound_whatever_the_strategy(
+async def test_a_key_without_history_capability_uses_the_rewind_with_either_strategy(
     module_database, conversation, strategy
 ):
     keys = [Key("app", "whole", "w" * 32)]
@@ -95,12 +95,12 @@ async def test_a_key_that_may_not_read_history_follows_by_what_is_rewound_whatev
         await publisher.stream("r", "c", first=3, start=False, stop=False)
         narrow = {"ably_api_key": keys[1].value, "follow_strategy": strategy}
         async with History(settings_for(module_database, server, **narrow)) as history:
-            snapshot = await whole(history, conversation, "abc")
+            snapshot = await snapshot_with(history, conversation, "abc")
     assert (snapshot["complete"], snapshot["reasons"]) == (True, [])
 
 
 @pytest.mark.parametrize("code", [90008, 40024])
-async def test_where_history_up_to_the_attach_point_is_refused_plain_history_is_read(
+async def test_plain_history_is_read_if_history_up_to_the_attach_point_is_refused(
     module_database, conversation, code
 ):
     async with (
@@ -110,11 +110,11 @@ async def test_where_history_up_to_the_attach_point_is_refused_plain_history_is_
     ):
         await publisher.stream("r", LONG, stop=False)
         with server.faults.on("refuse_until_attach", code=code):
-            snapshot = await whole(history, conversation, LONG)
+            snapshot = await snapshot_with(history, conversation, LONG)
     assert snapshot["complete"]
 
 
-async def test_who_may_not_read_history_is_told_of_the_hole_that_a_rewind_leaves(
+async def test_a_key_without_history_capability_gets_the_hole_before_the_rewind_reported(
     module_database, conversation, strategy
 ):
     keys = [Key("app", "whole", "w" * 32)]
@@ -140,10 +140,10 @@ async def test_who_may_not_read_history_is_told_of_the_hole_that_a_rewind_leaves
 
 
 @pytest.mark.slow
-async def test_after_a_suspension_a_new_snapshot_has_what_was_said_meanwhile(
+async def test_after_a_suspension_a_new_snapshot_has_the_messages_published_meanwhile(
     module_database, conversation, strategy, monkeypatch
 ):
-    monkeypatch.setattr(Defaults, "connection_state_ttl", 500)  # ms; the SDK asks no server
+    monkeypatch.setattr(Defaults, "connection_state_ttl", 500)  # ms; the SDK uses this default
     async with (
         LocalAbly(settings=Settings(connection_state_ttl_s=0.5, max_idle_interval_s=2.0)) as server,
         history_over(module_database, server, follow_strategy=strategy) as history,
@@ -158,10 +158,10 @@ async def test_after_a_suspension_a_new_snapshot_has_what_was_said_meanwhile(
         client.connection.on(lambda change: seen.append(change.current.value))
         await server.stop()
         async with asyncio.timeout(20):
-            while "suspended" not in seen:  # noqa: ASYNC110 - the SDK tells
+            while "suspended" not in seen:  # noqa: ASYNC110 - set by an SDK callback
                 await asyncio.sleep(0.01)
         await server.start()
-        for text in "bc":  # without seq: nothing else would show that they are missing
+        for text in "bc":  # without seq, only the discontinuity shows that they are missing
             await publisher.say("token", text, rid="r")
         reader = await follower.until(lambda r: "bc" in r.texts.get("r", ""), within_s=40)
     assert "again" in reader.kinds

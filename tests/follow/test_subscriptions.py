@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import pytest
 
-from rehydrate.follow import event_buffer as telling
+from rehydrate.follow import event_buffer
 from rehydrate.record.catch_up import NewMessage
 from telling import completed, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
 
-async def test_who_follows_an_empty_conversation_gets_an_empty_snapshot_then_what_is_said(
+async def test_a_follower_of_an_empty_conversation_gets_an_empty_snapshot_then_live_events(
     history, conversation, publisher
 ):
     async with reading(history, conversation) as follower:
@@ -25,7 +25,7 @@ async def test_who_follows_an_empty_conversation_gets_an_empty_snapshot_then_wha
     assert not reader.wrong
 
 
-async def test_who_joins_in_the_middle_sees_finished_and_streaming_responses_and_goes_on(
+async def test_a_late_follower_gets_finished_and_open_responses_and_then_continues_live(
     history, conversation, publisher
 ):
     await publisher.stream("done", "finished")
@@ -48,7 +48,7 @@ async def test_who_joins_in_the_middle_sees_finished_and_streaming_responses_and
     assert not reader.wrong
 
 
-async def test_a_stored_message_without_channel_is_in_the_snapshot_and_one_stored_later_in_a_new(
+async def test_messages_stored_without_the_channel_appear_in_the_snapshot_and_in_a_new_one(
     history, conversation
 ):
     await history.store_messages(conversation, [NewMessage("m1", "assistant", text="one")])
@@ -59,10 +59,10 @@ async def test_a_stored_message_without_channel_is_in_the_snapshot_and_one_store
     assert reader.kinds == ["snapshot", "snapshot"]
 
 
-async def test_a_slow_follower_gets_a_new_snapshot_and_holds_nobody_up(
+async def test_a_slow_follower_gets_a_new_snapshot_and_does_not_delay_others(
     history, conversation, publisher, monkeypatch
 ):
-    monkeypatch.setattr(telling, "MOST_TOLD", 20)
+    monkeypatch.setattr(event_buffer, "MAX_EVENTS", 20)
     async with history.joined(conversation) as slow, reading(history, conversation) as fast:
         assert (await slow.batch())[0].kind == "snapshot"
         await fast.until(lambda r: r.snapshots)
@@ -78,7 +78,7 @@ async def test_a_slow_follower_gets_a_new_snapshot_and_holds_nobody_up(
         assert last.data["text"] == "!"
 
 
-async def test_a_replay_is_followed_from_its_start_and_is_in_no_snapshot(
+async def test_a_replay_is_followed_live_from_its_start_and_no_snapshot_contains_it(
     history, conversation, publisher
 ):
     async with reading(history, conversation) as early:
@@ -94,5 +94,5 @@ async def test_a_replay_is_followed_from_its_start_and_is_in_no_snapshot(
             await early.until(completed("again-r", "r2"))
             await late.until(completed("r2"))
     assert early.reader.texts == {"again-r": "ab", "r2": "x"}
-    assert late.reader.texts in ({"r2": "x"}, early.reader.texts)  # whole, or not at all
+    assert late.reader.texts in ({"r2": "x"}, early.reader.texts)  # all of it or none of it
     assert all("again-r" not in str(each) for each in late.reader.snapshots)

@@ -9,7 +9,7 @@ import pytest
 
 from core.saying import event, folded, start
 from rehydrate.core import wire
-from rehydrate.follow.event_buffer import _said
+from rehydrate.follow.event_buffer import payload_of
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
@@ -43,7 +43,7 @@ async ([text, cuts]) => {
 
 def told(events):
     """As followers are told *events*."""
-    return [("token" if e.kind == "void" else e.kind, _said(e, "r")) for e in events]
+    return [("token" if e.kind == "void" else e.kind, payload_of(e, "r")) for e in events]
 
 
 def random_events(source):

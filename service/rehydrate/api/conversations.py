@@ -283,7 +283,7 @@ class _Conversations:
                 self._service.joined(conversation_id, limit=limit, after=after)
             )
             await follower.ready()
-            told = follower.take() if ui else []
+            told = follower.poll() if ui else []
             shown = ui_messages.streaming(told, response_id)
             if ui and shown is None:
                 return Response(status_code=204, headers={"Cache-Control": "no-store"})

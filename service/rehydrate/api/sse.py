@@ -236,7 +236,7 @@ class EventStream(Response):
         self._follower.listen(self._look_up)
         try:
             while not self._follower.ended:
-                told = self._follower.take()
+                told = self._follower.poll()
                 if told:
                     if chunk := self.encoded(told):
                         await self._send(send, chunk)
@@ -268,7 +268,7 @@ class EventStream(Response):
             waiting.set_result(None)
             return
         try:
-            told = self._follower.take()
+            told = self._follower.poll()
             chunk = self.encoded(told) if told else b""
             self._unfinished = begun(self._send(self._direct, chunk)) if chunk else None
         except Exception as error:  # noqa: BLE001 - for the task, as if it had met it itself

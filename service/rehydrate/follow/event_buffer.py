@@ -1,4 +1,9 @@
-"""What followers are told: each thing made once, in order, for as long as it is bounded."""
+"""Bounded, ordered buffer of follower events; each event is serialized once.
+
+All followers of a conversation read the same buffer, each from a cursor of its own. The buffer has
+a limit, so that a slow follower costs no memory: a cursor that has fallen out of the buffer starts
+again from a snapshot.
+"""
 
 from __future__ import annotations
 
@@ -14,32 +19,32 @@ if TYPE_CHECKING:
 
     from rehydrate.core.event import Event
 
-MOST_TOLD = 2_000
+MAX_EVENTS = 2_000
 """How many events a follower may be behind before it gets a new snapshot."""
 
-MOST_TOLD_CHARACTERS = 2_000_000
-"""Likewise, in characters of text."""
+MAX_CHARACTERS = 2_000_000
+"""How many characters of text a follower may be behind before it gets a new snapshot."""
 
-_SNAPSHOTS_KEPT = 2
-_FRESH = 500
-"""A snapshot is shown to joiners with up to so many events behind it, before it is made anew."""
+_MAX_SNAPSHOTS = 2
+_SNAPSHOT_REUSE = 500
+"""A snapshot is reused for new followers until this many events have been appended after it."""
 
-_LONGEST_PLACE = 18
+_MAX_NUMBER_DIGITS = 18
 
 
 class FollowEvent:
-    """One thing that a follower is told.
+    """One event that a follower receives.
 
     Attributes:
         kind: ``snapshot``; ``prompt``; ``start``, ``token``, ``refusal``, ``reasoning``,
             ``tool_call``, ``tool_args``, ``tool_result``, ``repair`` or ``stop`` of a response;
-            ``again``: messages may have been missed, and a new snapshot will come.
-        number: its place among what is told.
-        id: an opaque name of the place, with which a reader goes on after it.
-        event: what was said on the channel, if that is what it tells of.
-        message_id: which message it belongs to.
-        replay_from: of a replay, the place of its start.
-        frame: for whoever sends it on: what it looks like there, kept so that it is made once.
+            ``again``: messages may have been missed, and a new snapshot will follow.
+        number: the position in the buffer.
+        id: an opaque name of that position; a reader resumes after it.
+        event: the channel event, for all kinds but ``snapshot`` and ``again``.
+        message_id: the message that the event belongs to.
+        replay_from: for an event of a replay, the number of that replay's start.
+        frame: the event as an HTTP handler sends it, cached so that it is encoded once.
     """
 
     __slots__ = ("_body", "event", "frame", "id", "kind", "message_id", "number", "replay_from")
@@ -66,21 +71,22 @@ class FollowEvent:
 
     @property
     def body(self) -> bytes:
-        """What it says, as JSON: of a snapshot the answer of a hydrate."""
+        """The payload as JSON; for a snapshot the same body as a hydrate's."""
         if self._body is None:
-            said = {} if self.event is None else _said(self.event, self.message_id)
-            self._body = dump(said)
+            payload = {} if self.event is None else payload_of(self.event, self.message_id)
+            self._body = dump(payload)
         return self._body
 
     @property
     def data(self) -> dict[str, Any]:
-        """What it says, parsed."""
+        """The payload, parsed."""
         parsed: dict[str, Any] = json.loads(self.body)
         return parsed
 
 
-def _said(event: Event, message_id: str | None) -> dict[str, Any]:
-    said = {
+def payload_of(event: Event, message_id: str | None) -> dict[str, Any]:
+    """Return the payload of a follower event for *event*, which belongs to *message_id*."""
+    payload = {
         "message_id": message_id,
         "gen": event.gen,
         "seq": event.seq,
@@ -94,42 +100,42 @@ def _said(event: Event, message_id: str | None) -> dict[str, Any]:
         "prompt_id": event.prompt_id,
         "replay_of": event.replay_of,
     }
-    if (says := _VALUES.get(event.kind)) is not None:
-        said[says] = event.value
+    if (value_key := _VALUE_KEYS.get(event.kind)) is not None:
+        payload[value_key] = event.value
     always = ("message_id", "gen", "seq", "serial")
-    return {key: value for key, value in said.items() if value is not None or key in always}
+    return {key: value for key, value in payload.items() if value is not None or key in always}
 
 
-_VALUES = {"tool_call": "args", "tool_result": "result", "stop": "usage", "repair": "parts"}
-"""What an event's value is called where it is told."""
+_VALUE_KEYS = {"tool_call": "args", "tool_result": "result", "stop": "usage", "repair": "parts"}
+"""The key under which a payload carries the event's ``value``, by kind."""
 
 
 class EventBuffer:
-    """What the followers of one conversation are told, in order.
+    """The events of one conversation for its followers, in order.
 
     Attributes:
-        number: the place of the newest.
-        first: whoever was told all up to here, or further, need not begin with a snapshot.
+        number: the position of the newest event.
+        first: a follower whose cursor is at `first` or later can continue without a snapshot.
     """
 
     def __init__(self) -> None:
         self._token = secrets.token_hex(4)
-        self._told: deque[FollowEvent] = deque()
+        self._events: deque[FollowEvent] = deque()
         self._characters = 0
         self._snapshots: OrderedDict[int, FollowEvent] = OrderedDict()
         self.number = 0
         self.first = 0
 
-    def tell(
+    def append(
         self,
         kind: str,
         event: Event | None = None,
         message_id: str | None = None,
         replay_from: int | None = None,
     ) -> None:
-        """Tell it to everybody."""
+        """Append an event for every follower, and drop the oldest beyond the limits."""
         self.number += 1
-        told = FollowEvent(
+        appended = FollowEvent(
             kind,
             self.number,
             self._id(self.number),
@@ -137,60 +143,65 @@ class EventBuffer:
             message_id=message_id,
             replay_from=replay_from,
         )
-        self._told.append(told)
-        self._characters += _length(told)
-        while len(self._told) > MOST_TOLD or self._characters > MOST_TOLD_CHARACTERS:
-            oldest = self._told.popleft()
-            self._characters -= _length(oldest)
+        self._events.append(appended)
+        self._characters += _characters(appended)
+        while len(self._events) > MAX_EVENTS or self._characters > MAX_CHARACTERS:
+            oldest = self._events.popleft()
+            self._characters -= _characters(oldest)
             self.first = oldest.number
 
     def since(self, number: int) -> list[FollowEvent]:
-        """What was told after *number*, which lies at or behind ``first``."""
+        """Return the events after position *number*, which must be at or after ``first``."""
         count = self.number - number
-        told = self._told
+        events = self._events
         if count == 1:
-            return [told[-1]]
-        return [told[index] for index in range(len(told) - count, len(told))]
+            return [events[-1]]
+        return [events[index] for index in range(len(events) - count, len(events))]
 
-    def begin_anew(self) -> None:
-        """Everybody needs a new snapshot: what was told before does not lead to what stands now."""
+    def restart(self) -> None:
+        """Make every follower start from a new snapshot.
+
+        The events before this point do not lead to the state that is current now.
+        """
         self.number += 1
         self.first = self.number
-        self._told.clear()
+        self._events.clear()
         self._snapshots.clear()
         self._characters = 0
 
     def snapshot(self, limit: int, answer: Callable[[int], bytes]) -> FollowEvent:
-        """A snapshot for somebody who joins: one that was made before, if it is young enough.
+        """Return a snapshot for a new follower: a cached one if it is recent enough.
 
-        *answer* makes one of what stands now, with so many finished messages.
+        Args:
+            limit: how many finished messages, the newest.
+            answer: renders the current state with that many finished messages.
         """
-        kept = self._snapshots.get(limit)
-        if kept is None or kept.number < max(self.first, self.number - _FRESH):
-            place = self._id(self.number)
-            kept = FollowEvent("snapshot", self.number, place, body=answer(limit))
-            self._snapshots[limit] = kept
+        cached = self._snapshots.get(limit)
+        if cached is None or cached.number < max(self.first, self.number - _SNAPSHOT_REUSE):
+            id_ = self._id(self.number)
+            cached = FollowEvent("snapshot", self.number, id_, body=answer(limit))
+            self._snapshots[limit] = cached
             self._snapshots.move_to_end(limit)
-            if len(self._snapshots) > _SNAPSHOTS_KEPT:
+            if len(self._snapshots) > _MAX_SNAPSHOTS:
                 self._snapshots.popitem(last=False)
-        return kept
+        return cached
 
-    def forget_snapshots(self) -> None:
-        """Nobody joins any more, as far as one can see."""
+    def drop_snapshots(self) -> None:
+        """Free the cached snapshots: no follower is connected."""
         self._snapshots.clear()
 
     def number_of(self, id_: str) -> int | None:
-        """The place that *id_* names; None if it is none of these that can be gone on from."""
-        token, _, place = id_.partition("-")
-        if token != self._token or not (place.isascii() and place.isdigit()):
+        """Return the position that *id_* names; None if a reader cannot resume from it."""
+        token, _, digits = id_.partition("-")
+        if token != self._token or not (digits.isascii() and digits.isdigit()):
             return None
-        number = int(place) if len(place) <= _LONGEST_PLACE else -1
+        number = int(digits) if len(digits) <= _MAX_NUMBER_DIGITS else -1
         return number if self.first <= number <= self.number else None
 
     def _id(self, number: int) -> str:
         return f"{self._token}-{number}"
 
 
-def _length(told: FollowEvent) -> int:
-    event = told.event
+def _characters(follow_event: FollowEvent) -> int:
+    event = follow_event.event
     return 0 if event is None or event.text is None else len(event.text)

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.follow.event_buffer import FollowEvent
-    from rehydrate.follow.live_conversation import Taken
+    from rehydrate.follow.live_conversation import Change
     from rehydrate.hydrate.hydrate import Rules
     from rehydrate.ports import ChannelLog, ResponseStore, Subscription
 
@@ -94,16 +94,16 @@ class Feed(Resync):
 
     def snapshot(self, limit: int) -> FollowEvent | None:
         """A snapshot; None as long as nothing was read."""
-        if self.standing is None:
+        if self.conversation is None:
             return None
-        standing = self.standing
-        return self.telling.snapshot(
+        standing = self.conversation
+        return self.buffer.snapshot(
             limit, lambda size: standing.answer(size, self._rules.now_ms()).body
         )
 
-    def place_of(self, id_: str) -> int | None:
+    def resume_from(self, id_: str) -> int | None:
         """The place behind which somebody goes on who has received *id_*; None: it cannot."""
-        number = self.telling.number_of(id_)
+        number = self.buffer.number_of(id_)
         if number is None or self._replays.running_since_before(number):
             return None
         return number
@@ -111,7 +111,7 @@ class Feed(Resync):
     def read_if_quiet(self, since_ms: int) -> None:
         """Read again if something is open, and nothing was heard, or read so, after *since_ms*."""
         quiet = self._heard_ms < since_ms
-        if quiet and self.standing is not None and self.standing.is_open:
+        if quiet and self.conversation is not None and self.conversation.is_open:
             self._heard_ms = self._rules.now_ms()
             self.read_again()
 
@@ -127,7 +127,7 @@ class Feed(Resync):
 
     @property
     def _whole(self) -> bool:
-        return self._live is not None and self.standing is not None and self._mending is None
+        return self._live is not None and self.conversation is not None and self._mending is None
 
     # -- attached ---------------------------------------------------------------------------------
 
@@ -174,16 +174,16 @@ class Feed(Resync):
 
     def _lose(self) -> None:
         """Messages may have been missed: tell so, and read again."""
-        if self.standing is not None and not self._lost:
+        if self.conversation is not None and not self._lost:
             self._lost = True
-            self.telling.tell("again")
+            self.buffer.append("again")
             self.wake()
         self._reread = True
         self._mend(anew=True)
 
     def _hear(self, message: ChannelMessage) -> None:
         self._heard_ms = self._rules.now_ms()
-        if not self.recent.note(message) and self._by_rewind:
+        if not self.recent.count_delivery(message) and self._by_rewind:
             self._by_rewind = False  # what it was taken for has not been: history must say
             self._mend()
         event = decode(message)
@@ -193,9 +193,9 @@ class Feed(Resync):
             if event.message_id in self.cancels:
                 self.cancels[event.message_id].set()
         elif event.replay_of is not None:
-            started = self._replays.take(event, self.telling.number + 1)
+            started = self._replays.apply(event, self.buffer.number + 1)
             if started is not None:
-                self.telling.tell(_told_as(event), event, event.message_id, started)
+                self.buffer.append(_told_as(event), event, event.message_id, started)
                 self.wake()
         else:
             self._hear_whole(event)
@@ -204,19 +204,19 @@ class Feed(Resync):
         """Take *event*; of a channel message that grows, all that this attachment was told of it."""
         whole = self._chains.whole(event)
         if whole is not None:
-            self.recent.add(whole)
+            self.recent.append(whole)
             self._take(whole)
-        elif self.standing is not None and self.standing.knows(event):
+        elif self.conversation is not None and self.conversation.names_message_of(event):
             raise ChannelUnavailable("something was appended to what was never delivered")
         else:
             self.counts["ignored"] += 1
 
     def _take(self, event: Event) -> None:
-        if self.standing is None or (self._mending is not None and not self._may_go_on(event)):
+        if self.conversation is None or (self._mending is not None and not self._may_go_on(event)):
             return
-        taken = self.standing.take(event)
+        taken = self.conversation.apply(event)
         self.counts[taken.verdict.value] += 1
-        if taken.told:
+        if taken.emitted:
             self._tell(taken)
         elif taken.verdict is Verdict.AGAIN:
             self._stuck.add(event.message_id)
@@ -227,9 +227,9 @@ class Feed(Resync):
         placed = event.seq is not None or event.version is not None or event.kind == "prompt"
         return placed and event.message_id not in self._stuck
 
-    def _tell(self, taken: Taken) -> None:
-        for event in taken.told:
-            self.telling.tell(_told_as(event), event, taken.message_id)
+    def _tell(self, taken: Change) -> None:
+        for event in taken.emitted:
+            self.buffer.append(_told_as(event), event, taken.message_id)
             if event.kind in ("prompt", "start", "stop"):
                 self._noticed(self.conversation_id)
         self.wake()

@@ -1,4 +1,4 @@
-"""A followed conversation as it stands: what was read, taken further by what is live."""
+"""Current state of a followed conversation: what was read, advanced by live events."""
 
 from __future__ import annotations
 
@@ -25,144 +25,142 @@ if TYPE_CHECKING:
     from rehydrate.core.timeline import Reason
     from rehydrate.hydrate.hydrate import Reading
 
-_MOST_ROWS = MAX_LIMIT + 50
-_MOST_REPLAYS = 100
+_MAX_ROWS = MAX_LIMIT + 50
+_MAX_REPLAYS = 100
 
 Part = dict[str, Any]
 
 
-class Taken(NamedTuple):
-    """What became of a live message: the verdict, and what is told of which message."""
+class Change(NamedTuple):
+    """The effect of a live event: the verdict, and the events to emit for which message."""
 
     verdict: Verdict
-    told: tuple[Event, ...] = ()
+    emitted: tuple[Event, ...] = ()
     message_id: str | None = None
 
 
-_DROPPED = Taken(Verdict.DROP)
-_TOO_MANY = Taken(Verdict.AGAIN)
-"""Only the store knows which of so many responses are kept."""
+_DROPPED = Change(Verdict.DROP)
+_TOO_MANY = Change(Verdict.AGAIN)
+"""Too many open responses: only the store has the list of those that are accepted."""
 
 
 class LiveConversation:
-    """A conversation as it stands: what was read of it, and what was live since.
+    """A conversation as it was read, advanced by the live events since.
 
-    Memory: what is open, and the newest finished messages in their wire form.
+    In memory: the open messages, and the newest finished messages in their wire form.
 
     Args:
-        reading: what was read; it is taken further.
-        agents: the clientIds that may publish responses; empty: any.
+        reading: the conversation as it was read; its timeline is advanced in place.
     """
 
-    def __init__(self, reading: Reading, agents: frozenset[str]) -> None:
+    def __init__(self, reading: Reading) -> None:
         self._reading = reading
-        self._agents = agents
         self._timeline = reading.timeline
-        self._timeline.spare = MOST_OPEN  # what is live does not say which responses have a row
-        row = reading.stored.conversation
-        self._tombstone = row.tombstone if row else None
+        self._timeline.spare = MOST_OPEN  # live events do not show which responses have a row
         self._rows = {row.id: row for row in reading.stored.finished}
         self._rows_changed = False
-        self._young: deque[tuple[int, str]] = deque()
+        self._recent_serials: deque[tuple[int, str]] = deque()
         from_serial = reading.window.rewind_from
-        self._settled = {from_serial: serial_time_ms(from_serial) or 0} if from_serial else {}
+        self._older_serials = {from_serial: serial_time_ms(from_serial) or 0} if from_serial else {}
 
     @property
     def reading(self) -> Reading:
-        """What was read, with what was taken since."""
+        """The conversation as it was read, with the events applied since."""
         return self._reading
 
     @property
     def stale(self) -> bool:
-        """Whether reading again can help."""
+        """Whether reading again may add what is missing."""
         return any(reason.retry for reason in self._reading.reasons) or any(
             state.pointer > state.covered for state in self._timeline.messages.values()
         )
 
     @property
     def is_open(self) -> bool:
-        """Whether a response has not ended."""
+        """Whether a response is in progress."""
         return any(state.status not in TERMINAL for state in self._timeline.messages.values())
 
-    def take(self, event: Event) -> Taken:
-        """Take it further by a live *event*, if the drop rule has it so."""
-        self._note(event)
-        if not self._heeds(event):
+    def apply(self, event: Event) -> Change:
+        """Apply a live *event* if the drop rule permits it."""
+        self._note_serial(event)
+        if ("open", event.kind) not in STEPS or self._timeline.rejection(event) is not None:
             return _DROPPED
-        before = self._find(event)
-        said = verdict(before, event)
-        if said is not Verdict.APPLY:
-            return Taken(said)
-        return self.force(event)
+        message = self._find(event)
+        decision = verdict(message, event)
+        if decision is not Verdict.APPLY:
+            return Change(decision)
+        return self._fold(message, event)
 
-    def force(self, event: Event) -> Taken:
-        """Fold *event*, whatever is missing before it: that becomes a gap."""
-        before = self._find(event)
+    def force(self, event: Event) -> Change:
+        """Apply *event* although earlier events are missing: they become a gap."""
+        if self._timeline.rejection(event) is not None:
+            return _DROPPED
+        return self._fold(self._find(event), event)
+
+    def _fold(self, before: MessageState | None, event: Event) -> Change:
         parts = before.parts() if before is not None and event.version is not None else []
-        went_on = before is None or not before.ended
+        was_open = before is None or not before.ended
         applied = self._timeline.apply_to(before, event)
         message = applied.state
         if message is None and applied.outcome is Outcome.REFUSED:
             return _TOO_MANY
         if message is None or applied.outcome is not Outcome.FOLDED:
             return _DROPPED
-        if went_on and message.error is TOO_LARGE:
-            told: tuple[Event, ...] = (_cut_off(event, message),)
+        if was_open and message.error is TOO_LARGE:
+            emitted: tuple[Event, ...] = (_cut_off(event, message),)
         elif event.version is None:
-            told = (event,)
+            emitted = (event,)
         else:
-            told = tuple(grown(parts, message.parts(), event))
+            emitted = tuple(grown(parts, message.parts(), event))
         if message.status in TERMINAL:
             self._settle(message)
-        return Taken(Verdict.APPLY, told, message.id)
+        return Change(Verdict.APPLY, emitted, message.id)
 
-    def knows(self, event: Event) -> bool:
-        """Whether it is known which message *event* belongs to."""
+    def names_message_of(self, event: Event) -> bool:
+        """Whether the message that *event* belongs to can be named."""
         return self._timeline.name(event) is not None
 
-    def lose(self) -> None:
-        """Messages were missed, and nobody can say which."""
+    def mark_lost(self) -> None:
+        """Record that unidentified messages were missed."""
         self._timeline.lost()
 
-    def warn(self, reason: Reason) -> None:
-        """Let every answer say *reason*."""
+    def add_reason(self, reason: Reason) -> None:
+        """Add *reason* to every answer: it is not complete."""
         self._reading = self._reading._replace(reasons=[*self._reading.reasons, reason])
 
     def answer(self, limit: int, now_ms: int) -> Hydrated:
-        """As a hydrate answers, of what stands."""
+        """Return the current state as a hydrate does.
+
+        Args:
+            limit: how many finished messages, the newest.
+            now_ms: the time, ms since 1970.
+        """
         if self._rows_changed:
-            self._take_rows()
+            self._update_rows()
         window = self._reading.window
         window.read_at_ms = now_ms
-        self._age(now_ms)
+        self._age_serials(now_ms)
         low_ms = now_ms - REWIND_REACH_MS
-        held = (serial for serial, at_ms in self._settled.items() if at_ms >= low_ms)
-        older = (serial for serial in held if serial != window.newest_serial)
+        reachable = (serial for serial, at_ms in self._older_serials.items() if at_ms >= low_ms)
+        older = (serial for serial in reachable if serial != window.newest_serial)
         window.rewind_from = max(older, default=None)
         return self._reading.answer(limit)
 
-    def _note(self, event: Event) -> None:
+    def _note_serial(self, event: Event) -> None:
         window, serial = self._reading.window, event.serial
         if serial is not None:
             if window.newest_serial is None or serial > window.newest_serial:
                 window.newest_serial = serial
-            self._age(event.timestamp_ms)
-            self._young.append((event.timestamp_ms, serial))
+            self._age_serials(event.timestamp_ms)
+            self._recent_serials.append((event.timestamp_ms, serial))
 
-    def _age(self, now_ms: int) -> None:
-        young = self._young
-        while young and young[0][0] <= now_ms - MARGIN_MS:
-            at_ms, serial = young.popleft()
-            self._settled[serial] = at_ms
-            if len(self._settled) > 2:  # noqa: PLR2004 - the newest of all, and one before it
-                del self._settled[min(self._settled)]
-
-    def _heeds(self, event: Event) -> bool:
-        if event.replay_of is not None or ("open", event.kind) not in STEPS:
-            return False
-        if self._agents and event.kind != "prompt" and event.client_id not in self._agents:
-            return False
-        return self._tombstone is None or not self._tombstone.covers(event)
+    def _age_serials(self, now_ms: int) -> None:
+        recent = self._recent_serials
+        while recent and recent[0][0] <= now_ms - MARGIN_MS:
+            at_ms, serial = recent.popleft()
+            self._older_serials[serial] = at_ms
+            if len(self._older_serials) > 2:  # noqa: PLR2004 - the newest of all, and one before it
+                del self._older_serials[min(self._older_serials)]
 
     def _find(self, event: Event) -> MessageState | None:
         state = self._timeline.find(event)
@@ -173,16 +171,16 @@ class LiveConversation:
         return state
 
     def _settle(self, state: MessageState) -> None:
-        """Keep what has ended in its wire form alone."""
+        """Keep a finished message in its wire form only."""
         if state.anonymous or state.position is None or state.gaps() or not state.exact:
             return
         self._rows[state.id] = Finished(state.position, state.id, wire.encode(state))
         self._timeline.messages.pop(state.id, None)
         self._rows_changed = True
 
-    def _take_rows(self) -> None:
+    def _update_rows(self) -> None:
         rows, stored = self._rows, self._reading.stored
-        if len(rows) > _MOST_ROWS:
+        if len(rows) > _MAX_ROWS:
             newest = sorted(rows.values())[-MAX_LIMIT:]
             self._rows = rows = {row.id: row for row in newest}
             stored = stored._replace(more=True)
@@ -192,92 +190,101 @@ class LiveConversation:
 
 
 def _cut_off(event: Event, message: MessageState) -> Event:
-    """What readers are told of *event*, which the message had no room for: that it ended."""
+    """Return the stop that followers receive instead of *event*, which exceeded the size limit."""
     stop = Event("stop", *event[1:8])._replace(serial=version_serial(event))
     return stop._replace(status=message.status, error=message.error)
 
 
 def grown(before: list[Part], after: list[Part], event: Event) -> Iterator[Event]:
-    """What readers are told who know the parts *before*, so that they have those *after*.
+    """Yield the events that take a reader from the parts *before* to the parts *after*.
 
-    A channel message that grows is told as what is new of it, or, where something was not only
-    appended, as a repair of all of it; and as a stop, if it says that it ends the response.
+    A new version of a growing channel message becomes the events for the appended content. Where
+    content was changed and not only appended, it becomes a repair of the whole message. If *event*
+    ends the response, a stop follows.
     """
     plain = Event(event.kind, *event[1:8])._replace(serial=version_serial(event))
-    new = _new(before, after)
+    appended = _appended(before, after)
     if event.kind == "prompt":
         yield plain._replace(text=spoken_text(after))
         return
-    if new is None:
+    if appended is None:
         yield plain._replace(kind="repair", text=spoken_text(after), value=after)
     else:
-        for fields in new:
+        for fields in appended:
             yield plain._replace(**fields)
     if event.ends:
         yield plain._replace(kind="stop", status=event.status)
 
 
-def _new(before: list[Part], after: list[Part]) -> list[dict[str, Any]] | None:
-    """What was appended, as fields of events; None if that is not all that has changed."""
+def _appended(before: list[Part], after: list[Part]) -> list[dict[str, Any]] | None:
+    """Return the appended content as fields of events; None if anything else has changed."""
     if len(after) < len(before):
         return None
-    new = []
+    appended = []
     for index, part in enumerate(after):
         old = before[index] if index < len(before) else None
-        if old is not None and _but(part, *_PLACES) == _but(old, *_PLACES):
+        if old is not None and _without(part, *_POSITION_KEYS) == _without(old, *_POSITION_KEYS):
             continue
-        fields = _told_text(old, part) if part["type"] in _KINDS else _told_call(old, part)
+        fields = (
+            _appended_text(old, part)
+            if part["type"] in _KIND_OF_PART
+            else _appended_call(old, part)
+        )
         if fields is None:
             return None
-        if index < len(before) - 1 and part["type"] in _KINDS and part.get("part") is None:
+        if index < len(before) - 1 and part["type"] in _KIND_OF_PART and part.get("part") is None:
             return None  # a reader would append it to the last part
-        new.append(fields)
-    return new
+        appended.append(fields)
+    return appended
 
 
-def _told_text(old: Part | None, part: Part) -> dict[str, Any] | None:
-    same = old is None or _but(part, "text", *_PLACES) == _but(old, "text", *_PLACES)
-    had = "" if old is None else old.get("text", "")
-    if not same or not part["text"].startswith(had):
+def _appended_text(old: Part | None, part: Part) -> dict[str, Any] | None:
+    same = old is None or _without(part, "text", *_POSITION_KEYS) == _without(
+        old, "text", *_POSITION_KEYS
+    )
+    old_text = "" if old is None else old.get("text", "")
+    if not same or not part["text"].startswith(old_text):
         return None
-    kind, text = _KINDS[part["type"]], part["text"][len(had) :]
+    kind, text = _KIND_OF_PART[part["type"]], part["text"][len(old_text) :]
     return {"kind": kind, "text": text, "part": part.get("part")}
 
 
-def _told_call(old: Part | None, part: Part) -> dict[str, Any] | None:
-    """A call as it began, its arguments as they came, or its result."""
+def _appended_call(old: Part | None, part: Part) -> dict[str, Any] | None:
+    """Return the fields of a new call, of its next arguments, or of its result."""
     call = {"tool_call_id": part["tool_call_id"]}
     if old is None:
-        begun = {"kind": "tool_call", **call, "name": part["name"], "value": part["args"]}
-        return None if "result_through" in part else begun
+        started = {"kind": "tool_call", **call, "name": part["name"], "value": part["args"]}
+        return None if "result_through" in part else started
     if "result_through" in part and "result_through" not in old:
-        if _but(part, *_RESULT) != _but(old, *_RESULT):
+        if _without(part, *_RESULT_KEYS) != _without(old, *_RESULT_KEYS):
             return None
         failed = {"status": "failed"} if part["status"] == "failed" else {}
         return {"kind": "tool_result", **call, "value": part["result"], **failed}
-    had, args = old["args"], part["args"]
-    streamed = isinstance(had, str) and isinstance(args, str) and args.startswith(had)
-    if not streamed or _but(part, "args", *_PLACES) != _but(old, "args", *_PLACES):
+    old_args, args = old["args"], part["args"]
+    streamed = isinstance(old_args, str) and isinstance(args, str) and args.startswith(old_args)
+    if not streamed or _without(part, "args", *_POSITION_KEYS) != _without(
+        old, "args", *_POSITION_KEYS
+    ):
         return None
-    return {"kind": "tool_args", **call, "text": args[len(had) :]}
+    return {"kind": "tool_args", **call, "text": args[len(old_args) :]}
 
 
-def _but(part: Part, *keys: str) -> Part:
+def _without(part: Part, *keys: str) -> Part:
     return {key: value for key, value in part.items() if key not in keys}
 
 
 def version_serial(event: Event) -> str | None:
-    """The serial of what *event* tells: of a channel message that grows, its version's."""
+    """Return the serial to emit: of a growing channel message, that of the version."""
     return event.serial if event.version is None else event.version.serial
 
 
-_KINDS: dict[str, Kind] = {"text": "token", "refusal": "refusal", "reasoning": "reasoning"}
-_PLACES = ("through", "result_through")
-_RESULT = (*_PLACES, "result", "status")
+_KIND_OF_PART: dict[str, Kind] = {"text": "token", "refusal": "refusal", "reasoning": "reasoning"}
+_POSITION_KEYS = ("through", "result_through")
+_RESULT_KEYS = (*_POSITION_KEYS, "result", "status")
 
 
 class FollowedReplays:
-    """Replays that are followed live from their start; they are in no answer.
+    """Replays that are followed live from their start; no answer contains them.
 
     Args:
         agents: the clientIds that may publish them; empty: any.
@@ -285,27 +292,29 @@ class FollowedReplays:
 
     def __init__(self, agents: frozenset[str] = frozenset()) -> None:
         self._agents = agents
-        self._known: OrderedDict[str, tuple[MessageState, int]] = OrderedDict()
+        self._replays: OrderedDict[str, tuple[MessageState, int]] = OrderedDict()
 
-    def take(self, event: Event, number: int) -> int | None:
-        """The place of the start of *event*'s replay; None if the event is not to be told.
+    def apply(self, event: Event, number: int) -> int | None:
+        """Return the buffer position of the start of *event*'s replay; None to drop the event.
 
-        *number*: the place that the event would have.
+        Args:
+            event: an event of a replay.
+            number: the position that the event would have in the buffer.
         """
         if event.message_id is None or event.replay_of is None:
             return None
         if self._agents and event.client_id not in self._agents:
             return None
-        if event.message_id not in self._known:
+        if event.message_id not in self._replays:
             if event.kind != "start":
                 return None
-            self._known[event.message_id] = (MessageState(event.message_id), number)
-            if len(self._known) > _MOST_REPLAYS:
-                self._known.popitem(last=False)
-        state, started = self._known[event.message_id]
+            self._replays[event.message_id] = (MessageState(event.message_id), number)
+            if len(self._replays) > _MAX_REPLAYS:
+                self._replays.popitem(last=False)
+        state, started = self._replays[event.message_id]
         folded = fold(state, event._replace(replay_of=None)) is Outcome.FOLDED
         return started if folded else None
 
     def running_since_before(self, number: int) -> bool:
-        """Whether one runs that began at or before *number*."""
-        return any(not state.ended and at <= number for state, at in self._known.values())
+        """Whether a replay is running that started at or before position *number*."""
+        return any(not state.ended and at <= number for state, at in self._replays.values())

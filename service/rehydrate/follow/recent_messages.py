@@ -1,4 +1,4 @@
-"""Walks that need no history: over what an attachment has shown, where that reaches the store."""
+"""Received messages of an attachment, used instead of history where they reach back far enough."""
 
 from __future__ import annotations
 
@@ -17,21 +17,21 @@ if TYPE_CHECKING:
     from rehydrate.core.window import Watermark
     from rehydrate.ports import ChannelLog
 
-MOST_EVENTS = 5_000
-"""How many events are kept of a conversation while it is followed."""
+MAX_EVENTS = 5_000
+"""How many events of a followed conversation are cached."""
 
-MOST_GROWN = 200
-"""How many channel messages that grow are kept."""
+MAX_GROWING = 200
+"""How many growing channel messages (appends) are cached."""
 
 _BACKLOG_MS = 2_000
-"""Clocks differ: a message so young at the attach may still be one that was rewound."""
+"""Clock skew: a message up to this much newer than the attach may still be a rewound one."""
 
 
 def reaches(watermark: Watermark | None, from_ms: int) -> bool:
-    """Whether all since *from_ms*, added to what is stored at *watermark*, leaves nothing out.
+    """Whether every event since *from_ms* plus the stored state at *watermark* is complete.
 
-    Stored is what was published up to the margin before the last read, and up to the margin before
-    the newest message of it.
+    The store has everything published up to the margin before the last read, and up to the margin
+    before the newest message that was read.
     """
     if watermark is None:
         return from_ms == 0
@@ -39,21 +39,21 @@ def reaches(watermark: Watermark | None, from_ms: int) -> bool:
 
 
 class RewoundMessages(NamedTuple):
-    """Events of a channel, and from when on they are all there were; None: nobody knows."""
+    """Buffered events, complete since ``complete_from_ms`` (None if unknown)."""
 
     events: list[Event]
-    from_ms: int | None
+    complete_from_ms: int | None
 
 
 class RecentMessages:
-    """What one attachment has shown of a channel, and what was read before it, oldest first out.
+    """The messages of one attachment and of the last read before it; the oldest are evicted.
 
     Args:
-        rewind_ms: how far an attach rewinds.
-        rewind_most: how many messages at most.
+        rewind_ms: how far an attach rewinds, in ms.
+        rewind_most: how many messages an attach rewinds at most.
 
     Attributes:
-        serial: the greatest that was delivered.
+        serial: the greatest serial that was delivered.
     """
 
     def __init__(self, rewind_ms: int, rewind_most: int) -> None:
@@ -61,25 +61,27 @@ class RecentMessages:
         self._rewind_ms = rewind_ms
         self._rewind_most = rewind_most
         self._events: deque[Event] = deque()
-        self._grown: OrderedDict[str, Event] = OrderedDict()
+        self._growing: OrderedDict[str, Event] = OrderedDict()
         self._from_ms: int | None = None
         self._attached_ms: int | None = None
         self._delivered = 0
         self._oldest_ms: int | None = None
 
     def attached(self, now_ms: int) -> None:
-        """It was attached anew: what came before may have a hole behind it."""
+        """Start a new attachment: there may be a hole between it and the messages before."""
         self._from_ms, self._oldest_ms = None, None
         self._attached_ms, self._delivered = now_ms, 0
 
     def detached(self) -> None:
-        """Nothing comes any more."""
+        """End the attachment: nothing more is delivered, so the cache is not complete any more."""
         self._from_ms = self._attached_ms = None
 
-    def note(self, message: ChannelMessage) -> bool:
-        """Note what was delivered; False if the attach cannot have rewound as far as it should.
+    def count_delivery(self, message: ChannelMessage) -> bool:
+        """Count a delivered message; return False if it shows that the rewind was cut short.
 
-        That shows when as many messages have come as it rewinds at most, and are old enough.
+        Ably rewinds `rewind_most` messages at most and the SDK does not report a cut (gap 6). The
+        rewind may have been cut if that many messages were delivered and the last of them is old
+        enough to belong to the rewind.
         """
         if message.serial is not None and (self.serial is None or message.serial > self.serial):
             self.serial = message.serial
@@ -90,75 +92,76 @@ class RecentMessages:
         attached_ms = self._attached_ms or 0
         return self._delivered != self._rewind_most or at_ms > attached_ms + _BACKLOG_MS
 
-    def add(self, event: Event) -> None:
-        """Take in the next one; of a channel message that grows, the whole of it."""
+    def append(self, event: Event) -> None:
+        """Append the next event; for a growing channel message, its whole content."""
         if event.version is not None and event.serial is not None:
-            self._grow(event.serial, event)
+            self._replace_growing(event.serial, event)
             return
         self._events.append(event)
-        if len(self._events) > MOST_EVENTS:
-            gone_ms = self._events.popleft().timestamp_ms
+        if len(self._events) > MAX_EVENTS:
+            evicted_ms = self._events.popleft().timestamp_ms
             if self._from_ms is not None:
-                self._from_ms = max(self._from_ms, gone_ms + 1)
+                self._from_ms = max(self._from_ms, evicted_ms + 1)
 
-    def _grow(self, serial: str, event: Event) -> None:
-        known = self._grown.get(serial)
-        if known is None or _version(known) <= _version(event):
-            self._grown[serial] = event
-            self._grown.move_to_end(serial)
-        if len(self._grown) > MOST_GROWN:
-            self._grown.popitem(last=False)
+    def _replace_growing(self, serial: str, event: Event) -> None:
+        cached = self._growing.get(serial)
+        if cached is None or _version(cached) <= _version(event):
+            self._growing[serial] = event
+            self._growing.move_to_end(serial)
+        if len(self._growing) > MAX_GROWING:
+            self._growing.popitem(last=False)
             self._from_ms = None
 
-    def know(self, events: Sequence[Event], from_ms: int | None) -> None:
-        """What is here, with *events* before it, is all since *from_ms*."""
-        heard, self._events = self._events, deque()
+    def complete(self, events: Sequence[Event], from_ms: int | None) -> None:
+        """Put *events* before those received: together they are complete since *from_ms*."""
+        received, self._events = self._events, deque()
         self._from_ms = from_ms
-        for event in (*events, *heard):
-            self.add(event)
+        for event in (*events, *received):
+            self.append(event)
 
     def since(self, from_ms: int) -> list[Event]:
-        """What was heard, or read, and is not older than *from_ms*."""
-        return self._all(from_ms)
+        """Return the cached events that are not older than *from_ms*."""
+        return self._newer(from_ms)
 
     @property
     def is_cut(self) -> bool:
-        """Whether so many messages have come that the attach may not have rewound them all."""
+        """Whether so many messages were delivered that the rewind may have been cut short."""
         return self._delivered >= self._rewind_most
 
     def meets(self, history: Window) -> bool:
-        """Whether *history* reaches what was rewound, as far as that can be told."""
+        """Whether *history* reaches the oldest rewound message, as far as can be determined."""
         if not self.is_cut or self._oldest_ms is None:
             return True
         return history.newest_ms is not None and history.newest_ms >= self._oldest_ms
 
     def rewound(self) -> RewoundMessages:
-        """What was heard, and since when nothing is missing from it."""
+        """Return the received events, and the time since which they are complete."""
         from_ms = self._from_ms
         if from_ms is None and self._attached_ms is not None:
             from_ms = self._attached_ms - self._rewind_ms
             if self.is_cut:
                 from_ms = max(from_ms, self._oldest_ms or 0)
-        return RewoundMessages(self._all(0), from_ms)
+        return RewoundMessages(self._newer(0), from_ms)
 
     def events(self, watermark: Watermark | None) -> list[Event] | None:
-        """All since *watermark* less the margin, and perhaps more; None if that is not known."""
+        """Return all events since *watermark* less the margin, or more; None if they may not be all."""
         if self._from_ms is None or not reaches(watermark, self._from_ms):
             return None
-        return self._all(read_from_ms(watermark) or 0)
+        return self._newer(read_from_ms(watermark) or 0)
 
-    def _all(self, since_ms: int) -> list[Event]:
-        young = [event for event in self._events if event.timestamp_ms >= since_ms]
-        return [*self._grown.values(), *young]  # when one has grown, its time does not say
+    def _newer(self, since_ms: int) -> list[Event]:
+        newer = [event for event in self._events if event.timestamp_ms >= since_ms]
+        # The timestamp of a growing message is that of its create, not of its last append.
+        return [*self._growing.values(), *newer]
 
 
 class RecentHistory(HistoryReader):
-    """A walk over what a followed conversation has heard; over history where that is not enough.
+    """Reads the received messages of a followed conversation, or history where they are too few.
 
     Args:
-        channel: whose history is read then.
-        now_ms: when it begins.
-        recent: what was heard.
+        channel: the port to read history from.
+        now_ms: when the read starts, ms since 1970.
+        recent: the received messages.
     """
 
     def __init__(self, channel: ChannelLog, now_ms: int, recent: RecentMessages) -> None:
@@ -168,11 +171,11 @@ class RecentHistory(HistoryReader):
     async def read(
         self, name: str, watermark: Watermark | None, until: str | None
     ) -> Reason | None:
-        """Take what was heard."""
+        """Read the received messages."""
         events = self._recent.events(watermark)
         if events is None:
             return await super().read(name, watermark, until)
-        _show(self, events)
+        _add_to(self, events)
         serial, newest = self._recent.serial, self.window.newest_serial
         if serial is not None and (newest is None or serial > newest):
             self.window.newest_serial = serial
@@ -180,16 +183,17 @@ class RecentHistory(HistoryReader):
 
 
 class RewoundHistory(HistoryReader):
-    """A walk over what an attach has rewound, before or after history is tried.
+    """Reads the rewound messages of an attach, before or after history is tried.
 
     Args:
-        channel: whose history is read.
-        now_ms: when it begins.
-        rewound: what the attach has shown, asked when it is needed.
-        first: take that first, and history only where it does not reach what is stored.
+        channel: the port to read history from.
+        now_ms: when the read starts, ms since 1970.
+        rewound: returns the rewound messages when they are needed.
+        first: try the rewound messages first, and history only if they do not reach the store.
 
     Attributes:
-        by_rewind: what was rewound was enough; ``from_ms``: since when it has all.
+        by_rewind: whether the rewound messages were sufficient.
+        from_ms: the time since which they are complete.
     """
 
     def __init__(
@@ -209,30 +213,35 @@ class RewoundHistory(HistoryReader):
     async def read(
         self, name: str, watermark: Watermark | None, until: str | None
     ) -> Reason | None:
-        """Take what was rewound, or read history; the other if the one does not do."""
-        if self._first and self._take(watermark):
+        """Read the rewound messages or history; the other one if the first does not suffice."""
+        if self._first and self._use_rewound(watermark):
             return None
         failed = await super().read(name, watermark, until)
-        return None if failed is not None and self._take(watermark) else failed
+        return None if failed is not None and self._use_rewound(watermark) else failed
 
-    def _take(self, watermark: Watermark | None) -> bool:
-        """Take what was rewound, if it reaches what is stored.
+    def _use_rewound(self, watermark: Watermark | None) -> bool:
+        """Use the rewound messages if they reach the store.
 
-        Of a channel message that grows only those are rewound that were created lately.
+        They cannot while the store has growing messages: an append to a message that was created
+        before the rewind's window is not in it.
         """
         rewound = self._rewound()
-        if self.growing or rewound.from_ms is None or not reaches(watermark, rewound.from_ms):
+        if (
+            self.growing
+            or rewound.complete_from_ms is None
+            or not reaches(watermark, rewound.complete_from_ms)
+        ):
             return False
         self.window, self.events = Window(self.window.read_at_ms), []
-        _show(self, rewound.events)
-        self.by_rewind, self.from_ms = True, rewound.from_ms
+        _add_to(self, rewound.events)
+        self.by_rewind, self.from_ms = True, rewound.complete_from_ms
         return True
 
 
-def _show(walk: HistoryReader, events: list[Event]) -> None:
-    walk.window.take(events)  # type: ignore[arg-type] # it looks at times and serials alone
-    walk.events.extend(events)
-    walk.joined = True
+def _add_to(reader: HistoryReader, events: list[Event]) -> None:
+    reader.window.take(events)  # type: ignore[arg-type] # it reads times and serials only
+    reader.events.extend(events)
+    reader.joined = True
 
 
 def _version(event: Event) -> str:

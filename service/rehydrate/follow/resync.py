@@ -69,12 +69,12 @@ class Resync:
         hint_ms: from when history was last known to be needed for a conversation.
 
     Attributes:
-        standing: what stands; None until it was read.
-        telling: what followers are told.
+        conversation: what stands; None until it was read.
+        buffer: what followers are told.
         recent: what was heard, for whoever hydrates meanwhile.
         error: why nobody can follow.
         closed: whether nobody is to follow any more.
-        watchers: what is called when there may be something to be told; it may not block.
+        listeners: what is called when there may be something to be told; it may not block.
     """
 
     def __init__(
@@ -89,12 +89,12 @@ class Resync:
         hint_ms: Callable[[str], int | None],
     ) -> None:
         self.conversation_id = conversation_id
-        self.standing: LiveConversation | None = None
-        self.telling = EventBuffer()
+        self.conversation: LiveConversation | None = None
+        self.buffer = EventBuffer()
         self.recent = RecentMessages(terms.rewind_s * 1000, terms.rewind_most)
         self.error: RehydrateError | None = None
         self.closed = False
-        self.watchers: dict[Callable[[], None], None] = {}
+        self.listeners: dict[Callable[[], None], None] = {}
         self._store = store
         self._channel = channel
         self._rules = rules
@@ -112,7 +112,7 @@ class Resync:
 
     def wake(self) -> None:
         """Let everybody look, once for all that is told by then."""
-        if self.watchers and self._waking is None:
+        if self.listeners and self._waking is None:
             self._waking = asyncio.get_running_loop().call_soon(self._wake)
 
     def _wake_now(self) -> None:
@@ -123,7 +123,7 @@ class Resync:
 
     def _wake(self) -> None:
         self._waking = None
-        for look in list(self.watchers):
+        for look in list(self.listeners):
             look()
 
     def read_again(self) -> None:
@@ -144,7 +144,7 @@ class Resync:
         loop = asyncio.get_running_loop()
         began_s, attempt = loop.time(), 0
         while True:
-            if attempt or self.standing is not None:
+            if attempt or self.conversation is not None:
                 await asyncio.sleep(pause_s(attempt))
             by_rewind, self._reread = self._reread and not attempt, False
             walk = self._walk(by_rewind=by_rewind)
@@ -152,7 +152,7 @@ class Resync:
             try:
                 reading = await self._read(walk)
             except StoreUnavailable:
-                if self.standing is None:
+                if self.conversation is None:
                     raise
                 _log.warning("following a conversation waits for the store")
                 continue
@@ -190,46 +190,48 @@ class Resync:
         *late*: history had its time; what does not fit now leaves a gap. The first reading stands
         whatever it is, so that there is something to show.
         """
-        standing = LiveConversation(reading, self._rules.agents)
-        stuck = [each for each in self._overlap() if standing.take(each).verdict is Verdict.AGAIN]
+        conversation = LiveConversation(reading)
+        stuck = [
+            each for each in self._overlap() if conversation.apply(each).verdict is Verdict.AGAIN
+        ]
         if late:
             for event in stuck:
-                standing.force(event)
+                conversation.force(event)
             stuck = []
         if self._live is None:
-            standing.warn(_NOT_ATTACHED)
+            conversation.add_reason(_NOT_ATTACHED)
         meets = walk.by_rewind or late or self.recent.meets(walk.window)
-        whole = meets and not (stuck or standing.stale or self._reread)
-        if whole or self.standing is None:
+        whole = meets and not (stuck or conversation.stale or self._reread)
+        if whole or self.conversation is None:
             self._by_rewind = walk.by_rewind
             before = [] if walk.by_rewind else walk.events
-            self.recent.know(before, _known_from_ms(reading, walk))
-            self._stand(standing)
+            self.recent.complete(before, _known_from_ms(reading, walk))
+            self._stand(conversation)
             self._stuck = {event.message_id for event in stuck}
             self._lost = self._makeshift = False
         elif late and not self._makeshift:
-            self._make_do(self.standing)
+            self._make_do(self.conversation)
         return whole
 
     def _overlap(self) -> list[Event]:
         """What was heard lately: history may not show it yet."""
         return self.recent.since(self._mending_ms - self._terms.rewind_s * 1000)
 
-    def _make_do(self, standing: LiveConversation) -> None:
+    def _make_do(self, conversation: LiveConversation) -> None:
         """Ably does not say what is missing: go on from what stood, and say so."""
         self._makeshift = True
         if self._lost:
-            standing.lose()
+            conversation.mark_lost()
         for event in self._overlap():
-            if standing.take(event).verdict is Verdict.AGAIN:
-                standing.force(event)
-        standing.warn(_NOT_ATTACHED if self._live is None else _NO_HISTORY)
-        self._stand(standing)
+            if conversation.apply(event).verdict is Verdict.AGAIN:
+                conversation.force(event)
+        conversation.add_reason(_NOT_ATTACHED if self._live is None else _NO_HISTORY)
+        self._stand(conversation)
 
-    def _stand(self, standing: LiveConversation) -> None:
-        self.standing = standing
+    def _stand(self, conversation: LiveConversation) -> None:
+        self.conversation = conversation
         self._stuck.clear()
-        self.telling.begin_anew()
+        self.buffer.restart()
         self.wake()
 
     def _guarded(self, act: Awaitable[None], name: str) -> asyncio.Task[None]:

@@ -1,8 +1,8 @@
-"""Follow: a snapshot, then what is live, each once; one attachment for however many followers.
+"""Follow: a snapshot, then live events, each once; one attachment for all followers in a process.
 
-Attach and collect, then read the database, then the channel's history only where the attach has
-not rewound far enough. Whenever messages may have been missed, or one comes that does not fit, all
-of it is read again, and everybody gets a new snapshot.
+Attach and buffer, then read the database, then the channel's history where the rewind of the attach
+does not reach far enough. Whenever messages may have been missed, or a live message does not fit,
+the conversation is read again and every follower gets a new snapshot.
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ _log = logging.getLogger(__name__)
 
 
 class Follower:
-    """One who follows: an async iterator of what it is told, a snapshot first.
+    """One follower: an async iterator of events that starts with a snapshot.
 
-    Each event comes once and in order. A follower that falls far behind is not waited for: it gets
-    a new snapshot instead of what it missed. It is for one task at a time.
+    Each event comes once and in order. A follower that falls far behind does not delay the others:
+    it gets a new snapshot instead of the events that it missed. Use it from one task at a time.
     """
 
     __slots__ = (
@@ -52,49 +52,57 @@ class Follower:
     def __init__(self, feed: Feed, limit: int, after: str | None) -> None:
         self._feed = feed
         self._limit = limit
-        self._cursor = feed.place_of(after) if after is not None else None
+        self._cursor = feed.resume_from(after) if after is not None else None
         self._since = self._cursor or 0
         self._pending: list[FollowEvent] = []
         self._waiter: asyncio.Future[None] | None = None
         self._listener: Callable[[], None] | None = None
         self.closed = False
-        feed.watchers[self.nudge] = None
+        feed.listeners[self.nudge] = None
 
     async def ready(self) -> None:
-        """Return once there is something to tell, or to go on from.
+        """Return once there is a snapshot, or at once if the follower resumed.
 
         Raises:
             StoreUnavailable: Postgres does not answer.
-            ChannelRefused: Ably does not let us attach.
+            ChannelRefused: Ably refuses the attach.
         """
-        while self._cursor is None and self._goes_on:
-            if self._feed.standing is not None:
+        while self._cursor is None and self._is_running:
+            if self._feed.conversation is not None:
                 return
             await self._wait()
 
     async def batch(self, timeout_s: float | None = None) -> list[FollowEvent]:
-        """What is told since the last time, as soon as there is something.
+        """Return the events since the last call, as soon as there is one.
 
-        Nothing after *timeout_s*, or once it is closed. Raises as `ready` does.
+        Args:
+            timeout_s: seconds to wait; None waits without a limit.
+
+        Returns:
+            The events; an empty list after *timeout_s* or once the follower has ended.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer.
+            ChannelRefused: Ably refuses the attach.
         """
-        while self._goes_on:
-            told = self._take()
-            if told:
-                return told
+        while self._is_running:
+            events = self._read()
+            if events:
+                return events
             if not await self._wait(timeout_s):
                 break
         return []
 
-    def take(self) -> list[FollowEvent]:
-        """What is told since the last time, without waiting; raises as `ready` does."""
-        return self._take() if self._goes_on else []
+    def poll(self) -> list[FollowEvent]:
+        """Return the events since the last call without waiting; raises as `batch` does."""
+        return self._read() if self._is_running else []
 
     def listen(self, listener: Callable[[], None] | None) -> None:
-        """Call *listener* whenever there may be something to take, or it has ended."""
+        """Call *listener* whenever there may be events to poll, or the follower has ended."""
         self._listener = listener
 
     def nudge(self) -> None:
-        """Let whoever waits, or listens, look."""
+        """Wake the waiting task and the listener, so that they poll."""
         waiter, listener = self._waiter, self._listener
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
@@ -102,9 +110,9 @@ class Follower:
             listener()
 
     def close(self) -> None:
-        """Tell it nothing more; whoever waits for it returns."""
+        """End the follower; a task that waits for it returns."""
         self.closed = True
-        self._feed.watchers.pop(self.nudge, None)
+        self._feed.listeners.pop(self.nudge, None)
         self.nudge()
 
     def __aiter__(self) -> Self:
@@ -118,7 +126,7 @@ class Follower:
         return self._pending.pop()
 
     async def _wait(self, timeout_s: float | None = None) -> bool:
-        """Wait until there may be something to take; False after *timeout_s*."""
+        """Wait until there may be events; return False after *timeout_s*."""
         self._waiter = asyncio.get_running_loop().create_future()
         try:
             async with asyncio.timeout(timeout_s):
@@ -131,60 +139,64 @@ class Follower:
 
     @property
     def ended(self) -> bool:
-        """Whether nothing more will be told."""
+        """Whether no further event will come."""
         return self.closed or self._feed.closed
 
     @property
-    def _goes_on(self) -> bool:
+    def _is_running(self) -> bool:
         if self._feed.error is not None and not self.closed:
             raise self._feed.error
         return not self.ended
 
-    def _take(self) -> list[FollowEvent]:
-        telling = self._feed.telling
-        if self._cursor is None or self._cursor < telling.first:
+    def _read(self) -> list[FollowEvent]:
+        buffer = self._feed.buffer
+        if self._cursor is None or self._cursor < buffer.first:
             snapshot = self._feed.snapshot(self._limit)
             if snapshot is None:
                 return []
             self._cursor = self._since = snapshot.number
             return [snapshot]
-        if self._cursor == telling.number:
+        if self._cursor == buffer.number:
             return []
-        told = telling.since(self._cursor)
-        self._cursor = telling.number
-        if any(each.replay_from is not None for each in told):
-            told = [each for each in told if (each.replay_from or self._since + 1) > self._since]
-        return told
+        events = buffer.since(self._cursor)
+        self._cursor = buffer.number
+        if any(each.replay_from is not None for each in events):
+            # A replay is in no snapshot: a follower that joined after its start does not get it.
+            events = [
+                each for each in events if (each.replay_from or self._since + 1) > self._since
+            ]
+        return events
 
 
 class PromptWatcher:
-    """Waits for prompts, as a follower hears of them.
+    """Waits for prompts that a follower receives.
 
-    History may show one later than the follower hears of it, so after each there is more than one
-    look; and now and then there is one in any case, for what was stored without the channel.
+    History may show a prompt later than the follower receives it, so each prompt allows several
+    checks in short succession. Without prompts there is a check every few seconds, for prompts
+    that were stored without the channel.
     """
 
     def __init__(self, follower: Follower) -> None:
         self._follower = follower
-        self._looks = 0
+        self._checks_left = 0
 
     async def wait(self) -> bool:
-        """Return when there may be prompts; False: there never will be."""
-        patience_s = _SOON_S if self._looks else _NOW_AND_THEN_S
-        self._looks = max(0, self._looks - 1)
+        """Return True when there may be prompts; False once the follower has ended."""
+        timeout_s = _RECHECK_S if self._checks_left else _POLL_S
+        self._checks_left = max(0, self._checks_left - 1)
         loop = asyncio.get_running_loop()
-        until_s = loop.time() + patience_s
+        until_s = loop.time() + timeout_s
         while not self._follower.ended and (left_s := until_s - loop.time()) > 0:
             for event in await self._follower.batch(left_s):
                 if event.kind in ("prompt", "snapshot"):
-                    self._looks = _LOOKS
+                    self._checks_left = _RECHECKS
                     return True
         return not self._follower.ended
 
 
-_SOON_S = 0.25
-_LOOKS = 10
-_NOW_AND_THEN_S = 5.0
+_RECHECK_S = 0.25
+_RECHECKS = 10
+_POLL_S = 5.0
 
 
 class Subscriptions:
@@ -192,12 +204,12 @@ class Subscriptions:
 
     Args:
         store: where responses are stored.
-        channel: what is attached to.
-        rules: the surroundings.
+        channel: the Ably port.
+        rules: retention, permitted publishers and clock.
         terms: how to follow.
-        channel_of: the channel of a conversation.
-        noticed: called with a conversation in which something has begun or ended.
-        hint_ms: from when history was last known to be needed for a conversation.
+        channel_of: returns the channel name of a conversation.
+        noticed: called with a conversation id when a message in it has started or ended.
+        hint_ms: returns the time (ms) from which history was last needed for a conversation.
     """
 
     def __init__(
@@ -218,9 +230,9 @@ class Subscriptions:
         self._noticed = noticed
         self._hint_ms = hint_ms
         self._feeds: dict[str, Feed] = {}
-        self._leaving: dict[Feed, asyncio.TimerHandle] = {}
-        self._ending: set[asyncio.Task[None]] = set()
-        self._counted: Counter[str] = Counter()
+        self._grace_timers: dict[Feed, asyncio.TimerHandle] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+        self._closed_counts: Counter[str] = Counter()
 
     def __len__(self) -> int:
         return len(self._feeds)
@@ -231,15 +243,18 @@ class Subscriptions:
     ) -> AsyncIterator[Follower]:
         """Follow a conversation for as long as the block runs.
 
-        *limit*: finished messages of a snapshot, the newest. *after*: the id of the last event that
-        was received, to go on behind it; if that cannot be, a snapshot comes first.
+        Args:
+            conversation_id: the conversation.
+            limit: how many finished messages a snapshot has, the newest.
+            after: the id of the last event received, to resume after it; where that is not
+                possible, a snapshot comes first.
 
         Raises:
             BadParameter: *conversation_id* or *limit* is outside its syntax or range.
         """
         check_conversation_id(conversation_id)
         if not 1 <= limit <= MAX_LIMIT:
-            raise BadParameter("limit", f"limit is a number from 1 to {MAX_LIMIT}")
+            raise BadParameter("limit", f"limit must be an integer from 1 to {MAX_LIMIT}")
         feed = self._feed(conversation_id)
         feed.followers += 1
         follower = Follower(feed, limit, after)
@@ -249,27 +264,27 @@ class Subscriptions:
             follower.close()
             feed.followers -= 1
             if not feed.followers:
-                self._leave_later(feed)
+                self._close_after_grace(feed)
 
     @asynccontextmanager
     async def cancels(self, conversation_id: str, response_id: str) -> AsyncIterator[asyncio.Event]:
-        """What is set when somebody asks, on the channel, that the response be stopped.
+        """Return an event that is set when a ``cancel`` for the response arrives on the channel.
 
-        It is heard while the block runs, as long as Ably lets us attach.
+        It is observed while the block runs, provided that Ably allows the attach.
         """
         async with self.joined(conversation_id, limit=1):
             feed = self._feeds[conversation_id]
-            asked = feed.cancels[response_id] = asyncio.Event()
+            requested = feed.cancels[response_id] = asyncio.Event()
             try:
-                yield asked
+                yield requested
             finally:
                 del feed.cancels[response_id]
 
     async def walk(self, conversation_id: str, until: str | None) -> HistoryReader | None:
-        """A walk over what a follower here has heard, which is up to date; None: there is none.
+        """Return a reader of the messages received here; None where those are not up to date.
 
-        Up to date is what was delivered beyond *until*; without it, if the connection has answered
-        within the last 2 s.
+        They are up to date if a message at or beyond *until* was delivered; without *until*, if the
+        connection has answered within the last 2 s.
         """
         feed = self._feeds.get(conversation_id)
         if feed is None or not await feed.is_up_to_date(until):
@@ -278,38 +293,41 @@ class Subscriptions:
 
     @property
     def counts(self) -> Counter[str]:
-        """What became of the messages that were delivered, of all that is or was followed."""
-        counts = self._counted.copy()
+        """The number of delivered messages by outcome, of all conversations ever followed here."""
+        counts = self._closed_counts.copy()
         for feed in self._feeds.values():
             counts.update(feed.counts)
         return counts
 
     @property
     def conversation_ids(self) -> list[str]:
-        """Which conversations are kept."""
+        """The conversations that are attached."""
         return list(self._feeds)
 
     def changed(self, conversation_id: str) -> None:
-        """The store was changed without the channel: read it again."""
+        """Read a conversation again after the store was changed without the channel."""
         feed = self._feeds.get(conversation_id)
         if feed is not None:
             feed.read_again()
 
     def read_quiet(self, since_ms: int) -> None:
-        """Read again what is open and quiet since *since_ms*: it may have been ended."""
+        """Read again the conversations with an open response and no message since *since_ms*.
+
+        Such a response may have been ended in the store.
+        """
         for feed in self._feeds.values():
             feed.read_if_quiet(since_ms)
 
     async def close(self) -> None:
-        """Leave every conversation; their followers end."""
+        """Detach from every conversation; their followers end."""
         for feed in list(self._feeds.values()):
-            self._leave(feed)
-        await asyncio.gather(*self._ending)
+            self._close_feed(feed)
+        await asyncio.gather(*self._closing)
 
     def _feed(self, conversation_id: str) -> Feed:
         feed = self._feeds.get(conversation_id)
         if feed is not None and feed.error is not None:
-            self._leave(feed)
+            self._close_feed(feed)
             feed = None
         if feed is None:
             store, channel = self._ports
@@ -324,28 +342,28 @@ class Subscriptions:
                 hint_ms=self._hint_ms,
             )
             feed.open()
-        if (timer := self._leaving.pop(feed, None)) is not None:
+        if (timer := self._grace_timers.pop(feed, None)) is not None:
             timer.cancel()
         return feed
 
-    def _leave_later(self, feed: Feed) -> None:
+    def _close_after_grace(self, feed: Feed) -> None:
         if self._feeds.get(feed.conversation_id) is not feed:
             return
-        feed.telling.forget_snapshots()
+        feed.buffer.drop_snapshots()
         loop = asyncio.get_running_loop()
-        self._leaving[feed] = loop.call_later(self._terms.grace_s, self._leave, feed)
+        self._grace_timers[feed] = loop.call_later(self._terms.grace_s, self._close_feed, feed)
 
-    def _leave(self, feed: Feed) -> None:
-        if (timer := self._leaving.pop(feed, None)) is not None:
+    def _close_feed(self, feed: Feed) -> None:
+        if (timer := self._grace_timers.pop(feed, None)) is not None:
             timer.cancel()
         if self._feeds.get(feed.conversation_id) is feed:
             del self._feeds[feed.conversation_id]
-            self._counted.update(feed.counts)
-        ending = asyncio.create_task(feed.close(), name="leaving a conversation")
-        self._ending.add(ending)
-        ending.add_done_callback(self._ended)
+            self._closed_counts.update(feed.counts)
+        closing = asyncio.create_task(feed.close(), name="closing a feed")
+        self._closing.add(closing)
+        closing.add_done_callback(self._on_closed)
 
-    def _ended(self, ending: asyncio.Task[None]) -> None:
-        self._ending.discard(ending)
-        if not ending.cancelled() and (error := ending.exception()) is not None:
-            _log.error("leaving a conversation failed", exc_info=error)
+    def _on_closed(self, closing: asyncio.Task[None]) -> None:
+        self._closing.discard(closing)
+        if not closing.cancelled() and (error := closing.exception()) is not None:
+            _log.error("closing a feed failed", exc_info=error)
