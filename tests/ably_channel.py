@@ -1,4 +1,4 @@
-"""Our adapter to a local channel server, opened with short time limits."""
+"""`AblyChannel` connected to a local channel server, with short time limits."""
 
 from __future__ import annotations
 
@@ -6,10 +6,8 @@ import asyncio
 import json
 import time
 from contextlib import asynccontextmanager
-from pathlib import Path
 
 import jwt
-import pytest
 from aiohttp import web
 
 from rehydrate.ably.channel_log import AblyChannel
@@ -19,7 +17,7 @@ FAST = {"request_timeout_s": 2.0, "ack_timeout_s": 5.0, "ping_every_s": 0.2}
 
 @asynccontextmanager
 async def opened(server, key=None, **options):
-    """Our adapter to *server*; at its end nothing of it is left running."""
+    """Open an `AblyChannel` to *server*; after closing, check that no task of it is left."""
     before = asyncio.all_tasks()
     how = {"endpoint": "127.0.0.1", "port": server.port, "tls": False, **FAST, **options}
     try:
@@ -30,7 +28,7 @@ async def opened(server, key=None, **options):
 
 
 async def ends(before, *, within_s=20.0):
-    """Wait until no task runs that did not run *before* (timers of the SDK run for 10 s)."""
+    """Wait until only tasks of *before* are running (timers of the SDK run for 10 s)."""
     deadline_s = asyncio.get_running_loop().time() + within_s
     while left := {task for task in asyncio.all_tasks() - before if _is_ours(task)}:
         assert asyncio.get_running_loop().time() < deadline_s, f"still running: {left}"
@@ -46,12 +44,12 @@ def _is_ours(task):
 async def until(condition, *, within_s=10.0):
     """Wait until *condition* holds."""
     async with asyncio.timeout(within_s):
-        while not condition():  # noqa: ASYNC110 - of a server, which has no event for it
+        while not condition():  # noqa: ASYNC110 - the server has no event for it
             await asyncio.sleep(0.01)
 
 
 def signed(key, capability=None, *, seconds=3600, secret=None, **claims):
-    """An Ably JWT as a reader's backend makes it."""
+    """Return an Ably JWT as a reader's backend would sign it."""
     name, _, own = key.partition(":")
     now_s = int(time.time())
     body = {"iat": now_s, "exp": now_s + seconds, **claims}
@@ -60,16 +58,8 @@ def signed(key, capability=None, *, seconds=3600, secret=None, **claims):
     return jwt.encode(body, secret or own, "HS256", headers={"kid": name})
 
 
-def pytest_collection_modifyitems(items):
-    # the SDK warns in a deprecated way, of what these tests make happen
-    ours = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
-    for item in items:
-        if item.path.parent == Path(__file__).parent:
-            item.add_marker(ours)
-
-
 class Stub:
-    """An HTTP server that answers as it is told, to be what a broken Ably or proxy is."""
+    """An HTTP server with scripted answers, in place of a broken Ably or proxy."""
 
     def __init__(self):
         self.asked = []
@@ -79,8 +69,8 @@ class Stub:
         self.port = 0
 
     async def handle(self, request):
-        if request.path == "/time":  # whoever opens asks for it, whenever it finds the time
-            self.times += 1  # and each answer is a minute later, so that no two tokens are the same
+        if request.path == "/time":  # requested by every open, at any moment
+            self.times += 1  # one minute later each time, so that all tokens differ
             return web.json_response([time.time_ns() // 1_000_000 + 60_000 * self.times])
         self.asked.append(request)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
@@ -88,16 +78,3 @@ class Stub:
         return web.Response(
             status=status, content_type=kind, body=body, headers=headers[0] if headers else None
         )
-
-
-@pytest.fixture
-async def stub():
-    made = Stub()
-    app = web.Application()
-    app.router.add_route("*", "/{tail:.*}", made.handle)
-    runner = web.AppRunner(app, access_log=None)
-    await runner.setup()
-    await web.TCPSite(runner, "127.0.0.1", 0).start()
-    made.port = runner.addresses[0][1]
-    yield made
-    await runner.cleanup()

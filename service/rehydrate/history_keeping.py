@@ -88,7 +88,7 @@ class Keeping:
             StoreUnavailable: Postgres does not answer.
             ChannelUnavailable: Ably does not answer.
         """
-        await self._channel.know_time()  # what is written down must not be by a wrong clock
+        await self._channel.sync_clock()  # what is written down must not be by a wrong clock
         recorded = await catch_up(
             conversation_id,
             store=self._store,

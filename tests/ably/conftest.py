@@ -1,10 +1,13 @@
-"""A local channel server for each test, and our adapter to it."""
+"""Fixtures: a local channel server and an `AblyChannel` connected to it, for each test."""
 
 from __future__ import annotations
 
-import pytest
+from pathlib import Path
 
-from ably_channel import opened
+import pytest
+from aiohttp import web
+
+from ably_channel import Stub, opened
 from localably import LocalAbly, Settings
 
 
@@ -18,3 +21,24 @@ async def server():
 async def log(server):
     async with opened(server) as made:
         yield made
+
+
+@pytest.fixture
+async def stub():
+    made = Stub()
+    app = web.Application()
+    app.router.add_route("*", "/{tail:.*}", made.handle)
+    runner = web.AppRunner(app, access_log=None)
+    await runner.setup()
+    await web.TCPSite(runner, "127.0.0.1", 0).start()
+    made.port = runner.addresses[0][1]
+    yield made
+    await runner.cleanup()
+
+
+def pytest_collection_modifyitems(items):
+    # the SDK uses a deprecated logging method for conditions that these tests cause
+    ours = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
+    for item in items:
+        if item.path.parent == Path(__file__).parent:
+            item.add_marker(ours)

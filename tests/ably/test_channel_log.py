@@ -1,4 +1,4 @@
-"""The adapter as a whole: lazy, quiet, clean."""
+"""`AblyChannel` as a whole: connects lazily, logs no secrets, leaves no tasks."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rehydrate.ports import Discontinuity, Outgoing
 C = "ai:conv"
 
 
-async def test_nothing_is_connected_before_it_is_needed(server, log):
+async def test_nothing_is_connected_before_first_use(server, log):
     assert not server.hub.connections
     await log.ready()
     assert not server.hub.connections
@@ -23,13 +23,13 @@ async def test_nothing_is_connected_before_it_is_needed(server, log):
     assert len(server.hub.connections) == 1
 
 
-def test_a_key_that_is_none_is_refused_at_once():
+def test_an_invalid_key_is_refused_at_once():
     with pytest.raises(NotConfigured):
         AblyChannel("nonsense")
 
 
-async def test_neither_tokens_nor_texts_nor_the_key_get_into_the_log(server, caplog):
-    caplog.set_level(logging.DEBUG)  # of the root: what an application does
+async def test_tokens_text_and_the_key_are_not_logged(server, caplog):
+    caplog.set_level(logging.DEBUG)  # on the root logger, as an application would
     logging.getLogger("ably").setLevel(logging.NOTSET)
     async with opened(server) as log:
         async with log.subscribe(C) as subscription:
@@ -44,10 +44,10 @@ async def test_neither_tokens_nor_texts_nor_the_key_get_into_the_log(server, cap
     logged = caplog.text
     assert "a secret text" not in logged
     assert server.key.partition(":")[2] not in logged
-    assert token.partition(".")[0] not in logged  # the beginning of every token of ours
+    assert token.partition(".")[0] not in logged  # the header, common to all of these tokens
 
 
-def test_an_application_that_wants_the_log_of_the_sdk_has_it():
+def test_an_application_can_enable_the_sdks_log():
     sdk = logging.getLogger("ably")
     before = sdk.level
     try:
@@ -58,8 +58,8 @@ def test_an_application_that_wants_the_log_of_the_sdk_has_it():
         sdk.setLevel(before)
 
 
-async def test_closing_ends_every_task_whatever_is_going_on(server):
-    # `opened` waits until none is left
+async def test_closing_ends_every_task_at_any_moment(server):
+    # `opened` waits until no task is left
     async with opened(server) as log, log.subscribe(C, rewind="1m"), log.subscribe(C):
         for n in range(50):
             log.publish(C, [Outgoing("token", "x", f"i-{n}")]).add_done_callback(_seen)
@@ -70,12 +70,12 @@ async def test_closing_ends_every_task_whatever_is_going_on(server):
         await server.stop()
 
 
-async def test_closing_what_was_never_used_is_fine(server):
+async def test_an_unused_channel_log_can_be_closed(server):
     async with opened(server):
         pass
 
 
-async def test_one_adapter_serves_many_at_once(server, log):
+async def test_one_channel_log_serves_many_conversations(server, log):
     async def converse(n):
         async with log.subscribe(f"ai:{n}") as subscription:
             answers = [

@@ -1,4 +1,4 @@
-"""Ably's time, whatever the machine's clock says."""
+"""Ably's time is right even if the machine's clock is wrong."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ MINUTES_10 = 600_000
 
 
 class Machine:
-    """A wall clock that is set, and one that is not."""
+    """A wall clock that tests can set, and a monotonic one."""
 
     def __init__(self):
         self.wall_ms = self.steady_ms = 1_000
@@ -44,32 +44,32 @@ def machine():
     return Machine()
 
 
-async def test_it_is_ablys_time_from_the_first_answer_on(machine):
+async def test_the_time_is_ablys_from_the_first_answer_on(machine):
     knows = machine.clock()
     assert (knows.known, knows.now_ms()) == (False, 1_000)
-    await knows.learn()
+    await knows.sync()
     assert (knows.known, knows.now_ms()) == (True, 5_000_000)
     machine.passes(700)
     assert knows.now_ms() == 5_000_700
 
 
 @pytest.mark.parametrize("step_ms", [MINUTES_10, -MINUTES_10])
-async def test_setting_the_machines_clock_changes_nothing(machine, step_ms):
+async def test_setting_the_machines_clock_has_no_effect(machine, step_ms):
     knows = machine.clock()
-    await knows.learn()
+    await knows.sync()
     machine.wall_ms += step_ms
     machine.passes(700)
     assert knows.now_ms() == 5_000_700
 
 
-async def test_what_is_known_is_not_asked_for(machine):
+async def test_a_known_time_is_not_fetched_again(machine):
     knows = machine.clock()
-    await knows.learn()
-    await knows.learn()
+    await knows.sync()
+    await knows.sync()
     assert machine.asked == 1
 
 
-async def test_a_clock_that_ably_does_not_tell_is_the_machines_until_it_does(machine, monkeypatch):
+async def test_the_machines_clock_is_used_until_ably_answers(machine, monkeypatch):
     monkeypatch.setattr(clock, "_LONGEST_DELAY_S", 0.05)
     machine.answers = False
     knows = machine.clock()
@@ -77,7 +77,7 @@ async def test_a_clock_that_ably_does_not_tell_is_the_machines_until_it_does(mac
     try:
         assert knows.now_ms() == 1_000
         with pytest.raises(ChannelUnavailable):
-            await knows.learn()
+            await knows.sync()
         machine.answers = True
         await until(lambda: knows.known)
         assert knows.now_ms() == 5_000_000
@@ -85,7 +85,7 @@ async def test_a_clock_that_ably_does_not_tell_is_the_machines_until_it_does(mac
         await knows.close()
 
 
-async def test_it_is_asked_for_again_since_no_clock_goes_right_for_ever(machine, monkeypatch):
+async def test_the_time_is_refreshed_because_clocks_drift(machine, monkeypatch):
     monkeypatch.setattr(clock, "ASK_EVERY_S", 0.01)
     knows = machine.clock()
     await knows.open()
@@ -100,7 +100,7 @@ async def test_it_is_asked_for_again_since_no_clock_goes_right_for_ever(machine,
         await knows.close()
 
 
-async def test_the_channel_knows_the_servers_time_though_the_machines_is_wrong(monkeypatch):
+async def test_the_channel_log_has_the_servers_time_when_the_machines_clock_is_wrong(monkeypatch):
     true_ns = time.time_ns
     async with LocalAbly() as server, opened(server) as log:
         monkeypatch.setattr(time, "time_ns", lambda: true_ns() + MINUTES_10 * 1_000_000)

@@ -1,4 +1,4 @@
-"""A connection that is watched: what the SDK cannot mend is replaced."""
+"""A monitored connection: replaced where the SDK cannot recover."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from rehydrate.ably.connection import Connection
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 
-class Rides:
-    """A rider that writes down what happens."""
+class RecordingListener:
+    """Records the calls it receives."""
 
     def __init__(self):
         self.seen = []
@@ -29,12 +29,12 @@ class Rides:
 
 
 @pytest.fixture
-async def line(server):
+async def connection(server):
     before = asyncio.all_tasks()
 
     def build():
         return AblyRealtime(
-            key=line.key,
+            key=connection.key,
             auto_connect=False,
             queue_messages=False,
             endpoint=f"127.0.0.1:{server.port}",
@@ -43,83 +43,83 @@ async def line(server):
             disconnected_retry_timeout=100,
         )
 
-    line = Connection(build, lambda: None, timeout_s=0.5, ping_every_s=0.1)
-    line.key = server.key
-    line.rider = Rides()
-    line.riders.append(line.rider)
-    yield line
-    await line.close()
+    connection = Connection(build, lambda: None, timeout_s=0.5, ping_every_s=0.1)
+    connection.key = server.key
+    connection.listener = RecordingListener()
+    connection.listeners.append(connection.listener)
+    yield connection
+    await connection.close()
     await ends(before)
 
 
-async def test_nothing_connects_before_it_is_asked_for(server, line):
+async def test_nothing_connects_before_first_use(server, connection):
     await asyncio.sleep(0.05)
     assert not server.hub.connections
-    client = await line.client()
-    assert line.rider.seen == [client]
+    client = await connection.client()
+    assert connection.listener.seen == [client]
 
 
-async def test_many_who_ask_get_one_connection(server, line):
-    clients = await asyncio.gather(*(line.client() for _ in range(20)))
+async def test_concurrent_callers_share_one_connection(server, connection):
+    clients = await asyncio.gather(*(connection.client() for _ in range(20)))
     assert len(set(clients)) == 1
     assert len(server.hub.connections) == 1
 
 
-async def test_a_cut_is_mended_by_the_sdk_on_the_same_client(server, line):
-    client = await line.client()
+async def test_the_sdk_recovers_a_cut_on_the_same_client(server, connection):
+    client = await connection.client()
     server.cut()
-    await until(lambda: line.rider.seen == [client, "down", client])
+    await until(lambda: connection.listener.seen == [client, "down", client])
 
 
-async def test_a_dead_connection_is_replaced(server, line):
-    client = await line.client()
+async def test_a_dead_connection_is_replaced(server, connection):
+    client = await connection.client()
     with server.faults.on("freeze"):
-        await until(lambda: "down" in line.rider.seen)
-    assert await line.client() is not client
+        await until(lambda: "down" in connection.listener.seen)
+    assert await connection.client() is not client
 
 
-async def test_a_disconnect_that_the_sdk_does_not_notice_is_found(server, line):
-    client = await line.client()
-    # gap 9: told to disconnect without a reason, it closes its socket and says it is connected
+async def test_a_disconnect_that_the_sdk_does_not_notice_is_detected(server, connection):
+    client = await connection.client()
+    # gap 9: disconnected without a reason, it closes its socket and still reports connected
     await client.connection.connection_manager.on_disconnected(None)
     assert client.connection.state == "connected"
-    await until(lambda: "down" in line.rider.seen)
-    assert await line.client() is not client
+    await until(lambda: "down" in connection.listener.seen)
+    assert await connection.client() is not client
 
 
-async def test_a_condemned_client_is_replaced_at_once(server, line):
-    client = await line.client()
-    line.condemn()
-    await until(lambda: "down" in line.rider.seen)
-    assert await line.client() is not client
+async def test_a_forced_reconnect_replaces_the_client_at_once(server, connection):
+    client = await connection.client()
+    connection.force_reconnect()
+    await until(lambda: "down" in connection.listener.seen)
+    assert await connection.client() is not client
 
 
-async def test_a_key_that_is_refused_is_told_to_all_and_tried_again(server, line):
-    line.key = line.key.partition(":")[0] + ":wrong"
+async def test_a_refused_key_is_reported_to_listeners_and_retried(server, connection):
+    connection.key = connection.key.partition(":")[0] + ":wrong"
     with pytest.raises(ChannelRefused) as caught:
-        await line.client()
+        await connection.client()
     assert caught.value.ably_code == 40101
-    assert line.rider.seen == [40101]
-    line.key = server.key
-    await until(lambda: len(line.rider.seen) > 1 and line.rider.seen[-1] != 40101)
+    assert connection.listener.seen == [40101]
+    connection.key = server.key
+    await until(lambda: len(connection.listener.seen) > 1 and connection.listener.seen[-1] != 40101)
 
 
-async def test_a_server_that_is_away_is_unavailable_and_found_when_it_is_back(server, line):
+async def test_an_unreachable_server_is_unavailable_and_used_once_it_is_back(server, connection):
     await server.stop()
     with pytest.raises(ChannelUnavailable, match=r"0\.5 s"):
-        await line.client()
+        await connection.client()
     await server.start()
-    await until(lambda: line.rider.seen)
+    await until(lambda: connection.listener.seen)
 
 
-async def test_a_closed_line_stays_closed(server, line):
-    await line.client()
-    await line.close()
-    await line.close()
-    line.start()
+async def test_a_closed_connection_stays_closed(server, connection):
+    await connection.client()
+    await connection.close()
+    await connection.close()
+    connection.start()
     with pytest.raises(ChannelUnavailable, match="closed"):
-        await line.client()
+        await connection.client()
 
 
-async def test_a_line_that_never_began_can_be_closed(line):
-    await line.close()
+async def test_a_connection_that_was_never_started_can_be_closed(connection):
+    await connection.close()

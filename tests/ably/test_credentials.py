@@ -31,18 +31,18 @@ def claims(token, key=KEY):
 @pytest.mark.parametrize(
     "text", ["", "app", "app.key", "app.key:", ".key:s", "app.:s", "appkey:s", "a.k:s:t", "a.k/x:s"]
 )
-def test_what_is_no_key_is_refused_and_not_repeated(text):
+def test_an_invalid_key_is_refused_without_repeating_it(text):
     with pytest.raises(NotConfigured, match="ABLY_API_KEY") as caught:
         AblyKey.parse(text)
     assert not text or text not in str(caught.value).replace("appId.keyId:secret", "")
 
 
-def test_the_secret_is_not_in_what_a_key_prints():
+def test_the_repr_of_a_key_omits_the_secret():
     assert KEY.secret not in repr(KEY)
     assert KEY.secret not in f"{KEY}"
 
 
-async def test_a_token_says_which_key_what_for_and_until_when():
+async def test_a_token_carries_key_name_capability_and_expiry():
     token = (await Credentials(KEY, None, _ask, Clock()).details()).token
     assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "JWT", "kid": "app.key"}
     said = claims(token)
@@ -51,7 +51,7 @@ async def test_a_token_says_which_key_what_for_and_until_when():
     assert said["x-ably-clientId"] == "*"
 
 
-async def test_a_token_says_who_we_are():
+async def test_a_token_carries_the_client_id():
     details = await Credentials(KEY, "agent", _ask, Clock()).details()
     assert claims(details.token)["x-ably-clientId"] == details.client_id == "agent"
 
@@ -66,17 +66,17 @@ async def test_a_token_is_due_before_it_expires():
     assert credentials.due
 
 
-async def test_after_a_refusal_it_signs_by_the_clock_of_the_server():
+async def test_after_a_refusal_tokens_are_signed_by_the_servers_clock():
     async def server_ms():
         return (NOW_S + 86_400) * 1000
 
     credentials = Credentials(KEY, None, server_ms, Clock())
-    credentials.doubt()
+    credentials.invalidate_token()
     assert claims((await credentials.details()).token)["iat"] == NOW_S + 86_400
     assert claims((await credentials.details()).token)["iat"] == NOW_S + 86_400
 
 
-async def test_where_nobody_tells_the_time_the_doubt_stays():
+async def test_without_the_servers_time_the_next_token_asks_for_it_again():
     answers = iter([ChannelUnavailable("away"), (NOW_S + 60) * 1000])
 
     async def server_ms():
@@ -86,18 +86,18 @@ async def test_where_nobody_tells_the_time_the_doubt_stays():
         return answer
 
     credentials = Credentials(KEY, None, server_ms, Clock())
-    credentials.doubt()
+    credentials.invalidate_token()
     with pytest.raises(ChannelUnavailable):
         await credentials.details()
     assert claims((await credentials.details()).token)["iat"] == NOW_S + 60
 
 
-async def test_an_old_short_secret_is_a_secret():
+async def test_an_old_short_secret_is_accepted():
     short = AblyKey.parse("app.key:0123456789abcdef012345")
     details = await Credentials(short, None, _ask, Clock()).details()
     with pytest.warns(jwt.InsecureKeyLengthWarning):
         assert claims(details.token, short)["iat"] == NOW_S
 
 
-def test_a_token_is_shown_in_base64():
+def test_a_token_is_sent_in_base64():
     assert base64.b64decode(bearer("a.b.c")["Authorization"].removeprefix("Bearer ")) == b"a.b.c"

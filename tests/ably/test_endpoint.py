@@ -29,19 +29,19 @@ from rehydrate.ably.endpoint import Endpoint
         ),
     ],
 )
-def test_a_port_goes_where_each_client_of_the_sdk_reads_it(endpoint, rest, realtime):
+def test_the_port_is_set_where_each_sdk_client_reads_it(endpoint, rest, realtime):
     assert endpoint.rest_options() == rest
     assert endpoint.realtime_options() == realtime
 
 
-async def test_the_sdk_takes_the_name_with_a_port_as_it_is():
+async def test_the_sdk_accepts_a_host_name_with_a_port():
     options = Endpoint("127.0.0.1", 8081, tls=False).realtime_options()
     async with AblyRest(token="t", **options) as client:
         assert client.options.get_host() == "127.0.0.1:8081"
         assert client.options.get_fallback_hosts() == []
 
 
-def test_a_websocket_that_takes_ports_gets_the_port_in_its_own_option(monkeypatch):
+def test_a_websocket_that_reads_the_port_option_gets_it_there(monkeypatch):
     def connect(self):
         return self.options.tls_port
 

@@ -1,4 +1,4 @@
-"""History under faults; what it is without them is in the contract."""
+"""History under faults; without faults it is covered by the contract tests."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import pytest
 
 from ably_channel import opened
 from localably import Key, LocalAbly
-from rehydrate.ably.history import path_of
+from rehydrate.ably.history import messages_path
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.ports import Outgoing
 
@@ -18,7 +18,7 @@ C = "ai:conv"
 
 async def fill(log, count):
     serials = []
-    for first in range(0, count, 500):  # what a busy machine, too, acknowledges in time
+    for first in range(0, count, 500):  # few enough to be acknowledged in time on a busy machine
         numbers = range(first, min(count, first + 500))
         answers = [log.publish(C, [Outgoing("token", str(n), f"i-{n}")]) for n in numbers]
         serials += [serial for answer in answers for serial in await answer]
@@ -31,10 +31,10 @@ async def read(log, **how):
 
 
 def test_a_channel_may_have_any_name():
-    assert path_of("ai:a/b ?#%+語") == "/channels/ai%3Aa%2Fb%20%3F%23%25%2B%E8%AA%9E/messages"
+    assert messages_path("ai:a/b ?#%+語") == "/channels/ai%3Aa%2Fb%20%3F%23%25%2B%E8%AA%9E/messages"
 
 
-async def test_six_thousand_messages_come_in_six_pages_each_once(log):
+async def test_six_thousand_messages_arrive_in_six_pages_each_once(log):
     await fill(log, 6000)
     pages = await read(log)
     assert [len(page) for page in pages] == [1000] * 6
@@ -50,15 +50,15 @@ async def test_a_caller_may_stop_early(log, server):
 
 
 @pytest.mark.parametrize("code", [90008, 90002, 40024])
-async def test_an_attach_point_that_is_refused_gives_plain_history(server, log, code):
+async def test_a_refused_attach_point_falls_back_to_plain_history(server, log, code):
     serials = await fill(log, 30)
     server.faults.set("refuse_until_attach", code=code)
     assert await read(log, until=serials[9], limit=100) == [[str(n) for n in range(30)]]
 
 
-async def test_an_attach_point_that_ends_while_reading_goes_on_from_there(server, log):
+async def test_an_attach_point_that_expires_during_the_read_continues_without_it(server, log):
     serials = []
-    for begin in range(3):  # in three instants, since plain history goes on by time
+    for begin in range(3):  # at three timestamps, because plain history continues by timestamp
         serials += await fill(log, (begin + 1) * 10)
         await asyncio.sleep(0.02)
     server.faults.set("refuse_until_attach", after=1)
@@ -68,7 +68,7 @@ async def test_an_attach_point_that_ends_while_reading_goes_on_from_there(server
     assert pages[0] == [str(n) for n in range(20, 30)]
 
 
-async def test_another_refusal_is_not_taken_for_it(server, log):
+async def test_another_refusal_does_not_fall_back(server, log):
     serials = await fill(log, 3)
     server.faults.set("refuse_until_attach", code=40160)
     with pytest.raises(ChannelRefused) as caught:
@@ -76,14 +76,14 @@ async def test_another_refusal_is_not_taken_for_it(server, log):
     assert caught.value.ably_code == 40160
 
 
-async def test_a_page_that_fails_for_a_moment_is_asked_for_again(server, log):
+async def test_a_page_that_fails_once_is_retried(server, log):
     await fill(log, 30)
     fault = server.faults.set("fail_history", every=2)
     assert len(await read(log, limit=10)) == 3
     assert fault.fired >= 1
 
 
-async def test_history_that_stays_away_is_unavailable(server, log):
+async def test_history_that_keeps_failing_is_unavailable(server, log):
     await fill(log, 3)
     server.faults.set("fail_history", status=503)
     with pytest.raises(ChannelUnavailable) as caught:

@@ -39,12 +39,12 @@ def b64(data):
     return base64.b64encode(data).decode()
 
 
-def test_a_row_has_everything_in_its_place():
+def test_every_field_of_a_row_is_converted():
     assert from_rows([ROW]) == [MESSAGE]
     assert isinstance(from_rows([ROW])[0], ChannelMessage)
 
 
-def test_what_a_row_leaves_out_is_nothing():
+def test_missing_fields_of_a_row_are_none():
     assert from_rows([{}]) == [ChannelMessage(None, None, None, None, 0)]
     assert from_rows([{"extras": None, "serial": "S", "version": {}}])[0].version_serial == "S"
 
@@ -81,7 +81,7 @@ def test_a_row_and_the_live_message_of_the_sdk_are_equal(row):
         ("x", "/", "x"),
     ],
 )
-def test_encodings_are_undone_from_the_last_to_the_first(data, encoding, meant):
+def test_encodings_are_undone_last_step_first(data, encoding, meant):
     assert decoded(data, encoding) == meant
 
 
@@ -98,18 +98,18 @@ def test_encodings_are_undone_from_the_last_to_the_first(data, encoding, meant):
         (5, "base64", 5),
     ],
 )
-def test_what_does_not_decode_is_never_taken_for_text(data, encoding, left):
+def test_undecodable_data_is_never_mistaken_for_text(data, encoding, left):
     assert decoded(data, encoding) == left
 
 
 @given(st.recursive(st.none() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists))
-def test_json_comes_back_as_it_was(value):
+def test_json_round_trips(value):
     text = json.dumps({"value": value})
     assert decoded(text, "json") == {"value": value}
     assert decoded(b64(text.encode()), "json/utf-8/base64") == {"value": value}
 
 
 @given(st.text(), st.binary())
-def test_text_and_bytes_come_back_as_they_were(text, data):
+def test_text_and_bytes_round_trip(text, data):
     assert decoded(b64(text.encode()), "utf-8/base64") == text
     assert decoded(b64(data), "base64") == data

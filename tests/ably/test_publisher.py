@@ -27,7 +27,7 @@ async def stored(log, channel=C):
 
 
 async def stream(log, count, *, channel=C, pause_s=0.001):
-    """Publish like a model does: now and then, never waiting for an acknowledgement."""
+    """Publish at a model's pace, without waiting for acknowledgements."""
     answers = []
     for n in range(count):
         answers.append(log.publish(channel, [token(n)]))
@@ -35,7 +35,7 @@ async def stream(log, count, *, channel=C, pause_s=0.001):
     return answers
 
 
-async def test_the_nth_refusal_concerns_that_message_only(server, log):
+async def test_a_refusal_affects_only_the_refused_message(server, log):
     server.faults.set("refuse_publish", nth=18, code=42911)
     answers = [log.publish(C, [token(n)]) for n in range(40)]
     outcomes = await asyncio.gather(*answers, return_exceptions=True)
@@ -46,7 +46,7 @@ async def test_the_nth_refusal_concerns_that_message_only(server, log):
 
 
 @pytest.mark.parametrize("resumes", [True, False])
-async def test_a_lost_connection_loses_doubles_and_reorders_nothing(server, log, resumes):
+async def test_a_lost_connection_causes_no_loss_duplicate_or_reordering(server, log, resumes):
     if not resumes:
         server.faults.set("refuse_resume")
     streaming = asyncio.create_task(stream(log, 400))
@@ -58,7 +58,7 @@ async def test_a_lost_connection_loses_doubles_and_reorders_nothing(server, log,
     assert len(set(serials)) == 400
 
 
-async def test_a_server_that_forgets_everything_gets_all_that_it_had_not_acknowledged(server, log):
+async def test_a_restarted_server_receives_every_unacknowledged_message(server, log):
     streaming = asyncio.create_task(stream(log, 200))
     await asyncio.sleep(0.1)
     server.restart()
@@ -67,7 +67,7 @@ async def test_a_server_that_forgets_everything_gets_all_that_it_had_not_acknowl
     assert got == [str(n) for n in range(200)][-len(got) :]
 
 
-async def test_what_was_published_and_not_acknowledged_is_not_published_again(server, log):
+async def test_a_published_message_without_acknowledgement_is_not_published_twice(server, log):
     await log.publish(C, [token("first")])
     server.faults.set("lose_acks")
     answers = [log.publish(C, [token(n)]) for n in range(50)]
@@ -78,13 +78,13 @@ async def test_what_was_published_and_not_acknowledged_is_not_published_again(se
     assert await stored(log) == ["first", *(str(n) for n in range(50))]
 
 
-async def test_an_acknowledgement_that_never_comes_ends_in_time(server):
+async def test_a_missing_acknowledgement_fails_within_the_time_limit(server):
     async with opened(server, ack_timeout_s=0.5) as log:
         await log.publish(C, [token("first")])
         server.faults.set("lose_acks", nth=1)
         unlucky, lucky = log.publish(C, [token(1)]), log.publish(C, [token(2)])
         outcomes = await asyncio.gather(unlucky, lucky, return_exceptions=True)
-        # the SDK gives the second acknowledgement to both: serials may be off by one, never text
+        # the SDK resolves both with the second acknowledgement: serials may be off by one, text not
         assert not isinstance(outcomes[1], Exception)
         server.faults.set("lose_acks")
         with pytest.raises(ChannelUnavailable, match="may have been published"):
@@ -104,7 +104,7 @@ async def test_a_frozen_connection_is_replaced_and_nothing_is_lost(server):
         assert await stored(log) == ["first", *(str(n) for n in range(20))]
 
 
-async def test_a_server_that_comes_back_gets_what_waited(server):
+async def test_a_server_that_comes_back_receives_what_waited(server):
     async with opened(server, ack_timeout_s=20) as log:
         await log.publish(C, [token("first")])
         await server.stop()
@@ -115,20 +115,20 @@ async def test_a_server_that_comes_back_gets_what_waited(server):
         assert (await stored(log))[-20:] == [str(n) for n in range(20)]
 
 
-async def test_a_server_that_is_not_there_is_unavailable_in_time():
-    class Nobody:
+async def test_an_unreachable_server_is_unavailable_within_the_time_limit():
+    class Unreachable:
         key = "a.b:" + "c" * 32
 
-    with socket.socket() as taken:  # bound, and not listening
+    with socket.socket() as taken:  # bound, not listening
         taken.bind(("127.0.0.1", 0))
-        Nobody.port = taken.getsockname()[1]
-        async with opened(Nobody, ack_timeout_s=0.6) as log:
+        Unreachable.port = taken.getsockname()[1]
+        async with opened(Unreachable, ack_timeout_s=0.6) as log:
             with pytest.raises(ChannelUnavailable, match="could not be reached") as caught:
                 await log.publish(C, [token(1)])
             assert not isinstance(caught.value, ChannelRefused)
 
 
-async def test_more_than_the_bound_is_refused_at_once_and_the_rest_goes_on(server):
+async def test_messages_beyond_the_bound_are_refused_at_once_and_the_rest_are_sent(server):
     async with opened(server, unacknowledged=10) as log:
         answers = [log.publish(C, [token(n)]) for n in range(13)]
         assert [answer.done() for answer in answers] == [False] * 10 + [True] * 3
@@ -140,7 +140,7 @@ async def test_more_than_the_bound_is_refused_at_once_and_the_rest_goes_on(serve
         assert await stored(log) == [*(str(n) for n in range(10)), "after"]
 
 
-async def test_the_bound_counts_what_failed_no_more(server):
+async def test_failed_messages_no_longer_count_towards_the_bound(server):
     async with opened(server, unacknowledged=5, ack_timeout_s=0.5) as log:
         for fault in ("refuse_publish", "lose_acks"):
             with server.faults.on(fault):
@@ -155,7 +155,7 @@ async def test_the_bound_counts_what_failed_no_more(server):
     [5, 1.5, object(), {"a": object()}, "\ud800"],
     ids=["int", "float", "?", "{?}", "surrogate"],
 )
-async def test_data_that_cannot_be_sent_is_refused_and_its_neighbours_go(log, data):
+async def test_unencodable_data_is_refused_and_other_messages_are_sent(log, data):
     first, bad, last = (log.publish(C, [token(n, d)]) for n, d in enumerate(("a", data, "b")))
     with pytest.raises(ChannelRefused):
         await bad
@@ -163,13 +163,13 @@ async def test_data_that_cannot_be_sent_is_refused_and_its_neighbours_go(log, da
     assert await stored(log) == ["a", "b"]
 
 
-async def test_an_id_that_does_not_count_is_refused(log):
+async def test_ids_of_a_batch_without_the_index_suffix_are_refused(log):
     with pytest.raises(ChannelRefused) as caught:
         await log.publish(C, [token("a"), token("b")])
     assert caught.value.ably_code == 40031
 
 
-async def test_a_wrong_key_is_refused_soon_and_says_so(server):
+async def test_a_wrong_key_is_refused(server):
     async with opened(server, key=server.key.partition(":")[0] + ":" + "x" * 32) as log:
         with pytest.raises(ChannelRefused):
             await log.publish(C, [token(1)])
@@ -183,7 +183,7 @@ async def test_a_key_that_may_not_publish_is_refused():
         assert caught.value.ably_code == 40160
 
 
-async def test_who_we_are_is_on_every_message_and_cannot_be_another(server):
+async def test_the_client_id_is_on_every_message_and_cannot_be_changed(server):
     async with opened(server, client_id="agent") as log:
         await log.publish(C, [token(1)])
         await log.publish(C, [token(2)._replace(client_id="agent")])
@@ -194,13 +194,13 @@ async def test_who_we_are_is_on_every_message_and_cannot_be_another(server):
         assert [m.client_id for page in pages for m in page] == ["agent", "agent"]
 
 
-async def test_closing_waits_for_what_is_on_its_way(server):
+async def test_closing_waits_for_acknowledgements(server):
     async with opened(server) as log:
         answers = [log.publish(C, [token(n)]) for n in range(100)]
     assert all([await answer for answer in answers])
 
 
-async def test_closing_does_not_wait_for_ever(server, monkeypatch):
+async def test_closing_has_a_time_limit(server, monkeypatch):
     async with opened(server, ack_timeout_s=60) as log:
         await log.publish(C, [token("first")])
         server.faults.set("lose_acks")
@@ -211,7 +211,7 @@ async def test_closing_does_not_wait_for_ever(server, monkeypatch):
         await log.publish(C, [token(2)])
 
 
-async def test_channels_that_are_not_used_any_more_are_let_go(server, log, monkeypatch):
+async def test_unused_channels_are_released(server, log, monkeypatch):
     monkeypatch.setattr(publishing, "_CHANNELS_KEPT", 5)
     for n in range(20):
         await log.publish(f"ai:{n}", [token(n)])
@@ -220,7 +220,7 @@ async def test_channels_that_are_not_used_any_more_are_let_go(server, log, monke
     assert await stored(log, "ai:0") == ["0", "again"]
 
 
-async def test_many_channels_keep_their_order_through_a_lost_connection(server, log):
+async def test_many_channels_keep_their_order_across_a_lost_connection(server, log):
     answers = []
     for n in range(100):
         answers += [log.publish(f"ai:{c}", [token(n, run=f"c{c}")]) for c in range(20)]
@@ -232,7 +232,7 @@ async def test_many_channels_keep_their_order_through_a_lost_connection(server, 
         assert await stored(log, f"ai:{c}") == [str(n) for n in range(100)]
 
 
-async def test_an_answer_that_nobody_waits_for_any_more_disturbs_nobody(log):
+async def test_a_cancelled_acknowledgement_does_not_affect_others(log):
     given_up = log.publish(C, [token(1)])
     given_up.cancel()
     assert await log.publish(C, [token(2)])

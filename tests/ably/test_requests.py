@@ -1,4 +1,4 @@
-"""Requests that fail: tried again where that can help, always within the time limit."""
+"""Failing requests: retried if the failure is transient, always within the time limit."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ async def read(log, **how):
     ],
     ids=["html", "500", "503", "429", "text", "cut json", "bad msgpack"],
 )
-async def test_a_failure_that_may_pass_is_tried_again(stub, failing):
+async def test_a_transient_failure_is_retried(stub, failing):
     stub.answers = [failing, failing, EMPTY]
     async with opened(stub) as log:
         assert await read(log) == []
@@ -48,7 +48,7 @@ async def test_a_failure_that_may_pass_is_tried_again(stub, failing):
 
 
 @pytest.mark.parametrize("failing", [HTML, error(500, 50000), (200, "application/json", b"7")])
-async def test_a_failure_that_does_not_pass_ends_as_unavailable(stub, failing):
+async def test_a_lasting_failure_is_unavailable(stub, failing):
     stub.answers = [failing]
     async with opened(stub) as log:
         with pytest.raises(ChannelUnavailable) as caught:
@@ -57,7 +57,7 @@ async def test_a_failure_that_does_not_pass_ends_as_unavailable(stub, failing):
     assert len(stub.asked) <= 4
 
 
-async def test_an_answer_that_asks_for_more_time_than_there_is_ends_it_at_once(stub):
+async def test_a_retry_after_beyond_the_time_limit_fails_at_once(stub):
     stub.answers = [error(429, 42910, **{"Retry-After": "30"})]
     async with opened(stub) as log:
         with pytest.raises(ChannelUnavailable) as caught:
@@ -66,7 +66,7 @@ async def test_an_answer_that_asks_for_more_time_than_there_is_ends_it_at_once(s
     assert len(stub.asked) == 1
 
 
-async def test_an_answer_that_asks_for_a_little_time_gets_it(stub):
+async def test_a_short_retry_after_is_honoured(stub):
     stub.answers = [error(503, 50003, **{"Retry-After": "1"}), EMPTY]
     async with opened(stub) as log:
         began = time.monotonic()
@@ -75,7 +75,7 @@ async def test_an_answer_that_asks_for_a_little_time_gets_it(stub):
 
 
 @pytest.mark.parametrize(("status", "code"), [(400, 40000), (401, 40160), (403, 40300)])
-async def test_a_no_is_not_asked_twice(stub, status, code):
+async def test_a_refusal_is_not_retried(stub, status, code):
     stub.answers = [error(status, code)]
     async with opened(stub) as log:
         with pytest.raises(ChannelRefused) as caught:
@@ -84,7 +84,7 @@ async def test_a_no_is_not_asked_twice(stub, status, code):
     assert len(stub.asked) == 1
 
 
-async def test_a_silent_server_is_waited_for_within_the_limit(server):
+async def test_a_silent_server_fails_within_the_time_limit(server):
     server.faults.set("stall_requests", seconds=60)
     async with opened(server, request_timeout_s=0.6) as log:
         async with asyncio.timeout(10):
@@ -94,17 +94,17 @@ async def test_a_silent_server_is_waited_for_within_the_limit(server):
         assert await read(log) == []
 
 
-async def test_one_stuck_answer_does_not_use_up_the_time(server):
+async def test_one_stuck_answer_leaves_time_for_a_retry(server):
     server.faults.set("stall_requests", seconds=60, nth=1)
     async with opened(server) as log:
         assert await read(log) == []
 
 
-async def test_a_port_where_nobody_listens_is_unavailable():
+async def test_a_closed_port_is_unavailable():
     class Nobody:
         key = "a.b:" + "c" * 32
 
-    with socket.socket() as taken:  # bound, and not listening
+    with socket.socket() as taken:  # bound, not listening
         taken.bind(("127.0.0.1", 0))
         Nobody.port = taken.getsockname()[1]
         async with opened(Nobody) as log:
@@ -131,7 +131,7 @@ async def test_a_token_that_is_refused_is_replaced_once(stub):
     assert first.headers["Authorization"] != second.headers["Authorization"]
 
 
-async def test_a_token_that_is_refused_again_is_a_refusal(stub):
+async def test_a_token_refused_twice_is_a_refusal(stub):
     stub.answers = [error(401, 40142)]
     async with opened(stub) as log:
         with pytest.raises(ChannelRefused) as caught:
@@ -141,7 +141,7 @@ async def test_a_token_that_is_refused_again_is_a_refusal(stub):
 
 
 @pytest.mark.parametrize("wrong_by_s", [-90_000, 90_000])
-async def test_a_machine_whose_clock_is_wrong_reads_and_publishes(server, monkeypatch, wrong_by_s):
+async def test_a_machine_with_a_wrong_clock_reads_and_publishes(server, monkeypatch, wrong_by_s):
     monkeypatch.setattr(Credentials.__init__, "__defaults__", (lambda: time.time() + wrong_by_s,))
     async with opened(server) as log:
         assert await read(log) == []
@@ -149,13 +149,13 @@ async def test_a_machine_whose_clock_is_wrong_reads_and_publishes(server, monkey
         assert len(await read(log)) == 1
 
 
-async def test_a_machine_whose_clock_is_wrong_can_begin_with_publishing(server, monkeypatch):
+async def test_a_machine_with_a_wrong_clock_can_publish_first(server, monkeypatch):
     monkeypatch.setattr(Credentials.__init__, "__defaults__", (lambda: time.time() - 90_000,))
     async with opened(server) as log:
         assert await log.publish("c", [Outgoing("token", "x", "1")])
 
 
-async def test_what_is_asked_after_closing_is_unavailable(server):
+async def test_a_request_after_closing_is_unavailable(server):
     async with opened(server) as log:
         await log.ready()
         await log.close()
@@ -164,7 +164,7 @@ async def test_what_is_asked_after_closing_is_unavailable(server):
                 await asking
 
 
-async def test_a_shown_token_is_sent_instead_of_ours(stub):
+async def test_a_given_token_is_sent_instead_of_the_services_own(stub):
     stub.answers = [error(401, 40101)]
     async with opened(stub) as log:
         with pytest.raises(Unauthorized):

@@ -1,4 +1,4 @@
-"""Frames, given to the SDK so that one message loses no other."""
+"""Frame decoding: one bad message does not lose the rest of its frame."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def heard(channel):
     return [(message.id, message.data) for message in channel.heard]
 
 
-def test_encodings_are_undone_as_those_of_history_are(channel):
+def test_encodings_are_undone_as_for_history(channel):
     channel._on_message(
         frame(
             {"name": "t", "data": '{"a": [1]}', "encoding": "json"},
@@ -50,7 +50,7 @@ def test_encodings_are_undone_as_those_of_history_are(channel):
     ]
 
 
-def test_a_message_that_the_sdk_refuses_is_skipped_and_the_others_are_heard(
+def test_a_message_that_the_sdk_rejects_is_skipped_and_the_others_are_delivered(
     channel, caplog, monkeypatch
 ):
     decode = Message.from_encoded
@@ -68,7 +68,7 @@ def test_a_message_that_the_sdk_refuses_is_skipped_and_the_others_are_heard(
     assert channel._RealtimeChannel__channel_serial == "s"
 
 
-def test_other_frames_are_passed_on_as_they_are(channel):
+def test_other_frames_are_delivered_unchanged(channel):
     channel._on_message({"action": 11, "channel": "c", "channelSerial": "at", "flags": 0})
     assert channel._RealtimeChannel__attach_serial == "at"
     channel._on_message(frame())

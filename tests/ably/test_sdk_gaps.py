@@ -1,25 +1,25 @@
-"""The gaps of ably-python 3.1, each made to happen; what is not here has its test elsewhere.
+"""The gaps of ably-python 3.1, each reproduced here or in the named test.
 
-gap  what the SDK does                                     where we make it happen
-1    its WebSocket leaves the port out                     test_endpoint
-2    it refuses a key over plain http                      test_requests, test_credentials
-3    it does not tell the attach point                     test_subscribing, and here
-4    request() renews no token                             test_requests
+gap  behaviour of the SDK                                  reproduced in
+1    the WebSocket ignores the port option                 test_endpoint
+2    keys are refused over plain http                      test_requests, test_credentials
+3    the attach point is private                           test_subscription, here
+4    request() does not renew a token                      test_requests
 5    requests of a realtime client wait for its socket     here
-6    the error of an attach is dropped: a rewind is cut    test_subscribing, following/test_strategies
-7    attaching again does not rewind                       test_subscribing
-8    suspended, it forgets where it was                    here, following/test_strategies
-9    a connection is dead and said to be alive             test_line, test_subscribing
-10   a refused connection is noticed late                  test_dialling
-11   what is sent again is sent twice                      test_publishing
-12   a message named "error" takes its neighbours along    here
-13   attach returns, or raises None; release does nothing  here, test_subscribing
+6    the error of an attach is dropped (limited rewind)    test_subscription, follow/
+7    a re-attach does not rewind                           test_subscription
+8    the position is lost when suspended                   here, follow/
+9    a dead connection is reported as connected            test_connection, test_subscription
+10   a refused TCP connection is noticed late              test_connecting
+11   a retried publish is sent twice                       test_publisher
+12   a message named "error" loses the rest of its frame   here
+13   attach returns or raises None; release does nothing   here, test_subscription
 14   frames of more than 1 MiB end the connection          here
-15   arguments of history are compared as texts            here, test_history
-16   one try, no time limit, errors of its HTTP library    test_requests
-17   it judges sizes by 65536 bytes                        here
-18   its synchronous client has no realtime part           not used: nothing of ours is synchronous
-19   it measures silence by the wall clock                 here
+15   arguments of history are compared as strings          here, test_history
+16   one attempt, no time limit, unwrapped HTTP errors     test_requests
+17   sizes are checked against 65536 bytes                 here
+18   the synchronous client has no realtime part           not used
+19   silence is measured by the wall clock                 here
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def said(n, data=None, name="token"):
 
 
 async def up_to(subscription, last):
-    """What comes up to the message whose data is *last*."""
+    """Receive up to the message whose data is *last*."""
     got = []
     async with asyncio.timeout(20):
         while not got or isinstance(got[-1], Discontinuity) or got[-1].data != last:
@@ -60,9 +60,7 @@ def texts(got):
     return [each.data for each in got if not isinstance(each, Discontinuity)]
 
 
-async def test_gap_3_without_the_private_attach_point_there_is_none_and_all_else_works(
-    log, monkeypatch
-):
+async def test_gap_3_without_the_private_attach_point_everything_else_works(log, monkeypatch):
     monkeypatch.setattr(
         "ably.realtime.channel.RealtimeChannel._RealtimeChannel__attach_serial",
         property(lambda _: None, lambda *_: None),
@@ -84,8 +82,10 @@ async def test_gap_5_history_is_read_while_the_realtime_connection_hangs(server,
     assert [m.data for page in pages for m in page] == ["0"]
 
 
-async def test_gap_8_after_a_suspension_messages_come_again_from_before_it(server, monkeypatch):
-    monkeypatch.setattr(Defaults, "connection_state_ttl", 500)  # the server's is not asked for
+async def test_gap_8_after_a_suspension_messages_are_delivered_again_from_before_it(
+    server, monkeypatch
+):
+    monkeypatch.setattr(Defaults, "connection_state_ttl", 500)  # the SDK ignores the server's value
     async with (
         opened(server, ack_timeout_s=30) as log,
         log.subscribe(C, rewind="1m") as subscription,
@@ -104,7 +104,7 @@ async def test_gap_8_after_a_suspension_messages_come_again_from_before_it(serve
     assert texts(got)[-1] == "1"
 
 
-async def test_gap_12_a_message_named_error_and_its_neighbours_arrive(log):
+async def test_gap_12_a_message_named_error_and_the_rest_of_its_frame_arrive(log):
     async with log.subscribe(C) as subscription:
         batch = [said(0), Outgoing("error", "e", "i-e"), said(2)]
         batch = [each._replace(id=f"b:{n}") for n, each in enumerate(batch)]
@@ -123,7 +123,7 @@ async def test_gap_12_a_message_named_error_and_its_neighbours_arrive(log):
     ],
     ids=lambda bad: bad["encoding"],
 )
-async def test_gap_12_a_message_that_does_not_decode_takes_no_neighbours_along(log, bad):
+async def test_gap_12_an_undecodable_message_loses_no_others(log, bad):
     rest = log._requests._rest
     async with log.subscribe(C) as subscription:
         batch = [{"name": "token", "data": "0"}, {"name": "token", **bad}]
@@ -140,8 +140,8 @@ async def test_gap_12_a_message_that_does_not_decode_takes_no_neighbours_along(l
     [{"action": 13, "error": {"code": 50000, "statusCode": 500, "message": "no"}}, {"action": 13}],
     ids=["with a reason", "without"],
 )
-async def test_gap_13_an_attach_that_is_answered_with_detached_fails(answer):
-    """The SDK calls it suspended, and raises a reason that is None."""
+async def test_gap_13_an_attach_answered_with_detached_fails(answer):
+    """The SDK reports SUSPENDED, and raises a reason that is None."""
     async with _answering(answer) as port:
         stub = Stub()
         stub.port = port
@@ -162,13 +162,13 @@ async def test_gap_14_more_than_a_mebibyte_at_once_arrives(log):
 
 
 @pytest.mark.parametrize("since_ms", [0, 999, 1000, 10**12])
-async def test_gap_15_any_beginning_of_history_is_a_number(log, since_ms):
+async def test_gap_15_any_start_time_of_history_is_a_number(log, since_ms):
     await log.publish(C, [said(0)])
     pages = [page async for page in log.history(C, since_ms=since_ms)]
     assert [m.data for page in pages for m in page] == ["0"]
 
 
-async def test_gap_17_the_size_that_counts_is_the_accounts():
+async def test_gap_17_the_accounts_size_limit_applies():
     big = "x" * 100_000
     async with (
         LocalAbly(settings=Settings(max_message_bytes=262_144)) as server,
@@ -179,8 +179,8 @@ async def test_gap_17_the_size_that_counts_is_the_accounts():
         assert texts(await up_to(subscription, big)) == [big]
 
 
-async def test_gap_19_a_dead_connection_is_found_although_the_clock_was_set_back(monkeypatch):
-    """By our pings; a stock client waits for as long as its clock was set back."""
+async def test_gap_19_a_dead_connection_is_detected_after_the_clock_was_set_back(monkeypatch):
+    """By our pings; a stock client would wait for as long as its clock was set back."""
     behind_ms = 0
     clock = "ably.transport.websockettransport.unix_time_ms"
     monkeypatch.setattr(clock, lambda: time.time_ns() // 1_000_000 - behind_ms)
@@ -196,7 +196,7 @@ async def test_gap_19_a_dead_connection_is_found_although_the_clock_was_set_back
             await until(lambda: stock.connection.state == "connected")
             transport = stock.connection.connection_manager.transport
             with server.faults.on("freeze"):
-                await asyncio.sleep(0.2)  # what was said before has been heard
+                await asyncio.sleep(0.2)  # earlier frames have been received
                 behind_ms = 600_000
                 await until(lambda: _waits_ms(transport) > 500_000)
                 await until(lambda: ours.connection.state == "closed")
@@ -208,12 +208,12 @@ async def test_gap_19_a_dead_connection_is_found_although_the_clock_was_set_back
 
 
 def _waits_ms(transport):
-    """How long *transport* is going to wait in silence."""
+    """Return how long *transport* will wait without activity."""
     return transport.idle_timer._timeout if transport.idle_timer else 0
 
 
-class _answering:  # noqa: N801 - a function, as it is used
-    """A server that lets connect, and answers every ATTACH with *answer*."""
+class _answering:  # noqa: N801 - used like a function
+    """A server that accepts connections and answers every ATTACH with *answer*."""
 
     def __init__(self, answer):
         self._answer = answer

@@ -1,4 +1,4 @@
-"""Subscriptions under faults: every message once and in order, or a hole that is marked."""
+"""Subscriptions under faults: every message once and in order, or a marked discontinuity."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def receive(subscription, count, *, within_s=10):
 
 
 async def to_discontinuity(subscription):
-    """What comes before the next discontinuity, and that."""
+    """Receive up to and including the next discontinuity."""
     got = await receive(subscription, 1)
     while not isinstance(got[-1], Discontinuity):
         got += await receive(subscription, 1)
@@ -38,7 +38,7 @@ async def to_discontinuity(subscription):
 
 
 async def up_to(subscription, last):
-    """What comes up to the message *last*."""
+    """Receive up to the message *last*."""
     got = await receive(subscription, 1)
     while isinstance(got[-1], Discontinuity) or got[-1].data != str(last):
         got += await receive(subscription, 1)
@@ -49,7 +49,7 @@ def attachments(server):
     return sum(len(channel.attachments) for channel in server.hub.channels())
 
 
-async def test_a_lost_connection_that_resumes_misses_nothing_and_says_nothing(server, log):
+async def test_a_resumed_connection_misses_nothing_and_reports_no_gap(server, log):
     async with log.subscribe(C) as subscription:
         for n in range(60):
             await publish(log, n)
@@ -59,7 +59,7 @@ async def test_a_lost_connection_that_resumes_misses_nothing_and_says_nothing(se
     assert [m.data for m in got] == [str(n) for n in range(60)]
 
 
-async def test_it_says_whether_more_waits(server, log):
+async def test_idle_is_false_while_messages_wait(server, log):
     async with log.subscribe(C) as subscription:
         assert subscription.idle
         await publish(log, 0, 1)
@@ -71,7 +71,7 @@ async def test_it_says_whether_more_waits(server, log):
     assert idle == [False, True]
 
 
-async def test_a_new_connection_continues_a_channel_where_the_old_one_was(server, log):
+async def test_a_new_connection_continues_a_channel_at_the_old_position(server, log):
     server.faults.set("refuse_resume")
     async with log.subscribe(C) as subscription:
         await publish(log, 0, 1)
@@ -81,7 +81,7 @@ async def test_a_new_connection_continues_a_channel_where_the_old_one_was(server
     assert [m.data for m in got] == ["0", "1", "2", "3"]
 
 
-async def test_a_channel_that_cannot_continue_says_so_and_overlaps(server, log):
+async def test_a_channel_that_cannot_continue_reports_it_and_overlaps(server, log):
     server.faults.set("refuse_continuity")
     async with log.subscribe(C, rewind="10s") as subscription:
         await publish(log, 0, 1)
@@ -93,7 +93,7 @@ async def test_a_channel_that_cannot_continue_says_so_and_overlaps(server, log):
     assert [m.data for m in got if not isinstance(m, Discontinuity)] == ["0", "1", "2"]
 
 
-async def test_deliveries_that_were_dropped_are_told_and_come_again(server, log):
+async def test_dropped_deliveries_are_reported_and_delivered_again(server, log):
     async with log.subscribe(C, rewind="10s") as subscription:
         await publish(log, 0)
         await receive(subscription, 1)
@@ -106,7 +106,7 @@ async def test_deliveries_that_were_dropped_are_told_and_come_again(server, log)
     assert [m.data for m in got[-3:]] == ["0", "1", "2"]
 
 
-async def test_a_dead_connection_is_found_and_replaced(server):
+async def test_a_dead_connection_is_detected_and_replaced(server):
     async with opened(server, request_timeout_s=0.5, ack_timeout_s=20) as log:
         async with log.subscribe(C, rewind="1m") as subscription:
             await publish(log, 0)
@@ -119,7 +119,7 @@ async def test_a_dead_connection_is_found_and_replaced(server):
         assert [m.data for m in got if not isinstance(m, Discontinuity)][-2:] == ["0", "1"]
 
 
-async def test_a_server_that_starts_anew_is_attached_anew(server):
+async def test_a_restarted_server_is_attached_again(server):
     async with opened(server, ack_timeout_s=20) as log:
         async with log.subscribe(C, rewind="10s") as subscription:
             await publish(log, 0)
@@ -132,7 +132,7 @@ async def test_a_server_that_starts_anew_is_attached_anew(server):
         assert isinstance(got[0], Discontinuity) or got[0].data == "1"
 
 
-async def test_the_attach_point_moves_with_every_attach(server, log):
+async def test_the_attach_point_advances_with_every_attach(server, log):
     async with log.subscribe(C) as subscription:
         first = subscription.attach_serial
         await publish(log, 0)
@@ -143,7 +143,7 @@ async def test_the_attach_point_moves_with_every_attach(server, log):
         assert subscription.attach_serial > first
 
 
-async def test_an_attach_that_is_refused_is_refused(server, log):
+async def test_a_refused_attach_raises(server, log):
     server.faults.set("refuse_attach", code=40160)
     with pytest.raises(ChannelRefused) as caught:
         async with log.subscribe(C):
@@ -154,7 +154,7 @@ async def test_an_attach_that_is_refused_is_refused(server, log):
         assert attachments(server) == 1
 
 
-async def test_a_rewind_that_makes_no_sense_is_refused(log):
+async def test_an_invalid_rewind_is_refused(log):
     with pytest.raises(ChannelUnavailable):
         async with log.subscribe(C, rewind="yesterday"):
             raise AssertionError("attached")
@@ -168,7 +168,7 @@ async def test_a_key_that_may_not_subscribe_is_refused():
                 raise AssertionError("attached")
 
 
-async def test_a_server_that_does_not_answer_is_unavailable_in_time(server):
+async def test_a_silent_server_is_unavailable_within_the_time_limit(server):
     async with opened(server, request_timeout_s=0.5) as log:
         await log.ready()
         with server.faults.on("freeze"), pytest.raises(ChannelUnavailable):
@@ -182,7 +182,7 @@ async def test_leaving_detaches(server, log):
     assert attachments(server) == 0
 
 
-async def test_leaving_by_an_error_or_a_cancellation_detaches_too(server, log):
+async def test_leaving_by_an_error_or_a_cancellation_detaches(server, log):
     with pytest.raises(ZeroDivisionError):
         async with log.subscribe(C):
             raise ZeroDivisionError
@@ -200,7 +200,7 @@ async def test_leaving_by_an_error_or_a_cancellation_detaches_too(server, log):
     assert attachments(server) == 0
 
 
-async def test_leaving_while_the_connection_is_lost_leaves_nothing_behind(server, log):
+async def test_leaving_while_disconnected_leaves_no_task_behind(server, log):
     before = asyncio.all_tasks()
     async with log.subscribe(C) as subscription:
         await publish(log, 0)
@@ -225,7 +225,7 @@ async def test_a_closed_subscription_ends_its_reader(server, log):
             await reading
 
 
-async def test_a_channel_that_keeps_being_refused_is_tried_again_until_it_works(server, log):
+async def test_an_attach_that_keeps_being_refused_is_retried_until_it_succeeds(server, log):
     async with log.subscribe(C, rewind="10s") as subscription:
         await publish(log, 0)
         await receive(subscription, 1)
@@ -246,14 +246,14 @@ async def test_a_thousand_messages_at_once_keep_their_order(log):
     assert [m.data for m in got] == [str(n) for n in range(1000)]
 
 
-async def test_a_rewind_that_ably_cuts_says_nothing_and_brings_the_newest(log):
+async def test_a_rewind_limited_by_ably_delivers_the_newest_without_a_gap(log):
     await publish(log, *range(150))
     async with log.subscribe(C, rewind="2m") as subscription:
         got = await receive(subscription, 100)
     assert [m.data for m in got] == [str(n) for n in range(50, 150)]
 
 
-async def test_a_message_that_cannot_be_read_does_not_end_the_stream(server, log):
+async def test_an_undecodable_message_does_not_end_the_stream(server, log):
     await publish(log, 0)
     async with log.subscribe(C) as subscription:
         await publish(log, 1)
@@ -263,6 +263,6 @@ async def test_a_message_that_cannot_be_read_does_not_end_the_stream(server, log
         assert answer.success
         await publish(log, 2)
         got = await up_to(subscription, 2)
-    assert [m.data for m in got] == ["1", b"{", "2"]  # as history has it
+    assert [m.data for m in got] == ["1", b"{", "2"]  # the same as in history
     ((*_, bad, last),) = [page async for page in log.history(C)]
     assert (bad.data, last.data) == (b"{", "2")

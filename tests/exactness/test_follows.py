@@ -85,9 +85,9 @@ class TestS9AnswersFromAFollower:
         async with reading(history, conversation) as follower:
             await publisher.stream("r", "ab", stop=False)
             await follower.until(lambda r: r.texts.get("r") == "ab")
-            line = history._channel._lines._berths[0].line
+            connection = history._channel._pool._pooled[0].connection
             with server.faults.on("freeze"):  # its connection looks alive, and is not
-                line._heard_s -= 100
+                connection._echoed_s -= 100
                 extras = {"headers": {"responseId": "r", "seq": 3}}
                 said = Message(name="token", data="c", extras=extras)
                 (serial,) = (await rest.channels.get(f"ai:{conversation}").publish(said)).serials

@@ -89,9 +89,9 @@ async def test_history_is_read_if_the_connection_does_not_answer(
     async with reading(history, conversation) as follower:
         await publisher.stream("r", "ab", stop=False)
         await follower.until(lambda r: r.texts.get("r") == "ab")
-        line = history._channel._lines._berths[0].line
+        connection = history._channel._pool._pooled[0].connection
         with server.faults.on("freeze"):
-            line._heard_s -= 100
+            connection._echoed_s -= 100
             reads.clear()
             answer = await history.hydrate(conversation)
     assert reads

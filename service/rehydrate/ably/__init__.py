@@ -1,3 +1,3 @@
-"""The room of the channel: Ably, through its stock SDK."""
+"""The Ably adapter: the `ChannelLog` port over Ably's stock Python SDK."""
 
 from __future__ import annotations

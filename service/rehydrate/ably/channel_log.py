@@ -1,19 +1,20 @@
-"""The channel of a conversation: Ably, through its stock SDK.
+"""The `ChannelLog` port over Ably, through its stock SDK.
 
-What the SDK does badly is worked around here, in the room's other files; each place names the gap:
-  1 its WebSocket leaves the port out                 endpoint
-  2 a key is refused over http, and sent over ws      credentials
-  3 the attach point is private                       subscribing
-  4 plain requests do not renew a token               requests
-  7 rewind is set before the attach, never after      subscribing
-  8 after SUSPENDED it does not know where it was     subscribing
-  9 a dead connection is said to be alive             line
- 10 a refused connection is not noticed               dialling
- 11 it may send twice after a lost connection         publishing
- 12 "error" breaks listeners; async ones overtake     subscribing
- 13 releasing does not detach; reasons are lost       subscribing, proofs
- 16 time limits are per phase; errors come raw        requests
- 17 its size limit is not Ably's                      here
+The modules of this package work around the SDK's shortcomings; each workaround names its gap:
+  1 the WebSocket ignores the port option                    endpoint
+  2 keys are refused over http and sent in clear over ws     credentials
+  3 the attach point is private                              subscription
+  4 plain requests do not renew a token                      requests
+  7 rewind must be set before the attach                     subscription
+  8 the position is lost after SUSPENDED                     subscription
+  9 a dead connection is reported as connected               connection
+ 10 a refused TCP connection is not noticed                  connecting
+ 11 a publish may be sent twice after a lost connection      publisher
+ 12 messages named "error" break listeners; async listeners
+    overtake each other; one bad message loses its frame     subscription, sdk_fixes
+ 13 a release does not detach; reasons are lost              subscription, token_check
+ 16 time limits are per phase; errors are not wrapped        requests
+ 17 the SDK's size limit is not Ably's                       channel_log
 """
 
 from __future__ import annotations
@@ -25,8 +26,7 @@ from typing import TYPE_CHECKING, Self
 
 from ably import AblyRealtime
 
-from rehydrate.ably import history
-from rehydrate.ably import token_check as proofs
+from rehydrate.ably import history, token_check
 from rehydrate.ably.clock import ServerClock
 from rehydrate.ably.connection import Connection
 from rehydrate.ably.connection_pool import Assignment, ConnectionPool
@@ -47,29 +47,29 @@ _RETRY_MS = (1_000, 2_000)
 _SUSPENDED_RETRY_MS = 5_000
 _CLOSING_S = 2.0
 _LARGEST_PUBLISH_BYTES = 262_144 + 8_192
-"""Of any account's limit and an envelope; Ably judges by the account's own (gap 17)."""
+"""Above the limit of any account, with an envelope; Ably enforces the account's own (gap 17)."""
 
 
 class AblyChannel:
     """The port `rehydrate.ports.ChannelLog`, over Ably.
 
-    Nothing is connected before it is needed: who only reads history never opens a WebSocket.
+    Connections are opened on first use: reading history never opens a WebSocket.
 
     Args:
         key: ``appId.keyId:secret``.
-        endpoint: a routing policy or host; None is Ably's own.
-        port: where it is not the usual one.
-        tls: whether to speak https and wss.
-        client_id: who we are to others; None may be anybody, message by message.
-        request_timeout_s: how long one request, attach or connection attempt may take.
+        endpoint: a routing policy or host; None for Ably's default.
+        port: the port, if not the default.
+        tls: whether to use https and wss.
+        client_id: the clientId of the service; None allows any clientId per message.
+        request_timeout_s: time limit for one request, attach or connection attempt.
         ack_timeout_s: how long a publish waits for its acknowledgement.
-        unacknowledged: how many messages of a lane may wait for theirs.
+        unacknowledged: how many messages of a connection may be without acknowledgement.
         channels_per_connection: how many channels one connection attaches.
-        messages_per_connection: how many messages a second Ably delivers to one.
-        ping_every_s: how often connections are checked.
+        messages_per_connection: how many messages a second Ably delivers to one connection.
+        ping_every_s: interval between pings of a connection.
 
     Raises:
-        NotConfigured: *key* is not written as a key is.
+        NotConfigured: *key* has an invalid syntax.
     """
 
     def __init__(
@@ -96,13 +96,13 @@ class AblyChannel:
         self._unacknowledged = unacknowledged
         self._ack_timeout_s = ack_timeout_s
         self._lanes = ConnectionSlots(self._lane)
-        self._lines = ConnectionPool(
-            self._line,
-            channels_per_line=channels_per_connection,
+        self._pool = ConnectionPool(
+            self._connection,
+            channels_per_connection=channels_per_connection,
             messages_per_s=messages_per_connection,
         )
-        _hush(logging.getLogger("ably"), logging.CRITICAL)
-        _hush(logging.getLogger("websockets.client"), logging.INFO)
+        _quiet(logging.getLogger("ably"), logging.CRITICAL)
+        _quiet(logging.getLogger("websockets.client"), logging.INFO)
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -112,23 +112,23 @@ class AblyChannel:
         await self.close()
 
     async def open(self) -> None:
-        """Ask for the time; nothing else is connected yet."""
+        """Fetch Ably's time. Connections are opened later, on first use."""
         await self._clock.open()
 
     async def close(self) -> None:
-        """Wait up to 2 s for what is on its way, then close everything, for good."""
+        """Wait up to 2 s for outstanding acknowledgements, then close all connections permanently."""
         await self._clock.close()
         await self._lanes.close(_CLOSING_S)
-        await self._lines.close()
+        await self._pool.close()
         await self._requests.close()
 
     def now_ms(self) -> int:
         """See the port."""
         return self._clock.now_ms()
 
-    async def know_time(self) -> None:
+    async def sync_clock(self) -> None:
         """See the port."""
-        await self._clock.learn()
+        await self._clock.sync()
 
     def history(
         self,
@@ -139,7 +139,7 @@ class AblyChannel:
         forwards: bool = False,
         limit: int = 1000,
     ) -> AsyncGenerator[list[ChannelMessage]]:
-        """See the port. Without *until* granted, or forwards, pages reach to the newest message."""
+        """See the port. Forwards, or where *until* is refused, pages reach the newest message."""
         return history.pages(
             self._requests,
             channel,
@@ -161,11 +161,11 @@ class AblyChannel:
     ) -> AsyncIterator[LiveSubscription]:
         """See the port. Raises `ChannelUnavailable` or `ChannelRefused` if it cannot attach.
 
-        After a `Discontinuity` the channel is attached anew, so its messages overlap by *rewind*.
+        After a `Discontinuity` the channel is attached again: messages then overlap by *rewind*.
         """
-        stay = Assignment(self._lines, channel)
+        assignment = Assignment(self._pool, channel)
         subscription = LiveSubscription(
-            stay, channel, rewind=rewind, capacity=capacity, timeout_s=self._timeout_s
+            assignment, channel, rewind=rewind, capacity=capacity, timeout_s=self._timeout_s
         )
         clean = False
         try:
@@ -175,11 +175,11 @@ class AblyChannel:
             try:
                 clean = await subscription.close()
             finally:
-                await stay.end(clean=clean)
+                await assignment.end(clean=clean)
 
     async def admits(self, token: str, channel: str) -> bool:
-        """See the port. Asks Ably each time."""
-        return await proofs.admits(
+        """See the port. Not cached."""
+        return await token_check.admits(
             token,
             channel,
             requests=self._requests,
@@ -188,8 +188,10 @@ class AblyChannel:
         )
 
     async def key_capability(self, key: str) -> dict[str, list[str]]:
-        """See the port. Asks Ably each time."""
-        return await proofs.key_capability(key, endpoint=self._endpoint, timeout_s=self._timeout_s)
+        """See the port. Not cached."""
+        return await token_check.key_capability(
+            key, endpoint=self._endpoint, timeout_s=self._timeout_s
+        )
 
     async def ready(self) -> None:
         """See the port."""
@@ -199,16 +201,16 @@ class AblyChannel:
         return await self._requests.time_ms()
 
     def _lane(self) -> ConnectionSlot:
-        line = self._line()
+        connection = self._connection()
         publisher = Publisher(
-            line, capacity=self._unacknowledged, ack_timeout_s=self._ack_timeout_s
+            connection, capacity=self._unacknowledged, ack_timeout_s=self._ack_timeout_s
         )
-        return ConnectionSlot(line, publisher)
+        return ConnectionSlot(connection, publisher)
 
-    def _line(self) -> Connection:
+    def _connection(self) -> Connection:
         return Connection(
             self._realtime,
-            self._credentials.doubt,
+            self._credentials.invalidate_token,
             timeout_s=self._timeout_s,
             ping_every_s=self._ping_every_s,
         )
@@ -219,18 +221,18 @@ class AblyChannel:
             auto_connect=False,
             queue_messages=False,
             realtime_request_timeout=self._timeout_s * 1000,
-            # its retries have no jitter of their own
+            # the SDK's retries have no jitter
             disconnected_retry_timeout=random.uniform(*_RETRY_MS),  # noqa: S311 - spreads load
             suspended_retry_timeout=_SUSPENDED_RETRY_MS,
             channel_retry_timeout=_SUSPENDED_RETRY_MS,
             **self._endpoint.realtime_options(),
         )
-        # read with getattr by the SDK, and not an argument of its options
+        # the SDK reads this with getattr; its options do not accept it as an argument
         client.options.max_message_size = _LARGEST_PUBLISH_BYTES
         return client
 
 
-def _hush(logger: logging.Logger, level: int) -> None:
-    """Keep what has tokens and texts out of the log, unless the application asked for it."""
+def _quiet(logger: logging.Logger, level: int) -> None:
+    """Keep tokens and message text out of the log, unless the application has set a level."""
     if logger.level == logging.NOTSET:
         logger.setLevel(level)

@@ -1,4 +1,4 @@
-"""Making the SDK's attempts to connect end well."""
+"""Fixes for the SDK's connection attempts: failures are noticed and abandoned attempts end."""
 
 from __future__ import annotations
 
@@ -15,15 +15,16 @@ _STATUS, _CODE = 400, 80000
 
 
 class Connecting:
-    """Watches the attempts of *client* to connect.
+    """Supervises the connection attempts of *client* (gap 10).
 
-    Gap 10: the SDK does not notice that a connection is refused and waits out its time limit; the
-    attempt is told here that it failed. An attempt that was given up waits for ever: it is ended
-    when the next one begins, or with `close`. One that is not waited for any more may succeed all
-    the same, after a suspension: its socket is closed, or it would live beside its successor, and
-    longer than the client. And a socket that is closed may still hear a last message, which sets
-    its alarm for silence again; that would disconnect its successor later, or bring a closed
-    client back to life: the alarm is taken away.
+    * The SDK does not notice a refused TCP connection and waits out its time limit. The attempt is
+      made to fail here as soon as its socket does.
+    * An abandoned attempt would wait for ever. It is cancelled when the next one begins, or by
+      `close`.
+    * An abandoned attempt may still succeed after a suspension. Its socket is closed; otherwise it
+      would exist next to its successor and outlive the client.
+    * A closed socket may still deliver a last message, which restarts its idle timer. That timer
+      would later disconnect the successor, or revive a closed client, so it is disabled.
     """
 
     def __init__(self, client: AblyRealtime) -> None:
@@ -31,9 +32,9 @@ class Connecting:
         self._transport: WebSocketTransport | None = None
         self._disposing: set[asyncio.Task[None]] = set()
         manager = client.connection.connection_manager
-        manager.on("transport.pending", self._begun)
-        # asks a web page whether there is a network, and stops the event loop until it answers;
-        # the attempts on fallback hosts, which it precedes, find out themselves
+        manager.on("transport.pending", self._on_attempt)
+        # The SDK's check fetches a web page and blocks the event loop until that answers. It only
+        # precedes attempts on fallback hosts, which detect a missing network themselves.
         manager.check_connection = _assume_network
         start_retry_timer = manager.start_retry_timer
 
@@ -44,7 +45,7 @@ class Connecting:
         manager.start_retry_timer = start_only_retry_timer
 
     def close(self) -> None:
-        """End the attempt that is under way, if any; the client is about to be closed."""
+        """Cancel the current attempt, if any, before the client is closed."""
         if self._attempt is not None:
             self._attempt.cancel()
         if self._transport is not None:
@@ -52,11 +53,11 @@ class Connecting:
             if self._transport.idle_timer is not None:
                 self._transport.idle_timer.cancel()
 
-    def _begun(self, transport: WebSocketTransport) -> None:
-        # the SDK says this from within the attempt, and makes the transport's task directly after
+    def _on_attempt(self, transport: WebSocketTransport) -> None:
+        # The SDK emits this from within the attempt and creates the transport's task right after.
         current = asyncio.current_task()
         if current is self._attempt:
-            self._attempt = None  # another host, the same attempt
+            self._attempt = None  # same attempt, next host
         self.close()
         if self._transport is not None and not self._transport.is_disposed:
             disposing = asyncio.ensure_future(self._transport.dispose())
@@ -73,8 +74,8 @@ def _watch(transport: WebSocketTransport) -> None:
     def ended(task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if isinstance(error, OSError):
-            reason = AblyException(f"no connection: {type(error).__name__}", _STATUS, _CODE)
-            transport._emit("failed", reason)  # noqa: SLF001 - as the SDK does for other errors
+            reason = AblyException(f"connection failed: {type(error).__name__}", _STATUS, _CODE)
+            transport._emit("failed", reason)  # noqa: SLF001 - what the SDK does for other errors
 
     transport.ws_connect_task.add_done_callback(ended)
 
@@ -84,4 +85,4 @@ def _assume_network() -> bool:
 
 
 def _do_nothing() -> None:
-    """In the place of an alarm that is not to be set again."""
+    """Stand in for the idle timer of a socket that is no longer used."""

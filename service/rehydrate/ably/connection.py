@@ -1,4 +1,4 @@
-"""One realtime connection, watched, and replaced when the SDK cannot mend it."""
+"""One realtime connection: monitored, and replaced where the SDK cannot recover it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ably.types.connectionstate import ConnectionState
 
 from rehydrate.ably.backoff import Backoff
 from rehydrate.ably.connecting import Connecting
-from rehydrate.ably.errors import as_ours, described, is_token_refusal
+from rehydrate.ably.errors import channel_error, describe, is_token_refusal
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:
@@ -26,83 +26,84 @@ _LOG = logging.getLogger("rehydrate.ably")
 
 _FIRST_DELAY_S = 0.2
 _LONGEST_DELAY_S = 30.0
-_PATIENCE = 6
-"""So many time limits without a connection, and the client is replaced."""
+_TIMEOUTS_UNTIL_REPLACED = 6
+"""After this many time limits without a connection, the client is replaced."""
 
 _ECHO_S = 1.0
-"""How long an echo may take where somebody waits for it, who can do without."""
+"""Time limit of a ping that `alive_within` waits for; its callers can do without the answer."""
 
-_BEYOND_HELP = (ConnectionState.FAILED, ConnectionState.CLOSED)
+_TERMINAL = (ConnectionState.FAILED, ConnectionState.CLOSED)
 
 
 class ConnectionListener(Protocol):
-    """Who uses a line. The calls come from the event loop and may not block."""
+    """User of a `Connection`. Methods are called from the event loop and must not block."""
 
     def up(self, client: AblyRealtime) -> None:
-        """*client* is connected: the one from before, or another in its place."""
+        """Handle a connect: *client* is the previous client, or its replacement."""
 
     def down(self) -> None:
-        """The connection is lost; the SDK, or else the line, is making another."""
+        """Handle a disconnect. The SDK or the `Connection` is already reconnecting."""
 
     def refused(self, refusal: ChannelRefused) -> None:
-        """Ably refuses the connection; the line will try again, rarely."""
+        """Handle a refusal by Ably. The `Connection` retries, with long delays."""
 
 
 class Connection:
-    """A realtime connection that is made when it is first needed and kept until `close`.
+    """A realtime connection, opened on first use and kept until `close`.
 
-    The SDK connects again by itself, and resumes. What it cannot mend is mended here: a connection
-    that is dead but said to be alive (gap 9) is found by pinging, and the client replaced.
+    The SDK reconnects and resumes by itself. This class covers what the SDK misses: a dead
+    connection that the SDK reports as connected (gap 9) is detected by pings, and its client is
+    replaced.
 
     Args:
-        build: makes a client that is not connected yet.
-        doubt: called when Ably refuses a token, before the SDK asks for another.
-        timeout_s: how long connecting, and the echo of a ping, may take.
-        ping_every_s: how often to ping.
+        build: creates a client that is not connected yet.
+        invalidate_token: called when Ably refuses a token, before the SDK requests another.
+        timeout_s: time limit for connecting and for the echo of a ping.
+        ping_every_s: interval between pings.
     """
 
     def __init__(
         self,
         build: Callable[[], AblyRealtime],
-        doubt: Callable[[], None],
+        invalidate_token: Callable[[], None],
         *,
         timeout_s: float,
         ping_every_s: float,
     ) -> None:
-        self.riders: list[ConnectionListener] = []
+        self.listeners: list[ConnectionListener] = []
         self._build = build
-        self._doubt = doubt
+        self._invalidate_token = invalidate_token
         self._timeout_s = timeout_s
         self._ping_every_s = ping_every_s
-        self._keeper: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
         self._client: AblyRealtime | None = None
         self._refusal: ChannelRefused | None = None
-        self._closed = self._condemned = False
-        self._door_refusals = 0
-        self._heard_s = self._silent_s = -math.inf
-        self._settled = asyncio.Event()
-        self._look = asyncio.Event()
-        self._asking = asyncio.Lock()
+        self._closed = self._must_replace = False
+        self._token_refusals = 0
+        self._echoed_s = self._no_echo_s = -math.inf
+        self._outcome = asyncio.Event()
+        self._check = asyncio.Event()
+        self._lock = asyncio.Lock()
 
     def start(self) -> None:
-        """Connect, if that has not begun."""
-        if self._keeper is None and not self._closed:
-            self._keeper = asyncio.create_task(self._keep(), name="rehydrate channel line")
+        """Begin to connect, if that has not begun yet."""
+        if self._task is None and not self._closed:
+            self._task = asyncio.create_task(self._run(), name="rehydrate channel connection")
 
-    def suspect(self) -> None:
-        """Ping now: something that should have come did not."""
-        self._look.set()
+    def ping_now(self) -> None:
+        """Ping now instead of at the next interval: an expected message did not arrive."""
+        self._check.set()
 
-    def condemn(self) -> None:
-        """Replace the client now: it failed in a way that the SDK did not notice."""
-        self._condemned = True
-        self._look.set()
+    def force_reconnect(self) -> None:
+        """Replace the client now: it failed in a way that the SDK did not detect."""
+        self._must_replace = True
+        self._check.set()
 
     async def client(self) -> AblyRealtime:
-        """The connected client.
+        """Return the connected client, waiting for the connection if necessary.
 
         Raises:
-            ChannelUnavailable: there is none within the time limit, or the line is closed.
+            ChannelUnavailable: no connection within the time limit, or this object is closed.
             ChannelRefused: Ably refuses the connection.
         """
         if self._closed:
@@ -111,158 +112,158 @@ class Connection:
         try:
             async with asyncio.timeout(self._timeout_s):
                 while self._client is None:
-                    await self._settled.wait()
+                    await self._outcome.wait()
                     if self._refusal is not None:
                         raise ChannelRefused(self._refusal.ably_code, str(self._refusal))
         except TimeoutError:
             raise ChannelUnavailable(
-                f"there is no connection to Ably after {self._timeout_s:g} s"
+                f"no connection to Ably within {self._timeout_s:g} s"
             ) from None
         return self._client
 
-    async def heard_within(self, within_s: float) -> bool:
-        """Whether the connection has echoed a ping in the last *within_s* seconds, or does now.
+    async def alive_within(self, within_s: float) -> bool:
+        """Return whether a ping was echoed in the last *within_s* seconds, pinging if necessary.
 
-        It is asked at most once at a time, and has 1 s to answer.
+        At most one such ping is under way at a time; its time limit is 1 s.
         """
         loop = asyncio.get_running_loop()
-        async with self._asking:
-            if loop.time() - self._heard_s <= within_s:
+        async with self._lock:
+            if loop.time() - self._echoed_s <= within_s:
                 return True
-            client, asked_s = self._client, loop.time()
-            if client is None or asked_s - self._silent_s <= _ECHO_S:
+            client, pinged_s = self._client, loop.time()
+            if client is None or pinged_s - self._no_echo_s <= _ECHO_S:
                 return False
             try:
                 async with asyncio.timeout(_ECHO_S):
                     await client.connection.ping()
-            except Exception as error:  # noqa: BLE001 - of the SDK or of its socket: no echo
-                _LOG.debug("no echo of a ping: %s", described(error))
-                self._silent_s = loop.time()
-                self.suspect()
+            except Exception as error:  # noqa: BLE001 - from the SDK or its socket: no echo
+                _LOG.debug("no echo of a ping: %s", describe(error))
+                self._no_echo_s = loop.time()
+                self.ping_now()
                 return False
             if client is not self._client:
                 return False
-            self._heard_s = asked_s
+            self._echoed_s = pinged_s
             return True
 
     async def close(self) -> None:
-        """Close the connection, for good."""
+        """Close the connection permanently."""
         self._closed = True
-        keeper, self._keeper = self._keeper, None
-        if keeper is not None:
-            while not keeper.done():  # the SDK may swallow a cancellation, and we then go round
-                keeper.cancel()
-                await asyncio.wait([keeper], timeout=self._timeout_s)
+        task, self._task = self._task, None
+        if task is not None:
+            while not task.done():  # the SDK may swallow a cancellation: cancel again
+                task.cancel()
+                await asyncio.wait([task], timeout=self._timeout_s)
 
-    async def _keep(self) -> None:
+    async def _run(self) -> None:
         backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
         while not self._closed:
             client = self._build()
-            dialling = Connecting(client)
-            self._condemned = alive = False
+            connecting = Connecting(client)
+            self._must_replace = alive = False
             try:
-                alive = await self._watch(client, backoff)
+                alive = await self._monitor(client, backoff)
             except asyncio.CancelledError:
                 alive = True
                 raise
-            except Exception:  # noqa: BLE001 - a mistake of ours or theirs must not end the line
-                _LOG.exception("watching the connection to Ably")
+            except Exception:  # noqa: BLE001 - no bug may end this task
+                _LOG.exception("monitoring the connection to Ably failed; reconnecting")
             finally:
-                self._lower()
-                dialling.close()
+                self._set_disconnected()
+                connecting.close()
                 await discard(client, self._timeout_s, abort=not alive)
             await asyncio.sleep(backoff.next_s())
 
-    async def _watch(self, client: AblyRealtime, backoff: Backoff) -> bool:
-        """Return when *client* is beyond help: whether its socket still works."""
+    async def _monitor(self, client: AblyRealtime, backoff: Backoff) -> bool:
+        """Return when *client* must be replaced: True if its socket still works."""
 
         def changed(change: ConnectionStateChange) -> None:
             if change.current is ConnectionState.CONNECTED:
                 backoff.reset()
-                self._raise(client)
+                self._set_connected(client)
             elif change.previous is ConnectionState.CONNECTED:
                 if change.current is not ConnectionState.CLOSING:
-                    _LOG.warning("the connection to Ably is lost: %s", described(change.reason))
-                self._lower()
+                    _LOG.warning("connection to Ably lost: %s", describe(change.reason))
+                self._set_disconnected()
             elif is_token_refusal(getattr(change.reason, "code", None) or 0):
-                self._turned_away(change.reason)
-            self._look.set()
+                self._on_token_refused(change.reason)
+            self._check.set()
 
         client.connection.on(changed)
         client.connect()
         loop = asyncio.get_running_loop()
-        heard_s = loop.time()
+        connected_s = loop.time()
         while True:
-            await self._pause()
+            await self._wait_for_next_check()
             state = client.connection.state
-            if self._condemned:
+            if self._must_replace:
                 return False
-            if state in _BEYOND_HELP:
-                self._refuse(as_ours(client.connection.error_reason, "connecting to Ably"))
+            if state in _TERMINAL:
+                self._refuse(channel_error(client.connection.error_reason, "connecting to Ably"))
                 return True
             if state is ConnectionState.CONNECTED:
-                if not await self._answers(client):
+                if not await self._echoes_ping(client):
                     return False
-                heard_s = loop.time()
-            elif loop.time() - heard_s > _PATIENCE * self._timeout_s:
+                connected_s = loop.time()
+            elif loop.time() - connected_s > _TIMEOUTS_UNTIL_REPLACED * self._timeout_s:
                 return False
 
-    def _turned_away(self, reason: AblyException) -> None:
-        """Our token was refused at the door: the SDK would go on showing the same one."""
-        self._doubt()
-        self._door_refusals += 1
-        if self._door_refusals > 1:  # a new one as well: it is not the clock
-            self._refuse(as_ours(reason, "connecting to Ably"))
-        self.condemn()
+    def _on_token_refused(self, reason: AblyException) -> None:
+        """Reconnect with a new token: the SDK would keep presenting the refused one."""
+        self._invalidate_token()
+        self._token_refusals += 1
+        if self._token_refusals > 1:  # a new token was refused too: not a clock error
+            self._refuse(channel_error(reason, "connecting to Ably"))
+        self.force_reconnect()
 
-    async def _pause(self) -> None:
+    async def _wait_for_next_check(self) -> None:
         try:
             async with asyncio.timeout(self._ping_every_s):
-                await self._look.wait()
+                await self._check.wait()
         except TimeoutError:
             pass
-        self._look.clear()
+        self._check.clear()
 
-    async def _answers(self, client: AblyRealtime) -> bool:
-        asked_s = asyncio.get_running_loop().time()
+    async def _echoes_ping(self, client: AblyRealtime) -> bool:
+        pinged_s = asyncio.get_running_loop().time()
         try:
             async with asyncio.timeout(self._timeout_s):
                 await client.connection.ping()
-        except Exception as error:  # noqa: BLE001 - of the SDK or of its socket: no echo is no echo
+        except Exception as error:  # noqa: BLE001 - from the SDK or its socket: no echo
             if client.connection.state is not ConnectionState.CONNECTED:
-                return True  # the SDK knows by itself
-            _LOG.warning("the connection to Ably is dead: %s", described(error))
+                return True  # the SDK has noticed
+            _LOG.warning("connection to Ably is dead: %s", describe(error))
             return False
         if client is self._client:
-            self._heard_s = asked_s
+            self._echoed_s = pinged_s
         return True
 
-    def _raise(self, client: AblyRealtime) -> None:
-        self._client, self._refusal, self._door_refusals = client, None, 0
-        self._settled.set()
-        for rider in list(self.riders):
-            rider.up(client)
+    def _set_connected(self, client: AblyRealtime) -> None:
+        self._client, self._refusal, self._token_refusals = client, None, 0
+        self._outcome.set()
+        for listener in list(self.listeners):
+            listener.up(client)
 
-    def _lower(self) -> None:
+    def _set_disconnected(self) -> None:
         if self._client is None:
             return
         self._client = None
-        self._heard_s = -math.inf
-        self._settled.clear()
-        for rider in list(self.riders):
-            rider.down()
+        self._echoed_s = -math.inf
+        self._outcome.clear()
+        for listener in list(self.listeners):
+            listener.down()
 
     def _refuse(self, error: ChannelUnavailable) -> None:
         _LOG.warning("%s", error)
         if isinstance(error, ChannelRefused):
             self._refusal = error
-            self._settled.set()
-            for rider in list(self.riders):
-                rider.refused(error)
+            self._outcome.set()
+            for listener in list(self.listeners):
+                listener.refused(error)
 
 
 async def discard(client: AblyRealtime, timeout_s: float, *, abort: bool) -> None:
-    """Close *client* for good; *abort*: its socket is dead, do not wait for it."""
+    """Close *client* permanently. With *abort*, its socket is dead and is not waited for."""
     manager = client.connection.connection_manager
     transport = manager.transport
     try:
@@ -270,14 +271,14 @@ async def discard(client: AblyRealtime, timeout_s: float, *, abort: bool) -> Non
             if transport is not None and (
                 abort or client.connection.state is not ConnectionState.CONNECTED
             ):
-                # the SDK would say goodbye on it: to a dead peer for ten seconds, on a closed
-                # socket with an error that nobody fetches
+                # The SDK would send a close frame: to a dead peer, waiting 10 s; on a closed socket,
+                # raising an error that is never retrieved.
                 manager.transport = None
                 _abort(transport)
                 await transport.dispose()
             await client.close()
-    except Exception as error:  # noqa: BLE001 - of the SDK or of its socket: it is closed anyway
-        _LOG.debug("closing a connection to Ably: %s", described(error))
+    except Exception as error:  # noqa: BLE001 - from the SDK or its socket: it is closed in any case
+        _LOG.debug("closing a connection to Ably: %s", describe(error))
 
 
 def _abort(transport: WebSocketTransport) -> None:

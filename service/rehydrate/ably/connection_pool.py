@@ -1,4 +1,4 @@
-"""The connections that subscriptions share."""
+"""The realtime connections that subscriptions share."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ if TYPE_CHECKING:
     from rehydrate.ably.connection import Connection
 
 
-_PACED_S = 10
-"""How long a busy second counts."""
+_RATE_WINDOW_S = 10
+"""How long the busiest second counts."""
 
 
-class AttachRate:
-    """How many messages a second a line has carried in its busiest second lately."""
+class DeliveryRate:
+    """Messages a second that a connection delivered, in its busiest second of the last 10."""
 
     def __init__(self) -> None:
-        self._seconds: deque[tuple[int, int]] = deque(maxlen=_PACED_S)
+        self._seconds: deque[tuple[int, int]] = deque(maxlen=_RATE_WINDOW_S)
 
-    def note(self) -> None:
-        """One more."""
+    def count(self) -> None:
+        """Count one message."""
         now = int(time.monotonic())
         if self._seconds and self._seconds[-1][0] == now:
             self._seconds[-1] = (now, self._seconds[-1][1] + 1)
@@ -33,100 +33,111 @@ class AttachRate:
     @property
     def per_s(self) -> int:
         """Messages in the busiest second."""
-        since = int(time.monotonic()) - _PACED_S
+        since = int(time.monotonic()) - _RATE_WINDOW_S
         return max((count for second, count in self._seconds if second >= since), default=0)
 
 
 class PooledConnection:
-    """A line, and the channels that are attached on it."""
+    """A connection and the channels attached on it."""
 
-    def __init__(self, line: Connection) -> None:
-        self.line = line
+    def __init__(self, connection: Connection) -> None:
+        self.connection = connection
         self.channels: set[str] = set()
         self.closing = False
-        self.pace = AttachRate()
+        self.rate = DeliveryRate()
 
 
 class Assignment:
-    """A channel's stay on a line; it moves to another where the line has too much to carry."""
+    """The assignment of a channel to a pooled connection.
 
-    def __init__(self, lines: ConnectionPool, channel: str) -> None:
-        self._lines = lines
+    It moves to another connection when the current one has to deliver too much.
+    """
+
+    def __init__(self, pool: ConnectionPool, channel: str) -> None:
+        self._pool = pool
         self._channel = channel
-        self._berth = lines.take(channel)
+        self._pooled = pool.acquire(channel)
 
     @property
-    def line(self) -> Connection:
-        """Where it is."""
-        return self._berth.line
+    def connection(self) -> Connection:
+        """The current connection."""
+        return self._pooled.connection
 
-    def heard(self) -> None:
-        """A message came for it."""
-        self._berth.pace.note()
+    def count_message(self) -> None:
+        """Count a message delivered on the channel."""
+        self._pooled.rate.count()
 
     async def move(self, *, clean: bool) -> None:
-        """Move to another line, unless it has this one for itself. *clean*: it is detached."""
-        if len(self._berth.channels) > 1:
-            berth, self._berth = self._berth, self._lines.take(self._channel, besides=self._berth)
-            await self._lines.give_back(berth, self._channel, clean=clean)
+        """Move to another connection if others share this one. *clean*: the channel is detached."""
+        if len(self._pooled.channels) > 1:
+            left = self._pooled
+            self._pooled = self._pool.acquire(self._channel, other_than=left)
+            await self._pool.release(left, self._channel, clean=clean)
 
     async def end(self, *, clean: bool) -> None:
-        """Leave for good."""
-        await self._lines.give_back(self._berth, self._channel, clean=clean)
+        """Release the connection. *clean*: the channel is detached."""
+        await self._pool.release(self._pooled, self._channel, clean=clean)
 
 
 class ConnectionPool:
-    """As many lines as the attachments need.
+    """As many connections as the attached channels need.
 
-    A connection attaches a channel once, with one set of parameters. So a second subscription to a
-    channel, which may rewind from elsewhere, takes another line; and Ably limits the channels of a
-    connection, and drops what is more than 50 messages a second: a line that carries half of that
-    takes no further channels. The first line stays when it is empty, so that the next attach need
-    not connect.
+    A connection attaches a channel once, with one set of parameters, so a second subscription to a
+    channel, which may rewind differently, uses another connection. Ably limits the channels of a
+    connection and drops deliveries above 50 messages a second; a connection that carries half of
+    that accepts no further channels. The first connection stays open when it is unused, so that the
+    next attach need not connect.
 
     Args:
-        build: makes a line.
-        channels_per_line: how many channels one connection may attach (Ably's limit is 200).
-        messages_per_s: how many messages a second one connection may deliver.
+        build: creates a connection.
+        channels_per_connection: channels that one connection may attach (Ably's limit is 200).
+        messages_per_s: messages a second that one connection may deliver.
     """
 
     def __init__(
-        self, build: Callable[[], Connection], *, channels_per_line: int, messages_per_s: int = 50
+        self,
+        build: Callable[[], Connection],
+        *,
+        channels_per_connection: int,
+        messages_per_s: int = 50,
     ) -> None:
         self._build = build
-        self._channels_per_line = channels_per_line
+        self._channels_per_connection = channels_per_connection
         self._calm_per_s = messages_per_s / 2
-        self._berths: list[PooledConnection] = []
+        self._pooled: list[PooledConnection] = []
 
     def __len__(self) -> int:
-        return len(self._berths)
+        return len(self._pooled)
 
-    def take(self, channel: str, *, besides: PooledConnection | None = None) -> PooledConnection:
-        """A line on which *channel* can be attached, but not *besides*; to be given back."""
-        for berth in self._berths:
-            free = len(berth.channels) < self._channels_per_line and channel not in berth.channels
-            calm = berth.pace.per_s < self._calm_per_s or not berth.channels
-            if free and calm and not berth.closing and berth is not besides:
+    def acquire(
+        self, channel: str, *, other_than: PooledConnection | None = None
+    ) -> PooledConnection:
+        """Return a connection that can attach *channel*, not *other_than*; end with `release`."""
+        for pooled in self._pooled:
+            attached = pooled.channels
+            free = len(attached) < self._channels_per_connection and channel not in attached
+            calm = pooled.rate.per_s < self._calm_per_s or not attached
+            if free and calm and not pooled.closing and pooled is not other_than:
                 break
         else:
-            berth = PooledConnection(self._build())
-            self._berths.append(berth)
-        berth.channels.add(channel)
-        return berth
+            pooled = PooledConnection(self._build())
+            self._pooled.append(pooled)
+        pooled.channels.add(channel)
+        return pooled
 
-    async def give_back(self, berth: PooledConnection, channel: str, *, clean: bool) -> None:
-        """Return what `take` gave. Not *clean*: Ably may believe that it is still attached."""
-        berth.channels.discard(channel)
-        berth.closing = berth.closing or not clean
-        if berth.channels or berth not in self._berths:
+    async def release(self, pooled: PooledConnection, channel: str, *, clean: bool) -> None:
+        """Undo `acquire`. Not *clean*: Ably may still consider the channel attached."""
+        pooled.channels.discard(channel)
+        pooled.closing = pooled.closing or not clean
+        if pooled.channels or pooled not in self._pooled:
             return
-        if berth.closing or berth is not self._berths[0]:
-            self._berths.remove(berth)
-            await berth.line.close()
+        if pooled.closing or pooled is not self._pooled[0]:
+            self._pooled.remove(pooled)
+            await pooled.connection.close()
 
     async def close(self) -> None:
-        """Close every line."""
-        berths, self._berths = self._berths, []
-        for berth in berths:
-            berth.closing = True
-            await berth.line.close()
+        """Close every connection."""
+        closing, self._pooled = self._pooled, []
+        for pooled in closing:
+            pooled.closing = True
+            await pooled.connection.close()

@@ -20,7 +20,7 @@ _LOOK_EVERY_S = 30.0
 class ConnectionSlot(NamedTuple):
     """A connection, and who publishes over it."""
 
-    line: Connection
+    connection: Connection
     publisher: Publisher
 
 
@@ -71,7 +71,7 @@ class ConnectionSlots:
         if self._timer is not None:
             self._timer.cancel()
         await asyncio.gather(*(lane.publisher.close(grace_s) for lane in self._lanes.values()))
-        await asyncio.gather(*(lane.line.close() for lane in self._lanes.values()))
+        await asyncio.gather(*(lane.connection.close() for lane in self._lanes.values()))
         await asyncio.gather(*self._ending)
 
     def _look(self) -> None:
@@ -89,4 +89,4 @@ class ConnectionSlots:
 
 async def _end(lane: ConnectionSlot) -> None:
     await lane.publisher.close(0)
-    await lane.line.close()
+    await lane.connection.close()

@@ -1,7 +1,7 @@
-"""The key, and the tokens that are signed with it.
+"""The API key, and the tokens signed with it.
 
-The key itself never travels: what is shown, to REST and realtime alike, is an Ably JWT made here
-(ably-python would refuse the key over http, ably-protocol gap 2, and send it in clear over ws).
+The key itself is never sent. REST and realtime both present an Ably JWT that is signed here:
+ably-python refuses to send a key over http (gap 2), and sends it in clear over ws.
 """
 
 from __future__ import annotations
@@ -22,26 +22,28 @@ if TYPE_CHECKING:
 TOKEN_LIFETIME_S = 3600
 _RENEW_AFTER = 0.75
 _EVERYTHING = '{"[*]*":["*"]}'
-"""Ably grants what this and the key have in common, so: all that the key may do."""
+"""Ably grants the intersection of this and the key's own capability: all the key allows."""
 
 
 class AblyKey(NamedTuple):
-    """An API key: ``appId.keyId``, which is no secret, and the secret."""
+    """An API key: ``appId.keyId`` (public) and its secret."""
 
     name: str
     secret: str
 
     @classmethod
     def parse(cls, text: str) -> Self:
-        """Return the key written ``appId.keyId:secret``.
+        """Parse ``appId.keyId:secret``.
 
         Raises:
-            NotConfigured: it is not written so. The text is not repeated: it may hold the secret.
+            NotConfigured: the syntax is different. The error omits the text, which may hold a secret.
         """
         name, _, secret = text.strip().partition(":")
         app_id, _, key_id = name.partition(".")
         if not (app_id and key_id and secret) or ":" in secret or "/" in name:
-            raise NotConfigured("an Ably API key (ABLY_API_KEY) is written appId.keyId:secret")
+            raise NotConfigured(
+                "invalid Ably API key: ABLY_API_KEY must have the form appId.keyId:secret"
+            )
         return cls(name, secret)
 
     def __repr__(self) -> str:
@@ -49,13 +51,13 @@ class AblyKey(NamedTuple):
 
 
 class Credentials:
-    """Signs tokens for our own use of *key*.
+    """Signs the service's own tokens with *key*.
 
     Args:
-        key: the key.
-        client_id: who our tokens say we are; None may be anybody, message by message.
-        server_ms: asks Ably for its time, ms since 1970.
-        now_s: our clock, seconds since 1970.
+        key: the API key.
+        client_id: the clientId in the tokens; None allows any clientId per message.
+        server_ms: fetches Ably's time, ms since 1970.
+        now_s: this machine's wall clock, seconds since 1970.
     """
 
     def __init__(
@@ -70,23 +72,23 @@ class Credentials:
         self._server_ms = server_ms
         self._now_s = now_s
         self._ahead_s = 0.0
-        self._doubted = False
+        self._clock_unverified = False
         self._renew_at_s = 0.0
 
     @property
     def due(self) -> bool:
-        """Whether the last token is old enough to be replaced, or there is none."""
+        """True if there is no token yet, or the last one is old enough to be replaced."""
         return self._now_s() >= self._renew_at_s
 
     async def details(self, _params: object = None) -> TokenDetails:
-        """A new token, in the form in which the SDK takes it from an ``auth_callback``.
+        """Return a new token, in the form that the SDK expects from an ``auth_callback``.
 
         Raises:
-            ChannelUnavailable: the last one was refused, and Ably does not say what time it is.
+            ChannelUnavailable: the last token was refused, and Ably's time cannot be fetched.
         """
-        if self._doubted:
+        if self._clock_unverified:
             self._ahead_s = await self._server_ms() / 1000 - self._now_s()
-            self._doubted = False
+            self._clock_unverified = False
         issued_s = int(self._now_s() + self._ahead_s)
         claims = {
             "iat": issued_s,
@@ -95,7 +97,7 @@ class Credentials:
             "x-ably-clientId": self._client_id,
         }
         with warnings.catch_warnings():
-            # older Ably secrets are shorter than what PyJWT likes; they are still keys
+            # older Ably secrets are shorter than PyJWT recommends, and still valid
             warnings.simplefilter("ignore", jwt.InsecureKeyLengthWarning)
             token = jwt.encode(claims, self._key.secret, "HS256", headers={"kid": self._key.name})
         self._renew_at_s = self._now_s() + TOKEN_LIFETIME_S * _RENEW_AFTER
@@ -106,15 +108,15 @@ class Credentials:
             client_id=self._client_id,
         )
 
-    def doubt(self) -> None:
-        """Sign the next token by Ably's clock: ours may be wrong, since one was refused."""
-        self._doubted = True
+    def invalidate_token(self) -> None:
+        """Sign the next token by Ably's clock: one was refused, so this machine's may be wrong."""
+        self._clock_unverified = True
 
 
 def bearer(token: str) -> dict[str, str]:
-    """The header that shows *token*: in base64, as the SDK sends it (RSA3d).
+    """Return the Authorization header for *token*, in base64 as the SDK sends it (RSA3d).
 
     Raises:
-        UnicodeEncodeError: *token* is no text that can be sent.
+        UnicodeEncodeError: *token* contains a lone surrogate.
     """
     return {"Authorization": f"Bearer {base64.b64encode(token.encode()).decode()}"}

@@ -1,4 +1,4 @@
-"""Where Ably is, as options of the SDK's two clients."""
+"""Ably's address, as options of the SDK's REST and realtime clients."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from ably.transport.websockettransport import WebSocketTransport
 
 
 class Endpoint(NamedTuple):
-    """Ably's own address (None), a routing policy, or a host; with a port where it is not usual."""
+    """Ably's default address (None), a routing policy, or a host; *port* if not the default."""
 
     name: str | None = None
     port: int | None = None
     tls: bool = True
 
     def rest_options(self) -> dict[str, Any]:
-        """Options for an ``AblyRest``."""
+        """Return the options for an ``AblyRest``."""
         options: dict[str, Any] = {"tls": self.tls}
         if self.name is not None:
             options["endpoint"] = self._host if self.port is not None else self.name
@@ -25,12 +25,12 @@ class Endpoint(NamedTuple):
         return options
 
     def realtime_options(self) -> dict[str, Any]:
-        """Options for an ``AblyRealtime``.
+        """Return the options for an ``AblyRealtime``.
 
-        Its WebSocket leaves the port out (gap 1), so the port goes into the name. The day it does
-        not, its own option is right, and the name with a port would be wrong.
+        Its WebSocket ignores the port option (gap 1), so the port is put into the host name. An SDK
+        that reads the option gets the option instead, since a name with a port would be wrong then.
         """
-        if self.port is None or _websocket_takes_port():
+        if self.port is None or _websocket_reads_port():
             return self.rest_options()
         return {"tls": self.tls, "endpoint": f"{self._host}:{self.port}"}
 
@@ -40,5 +40,5 @@ class Endpoint(NamedTuple):
         return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
-def _websocket_takes_port() -> bool:
+def _websocket_reads_port() -> bool:
     return any("port" in name for name in WebSocketTransport.connect.__code__.co_names)

@@ -1,4 +1,4 @@
-"""What Ably's errors mean to us."""
+"""Translation of Ably's errors into the errors of this package."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 CAPABILITY = 40160
 POSITION_REFUSED = frozenset({90002, 90008, 40024})
-"""History up to an attach point is not to be had: Ably's advice is plain history instead."""
+"""Codes for a refused attach point; Ably's documentation advises to read plain history then."""
 
 _UNAUTHORIZED = range(40100, 40200)
 _NO_SUCH_KEY = frozenset({40003, 40005, 40400})
@@ -21,33 +21,34 @@ _TIMED_OUT = 408
 
 
 def is_token_refusal(code: int) -> bool:
-    """Whether a new token may help (RSA4b)."""
+    """Return whether a new token may help (RSA4b)."""
     return code in _TOKENS
 
 
-def means_unauthorized(code: int) -> bool:
-    """Whether the token or key itself was refused, and not only this use of it."""
+def is_unauthorized(code: int) -> bool:
+    """Return whether the token or key itself was refused, and not only this use of it."""
     return (code in _UNAUTHORIZED and code != CAPABILITY) or code in _NO_SUCH_KEY
 
 
-def may_pass(status: int) -> bool:
-    """Whether the same request may be granted later."""
+def is_transient(status: int) -> bool:
+    """Return whether the same request may succeed later."""
     return status in _SERVER_ERRORS or status in (_TOO_MANY, _TIMED_OUT)
 
 
-def as_ours(error: BaseException | None, doing: str) -> ChannelUnavailable:
-    """What an error of the SDK means: *doing* says what was tried.
+def channel_error(error: BaseException | None, doing: str) -> ChannelUnavailable:
+    """Translate an error of the SDK; *doing* names the attempted action.
 
-    Ably said no: `ChannelRefused`. It could not say: `ChannelUnavailable`.
+    Returns:
+        `ChannelRefused` if Ably refused, `ChannelUnavailable` if it failed or did not answer.
     """
-    detail = f"{doing}: {described(error)}"
-    if not isinstance(error, AblyException) or may_pass(error.status_code or 0):
+    detail = f"{doing}: {describe(error)}"
+    if not isinstance(error, AblyException) or is_transient(error.status_code or 0):
         return ChannelUnavailable(detail)
     return ChannelRefused(int(error.code or 0), detail)
 
 
-def described(error: BaseException | None) -> str:
-    """What may be told of *error*: an address that the SDK quotes has a token in it."""
+def describe(error: BaseException | None) -> str:
+    """Return a loggable description of *error*: addresses quoted by the SDK contain a token."""
     if not isinstance(error, AblyException):
         return type(error).__name__ if error else "no reason given"
     quotes_address = "accessToken" in str(error.message)
@@ -55,7 +56,7 @@ def described(error: BaseException | None) -> str:
 
 
 def error_of(items: list[Any], header_code: str | None) -> tuple[int, str]:
-    """Code and message of an answer that is an error, from its body or else its header."""
+    """Return code and message of an error response, from its body or else its header."""
     body = items[0] if items else None
     info = body.get("error") if isinstance(body, dict) else None
     info = info if isinstance(info, dict) else {}

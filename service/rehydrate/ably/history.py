@@ -1,4 +1,4 @@
-"""A channel's history, page by page."""
+"""Channel history over REST, page by page."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ if TYPE_CHECKING:
     from rehydrate.core.event import ChannelMessage
 
 
-def path_of(channel: str) -> str:
-    """Where the messages of *channel* are; a name may hold anything, a slash too."""
+def messages_path(channel: str) -> str:
+    """Return the REST path of the messages of *channel*, whose name may contain slashes."""
     return f"/channels/{quote(channel, safe='')}/messages"
 
 
@@ -32,20 +32,22 @@ async def pages(
     forwards: bool,
     limit: int,
 ) -> AsyncGenerator[list[ChannelMessage]]:
-    """Pages of history, each oldest first; see `rehydrate.ports.ChannelLog.history`."""
+    """Yield pages of history, each oldest first (see `rehydrate.ports.ChannelLog.history`)."""
     params = {"limit": str(limit), "direction": "forwards" if forwards else "backwards"}
     if since_ms is not None:
         params["start"] = str(since_ms)
-    if until is not None and not forwards:  # RTL10b: up to an attach point only backwards
+    if until is not None and not forwards:  # RTL10b: an attach point only bounds a backwards read
         params["from_serial"] = until
     page: HttpPaginatedResponse | None = None
     while True:
         try:
-            page = await (requests.next(page) if page else requests.get(path_of(channel), params))
+            page = await (
+                requests.next(page) if page else requests.get(messages_path(channel), params)
+            )
         except ChannelRefused as refused:
             if refused.ably_code not in POSITION_REFUSED or "from_serial" not in params:
                 raise
-            # the attach point is gone, perhaps while we were reading: go on without it from here
+            # The attach point has expired, perhaps during the read: continue without it from here.
             del params["from_serial"]
             page = None
             continue
@@ -63,4 +65,4 @@ def _messages(page: HttpPaginatedResponse) -> list[ChannelMessage]:
     try:
         return from_rows(page.items)
     except (AttributeError, TypeError) as error:
-        raise ChannelUnavailable("Ably's answer is no page of history") from error
+        raise ChannelUnavailable("Ably's answer is not a page of history") from error

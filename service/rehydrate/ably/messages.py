@@ -1,7 +1,7 @@
-"""Channel messages from what Ably sends: rows of history, and the SDK's live messages.
+"""Conversion of history rows and of the SDK's live messages into `ChannelMessage`.
 
-Rows are decoded here and not by the SDK, which makes eight objects of each: reading thousands of
-them is most of a cold hydrate.
+History rows are decoded here rather than by the SDK, which creates eight objects per row: reading
+thousands of rows dominates a cold hydrate.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 
 def from_rows(rows: Iterable[dict[str, Any]]) -> list[ChannelMessage]:
-    """The messages of a page of history, in the order of *rows*."""
+    """Return the messages of a page of history, in the order of *rows*."""
     return [_from_row(row) for row in rows]
 
 
@@ -30,7 +30,7 @@ def _from_row(row: dict[str, Any]) -> ChannelMessage:
     if encoding:
         data = decoded(data, encoding)
     version = get("version")
-    # what the constructor does, without its detour through keyword arguments: a third faster
+    # a third faster than the constructor, which processes keyword arguments
     return tuple.__new__(
         ChannelMessage,
         (
@@ -49,7 +49,7 @@ def _from_row(row: dict[str, Any]) -> ChannelMessage:
 
 
 def from_live(message: Message) -> ChannelMessage:
-    """A message that the SDK has decoded."""
+    """Convert a message that the SDK has decoded."""
     data, version = message.data, message.version
     return ChannelMessage(
         message.name,
@@ -68,8 +68,8 @@ def from_live(message: Message) -> ChannelMessage:
 def decoded(data: Any, encoding: str) -> Any:
     """Undo *encoding*, last step first (RSL6).
 
-    A step that is unknown ends it: the data stays as it is then. A step that fails gives the bytes
-    that it failed on, so that nobody takes them for text.
+    An unknown step stops decoding and leaves the data as it is at that point. A failing step
+    returns its input as bytes, so that it is never mistaken for text.
     """
     steps = encoding.split("/")
     while steps and data is not None:

@@ -12,7 +12,7 @@ from ably.types.connectionstate import ConnectionState
 from ably.types.message import Message
 from ably.util.exceptions import AblyException
 
-from rehydrate.ably.errors import as_ours, described
+from rehydrate.ably.errors import channel_error, describe
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:
@@ -78,7 +78,7 @@ class Publisher:
         self._channels: OrderedDict[str, RealtimeChannel] = OrderedDict()
         self._timer: asyncio.TimerHandle | None = None
         self._closed = False
-        line.riders.append(self)
+        line.listeners.append(self)
 
     @property
     def idle(self) -> bool:
@@ -177,7 +177,7 @@ class Publisher:
         if parcel is None:
             return  # taken back, or given up
         if task.cancelled() or (error is not None and self._is_loss(error)):
-            self._line.condemn()
+            self._line.force_reconnect()
             self.down()
             return
         del self._sent[task]
@@ -201,7 +201,7 @@ class Publisher:
         for task in late:
             self._give_up(self._sent.pop(task), "did not acknowledge it within")
         if late:
-            self._line.suspect()
+            self._line.ping_now()
         while self._waiting and self._waiting[0].expires_s <= now_s:
             self._give_up(self._waiting.popleft(), "could not be reached for")
         busy = self._sent or self._waiting
@@ -240,5 +240,5 @@ def _refusal_of(error: BaseException) -> ChannelUnavailable:
         )
     if isinstance(error, AblyException) and (error.status_code or 0) < _SERVER_ERROR:
         # a no, also where the same might be granted later (429): it was not published
-        return ChannelRefused(int(error.code or 0), f"publishing: {described(error)}")
-    return as_ours(error, "publishing")
+        return ChannelRefused(int(error.code or 0), f"publishing: {describe(error)}")
+    return channel_error(error, "publishing")

@@ -1,4 +1,4 @@
-"""Requests to Ably's REST API: each ends in time, and is tried again where that can help."""
+"""Requests to Ably's REST API, with a time limit and retries of transient failures."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from ably.util.exceptions import AblyException
 
 from rehydrate.ably.backoff import Backoff
 from rehydrate.ably.credentials import bearer
-from rehydrate.ably.errors import as_ours, error_of, is_token_refusal, may_pass
+from rehydrate.ably.errors import channel_error, error_of, is_token_refusal, is_transient
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:
@@ -30,17 +30,17 @@ _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 1.0
 
 _BROKEN = (httpx.HTTPError, OSError, ValueError, KeyError, AblyException)
-"""No answer, or none that the SDK could read: it raises what it stumbled upon (gap 16)."""
+"""Raised by the SDK for a missing or unreadable answer; it does not wrap them (gap 16)."""
 
 
 class Requests:
-    """Sends requests with our own token, or with one that a reader has shown.
+    """Sends requests with the service's own token, or with a token presented by a reader.
 
     Args:
-        credentials: makes our tokens.
-        endpoint: where Ably is.
-        timeout_s: how long one request may take, with all its tries (gap 16: the SDK's own
-            limits are per phase, and its ``timeout`` arguments are ignored).
+        credentials: signs the service's tokens.
+        endpoint: Ably's address.
+        timeout_s: time limit for one request including its retries (gap 16: the SDK's own
+            limits are per phase, and it ignores its ``timeout`` arguments).
     """
 
     def __init__(self, credentials: Credentials, endpoint: Endpoint, timeout_s: float) -> None:
@@ -53,24 +53,24 @@ class Requests:
     async def get(
         self, path: str, params: Mapping[str, str], *, token: str | None = None
     ) -> HttpPaginatedResponse:
-        """Answer to a GET; raw rows in its ``items``.
+        """Return the answer to a GET, with raw rows in its ``items``.
 
         Raises:
             ChannelUnavailable: Ably does not answer in time.
-            ChannelRefused: Ably says no.
+            ChannelRefused: Ably refuses the request.
         """
-        shown = bearer(token) if token is not None else None
+        headers = bearer(token) if token is not None else None
         return await self._send(
-            lambda rest: rest.request("GET", path, PROTOCOL_VERSION, dict(params), headers=shown),
+            lambda rest: rest.request("GET", path, PROTOCOL_VERSION, dict(params), headers=headers),
             renewable=token is None,
         )
 
     async def next(self, page: HttpPaginatedResponse) -> HttpPaginatedResponse:
-        """The page after *page*; raises as `get` does."""
+        """Return the page after *page*. Raises what `get` raises."""
         return await self._send(lambda _: page.next(), renewable=True)
 
     async def time_ms(self) -> float:
-        """Ably's time, ms since 1970; asked once, without a token.
+        """Return Ably's time, ms since 1970. Sent once, without a token.
 
         Raises:
             ChannelUnavailable: Ably does not answer in time.
@@ -79,12 +79,12 @@ class Requests:
             async with asyncio.timeout(self._timeout_s):
                 return float(await self._rest.time())
         except TimeoutError:
-            raise self._late() from None
+            raise self._timed_out() from None
         except AblyException as error:
-            raise as_ours(error, "asking Ably for its time") from error
+            raise channel_error(error, "fetching Ably's time") from error
 
     async def close(self) -> None:
-        """Close the connections, for good."""
+        """Close the HTTP connections permanently."""
         self._closed = True
         client, self._client = self._client, None
         if client is not None:
@@ -93,7 +93,7 @@ class Requests:
     @property
     def _rest(self) -> AblyRest:
         if self._closed:
-            raise ChannelUnavailable("the channel is closed")
+            raise ChannelUnavailable("the Ably channel log is closed")
         if self._client is None:
             self._client = AblyRest(
                 auth_callback=self._credentials.details,
@@ -105,53 +105,53 @@ class Requests:
 
     async def _send(self, send: Send, *, renewable: bool) -> HttpPaginatedResponse:
         backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
-        failed = self._late()
+        failed = self._timed_out()
         try:
             async with asyncio.timeout(self._timeout_s):
                 for left in reversed(range(_TRIES)):
                     try:
                         return await self._try(send, renewable=renewable)
-                    except _PassingError as passing:
-                        failed = passing.meaning
-                        wait_s = max(backoff.next_s(), passing.after_s)
+                    except _TransientError as transient:
+                        failed = transient.error
+                        wait_s = max(backoff.next_s(), transient.retry_after_s)
                         if not left or wait_s > self._timeout_s:
                             break
                         await asyncio.sleep(wait_s)
         except TimeoutError:
-            pass  # what failed last says more
+            pass  # the last failure says more than the time limit
         raise failed
 
     async def _try(self, send: Send, *, renewable: bool) -> HttpPaginatedResponse:
         try:
-            # half of the time, so that one stuck connection does not use up all of it
+            # half of the time, so that one stuck connection leaves time for a retry
             async with asyncio.timeout(self._timeout_s / 2):
                 if self._credentials.due:
                     await self._rest.auth.authorize()
                 answer = await send(self._rest)
                 if renewable and not answer.success and is_token_refusal(_code_of(answer)):
-                    # gap 4: the SDK does not renew the token of such requests itself
-                    self._credentials.doubt()
+                    # gap 4: the SDK does not renew the token for plain requests
+                    self._credentials.invalidate_token()
                     await self._rest.auth.authorize()
                     answer = await send(self._rest)
         except TimeoutError:
-            raise _PassingError(self._late()) from None
+            raise _TransientError(self._timed_out()) from None
         except _BROKEN as error:
-            raise _PassingError(as_ours(error, "asking Ably")) from error
+            raise _TransientError(channel_error(error, "sending a request to Ably")) from error
         if not answer.success:
             raise _refusal_of(answer)
         return answer
 
-    def _late(self) -> ChannelUnavailable:
+    def _timed_out(self) -> ChannelUnavailable:
         return ChannelUnavailable(f"Ably did not answer within {self._timeout_s:g} s")
 
 
-class _PassingError(Exception):
-    """A failure that may pass: what it means in the end, and how long the answer asks to wait."""
+class _TransientError(Exception):
+    """A failure worth retrying: the error if retries run out, and the answer's Retry-After (s)."""
 
-    def __init__(self, meaning: ChannelUnavailable, after_s: int = 0) -> None:
-        super().__init__(str(meaning))
-        self.meaning = meaning
-        self.after_s = after_s
+    def __init__(self, error: ChannelUnavailable, retry_after_s: int = 0) -> None:
+        super().__init__(str(error))
+        self.error = error
+        self.retry_after_s = retry_after_s
 
 
 def _code_of(answer: HttpPaginatedResponse) -> int:
@@ -161,11 +161,11 @@ def _code_of(answer: HttpPaginatedResponse) -> int:
 def _refusal_of(answer: HttpPaginatedResponse) -> Exception:
     code, message = error_of(answer.items, answer.error_code)
     detail = f"Ably answered {answer.status_code}: {message} ({code})"
-    if not may_pass(answer.status_code):
+    if not is_transient(answer.status_code):
         return ChannelRefused(code or answer.status_code * 100, detail)
-    meaning = ChannelUnavailable(detail)
-    wanted: str = answer.response.headers.get("Retry-After", "")
-    if not (wanted.isascii() and wanted.isdigit()):
-        return _PassingError(meaning)
-    meaning.retry_after_s = int(wanted)
-    return _PassingError(meaning, int(wanted))
+    error = ChannelUnavailable(detail)
+    retry_after: str = answer.response.headers.get("Retry-After", "")
+    if not (retry_after.isascii() and retry_after.isdigit()):
+        return _TransientError(error)
+    error.retry_after_s = int(retry_after)
+    return _TransientError(error, int(retry_after))

@@ -1,4 +1,4 @@
-"""Frames as the SDK can take them: one message that does not decode takes no others along."""
+"""A fix for the SDK's decoding: an undecodable message no longer loses the rest of its frame."""
 
 from __future__ import annotations
 
@@ -18,33 +18,33 @@ _MESSAGE = 15
 
 
 def harden(channel: RealtimeChannel) -> None:
-    """Let *channel* take every message of a frame that it can read, whatever the others are.
+    """Make *channel* deliver every readable message of a frame (gap 12).
 
-    Gap 12: the SDK decodes all messages of a frame before it passes on the first, and what it
-    raises of one loses all of them, in silence. So encodings are undone here, as for history, and
-    a frame that is refused all the same is given message by message.
+    The SDK decodes all messages of a frame before it delivers the first, so an error in one of them
+    silently loses all. Encodings are therefore undone here, as for history, and a frame that the
+    SDK still rejects is delivered message by message.
     """
-    hear: Callable[[dict[str, Any]], None] = channel._on_message  # noqa: SLF001 - there is no other way in
+    deliver: Callable[[dict[str, Any]], None] = channel._on_message  # noqa: SLF001 - no public hook
 
-    def heard(frame: dict[str, Any]) -> None:
+    def deliver_frame(frame: dict[str, Any]) -> None:
         messages = frame.get("messages")
         if frame.get("action") != _MESSAGE or not isinstance(messages, list):
-            return hear(frame)
+            return deliver(frame)
         for message in messages:
             if encoding := message.get("encoding"):
                 message["data"] = decoded(message.get("data"), encoding)
                 message["encoding"] = ""
         try:
-            hear(frame)
-        except Exception:  # noqa: BLE001 - whatever the SDK stumbles upon
-            for message in messages:  # which have inherited from the frame by now (TM2a)
-                _hear_alone(hear, {**frame, "messages": [message]})
+            deliver(frame)
+        except Exception:  # noqa: BLE001 - the SDK raises anything here
+            for message in messages:  # the SDK has copied the frame's fields into them (TM2a)
+                _deliver_one(deliver, {**frame, "messages": [message]})
 
-    channel._on_message = heard  # noqa: SLF001 - as above
+    channel._on_message = deliver_frame  # noqa: SLF001 - as above
 
 
-def _hear_alone(hear: Callable[[dict[str, Any]], None], frame: dict[str, Any]) -> None:
+def _deliver_one(deliver: Callable[[dict[str, Any]], None], frame: dict[str, Any]) -> None:
     try:
-        hear(frame)
+        deliver(frame)
     except Exception as error:  # noqa: BLE001 - as above
-        _LOG.warning("a message cannot be read, and is skipped: %s", type(error).__name__)
+        _LOG.warning("skipping a message that cannot be decoded: %s", type(error).__name__)

@@ -1,4 +1,4 @@
-"""A subscription: an attached channel, its messages in order, and every hole marked."""
+"""A subscription: an attached channel, its messages in order, every discontinuity marked."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ably.types.connectionstate import ConnectionState
 from ably.util.exceptions import AblyException
 
 from rehydrate.ably.backoff import Backoff
-from rehydrate.ably.errors import CAPABILITY, as_ours, described
+from rehydrate.ably.errors import CAPABILITY, channel_error, describe
 from rehydrate.ably.messages import from_live
 from rehydrate.ably.sdk_fixes import harden
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
@@ -35,66 +35,72 @@ _LOG = logging.getLogger("rehydrate.ably")
 
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 30.0
-_TOO_MUCH = 80020
-"""Ably's code for messages that were dropped, because the connection had too many."""
+_MESSAGES_DROPPED = 80020
+"""Ably's code for deliveries dropped because the connection exceeded its rate."""
 
 _GONE = (ChannelState.SUSPENDED, ChannelState.FAILED, ChannelState.DETACHED)
 
 
 class LiveSubscription:
-    """Attaches *channel* where it has its *stay*, and collects.
+    """Attaches *channel* on the connection of its *assignment*, and buffers its messages.
 
-    Whenever messages may have been missed, the channel is attached anew, so that it rewinds again:
-    what the reader reads next overlaps with what it then reads of history. (The SDK's own way of
-    attaching again does not rewind, and forgets where it was when it was suspended, gap 8.)
+    Whenever messages may have been missed, the channel is detached and attached again, so that it
+    rewinds again: the messages delivered next then overlap with the history that the reader reads.
+    (The SDK's own re-attach does not rewind, and loses its position when suspended, gap 8.)
 
     Attributes:
-        attach_serial: the attach point, if the SDK tells it (gap 3).
+        attach_serial: the attach point, if the SDK exposes it (gap 3).
     """
 
     attach_serial: str | None = None
 
     def __init__(
-        self, stay: Assignment, channel: str, *, rewind: str | None, capacity: int, timeout_s: float
+        self,
+        assignment: Assignment,
+        channel: str,
+        *,
+        rewind: str | None,
+        capacity: int,
+        timeout_s: float,
     ) -> None:
-        self._stay = stay
-        self._line = stay.line
+        self._assignment = assignment
+        self._connection = assignment.connection
         self._name = channel
         self._params = {"rewind": rewind} if rewind else None
         self._capacity = capacity
         self._timeout_s = timeout_s
         self._items: deque[ChannelMessage | Discontinuity] = deque()
-        self._arrived = asyncio.Event()
-        self._broken = asyncio.Event()
-        self._why: str | None = None
-        self._fresh = self._collecting = self._overflowed = self._closed = False
-        self._crowded = False
+        self._item_added = asyncio.Event()
+        self._reattach_needed = asyncio.Event()
+        self._reattach_reason: str | None = None
+        self._attaching = self._collecting = self._overflowed = self._closed = False
+        self._overloaded = False
         self._client: AblyRealtime | None = None
         self._channel: RealtimeChannel | None = None
-        self._keeper: asyncio.Task[None] | None = None
+        self._task: asyncio.Task[None] | None = None
 
     async def open(self) -> None:
         """Attach.
 
         Raises:
             ChannelUnavailable: Ably does not answer in time.
-            ChannelRefused: Ably does not let us.
+            ChannelRefused: Ably refuses the attach.
         """
         await self._attach()
-        self._line.riders.append(self)
-        self._keeper = asyncio.create_task(self._keep(), name="rehydrate subscription")
-        self._keeper.add_done_callback(lambda _: self._arrived.set())
+        self._connection.listeners.append(self)
+        self._task = asyncio.create_task(self._reattach_loop(), name="rehydrate subscription")
+        self._task.add_done_callback(lambda _: self._item_added.set())
 
     async def close(self) -> bool:
-        """Detach; whether Ably knows that we did."""
+        """Detach. Return whether Ably has confirmed it."""
         self._closed = True
-        self._arrived.set()
-        if self in self._line.riders:
-            self._line.riders.remove(self)
-        if self._keeper is not None:
-            self._keeper.cancel()
-            await asyncio.wait([self._keeper])
-        return await self._leave()
+        self._item_added.set()
+        if self in self._connection.listeners:
+            self._connection.listeners.remove(self)
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+        return await self._detach()
 
     def __aiter__(self) -> AsyncIterator[ChannelMessage | Discontinuity]:
         return self
@@ -103,14 +109,14 @@ class LiveSubscription:
         while not self._items:
             if self._closed:
                 raise StopAsyncIteration
-            if self._keeper is not None and self._keeper.done():
-                self._keeper.result()  # raises what ended it: nothing should
+            if self._task is not None and self._task.done():
+                self._task.result()  # re-raises a bug that ended the task
             if self._overflowed:
-                # only now: before its reader is back, a rewind would overflow it again
+                # Not before the reader has caught up: a rewind would overflow the buffer again.
                 self._overflowed = False
-                self._break("attached anew after messages were dropped")
-            self._arrived.clear()
-            await self._arrived.wait()
+                self._reattach("attached again after messages were dropped")
+            self._item_added.clear()
+            await self._item_added.wait()
         return self._items.popleft()
 
     @property
@@ -118,79 +124,79 @@ class LiveSubscription:
         """See the port."""
         return not self._items
 
-    async def heard_within(self, within_s: float) -> bool:
+    async def alive_within(self, within_s: float) -> bool:
         """See the port."""
         return (
             self._collecting
-            and not self._broken.is_set()
-            and await self._line.heard_within(within_s)
+            and not self._reattach_needed.is_set()
+            and await self._connection.alive_within(within_s)
             and self._collecting
         )
 
     def up(self, client: AblyRealtime) -> None:
-        """Attach on *client* if it is another than before; the SDK resumes its own."""
+        """Attach again if *client* is a replacement; otherwise the SDK resumes."""
         if self._client is not None and client is not self._client:
-            self._break("the connection was replaced")
+            self._reattach("the connection was replaced")
 
     def down(self) -> None:
-        """Nothing: the SDK resumes, or says that it could not."""
+        """Do nothing: the SDK resumes, or reports that it could not."""
 
     def refused(self, refusal: ChannelRefused) -> None:
-        """Tell the reader that nothing comes any more."""
-        self._tell(str(refusal))
+        """Report to the reader that deliveries have stopped."""
+        self._report_gap(str(refusal))
 
-    async def _keep(self) -> None:
-        """Attach anew whenever something broke, until it works."""
+    async def _reattach_loop(self) -> None:
+        """Attach again whenever that was requested, retrying until it succeeds."""
         while True:
-            await self._broken.wait()
+            await self._reattach_needed.wait()
             backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
-            while self._broken.is_set():
-                self._broken.clear()
+            while self._reattach_needed.is_set():
+                self._reattach_needed.clear()
                 try:
-                    clean = await self._leave()
-                    if self._crowded:
-                        self._crowded = False
+                    clean = await self._detach()
+                    if self._overloaded:
+                        self._overloaded = False
                         await self._move(clean=clean)
                     await self._attach()
                 except ChannelUnavailable as error:
                     _LOG.warning("attaching a channel again: %s", error)
-                    self._tell(str(error))
-                    self._broken.set()
+                    self._report_gap(str(error))
+                    self._reattach_needed.set()
                 await asyncio.sleep(backoff.next_s())
 
     async def _move(self, *, clean: bool) -> None:
-        """Ride another line, if others ride this one as well: Ably drops what is too much for it."""
-        self._line.riders.remove(self)
-        await self._stay.move(clean=clean)
-        self._line = self._stay.line
-        self._line.riders.append(self)
+        """Move to another connection if this one is shared and delivers more than Ably allows."""
+        self._connection.listeners.remove(self)
+        await self._assignment.move(clean=clean)
+        self._connection = self._assignment.connection
+        self._connection.listeners.append(self)
 
     async def _attach(self) -> None:
-        client = self._client = await self._line.client()
-        self._fresh = True
+        client = self._client = await self._connection.client()
+        self._attaching = True
         options = ChannelOptions(params=self._params, modes=[ChannelMode.SUBSCRIBE])
         channel = self._channel = client.channels.get(self._name, options)
         harden(channel)
         channel.on(self._on_state)
         try:
             async with asyncio.timeout(self._timeout_s):
-                # Both at once, so that both listen before the first message comes. Gap 12: a
-                # message named "error" that nobody listens to takes its neighbours with it.
+                # Both at once, so that both are registered before the first message. Gap 12: a
+                # message named "error" without a listener loses the other messages of its frame.
                 await asyncio.gather(
                     channel.subscribe(self._on_message), channel.subscribe("error", _ignore)
                 )
         except TimeoutError:
             raise ChannelUnavailable(f"attaching: no answer within {self._timeout_s:g} s") from None
-        except (AblyException, TypeError) as error:  # gap 13: it raises None when detached
-            raise as_ours(error, "attaching") from error
+        except (AblyException, TypeError) as error:  # gap 13: raises None when detached
+            raise channel_error(error, "attaching") from error
         if channel.state is not ChannelState.ATTACHED:  # gap 13: or returns silently
             raise ChannelUnavailable(f"attaching: the channel is {channel.state.value}")
         if channel.modes and ChannelMode.SUBSCRIBE not in channel.modes:
             raise ChannelRefused(CAPABILITY, "attaching: not allowed to subscribe")
 
-    async def _leave(self) -> bool:
-        """Let go of the channel; whether Ably knows."""
-        self._collecting = self._fresh = False
+    async def _detach(self) -> bool:
+        """Detach and release the channel. Return whether Ably has confirmed it."""
+        self._collecting = self._attaching = False
         client, channel = self._client, self._channel
         self._client = self._channel = None
         if client is None or channel is None:
@@ -201,58 +207,58 @@ class LiveSubscription:
         try:
             if not clean and client.connection.state is ConnectionState.CONNECTED:
                 async with asyncio.timeout(self._timeout_s):
-                    await channel.detach()  # gap 13: releasing it would not do it
+                    await channel.detach()  # gap 13: a release does not detach
                 clean = True
         except (TimeoutError, AblyException, TypeError) as error:
-            _LOG.debug("detaching a channel: %s", described(error))
+            _LOG.debug("detaching a channel: %s", describe(error))
         finally:
             client.channels.release(self._name)
         return clean
 
     def _on_state(self, change: ChannelStateChange) -> None:
         if change.current is ChannelState.ATTACHED:
-            if self._fresh:
-                self._fresh = False
-                # gap 3: private, and absent one day
+            if self._attaching:
+                self._attaching = False
+                # gap 3: a private attribute, which may disappear
                 serial = getattr(self._channel, "_RealtimeChannel__attach_serial", None)
                 self.attach_serial = serial if isinstance(serial, str) else None
-                if self._why is not None:
-                    self._put(Discontinuity(self._why))
+                if self._reattach_reason is not None:
+                    self._put(Discontinuity(self._reattach_reason))
                 self._collecting = True
             elif not change.resumed:
-                self._crowded = getattr(change.reason, "code", None) == _TOO_MUCH
-                self._break(f"attached without resuming: {described(change.reason)}")
+                self._overloaded = getattr(change.reason, "code", None) == _MESSAGES_DROPPED
+                self._reattach(f"attached without resuming: {describe(change.reason)}")
         elif change.current in _GONE and self._collecting:
-            why = f"the channel is {change.current.value}: {described(change.reason)}"
-            self._tell(why)
-            self._break(why)
+            reason = f"the channel is {change.current.value}: {describe(change.reason)}"
+            self._report_gap(reason)
+            self._reattach(reason)
 
     def _on_message(self, message: Message) -> None:
-        """Collect; a plain function, since the SDK runs async ones side by side (gap 12)."""
-        self._stay.heard()
+        """Buffer a message. Not async: the SDK runs async listeners concurrently (gap 12)."""
+        self._assignment.count_message()
         if not self._collecting:
             return
         if len(self._items) >= self._capacity:
             self._items.clear()
             self._collecting, self._overflowed = False, True
-            self._tell(f"more than {self._capacity} messages waited to be read")
+            self._report_gap(f"more than {self._capacity} messages waited to be read")
             return
         self._put(from_live(message))
 
-    def _break(self, why: str) -> None:
+    def _reattach(self, reason: str) -> None:
         self._collecting = False
-        self._why = why
-        self._broken.set()
+        self._reattach_reason = reason
+        self._reattach_needed.set()
 
-    def _tell(self, why: str) -> None:
-        """Say at once that messages are being missed; once, however long that takes."""
+    def _report_gap(self, reason: str) -> None:
+        """Add a `Discontinuity` at once, unless the last item already is one."""
         if not (self._items and isinstance(self._items[-1], Discontinuity)):
-            self._put(Discontinuity(why))
+            self._put(Discontinuity(reason))
 
     def _put(self, item: ChannelMessage | Discontinuity) -> None:
         self._items.append(item)
-        self._arrived.set()
+        self._item_added.set()
 
 
 def _ignore(_: object) -> None:
-    """Listen, so that somebody does."""
+    """Do nothing: a listener must exist (gap 12)."""

@@ -1,4 +1,4 @@
-"""What tokens and keys of others may do, as Ably says: it is asked, with them."""
+"""Capabilities of readers' tokens and configured keys, verified by asking Ably with them."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from ably.util.exceptions import AblyException
 from rehydrate.ably.connecting import Connecting
 from rehydrate.ably.connection import discard
 from rehydrate.ably.credentials import AblyKey
-from rehydrate.ably.errors import CAPABILITY, as_ours, means_unauthorized
-from rehydrate.ably.history import path_of
+from rehydrate.ably.errors import CAPABILITY, channel_error, is_unauthorized
+from rehydrate.ably.history import messages_path
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, NotConfigured, Unauthorized
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ _BRIEF_MS = 60_000
 async def admits(
     token: str, channel: str, *, requests: Requests, endpoint: Endpoint, timeout_s: float
 ) -> bool:
-    """Whether *token* may read *channel*; see `rehydrate.ports.ChannelLog.admits`."""
+    """Return whether *token* may read *channel* (see `rehydrate.ports.ChannelLog.admits`)."""
     if not (token and len(token) <= LONGEST_TOKEN and token.isascii() and token.isprintable()):
-        raise Unauthorized("this is no Ably token")
+        raise Unauthorized("not an Ably token")
     try:
-        await requests.get(path_of(channel), {"limit": "1"}, token=token)
+        await requests.get(messages_path(channel), {"limit": "1"}, token=token)
     except ChannelRefused as refused:
         if refused.ably_code == CAPABILITY:
-            # not its history; it may still follow it live
+            # history is not allowed; subscribing may be
             return await _may_subscribe(token, channel, endpoint, timeout_s)
-        raise _meaning(refused) from refused
+        raise _as_unauthorized(refused) from refused
     return True
 
 
@@ -53,7 +53,7 @@ async def _may_subscribe(token: str, channel: str, endpoint: Endpoint, timeout_s
         realtime_request_timeout=timeout_s * 1000,
         **endpoint.realtime_options(),
     )
-    dialling = Connecting(client)
+    connecting = Connecting(client)
     try:
         async with asyncio.timeout(timeout_s):
             client.connect()
@@ -63,18 +63,18 @@ async def _may_subscribe(token: str, channel: str, endpoint: Endpoint, timeout_s
             return ChannelMode.SUBSCRIBE in attached.modes
     except TimeoutError:
         raise ChannelUnavailable(f"Ably did not answer within {timeout_s:g} s") from None
-    except (AblyException, TypeError) as error:  # gap 13: it raises None when detached
-        refused = as_ours(error, "attaching with the token")
+    except (AblyException, TypeError) as error:  # gap 13: raises None when detached
+        refused = channel_error(error, "attaching with the token")
         if isinstance(refused, ChannelRefused) and refused.ably_code == CAPABILITY:
             return False
-        raise _meaning(refused) from error
+        raise _as_unauthorized(refused) from error
     finally:
-        dialling.close()
+        connecting.close()
         await discard(client, timeout_s, abort=False)
 
 
 async def _attach(client: AblyRealtime, channel: RealtimeChannel) -> None:
-    """Attach, or fail with the connection: the SDK would wait for a connection that has failed."""
+    """Attach, or fail when the connection does: the SDK would wait for a failed connection."""
     attaching = asyncio.create_task(channel.attach())
     failing = asyncio.create_task(client.connection.once_async(ConnectionState.FAILED))
     try:
@@ -89,10 +89,10 @@ async def _attach(client: AblyRealtime, channel: RealtimeChannel) -> None:
 
 
 async def key_capability(key: str, *, endpoint: Endpoint, timeout_s: float) -> dict[str, list[str]]:
-    """What *key* may do; see `rehydrate.ports.ChannelLog.key_capability`.
+    """Return the capability of *key* (see `rehydrate.ports.ChannelLog.key_capability`).
 
-    A token is asked for without saying what for: it is granted all that the key may do, and says
-    so. The request is signed with the key, and does not contain it.
+    Requests a token without naming a capability: Ably grants all that the key allows, and the
+    answer lists it. The request is signed with the key and does not contain it.
     """
     try:
         name, secret = AblyKey.parse(key)
@@ -105,13 +105,13 @@ async def key_capability(key: str, *, endpoint: Endpoint, timeout_s: float) -> d
     except TimeoutError:
         raise ChannelUnavailable(f"Ably did not answer within {timeout_s:g} s") from None
     except (AblyException, httpx.HTTPError, OSError, ValueError) as error:
-        raise _meaning(as_ours(error, "asking Ably about a key")) from error
+        raise _as_unauthorized(channel_error(error, "checking a key with Ably")) from error
     finally:
         await rest.close()
     return {pattern: list(operations) for pattern, operations in details.capability.items()}
 
 
-def _meaning(error: ChannelUnavailable) -> Exception:
-    if isinstance(error, ChannelRefused) and means_unauthorized(error.ably_code):
+def _as_unauthorized(error: ChannelUnavailable) -> Exception:
+    if isinstance(error, ChannelRefused) and is_unauthorized(error.ably_code):
         return Unauthorized(str(error))
     return error

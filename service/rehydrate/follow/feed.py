@@ -123,7 +123,7 @@ class Feed(Resync):
             serial = self.recent.serial
             return serial is not None and channel_serial(serial) >= channel_serial(until)
         live = self._live
-        return live is not None and await live.heard_within(_HEARD_S) and self._whole
+        return live is not None and await live.alive_within(_HEARD_S) and self._whole
 
     @property
     def _whole(self) -> bool:

@@ -47,10 +47,10 @@ class Subscription(Protocol):
     def idle(self) -> bool:
         """Whether none of them waits to be taken."""
 
-    async def heard_within(self, within_s: float) -> bool:
-        """Whether it is attached, and has shown in the last *within_s* seconds that it is alive.
+    async def alive_within(self, within_s: float) -> bool:
+        """Return whether it is attached on a connection proved alive in the last *within_s* seconds.
 
-        The connection is asked if need be.
+        Pings the connection if necessary.
         """
         ...
 
@@ -62,8 +62,8 @@ class ChannelLog(Protocol):
         """Ably's time, ms since 1970: never ahead of it once it is known, however ours is set."""
         ...
 
-    async def know_time(self) -> None:
-        """Return once Ably has said what time it is.
+    async def sync_clock(self) -> None:
+        """Return once Ably's time is known.
 
         Raises:
             ChannelUnavailable: it does not answer.
