@@ -14,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from rehydrate.core.message import MessageState
+
 ROOT = Path(__file__).parent.parent
 SERVICE = ROOT / "service"
 SOURCE = SERVICE / "rehydrate"
@@ -104,6 +106,52 @@ def test_the_core_never_waits() -> None:
         if isinstance(node, waiting)
     ]
     assert not wrong
+
+
+# Assignments to an attribute that only shares its name with one of `MessageState`.
+NOT_A_MESSAGE_STATE = {
+    ("publish/respond.py", "self._out.metadata"),  # of a response writer
+    ("postgres/url.py", "setattr(context, end, _tls_version(tls[key], key))"),  # of a TLS context
+}
+
+
+def assigned(node: ast.AST) -> Iterator[ast.Attribute]:
+    """Yield the attributes that a statement assigns, deletes, or assigns an item of."""
+    stack: list[ast.expr] = []
+    if isinstance(node, ast.Assign | ast.Delete):
+        stack = list(node.targets)
+    elif isinstance(node, ast.AugAssign | ast.AnnAssign):
+        stack = [node.target]
+    while stack:
+        target = stack.pop()
+        if isinstance(target, ast.Tuple | ast.List):
+            stack += target.elts
+        elif isinstance(target, ast.Starred | ast.Subscript):
+            stack.append(target.value)
+        elif isinstance(target, ast.Attribute):
+            yield target
+
+
+def test_only_the_core_assigns_attributes_of_a_message_state() -> None:
+    names = set(MessageState.__slots__)
+    wrong = []
+    for path in SOURCE.rglob("*.py"):
+        here = path.relative_to(SOURCE)
+        if here.parts[0] == "core":
+            continue
+        for node in ast.walk(ast.parse(path.read_text())):
+            found = [
+                ast.unparse(target)
+                for target in assigned(node)
+                if target.attr in names
+                and not (isinstance(target.value, ast.Name) and target.value.id == "self")
+            ]
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                found += [ast.unparse(node)] if node.func.id in ("setattr", "delattr") else []
+            wrong += [
+                f"{here}:{each}" for each in found if (str(here), each) not in NOT_A_MESSAGE_STATE
+            ]
+    assert not wrong, f"use the methods of MessageState instead: {wrong}"
 
 
 def test_rooms_are_named_by_the_wiring_alone() -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from core.growing import create
-from core.saying import shown, start, token
-from rehydrate.core.fold import MessageState, fold
+from core.saying import BEGAN_MS, folded, shown, start, text, text_of, token
+from rehydrate.core.fold import MessageState, Owner, fold
 
 
 def test_a_message_of_which_nothing_was_seen_is_open_and_exact():
@@ -32,3 +32,93 @@ def test_what_is_sealed_holds_only_what_has_a_seq():
 def test_the_runs_that_are_kept_are_those_of_cells_too():
     state = shown(create(1, "a"), create(2, "b")).messages["r"]
     assert [run.first for run in state.runs_to_keep()] == [-2, -3]
+
+
+class TestVerbs:
+    def test_a_claim_names_the_owner_and_keeps_what_is_not_given(self):
+        state = MessageState("r")
+        state.claim("agent", at_ms=5, prompt_id="p", metadata={"a": 1}, ephemeral=True)
+        assert (state.owner, state.started_ms, state.ephemeral) == (Owner("agent"), 5, True)
+        state.restart(2)
+        state.claim("other", at_ms=7)
+        assert (state.prompt_id, state.metadata, state.ephemeral) == ("p", {"a": 1}, False)
+        assert (state.owner, state.started_ms, state.changed) == (Owner("other"), 7, True)
+
+    def test_metadata_is_replaced_only_by_metadata(self):
+        state = MessageState("r")
+        state.annotate(None)
+        assert not state.changed
+        state.annotate([1])
+        state.annotate(None)
+        assert (state.metadata, state.changed) == ([1], True)
+
+    def test_a_position_is_set_once(self):
+        state = MessageState("r")
+        state.place(None)
+        state.place("b")
+        state.place("a")
+        assert state.position == "b"
+
+    def test_a_finished_message_is_imported_whole(self):
+        state = MessageState("r")
+        state.import_finished([text("a")], "completed", finished_ms=9)
+        assert (text_of(state), state.status, state.exact) == ("a", "completed", True)
+        assert (state.started_ms, state.finished_ms, state.end, state.repaired) == (
+            9,
+            9,
+            None,
+            None,
+        )
+
+    def test_an_import_replaces_what_was_folded_and_keeps_what_is_not_given(self):
+        state = folded(start(prompt_id="p"), token(1, "x"), token(3, "z"))
+        state.import_finished([text("a")], "failed", finished_ms=9, usage={"n": 1}, metadata="m")
+        assert (text_of(state), state.gaps(), state.repaired, state.end) == ("a", [], 3, 4)
+        assert (state.prompt_id, state.usage, state.metadata) == ("p", {"n": 1}, "m")
+        assert state.started_ms == BEGAN_MS
+        state.import_finished(
+            [text("b")], "failed", finished_ms=9, started_ms=1, prompt_id="q", usage={"n": 2}
+        )
+        assert (state.started_ms, state.prompt_id, state.usage) == (1, "q", {"n": 2})
+
+    def test_an_import_over_versioned_messages_seals_the_message(self):
+        state = shown(create(1, "a")).messages["r"]
+        state.import_finished([text("b")], "completed", finished_ms=9)
+        assert (text_of(state), state.sealed) == ("b", True)
+
+    def test_an_interrupted_message_is_reopened_by_a_later_event(self):
+        state = folded(start(), token(1, "a"))
+        state.mark_stored()
+        state.interrupt(77)
+        assert (state.status, state.finished_ms, state.ended) == ("interrupted", 77, False)
+        assert state.changed
+        fold(state, token(2, "b"))
+        assert (state.status, state.finished_ms) == ("in_progress", None)
+
+    def test_marks_are_set_and_cleared(self):
+        state = MessageState("r")
+        state.mark_changed()
+        assert state.changed
+        state.mark_stored()
+        assert not state.changed
+        state.mark_inexact()
+        assert (state.exact, state.changed) == (False, True)
+
+    def test_a_store_restores_attributes_and_runs(self):
+        source = folded(start(), token(1, "a"))
+        state = MessageState("r")
+        state.restore({"gen": 2, "seq": 1, "start_id": "s"})
+        state.restore_runs(source.runs, None, {})
+        assert (state.through, text_of(state)) == ((2, 1, None, None), "a")
+
+    def test_a_store_restores_the_runs_of_versioned_messages_by_their_numbers(self):
+        source = shown(create(1, "a"), create(2, "b")).messages["r"]
+        state = shown(create(1, ""), create(2, "x")).messages["r"]
+        state.restore_runs([], None, {-2: next(iter(source.cells.values())).run})
+        assert text_of(state) == "ax"
+
+
+def test_the_place_of_a_seq_is_the_first_run_that_ends_at_or_after_it():
+    state = folded(start(), token(3, "c"), token(4, "d"), token(7, "g"))
+    assert [state.run_index(seq) for seq in (0, 1, 3, 4, 5, 7, 8)] == [0, 1, 1, 1, 2, 2, 3]
+    assert MessageState("r").run_index(5) == 0

@@ -15,7 +15,6 @@ an id that was seen, are dropped; a higher gen empties a message that has not en
 
 from __future__ import annotations
 
-from bisect import bisect_left
 from enum import Enum
 from typing import TYPE_CHECKING
 
@@ -221,7 +220,7 @@ def _fill(state: MessageState, event: Event) -> Outcome:
 
 def _insert(state: MessageState, event: Event) -> Outcome:
     seq, runs = event.seq or 0, state.runs
-    at = bisect_left(runs, seq, key=lambda run: run.last)  # the first run that ends behind it
+    at = state.run_index(seq)
     before = runs[at - 1] if at else None
     if not state.makes_room(adds(event)):
         return _overflow(state, event)

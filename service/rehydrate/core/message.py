@@ -9,10 +9,11 @@ from rehydrate.core.event import TERMINAL, Status
 from rehydrate.core.positions import MARGIN_MS
 from rehydrate.core.text import versioned_messages as cells
 from rehydrate.core.text.assembly import assemble
+from rehydrate.core.text.content import collapsed_run
 from rehydrate.core.text.size_budget import SizeBudget, measured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from rehydrate.core.text.content import Run
 
@@ -33,7 +34,10 @@ class Owner(NamedTuple):
 
 
 class MessageState:
-    """One message, as far as it was seen. Mutable; changed by `fold` only.
+    """One message, as far as its events were seen.
+
+    Mutable. `fold` changes it event by event; all other changes are the methods below. Code outside
+    ``core`` assigns no attribute of it, so the invariants between them hold everywhere.
 
     Attributes:
         position: its place among the messages, for good; None until something tells.
@@ -101,6 +105,107 @@ class MessageState:
         self.started_ms = None
         self.changed = True
 
+    def claim(
+        self,
+        client_id: str | None,
+        *,
+        at_ms: int,
+        prompt_id: str | None = None,
+        metadata: Any = None,
+        ephemeral: bool = False,
+    ) -> None:
+        """Make *client_id* the owner, before its publisher sends the first event.
+
+        Args:
+            client_id: the clientId that its events will carry.
+            at_ms: the time of the claim, in ms since 1970.
+            prompt_id: the prompt it answers; None keeps the known one.
+            metadata: None keeps the known metadata.
+            ephemeral: its tokens will be published as ephemeral messages.
+        """
+        self.owner = Owner(client_id)
+        self.prompt_id = prompt_id or self.prompt_id
+        self.ephemeral = ephemeral
+        self.started_ms = at_ms
+        self.annotate(metadata)
+        self.changed = True
+
+    def annotate(self, metadata: Any) -> None:
+        """Replace the metadata; None keeps it."""
+        if metadata is not None:
+            self.metadata = metadata
+            self.changed = True
+
+    def place(self, position: str | None) -> None:
+        """Set the position, unless the message has one: a position never changes."""
+        if self.position is None:
+            self.position = position
+
+    def import_finished(
+        self,
+        parts: list[dict[str, Any]],
+        status: Status,
+        *,
+        finished_ms: int,
+        started_ms: int | None = None,
+        prompt_id: str | None = None,
+        usage: Any = None,
+        metadata: Any = None,
+    ) -> None:
+        """Replace the content by *parts*, which are the whole message, and end it with *status*.
+
+        What was published so far counts as repaired, so that its events are not folded again, and
+        the stop gets the next seq. None keeps what is known.
+        """
+        last = 0 if self.seq is None else self.seq
+        self.runs, self.tail = [collapsed_run(0, last, parts, finished_ms)], None
+        if self.seq is not None:
+            self.repaired, self.end = self.seq, self.seq + 1
+        if self.cells:
+            self.seal()
+        self.headless = self.inexact = self.provisional = False
+        self.status, self.finished_ms = status, finished_ms
+        if started_ms is not None:
+            self.started_ms = started_ms
+        elif self.started_ms is None:
+            self.started_ms = finished_ms
+        self.prompt_id = self.prompt_id if prompt_id is None else prompt_id
+        self.usage = self.usage if usage is None else usage
+        self.annotate(metadata)
+        self.changed = True
+
+    def interrupt(self, at_ms: int) -> None:
+        """End it provisionally: the idle limit passed, and a later event reopens it."""
+        self.hold_ended("interrupted", at_ms)
+        self.changed = True
+
+    def hold_ended(self, status: Status, at_ms: int) -> None:
+        """Show *status* provisionally, as of *at_ms*; later events are still folded."""
+        self.status, self.provisional, self.finished_ms = status, True, at_ms
+
+    def mark_inexact(self) -> None:
+        """Record that the text may lack a piece which no seq can reveal."""
+        self.inexact = self.changed = True
+
+    def mark_changed(self) -> None:
+        """Have the store write this message at the next opportunity."""
+        self.changed = True
+
+    def mark_stored(self) -> None:
+        """Record that the store has written this message as it is."""
+        self.changed = False
+
+    def restore(self, attributes: Mapping[str, Any]) -> None:
+        """Set the attributes that a store kept."""
+        for name, value in attributes.items():
+            setattr(self, name, value)
+
+    def restore_runs(self, runs: list[Run], tail: Run | None, versioned: Mapping[int, Run]) -> None:
+        """Set the content that a store kept; *versioned*: runs of versioned messages, by number."""
+        self.runs, self.tail = runs, tail
+        for message in self.cells.values():
+            message.run = versioned.get(message.place.first, message.run)
+
     @property
     def ended(self) -> bool:
         """Whether it is terminal, and not only by the idle limit."""
@@ -125,8 +230,15 @@ class MessageState:
         """Whether the content of *seq* is in the text."""
         if seq <= self.covered:
             return True
-        at = bisect_left(self.runs, seq, key=lambda run: run.last)
+        at = self.run_index(seq)
         return at < len(self.runs) and self.runs[at].first <= seq
+
+    def run_index(self, seq: int) -> int:
+        """Return the index of the first run that ends at or after *seq*: the place of *seq*."""
+        runs = self.runs
+        if not runs or runs[-1].last < seq:  # nearly always: events come in order
+            return len(runs)
+        return bisect_left(runs, seq, key=lambda run: run.last)
 
     def gaps(self) -> list[tuple[int, int]]:
         """The seqs that are missing, as first and last of each hole.

@@ -137,7 +137,7 @@ class Timeline:
         for state in self.messages.values():
             unnumbered = state.tail is not None or bool(state.cells)
             if state.seq is None and unnumbered and not state.ended:
-                state.inexact = state.changed = True
+                state.mark_inexact()
 
     def fold(self, events: Iterable[Event]) -> None:
         """Apply *events* in order; count their outcomes in ``counts``."""
@@ -162,7 +162,9 @@ class Timeline:
         Events of replays, erased events, and responses of clients that are not agents are rejected
         whatever the messages contain.
         """
-        if event.replay_of is not None or (self._tombstone and self._tombstone.covers(event)):
+        if event.replay_of is not None or (
+            self._tombstone is not None and self._tombstone.covers(event)
+        ):
             return Outcome.OLD
         if self._agents and event.kind != "prompt" and event.client_id not in self._agents:
             return Outcome.FOREIGN
@@ -185,7 +187,7 @@ class Timeline:
         if was_new or state.status != was:
             self._count(state)
         if state.position is None:
-            state.position = insertion_position(event.timestamp_ms, len(self.messages))
+            state.place(insertion_position(event.timestamp_ms, len(self.messages)))
         self.messages[state.id] = state
         if event.version is not None and event.serial is not None:
             self._cells[event.serial] = state.id
@@ -217,8 +219,7 @@ class Timeline:
     def _hold_ended(self, state: MessageState, was: Status, event: Event) -> None:
         """What *event* opens again keeps its end for now, and its text, while there is no room."""
         if was in TERMINAL and state.status not in TERMINAL and self._is_full:
-            state.status, state.provisional = was, True
-            state.finished_ms = event.timestamp_ms
+            state.hold_ended(was, event.timestamp_ms)
 
     def name(self, event: Event) -> str | None:
         """The id of the message that *event* belongs to; None: of an anonymous one.
@@ -231,10 +232,11 @@ class Timeline:
 
     def find(self, event: Event) -> MessageState | None:
         """The message that *event* belongs to; None if it is not known yet."""
-        message_id = self.name(event)
-        if message_id is None:
-            return self._of_anonymous(event) if event.version is None else None
-        return self.messages.get(message_id)
+        if event.version is None:
+            if event.message_id is None:
+                return self._of_anonymous(event)
+            return self.messages.get(event.message_id)
+        return self.messages.get(self.name(event) or "")
 
     def _new(self, event: Event) -> MessageState | None:
         if event.version is not None and event.message_id is None:

@@ -88,8 +88,10 @@ def encode(state: MessageState) -> bytes:
     return dump(message(state))
 
 
-def state_of(body: dict[str, Any]) -> MessageState:
-    """The state whose wire form is *body*: what a client, or a hydrate, goes on from.
+def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageState:
+    """Return the state whose wire form is *body*, for a client or a hydrate to continue from.
+
+    *position*: from the row of the message, which only anonymous messages have in their wire form.
 
     Where it has gaps, its text is cut at the places that the parts say; a wire form of before that
     has all its text before the first gap.
@@ -106,7 +108,7 @@ def state_of(body: dict[str, Any]) -> MessageState:
     state.owner = Owner(body["client_id"]) if "client_id" in body else None
     state.anonymous = body.get("anonymous", False)
     state.sealed = body.get("sealed", False)
-    state.position = body.get("position")
+    state.position = body.get("position") if position is None else position
     state.usage, state.error = body.get("usage"), body.get("error")
     state.metadata = body.get("metadata")
     state.inexact = not body.get("exact", True)

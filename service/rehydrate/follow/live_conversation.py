@@ -165,8 +165,7 @@ class LiveConversation:
     def _find(self, event: Event) -> MessageState | None:
         state = self._timeline.find(event)
         if state is None and (row := self._rows.get(self._timeline.name(event) or "")) is not None:
-            state = wire.state_of(json.loads(row.wire))
-            state.position = row.position
+            state = wire.state_of(json.loads(row.wire), position=row.position)
             self._timeline.add(state)
         return state
 

@@ -252,9 +252,8 @@ async def _learn(
     repaired = {event.message_id for event in events if event.kind == "repair"}
     for row in stored.finished:
         if not unknown.isdisjoint((row.id, row.position)) and row.id not in repaired:
-            state = wire.state_of(json.loads(row.wire))
+            state = wire.state_of(json.loads(row.wire), position=row.position)
             if not state.gaps():
-                state.position = row.position
                 timeline.add(state)
                 unknown -= {row.id, row.position}
     if unknown:

@@ -43,7 +43,6 @@ async def end_idle(
         said_ms = last_said_ms(state)
         if rules.now_ms() - said_ms < limit_ms:
             return False
-        state.status, state.provisional, state.finished_ms = "interrupted", True, said_ms
-        state.changed = True
+        state.interrupt(said_ms)
         await held.put([state])
     return True

@@ -180,7 +180,7 @@ async def _mend_row(
             if _compare(fresh.messages[state.id], state)[0] is not None:
                 state.restart(state.gen)
                 timeline.fold(events)
-            state.changed = True
+            state.mark_changed()
         await held.put(list(timeline.messages.values()))
     return bool(timeline.messages)
 

@@ -64,14 +64,13 @@ def apply(state: MessageState, facts: Mapping[str, Any]) -> None:
 
     Newer code that runs beside this may know more: that is passed over.
     """
-    for name, value in facts.items():
-        if name in _NAMES:
-            setattr(state, name, value)
+    known = {name: value for name, value in facts.items() if name in _NAMES}
     if "cells" in facts:
         places = [Place(*place[: len(Place._fields)]) for place in facts["cells"]]
-        state.cells = {place.serial: VersionedMessage(place) for place in places}
-    if state.owner is not None:
-        state.owner = Owner(*state.owner)
+        known["cells"] = {place.serial: VersionedMessage(place) for place in places}
+    if known.get("owner") is not None:
+        known["owner"] = Owner(*known["owner"])
+    state.restore(known)
 
 
 def ids_since(before: Mapping[str, int], now: Mapping[str, int]) -> tuple[int | None, Any]:

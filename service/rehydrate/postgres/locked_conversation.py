@@ -91,7 +91,7 @@ class PostgresLockedConversation:
         await self._write_rows(statements.UPDATE, updates)
         await self._write_chunks(changes)
         for state in states:
-            state.changed = False
+            state.mark_stored()
 
     async def grant(self, message_id: str, holder: str, lease_s: float) -> None:
         """Let *holder* publish the stored message for the next *lease_s* seconds.
@@ -158,7 +158,7 @@ class PostgresLockedConversation:
         if lost:
             now_ms = (await self._session.fetch(statements.NOW_MS))[0][0]
             for index, state in enumerate(lost):
-                state.position = insertion_position(now_ms, index)
+                state.place(insertion_position(now_ms, index))
 
     async def _refuse_known(self, ids: Sequence[str]) -> None:
         if ids:

@@ -106,7 +106,7 @@ def read_open(
     Without *ordinals* the result is only to be looked at and folded, not to be written.
     """
     state = MessageState(place[0])
-    state.position = place[1]
+    state.place(place[1])
     facts.apply(state, facts.parsed(stored_facts))
     base = facts.values(state) if ordinals is not None else {}
     reader = runs.RunReader()
@@ -114,7 +114,7 @@ def read_open(
     reader.take(chunks, tapes, range(len(tapes)) if ordinals is None else ordinals)
     for *_, head in chunks:
         if head is not None and head[1:] != _SAME_IDS:
-            state.recent = facts.ids_after(state.recent, head[1], head[2])
+            state.restore({"recent": facts.ids_after(state.recent, head[1], head[2])})
     head = chunks[-1][-1] if chunks else None
     if head is not None:
         facts.apply(state, head[0])
@@ -130,8 +130,7 @@ def read_finished(
     """A terminal message, as it was folded."""
     inflate = zlib.decompressobj(zdict=stored_wire[-_WINDOW_BYTES:])
     told, layout = facts.parsed(inflate.decompress(stored_facts))
-    state = wire_form.state_of(facts.parsed(expanded(stored_wire)))
-    state.position = position
+    state = wire_form.state_of(facts.parsed(expanded(stored_wire)), position=position)
     facts.apply(state, told)
     tapes, at = [], 0
     for *_, tape_bytes in layout:

@@ -161,10 +161,10 @@ class RunReader:
 
     def give(self, state: MessageState) -> None:
         """Give *state* the runs, also those of its cells."""
-        state.runs, state.tail = self.runs(), self.tail()
-        for cell in state.cells.values():
-            found = self._found.get((cell.place.first, CELL))
-            cell.run = cell.run if found is None else found[0]
+        versioned = {
+            first: found[0] for (first, kind), found in self._found.items() if kind == CELL
+        }
+        state.restore_runs(self.runs(), self.tail(), versioned)
 
     def marks(self) -> list[Mark]:
         """How far each run is stored: as far as it was read."""

@@ -9,7 +9,7 @@ import random
 import uuid
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.core.fold import MessageState, Owner, fold
+from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import insertion_position
 from rehydrate.errors import Conflict, Fenced, StoreUnavailable
 
@@ -68,12 +68,13 @@ class Checkpoints:
             else:
                 await _check_free(held, state)
                 state.restart(state.gen + 1)
-            state.owner = Owner(self._terms.client_id)
-            state.prompt_id = prompt_id or state.prompt_id
-            state.metadata = metadata if metadata is not None else state.metadata
-            state.ephemeral = ephemeral
-            state.started_ms = self._now_ms()
-            state.changed = True
+            state.claim(
+                self._terms.client_id,
+                at_ms=self._now_ms(),
+                prompt_id=prompt_id,
+                metadata=metadata,
+                ephemeral=ephemeral,
+            )
             await held.put([state])
             now_s = _now_s()
             await held.grant(response_id, self._holder, self._terms.lease_s)
@@ -95,13 +96,11 @@ class Checkpoints:
                 raise Fenced(publication.closed)
             for event in (*events, *ending):
                 fold(state, event)
-            if state.position is None:
-                state.position = publication.position
-            if state.position is None and state.ended:
-                state.position = insertion_position(state.started_ms or 0, 0)
-            if publication.metadata is not None:
-                state.metadata = publication.metadata
-            state.changed = True
+            state.place(publication.position)
+            if state.ended:
+                state.place(insertion_position(state.started_ms or 0, 0))
+            state.annotate(publication.metadata)
+            state.mark_changed()
             await held.put([state])
             now_s = _now_s()
             renews = bool(ending) or now_s >= self._granted_s + _RENEW_EARLY * self.renew_s

@@ -62,8 +62,7 @@ async def prompt(
         state = (await held.messages([prompt_id])).get(prompt_id) or MessageState(prompt_id, "user")
         fold(state, event)
         _check_same(state, text)
-        if state.position is None:
-            state.position = insertion_position(event.timestamp_ms, 0)
+        state.place(insertion_position(event.timestamp_ms, 0))
         if state.changed:
             await held.put([state])
     return None

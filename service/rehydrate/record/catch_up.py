@@ -16,7 +16,6 @@ from rehydrate.core.fold import MessageState
 from rehydrate.core.json import is_json
 from rehydrate.core.message import read_again_from
 from rehydrate.core.positions import check_conversation_id, check_message_id, insertion_position
-from rehydrate.core.text.content import collapsed_run
 from rehydrate.core.text.parts import clean_parts
 from rehydrate.core.text.size_budget import check_parts
 from rehydrate.core.timeline import MOST_OPEN, Timeline, ignored
@@ -266,27 +265,17 @@ def _finished(new: NewMessage, old: MessageState | None, now_ms: int, index: int
     state = old or MessageState(new.id, new.role)
     parts = clean_parts(new.parts) or [{"type": "text", "text": new.text or ""}]
     finished_ms = now_ms if new.finished_ms is None else new.finished_ms
-    last = 0 if state.seq is None else state.seq
-    state.runs, state.tail = [collapsed_run(0, last, parts, finished_ms)], None
-    if state.seq is not None:
-        state.repaired = state.seq
-        state.end = state.seq + 1
-    if state.cells:
-        state.seal()
-    state.headless = state.inexact = state.provisional = False
-    state.status, state.finished_ms = new.status, finished_ms
-    state.started_ms = _first(new.started_ms, state.started_ms, finished_ms)
-    state.prompt_id = _first(new.prompt_id, state.prompt_id)
-    state.usage = _first(new.usage, state.usage)
-    state.metadata = _first(new.metadata, state.metadata)
-    if state.position is None:
-        state.position = insertion_position(now_ms, index)
-    state.changed = True
+    state.import_finished(
+        parts,
+        new.status,
+        finished_ms=finished_ms,
+        started_ms=new.started_ms,
+        prompt_id=new.prompt_id,
+        usage=new.usage,
+        metadata=new.metadata,
+    )
+    state.place(insertion_position(now_ms, index))
     return state
-
-
-def _first(*values: Any) -> Any:
-    return next((value for value in values if value is not None), None)
 
 
 def _says_the_same(old: MessageState, new: NewMessage, now_ms: int) -> bool:
