@@ -21,6 +21,7 @@ from pathlib import Path
 import asyncpg
 from ably import AblyRealtime
 from ably.types.message import Message
+from bench._context import context
 from bench._table import Row, show
 from bench.channel import KEY, local_server
 from bench.store import tokens
@@ -29,7 +30,6 @@ from rehydrate.core.codecs import tokens as dialect
 from rehydrate.core.event import ChannelMessage
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.history import History
-from rehydrate.hydrate.hydrate import Rules
 from rehydrate.postgres.migrations import migrate
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.postgres.url import connect_arguments
@@ -205,12 +205,10 @@ async def catching_up(url, messages):
     store = PostgresStore(url)
     await store.open()
     try:
-        rules = Rules(10**12, frozenset(), lambda: time.time_ns() // 1_000_000)
+        ctx = context(store, Ready(), lambda: time.time_ns() // 1_000_000, retention_ms=10**12)
         peak_before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         began_s, cpu_s = time.perf_counter(), time.process_time()
-        recorded = await catch_up(
-            "long", store=store, channel=Ready(), channel_name="ai:long", rules=rules
-        )
+        recorded = await catch_up(ctx, "long")
         took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
         grown = (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - peak_before) / 1024
     finally:

@@ -15,17 +15,17 @@ import tempfile
 from pathlib import Path
 
 import asyncpg
+from bench._context import context
 from bench._table import Row, show
 from bench.store import START_MS, fill, tokens
 
+from rehydrate.context import PublishOptions
 from rehydrate.core.event import Event
 from rehydrate.embedded.postgres import EmbeddedPostgres
-from rehydrate.hydrate.hydrate import Rules
 from rehydrate.postgres.migrations import migrate
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.postgres.url import connect_arguments
 from rehydrate.publish.checkpoints import Checkpoints
-from rehydrate.publish.response_writer import PublishOptions
 
 WARM, AFTER_CHECKPOINT = 4, 7
 CHECKPOINTS = {"50 tokens a second": 13, "25 tokens a second": 27}
@@ -82,8 +82,8 @@ class Said:
 
 async def respond(store, conversation, response_id, checkpoints):
     """Store one response as `respond` does; return the bytes of its text."""
-    rules = Rules(120_000, frozenset(), lambda: START_MS)
-    ledger = Checkpoints(conversation, f"ai:{conversation}", store, rules, PublishOptions("agent"))
+    ctx = context(store, None, lambda: START_MS, options=PublishOptions("agent"))
+    ledger = Checkpoints(ctx, conversation)
     await ledger.claim(response_id, None, None)
     said, events = Said(response_id), tokens(response_id, len(response_id))
     said.position = events[0].serial

@@ -171,7 +171,7 @@ async def test_it_sees_whether_the_channel_still_shows_something(history, ably):
         response.write("hello")
     (message,) = (await history.hydrate("c")).messages
     assert message["text"] == "hello"
-    said_ms = history._rules.now_ms()
+    said_ms = history._ctx.now_ms()
     assert await history.channel_shows("ai:c", said_ms)
     assert not await history.channel_shows("ai:other", said_ms)
     ably.expire()

@@ -38,6 +38,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "ports/channel": "contracts/test_channel_log",  # the contract its adapter is held to
     "ports/claims": "publish/test_unanswered",  # as above
     "ports/inspections": "postgres/test_inspections",  # as above
+    "ports/publishing": "publish/test_publish_queue",  # as above
     "ports/replays": "postgres/test_replays",  # as above
     "ports/store": "contracts/test_store",  # as above
     "postgres/url_syntax": "postgres/test_url",  # a URL is parsed in order to connect

@@ -194,8 +194,7 @@ async def test_what_was_refused_stays_said_when_there_is_room_again(room, monkey
     for number in range(2):
         await room.say("stop", responseId=f"x{number}", seq=1)
     await room.catch_up()
-    later = room.rules._replace(now_ms=lambda: room.rules.now_ms() + 60_000)
-    answer = await room.hydrate(rules=later)
+    answer = await room.hydrate(ahead_ms=60_000)
     assert [(r.code, r.retry) for r in answer.reasons] == [("history_expired", False)]
 
 

@@ -21,14 +21,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from weakref import WeakValueDictionary
 
+    from rehydrate.context import Context
     from rehydrate.follow.subscriptions import Subscriptions
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import ResponseStore
     from rehydrate.providers.driving import DriverOutcome
     from rehydrate.providers.toolbox import Tool
-    from rehydrate.publish.publish_queue import PublishQueue
     from rehydrate.publish.respond import Response
-    from rehydrate.publish.response_writer import PublishOptions
 
     Tools = Mapping[str, Callable[..., Any] | Tool]
     Drive = Callable[[Response, VendorIds], Awaitable[DriverOutcome]]
@@ -63,18 +60,11 @@ class _Names(NamedTuple):
 class Driving:
     """Who has models answer; a base of `rehydrate.History`."""
 
-    _store: ResponseStore
-    _rules: Rules
-    _terms: PublishOptions
-    _outbox: PublishQueue
+    _ctx: Context
     _following: Subscriptions
     _turns: WeakValueDictionary[str, asyncio.Lock]
 
     if TYPE_CHECKING:
-
-        async def channel_of(self, conversation_id: str) -> str:
-            """The channel of a conversation: its row's, else by template."""
-            ...
 
         def respond(
             self, conversation_id: str, response_id: str, *, prompt_id: str | None, metadata: Any
@@ -95,16 +85,7 @@ class Driving:
             ChannelUnavailable: Ably does not acknowledge it.
         """
         prompt_id = f"p-{uuid.uuid4().hex}" if prompt_id is None else prompt_id
-        await prompt(
-            conversation_id,
-            prompt_id,
-            text,
-            store=self._store,
-            outbox=self._outbox,
-            channel_name=await self.channel_of(conversation_id),
-            rules=self._rules,
-            client_id=self._terms.client_id,
-        )
+        await prompt(self._ctx, conversation_id, prompt_id, text)
         return prompt_id
 
     async def cancel(self, conversation_id: str, response_id: str) -> None:
@@ -116,13 +97,7 @@ class Driving:
             BadParameter: an id is outside its syntax.
             ChannelUnavailable: Ably does not acknowledge it.
         """
-        await cancel(
-            conversation_id,
-            response_id,
-            outbox=self._outbox,
-            channel_name=await self.channel_of(conversation_id),
-            client_id=self._terms.client_id,
-        )
+        await cancel(self._ctx, conversation_id, response_id)
 
     async def run_openai(
         self,
@@ -262,7 +237,7 @@ class Driving:
         return Driven(prompt_id, response_id, outcome)
 
     async def _newest_first(self, conversation_id: str) -> list[dict[str, Any]]:
-        stored = await self._store.load(conversation_id, limit=_LOOKED_BACK, before=None)
+        stored = await self._ctx.store.load(conversation_id, limit=_LOOKED_BACK, before=None)
         return [json.loads(row.wire) for row in reversed(stored.finished)]
 
 

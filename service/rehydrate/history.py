@@ -15,6 +15,7 @@ from rehydrate.api.conversations import router
 from rehydrate.api.metrics import Metrics
 from rehydrate.api.webhooks import WebhookSenders
 from rehydrate.channel_names import ChannelNames
+from rehydrate.context import Context, PublishOptions
 from rehydrate.core.capability import Capability
 from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import check_conversation_id
@@ -26,13 +27,12 @@ from rehydrate.history_inspecting import Inspecting
 from rehydrate.history_joining import Joining
 from rehydrate.history_keeping import Keeping
 from rehydrate.history_replaying import Replaying, desk_and_jobs
-from rehydrate.hydrate.hydrate import Hydrated, Rules, hydrate
+from rehydrate.hydrate.hydrate import Hydrated, hydrate
 from rehydrate.maintenance.tasks import Maintenance, MaintenanceOptions, MaintenanceParts
 from rehydrate.postgres import migrations
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.postgres.url import DatabaseUrlError
 from rehydrate.publish.publish_queue import PublishQueue
-from rehydrate.publish.response_writer import PublishOptions
 from rehydrate.settings import Settings, load_settings, revealed
 
 if TYPE_CHECKING:
@@ -78,28 +78,31 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
             tls=self.settings.ably_tls,
             client_id=client_id,
         )
-        self._rules = Rules(self.settings.retention_ms, frozenset(agents), self._channel.now_ms)
-        self._terms = PublishOptions(client_id, self.settings.lease_s)
-        self._outbox = PublishQueue(self._channel, rate_per_s=self.settings.publish_rate)
         self._metrics = Metrics()
         self._observe = self._metrics.observe
         self._names = ChannelNames(self._look_for_channel, self.settings.channel_of)
+        self._ctx = Context(
+            store=self._store,
+            channel=self._channel,
+            publish_queue=PublishQueue(self._channel, rate_per_s=self.settings.publish_rate),
+            now_ms=self._channel.now_ms,
+            retention_ms=self.settings.retention_ms,
+            agents=frozenset(agents),
+            publish_options=PublishOptions(client_id, self.settings.lease_s),
+            channel_of=self.channel_of,
+            default_channel=self.settings.channel_of,
+        )
         self._read_from_ms: OrderedDict[str, int] = OrderedDict()
         self._turns = WeakValueDictionary()
         self._following = Subscriptions(
-            store=self._store,
-            channel=self._channel,
-            rules=self._rules,
+            self._ctx,
             terms=FollowOptions(self.settings.follow_strategy, self.settings.follow_grace_s),
-            channel_of=self.channel_of,
             noticed=self._attend,
             hint_ms=self._read_from_ms.get,
         )
         self._metrics.count_followed(lambda: self._following.counts)
         self._upkeep = Maintenance(
-            store=self._store,
-            outbox=self._outbox,
-            rules=self._rules,
+            self._ctx,
             terms=MaintenanceOptions(
                 self.settings.lease_s, self.settings.idle_limit_ms, self.settings.retention_ms
             ),
@@ -112,9 +115,7 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
             by_template=self.settings.conversation_on,
         )
         self._desk, self._jobs = desk_and_jobs(
-            self._store,
-            self._channel,
-            self._outbox,
+            self._ctx,
             settings=self.settings,
             record=self.catch_up,
             noticed=self._attend,
@@ -181,11 +182,8 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
         walk = None if before else await self._following.walk(conversation_id, until)
         hint_ms = None if before or walk else self._read_from_ms.get(conversation_id)
         hydrated = await hydrate(
+            self._ctx,
             conversation_id,
-            store=self._store,
-            channel=self._channel,
-            channel_name=await self.channel_of(conversation_id),
-            rules=self._rules,
             until=until,
             limit=limit,
             before=before,

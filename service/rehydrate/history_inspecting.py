@@ -8,9 +8,9 @@ from rehydrate.errors import StoreUnavailable
 from rehydrate.hydrate.inspect import Inspected, ServiceHealth, checked, inspect
 
 if TYPE_CHECKING:
+    from rehydrate.context import Context
     from rehydrate.core.positions import Cursor
     from rehydrate.follow.subscriptions import Subscriptions
-    from rehydrate.hydrate.hydrate import Rules
     from rehydrate.maintenance.tasks import Maintenance
     from rehydrate.ports import ChannelLog, Listed
     from rehydrate.postgres.store import PostgresStore
@@ -21,15 +21,9 @@ class Inspecting:
 
     _store: PostgresStore
     _channel: ChannelLog
-    _rules: Rules
+    _ctx: Context
     _following: Subscriptions
     _upkeep: Maintenance
-
-    if TYPE_CHECKING:
-
-        async def channel_of(self, conversation_id: str) -> str:
-            """The channel of a conversation: its row's, else by template."""
-            ...
 
     async def listed(
         self,
@@ -59,13 +53,9 @@ class Inspecting:
             StoreUnavailable: Postgres does not answer.
         """
         return await inspect(
+            self._ctx,
             conversation_id,
             message_id,
-            store=self._store,
-            inspections=self._store,
-            channel=self._channel,
-            channel_name=await self.channel_of(conversation_id),
-            rules=self._rules,
             walk=await self._following.walk(conversation_id, None),
         )
 
@@ -83,5 +73,5 @@ class Inspecting:
             self._upkeep.waiting,
             len(self._following),
             self._upkeep.patience_s,
-            self._rules.now_ms(),
+            self._ctx.now_ms(),
         )

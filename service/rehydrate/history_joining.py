@@ -12,9 +12,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
     from contextlib import AbstractAsyncContextManager
 
+    from rehydrate.context import Context
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.subscriptions import Follower, Subscriptions
-    from rehydrate.ports import PromptClaims
     from rehydrate.publish.unanswered import Prompt
     from rehydrate.record.catch_up import Recorded
 
@@ -23,7 +23,7 @@ class Joining:
     """Who follows conversations; a base of `rehydrate.History`."""
 
     _following: Subscriptions
-    _store: PromptClaims
+    _ctx: Context
 
     if TYPE_CHECKING:
 
@@ -75,9 +75,7 @@ class Joining:
             if wait:
                 follower = await stack.enter_async_context(self.joined(conversation_id, limit=1))
                 news = PromptWatcher(follower).wait
-            prompts = unanswered(
-                conversation_id, claims=self._store, record=self.catch_up, wait=news
-            )
+            prompts = unanswered(self._ctx, conversation_id, record=self.catch_up, wait=news)
             async with aclosing(prompts):
                 async for prompt in prompts:
                     yield prompt

@@ -14,34 +14,21 @@ from rehydrate.record.erase import erase
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
 
+    from rehydrate.context import Context
     from rehydrate.follow.subscriptions import Subscriptions
-    from rehydrate.hydrate.hydrate import Rules
     from rehydrate.maintenance.tasks import Maintenance
-    from rehydrate.ports import ChannelLog, ResponseStore
-    from rehydrate.publish.publish_queue import PublishQueue
-    from rehydrate.publish.response_writer import PublishOptions
+    from rehydrate.ports import ChannelLog
     from rehydrate.record.catch_up import NewMessage, StoreResult
-    from rehydrate.settings import Settings
 
 
 class Keeping:
     """Who publishes, records and erases; a base of `rehydrate.History`."""
 
-    settings: Settings
-    _store: ResponseStore
+    _ctx: Context
     _channel: ChannelLog
-    _rules: Rules
-    _terms: PublishOptions
-    _outbox: PublishQueue
     _following: Subscriptions
     _upkeep: Maintenance
     _observe: Callable[[str, str, int], None]
-
-    if TYPE_CHECKING:
-
-        async def channel_of(self, conversation_id: str) -> str:
-            """The channel of a conversation: its row's, else by template."""
-            ...
 
     @asynccontextmanager
     async def respond(
@@ -65,13 +52,9 @@ class Keeping:
             ChannelUnavailable: the text is committed, but Ably did not acknowledge the end.
         """
         published = respond(
+            self._ctx,
             conversation_id,
             response_id,
-            store=self._store,
-            outbox=self._outbox,
-            channel_name=self.settings.channel_of(conversation_id),
-            rules=self._rules,
-            terms=self._terms,
             prompt_id=prompt_id,
             metadata=metadata,
             ephemeral=ephemeral,
@@ -89,13 +72,7 @@ class Keeping:
             ChannelUnavailable: Ably does not answer.
         """
         await self._channel.sync_clock()  # what is written down must not be by a wrong clock
-        recorded = await catch_up(
-            conversation_id,
-            store=self._store,
-            channel=self._channel,
-            channel_name=await self.channel_of(conversation_id),
-            rules=self._rules,
-        )
+        recorded = await catch_up(self._ctx, conversation_id)
         for outcome, count in recorded.counts.items():
             self._observe("outcome", outcome, count)
         return recorded
@@ -106,13 +83,7 @@ class Keeping:
         Raises:
             StoreUnavailable: Postgres does not answer; nothing is erased.
         """
-        await erase(
-            conversation_id,
-            store=self._store,
-            channel=self._channel,
-            channel_name=await self.channel_of(conversation_id),
-            rules=self._rules,
-        )
+        await erase(self._ctx, conversation_id)
         self._following.changed(conversation_id)
 
     async def store_messages(
@@ -123,13 +94,7 @@ class Keeping:
         Raises:
             Conflict: one is there with other content, or is being published.
         """
-        result = await store_messages(
-            conversation_id,
-            messages,
-            store=self._store,
-            channel_name=self.settings.channel_of(conversation_id),
-            rules=self._rules,
-        )
+        result = await store_messages(self._ctx, conversation_id, messages)
         if result.stored:
             self._following.changed(conversation_id)
         return result
@@ -154,16 +119,7 @@ class Keeping:
             StoreUnavailable: Postgres does not answer.
             ChannelUnavailable: Ably does not answer; what was mended stays.
         """
-        verified = await verify(
-            conversation_id,
-            store=self._store,
-            channel=self._channel,
-            channel_name=await self.channel_of(conversation_id),
-            rules=self._rules,
-            record=self.catch_up,
-            outbox=self._outbox,
-            mend=mend,
-        )
+        verified = await verify(self._ctx, conversation_id, record=self.catch_up, mend=mend)
         if any(finding.mended for finding in verified.findings):
             self._following.changed(conversation_id)
         return verified

@@ -13,11 +13,10 @@ from rehydrate.replay.worker import ReplayOptions, ReplayWorker
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from rehydrate.context import Context
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.requests import AuditEntry, Mode, Replay
-    from rehydrate.ports import ChannelLog
     from rehydrate.postgres.store import PostgresStore
-    from rehydrate.publish.publish_queue import PublishQueue
     from rehydrate.replay.requests import Asked
     from rehydrate.settings import Settings
 
@@ -29,9 +28,7 @@ _LIBRARY = Asker("python")
 
 
 def desk_and_jobs(
-    store: PostgresStore,
-    channel: ChannelLog,
-    outbox: PublishQueue,
+    ctx: Context,
     *,
     settings: Settings,
     record: Callable[[str], Awaitable[object]],
@@ -41,10 +38,7 @@ def desk_and_jobs(
     """Who takes requests for replays, and who runs them."""
     agents = settings.agent_client_ids
     jobs = ReplayWorker(
-        store=store,
-        replays=store,
-        channel=channel,
-        outlet=outbox.tray,
+        ctx,
         rules=ReplayOptions(
             settings.replays_at_once, settings.replays_per_channel, agents[0] if agents else None
         ),
@@ -52,9 +46,7 @@ def desk_and_jobs(
         ended=lambda state: observe("replay", state, 1),
     )
     targets = Targets(settings.replay_channels, settings.publish_rate)
-    desk = ReplayRequests(
-        store=store, replays=store, targets=targets, record=record, wake=jobs.wake
-    )
+    desk = ReplayRequests(ctx, targets=targets, record=record, wake=jobs.wake)
     return desk, jobs
 
 

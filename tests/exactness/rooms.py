@@ -12,19 +12,20 @@ import itertools
 import secrets
 import time
 from contextlib import aclosing, asynccontextmanager
+from dataclasses import replace
 from urllib.parse import urlsplit
 
 from localably import LocalAbly
 from rehydrate.ably.channel_log import AblyChannel
+from rehydrate.context import Context, PublishOptions
 from rehydrate.core.codecs import tokens
 from rehydrate.core.event import Event
-from rehydrate.hydrate.hydrate import Rules, hydrate
+from rehydrate.hydrate.hydrate import hydrate
 from rehydrate.ports import Outgoing
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.publish.checkpoints import Checkpoints
 from rehydrate.publish.publish_queue import PublishQueue
 from rehydrate.publish.respond import respond
-from rehydrate.publish.response_writer import PublishOptions
 from rehydrate.record.catch_up import catch_up, store_messages
 
 PATIENCE_S = 30
@@ -101,40 +102,58 @@ class Gate:
 class Room:
     """One conversation of a house."""
 
-    def __init__(self, house, rules):
+    def __init__(self, house, *, clock, retention_ms, agents):
         self.id = f"c-{secrets.token_hex(5)}"
         self.name = f"ai:{self.id}"
         self.house = house
-        self.rules = rules
         self.store = house.store
         self.channel = house.channel
+        self.ctx = Context(
+            store=house.store,
+            channel=house.channel,
+            publish_queue=PublishQueue(house.channel, rate_per_s=0),
+            now_ms=clock,
+            retention_ms=retention_ms,
+            agents=agents,
+            publish_options=PublishOptions(),
+            channel_of=self._channel_of,
+            default_channel=lambda _: self.name,
+        )
         self.faults = house.server.faults
         self._count = itertools.count()
 
-    def _ports(self, store=None, channel=None, rules=None):
-        return {
-            "store": store or self.store,
-            "channel": channel or self.channel,
-            "channel_name": self.name,
-            "rules": rules or self.rules,
-        }
+    async def _channel_of(self, _):
+        return self.name
 
-    async def hydrate(self, *, store=None, channel=None, rules=None, **asked):
-        return await hydrate(self.id, **self._ports(store, channel, rules), **asked)
+    def context(self, *, store=None, channel=None, ahead_ms=0, options=None):
+        """The context of this conversation, with another store, channel or options, or a clock that is ahead."""
+        changes = {}
+        if store is not None:
+            changes["store"] = store
+        if channel is not None:
+            changes["channel"] = channel
+            changes["publish_queue"] = PublishQueue(channel, rate_per_s=0)
+        if ahead_ms:
+            changes["now_ms"] = lambda: self.ctx.now_ms() + ahead_ms
+        if options is not None:
+            changes["publish_options"] = options
+        return replace(self.ctx, **changes)
 
-    async def catch_up(self, *, store=None, channel=None, rules=None):
-        return await catch_up(self.id, **self._ports(store, channel, rules))
+    async def hydrate(self, *, store=None, channel=None, ahead_ms=0, **asked):
+        ctx = self.context(store=store, channel=channel, ahead_ms=ahead_ms)
+        return await hydrate(ctx, self.id, **asked)
 
-    def respond(self, rid, *, store=None, channel=None, terms=PublishOptions(), **more):  # noqa: B008 - frozen
-        ports = self._ports(store)
-        del ports["channel"]
-        outbox = PublishQueue(channel or self.channel, rate_per_s=0)
-        return respond(self.id, rid, **ports, outbox=outbox, terms=terms, **more)
+    async def catch_up(self, *, store=None, channel=None, ahead_ms=0):
+        return await catch_up(
+            self.context(store=store, channel=channel, ahead_ms=ahead_ms), self.id
+        )
+
+    def respond(self, rid, *, store=None, channel=None, options=None, **more):
+        ctx = self.context(store=store, channel=channel or self.channel, options=options)
+        return respond(ctx, self.id, rid, **more)
 
     async def store_messages(self, *messages):
-        return await store_messages(
-            self.id, messages, store=self.store, channel_name=self.name, rules=self.rules
-        )
+        return await store_messages(self.ctx, self.id, messages)
 
     async def say(self, name, data=None, *, client_id=None, **headers):
         """Publish one message, and wait until it is acknowledged; its serial."""
@@ -204,7 +223,7 @@ class Room:
 
     async def claimed(self, rid):
         """A lease on *rid* whose publisher only says what the test says."""
-        ledger = Checkpoints(self.id, self.name, self.store, self.rules, PublishOptions())
+        ledger = Checkpoints(self.ctx, self.id)
         await ledger.claim(rid, None, None)
         return ledger
 
@@ -254,7 +273,7 @@ class House:
     def room(self, *, retention_ms=120_000, agents=frozenset(), clock=now_ms):
         """A conversation of its own; faults are switched off after it."""
         try:
-            yield Room(self, Rules(retention_ms, agents, clock))
+            yield Room(self, clock=clock, retention_ms=retention_ms, agents=agents)
         finally:
             self.server.faults.clear()
 

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 
 from exactness.rooms import Gate, Paused, within
 from exactness.scenes import repair, start, stop, token, world, wrong_anywhere
-from laws.memory import MemoryChannel, MemoryStore
+from laws.memory import MemoryChannel, MemoryStore, memory_context
 from rehydrate.core.timeline import Tombstone, erased_mark
 from rehydrate.errors import Conflict, Fenced
-from rehydrate.hydrate.hydrate import Rules, hydrate
+from rehydrate.hydrate.hydrate import hydrate
 from rehydrate.ports import Conversation
-from rehydrate.record.catch_up import NewMessage, catch_up, store_messages
+from rehydrate.record.catch_up import NewMessage, catch_up
 
 
 class Test7DeadBetweenTheCommitAndTheStop:
@@ -104,11 +105,10 @@ class Test11OnlyHistoryIsSaved:
 class Test12ErasedStaysErased:
     LOG = (start("A", 11), token("A", 1, 12), stop("A", 2, 13), token("B", 1, 20))
 
-    def ports(self):
+    def context(self):
         store, channel = MemoryStore(), MemoryChannel(world(*self.LOG).log)
         channel.now_ms = store.now_ms = 30_000
-        rules = Rules(10**9, frozenset(), lambda: 30_000)
-        return {"store": store, "channel": channel, "channel_name": "ai:c", "rules": rules}
+        return memory_context(store, channel, lambda: 30_000, retention_ms=10**9)
 
     def erase(self, store, at_ms, *ids):
         marks = frozenset(erased_mark(id_) for id_ in ids)
@@ -117,26 +117,26 @@ class Test12ErasedStaysErased:
         store.conversation = row._replace(tombstone=Tombstone(None, at_ms, marks))
 
     async def test_neither_a_read_nor_a_recorder_restores_erased_text(self):
-        ports = self.ports()
-        self.erase(ports["store"], 14_000)
-        assert [m["id"] for m in (await hydrate("c", **ports)).messages] == ["B"]
-        await catch_up("c", **ports)
-        assert set(ports["store"].rows) == {"B"}
+        ctx = self.context()
+        self.erase(ctx.store, 14_000)
+        assert [m["id"] for m in (await hydrate(ctx, "c")).messages] == ["B"]
+        await catch_up(ctx, "c")
+        assert set(ctx.store.rows) == {"B"}
 
     async def test_an_erased_open_response_stays_erased_while_it_continues(self):
-        ports = self.ports()
-        self.erase(ports["store"], 12_000, "A", "B")
-        assert (await hydrate("c", **ports)).messages == []
-        await catch_up("c", **ports)
-        assert ports["store"].rows == {}
+        ctx = self.context()
+        self.erase(ctx.store, 12_000, "A", "B")
+        assert (await hydrate(ctx, "c")).messages == []
+        await catch_up(ctx, "c")
+        assert ctx.store.rows == {}
 
     async def test_a_recorder_that_read_before_the_erasure_and_commits_after_it_restores_nothing(
         self,
     ):
-        ports, gate = self.ports(), Gate()
-        store = ports["store"]
-        slow = ports | {"store": Paused(store, locked=gate)}
-        recording = asyncio.ensure_future(catch_up("c", **slow))
+        ctx, gate = self.context(), Gate()
+        store = ctx.store
+        slow = replace(ctx, store=Paused(store, locked=gate))
+        recording = asyncio.ensure_future(catch_up(slow, "c"))
         await gate.reached()
         self.erase(store, 25_000)
         gate.open()
@@ -158,14 +158,10 @@ class TestS13RenamedChannels:
 
     async def test_two_conversations_on_one_channel_are_refused(self, room, house):
         await room.store_messages(NewMessage("m", "assistant", text="x"))
-        with house.room() as other, pytest.raises(Conflict):
-            await store_messages(
-                other.id,
-                [NewMessage("m", "assistant", text="y")],
-                store=other.store,
-                channel_name=room.name,
-                rules=other.rules,
-            )
+        with house.room() as other:
+            other.name = room.name
+            with pytest.raises(Conflict):
+                await other.store_messages(NewMessage("m", "assistant", text="y"))
 
 
 @pytest.mark.usefixtures("simulated_time")

@@ -12,7 +12,6 @@ from rehydrate.maintenance.idle_limit import end_idle
 from rehydrate.maintenance.sweeper import sweep, untold
 from rehydrate.ports import Due
 from rehydrate.postgres.store import PostgresStore
-from rehydrate.publish.publish_queue import PublishQueue
 from rehydrate.record.catch_up import NewMessage
 
 pytestmark = pytest.mark.slow
@@ -25,9 +24,8 @@ async def swept(room, rid, *, channel=None, lease_s=0.0):
         return await room.catch_up()
 
     due = [Due(room.id, rid, room.name)]
-    how = {"store": room.store, "rules": room.rules, "record": record, "lease_s": lease_s}
-    outbox = PublishQueue(channel or room.channel, rate_per_s=0)
-    return await sweep(due, outbox=outbox, **how)
+    ctx = room.context(channel=channel or room.channel)
+    return await sweep(ctx, due, record=record, lease_s=lease_s)
 
 
 class Test7DeadBetweenTheCommitAndTheStop:
@@ -171,8 +169,7 @@ class TestS6TheIdleLimit:
             async def record(_):
                 return await room.catch_up()
 
-            how = {"store": room.store, "rules": room.rules, "record": record}
-            assert await end_idle(due, limit_ms=30_000, **how)
+            assert await end_idle(room.ctx, due, limit_ms=30_000, record=record)
             assert await room.stored() == {"r": ("a", "interrupted")}
             async with viewing(room) as view:
                 await until(lambda: view.texts == {"r": ("a", "interrupted")})

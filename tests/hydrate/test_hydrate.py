@@ -103,10 +103,9 @@ async def test_what_ended_between_the_reads_of_store_and_channel_is_whole(room):
 
 async def test_what_is_recorded_later_than_until_needs_no_channel(room):
     serial = await room.tell("r", "ab")
-    rules = room.rules._replace(now_ms=lambda: now_ms() + 10_000)
-    await room.catch_up(rules=rules)
+    await room.catch_up(ahead_ms=10_000)
     with room.faults.on("fail_history", status=500) as fault:
-        hydrated = await room.hydrate(until=channel_serial(serial), rules=rules)
+        hydrated = await room.hydrate(until=channel_serial(serial), ahead_ms=10_000)
         assert fault.fired == 0
     assert [m["text"] for m in hydrated.messages] == ["ab"]
     assert hydrated.complete
@@ -264,16 +263,14 @@ class TestSeam:
         await room.catch_up()
         house.server.expire(room.name)
         await room.say("token", "d", responseId="r", seq=4)
-        later = room.rules._replace(now_ms=lambda: now_ms() + 200_000)
-        hydrated = await room.hydrate(rules=later)
+        hydrated = await room.hydrate(ahead_ms=200_000)
         assert [(r.code, r.retry) for r in hydrated.reasons] == [("history_expired", False)]
         assert [(m["text"], m["gaps"]) for m in hydrated.messages] == [("abd", [[3, 3]])]
 
     async def test_windows_that_meet_are_complete_however_old_the_watermark(self, room):
         await room.tell("r", "ab", stop=False)
         await room.catch_up()
-        later = room.rules._replace(now_ms=lambda: now_ms() + 200_000)
-        assert (await room.hydrate(rules=later)).complete
+        assert (await room.hydrate(ahead_ms=200_000)).complete
 
     async def test_a_response_that_finished_between_the_two_reads_is_whole(self, room):
         await room.tell("r", "ab", stop=False)

@@ -24,15 +24,7 @@ def room(house):
 
 
 async def look(room, message_id):
-    return await inspect(
-        room.id,
-        message_id,
-        store=room.store,
-        inspections=room.store,
-        channel=room.channel,
-        channel_name=room.name,
-        rules=room.rules,
-    )
+    return await inspect(room.ctx, room.id, message_id)
 
 
 def sources(inspected):

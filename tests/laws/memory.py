@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 
 from laws.rolling import changed_ms, rolled
+from rehydrate.context import Context, PublishOptions
 from rehydrate.core import wire
 from rehydrate.core.event import ChannelMessage
 from rehydrate.core.positions import insertion_position
@@ -19,6 +20,25 @@ class Posted(NamedTuple):
 
     message: ChannelMessage
     extra_lag_ms: int = 0
+
+
+def memory_context(store, channel, now_ms, *, retention_ms=120_000, options=PublishOptions()):  # noqa: B008 - frozen
+    """A context over the conversation ``c`` alone, whose channel is ``ai:c``."""
+
+    async def channel_of(_):
+        return "ai:c"
+
+    return Context(
+        store=store,
+        channel=channel,
+        publish_queue=None,
+        now_ms=now_ms,
+        retention_ms=retention_ms,
+        agents=frozenset(),
+        publish_options=options,
+        channel_of=channel_of,
+        default_channel=lambda _: "ai:c",
+    )
 
 
 class MemoryChannel:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 
-from laws.memory import MemoryChannel, MemoryStore
+from laws.memory import MemoryChannel, MemoryStore, memory_context
 from laws.rolling import changed_ms, live, rewound, rolled
 from rehydrate.core.client_view import Verdict, View
 from rehydrate.core.codecs import decode, decode_all
@@ -14,7 +14,7 @@ from rehydrate.core.fold import fold
 from rehydrate.core.positions import channel_serial
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.timeline import Timeline
-from rehydrate.hydrate.hydrate import Rules, hydrate
+from rehydrate.hydrate.hydrate import hydrate
 from rehydrate.ports import Conversation
 from rehydrate.record.catch_up import catch_up
 
@@ -43,7 +43,9 @@ class Life:
         self.now_ms = 0
         if world.retention_ms < REWIND_MS:  # who was never heard of cannot be known to be cut
             self.store.conversation = Conversation("c", "ai:c", 0)
-        self.rules = Rules(world.retention_ms, frozenset(), lambda: self.now_ms)
+        self.ctx = memory_context(
+            self.store, self.channel, lambda: self.now_ms, retention_ms=world.retention_ms
+        )
         jobs = [(at, "record", None) for at in world.catch_ups]
         jobs += [(at, "final", rid) for at, rid in world.finals]
         self._jobs = sorted(jobs, key=lambda job: job[0])
@@ -54,21 +56,13 @@ class Life:
             when, what, rid = self._jobs.pop(0)
             self._at(when)
             if what == "record":
-                await catch_up("c", **self._ports())
+                await catch_up(self.ctx, "c")
             else:
                 await self._commit_final(rid)
         self._at(max(at_ms, self.now_ms))
 
     async def hydrate(self, **asked):
-        return await hydrate("c", **self._ports(), **asked)
-
-    def _ports(self):
-        return {
-            "store": self.store,
-            "channel": self.channel,
-            "channel_name": "ai:c",
-            "rules": self.rules,
-        }
+        return await hydrate(self.ctx, "c", **asked)
 
     def _at(self, at_ms):
         self.now_ms = self.store.now_ms = self.channel.now_ms = at_ms

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from dataclasses import replace
 
 import pytest
 from ably import AblyRealtime
@@ -357,10 +358,8 @@ async def test_all_that_is_due_in_a_conversation_is_swept_with_one_reading_of_it
         await room.store_messages(NewMessage("ended", "assistant", text="abc"))
         channel = Told(room.channel)
         count = await sweep(
+            replace(room.ctx, publish_queue=PublishQueue(channel, rate_per_s=50)),
             [Due(room.id, name, room.name) for name in [*names, "ended", "alive", "unknown"]],
-            store=room.store,
-            outbox=PublishQueue(channel, rate_per_s=50),
-            rules=room.rules,
             record=record,
             lease_s=0.0,
         )

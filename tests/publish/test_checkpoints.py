@@ -8,7 +8,6 @@ from exactness.rooms import Gate, Paused, event_of, open_house, within
 from rehydrate.errors import Conflict, Fenced, StoreUnavailable
 from rehydrate.publish import checkpoints as module
 from rehydrate.publish.checkpoints import Checkpoints
-from rehydrate.publish.response_writer import PublishOptions
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +35,7 @@ class Written:
 
 
 def ledger_of(room, store=None):
-    return Checkpoints(room.id, room.name, store or room.store, room.rules, PublishOptions())
+    return Checkpoints(room.context(store=store), room.id)
 
 
 async def kept(room):

@@ -9,7 +9,7 @@ import pytest
 from exactness.rooms import Gate, Paused, open_house, within
 from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict, TooLarge
 from rehydrate.publish.prompts import cancel, prompt
-from rehydrate.publish.publish_queue import BATCH_BYTES, PublishQueue
+from rehydrate.publish.publish_queue import BATCH_BYTES
 
 
 @pytest.fixture(scope="module")
@@ -24,10 +24,8 @@ def room(house):
         yield made
 
 
-async def ask(room, prompt_id, text, *, channel=None, **more):
-    outbox = PublishQueue(channel or room.channel, rate_per_s=0)
-    ports = {"store": room.store, "outbox": outbox, "channel_name": room.name, "rules": room.rules}
-    await prompt(room.id, prompt_id, text, **(ports | more))
+async def ask(room, prompt_id, text, *, channel=None, store=None):
+    await prompt(room.context(channel=channel, store=store), room.id, prompt_id, text)
 
 
 async def test_a_prompt_is_on_the_channel_and_in_the_store_at_one_place(room):
@@ -103,9 +101,8 @@ async def test_without_ably_nothing_is_stored(room, monkeypatch):
 
 
 async def test_a_cancel_names_its_response(room):
-    outbox = PublishQueue(room.channel, rate_per_s=0)
-    await cancel(room.id, "r", outbox=outbox, channel_name=room.name)
+    await cancel(room.ctx, room.id, "r")
     (said,) = await room.on_channel()
     assert (said.name, said.extras["headers"]["responseId"]) == ("cancel", "r")
     with pytest.raises(BadParameter):
-        await cancel(room.id, "", outbox=outbox, channel_name=room.name)
+        await cancel(room.ctx, room.id, "")

@@ -233,14 +233,14 @@ async def test_a_tray_is_kept_while_it_is_needed_and_no_longer(database):
             one.write("x")
             async with history.respond("tray", "r2") as two:
                 two.write("y")
-                assert len(history._outbox._trays) == 1
-        assert not history._outbox._trays
-        assert [lane.trays for lane in history._outbox._lanes] == [0]
+                assert len(history._ctx.publish_queue._trays) == 1
+        assert not history._ctx.publish_queue._trays
+        assert [lane.trays for lane in history._ctx.publish_queue._lanes] == [0]
 
 
 async def test_what_goes_alone_leaves_every_other_turn_to_writers(database):
     async with opened(database) as (_, history):
-        with history._outbox.tray("ai:turns") as tray:
+        with history._ctx.publish_queue.tray("ai:turns") as tray:
             alone = [Event("start", f"x{n}", seq=0, id=f"x{n}") for n in range(60)]
             answers = [tray.post(event) for event in alone]
             async with history.respond("turns", "r") as response:
@@ -255,7 +255,7 @@ async def test_what_goes_alone_leaves_every_other_turn_to_writers(database):
 async def test_what_is_said_together_is_one_publish_and_the_same_when_it_is_said_again(database):
     async with opened(database) as (_, history):
         events = [Event("stop", f"x{n}", seq=0, id=f"x{n}") for n in range(150)]
-        with history._outbox.tray("ai:together") as tray:
+        with history._ctx.publish_queue.tray("ai:together") as tray:
             for together in [*packed(events), *packed(events)]:
                 serials = await tray.post_together(together)
                 assert len({serial.partition(":")[0] for serial in serials}) == 1
@@ -273,7 +273,7 @@ def test_what_is_said_together_fits_one_publish_and_keeps_its_order():
 
 async def test_who_sends_at_his_own_times_has_room_for_that_on_his_lane(database):
     async with opened(database) as (_, history):
-        outbox = history._outbox
+        outbox = history._ctx.publish_queue
         with (
             outbox.tray("a", steady_per_s=25) as a,
             outbox.tray("b", steady_per_s=25) as b,

@@ -8,9 +8,9 @@ import json
 import pytest
 
 from exactness.rooms import Cable, Gate, Paused, open_house, within
+from rehydrate.context import PublishOptions
 from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
 from rehydrate.postgres.store import PostgresStore
-from rehydrate.publish.response_writer import PublishOptions
 
 TEXT = "むかし👩‍👩‍👧é\u0302ab"
 
@@ -261,7 +261,7 @@ class TestWhoseItIs:
         assert "stop" not in [name for name, _, _ in await room.spoken()]
 
     async def test_a_response_goes_out_as_its_agent(self, room):
-        async with room.respond("r", terms=PublishOptions(client_id="bot")) as response:
+        async with room.respond("r", options=PublishOptions(client_id="bot")) as response:
             response.write("a")
             await room.heard(2)
             await room.say("token", "x", client_id="ann", responseId="r", seq=2, gen=1)

@@ -7,10 +7,11 @@ import asyncio
 import pytest
 
 from exactness.rooms import now_ms, until
+from laws.memory import memory_context
+from rehydrate.context import PublishOptions
 from rehydrate.errors import ChannelUnavailable, Fenced, TooLarge
-from rehydrate.hydrate.hydrate import Rules
 from rehydrate.publish import response_writer as module
-from rehydrate.publish.response_writer import Ending, PublishOptions, ResponseWriter
+from rehydrate.publish.response_writer import Ending, ResponseWriter
 
 
 class HeldTray:
@@ -53,9 +54,8 @@ def tray():
 
 @pytest.fixture
 def out(tray):
-    made = ResponseWriter(
-        "r", 2, tray=tray, rules=Rules(120_000, frozenset(), now_ms), terms=PublishOptions("bot")
-    )
+    ctx = memory_context(None, None, now_ms, options=PublishOptions("bot"))
+    made = ResponseWriter(ctx, "r", 2, tray=tray)
     made.start("p")
     return made
 

@@ -138,16 +138,16 @@ async def test_the_claim_of_a_dead_agent_comes_free_and_that_of_a_living_one_doe
     history, conversation, publisher
 ):
     await ask(publisher, "p1")
-    how = {"claims": history._store, "record": history.catch_up}
+    ctx, record = history._ctx, history.catch_up
     await history.catch_up(conversation)
     assert await history._store.claim(conversation, "dead", 0.4, [])  # and nobody renews it
-    async with aclosing(unanswered(conversation, **how, lease_s=0.4)) as prompts:
+    async with aclosing(unanswered(ctx, conversation, record=record, lease_s=0.4)) as prompts:
         assert await anext(prompts, None) is None
     await asyncio.sleep(0.5)
-    async with aclosing(unanswered(conversation, **how, lease_s=0.4)) as prompts:
+    async with aclosing(unanswered(ctx, conversation, record=record, lease_s=0.4)) as prompts:
         assert (await anext(prompts)).id == "p1"
         await asyncio.sleep(1)
-        assert await ids(unanswered(conversation, **how)) == []
+        assert await ids(unanswered(ctx, conversation, record=record)) == []
 
 
 async def test_a_live_prompt_waits_behind_those_that_came_before_it(

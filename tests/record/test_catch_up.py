@@ -116,13 +116,12 @@ class TestCatchUp:
         await room.catch_up()
         house.server.expire(room.name)
         await room.say("token", "d", responseId="r", seq=4)
-        later = room.rules._replace(now_ms=lambda: now_ms() + 200_000)
-        await room.catch_up(rules=later)
+        await room.catch_up(ahead_ms=200_000)
         assert len((await room.row()).holes) == 1
-        hydrated = await room.hydrate(rules=later)
+        hydrated = await room.hydrate(ahead_ms=200_000)
         assert [r.code for r in hydrated.reasons] == ["history_expired"]
         assert [(m["text"], m["gaps"]) for m in hydrated.messages] == [("abd", [[3, 3]])]
-        await room.catch_up(rules=later)
+        await room.catch_up(ahead_ms=200_000)
         assert len((await room.row()).holes) == 1
 
     async def test_a_hole_makes_open_text_without_seq_inexact(self, room, house):
@@ -131,9 +130,8 @@ class TestCatchUp:
         await room.catch_up()
         house.server.expire(room.name)
         await room.say("token", "c", responseId="r")
-        later = room.rules._replace(now_ms=lambda: now_ms() + 200_000)
-        await room.catch_up(rules=later)
-        (message,) = (await room.hydrate(rules=later)).messages
+        await room.catch_up(ahead_ms=200_000)
+        (message,) = (await room.hydrate(ahead_ms=200_000)).messages
         assert (message["text"], message["exact"]) == ("ac", False)
 
     async def test_a_bad_conversation_id_is_refused(self, room):

@@ -17,13 +17,13 @@ from rehydrate.follow.resync import FollowOptions, Resync, pause_s
 from rehydrate.ports import Discontinuity
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
+    from rehydrate.context import Context
     from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.live_conversation import Change
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import ChannelLog, ResponseStore, Subscription
+    from rehydrate.ports import Subscription
 
 _log = logging.getLogger(__name__)
 
@@ -36,11 +36,8 @@ class Feed(Resync):
 
     Args:
         conversation_id: which.
-        store: where responses are stored.
-        channel: what is attached to.
-        rules: the surroundings.
+        ctx: the adapters and limits.
         terms: how to follow.
-        channel_of: the channel of a conversation.
         noticed: called with the conversation when something has begun or ended in it.
         hint_ms: from when history was last known to be needed for a conversation.
 
@@ -52,21 +49,16 @@ class Feed(Resync):
 
     def __init__(
         self,
+        ctx: Context,
         conversation_id: str,
         *,
-        store: ResponseStore,
-        channel: ChannelLog,
-        rules: Rules,
         terms: FollowOptions,
-        channel_of: Callable[[str], Awaitable[str]],
         noticed: Callable[[str], None],
         hint_ms: Callable[[str], int | None],
     ) -> None:
         super().__init__(
+            ctx,
             conversation_id,
-            store=store,
-            channel=channel,
-            rules=rules,
             terms=terms,
             noticed=noticed,
             hint_ms=hint_ms,
@@ -74,9 +66,8 @@ class Feed(Resync):
         self.counts: Counter[str] = Counter()
         self.followers = 0
         self.cancels: dict[str | None, asyncio.Event] = {}
-        self._channel_of = channel_of
         self._heard_ms = 0
-        self._replays = FollowedReplays(rules.agents)
+        self._replays = FollowedReplays(ctx.agents)
         self._chains = AppendChains()
 
     def open(self) -> None:
@@ -98,7 +89,7 @@ class Feed(Resync):
             return None
         standing = self.conversation
         return self.buffer.snapshot(
-            limit, lambda size: standing.answer(size, self._rules.now_ms()).body
+            limit, lambda size: standing.answer(size, self._ctx.now_ms()).body
         )
 
     def resume_from(self, id_: str) -> int | None:
@@ -112,7 +103,7 @@ class Feed(Resync):
         """Read again if something is open, and nothing was heard, or read so, after *since_ms*."""
         quiet = self._heard_ms < since_ms
         if quiet and self.conversation is not None and self.conversation.is_open:
-            self._heard_ms = self._rules.now_ms()
+            self._heard_ms = self._ctx.now_ms()
             self.read_again()
 
     async def is_up_to_date(self, until: str | None) -> bool:
@@ -133,11 +124,11 @@ class Feed(Resync):
 
     async def _follow(self) -> None:
         """Attach and listen, again and again."""
-        self._name = await self._channel_of(self.conversation_id)
+        self._name = await self._ctx.channel_of(self.conversation_id)
         attempt = 0
         while True:
             try:
-                async with self._channel.subscribe(
+                async with self._ctx.channel.subscribe(
                     self._name, rewind=f"{self._terms.rewind_s}s", capacity=self._terms.capacity
                 ) as live:
                     attempt = 0
@@ -168,7 +159,7 @@ class Feed(Resync):
                     self._wake_now()
 
     def _attached(self) -> None:
-        self._heard_ms = self._rules.now_ms()
+        self._heard_ms = self._ctx.now_ms()
         self.recent.attached(self._heard_ms)
         self._chains = AppendChains()
 
@@ -182,7 +173,7 @@ class Feed(Resync):
         self._mend(anew=True)
 
     def _hear(self, message: ChannelMessage) -> None:
-        self._heard_ms = self._rules.now_ms()
+        self._heard_ms = self._ctx.now_ms()
         if not self.recent.count_delivery(message) and self._by_rewind:
             self._by_rewind = False  # what it was taken for has not been: history must say
             self._mend()

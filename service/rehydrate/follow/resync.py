@@ -21,9 +21,10 @@ from rehydrate.hydrate.hydrate import MAX_LIMIT, read
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from rehydrate.context import Context
     from rehydrate.core.event import Event
-    from rehydrate.hydrate.hydrate import Reading, Rules
-    from rehydrate.ports import ChannelLog, ResponseStore, Subscription
+    from rehydrate.hydrate.hydrate import Reading
+    from rehydrate.ports import Subscription
 
 _log = logging.getLogger(__name__)
 
@@ -61,9 +62,7 @@ class Resync:
 
     Args:
         conversation_id: which.
-        store: where responses are stored.
-        channel: whose history is read.
-        rules: the surroundings.
+        ctx: the adapters and limits.
         terms: how to follow.
         noticed: called with the conversation when there is something to record.
         hint_ms: from when history was last known to be needed for a conversation.
@@ -79,11 +78,9 @@ class Resync:
 
     def __init__(
         self,
+        ctx: Context,
         conversation_id: str,
         *,
-        store: ResponseStore,
-        channel: ChannelLog,
-        rules: Rules,
         terms: FollowOptions,
         noticed: Callable[[str], None],
         hint_ms: Callable[[str], int | None],
@@ -95,9 +92,7 @@ class Resync:
         self.error: RehydrateError | None = None
         self.closed = False
         self.listeners: dict[Callable[[], None], None] = {}
-        self._store = store
-        self._channel = channel
-        self._rules = rules
+        self._ctx = ctx
         self._terms = terms
         self._noticed = noticed
         self._hint_ms = hint_ms
@@ -137,7 +132,7 @@ class Resync:
             self._mending.cancel()
             self._mending = None
         if self._mending is None and not self.closed and self.error is None:
-            self._mending_ms = self._rules.now_ms()
+            self._mending_ms = self._ctx.now_ms()
             self._mending = self._guarded(self._read_until_it_fits(), "reading a conversation")
 
     async def _read_until_it_fits(self) -> None:
@@ -164,14 +159,14 @@ class Resync:
 
     def _walk(self, *, by_rewind: bool) -> RewoundHistory:
         first = by_rewind and self._terms.strategy == "rewind"
-        return RewoundHistory(self._channel, self._rules.now_ms(), self.recent.rewound, first=first)
+        return RewoundHistory(
+            self._ctx.channel, self._ctx.now_ms(), self.recent.rewound, first=first
+        )
 
     async def _read(self, walk: RewoundHistory) -> Reading:
         return await read(
+            self._ctx,
             self.conversation_id,
-            store=self._store,
-            channel_name=self._name,
-            rules=self._rules,
             walk=walk,
             limit=MAX_LIMIT,
             since_hint_ms=self._since_ms(),
@@ -180,7 +175,7 @@ class Resync:
     def _since_ms(self) -> int | None:
         """From when to read history while the database answers, if it is likely to be needed."""
         hint_ms = self._hint_ms(self.conversation_id)
-        young = hint_ms is not None and hint_ms >= self._rules.now_ms() - _YOUNG_MS
+        young = hint_ms is not None and hint_ms >= self._ctx.now_ms() - _YOUNG_MS
         likely = self.recent.is_cut or self._terms.strategy == "history"
         return hint_ms if young and likely else None
 

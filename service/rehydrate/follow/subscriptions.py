@@ -20,13 +20,12 @@ from rehydrate.follow.recent_messages import RecentHistory
 from rehydrate.hydrate.hydrate import MAX_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
+    from rehydrate.context import Context
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.resync import FollowOptions
     from rehydrate.hydrate.history_window import HistoryReader
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import ChannelLog, ResponseStore
 
 _log = logging.getLogger(__name__)
 
@@ -203,30 +202,22 @@ class Subscriptions:
     """The followed conversations of this process.
 
     Args:
-        store: where responses are stored.
-        channel: the Ably port.
-        rules: retention, permitted publishers and clock.
+        ctx: the adapters and limits.
         terms: how to follow.
-        channel_of: returns the channel name of a conversation.
         noticed: called with a conversation id when a message in it has started or ended.
         hint_ms: returns the time (ms) from which history was last needed for a conversation.
     """
 
     def __init__(
         self,
+        ctx: Context,
         *,
-        store: ResponseStore,
-        channel: ChannelLog,
-        rules: Rules,
         terms: FollowOptions,
-        channel_of: Callable[[str], Awaitable[str]],
         noticed: Callable[[str], None],
         hint_ms: Callable[[str], int | None],
     ) -> None:
-        self._ports = (store, channel)
-        self._rules = rules
+        self._ctx = ctx
         self._terms = terms
-        self._channel_of = channel_of
         self._noticed = noticed
         self._hint_ms = hint_ms
         self._feeds: dict[str, Feed] = {}
@@ -289,7 +280,7 @@ class Subscriptions:
         feed = self._feeds.get(conversation_id)
         if feed is None or not await feed.is_up_to_date(until):
             return None
-        return RecentHistory(self._ports[1], self._rules.now_ms(), feed.recent)
+        return RecentHistory(self._ctx.channel, self._ctx.now_ms(), feed.recent)
 
     @property
     def counts(self) -> Counter[str]:
@@ -330,14 +321,10 @@ class Subscriptions:
             self._close_feed(feed)
             feed = None
         if feed is None:
-            store, channel = self._ports
             feed = self._feeds[conversation_id] = Feed(
+                self._ctx,
                 conversation_id,
-                store=store,
-                channel=channel,
-                rules=self._rules,
                 terms=self._terms,
-                channel_of=self._channel_of,
                 noticed=self._noticed,
                 hint_ms=self._hint_ms,
             )

@@ -16,10 +16,11 @@ from rehydrate.hydrate.history_window import HistoryReader
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
+    from rehydrate.context import Context
     from rehydrate.core.event import Event
-    from rehydrate.ports import ChannelLog, ResponseStore, Stored
+    from rehydrate.ports import ResponseStore, Stored
 
 EPHEMERAL_LAG_S = 0.7
 """How long after it was said an ephemeral token is in the store at the latest: checkpoints are half a
@@ -28,18 +29,6 @@ second apart. Who has attached before this answer was asked for then misses none
 MAX_LIMIT = 200
 _LAST = "~"
 """A position behind all others: of an open message whose start has no serial yet."""
-
-
-class Rules(NamedTuple):
-    """What an act knows of its surroundings.
-
-    ``retention_ms``: how long the channel keeps history. ``agents``: the clientIds that may
-    publish responses; empty: any. ``now_ms``: the clock, ms since 1970.
-    """
-
-    retention_ms: int
-    agents: frozenset[str]
-    now_ms: Callable[[], int]
 
 
 class Hydrated(NamedTuple):
@@ -128,12 +117,9 @@ class Reading(NamedTuple):
 
 
 async def hydrate(
+    ctx: Context,
     conversation_id: str,
     *,
-    store: ResponseStore,
-    channel: ChannelLog,
-    channel_name: str,
-    rules: Rules,
     until: str | None = None,
     limit: int = 50,
     before: Cursor | None = None,
@@ -153,11 +139,9 @@ async def hydrate(
             answer, not an error.)
     """
     reading = await read(
+        ctx,
         conversation_id,
-        store=store,
-        channel_name=channel_name,
-        rules=rules,
-        walk=walk or HistoryReader(channel, rules.now_ms()),
+        walk=walk,
         until=until,
         limit=limit,
         before=before,
@@ -167,12 +151,10 @@ async def hydrate(
 
 
 async def read(
+    ctx: Context,
     conversation_id: str,
     *,
-    store: ResponseStore,
-    channel_name: str,
-    rules: Rules,
-    walk: HistoryReader,
+    walk: HistoryReader | None = None,
     until: str | None = None,
     limit: int = 50,
     before: Cursor | None = None,
@@ -183,16 +165,19 @@ async def read(
     check_until(until)
     if not 1 <= limit <= MAX_LIMIT:
         raise BadParameter("limit", f"limit is a number from 1 to {MAX_LIMIT}")
-    early_ms = since_hint_ms if may_need_read(until, rules.now_ms()) else None
-    async with walk.started_early(channel_name, early_ms):
+    store = ctx.store
+    walk = walk or HistoryReader(ctx.channel, ctx.now_ms())
+    early_ms = since_hint_ms if may_need_read(until, ctx.now_ms()) else None
+    early_name = "" if early_ms is None else await ctx.channel_of(conversation_id)
+    async with walk.started_early(early_name, early_ms):
         stored = await store.load(conversation_id, limit=limit, before=before)
         if any(state.ephemeral for state in stored.open):
             await asyncio.sleep(EPHEMERAL_LAG_S)
             stored = await store.load(conversation_id, limit=limit, before=before)
         row = stored.conversation
         watermark = row.watermark if row else None
-        name = row.channel if row else channel_name
-        timeline = Timeline(stored.open, agents=rules.agents, tombstone=row and row.tombstone)
+        name = row.channel if row else ctx.default_channel(conversation_id)
+        timeline = Timeline(stored.open, agents=ctx.agents, tombstone=row and row.tombstone)
         reasons = [_hole_reason()] if row and row.holes else []
         if not _settled_before(stored, before) and not needs_no_read(watermark, until):
             walk.growing = any(state.cells for state in stored.open)
@@ -201,7 +186,7 @@ async def read(
             await _learn(timeline, stored, walk.events, conversation_id, store)
             if failed is not None:
                 reasons.append(failed)
-            elif not walk.joined and missed(watermark, created_ms, walk.window, rules.retention_ms):
+            elif not walk.joined and missed(watermark, created_ms, walk.window, ctx.retention_ms):
                 reasons = [_hole_reason()]
                 timeline.lost()
             if failed is None and not walk.joined and not walk.shows(until):

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING, NamedTuple
 from rehydrate.core.positions import check_conversation_id, check_message_id
 from rehydrate.core.replay.provenance import Span, joined, stretches
 from rehydrate.errors import NotFound, RehydrateError
-from rehydrate.hydrate.history_window import HistoryReader
 from rehydrate.hydrate.hydrate import read
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from rehydrate.context import Context
     from rehydrate.core.fold import MessageState
     from rehydrate.core.timeline import Reason
     from rehydrate.core.window import LostInterval, Watermark
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import Backlog, ChannelLog, Inspections, LeaseSeen, ResponseStore
+    from rehydrate.hydrate.history_window import HistoryReader
+    from rehydrate.ports import Backlog, LeaseSeen
 
 
 class Inspected(NamedTuple):
@@ -42,14 +42,10 @@ class Inspected(NamedTuple):
 
 
 async def inspect(
+    ctx: Context,
     conversation_id: str,
     message_id: str,
     *,
-    store: ResponseStore,
-    inspections: Inspections,
-    channel: ChannelLog,
-    channel_name: str,
-    rules: Rules,
     walk: HistoryReader | None = None,
 ) -> Inspected:
     """Look at one message, stored or only on the channel yet.
@@ -61,17 +57,10 @@ async def inspect(
     """
     check_conversation_id(conversation_id)
     check_message_id(message_id, "message_id")
-    states = await store.states(conversation_id, [message_id])
+    states = await ctx.store.states(conversation_id, [message_id])
     stored = next((state for state in states if state.id == message_id), None)
-    lease = await inspections.lease_seen(conversation_id, message_id)
-    reading = await read(
-        conversation_id,
-        store=store,
-        channel_name=channel_name,
-        rules=rules,
-        walk=walk or HistoryReader(channel, rules.now_ms()),
-        limit=1,
-    )
+    lease = await ctx.store.lease_seen(conversation_id, message_id)
+    reading = await read(ctx, conversation_id, walk=walk, limit=1)
     now = reading.timeline.messages.get(message_id)
     if now is None or (stored is not None and not now.changed):
         now = stored

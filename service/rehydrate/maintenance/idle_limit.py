@@ -13,16 +13,15 @@ from rehydrate.maintenance.sweeper import last_said_ms
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import Due, ResponseStore
+    from rehydrate.context import Context
+    from rehydrate.ports import Due
     from rehydrate.record.catch_up import Recorded
 
 
 async def end_idle(
+    ctx: Context,
     due: Due,
     *,
-    store: ResponseStore,
-    rules: Rules,
     record: Callable[[str], Awaitable[Recorded]],
     limit_ms: int,
 ) -> bool:
@@ -36,12 +35,12 @@ async def end_idle(
     """
     if not (await record(due.conversation_id)).moved:
         return False  # somebody else is at it, and may know more by now
-    async with store.locked(due.conversation_id, due.channel) as held:
+    async with ctx.store.locked(due.conversation_id, due.channel) as held:
         state = (await held.messages([due.message_id])).get(due.message_id)
         if state is None or state.status != "in_progress" or await held.lease(due.message_id):
             return False
         said_ms = last_said_ms(state)
-        if rules.now_ms() - said_ms < limit_ms:
+        if ctx.now_ms() - said_ms < limit_ms:
             return False
         state.interrupt(said_ms)
         await held.put([state])

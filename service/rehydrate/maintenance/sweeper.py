@@ -28,9 +28,8 @@ from rehydrate.publish.publish_queue import packed
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import Due, LockedConversation, ResponseStore
-    from rehydrate.publish.publish_queue import PublishQueue
+    from rehydrate.context import Context
+    from rehydrate.ports import Due, LockedConversation, Publisher
 
 _log = logging.getLogger(__name__)
 
@@ -50,11 +49,9 @@ MOST_APART = 10_000
 
 
 async def sweep(
+    ctx: Context,
     due: Sequence[Due],
     *,
-    store: ResponseStore,
-    outbox: PublishQueue,
-    rules: Rules,
     record: Callable[[str], Awaitable[object]],
     lease_s: float,
 ) -> int:
@@ -69,8 +66,8 @@ async def sweep(
     """
     conversation_id, _, name = due[0]
     await record(conversation_id)  # a publisher may be alive and cut off from the store alone
-    async with store.locked(conversation_id, name) as held:
-        states = await _fenced(held, due, said_before_ms=rules.now_ms() - int(lease_s * 1000))
+    async with ctx.store.locked(conversation_id, name) as held:
+        states = await _fenced(held, due, said_before_ms=ctx.now_ms() - int(lease_s * 1000))
     if not states:
         return 0
     if not all(state.ended for state in states):
@@ -78,14 +75,14 @@ async def sweep(
         await record(conversation_id)
     ids = [state.id for state in states]
     for _ in range(ROUNDS):
-        async with store.locked(conversation_id, name) as held:
+        async with ctx.store.locked(conversation_id, name) as held:
             events = await _endings(held, ids)
-        await tell(outbox, name, events)
+        await tell(ctx.publish_queue, name, events)
         for wait in (False, True):
             if wait:
                 await asyncio.sleep(HISTORY_LAG_MS / 1000)
                 await record(conversation_id)
-            async with store.locked(conversation_id, name) as held:
+            async with ctx.store.locked(conversation_id, name) as held:
                 ids = await _left(held, ids)
             if not ids:
                 return len(states)
@@ -171,7 +168,7 @@ def _event(kind: str, state: MessageState, seq: int | None, **fields: object) ->
     )
 
 
-async def tell(outbox: PublishQueue, channel_name: str, events: Sequence[Event]) -> None:
+async def tell(outbox: Publisher, channel_name: str, events: Sequence[Event]) -> None:
     """Publish *events* on the channel *channel_name*, as few publishes as they fit, one by one.
 
     So what comes first is acknowledged before what comes later, or together with it.

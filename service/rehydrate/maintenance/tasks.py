@@ -13,9 +13,8 @@ from rehydrate.record.erase import ErasureWatch
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import Due, ResponseStore
-    from rehydrate.publish.publish_queue import PublishQueue
+    from rehydrate.context import Context
+    from rehydrate.ports import Due
 
 _AT_A_TIME = 100
 _DUE_AT_A_TIME = 1_000
@@ -52,9 +51,7 @@ class Maintenance:
     """The tasks of a process beside its calls.
 
     Args:
-        store: where responses are stored.
-        outbox: where their ends are told.
-        rules: the surroundings.
+        ctx: the adapters and limits.
         terms: how things are kept up.
         record: catches one conversation up.
         kept: what is kept in memory.
@@ -63,23 +60,21 @@ class Maintenance:
 
     def __init__(
         self,
+        ctx: Context,
         *,
-        store: ResponseStore,
-        outbox: PublishQueue,
-        rules: Rules,
         terms: MaintenanceOptions,
         record: Callable[[str], Awaitable[Recorded]],
         kept: MaintenanceParts,
         by_template: Callable[[str], str | None],
     ) -> None:
-        self._store = store
-        self._outbox = outbox
-        self._rules = rules
+        self._ctx = ctx
         self._terms = terms
         self._record = record
         self._kept = kept
         self._recorder = Recorder(record)
-        self._announcements = WebhookWakeups(store.on_channels, by_template, self._recorder.wake)
+        self._announcements = WebhookWakeups(
+            ctx.store.on_channels, by_template, self._recorder.wake
+        )
         retention_s = terms.retention_ms / 1000
         self._round_s = min(_LONGEST_ROUND_S, retention_s / 4)
         self._rounds = Poller(
@@ -93,7 +88,7 @@ class Maintenance:
             self._sweepers.append(
                 Sweeper(self._idle, self._end_idle, every_s=every_s, lease_s=lease_s)
             )
-        self._erasures = ErasureWatch(kept.ids, store.erased, kept.changed)
+        self._erasures = ErasureWatch(kept.ids, ctx.store.erased, kept.changed)
 
     def open(self) -> None:
         """Begin."""
@@ -140,33 +135,30 @@ class Maintenance:
         self._announcements.hear(channels)
 
     async def _overdue(self) -> list[str]:
-        return await self._store.overdue(limit=_AT_A_TIME, after_s=self._round_s)
+        return await self._ctx.store.overdue(limit=_AT_A_TIME, after_s=self._round_s)
 
     async def _due(self) -> list[Due]:
-        return await self._store.due(limit=_DUE_AT_A_TIME)
+        return await self._ctx.store.due(limit=_DUE_AT_A_TIME)
 
     async def _sweep(self, due: list[Due]) -> int:
         return await sweep(
+            self._ctx,
             due,
-            store=self._store,
-            outbox=self._outbox,
-            rules=self._rules,
             record=self._record,
             lease_s=self._terms.lease_s,
         )
 
     async def _idle(self) -> list[Due]:
         # any process may have ended it by then, and tells followers of its own alone
-        self._kept.read_quiet(self._rules.now_ms() - self._terms.idle_ms - 2 * self._idle_every_ms)
-        return await self._store.idle(limit=_AT_A_TIME, after_s=self._terms.idle_ms / 1000)
+        self._kept.read_quiet(self._ctx.now_ms() - self._terms.idle_ms - 2 * self._idle_every_ms)
+        return await self._ctx.store.idle(limit=_AT_A_TIME, after_s=self._terms.idle_ms / 1000)
 
     async def _end_idle(self, due: list[Due]) -> int:
         count = 0
         for each in due:
             count += await end_idle(
+                self._ctx,
                 each,
-                store=self._store,
-                rules=self._rules,
                 record=self._record,
                 limit_ms=self._terms.idle_ms,
             )

@@ -19,11 +19,10 @@ from rehydrate.maintenance.sweeper import tell, untold
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
+    from rehydrate.context import Context
     from rehydrate.core.event import Event
     from rehydrate.core.fold import MessageState
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import ChannelLog, ResponseStore
-    from rehydrate.publish.publish_queue import PublishQueue
+    from rehydrate.ports import ChannelLog
     from rehydrate.record.catch_up import Recorded
 
     Parts = list[dict[str, object]]
@@ -51,14 +50,10 @@ class Verified(NamedTuple):
 
 
 async def verify(
+    ctx: Context,
     conversation_id: str,
     *,
-    store: ResponseStore,
-    channel: ChannelLog,
-    channel_name: str,
-    rules: Rules,
     record: Callable[[str], Awaitable[Recorded]],
-    outbox: PublishQueue,
     mend: bool = False,
 ) -> Verified:
     """Compare the stored messages of a conversation with its channel, as far as it is retained.
@@ -72,10 +67,11 @@ async def verify(
     """
     check_conversation_id(conversation_id)
     await record(conversation_id)
+    store = ctx.store
     row = (await store.load(conversation_id, limit=1, before=None)).conversation
-    name = row.channel if row else channel_name
-    events = await _said(channel, name)
-    shown = Timeline(agents=rules.agents, tombstone=row.tombstone if row else None)
+    name = row.channel if row else ctx.default_channel(conversation_id)
+    events = await _said(ctx.channel, name)
+    shown = Timeline(agents=ctx.agents, tombstone=row.tombstone if row else None)
     shown.fold(events)
     stored = {state.id: state for state in await store.states(conversation_id, shown.messages)}
     findings, compared = [], 0
@@ -91,12 +87,10 @@ async def verify(
                 by_us = await held.lease(message.id) is not None
             found = found._replace(fault="channel" if by_us else "store")
         if mend and found.fault == "store":
-            found = found._replace(
-                mended=await _mend_row(store, (conversation_id, name), rules, own)
-            )
+            found = found._replace(mended=await _mend_row(ctx, (conversation_id, name), own))
         elif mend:
             found = found._replace(
-                mended=await _mend_channel(store, outbox, (conversation_id, name), message.id)
+                mended=await _mend_channel(ctx, (conversation_id, name), message.id)
             )
         findings.append(found)
     return Verified(len(shown.messages), compared, findings)
@@ -165,16 +159,14 @@ def _alike(text: str, other: str) -> int:
     return next(differing, min(len(text), len(other)))
 
 
-async def _mend_row(
-    store: ResponseStore, where: tuple[str, str], rules: Rules, events: Sequence[Event]
-) -> bool:
+async def _mend_row(ctx: Context, where: tuple[str, str], events: Sequence[Event]) -> bool:
     """Fold what the channel says of one message onto its row; if that is not enough, in its place."""
-    async with store.locked(*where) as held:
+    async with ctx.store.locked(*where) as held:
         tombstone = held.conversation.tombstone
-        fresh = Timeline(agents=rules.agents, tombstone=tombstone)
+        fresh = Timeline(agents=ctx.agents, tombstone=tombstone)
         fresh.fold(events)
         known = await held.messages(list(fresh.messages))
-        timeline = Timeline(known.values(), agents=rules.agents, tombstone=tombstone)
+        timeline = Timeline(known.values(), agents=ctx.agents, tombstone=tombstone)
         timeline.fold(events)
         for state in known.values():
             if _compare(fresh.messages[state.id], state)[0] is not None:
@@ -185,15 +177,13 @@ async def _mend_row(
     return bool(timeline.messages)
 
 
-async def _mend_channel(
-    store: ResponseStore, outbox: PublishQueue, where: tuple[str, str], message_id: str
-) -> bool:
+async def _mend_channel(ctx: Context, where: tuple[str, str], message_id: str) -> bool:
     """Say again how the stored message ends: its text, if it is whole, and its stop."""
-    async with store.locked(*where) as held:
+    async with ctx.store.locked(*where) as held:
         state = (await held.messages([message_id])).get(message_id)
         if state is None or not state.ended:
             return False
         ending = untold(state)
         await held.put([state])
-    await tell(outbox, where[1], ending)
+    await tell(ctx.publish_queue, where[1], ending)
     return True

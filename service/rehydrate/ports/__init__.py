@@ -5,6 +5,7 @@ from __future__ import annotations
 from rehydrate.ports.channel import ChannelLog, Discontinuity, Outgoing, Subscription
 from rehydrate.ports.claims import PromptClaims
 from rehydrate.ports.inspections import Backlog, Inspections, LeaseSeen, Listed
+from rehydrate.ports.publishing import ChannelPublisher, EventSource, Publisher
 from rehydrate.ports.replays import ReplayStore
 from rehydrate.ports.store import (
     Conversation,
@@ -13,15 +14,18 @@ from rehydrate.ports.store import (
     Lease,
     LockedConversation,
     ResponseStore,
+    Store,
     Stored,
 )
 
 __all__ = [
     "Backlog",
     "ChannelLog",
+    "ChannelPublisher",
     "Conversation",
     "Discontinuity",
     "Due",
+    "EventSource",
     "Finished",
     "Inspections",
     "Lease",
@@ -30,8 +34,10 @@ __all__ = [
     "LockedConversation",
     "Outgoing",
     "PromptClaims",
+    "Publisher",
     "ReplayStore",
     "ResponseStore",
+    "Store",
     "Stored",
     "Subscription",
 ]

@@ -4,6 +4,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
+from rehydrate.ports.claims import PromptClaims
+from rehydrate.ports.inspections import Inspections
+from rehydrate.ports.replays import ReplayStore
+
 if TYPE_CHECKING:
     from collections.abc import (
         Collection,
@@ -177,3 +181,7 @@ class ResponseStore(Protocol):
             StoreUnavailable: it does not, or is not.
         """
         ...
+
+
+class Store(ResponseStore, PromptClaims, Inspections, ReplayStore, Protocol):
+    """The whole store: what one adapter implements and `Context` passes on."""

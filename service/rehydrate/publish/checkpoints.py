@@ -16,10 +16,10 @@ from rehydrate.errors import Conflict, Fenced, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from rehydrate.context import Context
     from rehydrate.core.event import Event
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import LockedConversation, ResponseStore
-    from rehydrate.publish.response_writer import PublishOptions, ResponseWriter
+    from rehydrate.ports import LockedConversation
+    from rehydrate.publish.response_writer import ResponseWriter
 
 _log = logging.getLogger(__name__)
 
@@ -33,17 +33,11 @@ _RENEW_EARLY = 0.8
 class Checkpoints:
     """What a publisher writes into the store, as long as its response is its own."""
 
-    def __init__(
-        self,
-        conversation_id: str,
-        channel_name: str,
-        store: ResponseStore,
-        rules: Rules,
-        terms: PublishOptions,
-    ) -> None:
-        self._where = (conversation_id, channel_name)
-        self._store = store
-        self._now_ms = rules.now_ms
+    def __init__(self, ctx: Context, conversation_id: str) -> None:
+        terms = ctx.publish_options
+        self._where = (conversation_id, ctx.default_channel(conversation_id))
+        self._store = ctx.store
+        self._now_ms = ctx.now_ms
         self._terms = terms
         self._holder = uuid.uuid4().hex
         self.lease_s = terms.lease_s

@@ -14,24 +14,17 @@ from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict, TooLarg
 from rehydrate.publish.publish_queue import BATCH_BYTES, outgoing, size_bytes
 
 if TYPE_CHECKING:
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import ResponseStore
-    from rehydrate.publish.publish_queue import PublishQueue
+    from rehydrate.context import Context
 
 ACK_TIMEOUT_S = 30.0
 """How long Ably may take to acknowledge."""
 
 
 async def prompt(
+    ctx: Context,
     conversation_id: str,
     prompt_id: str,
     text: str,
-    *,
-    store: ResponseStore,
-    outbox: PublishQueue,
-    channel_name: str,
-    rules: Rules,
-    client_id: str | None = None,
 ) -> None:
     """Publish a prompt and store it, at the place that its serial gives it.
 
@@ -48,14 +41,16 @@ async def prompt(
     check_message_id(prompt_id, "prompt_id")
     if not text:
         raise BadParameter("text", "a prompt has a text")
+    client_id = ctx.publish_options.client_id
     event = Event("prompt", prompt_id, id=f"prompt:{prompt_id}", client_id=client_id, text=text)
-    event = event._replace(timestamp_ms=rules.now_ms())
+    event = event._replace(timestamp_ms=ctx.now_ms())
     if size_bytes(outgoing(event)) > BATCH_BYTES:
         raise TooLarge(f"prompt {prompt_id!r} does not fit a channel message of {BATCH_BYTES} B")
-    for state in await store.states(conversation_id, [prompt_id]):
+    for state in await ctx.store.states(conversation_id, [prompt_id]):
         return _check_same(state, text)
-    event = event._replace(serial=await _published(event, outbox, channel_name))
-    async with store.locked(conversation_id, channel_name) as held:
+    channel_name = await ctx.channel_of(conversation_id)
+    event = event._replace(serial=await _published(ctx, event, channel_name))
+    async with ctx.store.locked(conversation_id, channel_name) as held:
         tombstone = held.conversation.tombstone
         if tombstone is not None and tombstone.names(prompt_id):
             raise Conflict(f"message {prompt_id!r} was erased")
@@ -69,12 +64,9 @@ async def prompt(
 
 
 async def cancel(
+    ctx: Context,
     conversation_id: str,
     response_id: str,
-    *,
-    outbox: PublishQueue,
-    channel_name: str,
-    client_id: str | None = None,
 ) -> None:
     """Ask, on the channel, whoever publishes the response to stop; it ends as ``cancelled``.
 
@@ -85,13 +77,12 @@ async def cancel(
     check_conversation_id(conversation_id)
     check_message_id(response_id, "response_id")
     id_ = f"cancel:{uuid.uuid4().hex}"
-    await _published(
-        Event("cancel", response_id, id=id_, client_id=client_id), outbox, channel_name
-    )
+    event = Event("cancel", response_id, id=id_, client_id=ctx.publish_options.client_id)
+    await _published(ctx, event, await ctx.channel_of(conversation_id))
 
 
-async def _published(event: Event, outbox: PublishQueue, channel_name: str) -> str | None:
-    with outbox.tray(channel_name) as tray:
+async def _published(ctx: Context, event: Event, channel_name: str) -> str | None:
+    with ctx.publish_queue.tray(channel_name) as tray:
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 return await tray.say_alone(event)

@@ -15,7 +15,7 @@ import uuid
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from rehydrate.core.codecs import tokens
 from rehydrate.core.event import TEXTUAL, Event
@@ -26,7 +26,7 @@ from rehydrate.ports import Outgoing
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
 
-    from rehydrate.ports import ChannelLog
+    from rehydrate.ports import ChannelLog, EventSource
 
     Ack = asyncio.Future[Sequence[str | None]]
 
@@ -52,22 +52,6 @@ _WIDEST_BYTES = 4
 
 _BYTES_PER_PUBLISH = 20_000
 """Ably takes 1024 KiB a second on a channel that it takes 50 publishes on: larger ones cost more."""
-
-
-class EventSource(Protocol):
-    """Who has something to say on a channel. The calls may not block."""
-
-    def next_event(self) -> Event | None:
-        """What is to be said next; None: nothing, for now."""
-        ...
-
-    def posted(self, event: Event) -> None:
-        """That event was sent, as *event* says it: now with its id."""
-        ...
-
-    def answered(self, event: Event, serial: str | None, *, refused: bool) -> None:
-        """What became of an event that was sent. *refused*: it may not have been published."""
-        ...
 
 
 class _ConnectionSlot:

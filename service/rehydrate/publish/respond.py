@@ -21,14 +21,12 @@ from rehydrate.core.text.parts import clean_parts
 from rehydrate.core.text.size_budget import END_BYTES, LABEL_CHARACTERS, VALUE_BYTES, check_parts
 from rehydrate.errors import BadParameter, StoreUnavailable, TooLarge
 from rehydrate.publish.checkpoints import Checkpoints
-from rehydrate.publish.response_writer import Ending, PublishOptions, ResponseWriter
+from rehydrate.publish.response_writer import Ending, ResponseWriter
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Coroutine
 
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import ResponseStore
-    from rehydrate.publish.publish_queue import PublishQueue
+    from rehydrate.context import Context
 
 _log = logging.getLogger(__name__)
 
@@ -173,14 +171,10 @@ def _check_label(name: str, value: Any) -> None:
 
 @asynccontextmanager
 async def respond(
+    ctx: Context,
     conversation_id: str,
     response_id: str,
     *,
-    store: ResponseStore,
-    outbox: PublishQueue,
-    channel_name: str,
-    rules: Rules,
-    terms: PublishOptions,
     prompt_id: str | None = None,
     metadata: Any = None,
     ephemeral: bool = False,
@@ -204,12 +198,10 @@ async def respond(
     if prompt_id is not None:
         check_message_id(prompt_id, "prompt_id")
     _check_json("metadata", metadata, METADATA_BYTES)
-    ledger = Checkpoints(conversation_id, channel_name, store, rules, terms)
+    ledger = Checkpoints(ctx, conversation_id)
     gen, name = await ledger.claim(response_id, prompt_id, metadata, ephemeral=ephemeral)
-    with outbox.tray(name) as tray:
-        publication = ResponseWriter(
-            response_id, gen, tray=tray, rules=rules, terms=terms, ephemeral=ephemeral
-        )
+    with ctx.publish_queue.tray(name) as tray:
+        publication = ResponseWriter(ctx, response_id, gen, tray=tray, ephemeral=ephemeral)
         publication.start(prompt_id)
         keeping = asyncio.create_task(
             _keep(publication, ledger), name=f"checkpoints of {response_id}"

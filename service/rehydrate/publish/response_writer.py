@@ -14,8 +14,8 @@ from rehydrate.core.text import size_budget as extent
 from rehydrate.errors import ChannelUnavailable, Fenced, TooLarge
 
 if TYPE_CHECKING:
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.publish.publish_queue import ChannelQueue
+    from rehydrate.context import Context
+    from rehydrate.ports import ChannelPublisher
 
 ACK_TIMEOUT_S = 30.0
 """How long an ending response waits for what Ably has not acknowledged."""
@@ -24,17 +24,6 @@ TELL_ATTEMPTS = 4
 
 _GROWING = TEXTUAL | {"tool_args"}
 """Kinds whose events grow while they wait to be sent."""
-
-
-class PublishOptions(NamedTuple):
-    """How responses are published.
-
-    ``client_id``: as whom. ``lease_s``: how long a publisher may give no sign of life before it is
-    taken for dead.
-    """
-
-    client_id: str | None = None
-    lease_s: float = 15.0
 
 
 class Ending(NamedTuple):
@@ -80,12 +69,11 @@ class ResponseWriter:
 
     def __init__(
         self,
+        ctx: Context,
         response_id: str,
         gen: int,
         *,
-        tray: ChannelQueue,
-        rules: Rules,
-        terms: PublishOptions,
+        tray: ChannelPublisher,
         ephemeral: bool = False,
     ) -> None:
         self.id = response_id
@@ -98,8 +86,8 @@ class ResponseWriter:
         self.closed: str | None = None
         self.refused = 0
         self._tray = tray
-        self._now_ms = rules.now_ms
-        self._client_id = terms.client_id
+        self._now_ms = ctx.now_ms
+        self._client_id = ctx.publish_options.client_id
         self._ephemeral = ephemeral
         self._seq = -1
         self._characters = 0

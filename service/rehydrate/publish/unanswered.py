@@ -22,6 +22,7 @@ from rehydrate.errors import StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 
+    from rehydrate.context import Context
     from rehydrate.ports import PromptClaims
 
 _log = logging.getLogger(__name__)
@@ -42,9 +43,9 @@ class Prompt(NamedTuple):
 
 
 async def unanswered(
+    ctx: Context,
     conversation_id: str,
     *,
-    claims: PromptClaims,
     record: Callable[[str], Awaitable[object]],
     wait: Callable[[], Awaitable[bool]] | None = None,
     lease_s: float = LEASE_S,
@@ -64,13 +65,13 @@ async def unanswered(
     passed: OrderedDict[str, None] = OrderedDict()
     await record(conversation_id)
     while True:
-        wire = await claims.claim(conversation_id, holder, lease_s, passed)
+        wire = await ctx.store.claim(conversation_id, holder, lease_s, passed)
         if wire is not None:
             prompt = _prompt(wire)
             passed[prompt.id] = None
             if len(passed) > _MOST_PASSED:
                 passed.popitem(last=False)
-            async with _kept(claims, (conversation_id, prompt.id, holder), lease_s):
+            async with _kept(ctx.store, (conversation_id, prompt.id, holder), lease_s):
                 yield prompt
         elif wait is None or not await wait():
             return

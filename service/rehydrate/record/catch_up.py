@@ -25,10 +25,10 @@ from rehydrate.errors import BadParameter, Conflict, RehydrateError
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 
+    from rehydrate.context import Context
     from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.core.window import LostInterval
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import ChannelLog, LockedConversation, ResponseStore
+    from rehydrate.ports import LockedConversation
 
 _log = logging.getLogger(__name__)
 
@@ -51,12 +51,8 @@ class Recorded(NamedTuple):
 
 
 async def catch_up(
+    ctx: Context,
     conversation_id: str,
-    *,
-    store: ResponseStore,
-    channel: ChannelLog,
-    channel_name: str,
-    rules: Rules,
 ) -> Recorded:
     """Fold what the channel says since the watermark into the store, and move the watermark.
 
@@ -68,14 +64,14 @@ async def catch_up(
         ChannelUnavailable: Ably does not answer; likewise.
     """
     check_conversation_id(conversation_id)
-    stored = await store.load(conversation_id, limit=1, before=None)
+    stored = await ctx.store.load(conversation_id, limit=1, before=None)
     row, names = stored.conversation, Timeline(stored.open)
     watermark = row.watermark if row else None
     created_ms = row.created_ms if row else None
-    name = row.channel if row else channel_name
-    window, counts = Window(rules.now_ms()), Counter[str]()
+    name = row.channel if row else ctx.default_channel(conversation_id)
+    window, counts = Window(ctx.now_ms()), Counter[str]()
     hole, lost, growing = None, None, dict[str, MessageState]()
-    pages = channel.history(name, since_ms=read_from_ms(watermark), forwards=True, limit=PAGE)
+    pages = ctx.channel.history(name, since_ms=read_from_ms(watermark), forwards=True, limit=PAGE)
     async with aclosing(pages):
         async for page, at_end in _with_end(pages):
             begins = window.oldest_ms is None
@@ -83,12 +79,12 @@ async def catch_up(
             if row is None and not window.count:
                 break  # nobody has said anything on it: no row for whoever asks
             if begins:
-                lost = hole = missed(watermark, created_ms, window, rules.retention_ms)
-            async with store.locked(conversation_id, name) as held:
+                lost = hole = missed(watermark, created_ms, window, ctx.retention_ms)
+            async with ctx.store.locked(conversation_id, name) as held:
                 if held.conversation.watermark != watermark:
                     return Recorded(window.count, counts, moved=False)
                 events = list(decode_all(page))
-                timeline = await _fold_onto(held, events, rules, hole, names)
+                timeline = await _fold_onto(ctx, held, events, hole, names)
                 counts += timeline.counts + ignored(page, events)
                 growing = _growing(growing, timeline, window.read_at_ms)
                 watermark = advanced(
@@ -96,7 +92,7 @@ async def catch_up(
                     window,
                     at_end=at_end,
                     growing=read_again_from(growing.values(), window.read_at_ms),
-                    retention_ms=rules.retention_ms,
+                    retention_ms=ctx.retention_ms,
                 )
                 lost = spanned(lost, timeline.refused)
                 await held.move(watermark, lost if begins or timeline.refused else None)
@@ -104,9 +100,9 @@ async def catch_up(
 
 
 async def _fold_onto(
+    ctx: Context,
     held: LockedConversation,
     events: Sequence[Event],
-    rules: Rules,
     hole: LostInterval | None,
     names: Timeline,
 ) -> Timeline:
@@ -115,7 +111,7 @@ async def _fold_onto(
     tombstone = held.conversation.tombstone
     begins = not ids <= states.keys()
     others = await held.open_beside(states.keys(), most=MOST_OPEN) if begins else 0
-    timeline = Timeline(states.values(), agents=rules.agents, tombstone=tombstone, elsewhere=others)
+    timeline = Timeline(states.values(), agents=ctx.agents, tombstone=tombstone, elsewhere=others)
     if hole is not None:
         timeline.lost()
     timeline.fold(events)
@@ -167,12 +163,9 @@ class StoreResult(NamedTuple):
 
 
 async def store_messages(
+    ctx: Context,
     conversation_id: str,
     messages: Sequence[NewMessage],
-    *,
-    store: ResponseStore,
-    channel_name: str,
-    rules: Rules,
 ) -> StoreResult:
     """Store finished *messages*, all or none. Storing the same again changes nothing.
 
@@ -188,8 +181,9 @@ async def store_messages(
     for new in messages:
         _check(new)
     result = StoreResult([], [])
-    now_ms = rules.now_ms()
-    async with store.locked(conversation_id, channel_name) as held:
+    now_ms = ctx.now_ms()
+    channel_name = ctx.default_channel(conversation_id)
+    async with ctx.store.locked(conversation_id, channel_name) as held:
         known = await held.messages([new.id for new in messages])
         states, on_channel = [], []
         for index, new in enumerate(messages):

@@ -21,8 +21,8 @@ from rehydrate.errors import ChannelUnavailable, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
-    from rehydrate.hydrate.hydrate import Rules
-    from rehydrate.ports import ChannelLog, Conversation, ResponseStore
+    from rehydrate.context import Context
+    from rehydrate.ports import ChannelLog, Conversation
 
 _log = logging.getLogger(__name__)
 
@@ -34,12 +34,8 @@ WATCH_EVERY_S = 1.0
 
 
 async def erase(
+    ctx: Context,
     conversation_id: str,
-    *,
-    store: ResponseStore,
-    channel: ChannelLog,
-    channel_name: str,
-    rules: Rules,
 ) -> None:
     """Erase all that was said in a conversation until now; doing it again changes nothing more.
 
@@ -50,19 +46,19 @@ async def erase(
         StoreUnavailable: Postgres does not answer; nothing is erased.
     """
     check_conversation_id(conversation_id)
-    row = (await store.load(conversation_id, limit=1, before=None)).conversation
-    name = row.channel if row else channel_name
-    now_ms = rules.now_ms()
+    row = (await ctx.store.load(conversation_id, limit=1, before=None)).conversation
+    name = row.channel if row else ctx.default_channel(conversation_id)
+    now_ms = ctx.now_ms()
     seen = _Seen()
     try:
         async with asyncio.timeout(LOOK_TIMEOUT_S):
-            await seen.look(channel, name, row)
+            await seen.look(ctx.channel, name, row)
     except (ChannelUnavailable, TimeoutError):
         _log.warning("a conversation is erased without asking its channel")
         seen.newest_ms = max(seen.newest_ms, now_ms)
     if row is None and not seen.newest_ms:
         return  # nobody has said anything in it
-    async with store.locked(conversation_id, name) as held:
+    async with ctx.store.locked(conversation_id, name) as held:
         await held.erase(max(now_ms, seen.newest_ms), seen.ids)
 
 

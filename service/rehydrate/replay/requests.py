@@ -26,8 +26,9 @@ from rehydrate.replay.validation import (
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from rehydrate.context import Context
     from rehydrate.core.message import MessageState
-    from rehydrate.ports import Conversation, ReplayStore, ResponseStore
+    from rehydrate.ports import Conversation
 
 _LONGEST_NOTED = 256
 """Characters of a name in the audit: what is refused may be anything."""
@@ -54,8 +55,7 @@ class ReplayRequests:
     """Takes requests for replays.
 
     Args:
-        store: where responses are stored.
-        replays: where replays and the audit are.
+        ctx: the adapters and limits.
         targets: where replays may go.
         record: catches a conversation up with its channel.
         wake: says that there is something to do.
@@ -63,15 +63,13 @@ class ReplayRequests:
 
     def __init__(
         self,
+        ctx: Context,
         *,
-        store: ResponseStore,
-        replays: ReplayStore,
         targets: Targets,
         record: Callable[[str], Awaitable[object]],
         wake: Callable[[], None],
     ) -> None:
-        self._store = store
-        self._replays = replays
+        self._store = ctx.store
         self._targets = targets
         self._record = record
         self._wake = wake
@@ -102,7 +100,7 @@ class ReplayRequests:
             asked = await self._check(conversation_id, response_id, terms)
             replay = _new(asked, asker)
             detail = {**(note.detail or {}), **_told(asked.terms), "replay_id": replay.id}
-            added = await self._replays.add_replay(
+            added = await self._store.add_replay(
                 replay,
                 request=dump([response_id, *asked.terms]),
                 key=key,
@@ -122,7 +120,7 @@ class ReplayRequests:
         note = _note(asker, "replay_dry_run", conversation_id, response_id, terms)
         async with self._noting_refusals(note):
             asked = await self._check(conversation_id, response_id, terms)
-            await self._replays.note(note._replace(target=asked.channel))
+            await self._store.note(note._replace(target=asked.channel))
         return asked
 
     async def find(self, replay_id: str) -> Replay:
@@ -131,7 +129,7 @@ class ReplayRequests:
         Raises:
             NotFound: there is none.
         """
-        replay = await self._replays.find_replay(replay_id)
+        replay = await self._store.find_replay(replay_id)
         if replay is None:
             raise NotFound(f"there is no replay {replay_id!r}")
         return replay
@@ -146,7 +144,7 @@ class ReplayRequests:
         detail = {"response_id": replay.response_id, "replay_id": replay.id}
         where = (replay.conversation_id, replay.channel, asker.address)
         note = AuditEntry(asker.actor, "replay_cancel", "accepted", *where, detail)
-        await self._replays.cancel_replay(replay_id, note)
+        await self._store.cancel_replay(replay_id, note)
         self._wake()
         return await self.find(replay_id)
 
@@ -155,7 +153,7 @@ class ReplayRequests:
         try:
             yield
         except RehydrateError as error:
-            await self._replays.note(note._replace(outcome=f"refused: {error.code}"))
+            await self._store.note(note._replace(outcome=f"refused: {error.code}"))
             raise
 
     async def _check(self, conversation_id: str, response_id: str, terms: ReplayTerms) -> Asked:

@@ -10,7 +10,7 @@ import asyncio
 import logging
 import random
 import uuid
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.replay.requests import Replay, ReplayState
 from rehydrate.errors import BadRequest, ChannelUnavailable, RehydrateError, StoreUnavailable
@@ -21,10 +21,9 @@ from rehydrate.replay.requests import planned
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from contextlib import AbstractContextManager
 
+    from rehydrate.context import Context
     from rehydrate.core.message import MessageState
-    from rehydrate.ports import ChannelLog, ReplayStore, ResponseStore
     from rehydrate.replay.player import Outlet
 
 _log = logging.getLogger(__name__)
@@ -44,22 +43,11 @@ class ReplayOptions(NamedTuple):
     client_id: str | None = None
 
 
-class Lender(Protocol):
-    """Who lends the outlet of a channel."""
-
-    def __call__(self, channel_name: str, *, steady_per_s: float) -> AbstractContextManager[Outlet]:
-        """Lend it for as long as the block runs, for so many messages a second."""
-        ...
-
-
 class ReplayWorker:
     """Runs replays, some at once.
 
     Args:
-        store: where responses are stored.
-        replays: where replays are.
-        channel: whose history tells how far another process was.
-        outlet: lends where to publish on a channel.
+        ctx: the adapters and limits.
         rules: how they run.
         noticed: told the conversation of each that begins or ends: its channel says more.
         ended: told the state of each that has ended.
@@ -67,19 +55,13 @@ class ReplayWorker:
 
     def __init__(
         self,
+        ctx: Context,
         *,
-        store: ResponseStore,
-        replays: ReplayStore,
-        channel: ChannelLog,
-        outlet: Lender,
         rules: ReplayOptions,
         noticed: Callable[[str], None],
         ended: Callable[[ReplayState], None],
     ) -> None:
-        self._store = store
-        self._replays = replays
-        self._channel = channel
-        self._outlet = outlet
+        self._ctx = ctx
         self._rules = rules
         self._noticed = noticed
         self._ended = ended
@@ -129,12 +111,12 @@ class ReplayWorker:
         """Begin one replay, if there is one to begin."""
         holder = f"{self._name}-{uuid.uuid4().hex[:8]}"
         rules = self._rules
-        replay = await self._replays.claim_replay(
+        replay = await self._ctx.store.claim_replay(
             holder, LEASE_S, at_once=rules.at_once, per_channel=rules.per_channel
         )
         if replay is None:
             return False
-        run = ReplayRun(replay, holder, self._replays)
+        run = ReplayRun(replay, holder, self._ctx.store)
         self._runs[replay.id] = run
         self._noticed(replay.conversation_id)
         task = asyncio.create_task(self._one(run), name=f"replay {replay.id}")
@@ -164,13 +146,15 @@ class ReplayWorker:
     async def _perform(self, run: ReplayRun) -> tuple[ReplayState, Any]:
         """Run it to its end; the state in which it ended, and why if it failed."""
         replay = run.replay
-        with self._outlet(replay.channel, steady_per_s=replay.terms.max_rate) as outlet:
+        with self._ctx.publish_queue.tray(
+            replay.channel, steady_per_s=replay.terms.max_rate
+        ) as outlet:
             try:
                 if replay.terms.mode == "stream":
                     return await self._stream(run, outlet)
                 if replay.cancel_asked:
                     return "cancelled", None
-                await repair(replay, store=self._store, outlet=outlet)
+                await repair(replay, store=self._ctx.store, outlet=outlet)
                 run.told()
             except (BadRequest, ChannelUnavailable) as error:
                 return "failed", _told(error)
@@ -185,7 +169,7 @@ class ReplayWorker:
         player = Player(replay, schedule, outlet, self._rules.client_id, run.keep)
         run.player = player
         if replay.attempts > 1 or replay.done:
-            await player.find_place(self._channel, replay.channel, replay.started_ms or 0)
+            await player.find_place(self._ctx.channel, replay.channel, replay.started_ms or 0)
         problem: Any = None
         if plan["digest"] != replay.plan.get("digest"):
             problem = {"code": "conflict", "detail": "what is stored of the response has changed"}
@@ -203,7 +187,7 @@ class ReplayWorker:
         return "failed", problem
 
     async def _state(self, replay: Replay) -> MessageState | None:
-        found = await self._store.states(replay.conversation_id, [replay.response_id])
+        found = await self._ctx.store.states(replay.conversation_id, [replay.response_id])
         return next((state for state in found if state.id == replay.response_id), None)
 
 
