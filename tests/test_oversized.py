@@ -58,7 +58,7 @@ async def told(room):
 
 @pytest.mark.parametrize("numbered", [True, False])
 async def test_ten_megabytes_and_more_end_a_response_that_says_so(room, numbered):
-    count = extent.MOST_CHARACTERS // len(PIECE) + 20
+    count = extent.MAX_CHARACTERS // len(PIECE) + 20
     await room.tell("beside", "int", stop=False)
     await room.say("start", responseId="r", **({"seq": 0} if numbered else {}))
     for seq in range(1, count + 1):
@@ -69,7 +69,7 @@ async def test_ten_megabytes_and_more_end_a_response_that_says_so(room, numbered
     message = await told(room)
     assert (message["status"], message["error"]) == ("incomplete", TOO_LARGE)
     assert message["text"] == PIECE * (len(message["text"]) // len(PIECE))
-    assert extent.MOST_CHARACTERS <= len(message["text"]) <= extent.FOLDED_CHARACTERS
+    assert extent.MAX_CHARACTERS <= len(message["text"]) <= extent.FOLDED_CHARACTERS
     held = await lines_of(room)
     await room.say("token", PIECE, responseId="r", **({"seq": count + 1} if numbered else {}))
     await room.say("stop", responseId="r", **({"seq": count + 2} if numbered else {}))
@@ -164,7 +164,7 @@ async def test_a_sweep_tells_an_end_whose_usage_fits_no_stop(room):
 async def test_more_responses_than_may_be_open_are_refused_and_the_rest_stays_exact(
     room, monkeypatch
 ):
-    monkeypatch.setattr(timeline, "MOST_OPEN", 20)
+    monkeypatch.setattr(timeline, "MAX_OPEN", 20)
     monkeypatch.setattr(recording, "PAGE", 7)
     await room.tell("beside", "int", stop=False)
     for number in range(60):
@@ -187,7 +187,7 @@ async def test_more_responses_than_may_be_open_are_refused_and_the_rest_stays_ex
 
 
 async def test_what_was_refused_stays_said_when_there_is_room_again(room, monkeypatch):
-    monkeypatch.setattr(timeline, "MOST_OPEN", 2)
+    monkeypatch.setattr(timeline, "MAX_OPEN", 2)
     for number in range(4):
         await room.say("start", responseId=f"x{number}", seq=0)
     await room.catch_up()
@@ -201,8 +201,8 @@ async def test_what_was_refused_stays_said_when_there_is_room_again(room, monkey
 async def test_a_reader_sees_our_own_response_beside_more_invented_ones_than_are_kept(
     room, monkeypatch
 ):
-    monkeypatch.setattr(timeline, "MOST_OPEN", 10)
-    monkeypatch.setattr(reader, "MOST_OPEN", 10)
+    monkeypatch.setattr(timeline, "MAX_OPEN", 10)
+    monkeypatch.setattr(reader, "MAX_OPEN", 10)
     async with viewing(room) as viewer:
         for number in range(15):
             await room.say("start", responseId=f"x{number}", seq=0)
@@ -216,7 +216,7 @@ async def test_a_follower_is_told_of_our_own_response_whatever_was_invented(
     house, module_database, monkeypatch
 ):
     for module in (timeline, standing):
-        monkeypatch.setattr(module, "MOST_OPEN", 4)
+        monkeypatch.setattr(module, "MAX_OPEN", 4)
     conversation = f"f-{secrets.token_hex(4)}"
     async with (
         history_over(module_database, house.server) as history,

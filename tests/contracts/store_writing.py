@@ -103,7 +103,7 @@ class Together:
                 assert len(stored.open) + len(stored.finished) == 1
                 for state in stored.open:
                     assert state.gaps() == []
-                    told = [tick.length for run in state.runs for tick in run.tape.ticks]
+                    told = [tick.length for run in state.runs for tick in run.timings.entries]
                     assert sum(told) == len(wire.message(state)["text"])
 
         await asyncio.gather(write(), read(), read())

@@ -216,8 +216,8 @@ def ENDED_OF(rid):  # noqa: N802 - reads like the table's states
 
 
 def test_of_twice_as_many_responses_as_are_kept_one_more_asks_again(monkeypatch):
-    monkeypatch.setattr(timeline, "MOST_OPEN", 2)
-    monkeypatch.setattr(reader, "MOST_OPEN", 2)
+    monkeypatch.setattr(timeline, "MAX_OPEN", 2)
+    monkeypatch.setattr(reader, "MAX_OPEN", 2)
     view = View(answered(OPEN))
     begun = [view.apply_event(start(message_id=f"r{n}", at_s=9 + n)) for n in range(4)]
     assert begun == [APPLY, APPLY, APPLY, AGAIN]

@@ -282,7 +282,7 @@ def test_a_terminal_message_takes_only_what_fills_repairs_or_says_it_began():
 
 def test_what_has_to_be_kept_are_its_runs_and_its_tail():
     state = folded(*ABC, nameless("token", "x", at_s=9))
-    assert [run.first for run in state.runs_to_keep()] == [0, -1]
+    assert [run.first for run in state.all_runs()] == [0, -1]
     assert text_of(state) == "abcx"
 
 

@@ -107,9 +107,9 @@ class TestRepairs:
 class TestRepairsOfWhatWasToldAsAWhole:
     def test_a_repair_that_says_what_is_there_keeps_its_pieces_and_their_times(self):
         state = folded(*ABC)
-        ticks = list(state.runs[0].tape.ticks)
+        ticks = list(state.runs[0].timings.entries)
         assert fold(state, repair(3, "abc", at_s=9)) is Outcome.FOLDED
-        assert (state.runs[0].tape.ticks, state.repaired) == (ticks, 3)
+        assert (state.runs[0].timings.entries, state.repaired) == (ticks, 3)
 
     def test_what_was_told_later_as_a_whole_is_not_cut(self):
         state = MessageState("r")

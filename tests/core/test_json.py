@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rehydrate.core.json import MOST_LEVELS, dump, is_json
+from rehydrate.core.json import MAX_LEVELS, dump, is_json
 
 
 def nested(levels):
@@ -40,7 +40,7 @@ def test_halves_of_a_pair_are_escaped_and_meet_again():
         [],
         {},
         {"a": [1, {"b": None}]},
-        nested(MOST_LEVELS),
+        nested(MAX_LEVELS),
     ],
 )
 def test_what_json_can_say_is_json(value):
@@ -64,7 +64,7 @@ def test_what_json_can_say_is_json(value):
         {"a"},
         object(),
         datetime.now(UTC),
-        nested(MOST_LEVELS + 1),
+        nested(MAX_LEVELS + 1),
         10**5000,
     ],
     ids=lambda value: type(value).__name__,

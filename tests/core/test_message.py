@@ -10,7 +10,7 @@ from rehydrate.core.fold import MessageState, Owner, fold
 def test_a_message_of_which_nothing_was_seen_is_open_and_exact():
     state = MessageState("r")
     assert (state.status, state.ended, state.exact) == ("in_progress", False, True)
-    assert (state.parts(), state.gaps(), state.runs_to_keep()) == ([], [], [])
+    assert (state.parts(), state.gaps(), state.all_runs()) == ([], [], [])
     assert not state.contains(0)
 
 
@@ -26,12 +26,12 @@ def test_who_takes_it_over_finds_it_empty():
 def test_what_is_sealed_holds_only_what_has_a_seq():
     state = shown(create(1, "a")).messages["r"]
     state.seal()
-    assert (state.cells, state.tail, state.sealed, state.exact) == ({}, None, True, True)
+    assert (state.versioned, state.tail, state.sealed, state.exact) == ({}, None, True, True)
 
 
 def test_the_runs_that_are_kept_are_those_of_cells_too():
     state = shown(create(1, "a"), create(2, "b")).messages["r"]
-    assert [run.first for run in state.runs_to_keep()] == [-2, -3]
+    assert [run.first for run in state.all_runs()] == [-2, -3]
 
 
 class TestVerbs:
@@ -114,7 +114,7 @@ class TestVerbs:
     def test_a_store_restores_the_runs_of_versioned_messages_by_their_numbers(self):
         source = shown(create(1, "a"), create(2, "b")).messages["r"]
         state = shown(create(1, ""), create(2, "x")).messages["r"]
-        state.restore_runs([], None, {-2: next(iter(source.cells.values())).run})
+        state.restore_runs([], None, {-2: next(iter(source.versioned.values())).run})
         assert text_of(state) == "ax"
 
 

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rehydrate.core.rate_limit import CongestionWindow, Quickest, RateLimit
+from rehydrate.core.rate_limit import CongestionWindow, MinimumLatency, RateLimit
 
 
 def done_at(pace, asked_at):
@@ -16,7 +16,7 @@ def done_at(pace, asked_at):
         now_s = max(now_s, at_s)
         now_s += pace.wait_s(now_s)
         assert pace.wait_s(now_s) == 0
-        pace.take(now_s)
+        pace.spend(now_s)
         done.append(now_s)
     return done
 
@@ -60,22 +60,22 @@ def test_rare_things_are_done_one_at_a_time(per_s):
 
 def test_what_costs_more_takes_the_room_of_more():
     pace = RateLimit(50)
-    pace.take(0.0, cost=46.0)
+    pace.spend(0.0, cost=46.0)
     assert pace.wait_s(0.0) == pytest.approx(1 - 4 / 46)
 
 
 def test_the_quickest_of_lately_is_forgotten_in_time():
-    quickest = Quickest(period_s=10)
-    assert quickest.note(0.01, now_s=0.0) == 0.01
-    assert quickest.note(0.2, now_s=5.0) == 0.01
-    assert quickest.note(0.2, now_s=12.0) == 0.01
-    assert quickest.note(0.3, now_s=24.0) == 0.2
-    assert quickest.note(0.3, now_s=36.0) == 0.3
+    quickest = MinimumLatency(period_s=10)
+    assert quickest.update(0.01, now_s=0.0) == 0.01
+    assert quickest.update(0.2, now_s=5.0) == 0.01
+    assert quickest.update(0.2, now_s=12.0) == 0.01
+    assert quickest.update(0.3, now_s=24.0) == 0.2
+    assert quickest.update(0.3, now_s=36.0) == 0.3
 
 
 def answered_by(server_per_s, window, seconds, senders=1, way_s=0.001):
     """What *senders* with windows like *window* have: their width and how long answers took."""
-    windows, quickest = [window() for _ in range(senders)], Quickest()
+    windows, quickest = [window() for _ in range(senders)], MinimumLatency()
     free_s, took, under_way = 0.0, [], []
     now_s = 0.0
     while now_s < seconds:
@@ -87,7 +87,7 @@ def answered_by(server_per_s, window, seconds, senders=1, way_s=0.001):
         at_s, each, sent_s = under_way.pop(under_way.index(min(under_way, key=lambda u: u[0])))
         now_s = at_s
         took.append(now_s - sent_s)
-        each.answered(took[-1], quickest.note(took[-1], now_s), now_s)
+        each.answered(took[-1], quickest.update(took[-1], now_s), now_s)
     return windows, took
 
 

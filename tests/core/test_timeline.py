@@ -195,7 +195,7 @@ class TestLost:
         )
         ended.headless = False
         timeline = Timeline([bare, numbered, ended])
-        timeline.lost()
+        timeline.mark_inexact()
         assert {state.id: state.exact for state in timeline.messages.values()} == {
             "r": False,
             "n": True,

@@ -14,7 +14,7 @@ from rehydrate.core.window import LostInterval, spanned
 
 @pytest.fixture(autouse=True)
 def few(monkeypatch):
-    monkeypatch.setattr(module, "MOST_OPEN", 3)
+    monkeypatch.setattr(module, "MAX_OPEN", 3)
 
 
 def begun(*, numbers, **how):

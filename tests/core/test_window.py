@@ -25,10 +25,10 @@ RETENTION_MS = 120_000
 class TestWindow:
     def test_it_notes_the_oldest_and_newest_over_all_pages(self):
         window = Window(NOW_MS)
-        window.take([])
+        window.add_page([])
         assert (window.count, window.oldest_ms, window.newest_serial) == (0, None, None)
-        window.take([said("token", at_s=4), said("token", at_s=3)])
-        window.take([said("token", at_s=5), said("token", at_s=9, serials=False)])
+        window.add_page([said("token", at_s=4), said("token", at_s=3)])
+        window.add_page([said("token", at_s=5), said("token", at_s=9, serials=False)])
         assert window.count == 4
         assert (window.oldest_ms, window.newest_ms) == (BEGAN_MS + 3000, BEGAN_MS + 9000)
         assert window.newest_serial == serial(BEGAN_MS + 5000)
@@ -36,17 +36,17 @@ class TestWindow:
     def test_a_reader_may_rewind_to_what_is_older_than_the_margin_and_still_held(self):
         window = Window(NOW_MS)
         second = lambda ms: said("token", at_s=(ms - BEGAN_MS) / 1000)  # noqa: E731 - a key
-        window.take([second(NOW_MS - REWIND_REACH_MS - 1), second(NOW_MS - MARGIN_MS + 1)])
+        window.add_page([second(NOW_MS - REWIND_REACH_MS - 1), second(NOW_MS - MARGIN_MS + 1)])
         assert window.rewind_from is None
-        window.take([second(NOW_MS - REWIND_REACH_MS), second(NOW_MS - MARGIN_MS)])
+        window.add_page([second(NOW_MS - REWIND_REACH_MS), second(NOW_MS - MARGIN_MS)])
         assert window.rewind_from == serial(NOW_MS - MARGIN_MS)
 
     def test_who_rewinds_sees_a_message_that_the_answer_has(self):
         window = Window(NOW_MS)
         at_s = (NOW_MS - BEGAN_MS) / 1000
-        window.take([said("token", at_s=at_s - 30)])
+        window.add_page([said("token", at_s=at_s - 30)])
         assert window.rewind_from is None
-        window.take([said("token", at_s=at_s - 20)])
+        window.add_page([said("token", at_s=at_s - 20)])
         assert window.rewind_from == serial(NOW_MS - 30_000)
 
 
@@ -76,7 +76,7 @@ def test_the_store_alone_reaches_what_was_read_later_than_that_by_the_margin(
 def window_from(oldest_ms):
     window = Window(NOW_MS)
     if oldest_ms is not None:
-        window.take([said("token", at_s=(oldest_ms - BEGAN_MS) / 1000)])
+        window.add_page([said("token", at_s=(oldest_ms - BEGAN_MS) / 1000)])
     return window
 
 

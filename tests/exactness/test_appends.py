@@ -173,7 +173,7 @@ class TestS2CatchUpPageByPage:
             await grown.catch_up()
         assert await _stored(grown, "r") == {"r": ("Xyz", "completed")}
         (state,) = await grown.store.states(grown.id, {"r"})
-        assert [cell.serial for cell in state.cells.values()] == [serial]
+        assert [cell.serial for cell in state.versioned.values()] == [serial]
         assert await grown.shown() == {"r": ("Xyz", "completed")}
 
 

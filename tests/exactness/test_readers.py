@@ -93,7 +93,7 @@ class Test3RewindingToASerial:
 
     def test_the_answer_of_an_idle_conversation_has_no_serial_to_rewind_to(self):
         window = Window(1_000_000)
-        window.take([each.message for each in world(*ABC).log])
+        window.add_page([each.message for each in world(*ABC).log])
         assert window.rewind_from is None
 
 

@@ -289,8 +289,8 @@ def test_the_number_of_tracked_replays_is_limited(monkeypatch):
 
 
 def test_a_response_beyond_the_open_limit_means_again_and_is_not_forced(monkeypatch):
-    monkeypatch.setattr(timelines, "MOST_OPEN", 1)
-    monkeypatch.setattr(module, "MOST_OPEN", 1)
+    monkeypatch.setattr(timelines, "MAX_OPEN", 1)
+    monkeypatch.setattr(module, "MAX_OPEN", 1)
     made = conversation()
     events = [token(f"r{n}", 1, "a") for n in range(3)]
     assert verdicts(made, *events) == [Verdict.APPLY, Verdict.APPLY, Verdict.AGAIN]

@@ -36,7 +36,7 @@ async def test_a_response_that_only_the_channel_knows_is_all_history(room):
     seen = await look(room, "r")
     assert (seen.stored, seen.lease, seen.watermark) == (None, None, None)
     assert sources(seen) == [("history", 0, 3)]
-    assert [tick.length for tick in seen.stretches[0].ticks] == [0, 1, 1, 1]
+    assert [tick.length for tick in seen.stretches[0].timings] == [0, 1, 1, 1]
 
 
 async def test_what_was_recorded_is_the_databases_and_what_came_since_history(room):

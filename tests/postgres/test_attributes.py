@@ -50,5 +50,5 @@ def test_values_do_not_change_with_the_state() -> None:
 
 
 def test_a_state_has_no_fact_that_is_not_kept() -> None:
-    kept_elsewhere = {"id", "position", "runs", "tail", "changed", "extent"}
+    kept_elsewhere = {"id", "position", "runs", "tail", "versioned", "changed", "budget"}
     assert set(MessageState.__slots__) == set(facts.NAMES) | kept_elsewhere

@@ -177,7 +177,7 @@ def shape(run) -> tuple[Any, ...]:
             said[-1][2] += "".join(pieces)
         else:
             said.append([type_, key, "".join(pieces), value])
-    return run.first, run.last, run.collapsed, said, list(run.tape.ticks)
+    return run.first, run.last, run.collapsed, said, list(run.timings.entries)
 
 
 @pytest.fixture(scope="module")

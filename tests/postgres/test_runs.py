@@ -29,7 +29,7 @@ def read(*chunks: runs.StoredChunk) -> runs.RunReader:
 
 
 def text_of(run: Run) -> str:
-    return "".join("".join(segment.pieces) for segment in run.segments)
+    return "".join("".join(segment.fragments) for segment in run.segments)
 
 
 def test_only_what_came_since_is_said() -> None:
@@ -43,7 +43,7 @@ def test_only_what_came_since_is_said() -> None:
     assert second.said == [["text", None, "c"], ["text", "x", "d"]]
     (again,) = read(first, second).runs()
     assert (again.first, again.last, text_of(again)) == (0, 3, "abcd")
-    assert again.tape.ticks == run.tape.ticks
+    assert again.timings.entries == run.timings.entries
 
 
 def test_an_event_that_says_nothing_keeps_its_place() -> None:
@@ -53,7 +53,7 @@ def test_an_event_that_says_nothing_keeps_its_place() -> None:
     chunk = runs.since(mark)
     assert (chunk.last, chunk.said) == (1, [])
     (again,) = read(runs.whole(stream("a"), runs.PLAIN), chunk).runs()
-    assert (again.last, len(again.tape.ticks)) == (1, 2)
+    assert (again.last, len(again.timings.entries)) == (1, 2)
 
 
 def test_a_run_that_was_read_says_only_what_came_after() -> None:
@@ -62,10 +62,10 @@ def test_a_run_that_was_read_says_only_what_came_after() -> None:
     assert runs.since(mark) is None
     mark.run.append(token(2, "c"))
     assert runs.since(mark).said == [["text", None, "c"]]
-    assert not mark.run.tape.unpacked
+    assert not mark.run.timings.unpacked
     again = runs.mark(mark.run, runs.PLAIN, (0, 1))
     assert runs.since(again) is None
-    assert [tick.length for tick in mark.run.tape.ticks] == [1, 1, 1]
+    assert [tick.length for tick in mark.run.timings.entries] == [1, 1, 1]
     assert runs.since(again) is None
     mark.run.append(token(3, "d"))
     assert runs.since(again).said == [["text", None, "d"]]
@@ -76,11 +76,11 @@ def test_halves_do_not_melt_into_one_character(pieces: list[str]) -> None:
     run = stream(*pieces)
     (again,) = read(runs.whole(run, runs.PLAIN)).runs()
     assert text_of(again) == "".join(pieces)
-    assert len(text_of(again)) == sum(tick.length for tick in again.tape.ticks)
+    assert len(text_of(again)) == sum(tick.length for tick in again.timings.entries)
 
 
 def test_runs_come_in_the_order_of_their_seqs_and_the_tail_apart() -> None:
-    late, early = Run(5, 5, [], run_of(token(5, "l")).tape), stream("e")
+    late, early = Run(5, 5, [], run_of(token(5, "l")).timings), stream("e")
     tail = run_of(token(None, "t"))
     whole = collapsed_run(2, 3, [{"type": "text", "text": "w"}], 5)
     reader = read(

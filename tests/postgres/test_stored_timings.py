@@ -15,7 +15,7 @@ def stored(*pieces: list[Timing]) -> StoredTimings:
 def test_pieces_are_one_tape() -> None:
     tape = stored(TICKS[:1], [], TICKS[1:])
     assert not tape.unpacked
-    assert tape.ticks == TICKS
+    assert tape.entries == TICKS
     assert tape.unpacked
     assert tape.came == []
 
@@ -25,16 +25,16 @@ def test_what_is_appended_is_behind_what_was_stored() -> None:
     tape.append(Timing(1, 2_000))
     assert not tape.unpacked
     assert tape.came == [Timing(1, 2_000)]
-    assert tape.ticks == [*TICKS, Timing(1, 2_000)]
+    assert tape.entries == [*TICKS, Timing(1, 2_000)]
     tape.append(Timing(2, 3_000))
     assert tape.came == [Timing(1, 2_000), Timing(2, 3_000)]
-    assert Timings(packed=tape.packed()).ticks == [*TICKS, *tape.came]
+    assert Timings(packed=tape.packed()).entries == [*TICKS, *tape.came]
 
 
 def test_one_piece_that_was_appended_to_is_packed_with_what_came() -> None:
     tape = stored(TICKS)
     tape.append(Timing(1, 2_000))
-    assert Timings(packed=tape.packed()).ticks == [*TICKS, Timing(1, 2_000)]
+    assert Timings(packed=tape.packed()).entries == [*TICKS, Timing(1, 2_000)]
 
 
 def test_one_piece_is_packed_already() -> None:
@@ -48,12 +48,12 @@ def test_several_pieces_are_packed_as_one() -> None:
 
 
 def test_no_piece_is_no_tick() -> None:
-    assert StoredTimings([]).ticks == []
-    assert Timings(packed=StoredTimings([]).packed()).ticks == []
+    assert StoredTimings([]).entries == []
+    assert Timings(packed=StoredTimings([]).packed()).entries == []
 
 
 def test_pieces_are_counted_without_being_unpacked() -> None:
     tape = stored(TICKS[:1], [], TICKS[1:])
     tape.append(Timing(1, 2_000))
     assert (len(tape), tape.unpacked) == (4, False)
-    assert len(tape.ticks) == len(tape) == 4
+    assert len(tape.entries) == len(tape) == 4

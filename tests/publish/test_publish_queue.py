@@ -191,14 +191,14 @@ async def test_while_ably_is_away_text_waits_in_one_piece_and_then_goes_out(data
 
 
 async def test_a_response_has_bounds_and_says_so(database, monkeypatch):
-    monkeypatch.setattr(publication.extent, "MOST_CHARACTERS", 100)
+    monkeypatch.setattr(publication.extent, "MAX_CHARACTERS", 100)
     async with opened(database) as (_, history):
         async with history.respond("bounds", "r1") as response:
             response.write("x" * 100)
             for _ in range(2):
                 with pytest.raises(TooLarge):
                     response.write("y")
-        monkeypatch.setattr(publication.extent, "MOST_EVENTS", 3)
+        monkeypatch.setattr(publication.extent, "MAX_EVENTS", 3)
         with pytest.raises(TooLarge):  # noqa: PT012 - wherever it has become too many
             async with history.respond("bounds", "r2") as response:
                 for n in range(50):

@@ -73,13 +73,13 @@ class TestTooMuch:
     @pytest.mark.parametrize(
         "said",
         [
-            lambda response: response.write("x" * (extent.MOST_CHARACTERS + 1)),
+            lambda response: response.write("x" * (extent.MAX_CHARACTERS + 1)),
             lambda response: response.tool_call("c", "f", {"x": "語" * (extent.VALUE_BYTES // 6)}),
             lambda response: response.tool_result("c", "y" * extent.VALUE_BYTES),
             lambda response: response.finish(usage=["x" * extent.END_BYTES]),
             lambda response: response.finish(error="x" * extent.END_BYTES),
             lambda response: response.finish(
-                parts=[{"type": "text", "text": "x" * (extent.MOST_CHARACTERS + 1)}]
+                parts=[{"type": "text", "text": "x" * (extent.MAX_CHARACTERS + 1)}]
             ),
         ],
     )
@@ -122,7 +122,7 @@ class TestTooMuch:
         assert (await room.catch_up()).counts["folded"] == 0
 
     async def test_a_million_tokens_are_too_many(self, room, monkeypatch):
-        monkeypatch.setattr(extent, "MOST_EVENTS", 50)
+        monkeypatch.setattr(extent, "MAX_EVENTS", 50)
         with pytest.raises(TooLarge, match="50 events"):  # noqa: PT012 - whichever is too many
             async with room.respond("r") as response:
                 for number in range(100):

@@ -108,7 +108,7 @@ async def test_what_a_seq_says_never_changes_once_somebody_saw_it(out, tray):
 
 
 async def test_no_event_grows_beyond_what_fits_a_message(out, tray, monkeypatch):
-    monkeypatch.setattr(module.tokens, "PIECE_CHARACTERS", 4)
+    monkeypatch.setattr(module.tokens, "CHUNK_CHARACTERS", 4)
     for _ in range(5):
         out.emit("token", text="ab")
     tray.take()
@@ -199,7 +199,7 @@ async def test_who_is_fenced_says_why(out):
         out.emit("token", text="a")
 
 
-@pytest.mark.parametrize(("limit", "most"), [("MOST_CHARACTERS", 5), ("MOST_EVENTS", 3)])
+@pytest.mark.parametrize(("limit", "most"), [("MAX_CHARACTERS", 5), ("MAX_EVENTS", 3)])
 async def test_a_response_has_bounds_and_keeps_what_fitted(out, tray, monkeypatch, limit, most):
     monkeypatch.setattr(module.extent, limit, most)
     with pytest.raises(TooLarge):  # noqa: PT012 - whichever does not fit

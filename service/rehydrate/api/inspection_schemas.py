@@ -163,7 +163,7 @@ def listed_body(listed: Listed) -> dict[str, Any]:
 def timeline_body(inspected: Inspected) -> dict[str, Any]:
     """*inspected* as `TimelineOut` describes it."""
     state, watermark = inspected.state, inspected.watermark
-    times = [tick.at_ms for each in inspected.stretches for tick in each.ticks]
+    times = [tick.at_ms for each in inspected.stretches for tick in each.timings]
     began_ms = min(
         [*times, *([state.started_ms] if state.started_ms is not None else [])], default=0
     )
@@ -206,8 +206,8 @@ def _stretch_body(stretch: Span, began_ms: int) -> dict[str, Any]:
         "first": stretch.first,
         "last": stretch.last,
         "whole": stretch.is_whole,
-        "offsets_ms": [tick.at_ms - began_ms for tick in stretch.ticks],
-        "characters": [tick.length for tick in stretch.ticks],
+        "offsets_ms": [tick.at_ms - began_ms for tick in stretch.timings],
+        "characters": [tick.length for tick in stretch.timings],
     }
 
 

@@ -14,7 +14,7 @@ from rehydrate.core.codecs import decode
 from rehydrate.core.event import CONTENT, TERMINAL, ChannelMessage, Event
 from rehydrate.core.fold import STEPS, MessageState, Outcome
 from rehydrate.core.text.append_chains import AppendChains
-from rehydrate.core.timeline import MOST_OPEN, Timeline
+from rehydrate.core.timeline import MAX_OPEN, Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -81,7 +81,7 @@ def _verdict_on_version(state: MessageState, event: Event) -> Verdict:
     """Of a channel message that grows, whole: the greatest version counts."""
     if state.sealed or event.version is None or event.serial is None:
         return Verdict.DROP
-    known = state.cells.get(event.serial)
+    known = state.versioned.get(event.serial)
     return Verdict.APPLY if known is None or known.version < event.version.serial else Verdict.DROP
 
 
@@ -107,7 +107,7 @@ class View:
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._timeline = Timeline(wire.state_of(body) for body in answer["messages"])
-        self._timeline.spare = MOST_OPEN  # nobody tells a reader which responses have a row
+        self._timeline.spare = MAX_OPEN  # nobody tells a reader which responses have a row
         self._chains = AppendChains()
         self._replays: set[str] = set()
         self._order: list[str] = [body["id"] for body in answer["messages"]]

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from rehydrate.core.event import CONTENT, Event
 from rehydrate.core.message import MessageState, Owner, Position
 from rehydrate.core.positions import MARGIN_MS
-from rehydrate.core.text import versioned_messages as cells
+from rehydrate.core.text import versioned_messages
 from rehydrate.core.text.assembly import assemble
 from rehydrate.core.text.content import NO_SEQ, Run, collapsed_run, run_of
 from rehydrate.core.text.size_budget import MAX_SEQ, TOO_LARGE, adds
@@ -41,7 +41,7 @@ __all__ = [
 ]
 
 MAX_RUNS = 1_000
-"""How many holes one response may have before further ones are refused: memory has a bound."""
+"""How many gaps one response may have before further ones are refused: memory has a bound."""
 
 MAX_RECENT_IDS = 2_000
 
@@ -131,20 +131,26 @@ def _version(state: MessageState, event: Event) -> Outcome:
     """A version of a channel message that may grow: the greatest counts, whole."""
     if state.sealed or event.version is None or event.version.is_delta:
         return Outcome.OLD
-    if len(state.cells) >= cells.MAX_CELLS and event.serial not in state.cells:
+    if (
+        len(state.versioned) >= versioned_messages.MAX_VERSIONED
+        and event.serial not in state.versioned
+    ):
         return Outcome.REFUSED
-    if len(state.steps) >= cells.MAX_CELLS and event.version.step not in (None, *state.steps):
+    if len(state.steps) >= versioned_messages.MAX_VERSIONED and event.version.step not in (
+        None,
+        *state.steps,
+    ):
         return Outcome.REFUSED
-    if not state.makes_room(adds(event) - cells.characters(state.cells, event)):
+    if not state.reserve(adds(event) - versioned_messages.length_of(state.versioned, event)):
         return _overflow(state, event)
-    if not cells.take(state.cells, state.steps, event):
+    if not versioned_messages.fold_version(state.versioned, state.steps, event):
         return Outcome.OLD
-    state.count_steps(1)
+    state.count_part_changes(1)
     if event.version.step is not None and state.start_id is None:
         state.headless = True  # it is one of several, and nobody knows whether of all
     if event.ends and not state.ended:
         state.status, state.provisional = event.status or "completed", False
-        state.finished_ms = cells.said_ms(event)
+        state.finished_ms = versioned_messages.published_ms(event)
     return Outcome.FOLDED
 
 
@@ -167,9 +173,9 @@ def _start(state: MessageState, event: Event) -> Outcome:
         if state.start_id and event.id and event.id != state.start_id and not state.ended:
             state.inexact = state.changed = True  # two publishers that do not know of gens
         return Outcome.OLD
-    if event.seq is None and not state.cells and not _after_through(state, event):
+    if event.seq is None and not state.versioned and not _after_through(state, event):
         return Outcome.OLD
-    state.headless = state.headless and not state.cells
+    state.headless = state.headless and not state.versioned
     state.start_id = event.id or event.serial or ""
     state.prompt_id = state.prompt_id or event.prompt_id
     state.started_ms = event.timestamp_ms
@@ -187,7 +193,7 @@ def _content(state: MessageState, event: Event) -> Outcome:
         return _insert(state, event)
     if state.sealed or not _after_through(state, event):
         return Outcome.OLD
-    if not state.makes_room(adds(event)):
+    if not state.reserve(adds(event)):
         return _overflow(state, event)
     steps = 0 if state.tail is None else len(state.tail.segments)
     if state.tail is None:
@@ -195,7 +201,7 @@ def _content(state: MessageState, event: Event) -> Outcome:
         state.tail = run_of(event)
     else:
         state.tail.append(event)
-    state.count_steps(len(state.tail.segments) - steps)
+    state.count_part_changes(len(state.tail.segments) - steps)
     return Outcome.FOLDED
 
 
@@ -206,7 +212,7 @@ def _overflow(state: MessageState, event: Event) -> Outcome:
     if event.seq is not None:
         state.end = event.seq
     state.status, state.provisional, state.error = "incomplete", False, TOO_LARGE
-    state.finished_ms = cells.said_ms(event)
+    state.finished_ms = versioned_messages.published_ms(event)
     return Outcome.FOLDED
 
 
@@ -222,12 +228,12 @@ def _insert(state: MessageState, event: Event) -> Outcome:
     seq, runs = event.seq or 0, state.runs
     at = state.run_index(seq)
     before = runs[at - 1] if at else None
-    if not state.makes_room(adds(event)):
+    if not state.reserve(adds(event)):
         return _overflow(state, event)
     if before is not None and before.last == seq - 1 and not before.collapsed:
         steps = len(before.segments)
         before.append(event)
-        state.count_steps(len(before.segments) - steps)
+        state.count_part_changes(len(before.segments) - steps)
         behind = runs[at] if at < len(runs) else None
         if behind is not None and behind.first == seq + 1 and not behind.collapsed:
             before.join(behind)
@@ -236,7 +242,7 @@ def _insert(state: MessageState, event: Event) -> Outcome:
     if len(runs) >= MAX_RUNS:
         return Outcome.REFUSED
     run = run_of(event)
-    state.count_steps(1)
+    state.count_part_changes(1)
     if at < len(runs) and runs[at].first == seq + 1 and not runs[at].collapsed:
         run.join(runs[at])
         runs[at] = run
@@ -274,10 +280,10 @@ def _repair(state: MessageState, event: Event) -> Outcome:
         return Outcome.FOLDED
     parts = event.value if event.value is not None else [{"type": "text", "text": event.text}]
     said = collapsed_run(min(0, upto), upto, parts, event.timestamp_ms)
-    if not _says_what_is_there(state, said):
+    if not _changes_nothing(state, said):
         rest = [cut for run in state.runs if (cut := run.after(upto)) is not None]
-        state.runs, state.extent = [said, *rest], None
-    sealed = bool(state.cells) or (event.seq is None and state.seq is None)
+        state.runs, state.budget = [said, *rest], None
+    sealed = bool(state.versioned) or (event.seq is None and state.seq is None)
     state.seal()
     if upto > NO_SEQ:
         state.repaired = upto
@@ -285,7 +291,7 @@ def _repair(state: MessageState, event: Event) -> Outcome:
     return Outcome.FOLDED
 
 
-def _says_what_is_there(state: MessageState, said: Run) -> bool:
+def _changes_nothing(state: MessageState, said: Run) -> bool:
     """Whether a repair changes nothing: the text keeps its pieces, and their times."""
     if state.seq is None or state.tail is not None or state.gaps() or not state.runs:
         return False

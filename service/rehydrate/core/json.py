@@ -6,10 +6,10 @@ import json
 import math
 from typing import Any
 
-MOST_LEVELS = 64
+MAX_LEVELS = 64
 """How deep values may be nested: writers and readers of JSON give up somewhere beyond."""
 
-_MOST_BITS = 1024
+_MAX_BITS = 1024
 """Of a whole number: about what a float can hold, and what every reader of JSON takes."""
 
 
@@ -35,7 +35,7 @@ HEADER_BITS = 63
 """Of a whole number in a header: those are no JSON where an SDK speaks MessagePack."""
 
 
-def is_json(value: Any, levels: int = MOST_LEVELS, most_bits: int = _MOST_BITS) -> bool:
+def is_json(value: Any, levels: int = MAX_LEVELS, most_bits: int = _MAX_BITS) -> bool:
     """Whether JSON can say *value*: no NaN, no bytes, text as keys, at most *levels* deep.
 
     What others publish need not be so: encodings other than JSON can say more, and 1e999 is

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.event import TERMINAL, Status
 from rehydrate.core.positions import MARGIN_MS
-from rehydrate.core.text import versioned_messages as cells
+from rehydrate.core.text import versioned_messages
 from rehydrate.core.text.assembly import assemble
 from rehydrate.core.text.content import collapsed_run
 from rehydrate.core.text.size_budget import SizeBudget, measured
@@ -44,7 +44,7 @@ class MessageState:
         end: the seq of its stop, which says how many events there are.
         repaired: the seq up to which a repair has replaced the text.
         runs: content with seqs, in order of seq, holes between them; ``tail``: content without.
-        cells: channel messages that grow, by serial; ``steps``: the latest attempt at each step.
+        versioned: channel messages that grow, by serial; ``steps``: the latest attempt at each step.
         recent: ids of events without seq, for the margin, with their times in ms.
         headless: it holds text without seq whose start nobody saw.
         inexact: something was seen that no seq can put in order.
@@ -53,14 +53,42 @@ class MessageState:
         provisional: ended by the idle limit alone.
         changed: something was folded since the state was read from where it is kept.
         ephemeral: its publisher's tokens are not in history; the store has them, a little later.
-        extent: how much it holds, once that is of interest; None: to be measured.
+        budget: how much it holds, once that is of interest; None: to be measured.
     """
 
     __slots__ = (
-        "anonymous", "cells", "changed", "end", "ephemeral", "error", "extent", "finished_ms", "gen", "headless", "id", "inexact",
-        "last_id", "metadata", "owner", "pointer", "position", "prompt_id", "provisional", "recent",
-        "repaired", "role", "runs", "sealed", "seq", "serial", "start_id", "started_ms", "status",
-        "steps", "tail", "usage",
+        "anonymous",
+        "budget",
+        "changed",
+        "end",
+        "ephemeral",
+        "error",
+        "finished_ms",
+        "gen",
+        "headless",
+        "id",
+        "inexact",
+        "last_id",
+        "metadata",
+        "owner",
+        "pointer",
+        "position",
+        "prompt_id",
+        "provisional",
+        "recent",
+        "repaired",
+        "role",
+        "runs",
+        "sealed",
+        "seq",
+        "serial",
+        "start_id",
+        "started_ms",
+        "status",
+        "steps",
+        "tail",
+        "usage",
+        "versioned",
     )  # fmt: skip
 
     def __init__(self, message_id: str, role: str = "assistant", *, gen: int = 1) -> None:
@@ -81,10 +109,10 @@ class MessageState:
     def _empty(self, gen: int) -> None:
         self.gen = gen
         self.status = "in_progress"
-        self.extent: SizeBudget | None = None
+        self.budget: SizeBudget | None = None
         self.runs: list[Run] = []
         self.tail: Run | None = None
-        self.cells: dict[str, cells.VersionedMessage] = {}
+        self.versioned: dict[str, versioned_messages.VersionedMessage] = {}
         self.steps: dict[str, str] = {}
         self.end: int | None = None
         self.seq: int | None = None
@@ -161,7 +189,7 @@ class MessageState:
         self.runs, self.tail = [collapsed_run(0, last, parts, finished_ms)], None
         if self.seq is not None:
             self.repaired, self.end = self.seq, self.seq + 1
-        if self.cells:
+        if self.versioned:
             self.seal()
         self.headless = self.inexact = self.provisional = False
         self.status, self.finished_ms = status, finished_ms
@@ -203,8 +231,8 @@ class MessageState:
     def restore_runs(self, runs: list[Run], tail: Run | None, versioned: Mapping[int, Run]) -> None:
         """Set the content that a store kept; *versioned*: runs of versioned messages, by number."""
         self.runs, self.tail = runs, tail
-        for message in self.cells.values():
-            message.run = versioned.get(message.place.first, message.run)
+        for message in self.versioned.values():
+            message.run = versioned.get(message.header.first, message.run)
 
     @property
     def ended(self) -> bool:
@@ -261,52 +289,54 @@ class MessageState:
     def parts(self) -> list[dict[str, Any]]:
         """The parts as a reader sees them."""
         runs = [*self.runs, self.tail] if self.tail is not None else self.runs
-        parts = assemble(runs, self.visible_cells(), self.gaps())
+        parts = assemble(runs, self.visible_versioned(), self.gaps())
         if self.status in TERMINAL:
             for part in parts:
                 if part.get("status") == "in_progress":
                     part["status"] = "incomplete"
         return parts
 
-    def visible_cells(self) -> list[cells.VersionedMessage]:
+    def visible_versioned(self) -> list[versioned_messages.VersionedMessage]:
         """The channel messages that count, in the order of their creation."""
-        return cells.visible(self.cells, self.steps)
+        return versioned_messages.visible(self.versioned, self.steps)
 
-    def runs_to_keep(self) -> list[Run]:
-        """All runs: after those with seqs the one without, then those of cells."""
+    def all_runs(self) -> list[Run]:
+        """All runs: after those with seqs the one without, then those of versioned_messages."""
         tail = [] if self.tail is None else [self.tail]
-        return [*self.runs, *tail, *(cell.run for cell in self.cells.values())]
+        return [*self.runs, *tail, *(message.run for message in self.versioned.values())]
 
-    def makes_room(self, characters: int) -> bool:
+    def reserve(self, characters: int) -> bool:
         """Whether one more event, of so many *characters*, may be folded; it is counted then."""
-        if self.extent is not None and self.extent.take(characters):
+        if self.budget is not None and self.budget.reserve(characters):
             return True
-        self.extent = measured(self.runs_to_keep())  # what was counted may be too much
-        return self.extent.take(characters)
+        self.budget = measured(self.all_runs())  # what was counted may be too much
+        return self.budget.reserve(characters)
 
-    def count_steps(self, steps: int) -> None:
+    def count_part_changes(self, steps: int) -> None:
         """Count so many changes from one part to another."""
-        if steps and self.extent is not None:
-            self.extent.steps += steps
+        if steps and self.budget is not None:
+            self.budget.steps += steps
 
     def seal(self) -> None:
         """Let nothing without a seq be added: what there is, was said as a whole."""
-        self.tail, self.cells, self.steps, self.extent = None, {}, {}, None
+        self.tail, self.versioned, self.steps, self.budget = None, {}, {}, None
         self.headless = self.inexact = False
         self.sealed = True
 
 
-def read_again_from(states: Iterable[MessageState], read_at_ms: int) -> cells.Place | None:
+def read_again_from(
+    states: Iterable[MessageState], read_at_ms: int
+) -> versioned_messages.VersionedHeader | None:
     """The oldest of the channel messages in *states* that may still grow.
 
     Those of an open response, and of one that ended within the margin before *read_at_ms*: what
     was published before its end may show later.
     """
     growing = [
-        cell.place
+        message.header
         for state in states
         if state.status not in TERMINAL or (state.finished_ms or 0) > read_at_ms - MARGIN_MS
-        for cell in state.cells.values()
-        if not cell.place.is_last
+        for message in state.versioned.values()
+        if not message.header.is_last
     ]
     return min(growing, default=None)

@@ -35,7 +35,7 @@ class RateLimit:
         wait_s = self._next_s - self._leeway_s - now_s
         return wait_s if wait_s > _TINY_S else 0.0
 
-    def take(self, now_s: float, cost: float = 1.0) -> None:
+    def spend(self, now_s: float, cost: float = 1.0) -> None:
         """It is done now, and counts as *cost* times."""
         self._next_s = max(self._next_s, now_s) + cost * self._interval_s
 
@@ -44,7 +44,7 @@ _TINY_S = 1e-6
 """What rounding may leave: a timer would fire at once."""
 
 
-class Quickest:
+class MinimumLatency:
     """The quickest of lately: of the last *period_s*, and up to as much before."""
 
     __slots__ = ("_before_s", "_period_s", "_since_s", "_until_s")
@@ -54,7 +54,7 @@ class Quickest:
         self._before_s = self._since_s = float("inf")
         self._until_s = float("-inf")
 
-    def note(self, took_s: float, now_s: float) -> float:
+    def update(self, took_s: float, now_s: float) -> float:
         """Take *took_s* into account; return the quickest."""
         if now_s >= self._until_s:
             self._before_s, self._since_s = self._since_s, float("inf")

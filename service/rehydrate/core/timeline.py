@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
     from rehydrate.core.event import ChannelMessage, Event, Status
 
-MOST_CELLS = 20_000
+MAX_TRACKED_SERIALS = 20_000
 """Of how many channel messages that grow it is remembered whose they are."""
 
-MOST_OPEN = 1_000
+MAX_OPEN = 1_000
 """Beside how many that are in progress no other response begins: who invents ids makes no more rows.
 
 What is in the store goes on, however much that is: our own publishers write a row before they say
@@ -38,13 +38,13 @@ class Tombstone(NamedTuple):
     timestamp_ms: int
     erased: frozenset[str] = frozenset()
 
-    def names(self, message_id: str) -> bool:
+    def erases(self, message_id: str) -> bool:
         """Whether it says of a message by its id that it was erased."""
         return bool(self.erased) and erased_mark(message_id) in self.erased
 
     def covers(self, event: Event) -> bool:
         """Whether *event* belongs to what was erased."""
-        if event.message_id is not None and self.names(event.message_id):
+        if event.message_id is not None and self.erases(event.message_id):
             return True
         if self.serial is not None and event.serial is not None:
             return event.serial <= self.serial
@@ -93,8 +93,8 @@ class Timeline:
         elsewhere: how many messages beside *states* are in progress.
 
     Attributes:
-        refused: when responses began that were over `MOST_OPEN`; None: none did.
-        spare: how many more than `MOST_OPEN` may be in progress.
+        refused: when responses began that were over `MAX_OPEN`; None: none did.
+        spare: how many more than `MAX_OPEN` may be in progress.
     """
 
     def __init__(
@@ -114,7 +114,7 @@ class Timeline:
         self._agents = agents
         self._tombstone = tombstone
         self._anonymous: list[MessageState] = []
-        self._cells: dict[str, str] = {}
+        self._message_of_serial: dict[str, str] = {}
         for state in states:
             self.add(state)
 
@@ -127,15 +127,15 @@ class Timeline:
         """Take in a message that was learned of later."""
         self.messages[state.id] = state
         self._count(state)
-        self._cells.update(dict.fromkeys(state.cells, state.id))
+        self._message_of_serial.update(dict.fromkeys(state.versioned, state.id))
         if state.anonymous:
             self._anonymous.append(state)
             self._anonymous.sort(key=lambda known: known.position or "")
 
-    def lost(self) -> None:
+    def mark_inexact(self) -> None:
         """Nobody saw a part of the channel: text without seq that was open may lack a piece."""
         for state in self.messages.values():
-            unnumbered = state.tail is not None or bool(state.cells)
+            unnumbered = state.tail is not None or bool(state.versioned)
             if state.seq is None and unnumbered and not state.ended:
                 state.mark_inexact()
 
@@ -190,14 +190,14 @@ class Timeline:
             state.place(insertion_position(event.timestamp_ms, len(self.messages)))
         self.messages[state.id] = state
         if event.version is not None and event.serial is not None:
-            self._cells[event.serial] = state.id
-            if len(self._cells) > MOST_CELLS:
-                del self._cells[next(iter(self._cells))]
+            self._message_of_serial[event.serial] = state.id
+            if len(self._message_of_serial) > MAX_TRACKED_SERIALS:
+                del self._message_of_serial[next(iter(self._message_of_serial))]
         return Applied(state, outcome, was_new)
 
     @property
     def _is_full(self) -> bool:
-        return len(self._open) + self._elsewhere >= MOST_OPEN + self.spare
+        return len(self._open) + self._elsewhere >= MAX_OPEN + self.spare
 
     def _count(self, state: MessageState) -> None:
         if state.status in TERMINAL:
@@ -227,7 +227,7 @@ class Timeline:
         A channel message that grows belongs where it began: an append may drop what said so.
         """
         if event.version is not None and event.serial is not None:
-            return self._cells.get(event.serial, event.message_id)
+            return self._message_of_serial.get(event.serial, event.message_id)
         return event.message_id
 
     def find(self, event: Event) -> MessageState | None:
@@ -267,7 +267,7 @@ class Timeline:
             return earlier[-1] if earlier else _FORGOTTEN
         if event.serial is not None and last.serial is not None and event.serial <= last.serial:
             return last
-        begins = event.kind == "start" and (last.start_id is not None or bool(last.runs_to_keep()))
+        begins = event.kind == "start" and (last.start_id is not None or bool(last.all_runs()))
         return None if last.ended or begins else last
 
     @property

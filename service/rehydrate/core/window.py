@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rehydrate.core.event import ChannelMessage
-    from rehydrate.core.text.versioned_messages import Place
+    from rehydrate.core.text.versioned_messages import VersionedHeader
 
 REWIND_REACH_MS = 110_000
 """How old a serial may be for a reader to rewind to it: Ably holds 2 minutes, less a little."""
@@ -31,19 +31,21 @@ class Watermark(NamedTuple):
 class LostInterval(NamedTuple):
     """A time, in ms, of which something is lost.
 
-    History had expired before it was read, or responses began that were over `MOST_OPEN`.
+    History had expired before it was read, or responses began that were over `MAX_OPEN`.
     """
 
     from_ms: int
     to_ms: int
 
 
-def spanned(*holes: LostInterval | None) -> LostInterval | None:
-    """One hole from the first to the last of *holes*; None if there are none."""
-    known = [hole for hole in holes if hole is not None]
+def spanned(*intervals: LostInterval | None) -> LostInterval | None:
+    """One interval from the first to the last of *intervals*; None if there are none."""
+    known = [interval for interval in intervals if interval is not None]
     if not known:
         return None
-    return LostInterval(min(hole.from_ms for hole in known), max(hole.to_ms for hole in known))
+    return LostInterval(
+        min(interval.from_ms for interval in known), max(interval.to_ms for interval in known)
+    )
 
 
 class Window:
@@ -65,7 +67,7 @@ class Window:
         self._settled: list[str] = []
         self.count = 0
 
-    def take(self, messages: Sequence[ChannelMessage]) -> None:
+    def add_page(self, messages: Sequence[ChannelMessage]) -> None:
         """Note the next page."""
         if not messages:
             return
@@ -134,7 +136,7 @@ def advanced(
     window: Window,
     *,
     at_end: bool,
-    growing: Place | None = None,
+    growing: VersionedHeader | None = None,
     retention_ms: int = 0,
 ) -> Watermark:
     """The watermark after what *window* has shown was folded; it never goes back.

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.fold import MessageState, Owner
 from rehydrate.core.json import dump
-from rehydrate.core.text import versioned_messages as cells
+from rehydrate.core.text import versioned_messages
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.text.content import NO_SEQ, collapsed_run
 from rehydrate.core.text.gaps import parted
@@ -51,7 +51,7 @@ def message(state: MessageState) -> dict[str, Any]:
     parts = state.parts()
     text = spoken_text(parts)
     plain = state.role == "user" and [part["type"] for part in parts] in ([], ["text"])
-    plain = plain and not state.cells
+    plain = plain and not state.versioned
     body: dict[str, Any] = {
         "id": state.id,
         "role": state.role,
@@ -116,22 +116,22 @@ def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageSta
     last_ms = state.finished_ms or state.started_ms or 0
     state.recent = dict.fromkeys(body.get("recent_ids", ()), _FOR_GOOD_MS)
     state.steps = dict(body.get("steps", ()))
-    parts = [part for part in body["parts"] if not _take_cells(state, part, last_ms)]
-    if not state.cells:
+    parts = [part for part in body["parts"] if not _restore_versioned(state, part, last_ms)]
+    if not state.versioned:
         parts = parts or [{"type": "text", "text": body["text"]}]
     if parts:
-        _take_runs(state, parts, body.get("gaps", ()), last_ms)
+        _restore_runs(state, parts, body.get("gaps", ()), last_ms)
     return state
 
 
-def _take_cells(state: MessageState, part: dict[str, Any], at_ms: int) -> bool:
+def _restore_versioned(state: MessageState, part: dict[str, Any], at_ms: int) -> bool:
     """Make the cells anew that *part* came from; False if its beginning came from none."""
-    for cell in cells.from_wire(part, len(state.cells), at_ms):
-        state.cells[cell.serial] = cell
+    for each in versioned_messages.from_wire(part, len(state.versioned), at_ms):
+        state.versioned[each.serial] = each
     return "through" in part
 
 
-def _take_runs(
+def _restore_runs(
     state: MessageState, parts: list[dict[str, Any]], gaps: Sequence[Sequence[int]], at_ms: int
 ) -> None:
     """Cover the seqs that the text contains: all up to ``through.seq`` but the gaps."""

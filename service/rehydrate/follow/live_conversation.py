@@ -13,7 +13,7 @@ from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
 from rehydrate.core.positions import MARGIN_MS, serial_time_ms
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.text.size_budget import TOO_LARGE
-from rehydrate.core.timeline import MOST_OPEN
+from rehydrate.core.timeline import MAX_OPEN
 from rehydrate.core.window import REWIND_REACH_MS
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated
 from rehydrate.ports import Finished
@@ -56,7 +56,7 @@ class LiveConversation:
     def __init__(self, reading: Reading) -> None:
         self._reading = reading
         self._timeline = reading.timeline
-        self._timeline.spare = MOST_OPEN  # live events do not show which responses have a row
+        self._timeline.spare = MAX_OPEN  # live events do not show which responses have a row
         self._rows = {row.id: row for row in reading.stored.finished}
         self._rows_changed = False
         self._recent_serials: deque[tuple[int, str]] = deque()
@@ -122,7 +122,7 @@ class LiveConversation:
 
     def mark_lost(self) -> None:
         """Record that unidentified messages were missed."""
-        self._timeline.lost()
+        self._timeline.mark_inexact()
 
     def add_reason(self, reason: Reason) -> None:
         """Add *reason* to every answer: it is not complete."""

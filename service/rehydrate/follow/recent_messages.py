@@ -239,7 +239,7 @@ class RewoundHistory(HistoryReader):
 
 
 def _add_to(reader: HistoryReader, events: list[Event]) -> None:
-    reader.window.take(events)  # type: ignore[arg-type] # it reads times and serials only
+    reader.window.add_page(events)  # type: ignore[arg-type] # it reads times and serials only
     reader.events.extend(events)
     reader.joined = True
 

@@ -96,7 +96,7 @@ class HistoryReader:
         async with aclosing(pages) as walk:
             async for page in walk:
                 events = list(decode_all(page))
-                self.window.take(page)
+                self.window.add_page(page)
                 self.events.extend(events)
                 self.counts += ignored(page, events)
 

@@ -180,7 +180,7 @@ async def read(
         timeline = Timeline(stored.open, agents=ctx.agents, tombstone=row and row.tombstone)
         reasons = [_hole_reason()] if row and row.holes else []
         if not _settled_before(stored, before) and not needs_no_read(watermark, until):
-            walk.growing = any(state.cells for state in stored.open)
+            walk.growing = any(state.versioned for state in stored.open)
             failed = await walk.read(name, watermark, until)
             created_ms = row.created_ms if row else None
             await _learn(timeline, stored, walk.events, conversation_id, store)
@@ -188,7 +188,7 @@ async def read(
                 reasons.append(failed)
             elif not walk.joined and missed(watermark, created_ms, walk.window, ctx.retention_ms):
                 reasons = [_hole_reason()]
-                timeline.lost()
+                timeline.mark_inexact()
             if failed is None and not walk.joined and not walk.shows(until):
                 reasons.append(_BEHIND)
             timeline.fold(walk.events)

@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.positions import check_conversation_id, check_message_id
-from rehydrate.core.replay.provenance import Span, joined, stretches
+from rehydrate.core.replay.provenance import Span, joined, spans
 from rehydrate.errors import NotFound, RehydrateError
 from rehydrate.hydrate.hydrate import read
 
@@ -66,7 +66,7 @@ async def inspect(
         now = stored
     if now is None:
         raise NotFound(f"the conversation has no message {message_id!r}")
-    found, factor = joined(stretches(stored, now))
+    found, factor = joined(spans(stored, now))
     row = reading.stored.conversation
     return Inspected(
         conversation_id,

@@ -124,7 +124,7 @@ async def _left(held: LockedConversation, ids: Sequence[str]) -> list[str]:
 
 def last_said_ms(state: MessageState) -> int:
     """When the last event that *state* holds was said, in ms; 0 if nothing tells."""
-    ticks = [run.tape.ticks[-1].at_ms for run in state.runs_to_keep() if run.tape.ticks]
+    ticks = [run.timings.entries[-1].at_ms for run in state.all_runs() if run.timings.entries]
     return max([state.started_ms or 0, *ticks])
 
 

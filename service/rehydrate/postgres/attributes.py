@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import orjson
 
 from rehydrate.core.fold import MessageState, Owner
-from rehydrate.core.text.versioned_messages import Place, VersionedMessage
+from rehydrate.core.text.versioned_messages import VersionedHeader, VersionedMessage
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 NAMES = (
     "role", "gen", "status", "prompt_id", "owner", "anonymous", "started_ms", "finished_ms",
     "metadata", "usage", "error", "end", "seq", "serial", "last_id", "start_id", "repaired",
-    "headless", "inexact", "sealed", "provisional", "pointer", "recent", "steps", "cells",
-    "ephemeral",
+    "headless", "inexact", "sealed", "provisional", "pointer", "recent", "steps", "ephemeral",
 )  # fmt: skip
-"""The attributes of `MessageState` that are kept here; its runs and its position are not.
+"""The attributes of `MessageState` that are stored under their own names.
 
-Of ``cells`` their places are; what they say are runs.
+Its runs and its position are stored elsewhere. Of its versioned messages the headers are stored
+here, as ``cells``; their content is stored with the runs.
 """
 
 _NAMES = frozenset(NAMES)
@@ -47,16 +47,15 @@ def values(state: MessageState) -> dict[str, Any]:
 def differing(state: MessageState, base: Mapping[str, Any]) -> dict[str, Any]:
     """The facts of *state* that are not as in *base*."""
     told = {name: value for name in NAMES if (value := getattr(state, name)) != base[name]}
-    told.pop("cells", None)
-    if state.cells and (places := _places(state)) != base["cells"]:
+    if state.versioned and (places := _places(state)) != base["cells"]:
         told["cells"] = places
-    elif base["cells"] and not state.cells:
+    elif base["cells"] and not state.versioned:
         told["cells"] = []
     return told
 
 
-def _places(state: MessageState) -> list[Place]:
-    return [cell.place for cell in state.cells.values()]
+def _places(state: MessageState) -> list[VersionedHeader]:
+    return [cell.header for cell in state.versioned.values()]
 
 
 def apply(state: MessageState, facts: Mapping[str, Any]) -> None:
@@ -66,8 +65,10 @@ def apply(state: MessageState, facts: Mapping[str, Any]) -> None:
     """
     known = {name: value for name, value in facts.items() if name in _NAMES}
     if "cells" in facts:
-        places = [Place(*place[: len(Place._fields)]) for place in facts["cells"]]
-        known["cells"] = {place.serial: VersionedMessage(place) for place in places}
+        places = [
+            VersionedHeader(*place[: len(VersionedHeader._fields)]) for place in facts["cells"]
+        ]
+        known["versioned"] = {place.serial: VersionedMessage(place) for place in places}
     if known.get("owner") is not None:
         known["owner"] = Owner(*known["owner"])
     state.restore(known)

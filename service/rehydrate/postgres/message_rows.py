@@ -184,7 +184,7 @@ def next_write(known: Known) -> tuple[Change | None, Known]:
 
 
 def _as_marked(known: Known) -> bool:
-    present = known.state.runs_to_keep()
+    present = known.state.all_runs()
     marked = {id(mark.run) for mark in known.marks}
     return (
         len(present) == len(known.marks)
@@ -199,7 +199,7 @@ def _append(
     """Add to *change* the chunks that *state* lacks in the store; return its marks after that."""
     by_run = {id(mark.run): mark for mark in marks}
     after = []
-    for run in state.runs_to_keep():
+    for run in state.all_runs():
         kind = runs.kind_of(run, state.tail)
         mark = by_run.get(id(run))
         chunk = runs.whole(run, kind) if mark is None else runs.since(mark)
@@ -234,7 +234,7 @@ def _put_head(change: Change, state: MessageState, known: Known) -> None:
 
 
 def _marked(state: MessageState) -> list[runs.Mark]:
-    return [runs.mark(run, runs.kind_of(run, state.tail), (0,)) for run in state.runs_to_keep()]
+    return [runs.mark(run, runs.kind_of(run, state.tail), (0,)) for run in state.all_runs()]
 
 
 def _open_row(state: MessageState) -> tuple[Any, ...]:
@@ -246,7 +246,7 @@ def _finished_row(state: MessageState) -> tuple[Any, ...]:
     body = wire_form.encode(state)
     stored = compacted(body)
     base = facts.values(wire_form.state_of(facts.parsed(body)))
-    chunks = [runs.whole(run, runs.kind_of(run, state.tail)) for run in state.runs_to_keep()]
+    chunks = [runs.whole(run, runs.kind_of(run, state.tail)) for run in state.all_runs()]
     layout = [[c.first, c.last, c.kind, c.said, len(c.tape)] for c in chunks]
     deflate = zlib.compressobj(zdict=stored[-_WINDOW_BYTES:])
     told = deflate.compress(dump([facts.differing(state, base), layout])) + deflate.flush()

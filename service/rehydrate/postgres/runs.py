@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rehydrate.core.json import dump
 from rehydrate.core.replay.timings import Timing, Timings
 from rehydrate.core.text.content import Run, Segment
-from rehydrate.core.text.versioned_messages import CELL_FIRST
+from rehydrate.core.text.versioned_messages import VERSIONED_FIRST
 from rehydrate.postgres.stored_timings import StoredTimings
 
 if TYPE_CHECKING:
@@ -57,44 +57,44 @@ def kind_of(run: Run, tail: Run | None) -> int:
     """The kind of a message's *run*."""
     if run is tail:
         return TAIL
-    if run.first <= CELL_FIRST:
+    if run.first <= VERSIONED_FIRST:
         return CELL
     return COLLAPSED if run.collapsed else PLAIN
 
 
 def mark(run: Run, kind: int, ordinals: tuple[int, ...]) -> Mark:
     """Note that *run* is stored as it now is, in the chunks *ordinals*."""
-    pieces = len(run.segments[-1].pieces) if run.segments else 0
-    return Mark(run, kind, ordinals, len(run.segments), pieces, len(_came(run.tape)))
+    pieces = len(run.segments[-1].fragments) if run.segments else 0
+    return Mark(run, kind, ordinals, len(run.segments), pieces, len(_came(run.timings)))
 
 
 def whole(run: Run, kind: int) -> StoredChunk:
     """All of *run*."""
-    return StoredChunk(run.first, run.last, kind, _said(run.segments), run.tape.packed())
+    return StoredChunk(run.first, run.last, kind, _said(run.segments), run.timings.packed())
 
 
 def since(known: Mark) -> StoredChunk | None:
     """What came to the run since *known* was noted; None if nothing did."""
     run = known.run
-    ticks = _came(run.tape)[known.ticks :]
+    ticks = _came(run.timings)[known.ticks :]
     if not ticks:
         return None
     new = run.segments[known.segments :]
     if known.segments:
         last = run.segments[known.segments - 1]
-        if len(last.pieces) > known.pieces:
-            new = [Segment(last.type, last.key, last.pieces[known.pieces :]), *new]
+        if len(last.fragments) > known.pieces:
+            new = [Segment(last.type, last.key, last.fragments[known.pieces :]), *new]
     return StoredChunk(run.first, run.last, known.kind, _said(new), Timings(ticks).packed())
 
 
 def _came(tape: Timings) -> list[Timing]:
     """The ticks that were not read from the store."""
-    return tape.came if isinstance(tape, StoredTimings) else tape.ticks
+    return tape.came if isinstance(tape, StoredTimings) else tape.entries
 
 
 def _said(segments: Iterable[Segment]) -> list[list[Any]]:
     return [
-        [each.type, each.key, _joined(each.pieces)]
+        [each.type, each.key, _joined(each.fragments)]
         if each.value is None
         else [each.type, each.key, None, each.value]
         for each in segments
@@ -180,6 +180,6 @@ def _say(segments: list[Segment], entry: Sequence[Any]) -> None:
     if last is None or last.type != type_ or last.key != key or last.value is not None:
         segments.append(Segment(type_, key, [text] if isinstance(text, str) else text))
     elif isinstance(text, str):
-        last.pieces.append(text)
+        last.fragments.append(text)
     else:
-        last.pieces.extend(text)
+        last.fragments.extend(text)

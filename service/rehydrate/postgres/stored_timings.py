@@ -17,19 +17,19 @@ class StoredTimings(Timings):
         self._stored = 0
 
     @property
-    def ticks(self) -> list[Timing]:
+    def entries(self) -> list[Timing]:
         """The ticks, which the caller may append to."""
         if self._pieces is not None:
             pieces, self._pieces = self._pieces, None
-            stored = [tick for piece in pieces for tick in Timings(packed=piece).ticks]
+            stored = [tick for piece in pieces for tick in Timings(packed=piece).entries]
             self._stored = len(stored)
-            self._ticks = stored + self._came
-        return super().ticks
+            self._entries = stored + self._came
+        return super().entries
 
     @property
     def came(self) -> list[Timing]:
         """The ticks that came since it was read from the store."""
-        return self._came if self._pieces is not None else self.ticks[self._stored :]
+        return self._came if self._pieces is not None else self.entries[self._stored :]
 
     @property
     def unpacked(self) -> bool:
@@ -54,5 +54,5 @@ class StoredTimings(Timings):
         if self._pieces is not None:
             if len(self._pieces) == 1 and not self._came:
                 return self._pieces[0]
-            self.ticks  # noqa: B018 - unpacks, so that they can be packed as one
+            self.entries  # noqa: B018 - unpacks, so that they can be packed as one
         return super().packed()

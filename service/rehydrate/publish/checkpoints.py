@@ -54,7 +54,7 @@ class Checkpoints:
         """
         async with self._store.locked(*self._where) as held:
             tombstone = held.conversation.tombstone
-            if tombstone is not None and tombstone.names(response_id):
+            if tombstone is not None and tombstone.erases(response_id):
                 raise Conflict(f"response {response_id!r} was erased: begin one with a new id")
             state = (await held.messages([response_id])).get(response_id)
             if state is None:

@@ -52,7 +52,7 @@ async def prompt(
     event = event._replace(serial=await _published(ctx, event, channel_name))
     async with ctx.store.locked(conversation_id, channel_name) as held:
         tombstone = held.conversation.tombstone
-        if tombstone is not None and tombstone.names(prompt_id):
+        if tombstone is not None and tombstone.erases(prompt_id):
             raise Conflict(f"message {prompt_id!r} was erased")
         state = (await held.messages([prompt_id])).get(prompt_id) or MessageState(prompt_id, "user")
         fold(state, event)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from rehydrate.core.codecs import tokens
 from rehydrate.core.event import TEXTUAL, Event
 from rehydrate.core.json import dump, sent_bytes
-from rehydrate.core.rate_limit import CongestionWindow, Quickest, RateLimit
+from rehydrate.core.rate_limit import CongestionWindow, MinimumLatency, RateLimit
 from rehydrate.ports import Outgoing
 
 if TYPE_CHECKING:
@@ -60,7 +60,7 @@ class _ConnectionSlot:
     def __init__(self, number: int, rate_per_s: float) -> None:
         self.number = number
         self.pace = RateLimit(rate_per_s or FREE_PER_S)
-        self.quickest = Quickest()
+        self.quickest = MinimumLatency()
         self.trays = 0
         self.waiting: deque[ChannelQueue] = deque()
         self.timer: asyncio.TimerHandle | None = None
@@ -173,8 +173,8 @@ class ChannelQueue:
     def _post(
         self, channel: ChannelLog, messages: list[Outgoing], now_s: float, cost: float = 1.0
     ) -> Ack:
-        self.pace.take(now_s, cost)
-        self.lane.pace.take(now_s)
+        self.pace.spend(now_s, cost)
+        self.lane.pace.spend(now_s)
         self.unacknowledged += 1
         ack = asyncio.ensure_future(channel.publish(self.name, messages, lane=self.lane.number))
         ack.add_done_callback(partial(self._answered, now_s))
@@ -185,7 +185,7 @@ class ChannelQueue:
         if not ack.cancelled():
             now_s = ack.get_loop().time()
             took_s = now_s - sent_s
-            self._window.answered(took_s, self.lane.quickest.note(took_s, now_s), now_s)
+            self._window.answered(took_s, self.lane.quickest.update(took_s, now_s), now_s)
         self._outbox.pump(self)
 
 

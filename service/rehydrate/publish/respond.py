@@ -150,7 +150,7 @@ class Response:
         for name, value in fields.items():
             if value is not None:
                 _check_label(name, value)
-        pieces = tokens.pieces(text)
+        pieces = tokens.split_text(text)
         if len(pieces) > 1:
             self._out.check_room(len(text))
         for piece in pieces:

@@ -49,7 +49,7 @@ class _Draft:
 
     def takes(self, kind: Kind, part: str | None, tool_call_id: str | None, length: int) -> bool:
         alike = (self.kind, self.part, self.tool_call_id) == (kind, part, tool_call_id)
-        return alike and self.characters + length <= tokens.PIECE_CHARACTERS
+        return alike and self.characters + length <= tokens.CHUNK_CHARACTERS
 
 
 class ResponseWriter:
@@ -212,13 +212,13 @@ class ResponseWriter:
         Raises:
             TooLarge: the response would be larger than one may be.
         """
-        if self._seq >= extent.MOST_EVENTS:
-            raise TooLarge(f"response {self.id!r} has {extent.MOST_EVENTS} events, and no more fit")
-        if self._characters + length > extent.MOST_CHARACTERS:
-            raise TooLarge(f"response {self.id!r} would pass {extent.MOST_CHARACTERS} characters")
-        held = self.state.extent
-        if held is not None and held.steps >= extent.MOST_STEPS:
-            raise TooLarge(f"response {self.id!r} changed its part {extent.MOST_STEPS} times")
+        if self._seq >= extent.MAX_EVENTS:
+            raise TooLarge(f"response {self.id!r} has {extent.MAX_EVENTS} events, and no more fit")
+        if self._characters + length > extent.MAX_CHARACTERS:
+            raise TooLarge(f"response {self.id!r} would pass {extent.MAX_CHARACTERS} characters")
+        held = self.state.budget
+        if held is not None and held.steps >= extent.MAX_STEPS:
+            raise TooLarge(f"response {self.id!r} changed its part {extent.MAX_STEPS} times")
 
     def _grow(self, kind: Kind, text: str, part: str | None, tool_call_id: str | None) -> None:
         draft = self._draft

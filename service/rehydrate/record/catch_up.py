@@ -18,7 +18,7 @@ from rehydrate.core.message import read_again_from
 from rehydrate.core.positions import check_conversation_id, check_message_id, insertion_position
 from rehydrate.core.text.parts import clean_parts
 from rehydrate.core.text.size_budget import check_parts
-from rehydrate.core.timeline import MOST_OPEN, Timeline, ignored
+from rehydrate.core.timeline import MAX_OPEN, Timeline, ignored
 from rehydrate.core.window import Window, advanced, missed, read_from_ms, spanned
 from rehydrate.errors import BadParameter, Conflict, RehydrateError
 
@@ -75,7 +75,7 @@ async def catch_up(
     async with aclosing(pages):
         async for page, at_end in _with_end(pages):
             begins = window.oldest_ms is None
-            window.take(page)
+            window.add_page(page)
             if row is None and not window.count:
                 break  # nobody has said anything on it: no row for whoever asks
             if begins:
@@ -113,7 +113,7 @@ async def _fold_onto(
     others = await held.open_beside(states.keys(), most=MOST_OPEN) if begins else 0
     timeline = Timeline(states.values(), agents=ctx.agents, tombstone=tombstone, elsewhere=others)
     if hole is not None:
-        timeline.lost()
+        timeline.mark_inexact()
     timeline.fold(events)
     changed = [state for state in timeline.messages.values() if state.changed]
     if changed:
@@ -125,7 +125,7 @@ def _growing(
     known: dict[str, MessageState], timeline: Timeline, read_at_ms: int
 ) -> dict[str, MessageState]:
     """The messages, of those *known* and those that were just folded, that may still grow."""
-    latest = known | {state.id: state for state in timeline.messages.values() if state.cells}
+    latest = known | {state.id: state for state in timeline.messages.values() if state.versioned}
     return {id_: s for id_, s in latest.items() if read_again_from([s], read_at_ms) is not None}
 
 
@@ -210,7 +210,7 @@ async def _is_there(
         Conflict: it cannot be stored: what is there says something else, or is not ours to end.
     """
     tombstone = held.conversation.tombstone
-    if tombstone is not None and tombstone.names(new.id):
+    if tombstone is not None and tombstone.erases(new.id):
         raise Conflict(f"message {new.id!r} was erased")
     if old is None:
         return False

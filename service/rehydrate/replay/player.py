@@ -175,7 +175,7 @@ class Player:
             elif (wait_s := max(early_s, self._pace.wait_s(now_s))) > 0:
                 await self._hear(wait_s)
             else:
-                self._pace.take(now_s)  # held up, it catches up, but no faster than it may
+                self._pace.spend(now_s)  # held up, it catches up, but no faster than it may
                 self._send(index)
                 index += 1
         await self._settle()

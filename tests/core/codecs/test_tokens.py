@@ -322,8 +322,8 @@ def test_a_repair_that_does_not_fit_is_a_pointer():
 
 @given(st.text(max_size=50), st.integers(0, 3))
 def test_pieces_are_the_text_and_each_fits(text, more):
-    long = text + "😀" * (more * tokens.PIECE_CHARACTERS)
-    pieces = tokens.pieces(long)
+    long = text + "😀" * (more * tokens.CHUNK_CHARACTERS)
+    pieces = tokens.split_text(long)
     assert "".join(pieces) == long
     assert all(len(piece.encode(errors="surrogatepass")) <= 48_000 for piece in pieces)
     assert len(pieces) >= 1

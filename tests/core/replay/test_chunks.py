@@ -11,22 +11,22 @@ from core.saying import BEGAN_MS, event, folded, start, stop, token
 from core.saying import shown as timeline_of
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
-from rehydrate.core.replay.chunks import Chunk, pieces_of
+from rehydrate.core.replay.chunks import Chunk, chunks_of
 
 TEXTS = ["むかし", "👩‍👩‍👧", " ", "e", "\u0301", "a\ud83d", "\ude00b", "\n\n"]
 
 
 def said(state):
-    return [(p.kind, p.text, p.seq) for p in pieces_of(state)]
+    return [(p.kind, p.text, p.seq) for p in chunks_of(state)]
 
 
 def again(state):
     """The parts that its pieces add up to, as somebody sees them who is told them anew."""
     told = MessageState("again")
     fold(told, Event("start", "again", seq=0))
-    for seq, p in enumerate(pieces_of(state), 1):
+    for seq, p in enumerate(chunks_of(state), 1):
         fold(told, Event(p.kind, "again", 1, seq, None, None, None, 0, *p[3:8], p.status))
-    fold(told, Event("stop", "again", seq=len(pieces_of(state)) + 1, status=state.status))
+    fold(told, Event("stop", "again", seq=len(chunks_of(state)) + 1, status=state.status))
     return told.parts()
 
 
@@ -39,7 +39,7 @@ def plain(parts):
 def test_every_token_is_a_piece_with_its_seq_and_its_time():
     state = folded(start(), *[token(seq, text) for seq, text in enumerate(TEXTS, 1)], stop(9))
     assert said(state) == [("token", text, seq) for seq, text in enumerate(TEXTS, 1)]
-    assert [p.at_ms for p in pieces_of(state)] == [BEGAN_MS + seq * 1000 for seq in range(1, 9)]
+    assert [p.at_ms for p in chunks_of(state)] == [BEGAN_MS + seq * 1000 for seq in range(1, 9)]
 
 
 def test_steps_of_tools_reasoning_and_refusals_are_pieces_in_their_order():
@@ -69,18 +69,18 @@ def test_without_seqs_they_are_counted_from_1():
     events = [event("token", None, text, at_s=at_s) for at_s, text in enumerate("abc", 1)]
     state = folded(event("start", None, at_s=0), *events, event("stop", None, at_s=9))
     assert said(state) == [("token", letter, seq) for seq, letter in enumerate("abc", 1)]
-    assert all(p.at_ms is not None for p in pieces_of(state))
+    assert all(p.at_ms is not None for p in chunks_of(state))
 
 
 def test_times_never_go_back():
     state = folded(start(), token(1, "a", at_s=5), token(2, "b", at_s=3), stop(3))
-    assert [p.at_ms for p in pieces_of(state)] == [BEGAN_MS + 5000] * 2
+    assert [p.at_ms for p in chunks_of(state)] == [BEGAN_MS + 5000] * 2
 
 
 def test_what_came_as_one_text_is_cut_about_as_tokens_are_and_has_no_times():
     text = "Once upon a  time\n" + "x" * 30 + "むかし👩‍👩‍👧"
     state = folded(start(), token(1, "wrong"), event("repair", 1, text), stop(2))
-    pieces = pieces_of(state)
+    pieces = chunks_of(state)
     assert "".join(p.text for p in pieces) == text
     assert len(pieces) > 5
     assert {p.at_ms for p in pieces} == {None}
@@ -101,7 +101,7 @@ def test_messages_that_grow_side_by_side_are_told_as_they_grew():
         full(1, 3, "thinks more"),
         full(2, 4, "said", done=True),
     ).messages["r"]
-    assert [p.text for p in pieces_of(state)] == ["thinks", "sa", " more", "id"]
+    assert [p.text for p in chunks_of(state)] == ["thinks", "sa", " more", "id"]
     assert plain(again(state)) == plain(state.parts())
 
 
@@ -132,8 +132,8 @@ def test_pieces_add_up_to_what_was_said(state):
 
 def test_a_piece_goes_on_with_one_of_its_kind_and_part():
     a = Chunk(0, 1, "token", "a")
-    assert Chunk(1, 2, "token", "b").goes_on(a)
-    assert not Chunk(1, 2, "token", "b", part="x").goes_on(a)
-    assert not Chunk(1, 2, "reasoning", "b").goes_on(a)
+    assert Chunk(1, 2, "token", "b").continues(a)
+    assert not Chunk(1, 2, "token", "b", part="x").continues(a)
+    assert not Chunk(1, 2, "reasoning", "b").continues(a)
     call = Chunk(0, 1, "tool_call", tool_call_id="c")
-    assert not call.goes_on(call)
+    assert not call.continues(call)

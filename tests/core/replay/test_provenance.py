@@ -6,13 +6,11 @@ import copy
 
 from core.saying import event, folded, start, stop, token
 from rehydrate.core.fold import fold
-from rehydrate.core.replay.provenance import MOST_PIECES, joined, stretches
+from rehydrate.core.replay.provenance import MAX_CHUNKS, joined, spans
 
 
 def told(stored, now):
-    return [
-        (each.source, each.first, each.last, len(each.ticks)) for each in stretches(stored, now)
-    ]
+    return [(each.source, each.first, each.last, len(each.timings)) for each in spans(stored, now)]
 
 
 def further(state, *events):
@@ -26,7 +24,7 @@ def further(state, *events):
 def test_what_is_stored_is_the_databases_and_the_rest_history():
     stored, now = further(folded(start(), token(1, "a"), token(2, "b")), token(3, "c"), stop(4))
     assert told(stored, now) == [("database", 0, 2, 3), ("history", 3, 3, 1)]
-    assert [tick.length for tick in stretches(stored, now)[0].ticks] == [0, 1, 1]
+    assert [tick.length for tick in spans(stored, now)[0].timings] == [0, 1, 1]
 
 
 def test_what_nobody_stored_is_all_history_and_what_is_only_stored_the_databases():
@@ -47,8 +45,8 @@ def test_a_gap_parts_stretches_and_what_fills_it_has_its_own_source():
 
 def test_a_repair_since_is_history_and_came_as_one_text():
     stored, now = further(folded(start(), token(1, "a")), event("repair", 2, "xyz"), token(3, "!"))
-    whole, rest = stretches(stored, now)
-    assert (whole.source, whole.is_whole, whole.last, whole.ticks[0].length) == (
+    whole, rest = spans(stored, now)
+    assert (whole.source, whole.is_whole, whole.last, whole.timings[0].length) == (
         "history",
         True,
         2,
@@ -71,10 +69,10 @@ def test_a_publisher_that_took_over_has_nothing_of_the_one_before():
 
 
 def test_very_many_pieces_are_joined_and_no_character_is_lost():
-    state = folded(start(), *[token(seq, "ab") for seq in range(1, 2 * MOST_PIECES + 10)])
-    found, factor = joined(stretches(None, state))
+    state = folded(start(), *[token(seq, "ab") for seq in range(1, 2 * MAX_CHUNKS + 10)])
+    found, factor = joined(spans(None, state))
     assert factor == 3
-    assert sum(len(each.ticks) for each in found) <= MOST_PIECES
-    assert sum(tick.length for each in found for tick in each.ticks) == 2 * (2 * MOST_PIECES + 9)
-    few = stretches(None, folded(token(1, "a")))
+    assert sum(len(each.timings) for each in found) <= MAX_CHUNKS
+    assert sum(tick.length for each in found for tick in each.timings) == 2 * (2 * MAX_CHUNKS + 9)
+    few = spans(None, folded(token(1, "a")))
     assert joined(few) == (few, 1)

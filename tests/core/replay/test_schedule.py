@@ -46,7 +46,9 @@ def test_more_than_the_rate_allows_is_joined_and_said():
     schedule = scheduled(spoken(100, 0.01), ReplayTerms(max_rate=10))
     assert "".join(step.event.text or "" for step in schedule.steps) == "a" * 100
     assert schedule.chunks < 15
-    assert schedule.joined == sum(step.pieces for step in schedule.steps if step.pieces > 1)
+    assert schedule.joined == sum(
+        step.chunk_count for step in schedule.steps if step.chunk_count > 1
+    )
     assert schedule.seconds < 1.3
 
 

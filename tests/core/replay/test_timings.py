@@ -13,20 +13,20 @@ ticks = st.lists(st.builds(Timing, st.integers(0, 70_000), st.integers(0, 2**45)
 
 @given(ticks)
 def test_a_tape_is_unpacked_as_it_was_packed(given_ticks):
-    assert Timings(packed=Timings(list(given_ticks)).packed()).ticks == given_ticks
+    assert Timings(packed=Timings(list(given_ticks)).packed()).entries == given_ticks
 
 
 @pytest.mark.parametrize(
     "tape", [Timings(), Timings([]), Timings(packed=b""), Timings(packed=Timings().packed())]
 )
 def test_an_empty_tape_is_empty(tape):
-    assert tape.ticks == []
+    assert tape.entries == []
 
 
 def test_a_tape_that_was_looked_at_is_packed_with_what_was_appended():
     tape = Timings(packed=Timings([Timing(1, 10)]).packed())
-    tape.ticks.append(Timing(2, 20))
-    assert Timings(packed=tape.packed()).ticks == [Timing(1, 10), Timing(2, 20)]
+    tape.entries.append(Timing(2, 20))
+    assert Timings(packed=tape.packed()).entries == [Timing(1, 10), Timing(2, 20)]
 
 
 def test_a_tape_that_nobody_looked_at_is_packed_as_it_lay():

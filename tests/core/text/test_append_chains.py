@@ -59,7 +59,7 @@ def test_events_of_messages_that_do_not_grow_pass():
     assert AppendChains().whole(event) is event
 
 
-@pytest.mark.parametrize(("most", "bound"), [(2, "MOST_CHAINS"), (5, "MOST_CHARACTERS")])
+@pytest.mark.parametrize(("most", "bound"), [(2, "MAX_CHAINS"), (5, "MAX_CHARACTERS")])
 def test_memory_has_a_bound_and_what_was_let_go_is_asked_for_again(monkeypatch, most, bound):
     monkeypatch.setattr(chains, bound, most)
     events = told(

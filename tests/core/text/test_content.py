@@ -17,7 +17,7 @@ def test_a_run_takes_the_one_that_begins_behind_it():
     run.join(run_with(token(3, "c"), event("reasoning", 4, "d")))
     assert (run.first, run.last) == (1, 4)
     assert [p["text"] for p in assemble([run])] == ["abc", "d"]
-    assert [tick.length for tick in run.tape.ticks] == [1, 1, 1, 1]
+    assert [tick.length for tick in run.timings.entries] == [1, 1, 1, 1]
 
 
 def test_a_run_that_begins_behind_the_cut_is_left_whole():
@@ -65,7 +65,7 @@ def test_what_lies_after_a_cut_is_what_came_after_it(steps, cut):
     expected = run_with(*behind)
     assert assemble([rest]) == assemble([expected])
     assert (rest.first, rest.last) == (behind[0].seq, behind[-1].seq)
-    assert rest.tape.ticks == expected.tape.ticks
+    assert rest.timings.entries == expected.timings.entries
 
 
 def test_a_tape_counts_the_characters_of_text_and_one_for_a_step_of_a_call():
@@ -73,8 +73,8 @@ def test_a_tape_counts_the_characters_of_text_and_one_for_a_step_of_a_call():
         token(1, "語😀"), event("tool_call", 2, tool_call_id="c", value=""), event("void", 3)
     )
     at = BEGAN_MS
-    assert run.tape.ticks == [Timing(2, at + 1000), Timing(1, at + 2000), Timing(0, at + 3000)]
-    assert collapsed_run(0, 3, PARTS[:3], 7).tape.ticks == [Timing(2 + 1 + 1 + 1, 7)]
+    assert run.timings.entries == [Timing(2, at + 1000), Timing(1, at + 2000), Timing(0, at + 3000)]
+    assert collapsed_run(0, 3, PARTS[:3], 7).timings.entries == [Timing(2 + 1 + 1 + 1, 7)]
 
 
 def test_a_run_of_events_without_seq_has_none():
@@ -82,4 +82,4 @@ def test_a_run_of_events_without_seq_has_none():
     run.append(event("token", None, "b"))
     assert (run.first, run.last) == (-1, -1)
     assert isinstance(run, Run)
-    assert isinstance(run.tape, Timings)
+    assert isinstance(run.timings, Timings)

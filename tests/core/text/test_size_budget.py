@@ -35,8 +35,8 @@ def small(monkeypatch):
 @given(st.lists(st.sampled_from(MORE), max_size=20))
 def test_what_is_counted_on_the_way_is_never_less_than_what_is_there(events):
     state = folded(*[each._replace(seq=seq, id=f"i{seq}") for seq, each in enumerate(events, 1)])
-    there = measured(state.runs_to_keep())
-    counted = state.extent or SizeBudget()
+    there = measured(state.all_runs())
+    counted = state.budget or SizeBudget()
     assert counted.characters >= there.characters >= len(text_of(state))
     assert counted.events == there.events == len(events)
     assert counted.steps >= there.steps
@@ -76,7 +76,7 @@ def test_a_channel_message_that_grows_ends_it_likewise(small, monkeypatch):
 
 
 def test_steps_of_a_grown_response_are_bounded(monkeypatch):
-    monkeypatch.setattr("rehydrate.core.text.versioned_messages.MAX_CELLS", 2)
+    monkeypatch.setattr("rehydrate.core.text.versioned_messages.MAX_VERSIONED", 2)
     outcomes = [
         fold(state, event("void", at_s=number, version=decode(create(number)).version._replace(
             step=f"s{number}", attempt="a"
@@ -119,7 +119,7 @@ def test_folding_in_two_parts_equals_folding_the_whole_also_where_it_is_too_much
     before, extent.FOLDED_CHARACTERS = extent.FOLDED_CHARACTERS, 7
     try:
         whole, parts = folded(*events), folded(*events[:cut])
-        parts.extent = None  # as it is when it was read from the store
+        parts.budget = None  # as it is when it was read from the store
         folded(*events[max(0, cut - 5) :], state=parts)
     finally:
         extent.FOLDED_CHARACTERS = before
@@ -134,8 +134,8 @@ def test_parts_that_are_given_whole_have_the_same_bound(monkeypatch):
     call = {"type": "tool_call", "tool_call_id": "c", "name": "f", "args": "{}", "result": [1]}
     check_parts([call, {"type": "text", "text": "x" * 100}])
     with pytest.raises(TooLarge):
-        check_parts([{"type": "text", "text": "x" * (extent.MOST_CHARACTERS + 1)}])
-    monkeypatch.setattr(extent, "MOST_STEPS", 1)
+        check_parts([{"type": "text", "text": "x" * (extent.MAX_CHARACTERS + 1)}])
+    monkeypatch.setattr(extent, "MAX_STEPS", 1)
     with pytest.raises(TooLarge):
         check_parts([call, call])
 

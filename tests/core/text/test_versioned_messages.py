@@ -155,7 +155,7 @@ def test_a_prompt_of_several_channel_messages_is_all_of_them():
 
 
 def test_memory_has_a_bound(monkeypatch):
-    monkeypatch.setattr(cells, "MAX_CELLS", 2)
+    monkeypatch.setattr(cells, "MAX_VERSIONED", 2)
     state = MessageState("r")
     outcomes = [fold(state, cell("token", s, s, "x")) for s in (1, 2, 3)]
     assert outcomes == [Outcome.FOLDED, Outcome.FOLDED, Outcome.REFUSED]
@@ -164,11 +164,11 @@ def test_memory_has_a_bound(monkeypatch):
 
 def test_its_tape_has_the_times_of_the_versions_that_were_seen():
     state = shown(create(1, "a"), full(1, 3, "abc"), full(1, 4, "X")).messages["r"]
-    (run,) = state.runs_to_keep()
-    assert [(t.length, t.at_ms - BEGAN_MS) for t in run.tape.ticks] == [(1, 4_000)]
+    (run,) = state.all_runs()
+    assert [(t.length, t.at_ms - BEGAN_MS) for t in run.timings.entries] == [(1, 4_000)]
     state = shown(create(1, "a"), full(1, 3, "abc")).messages["r"]
-    (run,) = state.runs_to_keep()
-    assert [(t.length, t.at_ms - BEGAN_MS) for t in run.tape.ticks] == [(1, 1_000), (2, 3_000)]
+    (run,) = state.all_runs()
+    assert [(t.length, t.at_ms - BEGAN_MS) for t in run.timings.entries] == [(1, 1_000), (2, 3_000)]
 
 
 def read_again(*messages, now_s):

@@ -209,18 +209,18 @@ _READERS: dict[str, Callable[[ChannelMessage, Mapping[str, Any], bool], Event | 
 }
 
 
-PIECE_CHARACTERS = 12_000
-"""A longer text is split: in UTF-8, and escaped, a piece fits the smallest message size (64 KiB)."""
+CHUNK_CHARACTERS = 12_000
+"""A longer text is split: in UTF-8, and escaped, a chunk fits the smallest message size (64 KiB)."""
 
 REPAIR_BYTES = 48_000
 """A longer repair is published as a pointer: readers hydrate again."""
 
 
-def pieces(text: str) -> list[str]:
-    """*text* in pieces that fit a channel message."""
-    if len(text) <= PIECE_CHARACTERS:
+def split_text(text: str) -> list[str]:
+    """*text* in chunks that fit a channel message."""
+    if len(text) <= CHUNK_CHARACTERS:
         return [text]
-    return [text[i : i + PIECE_CHARACTERS] for i in range(0, len(text), PIECE_CHARACTERS)]
+    return [text[i : i + CHUNK_CHARACTERS] for i in range(0, len(text), CHUNK_CHARACTERS)]
 
 
 def encode(event: Event) -> tuple[str, Any, dict[str, Any]]:

@@ -1,7 +1,7 @@
-"""A stored response taken apart again: the pieces it came in, each with its time.
+"""A stored response taken apart again: the chunks it came in, each with its time.
 
-Where a run's tape has a tick for every event, the pieces are the events as they were. What came as
-one text (a repair, a message that was stored whole) has no such times: it is cut into pieces about
+Where a run has a timing for every event, the chunks are the events as they were. What came as
+one text (a repair, a message that was stored whole) has no such times: it is cut into chunks about
 as long as a token is, and whoever replays it spreads them evenly.
 """
 
@@ -44,64 +44,64 @@ class Chunk(NamedTuple):
         """In characters; 0 for a step of a tool call without text."""
         return len(self.text or "")
 
-    def goes_on(self, other: Chunk) -> bool:
-        """Whether this piece may be said in one event with *other*, which came right before."""
+    def continues(self, other: Chunk) -> bool:
+        """Whether this chunk may be said in one event with *other*, which came right before."""
         mine = (self.kind, self.part, self.tool_call_id)
         return self.text is not None and mine == (other.kind, other.part, other.tool_call_id)
 
 
-def pieces_of(state: MessageState) -> list[Chunk]:
-    """The pieces of all that *state* says, in order; their times never go back."""
+def chunks_of(state: MessageState) -> list[Chunk]:
+    """The chunks of all that *state* says, in order; their times never go back."""
     runs = [*state.runs, *([state.tail] if state.tail is not None else [])]
     found: list[Chunk] = []
     for run in runs:
         first = found[-1].seq + 1 if run.first == NO_SEQ and found else max(run.first, 1)
-        found.extend(_pieces(run, first))
-    for cell in sorted(_pieces_of_cells(state, found), key=lambda piece: piece.at_ms or 0):
-        found.append(cell._replace(seq=found[-1].seq + 1 if found else 1))
+        found.extend(_chunks(run, first))
+    for message in sorted(_chunks_of_versioned(state, found), key=lambda chunk: chunk.at_ms or 0):
+        found.append(message._replace(seq=found[-1].seq + 1 if found else 1))
     return _in_time(found)
 
 
-def _pieces_of_cells(state: MessageState, before: list[Chunk]) -> Iterator[Chunk]:
+def _chunks_of_versioned(state: MessageState, before: list[Chunk]) -> Iterator[Chunk]:
     """Those of channel messages that grew side by side; none begins before the one before it."""
-    least_ms = max((piece.at_ms or 0 for piece in before), default=0)
-    for cell in state.visible_cells():
+    least_ms = max((chunk.at_ms or 0 for chunk in before), default=0)
+    for message in state.visible_versioned():
         begun = False
-        for piece in _pieces(cell.run, 1):
-            at_ms = max(piece.at_ms or 0, least_ms)
+        for chunk in _chunks(message.run, 1):
+            at_ms = max(chunk.at_ms or 0, least_ms)
             if not begun:
                 begun, least_ms = True, at_ms
-            yield piece._replace(at_ms=at_ms)
+            yield chunk._replace(at_ms=at_ms)
 
 
-def _in_time(pieces: list[Chunk]) -> list[Chunk]:
+def _in_time(chunks: list[Chunk]) -> list[Chunk]:
     timed, last_ms = [], 0
-    for piece in pieces:
-        if piece.at_ms is None:
-            timed.append(piece)
+    for chunk in chunks:
+        if chunk.at_ms is None:
+            timed.append(chunk)
             continue
-        last_ms = max(last_ms, piece.at_ms)
-        timed.append(piece._replace(at_ms=last_ms))
+        last_ms = max(last_ms, chunk.at_ms)
+        timed.append(chunk._replace(at_ms=last_ms))
     return timed
 
 
-def _pieces(run: Run, first: int) -> Iterator[Chunk]:
+def _chunks(run: Run, first: int) -> Iterator[Chunk]:
     if run.collapsed:
         yield from _cut_evenly(run.segments, first, run.last)
         return
-    segments = _Taken(run.segments)
+    segments = _Cursor(run.segments)
     numbered = run.first >= 0
-    for index, tick in enumerate(run.tape.ticks):
-        for said in segments.take(tick.length):
-            yield said._replace(at_ms=tick.at_ms, seq=run.first + index if numbered else first)
+    for index, timing in enumerate(run.timings.entries):
+        for said in segments.take(timing.length):
+            yield said._replace(at_ms=timing.at_ms, seq=run.first + index if numbered else first)
             first += 1
 
 
-class _Taken:
-    """Segments that are taken piece by piece."""
+class _Cursor:
+    """Segments that are taken chunk by chunk."""
 
     def __init__(self, segments: list[Segment]) -> None:
-        self._left = [(segment, "".join(segment.pieces)) for segment in reversed(segments)]
+        self._left = [(segment, "".join(segment.fragments)) for segment in reversed(segments)]
         self._at = 0
 
     def take(self, length: int) -> Iterator[Chunk]:
@@ -127,7 +127,7 @@ def _cut_evenly(segments: list[Segment], first: int, last: int) -> Iterator[Chun
     cut: list[Chunk] = []
     for index, segment in enumerate(segments):
         if segment.value is None:
-            text = "".join(segment.pieces)
+            text = "".join(segment.fragments)
             cut.extend(_said(segment, word) for word in _WORD.findall(text))
             continue
         cut.append(_step(segment))
@@ -135,8 +135,8 @@ def _cut_evenly(segments: list[Segment], first: int, last: int) -> Iterator[Chun
         if segment.value.get("status") in SETTLED and not follows:  # its result is null
             cut.append(_step(result_segment(segment.key, None, None, segment.value["status"])))
     room = last - first + 1
-    for index, piece in enumerate(cut):
-        yield piece._replace(seq=first + (index * room // len(cut) if room > 0 else index))
+    for index, chunk in enumerate(cut):
+        yield chunk._replace(seq=first + (index * room // len(cut) if room > 0 else index))
 
 
 def _said(segment: Segment, text: str) -> Chunk:

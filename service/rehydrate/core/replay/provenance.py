@@ -1,6 +1,6 @@
-"""Where each piece of a text came from: the database, or the channel's history since.
+"""Where each chunk of a text came from: the database, or the channel's history since.
 
-A message as it is stored and the same message folded further are compared piece by piece; what
+A message as it is stored and the same message folded further are compared chunk by chunk; what
 the first one contains already is the database's. What a reader hears after that is live, and only
 that reader can know.
 """
@@ -19,69 +19,69 @@ if TYPE_CHECKING:
 
 Source = Literal["database", "history"]
 
-MOST_PIECES = 4_000
-"""More pieces than that are joined, so many to one."""
+MAX_CHUNKS = 4_000
+"""More chunks than that are joined, so many to one."""
 
 
 class Span(NamedTuple):
-    """Consecutive pieces from one source.
+    """Consecutive chunks from one source.
 
-    ``first`` and ``last``: their seqs; None where they carried none. ``ticks``: the length, in
-    characters, and the time of each piece. ``is_whole``: it came, or was stored, as one text.
+    ``first`` and ``last``: their seqs; None where they carried none. ``timings``: the length, in
+    characters, and the time of each chunk. ``is_whole``: it came, or was stored, as one text.
     """
 
     source: Source
     first: int | None
     last: int | None
-    ticks: list[Timing]
+    timings: list[Timing]
     is_whole: bool = False
 
 
-def stretches(stored: MessageState | None, now: MessageState) -> list[Span]:
-    """The pieces of *now* by source; *stored* is what the store had of it when it was read."""
+def spans(stored: MessageState | None, now: MessageState) -> list[Span]:
+    """The chunks of *now* by source; *stored* is what the store had of it when it was read."""
     if stored is None or stored.gen != now.gen:
         stored = None
     found = [each for run in now.runs for each in _numbered(stored, now, run)]
     if now.tail is not None:
-        had = 0 if stored is None or stored.tail is None else len(stored.tail.tape.ticks)
+        had = 0 if stored is None or stored.tail is None else len(stored.tail.timings.entries)
         found += _unnumbered(now.tail, had)
-    for cell in now.visible_cells():
-        before = stored.cells.get(cell.serial) if stored is not None else None
-        found += _unnumbered(cell.run, 0 if before is None else len(before.run.tape.ticks))
+    for message in now.visible_versioned():
+        before = stored.versioned.get(message.serial) if stored is not None else None
+        found += _unnumbered(message.run, 0 if before is None else len(before.run.timings.entries))
     return found
 
 
 def joined(found: list[Span]) -> tuple[list[Span], int]:
-    """*found* with at most about `MOST_PIECES` pieces, and how many were joined to one."""
-    factor = -(-sum(len(each.ticks) for each in found) // MOST_PIECES) or 1
+    """*found* with at most about `MAX_CHUNKS` chunks, and how many were joined to one."""
+    factor = -(-sum(len(each.timings) for each in found) // MAX_CHUNKS) or 1
     if factor == 1:
         return found, 1
-    return [each._replace(ticks=list(_joined(each.ticks, factor))) for each in found], factor
+    return [each._replace(timings=list(_joined(each.timings, factor))) for each in found], factor
 
 
-def _joined(ticks: list[Timing], factor: int) -> Iterator[Timing]:
-    for at in range(0, len(ticks), factor):
-        some = ticks[at : at + factor]
-        yield some[-1]._replace(length=sum(tick.length for tick in some))
+def _joined(timings: list[Timing], factor: int) -> Iterator[Timing]:
+    for at in range(0, len(timings), factor):
+        some = timings[at : at + factor]
+        yield some[-1]._replace(length=sum(timing.length for timing in some))
 
 
 def _numbered(stored: MessageState | None, now: MessageState, run: Run) -> Iterator[Span]:
     if run.collapsed:
         known = stored is not None and stored.covered == now.covered and stored.contains(run.last)
-        ticks, source = run.tape.ticks, _source(is_known=known)
-        yield Span(source, max(run.first, 0), run.last, ticks, is_whole=True)
+        timings, source = run.timings.entries, _source(is_known=known)
+        yield Span(source, max(run.first, 0), run.last, timings, is_whole=True)
         return
-    pieces = enumerate(run.tape.ticks, run.first)
-    by_source = groupby(pieces, lambda piece: stored is not None and stored.contains(piece[0]))
+    chunks = enumerate(run.timings.entries, run.first)
+    by_source = groupby(chunks, lambda chunk: stored is not None and stored.contains(chunk[0]))
     for known, group in by_source:
         some = list(group)
-        ticks = [tick for _, tick in some]
-        yield Span(_source(is_known=known), some[0][0], some[-1][0], ticks)
+        timings = [timing for _, timing in some]
+        yield Span(_source(is_known=known), some[0][0], some[-1][0], timings)
 
 
 def _unnumbered(run: Run, had: int) -> Iterator[Span]:
-    ticks = run.tape.ticks
-    for source, some in (("database", ticks[:had]), ("history", ticks[had:])):
+    timings = run.timings.entries
+    for source, some in (("database", timings[:had]), ("history", timings[had:])):
         if some:
             yield Span(_source(is_known=source == "database"), None, None, some)
 

@@ -9,12 +9,12 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rehydrate.core.codecs.tokens import PIECE_CHARACTERS, encode, pieces
+from rehydrate.core.codecs.tokens import CHUNK_CHARACTERS, encode, split_text
 from rehydrate.core.event import Event, Status
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.json import dump
 from rehydrate.core.rate_limit import RateLimit
-from rehydrate.core.replay.chunks import Chunk, pieces_of
+from rehydrate.core.replay.chunks import Chunk, chunks_of
 from rehydrate.core.replay.requests import ReplayTerms
 
 if TYPE_CHECKING:
@@ -30,18 +30,18 @@ INCOMPLETE = {"code": "gaps", "detail": "not all of the response is stored"}
 
 
 class Step(NamedTuple):
-    """One channel message: ``at_s`` after the first one, ``pieces`` of the response joined in it."""
+    """One channel message: ``at_s`` after the first one, ``chunk_count`` chunks of the response joined in it."""
 
     at_s: float
     event: Event
-    pieces: int = 1
+    chunk_count: int = 1
     length: int = 0
 
 
 class Schedule(NamedTuple):
     """A replay, whole: its start, its content, its stop.
 
-    ``joined``: how many pieces of the response share a channel message with another one, because
+    ``joined``: how many chunks of the response share a channel message with another one, because
     the rate does not allow one for each. ``even``: its own pace is not recorded. ``gaps``: seqs of
     the response that are missing.
     """
@@ -85,16 +85,16 @@ def scheduled(state: MessageState, terms: ReplayTerms) -> Schedule:
 
     Whose the events are, says whoever publishes them: they have no message's id yet.
     """
-    said = [piece for whole in pieces_of(state) for piece in _fitting(whole)]
-    even = any(piece.at_ms is None for piece in said)
+    said = [chunk for whole in chunks_of(state) for chunk in _fitting(whole)]
+    even = any(chunk.at_ms is None for chunk in said)
     times, end_s = _times(state, said, even, terms.speed)
     kept = [
-        (at_s, piece)
-        for at_s, piece in zip(times, said, strict=True)
-        if piece.seq >= terms.from_seq
+        (at_s, chunk)
+        for at_s, chunk in zip(times, said, strict=True)
+        if chunk.seq >= terms.from_seq
     ]
     first_s = 0.0 if terms.from_seq <= 1 or not kept else kept[0][0]
-    kept = [(at_s - first_s, piece) for at_s, piece in kept]
+    kept = [(at_s - first_s, chunk) for at_s, chunk in kept]
     slots = _slots(kept, max(end_s - first_s, 0.0), terms)
     base = Event("start", None, replay_of=state.id)
     steps = [Step(slots.start_s, base._replace(seq=0, prompt_id=state.prompt_id))]
@@ -106,21 +106,21 @@ def scheduled(state: MessageState, terms: ReplayTerms) -> Schedule:
     if gaps and status == "completed":  # nobody may take it for the whole
         status, stop = "incomplete", stop._replace(error=INCOMPLETE)
     steps.append(Step(slots.stop_s, stop._replace(status=status)))
-    joined = sum(len(slot.pieces) for slot in slots.content if len(slot.pieces) > 1)
+    joined = sum(len(slot.chunks) for slot in slots.content if len(slot.chunks) > 1)
     return Schedule(tuple(steps), joined, even, gaps)
 
 
-def _fitting(piece: Chunk) -> list[Chunk]:
-    """*piece* in as many as fit a channel message each."""
-    if piece.length <= PIECE_CHARACTERS:
-        return [piece]
-    return [piece._replace(text=part) for part in pieces(piece.text or "")]
+def _fitting(chunk: Chunk) -> list[Chunk]:
+    """*chunk* in as many as fit a channel message each."""
+    if chunk.length <= CHUNK_CHARACTERS:
+        return [chunk]
+    return [chunk._replace(text=part) for part in split_text(chunk.text or "")]
 
 
 def _times(
     state: MessageState, said: Sequence[Chunk], even: bool, speed: float
 ) -> tuple[list[float], float]:
-    """When each piece is due, and the stop: in seconds after the start."""
+    """When each chunk is due, and the stop: in seconds after the start."""
     if not speed:
         return [0.0] * len(said), 0.0
     started_ms, finished_ms = state.started_ms, state.finished_ms
@@ -131,7 +131,7 @@ def _times(
             length_s = told_s if told_s * _LIKELY_PER_S >= len(said) else length_s
         apart_s = length_s / speed / (len(said) + 1)
         return [apart_s * (index + 1) for index in range(len(said))], length_s / speed
-    times_ms = [piece.at_ms or 0 for piece in said]
+    times_ms = [chunk.at_ms or 0 for chunk in said]
     begun_ms = min([*times_ms[:1], *([] if started_ms is None else [started_ms])], default=0)
     times = [(at_ms - begun_ms) / 1000 / speed for at_ms in times_ms]
     last_s = times[-1] if times else 0.0
@@ -140,22 +140,22 @@ def _times(
 
 
 class _Slot:
-    """One channel message to be: when, and of which pieces."""
+    """One channel message to be: when, and of which chunks."""
 
-    __slots__ = ("at_s", "length", "pieces", "waits")
+    __slots__ = ("at_s", "chunks", "length", "waits")
 
-    def __init__(self, at_s: float, piece: Chunk, *, waits: bool) -> None:
+    def __init__(self, at_s: float, chunk: Chunk, *, waits: bool) -> None:
         self.at_s = at_s
         self.waits = waits
-        self.pieces = [piece]
-        self.length = piece.length
+        self.chunks = [chunk]
+        self.length = chunk.length
 
-    def takes(self, piece: Chunk) -> bool:
-        return piece.goes_on(self.pieces[-1]) and self.length + piece.length <= PIECE_CHARACTERS
+    def takes(self, chunk: Chunk) -> bool:
+        return chunk.continues(self.chunks[-1]) and self.length + chunk.length <= CHUNK_CHARACTERS
 
-    def take(self, piece: Chunk) -> None:
-        self.pieces.append(piece)
-        self.length += piece.length
+    def take(self, chunk: Chunk) -> None:
+        self.chunks.append(chunk)
+        self.length += chunk.length
 
 
 class _Slots(NamedTuple):
@@ -175,27 +175,27 @@ def _slots(due: Sequence[tuple[float, Chunk]], end_s: float, terms: ReplayTerms)
     start_s = _placed(pace, 0.0)
     content: list[_Slot] = []
     last_s = start_s
-    for at_s, piece in due:
+    for at_s, chunk in due:
         open_ = content[-1] if content and content[-1].waits and terms.speed else None
-        if open_ is not None and at_s < open_.at_s + around_s and open_.takes(piece):
-            open_.take(piece)
+        if open_ is not None and at_s < open_.at_s + around_s and open_.takes(chunk):
+            open_.take(chunk)
             continue
         due_s = max(at_s, last_s)
         last_s = _placed(pace, due_s)
-        content.append(_Slot(last_s, piece, waits=last_s > due_s))
+        content.append(_Slot(last_s, chunk, waits=last_s > due_s))
     return _Slots(start_s, content, _placed(pace, max(end_s, last_s)))
 
 
 def _placed(pace: RateLimit, at_s: float) -> float:
     """When it may be said that is due at *at_s*; counts it as said then."""
     at_s += pace.wait_s(at_s)
-    pace.take(at_s)
+    pace.spend(at_s)
     return at_s
 
 
 def _step(base: Event, seq: int, slot: _Slot) -> Step:
-    first = slot.pieces[0]
-    text = None if first.text is None else "".join(piece.text or "" for piece in slot.pieces)
+    first = slot.chunks[0]
+    text = None if first.text is None else "".join(chunk.text or "" for chunk in slot.chunks)
     event = base._replace(
         kind=first.kind,
         seq=seq,
@@ -206,7 +206,7 @@ def _step(base: Event, seq: int, slot: _Slot) -> Step:
         value=first.value,
         status=first.status,
     )
-    return Step(slot.at_s, event, len(slot.pieces), slot.length)
+    return Step(slot.at_s, event, len(slot.chunks), slot.length)
 
 
 def listed(schedule: Schedule, most: int) -> list[dict[str, Any]]:
@@ -217,7 +217,7 @@ def listed(schedule: Schedule, most: int) -> list[dict[str, Any]]:
             "at_s": round(step.at_s, 3),
             "kind": step.event.kind,
             "characters": step.length,
-            "joined": step.pieces,
+            "joined": step.chunk_count,
         }
         for step in schedule.steps[:most]
     ]

@@ -1,6 +1,6 @@
 """When each piece of a text came, and how long it was: what a replay needs beside the text.
 
-A tape has one entry an event, in order: its length in characters and its time. Packed, it takes
+a list of timings has one entry an event, in order: its length in characters and its time. Packed, it takes
 about two bytes an event, so that it can lie beside every text for as long as the text does.
 """
 
@@ -24,50 +24,50 @@ class Timing(NamedTuple):
 
 
 class Timings:
-    """The ticks of consecutive events; unpacked only when somebody looks."""
+    """The entries of consecutive events; unpacked only when somebody looks."""
 
-    __slots__ = ("_packed", "_ticks")
+    __slots__ = ("_entries", "_packed")
 
-    def __init__(self, ticks: list[Timing] | None = None, packed: bytes | None = None) -> None:
-        self._ticks = ticks if ticks is not None or packed is not None else []
+    def __init__(self, entries: list[Timing] | None = None, packed: bytes | None = None) -> None:
+        self._entries = entries if entries is not None or packed is not None else []
         self._packed = packed
 
     @property
-    def ticks(self) -> list[Timing]:
-        """The ticks, which the caller may append to."""
-        if self._ticks is None:
-            self._ticks = _unpack(self._packed or b"")
+    def entries(self) -> list[Timing]:
+        """The entries, which the caller may append to."""
+        if self._entries is None:
+            self._entries = _unpack(self._packed or b"")
         self._packed = None
-        return self._ticks
+        return self._entries
 
     def __len__(self) -> int:
-        """How many ticks there are; counting unpacks nothing."""
-        return len(self._ticks or ()) if self._packed is None else count(self._packed)
+        """How many entries there are; counting unpacks nothing."""
+        return len(self._entries or ()) if self._packed is None else count(self._packed)
 
-    def append(self, tick: Timing) -> None:
-        """Add *tick* behind the others."""
-        self.ticks.append(tick)
+    def append(self, timing: Timing) -> None:
+        """Add *timing* behind the others."""
+        self.entries.append(timing)
 
     def packed(self) -> bytes:
-        """The compact form: a tag, then lengths and distances in time; nothing for no ticks."""
+        """The compact form: a tag, then lengths and distances in time; nothing for no entries."""
         if self._packed is None:
-            self._packed = _pack(self._ticks or [])
+            self._packed = _pack(self._entries or [])
         return self._packed
 
 
-def _pack(ticks: list[Timing]) -> bytes:
-    if not ticks:
+def _pack(entries: list[Timing]) -> bytes:
+    if not entries:
         return b""
-    lengths = [tick.length for tick in ticks]
-    distances = [b.at_ms - a.at_ms for a, b in pairwise(ticks)]
-    plain = json.dumps([ticks[0].at_ms, lengths, distances], separators=(",", ":")).encode()
+    lengths = [timing.length for timing in entries]
+    distances = [b.at_ms - a.at_ms for a, b in pairwise(entries)]
+    plain = json.dumps([entries[0].at_ms, lengths, distances], separators=(",", ":")).encode()
     if len(plain) < _WORTH_DEFLATING_BYTES:
         return _PLAIN + plain
     return _DEFLATED + zlib.compress(plain)
 
 
 def count(packed: bytes) -> int:
-    """How many ticks a packed tape has: twice as many numbers, with commas between them."""
+    """How many entries a packed list has: twice as many numbers, with commas between them."""
     return (_body(packed).count(b",") + 1) // 2 if packed else 0
 
 
@@ -79,8 +79,8 @@ def _unpack(packed: bytes) -> list[Timing]:
     if not packed:
         return []
     at_ms, lengths, distances = json.loads(_body(packed))
-    ticks = []
+    entries = []
     for length, distance in zip(lengths, [0, *distances], strict=True):
         at_ms += distance
-        ticks.append(Timing(length, at_ms))
-    return ticks
+        entries.append(Timing(length, at_ms))
+    return entries

@@ -13,8 +13,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from rehydrate.core.event import Event
 
-MOST_CHAINS = 2_000
-MOST_CHARACTERS = 16 * 1024 * 1024
+MAX_CHAINS = 2_000
+MAX_CHARACTERS = 16 * 1024 * 1024
 """Of all chains together; the one that was longest silent goes first, and is asked for again."""
 
 
@@ -49,8 +49,8 @@ class AppendChains:
         before = self._known.pop(serial, None)
         self._known[serial] = event
         self._characters += _length(event) - (0 if before is None else _length(before))
-        while len(self._known) > MOST_CHAINS or (
-            self._characters > MOST_CHARACTERS and len(self._known) > 1
+        while len(self._known) > MAX_CHAINS or (
+            self._characters > MAX_CHARACTERS and len(self._known) > 1
         ):
             _, oldest = self._known.popitem(last=False)
             self._characters -= _length(oldest)

@@ -1,4 +1,4 @@
-"""The parts that runs and cells add up to: what a reader sees of a response."""
+"""The parts that runs and versioned add up to: what a reader sees of a response."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _SPOKEN = ("text", "refusal")
 
 
 def assemble(
-    runs: Iterable[Run], cells: Iterable[VersionedMessage] = (), gaps: Iterable[Gap] = ()
+    runs: Iterable[Run], versioned: Iterable[VersionedMessage] = (), gaps: Iterable[Gap] = ()
 ) -> list[dict[str, Any]]:
-    """The parts that *runs*, then *cells*, add up to, in the order in which they began.
+    """The parts that *runs*, then *versioned*, add up to, in the order in which they began.
 
     Of the *gaps* between the runs each part says those that lie in it.
     """
@@ -30,17 +30,17 @@ def assemble(
     for run in runs:
         marks.before(run.first, said)
         for segment in run.segments:
-            say = _say if segment.type in ("text", "refusal", "reasoning") else _call
-            said = say(parts, keyed, segment)
+            add = _add_text if segment.type in ("text", "refusal", "reasoning") else _add_call_step
+            said = add(parts, keyed, segment)
     marks.end(said, parts[0] if parts else None)
-    for cell in cells:
-        for segment in cell.run.segments:
-            _place(parts, keyed, segment, cell)
+    for message in versioned:
+        for segment in message.run.segments:
+            _add_versioned(parts, keyed, segment, message)
     for part in parts:
         if "marks" in part:
-            part["gaps"] = placed(part.pop("marks"), part.get("pieces", ()))
-        if "pieces" in part:
-            part["text"] = "".join(part.pop("pieces"))
+            part["gaps"] = placed(part.pop("marks"), part.get("fragments", ()))
+        if "fragments" in part:
+            part["text"] = "".join(part.pop("fragments"))
             if (key := part.pop("key")) is not None:
                 part["part"] = key
     return parts
@@ -51,7 +51,7 @@ def spoken_text(parts: list[dict[str, Any]]) -> str:
     return "".join(part["text"] for part in parts if part["type"] in _SPOKEN)
 
 
-def _say(
+def _add_text(
     parts: list[dict[str, Any]], keyed: dict[tuple[str, str], dict[str, Any]], segment: Segment
 ) -> dict[str, Any]:
     """Add text to its part, which is returned."""
@@ -62,31 +62,31 @@ def _say(
         if part is not None and (part["type"] != segment.type or part.get("key") is not None):
             part = None
     if part is None:
-        part = {"type": segment.type, "key": segment.key, "pieces": []}
+        part = {"type": segment.type, "key": segment.key, "fragments": []}
         parts.append(part)
         if segment.key is not None:
             keyed[segment.type, segment.key] = part
-    part["pieces"].extend(segment.pieces)
+    part["fragments"].extend(segment.fragments)
     return part
 
 
-def _place(
+def _add_versioned(
     parts: list[dict[str, Any]],
     keyed: dict[tuple[str, str], dict[str, Any]],
     segment: Segment,
-    cell: VersionedMessage,
+    message: VersionedMessage,
 ) -> None:
     """Add what a channel message that grows says; it is a part of its own, or of a tool call."""
     if segment.type in ("text", "refusal", "reasoning"):
-        _say(parts, keyed, segment)
-        parts[-1]["through"] = cell.through
+        _add_text(parts, keyed, segment)
+        parts[-1]["through"] = message.through
         return
-    _call(parts, keyed, segment)
+    _add_call_step(parts, keyed, segment)
     key = "result_through" if segment.type == "tool_result" else "through"
-    keyed["tool_call", segment.key or ""][key] = cell.through
+    keyed["tool_call", segment.key or ""][key] = message.through
 
 
-def _call(
+def _add_call_step(
     parts: list[dict[str, Any]], keyed: dict[tuple[str, str], dict[str, Any]], segment: Segment
 ) -> dict[str, Any]:
     """Take a step of a tool call, whose part is returned."""
@@ -105,7 +105,7 @@ def _call(
         keyed["tool_call", call_id] = part
     if segment.type == "tool_args":
         if isinstance(part["args"], str):
-            part["args"] += "".join(segment.pieces)
+            part["args"] += "".join(segment.fragments)
         return part
     if segment.value.get("name") is not None:
         part["name"] = segment.value["name"]

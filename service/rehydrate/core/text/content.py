@@ -25,13 +25,13 @@ NO_SEQ = -1
 class Segment(NamedTuple):
     """A step of one part.
 
-    ``type`` is ``text``, ``refusal``, ``reasoning`` (``key``: the part header; ``pieces``: text),
+    ``type`` is ``text``, ``refusal``, ``reasoning`` (``key``: the part header; ``fragments``: text),
     ``tool_call``, ``tool_args`` or ``tool_result`` (``key``: the call's id).
     """
 
     type: str
     key: str | None
-    pieces: list[str]
+    fragments: list[str]
     value: Any = None
 
 
@@ -39,41 +39,41 @@ class Run:
     """The content of consecutive events. Mutable: a stream appends to its last run.
 
     ``collapsed`` runs came as one text (a repair, or a finished message read back from its wire
-    form): their tape does not count seqs, and they cannot be cut.
+    form): their timings does not count seqs, and they cannot be cut.
     """
 
-    __slots__ = ("collapsed", "first", "last", "segments", "tape")
+    __slots__ = ("collapsed", "first", "last", "segments", "timings")
 
     def __init__(
         self,
         first: int,
         last: int,
         segments: list[Segment],
-        tape: Timings,
+        timings: Timings,
         *,
         collapsed: bool = False,
     ) -> None:
         self.first = first
         self.last = last
         self.segments = segments
-        self.tape = tape
+        self.timings = timings
         self.collapsed = collapsed
 
     def append(self, event: Event) -> None:
         """Take *event* as the next of this run."""
-        self.tape.append(Timing(_extend(self.segments, event), event.timestamp_ms))
+        self.timings.append(Timing(_extend(self.segments, event), event.timestamp_ms))
         self.last = NO_SEQ if event.seq is None else event.seq
 
-    def take(self, segment: Segment, at_ms: int) -> None:
+    def append_segment(self, segment: Segment, at_ms: int) -> None:
         """Take *segment* as what comes next, without a seq."""
-        self.tape.ticks.append(Timing(_length(segment), at_ms))
+        self.timings.entries.append(Timing(_length(segment), at_ms))
         _put(self.segments, segment)
 
     def join(self, other: Run) -> None:
         """Take the whole of *other*, which begins right after this run's last seq."""
         for segment in other.segments:
             _put(self.segments, segment)
-        self.tape.ticks.extend(other.tape.ticks)
+        self.timings.entries.extend(other.timings.entries)
         self.last = other.last
 
     def after(self, seq: int) -> Run | None:
@@ -82,10 +82,10 @@ class Run:
             return self
         if self.last <= seq or self.collapsed:
             return None
-        ticks = self.tape.ticks
+        entries = self.timings.entries
         drop = seq - self.first + 1
-        rest = Run(seq + 1, self.last, [], Timings(ticks[drop:]))
-        skip = sum(tick.length for tick in ticks[:drop])
+        rest = Run(seq + 1, self.last, [], Timings(entries[drop:]))
+        skip = sum(timing.length for timing in entries[:drop])
         for segment in self.segments:
             skip = _cut(rest.segments, segment, skip)
         return rest
@@ -137,7 +137,7 @@ def _extend(segments: list[Segment], event: Event) -> int:
         last = segments[-1] if segments else None
         type_ = _PART_TYPES[event.kind]
         if last is not None and last.type == type_ and last.key == event.part:
-            last.pieces.append(text)
+            last.fragments.append(text)
         else:
             segments.append(Segment(type_, event.part, [text]))
         return len(text)
@@ -157,14 +157,14 @@ def _extend(segments: list[Segment], event: Event) -> int:
 
 def _put(segments: list[Segment], segment: Segment) -> None:
     last = segments[-1] if segments else None
-    if last is not None and segment.pieces and (last.type, last.key) == segment[:2]:
-        last.pieces.extend(segment.pieces)
+    if last is not None and segment.fragments and (last.type, last.key) == segment[:2]:
+        last.fragments.extend(segment.fragments)
     else:
-        segments.append(Segment(segment.type, segment.key, list(segment.pieces), segment.value))
+        segments.append(Segment(segment.type, segment.key, list(segment.fragments), segment.value))
 
 
 def _length(segment: Segment) -> int:
-    return sum(map(len, segment.pieces)) if segment.value is None else 1
+    return sum(map(len, segment.fragments)) if segment.value is None else 1
 
 
 def _cut(into: list[Segment], segment: Segment, skip: int) -> int:
@@ -173,7 +173,7 @@ def _cut(into: list[Segment], segment: Segment, skip: int) -> int:
     if skip >= length:
         return skip - length
     if skip and segment.value is None:
-        segment = Segment(segment.type, segment.key, ["".join(segment.pieces)[skip:]])
+        segment = Segment(segment.type, segment.key, ["".join(segment.fragments)[skip:]])
         skip = 0
     _put(into, segment)
     return skip

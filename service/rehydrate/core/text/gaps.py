@@ -21,7 +21,7 @@ Part = dict[str, Any]
 class Marks:
     """Marks *gaps* in parts while these are put together from runs.
 
-    A part under construction has ``pieces`` (a tool call has none); a mark counts them, so that no
+    A part under construction has ``fragments`` (a tool call has none); a mark counts them, so that no
     text is measured before it is whole.
     """
 
@@ -45,12 +45,12 @@ class Marks:
         if said is None:
             self._leading.append(gap)
         else:
-            said.setdefault("marks", []).append((len(said.get("pieces", ())), *gap))
+            said.setdefault("marks", []).append((len(said.get("fragments", ())), *gap))
 
 
-def placed(marks: Iterable[tuple[int, int, int]], pieces: Sequence[str]) -> list[list[int]]:
-    """The ``gaps`` of a part of *pieces*: its *marks* by characters."""
-    lengths = list(accumulate(map(len, pieces), initial=0))
+def placed(marks: Iterable[tuple[int, int, int]], fragments: Sequence[str]) -> list[list[int]]:
+    """The ``gaps`` of a part of *fragments*: its *marks* by characters."""
+    lengths = list(accumulate(map(len, fragments), initial=0))
     return [[lengths[count], first, last] for count, first, last in marks]
 
 

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from rehydrate.core.event import Event
     from rehydrate.core.text.content import Run, Segment
 
-MOST_CHARACTERS = 10 * 1024 * 1024
+MAX_CHARACTERS = 10 * 1024 * 1024
 """Of its text, its reasoning, and the JSON of its tool calls together."""
 
-MOST_EVENTS = 1_000_000
-MAX_SEQ = 2 * MOST_EVENTS
+MAX_EVENTS = 1_000_000
+MAX_SEQ = 2 * MAX_EVENTS
 """A higher number is no place in a response: what says so is no event."""
 
-MOST_STEPS = 100_000
+MAX_STEPS = 100_000
 """How often it may change from one part to another, which bounds how many parts it has."""
 
 VALUE_BYTES = 56_000
@@ -37,9 +37,9 @@ END_BYTES = 16_000
 LABEL_CHARACTERS = 256
 """Of the name of a part, of a tool, or of a call."""
 
-FOLDED_CHARACTERS = MOST_CHARACTERS + MOST_CHARACTERS // 20
-FOLDED_EVENTS = MOST_EVENTS + MOST_EVENTS // 20
-FOLDED_STEPS = MOST_STEPS + MOST_STEPS // 20
+FOLDED_CHARACTERS = MAX_CHARACTERS + MAX_CHARACTERS // 20
+FOLDED_EVENTS = MAX_EVENTS + MAX_EVENTS // 20
+FOLDED_STEPS = MAX_STEPS + MAX_STEPS // 20
 """What is folded may be a little more, so that nothing is cut which a publisher of ours may say."""
 
 TOO_LARGE = {"code": "too_large", "message": "the response is larger than one may be"}
@@ -55,7 +55,7 @@ class SizeBudget:
         self.events = events
         self.steps = steps
 
-    def take(self, characters: int) -> bool:
+    def reserve(self, characters: int) -> bool:
         """Count an event of so many *characters*, if there is room for it; say whether there is."""
         total = self.characters + characters
         if total > FOLDED_CHARACTERS or self.events >= FOLDED_EVENTS or self.steps >= FOLDED_STEPS:
@@ -66,13 +66,13 @@ class SizeBudget:
 
 
 def measured(runs: Iterable[Run]) -> SizeBudget:
-    """The extent of what *runs* hold."""
+    """The size of what *runs* hold."""
     found = SizeBudget()
     for run in runs:
         found.characters += sum(map(_length, run.segments))
         found.steps += len(run.segments)
         numbered = run.first >= 0 and not run.collapsed
-        found.events += run.last - run.first + 1 if numbered else len(run.tape)
+        found.events += run.last - run.first + 1 if numbered else len(run.timings)
     return found
 
 
@@ -87,10 +87,10 @@ def check_parts(parts: Sequence[Mapping[str, Any]]) -> None:
         characters += len(part.get("text") or "") + len(part.get("part") or "")
         for said in ("name", "args", "result"):
             characters += value_length(None, part.get(said))
-    if len(parts) > MOST_STEPS or characters > MOST_CHARACTERS:
+    if len(parts) > MAX_STEPS or characters > MAX_CHARACTERS:
         raise TooLarge(
             f"the parts are {len(parts)}, of {characters} characters; "
-            f"{MOST_STEPS} and {MOST_CHARACTERS} are taken"
+            f"{MAX_STEPS} and {MAX_CHARACTERS} are taken"
         )
 
 
@@ -114,7 +114,7 @@ def value_length(name: str | None, value: object) -> int:
 
 
 def _length(segment: Segment) -> int:
-    length = sum(map(len, segment.pieces)) + len(segment.key or "")
+    length = sum(map(len, segment.fragments)) + len(segment.key or "")
     if segment.value is not None:
         said = segment.value
         length += value_length(said.get("name"), said.get("args", said.get("result")))

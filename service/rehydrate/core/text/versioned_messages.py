@@ -1,6 +1,6 @@
 """Channel messages that grow: of each one, the greatest version that was seen, whole.
 
-A response in such a dialect is made of *cells*, one a channel message, in the order in which they
+A response in such a dialect is made of *messages*, one a channel message, in the order in which they
 were created. Folding is a maximum by version, so order, repetition and overlap do not matter. A
 delta is never folded: what it means, only the chain of its own attachment can tell (`chains`).
 """
@@ -18,15 +18,15 @@ from rehydrate.core.text.size_budget import measured
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-MAX_CELLS = 1_000
+MAX_VERSIONED = 1_000
 """How many channel messages one response may be made of: memory has a bound."""
 
-CELL_FIRST = NO_SEQ - 1
-"""``first`` of the run of a message's first cell; each further one's is one less."""
+VERSIONED_FIRST = NO_SEQ - 1
+"""``first`` of the run of a message's first message; each further one's is one less."""
 
 
-class Place(NamedTuple):
-    """What there is to know of a cell beside what it says.
+class VersionedHeader(NamedTuple):
+    """What there is to know of a message beside what it says.
 
     ``first``: of its run, which is its number within the message. ``version``: the greatest version
     serial that was seen. ``at_ms``: when the channel message was created. ``is_last``: its
@@ -46,41 +46,41 @@ class Place(NamedTuple):
 class VersionedMessage:
     """One channel message of a response, as far as it was seen; ``run`` is what it says."""
 
-    __slots__ = ("place", "run")
+    __slots__ = ("header", "run")
 
-    def __init__(self, place: Place) -> None:
-        self.place = place
-        self.run = Run(place.first, place.first, [], Timings())
+    def __init__(self, header: VersionedHeader) -> None:
+        self.header = header
+        self.run = Run(header.first, header.first, [], Timings())
 
     @property
     def serial(self) -> str:
         """The serial of the channel message."""
-        return self.place.serial
+        return self.header.serial
 
     @property
     def version(self) -> str:
         """The greatest version serial that was seen."""
-        return self.place.version
+        return self.header.version
 
     @property
     def through(self) -> dict[str, Any]:
         """Up to where it is folded, in its wire form."""
-        place = self.place
-        told: dict[str, Any] = {"serial": place.serial, "version": place.version}
-        if place.is_last:
+        header = self.header
+        told: dict[str, Any] = {"serial": header.serial, "version": header.version}
+        if header.is_last:
             told["last"] = True
-        if place.step is not None:
-            told["step"], told["attempt"] = place.step, place.attempt
+        if header.step is not None:
+            told["step"], told["attempt"] = header.step, header.attempt
         return told
 
-    def say(self, event: Event) -> None:
+    def apply(self, event: Event) -> None:
         """Take the version that *event* says, which is a later one."""
         segments = _segments(event)
-        if not self._extend(segments, said_ms(event)):
-            first = self.place.first
+        if not self._extend(segments, published_ms(event)):
+            first = self.header.first
             self.run = Run(first, first, [], Timings())  # another one: who stored it writes it anew
             for segment in segments:
-                self.append(segment, said_ms(event))
+                self.append(segment, published_ms(event))
 
     def _extend(self, segments: list[Segment], at_ms: int) -> bool:
         """Add what came, if that is all that is new."""
@@ -88,7 +88,7 @@ class VersionedMessage:
         if not have or [s[:2] for s in have] != [s[:2] for s in segments][: len(have)]:
             return not have and not segments
         last, now = have[-1], segments[len(have) - 1]
-        before, after = "".join(last.pieces), "".join(now.pieces)
+        before, after = "".join(last.fragments), "".join(now.fragments)
         same = all(a.value == b.value for a, b in zip(have, segments, strict=False))
         if not (same and after.startswith(before)):
             return False
@@ -100,7 +100,7 @@ class VersionedMessage:
 
     def append(self, segment: Segment, at_ms: int) -> None:
         """Add what comes next."""
-        self.run.take(segment, at_ms)
+        self.run.append_segment(segment, at_ms)
 
 
 def _segments(event: Event) -> list[Segment]:
@@ -116,35 +116,37 @@ def _segments(event: Event) -> list[Segment]:
     return [Segment(types.get(event.kind, "text"), event.serial, text)] if text else []
 
 
-def said_ms(event: Event) -> int:
+def published_ms(event: Event) -> int:
     """When *event* was published: of a channel message that grows, this version of it."""
-    said_ms = serial_time_ms(event.version.serial) if event.version else None
-    return event.timestamp_ms if said_ms is None else said_ms
+    published_ms = serial_time_ms(event.version.serial) if event.version else None
+    return event.timestamp_ms if published_ms is None else published_ms
 
 
-def take(known: dict[str, VersionedMessage], steps: dict[str, str], event: Event) -> bool:
-    """Fold the version that *event* says into the cells *known*; False if it changes nothing.
+def fold_version(known: dict[str, VersionedMessage], steps: dict[str, str], event: Event) -> bool:
+    """Fold the version that *event* says into the messages *known*; False if it changes nothing.
 
     *steps*: the latest attempt at each step.
     """
     version, serial = event.version, event.serial
     if version is None or serial is None:
         return False
-    began = _begin(steps, version.step, version.attempt)
-    cell = known.get(serial)
-    if event.kind == "void" or (cell is not None and version.serial <= cell.version):
+    began = _note_attempt(steps, version.step, version.attempt)
+    message = known.get(serial)
+    if event.kind == "void" or (message is not None and version.serial <= message.version):
         return began
-    if cell is None:
-        place = Place(serial, CELL_FIRST - len(known), version.serial, event.timestamp_ms)
-        cell = known[serial] = VersionedMessage(place)
-    cell.place = cell.place._replace(
+    if message is None:
+        header = VersionedHeader(
+            serial, VERSIONED_FIRST - len(known), version.serial, event.timestamp_ms
+        )
+        message = known[serial] = VersionedMessage(header)
+    message.header = message.header._replace(
         version=version.serial, is_last=version.is_last, step=version.step, attempt=version.attempt
     )
-    cell.say(event)
+    message.apply(event)
     return True
 
 
-def _begin(steps: dict[str, str], step: str | None, attempt: str | None) -> bool:
+def _note_attempt(steps: dict[str, str], step: str | None, attempt: str | None) -> bool:
     """Note an attempt at a step; False if a later one, or this one, is known."""
     if step is None or attempt is None or attempt <= steps.get(step, ""):
         return False
@@ -152,41 +154,43 @@ def _begin(steps: dict[str, str], step: str | None, attempt: str | None) -> bool
     return True
 
 
-def characters(known: Mapping[str, VersionedMessage], event: Event) -> int:
+def length_of(known: Mapping[str, VersionedMessage], event: Event) -> int:
     """How much the channel message of *event* holds already."""
-    cell = known.get(event.serial or "")
-    return 0 if cell is None else measured([cell.run]).characters
+    message = known.get(event.serial or "")
+    return 0 if message is None else measured([message.run]).characters
 
 
 def visible(
     known: Mapping[str, VersionedMessage], steps: Mapping[str, str]
 ) -> list[VersionedMessage]:
-    """The cells that count, in the order of their creation."""
-    cells = sorted(known.values(), key=lambda cell: cell.serial)
+    """The messages that count, in the order of their creation."""
+    messages = sorted(known.values(), key=lambda message: message.serial)
     return [
-        cell
-        for cell in cells
-        if (place := cell.place).step is None
-        or place.attempt == steps.get(place.step, place.attempt)
+        message
+        for message in messages
+        if (header := message.header).step is None
+        or header.attempt == steps.get(header.step, header.attempt)
     ]
 
 
 def from_wire(part: Mapping[str, Any], known: int, at_ms: int) -> list[VersionedMessage]:
-    """The cells that *part* of a wire form came from, after *known* others."""
+    """The messages that *part* of a wire form came from, after *known* others."""
     made: list[VersionedMessage] = []
     for key in ("through", "result_through"):
         if (told := part.get(key)) is None:
             continue
-        place = Place(told["serial"], CELL_FIRST - known - len(made), told["version"], at_ms)
+        header = VersionedHeader(
+            told["serial"], VERSIONED_FIRST - known - len(made), told["version"], at_ms
+        )
         step = (told.get("step"), told.get("attempt"))
-        cell = VersionedMessage(Place(*place[:4], told.get("last", False), *step))
-        for segment in _said_by(part, key):
-            cell.append(segment, at_ms)
-        made.append(cell)
+        message = VersionedMessage(VersionedHeader(*header[:4], told.get("last", False), *step))
+        for segment in _segments_of_part(part, key):
+            message.append(segment, at_ms)
+        made.append(message)
     return made
 
 
-def _said_by(part: Mapping[str, Any], key: str) -> list[Segment]:
+def _segments_of_part(part: Mapping[str, Any], key: str) -> list[Segment]:
     if part["type"] != "tool_call":
         return [Segment(part["type"], part.get("part"), [part["text"]])]
     call_id, args = part["tool_call_id"], part["args"]
