@@ -110,7 +110,7 @@ async def _fold_onto(
     states = await held.messages(ids) if events else {}
     tombstone = held.conversation.tombstone
     begins = not ids <= states.keys()
-    others = await held.open_beside(states.keys(), most=MOST_OPEN) if begins else 0
+    others = await held.open_beside(states.keys(), most=MAX_OPEN) if begins else 0
     timeline = Timeline(states.values(), agents=ctx.agents, tombstone=tombstone, elsewhere=others)
     if hole is not None:
         timeline.mark_inexact()
