@@ -27,7 +27,8 @@ from rehydrate.history_inspecting import Inspecting
 from rehydrate.history_joining import Joining
 from rehydrate.history_keeping import Keeping
 from rehydrate.history_replaying import Replaying, desk_and_jobs
-from rehydrate.hydrate.hydrate import Hydrated, hydrate
+from rehydrate.hydrate.history_window import Prefetch, from_channel
+from rehydrate.hydrate.hydrate import Hydrated, Page, hydrate
 from rehydrate.maintenance.tasks import Maintenance, MaintenanceOptions, MaintenanceParts
 from rehydrate.postgres import migrations
 from rehydrate.postgres.store import PostgresStore
@@ -92,13 +93,13 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
             channel_of=self.channel_of,
             default_channel=self.settings.channel_of,
         )
-        self._read_from_ms: OrderedDict[str, int] = OrderedDict()
+        self._prefetches: OrderedDict[str, Prefetch] = OrderedDict()
         self._turns = WeakValueDictionary()
         self._following = Subscriptions(
             self._ctx,
             terms=FollowOptions(self.settings.follow_strategy, self.settings.follow_grace_s),
             noticed=self._attend,
-            hint_ms=self._read_from_ms.get,
+            prefetch=self._prefetches.get,
         )
         self._metrics.count_followed(lambda: self._following.counts)
         self._upkeep = Maintenance(
@@ -179,19 +180,21 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
             BadParameter: an argument is outside its syntax or range.
             StoreUnavailable: Postgres does not answer.
         """
-        walk = None if before else await self._following.walk(conversation_id, until)
-        hint_ms = None if before or walk else self._read_from_ms.get(conversation_id)
+        received = None
+        if before is None:
+            received = await self._following.history_source(conversation_id, until)
+        known = before is None and received is None
         hydrated = await hydrate(
             self._ctx,
             conversation_id,
             until=until,
-            limit=limit,
-            before=before,
-            since_hint_ms=hint_ms,
-            walk=walk,
+            page=Page(limit, before),
+            prefetch=self._prefetches.get(conversation_id) if known else None,
+            source=received or from_channel,
         )
         if hydrated.read_from_ms is not None:
-            _keep(self._read_from_ms, conversation_id, hydrated.read_from_ms, _KNOWN_WATERMARKS)
+            prefetch = Prefetch(hydrated.channel, hydrated.read_from_ms)
+            _keep(self._prefetches, conversation_id, prefetch, _KNOWN_WATERMARKS)
         if hydrated.counts and hydrated.counts[Outcome.FOLDED.value]:
             self._upkeep.wake(conversation_id)
         return hydrated

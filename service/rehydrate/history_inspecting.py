@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rehydrate.errors import StoreUnavailable
+from rehydrate.hydrate.history_window import from_channel
 from rehydrate.hydrate.inspect import Inspected, ServiceHealth, checked, inspect
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ class Inspecting:
             self._ctx,
             conversation_id,
             message_id,
-            walk=await self._following.walk(conversation_id, None),
+            source=await self._following.history_source(conversation_id, None) or from_channel,
         )
 
     async def health(self) -> ServiceHealth:

@@ -9,7 +9,7 @@ from rehydrate.hydrate import history_window as walking
 @pytest.fixture
 def simulated_time(monkeypatch):
     """The clock of a scene stands while an act runs: it would wait in vain for history."""
-    monkeypatch.setattr(walking, "_CATCHING_UP_S", ())
+    monkeypatch.setattr(walking, "_RETRY_AFTER_S", ())
 
 
 @pytest.fixture(scope="module")

@@ -20,7 +20,7 @@ from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.context import Context, PublishOptions
 from rehydrate.core.codecs import tokens
 from rehydrate.core.event import Event
-from rehydrate.hydrate.hydrate import hydrate
+from rehydrate.hydrate.hydrate import Page, hydrate
 from rehydrate.ports import Outgoing
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.publish.checkpoints import Checkpoints
@@ -139,9 +139,9 @@ class Room:
             changes["publish_options"] = options
         return replace(self.ctx, **changes)
 
-    async def hydrate(self, *, store=None, channel=None, ahead_ms=0, **asked):
+    async def hydrate(self, *, store=None, channel=None, ahead_ms=0, limit=50, before=None, **more):
         ctx = self.context(store=store, channel=channel, ahead_ms=ahead_ms)
-        return await hydrate(ctx, self.id, **asked)
+        return await hydrate(ctx, self.id, page=Page(limit, before), **more)
 
     async def catch_up(self, *, store=None, channel=None, ahead_ms=0):
         return await catch_up(

@@ -1,14 +1,24 @@
+"""Reading the history that a hydrate needs: since when, early, again, and not at all."""
+
 from __future__ import annotations
 
 import asyncio
 
 import pytest
 
+from laws.memory import memory_context
 from rehydrate.core.event import ChannelMessage
+from rehydrate.core.positions import MARGIN_MS
 from rehydrate.core.window import Watermark
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
-from rehydrate.hydrate import history_window as walking
-from rehydrate.hydrate.history_window import HistoryReader
+from rehydrate.hydrate import history_window
+from rehydrate.hydrate.history_window import (
+    HistoryQuery,
+    Prefetch,
+    early_read,
+    from_channel,
+    no_history,
+)
 
 NOW_MS = 1_767_225_600_000
 
@@ -35,64 +45,82 @@ class Log:
             yield page
 
 
-def watermark(at_ms):
-    return Watermark("s", at_ms, at_ms)
+def query(at_ms=None, until=None, **more):
+    mark = None if at_ms is None else Watermark("s", at_ms, at_ms)
+    return HistoryQuery("ai:c", mark, until, NOW_MS, **more)
+
+
+def over(log):
+    return memory_context(None, log, lambda: NOW_MS)
+
+
+async def read(log, *args):
+    return await from_channel(over(log), query(*args))
 
 
 async def test_history_is_read_from_the_watermark_less_the_margin_to_its_end():
     log = Log([[message(NOW_MS - 2)], [message(NOW_MS - 1, seq=2)]])
-    walk = HistoryReader(log, NOW_MS)
-    assert await walk.read("ai:c", watermark(NOW_MS), None) is None
-    assert [event.seq for event in walk.events] == [1, 2]
-    assert log.asked == [("ai:c", NOW_MS - 5_000, True)]
-    assert walk.window.newest_ms == NOW_MS - 1
+    history = await read(log, NOW_MS)
+    assert history.failure is None
+    assert [event.seq for event in history.events] == [1, 2]
+    assert log.asked == [("ai:c", NOW_MS - MARGIN_MS, True)]
+    assert history.window.newest_ms == NOW_MS - 1
+    assert history.complete_from_ms == NOW_MS - MARGIN_MS
 
 
 async def test_without_a_watermark_it_is_read_from_its_beginning():
     log = Log([[]])
-    await HistoryReader(log, NOW_MS).read("ai:c", None, None)
+    assert (await read(log)).complete_from_ms == 0
     assert log.asked == [("ai:c", None, True)]
 
 
-async def test_what_was_begun_early_is_gone_on_with_if_it_reaches_far_enough_back():
+async def test_an_early_read_is_used_if_it_began_far_enough_back():
     log = Log([[message(NOW_MS)]])
-    walk = HistoryReader(log, NOW_MS)
-    async with walk.started_early("ai:c", NOW_MS - 9_000):
-        assert await walk.read("ai:c", watermark(NOW_MS), None) is None
+    async with early_read(over(log), Prefetch("ai:c", NOW_MS - 9_000), NOW_MS) as early:
+        history = await from_channel(over(log), query(NOW_MS, early=early))
     assert log.asked == [("ai:c", NOW_MS - 9_000, True)]
-    assert len(walk.events) == 1
+    assert len(history.events) == 1
 
 
-@pytest.mark.parametrize(("name", "early_ms"), [("ai:other", NOW_MS - 9_000), ("ai:c", NOW_MS)])
-async def test_what_was_begun_early_in_vain_is_not_in_the_walk(name, early_ms):
+@pytest.mark.parametrize(("name", "since_ms"), [("ai:other", NOW_MS - 9_000), ("ai:c", NOW_MS)])
+async def test_an_early_read_by_a_wrong_guess_is_not_in_the_window(name, since_ms):
     log = Log([[message(NOW_MS)]])
-    walk = HistoryReader(log, NOW_MS)
-    async with walk.started_early(name, early_ms):
+    async with early_read(over(log), Prefetch(name, since_ms), NOW_MS) as early:
         await asyncio.sleep(0)
-        assert await walk.read("ai:c", watermark(NOW_MS), None) is None
-    assert log.asked[-1] == ("ai:c", NOW_MS - 5_000, True)
-    assert len(walk.events) == 1
+        history = await from_channel(over(log), query(NOW_MS, early=early))
+    assert log.asked[-1] == ("ai:c", NOW_MS - MARGIN_MS, True)
+    assert len(history.events) == 1
 
 
-async def test_an_early_reading_that_nobody_wants_ends_with_the_block():
+async def test_without_a_guess_nothing_is_read_early():
+    log = Log([[]])
+    async with early_read(over(log), None, NOW_MS) as early:
+        await asyncio.sleep(0)
+    assert early is None
+    assert log.asked == []
+
+
+async def test_an_unused_early_read_that_fails_raises_nothing():
     log = Log(ChannelUnavailable("away"))
-    async with HistoryReader(log, NOW_MS).started_early("ai:c", NOW_MS):
+    async with early_read(over(log), Prefetch("ai:c", NOW_MS), NOW_MS):
         await asyncio.sleep(0)
+    assert len(log.asked) == 1
 
 
 async def test_a_young_attach_point_that_is_not_shown_yet_is_looked_for_again(monkeypatch):
-    monkeypatch.setattr(walking, "_CATCHING_UP_S", (0, 0))
+    monkeypatch.setattr(history_window, "_RETRY_AFTER_S", (0, 0))
     until = f"{NOW_MS:014d}-000@s"
     log = Log([[]], [[]], [[message(NOW_MS)]])
-    walk = HistoryReader(log, NOW_MS)
-    assert await walk.read("ai:c", watermark(NOW_MS), until) is None
+    history = await read(log, NOW_MS, until)
+    assert history.failure is None
+    assert history.shows(until)
     assert len(log.asked) == 3
-    assert len(walk.events) == 1
+    assert len(history.events) == 1
 
 
 async def test_an_old_attach_point_is_not_waited_for():
     log = Log([[]])
-    await HistoryReader(log, NOW_MS).read("ai:c", None, f"{NOW_MS - 60_000:014d}-000@s")
+    await read(log, None, f"{NOW_MS - 60_000:014d}-000@s")
     assert len(log.asked) == 1
 
 
@@ -103,18 +131,35 @@ async def test_an_old_attach_point_is_not_waited_for():
         (ChannelRefused(40160, "no"), "history_refused", False),
     ],
 )
-async def test_why_history_could_not_be_read_is_told(error, code, retry):
-    reason = await HistoryReader(Log(error), NOW_MS).read("ai:c", None, None)
-    assert (reason.code, reason.retry) == (code, retry)
+async def test_the_window_says_why_history_could_not_be_read(error, code, retry):
+    history = await read(Log(error))
+    assert (history.failure.code, history.failure.retry) == (code, retry)
+    assert history.complete_from_ms is None
+
+
+async def test_a_failure_keeps_the_pages_that_were_read_before_it():
+    class Broken(Log):
+        async def history(self, *args, **how):
+            async for page in super().history(*args, **how):
+                yield page
+            raise ChannelUnavailable("away")
+
+    history = await read(Broken([[message(NOW_MS)]]))
+    assert history.failure is not None
+    assert len(history.events) == 1
 
 
 async def test_history_that_takes_too_long_is_given_up(monkeypatch):
-    monkeypatch.setattr(walking, "HISTORY_TIMEOUT_S", 0.01)
+    monkeypatch.setattr(history_window, "HISTORY_TIMEOUT_S", 0.01)
 
     class Stuck:
         async def history(self, *_, **__):
             await asyncio.sleep(60)
             yield []
 
-    reason = await HistoryReader(Stuck(), NOW_MS).read("ai:c", None, None)
-    assert reason.code == "history_unavailable"
+    assert (await read(Stuck())).failure.code == "history_unavailable"
+
+
+def test_the_window_of_an_answer_from_the_store_alone_is_empty_and_meets_it():
+    history = no_history(NOW_MS)
+    assert (list(history.events), history.meets_store, history.failure) == ([], True, None)

@@ -11,6 +11,7 @@ from exactness.rooms import Gate, Paused, channel_of, now_ms, open_house, within
 from rehydrate.core.positions import at_or_before, channel_serial, decode_cursor
 from rehydrate.errors import BadParameter, StoreUnavailable
 from rehydrate.hydrate import hydrate as hydration
+from rehydrate.hydrate.history_window import Prefetch
 from rehydrate.hydrate.hydrate import MAX_LIMIT
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.record.catch_up import NewMessage
@@ -116,8 +117,8 @@ async def test_a_page_of_history_that_was_asked_for_early_is_the_same_answer(roo
     await room.catch_up()
     await room.tell("b", "cd", stop=False)
     plain = await room.hydrate()
-    for hint_ms in (plain.read_from_ms, 0, now_ms() + 60_000):
-        early = await room.hydrate(since_hint_ms=hint_ms)
+    for since_ms in (plain.read_from_ms, 0, now_ms() + 60_000):
+        early = await room.hydrate(prefetch=Prefetch(room.name, since_ms))
         assert early.messages == plain.messages
 
 
@@ -125,7 +126,7 @@ async def test_a_hint_for_another_channel_than_the_rows_is_dropped(room):
     await room.store_messages(NewMessage("old", "assistant", text="x"))
     await room.tell("a", "ab")
     real, room.name = room.name, "ai:somewhere-else"
-    hydrated = await room.hydrate(since_hint_ms=0)
+    hydrated = await room.hydrate(prefetch=Prefetch(room.name, 0))
     assert (hydrated.channel, len(hydrated.messages)) == (real, 2)
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.live_conversation import Change
+    from rehydrate.hydrate.history_window import Prefetch
     from rehydrate.ports import Subscription
 
 _log = logging.getLogger(__name__)
@@ -39,7 +40,7 @@ class Feed(Resync):
         ctx: the adapters and limits.
         terms: how to follow.
         noticed: called with the conversation when something has begun or ended in it.
-        hint_ms: from when history was last known to be needed for a conversation.
+        prefetch: returns the history to start reading while the store answers, if it is known.
 
     Attributes:
         counts: what became of the messages that were delivered.
@@ -54,14 +55,14 @@ class Feed(Resync):
         *,
         terms: FollowOptions,
         noticed: Callable[[str], None],
-        hint_ms: Callable[[str], int | None],
+        prefetch: Callable[[str], Prefetch | None],
     ) -> None:
         super().__init__(
             ctx,
             conversation_id,
             terms=terms,
             noticed=noticed,
-            hint_ms=hint_ms,
+            prefetch=prefetch,
         )
         self.counts: Counter[str] = Counter()
         self.followers = 0

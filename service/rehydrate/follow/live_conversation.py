@@ -15,7 +15,7 @@ from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.text.size_budget import TOO_LARGE
 from rehydrate.core.timeline import MAX_OPEN
 from rehydrate.core.window import REWIND_REACH_MS
-from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated
+from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated, Page, answer
 from rehydrate.ports import Finished
 
 if TYPE_CHECKING:
@@ -144,7 +144,7 @@ class LiveConversation:
         reachable = (serial for serial, at_ms in self._older_serials.items() if at_ms >= low_ms)
         older = (serial for serial in reachable if serial != window.newest_serial)
         window.rewind_from = max(older, default=None)
-        return self._reading.answer(limit)
+        return answer(self._reading, Page(limit))
 
     def _note_serial(self, event: Event) -> None:
         window, serial = self._reading.window, event.serial

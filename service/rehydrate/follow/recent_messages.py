@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict, deque
+from collections import Counter, OrderedDict, deque
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.positions import MARGIN_MS
 from rehydrate.core.window import Window, read_from_ms
-from rehydrate.hydrate.history_window import HistoryReader
+from rehydrate.hydrate.history_window import HistoryWindow, from_channel
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
+    from rehydrate.context import Context
     from rehydrate.core.event import ChannelMessage, Event
-    from rehydrate.core.timeline import Reason
     from rehydrate.core.window import Watermark
-    from rehydrate.ports import ChannelLog
+    from rehydrate.hydrate.history_window import HistoryQuery
 
 MAX_EVENTS = 5_000
 """How many events of a followed conversation are cached."""
@@ -155,93 +155,64 @@ class RecentMessages:
         return [*self._growing.values(), *newer]
 
 
-class RecentHistory(HistoryReader):
-    """Reads the received messages of a followed conversation, or history where they are too few.
+async def from_recent(
+    ctx: Context, query: HistoryQuery, *, recent: RecentMessages
+) -> HistoryWindow:
+    """Return what a follower has received, or read history if that does not reach the store.
 
     Args:
-        channel: the port to read history from.
-        now_ms: when the read starts, ms since 1970.
+        ctx: the adapters and limits.
+        query: what to read.
+        recent: the received messages; their connection must have answered just now.
+    """
+    events = recent.events(query.watermark)
+    if events is None:
+        return await from_channel(ctx, query)
+    since_ms = read_from_ms(query.watermark) or 0
+    history = _received(query, events, since_ms)
+    serial, newest = recent.serial, history.window.newest_serial
+    if serial is not None and (newest is None or serial > newest):
+        history.window.newest_serial = serial
+    return history
+
+
+async def from_rewind(
+    ctx: Context, query: HistoryQuery, *, recent: RecentMessages, first: bool
+) -> HistoryWindow:
+    """Return what an attach has rewound, before or after history is tried.
+
+    Args:
+        ctx: the adapters and limits.
+        query: what to read.
         recent: the received messages.
+        first: use the rewound messages if they reach the store, and read history only if they do
+            not; otherwise read history first, and use them only if that fails.
     """
+    if first and (history := _rewound(query, recent)) is not None:
+        return history
+    history = await from_channel(ctx, query)
+    if history.failure is not None:
+        return _rewound(query, recent) or history
+    return history
 
-    def __init__(self, channel: ChannelLog, now_ms: int, recent: RecentMessages) -> None:
-        super().__init__(channel, now_ms)
-        self._recent = recent
 
-    async def read(
-        self, name: str, watermark: Watermark | None, until: str | None
-    ) -> Reason | None:
-        """Read the received messages."""
-        events = self._recent.events(watermark)
-        if events is None:
-            return await super().read(name, watermark, until)
-        _add_to(self, events)
-        serial, newest = self._recent.serial, self.window.newest_serial
-        if serial is not None and (newest is None or serial > newest):
-            self.window.newest_serial = serial
+def _rewound(query: HistoryQuery, recent: RecentMessages) -> HistoryWindow | None:
+    """Return the rewound messages if they reach the store.
+
+    They cannot while the store has growing messages: an append to a message that was created
+    before the rewind's window is not in it.
+    """
+    rewound = recent.rewound()
+    from_ms = rewound.complete_from_ms
+    if query.may_have_grown or from_ms is None or not reaches(query.watermark, from_ms):
         return None
+    return _received(query, rewound.events, from_ms)._replace(rewound=True)
 
 
-class RewoundHistory(HistoryReader):
-    """Reads the rewound messages of an attach, before or after history is tried.
-
-    Args:
-        channel: the port to read history from.
-        now_ms: when the read starts, ms since 1970.
-        rewound: returns the rewound messages when they are needed.
-        first: try the rewound messages first, and history only if they do not reach the store.
-
-    Attributes:
-        by_rewind: whether the rewound messages were sufficient.
-        from_ms: the time since which they are complete.
-    """
-
-    def __init__(
-        self,
-        channel: ChannelLog,
-        now_ms: int,
-        rewound: Callable[[], RewoundMessages],
-        *,
-        first: bool,
-    ) -> None:
-        super().__init__(channel, now_ms)
-        self._rewound = rewound
-        self._first = first
-        self.by_rewind = False
-        self.from_ms: int | None = None
-
-    async def read(
-        self, name: str, watermark: Watermark | None, until: str | None
-    ) -> Reason | None:
-        """Read the rewound messages or history; the other one if the first does not suffice."""
-        if self._first and self._use_rewound(watermark):
-            return None
-        failed = await super().read(name, watermark, until)
-        return None if failed is not None and self._use_rewound(watermark) else failed
-
-    def _use_rewound(self, watermark: Watermark | None) -> bool:
-        """Use the rewound messages if they reach the store.
-
-        They cannot while the store has growing messages: an append to a message that was created
-        before the rewind's window is not in it.
-        """
-        rewound = self._rewound()
-        if (
-            self.growing
-            or rewound.complete_from_ms is None
-            or not reaches(watermark, rewound.complete_from_ms)
-        ):
-            return False
-        self.window, self.events = Window(self.window.read_at_ms), []
-        _add_to(self, rewound.events)
-        self.by_rewind, self.from_ms = True, rewound.complete_from_ms
-        return True
-
-
-def _add_to(reader: HistoryReader, events: list[Event]) -> None:
-    reader.window.add_page(events)  # type: ignore[arg-type] # it reads times and serials only
-    reader.events.extend(events)
-    reader.joined = True
+def _received(query: HistoryQuery, events: list[Event], from_ms: int) -> HistoryWindow:
+    window = Window(query.read_at_ms)
+    window.add_page(events)  # type: ignore[arg-type] # it reads times and serials only
+    return HistoryWindow(events, window, Counter(), meets_store=True, complete_from_ms=from_ms)
 
 
 def _version(event: Event) -> str:

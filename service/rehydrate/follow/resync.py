@@ -5,24 +5,25 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rehydrate.core.client_view import Verdict
 from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import HISTORY_LAG_MS
 from rehydrate.core.timeline import Reason
-from rehydrate.core.window import read_from_ms
 from rehydrate.errors import RehydrateError, StoreUnavailable
 from rehydrate.follow.event_buffer import EventBuffer
 from rehydrate.follow.live_conversation import LiveConversation
-from rehydrate.follow.recent_messages import RecentMessages, RewoundHistory
-from rehydrate.hydrate.hydrate import MAX_LIMIT, read
+from rehydrate.follow.recent_messages import RecentMessages, from_rewind
+from rehydrate.hydrate.hydrate import MAX_LIMIT, Page, read
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from rehydrate.context import Context
     from rehydrate.core.event import Event
+    from rehydrate.hydrate.history_window import Prefetch
     from rehydrate.hydrate.hydrate import Reading
     from rehydrate.ports import Subscription
 
@@ -65,7 +66,7 @@ class Resync:
         ctx: the adapters and limits.
         terms: how to follow.
         noticed: called with the conversation when there is something to record.
-        hint_ms: from when history was last known to be needed for a conversation.
+        prefetch: returns the history to start reading while the store answers, if it is known.
 
     Attributes:
         conversation: what stands; None until it was read.
@@ -83,7 +84,7 @@ class Resync:
         *,
         terms: FollowOptions,
         noticed: Callable[[str], None],
-        hint_ms: Callable[[str], int | None],
+        prefetch: Callable[[str], Prefetch | None],
     ) -> None:
         self.conversation_id = conversation_id
         self.conversation: LiveConversation | None = None
@@ -95,7 +96,7 @@ class Resync:
         self._ctx = ctx
         self._terms = terms
         self._noticed = noticed
-        self._hint_ms = hint_ms
+        self._prefetch = prefetch
         self._name = ""
         self._live: Subscription | None = None
         self._waking: asyncio.Handle | None = None
@@ -142,44 +143,38 @@ class Resync:
             if attempt or self.conversation is not None:
                 await asyncio.sleep(pause_s(attempt))
             by_rewind, self._reread = self._reread and not attempt, False
-            walk = self._walk(by_rewind=by_rewind)
             attempt += 1
             try:
-                reading = await self._read(walk)
+                reading = await self._read(by_rewind=by_rewind)
             except StoreUnavailable:
                 if self.conversation is None:
                     raise
                 _log.warning("following a conversation waits for the store")
                 continue
-            if self._adopt(reading, walk, late=loop.time() - began_s > _PATIENCE_S):
+            if self._adopt(reading, late=loop.time() - began_s > _PATIENCE_S):
                 break
         self._mending = None
         if reading.timeline.counts[Outcome.FOLDED.value]:
             self._noticed(self.conversation_id)
 
-    def _walk(self, *, by_rewind: bool) -> RewoundHistory:
+    async def _read(self, *, by_rewind: bool) -> Reading:
         first = by_rewind and self._terms.strategy == "rewind"
-        return RewoundHistory(
-            self._ctx.channel, self._ctx.now_ms(), self.recent.rewound, first=first
-        )
-
-    async def _read(self, walk: RewoundHistory) -> Reading:
         return await read(
             self._ctx,
             self.conversation_id,
-            walk=walk,
-            limit=MAX_LIMIT,
-            since_hint_ms=self._since_ms(),
+            page=Page(MAX_LIMIT),
+            prefetch=self._likely_prefetch(),
+            source=partial(from_rewind, recent=self.recent, first=first),
         )
 
-    def _since_ms(self) -> int | None:
-        """From when to read history while the database answers, if it is likely to be needed."""
-        hint_ms = self._hint_ms(self.conversation_id)
-        young = hint_ms is not None and hint_ms >= self._ctx.now_ms() - _YOUNG_MS
-        likely = self.recent.is_cut or self._terms.strategy == "history"
-        return hint_ms if young and likely else None
+    def _likely_prefetch(self) -> Prefetch | None:
+        """Return the history to read while the store answers, if it is likely to be needed."""
+        prefetch = self._prefetch(self.conversation_id)
+        if prefetch is None or prefetch.since_ms < self._ctx.now_ms() - _YOUNG_MS:
+            return None
+        return prefetch if self.recent.is_cut or self._terms.strategy == "history" else None
 
-    def _adopt(self, reading: Reading, walk: RewoundHistory, *, late: bool) -> bool:
+    def _adopt(self, reading: Reading, *, late: bool) -> bool:
         """Let what was read stand, if all that was held fits it; say whether nothing is missing.
 
         *late*: history had its time; what does not fit now leaves a gap. The first reading stands
@@ -195,12 +190,13 @@ class Resync:
             stuck = []
         if self._live is None:
             conversation.add_reason(_NOT_ATTACHED)
-        meets = walk.by_rewind or late or self.recent.meets(walk.window)
+        history = reading.history
+        meets = history.rewound or late or self.recent.meets(history.window)
         whole = meets and not (stuck or conversation.stale or self._reread)
         if whole or self.conversation is None:
-            self._by_rewind = walk.by_rewind
-            before = [] if walk.by_rewind else walk.events
-            self.recent.complete(before, _known_from_ms(reading, walk))
+            self._by_rewind = history.rewound
+            before = [] if history.rewound else history.events
+            self.recent.complete(before, _known_from_ms(reading))
             self._stand(conversation)
             self._stuck = {event.message_id for event in stuck}
             self._lost = self._makeshift = False
@@ -251,12 +247,12 @@ class Resync:
                 task.cancel()
 
 
-def _known_from_ms(reading: Reading, walk: RewoundHistory) -> int | None:
+def _known_from_ms(reading: Reading) -> int | None:
     """From when on all is known that was said; None if something was missed."""
     row = reading.stored.conversation
     if len(reading.reasons) > bool(row and row.holes):
         return None
-    return walk.from_ms if walk.by_rewind else read_from_ms(row.watermark if row else None) or 0
+    return reading.history.complete_from_ms
 
 
 def pause_s(attempt: int) -> float:

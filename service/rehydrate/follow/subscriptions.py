@@ -11,12 +11,13 @@ import asyncio
 import logging
 from collections import Counter
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.errors import BadParameter
 from rehydrate.follow.feed import Feed
-from rehydrate.follow.recent_messages import RecentHistory
+from rehydrate.follow.recent_messages import from_recent
 from rehydrate.hydrate.hydrate import MAX_LIMIT
 
 if TYPE_CHECKING:
@@ -25,7 +26,7 @@ if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.resync import FollowOptions
-    from rehydrate.hydrate.history_window import HistoryReader
+    from rehydrate.hydrate.history_window import HistorySource, Prefetch
 
 _log = logging.getLogger(__name__)
 
@@ -205,7 +206,7 @@ class Subscriptions:
         ctx: the adapters and limits.
         terms: how to follow.
         noticed: called with a conversation id when a message in it has started or ended.
-        hint_ms: returns the time (ms) from which history was last needed for a conversation.
+        prefetch: returns the history to start reading while the store answers, if it is known.
     """
 
     def __init__(
@@ -214,12 +215,12 @@ class Subscriptions:
         *,
         terms: FollowOptions,
         noticed: Callable[[str], None],
-        hint_ms: Callable[[str], int | None],
+        prefetch: Callable[[str], Prefetch | None],
     ) -> None:
         self._ctx = ctx
         self._terms = terms
         self._noticed = noticed
-        self._hint_ms = hint_ms
+        self._prefetch = prefetch
         self._feeds: dict[str, Feed] = {}
         self._grace_timers: dict[Feed, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -271,7 +272,7 @@ class Subscriptions:
             finally:
                 del feed.cancels[response_id]
 
-    async def walk(self, conversation_id: str, until: str | None) -> HistoryReader | None:
+    async def history_source(self, conversation_id: str, until: str | None) -> HistorySource | None:
         """Return a reader of the messages received here; None where those are not up to date.
 
         They are up to date if a message at or beyond *until* was delivered; without *until*, if the
@@ -280,7 +281,7 @@ class Subscriptions:
         feed = self._feeds.get(conversation_id)
         if feed is None or not await feed.is_up_to_date(until):
             return None
-        return RecentHistory(self._ctx.channel, self._ctx.now_ms(), feed.recent)
+        return partial(from_recent, recent=feed.recent)
 
     @property
     def counts(self) -> Counter[str]:
@@ -326,7 +327,7 @@ class Subscriptions:
                 conversation_id,
                 terms=self._terms,
                 noticed=self._noticed,
-                hint_ms=self._hint_ms,
+                prefetch=self._prefetch,
             )
             feed.open()
         if (timer := self._grace_timers.pop(feed, None)) is not None:

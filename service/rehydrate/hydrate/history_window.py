@@ -1,11 +1,12 @@
-"""A walk through what a channel has said: where hydrating gets the events that are not stored."""
+"""The part of a channel's history that a hydrate needs, read into a value."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.positions import HISTORY_LAG_MS, at_or_before, serial_time_ms
@@ -14,98 +15,185 @@ from rehydrate.core.window import Watermark, Window, read_from_ms
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Sequence
 
-    from rehydrate.core.event import Event
-    from rehydrate.ports import ChannelLog
+    from rehydrate.context import Context
+    from rehydrate.core.event import ChannelMessage, Event
 
 HISTORY_TIMEOUT_S = 10.0
-"""How long an answer waits for the channel before it goes out as the stored part alone."""
+"""How long a hydrate waits for the channel before it answers with the stored part alone."""
 
-_CATCHING_UP_S = (0.05, 0.15)
-"""When to read again where history does not show ``until`` yet: it lags by about 100 ms."""
+_RETRY_AFTER_S = (0.05, 0.15)
+"""When to read again if history does not show ``until`` yet: it lags by about 100 ms."""
 
 
-class HistoryReader:
-    """One walk through the channel's history, oldest message first.
+class HistoryWindow(NamedTuple):
+    """Channel events since the store's watermark, and the period that they cover.
 
     Attributes:
-        counts: how many messages meant nothing.
-        joined: it is known to reach what is stored; nothing is to be shown for that.
-        growing: stored are channel messages that may have grown since, wherever they began.
+        events: the events, as history showed them.
+        window: the times and serials of the messages that were read.
+        ignored: how many messages no codec recognised, by outcome.
+        meets_store: the events are known to continue the store's, so no gap has to be looked for.
+        complete_from_ms: no event since this time, in ms, is missing; None: unknown.
+        rewound: the events are those that an attach rewound.
+        failure: why history could not be read to its end; None: it could.
     """
 
-    def __init__(self, channel: ChannelLog, now_ms: int) -> None:
-        self._channel = channel
-        self._early: tuple[str, int, asyncio.Task[None]] | None = None
-        self.window = Window(now_ms)
-        self.events: list[Event] = []
-        self.counts: Counter[str] = Counter()
-        self.joined = self.growing = False
-
-    @asynccontextmanager
-    async def started_early(self, name: str, since_ms: int | None) -> AsyncIterator[None]:
-        """Begin to read before it is known from when; ended with the block."""
-        if since_ms is None:
-            yield
-            return
-        task = asyncio.create_task(self._read(name, since_ms))
-        self._early = (name, since_ms, task)
-        try:
-            yield
-        finally:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-
-    async def read(
-        self, name: str, watermark: Watermark | None, until: str | None
-    ) -> Reason | None:
-        """Read from *watermark* to the end, and again while *until* is young and not shown.
-
-        Returns why it could not be read, or None.
-        """
-        try:
-            async with asyncio.timeout(HISTORY_TIMEOUT_S):
-                await self._read_or_join(name, read_from_ms(watermark))
-                for pause_s in _CATCHING_UP_S:
-                    if self.shows(until):
-                        break
-                    await asyncio.sleep(pause_s)
-                    await self._read(name, (self.window.newest_ms or 0) - HISTORY_LAG_MS)
-        except ChannelRefused as error:
-            return Reason("history_refused", retry=False, detail=f"Ably error {error.ably_code}")
-        except (ChannelUnavailable, TimeoutError):
-            return Reason("history_unavailable", retry=True, detail="Ably did not answer in time")
-        return None
-
-    async def _read_or_join(self, name: str, since_ms: int | None) -> None:
-        if self._early is not None:
-            early_name, early_ms, task = self._early
-            if early_name == name and since_ms is not None and early_ms <= since_ms:
-                await task
-                return
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
-            self.window, self.events = Window(self.window.read_at_ms), []
-            self.counts.clear()
-        await self._read(name, since_ms)
-
-    async def _read(self, name: str, since_ms: int | None) -> None:
-        since_ms = None if since_ms is None else max(0, since_ms)
-        pages = self._channel.history(name, since_ms=since_ms, forwards=True)
-        async with aclosing(pages) as walk:
-            async for page in walk:
-                events = list(decode_all(page))
-                self.window.add_page(page)
-                self.events.extend(events)
-                self.counts += ignored(page, events)
+    events: Sequence[Event]
+    window: Window
+    ignored: Counter[str]
+    meets_store: bool = False
+    complete_from_ms: int | None = None
+    rewound: bool = False
+    failure: Reason | None = None
 
     def shows(self, until: str | None) -> bool:
-        """Whether history may be taken to reach *until*: it shows it, or had time to."""
-        if until is None:
-            return True
-        newest = self.window.newest_serial
-        if newest is not None and at_or_before(until, newest):
-            return True
-        until_ms = serial_time_ms(until)
-        return until_ms is None or until_ms + HISTORY_LAG_MS <= self.window.read_at_ms
+        """Return True if history includes *until*, or has had time to show it."""
+        return _shows(self.window, until)
+
+
+def no_history(read_at_ms: int) -> HistoryWindow:
+    """Return the window for a request that the store answers alone."""
+    return HistoryWindow((), Window(read_at_ms), Counter(), meets_store=True)
+
+
+class Prefetch(NamedTuple):
+    """A guess, from an earlier answer, of the history that the next one needs.
+
+    Attributes:
+        channel: the channel of the conversation.
+        since_ms: the time that the earlier read began at, ms since 1970.
+    """
+
+    channel: str
+    since_ms: int
+
+
+class HistoryQuery(NamedTuple):
+    """What to read of a channel's history, and what the store has of it.
+
+    Attributes:
+        channel: the channel to read.
+        watermark: how far the store has recorded the channel; None: not at all.
+        until: the attach point that the answer must reach; None: 2 s before the request.
+        read_at_ms: when the request arrived, ms since 1970. Everything published by then, less
+            the lag of history, is expected to be in the window.
+        may_have_grown: the store has appended messages whose next versions history lists where
+            the message was created, however long ago.
+        early: a read that began before the store answered.
+    """
+
+    channel: str
+    watermark: Watermark | None
+    until: str | None
+    read_at_ms: int
+    may_have_grown: bool = False
+    early: EarlyRead | None = None
+
+
+HistorySource = Callable[["Context", HistoryQuery], Awaitable[HistoryWindow]]
+"""Reads the history that a query asks for: `from_channel`, or what a follower has received."""
+
+
+class _Pages:
+    """What a read has shown so far, page by page; read in part if it fails."""
+
+    def __init__(self, read_at_ms: int) -> None:
+        self.window = Window(read_at_ms)
+        self.events: list[Event] = []
+        self.ignored: Counter[str] = Counter()
+
+    def add(self, page: Sequence[ChannelMessage]) -> None:
+        events = list(decode_all(page))
+        self.window.add_page(page)
+        self.events.extend(events)
+        self.ignored += ignored(page, events)
+
+
+class EarlyRead(NamedTuple):
+    """A read of history that runs while the store answers."""
+
+    prefetch: Prefetch
+    pages: _Pages
+    task: asyncio.Task[None]
+
+    def serves(self, channel: str, since_ms: int | None) -> bool:
+        """Return True if it reads *channel*, from *since_ms* or before."""
+        guess = self.prefetch
+        return guess.channel == channel and since_ms is not None and guess.since_ms <= since_ms
+
+
+@asynccontextmanager
+async def early_read(
+    ctx: Context, prefetch: Prefetch | None, read_at_ms: int
+) -> AsyncIterator[EarlyRead | None]:
+    """Read history from *prefetch* on while the block runs; None if there is no guess.
+
+    Most requests need history since nearly the same time as the request before them, and the
+    store says so only after a round trip. Reading early overlaps the two. A wrong guess costs one
+    read: `from_channel` uses this one only if it covers what the store turns out to lack.
+    """
+    if prefetch is None:
+        yield None
+        return
+    pages = _Pages(read_at_ms)
+    reading = _read(ctx, pages, prefetch.channel, prefetch.since_ms)
+    task = asyncio.create_task(reading, name="reading history early")
+    try:
+        yield EarlyRead(prefetch, pages, task)
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+async def from_channel(ctx: Context, query: HistoryQuery) -> HistoryWindow:
+    """Read the channel's history since the watermark, less the overlap margin, to its end.
+
+    While ``until`` is young and not shown yet, the end is read again. A failure is in the window,
+    with the pages that were read before it.
+    """
+    since_ms = read_from_ms(query.watermark)
+    early, pages, failure = query.early, _Pages(query.read_at_ms), None
+    if early is not None and early.serves(query.channel, since_ms):
+        pages = early.pages
+    else:
+        early = None
+    try:
+        async with asyncio.timeout(HISTORY_TIMEOUT_S):
+            await (early.task if early else _read(ctx, pages, query.channel, since_ms))
+            for pause_s in _RETRY_AFTER_S:
+                if _shows(pages.window, query.until):
+                    break
+                await asyncio.sleep(pause_s)
+                newest_ms = pages.window.newest_ms or 0
+                await _read(ctx, pages, query.channel, newest_ms - HISTORY_LAG_MS)
+    except ChannelRefused as error:
+        failure = Reason("history_refused", retry=False, detail=f"Ably error {error.ably_code}")
+    except (ChannelUnavailable, TimeoutError):
+        failure = Reason("history_unavailable", retry=True, detail="Ably did not answer in time")
+    return HistoryWindow(
+        pages.events,
+        pages.window,
+        pages.ignored,
+        complete_from_ms=(since_ms or 0) if failure is None else None,
+        failure=failure,
+    )
+
+
+async def _read(ctx: Context, pages: _Pages, channel: str, since_ms: int | None) -> None:
+    since_ms = None if since_ms is None else max(0, since_ms)
+    history = ctx.channel.history(channel, since_ms=since_ms, forwards=True)
+    async with aclosing(history) as found:
+        async for page in found:
+            pages.add(page)
+
+
+def _shows(window: Window, until: str | None) -> bool:
+    if until is None:
+        return True
+    newest = window.newest_serial
+    if newest is not None and at_or_before(until, newest):
+        return True
+    until_ms = serial_time_ms(until)
+    return until_ms is None or until_ms + HISTORY_LAG_MS <= window.read_at_ms

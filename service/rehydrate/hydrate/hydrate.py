@@ -10,34 +10,48 @@ from rehydrate.core import wire
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.positions import Cursor, check_conversation_id, check_until, encode_cursor
 from rehydrate.core.timeline import Reason, Timeline
-from rehydrate.core.window import Window, may_need_read, missed, needs_no_read, read_from_ms
+from rehydrate.core.window import may_need_read, missed, needs_no_read, read_from_ms
 from rehydrate.errors import BadParameter
-from rehydrate.hydrate.history_window import HistoryReader
+from rehydrate.hydrate.history_window import (
+    HistoryQuery,
+    early_read,
+    from_channel,
+    no_history,
+)
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Iterable
+    from collections.abc import Sequence
 
     from rehydrate.context import Context
     from rehydrate.core.event import Event
-    from rehydrate.ports import ResponseStore, Stored
+    from rehydrate.core.window import Watermark, Window
+    from rehydrate.hydrate.history_window import HistorySource, HistoryWindow, Prefetch
+    from rehydrate.ports import Stored
 
 EPHEMERAL_LAG_S = 0.7
-"""How long after it was said an ephemeral token is in the store at the latest: checkpoints are half a
-second apart. Who has attached before this answer was asked for then misses none between the two."""
+"""An ephemeral token is in the store at most this long after it was published: checkpoints are half
+a second apart. A client that attached before this request therefore misses none in between."""
 
 MAX_LIMIT = 200
 _LAST = "~"
-"""A position behind all others: of an open message whose start has no serial yet."""
+"""A position after all others: for an open message whose start has no serial yet."""
 
 
 class Hydrated(NamedTuple):
     """A conversation as a client must show it before its first live message.
 
-    ``until``: the greatest serial that the answer is known to reach. ``wires``: the messages in
-    their wire form, in order. ``settled``: nothing in it is live, so it may be kept.
-    ``counts``: what became of the channel's events. ``watermark_ms``: from when the next read of
-    history begins.
+    Attributes:
+        conversation_id: the conversation.
+        channel: its channel.
+        until: the greatest serial that the answer is known to reach.
+        rewind_from: a serial that a reader may rewind to; None: the channel has it no more.
+        reasons: why the answer may lack something; empty: it does not.
+        older: the cursor of the next page; None: there are no older messages.
+        wires: the messages in their wire form, in order.
+        settled: nothing in it is live, so a client may cache it.
+        counts: how many channel events were folded or dropped, by outcome.
+        read_from_ms: the time that the next read of history begins at, ms since 1970.
     """
 
     conversation_id: str
@@ -53,12 +67,12 @@ class Hydrated(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """Whether nothing is known to be missing beside what the messages say themselves."""
+        """True if nothing is known to be missing, other than the gaps that messages list."""
         return not self.reasons
 
     @property
     def body(self) -> bytes:
-        """The answer as JSON."""
+        """The answer, encoded as JSON."""
         return wire.answer(
             conversation_id=self.conversation_id,
             channel=self.channel,
@@ -75,45 +89,39 @@ class Hydrated(NamedTuple):
         return [json.loads(each) for each in self.wires]
 
 
-class Reading(NamedTuple):
-    """A conversation as it was read: what is stored, and what the channel said since.
+class Page(NamedTuple):
+    """Which finished messages to return.
 
-    Who folds further events into ``timeline`` answers anew from it.
+    Attributes:
+        limit: how many, from 1 to `MAX_LIMIT`.
+        before: the cursor of an earlier answer, to return messages older than its own; None: the
+            newest messages, and everything that is open.
+    """
+
+    limit: int = 50
+    before: Cursor | None = None
+
+
+NEWEST = Page()
+
+
+class Reading(NamedTuple):
+    """A conversation as it was read: the stored part, joined with the channel's history since.
+
+    Folding further events into ``timeline`` and calling `answer` again gives a newer answer.
     """
 
     conversation_id: str
     channel: str
     stored: Stored
     timeline: Timeline
-    window: Window
+    history: HistoryWindow
     reasons: list[Reason]
 
-    def answer(self, limit: int, before: Cursor | None = None) -> Hydrated:
-        """The newest *limit* finished messages (of those that were read), and all that is open."""
-        stored, timeline, reasons = self.stored, self.timeline, self.reasons
-        watermark = stored.conversation.watermark if stored.conversation else None
-        rows, older = _page(stored, timeline, limit, before)
-        states = [timeline.messages[id_] for _, id_, _ in rows if id_ in timeline.messages]
-        if any(state.pointer > state.covered for state in states):
-            behind = Reason("store_behind", retry=True, detail="a text is not stored yet")
-            reasons = [*reasons, behind]
-        elif any(not state.exact for state in states):
-            reasons = [*reasons, Reason("not_exact", retry=False, detail="see exact: false")]
-        elif timeline.refused is not None:
-            reasons = [*reasons, _TOO_MANY]
-        reached = (self.window.newest_serial, watermark and watermark.serial)
-        return Hydrated(
-            self.conversation_id,
-            self.channel,
-            max((serial for serial in reached if serial is not None), default=None),
-            self.window.rewind_from,
-            reasons,
-            older,
-            [body or wire.encode(timeline.messages[id_]) for _, id_, body in rows],
-            settled=before is not None and not self.window.count,
-            counts=timeline.counts,
-            read_from_ms=read_from_ms(watermark),
-        )
+    @property
+    def window(self) -> Window:
+        """The times and serials of the history that was read."""
+        return self.history.window
 
 
 async def hydrate(
@@ -121,156 +129,229 @@ async def hydrate(
     conversation_id: str,
     *,
     until: str | None = None,
-    limit: int = 50,
-    before: Cursor | None = None,
-    since_hint_ms: int | None = None,
-    walk: HistoryReader | None = None,
+    page: Page = NEWEST,
+    prefetch: Prefetch | None = None,
+    source: HistorySource = from_channel,
 ) -> Hydrated:
     """Return what a client must show before its first live message.
 
-    The answer reaches at least *until* (an attach point), or 2 s before the call without it, and
-    may go beyond. *before* pages finished messages backwards. *since_hint_ms*: from when history
-    was last known to be needed; its first page is then asked for while the database answers.
-    *walk*: what to read instead of the channel's history.
+    Args:
+        ctx: the adapters and limits.
+        conversation_id: the conversation.
+        until: the attach point that the answer must reach; it may go beyond. Without one it
+            reaches at least 2 s before the call.
+        page: which finished messages to return.
+        prefetch: the history to start reading while the store answers; None: none.
+        source: reads the history since what is stored.
 
     Raises:
-        BadParameter: *conversation_id*, *until* or *limit* is outside its syntax or range.
+        BadParameter: *conversation_id*, *until* or *page* is outside its syntax or range.
         StoreUnavailable: Postgres does not answer. (If Ably does not, that is a reason in the
             answer, not an error.)
     """
     reading = await read(
-        ctx,
-        conversation_id,
-        walk=walk,
-        until=until,
-        limit=limit,
-        before=before,
-        since_hint_ms=since_hint_ms,
+        ctx, conversation_id, until=until, page=page, prefetch=prefetch, source=source
     )
-    return reading.answer(limit, before)
+    return answer(reading, page)
 
 
+# The store and the channel hold two windows of one log, and neither is enough. The store ends at
+# its watermark, some seconds behind the channel; the channel forgets after its retention time.
+# An answer is exact if the two windows overlap, because folding an event twice changes nothing:
+# every event has a seq, a serial or an id by which its second copy is recognised. So the whole
+# task is to make them overlap, or to find out that they do not.
+#
+# 1. Load. One statement, therefore one snapshot: the watermark and the messages that it covers
+#    belong together. Loading them by two statements would let a recorder move the watermark in
+#    between, and the events it folded meanwhile would be in neither part.
+# 2. Read history from the watermark less the margin (`MARGIN_MS`). Not from the watermark itself:
+#    two regions of the channel order the same messages differently by up to that long, and REST
+#    history shows a message up to 2 s after it was delivered. An event that became visible below
+#    the watermark, after the recorder had read past it, would be lost. History is not read at all
+#    if the store was read more than the margin after `until`, when nothing below `until` can
+#    still become visible.
+# 3. Decide whether the windows meet (`missed`). If nothing at or before the watermark was shown
+#    and the last read is older than the retention time, events may have expired unread. The
+#    watermark alone cannot tell: a quiet conversation looks the same as one that lost an hour.
+#    Such a gap is a reason in the answer, and text without seqs is marked inexact.
+# 4. Fold, in the order of the log, on top of the stored messages. Those that an event names and
+#    that are on no loaded page are loaded first, so that the event continues its message instead
+#    of starting a second one.
+# 5. Load once more what history shows as ended but incomplete. A publisher commits its text
+#    before it publishes the stop (law 7), so a stop in history proves that the text is stored
+#    now, though it may not have been at step 1.
 async def read(
     ctx: Context,
     conversation_id: str,
     *,
-    walk: HistoryReader | None = None,
     until: str | None = None,
-    limit: int = 50,
-    before: Cursor | None = None,
-    since_hint_ms: int | None = None,
+    page: Page = NEWEST,
+    prefetch: Prefetch | None = None,
+    source: HistorySource = from_channel,
 ) -> Reading:
-    """Read what `hydrate` answers with, by the steps of *walk*; raises as it does."""
+    """Read the conversation that `hydrate` answers with; takes and raises the same."""
     check_conversation_id(conversation_id)
     check_until(until)
-    if not 1 <= limit <= MAX_LIMIT:
-        raise BadParameter("limit", f"limit is a number from 1 to {MAX_LIMIT}")
-    store = ctx.store
-    walk = walk or HistoryReader(ctx.channel, ctx.now_ms())
-    early_ms = since_hint_ms if may_need_read(until, ctx.now_ms()) else None
-    early_name = "" if early_ms is None else await ctx.channel_of(conversation_id)
-    async with walk.started_early(early_name, early_ms):
-        stored = await store.load(conversation_id, limit=limit, before=before)
-        if any(state.ephemeral for state in stored.open):
-            await asyncio.sleep(EPHEMERAL_LAG_S)
-            stored = await store.load(conversation_id, limit=limit, before=before)
-        row = stored.conversation
-        watermark = row.watermark if row else None
-        name = row.channel if row else ctx.default_channel(conversation_id)
-        timeline = Timeline(stored.open, agents=ctx.agents, tombstone=row and row.tombstone)
-        reasons = [_hole_reason()] if row and row.holes else []
-        if not _settled_before(stored, before) and not needs_no_read(watermark, until):
-            walk.growing = any(state.versioned for state in stored.open)
-            failed = await walk.read(name, watermark, until)
-            created_ms = row.created_ms if row else None
-            await _learn(timeline, stored, walk.events, conversation_id, store)
-            if failed is not None:
-                reasons.append(failed)
-            elif not walk.joined and missed(watermark, created_ms, walk.window, ctx.retention_ms):
-                reasons = [_hole_reason()]
-                timeline.mark_inexact()
-            if failed is None and not walk.joined and not walk.shows(until):
-                reasons.append(_BEHIND)
-            timeline.fold(walk.events)
-            await _fill(timeline, walk.events, conversation_id, store)
-            timeline.counts += walk.counts
-    return Reading(conversation_id, name, stored, timeline, walk.window, reasons)
+    if not 1 <= page.limit <= MAX_LIMIT:
+        raise BadParameter("limit", f"limit must be a number from 1 to {MAX_LIMIT}")
+    read_at_ms = ctx.now_ms()
+    guess = prefetch if may_need_read(until, read_at_ms) else None
+    async with early_read(ctx, guess, read_at_ms) as early:
+        stored = await _load(ctx, conversation_id, page)
+        channel = stored.conversation and stored.conversation.channel
+        channel = channel or ctx.default_channel(conversation_id)
+        if _reaches(stored, until, page):
+            history = no_history(read_at_ms)
+        else:
+            grown = any(state.versioned for state in stored.open)
+            watermark = _watermark(stored)
+            query = HistoryQuery(channel, watermark, until, read_at_ms, grown, early)
+            history = await source(ctx, query)
+    timeline = await _begin(ctx, conversation_id, stored, history.events)
+    reasons = _join(timeline, stored, history, until, ctx.retention_ms)
+    await _complete_ended(ctx, conversation_id, timeline, history.events)
+    return Reading(conversation_id, channel, stored, timeline, history, reasons)
 
 
-_BEHIND = Reason(
-    "history_unavailable", retry=True, detail="the channel's history does not show `until` yet"
-)
+async def _load(ctx: Context, conversation_id: str, page: Page) -> Stored:
+    stored = await ctx.store.load(conversation_id, limit=page.limit, before=page.before)
+    if any(state.ephemeral for state in stored.open):
+        await asyncio.sleep(EPHEMERAL_LAG_S)
+        stored = await ctx.store.load(conversation_id, limit=page.limit, before=page.before)
+    return stored
 
 
-_TOO_MANY = Reason(
-    "not_exact", retry=False, detail="more responses were begun than may be open at once"
-)
+def _watermark(stored: Stored) -> Watermark | None:
+    return stored.conversation.watermark if stored.conversation else None
 
 
-def _settled_before(stored: Stored, before: Cursor | None) -> bool:
-    """Whether a page further back lies wholly in what is recorded."""
-    watermark = stored.conversation.watermark if stored.conversation else None
-    if before is None or watermark is None or watermark.serial is None:
-        return False
-    return before.position <= watermark.serial
+def _reaches(stored: Stored, until: str | None, page: Page) -> bool:
+    """Return True if the store alone answers: it reaches *until*, or all of an older *page*."""
+    watermark = _watermark(stored)
+    if page.before is not None and watermark is not None and watermark.serial is not None:
+        return page.before.position <= watermark.serial or needs_no_read(watermark, until)
+    return needs_no_read(watermark, until)
 
 
-async def _learn(
-    timeline: Timeline,
-    stored: Stored,
-    events: Iterable[Event],
-    conversation_id: str,
-    store: ResponseStore,
-) -> None:
-    """Give *timeline* the stored messages that *events* speak of and it does not know.
+async def _begin(
+    ctx: Context, conversation_id: str, stored: Stored, events: Sequence[Event]
+) -> Timeline:
+    """Return a timeline of the stored messages that are open, or that *events* belong to.
 
-    A finished message of the page is taken from its wire form, unless that has to be cut; others
-    are asked for.
+    A finished message of the page is parsed from its wire form, unless it is incomplete or a
+    repair replaces its text: those, and messages on other pages, are loaded whole.
     """
-    if stored.conversation is None:
-        return
+    row = stored.conversation
+    timeline = Timeline(stored.open, agents=ctx.agents, tombstone=row and row.tombstone)
+    if row is None:
+        return timeline
     unknown = {timeline.name(event) for event in events} - timeline.messages.keys()
     if timeline.has_anonymous:
         unknown.discard(None)
     if not unknown:
-        return
+        return timeline
     repaired = {event.message_id for event in events if event.kind == "repair"}
-    for row in stored.finished:
-        if not unknown.isdisjoint((row.id, row.position)) and row.id not in repaired:
-            state = wire.state_of(json.loads(row.wire), position=row.position)
+    for finished in stored.finished:
+        names = (finished.id, finished.position)
+        if not unknown.isdisjoint(names) and finished.id not in repaired:
+            state = wire.state_of(json.loads(finished.wire), position=finished.position)
             if not state.gaps():
                 timeline.add(state)
-                unknown -= {row.id, row.position}
+                unknown.difference_update(names)
     if unknown:
-        for state in await store.states(conversation_id, unknown):
+        for state in await ctx.store.states(conversation_id, unknown):
             timeline.add(state)
+    return timeline
 
 
-async def _fill(
-    timeline: Timeline, events: Iterable[Event], conversation_id: str, store: ResponseStore
+def _join(
+    timeline: Timeline,
+    stored: Stored,
+    history: HistoryWindow,
+    until: str | None,
+    retention_ms: int,
+) -> list[Reason]:
+    """Fold *history* into *timeline*; return why the result may lack something."""
+    row = stored.conversation
+    reasons = [_EXPIRED] if row and row.holes else []
+    if history.failure is not None:
+        reasons.append(history.failure)
+    elif not history.meets_store:
+        created_ms = row.created_ms if row else None
+        if missed(_watermark(stored), created_ms, history.window, retention_ms):
+            reasons = [_EXPIRED]
+            timeline.mark_inexact()
+        if not history.shows(until):
+            reasons.append(_BEHIND)
+    timeline.fold(history.events)
+    timeline.counts += history.ignored
+    return reasons
+
+
+async def _complete_ended(
+    ctx: Context, conversation_id: str, timeline: Timeline, events: Sequence[Event]
 ) -> None:
-    """Ask the store again for what the channel showed the end of, but not all of the text.
-
-    It was committed before that end was told (law 7), and maybe after the store was read.
-    """
+    """Load again the messages whose end history shows, but not all of their text."""
     stopped = {event.message_id for event in events if event.kind == "stop"}
     lacking = [
         id_ for id_ in stopped if (state := timeline.messages.get(id_ or "")) and state.gaps()
     ]
     if not lacking:
         return
-    for state in await store.states(conversation_id, lacking):
+    for state in await ctx.store.states(conversation_id, lacking):
         timeline.add(state)
     timeline.fold(event for event in events if event.message_id in lacking)
+
+
+def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
+    """Return the finished messages of *page* (of those that were read), and all that is open."""
+    stored, timeline, reasons = reading.stored, reading.timeline, reading.reasons
+    watermark, window = _watermark(stored), reading.history.window
+    rows, older = _page(stored, timeline, page.limit, page.before)
+    states = [timeline.messages[id_] for _, id_, _ in rows if id_ in timeline.messages]
+    if any(state.pointer > state.covered for state in states):
+        reasons = [*reasons, _STORE_BEHIND]
+    elif any(not state.exact for state in states):
+        reasons = [*reasons, _NOT_EXACT]
+    elif timeline.refused is not None:
+        reasons = [*reasons, _TOO_MANY]
+    reached = (window.newest_serial, watermark and watermark.serial)
+    return Hydrated(
+        reading.conversation_id,
+        reading.channel,
+        max((serial for serial in reached if serial is not None), default=None),
+        window.rewind_from,
+        reasons,
+        older,
+        [body or wire.encode(timeline.messages[id_]) for _, id_, body in rows],
+        settled=page.before is not None and not window.count,
+        counts=timeline.counts,
+        read_from_ms=read_from_ms(watermark),
+    )
+
+
+_EXPIRED = Reason(
+    "history_expired",
+    retry=False,
+    detail="the channel's history ended before it was read, or held more than is kept",
+)
+_BEHIND = Reason(
+    "history_unavailable", retry=True, detail="the channel's history does not show `until` yet"
+)
+_STORE_BEHIND = Reason("store_behind", retry=True, detail="a text is not stored yet")
+_NOT_EXACT = Reason("not_exact", retry=False, detail="see exact: false")
+_TOO_MANY = Reason(
+    "not_exact", retry=False, detail="more responses were begun than may be open at once"
+)
 
 
 def _page(
     stored: Stored, timeline: Timeline, limit: int, before: Cursor | None
 ) -> tuple[list[tuple[str, str, bytes]], str | None]:
-    """The messages of the page as (position, id, wire), and the cursor of the next one.
+    """Return the messages of a page as (position, id, wire), and the cursor of the next page.
 
-    All that is open belongs to the newest page, beside the newest *limit* finished ones. The
-    wire is empty where the channel has changed what the store knew.
+    The newest page has every open message, in addition to the newest *limit* finished ones. The
+    wire form is empty if the channel has changed the message since it was stored.
     """
     shown = {row.id: (row.position, row.id, row.wire) for row in stored.finished}
     open_ids = set()
@@ -289,11 +370,3 @@ def _page(
     more = bool(cut) and (stored.more or len(finished) > limit)
     older = encode_cursor(Cursor(*cut[0][:2])) if more else None
     return [row for row in rows if row[1] in keep], older
-
-
-def _hole_reason() -> Reason:
-    return Reason(
-        "history_expired",
-        retry=False,
-        detail="the channel's history ended before it was read, or held more than is kept",
-    )

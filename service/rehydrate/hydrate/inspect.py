@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 from rehydrate.core.positions import check_conversation_id, check_message_id
 from rehydrate.core.replay.provenance import Span, joined, spans
 from rehydrate.errors import NotFound, RehydrateError
-from rehydrate.hydrate.hydrate import read
+from rehydrate.hydrate.history_window import from_channel
+from rehydrate.hydrate.hydrate import Page, read
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -17,7 +18,7 @@ if TYPE_CHECKING:
     from rehydrate.core.fold import MessageState
     from rehydrate.core.timeline import Reason
     from rehydrate.core.window import LostInterval, Watermark
-    from rehydrate.hydrate.history_window import HistoryReader
+    from rehydrate.hydrate.history_window import HistorySource
     from rehydrate.ports import Backlog, LeaseSeen
 
 
@@ -46,7 +47,7 @@ async def inspect(
     conversation_id: str,
     message_id: str,
     *,
-    walk: HistoryReader | None = None,
+    source: HistorySource = from_channel,
 ) -> Inspected:
     """Look at one message, stored or only on the channel yet.
 
@@ -60,7 +61,7 @@ async def inspect(
     states = await ctx.store.states(conversation_id, [message_id])
     stored = next((state for state in states if state.id == message_id), None)
     lease = await ctx.store.lease_seen(conversation_id, message_id)
-    reading = await read(ctx, conversation_id, walk=walk, limit=1)
+    reading = await read(ctx, conversation_id, page=Page(limit=1), source=source)
     now = reading.timeline.messages.get(message_id)
     if now is None or (stored is not None and not now.changed):
         now = stored
