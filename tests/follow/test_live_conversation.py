@@ -13,9 +13,9 @@ from rehydrate.core.codecs import decode
 from rehydrate.core.event import ChannelMessage, Event, Version
 from rehydrate.core.text import size_budget
 from rehydrate.core.timeline import Timeline, Tombstone
-from rehydrate.core.window import Window
 from rehydrate.follow import live_conversation as module
 from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation, grown
+from rehydrate.hydrate.history_window import no_history
 from rehydrate.hydrate.hydrate import Reading
 from rehydrate.ports import Conversation, Stored
 
@@ -41,7 +41,7 @@ def token(rid, seq, text, **more):
 def conversation(*, agents=frozenset(), tombstone=None):
     row = Conversation("c", "ai:c", NOW_MS, tombstone=tombstone)
     timeline = Timeline(agents=agents, tombstone=tombstone)
-    reading = Reading("c", "ai:c", Stored(row, [], False, []), timeline, Window(NOW_MS), [])
+    reading = Reading("c", "ai:c", Stored(row, [], False, []), timeline, no_history(NOW_MS), [])
     return LiveConversation(reading)
 
 
