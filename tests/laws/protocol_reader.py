@@ -1,0 +1,410 @@
+"""A reader in plain Python, written from docs/protocol.md alone: sections 3, 4, 6 and 9.
+
+It imports nothing of rehydrate. Where it and the service differ, the document is wrong, or is
+missing a sentence.
+"""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+from types import SimpleNamespace
+
+TERMINAL = ("completed", "incomplete", "failed", "cancelled", "interrupted")
+TYPES = {"token": "text", "refusal": "refusal", "reasoning": "reasoning"}
+CONTENT = (*TYPES, "tool_call", "tool_args", "tool_result", "void")
+KINDS = ("start", *TYPES, "tool_call", "tool_args", "tool_result", "stop", "cancel")
+CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
+MARGIN_MS = 5_000
+
+
+def is_id(value):  # section 1.3
+    return isinstance(value, str) and 1 <= len(value) <= 256 and not CONTROL.search(value)
+
+
+def is_json(value):  # section 3.4
+    try:
+        json.dumps(value, allow_nan=False)
+    except (ValueError, TypeError):
+        return False
+    return True
+
+
+def number(value, least):  # section 3.2; raises ValueError
+    if value is None:
+        return None
+    if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):
+        value = int(value)
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if type(value) is int and least <= value <= 2_000_000:
+        return value
+    raise ValueError(value)
+
+
+def label(value):
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        return str(value)
+    return value if isinstance(value, str) else None
+
+
+def decode(m):  # sections 3 and 4
+    headers = (m.extras or {}).get("headers") or {}
+    e = SimpleNamespace(
+        kind=None, rid=headers.get("responseId"), seq=None, gen=1, serial=m.serial, id=m.id,
+        client=m.client_id, at_ms=m.timestamp_ms, text=None, part=None, call=None, name=None,
+        value=None, status=None, error=None, usage=None, prompt_id=label(headers.get("promptId")),
+        replay=isinstance(headers.get("replayOf"), str), version=None, delta=False,
+    )  # fmt: skip
+    if m.name in ("response", "response-end") or (m.name is None and m.action == 5):
+        return decode_version(m, e, headers)
+    if m.action != 0 or m.name not in (*KINDS, "user-input", "response-complete"):
+        return None
+    try:
+        e.seq, e.gen = number(headers.get("seq"), 0), number(headers.get("gen"), 1) or 1
+    except ValueError:
+        return None
+    if e.rid is not None and not is_id(e.rid):
+        return None
+    e.kind = {"user-input": "prompt", "response-complete": "repair"}.get(m.name, m.name)
+    return fill(m, e, headers)
+
+
+def fill(m, e, headers):
+    data = m.data if isinstance(m.data, dict) else {}
+    if e.kind == "prompt":
+        e.text = m.data if isinstance(m.data, str) else data.get("text")
+        e.rid, e.seq, e.gen = data.get("promptId") or m.id, None, 1
+        return e if isinstance(e.text, str) and is_id(e.rid) else None
+    e.call = label(headers.get("toolCallId"))
+    if e.kind in TYPES:
+        e.text, e.part = m.data, label(headers.get("part"))
+    if e.kind == "tool_args":
+        e.text = m.data
+    if e.kind in (*TYPES, "tool_args") and not isinstance(m.data, str):
+        e.kind = "void"
+    if e.kind in ("tool_args", "tool_result") and e.call is None:
+        e.kind = "void"
+    if e.kind == "tool_call":
+        e.call = e.call or m.id or f"call-{e.seq}"
+        e.name, e.value = label(data.get("name")), data.get("args")
+        e.value = "" if e.value is None else e.value
+    if e.kind == "tool_result":
+        e.value = data.get("result") if isinstance(m.data, dict) else m.data
+        e.name, e.status = label(data.get("name")), headers.get("status")
+    if e.kind in ("tool_call", "tool_result") and not is_json(e.value):
+        e.kind = "void"
+    if e.kind == "stop":
+        e.status, e.error = ended_as(label(headers.get("status"))), headers.get("error")
+    if e.kind == "repair":
+        e.value = valid_parts(data.get("parts"))
+        text = m.data if isinstance(m.data, str) else data.get("text")
+        if e.value is None and isinstance(text, str):
+            e.value = [{"type": "text", "text": text}]
+    return e
+
+
+def valid_parts(parts):  # section 3.3
+    if not isinstance(parts, list) or not parts:
+        return None
+    for part in parts:
+        if not isinstance(part, dict) or not is_json(part):
+            return None
+        textual = part.get("type") in TYPES.values() and isinstance(part.get("text"), str)
+        called = part.get("type") == "tool_call" and isinstance(part.get("tool_call_id"), str)
+        if not textual and not called:
+            return None
+    return parts
+
+
+def ended_as(status):
+    return status if status in TERMINAL else "failed" if status == "in_progress" else "completed"
+
+
+def decode_version(m, e, headers):  # section 4.1
+    data = m.data if isinstance(m.data, dict) else {}
+    if m.name == "response-end":
+        e.kind, e.rid = "stop", headers.get("responseId") or data.get("responseId")
+        e.status = ended_as(headers.get("status"))
+        return e if m.action == 0 and is_id(e.rid) else None
+    if m.serial is None:
+        return None
+    e.kind, e.text = "token", m.data if isinstance(m.data, str) and m.action != 2 else ""
+    e.rid = e.rid if is_id(e.rid) else m.serial if m.name == "response" else None
+    e.version, e.delta, e.replay = m.version_serial or m.serial, m.action == 5, False
+    for said in (m.version_metadata, headers):
+        if isinstance(said, dict) and said.get("phase") == "done":
+            e.status = ended_as(said.get("status"))
+            break
+    return e
+
+
+class Reader:
+    """Messages as dicts, as in the answer; `receive` returns what the drop rule says."""
+
+    def __init__(self, answer):
+        self.messages = {m["id"]: copy.deepcopy(m) for m in answer["messages"]}
+        self.replays, self.chains = set(), {}
+        for v in self.messages.values():
+            v |= {"recent": {}, "start": ""}
+            if not v["parts"] and v["text"]:
+                v["parts"] = [{"type": "text", "text": v["text"]}]
+
+    def receive(self, m):  # section 9
+        e = decode(m)
+        if e is None or e.kind == "cancel":
+            return "DROP"
+        if e.replay:
+            if e.kind == "start" and e.rid is not None:
+                self.replays.add(e.rid)
+            if e.rid not in self.replays:
+                return "DROP"
+        if e.version is not None:
+            e = self.whole(e)
+            if isinstance(e, str):
+                return e
+            e.rid = self.grown_in(e.serial) or e.rid
+        v = self.find(e)
+        if v == "DROP":
+            return v
+        result = rule(v, e)
+        if result == "APPLY":
+            self.apply(v, e)
+        return result
+
+    def grown_in(self, serial):
+        for v in self.messages.values():
+            if serial in v.get("versions", {}) or any(t["serial"] == serial for t in reached(v)):
+                return v["id"]
+        return None
+
+    def whole(self, e):  # section 9.3
+        base = self.chains.get(e.serial)
+        if base is None and e.delta:
+            return "AGAIN" if self.grown_in(e.serial) or e.rid is not None else "DROP"
+        if base is not None:
+            if e.version <= base.version:
+                return base
+            text = base.text + e.text if e.delta else e.text
+            if e.rid is None or e.rid == e.serial:
+                known = vars(base) | {"version": e.version, "status": e.status, "id": e.id}
+                e = SimpleNamespace(**known)
+            e.text, e.delta = text, False
+        self.chains[e.serial] = e
+        return e
+
+    def find(self, e):  # section 9.4
+        if e.rid is not None:
+            return self.messages.get(e.rid)
+        known = [v for v in self.messages.values() if v.get("anonymous")]
+        known.sort(key=lambda v: v["position"] or "")
+        if e.version is not None:
+            return "DROP"
+        if not known:
+            return None
+        for v in known:
+            if e.id is not None and e.id in (v["id"], v.get("start"), *recent_ids(v)):
+                return v
+        last = known[-1]
+        if e.serial and last["position"] and e.serial < last["position"]:
+            earlier = [v for v in known if v["position"] and v["position"] <= e.serial]
+            return earlier[-1] if earlier else "DROP"
+        if e.serial and last["through"]["serial"] and e.serial <= last["through"]["serial"]:
+            return last
+        return None if ended(last) or e.kind == "start" else last
+
+    def apply(self, v, e):  # section 9.6
+        if v is None:
+            v = self.begin(e)
+            if v is None:
+                return
+        elif e.id is not None and e.id in recent_ids(v):
+            return
+        v.setdefault("client_id", e.client)
+        if e.gen > v["through"]["gen"]:
+            v |= {"status": "in_progress", "parts": [], "gaps": [], "repaired": None, "recent": {}}
+            v["through"] = {"gen": e.gen, "seq": None, "serial": None}
+            for member in ("provisional", "recent_ids", "sealed", "start", "versions"):
+                v.pop(member, None)
+        if e.kind == "start":
+            if "start" in v:
+                return
+            v["start"] = e.id
+        if v["role"] == "user" or e.kind == "prompt":
+            return
+        if v.get("provisional") and e.kind != "stop":
+            v["status"] = "in_progress"
+            del v["provisional"]
+        change(v, e)
+        t = v["through"]
+        if e.serial and (t["serial"] is None or e.serial > t["serial"]):
+            t["serial"] = e.serial
+        if e.seq is not None and (t["seq"] is None or e.seq > t["seq"]):
+            t["seq"] = e.seq
+        if (e.seq is None or v.get("anonymous")) and e.version is None and e.id is not None:
+            v["recent"][e.id] = e.at_ms
+            while next(iter(v["recent"].values())) < e.at_ms - MARGIN_MS:
+                del v["recent"][next(iter(v["recent"]))]
+
+    def begin(self, e):
+        id_ = e.rid or (e.id if is_id(e.id) else e.serial)
+        if id_ in self.messages:
+            return None
+        v = {"id": id_, "role": "assistant", "status": "in_progress", "parts": [], "gaps": []}
+        v |= {"repaired": None, "client_id": e.client, "recent": {}, "prompt_id": None}
+        v["through"] = {"gen": e.gen, "seq": None, "serial": None}
+        if e.kind == "prompt":
+            v |= {"role": "user", "status": "completed"}
+            v["parts"] = [{"type": "text", "text": e.text}]
+        if e.rid is None:
+            v |= {"anonymous": True, "position": e.serial}
+        self.messages[id_] = v
+        return v
+
+
+def ended(v):
+    return v["status"] != "in_progress" and not v.get("provisional")
+
+
+def recent_ids(v):
+    return [*v.get("recent_ids", ()), *v["recent"]]
+
+
+def reached(v):
+    return [p[key] for p in v["parts"] for key in ("through", "result_through") if key in p]
+
+
+def rule(v, e):  # section 9.5, row by row
+    pointer = e.kind == "repair" and e.value is None
+    fresh = not pointer and (e.seq is None or e.kind == "repair" or e.seq <= 1)
+    new = "APPLY" if fresh else "AGAIN"
+    if v is None:
+        return new
+    t, over = v["through"], ended(v)
+    if over and "client_id" not in v:
+        return "DROP"
+    if "client_id" in v and v["client_id"] != e.client:
+        return "DROP"
+    if e.gen < t["gen"]:
+        return "DROP"
+    if e.gen > t["gen"]:
+        return "DROP" if over else new
+    if e.id is not None and e.id in recent_ids(v):
+        return "DROP"
+    if e.version is not None:
+        seen = any(t["serial"] == e.serial and t["version"] >= e.version for t in reached(v))
+        seen = seen or v.get("versions", {}).get(e.serial, "") >= e.version
+        return "DROP" if v.get("sealed") or seen else "APPLY"
+    late = e.seq is None and e.serial and t["serial"] and e.serial <= t["serial"]
+    last = -1 if t["seq"] is None else t["seq"]
+    if e.kind == "repair":
+        if late or (e.seq is not None and v["repaired"] is not None and e.seq <= v["repaired"]):
+            return "DROP"
+        behind = e.seq is not None and e.seq < last
+        return "AGAIN" if behind or pointer or over or v["gaps"] else "APPLY"
+    if e.seq is not None and any(first <= e.seq <= to for first, to in v["gaps"]):
+        return "AGAIN"
+    if over:
+        return "DROP"
+    if e.kind == "stop" and v["gaps"]:
+        return "AGAIN"
+    if e.seq is None:
+        return "DROP" if late or (e.kind in CONTENT and v.get("sealed")) else "APPLY"
+    if e.seq <= last:
+        return "AGAIN" if e.kind == "stop" else "DROP"
+    return "APPLY" if e.seq <= max(last, 0) + 1 else "AGAIN"
+
+
+def change(v, e):  # section 6
+    if e.version is not None:
+        return grow(v, e)
+    if e.kind == "start":
+        v["prompt_id"] = v["prompt_id"] or e.prompt_id
+    elif e.kind == "stop":
+        v["status"] = e.status
+        v.pop("provisional", None)
+    elif e.kind == "repair":
+        seals = bool(reached(v) or v.get("versions")) or (
+            e.seq is None and v["through"]["seq"] is None
+        )
+        v["repaired"] = v["through"]["seq"] if e.seq is None else e.seq
+        v["parts"] = []
+        for part in e.value:
+            repair(v["parts"], part)
+        if seals:
+            v["sealed"] = True
+    else:
+        say(v["parts"], e)
+    return None
+
+
+def say(parts, e):  # section 6.4
+    if e.kind in TYPES:
+        return text(parts, TYPES[e.kind], e.part, e.text)
+    if e.kind == "void":
+        return None
+    part = call(parts, e.call)
+    if e.kind == "tool_args":
+        part["args"] += e.text if isinstance(part["args"], str) else ""
+        return None
+    part["name"] = part["name"] if e.name is None else e.name
+    if e.kind == "tool_call":
+        part |= {"args": e.value, "status": "in_progress"}
+    else:
+        part |= {"result": e.value, "status": "failed" if e.status == "failed" else "completed"}
+    return None
+
+
+def text(parts, type_, name, more):
+    if not more:
+        return
+    part = parts[-1] if name is None and parts else None
+    if name is not None:
+        part = next((p for p in parts if (p["type"], p.get("part")) == (type_, name)), None)
+    if part is None or part["type"] != type_ or part.get("part") != name:
+        part = {"type": type_, "text": "", **({} if name is None else {"part": name})}
+        parts.append(part)
+    part["text"] += more
+
+
+def call(parts, id_):
+    for part in parts:
+        if part.get("tool_call_id") == id_:
+            return part
+    parts.append({"type": "tool_call", "tool_call_id": id_, "name": None, "args": ""})
+    parts[-1] |= {"result": None, "status": "in_progress"}
+    return parts[-1]
+
+
+def repair(parts, part):  # section 6.6
+    if part["type"] != "tool_call":
+        return text(parts, part["type"], label(part.get("part")), part["text"])
+    made = call(parts, part["tool_call_id"])
+    status = part.get("status") if part.get("status") in ("completed", "failed") else "in_progress"
+    if part.get("result") is not None and status == "in_progress":
+        status = "completed"
+    made |= {"name": label(part.get("name")), "args": part.get("args", ""), "status": status}
+    made["result"] = part.get("result")
+    return None
+
+
+def grow(v, e):  # section 6.9
+    v.setdefault("versions", {})[e.serial] = e.version
+    parts = [p for p in v["parts"] if p.get("through", {}).get("serial") != e.serial]
+    if e.text:
+        through = {"serial": e.serial, "version": e.version}
+        parts.append({"type": "text", "part": e.serial, "text": e.text, "through": through})
+    parts.sort(key=lambda p: p.get("through", {}).get("serial", ""))
+    v["parts"] = parts
+    if e.status is not None and not ended(v):
+        v["status"] = e.status
+
+
+def shown(v):  # sections 6.4 and 6.5
+    parts = copy.deepcopy(v["parts"])
+    for part in parts:
+        if part.get("status") in ("in_progress", "incomplete"):
+            part["status"] = "in_progress" if v["status"] == "in_progress" else "incomplete"
+    spoken = "".join(p["text"] for p in parts if p["type"] in ("text", "refusal"))
+    return {"id": v["id"], "status": v["status"], "text": spoken, "parts": parts}

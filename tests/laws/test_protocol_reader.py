@@ -1,0 +1,181 @@
+"""A reader that was written from docs/protocol.md alone shows what `View` shows."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from laws.memory import MemoryChannel, MemoryStore, Posted
+from laws.protocol_reader import Reader, shown
+from laws.readers import Life, _rewound
+from laws.rolling import live as delivered
+from laws.test_client_js import said_in
+from laws.test_joining import FEATURES
+from laws.worlds import serial, worlds
+from rehydrate.core.client_view import View
+from rehydrate.core.codecs import decode
+from rehydrate.core.event import ChannelMessage
+from rehydrate.hydrate.hydrate import Rules, hydrate
+
+searched = settings(
+    max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
+)
+parts = st.lists(
+    st.fixed_dictionaries(
+        {"type": st.sampled_from(["text", "refusal", "reasoning", "tool_call"])},
+        optional={
+            "text": st.sampled_from(["", "T"]),
+            "part": st.sampled_from(["x", "y"]),
+            "tool_call_id": st.sampled_from(["c", "d"]),
+            "status": st.sampled_from(["completed", "failed", "in_progress"]),
+            "result": st.sampled_from([None, 1]),
+        },
+    ),
+    max_size=3,
+)
+NAN = float("nan")
+NAMES = {
+    "start": st.none(),
+    "token": st.sampled_from(["a", "b", "", None]),
+    "refusal": st.just("n"),
+    "reasoning": st.just("w"),
+    "tool_call": st.sampled_from([{"name": "f", "args": {"k": 1}}, {"name": "g"}, {"args": NAN}, None]),
+    "tool_args": st.sampled_from(["{", "}"]),
+    "tool_result": st.sampled_from([{"result": 7}, {"name": "h", "result": None}, 5]),
+    "stop": st.sampled_from([None, {"usage": {"t": 1}}]),
+    "response-complete": st.sampled_from(["R", None]) | parts.map(lambda p: {"text": "P", "parts": p}),
+    "user-input": st.sampled_from(["hi", {"promptId": "p", "text": "yo"}, None]),
+    "cancel": st.none(),
+}  # fmt: skip
+HEADERS = {
+    "responseId": st.sampled_from(["r", "r", "r", "s", None, ""]),
+    "gen": st.sampled_from([1, 1, 1, 1, 2, "2", 2.0, 0, True, "x"]),
+    "part": st.sampled_from(["x", "y", None]),
+    "toolCallId": st.sampled_from(["c", "c", "d", 5, None]),
+    "status": st.sampled_from([None, "failed", "cancelled", "in_progress", "odd"]),
+    "replayOf": st.sampled_from([None] * 9 + ["q"]),
+}
+
+
+@st.composite
+def channels(draw):
+    """Any messages of the vocabulary, mostly in the order of their seq; where a reader joins."""
+    numbered, seq, log = draw(st.booleans()), 0, []
+    names = st.sampled_from([*NAMES, "start", *["token"] * 8])
+    for index in range(draw(st.integers(1, 12))):
+        name = draw(names) if index else draw(st.sampled_from(["start", "start", "token"]))
+        headers = {key: draw(values) for key, values in HEADERS.items() if draw(st.booleans())}
+        headers.setdefault("responseId", "r")
+        if numbered:
+            headers["seq"] = draw(st.sampled_from([seq] * 6 + [seq + 1, max(seq - 1, 0)]))
+            seq += 1
+        at_ms = 10_000 + index * draw(st.sampled_from([1000, 1000, 1500]))
+        if log:
+            at_ms = max(at_ms, log[-1].timestamp_ms + 1)
+        id_ = f"m{draw(st.sampled_from([index] * 5 + [max(index - 1, 0)]))}"
+        client_id = draw(st.sampled_from([None] * 9 + ["eve"]))
+        extras = {"headers": headers}
+        log.append(
+            ChannelMessage(name, draw(NAMES[name]), id_, serial(at_ms), at_ms, client_id, extras)
+        )
+    cut = draw(st.integers(0, len(log)))
+    return log, cut, draw(st.integers(0, cut))
+
+
+@st.composite
+def growing(draw):
+    """Channel messages that grow, as one attachment and others receive them; where a reader joins."""
+    log, creates = [], []
+    for index in range(draw(st.integers(1, 12))):
+        at_ms = 10_000 + index * 1000
+        if draw(st.integers(0, 9)) == 0:
+            name = draw(st.sampled_from(["response-end", "response-end", "response-complete"]))
+            headers = {"responseId": draw(st.sampled_from(["r", "s"]))}
+            message = ChannelMessage(name, "E", f"m{index}", serial(at_ms), at_ms)
+        else:
+            action = draw(st.sampled_from([0, 5, 5, 5, 1, 2]) if creates else st.sampled_from([0, 5]))
+            own = draw(st.sampled_from(creates)) if action and creates else serial(at_ms)
+            creates.append(own)
+            headers = draw(st.sampled_from([{"responseId": "r"}, {"responseId": "s"}, {}]))
+            name = draw(st.sampled_from([None, "response"])) if action == 5 else "response"
+            done = draw(st.sampled_from([None] * 5 + [{"phase": "done", "status": "failed"}]))
+            text = draw(st.sampled_from(["a", "b", "", None]))
+            message = ChannelMessage(
+                name, text, f"m{index}", own, at_ms, None, None, action, serial(at_ms), done
+            )
+        log.append(message._replace(extras={"headers": headers}))
+    cut = draw(st.integers(0, len(log)))
+    live = log[draw(st.integers(0, cut)) :]
+    if live and draw(st.booleans()):
+        live.append(draw(st.sampled_from(live)))  # delivered twice
+    return [m for m in log if m.action != 5][:cut], live
+
+
+def answered(log):
+    store, channel = MemoryStore(), MemoryChannel([Posted(message) for message in log])
+    channel.now_ms = store.now_ms = now_ms = 10**6
+    rules = Rules(10**9, frozenset(), lambda: now_ms)
+    hydrated = hydrate("c", store=store, channel=channel, channel_name="ai:c", rules=rules)
+    return json.loads(asyncio.run(hydrated).body)
+
+
+async def joined(world, joiner):
+    life = Life(world)
+    await life.until(joiner.at_ms + joiner.delay_ms)
+    answer = json.loads((await life.hydrate()).body)
+    before = _rewound(world, joiner.at_ms)
+    return answer, [each.message for each in (*before, *delivered(world, joiner.at_ms, before))]
+
+
+def compare(answer, messages):
+    view, reader = View(answer), Reader(answer)
+    for message in messages:
+        event = decode(message)
+        expected = "DROP" if event is None else view.apply_event(event).name
+        assert reader.receive(message) == expected, (answer, messages, message)
+        if expected == "AGAIN":
+            break
+    bodies = [
+        {key: body[key] for key in ("id", "status", "text")}
+        | {"parts": list(map(said_in, body["parts"]))}
+        for body in view.messages
+        if body["role"] == "assistant"
+    ]
+    messages_shown = [shown(v) for v in reader.messages.values() if v["role"] == "assistant"]
+    for each in messages_shown:
+        each["parts"] = list(map(said_in, each["parts"]))
+    assert messages_shown == bodies, (answer, messages)
+
+
+@pytest.mark.parametrize("name", FEATURES)
+def test_it_shows_the_same_in_the_worlds_of_the_laws(name):
+    @searched
+    @given(worlds(**FEATURES[name]))
+    def search(drawn):
+        compare(*asyncio.run(joined(*drawn)))
+
+    search()
+
+
+@settings(searched, max_examples=2_000)
+@given(channels())
+def test_it_shows_the_same_of_any_messages_of_the_vocabulary(drawn):
+    log, cut, overlap = drawn
+    answer = answered(log[:cut])
+    for body in answer["messages"]:
+        if any(message.id == "m3" for message in log[:cut]):  # some were stored, or ended by silence
+            body.pop("client_id", None)
+        elif body["status"] == "in_progress" and cut % 2:
+            body |= {"status": "interrupted", "provisional": True}
+    compare(answer, log[cut - overlap :])
+
+
+@settings(searched, max_examples=1_000)
+@given(growing())
+def test_it_shows_the_same_of_channel_messages_that_grow(drawn):
+    past, messages = drawn
+    compare(answered(past), messages)
