@@ -215,23 +215,14 @@ class Reader:
         return None if ended(last) or e.kind == "start" else last
 
     def apply(self, v, e):  # section 9.6
-        if v is None:
-            v = self.begin(e)
-            if v is None:
-                return
-        elif e.id is not None and e.id in recent_ids(v):
+        if v is None and (v := self.begin(e)) is None:
+            return
+        if e.id is not None and e.id in recent_ids(v):
             return
         v.setdefault("client_id", e.client)
         if e.gen > v["through"]["gen"]:
-            v |= {"status": "in_progress", "parts": [], "gaps": [], "repaired": None, "recent": {}}
-            v["through"] = {"gen": e.gen, "seq": None, "serial": None}
-            for member in ("provisional", "recent_ids", "sealed", "start", "versions"):
-                v.pop(member, None)
-        if e.kind == "start":
-            if "start" in v:
-                return
-            v["start"] = e.id
-        if v["role"] == "user" or e.kind == "prompt":
+            empty(v, e.gen)
+        if v["role"] == "user" or e.kind == "prompt" or (e.kind == "start" and "start" in v):
             return
         if v.get("provisional") and e.kind != "stop":
             v["status"] = "in_progress"
@@ -275,51 +266,59 @@ def reached(v):
     return [p[key] for p in v["parts"] for key in ("through", "result_through") if key in p]
 
 
-def rule(v, e):  # section 9.5, row by row
+def empty(v, gen):  # section 6.3
+    v |= {"status": "in_progress", "parts": [], "gaps": [], "repaired": None, "recent": {}}
+    v["through"] = {"gen": gen, "seq": None, "serial": None}
+    for member in ("provisional", "recent_ids", "sealed", "start", "versions"):
+        v.pop(member, None)
+
+
+def rule(v, e):  # section 9.5
+    return next(result for fits, result in table(v, e) if fits)
+
+
+def table(v, e):  # row by row
     pointer = e.kind == "repair" and e.value is None
-    fresh = not pointer and (e.seq is None or e.kind == "repair" or e.seq <= 1)
-    new = "APPLY" if fresh else "AGAIN"
-    if v is None:
-        return new
-    t, over = v["through"], ended(v)
-    if over and "client_id" not in v:
-        return "DROP"
-    if "client_id" in v and v["client_id"] != e.client:
-        return "DROP"
-    if e.gen < t["gen"]:
-        return "DROP"
-    if e.gen > t["gen"]:
-        return "DROP" if over else new
-    if e.id is not None and e.id in recent_ids(v):
-        return "DROP"
-    if e.version is not None:
-        seen = any(t["serial"] == e.serial and t["version"] >= e.version for t in reached(v))
-        seen = seen or v.get("versions", {}).get(e.serial, "") >= e.version
-        return "DROP" if v.get("sealed") or seen else "APPLY"
-    late = e.seq is None and e.serial and t["serial"] and e.serial <= t["serial"]
+    begins = not pointer and (e.seq is None or e.kind == "repair" or e.seq <= 1)
+    new = "APPLY" if begins else "AGAIN"
+    yield v is None, new
+    over, t = ended(v), v["through"]
     last = -1 if t["seq"] is None else t["seq"]
+    repaired = -1 if v["repaired"] is None else v["repaired"]
+    yield over and "client_id" not in v, "DROP"
+    yield "client_id" in v and v["client_id"] != e.client, "DROP"
+    yield e.gen < t["gen"], "DROP"
+    yield e.gen > t["gen"], "DROP" if over else new
+    yield e.id is not None and e.id in recent_ids(v), "DROP"
+    yield e.version is not None and (v.get("sealed") or has_version(v, e)), "DROP"
+    yield e.version is not None, "APPLY"
+    seen = e.seq is None and e.serial and t["serial"] and e.serial <= t["serial"]
     if e.kind == "repair":
-        if late or (e.seq is not None and v["repaired"] is not None and e.seq <= v["repaired"]):
-            return "DROP"
-        behind = e.seq is not None and e.seq < last
-        return "AGAIN" if behind or pointer or over or v["gaps"] else "APPLY"
-    if e.seq is not None and any(first <= e.seq <= to for first, to in v["gaps"]):
-        return "AGAIN"
-    if over:
-        return "DROP"
-    if e.kind == "stop" and v["gaps"]:
-        return "AGAIN"
-    if e.seq is None:
-        return "DROP" if late or (e.kind in CONTENT and v.get("sealed")) else "APPLY"
-    if e.seq <= last:
-        return "AGAIN" if e.kind == "stop" else "DROP"
-    return "APPLY" if e.seq <= max(last, 0) + 1 else "AGAIN"
+        yield seen, "DROP"
+        yield e.seq is not None and e.seq <= repaired, "DROP"
+        yield e.seq is not None and e.seq < last, "AGAIN"
+        yield True, "AGAIN" if pointer or over or v["gaps"] else "APPLY"
+    yield e.seq is not None and any(a <= e.seq <= b for a, b in v["gaps"]), "AGAIN"
+    yield over, "DROP"
+    yield e.kind == "stop" and v["gaps"], "AGAIN"
+    yield seen, "DROP"
+    yield e.seq is None and e.kind in CONTENT and v.get("sealed"), "DROP"
+    yield e.seq is None, "APPLY"
+    yield e.seq <= last, "AGAIN" if e.kind == "stop" else "DROP"
+    yield e.seq <= max(last, 0) + 1, "APPLY"
+    yield True, "AGAIN"
+
+
+def has_version(v, e):
+    known = [t["version"] for t in reached(v) if t["serial"] == e.serial]
+    return max(*known, v.get("versions", {}).get(e.serial, ""), "") >= e.version
 
 
 def change(v, e):  # section 6
     if e.version is not None:
         return grow(v, e)
     if e.kind == "start":
+        v["start"] = e.id
         v["prompt_id"] = v["prompt_id"] or e.prompt_id
     elif e.kind == "stop":
         v["status"] = e.status
@@ -379,14 +378,17 @@ def call(parts, id_):
 
 def repair(parts, part):  # section 6.6
     if part["type"] != "tool_call":
-        return text(parts, part["type"], label(part.get("part")), part["text"])
+        name = part.get("part")
+        text(parts, part["type"], name if isinstance(name, str) else None, part["text"])
+        return
     made = call(parts, part["tool_call_id"])
-    status = part.get("status") if part.get("status") in ("completed", "failed") else "in_progress"
-    if part.get("result") is not None and status == "in_progress":
-        status = "completed"
-    made |= {"name": label(part.get("name")), "args": part.get("args", ""), "status": status}
-    made["result"] = part.get("result")
-    return None
+    name, status = part.get("name"), part.get("status")
+    made["name"] = name if isinstance(name, str) else made["name"]
+    settled = status if status in ("completed", "failed") else "in_progress"
+    made |= {"args": part.get("args", ""), "status": settled}
+    if part.get("result") is not None:
+        status = "failed" if settled == "failed" else "completed"
+        made |= {"result": part["result"], "status": status}
 
 
 def grow(v, e):  # section 6.9

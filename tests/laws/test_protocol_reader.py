@@ -9,7 +9,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from laws.memory import MemoryChannel, MemoryStore, Posted
+from laws.memory import MemoryChannel, MemoryStore, Posted, memory_context
 from laws.protocol_reader import Reader, shown
 from laws.readers import Life, _rewound
 from laws.rolling import live as delivered
@@ -19,7 +19,7 @@ from laws.worlds import serial, worlds
 from rehydrate.core.client_view import View
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import ChannelMessage
-from rehydrate.hydrate.hydrate import Rules, hydrate
+from rehydrate.hydrate.hydrate import hydrate
 
 searched = settings(
     max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -97,7 +97,9 @@ def growing(draw):
             headers = {"responseId": draw(st.sampled_from(["r", "s"]))}
             message = ChannelMessage(name, "E", f"m{index}", serial(at_ms), at_ms)
         else:
-            action = draw(st.sampled_from([0, 5, 5, 5, 1, 2]) if creates else st.sampled_from([0, 5]))
+            action = draw(
+                st.sampled_from([0, 5, 5, 5, 1, 2]) if creates else st.sampled_from([0, 5])
+            )
             own = draw(st.sampled_from(creates)) if action and creates else serial(at_ms)
             creates.append(own)
             headers = draw(st.sampled_from([{"responseId": "r"}, {"responseId": "s"}, {}]))
@@ -116,11 +118,10 @@ def growing(draw):
 
 
 def answered(log):
-    store, channel = MemoryStore(), MemoryChannel([Posted(message) for message in log])
-    channel.now_ms = store.now_ms = now_ms = 10**6
-    rules = Rules(10**9, frozenset(), lambda: now_ms)
-    hydrated = hydrate("c", store=store, channel=channel, channel_name="ai:c", rules=rules)
-    return json.loads(asyncio.run(hydrated).body)
+    store, channel, now_ms = MemoryStore(), MemoryChannel(map(Posted, log)), 10**6
+    store.now_ms = channel.now_ms = now_ms
+    ctx = memory_context(store, channel, lambda: now_ms, retention_ms=10**9)
+    return json.loads(asyncio.run(hydrate(ctx, "c")).body)
 
 
 async def joined(world, joiner):
@@ -161,20 +162,22 @@ def test_it_shows_the_same_in_the_worlds_of_the_laws(name):
     search()
 
 
-@settings(searched, max_examples=2_000)
+@settings(searched, max_examples=600)
 @given(channels())
 def test_it_shows_the_same_of_any_messages_of_the_vocabulary(drawn):
     log, cut, overlap = drawn
     answer = answered(log[:cut])
     for body in answer["messages"]:
-        if any(message.id == "m3" for message in log[:cut]):  # some were stored, or ended by silence
+        if any(
+            message.id == "m3" for message in log[:cut]
+        ):  # some were stored, or ended by silence
             body.pop("client_id", None)
         elif body["status"] == "in_progress" and cut % 2:
             body |= {"status": "interrupted", "provisional": True}
     compare(answer, log[cut - overlap :])
 
 
-@settings(searched, max_examples=1_000)
+@settings(searched, max_examples=300)
 @given(growing())
 def test_it_shows_the_same_of_channel_messages_that_grow(drawn):
     past, messages = drawn
