@@ -1,7 +1,17 @@
 """A reader: an answer, then live messages by the drop rule.
 
-The drop rule says what a live event means to a message that an answer has shown. It is one pure
-function, `verdict`; `View` applies it. The README shows the same lines in JavaScript.
+The drop rule decides what a live event means to a reader that has an answer: drop it, apply it, or
+hydrate again. It is specified as a table in docs/protocol.md section 9.5. `verdict` is that table:
+comments give the rows, and the first row that fits decides. `View` does what surrounds it: replays
+(section 9.2), chains of appends (9.3), finding the message (9.4), applying (9.6). The client for
+browsers, ``api/client.js``, follows the same rule; `tests/laws/test_client_js.py` compares them.
+
+The order of the rows matters. Identity comes first (owner, gen, id): an event of another publisher,
+or one that was seen, must not cause anything, not even a new hydrate. Versions come before the end
+of the message, since an end may overtake the last append. Gaps come before the end of the message
+as well: a reader that lacks text asks for it, even when the message has ended. Whatever is left has
+a seq, and a reader adds it only to a text that reaches up to it; it never fills a gap by itself,
+because an answer does not say which characters belong to which seq.
 """
 
 from __future__ import annotations
@@ -31,31 +41,31 @@ class Verdict(Enum):
 
 def verdict(state: MessageState | None, event: Event) -> Verdict:
     """What *event* means to a reader whose message is *state* (None: it has no such message)."""
-    if state is None:
+    if state is None:  # row 1
         return _verdict_on_new(event)
-    if state.ended and state.owner is None:
+    if state.ended and state.owner is None:  # row 2
         return Verdict.DROP
-    if state.owner is not None and state.owner.client_id != event.client_id:
+    if state.owner is not None and state.owner.client_id != event.client_id:  # row 3
         return Verdict.DROP
-    if event.gen < state.gen:
+    if event.gen < state.gen:  # row 4
         return Verdict.DROP
-    if event.gen > state.gen:
+    if event.gen > state.gen:  # row 5
         return Verdict.DROP if state.ended else _verdict_on_new(event)
-    if event.id is not None and event.id in state.recent:
+    if event.id is not None and event.id in state.recent:  # row 6
         return Verdict.DROP
-    if event.version is not None:
+    if event.version is not None:  # row 7
         return _verdict_on_version(state, event)
-    if event.kind == "repair":
+    if event.kind == "repair":  # rows 8 to 11
         return _verdict_on_repair(state, event)
     if event.seq is not None and any(a <= event.seq <= b for a, b in state.gaps()):
-        return Verdict.AGAIN
-    if state.ended:
+        return Verdict.AGAIN  # row 12
+    if state.ended:  # row 13
         return Verdict.DROP
     return _verdict_on_next(state, event)
 
 
 def _verdict_on_next(state: MessageState, event: Event) -> Verdict:
-    """Of what takes an open message further, or ends it."""
+    """Return rows 14 to 20: an event that continues an open message, or ends it."""
     if event.kind == "stop" and state.gaps():
         return Verdict.AGAIN  # whoever committed the text did so before that end (law 7)
     if event.seq is None:
@@ -69,7 +79,7 @@ def _verdict_on_next(state: MessageState, event: Event) -> Verdict:
 
 
 def _verdict_on_new(event: Event) -> Verdict:
-    """Of a message that the reader does not have, or of a gen that begins it anew."""
+    """Return "new" of rows 1 and 5: an unknown message, or a gen that restarts a known one."""
     if event.is_pointer:
         return Verdict.AGAIN
     if event.seq is None or event.kind == "repair" or event.seq <= 1:
@@ -78,7 +88,7 @@ def _verdict_on_new(event: Event) -> Verdict:
 
 
 def _verdict_on_version(state: MessageState, event: Event) -> Verdict:
-    """Of a channel message that grows, whole: the greatest version counts."""
+    """Return row 7: of a channel message that grows, the greatest version counts, whole."""
     if state.sealed or event.version is None or event.serial is None:
         return Verdict.DROP
     known = state.versioned.get(event.serial)
@@ -86,6 +96,7 @@ def _verdict_on_version(state: MessageState, event: Event) -> Verdict:
 
 
 def _verdict_on_repair(state: MessageState, event: Event) -> Verdict:
+    """Return rows 8 to 11."""
     if event.seq is None:
         if event.serial and state.serial and event.serial <= state.serial:
             return Verdict.DROP

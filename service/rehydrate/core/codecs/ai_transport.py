@@ -1,5 +1,7 @@
 """The AI Transport SDK's wire format, as `@ably/ai-transport` 0.8 publishes it.
 
+What its messages mean here is specified in docs/protocol.md section 5.
+
 A *run* is a response: `ai-run-start` begins it, `ai-run-end` ends it, and what the agent says in
 between are `ai-output` messages, each of them a part: streamed ones grow by appends, others come
 whole. Headers lie under `extras.ai`, in two tiers: `transport` says whose and which, `codec` what.

@@ -1,5 +1,7 @@
 """Message-per-response: a response is one channel message, to which its publisher appends.
 
+The wire format is specified in docs/protocol.md section 4.
+
 It is created by the name ``response`` (with the header ``responseId``, or it is named by its own
 serial), grows by appends, and is replaced by updates. It ends with an append or update whose
 metadata say ``phase: done`` (or the header, where the publisher sends that instead), by

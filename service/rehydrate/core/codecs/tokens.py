@@ -1,8 +1,9 @@
-"""Message-per-token: every token is a channel message; headers say whose and which.
+"""Message-per-token: every token is a channel message; headers name its response and its seq.
 
-The names and headers are the table in the README. Publishers that we did not write leave things
-out or get them wrong, so nothing here raises: what cannot be placed is no event (None), and what
-can be placed but not read is a ``void``, which keeps its seq so that no neighbour looks lost.
+The wire format is specified in docs/protocol.md section 3: names in 3.1, headers in 3.2, members of
+``data`` in 3.3. Publishers other than ours leave things out or get them wrong, so `decode` never
+raises (section 3.4): a message that cannot be placed in a response is not an event (None), and one
+that can be placed but not read is a ``void``, which keeps its seq so that no neighbour looks lost.
 """
 
 from __future__ import annotations
