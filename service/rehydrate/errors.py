@@ -1,31 +1,31 @@
-"""What can go wrong, by whose fault.
+"""The error tree. Every error that rehydrate raises deliberately derives from `RehydrateError`.
 
     RehydrateError
-    ├── BadRequest            yours: the call cannot be carried out as it stands
-    │   ├── BadParameter      422 bad_parameter (names the parameter)
-    │   ├── NotFound          404 not_found
-    │   ├── Conflict          409 conflict
-    │   └── TooLarge          413 too_large
-    ├── Refused               yours: the proof that was shown is not enough
-    │   ├── Unauthorized      401 unauthorized
-    │   └── Forbidden         403 forbidden
-    ├── Unavailable           ours or a neighbour's: try again
-    │   ├── StoreUnavailable  503 store_unavailable (Postgres)
-    │   ├── Busy              429 too_many (more is under way than is taken on)
-    │   └── ChannelUnavailable 503 channel_unavailable (Ably)
-    │       └── ChannelRefused 502 channel_unavailable (Ably said no, with a code)
-    ├── Fenced                409 conflict (another publisher took the response over, or it ended)
-    └── NotConfigured         exit code 2 (a setting is missing or wrong)
+    ├── BadRequest              the call cannot be executed as given
+    │   ├── BadParameter        422 bad_parameter (names the parameter)
+    │   ├── NotFound            404 not_found
+    │   ├── Conflict            409 conflict
+    │   └── TooLarge            413 too_large
+    ├── Refused                 the credentials do not permit the call
+    │   ├── Unauthorized        401 unauthorized
+    │   └── Forbidden           403 forbidden
+    ├── Unavailable             a failure in rehydrate or a dependency; retry
+    │   ├── StoreUnavailable    503 store_unavailable (Postgres)
+    │   ├── Busy                429 too_many (a concurrency or queue limit was reached)
+    │   └── ChannelUnavailable  503 channel_unavailable (Ably)
+    │       └── ChannelRefused  502 channel_unavailable (Ably returned an error code)
+    ├── Fenced                  409 conflict (the publisher lost the response)
+    └── NotConfigured           exit code 2 (a setting is missing or invalid)
 
-Each carries the HTTP status and the stable ``code`` that it becomes, so that the HTTP room needs
-no table of its own.
+Each class carries the HTTP status and the stable ``code`` of its problem document, so the HTTP API
+needs no mapping of its own.
 """
 
 from __future__ import annotations
 
 
 class RehydrateError(Exception):
-    """Everything that rehydrate raises on purpose."""
+    """Base class of all errors that rehydrate raises deliberately."""
 
     status = 500
     code = "internal"
@@ -33,7 +33,7 @@ class RehydrateError(Exception):
 
 
 class BadRequest(RehydrateError):
-    """The call cannot be carried out as it stands."""
+    """The call cannot be executed as given."""
 
     status = 400
     code = "bad_parameter"
@@ -41,14 +41,14 @@ class BadRequest(RehydrateError):
 
 
 class BadParameter(BadRequest):
-    """A parameter is outside its syntax or range.
+    """A parameter has invalid syntax or is out of range.
 
     Attributes:
-        parameter: the name of it, as the caller wrote it.
+        parameter: the parameter's name, as the caller wrote it.
     """
 
     status = 422
-    title = "A parameter is not valid"
+    title = "Invalid parameter"
 
     def __init__(self, parameter: str, detail: str) -> None:
         super().__init__(detail)
@@ -56,7 +56,7 @@ class BadParameter(BadRequest):
 
 
 class NotFound(BadRequest):
-    """There is no such thing, or not for you."""
+    """The requested object does not exist, or the caller may not know of it."""
 
     status = 404
     code = "not_found"
@@ -64,7 +64,7 @@ class NotFound(BadRequest):
 
 
 class Conflict(BadRequest):
-    """It exists already, and says something else."""
+    """The object already exists with different content."""
 
     status = 409
     code = "conflict"
@@ -72,7 +72,7 @@ class Conflict(BadRequest):
 
 
 class TooLarge(BadRequest):
-    """More than this service takes in one piece."""
+    """The input exceeds a size limit of the service."""
 
     status = 413
     code = "too_large"
@@ -80,7 +80,7 @@ class TooLarge(BadRequest):
 
 
 class Refused(RehydrateError):
-    """The proof that was shown is not enough."""
+    """The caller's credentials do not permit the call."""
 
     status = 403
     code = "forbidden"
@@ -88,7 +88,7 @@ class Refused(RehydrateError):
 
 
 class Unauthorized(Refused):
-    """No proof, or one that does not hold (expired, of another key)."""
+    """Credentials are missing or invalid: expired, malformed, or signed with an unknown key."""
 
     status = 401
     code = "unauthorized"
@@ -96,14 +96,14 @@ class Unauthorized(Refused):
 
 
 class Forbidden(Refused):
-    """A good proof, but not for this."""
+    """The credentials are valid but do not cover this operation."""
 
 
 class Unavailable(RehydrateError):
-    """Something that we stand on does not answer; trying again can help.
+    """A dependency does not answer, or a limit is reached; a retry may succeed.
 
     Attributes:
-        retry_after_s: when to try again, in seconds.
+        retry_after_s: seconds to wait before retrying.
     """
 
     status = 503
@@ -126,10 +126,10 @@ class ChannelUnavailable(Unavailable):
 
 
 class ChannelRefused(ChannelUnavailable):
-    """Ably answered, and said no.
+    """Ably answered with an error code.
 
     Attributes:
-        ably_code: Ably's error code, for instance 40160 (capability) or 42911 (rate).
+        ably_code: Ably's error code, for example 40160 (capability) or 42911 (rate).
     """
 
     status = 502
@@ -140,7 +140,7 @@ class ChannelRefused(ChannelUnavailable):
 
 
 class Busy(Unavailable):
-    """More is under way than is taken on at once; it was not begun."""
+    """A concurrency or queue limit was reached; the operation was not started."""
 
     status = 429
     code = "too_many"
@@ -149,7 +149,7 @@ class Busy(Unavailable):
 
 
 class Fenced(RehydrateError):
-    """This publisher may not write the response any more: it was taken over, ended or erased."""
+    """The publisher may no longer write the response: it was taken over, ended or erased."""
 
     status = 409
     code = "conflict"
@@ -157,7 +157,7 @@ class Fenced(RehydrateError):
 
 
 class NotConfigured(RehydrateError):
-    """A setting is missing or wrong; the text names the variable."""
+    """A setting is missing or invalid; the message names the variable."""
 
     status = 500
     title = "Not configured"

@@ -11,7 +11,7 @@ import pytest
 from demo.command_line import Command, ran, settings_on
 from localably import LocalAbly
 from rehydrate import History, NewMessage
-from rehydrate.cli.progress import Bar
+from rehydrate.cli.progress import ProgressBar
 from rehydrate.core.replay.requests import Replay, ReplayTerms
 from rehydrate.settings import load_settings
 
@@ -43,7 +43,7 @@ def replay(done, state="running"):
 
 def test_on_a_terminal_the_bar_stays_in_its_line():
     out = Terminal()
-    bar = Bar(out)
+    bar = ProgressBar(out)
     for done in (0, 0, 20, 39):
         bar.show(replay(done))
     bar.show(replay(40, "done"))
@@ -59,17 +59,17 @@ def test_on_a_terminal_the_bar_stays_in_its_line():
 
 def test_elsewhere_it_is_a_line_every_tenth():
     out = io.StringIO()
-    bar = Bar(out)
+    bar = ProgressBar(out)
     for done in range(40):
         bar.show(replay(done))
     bar.show(replay(40, "done"))
     assert len(out.getvalue().splitlines()) == 11
-    Bar(None).show(replay(1))
+    ProgressBar(None).show(replay(1))
 
 
 def test_a_replay_of_nothing_is_shown():
     out = io.StringIO()
-    Bar(out).show(replay(0, "done")._replace(chunks=0))
+    ProgressBar(out).show(replay(0, "done")._replace(chunks=0))
     assert "0/0 chunks" in out.getvalue()
 
 
@@ -94,7 +94,7 @@ async def configured(database, ably):
 async def test_it_replays_and_says_so(configured):
     result = await ran("replay", "c", "r", "--speed", "0", **configured)
     assert result.code == 0, result.err
-    assert result.out.startswith("done, 5 of 5 chunks on ai:c as replay-")
+    assert result.out.startswith("done: published 5 of 5 chunks on ai:c as replay-")
     assert "[" + "#" * 30 + "] 5/5 chunks" in result.err
     result = await ran("-q", "replay", "c", "r", "--speed", "4", "--json", **configured)
     told = json.loads(result.out.splitlines()[-1])
@@ -120,7 +120,7 @@ async def test_what_is_not_as_it_was_is_said(configured):
     result = await ran("-q", "replay", "c", "s", "--speed", "0", "--max-rate", "50", **configured)
     assert "spread evenly" in result.out
     result = await ran("-q", "replay", "c", "r", "--speed", "1000", "--max-rate", "5", **configured)
-    assert "were joined" in result.out
+    assert "shared a channel message" in result.out
 
 
 async def test_ctrl_c_cancels_it(configured, database):
@@ -130,7 +130,7 @@ async def test_ctrl_c_cancels_it(configured, database):
         command.send(signal.SIGINT)
         result = await command.end()
     assert result.code == 130
-    assert result.out.startswith("cancelled, ")
+    assert result.out.startswith("cancelled: ")
     assert "Traceback" not in result.err
     async with History(load_settings(**configured)) as history:
         (newest, *_), _ = await history.replays()

@@ -12,7 +12,7 @@ import pytest
 
 from demo.command_line import Command, refuses, settings_on
 from localably import LocalAbly
-from rehydrate.cli.serve import _listening
+from rehydrate.cli.serve import _listen
 from rehydrate.errors import NotConfigured
 
 
@@ -93,7 +93,7 @@ async def test_an_embedded_service_starts_what_is_missing_and_says_where_it_keep
 
 
 async def test_a_name_is_listened_on_with_all_its_addresses_on_one_port():
-    sockets = await _listening("localhost", 0)
+    sockets = await _listen("localhost", 0)
     try:
         assert len({each.getsockname()[1] for each in sockets}) == 1
     finally:
@@ -105,6 +105,6 @@ async def test_an_address_that_cannot_be_listened_on_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(NotConfigured, match=rf"REHYDRATE_PORT.*127\.0\.0\.1:{port}"):
-            await _listening("127.0.0.1", port)
+            await _listen("127.0.0.1", port)
     with pytest.raises(NotConfigured, match=r"REHYDRATE_HOST.*192\.0\.2\.1"):
-        await _listening("192.0.2.1", 0)
+        await _listen("192.0.2.1", 0)

@@ -71,19 +71,19 @@ def test_everything_else_has_a_line_of_its_own():
     assert text.splitlines() == [
         "assistant r0  [failed]  missing [[2, 3]]",
         "x",
-        "-- not complete: expired",
+        "-- incomplete: expired",
         "user p",
         "why?",
         "assistant r1",
-        "thinks: hm",
+        "reasoning: hm",
         "assistant r1",
-        "refuses: no",
+        "refusal: no",
         '-- r1 tool_call add: ""',
         '-- r1 tool_args t: "{}"',
         "-- r1 tool_result add: [1]",
-        "assistant r1, as it should be:",
+        "assistant r1  [repaired]",
         "whole",
-        "-- messages may have been missed; a new snapshot comes",
+        "-- messages may have been missed; waiting for a new snapshot",
     ]
 
 

@@ -89,7 +89,7 @@ async def test_the_check_joins_and_says_so_in_one_object(tmp_path):
     assert said["interleaved"]["switches"] > 10
     assert {"rest", "ably-python"} <= set(said["by_client"])
     assert bool(said["skipped"]) == ("ably-js" not in said["by_client"])
-    assert table[-1] == "every character is true"
+    assert table[-1] == "every character is exact"
     assert "Traceback" not in result.err
 
 

@@ -1,4 +1,4 @@
-"""The doctor: what is configured, reachable and at head; what is wrong, and how to mend it."""
+"""``rehydrate doctor``: check settings, database, schema, Ably and retention; suggest a fix for each."""
 
 from __future__ import annotations
 
@@ -17,14 +17,18 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
 TIMEOUT_S = 10.0
-_STANDS_ON = {"schema": "database", "key": "Ably"}
+"""Seconds that one check may take."""
+
+_REQUIRES = {"schema": "database", "key": "Ably"}
+"""A check is skipped if the one it requires has failed."""
+
 _WIDTH = len("retention")
-_LOOK_AT = 20
+_MAX_CONVERSATIONS = 20
 _LAG_MS = 5_000
 
 
 class Finding(NamedTuple):
-    """One thing that was looked at. ``good`` None: it cannot be told."""
+    """The result of one check. ``good`` is None if the check could not be made."""
 
     what: str
     good: bool | None
@@ -32,7 +36,11 @@ class Finding(NamedTuple):
 
 
 async def examine() -> int:
-    """Print the findings, each as it is found; return 0 if nothing is wrong, 2 if a setting is."""
+    """Run all checks and print each finding when it is known.
+
+    Returns:
+        The exit code: 0 if no check failed, 1 if one did, 2 if a setting is missing or invalid.
+    """
     try:
         settings = load_settings()
         history = History(settings)
@@ -54,33 +62,37 @@ async def examine() -> int:
 async def _findings(history: History, settings: Settings) -> AsyncIterator[Finding]:
     await history.open()
     url, endpoint = settings.required_database_url(), settings.ably_endpoint or "Ably"
-    looks: list[tuple[str, Callable[[], Awaitable[str | None]], str]] = [
-        ("database", lambda: _database(url), "see to Postgres, and to REHYDRATE_DATABASE_URL"),
-        ("schema", lambda: _schema(history), "see to the database"),
-        ("Ably", history.channel_ready, f"see to the way to {endpoint}, ABLY_ENDPOINT, ABLY_PORT"),
-        ("key", lambda: _key(history), "see to ABLY_API_KEY"),
+    checks: list[tuple[str, Callable[[], Awaitable[str | None]], str]] = [
+        ("database", lambda: _database(url), "check Postgres and REHYDRATE_DATABASE_URL"),
+        ("schema", lambda: _schema(history), "check the database"),
+        (
+            "Ably",
+            history.channel_ready,
+            f"check network access to {endpoint} (ABLY_ENDPOINT, ABLY_PORT)",
+        ),
+        ("key", lambda: _key(history), "check ABLY_API_KEY"),
     ]
     good: dict[str, bool | None] = {}
-    for what, look, mend in looks:
-        below = _STANDS_ON.get(what, what)
-        if good.get(below, True):
-            finding = await _look(what, look, mend)
+    for what, check, fix in checks:
+        required = _REQUIRES.get(what, what)
+        if good.get(required, True):
+            finding = await _run_check(what, check, fix)
         else:
-            finding = Finding(what, good=None, detail=f"cannot be told without {below}")
+            finding = Finding(what, good=None, detail=f"not checked: requires {required}")
         good[what] = finding.good
         yield finding
     if all(good.values()):
         yield await _retention(history, settings)
 
 
-async def _look(what: str, look: Callable[[], Awaitable[str | None]], mend: str) -> Finding:
+async def _run_check(what: str, check: Callable[[], Awaitable[str | None]], fix: str) -> Finding:
     try:
         async with asyncio.timeout(TIMEOUT_S):
-            return Finding(what, good=True, detail=await look() or "answers")
+            return Finding(what, good=True, detail=await check() or "reachable")
     except TimeoutError:
-        return Finding(what, good=False, detail=f"no answer within {TIMEOUT_S:.0f} s: {mend}")
+        return Finding(what, good=False, detail=f"no answer within {TIMEOUT_S:.0f} s: {fix}")
     except RehydrateError as error:
-        return Finding(what, good=False, detail=f"{error}: {mend}")
+        return Finding(what, good=False, detail=f"{error}: {fix}")
 
 
 async def _database(url: str) -> None:
@@ -93,40 +105,41 @@ async def _schema(history: History) -> str:
 
 
 async def _key(history: History) -> str:
-    """What the key may do on our channels; rehydrate publishes, subscribes and reads history."""
+    """Check that the key grants the operations that rehydrate uses on its channels."""
     granted = await history.key_operations()
     missing = {"publish", "subscribe", "history"} - granted
     if missing:
-        raise NotConfigured(f"ABLY_API_KEY lacks {', '.join(sorted(missing))} on our channels")
-    return "may publish, subscribe and read history"
+        names = ", ".join(sorted(missing))
+        raise NotConfigured(f"ABLY_API_KEY lacks {names} on the conversation channels")
+    return "grants publish, subscribe and history"
 
 
 async def _retention(history: History, settings: Settings) -> Finding:
-    """Whether the channel still shows a message that REHYDRATE_RETENTION says it keeps."""
+    """Check that channel history still has a message that REHYDRATE_RETENTION says it keeps."""
     now_ms = time.time_ns() // 1_000_000
-    rows, _ = await history.conversations(limit=_LOOK_AT)
+    rows, _ = await history.conversations(limit=_MAX_CONVERSATIONS)
     for row in rows:
         answer = await history.hydrate(row.id, limit=50)
         for body in map(json.loads, answer.wires):
-            said_ms = timestamp_ms(body["started_at"]) or 0
-            through = body["through"]  # of what was only handed over, neither is known
+            started_ms = timestamp_ms(body["started_at"]) or 0
+            through = body["through"]  # a message imported by a backend has neither position
             on_channel = through["serial"] is not None or through["seq"] is not None
-            if on_channel and _LAG_MS < now_ms - said_ms < settings.retention_ms - _LAG_MS:
-                return await _still_there(history, row.channel, said_ms, now_ms)
-    return Finding("retention", good=None, detail="no message is of an age that could tell")
+            if on_channel and _LAG_MS < now_ms - started_ms < settings.retention_ms - _LAG_MS:
+                return await _check_history(history, row.channel, started_ms, now_ms)
+    return Finding("retention", good=None, detail="not checked: no recent message to look for")
 
 
-async def _still_there(history: History, channel: str, said_ms: int, now_ms: int) -> Finding:
-    age_s = (now_ms - said_ms) // 1000
-    if await history.channel_shows(channel, said_ms):
+async def _check_history(history: History, channel: str, started_ms: int, now_ms: int) -> Finding:
+    age_s = (now_ms - started_ms) // 1000
+    if await history.channel_shows(channel, started_ms):
         return Finding(
-            "retention", good=True, detail=f"the channel shows what was said {age_s} s ago"
+            "retention", good=True, detail=f"channel history has a message from {age_s} s ago"
         )
     return Finding(
         "retention",
         good=False,
-        detail=f"the channel has forgotten what was said {age_s} s ago: lower REHYDRATE_RETENTION, "
-        "or persist messages in a channel rule",
+        detail=f"channel history no longer has a message from {age_s} s ago: lower "
+        "REHYDRATE_RETENTION, or persist messages with a channel rule",
     )
 
 

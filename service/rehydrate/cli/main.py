@@ -1,6 +1,6 @@
 """The command line. Results go to standard output, logs and progress to standard error.
 
-Exit codes: 0 done, 1 it did not work, 2 it was asked wrongly or something is not configured.
+Exit codes: 0 success, 1 failure, 2 invalid usage or missing configuration, 130 interrupted.
 """
 
 from __future__ import annotations
@@ -24,14 +24,15 @@ if TYPE_CHECKING:
 _logger = logging.getLogger("rehydrate")
 
 _EPILOG = """\
-settings come from the environment; the ones that matter:
-  REHYDRATE_DATABASE_URL   Postgres, as libpq takes it        (demo, --embedded: embedded)
-  ABLY_API_KEY             appId.keyId:secret                 (demo, --embedded: a local server)
+settings are read from the environment; the most important ones:
+  REHYDRATE_DATABASE_URL   Postgres, any libpq connection string
+  ABLY_API_KEY             appId.keyId:secret
   REHYDRATE_SERVICE_KEYS   secrets of backends, comma-separated
-  REHYDRATE_ADMIN_KEYS     secrets of admins
-  REHYDRATE_RETENTION      how long channels keep history (2m)
-  REHYDRATE_DATA_DIR       where embedded things live
-all of them are in the README.
+  REHYDRATE_ADMIN_KEYS     secrets of admins, comma-separated
+  REHYDRATE_RETENTION      how long Ably keeps channel history (default: 2m)
+  REHYDRATE_DATA_DIR       folder for the embedded Postgres and channel server
+`demo` and `serve --embedded` start a Postgres and a local channel server where
+these are not set. The README lists all settings.
 """
 
 
@@ -40,11 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     options = _parser().parse_args(argv)
     _log(options)
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # texts may hold what cannot be encoded
+        sys.stdout.reconfigure(errors="backslashreplace")  # text may hold unencodable characters
     try:
         code = int(options.run(options))
         sys.stdout.flush()
-    except BrokenPipeError:  # whoever read it has seen enough
+    except BrokenPipeError:  # the reader closed the pipe, for example `| head`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except (NotConfigured, BadRequest) as error:
@@ -57,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _log(options: Any) -> None:
-    """Log to standard error: a server in JSON, a line a record; the rest as people read it."""
+    """Log to standard error: JSON lines for the server, plain text for the other commands."""
     level = logging.DEBUG if options.verbose else logging.INFO
     level = logging.WARNING if options.quiet else level
     logging.basicConfig(
@@ -69,7 +70,7 @@ def _log(options: Any) -> None:
         log_to_stderr(level)
     for noisy in ("httpx", "httpcore", "alembic"):
         logging.getLogger(noisy).setLevel(max(level, logging.WARNING))
-    if not options.verbose:  # it logs, with tracebacks, what it also raises or reports by its state
+    if not options.verbose:  # the SDK logs tracebacks of errors that it also raises
         logging.getLogger("ably").setLevel(logging.CRITICAL)
 
 
@@ -86,18 +87,18 @@ def _parser() -> argparse.ArgumentParser:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument(
-        "-v", "--verbose", action="store_true", help="log more (never message text)"
+        "-v", "--verbose", action="store_true", help="log debug messages (never message text)"
     )
-    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings only")
+    parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_serving(commands)
     _add_reading(commands)
-    agent = commands.add_parser("agent")  # of the demo, which starts it; not listed
+    agent = commands.add_parser("agent")  # started by `demo`; without help text it is not listed
     agent.add_argument("conversation")
     agent.add_argument("--seconds", type=float)
     agent.set_defaults(run=_run_agent)
-    example = commands.add_parser("example")  # likewise
+    example = commands.add_parser("example")  # also started by `demo`
     example.add_argument("name")
     example.add_argument("argv", nargs="*")
     example.set_defaults(run=_run_example)
@@ -112,83 +113,127 @@ def _add(commands: Any, name: str, text: str, run: Callable[[Any], int]) -> Any:
 
 def _add_demo(commands: Any) -> None:
     demo = _add(
-        commands, "demo", "everything on embedded defaults, with an agent that streams", _run_demo
+        commands,
+        "demo",
+        "run the service on embedded defaults, with an agent that streams responses",
+        _run_demo,
     )
     demo.add_argument(
         "--check",
         action="store_true",
-        help="join at random moments, compare every character, say what was lost or doubled",
+        help="join at random moments, compare every character, report lost and duplicated ones",
     )
-    demo.add_argument("--joins", type=int, default=50, help="joins of the check (50)")
-    demo.add_argument("--json", action="store_true", help="the check's result as JSON, last line")
+    demo.add_argument("--joins", type=int, default=50, help="number of joins (default: 50)")
+    demo.add_argument(
+        "--json", action="store_true", help="print the result of --check as JSON, on the last line"
+    )
 
 
 def _add_serving(commands: Any) -> None:
-    serve = _add(commands, "serve", "the service", _run_serve)
+    serve = _add(commands, "serve", "run the HTTP service", _run_serve)
     serve.add_argument(
-        "--embedded", action="store_true", help="start what is not configured: Postgres, channels"
+        "--embedded",
+        action="store_true",
+        help="start a Postgres and a channel server where none is configured",
     )
-    serve.add_argument("--host", help="address to listen on (REHYDRATE_HOST, 127.0.0.1)")
-    serve.add_argument("--port", type=int, help="port; 0 takes a free one (REHYDRATE_PORT, 8000)")
-    _add(commands, "migrate", "bring the database's schema to head", _run_migrate)
+    serve.add_argument("--host", help="address to listen on (default: REHYDRATE_HOST, 127.0.0.1)")
+    serve.add_argument(
+        "--port",
+        type=int,
+        help="port to listen on; 0 picks a free one (default: REHYDRATE_PORT, 8000)",
+    )
+    _add(commands, "migrate", "migrate the database schema to the newest revision", _run_migrate)
     local = _add(
         commands,
         "local-ably",
-        "the local channel server alone: speaks Ably's protocol, for development",
+        "run a local server for development that implements the Ably protocol (alias of localably)",
         _run_local_ably,
     )
-    local.add_argument("--port", default="8081", help="port on 127.0.0.1; 0 takes a free one")
-    local.add_argument("--key", help="an API key, appId.keyId:secret (made up without one)")
-    local.add_argument("--data-dir", help="keep persisted channels in this folder")
-    local.add_argument("--retention", help="seconds of history without persistence (120)")
-    local.add_argument("--config", help="apps, keys, namespaces and webhook rules, as TOML")
+    local.add_argument(
+        "--port", default="8081", help="port on 127.0.0.1; 0 picks a free one (default: 8081)"
+    )
+    local.add_argument("--key", help="API key, appId.keyId:secret (default: a generated one)")
+    local.add_argument("--data-dir", help="folder for the messages of persisted channels")
+    local.add_argument(
+        "--retention", help="seconds of history on channels without persistence (default: 120)"
+    )
+    local.add_argument("--config", help="TOML file with apps, keys, namespaces and webhook rules")
 
 
 def _add_reading(commands: Any) -> None:
     hydrate = _add(commands, "hydrate", "print a hydrated conversation", _run_hydrate)
-    hydrate.add_argument("conversation")
-    hydrate.add_argument("--until", help="reach at least this serial (an attach point)")
-    hydrate.add_argument("--limit", type=int, default=50, help="newest messages (50)")
-    hydrate.add_argument("--json", action="store_true", help="the answer as JSON")
+    _add_conversation(hydrate)
+    hydrate.add_argument("--until", help="serial that the answer must reach (an attach point)")
+    hydrate.add_argument(
+        "--limit", type=int, default=50, help="number of newest messages (default: 50)"
+    )
+    hydrate.add_argument("--json", action="store_true", help="print the answer as JSON")
     follow = _add(
-        commands, "follow", "print a conversation, then what is said, as it is said", _run_follow
+        commands, "follow", "print a conversation, then its live events until stopped", _run_follow
     )
-    follow.add_argument("conversation")
-    follow.add_argument("--limit", type=int, default=50, help="newest messages first (50)")
-    follow.add_argument("--json", action="store_true", help="every event as a line of JSON")
+    _add_conversation(follow)
+    follow.add_argument(
+        "--limit",
+        type=int,
+        default=50,
+        help="number of newest messages to print first (default: 50)",
+    )
+    follow.add_argument("--json", action="store_true", help="print each event as a line of JSON")
     _add_replay(commands)
-    erase = _add(commands, "erase", "erase what was said in a conversation, for good", _run_erase)
-    erase.add_argument("conversation")
+    erase = _add(commands, "erase", "permanently erase the messages of a conversation", _run_erase)
+    _add_conversation(erase)
     verify = _add(
-        commands, "verify", "compare what is stored with what the channel shows", _run_verify
+        commands, "verify", "compare the stored messages with channel history", _run_verify
     )
-    verify.add_argument("conversation")
-    verify.add_argument("--mend", action="store_true", help="mend, from the side that is right")
-    _add(commands, "doctor", "what is configured, reachable, at head, and how to mend", _run_doctor)
+    _add_conversation(verify)
+    verify.add_argument(
+        "--mend",
+        action="store_true",
+        help="repair each difference: update the store, or publish a repair",
+    )
+    _add(
+        commands,
+        "doctor",
+        "check settings, database, schema and Ably; suggest a fix for each problem",
+        _run_doctor,
+    )
+
+
+def _add_conversation(command: Any) -> None:
+    command.add_argument("conversation", help="conversation id")
 
 
 def _add_replay(commands: Any) -> None:
     replay = _add(
         commands, "replay", "publish a stored response again; Ctrl-C cancels it", _run_replay
     )
-    replay.add_argument("conversation")
-    replay.add_argument("response")
+    _add_conversation(replay)
+    replay.add_argument("response", help="response id")
     replay.add_argument(
         "--mode",
         choices=MODES,
         default="stream",
-        help="stream: as it was said; repair: as the text that readers have then (stream)",
+        help="stream: republish with the original timing; "
+        "repair: overwrite what live readers show (default: stream)",
     )
     replay.add_argument(
-        "--speed", type=float, default=1.0, help="times its pace; 0: as fast as allowed (1)"
+        "--speed",
+        type=float,
+        default=1.0,
+        help="multiple of the original pace; 0: as fast as allowed (default: 1)",
     )
-    replay.add_argument("--channel", help="where (the conversation's own)")
-    replay.add_argument("--from-seq", type=int, default=0, help="nothing before that seq (0)")
+    replay.add_argument("--channel", help="channel to publish on (default: the conversation's)")
+    replay.add_argument("--from-seq", type=int, default=0, help="first seq to publish (default: 0)")
     replay.add_argument(
-        "--max-rate", type=float, default=0.0, help="channel messages a second (25, or the usual)"
+        "--max-rate",
+        type=float,
+        default=0.0,
+        help="channel messages per second (default: 25, or the configured publish rate)",
     )
-    replay.add_argument("--dry-run", action="store_true", help="only tell the schedule")
-    replay.add_argument("--json", action="store_true", help="the outcome as JSON, last line")
+    replay.add_argument("--dry-run", action="store_true", help="print the schedule and exit")
+    replay.add_argument(
+        "--json", action="store_true", help="print the result as JSON, on the last line"
+    )
 
 
 def _run(main: Coroutine[Any, Any, int]) -> int:
@@ -219,7 +264,7 @@ def _run_serve(options: Any) -> int:
         if not options.embedded:
             return await serve(settings)
         async with embedded(settings) as completed:
-            _logger.info("what is embedded keeps its data below %s", settings.data_dir)
+            _logger.info("embedded services keep their data in %s", settings.data_dir)
             return await serve(completed)
 
     return _run(run())
@@ -288,8 +333,8 @@ def _run_replay(options: Any) -> int:
     terms = ReplayTerms(
         options.mode, options.speed, options.channel, options.from_seq, options.max_rate
     )
-    told = {"dry_run": options.dry_run, "as_json": options.json, "quiet": options.quiet}
-    return _run(replay(options.conversation, options.response, terms, **told))
+    output = {"dry_run": options.dry_run, "as_json": options.json, "quiet": options.quiet}
+    return _run(replay(options.conversation, options.response, terms, **output))
 
 
 def _run_erase(options: Any) -> int:
@@ -311,12 +356,10 @@ def _run_verify(options: Any) -> int:
         async with History() as history:
             found = await history.verify(options.conversation, mend=options.mend)
         for each in found.findings:
-            mended = "mended: " if each.mended else ""
-            sys.stdout.write(
-                f"{mended}{each.message_id}: fault of the {each.fault}: {each.detail}\n"
-            )
-        counted = f"{found.compared} of {found.messages} messages on the channel compared whole"
-        sys.stdout.write(f"{counted}, {len(found.findings)} differ\n")
+            repaired = "repaired: " if each.mended else ""
+            sys.stdout.write(f"{repaired}{each.message_id}: {each.fault} is wrong: {each.detail}\n")
+        counted = f"compared {found.compared} of {found.messages} messages on the channel"
+        sys.stdout.write(f"{counted}; {len(found.findings)} differ\n")
         return int(any(not each.mended for each in found.findings))
 
     return _run(run())

@@ -1,4 +1,4 @@
-"""A replay in the terminal: a bar that shows how far it is, until it has ended or is cancelled."""
+"""``rehydrate replay``: show the progress of a replay in the terminal until it ends or is cancelled."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ if TYPE_CHECKING:
 
     from rehydrate.replay.requests import Asked
 
-LOOK_EVERY_S = 0.2
-CANCEL_WITHIN_S = 15.0
-"""How long a cancelled replay is waited for: longer than a dead process's lease."""
+POLL_INTERVAL_S = 0.2
+CANCEL_TIMEOUT_S = 15.0
+"""Seconds to wait for a cancelled replay to end; longer than the lease of a process that died."""
 
 _WIDTH = 30
 _INTERRUPTED = 130
-_MOST_LISTED = 1_000
+_MAX_LISTED = 1_000
 _TENTHS = 10
 
 
-class Bar:
-    """Shows how far a replay is: in place on a terminal, else a line every tenth of it.
+class ProgressBar:
+    """Progress of a replay: redrawn in place on a terminal, otherwise one line per tenth.
 
     Args:
-        out: where to; None: nowhere.
+        out: the stream to write to; None disables the output.
     """
 
     def __init__(self, out: TextIO | None) -> None:
@@ -42,17 +42,17 @@ class Bar:
         self._tenth = -1
 
     def show(self, replay: Replay) -> None:
-        """Show *replay* as it stands."""
+        """Show the current progress of *replay*."""
         if self._out is None:
             return
-        share = replay.done / replay.chunks if replay.chunks else float(replay.ended)
-        full = round(share * _WIDTH)
+        fraction = replay.done / replay.chunks if replay.chunks else float(replay.ended)
+        full = round(fraction * _WIDTH)
         line = (
             f"[{'#' * full}{'-' * (_WIDTH - full)}] {replay.done}/{replay.chunks} chunks  "
             f"{replay.seconds_done:.1f}/{replay.seconds:.1f} s  {replay.state}"
         )
         if not self._out.isatty():
-            tenth = int(share * _TENTHS)
+            tenth = int(fraction * _TENTHS)
             if tenth > self._tenth or replay.ended:
                 self._tenth = tenth
                 self._out.write(f"{line}\n")
@@ -71,25 +71,36 @@ async def replay(
     as_json: bool,
     quiet: bool,
 ) -> int:
-    """Replay a response, and show how far it is; SIGINT and SIGTERM cancel it; the exit code.
+    """Replay a response and show its progress; SIGINT and SIGTERM cancel it.
+
+    Args:
+        conversation_id: the conversation of the response.
+        response_id: the response to publish again.
+        terms: mode, speed, channel, first seq and rate.
+        dry_run: print the schedule and publish nothing.
+        as_json: print the result as JSON.
+        quiet: show no progress.
+
+    Returns:
+        The exit code: 0 done, 1 failed, 130 cancelled by a signal.
 
     Raises:
         RehydrateError: as `History.replay` does.
     """
     asker = Asker(f"command line: {_user()}")
-    with _signalled() as cancelled:
+    with _cancelled_by_signal() as cancelled:
         async with History() as history:
             if dry_run:
                 asked = await history.replay_dry_run(
                     conversation_id, response_id, terms, asker=asker
                 )
-                _tell_schedule(asked, as_json=as_json)
+                _print_schedule(asked, as_json=as_json)
                 return 0
-            begun = await history.replay(
+            queued = await history.replay(
                 conversation_id, response_id, **terms._asdict(), asker=asker
             )
-            ended = await _watch(history, begun, cancelled, asker, None if quiet else sys.stderr)
-    _tell(ended, as_json=as_json)
+            ended = await _watch(history, queued, cancelled, asker, None if quiet else sys.stderr)
+    _print_result(ended, as_json=as_json)
     if ended.state == "done":
         return 0
     return _INTERRUPTED if cancelled.is_set() else 1
@@ -97,79 +108,80 @@ async def replay(
 
 async def _watch(
     history: History,
-    begun: Replay,
+    queued: Replay,
     cancelled: asyncio.Event,
     asker: Asker,
     out: TextIO | None,
 ) -> Replay:
-    """Show how far it is until it has ended; once *cancelled*, end it."""
-    bar, now, asked = Bar(out), begun, False
+    """Show the progress until the replay has ended; cancel it when *cancelled* is set."""
+    bar, now, cancelling = ProgressBar(out), queued, False
     loop = asyncio.get_running_loop()
     deadline_s = float("inf")
     bar.show(now)
     while not now.ended and loop.time() < deadline_s:
-        if cancelled.is_set() and not asked:
-            asked, deadline_s = True, loop.time() + CANCEL_WITHIN_S
-            now = await history.cancel_replay(begun.id, asker=asker)
+        if cancelled.is_set() and not cancelling:
+            cancelling, deadline_s = True, loop.time() + CANCEL_TIMEOUT_S
+            now = await history.cancel_replay(queued.id, asker=asker)
         else:
-            await _pause(cancelled, asked=asked)
-            now = await history.find_replay(begun.id)
+            await _pause(cancelled, cancelling=cancelling)
+            now = await history.find_replay(queued.id)
         bar.show(now)
     return now
 
 
-async def _pause(cancelled: asyncio.Event, *, asked: bool) -> None:
+async def _pause(cancelled: asyncio.Event, *, cancelling: bool) -> None:
+    """Wait for the poll interval, or until *cancelled* is set for the first time."""
     try:
-        async with asyncio.timeout(LOOK_EVERY_S):
-            await (asyncio.Event() if asked else cancelled).wait()
+        async with asyncio.timeout(POLL_INTERVAL_S):
+            await (asyncio.Event() if cancelling else cancelled).wait()
     except TimeoutError:
         pass
 
 
 @contextmanager
-def _signalled() -> Iterator[asyncio.Event]:
-    """An event that is set when the process is told to end."""
-    told = asyncio.Event()
+def _cancelled_by_signal() -> Iterator[asyncio.Event]:
+    """Yield an event that SIGINT and SIGTERM set."""
+    cancelled = asyncio.Event()
     loop = asyncio.get_running_loop()
     numbers = (signal.SIGINT, signal.SIGTERM)
     for number in numbers:
-        loop.add_signal_handler(number, told.set)
+        loop.add_signal_handler(number, cancelled.set)
     try:
-        yield told
+        yield cancelled
     finally:
         for number in numbers:
             loop.remove_signal_handler(number)
 
 
-def _tell(ended: Replay, *, as_json: bool) -> None:
+def _print_result(ended: Replay, *, as_json: bool) -> None:
     if as_json:
         sys.stdout.write(json.dumps(ended.body()) + "\n")
         return
     why = f": {ended.error.get('detail')}" if ended.error else ""
     sys.stdout.write(
-        f"{ended.state}{why}, {ended.done} of {ended.chunks} chunks on {ended.channel} "
+        f"{ended.state}{why}: published {ended.done} of {ended.chunks} chunks on {ended.channel} "
         f"as {ended.id if ended.terms.mode == 'stream' else ended.response_id}\n"
     )
     if ended.plan.get("even"):
-        sys.stdout.write("its own pace is not recorded: it was spread evenly\n")
+        sys.stdout.write("the original timing is not recorded: chunks were spread evenly\n")
     if ended.plan.get("joined"):
         sys.stdout.write(
-            f"{ended.plan['joined']} of its chunks were joined: the rate allows less\n"
+            f"{ended.plan['joined']} chunks shared a channel message to stay within the rate\n"
         )
     if ended.plan.get("gaps"):
-        sys.stdout.write(f"what is stored of it has gaps: {ended.plan['gaps']}\n")
+        sys.stdout.write(f"the stored response has gaps: {ended.plan['gaps']}\n")
 
 
-def _tell_schedule(asked: Asked, *, as_json: bool) -> None:
+def _print_schedule(asked: Asked, *, as_json: bool) -> None:
     schedule = asked.schedule
-    steps = listed(schedule, _MOST_LISTED) if schedule else []
+    steps = listed(schedule, _MAX_LISTED) if schedule else []
     chunks, seconds = (schedule.chunks, schedule.seconds) if schedule else (1, 0.0)
     if as_json:
-        told = {"channel": asked.channel, "chunks": chunks, "seconds": round(seconds, 3)}
-        sys.stdout.write(json.dumps({**told, "schedule": steps}) + "\n")
+        totals = {"channel": asked.channel, "chunks": chunks, "seconds": round(seconds, 3)}
+        sys.stdout.write(json.dumps({**totals, "schedule": steps}) + "\n")
         return
     for step in steps:
-        joined = f"  ({step['joined']} joined)" if step["joined"] > 1 else ""
+        joined = f"  ({step['joined']} chunks)" if step["joined"] > 1 else ""
         sys.stdout.write(
             f"{step['at_s']:9.3f} s  {step['seq']:5} {step['kind']:<11} "
             f"{step['characters']:6} characters{joined}\n"
@@ -180,5 +192,5 @@ def _tell_schedule(asked: Asked, *, as_json: bool) -> None:
 def _user() -> str:
     try:
         return getpass.getuser()
-    except (KeyError, OSError):  # there need be no name for whoever runs it
+    except (KeyError, OSError):  # the user id may have no name, in a container for example
         return "?"

@@ -1,4 +1,4 @@
-"""Serve the service by uvicorn, and say when it answers."""
+"""``rehydrate serve``: run the service under uvicorn and print a line when it is ready."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
 
 class _Server(uvicorn.Server):
-    """Prints the line ``ready <url>`` once connections are answered, and ends when it is asked to.
+    """A uvicorn server that prints ``ready <url>`` and shuts down cleanly on SIGTERM and SIGINT.
 
-    uvicorn's own handlers raise the signal again when all is done, which would make a failure of
-    every end, and end whoever serves in the middle of closing what he opened around it.
+    uvicorn's own signal handlers raise the signal again after the shutdown. That would turn every
+    stop into a failure, and would kill the process before the caller has closed its own resources.
     """
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -51,21 +51,27 @@ class _Server(uvicorn.Server):
 
 
 def _collect_rarely() -> None:
-    """Let the garbage collector pass by what was loaded: looking through it stops every stream."""
+    """Exclude loaded modules from garbage collection and collect less often.
+
+    A full collection pauses every open stream while it scans all loaded modules.
+    """
     gc.collect()
     gc.freeze()
     gc.set_threshold(10_000, 20, 50)
 
 
 async def serve(settings: Settings) -> int:
-    """Serve until SIGTERM or SIGINT; return the exit code.
+    """Serve until SIGTERM or SIGINT.
+
+    Returns:
+        The exit code: 0, or 1 if the service did not start.
 
     Raises:
-        NotConfigured: something is missing, or the address cannot be listened on; names it.
+        NotConfigured: a setting is missing, or the address cannot be bound; names the setting.
     """
     app = History(settings).app()
     with ExitStack() as stack:
-        sockets = await _listening(settings.host, settings.port)
+        sockets = await _listen(settings.host, settings.port)
         for each in sockets:
             stack.enter_context(each)
         server = _Server(uvicorn.Config(app, lifespan="on", **uvicorn_options()))
@@ -73,15 +79,15 @@ async def serve(settings: Settings) -> int:
     return 0 if server.started else 1
 
 
-async def _listening(host: str, port: int) -> list[socket.socket]:
-    """Sockets on every address of *host*, all with the same port."""
+async def _listen(host: str, port: int) -> list[socket.socket]:
+    """Listen on every address of *host*, on the same port."""
     loop = asyncio.get_running_loop()
     sockets: list[socket.socket] = []
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, address in dict.fromkeys((each[0], each[4]) for each in found):
-            taken = sockets[0].getsockname()[1] if sockets else port
-            sockets.append(socket.create_server((address[0], taken), family=family))
+            bound_port = sockets[0].getsockname()[1] if sockets else port
+            sockets.append(socket.create_server((address[0], bound_port), family=family))
     except OSError as error:
         for each in sockets:
             each.close()

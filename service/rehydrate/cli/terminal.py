@@ -1,4 +1,4 @@
-"""A followed conversation in the terminal: what there is, then what is said, as it is said."""
+"""``rehydrate follow``: print the messages of a conversation, then its live events."""
 
 from __future__ import annotations
 
@@ -15,19 +15,19 @@ from rehydrate.history import History
 if TYPE_CHECKING:
     from rehydrate.follow.event_buffer import FollowEvent
 
-_SHOWN = {"reasoning": "thinks: ", "refusal": "refuses: "}
+_PREFIXES = {"reasoning": "reasoning: ", "refusal": "refusal: "}
 
 
 class Screen:
-    """Shows what a follower is told: who speaks is named when it is another than before.
+    """Prints follower events; a header names the message whenever the output switches to another.
 
     Args:
-        out: where to.
+        out: the stream to write to.
     """
 
     def __init__(self, out: TextIO) -> None:
         self._out = out
-        self._speaking: tuple[str, str] | None = None
+        self._current: tuple[str, str] | None = None
 
     def show(self, event: FollowEvent) -> None:
         """Show *event*."""
@@ -37,21 +37,21 @@ class Screen:
             for message in data["messages"]:
                 self._message(message)
             for reason in data["reasons"]:
-                self._line(f"-- not complete: {reason['detail']}")
+                self._line(f"-- incomplete: {reason['detail']}")
         elif event.kind == "again":
-            self._line("-- messages may have been missed; a new snapshot comes")
+            self._line("-- messages may have been missed; waiting for a new snapshot")
         elif event.kind in ("token", "reasoning", "refusal"):
-            self._say(event.kind, data["message_id"], data["text"])
+            self._append(event.kind, data["message_id"], data["text"])
         elif event.kind == "prompt":
             self._line(f"user {data['message_id']}\n{data['text']}")
         elif event.kind == "repair":
-            self._line(f"assistant {data['message_id']}, as it should be:\n{data.get('text', '')}")
+            self._line(f"assistant {data['message_id']}  [repaired]\n{data.get('text', '')}")
         elif event.kind == "stop":
             self._line(f"-- {data['message_id']} {data['status']}")
         elif event.kind.startswith("tool"):
-            said = data.get("result", data.get("args", data.get("text", "")))
+            value = data.get("result", data.get("args", data.get("text", "")))
             name = f"{event.kind} {data.get('name') or data['tool_call_id']}"
-            self._line(f"-- {data['message_id']} {name}: {json.dumps(said, ensure_ascii=False)}")
+            self._line(f"-- {data['message_id']} {name}: {json.dumps(value, ensure_ascii=False)}")
         self._out.flush()
 
     def _message(self, message: dict[str, Any]) -> None:
@@ -60,29 +60,38 @@ class Screen:
         if message["status"] == "in_progress":
             self._line(f"{head}  [in_progress]{gaps}")
             self._out.write(message["text"])
-            self._speaking = ("token", message["id"])
+            self._current = ("token", message["id"])
             return
         state = "" if message["status"] == "completed" else f"  [{message['status']}]"
         self._line(f"{head}{state}{gaps}\n{message['text']}")
 
-    def _say(self, kind: str, message_id: str, text: str) -> None:
-        if self._speaking != (kind, message_id):
+    def _append(self, kind: str, message_id: str, text: str) -> None:
+        if self._current != (kind, message_id):
             self._line(f"assistant {message_id}")
-            self._out.write(_SHOWN.get(kind, ""))
-            self._speaking = (kind, message_id)
+            self._out.write(_PREFIXES.get(kind, ""))
+            self._current = (kind, message_id)
         self._out.write(text)
 
     def _line(self, text: str) -> None:
-        """Begin a new line for *text*, and end it."""
-        if self._speaking is not None:
+        """End the current line, if one is open, and write *text* on a line of its own."""
+        if self._current is not None:
             self._out.write("\n")
-        self._speaking = None
+        self._current = None
         if text:
             self._out.write(f"{text}\n")
 
 
 async def follow(conversation_id: str, *, limit: int, as_json: bool) -> int:
-    """Show a conversation until SIGTERM or SIGINT, or until nobody reads it; the exit code."""
+    """Print a conversation until SIGTERM or SIGINT, or until standard output is closed.
+
+    Args:
+        conversation_id: the conversation to follow.
+        limit: number of newest messages in the first snapshot.
+        as_json: print each event as one line of JSON.
+
+    Returns:
+        The exit code, 0.
+    """
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -94,7 +103,7 @@ async def follow(conversation_id: str, *, limit: int, as_json: bool) -> int:
         task.cancel()
     shown, _ = await asyncio.gather(showing, waiting, return_exceptions=True)
     if isinstance(shown, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the exit flushes it
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed at exit
     elif isinstance(shown, Exception):
         raise shown
     return 0
@@ -102,8 +111,8 @@ async def follow(conversation_id: str, *, limit: int, as_json: bool) -> int:
 
 async def _show(conversation_id: str, limit: int, *, as_json: bool) -> None:
     screen = Screen(sys.stdout)
-    async with History() as history, aclosing(history.follow(conversation_id, limit=limit)) as told:
-        async for event in told:
+    async with History() as history, aclosing(history.follow(conversation_id, limit=limit)) as live:
+        async for event in live:
             if as_json:
                 line = {"event": event.kind, "id": event.id, "data": event.data}
                 sys.stdout.write(json.dumps(line, ensure_ascii=False) + "\n")

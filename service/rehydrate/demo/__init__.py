@@ -1,1 +1,1 @@
-"""The demo: everything on embedded defaults, an agent that streams, and a check that joins it."""
+"""The demo: all services on embedded defaults, a streaming agent, and the exactness check."""

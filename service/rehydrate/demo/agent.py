@@ -1,4 +1,4 @@
-"""The demo's agent: several responses at once on one conversation, each at a model's pace."""
+"""The demo's agent: streams several responses at once in one conversation, at a model's pace."""
 
 from __future__ import annotations
 
@@ -29,22 +29,32 @@ async def stream(
     tokens_a_second: float = 12.0,
     mean: int = 90,
 ) -> int:
-    """Answer prompts in *lanes* at once, for about *seconds* (None: until cancelled).
+    """Store prompts and stream answers to them, *lanes* at a time.
 
-    Returns how many responses were streamed and finished. While the database or Ably is away,
-    others are tried, again and again.
+    While the database or Ably is unreachable, responses fail and new ones are tried.
+
+    Args:
+        history: where to publish.
+        conversation_id: the conversation to publish in.
+        lanes: number of responses that stream at once.
+        seconds: how long to start new responses; None: until cancelled.
+        tokens_a_second: pace of each response.
+        mean: mean number of tokens of a response.
+
+    Returns:
+        The number of responses that were streamed to their end.
     """
     until = None if seconds is None else time.monotonic() + seconds
     pace_s = 1 / tokens_a_second
     async with asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(_lane(history, conversation_id, until, pace_s, mean))
+            group.create_task(_stream_responses(history, conversation_id, until, pace_s, mean))
             for _ in range(lanes)
         ]
     return sum(task.result() for task in tasks)
 
 
-async def _lane(
+async def _stream_responses(
     history: History, conversation_id: str, until: float | None, pace_s: float, mean: int
 ) -> int:
     streamed = 0
@@ -53,9 +63,9 @@ async def _lane(
             await _answer(history, conversation_id, pace_s, mean)
             streamed += 1
         except (Unavailable, Fenced) as error:
-            if _is_cancelled():  # and could not tell anybody
+            if _is_cancelled():  # the block raised this error instead of the cancellation
                 break
-            _log.warning("a response could not be finished: %s", error)
+            _log.warning("could not finish a response: %s", error)
         await asyncio.sleep(random.uniform(*_PAUSE_S))  # noqa: S311 - a pace
     return streamed
 
@@ -77,7 +87,7 @@ def _is_cancelled() -> bool:
 
 
 async def run_agent(conversation_id: str, seconds: float | None) -> int:
-    """The agent as a process: ends after *seconds*, or finishes what streams at SIGTERM."""
+    """Run the agent as a process, for *seconds* or until SIGTERM; open responses are ended first."""
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):

@@ -1,4 +1,4 @@
-"""The check: join a conversation at random moments while it streams; compare every character."""
+"""The exactness check: join a streaming conversation at random moments; compare every character."""
 
 from __future__ import annotations
 
@@ -22,12 +22,14 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 PATIENCE_S = 45.0
+"""Seconds that a reader waits for the responses that it saw streaming to end."""
+
 JOINS_A_SECOND = 4.0
 _HERE = Path(__file__).parent
 
 
 class Target(NamedTuple):
-    """What is joined: the service's URL, Ably's options, and a token that covers the channel."""
+    """The conversation to join: the service's URL, Ably options, and a token for the channel."""
 
     url: str
     conversation_id: str
@@ -39,12 +41,19 @@ class Target(NamedTuple):
 
     @property
     def hydrate_url(self) -> str:
-        """The hydrate call, ready for further parameters."""
+        """The URL of the hydrate call; more query parameters may be appended."""
         return f"{self.url}/v1/conversations/{self.conversation_id}?limit=200"
 
 
 class Join(NamedTuple):
-    """What one reader showed. ``messages``: (id, status, text, seq or None) of each response."""
+    """What one reader showed at the end.
+
+    Attributes:
+        client: the kind of client: ``rest``, ``ably-python`` or ``ably-js``.
+        messages: (id, status, text, seq or None) of each response.
+        times_s: duration of each hydrate call, in seconds.
+        ended: whether every response that was streaming at the join reached its end.
+    """
 
     client: str
     messages: list[tuple[str, str, str, int | None]]
@@ -53,7 +62,7 @@ class Join(NamedTuple):
 
 
 class Report(NamedTuple):
-    """The check's result; `as_json` is its pinned form."""
+    """The result of the check; the form of `as_json` is stable."""
 
     joins: list[Join]
     switches: int
@@ -61,7 +70,7 @@ class Report(NamedTuple):
     skipped: list[str]
 
     def as_json(self) -> dict[str, Any]:
-        """The result as one object."""
+        """Return the result as one JSON object."""
         by_client = {
             client: _sums([each for each in self.joins if each.client == client])
             for client in sorted({each.client for each in self.joins})
@@ -75,7 +84,7 @@ class Report(NamedTuple):
 
     @property
     def good(self) -> bool:
-        """Whether something was seen of streams that did interleave, and nothing lost or doubled."""
+        """True if interleaved streams were compared and no character was lost or duplicated."""
         sums = _sums(self.joins)
         wrong = sums["lost"] or sums["doubled"] or sums["unended"]
         return not wrong and sums["characters"] > 0 and self.switches > 0
@@ -101,10 +110,14 @@ def _sums(joins: Sequence[Join]) -> dict[str, Any]:
 
 
 def difference(response_id: str, status: str, text: str, seq: int | None) -> tuple[int, int]:
-    """How many characters of the response's true text are missing, and how many are too many.
+    """Count the missing and the surplus characters of a response's text.
 
-    A finished response has its whole text. One in progress has whole tokens, at least as many as
-    its *seq*: a busy publisher puts several into one message. Without seq it must have all.
+    A finished response must have its whole text. One in progress must have whole tokens, at least
+    as many as its *seq*: a busy publisher puts several tokens into one channel message. Without a
+    seq it must have the whole text.
+
+    Returns:
+        The number of missing and the number of surplus characters, both from the first difference.
     """
     tokens = tokens_of(response_id)
     true = "".join(tokens)
@@ -120,10 +133,16 @@ def difference(response_id: str, status: str, text: str, seq: int | None) -> tup
 
 
 async def check(target: Target, joins: int, progress: Callable[[str], None]) -> Report:
-    """Join *joins* times within the next seconds; return what was seen, compared to the truth."""
+    """Join *joins* times at random moments and report what the readers showed.
+
+    Args:
+        target: the conversation to join.
+        joins: number of joins, spread over the available clients and ways to join.
+        progress: called with lines of progress text.
+    """
     window_s = joins / JOINS_A_SECOND
     progress(f"joining {joins} times within {window_s:.0f} s, while three responses stream;")
-    progress("each join stays until what it saw streaming has ended …")
+    progress("each reader stays until the responses that it saw streaming have ended …")
     modules = _ably_js()
     clients = ["rest", "ably-python", *(["ably-js"] if isinstance(modules, Path) else [])]
     plan = [(clients[i % len(clients)], 1 + i // len(clients) % 3) for i in range(joins)]
@@ -148,7 +167,7 @@ async def check(target: Target, joins: int, progress: Callable[[str], None]) -> 
 
 
 class Watch:
-    """Counts, on the channel itself, how often one response gives way to another."""
+    """Counts on the channel how often consecutive tokens belong to different responses."""
 
     def __init__(self, target: Target) -> None:
         self._target = target
@@ -279,7 +298,7 @@ def _join_of_js(seen: dict[str, Any]) -> Join:
 
 
 def _ably_js() -> Path | str:
-    """The folder of node_modules that has ably, or why there is none."""
+    """Return the folder whose node_modules has ably, or the reason why there is none."""
     if shutil.which("node") is None:
         return "Node.js is not installed"
     repository = _HERE.parents[2]

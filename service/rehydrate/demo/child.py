@@ -1,8 +1,8 @@
-"""A process that ends with the one that started it: ``python -m rehydrate.demo.child COMMAND …``.
+"""A child process that ends when its parent ends: ``python -m rehydrate.demo.child COMMAND …``.
 
-Its standard input is a pipe of the parent's. When that closes, however the parent ended, the child
-gets the SIGTERM that it would have got from a parent that ended well; and, if it is then still
-there, because what it stands on was killed too, the SIGKILL.
+Its standard input is a pipe from the parent. When the pipe closes, however the parent ended, the
+child sends itself SIGTERM, and SIGKILL `END_TIMEOUT_S` later: its own shutdown may hang if the
+services that it depends on were killed too.
 """
 
 from __future__ import annotations
@@ -14,13 +14,13 @@ import threading
 import time
 
 END_TIMEOUT_S = 5.0
-"""How long a child may take to end that has lost its parent."""
+"""Seconds between SIGTERM and SIGKILL for a child whose parent has ended."""
 
 
 def main() -> int:
-    """Run the command line's *argv* for as long as the parent lives."""
+    """Run a rehydrate command while the parent lives; return its exit code."""
     threading.Thread(target=_watch, name="parent", daemon=True).start()
-    from rehydrate.cli.main import main as cli  # noqa: PLC0415 - slow; the watch comes first
+    from rehydrate.cli.main import main as cli  # noqa: PLC0415 - slow; start the watch first
 
     return cli(sys.argv[1:])
 

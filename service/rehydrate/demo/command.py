@@ -1,4 +1,4 @@
-"""``rehydrate demo``: everything on embedded defaults; stays up, or checks itself and ends."""
+"""``rehydrate demo``: run all services on embedded defaults until stopped, or run the check."""
 
 from __future__ import annotations
 
@@ -28,7 +28,14 @@ _TOKEN_S = 24 * 3600
 
 
 async def run_demo(options: dict[str, Any] | None) -> int:
-    """Run the demo until it is stopped, or (with *options*) the check; return the exit code."""
+    """Run the demo until it is stopped, or the check.
+
+    Args:
+        options: keyword arguments of the check; None: run the demo.
+
+    Returns:
+        The exit code.
+    """
     running = asyncio.ensure_future(_show() if options is None else _check(**options))
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -36,7 +43,7 @@ async def run_demo(options: dict[str, Any] | None) -> int:
     try:
         return await running
     except asyncio.CancelledError:
-        _progress("ended")
+        _progress("stopped")
         return 0 if options is None else 130
 
 
@@ -44,9 +51,14 @@ async def run_demo(options: dict[str, Any] | None) -> int:
 async def _running(
     conversation_id: str,
 ) -> AsyncIterator[tuple[Target, Settings, list[Child], str | None]]:
-    """What runs: where to join it, its settings, its processes, and the admin key if we made it."""
+    """Run the services and the agent while the block runs.
+
+    Yields:
+        The conversation to join, the completed settings, the processes, and the admin key if it
+        was generated here.
+    """
     settings = load_settings()
-    _progress("starting Postgres and a channel server where none is configured …")
+    _progress("starting Postgres and a local channel server, unless configured …")
     async with embedded(settings) as completed:
         environment = _environment(completed)
         made_key = None if completed.admin_keys else environment["REHYDRATE_ADMIN_KEYS"]
@@ -73,12 +85,12 @@ async def _show() -> int:
 
 
 async def _one_ends(children: Sequence[Child]) -> None:
-    """Wait until one of *children* ends, which none of them should."""
+    """Wait until one of *children* ends; none of them should."""
     waiting = {asyncio.create_task(child.wait()): child for child in children}
     try:
         done, _ = await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
         for each in done:
-            _progress(f"rehydrate {waiting[each].name} has ended with {each.result()}")
+            _progress(f"rehydrate {waiting[each].name} ended with exit code {each.result()}")
     finally:
         for task in waiting:
             task.cancel()
@@ -95,7 +107,7 @@ async def _check(*, joins: int, as_json: bool) -> int:
 
 
 def _environment(settings: Settings) -> dict[str, str]:
-    """What the demo's processes share; secrets travel by environment, never by argument."""
+    """Return the environment of the demo's processes; arguments would show secrets in `ps`."""
     made = {
         "REHYDRATE_DATABASE_URL": settings.required_database_url(),
         "ABLY_API_KEY": settings.required_ably_key(),
@@ -133,17 +145,17 @@ def _target(settings: Settings, url: str, conversation_id: str) -> Target:
 
 def _tour(target: Target, settings: Settings, made_key: str | None) -> str:
     return f"""
-Three responses are streaming on the channel {target.channel!r}. Look at them, again and again:
-what is finished stays, what streams grows.
+Three responses are streaming on the channel {target.channel!r}. Hydrate the conversation a few
+times: finished responses stay as they are, streaming ones grow.
 
   TOKEN={target.token}
   curl -sH "Authorization: Bearer $TOKEN" {target.url}/v1/conversations/{target.conversation_id}
 
-Or in a browser, with the admin key {made_key or "that you have set"}:
+Or open it in a browser, with the admin key {made_key or "from REHYDRATE_ADMIN_KEYS"}:
 
   {target.url}/ui#/c/{target.conversation_id}
 
-The data are below {settings.data_dir}. Ctrl-C ends everything.
+The data is stored in {settings.data_dir}. Ctrl-C stops everything.
 """
 
 
@@ -158,11 +170,13 @@ def _table(report: Report) -> str:
         "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True))
         for row in rows
     ]
-    lines.append(f"{report.responses} responses gave way to one another {report.switches} times")
+    lines.append(
+        f"the tokens of {report.responses} responses were interleaved: {report.switches} switches"
+    )
     lines += [f"skipped {each}" for each in report.skipped]
     if result["unended"]:
-        lines.append(f"{result['unended']} joins did not see their responses end")
-    lines.append("every character is true" if report.good else "NOT EXACT")
+        lines.append(f"{result['unended']} readers did not see all their responses end")
+    lines.append("every character is exact" if report.good else "NOT EXACT")
     return "\n".join(lines) + "\n"
 
 

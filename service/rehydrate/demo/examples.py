@@ -1,4 +1,4 @@
-"""The examples of the repository, as the demo shows them: a chat, and a model where there is none."""
+"""Start the repository's examples for the demo: the chat, and a scripted model if there is no key."""
 
 from __future__ import annotations
 
@@ -18,19 +18,19 @@ if TYPE_CHECKING:
     from contextlib import AsyncExitStack
 
 EXAMPLES = Path(__file__).parent.parents[2] / "examples"
-"""They are in the repository, and not in the wheel."""
+"""The examples are part of the repository, but not of the wheel."""
 
 _NO_EXAMPLES = """\
-There is no chat to look at: the examples are in the repository, not in the installed package.
+No example chat: the examples are in the repository, not in the installed package.
 """
 _NO_CLIENT = """\
-There is no chat to look at: it needs the client of OpenAI (pip install 'rehydrate[openai]').
+No example chat: it needs the OpenAI client (pip install 'rehydrate[openai]').
 """
 _CHAT = """\
 A chat with {model} is on {url}
-(CHAT_API=assistants: the same page, answered by an assistant).
+(with CHAT_API=assistants, the Assistants API answers on the same page).
 
-In other terminals, any number of each:
+Publish and subscribe from other terminals, any number of each:
 
 {variables}
   {python} {folder}/subscriber.py
@@ -48,17 +48,17 @@ _SHARED = (
 
 
 class Chat(NamedTuple):
-    """The chat's processes, and what is said of it."""
+    """The chat's processes, and the text that introduces it."""
 
     children: list[Child]
     tour: str
 
 
 async def started_chat(stack: AsyncExitStack, environment: Mapping[str, str]) -> Chat:
-    """Start the chat, and a scripted model if there is no key for a real one; *stack* ends them.
+    """Start the chat, and a scripted model unless OPENAI_API_KEY is set; *stack* ends both.
 
     Raises:
-        NotStarted: one of them did not become ready.
+        NotStarted: a process did not become ready.
     """
     if not (EXAMPLES / "chat_backend").is_dir():
         return Chat([], _NO_EXAMPLES)
@@ -80,7 +80,7 @@ async def started_chat(stack: AsyncExitStack, environment: Mapping[str, str]) ->
     if len(children) > 1:
         made["OPENAI_API_KEY"] = "scripted"
     tour = _CHAT.format(
-        model="a scripted model" if len(children) > 1 else "OpenAI's",
+        model="a scripted model" if len(children) > 1 else "an OpenAI model",
         url=chat.url,
         variables="".join(f"  export {key}={shlex.quote(value)}\n" for key, value in made.items()),
         python=shlex.quote(sys.executable),
@@ -93,10 +93,12 @@ def run_example(name: str, argv: Sequence[str]) -> int:
     """Run one of the examples as a program; return its exit code.
 
     Raises:
-        NotConfigured: there is none of that name here.
+        NotConfigured: there is no example called *name*.
     """
     if not (EXAMPLES / name / "__main__.py").is_file():
-        raise NotConfigured(f"there is no example {name!r}: they are in the repository")
+        raise NotConfigured(
+            f"no example {name!r} found: the examples are in the repository, not in the package"
+        )
     sys.path.insert(0, str(EXAMPLES))
     sys.argv = [name, *argv]
     try:

@@ -1,12 +1,12 @@
-// Joins of the check by a stock ably-js. Reads one job as JSON from standard input; writes one JSON
-// line a join: what a reader saw first, and what it showed in the end.
+// Joins of the exactness check with stock ably-js. Reads one job as JSON from standard input; writes
+// one JSON line per join: the responses streaming at the join, and the messages shown at the end.
 import { createRequire } from 'node:module';
 import { join } from '../api/client.js';
 
 const job = JSON.parse(await new Response(process.stdin).text());
 const Ably = createRequire(job.modules + '/')('ably');
 const parent = process.ppid;
-setInterval(() => process.ppid === parent || process.exit(1), 500).unref(); // nobody reads any more
+setInterval(() => process.ppid === parent || process.exit(1), 500).unref(); // the parent has ended
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 async function one({ delay_ms, way }) {

@@ -1,4 +1,4 @@
-"""The demo's processes: each is started, awaited until it is ready, and ended by whom started it."""
+"""Child processes of the demo: start one, wait until it is ready, end it."""
 
 from __future__ import annotations
 
@@ -18,16 +18,23 @@ END_TIMEOUT_S = 20.0
 
 
 class NotStarted(Unavailable):
-    """A process of ours ended, or said nothing, instead of becoming ready."""
+    """A child process ended, or did not become ready in time."""
 
     code = "not_started"
 
 
 class Child:
-    """One process of the command line, as an async context manager that starts and ends it.
+    """One rehydrate command as a child process; an async context manager that starts and ends it.
 
-    Its log goes to our standard error. ``name`` is its command, ``url`` what it said in its line
-    ``ready <url>``.
+    Its log goes to the parent's standard error.
+
+    Args:
+        *argv: arguments of the command line.
+        environment: variables that are added to the parent's environment.
+
+    Attributes:
+        name: the command.
+        url: the URL of the line ``ready <url>`` that the command prints.
     """
 
     def __init__(self, *argv: str, environment: dict[str, str] | None = None) -> None:
@@ -56,7 +63,7 @@ class Child:
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             env=self._environment,
-            start_new_session=True,  # Ctrl-C is for whom started it, who then ends it in order
+            start_new_session=True,  # Ctrl-C must reach the parent only, which ends its children
         )
         try:
             async with asyncio.timeout(READY_TIMEOUT_S):
@@ -76,11 +83,11 @@ class Child:
         await self.end()
 
     async def wait(self) -> int:
-        """Wait until it ends; return its exit code."""
+        """Wait until the process ends; return its exit code."""
         return await self._running.wait()
 
     async def end(self) -> None:
-        """End it: by SIGTERM, and if that does not help, by SIGKILL."""
+        """End the process: SIGTERM, then SIGKILL after `END_TIMEOUT_S`."""
         process = self._running
         if process.returncode is None:
             process.send_signal(signal.SIGTERM)
@@ -99,7 +106,7 @@ class Child:
             if word == "ready":
                 return url
         code = await self._running.wait()
-        raise NotStarted(f"rehydrate {self.name} ended with {code} before it was ready")
+        raise NotStarted(f"rehydrate {self.name} ended with exit code {code} before it was ready")
 
     async def _drain(self) -> None:
         output = self._running.stdout

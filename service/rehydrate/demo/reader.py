@@ -1,7 +1,7 @@
-"""A reader with stock ably-python: what the README shows, and the check and the tests run."""
+"""A reader with stock ably-python, as shown in the README and run by the check and the tests."""
 
 # mypy: ignore-errors
-# (a script, untyped as the README shows it)
+# (untyped, as the README shows it)
 
 from __future__ import annotations
 

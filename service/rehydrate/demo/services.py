@@ -1,4 +1,4 @@
-"""The embedded defaults: where nothing is configured, a Postgres and a channel server of our own."""
+"""Embedded defaults: start a Postgres and a local channel server where none is configured."""
 
 from __future__ import annotations
 
@@ -27,14 +27,18 @@ _KEY_NAME = "local.demo"
 
 @asynccontextmanager
 async def embedded(settings: Settings) -> AsyncIterator[Settings]:
-    """The *settings*, with what is missing started below the data folder, and the schema at head.
+    """Start the missing services and migrate the schema while the block runs.
 
-    Two processes on one folder share what runs; what this one started ends with the block.
+    Processes that use the same data folder share the services; those that this process started
+    end with the block.
+
+    Yields:
+        The settings, completed with the started services.
 
     Raises:
-        StoreUnavailable: the database does not start; says why.
-        NotStarted: the channel server does not.
-        NotConfigured: the folder cannot be used.
+        StoreUnavailable: the database does not start.
+        NotStarted: the channel server does not start.
+        NotConfigured: the data folder cannot be used.
     """
     folder = settings.data_dir
     _make(folder)
@@ -56,7 +60,7 @@ async def _channel(settings: Settings, found: dict[str, object]) -> AsyncIterato
         return
     folder = settings.data_dir / "localably"
     _make(folder)
-    found["ably_api_key"] = key = _kept_secret(folder / "key")
+    found["ably_api_key"] = key = _stored_key(folder / "key")
     found |= {"ably_endpoint": "127.0.0.1", "ably_tls": False}
     with (folder / "owner.lock").open("a") as lock:
         try:
@@ -79,13 +83,16 @@ def _make(folder: Path) -> None:
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     except OSError as error:
         why = error.strerror or error
-        raise NotConfigured(f"REHYDRATE_DATA_DIR: {folder} cannot be made ({why})") from None
+        raise NotConfigured(f"REHYDRATE_DATA_DIR: cannot create {folder} ({why})") from None
 
 
-def _kept_secret(path: Path) -> str:
-    """A key of form appId.keyId:secret, made once for the folder, whole before it has its name."""
+def _stored_key(path: Path) -> str:
+    """Return the folder's key (appId.keyId:secret), generated on first use.
+
+    The file is linked to its name when it is complete, so no process can read half a key.
+    """
     while not path.exists():
-        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # only the owner reads it
+        with tempfile.NamedTemporaryFile("w", dir=path.parent) as file:  # readable by the owner
             file.write(f"{_KEY_NAME}:{secrets.token_urlsafe(24)}")
             file.flush()
             with contextlib.suppress(FileExistsError):  # another process was faster
@@ -94,10 +101,10 @@ def _kept_secret(path: Path) -> str:
 
 
 def _port_of_owner(path: Path) -> int:
-    """The port that the owner of the folder wrote down, once it did."""
+    """Wait for the port that the process that owns the folder writes; return it."""
     deadline = time.monotonic() + _ATTACH_TIMEOUT_S
     while time.monotonic() < deadline:
         if path.exists() and (port := path.read_text()):
             return int(port)
         time.sleep(0.05)
-    raise NotStarted(f"the channel server that holds {path.parent} does not answer")
+    raise NotStarted(f"the channel server that owns {path.parent} did not write its port in time")

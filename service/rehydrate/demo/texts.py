@@ -1,4 +1,4 @@
-"""What the demo's agent says: made from the response's id, so that anybody can tell it is true."""
+"""The demo agent's texts, derived from the response id so that any process can verify them."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ _PHRASES = (
 
 
 def tokens_of(response_id: str, *, mean: int = 90) -> list[str]:
-    """The tokens of a response, about *mean* of them: text cut anywhere, as models cut it."""
-    random = Random(response_id)  # noqa: S311 - the same for everybody, on purpose
+    """Return the tokens of a response, about *mean* of them, cut at arbitrary characters."""
+    random = Random(response_id)  # noqa: S311 - reproducible on purpose
     count = random.randint(mean // 2, mean + mean // 2)
     tokens: list[str] = []
     while len(tokens) < count:
