@@ -1,9 +1,9 @@
-"""The smallest publisher: asks a model, and streams its answer into a conversation.
+"""The smallest publisher: ask a model and stream its answer into a conversation.
 
     python examples/publisher.py "Why do streams break?"
 
-Run as many as you like at once; their answers interleave on one channel. `.env.example` says what
-has to be set.
+Run any number of them at once; their answers interleave on one channel. `.env.example` lists the
+variables to set.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from rehydrate import History
 
 
 async def main(question: str) -> None:
-    """Ask *question*, for everybody who follows."""
+    """Ask *question* and stream the answer to all followers of the conversation."""
     async with History() as history, AsyncOpenAI() as client:
         driven = await history.run_openai(
             os.environ.get("CONVERSATION", "example"),

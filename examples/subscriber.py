@@ -1,9 +1,9 @@
-"""The smallest subscriber: pieces interleaved answers together, and prints each when it has ended.
+"""The smallest subscriber: assemble interleaved answers, and print each when it ends.
 
     python examples/subscriber.py
 
-Run as many as you like at once, and start them whenever you like: what was said before comes with
-the snapshot. `.env.example` says what has to be set.
+Run any number of them, and start them at any time: the snapshot has the earlier messages.
+`.env.example` lists the variables to set.
 """
 
 from __future__ import annotations
@@ -22,11 +22,11 @@ async def main() -> None:
         async for event in history.follow(os.environ.get("CONVERSATION", "example")):
             data = event.data
             match event.kind:
-                case "snapshot":  # all that was said until now: also after a lost connection
+                case "snapshot":  # all messages so far; also sent after a lost connection
                     texts = {each["id"]: each["text"] for each in data["messages"]}
-                    say(f"{len(texts)} messages until now")
+                    show(f"{len(texts)} messages so far")
                 case "prompt":
-                    say(f"? {data['text']}")
+                    show(f"? {data['text']}")
                 case "token" | "refusal":
                     id_ = data["message_id"]
                     texts[id_] = texts.get(id_, "") + data["text"]
@@ -34,11 +34,11 @@ async def main() -> None:
                     texts[data["message_id"]] = data.get("text", "")
                 case "stop":
                     text = texts.get(data["message_id"], "")
-                    say(f"{data['message_id']} {data.get('status', 'completed')}\n{text}\n")
+                    show(f"{data['message_id']} {data.get('status', 'completed')}\n{text}\n")
 
 
-def say(line: str) -> None:
-    """Print a line at once."""
+def show(line: str) -> None:
+    """Print a line immediately."""
     sys.stdout.write(line + "\n")
     sys.stdout.flush()
 

@@ -1,6 +1,7 @@
 """Run the chat: ``python -m chat_backend`` in this folder's parent, with the variables set.
 
-`make demo` does it for you, with a Postgres, a channel server and a model where you have none.
+`make demo` does this for you, and starts a Postgres, a channel server and a scripted model for those
+that you have not configured.
 """
 
 from __future__ import annotations
@@ -19,12 +20,12 @@ from rehydrate.errors import NotConfigured
 
 _CLOSED = """\
 chat: CHAT_API=assistants: OpenAI closed that API in August 2026. Set OPENAI_BASE_URL to a server that \
-still has it, for instance that of python -m scripted_openai.
+still has it, for example python -m scripted_openai.
 """
 
 
 class Server(uvicorn.Server):
-    """Says where it answers, once it does."""
+    """Prints ``ready <url>`` once it accepts connections."""
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
         """See uvicorn."""
@@ -36,7 +37,7 @@ class Server(uvicorn.Server):
 
 
 def main() -> int:
-    """Serve until SIGTERM or Ctrl-C; 2 if something is not configured."""
+    """Serve until SIGTERM or Ctrl-C; return 2 if a setting is missing or invalid."""
     try:
         settings, client = ChatSettings(), AsyncOpenAI()
         app = create_app(settings, History(), client)

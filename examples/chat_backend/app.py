@@ -1,4 +1,4 @@
-"""The application: the history's router, three calls of the chat, and the page's files."""
+"""The application: rehydrate's router, three endpoints of the chat, and the page's files."""
 
 from __future__ import annotations
 
@@ -29,25 +29,27 @@ PAGE = Path(__file__).parent / "page"
 ABLY_JS = (
     Path(__file__).parents[2] / "tests" / "js" / "node_modules" / "ably" / "build" / "ably.min.js"
 )
-"""Stock ably-js, where npm could fetch it; without it, the page follows over SSE alone."""
+"""Stock ably-js, if npm has installed it; without it the page can follow over SSE only."""
 
 _TOKEN_S = 3600
 _INSTRUCTIONS = "You are a kind and brief assistant. Use the tools where they help."
 
 
 class Prompt(BaseModel):
-    """What the page sends. It makes the id, so that trying again asks nothing twice."""
+    """A prompt from the page, which generates the id: a repeated request asks only once."""
 
     id: str = Field(pattern=r"^p-[0-9a-f-]{36}$")
     text: str = Field(min_length=1, max_length=8_000)
 
 
 def create_app(settings: ChatSettings, history: History, client: AsyncOpenAI) -> FastAPI:
-    """The chat over *history*, answered by *client*."""
+    """Return the chat application; *history* stores and streams, *client* calls the model."""
     app = FastAPI(title="chat", docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_exception_handler(RehydrateError, _tell)
+    app.add_exception_handler(RehydrateError, _problem)
     app.include_router(history.router(authorize=is_mine), prefix="/history")
-    app.include_router(_chat(settings, history, client))  # behind it: its answers end first
+    app.include_router(
+        _chat(settings, history, client)
+    )  # second: at shutdown its lifespan ends first
     app.include_router(_page(history, settings))
     app.mount("/page", StaticFiles(directory=PAGE))
     app.add_middleware(SecurityHeaders, connect=ably_origins(history.settings))
@@ -58,7 +60,7 @@ def create_app(settings: ChatSettings, history: History, client: AsyncOpenAI) ->
 def answering(
     settings: ChatSettings, history: History, client: AsyncOpenAI
 ) -> Callable[[str, str, str, str], Awaitable[object]]:
-    """How a prompt is answered: by OpenAI's Responses API, or by an assistant."""
+    """Return the function that answers a prompt, with the Responses or the Assistants API."""
 
     async def answer(conversation_id: str, prompt_id: str, text: str, response_id: str) -> object:
         asked: dict[str, Any] = {"input": text, "tools": TOOLS}
@@ -73,8 +75,9 @@ def answering(
 
 
 def _chat(settings: ChatSettings, history: History, client: AsyncOpenAI) -> APIRouter:
-    most_each, most = settings.at_once
-    answers = Answers(answering(settings, history, client), most_each=most_each, most=most)
+    max_each, max_total = settings.at_once
+    answer = answering(settings, history, client)
+    answers = Answers(answer, max_each=max_each, max_total=max_total)
 
     @asynccontextmanager
     async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
@@ -93,7 +96,7 @@ def _chat(settings: ChatSettings, history: History, client: AsyncOpenAI) -> APIR
 
     @chat.post("/{conversation_id}/responses/{response_id}/stop", status_code=202)
     async def stop(conversation_id: Mine, response_id: str) -> None:
-        await history.cancel(conversation_id, response_id)  # whichever process streams it
+        await history.cancel(conversation_id, response_id)  # works from any process
 
     @chat.get("/{conversation_id}/ably-token")
     async def ably_token(conversation_id: Mine, response: Response) -> dict[str, Any]:
@@ -106,16 +109,16 @@ def _chat(settings: ChatSettings, history: History, client: AsyncOpenAI) -> APIR
 
 def _mine(request: Request, conversation_id: str) -> str:
     if not is_mine(request, conversation_id):
-        raise HTTPException(403, "This conversation is somebody else's.")
+        raise HTTPException(403, "This conversation belongs to another user.")
     return conversation_id
 
 
 Mine = Annotated[str, Depends(_mine)]
-"""The conversation in the path, if it is the caller's."""
+"""The conversation id of the path; refused unless the conversation is the caller's."""
 
 
 def _reader_token(history: History, channel: str) -> str:
-    """A token for the page: it reads this one channel, for an hour, and nothing else."""
+    """Return a token for the page that grants reading of this one channel for an hour."""
     name, _, secret = history.settings.required_ably_key().partition(":")
     now_s = int(time.time())
     capability = json.dumps({channel: ["subscribe", "history"]})
@@ -151,15 +154,18 @@ def _page(history: History, settings: ChatSettings) -> APIRouter:
     return page
 
 
-async def _tell(_request: Request, error: Exception) -> Response:
-    """An error of rehydrate's, as problem+json."""
+async def _problem(_request: Request, error: Exception) -> Response:
+    """Return a `RehydrateError` as problem+json."""
     status, code = getattr(error, "status", 500), getattr(error, "code", "internal")
     body = {"status": status, "code": code, "detail": str(error)}
     return JSONResponse(body, status, media_type="application/problem+json")
 
 
 class SecurityHeaders:
-    """Says what the page may load and connect to: itself, and Ably. Streams pass untouched."""
+    """Adds a content security policy: the page may load from here and connect to Ably only.
+
+    Plain ASGI rather than BaseHTTPMiddleware, which would buffer streams.
+    """
 
     def __init__(self, app: ASGIApp, connect: str) -> None:
         self._app = app
@@ -175,7 +181,7 @@ class SecurityHeaders:
         ]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer with the headers added."""
+        """Handle the request and add the headers to the response."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":

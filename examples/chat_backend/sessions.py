@@ -1,7 +1,7 @@
-"""Who is who: a cookie that scripts cannot read, and conversations that carry their owner's name.
+"""Sessions: an HttpOnly cookie, and conversation ids that start with their owner's name.
 
-An anonymous visitor is all that this example knows. Where people log in, `owner_of` asks your
-session for the user, and `is_mine` your database whether the conversation is that user's.
+This example has anonymous visitors only. With a login, `owner_of` would return the user of your
+session, and `is_mine` would ask your database whether the conversation belongs to that user.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ _COOKIE_S = 30 * 24 * 3600
 
 
 def begin_session(request: Request, response: Response) -> None:
-    """Give whoever has none a session of his own."""
+    """Set a session cookie if the request has none."""
     if COOKIE not in request.cookies:
         response.set_cookie(
             COOKIE,
@@ -24,34 +24,34 @@ def begin_session(request: Request, response: Response) -> None:
             max_age=_COOKIE_S,
             httponly=True,
             secure=request.url.scheme == "https",
-            samesite="strict",  # no other site can send it along, so none can post for the user
+            samesite="strict",  # other sites cannot send the cookie, so they cannot post for the user
         )
 
 
 def owner_of(request: Request) -> str:
-    """The name of the session's owner, which says nothing of the session's secret.
+    """Return the name of the session's owner, which does not reveal the session's secret.
 
     Raises:
-        HTTPException: 401, there is no session.
+        HTTPException: 401 if the request has no session.
     """
     session = request.cookies.get(COOKIE)
     if not session:
-        raise HTTPException(401, "There is no session: load the page first.")
+        raise HTTPException(401, "No session. Load the page first.")
     return hashlib.sha256(session.encode()).hexdigest()[:32]
 
 
 def same_origin(request: Request) -> None:
-    """Refuse what another page sends, also one of the same site, as on another port.
+    """Refuse requests from other origins, including the same site on another port.
 
     Raises:
-        HTTPException: 403.
+        HTTPException: 403 for a request from another origin.
     """
     if request.headers.get("sec-fetch-site", "same-origin") != "same-origin":
-        raise HTTPException(403, "This is for the chat's own page.")
+        raise HTTPException(403, "Requests from other origins are not allowed.")
 
 
 def is_mine(request: Request, conversation_id: str) -> bool:
-    """Whether the conversation is the session's: the router's ``authorize``."""
+    """Return whether the conversation belongs to the session; the ``authorize`` of the router."""
     return secrets.compare_digest(
         conversation_id.partition("-")[0].encode(), owner_of(request).encode()
     )

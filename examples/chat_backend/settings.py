@@ -1,4 +1,4 @@
-"""What the chat is told by its environment; `.env.example` names everything."""
+"""The chat's settings, from the environment; `.env.example` lists all of them."""
 
 from __future__ import annotations
 
@@ -11,11 +11,12 @@ from rehydrate import Settings
 
 
 class ChatSettings(BaseSettings):
-    """Of the chat alone; those of Postgres and Ably are rehydrate's, those of OpenAI its client's.
+    """Settings of the chat itself. rehydrate reads those of Postgres and Ably, OpenAI's client its own.
 
-    ``hosts``: under which names the page is called, comma-separated; others are refused. ``api``: which
-    of OpenAI's APIs answers. ``at_once``: how many answers may be under way, in one conversation
-    and in all.
+    Attributes:
+        hosts: allowed Host headers, comma-separated.
+        api: which of OpenAI's APIs answers.
+        at_once: maximum number of running answers, per conversation and in total.
     """
 
     model_config = SettingsConfigDict(env_prefix="CHAT_", extra="ignore")
@@ -30,7 +31,7 @@ class ChatSettings(BaseSettings):
 
 
 def ably_options(settings: Settings) -> dict[str, object]:
-    """How the page's Ably SDK finds Ably, beside the token that it asks us for."""
+    """Return the options, except for the token, with which the page's Ably SDK connects."""
     if settings.ably_endpoint is None:
         return {}
     options = {"endpoint": settings.ably_endpoint, "tls": settings.ably_tls}
@@ -40,7 +41,7 @@ def ably_options(settings: Settings) -> dict[str, object]:
 
 
 def ably_origins(settings: Settings) -> str:
-    """Where the page may connect to, as a Content-Security-Policy says it."""
+    """Return the origins of Ably, as sources of a Content-Security-Policy."""
     if settings.ably_endpoint is None:
         hosts = ("*.ably.net", "*.ably.io", "*.ably-realtime.com")
         return " ".join(f"https://{host} wss://{host}" for host in hosts)

@@ -1,1 +1,1 @@
-"""An OpenAI-compatible endpoint without a model: it says what its script says, at a model's pace."""
+"""An OpenAI-compatible endpoint that streams scripted answers at a model's pace."""

@@ -1,6 +1,6 @@
 """Serve the scripted model: ``python -m scripted_openai [--port P] [--tokens-a-second N]``.
 
-It prints ``ready <url>``; `<url>/v1` is what OPENAI_BASE_URL wants to be.
+It prints ``ready <url>``; set OPENAI_BASE_URL to `<url>/v1`.
 """
 
 from __future__ import annotations
@@ -18,8 +18,10 @@ from scripted_openai.model import answer
 def main() -> int:
     """Serve on loopback until SIGTERM or Ctrl-C."""
     parser = argparse.ArgumentParser(prog="scripted_openai", description=__doc__)
-    parser.add_argument("--port", type=int, default=9090, help="0 takes a free one (9090)")
-    parser.add_argument("--tokens-a-second", type=float, default=15.0, help="of one answer (15)")
+    parser.add_argument("--port", type=int, default=9090, help="0 picks a free one (default: 9090)")
+    parser.add_argument(
+        "--tokens-a-second", type=float, default=15.0, help="pace of an answer (default: 15)"
+    )
     options = parser.parse_args()
     endpoint = ScriptedEndpoint(answer, pace_s=1 / options.tokens_a_second)
     with socket.create_server(("127.0.0.1", options.port)) as listening:

@@ -1,10 +1,10 @@
-"""An OpenAI-compatible endpoint that says what its script says, as real server-sent events.
+"""An OpenAI-compatible endpoint that streams scripted answers as server-sent events.
 
-It knows `/v1/responses` (create, retrieve with `starting_after`, cancel) and the Assistants API
-(threads, messages, runs, tool outputs, cancel). What it answers is up to a function that is asked
-for every stream and returns frames: the vendor's events as dicts (for Assistants as
-`{"event", "data"}`), and `CUT`, `Stall` or `Raw` for what goes wrong. Plain Starlette: any ASGI
-server runs it. It checks no key, and it forgets nothing: for development and tests, on loopback.
+It implements `/v1/responses` (create, retrieve with `starting_after`, cancel) and the Assistants API
+(threads, messages, runs, tool outputs, cancel). A function is called for every stream and returns
+its frames: the vendor's events as dicts (for Assistants as `{"event", "data"}`), and `CUT`, `Stall`
+or `Raw` for faults. It is plain Starlette, so any ASGI server runs it. It checks no key and never
+frees memory: use it for development and tests, on loopback.
 """
 
 from __future__ import annotations
@@ -22,24 +22,24 @@ from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 CUT = object()
-"""A frame: the connection breaks, in the middle of its body."""
+"""A frame: break the connection in the middle of the body."""
 
 
 class Stall(NamedTuple):
-    """A frame: nothing comes for so long."""
+    """A frame: send nothing for this time."""
 
     seconds: float
 
 
 class Raw(NamedTuple):
-    """A frame: these bytes, as they are."""
+    """A frame: send these bytes unchanged."""
 
     body: bytes
 
 
 @dataclass(frozen=True)
-class Asked:
-    """A stream that a client asks for: `kind` is `response`, `run` or `outputs`."""
+class StreamRequest:
+    """A client's request for a stream: `kind` is `response`, `run` or `outputs`."""
 
     kind: str
     body: dict[str, Any]
@@ -48,17 +48,17 @@ class Asked:
     run_id: str = ""
     thread_is_new: bool = False
     earlier_prompt: str = ""
-    """Of the response that this one goes on with, or of the run."""
+    """The prompt of the previous response that this one continues, or of the run."""
 
     @property
     def tool_names(self) -> set[str]:
-        """The functions that the model may call."""
+        """Names of the functions that the model may call."""
         tools = self.body.get("tools") or []
         return {(tool.get("function") or tool).get("name", "") for tool in tools}
 
     @property
     def prompt(self) -> str:
-        """The last text that the user wrote, wherever it is."""
+        """The last text of the user, wherever the body has it."""
         for holder in (self.body, self.body.get("thread") or {}):
             for key in ("input", "messages"):
                 if found := _last_text(holder.get(key)):
@@ -71,22 +71,22 @@ Frames = Sequence[Any]
 
 @dataclass
 class ScriptedEndpoint:
-    """Plays what *answer* returns, a frame every `pace_s` or so.
+    """Streams the frames that *answer* returns, about one per `pace_s`.
 
     Attributes:
-        answer: what is said, frame by frame.
-        pace_s: the mean pause behind a frame, in seconds.
-        asked: every stream that was asked for, oldest first.
-        open_streams: how many are being read right now.
-        cancelled: ids of the responses and runs that clients cancelled.
-        threads: the threads that exist, with the prompts written to them.
-        active: the run of each thread that has one: a thread takes nothing until it is over.
-        looks: how often a client has to look at a cancelled run until it is over.
+        answer: returns the frames of a stream.
+        pace_s: mean pause after a frame, in seconds.
+        asked: all requests for streams, oldest first.
+        open_streams: number of streams being read.
+        cancelled: ids of the responses and runs that clients have cancelled.
+        threads: the prompts of each thread.
+        active: the active run of each thread; a thread accepts no messages until it has ended.
+        looks: number of times that a client must retrieve a cancelled run until it has ended.
     """
 
-    answer: Callable[[Asked], Frames]
+    answer: Callable[[StreamRequest], Frames]
     pace_s: float = 0.0
-    asked: list[Asked] = field(default_factory=list)
+    asked: list[StreamRequest] = field(default_factory=list)
     cancelled: list[str] = field(default_factory=list)
     open_streams: int = 0
     threads: dict[str, list[Any]] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class ScriptedEndpoint:
     _looks_left: dict[str, int] = field(default_factory=dict)
 
     def forget(self) -> None:
-        """Forget the responses that were given, as a vendor does after a month."""
+        """Delete the stored responses, as the vendor does after a month."""
         self._played.clear()
 
     @property
@@ -167,7 +167,9 @@ class ScriptedEndpoint:
         thread_id, body = request.path_params["thread_id"], await request.json()
         if (refusal := self._refusal(thread_id)) is not None:
             return refusal
-        body.setdefault("messages", [{"content": said} for said in self.threads[thread_id][-1:]])
+        body.setdefault(
+            "messages", [{"content": prompt} for prompt in self.threads[thread_id][-1:]]
+        )
         return self._run(body, thread_id, thread_is_new=False)
 
     async def _submit(self, request: Request) -> Response:
@@ -196,7 +198,7 @@ class ScriptedEndpoint:
         return JSONResponse({"id": run_id, "object": "thread.run", "status": status})
 
     def _refusal(self, thread_id: str) -> Response | None:
-        """Why nothing can be added to the thread now, as the API says it."""
+        """Return the API's error if the thread accepts no messages now, else None."""
         if thread_id not in self.threads:
             return _no_thread(thread_id)
         if (run_id := self.active.get(thread_id)) is None:
@@ -206,7 +208,7 @@ class ScriptedEndpoint:
 
     def _new_thread(self, body: dict[str, Any]) -> str:
         thread_id = f"thread_{len(self.threads) + 1}"
-        self.threads[thread_id] = [said["content"] for said in body.get("messages") or ()]
+        self.threads[thread_id] = [each["content"] for each in body.get("messages") or ()]
         return thread_id
 
     def _run(self, body: dict[str, Any], thread_id: str, *, thread_is_new: bool) -> Response:
@@ -225,7 +227,7 @@ class ScriptedEndpoint:
         run_id: str = "",
         **more: Any,
     ) -> Frames:
-        self.asked.append(Asked(kind, body, len(self.asked), thread_id, run_id, **more))
+        self.asked.append(StreamRequest(kind, body, len(self.asked), thread_id, run_id, **more))
         return self.answer(self.asked[-1])
 
     def _stream(self, frames: Frames, *, done: bool = False) -> Response:
@@ -260,7 +262,7 @@ _RUN_IS_OVER = {
 
 
 def sse(event: dict[str, Any]) -> bytes:
-    """One event on the wire: of the Responses API, or `{"event", "data"}`."""
+    """Return the bytes of an event: of the Responses API, or `{"event", "data"}`."""
     name = event.get("event") or event["type"]
     data = event["data"] if "event" in event else event
     return f"event: {name}\ndata: {json.dumps(data)}\n\n".encode()

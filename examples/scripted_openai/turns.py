@@ -1,4 +1,4 @@
-"""Writes what a model might stream, in the vendor's documented events, for the scripted endpoint."""
+"""Builds streams of the vendor's documented events, for the scripted endpoint."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from typing import Any
 
 
 def words(text: str) -> list[str]:
-    """*text* cut as a model's tokens might be."""
+    """Cut *text* into words, as a model's tokens might be."""
     return re.findall(r"\s*\S+\s*$|\s*\S+", text)
 
 
 def as_text(args: Any) -> str:
-    """Arguments as a model writes them."""
+    """Return tool arguments as the text that a model streams."""
     return args if isinstance(args, str) else json.dumps(args)
 
 
 class ResponseTurn:
-    """The events of one response of the Responses API, numbered from 0, as they are added."""
+    """Builder for the events of one response of the Responses API, numbered from 0."""
 
     def __init__(self, response_id: str = "resp_1", *, queued: bool = False) -> None:
         self.id = response_id
@@ -52,7 +52,7 @@ class ResponseTurn:
         return self
 
     def item(self, item: dict[str, Any], **begun: Any) -> tuple[int, str]:
-        """Begin an item whose final form is *item*; *begun* is what differs at first."""
+        """Start an item whose final form is *item*; *begun* overrides fields of its first event."""
         index = len(self.output)
         self.output.append(item)
         self.add("response.output_item.added", output_index=index, item={**item, **begun})
@@ -111,7 +111,7 @@ class ResponseTurn:
         return self.item_done(index)
 
     def calls(self, *calls: tuple[str, str, Any]) -> ResponseTurn:
-        """Function calls (id, name, arguments), their argument deltas interleaved."""
+        """Add function calls (id, name, arguments) with interleaved argument deltas."""
         places = []
         for call_id, name, given in calls:
             args = as_text(given)
@@ -152,7 +152,7 @@ class ResponseTurn:
 
 
 class RunTurn:
-    """The events of one stream of a run of the Assistants API."""
+    """Builder for the events of one stream of a run of the Assistants API."""
 
     def __init__(self, thread_id: str, run_id: str, *, new_thread: bool = False) -> None:
         self.thread_id = thread_id
@@ -212,7 +212,7 @@ class RunTurn:
         return self.message_event("completed", message_id, content)
 
     def calls(self, step_id: str, *calls: tuple[str, str, Any]) -> list[dict[str, Any]]:
-        """Function calls (id, name, arguments), then the run waits for their outputs."""
+        """Add function calls (id, name, arguments); the run then waits for their outputs."""
         whole = []
         self.step("created", step_id, {"type": "tool_calls", "tool_calls": []})
         for index, (call_id, name, given) in enumerate(calls):
@@ -230,7 +230,7 @@ class RunTurn:
         return self.events
 
     def answered(self, step_id: str, *calls: tuple[str, str, Any, str]) -> RunTurn:
-        """The step whose outputs (id, name, arguments, output) were submitted is complete."""
+        """Complete the step whose outputs (id, name, arguments, output) were submitted."""
         whole = []
         for call_id, name, given, output in calls:
             args = as_text(given)

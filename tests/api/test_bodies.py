@@ -72,7 +72,7 @@ async def test_a_body_that_does_not_arrive_is_not_waited_for(monkeypatch):
 )
 async def test_what_is_no_json_is_told(body):
     request, _ = sending(body)
-    with pytest.raises(BadParameter, match="no JSON") as error:
+    with pytest.raises(BadParameter, match="not JSON") as error:
         await bodies.read_json(request, 10_000)
     assert error.value.parameter == "body"
 

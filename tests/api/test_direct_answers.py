@@ -1,4 +1,4 @@
-"""Coroutines begun by hand: done at once, or awaited to their end; and whose sends may be."""
+"""Coroutines step by hand: done at once, or awaited to their end; and whose sends may be."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from starlette.middleware.base import BaseHTTPMiddleware
 from api.serving import served_beside
 from api.sse import streamed
 from localably import LocalAbly
-from rehydrate.api.direct_answers import begun, direct, offer_direct
+from rehydrate.api.direct_answers import direct, offer_direct, step
 from rehydrate.history import History
 from telling import publisher_to, settings_for
 
@@ -47,17 +47,17 @@ async def broken():
 
 
 def test_what_waits_for_nothing_is_done():
-    assert begun(quick()) is None
+    assert step(quick()) is None
 
 
 def test_what_it_raises_is_raised():
     with pytest.raises(OSError, match="gone"):
-        begun(broken())
+        step(broken())
 
 
 async def test_what_has_to_wait_is_awaited_to_its_end():
     slow = Slow()
-    unfinished = begun(slow())
+    unfinished = step(slow())
     assert slow.seen == ["first"]
     task = asyncio.ensure_future(_awaited(unfinished))
     for _ in range(2):
@@ -69,7 +69,7 @@ async def test_what_has_to_wait_is_awaited_to_its_end():
 
 async def test_what_it_waits_for_may_be_there_before_it_is_awaited():
     slow = Slow()
-    unfinished = begun(slow())
+    unfinished = step(slow())
     slow.gate.set()
     task = asyncio.ensure_future(_awaited(unfinished))
     await asyncio.sleep(0.01)
@@ -80,7 +80,7 @@ async def test_what_it_waits_for_may_be_there_before_it_is_awaited():
 
 async def test_a_cancellation_reaches_it():
     slow = Slow()
-    task = asyncio.ensure_future(_awaited(begun(slow())))
+    task = asyncio.ensure_future(_awaited(step(slow())))
     await asyncio.sleep(0)
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -90,7 +90,7 @@ async def test_a_cancellation_reaches_it():
 
 async def test_what_nobody_awaits_is_left():
     slow = Slow()
-    begun(slow()).close()
+    step(slow()).close()
     assert slow.seen == ["first", "end"]
 
 

@@ -9,7 +9,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
 from rehydrate import errors
-from rehydrate.api.problems import TooMany, problem_of
+from rehydrate.api.problems import MissingCredentials, TooMany, problem_of
 
 
 def told(error):
@@ -48,7 +48,7 @@ def test_each_error_of_ours_is_told_as_what_it_is(error, status, code):
 
 
 def test_a_refused_bearer_is_told_as_rfc_6750_has_it():
-    missing, _ = told(errors.Unauthorized("show a token or a key"))
+    missing, _ = told(MissingCredentials("missing credentials"))
     assert missing.headers["www-authenticate"] == 'Bearer realm="rehydrate"'
     expired, _ = told(errors.Unauthorized("the token has expired"))
     assert expired.headers["www-authenticate"].endswith('error="invalid_token"')

@@ -45,7 +45,7 @@ def snapshot(*bodies):
 def chunks(*told):
     """The chunks of *told*, but for the first, which begins the message."""
     made = Chunks("r")
-    said = [chunk for each in told for chunk in made.take(each)]
+    said = [chunk for each in told for chunk in made.convert(each)]
     assert said[0]["type"] == "start"
     return said[1:]
 

@@ -9,23 +9,23 @@ from concurrent.futures import ThreadPoolExecutor
 import httpx
 import pytest
 
-from rehydrate.demo.services import _channel, _kept_secret, embedded
+from rehydrate.demo.services import _channel, _stored_key, embedded
 from rehydrate.errors import NotConfigured
 from rehydrate.settings import load_settings
 
 
 def test_a_key_is_made_once_for_a_folder_by_however_many_ask(tmp_path):
     with ThreadPoolExecutor(16) as pool:
-        made = list(pool.map(_kept_secret, [tmp_path / "key"] * 64))
+        made = list(pool.map(_stored_key, [tmp_path / "key"] * 64))
     assert len(set(made)) == 1
     assert made[0].startswith("local.demo:")
     assert [each.name for each in tmp_path.iterdir()] == ["key"]
     assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
-    assert _kept_secret(tmp_path / "key") == made[0]
+    assert _stored_key(tmp_path / "key") == made[0]
 
 
 def test_another_folder_has_another_key(tmp_path):
-    assert _kept_secret(tmp_path / "one") != _kept_secret(tmp_path / "two")
+    assert _stored_key(tmp_path / "one") != _stored_key(tmp_path / "two")
 
 
 async def test_what_is_configured_is_not_started(configured, tmp_path):

@@ -13,7 +13,7 @@ import pytest
 from chat_backend.tools import get_time, get_weather
 from providers.conftest import eventually
 from scripted_openai.endpoint import Stall
-from scripted_openai.model import as_said, says
+from scripted_openai.model import answer_text, output_text
 from scripted_openai.turns import ResponseTurn
 
 both = pytest.mark.parametrize(
@@ -61,8 +61,8 @@ async def test_a_question_is_answered_with_both_tools(chat, api):
     ]
     assert calls[0]["result"] == await get_weather("Lisbon")
     assert calls[1]["result"].endswith((await get_time("Lisbon"))[-len(" in Lisbon") :])
-    outputs = tuple(as_said(call["result"]) for call in calls)
-    assert answer["text"] == says(question, outputs)
+    outputs = tuple(output_text(call["result"]) for call in calls)
+    assert answer["text"] == answer_text(question, outputs)
     assert [message["role"] for message in shown["messages"]] == ["user", "assistant"]
     assert shown["messages"][0]["text"] == question
 

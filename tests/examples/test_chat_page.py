@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 import pytest
 
 from chat_backend.app import ABLY_JS
-from scripted_openai.model import as_said, says
+from scripted_openai.model import answer_text, output_text
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUESTIONS = ("What is the weather in Lisbon?", "Why do streams break?", "What is a seam?")
@@ -50,7 +50,7 @@ async def opened(visitor, url, problems):
 
 
 async def told(visitor, url, page):
-    """What the backend says of the conversation: role, status and text by id, and results."""
+    """Return role, status and text of each message by id, and the results of its tool calls."""
     conversation = await page.evaluate("fetch('/me').then((me) => me.json())")
     answer = await visitor.request.get(
         f"{url}/history/v1/conversations/{conversation['owner']}-main"
@@ -58,12 +58,14 @@ async def told(visitor, url, page):
     messages = (await answer.json())["messages"]
     shown = {m["id"]: [m["role"], m["status"], m["text"]] for m in messages}
     outputs = {
-        m["prompt_id"]: tuple(as_said(p["result"]) for p in m["parts"] if p["type"] == "tool_call")
+        m["prompt_id"]: tuple(
+            output_text(p["result"]) for p in m["parts"] if p["type"] == "tool_call"
+        )
         for m in messages
     }
     prompts = {m["id"]: m["text"] for m in messages if m["role"] == "user"}
     true = {
-        m["id"]: says(prompts[m["prompt_id"]], outputs[m["prompt_id"]])
+        m["id"]: answer_text(prompts[m["prompt_id"]], outputs[m["prompt_id"]])
         for m in messages
         if m["role"] == "assistant"
     }

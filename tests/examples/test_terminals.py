@@ -12,7 +12,7 @@ import pytest
 from demo.command_line import environment, settings_on
 from localably import LocalAbly
 from providers.conftest import scripted
-from scripted_openai.model import answer, says
+from scripted_openai.model import answer, answer_text
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUESTIONS = ("Why do streams break?", "What is a seam?", "Who reads this?")
@@ -38,7 +38,7 @@ async def program(name, *argv, **settings):
 
 
 async def until(process, holds):
-    """Read what *process* says until *holds* of all of it; return it."""
+    """Read the output of *process* until *holds* is true of it; return it."""
     said = ""
     async with asyncio.timeout(60):
         while not holds(said):
@@ -62,7 +62,7 @@ async def test_subscribers_piece_together_what_several_publishers_say_at_once(da
             for _ in range(2)
         ]
         for each in subscribers:
-            await until(each, lambda said: "0 messages until now" in said)
+            await until(each, lambda said: "0 messages so far" in said)
         publishers = [
             await running.enter_async_context(program("publisher.py", question, **settings))
             for question in QUESTIONS
@@ -70,11 +70,11 @@ async def test_subscribers_piece_together_what_several_publishers_say_at_once(da
         for each in publishers:
             await until(each, lambda said: said.endswith(" completed\n"))
         for each in subscribers:
-            said = await until(each, lambda said: all(says(q) in said for q in QUESTIONS))
+            said = await until(each, lambda said: all(answer_text(q) in said for q in QUESTIONS))
             assert said.count(" completed\n") == 3
             assert all(f"? {question}\n" in said for question in QUESTIONS)
         late = await running.enter_async_context(program("subscriber.py", **settings))
-        await until(late, lambda said: "6 messages until now" in said)
+        await until(late, lambda said: "6 messages so far" in said)
 
 
 @pytest.mark.slow

@@ -38,7 +38,7 @@ async def test_a_stream_that_was_cut_goes_on_without_a_hole(distant, site, cable
         await expect(message.locator(".text")).to_have_text("before", timeout=PATIENCE_MS)
         await cable.pull_out()
         state = page.locator(".connection")
-        await expect(state).to_contain_text("again in", timeout=PATIENCE_MS)
+        await expect(state).to_contain_text("retry in", timeout=PATIENCE_MS)
         await distant.shot("lost")
         for n in range(20):
             text += f"{n} "

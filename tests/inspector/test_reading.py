@@ -35,7 +35,7 @@ async def test_the_wrong_key_is_refused_and_the_right_one_let_in(visit):
     await page.goto(visit.url + "/ui")
     await visit.sees(page.get_by_role("heading", name="Inspector"))
     await visit.shot("sign-in")
-    for key, told in (("nobody's", "not known here"), (SERVICE_KEY, "not an admin’s")):
+    for key, told in (("nobody's", "Unknown key"), (SERVICE_KEY, "not an admin key")):
         await page.get_by_label("Admin key").fill(key)
         await page.get_by_role("button", name="Sign in").click()
         await expect(page.get_by_role("alert")).to_contain_text(told, timeout=PATIENCE_MS)
@@ -55,7 +55,7 @@ async def test_a_key_that_is_not_taken_any_more_asks_for_another(visit, site):
     await visit.page.evaluate("sessionStorage.setItem('rehydrate.key', 'revoked')")
     await visit.page.reload()
     alert = visit.page.get_by_role("alert")
-    await expect(alert).to_contain_text("not taken any more", timeout=PATIENCE_MS)
+    await expect(alert).to_contain_text("no longer accepted", timeout=PATIENCE_MS)
     await visit.page.get_by_label("Admin key").fill(ADMIN_KEY)
     await visit.page.get_by_role("button", name="Sign in").click()
     await visit.sees(visit.page.get_by_role("navigation"))
@@ -81,7 +81,7 @@ async def test_conversations_are_found_opened_and_left_with_the_keyboard(visit, 
     await visit.sees(visit.page.get_by_role("heading", name="find-41"))
     await visit.reads(visit.message("p").locator(".text"), "What about number 41?")
     await visit.page.get_by_role("searchbox").fill("nothing like it")
-    await visit.sees(visit.page.get_by_text("Nothing begins with that"))
+    await visit.sees(visit.page.get_by_text("No matches"))
     await visit.shot("not-found")
 
 
@@ -133,7 +133,7 @@ async def test_three_streams_are_watched_to_their_ends_and_refreshed_meanwhile(v
         message = visit.message(response_id)
         await expect(message.locator(".tag").first).to_have_text("Completed", timeout=PATIENCE_MS)
         assert await message.locator(".text").evaluate("e => e.textContent") == text
-    await expect(timeline).to_contain_text("its end was told", timeout=PATIENCE_MS)
+    await expect(timeline).to_contain_text("the stop was published", timeout=PATIENCE_MS)
     # every character came from somewhere, and the last words were heard here
     sources = timeline.locator(".legend .num")
     whole = str(len(texts["r-2"]))
@@ -170,7 +170,7 @@ async def test_parts_are_folded_away_and_gaps_are_where_they_are(visit, site):
     await visit.sees(message.get_by_text("They want the weather"))
     await message.get_by_text("Tool call").click()
     await visit.sees(message.get_by_text('"sky": "clear"'))
-    gap = message.get_by_role("img", name="3 events never arrived: seq 5 to 7")
+    gap = message.get_by_role("img", name="3 events missing: seq 5 to 7")
     await visit.sees(gap)
     text = await message.locator(".part").last.locator(".text").evaluate("e => e.textContent")
     assert text == "Clear 🌤 5–7 missingand warm, they say."
@@ -206,7 +206,7 @@ async def test_a_long_conversation_opens_at_its_end_and_goes_on_backwards(visit,
 
 async def test_health_shows_what_answers(visit, site):
     await visit.sign_in(at="/ui#/health")
-    await visit.sees(visit.page.get_by_role("heading", name="Everything answers"))
+    await visit.sees(visit.page.get_by_role("heading", name="All systems operational"))
     for name in ("Database", "Channel", "Recorder"):
         await visit.sees(visit.page.get_by_role("heading", name=name))
     await visit.shot("health")

@@ -60,7 +60,7 @@ async def test_a_response_is_replayed_at_four_times_its_pace(visit, site, dialog
     await visit.sees(dialog.get_by_text("Done"))
     await visit.shot("replay-done")
     await dialog.get_by_role("button", name="Close").click()
-    await expect(replayed).to_contain_text("Sent again from r", timeout=PATIENCE_MS)
+    await expect(replayed).to_contain_text("Replay of r", timeout=PATIENCE_MS)
     assert await replayed.locator(".text").evaluate("e => e.textContent") == TEXT
     await visit.shot("replayed")
 
@@ -100,7 +100,7 @@ async def test_a_refused_token_leaves_a_gap_until_its_publisher_repairs_it(visit
     visit.allowed = ("409",)
     channel = await site.history.channel_of("lossy")
     await visit.sign_in(at="/ui#/c/lossy")
-    await visit.sees(visit.page.get_by_text("Nothing was said here yet"))
+    await visit.sees(visit.page.get_by_text("No messages yet"))
 
     async def say(name, data, seq):
         extras = {"headers": {"responseId": "r", "seq": seq}}
@@ -117,7 +117,7 @@ async def test_a_refused_token_leaves_a_gap_until_its_publisher_repairs_it(visit
     finally:
         site.server.faults.clear()
     message = visit.message("r")
-    gap = message.get_by_role("img", name="1 event never arrived: seq 3")
+    gap = message.get_by_role("img", name="1 event missing: seq 3")
     await visit.sees(gap)
     assert await message.locator(".text").evaluate("e => e.textContent") == "one two 3 missingfour"
     await visit.shot("gap")

@@ -20,7 +20,7 @@ async (cases) => {
   return cases.map(({ first, events }) => {
     const view = new View();
     view.snapshot({ messages: first ? [first] : [], reasons: [], older: null, channel: 'c' });
-    for (const [kind, said] of events) view.take(kind, said);
+    for (const [kind, data] of events) view.apply(kind, data);
     const { parts, status, gaps } = view.messages.get('r');
     return { parts, status, gaps };
   });
@@ -29,14 +29,14 @@ async (cases) => {
 _PARSE = """
 async ([text, cuts]) => {
   const { Parser } = await import('/ui/of-a-test/events.js');
-  const heard = [];
-  const parser = new Parser((event) => event.data !== null && heard.push([event.kind, event.id, event.data]));
+  const received = [];
+  const parser = new Parser((event) => event.data !== null && received.push([event.kind, event.id, event.data]));
   let from = 0;
   for (const cut of [...cuts, text.length]) {
-    parser.take(text.slice(from, cut));
+    parser.feed(text.slice(from, cut));
     from = cut;
   }
-  return heard;
+  return received;
 }
 """
 

@@ -1,8 +1,8 @@
-// Follow a conversation with stock ably-js and the README's client: attach, ask, drop the overlap.
+// Follow a conversation with stock ably-js and the client of the README: attach, hydrate, drop the overlap.
 
 import { join } from '/client.js';
 
-export async function follow(conversation, options, show, tell) {
+export async function follow(conversation, options, show, setState) {
   await load_script('/ably.js');
   const token = () => get(`/chat/${conversation}/ably-token`);
   const { channel: name } = await token();
@@ -10,9 +10,9 @@ export async function follow(conversation, options, show, tell) {
     ...options,
     authCallback: (_, done) => token().then((made) => done(null, made.token), (error) => done(String(error), null)),
   });
-  realtime.connection.on((change) => tell(change.current === 'connected' ? 'live' : 'lost'));
+  realtime.connection.on((change) => setState(change.current === 'connected' ? 'live' : 'lost'));
   const channel = realtime.channels.get(name);
-  const calls = new Map();                            // the client keeps texts; the calls of tools we keep
+  const calls = new Map();                            // live tool calls, by response
   let view = new Map();
   const render = (next = view) => {
     view = next;

@@ -1,4 +1,4 @@
-// The page: what is asked goes to the backend, what is said comes by SSE or by Ably; nothing is kept here.
+// The page: prompts go to the backend, messages arrive over SSE or Ably; the page stores nothing.
 
 import * as ably from './ably.js';
 import * as sse from './sse.js';
@@ -20,7 +20,7 @@ if (!location.hash) location.replace('#main');
 const conversation = `${me.owner}-${location.hash.slice(1).replace(/[^a-z0-9]/g, '').slice(0, 32) || 'main'}`;
 window.addEventListener('hashchange', () => location.reload());
 
-// -- what is said ------------------------------------------------------------------------------------
+// -- messages ----------------------------------------------------------------------------------------
 
 const articles = new Map();
 let shown = [], drawing = false;
@@ -73,7 +73,7 @@ function update(article, message) {
   for (const [at, part] of parts.filter((each) => each.type === 'tool_call').entries()) {
     const line = calls.children[at] ?? calls.appendChild(made('li'));
     line.dataset.status = part.status;
-    set(line, told(part));
+    set(line, describe(part));
   }
   const why = message.error ? `: ${typeof message.error === 'string' ? message.error : JSON.stringify(message.error)}` : '';
   set(article.querySelector('.status'), message.status.replace('_', ' ') + why);
@@ -84,13 +84,13 @@ function set(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }
 
-function told({ name, args, result, status }) {
-  const asked = typeof args === 'string' ? args : JSON.stringify(args);
+function describe({ name, args, result, status }) {
+  const given = typeof args === 'string' ? args : JSON.stringify(args);
   const answer = result == null ? '…' : typeof result === 'string' ? result : JSON.stringify(result);
-  return `${name} ${asked} ${status === 'failed' ? '✗' : '→'} ${answer}`;
+  return `${name} ${given} ${status === 'failed' ? '✗' : '→'} ${answer}`;
 }
 
-// -- what is asked -----------------------------------------------------------------------------------
+// -- prompts -----------------------------------------------------------------------------------------
 
 async function ask(text) {
   try {
@@ -98,7 +98,7 @@ async function ask(text) {
     problem('');
     return true;
   } catch (error) {
-    problem(`That was not asked: ${error.message}`);
+    problem(`Could not send the prompt: ${error.message}`);
     return false;
   }
 }
@@ -109,7 +109,7 @@ async function halt(response, button) {
     await post(`/chat/${conversation}/responses/${response}/stop`);
   } catch (error) {
     button.disabled = false;
-    problem(`It was not stopped: ${error.message}`);
+    problem(`Could not stop the response: ${error.message}`);
   }
 }
 
@@ -138,7 +138,7 @@ $('ideas').append(
 
 async function get(url) {
   const response = await fetch(url);
-  if (!response.ok) throw new Error(`the backend answered ${response.status}`);
+  if (!response.ok) throw new Error(`the backend answered with status ${response.status}`);
   return response.json();
 }
 
@@ -146,13 +146,13 @@ async function post(url, body = {}) {
   const headers = { 'Content-Type': 'application/json' };
   const response = await fetch(url, { method: 'POST', headers, body: JSON.stringify(body) });
   if (response.ok) return;
-  const told = await response.json().catch(() => ({}));
-  throw new Error(typeof told.detail === 'string' ? told.detail : `the backend answered ${response.status}`);
+  const body = await response.json().catch(() => ({}));
+  throw new Error(typeof body.detail === 'string' ? body.detail : `the backend answered with status ${response.status}`);
 }
 
-// -- how it comes ------------------------------------------------------------------------------------
+// -- transport ---------------------------------------------------------------------------------------
 
-function tell(state) {
+function setState(state) {
   $('state').dataset.state = state;
   $('state').textContent = { live: 'live', lost: 'reconnecting …', connecting: 'connecting …' }[state];
 }
@@ -161,11 +161,11 @@ let closing = Promise.resolve();
 let following = null;
 
 async function start(transport) {
-  tell('connecting');
+  setState('connecting');
   await closing;
   following = transport === 'ably'
-    ? await ably.follow(conversation, me.ably, show, tell)
-    : sse.follow(`/history/v1/conversations/${conversation}/stream?limit=200`, show, tell);
+    ? await ably.follow(conversation, me.ably, show, setState)
+    : sse.follow(`/history/v1/conversations/${conversation}/stream?limit=200`, show, setState);
 }
 
 const choice = document.querySelector('#transport input[value=ably]');

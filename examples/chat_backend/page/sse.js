@@ -1,9 +1,9 @@
-// Follow a conversation over server-sent events: a snapshot, then every event once and in order.
+// Follow a conversation over server-sent events: a snapshot, then every event, once and in order.
 
 const SPOKEN = ['text', 'refusal'];
 const PART = { token: 'text', refusal: 'refusal', reasoning: 'reasoning' };
 
-export function follow(url, show, tell) {
+export function follow(url, show, setState) {
   const messages = new Map();
   let source, retry, tries = 0;
 
@@ -27,7 +27,7 @@ export function follow(url, show, tell) {
 
   const call = (known, id) => known.parts.find((part) => part.tool_call_id === id);
 
-  const heard = {
+  const handlers = {
     snapshot: ({ messages: all }) => {
       messages.clear();
       for (const each of all) messages.set(each.id, { ...each, parts: parts_of(each), gen: each.through.gen });
@@ -45,21 +45,21 @@ export function follow(url, show, tell) {
     ),
     repair: (data) => { message(data).parts = data.parts ?? [{ type: 'text', text: data.text ?? '' }]; },
     stop: (data) => Object.assign(message(data), { status: data.status ?? 'completed', error: data.error }),
-    again: () => {},                                  // a new snapshot is on its way
+    again: () => {},                                  // a new snapshot follows
   };
-  for (const [kind, type] of Object.entries(PART)) heard[kind] = (data) => append(message(data), type, data);
+  for (const [kind, type] of Object.entries(PART)) handlers[kind] = (data) => append(message(data), type, data);
 
   const open = () => {
     source = new EventSource(url);
-    source.onopen = () => { tries = 0; tell('live'); };
-    source.onerror = () => {                          // it tries again by itself, unless it was refused
-      tell('lost');
+    source.onopen = () => { tries = 0; setState('live'); };
+    source.onerror = () => {                          // EventSource reconnects by itself, unless it was refused
+      setState('lost');
       if (source.readyState !== EventSource.CLOSED) return;
       retry = setTimeout(open, Math.min(10_000, 250 * 2 ** tries++) * (0.5 + Math.random()));
     };
-    for (const [kind, take] of Object.entries(heard)) {
+    for (const [kind, handle] of Object.entries(handlers)) {
       source.addEventListener(kind, (event) => {
-        take(JSON.parse(event.data));
+        handle(JSON.parse(event.data));
         show([...messages.values()].map((each) => ({ ...each, text: spoken(each) })));
       });
     }
@@ -72,6 +72,6 @@ function spoken({ parts }) {
   return parts.filter((part) => SPOKEN.includes(part.type)).map((part) => part.text).join('');
 }
 
-function parts_of({ parts, text }) {                  // a prompt's text may be all that there is
+function parts_of({ parts, text }) {                  // a prompt may have a text and no parts
   return parts?.length ? parts : [{ type: 'text', text }];
 }

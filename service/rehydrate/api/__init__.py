@@ -1,1 +1,1 @@
-"""The HTTP room: thin routes over the acts, who may call them, and problem+json."""
+"""The HTTP API: thin routes over the use cases, authentication, and problem+json errors."""

@@ -1,19 +1,20 @@
-"""The routes of admins: start a replay, watch and cancel it, and the audit of all that."""
+"""Admin routes: start, watch and cancel replays; read the audit."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from urllib.parse import quote
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends, Header
+from pydantic import WithJsonSchema
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rehydrate.api import answers, parameters
-from rehydrate.api.auth.admin_guard import AdminGuard
+from rehydrate.api import answers
+from rehydrate.api.auth.admin_guard import AdminGuard, asker_of
 from rehydrate.api.bodies import read_json
 from rehydrate.api.openapi import ADMINS, inlined, problems, secured
-from rehydrate.api.parameters import described
+from rehydrate.api.parameters import ConversationId, Paging, ReplayId, ResponseId
 from rehydrate.api.replay_schemas import (
     AuditsOut,
     DryRunOut,
@@ -27,10 +28,11 @@ from rehydrate.api.replay_schemas import (
 from rehydrate.api.routing import Route
 from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor
+from rehydrate.core.replay.requests import Asker
 
 if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.requests import Asker, AuditEntry, Mode, Replay, ReplayTerms
+    from rehydrate.core.replay.requests import AuditEntry, Mode, Replay, ReplayTerms
     from rehydrate.replay.requests import Asked
 
 BODY_BYTES = 64 * 1024
@@ -39,7 +41,7 @@ _REPLAY = "/v1/admin/replays/{replay_id}"
 
 
 class AdminService(Protocol):
-    """What admins may have done. Each call may raise `StoreUnavailable`."""
+    """The use cases behind the admin routes. Each call may raise `StoreUnavailable`."""
 
     async def replay(
         self,
@@ -60,43 +62,71 @@ class AdminService(Protocol):
     async def replay_dry_run(
         self, conversation_id: str, response_id: str, terms: ReplayTerms, *, asker: Asker
     ) -> Asked:
-        """What `replay` would publish."""
+        """Return the schedule of what `replay` would publish."""
         ...
 
     async def find_replay(self, replay_id: str) -> Replay:
-        """A replay, as it stands."""
+        """Return the current state of a replay."""
         ...
 
     async def cancel_replay(self, replay_id: str, *, asker: Asker) -> Replay:
-        """End a replay; again changes nothing."""
+        """Cancel a replay; idempotent."""
         ...
 
     async def replays(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[Replay], Cursor | None]:
-        """Replays, the newest first, and the cursor of the next page."""
+        """Return replays, newest first, and the cursor of the next page."""
         ...
 
     async def audit(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[AuditEntry], Cursor | None]:
-        """What admins did, the newest first, and the cursor of the next page."""
+        """Return audit entries, newest first, and the cursor of the next page."""
         ...
 
     async def note(self, entry: AuditEntry) -> None:
-        """Keep *entry* in the audit."""
+        """Append *entry* to the audit."""
         ...
 
 
-def admin_router(service: AdminService, gate: AdminGuard) -> APIRouter:
-    """The routes under ``/v1/admin`` for replays and the audit.
+CurrentAdmin = Annotated[Asker, Depends(asker_of)]
+
+IdempotencyKey = Annotated[
+    str | None,
+    Header(
+        alias="Idempotency-Key",
+        description="A repeated request with the same key returns the replay that the first one "
+        "started.",
+    ),
+    WithJsonSchema({"type": "string", "minLength": 1, "maxLength": 256}),
+]
+
+
+async def _replay_in(request: Request) -> ReplayIn:
+    """Read and validate the body; an empty body is the same as ``{}``."""
+    empty = request.headers.get("content-length", "0") == "0"
+    if empty and "transfer-encoding" not in request.headers:
+        return replay_asked({})
+    return replay_asked(await read_json(request, BODY_BYTES))
+
+
+ReplayBody = Annotated[ReplayIn, Depends(_replay_in)]
+
+
+def admin_router(service: AdminService, guard: AdminGuard) -> APIRouter:
+    """Return the routes under ``/v1/admin`` for replays and the audit.
 
     Args:
-        service: what does it.
-        gate: who may.
+        service: the use cases behind the routes.
+        guard: admits admins and refuses everybody else.
     """
-    routes = _Admin(service, gate)
-    made = APIRouter(route_class=Route, tags=["admin"])
+
+    async def admit(request: Request) -> None:
+        await guard(request)
+
+    routes = _Admin(service)
+    made = APIRouter(route_class=Route, tags=["admin"], dependencies=[Depends(admit)])
     _add_start(made, routes)
     _add_watching(made, routes)
     return made
@@ -110,9 +140,9 @@ def _add_start(made: APIRouter, routes: _Admin) -> None:
         status_code=202,
         response_class=Response,
         summary="Replay a response",
-        description="Publishes a stored response again: as a stream of its own at its original "
-        "pace or another, or as the repair of what readers see. It is queued, and some process "
-        "runs it. A dry run answers 200 with the schedule.",
+        description="Publishes a stored response again: as a new stream at the original or another "
+        "pace, or as a repair that overwrites what live readers show. The replay is queued, and one "
+        "of the service's processes runs it. A dry run returns 200 and the schedule.",
         responses={
             200: {"model": DryRunOut, "content": {answers.JSON: {}}},
             202: {
@@ -124,10 +154,6 @@ def _add_start(made: APIRouter, routes: _Admin) -> None:
         },
         openapi_extra={
             **secured(ADMINS),
-            "parameters": [
-                *described("conversation_id", "response_id")["parameters"],
-                _IDEMPOTENCY_KEY,
-            ],
             "requestBody": {
                 "required": False,
                 "content": {
@@ -142,28 +168,15 @@ def _add_start(made: APIRouter, routes: _Admin) -> None:
 
 
 _CANCELLING = (
-    "Its stream ends on the channel, as cancelled; again changes nothing. The answer waits 2 s for "
-    "that, and may say that the replay still runs."
+    "Ends its stream on the channel as cancelled. Idempotent. The call waits up to 2 s for the end; "
+    "the returned state may still be running."
 )
-
-_IDEMPOTENCY_KEY = {
-    "name": "Idempotency-Key",
-    "in": "header",
-    "required": False,
-    "description": "The same key with the same request gives the replay that it began.",
-    "schema": {"type": "string", "minLength": 1, "maxLength": 256},
-}
 
 
 def _add_watching(made: APIRouter, routes: _Admin) -> None:
-    for method, endpoint, summary, says in (
-        ("GET", routes.find, "A replay, as it stands", "How far it is, and how it ended."),
-        (
-            "DELETE",
-            routes.cancel,
-            "Cancel a replay",
-            _CANCELLING,
-        ),
+    for method, endpoint, summary, text in (
+        ("GET", routes.find, "Get a replay", "Its progress, and how it ended."),
+        ("DELETE", routes.cancel, "Cancel a replay", _CANCELLING),
     ):
         made.add_api_route(
             _REPLAY,
@@ -171,91 +184,78 @@ def _add_watching(made: APIRouter, routes: _Admin) -> None:
             methods=[method],
             response_class=Response,
             summary=summary,
-            description=says,
+            description=text,
             responses={
                 200: {"model": ReplayOut, "content": {answers.JSON: {}}},
                 **problems(401, 403, 404, 422, 500, 503),
             },
-            openapi_extra={**secured(ADMINS), **described("replay_id")},
+            openapi_extra=secured(ADMINS),
         )
     for path, listing, model, summary in (
         ("/v1/admin/replays", routes.list, ReplaysOut, "List replays"),
-        ("/v1/admin/audit", routes.audit, AuditsOut, "List what admins did"),
+        ("/v1/admin/audit", routes.audit, AuditsOut, "List admin actions"),
     ):
         made.add_api_route(
             path,
             listing,
             response_class=Response,
             summary=summary,
-            description="The newest first.",
+            description="Newest first, in pages.",
             responses={
                 200: {"model": model, "content": {answers.JSON: {}}},
                 **problems(401, 403, 422, 500, 503),
             },
-            openapi_extra={**secured(ADMINS), **described("limit", "before")},
+            openapi_extra=secured(ADMINS),
         )
 
 
 class _Admin:
-    """The endpoints, with what they share."""
+    """The endpoints and their shared state."""
 
-    def __init__(self, service: AdminService, gate: AdminGuard) -> None:
+    def __init__(self, service: AdminService) -> None:
         self._service = service
-        self._gate = gate
 
-    async def start(self, request: Request) -> Response:
-        asker = await self._gate(request)
-        where = (parameters.conversation_id(request), parameters.response_id(request))
-        given = replay_asked(await _body(request))
-        terms = given.terms()
+    async def start(
+        self,
+        request: Request,
+        *,
+        conversation_id: ConversationId,
+        response_id: ResponseId,
+        asker: CurrentAdmin,
+        given: ReplayBody,
+        idempotency_key: IdempotencyKey = None,
+    ) -> Response:
+        where, terms = (conversation_id, response_id), given.terms()
         if given.dry_run:
             asked = await self._service.replay_dry_run(*where, terms, asker=asker)
             return answers.live(dump(dry_run_body(asked)))
         replay = await self._service.replay(
-            *where,
-            **terms._asdict(),
-            asker=asker,
-            idempotency_key=request.headers.get("idempotency-key"),
+            *where, **terms._asdict(), asker=asker, idempotency_key=idempotency_key
         )
         answer = answers.live(dump(replay.body()), status=202)
         answer.headers["Location"] = _location(request, replay.id)
         return answer
 
-    async def find(self, request: Request) -> Response:
-        await self._gate(request)
-        return _told(await self._service.find_replay(parameters.replay_id(request)))
+    async def find(self, replay_id: ReplayId) -> Response:
+        return _replay_answer(await self._service.find_replay(replay_id))
 
-    async def cancel(self, request: Request) -> Response:
-        asker = await self._gate(request)
-        replay_id = parameters.replay_id(request)
-        return _told(await self._service.cancel_replay(replay_id, asker=asker))
+    async def cancel(self, replay_id: ReplayId, asker: CurrentAdmin) -> Response:
+        return _replay_answer(await self._service.cancel_replay(replay_id, asker=asker))
 
-    async def list(self, request: Request) -> Response:
-        await self._gate(request)
-        limit, before = parameters.limit(request), parameters.before(request)
-        found, older = await self._service.replays(limit=limit, before=before)
-        return _page("replays", [each.body() for each in found], older)
+    async def list(self, page: Paging) -> Response:
+        found, older = await self._service.replays(limit=page.limit, before=page.before)
+        return _page_answer("replays", [each.body() for each in found], older)
 
-    async def audit(self, request: Request) -> Response:
-        await self._gate(request)
-        limit, before = parameters.limit(request), parameters.before(request)
-        found, older = await self._service.audit(limit=limit, before=before)
-        return _page("audit", [audit_body(each) for each in found], older)
+    async def audit(self, page: Paging) -> Response:
+        found, older = await self._service.audit(limit=page.limit, before=page.before)
+        return _page_answer("audit", [audit_body(each) for each in found], older)
 
 
-async def _body(request: Request) -> Any:
-    """The parsed body; nothing is the same as ``{}``."""
-    empty = request.headers.get("content-length", "0") == "0"
-    if empty and "transfer-encoding" not in request.headers:
-        return {}
-    return await read_json(request, BODY_BYTES)
-
-
-def _told(replay: Replay) -> Response:
+def _replay_answer(replay: Replay) -> Response:
     return answers.live(dump(replay.body()))
 
 
-def _page(name: str, found: list[dict[str, Any]], older: Cursor | None) -> Response:
+def _page_answer(name: str, found: list[dict[str, Any]], older: Cursor | None) -> Response:
     return answers.live(dump({name: found, "older": older and encode_cursor(older)}))
 
 

@@ -1,4 +1,4 @@
-"""Answers: bytes that are JSON already, and what others may keep of them."""
+"""JSON responses and their cache headers."""
 
 from __future__ import annotations
 
@@ -15,24 +15,24 @@ _LIVE = {"Cache-Control": "no-store", "Vary": "Authorization"}
 
 
 def live(body: bytes, status: int = 200) -> Response:
-    """*body*, which is true only now."""
+    """Return a response that must not be cached."""
     return Response(body, status, _LIVE, JSON)
 
 
 def settled(request: Request, body: bytes) -> Response:
-    """*body*, which will hardly change: it may be kept by its reader, and asked about by ETag.
+    """Return a response that clients may cache and revalidate by ETag; 304 if it still matches.
 
-    A repair, or a filled gap, changes the text and so the tag.
+    A repair or a filled gap changes the body, and with it the ETag.
     """
     etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
     headers = {"Cache-Control": "private, no-cache", "Vary": "Authorization", "ETag": etag}
-    if _has(request.headers.get("if-none-match"), etag):
+    if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     return Response(body, 200, headers, JSON)
 
 
-def _has(if_none_match: str | None, etag: str) -> bool:
-    """Whether the header names *etag*, by the weak comparison that RFC 9110 has for it."""
+def _matches(if_none_match: str | None, etag: str) -> bool:
+    """Return whether the header lists *etag*, by weak comparison (RFC 9110, 13.1.2)."""
     if if_none_match is None:
         return False
     named = [each.strip().removeprefix("W/") for each in if_none_match.split(",")]

@@ -1,4 +1,4 @@
-"""The service as an app of its own: the conversations' routes, health, counters, OpenAPI."""
+"""The service as a FastAPI application: routes, health, metrics, OpenAPI document."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ from rehydrate.api.direct_answers import offer_direct
 from rehydrate.api.inspection import Inspector, inspection_router
 from rehydrate.api.metrics import CONTENT_TYPE, Metrics
 from rehydrate.api.middleware import AccessLogMiddleware, query_token
-from rehydrate.api.openapi import SECURITY_SCHEMES, problems
+from rehydrate.api.openapi import SECURITY_SCHEMES, drop_annotations, problems
 from rehydrate.api.problems import problem_of
 from rehydrate.api.routing import Route, request_id
 from rehydrate.api.schemas import Readiness
@@ -55,31 +55,31 @@ def create_app(
     inspector: Inspector | None = None,
     admin: AdminService | None = None,
 ) -> FastAPI:
-    """The app; its lifespan opens and closes *service* and *access*.
+    """Return the application; its lifespan opens and closes *service* and *access*.
 
     Args:
-        service: what answers.
-        access: who may do what.
-        cors_origins: pages of which other origins may call it; ``*``: any.
-        metrics: what ``/metrics`` shows; give the same to whoever counts beside the HTTP room.
-        limits: how much is taken on.
-        announcers: whose announcements of messages are taken; without them there is no such route.
-        inspector: what admins may look at; without it they may not, and there is no page for it.
-        admin: what admins may have done; without it there are no admin paths.
+        service: the use cases behind the routes of conversations.
+        access: authorizes requests.
+        cors_origins: origins whose pages may call the API; ``*``: any.
+        metrics: the metrics of ``/metrics``; pass the instance that the use cases count in.
+        limits: limits of size and concurrency.
+        announcers: authenticates webhooks; None: the app has no webhook route.
+        inspector: the use cases of the inspector; None: the app has neither the page nor its routes.
+        admin: the use cases of admins; None: the app has no admin routes for replays and audit.
 
     Raises:
-        NotConfigured: no key is configured: nobody could call it.
+        NotConfigured: no key is configured, so that no request could be authorized.
     """
     if not access.configured:
         raise NotConfigured(
-            "nobody could call this service: set ABLY_API_KEY or REHYDRATE_ABLY_KEYS (readers),"
+            "no keys are configured: set ABLY_API_KEY or REHYDRATE_ABLY_KEYS (readers),"
             " REHYDRATE_SERVICE_KEYS (backends) or REHYDRATE_ADMIN_KEYS (admins)"
         )
     metrics = metrics or Metrics()
     app = _bare(access)
     conversations = router(
         service,
-        authorize=_Readers(service, access),
+        authorize=_ReaderAuthorization(service, access),
         authorize_backend=lambda request: _backend(access, request),
         metrics=metrics,
         limits=limits,
@@ -87,12 +87,12 @@ def create_app(
     app.include_router(conversations)
     if announcers is not None:
         app.include_router(events_router(service, announcers))
-    gate = AdminGuard(access, admin)
+    guard = AdminGuard(access, admin)
     if inspector is not None:
-        app.include_router(inspection_router(inspector, gate))
+        app.include_router(inspection_router(inspector, guard))
         app.include_router(pages_router())
     if admin is not None:
-        app.include_router(admin_router(admin, gate))
+        app.include_router(admin_router(admin, guard))
     _add_operations(app, service, metrics)
     if cors_origins:
         _add_cors(app, cors_origins)
@@ -105,33 +105,34 @@ def _bare(access: Access) -> FastAPI:
         title="rehydrate",
         version=version("rehydrate"),
         summary="History hydration and replay for AI conversations that stream over Ably.",
-        docs_url=None,  # its page loads scripts from elsewhere
+        docs_url=None,  # its page would load scripts from another host
         redoc_url=None,
         redirect_slashes=False,
         lifespan=_lifespan(access),
-        exception_handlers={HTTPException: _tell, RehydrateError: _tell, Exception: _tell},
+        exception_handlers=dict.fromkeys((HTTPException, RehydrateError, Exception), _problem),
     )
     app.router.route_class = Route
     return app
 
 
 class _App(FastAPI):
-    """FastAPI, whose document also says who may call; streams may send past all that it adds."""
+    """FastAPI with security schemes in its document, and direct sending for streams."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         offer_direct(scope, send)
         await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
-        """The OpenAPI document."""
+        """Return the OpenAPI document."""
         if self.openapi_schema is None:
-            components = super().openapi().setdefault("components", {})
-            components["securitySchemes"] = SECURITY_SCHEMES
+            document = super().openapi()
+            document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
+            drop_annotations(document)
         return super().openapi()
 
 
-class _Readers:
-    """Admits readers by what they show, on the channel of the conversation they ask for."""
+class _ReaderAuthorization:
+    """Authorizes a reader by the token of the request, for the conversation's channel."""
 
     def __init__(self, service: Service, access: Access) -> None:
         self._service = service
@@ -187,7 +188,7 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
         healthz,
         response_class=Response,
         tags=["operations"],
-        summary="Whether the process answers",
+        summary="Liveness: the process answers",
         responses={200: health, **problems(500)},
     )
     app.add_api_route(
@@ -195,7 +196,7 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
         readyz,
         response_class=Response,
         tags=["operations"],
-        summary="Whether it can serve: the store answers, and its schema is at head",
+        summary="Readiness: the store answers and its schema is current",
         responses={200: health, **problems(500, 503)},
     )
     app.add_api_route(
@@ -203,12 +204,12 @@ def _add_operations(app: FastAPI, service: Service, metrics: Metrics) -> None:
         show_metrics,
         response_class=Response,
         tags=["operations"],
-        summary="Counters for Prometheus",
+        summary="Prometheus metrics",
         responses={200: {"content": {"text/plain": {"schema": {"type": "string"}}}}},
     )
 
 
-async def _tell(request: Request, error: Exception) -> Response:
-    """What no route has told: unknown paths, wrong methods, faults of the framework's own."""
+async def _problem(request: Request, error: Exception) -> Response:
+    """Handle errors outside the routes: unknown paths, wrong methods, errors of the framework."""
     id_ = request_id(request.scope)
     return problem_of(error, id_).response(id_)

@@ -1,4 +1,8 @@
-"""JSON bodies, read with limits of size and time."""
+"""Read request bodies with limits of size, time and nesting.
+
+FastAPI's own body parameters are not used: it reads the whole body into memory before any
+dependency runs, that is before authorization and without a limit of size or time.
+"""
 
 from __future__ import annotations
 
@@ -14,46 +18,51 @@ if TYPE_CHECKING:
     from starlette.requests import Request
 
 ARRIVAL_S = 30.0
-"""How long a body may take to arrive."""
+"""Seconds that a body may take to arrive."""
 
 DEPTH = 64
-"""How deep JSON may be nested: what is stored must be printed again, by any library."""
+"""Maximum nesting of JSON: every JSON library must be able to serialize the stored value."""
 
 
 async def read_json(request: Request, limit_bytes: int) -> Any:
-    """The body of *request*, parsed.
+    """Read the body of *request* and parse it as JSON.
 
     Raises:
-        UnsupportedMediaType: it does not say that it is JSON. (A page of another origin cannot
-            send one that does without asking first, so that a cookie alone stores nothing.)
-        TooLarge: it has more than *limit_bytes*; found out before it is held.
+        UnsupportedMediaType: the Content-Type is not application/json. (A page of another origin
+            cannot send that type without a CORS preflight, so a cookie alone cannot store data.)
+        TooLarge: the body has more than *limit_bytes*; raised before it is in memory.
         TooSlow: it did not arrive within `ARRIVAL_S`.
-        BadParameter: it is no JSON, or nested deeper than `DEPTH`.
+        BadParameter: it is not JSON, or is nested deeper than `DEPTH`.
     """
     media_type = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     if media_type != "application/json":
-        raise UnsupportedMediaType("the body has to be JSON, with Content-Type: application/json")
+        raise UnsupportedMediaType("the body must be JSON, with Content-Type: application/json")
     body = await read_bytes(request, limit_bytes)
     try:
         value = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadParameter("body", f"the body is no JSON: {error.msg} at {error.pos}") from error
+        raise BadParameter("body", f"the body is not JSON: {error.msg} at {error.pos}") from error
     if _deeper_than(value, DEPTH):
-        raise BadParameter("body", f"the body is nested deeper than {DEPTH}")
+        raise BadParameter("body", f"the body is nested deeper than {DEPTH} levels")
     return value
 
 
 async def read_bytes(request: Request, limit_bytes: int, within_s: float | None = None) -> bytes:
-    """The body of *request*, as it came.
+    """Read the body of *request* as it is.
+
+    Args:
+        request: the request.
+        limit_bytes: maximum size of the body.
+        within_s: seconds that the body may take to arrive; None: `ARRIVAL_S`.
 
     Raises:
-        TooLarge: it has more than *limit_bytes*; found out before it is held.
-        TooSlow: it did not arrive within *within_s*, or else `ARRIVAL_S`.
+        TooLarge: the body has more than *limit_bytes*; raised before it is in memory.
+        TooSlow: it did not arrive in time.
     """
     within_s = ARRIVAL_S if within_s is None else within_s
-    said = request.headers.get("content-length", "")
+    declared = request.headers.get("content-length", "")
     too_large = TooLarge(f"the body has more than {limit_bytes} bytes")
-    if said.isascii() and said.isdigit() and int(said) > limit_bytes:
+    if declared.isascii() and declared.isdigit() and int(declared) > limit_bytes:
         raise too_large
     chunks, size = [], 0
     try:

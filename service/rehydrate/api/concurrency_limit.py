@@ -1,4 +1,4 @@
-"""How much may be under way at once."""
+"""A limit of concurrent operations."""
 
 from __future__ import annotations
 
@@ -12,28 +12,30 @@ if TYPE_CHECKING:
 
 
 class ConcurrencyLimit:
-    """A block that at most *limit* may be in; one more is refused rather than kept waiting.
+    """A context manager that at most *limit* tasks may be in; it raises rather than waits.
 
     Args:
-        limit: how many.
-        what: what is bounded, in the plural.
-        tell: is told how many there are, whenever that changes.
+        limit: maximum number of tasks.
+        what: plural name of the operation, for the error message.
+        on_change: called with the current number whenever it changes.
     """
 
-    def __init__(self, limit: int, what: str, tell: Callable[[int], None] | None = None) -> None:
+    def __init__(
+        self, limit: int, what: str, on_change: Callable[[int], None] | None = None
+    ) -> None:
         self._limit = limit
         self._what = what
-        self._tell = tell
+        self._on_change = on_change
         self._count = 0
 
     def __enter__(self) -> Self:
-        """Enter.
+        """Enter the block.
 
         Raises:
-            TooMany: *limit* are in it.
+            TooMany: the limit is reached.
         """
         if self._count >= self._limit:
-            raise TooMany(f"{self._limit} {self._what} are under way; try again")
+            raise TooMany(f"{self._limit} {self._what} are under way; retry later")
         self._change(1)
         return self
 
@@ -47,5 +49,5 @@ class ConcurrencyLimit:
 
     def _change(self, by: int) -> None:
         self._count += by
-        if self._tell is not None:
-            self._tell(self._count)
+        if self._on_change is not None:
+            self._on_change(self._count)

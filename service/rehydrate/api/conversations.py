@@ -1,4 +1,4 @@
-"""The routes of one conversation and of their list: for our own app, and for anybody's."""
+"""The routes of conversations, for the service's own app and for any FastAPI application."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, NamedTuple
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -18,7 +18,7 @@ from rehydrate.api.concurrency_limit import ConcurrencyLimit
 from rehydrate.api.metrics import Metrics
 from rehydrate.api.middleware import is_head
 from rehydrate.api.openapi import BACKENDS, READERS, messages_body, not_modified, problems, secured
-from rehydrate.api.parameters import described
+from rehydrate.api.parameters import ConversationId, MessageId, Paging, described
 from rehydrate.api.routing import Route
 from rehydrate.api.schemas import (
     ConversationOut,
@@ -36,22 +36,26 @@ from rehydrate.core.wire import timestamp
 from rehydrate.errors import Forbidden
 
 Authorize = Callable[[Request, str], Any]
-"""Whether the sender of a request may read a conversation: ``(request, conversation_id)``.
+"""Decide whether a request may read a conversation: ``(request, conversation_id)``.
 
-True, or an awaitable of it, admits; anything falsy refuses (403); what it raises is told
-(HTTPException, or an error of ours). What admits may have ``expires_s``, in seconds since 1970: a
-stream ends then.
+It returns a truthy value, or an awaitable of one, to permit the request; a falsy value refuses it
+(403). It may raise HTTPException or a `RehydrateError`, which becomes the response. If the value
+has an attribute ``expires_s``, in seconds since 1970, streams end at that time.
 """
 
 AuthorizeBackend = Callable[[Request], Any]
-"""Likewise for what only a backend may do: store messages, list conversations."""
+"""Decide in the same way whether a request may do what only a backend may: store messages, list
+conversations, erase."""
 
 
 class Limits(NamedTuple):
-    """How much is taken on.
+    """Limits of the API; a request beyond a limit of concurrency is answered with 429.
 
-    ``body_bytes``: the largest body that is read. ``hydrates``, ``bodies`` and ``streams``: how
-    many may be under way at once; one more is told 429.
+    Attributes:
+        body_bytes: maximum size of a body.
+        hydrates: maximum number of concurrent hydrate calls.
+        bodies: maximum number of bodies being read or stored.
+        streams: maximum number of open streams.
     """
 
     body_bytes: int = 4 * 1024 * 1024
@@ -71,18 +75,18 @@ def router(
     metrics: Metrics | None = None,
     limits: Limits = LIMITS,
 ) -> APIRouter:
-    """The routes under ``/v1/conversations``, to be included in an app, with any prefix.
+    """Return the routes under ``/v1/conversations``, to be included in an app with any prefix.
 
-    Its lifespan opens and closes *service* with the app. Errors are problem+json, whatever
-    handlers the app has.
+    The router's lifespan opens and closes *service* with the app. Errors are problem+json, whatever
+    exception handlers the app has.
 
     Args:
-        service: what answers.
-        authorize: who may read which conversation.
-        authorize_backend: who may store messages and list conversations; without it, the routes
-            for that are not there.
+        service: the use cases behind the routes.
+        authorize: decides who may read which conversation.
+        authorize_backend: decides who may store messages, list and erase conversations; None: the
+            router has no such routes.
         metrics: where answers are counted.
-        limits: how much is taken on.
+        limits: limits of size and concurrency.
     """
     routes = _Conversations(service, authorize, authorize_backend, metrics or Metrics(), limits)
     lifespan = _lifespan(service, routes.streams)
@@ -95,7 +99,7 @@ def router(
 
 
 def _lifespan(service: Service, streams: Streams) -> Callable[[Any], Any]:
-    """Open with the first app that starts, close with the last that ends."""
+    """Return a lifespan that opens with the first app that starts and closes with the last one."""
     running = 0
 
     @asynccontextmanager
@@ -123,7 +127,7 @@ def _add_reading(made: APIRouter, routes: _Conversations) -> None:
         response_class=Response,
         summary="Hydrate a conversation",
         description="Finished and in-progress messages together, exact to the character. "
-        "Nobody has begun it yet: 200, and no messages.",
+        "A conversation that does not exist yet has no messages; the status is 200.",
         responses={
             200: {"model": ConversationOut, "content": {answers.JSON: {}}},
             **not_modified(),
@@ -138,14 +142,15 @@ def _add_reading(made: APIRouter, routes: _Conversations) -> None:
         "/v1/conversations/{conversation_id}/messages/{message_id}",
         routes.message,
         response_class=Response,
-        summary="One message",
+        summary="Get a message",
         description="One message, as it is stored.",
+        dependencies=[Depends(routes.admit_reader)],
         responses={
             200: {"model": MessageOut, "content": {answers.JSON: {}}},
             **not_modified(),
             **problems(401, 403, 404, 422, 429, 500, 502, 503),
         },
-        openapi_extra={**secured(READERS), **described("conversation_id", "message_id")},
+        openapi_extra=secured(READERS),
     )
 
 
@@ -155,10 +160,10 @@ def _add_following(made: APIRouter, routes: _Conversations) -> None:
         routes.stream,
         response_class=Response,
         summary="Follow a conversation",
-        description="Server-sent events: a `snapshot` (as the hydrated conversation), then what is "
-        "live, each once: `prompt`, `start`, `token`, `refusal`, `reasoning`, `tool_call`, "
-        "`tool_args`, `tool_result`, `repair`, `stop`. After `again`, messages may have been "
-        "missed, and a new `snapshot` follows.",
+        description="Server-sent events: a `snapshot` (the hydrated conversation), then every live "
+        "event once: `prompt`, `start`, `token`, `refusal`, `reasoning`, `tool_call`, `tool_args`, "
+        "`tool_result`, `repair`, `stop`. After `again`, messages may have been missed, and a new "
+        "`snapshot` follows.",
         responses={
             200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
             **problems(401, 403, 422, 429, 500, 502, 503),
@@ -175,19 +180,19 @@ _STREAM_QUERY = [
         "name": name,
         "in": where,
         "required": False,
-        "description": says,
+        "description": text,
         "schema": {"type": "string"},
     }
-    for name, where, says in (
-        ("Last-Event-ID", "header", "The `id` of the last event that was received."),
-        ("last_event_id", "query", "Likewise, where no header can be sent."),
-        ("access_token", "query", "The token, where no header can be sent. It is never logged."),
+    for name, where, text in (
+        ("Last-Event-ID", "header", "The `id` of the last event received."),
+        ("last_event_id", "query", "The same, for clients that cannot send headers."),
+        ("access_token", "query", "The token, for clients that cannot send headers. Never logged."),
         (
             "format",
             "query",
-            "`ui-message-stream`: one response, for the Vercel AI SDK; 204 if none",
+            "`ui-message-stream`: one response, for the Vercel AI SDK; 204 if none streams",
         ),
-        ("response", "query", "Of which response; without it, of the newest that streams."),
+        ("response", "query", "The response to stream; default: the newest one that streams."),
     )
 ]
 
@@ -200,17 +205,14 @@ def _add_backend(made: APIRouter, routes: _Conversations) -> None:
         status_code=201,
         response_class=Response,
         summary="Store finished messages",
-        description="All of them or none. The same again changes nothing; the same id with other "
-        "content is a conflict.",
+        description="Stores all messages or none. Idempotent: storing the same message again changes "
+        "nothing; the same id with other content is a conflict.",
+        dependencies=[Depends(routes.admit_backend)],
         responses={
             201: {"model": StoredOut, "content": {answers.JSON: {}}},
             **problems(401, 403, 408, 409, 413, 415, 422, 429, 500, 503),
         },
-        openapi_extra={
-            **secured(BACKENDS),
-            **described("conversation_id"),
-            **messages_body(),
-        },
+        openapi_extra={**secured(BACKENDS), **messages_body()},
     )
     made.add_api_route(
         "/v1/conversations/{conversation_id}",
@@ -219,27 +221,33 @@ def _add_backend(made: APIRouter, routes: _Conversations) -> None:
         status_code=204,
         response_class=Response,
         summary="Erase a conversation",
-        description="All that was said in it until now, for good; again changes nothing more. "
-        "What is said of its responses from now on is erased, too.",
+        description="Permanently erases all messages published so far. Idempotent. Later events of "
+        "erased responses are dropped too.",
+        dependencies=[Depends(routes.admit_backend)],
         responses=problems(401, 403, 422, 500, 503),
-        openapi_extra={**secured(BACKENDS), **described("conversation_id")},
+        openapi_extra=secured(BACKENDS),
     )
     made.add_api_route(
         "/v1/conversations",
         routes.list,
         response_class=Response,
         summary="List conversations",
-        description="The newest first.",
+        description="Newest first, in pages.",
+        dependencies=[Depends(routes.admit_backend)],
         responses={
             200: {"model": ConversationsOut, "content": {answers.JSON: {}}},
             **problems(401, 403, 422, 500, 503),
         },
-        openapi_extra={**secured(BACKENDS), **described("limit", "before")},
+        openapi_extra=secured(BACKENDS),
     )
 
 
 class _Conversations:
-    """The endpoints, with what they share."""
+    """The endpoints and their shared state.
+
+    `hydrate` and `stream` read their parameters by hand, which is faster; the module `parameters`
+    gives the measurement. The other endpoints declare them.
+    """
 
     def __init__(
         self,
@@ -260,7 +268,7 @@ class _Conversations:
         self.streams = Streams()
 
     async def hydrate(self, request: Request) -> Response:
-        conversation_id = await self._readable(request)
+        conversation_id, _ = await self._authorized(request)
         until, before = parameters.until(request), parameters.before(request)
         limit = parameters.limit(request)
         with self._hydrating:
@@ -274,7 +282,7 @@ class _Conversations:
         return answers.settled(request, body) if hydrated.settled else answers.live(body)
 
     async def stream(self, request: Request) -> Response:
-        conversation_id, proof = await self._proved(request)
+        conversation_id, reader = await self._authorized(request)
         limit, ui = parameters.limit(request), parameters.format(request, ui_messages.STREAM)
         response_id, after = parameters.response(request), None if ui else last_event_id(request)
         async with AsyncExitStack() as stack:
@@ -283,43 +291,38 @@ class _Conversations:
                 self._service.joined(conversation_id, limit=limit, after=after)
             )
             await follower.ready()
-            told = follower.poll() if ui else []
-            shown = ui_messages.streaming(told, response_id)
+            events = follower.poll() if ui else []
+            shown = ui_messages.streaming(events, response_id)
             if ui and shown is None:
                 return Response(status_code=204, headers={"Cache-Control": "no-store"})
             if is_head(request):
                 follower.close()
-            expires_s = getattr(proof, "expires_s", None)
+            expires_s = getattr(reader, "expires_s", None)
             kind = EventStream if shown is None else ui_messages.UiMessageStream
             stream = kind(follower, stack.pop_all(), self.streams, expires_s=expires_s)
             if shown is not None and isinstance(stream, ui_messages.UiMessageStream):
-                stream.tell(told, shown["id"])
+                stream.start_with(events, shown["id"])
             return stream
 
-    async def message(self, request: Request) -> Response:
-        conversation_id = await self._readable(request)
-        message_id = parameters.message_id(request)
+    async def message(
+        self, request: Request, conversation_id: ConversationId, message_id: MessageId
+    ) -> Response:
         body = await self._service.message(conversation_id, message_id)
         finished = json.loads(body)["status"] in TERMINAL
         return answers.settled(request, body) if finished else answers.live(body)
 
-    async def store(self, request: Request) -> Response:
-        await self._admit_backend(request)
-        conversation_id = parameters.conversation_id(request)
+    async def store(self, request: Request, conversation_id: ConversationId) -> Response:
         with self._storing:
             messages = new_messages(await read_json(request, self._body_bytes))
             result = await self._service.store_messages(conversation_id, messages)
         return answers.live(dump(result._asdict()), status=201)
 
-    async def erase(self, request: Request) -> Response:
-        await self._admit_backend(request)
-        await self._service.erase(parameters.conversation_id(request))
+    async def erase(self, conversation_id: ConversationId) -> Response:
+        await self._service.erase(conversation_id)
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
-    async def list(self, request: Request) -> Response:
-        await self._admit_backend(request)
-        limit, before = parameters.limit(request), parameters.before(request)
-        rows, older = await self._service.conversations(limit=limit, before=before)
+    async def list(self, page: Paging) -> Response:
+        rows, older = await self._service.conversations(limit=page.limit, before=page.before)
         listed = [
             {
                 "conversation_id": row.id,
@@ -333,24 +336,32 @@ class _Conversations:
             dump({"conversations": listed, "older": older and encode_cursor(older)})
         )
 
-    async def _readable(self, request: Request) -> str:
-        """The conversation in the path, which the sender of *request* may read."""
-        conversation_id, _ = await self._proved(request)
-        return conversation_id
-
-    async def _proved(self, request: Request) -> tuple[str, Any]:
-        """Likewise, and what admitted the sender."""
+    async def _authorized(self, request: Request) -> tuple[str, Any]:
+        """Return the conversation id of the path and what `Authorize` returned for the request."""
         conversation_id = parameters.conversation_id(request)
-        return conversation_id, await _admitted(self._authorize(request, conversation_id))
+        return conversation_id, await _permitted(self._authorize(request, conversation_id))
 
-    async def _admit_backend(self, request: Request) -> None:
+    async def admit_reader(self, request: Request, conversation_id: ConversationId) -> None:
+        """Dependency of the routes for readers.
+
+        Raises:
+            RehydrateError: the request may not read the conversation.
+        """
+        await _permitted(self._authorize(request, conversation_id))
+
+    async def admit_backend(self, request: Request) -> None:
+        """Dependency of the routes for backends.
+
+        Raises:
+            RehydrateError: the request was not sent by a backend.
+        """
         if self._authorize_backend is not None:
-            await _admitted(self._authorize_backend(request))
+            await _permitted(self._authorize_backend(request), "allowed for backends only")
 
 
-async def _admitted(verdict: Any) -> Any:
+async def _permitted(verdict: Any, refusal: str = "not allowed for this conversation") -> Any:
     if inspect.isawaitable(verdict):
         verdict = await verdict
     if not verdict:
-        raise Forbidden("this is not yours to see or do")
+        raise Forbidden(refusal)
     return verdict

@@ -1,7 +1,8 @@
-"""Sending without a task's turn: coroutines that are begun by hand, and seldom have to be awaited.
+"""Run an ASGI ``send`` from another task, without waking the task that owns the response.
 
-Whoever sends the same to a thousand readers need not wake a thousand tasks: a server's ``send`` is
-done at once, unless its reader is slow.
+uvicorn's ``send`` completes without suspending unless the client is slow. So one event can be
+written to a thousand streams in a loop, where waking a thousand tasks would cost far more. The
+coroutine is stepped once by hand; only if it suspends is the rest awaited by the stream's own task.
 """
 
 from __future__ import annotations
@@ -14,11 +15,11 @@ if TYPE_CHECKING:
     from starlette.types import Scope, Send
 
 _DIRECT = "rehydrate.direct"
-_KNOWN = "uvicorn.protocols."
+_SERVERS = "uvicorn.protocols."
 
 
 class Unfinished:
-    """What is left of a coroutine that was begun by hand; to be awaited, or closed."""
+    """The rest of a coroutine that suspended when it was stepped by hand; await or close it."""
 
     __slots__ = ("_coroutine", "_waits_for")
 
@@ -30,23 +31,27 @@ class Unfinished:
         waits_for = self._waits_for
         while True:
             try:
-                answer = yield waits_for
-            except BaseException as error:  # noqa: BLE001 - a cancellation is for the coroutine
-                step = partial(self._coroutine.throw, error)
+                result = yield waits_for
+            except BaseException as error:  # noqa: BLE001 - a cancellation goes to the coroutine
+                resume = partial(self._coroutine.throw, error)
             else:
-                step = partial(self._coroutine.send, answer)
+                resume = partial(self._coroutine.send, result)
             try:
-                waits_for = step()
+                waits_for = resume()
             except StopIteration:
                 return
 
     def close(self) -> None:
-        """Leave it as it is."""
+        """Close the coroutine without finishing it."""
         self._coroutine.close()
 
 
-def begun(coroutine: Coroutine[Any, Any, None]) -> Unfinished | None:
-    """Run *coroutine* up to where it has to wait; None: it is done. Raises what it raises."""
+def step(coroutine: Coroutine[Any, Any, None]) -> Unfinished | None:
+    """Run *coroutine* until it suspends; return the rest, or None if it has finished.
+
+    Raises:
+        Exception: the exception of the coroutine.
+    """
     try:
         return Unfinished(coroutine, coroutine.send(None))
     except StopIteration:
@@ -54,13 +59,13 @@ def begun(coroutine: Coroutine[Any, Any, None]) -> Unfinished | None:
 
 
 def offer_direct(scope: Scope, send: Send) -> None:
-    """Note in *scope* the server's own *send*, if it is known not to ask which task calls it."""
+    """Store the server's own *send* in *scope*, if any task may call it (true of uvicorn)."""
     owner = type(getattr(send, "__self__", None))
-    if owner.__module__.startswith(_KNOWN):
+    if owner.__module__.startswith(_SERVERS):
         scope[_DIRECT] = send
 
 
 def direct(scope: Scope) -> Send | None:
-    """The server's own ``send``, which may be begun by hand; None: nobody knows it."""
+    """Return the server's own ``send``, which may be stepped by hand; None for other servers."""
     found: Send | None = scope.get(_DIRECT)
     return found

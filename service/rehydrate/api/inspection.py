@@ -1,15 +1,15 @@
-"""The routes of people who look: conversations found and listed, a message's timeline, health."""
+"""Read-only admin routes for the inspector: find conversations, message timelines, health."""
 
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, Protocol
 
-from fastapi import APIRouter
+from fastapi import APIRouter, Depends
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rehydrate.api import answers, parameters
+from rehydrate.api import answers
 from rehydrate.api.concurrency_limit import ConcurrencyLimit
 from rehydrate.api.inspection_schemas import (
     HealthOut,
@@ -20,7 +20,13 @@ from rehydrate.api.inspection_schemas import (
     timeline_body,
 )
 from rehydrate.api.openapi import ADMINS, problems, secured
-from rehydrate.api.parameters import described
+from rehydrate.api.parameters import (
+    ConversationId,
+    MessageId,
+    Paging,
+    SearchText,
+    StreamingOnly,
+)
 from rehydrate.api.routing import Route
 from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor
@@ -31,11 +37,11 @@ if TYPE_CHECKING:
     from rehydrate.ports import Listed
 
 AT_ONCE = 32
-"""Looks that may be under way at once; one more is told 429: readers go before."""
+"""Maximum number of concurrent inspection requests (429 beyond it): readers have priority."""
 
 
 class Inspector(Protocol):
-    """What people may look at. Each call may raise `StoreUnavailable`."""
+    """The use cases behind the inspection routes. Each call may raise `StoreUnavailable`."""
 
     async def listed(
         self,
@@ -45,59 +51,60 @@ class Inspector(Protocol):
         query: str | None,
         streaming: bool,
     ) -> tuple[list[Listed], Cursor | None]:
-        """Conversations that fit, and the cursor of the next page."""
+        """Return matching conversations, newest first, and the cursor of the next page."""
         ...
 
     async def inspect(self, conversation_id: str, message_id: str) -> Inspected:
-        """One message, and what it stands on.
+        """Return one message with its timeline, publisher and lease.
 
         Raises:
-            NotFound: there is none with that id.
+            NotFound: the message does not exist.
         """
         ...
 
     async def health(self) -> ServiceHealth:
-        """What the process stands on."""
+        """Return the health of this process and its dependencies."""
         ...
 
 
 def inspection_router(
     inspector: Inspector, admit: Callable[[Request], Awaitable[object]]
 ) -> APIRouter:
-    """The routes under ``/v1/admin`` that change nothing.
+    """Return the read-only routes under ``/v1/admin``.
 
     Args:
-        inspector: what is looked at.
-        admit: returns if the sender of a request is an admin, raises if not.
+        inspector: the use cases behind the routes.
+        admit: returns if the request was sent by an admin, raises if not.
     """
-    routes = _Inspection(inspector, admit)
-    made = APIRouter(route_class=Route, tags=["admin"])
-    for path, endpoint, model, summary, says, names, statuses in (
+
+    async def admitted(request: Request) -> None:
+        await admit(request)
+
+    routes = _Inspection(inspector)
+    made = APIRouter(route_class=Route, tags=["admin"], dependencies=[Depends(admitted)])
+    for path, endpoint, model, summary, text, statuses in (
         (
             "/v1/admin/conversations",
             routes.list,
             ListedsOut,
             "Find conversations",
-            "The newest first, each with what streams in it. With `query` or `streaming`, by id.",
-            ("query", "streaming", "limit", "before"),
+            "Newest first, with the number of open responses; with a filter, ordered by id.",
             (401, 403, 422, 429, 500, 503),
         ),
         (
             "/v1/admin/conversations/{conversation_id}/messages/{message_id}/timeline",
             routes.timeline,
             TimelineOut,
-            "The timeline of a message",
-            "When its pieces came, from database or history; its publisher, and its lease.",
-            ("conversation_id", "message_id"),
+            "Get the timeline of a message",
+            "When its chunks arrived, from database or history; its publisher and lease.",
             (401, 403, 404, 422, 429, 500, 503),
         ),
         (
             "/v1/admin/health",
             routes.health,
             HealthOut,
-            "What this process stands on",
-            "Database, channel, recorder. It answers 200 also where it says that one fails.",
-            (),
+            "Get the health of this process",
+            "Database, channel and recorder. The status is 200 even if one of them has failed.",
             (401, 403, 429, 500),
         ),
     ):
@@ -106,45 +113,40 @@ def inspection_router(
             endpoint,
             response_class=Response,
             summary=summary,
-            description=says,
+            description=text,
             responses={
                 200: {"model": model, "content": {answers.JSON: {}}},
                 **problems(*statuses),
             },
-            openapi_extra={**secured(ADMINS), **described(*names)},
+            openapi_extra=secured(ADMINS),
         )
     return made
 
 
 class _Inspection:
-    """The endpoints, with what they share."""
+    """The endpoints and their shared state."""
 
-    def __init__(self, inspector: Inspector, admit: Callable[[Request], Awaitable[object]]) -> None:
+    def __init__(self, inspector: Inspector) -> None:
         self._inspector = inspector
-        self._admit = admit
-        self._looking = ConcurrencyLimit(AT_ONCE, "looks")
+        self._limit = ConcurrencyLimit(AT_ONCE, "inspection requests")
 
-    async def list(self, request: Request) -> Response:
-        await self._admit(request)
-        with self._looking:
+    async def list(
+        self, page: Paging, query: SearchText = None, streaming: StreamingOnly = False
+    ) -> Response:
+        with self._limit:
             found, older = await self._inspector.listed(
-                limit=parameters.limit(request),
-                before=parameters.before(request),
-                query=parameters.query(request),
-                streaming=parameters.streaming(request),
+                limit=page.limit, before=page.before, query=query, streaming=streaming
             )
         listed: list[dict[str, Any]] = [listed_body(each) for each in found]
         return answers.live(
             dump({"conversations": listed, "older": older and encode_cursor(older)})
         )
 
-    async def timeline(self, request: Request) -> Response:
-        await self._admit(request)
-        where = (parameters.conversation_id(request), parameters.message_id(request))
-        with self._looking:
-            return answers.live(dump(timeline_body(await self._inspector.inspect(*where))))
+    async def timeline(self, conversation_id: ConversationId, message_id: MessageId) -> Response:
+        with self._limit:
+            inspected = await self._inspector.inspect(conversation_id, message_id)
+            return answers.live(dump(timeline_body(inspected)))
 
-    async def health(self, request: Request) -> Response:
-        await self._admit(request)
-        with self._looking:
+    async def health(self) -> Response:
+        with self._limit:
             return answers.live(dump(health_body(await self._inspector.health())))

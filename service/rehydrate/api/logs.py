@@ -1,4 +1,4 @@
-"""Logs as lines of JSON on standard error."""
+"""JSON lines logging on standard error."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any
 
 
 class JsonLines(logging.Formatter):
-    """A record as one line of JSON; ``extra={"fields": {…}}`` become members of their own."""
+    """Formats a record as one line of JSON; ``extra={"fields": {…}}`` adds members."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """The line."""
+        """Return the line."""
         at = datetime.fromtimestamp(record.created, UTC)
         line: dict[str, Any] = {
             "time": at.isoformat(timespec="milliseconds"),
@@ -28,14 +28,14 @@ class JsonLines(logging.Formatter):
 
 
 def log_to_stderr(level: int = logging.INFO) -> None:
-    """Send all logs of this process to standard error as JSON; for those who own the process."""
+    """Send all logs of this process to standard error as JSON. Replaces the root handlers."""
     handler = logging.StreamHandler(sys.stderr)
     handler.setFormatter(JsonLines())
     logging.basicConfig(level=level, handlers=[handler], force=True)
 
 
 def uvicorn_options() -> dict[str, Any]:
-    """How uvicorn is to be run: its own access log is off, since ours has what it has not."""
+    """Return uvicorn's options. Its access log is off: ours has the route's time and request id."""
     return {
         "access_log": False,
         "log_config": None,

@@ -1,4 +1,4 @@
-"""Counters for Prometheus, in a registry of their own."""
+"""Prometheus metrics, in a registry of their own."""
 
 from __future__ import annotations
 
@@ -23,59 +23,63 @@ CONTENT_TYPE = CONTENT_TYPE_LATEST
 
 
 class Metrics:
-    """What the service counts. Labels are words of ours, never ids, tokens or paths."""
+    """The metrics of the service. Label values are fixed words, never ids, tokens or paths."""
 
     def __init__(self) -> None:
         self._registry = CollectorRegistry()
         ProcessCollector(registry=self._registry)
         self._requests = self._counter(
-            "http_requests", "Requests that were answered.", "route", "method", "status"
+            "http_requests",
+            "HTTP requests by route, method and status.",
+            "route",
+            "method",
+            "status",
         )
         self._request_seconds = self._histogram(
-            "http_request_seconds", "How long answers took, in seconds, by route.", "route"
+            "http_request_seconds", "Duration of HTTP requests in seconds, by route.", "route"
         )
         self._hydrates = self._counter(
-            "hydrates", "Hydrated conversations, by whether the answer was complete.", "complete"
+            "hydrates", "Hydrate calls, by whether the answer was complete.", "complete"
         )
-        self._reasons = self._counter("hydrate_reasons", "Why answers were not complete.", "code")
+        self._reasons = self._counter(
+            "hydrate_reasons", "Reasons why answers were incomplete.", "code"
+        )
         self._sources = self._counter(
-            "messages", "Messages in answers, by where their text came from.", "source"
+            "messages", "Messages in answers, by the source of their text.", "source"
         )
         self._read = self._counter(
-            "hydrate_events", "Channel events read for answers, by what became of them.", "outcome"
+            "hydrate_events", "Channel events read for answers, by outcome.", "outcome"
         )
-        self._events = self._counter(
-            "events", "Channel events recorded, by what became of them.", "outcome"
-        )
+        self._events = self._counter("events", "Channel events recorded, by outcome.", "outcome")
         self._replays = self._counter(
-            "replays", "Replays that this process ended, by state.", "state"
+            "replays", "Replays that ended in this process, by state.", "state"
         )
         self._in_flight = Gauge(
-            "rehydrate_hydrates_in_flight", "Hydrates under way.", registry=self._registry
+            "rehydrate_hydrates_in_flight", "Hydrate calls in progress.", registry=self._registry
         )
         self._streams = Gauge(
-            "rehydrate_streams_open", "Streams that readers follow.", registry=self._registry
+            "rehydrate_streams_open", "Open SSE streams.", registry=self._registry
         )
 
     def count_followed(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Ask *counts*, whenever somebody looks, what became of the messages of followers."""
+        """Add live messages of followed conversations; *counts* is called at each scrape."""
         self._registry.register(_Followed(counts))
 
-    def _counter(self, name: str, says: str, *labels: str) -> Counter:
-        return Counter(f"rehydrate_{name}", says, labels, registry=self._registry)
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(f"rehydrate_{name}", text, labels, registry=self._registry)
 
-    def _histogram(self, name: str, says: str, *labels: str) -> Histogram:
+    def _histogram(self, name: str, text: str, *labels: str) -> Histogram:
         return Histogram(
-            f"rehydrate_{name}", says, labels, buckets=_SECONDS, registry=self._registry
+            f"rehydrate_{name}", text, labels, buckets=_SECONDS, registry=self._registry
         )
 
     def request(self, route: str, method: str, status: int, seconds: float) -> None:
-        """Count an answered request; *route* is the route's template."""
+        """Count a request; *route* is the route's path template."""
         self._requests.labels(route, method, str(status)).inc()
         self._request_seconds.labels(route).observe(seconds)
 
     def hydrated(self, reasons: Iterable[str], outcomes: Mapping[str, int]) -> None:
-        """Count an answer, the codes of its *reasons*, and the *outcomes* of what it read."""
+        """Count an answer: the codes of its *reasons*, and its channel events by outcome."""
         complete = "true"
         for code in reasons:
             complete = "false"
@@ -85,18 +89,21 @@ class Metrics:
             self._read.labels(outcome).inc(events)
 
     def streams(self, count: int) -> None:
-        """Say how many streams are open."""
+        """Set the number of open streams."""
         self._streams.set(count)
 
     def in_flight(self, hydrates: int) -> None:
-        """Say how many hydrates are under way."""
+        """Set the number of hydrate calls in progress."""
         self._in_flight.set(hydrates)
 
     def observe(self, series: str, label: str, amount: float = 1.0) -> None:
-        """Take what the acts tell: the callback that they are given.
+        """Add *amount* to a counter; the callback that the use cases are given.
 
-        *series*: ``source`` (messages in answers), ``outcome`` (events recorded) or ``replay``
-        (states of those that ended).
+        Args:
+            series: ``source`` (messages in answers), ``outcome`` (events recorded) or ``replay``
+                (replays that ended).
+            label: the value of the series' label.
+            amount: the number to add.
 
         Raises:
             ValueError: there is no such series.
@@ -111,19 +118,19 @@ class Metrics:
             raise ValueError(f"no series {series!r}")
 
     def text(self) -> bytes:
-        """Everything, in Prometheus' text format."""
+        """Return all metrics in Prometheus text format."""
         return generate_latest(self._registry)
 
 
 class _Followed(Collector):
-    """What became of live messages: counted where they are followed, and only read here."""
+    """Live messages by outcome: counted by the followers, read at each scrape."""
 
     def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
         self._counts = counts
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        says = "Live messages of followed conversations, by what became of them."
-        found = CounterMetricFamily("rehydrate_followed_messages", says, labels=["outcome"])
+        text = "Live messages of followed conversations, by outcome."
+        found = CounterMetricFamily("rehydrate_followed_messages", text, labels=["outcome"])
         for outcome, count in sorted(self._counts().items()):
             found.add_metric([outcome], count)
         yield found

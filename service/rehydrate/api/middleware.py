@@ -1,4 +1,4 @@
-"""The outermost layer: a request's id, its line in the log, its place in the counters."""
+"""The outermost ASGI layer: request id, access log, metrics, HEAD, and tokens in the query."""
 
 from __future__ import annotations
 
@@ -23,10 +23,13 @@ _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"
 
 
 class AccessLogMiddleware:
-    """ASGI middleware. Nothing behind it, and no server's own access log, sees a token in a query.
+    """ASGI middleware that logs and counts requests.
+
+    It removes ``access_token`` from the query, so that neither the application nor the server's own
+    access log sees the token.
 
     Args:
-        app: what it stands before.
+        app: the wrapped application.
         metrics: where requests are counted.
     """
 
@@ -35,7 +38,7 @@ class AccessLogMiddleware:
         self._metrics = metrics
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Pass the request on, and note how it was answered."""
+        """Handle a request, then log and count it."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
@@ -52,15 +55,15 @@ class AccessLogMiddleware:
                     message["headers"] = [*message["headers"], (b"x-request-id", id_.encode())]
             await send(message)
 
-        # what answers GET answers HEAD; the server leaves the body out
+        # GET handlers answer HEAD too; the server omits the body
         inner = {**scope, "method": "GET", _HEAD: True} if scope["method"] == "HEAD" else scope
         try:
             await self._app(inner, receive, send_on)
         finally:
             seconds = time.perf_counter() - began_s
-            self._note(scope["method"], inner, status, seconds)
+            self._record(scope["method"], inner, status, seconds)
 
-    def _note(self, method: str, scope: Scope, status: int, seconds: float) -> None:
+    def _record(self, method: str, scope: Scope, status: int, seconds: float) -> None:
         route = getattr(scope.get("route"), "path_format", "unmatched")
         method = method if method in _METHODS else "other"
         self._metrics.request(route, method, status, seconds)
@@ -76,18 +79,18 @@ class AccessLogMiddleware:
 
 
 def query_token(request: HTTPConnection) -> str | None:
-    """The ``access_token`` that the query held: for clients that cannot send headers."""
+    """Return the ``access_token`` of the query, for clients that cannot send headers."""
     token: str | None = request.scope.get(_TOKEN)
     return token
 
 
 def is_head(request: HTTPConnection) -> bool:
-    """Whether only the head of the answer was asked for."""
+    """Return True for HEAD requests."""
     return bool(request.scope.get(_HEAD))
 
 
 def _lift_token(scope: Scope) -> None:
-    """Take ``access_token`` out of the query, in place: servers log the scope that they made."""
+    """Move ``access_token`` out of the query, in place: servers log the scope that they created."""
     query: bytes = scope.get("query_string", b"")
     if not query:
         return

@@ -1,4 +1,4 @@
-"""What the OpenAPI document says beside the code: problems with examples, bodies, who may call."""
+"""Parts of the OpenAPI document that FastAPI cannot derive: problems, body schemas, security."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ SECURITY_SCHEMES = {
         "scheme": "bearer",
         "bearerFormat": "JWT",
         "description": (
-            "The Ably token that the reader already has: a JWT signed with a configured key, or an"
-            " opaque token. It has to grant `history` or `subscribe` on the conversation's channel."
+            "The reader's Ably token: a JWT signed with a configured key, or an opaque token. It"
+            " must grant `history` or `subscribe` on the conversation's channel."
         ),
     },
     "service": {"type": "http", "scheme": "bearer", "description": "A service key."},
@@ -36,17 +36,17 @@ _EXAMPLES: dict[int, tuple[str, str, str]] = {
         "the token grants neither history nor subscribe on this conversation's channel",
     ),
     404: ("not_found", "Not found", "there is no message 'resp_1'"),
-    408: ("too_slow", "The request took too long", "the body did not arrive within 30 s"),
+    408: ("too_slow", "Request timeout", "the body did not arrive within 30 s"),
     409: ("conflict", "Conflict", "message 'resp_1' is stored with other content"),
     413: ("too_large", "Too large", "the body has more than 4194304 bytes"),
-    415: ("unsupported_media_type", "The body has to be JSON", "the body has to be JSON"),
-    422: (
-        "bad_parameter",
-        "A parameter is not valid",
-        "limit: Input should be less than or equal to 200",
+    415: (
+        "unsupported_media_type",
+        "Unsupported media type",
+        "the body must be JSON, with Content-Type: application/json",
     ),
-    429: ("too_many", "Too many requests", "256 hydrates are under way; try again"),
-    500: ("internal", "Internal error", "something went wrong here; the log names it"),
+    422: ("bad_parameter", "Invalid parameter", "limit must be an integer from 1 to 200"),
+    429: ("too_many", "Too many requests", "256 hydrates are under way; retry later"),
+    500: ("internal", "Internal error", "unexpected error; see the log for request id …"),
     502: ("channel_unavailable", "The channel is unavailable", "Ably refused (40160)"),
     503: ("store_unavailable", "The store is unavailable", "Postgres does not answer"),
 }
@@ -67,17 +67,17 @@ _PROBLEM_SCHEMA: dict[str, Any] = {
         "title": {"type": "string"},
         "status": {"type": "integer"},
         "detail": {"type": "string"},
-        "code": {"type": "string", "description": "Stable; what programs go by."},
-        "parameter": {"type": "string", "description": "Which one, where it is a parameter."},
-        "request_id": {"type": "string", "description": "As in `X-Request-Id`, and in the log."},
+        "code": {"type": "string", "description": "Stable; for programs to test."},
+        "parameter": {"type": "string", "description": "The name of the invalid parameter."},
+        "request_id": {"type": "string", "description": "As in `X-Request-Id` and in the log."},
     },
 }
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The documented problems of a route.
+    """Return the documented problems of a route, by status.
 
-    Each holds its whole schema, so that it is right in another app's document too.
+    Each contains its whole schema: a reference would be wrong in an embedding app's document.
     """
     return {status: _problem(status) for status in statuses}
 
@@ -92,7 +92,7 @@ def _problem(status: int) -> dict[str, Any]:
         "code": code,
         "request_id": "5f0c7a9b2d4e6f81",
     }
-    if status == 422:  # noqa: PLR2004 - the one with a parameter
+    if status == 422:  # noqa: PLR2004 - the only status that names a parameter
         example["parameter"] = "limit"
     described: dict[str, Any] = {
         "description": f"{title} (`{code}`)",
@@ -105,18 +105,18 @@ def _problem(status: int) -> dict[str, Any]:
 
 
 def not_modified() -> dict[int | str, dict[str, Any]]:
-    """The answer to an ETag that still holds."""
+    """Return the documented 304 response to a matching `If-None-Match`."""
     etag = {"ETag": {"schema": {"type": "string"}}}
-    return {304: {"description": "As it was: `If-None-Match` names it.", "headers": etag}}
+    return {304: {"description": "Unchanged: `If-None-Match` matches.", "headers": etag}}
 
 
 def secured(by: Sequence[dict[str, list[str]]]) -> dict[str, Any]:
-    """Who may call a route."""
+    """Return the security requirement of a route."""
     return {"security": list(by)}
 
 
 def messages_body() -> dict[str, Any]:
-    """The body of POST messages, which the route reads itself, within limits."""
+    """Return the documented body of POST messages, which the route reads itself, with limits."""
     schema = MessagesIn.model_json_schema()
     example = {
         "messages": [
@@ -127,14 +127,26 @@ def messages_body() -> dict[str, Any]:
     return {
         "requestBody": {
             "required": True,
-            "description": f"Finished messages, 1 to {MAX_MESSAGES}: all are stored, or none.",
+            "description": f"1 to {MAX_MESSAGES} finished messages; all are stored, or none.",
             "content": {"application/json": {"schema": inlined(schema), "example": example}},
         }
     }
 
 
+def drop_annotations(document: dict[str, Any]) -> None:
+    """Remove the titles and descriptions that FastAPI adds to the schemas of parameters, in place.
+
+    The title is the parameter's name again, and the description is that of the parameter.
+    """
+    for methods in document["paths"].values():
+        for operation in methods.values():
+            for parameter in operation.get("parameters", ()):
+                for word in ("title", "description"):
+                    parameter["schema"].pop(word, None)
+
+
 def inlined(schema: dict[str, Any]) -> dict[str, Any]:
-    """*schema* without references, which would point into a document that is not ours."""
+    """Return *schema* with references resolved: they would be wrong in an embedding app's document."""
     definitions = schema.pop("$defs", {})
 
     def resolved(value: Any) -> Any:

@@ -1,4 +1,4 @@
-"""Errors as problem+json (RFC 9457): one shape, with a stable ``code``, whatever went wrong."""
+"""Convert every error to problem+json (RFC 9457), with a stable ``code``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,14 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import Response
 
 from rehydrate.core.json import dump
-from rehydrate.errors import BadParameter, BadRequest, Refused, RehydrateError, Unavailable
+from rehydrate.errors import (
+    BadParameter,
+    BadRequest,
+    Refused,
+    RehydrateError,
+    Unauthorized,
+    Unavailable,
+)
 
 _log = logging.getLogger(__name__)
 
@@ -33,11 +40,11 @@ _CODES = {
     422: "bad_parameter",
     429: "too_many",
 }
-"""The codes of statuses that come from somebody else: the framework, or an app that embeds us."""
+"""Codes for statuses raised as HTTPException, by the framework or by an embedding application."""
 
 
 class TooMany(Unavailable):
-    """More is under way than this service takes on at once."""
+    """A concurrency limit of the API was reached."""
 
     status = 429
     code = "too_many"
@@ -50,19 +57,23 @@ class TooSlow(BadRequest):
 
     status = 408
     code = "too_slow"
-    title = "The request took too long"
+    title = "Request timeout"
 
 
 class UnsupportedMediaType(BadRequest):
-    """The body is not JSON, or does not say so."""
+    """The body is not declared as JSON by its Content-Type."""
 
     status = 415
     code = "unsupported_media_type"
-    title = "The body has to be JSON"
+    title = "Unsupported media type"
+
+
+class MissingCredentials(Unauthorized):
+    """The request carries neither a token nor a key."""
 
 
 class Problem(NamedTuple):
-    """What went wrong, as it is told. ``headers``: further ones of the answer."""
+    """A problem document. ``headers``: additional response headers."""
 
     status: int
     code: str
@@ -72,7 +83,7 @@ class Problem(NamedTuple):
     headers: dict[str, str] | None = None
 
     def response(self, request_id: str) -> Response:
-        """The answer to the request with *request_id*."""
+        """Return the response to the request with *request_id*."""
         body: dict[str, Any] = {
             "type": _TYPE + self.code,
             "title": self.title,
@@ -88,7 +99,10 @@ class Problem(NamedTuple):
 
 
 def problem_of(error: Exception, request_id: str) -> Problem:
-    """What to tell of *error*; says nothing of errors that nobody raised on purpose."""
+    """Return the problem of *error*.
+
+    An unexpected error is logged with its traceback and discloses nothing but the request id.
+    """
     if isinstance(error, RehydrateError) and error.code != RehydrateError.code:
         return _of_ours(error)
     if isinstance(error, RequestValidationError):
@@ -96,13 +110,13 @@ def problem_of(error: Exception, request_id: str) -> Problem:
     if isinstance(error, HTTPException):
         return _of_framework(error)
     if isinstance(error, ClientDisconnect):
-        return Problem(400, "bad_parameter", "Bad request", "the request ended early")
+        return Problem(400, "bad_parameter", "Bad request", "the client disconnected")
     _log.error("request %s failed", request_id, exc_info=error)
     return Problem(
         500,
         RehydrateError.code,
         RehydrateError.title,
-        f"something went wrong here; the log names it by the request id {request_id}",
+        f"unexpected error; see the log for request id {request_id}",
     )
 
 
@@ -111,20 +125,22 @@ def _of_ours(error: RehydrateError) -> Problem:
     if isinstance(error, Unavailable):
         headers["Retry-After"] = str(error.retry_after_s)
     if isinstance(error, Refused):
-        headers["WWW-Authenticate"] = _challenge(error.status, str(error))
+        headers["WWW-Authenticate"] = _challenge(error)
     parameter = error.parameter if isinstance(error, BadParameter) else None
     return Problem(error.status, error.code, error.title, str(error), parameter, headers)
 
 
-def _challenge(status: int, detail: str) -> str:
-    """What RFC 6750 has a refused bearer told; a missing proof gets no error."""
-    if status == HTTPStatus.FORBIDDEN:
+def _challenge(error: Refused) -> str:
+    """Return the WWW-Authenticate header (RFC 6750, 3.1): no error code if credentials are missing."""
+    if error.status == HTTPStatus.FORBIDDEN:
         return f'{REALM}, error="insufficient_scope"'
-    return REALM if detail.startswith("show ") else f'{REALM}, error="invalid_token"'
+    if isinstance(error, MissingCredentials):
+        return REALM
+    return f'{REALM}, error="invalid_token"'
 
 
 def _of_validation(error: RequestValidationError) -> Problem:
-    """The framework's own checks of path and query: the last of ``loc`` is the parameter."""
+    """Return the problem of a parameter that FastAPI rejected; ``loc`` ends with its name."""
     first = error.errors()[0]
     parameter = str(first["loc"][-1])
     return Problem(
@@ -144,7 +160,7 @@ def _of_framework(error: HTTPException) -> Problem:
     code = _CODES.get(error.status_code, "internal" if error.status_code >= 500 else "refused")  # noqa: PLR2004 - as HTTP groups them
     detail = error.detail if isinstance(error.detail, str) and error.detail else title
     if code == "not_found" and detail == title:
-        detail = "there is nothing at this path"
+        detail = "no route matches this path"
     headers = dict(error.headers or {})
     if error.status_code == HTTPStatus.UNAUTHORIZED:
         headers.setdefault("WWW-Authenticate", REALM)

@@ -1,7 +1,7 @@
-"""Routes whose ids may hold anything, and whose every error is problem+json.
+"""A route class that accepts any text in ids and converts every error to problem+json.
 
-Both are properties of the route, not of the app, so that they hold in an app of somebody else's,
-whose own handlers stay as they are.
+Both are properties of the route, not of the app: so they also hold in an embedding application,
+whose own exception handlers stay in effect for its own routes.
 """
 
 from __future__ import annotations
@@ -28,15 +28,15 @@ _REQUEST_ID = "rehydrate.request_id"
 _GOOD_REQUEST_ID = re.compile(r"[A-Za-z0-9._:+/=-]{1,128}\Z")
 
 _KEPT = re.compile(r"(%2[Ff]|%25)")
-"""Escapes that stay while the path is matched: ``/`` of an id is no segment's end. ``%`` stays so
-that it can be told from them."""
+"""Escapes that stay encoded while the path is matched: a ``/`` within an id must not end the
+segment. An escaped ``%`` stays too, so that it is not mistaken for the start of such an escape."""
 
 
 class Route(APIRoute):
-    """A route that tells errors as problem+json and takes ids as clients percent-encode them."""
+    """A route with problem+json errors and percent-encoded ids."""
 
     def matches(self, scope: Scope) -> tuple[Match, Scope]:
-        """Match the path as it was sent: an id may hold ``/`` (%2F), ``%`` (%25), or any text."""
+        """Match the path as it was sent: an id may contain ``/`` (%2F), ``%`` (%25) or any text."""
         path = _path_as_sent(scope)
         if path is None:
             return super().matches(scope)
@@ -48,7 +48,7 @@ class Route(APIRoute):
         return match, child
 
     async def handle(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """As the framework does, but a wrong method (405) is told as a problem, too."""
+        """Handle the request; a wrong method (405) becomes a problem too."""
         try:
             await super().handle(scope, receive, send)
         except HTTPException as error:
@@ -56,38 +56,38 @@ class Route(APIRoute):
             await problem_of(error, id_).response(id_)(scope, receive, send)
 
     def get_route_handler(self) -> Callable[[Request], Coroutine[Any, Any, Response]]:
-        """The route's handler, which lets no exception out."""
+        """Return the route's handler, wrapped so that every exception becomes a problem."""
         handler = super().get_route_handler()
 
-        async def guarded(request: Request) -> Response:
+        async def wrapped(request: Request) -> Response:
             id_ = request_id(request.scope)
             try:
                 response = await handler(request)
-            except Exception as error:  # noqa: BLE001 - told as a problem, and logged if it is ours
+            except Exception as error:  # noqa: BLE001 - a problem, logged if it is unexpected
                 return problem_of(error, id_).response(id_)
             response.headers["X-Request-Id"] = id_
             return response
 
-        return guarded
+        return wrapped
 
 
 def request_id(scope: Scope) -> str:
-    """The id of a request: the caller's ``X-Request-Id`` if it is a plain one, else made up."""
-    known = scope.get(_REQUEST_ID)
-    if known is None:
+    """Return the request's id: a well-formed ``X-Request-Id`` of the client, or a generated one."""
+    id_ = scope.get(_REQUEST_ID)
+    if id_ is None:
         given = next((value for name, value in scope["headers"] if name == b"x-request-id"), b"")
-        known = given.decode("latin-1")
-        if not _GOOD_REQUEST_ID.match(known):
-            known = secrets.token_hex(8)
-        scope[_REQUEST_ID] = known
-    return str(known)
+        id_ = given.decode("latin-1")
+        if not _GOOD_REQUEST_ID.match(id_):
+            id_ = secrets.token_hex(8)
+        scope[_REQUEST_ID] = id_
+    return str(id_)
 
 
 def _path_as_sent(scope: Scope) -> str | None:
-    """The path with `_KEPT` still escaped; None if that is no other than the decoded one.
+    """Return the path with `_KEPT` escapes, or None if the decoded path of the scope applies.
 
-    Bytes that are no UTF-8 become lone surrogates, which no id may hold. Where somebody has
-    rewritten the path since, that counts.
+    Bytes that are not UTF-8 become lone surrogates, which no id may contain. If a middleware has
+    rewritten the path, the rewritten one applies.
     """
     raw: bytes | None = scope.get("raw_path")
     if scope["type"] != "http" or not raw or b"%" not in raw:

@@ -1,4 +1,4 @@
-"""What the HTTP room needs of the service behind it."""
+"""The protocol that the HTTP API requires of the service behind it."""
 
 from __future__ import annotations
 
@@ -16,18 +16,18 @@ if TYPE_CHECKING:
 
 
 class Service(Protocol):
-    """The acts, bound to a store and a channel. Each call may raise `StoreUnavailable`."""
+    """The use cases behind the routes. Each call may raise `StoreUnavailable`."""
 
     async def open(self) -> None:
         """Connect; called by the lifespan of the app before the first request."""
         ...
 
     async def close(self) -> None:
-        """Let go of everything; called by the lifespan after the last request."""
+        """Release all resources; called by the lifespan after the last request."""
         ...
 
     async def channel_of(self, conversation_id: str) -> str:
-        """The channel of a conversation: its row's, else by template. Cheap when asked again."""
+        """Return the channel of a conversation: stored, or by the template. Cached."""
         ...
 
     async def hydrate(
@@ -38,55 +38,55 @@ class Service(Protocol):
         limit: int = 50,
         before: Cursor | None = None,
     ) -> Hydrated:
-        """The hydrated conversation; a conversation that nobody has begun has no messages."""
+        """Return the hydrated conversation; one that does not exist has no messages."""
         ...
 
     def joined(
         self, conversation_id: str, *, limit: int = 50, after: str | None = None
     ) -> AbstractAsyncContextManager[Follower]:
-        """Follow the conversation while the block runs, behind the event *after* if that can be."""
+        """Follow the conversation while the block runs, from the event *after* on if possible."""
         ...
 
     async def message(self, conversation_id: str, message_id: str) -> bytes:
-        """One message in its wire form.
+        """Return one message in its wire form.
 
         Raises:
-            NotFound: there is none with that id.
+            NotFound: the message does not exist.
         """
         ...
 
     async def store_messages(
         self, conversation_id: str, messages: Sequence[NewMessage]
     ) -> StoreResult:
-        """Store finished messages, all or none; the same again changes nothing.
+        """Store finished messages, all or none. Idempotent.
 
         Raises:
-            Conflict: one is there with other content, or is being published.
+            Conflict: a message exists with other content, or is being published.
         """
         ...
 
     async def erase(self, conversation_id: str) -> None:
-        """Erase all that was said in a conversation until now; again changes nothing."""
+        """Permanently erase all messages published so far. Idempotent."""
         ...
 
     def hear(self, channels: Collection[str]) -> None:
-        """Something was said on *channels*: record their conversations, soon; returns at once.
+        """Wake the recorder for the conversations of *channels*; return immediately.
 
         Raises:
-            Busy: so much waits to be recorded that this was not noted.
+            Busy: the recording queue is full.
         """
         ...
 
     async def conversations(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[Conversation], Cursor | None]:
-        """Conversations, the newest first, and the cursor of the next page."""
+        """Return conversations, newest first, and the cursor of the next page."""
         ...
 
     async def ready(self) -> dict[str, str]:
-        """What it stands on: name to "ok", or to what is wrong but can be lived with.
+        """Return the state of each dependency by name: "ok", or a fault that does not stop it.
 
         Raises:
-            Unavailable: it cannot serve.
+            Unavailable: the service cannot serve requests.
         """
         ...

@@ -1,11 +1,11 @@
-"""A followed conversation as server-sent events: bytes made once, however many are told.
+"""Server-sent events of a followed conversation. Each event is encoded once for all readers.
 
-Where the server is known, whoever tells writes them to all readers that keep up; a stream's own task
-begins and ends it, and sends to a reader that does not.
+Under uvicorn the feed writes new events directly to all streams whose clients keep up (see
+`direct_answers`). A stream's own task opens and closes it, and writes to a client that is slow.
 
-An ``id`` names the place behind an event, in this process and for as long as the conversation is
-followed here without a break: who comes back with it is told what it missed. Otherwise, and for an
-id that makes no sense, a snapshot comes first.
+The ``id`` of an event is a position in the event buffer of this process, valid while the
+conversation is followed here without a break. A reader that reconnects with such an id receives
+the events that it missed; with any other id, or without one, a snapshot first.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.responses import Response
 
-from rehydrate.api.direct_answers import Unfinished, begun, direct
+from rehydrate.api.direct_answers import Unfinished, direct, step
 from rehydrate.errors import RehydrateError
 
 if TYPE_CHECKING:
@@ -38,33 +38,33 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
-"""A stream is never silent for longer, so that proxies and readers know it is alive."""
+"""A comment is sent after this time without an event, so that proxies keep the connection open."""
 
 SEND_TIMEOUT_S = 60.0
-"""A reader that takes nothing for so long is gone."""
+"""A stream is aborted if its client accepts no data for so long."""
 
-_LOOK_S = 1.0
-"""How often streams are looked after."""
+_CHECK_INTERVAL_S = 1.0
+"""Interval of the checks for heartbeats, expired credentials and send timeouts."""
 
-_PIECE = 65_536
-"""Bytes written at once: what waits in the server for one slow reader."""
+_MAX_WRITE = 65_536
+"""Bytes per ASGI message: limits the data that the server buffers for one slow client."""
 
 _RETRY_MS = (1_000, 3_000)
-"""When readers come back after the stream has ended: not all of them at once."""
+"""Range of the clients' reconnect delay; random, so that they do not reconnect all at once."""
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
     "Cache-Control": "no-store",
     "Vary": "Authorization",
-    "X-Accel-Buffering": "no",  # nginx would hold events back
+    "X-Accel-Buffering": "no",  # or nginx buffers the events
 }
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 
 
 class Streams:
-    """The open streams of this process. They end when it begins to end, and do not hold it up.
+    """The open streams of this process; they end when its shutdown starts, so as not to delay it.
 
-    One task looks after all of them, so that no stream needs a timer of its own for every event.
+    One task checks all streams, so that no stream needs a timer per event.
     """
 
     def __init__(self) -> None:
@@ -76,10 +76,10 @@ class Streams:
 
     @contextmanager
     def holding(self, stream: EventStream) -> Iterator[None]:
-        """Know of *stream* while the block runs."""
+        """Register *stream* while the block runs."""
         self._open.add(stream)
         if self._watching is None:
-            self._watching = asyncio.create_task(self._watch(), name="watching streams")
+            self._watching = asyncio.create_task(self._watch(), name="stream checks")
         try:
             yield
         finally:
@@ -90,21 +90,21 @@ class Streams:
 
     async def _watch(self) -> None:
         while True:
-            await asyncio.sleep(min(_LOOK_S, HEARTBEAT_S))
+            await asyncio.sleep(min(_CHECK_INTERVAL_S, HEARTBEAT_S))
             for stream in list(self._open):
-                stream.look()
+                stream.check()
 
     def end(self) -> None:
-        """End all streams, cleanly; their readers come back, to another process."""
+        """End all streams cleanly; their clients reconnect, to another process."""
         for stream in list(self._open):
             stream.end()
 
     @contextmanager
     def ending_with_the_process(self) -> Iterator[None]:
-        """End them as soon as the process is told to end.
+        """End all streams as soon as the process receives SIGTERM or SIGINT.
 
-        Servers wait for open answers before they tell an app, so the signal is listened to as well;
-        whoever handled it before still does.
+        Servers wait for open responses before they shut the lifespan down, so streams must react to
+        the signal itself. The previous handler is called afterwards.
         """
         if threading.current_thread() is not threading.main_thread():
             yield
@@ -112,7 +112,7 @@ class Streams:
         loop = asyncio.get_running_loop()
         before = {number: signal.getsignal(number) for number in _SIGNALS}
 
-        def heard(number: int, frame: Any) -> None:
+        def on_signal(number: int, frame: Any) -> None:
             if not loop.is_closed():
                 loop.call_soon_threadsafe(self.end)
             handler = before[signal.Signals(number)]
@@ -123,38 +123,38 @@ class Streams:
                 signal.raise_signal(number)
 
         for number in _SIGNALS:
-            signal.signal(number, heard)
+            signal.signal(number, on_signal)
         try:
             yield
         finally:
             for number in _SIGNALS:
-                if signal.getsignal(number) is heard:
+                if signal.getsignal(number) is on_signal:
                     signal.signal(number, before[number])
 
 
 def last_event_id(request: Request) -> str | None:
-    """What the reader received last: a header of EventSource, or a parameter where it cannot."""
+    """Return the id of the last event that the client received: a header or a query parameter."""
     given = request.headers.get("last-event-id") or request.query_params.get("last_event_id")
     return given or None
 
 
 class EventStream(Response):
-    """The answer that goes on: what *follower* is told, until it or its proof ends.
+    """A streaming response of a follower's events, until the follower ends or credentials expire.
 
     Args:
-        follower: whose events are sent.
+        follower: the source of the events.
         stack: closed when the stream has ended.
-        streams: those of this process.
-        expires_s: when the reader's proof ends, in seconds since 1970; None: it does not.
+        streams: registry of the open streams of this process.
+        expires_s: when the reader's token expires, in seconds since 1970; None: never.
         clock: seconds since 1970.
     """
 
     media_type = "text/event-stream"
     own_headers: Mapping[str, str] = {}
-    """Of a kind of stream, beside those of all."""
+    """Headers of a subclass, in addition to the common ones."""
 
     first = b""
-    """What is sent before what the follower is told from now on."""
+    """Bytes that are sent before the follower's next events."""
 
     def __init__(
         self,
@@ -180,19 +180,19 @@ class EventStream(Response):
         self._unfinished: Unfinished | None = None
         self._direct: Send | None = None
         self._written_s = 0.0
-        self._sending = self._silent = self._given_up = False
+        self._sending = self._silent = self._timed_out = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send, until there is nothing more to send, or the reader is gone."""
+        """Send events until the follower ends or the client disconnects."""
         self._direct = direct(scope)
         async with self._stack:
             self._writing = asyncio.current_task()
-            leaving = asyncio.create_task(self._leave(receive), name="watching a reader")
+            leaving = asyncio.create_task(self._await_disconnect(receive), name="stream disconnect")
             try:
                 with self._streams.holding(self):
                     await self._write(send)
             except asyncio.CancelledError:
-                if not self._given_up or self._writing is None:
+                if not self._timed_out or self._writing is None:
                     raise
                 self._writing.uncancel()
             finally:
@@ -202,16 +202,16 @@ class EventStream(Response):
                     self._unfinished.close()
 
     def end(self) -> None:
-        """Send nothing more."""
+        """End the stream cleanly."""
         self._follower.close()
 
-    def look(self) -> None:
-        """End what is over, and show the reader that a silent stream is alive."""
+    def check(self) -> None:
+        """Abort a stalled stream, end one whose credentials expired, or make one send a heartbeat."""
         idle_s = time.monotonic() - self._written_s
         if self._sending:
-            if idle_s > SEND_TIMEOUT_S and self._writing is not None and not self._given_up:
-                _log.info("a reader of a stream took nothing for %g s", SEND_TIMEOUT_S)
-                self._given_up = True
+            if idle_s > SEND_TIMEOUT_S and self._writing is not None and not self._timed_out:
+                _log.info("aborting a stream: its client read nothing for %g s", SEND_TIMEOUT_S)
+                self._timed_out = True
                 self._writing.cancel()
         elif self._clock() >= self._expires_s:
             self.end()
@@ -219,11 +219,11 @@ class EventStream(Response):
             self._silent = True
             self._follower.nudge()
 
-    def encoded(self, told: list[FollowEvent]) -> bytes:
-        """The bytes that tell *told*."""
-        return frame(told[0]) if len(told) == 1 else _frames(told)
+    def encoded(self, events: list[FollowEvent]) -> bytes:
+        """Return the bytes of *events*."""
+        return frame(events[0]) if len(events) == 1 else _frames(events)
 
-    async def _leave(self, receive: Receive) -> None:
+    async def _await_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
             pass
         self._follower.close()
@@ -233,23 +233,23 @@ class EventStream(Response):
         await send({"type": "http.response.start", **start})
         retry = b"retry: %d\n\n" % random.randint(*_RETRY_MS)  # noqa: S311 - spreads load
         await self._send(send, retry + self.first)
-        self._follower.listen(self._look_up)
+        self._follower.listen(self._on_event)
         try:
             while not self._follower.ended:
-                told = self._follower.poll()
-                if told:
-                    if chunk := self.encoded(told):
+                events = self._follower.poll()
+                if events:
+                    if chunk := self.encoded(events):
                         await self._send(send, chunk)
                 elif self._silent:
                     await self._send(send, b":\n\n")
                 else:
-                    await self._rest()
+                    await self._idle()
         except RehydrateError as error:
-            _log.warning("a stream ends: %s", type(error).__name__)
+            _log.warning("a stream ended with an error: %s", type(error).__name__)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 
-    async def _rest(self) -> None:
-        """Leave what is told to `_look_up`, until that needs this task."""
+    async def _idle(self) -> None:
+        """Let `_on_event` write the events, until it needs this task."""
         self._waiting = asyncio.get_running_loop().create_future()
         try:
             await self._waiting
@@ -259,8 +259,11 @@ class EventStream(Response):
         if unfinished is not None:
             await unfinished
 
-    def _look_up(self) -> None:
-        """Something may have been told: send it at once, or wake the task that does."""
+    def _on_event(self) -> None:
+        """Send new events directly if possible, otherwise wake the stream's own task.
+
+        Called by the feed, in its task, whenever the follower may have new events.
+        """
         waiting = self._waiting
         if waiting is None or waiting.done():
             return
@@ -268,10 +271,10 @@ class EventStream(Response):
             waiting.set_result(None)
             return
         try:
-            told = self._follower.poll()
-            chunk = self.encoded(told) if told else b""
-            self._unfinished = begun(self._send(self._direct, chunk)) if chunk else None
-        except Exception as error:  # noqa: BLE001 - for the task, as if it had met it itself
+            events = self._follower.poll()
+            chunk = self.encoded(events) if events else b""
+            self._unfinished = step(self._send(self._direct, chunk)) if chunk else None
+        except Exception as error:  # noqa: BLE001 - re-raised in the stream's own task
             if not waiting.done():
                 waiting.set_exception(error)
         if self._unfinished is not None and not waiting.done():
@@ -280,23 +283,23 @@ class EventStream(Response):
     async def _send(self, send: Send, chunk: bytes) -> None:
         self._sending, self._silent = True, False
         self._written_s = time.monotonic()
-        if len(chunk) <= _PIECE:
+        if len(chunk) <= _MAX_WRITE:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         else:
-            for at in range(0, len(chunk), _PIECE):
-                piece = chunk[at : at + _PIECE]
+            for at in range(0, len(chunk), _MAX_WRITE):
+                piece = chunk[at : at + _MAX_WRITE]
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 self._written_s = time.monotonic()
         self._sending = False
 
 
-def frame(told: FollowEvent) -> bytes:
-    """The bytes of one event; the same ones for everybody."""
-    if told.frame is None:
-        kind, id_ = told.kind.encode(), told.id.encode()
-        told.frame = b"event: %b\nid: %b\ndata: %b\n\n" % (kind, id_, told.body)
-    return told.frame
+def frame(event: FollowEvent) -> bytes:
+    """Return the bytes of one event, which all streams share."""
+    if event.frame is None:
+        kind, id_ = event.kind.encode(), event.id.encode()
+        event.frame = b"event: %b\nid: %b\ndata: %b\n\n" % (kind, id_, event.body)
+    return event.frame
 
 
-def _frames(told: list[FollowEvent]) -> bytes:
-    return b"".join([frame(each) for each in told])
+def _frames(events: list[FollowEvent]) -> bytes:
+    return b"".join([frame(each) for each in events])

@@ -1,9 +1,9 @@
-"""Static files of the package: the inspector at ``/ui``, and ``/client.js`` for pages of others.
+"""Static files: the inspector at ``/ui``, and ``/client.js`` for other pages.
 
-All are read once, when the routes are made. The page names its files by a digest of all of them, so that a
-browser keeps them for good and asks for the page alone. The inspector asks nothing of other hosts, and its
-content security policy sees to that: scripts and styles are files of this service, nothing is in
-line, and no text can become markup (trusted types, of which none are made).
+All files are read once, when the router is created. The page refers to its files by a digest of all
+of them, so that browsers cache the files forever and revalidate only the page. The inspector loads
+nothing from other hosts; its content security policy enforces this: scripts and styles are files of
+this service, inline ones are blocked, and text cannot become markup (no trusted types policy exists).
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ _MODULE_HEADERS = {"Cross-Origin-Resource-Policy": "cross-origin", **_PAGE_HEADE
 
 
 class File(NamedTuple):
-    """A file of the package."""
+    """The content of a static file."""
 
     body: bytes
     type: str
@@ -63,7 +63,7 @@ def _read(path: Path) -> File:
 
 
 def pages_router() -> APIRouter:
-    """The routes, to be included in our own app."""
+    """Return the routes of the static files."""
     made = APIRouter(route_class=Route)
     files = {path.name: _read(path) for path in _UI.iterdir() if path.suffix in _TYPES}
     client = _read(_HERE / "client.js")
@@ -75,7 +75,7 @@ def pages_router() -> APIRouter:
         return _sent(request, page, _PAGE_HEADERS)
 
     async def file(request: Request) -> Response:
-        """A file; that of now also for a page of before or after, which is not to keep it."""
+        """Serve a file; with another version's digest the current file, but not to be cached."""
         found = files.get(request.path_params["name"])
         if found is None:
             raise HTTPException(404)
@@ -84,7 +84,7 @@ def pages_router() -> APIRouter:
             answer.headers["Cache-Control"] = "public, max-age=31536000, immutable"
         return answer
 
-    async def elsewhere(_: Request) -> Response:
+    async def redirect(_: Request) -> Response:
         return RedirectResponse("../ui", 308)
 
     async def client_module(request: Request) -> Response:
@@ -92,7 +92,7 @@ def pages_router() -> APIRouter:
 
     for path, endpoint in (
         ("/ui", start),
-        ("/ui/", elsewhere),  # what its files are called is told from /ui
+        ("/ui/", redirect),  # the page's relative URLs are relative to /ui
         ("/ui/{version}/{name}", file),
         ("/client.js", client_module),
     ):
@@ -108,7 +108,7 @@ def _digest(files: Mapping[str, File]) -> str:
 
 
 def _sent(request: Request, file: File, headers: Mapping[str, str]) -> Response:
-    """The file; asked about by its tag, only that it is the same."""
+    """Return the file, or 304 if the request's ETag matches."""
     answer = answers.settled(request, file.body)
     answer.headers.update({**headers, "Cache-Control": "no-cache"})
     if answer.status_code == 200:  # noqa: PLR2004 - not 304, which has no body

@@ -1,4 +1,4 @@
-"""What is known for a while: a bounded memory whose entries run out."""
+"""A bounded cache whose entries expire."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ T = TypeVar("T")
 
 
 class TtlCache(Generic[T]):
-    """At most *capacity* values by digest; the one unused for longest goes first.
+    """A least-recently-used cache of values by digest, each with its own expiry time.
 
     Args:
-        capacity: how many are kept.
-        clock: the time in seconds that the times of `keep` are by.
+        capacity: maximum number of entries.
+        clock: the clock, in seconds, that the expiry times of `put` refer to.
     """
 
     def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
@@ -28,20 +28,20 @@ class TtlCache(Generic[T]):
         return len(self._entries)
 
     def get(self, key: bytes) -> T | None:
-        """The value of *key*, unless its time is over."""
+        """Return the value of *key*, or None if it is missing or expired."""
         entry = self._entries.get(key)
         if entry is None:
             return None
-        value, until_s = entry
-        if until_s <= self._clock():
+        value, expires_s = entry
+        if expires_s <= self._clock():
             del self._entries[key]
             return None
         self._entries.move_to_end(key)
         return value
 
-    def keep(self, key: bytes, value: T, until_s: float) -> None:
-        """Know *value* by *key* until the clock shows *until_s*."""
-        self._entries[key] = (value, until_s)
+    def put(self, key: bytes, value: T, expires_s: float) -> None:
+        """Cache *value* by *key* until the clock shows *expires_s*."""
+        self._entries[key] = (value, expires_s)
         self._entries.move_to_end(key)
         if len(self._entries) > self._capacity:
             self._entries.popitem(last=False)

@@ -1,8 +1,9 @@
-"""Messages as the Vercel AI SDK has them: its UI messages, and its UI message stream (v1).
+"""The Vercel AI SDK's formats: UI messages, and the UI message stream (v1).
 
-So that its `reconnectToStream` works against this service: the stream says one response from its
-beginning, as chunks, and goes on with what is live. What was told cannot be taken back there: a
-response that is repaired or taken over meanwhile ends the stream with an error, and is loaded anew.
+With them the SDK's `reconnectToStream` works against this service: the stream sends one response
+from its beginning, as chunks, and continues with live events. The format cannot retract chunks: if
+the response is repaired or taken over so that its text changes, the stream ends with an error and
+the client must load the conversation again.
 """
 
 from __future__ import annotations
@@ -27,8 +28,8 @@ _HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 _TEXTUAL = ("text", "reasoning", "refusal")
 _PART_OF_EVENT = {"token": "text", "void": "text", "refusal": "refusal", "reasoning": "reasoning"}
 _REFUSAL = {"rehydrate": {"refusal": True}}
-_CHANGED = "the response was changed: load the conversation again"
-_NO_RESULT = "the response ended before there was a result"
+_CHANGED = "the response has changed: load the conversation again"
+_NO_RESULT = "the response ended before the tool returned a result"
 _REASONS = {"completed": "stop", "incomplete": "length"}
 _KEPT = ("status", "prompt_id", "started_at", "finished_at", "usage", "error", "exact", "metadata")
 
@@ -36,13 +37,13 @@ Json = dict[str, Any]
 
 
 def answer(hydrated: Hydrated) -> bytes:
-    """The hydrated conversation with its messages as UI messages."""
+    """Return the hydrated conversation with its messages as UI messages."""
     body = json.loads(hydrated.body)
     return dump({**body, "messages": [message(each) for each in body["messages"]]})
 
 
 def message(body: Json) -> Json:
-    """The UI message of a message in its wire form."""
+    """Convert a message in its wire form to a UI message."""
     ended = body["status"] in TERMINAL
     parts = body["parts"] or [{"type": "text", "text": body["text"]}]
     metadata = {key: body[key] for key in _KEPT if body.get(key) is not None}
@@ -59,7 +60,11 @@ def _text(part: Json, ended: bool) -> Json:
 
 
 def _tool(part: Json) -> Json:
-    """A tool call. One that streams is shown as it is: the SDK would resume a streaming one."""
+    """Convert a tool call.
+
+    A call whose arguments still stream has the state ``input-available``: the SDK would try to
+    resume a part in the state ``input-streaming``.
+    """
     shown: Json = {
         "type": "dynamic-tool",
         "toolName": part["name"] or "tool",
@@ -69,14 +74,14 @@ def _tool(part: Json) -> Json:
     if part["status"] == "completed":
         return {**shown, "state": "output-available", "output": part["result"]}
     if part["status"] == "failed":
-        return {**shown, "state": "output-error", "errorText": _why_not(part["result"])}
+        return {**shown, "state": "output-error", "errorText": _tool_error(part["result"])}
     if part["status"] == "incomplete":
         return {**shown, "state": "output-error", "errorText": _NO_RESULT}
     return {**shown, "state": "input-available"}
 
 
 def _input(args: Any) -> Any:
-    """Arguments as a value; as the text that they are, if that is no JSON (yet)."""
+    """Return the arguments as a value, or as text if they are not (yet) valid JSON."""
     if not isinstance(args, str):
         return args
     try:
@@ -85,23 +90,25 @@ def _input(args: Any) -> Any:
         return args
 
 
-def streaming(told: list[FollowEvent], response_id: str | None) -> Json | None:
-    """The message of the snapshot in *told* that is to be streamed; None if it does not stream.
+def streaming(events: list[FollowEvent], response_id: str | None) -> Json | None:
+    """Return the message to stream from the snapshot in *events*; None if it is not in progress.
 
-    *response_id* None: the newest one.
+    Args:
+        events: the first events of a follower.
+        response_id: the response to stream; None: the newest one in progress.
     """
-    if not told or told[0].kind != "snapshot":
+    if not events or events[0].kind != "snapshot":
         return None
     found: list[Json] = [
         each
-        for each in told[0].data["messages"]
+        for each in events[0].data["messages"]
         if each["status"] == "in_progress" and response_id in (None, each["id"])
     ]
     return found[-1] if found else None
 
 
 class _Block:
-    """A part as far as it was told: ``text`` is that of a text, or of a tool's arguments."""
+    """The part of a message sent so far. ``text``: its text, or the arguments of a tool call."""
 
     __slots__ = ("answered", "ended", "id", "key", "text", "type")
 
@@ -114,17 +121,17 @@ class _Block:
 
 
 class _ChangedError(Exception):
-    """What was told is not the beginning of what is."""
+    """The chunks sent so far are no longer a prefix of the response."""
 
 
 class Chunks:
-    """One response as the chunks of a UI message stream, each thing told once.
+    """Converts the events of one response to chunks of a UI message stream, each sent once.
 
     Args:
-        response_id: which.
+        response_id: the response to convert.
 
     Attributes:
-        done: the last chunk was told.
+        done: True once the last chunk was returned.
     """
 
     def __init__(self, response_id: str) -> None:
@@ -133,15 +140,15 @@ class Chunks:
         self._gen: int | None = None
         self._blocks: list[_Block] = []
 
-    def take(self, told: FollowEvent) -> list[Json]:
-        """The chunks that say what *told* says of the response."""
-        if self.done or told.kind == "again":
+    def convert(self, event: FollowEvent) -> list[Json]:
+        """Return the chunks of *event*; none if it belongs to another message."""
+        if self.done or event.kind == "again":
             return []
-        data = told.data
+        data = event.data
         try:
-            if told.kind == "snapshot":
+            if event.kind == "snapshot":
                 return list(self._snapshot(data["messages"]))
-            return list(self._event(told.kind, data)) if data["message_id"] == self._id else []
+            return list(self._event(event.kind, data)) if data["message_id"] == self._id else []
         except _ChangedError:
             self.done = True
             return [{"type": "error", "errorText": _CHANGED}]
@@ -162,7 +169,7 @@ class Chunks:
         if data["gen"] != self._gen:
             raise _ChangedError
         if kind in _PART_OF_EVENT:
-            yield from self._say(_PART_OF_EVENT[kind], data.get("part"), data.get("text") or "")
+            yield from self._text(_PART_OF_EVENT[kind], data.get("part"), data.get("text") or "")
         elif kind in ("tool_call", "tool_args", "tool_result"):
             yield from self._tool(kind, data)
         elif kind == "repair":
@@ -172,7 +179,11 @@ class Chunks:
             yield from self._stop(data)
 
     def _parts(self, parts: list[Json]) -> Iterator[Json]:
-        """Tell what *parts* have beyond what was told, if that is their beginning."""
+        """Yield the chunks that extend the sent blocks to *parts*.
+
+        Raises:
+            _ChangedError: the sent blocks are not a prefix of *parts*.
+        """
         parts = [part for part in parts if part["type"] not in _TEXTUAL or part["text"]]
         if len(parts) < len(self._blocks):
             raise _ChangedError
@@ -186,13 +197,13 @@ class Chunks:
                 had = "" if block is None else block.text
                 if not part["text"].startswith(had):
                     raise _ChangedError
-                yield from self._say(part["type"], key, part["text"][len(had) :], block)
+                yield from self._text(part["type"], key, part["text"][len(had) :], block)
                 continue
             yield from self._tool("tool_call", part)
             if part["status"] in SETTLED:
                 yield from self._tool("tool_result", part)
 
-    def _say(
+    def _text(
         self, type_: str, key: str | None, text: str, block: _Block | None = None
     ) -> Iterator[Json]:
         if not text:
@@ -210,7 +221,7 @@ class Chunks:
         yield {"type": f"{kind}-delta", "id": block.id, "delta": text}
 
     def _open(self, type_: str, key: str | None) -> _Block | None:
-        """The block that a text is appended to; without a key that is the last, if it fits."""
+        """Return the block that text is appended to; without a key only the last block can be."""
         found = self._blocks[-1:] if key is None else self._blocks
         return next((each for each in found if (each.type, each.key) == (type_, key)), None)
 
@@ -233,12 +244,12 @@ class Chunks:
         if block is None:
             block = self._begin("tool_call", call_id, data.get("name") or "tool")
             yield {"type": "tool-input-start", **named, "toolName": block.id}
-        said = block.text + (data.get("text") or "") if kind == "tool_args" else block.text
+        args = block.text + (data.get("text") or "") if kind == "tool_args" else block.text
         if kind == "tool_call":
-            said = _as_text(data["args"])
-        if not said.startswith(block.text):
+            args = _as_text(data["args"])
+        if not args.startswith(block.text):
             raise _ChangedError
-        more, block.text = said[len(block.text) :], said
+        more, block.text = args[len(block.text) :], args
         if more:
             yield {"type": "tool-input-delta", "toolCallId": call_id, "inputTextDelta": more}
         whole = kind == "tool_result" or not isinstance(data.get("args", ""), str)
@@ -267,14 +278,14 @@ class Chunks:
 def _output(named: Json, data: Json) -> Json:
     result = data.get("result")
     if data.get("status") == "failed":
-        return {"type": "tool-output-error", **named, "errorText": _why_not(result)}
+        return {"type": "tool-output-error", **named, "errorText": _tool_error(result)}
     return {"type": "tool-output-available", **named, "output": result}
 
 
-def _why_not(result: Any) -> str:
-    """What a failed tool's *result* says; the SDK takes a text only."""
-    said = result.get("error") if isinstance(result, dict) and "error" in result else result
-    return _NO_RESULT if said is None else _as_text(said)
+def _tool_error(result: Any) -> str:
+    """Return the error text of a failed tool call; the SDK accepts only text."""
+    error = result.get("error") if isinstance(result, dict) and "error" in result else result
+    return _NO_RESULT if error is None else _as_text(error)
 
 
 def _as_text(args: Any) -> str:
@@ -282,8 +293,8 @@ def _as_text(args: Any) -> str:
 
 
 def _error_text(error: Any) -> str:
-    said = error.get("message") if isinstance(error, dict) else error
-    return said if isinstance(said, str) else "the response failed"
+    text = error.get("message") if isinstance(error, dict) else error
+    return text if isinstance(text, str) else "the response failed"
 
 
 class UiMessageStream(EventStream):
@@ -291,15 +302,15 @@ class UiMessageStream(EventStream):
 
     own_headers = _HEADERS
 
-    def tell(self, first: list[FollowEvent], response_id: str) -> None:
-        """Begin with *first*, what the follower was told already."""
+    def start_with(self, first: list[FollowEvent], response_id: str) -> None:
+        """Set the response to stream, and the events that the follower has already delivered."""
         self._chunks = Chunks(response_id)
         self.first = self.encoded(first)
 
-    def encoded(self, told: list[FollowEvent]) -> bytes:
-        """The chunks of *told*; behind the last one, the end of the stream."""
-        said = [chunk for each in told for chunk in self._chunks.take(each)]
-        body = b"".join([b"data: %b\n\n" % dump(chunk) for chunk in said])
+    def encoded(self, events: list[FollowEvent]) -> bytes:
+        """Return the chunks of *events*, and the end of the stream after the last chunk."""
+        chunks = [chunk for each in events for chunk in self._chunks.convert(each)]
+        body = b"".join([b"data: %b\n\n" % dump(chunk) for chunk in chunks])
         if not self._chunks.done:
             return body
         self.end()

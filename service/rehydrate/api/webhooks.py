@@ -1,7 +1,7 @@
-"""``POST /v1/ably/events``: what a rule of Ably's sends, which only wakes the recorder.
+"""``POST /v1/ably/events``: webhooks of Ably integration rules, which only wake the recorder.
 
-What is announced is read from the channel and not from here. So nothing has to be kept of a
-request, one that is sent again does no harm, and the answer waits for nothing.
+The recorder reads the messages from the channel, not from the request. So nothing of a request has
+to be stored, repeated deliveries are harmless, and the response need not wait for the recording.
 """
 
 from __future__ import annotations
@@ -27,21 +27,24 @@ from rehydrate.errors import BadParameter, Unauthorized
 LIMIT_BYTES = 8 * 1024 * 1024
 AT_ONCE = 8
 ARRIVAL_S = 5.0
-"""How long a body may take: whoever only knows the name of a key, which is no secret, holds a place
-for no longer."""
+"""Seconds that a body may take to arrive. Knowing a key's name, which is not secret, is enough to
+occupy one of the `AT_ONCE` places for this long."""
 
 SECRET_HEADER = "X-Rehydrate-Secret"  # noqa: S105 - the name of a header, not a secret
 
 _MESSAGES = "channel.message"
-_REFUSAL = f"sign with a configured key (batched), or show the rule's secret in {SECRET_HEADER}"
+_REFUSAL = (
+    "unauthorized webhook: sign batched requests with a configured key, or send the rule's secret"
+    f" in {SECRET_HEADER}"
+)
 
 
 class WebhookSenders:
-    """Who may announce: holders of an Ably key, by signature; rules that know a secret.
+    """Authenticates webhooks: by a signature with an Ably key, or by a shared secret.
 
     Args:
         ably_keys: keys as ``appId.keyId:secret``.
-        secret: what rules show that do not sign; None: nothing does.
+        secret: the secret that unsigned requests must carry; None: they are refused.
     """
 
     def __init__(self, ably_keys: Collection[str], secret: str | None = None) -> None:
@@ -50,57 +53,57 @@ class WebhookSenders:
         self._secret = secret.encode() if secret else None
 
     def check_who(self, headers: Mapping[str, str]) -> None:
-        """Return if *headers* alone do not rule it out.
+        """Check the headers, before the body is read.
 
         Raises:
-            Unauthorized: neither a signature by a known key nor the secret.
+            Unauthorized: neither a signature with a configured key nor the secret.
         """
         if headers.get("x-ably-signature") is not None:
             if headers.get("x-ably-key", "") not in self._secrets:
                 raise Unauthorized(_REFUSAL)
-        elif not self._knows_secret(headers):
+        elif not self._has_secret(headers):
             raise Unauthorized(_REFUSAL)
 
     def check_signature(self, headers: Mapping[str, str], body: bytes) -> None:
-        """Return if *body* is signed as *headers* say, where they say so.
+        """Check the signature of *body*, if the headers have one.
 
         Raises:
-            Unauthorized: it is not.
+            Unauthorized: the signature is wrong.
         """
         signature = headers.get("x-ably-signature")
         if signature is None:
             return
         secret = self._secrets.get(headers.get("x-ably-key", ""), b"")
-        right = base64.b64encode(hmac.digest(secret, body, hashlib.sha256))
-        if not hmac.compare_digest(right, signature.encode("latin-1", "replace")):
+        expected = base64.b64encode(hmac.digest(secret, body, hashlib.sha256))
+        if not hmac.compare_digest(expected, signature.encode("latin-1", "replace")):
             raise Unauthorized(_REFUSAL)
 
-    def _knows_secret(self, headers: Mapping[str, str]) -> bool:
-        shown = headers.get(SECRET_HEADER.lower(), "").encode("latin-1", "replace")
-        return self._secret is not None and hmac.compare_digest(self._secret, shown)
+    def _has_secret(self, headers: Mapping[str, str]) -> bool:
+        given = headers.get(SECRET_HEADER.lower(), "").encode("latin-1", "replace")
+        return self._secret is not None and hmac.compare_digest(self._secret, given)
 
 
 def channels_of(headers: Mapping[str, str], body: bytes) -> list[str]:
-    """The channels on which a request says that messages were published, each once.
+    """Return the channels that have new messages according to the request, without duplicates.
 
     Raises:
-        BadParameter: it is no request of Ably's.
+        BadParameter: the request does not have one of the forms that Ably sends.
     """
     bare = headers.get("x-ably-envelope-channel")
     if bare is not None:
         return [bare] if headers.get("x-ably-envelope-source", _MESSAGES) == _MESSAGES else []
     try:
-        said = orjson.loads(body)
+        parsed = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise BadParameter("body", f"the body is no JSON: {error.msg} at {error.pos}") from error
-    if not isinstance(said, dict):
-        raise BadParameter("body", "the body is no event and no batch of events")
-    return list(dict.fromkeys(_named(said)))
+        raise BadParameter("body", f"the body is not JSON: {error.msg} at {error.pos}") from error
+    if not isinstance(parsed, dict):
+        raise BadParameter("body", "the body is neither an event nor a batch of events")
+    return list(dict.fromkeys(_channels(parsed)))
 
 
-def _named(said: dict[str, Any]) -> Iterator[str]:
-    items = said.get("items")
-    for item in items if isinstance(items, list) else [said]:
+def _channels(parsed: dict[str, Any]) -> Iterator[str]:
+    items = parsed.get("items")
+    for item in items if isinstance(items, list) else [parsed]:
         if not isinstance(item, dict) or item.get("source") != _MESSAGES:
             continue
         data = item.get("data")
@@ -110,13 +113,17 @@ def _named(said: dict[str, Any]) -> Iterator[str]:
 
 
 def events_router(service: Service, announcers: WebhookSenders) -> APIRouter:
-    """The route, to be included in our own app."""
+    """Return the router of the webhook.
+
+    The signature covers the raw body, so the endpoint takes the request itself and declares no
+    pydantic body.
+    """
     made = APIRouter(route_class=Route, tags=["operations"])
-    under_way = ConcurrencyLimit(AT_ONCE, "announcements")
+    limit = ConcurrencyLimit(AT_ONCE, "webhooks")
 
     async def announce(request: Request) -> Response:
         announcers.check_who(request.headers)
-        with under_way:
+        with limit:
             body = await read_bytes(request, LIMIT_BYTES, ARRIVAL_S)
             announcers.check_signature(request.headers, body)
             service.hear(channels_of(request.headers, body))
@@ -128,9 +135,10 @@ def events_router(service: Service, announcers: WebhookSenders) -> APIRouter:
         methods=["POST"],
         status_code=204,
         response_class=Response,
-        summary="Announce messages, as a rule of Ably's does",
-        description="Batched, with Ably's signature; or enveloped, or bare, with the secret of the "
-        f"rule in `{SECRET_HEADER}`. It only has the conversations read: nothing else is believed.",
+        summary="Receive a webhook of an Ably integration rule",
+        description="Batched, with Ably's signature; or enveloped or bare, with the rule's secret "
+        f"in `{SECRET_HEADER}`. It only makes the recorder read the channels; the messages in the "
+        "request are ignored.",
         responses=problems(401, 408, 413, 422, 429, 500),
     )
     return made

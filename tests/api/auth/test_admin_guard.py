@@ -7,7 +7,7 @@ from starlette.requests import Request
 
 from api.conftest import make_access
 from api.minting import ADMIN_KEY, READER, SERVICE_KEY, bearer, mint
-from rehydrate.api.auth.admin_guard import NOTED_AT_ONCE, AdminGuard
+from rehydrate.api.auth.admin_guard import REFUSALS_BURST, AdminGuard
 from rehydrate.errors import Forbidden, StoreUnavailable, Unauthorized
 
 PATH = "/v1/admin/conversations/c/x"
@@ -75,10 +75,10 @@ async def test_strangers_are_refused_and_not_kept(gate, notes):
 
 
 async def test_nobody_fills_the_audit_by_being_refused(gate, notes):
-    for _ in range(NOTED_AT_ONCE + 100):
+    for _ in range(REFUSALS_BURST + 100):
         with pytest.raises(Forbidden):
             await gate(request(SERVICE_KEY))
-    assert NOTED_AT_ONCE <= len(notes) < NOTED_AT_ONCE + 100
+    assert REFUSALS_BURST <= len(notes) < REFUSALS_BURST + 100
 
 
 async def test_a_refusal_stays_one_while_it_cannot_be_kept(gate, notes):

@@ -1,4 +1,4 @@
-"""Who may do what: readers by the Ably token they have, backends and admins by a key of ours."""
+"""Authorization: readers show an Ably token, backends a service key, admins an admin key."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.api.auth.token_checks import Admits, KeyCapabilities, KeyCapability, TokenChecks
 from rehydrate.api.auth.tokens import LONGEST_TOKEN, JwtVerifier, TokenClaims, is_jwt, key_name
+from rehydrate.api.problems import MissingCredentials
 from rehydrate.core.capability import READING
 from rehydrate.errors import ChannelUnavailable, Forbidden, NotConfigured, Unauthorized
 
@@ -18,45 +19,50 @@ if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
 _FINGERPRINT = 12
-_NO_PROOF = "show a token or a key: Authorization: Bearer …"
-_NOT_THIS = "the token grants neither history nor subscribe on this conversation's channel"
+_NO_CREDENTIALS = "missing credentials: send Authorization: Bearer <token or key>"
+_NO_CAPABILITY = "the token grants neither history nor subscribe on this conversation's channel"
 
 
 class Reader(NamedTuple):
-    """Who reads. ``expires_s``: when the proof ends, in seconds since 1970; None: not known."""
+    """An authorized reader.
+
+    Attributes:
+        client_id: the token's clientId, if it has one.
+        expires_s: when the token expires, in seconds since 1970; None if unknown.
+    """
 
     client_id: str | None = None
     expires_s: float | None = None
 
 
 def bearer(request: HTTPConnection) -> str | None:
-    """The token or key in the Authorization header; None without one.
+    """Return the bearer token or key of a request; None without an Authorization header.
 
     Raises:
-        Unauthorized: the header says something else.
+        Unauthorized: the header has another scheme or no token.
     """
     header = request.headers.get("authorization")
     if header is None:
         return None
     scheme, _, token = header.partition(" ")
     if scheme.lower() != "bearer" or not token.strip():
-        raise Unauthorized("the Authorization header has to be: Bearer, a space, and the token")
+        raise Unauthorized("invalid Authorization header: expected Bearer <token or key>")
     return token.strip()
 
 
 class _Secrets:
-    """Keys of our own, compared in constant time with all of them, by digest."""
+    """A set of secret keys. A lookup compares digests with every key, in constant time."""
 
     def __init__(self, keys: Collection[str], variable: str) -> None:
         if not all(key.strip() for key in keys):
-            raise NotConfigured(f"{variable} holds an empty key")
+            raise NotConfigured(f"{variable} contains an empty key")
         self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
 
     def __bool__(self) -> bool:
         return bool(self._digests)
 
-    def has(self, shown: str) -> bool:
-        given = hashlib.sha256(shown.encode()).digest()
+    def has(self, key: str) -> bool:
+        given = hashlib.sha256(key.encode()).digest()
         found = False
         for each in self._digests:
             found |= hmac.compare_digest(given, each)
@@ -64,14 +70,15 @@ class _Secrets:
 
 
 class Access:
-    """Decides who may do what. Tokens and keys are never logged and kept by digest only.
+    """Authorizes requests. Tokens and keys are never logged, and are stored as digests only.
 
     Args:
-        ably_keys: keys whose JWTs readers may show, ``appId.keyId:secret``.
+        ably_keys: keys that may sign readers' JWTs, ``appId.keyId:secret``.
         service_keys: secrets of backends.
-        admin_keys: secrets of admins, who may also do what backends may.
-        key_capability: asks Ably what a key may do; without it a token's claims decide alone.
-        admits: proves an opaque token by asking Ably with it; without it none is taken.
+        admin_keys: secrets of admins, who may also do everything that backends may.
+        key_capability: asks Ably for the capability of a key; without it, only the claims of the
+            token decide.
+        admits: checks an opaque token with Ably; without it, opaque tokens are rejected.
         clock: seconds since 1970.
 
     Raises:
@@ -97,71 +104,75 @@ class Access:
 
     @property
     def configured(self) -> bool:
-        """Whether anybody at all may do anything."""
+        """True if at least one key is configured, so that some caller can be authorized."""
         return bool(self._apps or self._services or self._admins)
 
     def open(self) -> None:
-        """Begin to ask Ably what the keys may do."""
+        """Start to fetch the capabilities of the keys from Ably."""
         if self._keys is not None:
             self._keys.open()
 
     async def close(self) -> None:
-        """Stop whatever is being asked."""
+        """Cancel pending requests to Ably."""
         if self._keys is not None:
             await self._keys.close()
         if self._admissions is not None:
             await self._admissions.close()
 
     async def reader(self, token: str | None, channel: Callable[[], Awaitable[str]]) -> Reader:
-        """Return if the bearer of *token* may read the conversation on *channel*.
+        """Authorize the bearer of *token* to read the conversation on *channel*.
 
-        *channel* is asked only once the token is known to be somebody's.
+        Args:
+            token: an Ably token, a service key or an admin key.
+            channel: resolves the channel; called only after the token has been verified, so an
+                unauthenticated request never causes a database read.
 
         Raises:
-            Unauthorized: the token is missing or does not hold.
-            Forbidden: it holds, but grants neither ``history`` nor ``subscribe`` there.
-            ChannelUnavailable: only Ably could tell, and it does not answer.
-            TooMany: too many opaque tokens are being proved.
+            Unauthorized: the token is missing or invalid.
+            Forbidden: it grants neither ``history`` nor ``subscribe`` on the channel.
+            ChannelUnavailable: only Ably can decide, and it does not answer.
+            TooMany: too many opaque tokens are being checked.
         """
-        token = _present(token)
+        token = _required(token)
         if self._services.has(token) or self._admins.has(token):
             return Reader()
         if is_jwt(token):
             claims = self._jwts.verify(token)
             return await self._by_claims(claims, await channel())
         if self._admissions is None or token.partition(".")[0] not in self._apps:
-            raise Unauthorized("the token is none that is taken here")
+            raise Unauthorized("unknown token: not signed with a configured key")
         if not await self._admissions.admitted(token, await channel()):
-            raise Forbidden(_NOT_THIS)
+            raise Forbidden(_NO_CAPABILITY)
         return Reader()
 
     def backend(self, token: str | None) -> None:
-        """Return if *token* is a service key (or an admin key).
+        """Check that *token* is a service key or an admin key.
 
         Raises:
-            Unauthorized: it is missing, or nobody's.
-            Forbidden: it is a reader's.
+            Unauthorized: it is missing or unknown.
+            Forbidden: it is a reader's token.
         """
-        token = _present(token)
+        token = _required(token)
         if not (self._services.has(token) or self._admins.has(token)):
-            self._refuse(token, "this takes a service key")
+            self._refuse(token, "a service key is required")
 
     def admin(self, token: str | None) -> str:
-        """Return the name of who shows *token*, if that is an admin key.
+        """Check that *token* is an admin key; return its name for the audit.
 
         Raises:
-            Unauthorized: it is missing, or nobody's.
-            Forbidden: it is a backend's or a reader's.
+            Unauthorized: it is missing or unknown.
+            Forbidden: it is a service key or a reader's token.
         """
-        token = _present(token)
+        token = _required(token)
         if not self._admins.has(token):
-            self._refuse(token, "this takes an admin key")
+            self._refuse(token, "an admin key is required")
         return self.named(token)
 
     def named(self, token: str) -> str:
-        """Who shows *token*, for those who look later: what kind of proof it is, and which.
+        """Return a name for the bearer of *token* that is safe to store in the audit.
 
-        Of our own keys that is a fingerprint, which tells keys apart and leads back to none.
+        The name of a service or admin key is a fingerprint: it tells keys apart and does not
+        reveal them.
         """
         if is_jwt(token):
             claims = self._jwts.verify(token)
@@ -170,31 +181,31 @@ class Access:
         return f"{kind}:{hashlib.sha256(token.encode()).hexdigest()[:_FINGERPRINT]}"
 
     async def _by_claims(self, claims: TokenClaims, channel: str) -> Reader:
-        """Key and token together: an operation counts if both grant it."""
+        """Authorize by JWT claims: an operation is granted if both the key and the token grant it."""
         needed = claims.capability is None
         of_key = await self._keys.of(claims.key_name, needed=needed) if self._keys else None
         if of_key is None and needed:
-            raise ChannelUnavailable("Ably does not say what the token's key may do")
+            raise ChannelUnavailable("could not fetch the capability of the token's key from Ably")
         granted = READING
         for capability in (of_key, claims.capability):
             if capability is not None:
                 granted = capability.granted(channel, granted)
         if not granted:
-            raise Forbidden(_NOT_THIS)
+            raise Forbidden(_NO_CAPABILITY)
         return Reader(claims.client_id, claims.expires_s)
 
-    def _refuse(self, token: str, wanted: str) -> None:
-        """Unauthorized for a stranger, Forbidden for somebody who is known."""
+    def _refuse(self, token: str, required: str) -> None:
+        """Raise Unauthorized for an unknown token, Forbidden for a valid one of another kind."""
         if is_jwt(token):
             self._jwts.verify(token)
         elif not self._services.has(token):
-            raise Unauthorized(f"{wanted}; the one that was shown is not known")
-        raise Forbidden(wanted)
+            raise Unauthorized(f"{required}; the given key is unknown")
+        raise Forbidden(required)
 
 
-def _present(token: str | None) -> str:
+def _required(token: str | None) -> str:
     if not token:
-        raise Unauthorized(_NO_PROOF)
+        raise MissingCredentials(_NO_CREDENTIALS)
     if len(token) > LONGEST_TOKEN:
-        raise Unauthorized("the token is too long to be one")
+        raise Unauthorized(f"the token is longer than {LONGEST_TOKEN} characters")
     return token

@@ -1,82 +1,91 @@
-"""The gate of the admin paths: who comes through, and a line for whoever tried."""
+"""Authorization of the admin routes; refused attempts are recorded in the audit."""
 
 from __future__ import annotations
 
 import logging
 import time
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
+
+from starlette.requests import Request
 
 from rehydrate.api.auth.access import Access, bearer
 from rehydrate.core.replay.requests import Asker, AuditEntry
 from rehydrate.errors import Forbidden, StoreUnavailable
 
-if TYPE_CHECKING:
-    from starlette.requests import Request
-
 _log = logging.getLogger(__name__)
 
-NOTED_AT_ONCE, NOTED_PER_S = 200, 2.0
-"""Refusals that are kept: nobody fills the audit by being refused."""
+_ASKER = "rehydrate.asker"
 
-_LONGEST = 256
+REFUSALS_BURST, REFUSALS_PER_S = 200, 2.0
+"""Token bucket of recorded refusals: repeated attempts must not fill the audit."""
+
+_MAX_ID_LENGTH = 256
 
 
 class AuditLog(Protocol):
-    """The audit."""
+    """The audit of admin actions."""
 
     async def note(self, entry: AuditEntry) -> None:
-        """Keep *entry*, for good."""
+        """Append *entry* permanently."""
         ...
 
 
 class AdminGuard:
-    """Admits admins, and keeps in the audit who else was known and came.
+    """Admits admins; records attempts by readers and backends in the audit.
 
-    Strangers (401) are not kept: anybody can be one, as often as he likes.
+    Requests without valid credentials (401) are not recorded: their number is unlimited.
 
     Args:
-        access: who may do what.
-        book: where it is kept; without one nothing is.
+        access: authorizes the request.
+        audit: where refusals are recorded; None: they are not.
     """
 
-    def __init__(self, access: Access, book: AuditLog | None) -> None:
+    def __init__(self, access: Access, audit: AuditLog | None) -> None:
         self._access = access
-        self._book = book
-        self._left = float(NOTED_AT_ONCE)
-        self._counted_s = time.monotonic()
+        self._audit = audit
+        self._tokens = float(REFUSALS_BURST)
+        self._refilled_s = time.monotonic()
 
     async def __call__(self, request: Request) -> Asker:
-        """Who asks, if that is an admin.
+        """Return the admin who sent *request*, and let later dependencies read it by `asker_of`.
 
         Raises:
-            Unauthorized: no proof was shown, or nobody's.
-            Forbidden: it is a reader's or a backend's; that is kept.
+            Unauthorized: credentials are missing or unknown.
+            Forbidden: they belong to a reader or a backend; the refusal is recorded.
         """
         token = bearer(request)
         try:
-            return Asker(self._access.admin(token), _address(request))
+            asker = Asker(self._access.admin(token), _address(request))
         except Forbidden:
-            if self._book is not None:
-                await self._keep(self._book, request, self._access.named(token or ""))
+            if self._audit is not None:
+                await self._record_refusal(self._audit, request, self._access.named(token or ""))
             raise
+        request.scope[_ASKER] = asker
+        return asker
 
-    async def _keep(self, book: AuditLog, request: Request, actor: str) -> None:
+    async def _record_refusal(self, audit: AuditLog, request: Request, actor: str) -> None:
         now_s = time.monotonic()
-        grown = self._left + (now_s - self._counted_s) * NOTED_PER_S
-        self._left, self._counted_s = min(grown, NOTED_AT_ONCE), now_s
-        if self._left < 1:
-            _log.warning("more is refused on admin paths than is kept")
+        refilled = self._tokens + (now_s - self._refilled_s) * REFUSALS_PER_S
+        self._tokens, self._refilled_s = min(refilled, REFUSALS_BURST), now_s
+        if self._tokens < 1:
+            _log.warning("too many refusals on admin routes: not all are recorded in the audit")
             return
-        self._left -= 1
+        self._tokens -= 1
         route = getattr(request.scope.get("route"), "path", "?")
-        conversation_id = str(request.path_params.get("conversation_id", ""))[:_LONGEST]
+        conversation_id = str(request.path_params.get("conversation_id", ""))[:_MAX_ID_LENGTH]
         clean = conversation_id if conversation_id.isprintable() else ascii(conversation_id)
         action, address = f"{request.method} {route}", _address(request)
         entry = AuditEntry(actor, action, "refused: forbidden", clean, None, address)
         try:
-            await book.note(entry)
+            await audit.note(entry)
         except StoreUnavailable:
-            _log.warning("a refusal on an admin path could not be kept")
+            _log.warning("could not record a refusal on an admin route: the store is unavailable")
+
+
+def asker_of(request: Request) -> Asker:
+    """Return the admin whom the `AdminGuard` of the route has admitted."""
+    asker: Asker = request.scope[_ASKER]
+    return asker
 
 
 def _address(request: Request) -> str | None:

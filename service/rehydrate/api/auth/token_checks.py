@@ -1,4 +1,4 @@
-"""What only Ably can tell: what a key may do, and whether an opaque token opens a channel."""
+"""Checks that only Ably can make: the capability of a key, and whether it accepts an opaque token."""
 
 from __future__ import annotations
 
@@ -17,149 +17,153 @@ from rehydrate.errors import ChannelUnavailable, Unauthorized
 _log = logging.getLogger(__name__)
 
 KeyCapability = Callable[[str], Awaitable[Mapping[str, list[str]]]]
-"""What a key may do, as Ably says; may raise `Unauthorized`, `ChannelUnavailable`."""
+"""Fetch a key's capability from Ably; may raise `Unauthorized` or `ChannelUnavailable`."""
 
 Admits = Callable[[str, str], Awaitable[bool]]
-"""Whether Ably lets a token's bearer read a channel; may raise the same."""
+"""Return whether Ably lets a token read a channel; may raise the same errors."""
 
-ASK_TIMEOUT_S = 15.0
+FETCH_TIMEOUT_S = 15.0
 
 
 class KeyCapabilities:
-    """What each key may do, asked again every few minutes, beside the requests.
+    """The capability of each key, refreshed every few minutes in the background.
+
+    While Ably is unreachable the last known capability stays in effect.
 
     Args:
         keys: Ably keys, ``appId.keyId:secret``.
-        ask: asks Ably.
-        fresh_s: how long an answer is taken for current. While Ably is away the last one holds.
-        retry_s: when to ask again after a failure.
-        patience_s: how long a request waits for the first answer.
-        clock: any clock, in seconds.
+        fetch: fetches a key's capability from Ably.
+        fresh_s: seconds after which a capability is fetched again.
+        retry_s: seconds after which a failed fetch is repeated.
+        patience_s: seconds that a request waits for the first fetch.
+        clock: any monotonic clock, in seconds.
     """
 
     def __init__(
         self,
         keys: Collection[str],
-        ask: KeyCapability,
+        fetch: KeyCapability,
         *,
         fresh_s: float = 300.0,
         retry_s: float = 10.0,
         patience_s: float = 1.0,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._ask = ask
+        self._fetch = fetch
         self._fresh_s, self._retry_s, self._patience_s = fresh_s, retry_s, patience_s
         self._clock = clock
-        self._known = {key_name(key): _Known(key) for key in keys}
+        self._entries = {key_name(key): _KeyEntry(key) for key in keys}
 
     def open(self) -> None:
-        """Begin to ask, so that the first request finds an answer."""
-        for known in self._known.values():
-            self._refresh(known)
+        """Start the first fetch of every key, so that the first request need not wait."""
+        for entry in self._entries.values():
+            self._refresh(entry)
 
     async def close(self) -> None:
-        """Stop asking."""
-        tasks = [known.task for known in self._known.values() if known.task is not None]
+        """Cancel pending fetches."""
+        tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def of(self, name: str, *, needed: bool) -> Capability | None:
-        """What the key *name* may do; None while Ably was never there to say it.
+        """Return the capability of the key *name*; None if it was never fetched successfully.
 
-        *needed*: nothing else can decide, so wait for an attempt that is under way.
+        Args:
+            name: ``appId.keyId``.
+            needed: True if nothing else can decide; then a pending fetch is waited for.
 
         Raises:
-            Unauthorized: Ably does not know the key (any more).
+            Unauthorized: the key does not exist, or is revoked.
         """
-        known = self._known[name]
-        self._refresh(known)
-        if known.task is not None and known.capability is None and (needed or not known.asked):
-            await asyncio.wait({known.task}, timeout=self._patience_s)
-        if known.revoked:
-            raise Unauthorized("the key that signed the token is not known to Ably")
-        return known.capability
+        entry = self._entries[name]
+        self._refresh(entry)
+        if entry.task is not None and entry.capability is None and (needed or not entry.attempted):
+            await asyncio.wait({entry.task}, timeout=self._patience_s)
+        if entry.revoked:
+            raise Unauthorized("the key that signed the token does not exist or is revoked")
+        return entry.capability
 
-    def _refresh(self, known: _Known) -> None:
-        if known.task is None and self._clock() >= known.due_s:
-            known.task = asyncio.create_task(self._learn(known), name="key capability")
+    def _refresh(self, entry: _KeyEntry) -> None:
+        if entry.task is None and self._clock() >= entry.due_s:
+            entry.task = asyncio.create_task(self._update(entry), name="key capability")
 
-    async def _learn(self, known: _Known) -> None:
+    async def _update(self, entry: _KeyEntry) -> None:
         wait_s = self._retry_s
         try:
-            async with asyncio.timeout(ASK_TIMEOUT_S):
-                known.capability = Capability.of(dict(await self._ask(known.key)))
-            known.revoked, wait_s = False, self._fresh_s
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
+                entry.capability = Capability.of(dict(await self._fetch(entry.key)))
+            entry.revoked, wait_s = False, self._fresh_s
         except Unauthorized:
-            known.capability, known.revoked = None, True
-            _log.warning("Ably does not know the key %s", key_name(known.key))
-        except Exception as error:  # noqa: BLE001 - whatever it is, it is asked again, and told
-            _log.warning("could not ask what a key may do: %s", type(error).__name__)
+            entry.capability, entry.revoked = None, True
+            _log.warning("Ably does not recognise the key %s", key_name(entry.key))
+        except Exception as error:  # noqa: BLE001 - logged, and retried after retry_s
+            _log.warning("could not fetch the capability of a key: %s", type(error).__name__)
         finally:
-            known.asked, known.task = True, None
-            known.due_s = self._clock() + wait_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+            entry.attempted, entry.task = True, None
+            entry.due_s = self._clock() + wait_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
 
 
-class _Known:
-    """What is known of one key. ``asked``: at least once, with whatever result."""
+class _KeyEntry:
+    """The cached capability of one key. ``attempted``: a fetch has ended, with any result."""
 
     def __init__(self, key: str) -> None:
         self.key = key
         self.capability: Capability | None = None
         self.revoked = False
-        self.asked = False
+        self.attempted = False
         self.due_s = float("-inf")
         self.task: asyncio.Task[None] | None = None
 
 
 class TokenChecks:
-    """Whether an opaque token opens a channel: proved by asking Ably with it, once for all who ask.
+    """Checks opaque tokens with Ably. Concurrent checks of one token share a request.
 
     Args:
-        admits: asks Ably.
-        kept_s: how long a yes is taken for one.
-        refused_s: how long a no is; short, for a capability may be widened.
-        at_once: how many proofs may be under way; garbage must not become a flood of requests.
-        capacity: how many are remembered.
-        clock: any clock, in seconds.
+        admits: performs the check.
+        accepted_s: seconds for which an acceptance is cached.
+        refused_s: seconds for which a refusal is cached; short, since a capability may be widened.
+        at_once: maximum number of concurrent checks; invalid tokens must not flood Ably.
+        capacity: maximum number of cached results.
+        clock: any monotonic clock, in seconds.
     """
 
     def __init__(
         self,
         admits: Admits,
         *,
-        kept_s: float = 60.0,
+        accepted_s: float = 60.0,
         refused_s: float = 5.0,
         at_once: int = 32,
         capacity: int = 10_000,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._admits = admits
-        self._kept_s, self._refused_s, self._at_once = kept_s, refused_s, at_once
+        self._accepted_s, self._refused_s, self._at_once = accepted_s, refused_s, at_once
         self._clock = clock
         self._verdicts: TtlCache[bool | Unauthorized] = TtlCache(capacity, clock)
-        self._asking: dict[bytes, asyncio.Task[bool | Unauthorized]] = {}
+        self._pending: dict[bytes, asyncio.Task[bool | Unauthorized]] = {}
 
     async def close(self) -> None:
-        """Give up what is being asked."""
-        tasks = list(self._asking.values())
+        """Cancel pending checks."""
+        tasks = list(self._pending.values())
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def admitted(self, token: str, channel: str) -> bool:
-        """Whether *token* may read *channel*.
+        """Return whether *token* may read *channel*.
 
         Raises:
-            Unauthorized: Ably does not take the token.
+            Unauthorized: Ably rejects the token.
             ChannelUnavailable: Ably does not answer in time.
-            TooMany: too many are being asked about already.
+            TooMany: too many checks are pending.
         """
         key = digest(token, channel)
         verdict = self._verdicts.get(key)
         if verdict is None:
-            task = self._asking.get(key) or self._begin(key, token, channel)
-            await asyncio.wait({task})  # not the task itself: others may wait for it too
+            task = self._pending.get(key) or self._start(key, token, channel)
+            await asyncio.wait({task})  # awaiting the task itself would cancel it for other waiters
             if task.cancelled():
                 raise ChannelUnavailable("the service is closing")
             verdict = task.result()
@@ -167,24 +171,24 @@ class TokenChecks:
             raise Unauthorized(str(verdict))
         return verdict
 
-    def _begin(self, key: bytes, token: str, channel: str) -> asyncio.Task[bool | Unauthorized]:
-        if len(self._asking) >= self._at_once:
-            raise TooMany("too many tokens are being proved; try again")
-        task = asyncio.create_task(self._prove(key, token, channel), name="token proof")
-        self._asking[key] = task
+    def _start(self, key: bytes, token: str, channel: str) -> asyncio.Task[bool | Unauthorized]:
+        if len(self._pending) >= self._at_once:
+            raise TooMany("too many token checks are pending; retry later")
+        task = asyncio.create_task(self._check(key, token, channel), name="token check")
+        self._pending[key] = task
         return task
 
-    async def _prove(self, key: bytes, token: str, channel: str) -> bool | Unauthorized:
+    async def _check(self, key: bytes, token: str, channel: str) -> bool | Unauthorized:
         verdict: bool | Unauthorized
         try:
-            async with asyncio.timeout(ASK_TIMEOUT_S):
+            async with asyncio.timeout(FETCH_TIMEOUT_S):
                 verdict = await self._admits(token, channel)
         except Unauthorized:
-            verdict = Unauthorized("Ably does not take the token: it has expired, or is none")
+            verdict = Unauthorized("Ably rejected the token: it is expired, revoked or malformed")
         except TimeoutError as error:
-            raise ChannelUnavailable("Ably did not say in time whether the token holds") from error
+            raise ChannelUnavailable("Ably did not check the token in time") from error
         finally:
-            del self._asking[key]
-        kept_s = self._kept_s if verdict is True else self._refused_s
-        self._verdicts.keep(key, verdict, self._clock() + kept_s)
+            del self._pending[key]
+        cached_s = self._accepted_s if verdict is True else self._refused_s
+        self._verdicts.put(key, verdict, self._clock() + cached_s)
         return verdict

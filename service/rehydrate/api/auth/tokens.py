@@ -1,4 +1,4 @@
-"""Ably JWTs: whether one of the configured keys signed it, and what it claims."""
+"""Ably JWTs: verify the signature with the configured keys, and parse the claims."""
 
 from __future__ import annotations
 
@@ -21,14 +21,18 @@ if TYPE_CHECKING:
 LONGEST_TOKEN = 16_384
 """In characters. Ably's own tokens are far shorter, and servers cap headers at 64 KiB."""
 
-REMEMBERED = 10_000
+CACHE_CAPACITY = 10_000
 _DOTS_OF_JWT = 2
 
 
 class TokenClaims(NamedTuple):
-    """What a verified JWT says.
+    """The claims of a verified JWT.
 
-    ``capability`` None: that of its key. ``expires_s``: in seconds since 1970.
+    Attributes:
+        key_name: ``appId.keyId`` of the signing key.
+        client_id: the token's clientId, if it has one.
+        capability: the token's capability; None: that of its key.
+        expires_s: in seconds since 1970.
     """
 
     key_name: str
@@ -38,14 +42,14 @@ class TokenClaims(NamedTuple):
 
 
 class _AnyLength(HMACAlgorithm):
-    """HMAC that takes Ably's older secrets too: they are 22 characters, and are what they are."""
+    """HMAC without PyJWT's minimum key length: older Ably secrets have only 22 characters."""
 
     def check_key_length(self, key: bytes) -> str | None:  # noqa: ARG002 - the library's signature
         return None
 
 
 def key_name(key: str) -> str:
-    """``appId.keyId`` of an Ably key.
+    """Return the ``appId.keyId`` of an Ably key.
 
     Raises:
         NotConfigured: *key* is not ``appId.keyId:secret``.
@@ -53,22 +57,22 @@ def key_name(key: str) -> str:
     name, colon, secret = key.partition(":")
     app_id, dot, key_id = name.partition(".")
     if not (colon and dot and app_id and key_id and secret):
-        raise NotConfigured("REHYDRATE_ABLY_KEYS: an Ably key looks like appId.keyId:secret")
+        raise NotConfigured("REHYDRATE_ABLY_KEYS: an Ably key has the form appId.keyId:secret")
     return name
 
 
 def is_jwt(token: str) -> bool:
-    """Whether *token* has the form of a JWT; Ably's opaque tokens have one dot."""
+    """Return whether *token* has the form of a JWT; Ably's opaque tokens have one dot."""
     return token.count(".") == _DOTS_OF_JWT
 
 
 def digest(token: str, *more: str) -> bytes:
-    """What *token* is remembered by: never itself."""
+    """Return the cache key of *token*; caches never store the token itself."""
     return hashlib.sha256("\0".join((token, *more)).encode()).digest()
 
 
 class JwtVerifier:
-    """Verifies JWTs (HS256) by their ``kid``, and remembers those that held.
+    """Verifies JWTs (HS256) by their ``kid``, and caches valid ones until they expire.
 
     Args:
         keys: Ably keys, ``appId.keyId:secret``.
@@ -81,23 +85,23 @@ class JwtVerifier:
     def __init__(self, keys: Collection[str], clock: Callable[[], float] = time.time) -> None:
         self._secrets = {key_name(key): key.partition(":")[2].encode() for key in keys}
         self._clock = clock
-        self._verified: TtlCache[TokenClaims] = TtlCache(REMEMBERED, clock)
+        self._verified: TtlCache[TokenClaims] = TtlCache(CACHE_CAPACITY, clock)
         self._jws = jwt.PyJWS(algorithms=["HS256"])
         self._jws.unregister_algorithm("HS256")
         self._jws.register_algorithm("HS256", _AnyLength(HMACAlgorithm.SHA256))
 
     def verify(self, token: str) -> TokenClaims:
-        """What *token* claims.
+        """Verify *token* and return its claims.
 
         Raises:
-            Unauthorized: it does not hold: no JWT, of another key, wrongly signed, expired,
-                not valid yet, or with claims of the wrong type.
+            Unauthorized: the token is malformed, signed with another key, wrongly signed, expired,
+                not valid yet, or has claims of the wrong type.
         """
         key = digest(token)
         claims = self._verified.get(key)
         if claims is None:
             claims = self._verify(token)
-            self._verified.keep(key, claims, claims.expires_s)
+            self._verified.put(key, claims, claims.expires_s)
         return claims
 
     def _verify(self, token: str) -> TokenClaims:
@@ -105,21 +109,19 @@ class JwtVerifier:
             kid = self._jws.get_unverified_header(token).get("kid")
             secret = self._secrets.get(kid) if isinstance(kid, str) else None
             if not isinstance(kid, str) or secret is None:
-                raise Unauthorized("the token is not signed with a key that is configured here")
+                raise Unauthorized("unknown token: not signed with a configured key")
             payload = json.loads(self._jws.decode(token, secret, algorithms=["HS256"]))
         except (jwt.InvalidTokenError, ValueError, RecursionError) as error:
-            raise Unauthorized(
-                "the token does not hold: it is no JWT, or wrongly signed"
-            ) from error
+            raise Unauthorized("invalid token: malformed or wrongly signed") from error
         if not isinstance(payload, dict):
-            raise Unauthorized("the claims of the token are no JSON object")
+            raise Unauthorized("invalid token: its claims are not a JSON object")
         return self._claims(kid, payload)
 
     def _claims(self, kid: str, payload: dict[str, Any]) -> TokenClaims:
         expires_s, from_s = _time(payload, "exp"), _time(payload, "nbf")
         now_s = self._clock()
         if expires_s is None:
-            raise Unauthorized("the token says no time of expiry (exp)")
+            raise Unauthorized("the token has no expiry time (exp)")
         if expires_s <= now_s:
             raise Unauthorized("the token has expired")
         if from_s is not None and from_s > now_s:
@@ -138,15 +140,15 @@ def _time(payload: dict[str, Any], claim: str) -> float | None:
     if value is None:
         return None
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Unauthorized(f"the claim {claim} of the token is no time")
+        raise Unauthorized(f"the token's claim {claim} is not a time")
     return value
 
 
 def _capability(claim: Any) -> Capability | None:
-    """The claim is JSON in a string; without it (Ably takes it empty, too) the key's applies."""
+    """Parse the capability claim, JSON in a string; missing or empty, the key's capability applies."""
     if claim is None or claim == "":
         return None
     try:
         return Capability.parse(claim) if isinstance(claim, str) else Capability.of(claim)
     except ValueError as error:
-        raise Unauthorized("the claim x-ably-capability of the token is no capability") from error
+        raise Unauthorized("the token's claim x-ably-capability is not a capability") from error

@@ -1,4 +1,4 @@
-// What admins did, and who tried to.
+// The audit: actions of admins and refused attempts.
 
 import { h, id } from './elements.js';
 import { pagedPane } from './pages.js';
@@ -8,11 +8,11 @@ import { moment, valueText, when } from './words.js';
 export const auditPane = () =>
   pagedPane({
     title: 'Audit',
-    says: 'What admins did, and who tried to. Nothing here can be changed.',
+    note: 'Actions of admins and refused attempts. Entries cannot be changed.',
     where: 'v1/admin/audit',
     rows: (answer) => answer.audit,
     made: entry,
-    nothing: ['Nothing was done yet', 'Replays, and whoever is refused, show here.'],
+    nothing: ['No entries yet', 'Replays and refused attempts appear here.'],
   });
 
 function entry(act) {
@@ -29,11 +29,11 @@ function entry(act) {
 }
 
 function details(detail) {
-  const told = Object.entries(detail).filter(([, value]) => value !== null);
-  return h('dl.entry-detail', {}, told.map(([name, value]) => h('div', {}, h('dt', {}, words(name)), h('dd', {}, id(valueText(value))))));
+  const present = Object.entries(detail).filter(([, value]) => value !== null);
+  return h('dl.entry-detail', {}, present.map(([name, value]) => h('div', {}, h('dt', {}, words(name)), h('dd', {}, id(valueText(value))))));
 }
 
 const capital = (text) => text.slice(0, 1).toUpperCase() + text.slice(1);
 const words = (name) => name.replaceAll('_', ' ');
 
-const outcome = (said) => (/^(refused|failed)/.test(said) ? 'failed' : /^cancel/.test(said) ? 'cancelled' : 'completed');
+const outcome = (text) => (/^(refused|failed)/.test(text) ? 'failed' : /^cancel/.test(text) ? 'cancelled' : 'completed');

@@ -1,4 +1,4 @@
-// Text over time: each piece a step, in the colour of where it came from; below, a mark for each.
+// Chart of the text over time: one step per chunk, in the colour of its source, and a mark below it.
 
 import { svg } from './elements.js';
 import { count, seconds } from './words.js';
@@ -11,7 +11,7 @@ export function chart(pieces, gaps) {
   const span = Math.max(1, ended - began);
   const x = (ms) => LEFT + ((ms - began) / span) * (WIDTH - LEFT - RIGHT);
   const y = (characters) => FLOOR - (characters / Math.max(1, whole)) * (FLOOR - TOP);
-  const label = `${count(whole)} characters in ${count(pieces.length)} pieces over ${seconds(span / 1000)}`;
+  const label = `${count(whole)} characters in ${count(pieces.length)} chunks over ${seconds(span / 1000)}`;
   return svg('svg.chart', { viewBox: `0 0 ${WIDTH} ${HEIGHT}`, role: 'img', 'aria-label': label, preserveAspectRatio: 'none' },
     [0.25, 0.5, 0.75].map((part) => svg('line.grid', { x1: LEFT, x2: WIDTH - RIGHT, y1: y(whole * part), y2: y(whole * part) })),
     svg('line.floor', { x1: LEFT, x2: WIDTH - RIGHT, y1: FLOOR, y2: FLOOR }),
@@ -20,7 +20,7 @@ export function chart(pieces, gaps) {
     holes(pieces, gaps, x));
 }
 
-// One path for each run of pieces from one source.
+// One path for each run of chunks from one source.
 function lines(pieces, x, y) {
   const made = [];
   let sum = 0, path = '', source = null, from = null;
@@ -45,7 +45,7 @@ function rug(pieces, x) {
   return Object.entries(paths).filter(([, d]) => d).map(([source, d]) => svg(`path.rug.${source}`, { d }));
 }
 
-// A gap stands between the pieces around it.
+// A gap is drawn between the chunks around it.
 function holes(pieces, gaps, x) {
   return gaps.map(([first, last]) => {
     const before = pieces.findLast((each) => each.seq !== null && each.seq < first);

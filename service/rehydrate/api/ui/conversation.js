@@ -1,6 +1,6 @@
-// One conversation, live, as its readers see it.
+// The pane of one conversation, live, as readers see it.
 
-import { h, id, put, tell } from './elements.js';
+import { announce, h, id, put } from './elements.js';
 import { follow } from './events.js';
 import { messageView } from './message.js';
 import { more } from './scroll.js';
@@ -17,7 +17,7 @@ export function conversationPane(conversationId, { replay, changed }) {
   const shown = new Map();
   const leaving = new AbortController();
   const touched = new Set();
-  let frame = 0, chosen = null, anew = false;
+  let frame = 0, chosen = null, resyncing = false;
 
   const state = h('span.tag.connection', { role: 'status' });
   const counts = h('span.muted');
@@ -36,7 +36,7 @@ export function conversationPane(conversationId, { replay, changed }) {
       state),
     banner, scroll, latest);
 
-  follow(path`v1/conversations/${conversationId}/stream`, { query: { limit: PAGE }, signal: leaving.signal, heard, stands });
+  follow(path`v1/conversations/${conversationId}/stream`, { query: { limit: PAGE }, signal: leaving.signal, onEvent, onState });
   return {
     element,
     view,
@@ -47,27 +47,27 @@ export function conversationPane(conversationId, { replay, changed }) {
     close: () => (leaving.abort(), older.close(), cancelAnimationFrame(frame)),
   };
 
-  function stands(how, detail) {
+  function onState(how, detail) {
     state.dataset.state = how;
-    if (how === 'live') put(state, anew ? 'Catching up' : 'Live');
+    if (how === 'live') put(state, resyncing ? 'Catching up' : 'Live');
     else if (how === 'connecting') put(state, 'Connecting');
-    else if (how === 'waiting') put(state, `Lost · again in ${seconds(detail / 1000)}`);
+    else if (how === 'waiting') put(state, `Disconnected · retry in ${seconds(detail / 1000)}`);
     else (put(state, 'Refused'), note.replaceChildren(wrong({ message: detail, status: 403 })));
   }
 
-  function heard(kind, said) {
+  function onEvent(kind, data) {
     if (kind === 'snapshot') {
-      view.snapshot(said);
-      anew = false;
-      stands('live');
+      view.snapshot(data);
+      resyncing = false;
+      onState('live');
       draw(true);
     } else if (kind === 'again') {
-      anew = true;
-      stands('live');
+      resyncing = true;
+      onState('live');
     } else {
-      const message = view.take(kind, said);
+      const message = view.apply(kind, data);
       touched.add(message.id);
-      if (kind === 'stop') tell(`${message.id}: ${message.status}`);
+      if (kind === 'stop') announce(`${message.id}: ${message.status}`);
       frame ||= requestAnimationFrame(() => draw(false));
     }
   }
@@ -80,14 +80,14 @@ export function conversationPane(conversationId, { replay, changed }) {
     touched.clear();
     put(channel, view.channel ?? '');
     const open = view.streaming;
-    put(counts, ` · ${many(view.messages.size, 'message')}${view.older ? ' so far' : ''}${open ? ` · ${open} streaming` : ''}`);
-    note.replaceChildren(...(view.messages.size ? [] : [empty('Nothing was said here yet', 'Messages show as soon as they are published.')]));
+    put(counts, ` · ${many(view.messages.size, 'message')}${view.older ? ' loaded' : ''}${open ? ` · ${open} streaming` : ''}`);
+    note.replaceChildren(...(view.messages.size ? [] : [empty('No messages yet', 'Messages appear as soon as they are published.')]));
     older.show(view.older !== null);
     if (follows) toEnd(false);
     changed();
   }
 
-  // All that stands, in order; what is shown already stays where it is.
+  // Draws all messages in order; elements that are already in place are not moved.
   function drawAll() {
     for (const [key, each] of shown) if (!view.messages.has(key)) (each.element.remove(), shown.delete(key));
     let before = null;
@@ -119,7 +119,7 @@ export function conversationPane(conversationId, { replay, changed }) {
       const height = scroll.scrollHeight, top = scroll.scrollTop;
       view.page(answer);
       drawAll();
-      scroll.scrollTop = top + scroll.scrollHeight - height; // one stays where one was reading
+      scroll.scrollTop = top + scroll.scrollHeight - height; // keeps the scroll position of the reader
       draw(false);
     } catch (error) {
       if (!leaving.signal.aborted) note.replaceChildren(wrong(error, loadOlder));

@@ -1,4 +1,4 @@
-// The list of conversations: found, paged, and kept up to date.
+// The list of conversations: search, paging, refresh.
 
 import { h, hidden, id, put } from './elements.js';
 import { toConversation } from './routes.js';
@@ -18,11 +18,11 @@ export function conversationList() {
   const search = h('input', { type: 'search', id: 'search', placeholder: 'Find by id or channel', spellcheck: 'false', autocomplete: 'off', maxlength: 256, oninput: typed, onkeydown: leave });
   const streaming = h('input', { type: 'checkbox', onchange: () => begin() });
   const further = more('More conversations', () => load(older));
-  let older = null, asking = new AbortController(), typing = null, current = null;
+  let older = null, request = new AbortController(), typing = null, current = null;
 
   const element = h('section.pane.list', { 'aria-label': 'Find conversations' },
     h('div.find', { role: 'search' },
-      h('label.visually-hidden', { for: 'search' }, 'Find by the beginning of an id, or a channel'),
+      h('label.visually-hidden', { for: 'search' }, 'Find by the start of an id, or by channel'),
       h('div.find-box', {}, search, h('kbd', { 'aria-hidden': 'true' }, '/')),
       h('label.chip', {}, streaming, h('span', {}, 'Streaming'))),
     h('div.scroll', {}, note, list, further.button));
@@ -35,7 +35,7 @@ export function conversationList() {
       current = conversationId;
       for (const [key, row] of rows) row.mark(key === current);
     },
-    close: () => (refreshing.close(), further.close(), asking.abort()),
+    close: () => (refreshing.close(), further.close(), request.abort()),
   };
 
   function typed() {
@@ -57,8 +57,8 @@ export function conversationList() {
   }
 
   async function begin() {
-    asking.abort();
-    asking = new AbortController();
+    request.abort();
+    request = new AbortController();
     older = null;
     further.show(false);
     if (!rows.size) note.replaceChildren(loading('conversations'));
@@ -67,11 +67,11 @@ export function conversationList() {
 
   function page(before) {
     const query = { query: search.value.trim(), streaming: streaming.checked ? 'true' : null, limit: PAGE, before };
-    return ask('GET', 'v1/admin/conversations', { query, signal: asking.signal });
+    return ask('GET', 'v1/admin/conversations', { query, signal: request.signal });
   }
 
   async function load(before, anew = false) {
-    const { signal } = asking;
+    const { signal } = request;
     try {
       const answer = await page(before);
       if (signal.aborted) return;
@@ -87,9 +87,9 @@ export function conversationList() {
     }
   }
 
-  // The first page again: rows that are known change where they are, new ones come in front.
+  // Loads the first page again: updates existing rows in place, and inserts new ones at the top.
   async function refresh() {
-    const { signal } = asking;
+    const { signal } = request;
     try {
       const answer = await page(null);
       if (signal.aborted) return;
@@ -99,7 +99,7 @@ export function conversationList() {
       for (const each of fresh.reverse()) add(each, true);
       if (rows.size) note.replaceChildren();
     } catch {
-      // the next round tells, or health does
+      // the next refresh shows it, or the health page does
     }
   }
 
@@ -114,9 +114,9 @@ export function conversationList() {
   }
 
   function nothing() {
-    if (search.value.trim()) return empty('Nothing begins with that', 'Search is by the beginning of a conversation’s id, or by the name of its channel.');
-    if (streaming.checked) return empty('Nothing is streaming', 'Responses show here while they are being written.');
-    return empty('No conversations yet', 'They show here as soon as somebody says something.');
+    if (search.value.trim()) return empty('No matches', 'Search by the start of a conversation id, or by a channel name.');
+    if (streaming.checked) return empty('Nothing is streaming', 'Conversations appear here while a response streams.');
+    return empty('No conversations yet', 'Conversations appear here with their first message.');
   }
 }
 
@@ -126,7 +126,7 @@ function row(each) {
   const link = h('a', { href: toConversation(each.conversation_id) },
     h('span.row-title', {}, each.opens_with ? h('bdi', {}, each.opens_with) : id(each.conversation_id)),
     live,
-    h('span.row-sub', {}, each.opens_with ? id(each.conversation_id) : h('span.muted', {}, each.erased ? 'Erased' : 'Nothing finished yet')),
+    h('span.row-sub', {}, each.opens_with ? id(each.conversation_id) : h('span.muted', {}, each.erased ? 'Erased' : 'No finished message yet')),
     time);
   const element = h('li', {}, link);
   update(each);

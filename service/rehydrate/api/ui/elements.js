@@ -1,4 +1,4 @@
-// Elements, made from names and texts alone: a text is always a text node, and never becomes markup.
+// Creates elements from names and texts: a text always becomes a text node, never markup.
 
 const SVG = 'http://www.w3.org/2000/svg';
 
@@ -28,19 +28,19 @@ function built(element, name, attributes, children) {
   return element;
 }
 
-// What people or models wrote, or named: shown as it is, and kept from turning the text around it.
-export const said = (text, name = 'bdi') => h(name, {}, String(text));
+// Text or a name written by users or models, isolated so that it cannot change the text direction around it.
+export const isolated = (text, name = 'bdi') => h(name, {}, String(text));
 
 export const id = (text, more = {}) => h('bdi.id', { title: text, ...more }, String(text));
 
 export const hidden = (text) => h('span.visually-hidden', {}, text);
 
-// Says something to who cannot see it.
-export function tell(text) {
-  document.getElementById('told').textContent = text;
+// Announces a text to screen readers.
+export function announce(text) {
+  document.getElementById('live-region').textContent = text;
 }
 
-// Sets the text only if it is another: what did not change is not announced, and keeps its selection.
+// Sets the text only if it differs: an unchanged text is not announced again and keeps its selection.
 export function put(element, text) {
   if (element.textContent !== text) element.textContent = text;
 }

@@ -1,33 +1,33 @@
-// Server-sent events over fetch, so that the key goes in a header and not in the address.
+// Server-sent events over fetch, which sends the key in a header; EventSource would need it in the URL.
 
 import { refused, request } from './service.js';
 
-const SILENT_MS = 45_000; // the service says something every 15 s
+const SILENT_MS = 45_000; // the service sends a heartbeat every 15 s
 const LONGEST_PAUSE_MS = 10_000;
 
-// Follows until `signal` aborts. `heard(kind, data)` takes each event, `stands(state, detail)` how the
-// connection is: connecting, live, waiting, or refused, which is the end.
-export async function follow(where, { query, signal, heard, stands }) {
+// Follows until `signal` aborts. Calls `onEvent(kind, data)` for each event and `onState(state, detail)`
+// for each state of the connection: connecting, live, waiting, or refused, which is final.
+export async function follow(where, { query, signal, onEvent, onState }) {
   const place = { last: null, retryMs: 1_000, tries: 0 };
   while (!signal.aborted) {
-    stands('connecting');
+    onState('connecting');
     try {
-      await listen(where, query, signal, place, heard, () => stands('live'));
+      await listen(where, query, signal, place, onEvent, () => onState('live'));
     } catch (error) {
       if (signal.aborted) return;
       if (error.status >= 400 && error.status < 500 && error.status !== 429) {
-        stands('refused', error.message);
+        onState('refused', error.message);
         return;
       }
     }
     const most = Math.min(LONGEST_PAUSE_MS, place.retryMs * 2 ** place.tries++);
     const pauseMs = most * (0.5 + Math.random() / 2);
-    stands('waiting', pauseMs);
+    onState('waiting', pauseMs);
     await pause(pauseMs, signal);
   }
 }
 
-async function listen(where, query, signal, place, heard, live) {
+async function listen(where, query, signal, place, onEvent, live) {
   const silence = new AbortController();
   let timer = setTimeout(() => silence.abort(), SILENT_MS);
   try {
@@ -39,7 +39,7 @@ async function listen(where, query, signal, place, heard, live) {
       if (event.data === null) return;
       place.last = event.id ?? place.last;
       place.tries = 0;
-      heard(event.kind, JSON.parse(event.data));
+      onEvent(event.kind, JSON.parse(event.data));
     });
     live();
     const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
@@ -48,7 +48,7 @@ async function listen(where, query, signal, place, heard, live) {
       if (done) return;
       clearTimeout(timer);
       timer = setTimeout(() => silence.abort(), SILENT_MS);
-      parser.take(value);
+      parser.feed(value);
     }
   } finally {
     clearTimeout(timer);
@@ -61,10 +61,10 @@ const pause = (ms, signal) =>
     signal.addEventListener('abort', () => (clearTimeout(timer), done()), { once: true });
   });
 
-// Events out of text that comes in pieces of any length.
+// Parses events from text that arrives in chunks of any length.
 export class Parser {
-  constructor(heard) {
-    this.heard = heard;
+  constructor(onEvent) {
+    this.onEvent = onEvent;
     this.rest = '';
     this.clear();
   }
@@ -73,7 +73,7 @@ export class Parser {
     this.event = { kind: 'message', data: null, id: null, retry: null };
   }
 
-  take(text) {
+  feed(text) {
     const lines = (this.rest + text).split('\n');
     this.rest = lines.pop();
     for (const line of lines) this.line(line.endsWith('\r') ? line.slice(0, -1) : line);
@@ -81,7 +81,7 @@ export class Parser {
 
   line(line) {
     if (line === '') {
-      this.heard(this.event);
+      this.onEvent(this.event);
       this.clear();
       return;
     }

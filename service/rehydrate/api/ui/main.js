@@ -1,4 +1,4 @@
-// The page: who is signed in, where one is, and what is shown there.
+// The page: session, navigation, and the panes of the current route.
 
 import { auditPane } from './audit.js';
 import { conversationPane } from './conversation.js';
@@ -16,7 +16,7 @@ import { timelinePane } from './timeline.js';
 const PLACES = { conversations: 'Conversations', replays: 'Replays', audit: 'Audit', health: 'Health' };
 const bar = document.getElementById('bar');
 const main = document.getElementById('main');
-let open = {}; // what is shown: pane by name, each with `element` and `close`
+let open = {}; // the open panes by name, each with `element` and `close`
 
 wear();
 window.addEventListener('hashchange', show);
@@ -39,7 +39,7 @@ function show() {
   open.talk?.choose(route.messageId);
 }
 
-// What is shown already is not moved: it keeps its focus, and where it was scrolled to.
+// Elements that are already in place are not moved: they keep their focus and scroll position.
 function arrange(elements) {
   for (const each of [...main.children]) if (!elements.includes(each)) each.remove();
   elements.forEach((each, n) => main.children[n] === each || main.insertBefore(each, main.children[n] ?? null));
@@ -61,7 +61,7 @@ function panes({ place, conversationId, messageId }) {
 }
 
 function nothing() {
-  return { element: h('section.pane.nothing', {}, h('p.muted', {}, 'Choose a conversation to see it as its readers do.')), close: () => {} };
+  return { element: h('section.pane.nothing', {}, h('p.muted', {}, 'Select a conversation to see it as readers do.')), close: () => {} };
 }
 
 function drop(name) {
@@ -89,7 +89,7 @@ function showBar(place) {
   if (bar.hidden || !bar.childElementCount) {
     bar.replaceChildren(
       h('a.brand', { href: '#/' }, h('img', { src: ICON, alt: '', width: 22, height: 22 }), h('span', {}, 'rehydrate')),
-      h('nav', { 'aria-label': 'Places' }, Object.entries(PLACES).map(([name, title]) => h('a', { href: toPlace(name), 'data-place': name }, title))),
+      h('nav', { 'aria-label': 'Main' }, Object.entries(PLACES).map(([name, title]) => h('a', { href: toPlace(name), 'data-place': name }, title))),
       h('span.spring'),
       themeButton(),
       h('button.quiet', { type: 'button', onclick: () => forget() }, 'Sign out'));

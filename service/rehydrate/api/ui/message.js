@@ -1,6 +1,6 @@
-// One message as a reader sees it.
+// One message, as a reader sees it.
 
-import { h, id, put, said } from './elements.js';
+import { h, id, put, isolated } from './elements.js';
 import { gap, partView } from './parts.js';
 import { toMessage } from './routes.js';
 import { moment, STATUS, time, valueText } from './words.js';
@@ -30,7 +30,7 @@ export function messageView(conversationId, first, { replay }) {
     status.dataset.status = message.status;
     status.hidden = message.role === 'user' && message.status === 'completed';
     again.disabled = message.status === 'in_progress';
-    again.title = again.disabled ? 'It still streams' : 'Send it again';
+    again.title = again.disabled ? 'Still streaming' : 'Publish this response again';
     const when = message.started_at ?? message.finished_at;
     if (when) (put(at, time(when)), at.setAttribute('datetime', when), (at.title = moment(when)));
     showParts(message);
@@ -53,19 +53,19 @@ export function messageView(conversationId, first, { replay }) {
 
   function nothing(message) {
     if (message.gaps.length) return [h('p.text', {}, message.gaps.map(([a, b]) => gap(a, b)))];
-    return [h('p.muted', {}, message.status === 'in_progress' ? 'Nothing said yet…' : 'Nothing was said.')];
+    return [h('p.muted', {}, message.status === 'in_progress' ? 'No output yet…' : 'No content.')];
   }
 
   function showNote(message) {
-    const told = [];
-    if (message.replay_of) told.push('Sent again from ', id(message.replay_of), message.lost ? '; it went on after this page lost it.' : '; it is not recorded.');
+    const notes = [];
+    if (message.replay_of) notes.push('Replay of ', id(message.replay_of), message.lost ? '; it continued after this page lost the connection.' : '; replays are not recorded.');
     const placed = message.parts.some((part) => part.gaps?.length);
-    if (message.parts.length && message.gaps.length && !placed) told.push(...message.gaps.map(([a, b]) => gap(a, b)), ' ');
-    if (message.error) told.push('Error: ', said(errorText(message.error)), ' ');
-    if (message.exact === false) told.push('Parts of this text may be missing or out of order: its publisher does not number what it says. ');
-    if (message.provisional) told.push('It said nothing for so long that it counts as ended, until it says more. ');
-    note.hidden = !told.length;
-    note.replaceChildren(...told);
+    if (message.parts.length && message.gaps.length && !placed) notes.push(...message.gaps.map(([a, b]) => gap(a, b)), ' ');
+    if (message.error) notes.push('Error: ', isolated(errorText(message.error)), ' ');
+    if (message.exact === false) notes.push('Parts of this text may be missing or out of order: its publisher does not number its messages. ');
+    if (message.provisional) notes.push('No output for too long: treated as ended. Reopens if output resumes. ');
+    note.hidden = !notes.length;
+    note.replaceChildren(...notes);
   }
 }
 

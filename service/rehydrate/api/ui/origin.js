@@ -1,7 +1,7 @@
-// Where each piece of a message came from, as this page has it.
+// The source of each chunk of a message, from this page's point of view.
 //
-// The service says, of the text as it stands, what the database has and what only the channel's history
-// has. Whatever this page heard itself, since it opened the conversation, is live here.
+// The service reports which chunks are in the database and which only in channel history. Chunks that
+// this page received itself, since it opened the conversation, count as live.
 
 export function pieces(timeline, message) {
   const found = [];
@@ -16,7 +16,7 @@ export function pieces(timeline, message) {
     });
   }
   const reached = timeline.through.seq ?? -1;
-  for (const each of message?.heard ?? []) {
+  for (const each of message?.received ?? []) {
     if (each.seq !== null && each.seq > reached) found.push({ source: 'live', whole: false, ...each });
   }
   return found;

@@ -1,4 +1,4 @@
-// A list that is paged by a cursor, in a pane of its own.
+// A pane with a list that is paged by a cursor.
 
 import { h } from './elements.js';
 import { more } from './scroll.js';
@@ -7,15 +7,15 @@ import { empty, loading, wrong } from './states.js';
 
 const PAGE = 50;
 
-// `rows(answer)` are the answer's entries, `made(entry)` is what shows one: an element.
-export function pagedPane({ title, says, where, rows, made, nothing }) {
+// `rows(answer)` returns the entries of an answer, `made(entry)` the element of an entry.
+export function pagedPane({ title, note: subtitle, where, rows, made, nothing }) {
   const list = h('ul.entries', { 'aria-label': title });
   const note = h('div.list-note', {}, loading(title.toLowerCase()));
   const further = more('More', () => load());
   const leaving = new AbortController();
   let older = null;
   const element = h('section.pane.wide-pane', { 'aria-label': title },
-    h('header.pane-head', {}, h('div.pane-title', {}, h('h2', {}, title), h('p', {}, says))),
+    h('header.pane-head', {}, h('div.pane-title', {}, h('h2', {}, title), h('p', {}, subtitle))),
     h('div.scroll', {}, note, list, further.button));
   load();
   return { element, list, ask: page, close: () => (further.close(), leaving.abort()) };

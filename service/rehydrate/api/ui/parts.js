@@ -1,11 +1,11 @@
-// The parts of a message, each kept up to date in place.
+// The parts of a message, each updated in place.
 
 import { h, put } from './elements.js';
 import { count, many, valueText } from './words.js';
 
 const MAKERS = { text: textual, refusal, reasoning, tool_call: toolCall };
 
-// What shows a part, and takes it further; null where its type is unknown.
+// Returns a part's view, with `element` and `update`; null for an unknown type.
 export const partView = (part) => MAKERS[part.type]?.(part) ?? null;
 
 function textual(part) {
@@ -29,7 +29,7 @@ function reasoning(part) {
   return { type: part.type, element, update };
 }
 
-const CALL = { in_progress: 'running', completed: 'done', failed: 'failed', incomplete: 'no result' };
+const CALL = { in_progress: 'running', completed: 'completed', failed: 'failed', incomplete: 'no result' };
 
 function toolCall(part) {
   const name = h('bdi.id');
@@ -53,7 +53,7 @@ function toolCall(part) {
   }
 }
 
-// A text that mostly grows: what is new is appended, anything else is set anew, with its gaps.
+// A text that mostly grows: new text is appended; after any other change it is rendered again, with gaps.
 function words() {
   const element = h('p.text', { dir: 'auto' });
   let shown = '', places = '';
@@ -73,7 +73,7 @@ function words() {
 
 function cut(text, gaps) {
   if (!gaps.length) return [document.createTextNode(text)];
-  const characters = [...text]; // places count code points
+  const characters = [...text]; // positions are in code points
   const made = [];
   let from = 0;
   for (const [at, first, last] of gaps) {
@@ -86,6 +86,6 @@ function cut(text, gaps) {
 
 export function gap(first, last) {
   const events = last - first + 1;
-  const title = `${many(events, 'event')} never arrived: seq ${count(first)}${events > 1 ? ` to ${count(last)}` : ''}`;
+  const title = `${many(events, 'event')} missing: seq ${count(first)}${events > 1 ? ` to ${count(last)}` : ''}`;
   return h('mark.gap', { title, role: 'img', 'aria-label': title }, events > 1 ? `${first}–${last} missing` : `${first} missing`);
 }

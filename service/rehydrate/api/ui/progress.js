@@ -1,7 +1,7 @@
-// How far a replay is, and a way to end it.
+// The progress of a replay, with a button to cancel it.
 
-import { h, id, put, said, tell } from './elements.js';
-import { cancel, LIVELY, STATE } from './replaying.js';
+import { announce, h, id, put, isolated } from './elements.js';
+import { ACTIVE, cancel, STATE } from './replaying.js';
 import { count, seconds, valueText } from './words.js';
 
 export function progressView(first) {
@@ -16,14 +16,14 @@ export function progressView(first) {
   return { element, update, replay: () => known };
 
   function update(replay) {
-    if (known.state !== replay.state && !LIVELY.has(replay.state)) tell(`Replay ${STATE[replay.state]}`);
+    if (known.state !== replay.state && !ACTIVE.has(replay.state)) announce(`Replay ${STATE[replay.state]}`);
     known = replay;
-    put(state, replay.cancel_asked && LIVELY.has(replay.state) ? 'Cancelling' : STATE[replay.state]);
+    put(state, replay.cancel_asked && ACTIVE.has(replay.state) ? 'Cancelling' : STATE[replay.state]);
     state.dataset.status = replay.state;
     bar.max = Math.max(1, replay.chunks);
     bar.value = replay.done;
     put(far, `${count(replay.done)} of ${count(replay.chunks)}${replay.seconds ? ` · ${seconds(replay.seconds_done ?? 0)} of ${seconds(replay.seconds)}` : ''}`);
-    button.hidden = !LIVELY.has(replay.state);
+    button.hidden = !ACTIVE.has(replay.state);
     button.disabled = Boolean(replay.cancel_asked);
     if (replay.error) show(replay.error.detail ?? replay.error.message ?? valueText(replay.error));
   }
@@ -39,10 +39,10 @@ export function progressView(first) {
   }
 
   function show(text) {
-    trouble.replaceChildren(said(text));
+    trouble.replaceChildren(isolated(text));
     trouble.hidden = false;
   }
 }
 
-// What a replay is of, in a line.
+// One line that names the replayed response and the mode.
 export const subject = (replay) => [id(replay.response_id), ' ', h('span.muted', {}, replay.mode === 'repair' ? 'as a repair' : replay.speed === 0 ? 'as fast as allowed' : `at ${replay.speed} ×`)];

@@ -1,12 +1,12 @@
-// The dialog that replays a response: how, tried out first, then watched.
+// The dialog that replays a response: options with a dry run, then the progress.
 
 import { h, id } from './elements.js';
 import { progressView } from './progress.js';
-import { find, LIVELY, start, tryOut } from './replaying.js';
+import { ACTIVE, dryRun, find, start } from './replaying.js';
 import { many, seconds } from './words.js';
 
 const CHOOSING_MS = 150;
-const TYPING_MS = 500; // each trial is kept in the audit
+const TYPING_MS = 500; // each dry run is recorded in the audit
 const WATCH_MS = 400;
 const SPEEDS = [['0.5', '0.5 ×'], ['1', '1 ×'], ['2', '2 ×'], ['4', '4 ×'], ['10', '10 ×'], ['0', 'As fast as allowed']];
 
@@ -17,16 +17,16 @@ export function replayDialog(conversationId, responseId) {
   speed.value = '1';
   const channel = h('input', { id: 'replay-channel', spellcheck: 'false', autocomplete: 'off', placeholder: 'the conversation’s own', oninput: changed });
   const from = h('input', { id: 'replay-from', type: 'number', min: 0, step: 1, value: '0', inputmode: 'numeric', oninput: changed });
-  const rate = h('input', { id: 'replay-rate', type: 'number', min: 1, step: 'any', placeholder: 'as usual', inputmode: 'decimal', oninput: changed });
+  const rate = h('input', { id: 'replay-rate', type: 'number', min: 1, step: 'any', placeholder: 'default', inputmode: 'decimal', oninput: changed });
   const plan = h('div.plan', { role: 'status' });
   const alert = h('p.alert', { role: 'alert', hidden: true });
   const go = h('button.primary', { type: 'submit' }, 'Start replay');
   const paced = h('fieldset.paced', {}, h('legend.visually-hidden', {}, 'Pace'),
-    field('Speed', speed), field('From seq', from), field('Per second', rate));
+    field('Speed', speed), field('From seq', from), field('Messages per second', rate));
   const form = h('form', { onsubmit: submit },
-    h('fieldset.choices', {}, h('legend.visually-hidden', {}, 'What to do'),
-      choice(mode.stream, 'Stream it again', 'As a stream of its own, at its pace. Followers see it live; nothing is recorded.'),
-      choice(mode.repair, 'Repair what readers see', 'Every live reader’s text of it becomes the stored text.')),
+    h('fieldset.choices', {}, h('legend.visually-hidden', {}, 'Mode'),
+      choice(mode.stream, 'Stream it again', 'Publishes a new stream with the original timing. Followers see it live; it is not recorded.'),
+      choice(mode.repair, 'Repair what readers see', 'Overwrites the text that live readers show with the stored text.')),
     paced,
     field('Channel', channel),
     plan, alert,
@@ -68,7 +68,7 @@ export function replayDialog(conversationId, responseId) {
     const { signal } = trying;
     plan.setAttribute('aria-busy', 'true');
     try {
-      const answer = await tryOut(conversationId, responseId, terms(), signal);
+      const answer = await dryRun(conversationId, responseId, terms(), signal);
       plan.replaceChildren(...planned(answer));
       refuse(null);
     } catch (error) {
@@ -100,7 +100,7 @@ export function replayDialog(conversationId, responseId) {
   function watch(replay) {
     const progress = progressView(replay);
     const close = h('button', { type: 'button', onclick: () => dialog.close() }, 'Close');
-    const note = h('p.note', {}, 'It goes on without this window; Replays shows it.');
+    const note = h('p.note', {}, 'The replay continues if you close this window; see Replays.');
     form.replaceWith(progress.element, note, h('div.buttons', {}, close));
     close.focus();
     const look = async () => {
@@ -108,9 +108,9 @@ export function replayDialog(conversationId, responseId) {
       try {
         progress.update(await find(replay.replay_id, leaving.signal));
       } catch {
-        // the next look tells
+        // the next poll shows it
       }
-      note.hidden = !LIVELY.has(progress.replay().state);
+      note.hidden = !ACTIVE.has(progress.replay().state);
       if (!note.hidden) timer = setTimeout(look, WATCH_MS);
     };
     look();
@@ -126,15 +126,15 @@ export function replayDialog(conversationId, responseId) {
 }
 
 function planned(answer) {
-  const told = [h('p.plan-line', {}, h('strong', {}, many(answer.chunks, 'message')), answer.seconds ? ` in ${seconds(answer.seconds)} on ` : ' at once on ', id(answer.channel))];
-  if (answer.pace === 'even') told.push(h('p.note', {}, 'Its times are not recorded: it goes out evenly.'));
-  if (answer.joined) told.push(h('p.note', {}, `${many(answer.joined, 'piece')} share a message with others: the rate allows no more.`));
-  if (answer.gaps?.length) told.push(h('p.note', {}, 'Some of it is missing; the replay ends as incomplete.'));
-  return told;
+  const lines = [h('p.plan-line', {}, h('strong', {}, many(answer.chunks, 'message')), answer.seconds ? ` in ${seconds(answer.seconds)} on ` : ' at once on ', id(answer.channel))];
+  if (answer.pace === 'even') lines.push(h('p.note', {}, 'The original timing is not recorded: chunks are spread evenly.'));
+  if (answer.joined) lines.push(h('p.note', {}, `${many(answer.joined, 'chunk shares', 'chunks share')} a channel message with others, to stay within the rate.`));
+  if (answer.gaps?.length) lines.push(h('p.note', {}, 'The stored response has gaps; the replay ends as incomplete.'));
+  return lines;
 }
 
-function choice(input, name, says) {
-  return h('label.choice', {}, input, h('span', {}, h('strong', {}, name), h('span.muted', {}, says)));
+function choice(input, name, text) {
+  return h('label.choice', {}, input, h('span', {}, h('strong', {}, name), h('span.muted', {}, text)));
 }
 
 function field(name, input) {

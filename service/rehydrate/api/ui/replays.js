@@ -1,9 +1,9 @@
-// All replays, the newest first, and how far they are.
+// All replays, newest first, with their progress.
 
 import { h, id } from './elements.js';
 import { pagedPane } from './pages.js';
 import { progressView, subject } from './progress.js';
-import { LIVELY } from './replaying.js';
+import { ACTIVE } from './replaying.js';
 import { toConversation } from './routes.js';
 import { everyMs } from './scroll.js';
 import { moment, when } from './words.js';
@@ -14,11 +14,11 @@ export function replaysPane() {
   const known = new Map();
   const pane = pagedPane({
     title: 'Replays',
-    says: 'Stored responses, sent again.',
+    note: 'Stored responses that were published again.',
     where: 'v1/admin/replays',
     rows: (answer) => answer.replays,
     made: entry,
-    nothing: ['Nothing was replayed yet', 'Open a conversation, and choose Replay… at one of its responses.'],
+    nothing: ['No replays yet', 'Open a conversation and choose Replay… on one of its responses.'],
   });
   const refreshing = everyMs(REFRESH_MS, refresh);
   return { element: pane.element, close: () => (refreshing.close(), pane.close()) };
@@ -40,10 +40,10 @@ export function replaysPane() {
       for (const replay of answer.replays.toReversed()) {
         const progress = known.get(replay.replay_id);
         if (!progress) pane.list.prepend(entry(replay));
-        else if (LIVELY.has(progress.replay().state)) progress.update(replay);
+        else if (ACTIVE.has(progress.replay().state)) progress.update(replay);
       }
     } catch {
-      // the next round tells
+      // the next refresh shows it
     }
   }
 }

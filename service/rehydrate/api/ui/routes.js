@@ -1,4 +1,4 @@
-// Where one is: names of places in the address' fragment, which is never sent anywhere.
+// Routes in the URL's fragment, which is never sent to a server.
 
 export const here = () => parsed(location.hash);
 

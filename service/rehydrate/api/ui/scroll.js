@@ -1,8 +1,8 @@
-// Lists that go on when one comes near their end.
+// Paging by scrolling, and periodic refresh.
 
 import { h } from './elements.js';
 
-// A button behind (or before) a list that presses itself when it is seen.
+// A button after (or before) a list that activates itself when it scrolls into view.
 export function more(label, load) {
   const button = h('button.more', { type: 'button', hidden: true, onclick: press }, label);
   let busy = false;
@@ -13,7 +13,7 @@ export function more(label, load) {
     show: (there) => {
       button.hidden = !there;
       if (!there) return;
-      seen.unobserve(button); // asked anew: it may be in sight already
+      seen.unobserve(button); // observing again reports the current visibility: it may be visible already
       seen.observe(button);
     },
     close: () => seen.disconnect(),
@@ -32,7 +32,7 @@ export function more(label, load) {
   }
 }
 
-// Does something now and then, while the page is looked at; `close` ends it.
+// Calls `act` every `ms` milliseconds while the page is visible; `close` stops it.
 export function everyMs(ms, act) {
   let timer = null, closed = false;
   const round = async () => {

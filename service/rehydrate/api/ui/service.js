@@ -1,21 +1,21 @@
-// Requests to the service that this page came from.
+// Requests to the service that served this page.
 
 import { forget, key } from './session.js';
 
 const ROOT = new URL('.', document.baseURI);
 const PATIENCE_MS = 20_000;
 
-// What went wrong, in the service's own words (RFC 9457); `status` 0: it was not reached.
+// A problem reported by the service (RFC 9457); `status` is 0 if the service was not reached.
 export class Problem extends Error {
   constructor(status, body) {
-    super(body.detail ?? body.title ?? `The service answered ${status}.`);
+    super(body.detail ?? body.title ?? `The service answered with status ${status}.`);
     this.status = status;
     this.code = body.code ?? 'unknown';
     this.parameter = body.parameter ?? null;
   }
 }
 
-// path`v1/conversations/${id}`: what is put in is percent-encoded.
+// path`v1/conversations/${id}`: interpolated values are percent-encoded.
 export const path = (texts, ...ids) => texts.reduce((made, text, at) => made + encodeURIComponent(ids[at - 1]) + text);
 
 export function request(method, where, { query = {}, body, headers = {}, signal, shown = key() } = {}) {
@@ -32,7 +32,7 @@ export function request(method, where, { query = {}, body, headers = {}, signal,
   });
 }
 
-// The parsed answer. Throws a Problem; a refused key ends the session.
+// Returns the parsed answer. Throws a Problem; an unknown key ends the session.
 export async function ask(method, where, options = {}) {
   const patience = AbortSignal.timeout(PATIENCE_MS);
   const signal = options.signal ? AbortSignal.any([options.signal, patience]) : patience;
@@ -42,7 +42,7 @@ export async function ask(method, where, options = {}) {
     body = await answer.text();
   } catch (error) {
     if (options.signal?.aborted) throw error;
-    throw new Problem(0, { detail: patience.aborted ? 'The service did not answer in 20 s.' : 'The service cannot be reached.' });
+    throw new Problem(0, { detail: patience.aborted ? 'The service did not answer within 20 s.' : 'The service cannot be reached.' });
   }
   if (!answer.ok) throw await refused(answer, body, options.shown);
   return body ? JSON.parse(body) : null;
@@ -53,8 +53,8 @@ export async function refused(answer, text, shown) {
   try {
     body = JSON.parse(text);
   } catch {
-    // a proxy's own page, say: the status has to do
+    // not JSON, for example a proxy's error page: only the status is known
   }
-  if (answer.status === 401 && shown === undefined) forget('The key is not taken any more.');
+  if (answer.status === 401 && shown === undefined) forget('The key is no longer accepted.');
   return new Problem(answer.status, body);
 }

@@ -1,4 +1,4 @@
-// The admin key: in this tab alone, sent in a header, never in an address.
+// The admin key: stored in this tab only, sent in a header, never in a URL.
 
 const PLACE = 'rehydrate.key';
 const changes = new EventTarget();
@@ -12,11 +12,11 @@ export function keep(given) {
   changes.dispatchEvent(new Event('change'));
 }
 
-export function forget(why = null) {
+export function forget(reason = null) {
   if (shown === null) return;
   shown = null;
   sessionStorage.removeItem(PLACE);
-  changes.dispatchEvent(new CustomEvent('change', { detail: why }));
+  changes.dispatchEvent(new CustomEvent('change', { detail: reason }));
 }
 
-export const onChange = (heard) => changes.addEventListener('change', (event) => heard(event.detail ?? null));
+export const onChange = (listener) => changes.addEventListener('change', (event) => listener(event.detail ?? null));

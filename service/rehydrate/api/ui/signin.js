@@ -1,4 +1,4 @@
-// Asks for the admin key, and tries it before it is kept.
+// Asks for the admin key, and checks it before storing it.
 
 import { h, ICON } from './elements.js';
 import { ask } from './service.js';
@@ -14,10 +14,10 @@ export function signIn(why) {
   const form = h('form.card.signin', { onsubmit: submit },
     h('img.mark', { src: ICON, alt: '', width: 40, height: 40 }),
     h('h1', {}, 'Inspector'),
-    h('p.muted', {}, 'Conversations as their readers see them, replays, and what keeps them running.'),
+    h('p.muted', {}, 'Conversations as readers see them, replays, audit and health.'),
     h('label', { for: 'key' }, 'Admin key'),
     input,
-    h('p.note', { id: 'key-note' }, 'One of REHYDRATE_ADMIN_KEYS. It stays in this tab and is sent in a header, never in an address.'),
+    h('p.note', { id: 'key-note' }, 'One of REHYDRATE_ADMIN_KEYS. It is stored in this tab only, and sent in a header, never in a URL.'),
     alert,
     button);
   queueMicrotask(() => input.focus());
@@ -42,7 +42,7 @@ export function signIn(why) {
 }
 
 function refusal(error) {
-  if (error.status === 401) return 'This key is not known here.';
-  if (error.status === 403) return 'This key is not an admin’s: it may not look in here.';
+  if (error.status === 401) return 'Unknown key.';
+  if (error.status === 403) return 'This is not an admin key.';
   return error.message;
 }

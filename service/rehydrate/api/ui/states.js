@@ -1,6 +1,6 @@
-// What is shown where there is nothing (yet): loading, empty, wrong.
+// Placeholders: loading, empty, error.
 
-import { h, said } from './elements.js';
+import { h, isolated } from './elements.js';
 
 export const loading = (what) => h('p.state.loading', { role: 'status' }, h('span.spinner', { 'aria-hidden': 'true' }), `Loading ${what}…`);
 
@@ -8,6 +8,6 @@ export const empty = (title, ...more) => h('div.state', {}, h('p.state-title', {
 
 export const wrong = (error, again) =>
   h('div.state.wrong', { role: 'alert' },
-    h('p.state-title', {}, error.status ? 'That did not work' : 'No answer'),
-    h('p', {}, said(error.message)),
+    h('p.state-title', {}, error.status ? 'Request failed' : 'No answer'),
+    h('p', {}, isolated(error.message)),
     again && h('button', { type: 'button', onclick: again }, 'Try again'));

@@ -1,4 +1,4 @@
-// The timeline of one message: its pieces over time, where they came from, its publisher and lease.
+// The timeline of one message: its chunks over time and their sources, its publisher and lease.
 
 import { chart } from './chart.js';
 import { h, id, put } from './elements.js';
@@ -14,9 +14,9 @@ const SOON_MS = 300;
 const DRAW_MS = 200;
 const MOST_TRIES = 10;
 const MEANS = {
-  database: 'stored when this page asked',
-  history: 'on the channel, not recorded yet',
-  live: 'heard by this page itself',
+  database: 'stored at the time of the request',
+  history: 'in channel history, not recorded yet',
+  live: 'received live by this page',
 };
 
 export function timelinePane(conversationId, messageId, { messageOf, replay }) {
@@ -44,13 +44,13 @@ export function timelinePane(conversationId, messageId, { messageOf, replay }) {
     clearTimeout(drawing);
   }
 
-  // Ended, but the end is not told yet, or this page has heard more than was said.
+  // The response has ended but its stop is not published yet, or this page knows a newer status.
   function pending() {
     const known = messageOf(messageId);
     return (timeline.lease && !timeline.lease.told_at) || (known && known.status !== timeline.status);
   }
 
-  // The page got its text later than the service was asked: nobody has told yet where some of it came from.
+  // The page's snapshot is newer than the timeline: the sources of its last chunks are not known yet.
   function behind(message) {
     const is = message && message.joined !== Infinity && message.joined > (timeline.through.seq ?? -1);
     if (!is) tries = 0;
@@ -71,7 +71,7 @@ export function timelinePane(conversationId, messageId, { messageOf, replay }) {
     }
   }
 
-  // Something was heard; a stream says more than anybody can see.
+  // Redraws after an event, at a limited rate.
   function draw() {
     drawing ??= setTimeout(() => ((drawing = null), paint()), DRAW_MS);
   }
@@ -96,30 +96,30 @@ export function timelinePane(conversationId, messageId, { messageOf, replay }) {
 }
 
 function overTime(found, timeline) {
-  if (!found.length) return h('p.muted', {}, 'Nothing was said.');
+  if (!found.length) return h('p.muted', {}, 'No content.');
   const sorted = [...found].sort((a, b) => a.atMs - b.atMs);
   const span = (sorted.at(-1).atMs - sorted[0].atMs) / 1000;
-  const said = found.reduce((sum, each) => sum + each.characters, 0);
+  const characters = found.reduce((sum, each) => sum + each.characters, 0);
   const untimed = found.every((each) => each.whole);
   return h('figure.over-time', {},
-    h('figcaption', {}, h('span', {}, `${count(said)} characters`), h('span.muted', {}, untimed ? 'stored as one text: no times' : `${many(found.length * timeline.joined, 'piece')} in ${seconds(span)}`)),
+    h('figcaption', {}, h('span', {}, `${count(characters)} characters`), h('span.muted', {}, untimed ? 'imported as one text: no timing' : `${many(found.length * timeline.joined, 'chunk')} in ${seconds(span)}`)),
     chart(sorted, timeline.gaps),
     h('div.axis', { 'aria-hidden': 'true' }, h('span', {}, when(new Date(sorted[0].atMs).toISOString())), h('span', {}, `+${seconds(span)}`)));
 }
 
-// The same, to be read instead of seen; what is open stays so.
+// The same data as a table, for screen readers; it stays open while it updates.
 function stretchTable() {
   const size = h('span.muted');
   const body = h('tbody');
-  const head = h('tr', {}, ['Source', 'Seqs', 'Pieces', 'Characters', 'From'].map((name) => h('th', { scope: 'col' }, name)));
+  const head = h('tr', {}, ['Source', 'Seqs', 'Chunks', 'Characters', 'From'].map((name) => h('th', { scope: 'col' }, name)));
   const element = h('details.fold', {},
     h('summary', {}, h('span.fold-name', {}, 'As a table'), size),
-    h('div.wide', { tabindex: '0', role: 'group', 'aria-label': 'Stretches' }, h('table', {}, h('thead', {}, head), body)));
+    h('div.wide', { tabindex: '0', role: 'group', 'aria-label': 'Spans' }, h('table', {}, h('thead', {}, head), body)));
   return { element, update };
 
   function update(found) {
     const rows = stretches(found);
-    put(size, many(rows.length, 'stretch', 'stretches'));
+    put(size, many(rows.length, 'span'));
     body.replaceChildren(...rows.map((each) => h('tr', {},
       h('td', {}, h(`span.dot.${each.source}`), SOURCE[each.source]),
       h('td.num', {}, each.first === null ? '–' : each.first === each.last ? count(each.first) : `${count(each.first)}–${count(each.last)}`),
@@ -140,7 +140,7 @@ function sources(found) {
   const legend = Object.entries(made).map(([source, each]) => h('li', { 'data-none': !each.pieces },
     h(`span.dot.${source}`), h('strong', {}, SOURCE[source]), h('span.num', {}, `${count(each.characters)}`), h('span.muted', {}, MEANS[source])));
   return [h('section.sources', {},
-    h('h3', {}, 'Where it came from', h('span.muted', {}, 'characters')), bar, h('ul.legend', {}, legend))];
+    h('h3', {}, 'Sources of the text', h('span.muted', {}, 'characters')), bar, h('ul.legend', {}, legend))];
 }
 
 function facts(timeline, message) {
@@ -149,36 +149,36 @@ function facts(timeline, message) {
   const took = finished && timeline.started_at ? (Date.parse(finished) - Date.parse(timeline.started_at)) / 1000 : null;
   return listed([
     ['Status', STATUS[status] ?? status],
-    ['Publisher', timeline.published ? (timeline.publisher === null ? 'no clientId' : id(timeline.publisher)) : 'stored by a backend'],
+    ['Publisher', timeline.published ? (timeline.publisher === null ? 'no clientId' : id(timeline.publisher)) : 'imported by a backend'],
     ['Generation', count(timeline.through.gen)],
-    ['Reaches', timeline.through.seq === null ? 'no seqs' : `seq ${count(timeline.through.seq)}`],
+    ['Through', timeline.through.seq === null ? 'no seqs' : `seq ${count(timeline.through.seq)}`],
     ['In the database', stored(timeline.database)],
     ['Gaps', timeline.gaps.length ? timeline.gaps.map(([a, b]) => (a === b ? count(a) : `${count(a)}–${count(b)}`)).join(', ') : 'none'],
     timeline.repaired !== null && ['Repaired up to', `seq ${count(timeline.repaired)}`],
-    timeline.started_at && ['Began', h('time', { datetime: timeline.started_at, title: moment(timeline.started_at) }, when(timeline.started_at))],
+    timeline.started_at && ['Started', h('time', { datetime: timeline.started_at, title: moment(timeline.started_at) }, when(timeline.started_at))],
     finished && ['Ended', h('time', { datetime: finished, title: moment(finished) }, took > 0 ? `${when(finished)}, after ${seconds(took)}` : when(finished))],
     timeline.prompt_id && ['Answers', id(timeline.prompt_id)],
     timeline.watermark && ['Recorded up to', h('time', { datetime: timeline.watermark.at, title: moment(timeline.watermark.at) }, when(timeline.watermark.at))],
-    timeline.reasons.length > 0 && ['Not complete', timeline.reasons.map((reason) => reason.detail).join('; ')],
+    timeline.reasons.length > 0 && ['Incomplete', timeline.reasons.map((reason) => reason.detail).join('; ')],
   ]);
 }
 
-const stored = (database) => (database === null ? 'nothing yet' : database.seq === null ? 'whole' : `up to seq ${count(database.seq)}`);
+const stored = (database) => (database === null ? 'nothing yet' : database.seq === null ? 'complete' : `up to seq ${count(database.seq)}`);
 
 function lease(held) {
   if (!held) return [];
-  const state = held.told_at ? 'over: its end was told' : held.fenced ? 'fenced: a sweeper ends it' : held.expired ? 'run out' : 'held';
+  const state = held.told_at ? 'released: the stop was published' : held.fenced ? 'fenced: a sweeper is ending the response' : held.expired ? 'expired' : 'held';
   return [h('h3', {}, 'Lease'), listed([
     ['State', state],
     held.holder && ['Holder', id(held.holder)],
     held.until && ['Until', `${when(held.until)}${held.expired ? '' : `, ${seconds(Math.max(0, (Date.parse(held.until) - Date.now()) / 1000))} from now`}`],
-    held.told_at && ['Told', `${when(held.told_at)} (${ago(held.told_at)})`],
+    held.told_at && ['Stop published', `${when(held.told_at)} (${ago(held.told_at)})`],
   ])];
 }
 
 const listed = (rows) => h('dl.facts', {}, rows.filter(Boolean).map(([name, value]) => h('div', {}, h('dt', {}, name), h('dd', {}, value))));
 
-// Consecutive pieces from one source, without a gap between them.
+// Groups consecutive chunks from one source, without a gap between them.
 function stretches(found) {
   const made = [];
   for (const each of found) {

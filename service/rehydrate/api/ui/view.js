@@ -1,12 +1,12 @@
-// A conversation as its reader has it: a snapshot, taken further by each event. The service tells
-// every event once and in order, so nothing has to be dropped here.
+// A reader's view of a conversation: a snapshot, updated by each event. The service sends every event
+// once and in order, so this view needs no drop rule.
 //
-// Of each message the page also knows what it heard itself: `joined`, the seq up to which the text was
-// there when the page got it (-1: it heard all of it), and `heard`, the pieces that came live.
+// For each message the view also records what the page received live: `joined` is the seq that the
+// message had in the snapshot (-1: all of it came live), `received` lists the live chunks.
 
 import { serialMs } from './words.js';
 
-const MOST_HEARD = 10_000;
+const MAX_RECEIVED = 10_000;
 const TEXTUAL = { token: 'text', refusal: 'refusal', reasoning: 'reasoning' };
 
 export class View {
@@ -22,7 +22,7 @@ export class View {
     return [...this.messages.values()].filter((each) => each.status === 'in_progress').length;
   }
 
-  // A snapshot replaces what it speaks of, and keeps older pages that join on to it.
+  // A snapshot replaces its messages; older pages that are contiguous with it stay.
   snapshot(answer) {
     const known = this.messages;
     const meets = answer.messages.some((each) => known.has(each.id));
@@ -38,26 +38,26 @@ export class View {
     this.ready = true;
   }
 
-  // An older page, in front.
+  // Inserts an older page before the messages.
   page(answer) {
     const more = answer.messages.filter((each) => !this.messages.has(each.id)).map(taken);
     this.messages = new Map([...more.map((each) => [each.id, each]), ...this.messages]);
     this.older = answer.older;
   }
 
-  // An event; gives the message that it changed.
-  take(kind, said) {
-    let message = this.messages.get(said.message_id);
-    if (!message || (kind !== 'prompt' && said.gen > message.through.gen)) {
-      message = begun(kind, said);
+  // Applies an event; returns the message that it changed.
+  apply(kind, data) {
+    let message = this.messages.get(data.message_id);
+    if (!message || (kind !== 'prompt' && data.gen > message.through.gen)) {
+      message = begun(kind, data);
       this.messages.set(message.id, message);
     }
     const before = length(message);
-    apply(message, kind, said);
-    message.through.seq = said.seq === null ? message.through.seq : Math.max(message.through.seq ?? -1, said.seq);
-    if (message.heard.length < MOST_HEARD) {
+    apply(message, kind, data);
+    message.through.seq = data.seq === null ? message.through.seq : Math.max(message.through.seq ?? -1, data.seq);
+    if (message.received.length < MAX_RECEIVED) {
       const characters = kind === 'repair' ? length(message) : length(message) - before;
-      message.heard.push({ seq: said.seq, atMs: serialMs(said.serial) ?? Date.now(), characters });
+      message.received.push({ seq: data.seq, atMs: serialMs(data.serial) ?? Date.now(), characters });
     }
     return message;
   }
@@ -65,14 +65,14 @@ export class View {
 
 function taken(body) {
   const parts = body.parts.length ? body.parts : body.text ? [{ type: 'text', text: body.text }] : [];
-  return { ...body, parts, joined: body.through.seq ?? Infinity, heard: [] };
+  return { ...body, parts, joined: body.through.seq ?? Infinity, received: [] };
 }
 
-function begun(kind, said) {
+function begun(kind, data) {
   const role = kind === 'prompt' ? 'user' : 'assistant';
-  const at = serialMs(said.serial);
+  const at = serialMs(data.serial);
   return {
-    id: said.message_id,
+    id: data.message_id,
     role,
     status: role === 'user' ? 'completed' : 'in_progress',
     parts: [],
@@ -81,20 +81,20 @@ function begun(kind, said) {
     prompt_id: null,
     started_at: new Date(at ?? Date.now()).toISOString(),
     finished_at: null,
-    through: { gen: said.gen, seq: null },
-    replay_of: said.replay_of ?? null,
+    through: { gen: data.gen, seq: null },
+    replay_of: data.replay_of ?? null,
     joined: -1,
-    heard: [],
+    received: [],
   };
 }
 
-function apply(message, kind, said) {
-  if (kind === 'start') message.prompt_id = said.prompt_id ?? null;
-  else if (kind === 'prompt') message.parts = [{ type: 'text', text: said.text ?? '' }];
-  else if (kind in TEXTUAL) append(message.parts, TEXTUAL[kind], said.part, said.text ?? '');
-  else if (kind === 'tool_call' || kind === 'tool_args' || kind === 'tool_result') call(message.parts, kind, said);
-  else if (kind === 'repair') repair(message, said);
-  else if (kind === 'stop') stop(message, said);
+function apply(message, kind, data) {
+  if (kind === 'start') message.prompt_id = data.prompt_id ?? null;
+  else if (kind === 'prompt') message.parts = [{ type: 'text', text: data.text ?? '' }];
+  else if (kind in TEXTUAL) append(message.parts, TEXTUAL[kind], data.part, data.text ?? '');
+  else if (kind === 'tool_call' || kind === 'tool_args' || kind === 'tool_result') call(message.parts, kind, data);
+  else if (kind === 'repair') repair(message, data);
+  else if (kind === 'stop') stop(message, data);
 }
 
 function append(parts, type, key, text) {
@@ -106,28 +106,28 @@ function append(parts, type, key, text) {
   else parts.push(key == null ? { type, text } : { type, text, part: key });
 }
 
-function call(parts, kind, said) {
-  let part = parts.find((each) => each.type === 'tool_call' && each.tool_call_id === said.tool_call_id);
+function call(parts, kind, data) {
+  let part = parts.find((each) => each.type === 'tool_call' && each.tool_call_id === data.tool_call_id);
   if (!part) {
-    part = { type: 'tool_call', tool_call_id: said.tool_call_id, name: null, args: '', result: null, status: 'in_progress' };
+    part = { type: 'tool_call', tool_call_id: data.tool_call_id, name: null, args: '', result: null, status: 'in_progress' };
     parts.push(part);
   }
-  part.name = said.name ?? part.name;
-  if (kind === 'tool_args') part.args = typeof part.args === 'string' ? part.args + (said.text ?? '') : part.args;
-  else if (kind === 'tool_call') Object.assign(part, { args: said.args ?? '', status: said.status ?? part.status });
-  else Object.assign(part, { result: said.result ?? null, status: said.status ?? 'completed' });
+  part.name = data.name ?? part.name;
+  if (kind === 'tool_args') part.args = typeof part.args === 'string' ? part.args + (data.text ?? '') : part.args;
+  else if (kind === 'tool_call') Object.assign(part, { args: data.args ?? '', status: data.status ?? part.status });
+  else Object.assign(part, { result: data.result ?? null, status: data.status ?? 'completed' });
 }
 
-function repair(message, said) {
-  const parts = said.parts ?? (said.text ? [{ type: 'text', text: said.text }] : []);
-  Object.assign(message, { parts: structuredClone(parts), gaps: [], repaired: said.seq });
+function repair(message, data) {
+  const parts = data.parts ?? (data.text ? [{ type: 'text', text: data.text }] : []);
+  Object.assign(message, { parts: structuredClone(parts), gaps: [], repaired: data.seq });
 }
 
-function stop(message, said) {
-  message.status = said.status ?? 'completed';
-  message.error = said.error ?? null;
-  message.usage = said.usage ?? null;
-  message.finished_at = new Date(serialMs(said.serial) ?? Date.now()).toISOString();
+function stop(message, data) {
+  message.status = data.status ?? 'completed';
+  message.error = data.error ?? null;
+  message.usage = data.usage ?? null;
+  message.finished_at = new Date(serialMs(data.serial) ?? Date.now()).toISOString();
   for (const part of message.parts) if (part.status === 'in_progress') part.status = 'incomplete';
 }
 

@@ -1,4 +1,4 @@
-// Times, counts and states, in words.
+// Formats times, counts and states.
 
 const number = new Intl.NumberFormat('en');
 const clock = new Intl.DateTimeFormat('en-GB', { hour: '2-digit', minute: '2-digit', second: '2-digit' });
@@ -49,7 +49,7 @@ export function when(iso) {
   return at.toDateString() === new Date().toDateString() ? clock.format(at) : `${day.format(at)}, ${clock.format(at)}`;
 }
 
-// The time that a serial begins with (14 digits of ms), by Ably's clock.
+// Returns the time of a serial, by Ably's clock: its first 14 digits are milliseconds since 1970.
 export function serialMs(serial) {
   const digits = /^\d{14}/.exec(serial ?? '');
   return digits ? Number(digits[0]) : null;
