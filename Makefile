@@ -15,7 +15,7 @@ COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick check format bench chaos soak holes migrate-check lock clean
+.PHONY: help setup demo test test-quick check format bench chaos soak holes migrate-check mutants lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -54,6 +54,9 @@ holes: $(VENV)/.dev $(VENV)/.node ## what the known recipes get wrong, and the t
 migrate-check: $(VENV)/.dev ## migrations go up, down and up, and equal the metadata
 	@exec $(BIN)/python -m pytest -k migration tests/store $(ARGS)
 
+mutants: $(VENV)/.dev build/mutants/.made ## change the code in small ways, and list what no test notices; ARGS="--module core/window --sample 40"
+	@PYTHONPATH=tests exec $(BIN)/python -m mutants $(ARGS)
+
 setup: $(VENV)/.dev $(VENV)/.node ## only make .venv
 
 lock: build/lock/.made ## pin requirements/*.txt anew, as new as pyproject.toml allows
@@ -62,7 +65,8 @@ lock: build/lock/.made ## pin requirements/*.txt anew, as new as pyproject.toml 
 		--output-file requirements/run.txt pyproject.toml
 	@$(COMPILE) --upgrade --constraint requirements/build.txt --constraint requirements/run.txt \
 		--extra dev --output-file requirements/dev.txt pyproject.toml
-	@for lock in build run dev; do grep -E '^[a-zA-Z ]' requirements/$$lock.txt > build/lock/$$lock \
+	@$(COMPILE) --upgrade --output-file requirements/mutants.txt requirements/mutants.in
+	@for lock in build run dev mutants; do grep -E '^[a-zA-Z ]' requirements/$$lock.txt > build/lock/$$lock \
 		&& cp build/lock/$$lock requirements/$$lock.txt; done
 
 clean: ## remove what the other targets made
@@ -97,4 +101,9 @@ $(VENV)/.node: $(VENV)/.made $(wildcard tests/js/package-lock.json)
 build/lock/.made: Makefile
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock
 	@build/lock/bin/python -m pip --disable-pip-version-check --quiet install "pip-tools>=7.5,<8"
+	@touch $@
+
+build/mutants/.made: requirements/mutants.txt
+	@rm -rf build/mutants && $(PYTHON) -m venv build/mutants
+	@build/mutants/bin/python -m pip --disable-pip-version-check --quiet install --require-hashes -r requirements/mutants.txt
 	@touch $@

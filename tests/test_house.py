@@ -230,7 +230,7 @@ def test_every_rule_left_out_for_all_has_its_reason() -> None:
 
 
 def test_locks_pin_by_hash_and_hold_no_address() -> None:
-    locks = [ROOT / "requirements" / f"{name}.txt" for name in ("build", "run", "dev")]
+    locks = [ROOT / "requirements" / f"{name}.txt" for name in ("build", "run", "dev", "mutants")]
     locks += [p for p in tracked_files() if p.name == "package-lock.json"]
     for lock in locks:
         text = lock.read_text()
