@@ -21,6 +21,7 @@ SERVICE = ROOT / "service"
 SOURCE = SERVICE / "rehydrate"
 TESTS = ROOT / "tests"
 LINES_MAX = 500
+PORT_METHODS_MAX = 6
 ADAPTERS = ("ably", "api", "embedded", "postgres", "providers")
 FACADE = (
     "answering", "asgi", "channel_names", "cli", "demo", "history", "history_inspecting",
@@ -288,3 +289,17 @@ def test_no_name_of_a_machine_is_committed() -> None:
         and path != Path(__file__)
     ]
     assert not wrong
+
+
+def test_a_port_has_few_methods() -> None:
+    """A protocol that keeps growing is split by its users: each needs only a part of it."""
+    wide = []
+    for path in sorted((SOURCE / "ports").glob("*.py")):
+        for node in ast.walk(ast.parse(path.read_text())):
+            bases = node.bases if isinstance(node, ast.ClassDef) else []
+            if not any(isinstance(base, ast.Name) and base.id == "Protocol" for base in bases):
+                continue
+            own = [n for n in node.body if isinstance(n, (ast.FunctionDef, ast.AsyncFunctionDef))]
+            if len(own) > PORT_METHODS_MAX:
+                wide.append(f"{node.name} has {len(own)}")
+    assert not wide, f"ports of more than {PORT_METHODS_MAX} methods: {', '.join(wide)}"

@@ -1,23 +1,32 @@
-"""Which channel a conversation has: its row's, for good; else by template."""
+"""The channel of a conversation: the one in its row, else the one that the template gives it."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-MOST_KNOWN = 10_000
+_Value = TypeVar("_Value")
+
+MAX_KNOWN = 10_000
+
+ABSENT_FOR_S = 1.0
+"""How long a conversation without a row counts as one. A page that opens a new chat asks several
+times within a second, for the access check and for the answer. A row that another process creates
+in the meantime has the same channel, unless that process runs with another template."""
 
 
 class ChannelNames:
-    """The names of channels, by conversation. Many who ask at once cost one look.
+    """Channel names by conversation, cached; simultaneous lookups of one share a query.
+
+    A row's channel never changes, so it is cached without a time limit.
 
     Args:
-        look: the name in the conversation's row; None if it has no row.
-        by_template: the name of one that has no row.
+        look: returns the channel in a conversation's row; None if it has no row.
+        by_template: returns the channel of a conversation without a row.
     """
 
     def __init__(
@@ -28,27 +37,29 @@ class ChannelNames:
         self._look = look
         self._by_template = by_template
         self._known: OrderedDict[str, str] = OrderedDict()
+        self._absent_until_s: OrderedDict[str, float] = OrderedDict()
         self._looking: dict[str, asyncio.Task[str | None]] = {}
 
     async def of(self, conversation_id: str) -> str:
-        """The channel of a conversation; raises what looking raises."""
+        """Return the channel of a conversation; raises what the query raises."""
         name = self._known.get(conversation_id)
-        if name is None:
+        if name is None and not self._is_absent(conversation_id):
             name = await self._found(conversation_id)
         if name is None:
             return self._by_template(conversation_id)
-        self._known[conversation_id] = name
-        self._known.move_to_end(conversation_id)
-        if len(self._known) > MOST_KNOWN:
-            self._known.popitem(last=False)
+        _remember(self._known, conversation_id, name)
         return name
 
     async def close(self) -> None:
-        """Stop looking."""
+        """Cancel the queries that are running."""
         looking = list(self._looking.values())
         for task in looking:
             task.cancel()
         await asyncio.gather(*looking, return_exceptions=True)
+
+    def _is_absent(self, conversation_id: str) -> bool:
+        until_s = self._absent_until_s.get(conversation_id)
+        return until_s is not None and asyncio.get_running_loop().time() < until_s
 
     async def _found(self, conversation_id: str) -> str | None:
         task = self._looking.get(conversation_id)
@@ -56,7 +67,20 @@ class ChannelNames:
             task = asyncio.create_task(self._look_for(conversation_id), name="naming a channel")
             self._looking[conversation_id] = task
             task.add_done_callback(lambda _: self._looking.pop(conversation_id, None))
-        return await asyncio.shield(task)  # who gives up must not take it from the others
+        return await asyncio.shield(task)  # others may be waiting for the same query
 
     async def _look_for(self, conversation_id: str) -> str | None:
-        return await self._look(conversation_id)
+        name = await self._look(conversation_id)
+        if name is None:
+            until_s = asyncio.get_running_loop().time() + ABSENT_FOR_S
+            _remember(self._absent_until_s, conversation_id, until_s)
+        else:
+            self._absent_until_s.pop(conversation_id, None)
+        return name
+
+
+def _remember(cache: OrderedDict[str, _Value], key: str, value: _Value) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    if len(cache) > MAX_KNOWN:
+        cache.popitem(last=False)

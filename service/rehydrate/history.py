@@ -161,7 +161,7 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
         return await self._names.of(conversation_id)
 
     async def _look_for_channel(self, conversation_id: str) -> str | None:
-        row = (await self._store.load(conversation_id, limit=1, before=None)).conversation
+        row = await self._store.conversation(conversation_id)
         return row and row.channel
 
     async def hydrate(

@@ -8,7 +8,7 @@ from typing import Any
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.text.content import collapsed_run
-from rehydrate.ports import ResponseStore
+from rehydrate.ports import Conversations
 
 AT_MS = 1_763_720_000_123
 UNICODE_IDS = ["é", "e\u0301", "語", "😀", "a b", "~", "%", "'", '"', "\\", "a/b", "A", "x" * 256]
@@ -41,12 +41,12 @@ def finished(message_id: str, position: str, text: str = "said") -> MessageState
     return state
 
 
-async def put(store: ResponseStore, conversation: str, *states: MessageState) -> None:
+async def put(store: Conversations, conversation: str, *states: MessageState) -> None:
     async with store.locked(conversation, f"ai:{conversation}") as held:
         await held.put(states)
 
 
-async def further(store: ResponseStore, conversation: str, *events: Event) -> None:
+async def further(store: Conversations, conversation: str, *events: Event) -> None:
     """Fold *events* of one message onto what is stored, as a recorder does."""
     async with store.locked(conversation, f"ai:{conversation}") as held:
         state = (await held.messages({events[0].message_id}))[events[0].message_id]

@@ -1,4 +1,4 @@
-"""What every `ResponseStore` promises: a suite for a class that has a fixture ``store``."""
+"""What every store promises: a suite for a class that has a fixture ``store``."""
 
 from __future__ import annotations
 

@@ -19,6 +19,7 @@ class Rows:
     async def test_what_is_not_there_is_empty(self, store) -> None:
         stored = await store.load("none", limit=5, before=None)
         assert stored == (None, [], False, [])
+        assert await store.conversation("none") is None
         assert await store.states("none", ["m", None]) == []
         assert await store.message("none", "m") is None
         assert await store.conversations(limit=5, before=None) == ([], None)
@@ -28,6 +29,7 @@ class Rows:
             made = held.conversation
         assert (made.id, made.channel, made.watermark, made.holes) == ("c", "ai:c", None, ())
         assert (await store.load("c", limit=1, before=None)).conversation == made
+        assert await store.conversation("c") == made
         assert await store.conversations(limit=5, before=None) == ([made], None)
 
     async def test_the_channel_is_the_one_of_the_row(self, store) -> None:
@@ -240,6 +242,7 @@ class Text:
         for call in (
             lambda: put(store, "c", response(id_)),
             lambda: put(store, id_, response("m")),
+            lambda: store.conversation(id_),
             lambda: store.load(id_, limit=1, before=None),
             lambda: store.load("c", limit=1, before=Cursor(id_, "")),
         ):

@@ -47,6 +47,10 @@ class Paused:
             async with asyncio.timeout(PATIENCE_S):
                 await self._pauses[name]()
 
+    async def conversation(self, conversation_id):
+        await self._pause("conversation")
+        return await self._port.conversation(conversation_id)
+
     async def load(self, *args, **more):
         await self._pause("load")
         return await self._port.load(*args, **more)

@@ -68,7 +68,7 @@ async def verify(
     check_conversation_id(conversation_id)
     await record(conversation_id)
     store = ctx.store
-    row = (await store.load(conversation_id, limit=1, before=None)).conversation
+    row = await store.conversation(conversation_id)
     name = row.channel if row else ctx.default_channel(conversation_id)
     events = await _said(ctx.channel, name)
     shown = Timeline(agents=ctx.agents, tombstone=row.tombstone if row else None)

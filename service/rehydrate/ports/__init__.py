@@ -2,27 +2,31 @@
 
 from __future__ import annotations
 
-from rehydrate.ports.channel import ChannelLog, Discontinuity, Outgoing, Subscription
+from rehydrate.ports.channel import Authority, ChannelLog, Discontinuity, Outgoing, Subscription
 from rehydrate.ports.claims import PromptClaims
 from rehydrate.ports.inspections import Backlog, Inspections, LeaseSeen, Listed
 from rehydrate.ports.publishing import ChannelPublisher, EventSource, Publisher
-from rehydrate.ports.replays import ReplayStore
+from rehydrate.ports.replays import ReplayQueue, ReplayStore
 from rehydrate.ports.store import (
     Conversation,
+    Conversations,
     Due,
     Finished,
     Lease,
     LockedConversation,
-    ResponseStore,
+    LockedLeases,
+    MaintenanceStore,
     Store,
     Stored,
 )
 
 __all__ = [
+    "Authority",
     "Backlog",
     "ChannelLog",
     "ChannelPublisher",
     "Conversation",
+    "Conversations",
     "Discontinuity",
     "Due",
     "EventSource",
@@ -32,11 +36,13 @@ __all__ = [
     "LeaseSeen",
     "Listed",
     "LockedConversation",
+    "LockedLeases",
+    "MaintenanceStore",
     "Outgoing",
     "PromptClaims",
     "Publisher",
+    "ReplayQueue",
     "ReplayStore",
-    "ResponseStore",
     "Store",
     "Stored",
     "Subscription",

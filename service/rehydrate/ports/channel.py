@@ -118,6 +118,18 @@ class ChannelLog(Protocol):
         """
         ...
 
+    async def ready(self) -> None:
+        """Return if Ably answers.
+
+        Raises:
+            ChannelUnavailable: it does not.
+        """
+        ...
+
+
+class Authority(Protocol):
+    """What tokens and keys permit, as Ably decides it."""
+
     async def admits(self, token: str, channel: str) -> bool:
         """Whether Ably lets the bearer of *token* read *channel* (``history`` or ``subscribe``).
 
@@ -133,13 +145,5 @@ class ChannelLog(Protocol):
         Raises:
             Unauthorized: Ably does not know the key.
             ChannelUnavailable: Ably does not answer in time.
-        """
-        ...
-
-    async def ready(self) -> None:
-        """Return if Ably answers.
-
-        Raises:
-            ChannelUnavailable: it does not.
         """
         ...

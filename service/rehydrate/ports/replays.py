@@ -1,4 +1,4 @@
-"""What replaying needs of a store, beside the responses: the replays, and what admins did."""
+"""The store port for replays, and for the audit of what admins did."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ if TYPE_CHECKING:
 
 
 class ReplayStore(Protocol):
-    """The replays, and what admins did. Every call may raise `StoreUnavailable`."""
+    """Requested replays, and the audit. Every call may raise `StoreUnavailable`."""
 
     async def add_replay(
         self, replay: Replay, *, request: bytes, key: str | None, note: AuditEntry
     ) -> Replay:
-        """Queue *replay*, or find the one that was asked for by the same *key* and *request*.
+        """Queue *replay*, or return the one that the same *key* and *request* queued before.
 
         Raises:
             Conflict: the key was used for another request.
@@ -24,43 +24,50 @@ class ReplayStore(Protocol):
         ...
 
     async def find_replay(self, replay_id: str) -> Replay | None:
-        """The replay with that id."""
+        """Return the replay with that id; None if there is none."""
         ...
 
     async def replays(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[Replay], Cursor | None]:
-        """Replays, the newest first, and the cursor of the next page."""
-        ...
-
-    async def claim_replay(
-        self, holder: str, lease_s: float, *, at_once: int, per_channel: int
-    ) -> Replay | None:
-        """Take the oldest replay that nobody holds, unless as many run as may; None if none."""
-        ...
-
-    async def keep_replay(self, replay: Replay, holder: str, lease_s: float) -> bool | None:
-        """Note how far *replay* is, and keep it; whether it is to be cancelled. None: it is lost."""
-        ...
-
-    async def release_replay(self, replay: Replay, holder: str) -> None:
-        """Give *replay* back, for another process to go on with at once."""
-        ...
-
-    async def end_replay(self, replay: Replay, holder: str, note: AuditEntry) -> bool:
-        """Note how *replay* ended; False if it was not *holder*'s any more."""
+        """Return replays, the newest first, and the cursor of the next page."""
         ...
 
     async def cancel_replay(self, replay_id: str, note: AuditEntry) -> bool:
-        """Ask that a replay end; False if that changes nothing."""
+        """Request that a replay end; return False if it has ended, or was cancelled before."""
         ...
 
     async def note(self, entry: AuditEntry) -> None:
-        """Keep *entry*, for good."""
+        """Store *entry* in the audit, permanently."""
         ...
 
     async def audit(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[AuditEntry], Cursor | None]:
-        """Acts of admins, the newest first, and the cursor of the next page."""
+        """Return audit entries, the newest first, and the cursor of the next page."""
+        ...
+
+
+class ReplayQueue(Protocol):
+    """The replays that wait for a worker, or run in one. Every call may raise `StoreUnavailable`."""
+
+    async def claim_replay(
+        self, holder: str, lease_s: float, *, at_once: int, per_channel: int
+    ) -> Replay | None:
+        """Take the oldest replay without a holder; None if there is none, or enough run."""
+        ...
+
+    async def keep_replay(self, replay: Replay, holder: str, lease_s: float) -> bool | None:
+        """Store the progress of *replay* and renew its lease.
+
+        Returns whether it is to be cancelled; None if *holder* has lost it.
+        """
+        ...
+
+    async def release_replay(self, replay: Replay, holder: str) -> None:
+        """Give *replay* up, so that another process can continue it at once."""
+        ...
+
+    async def end_replay(self, replay: Replay, holder: str, note: AuditEntry) -> bool:
+        """Store how *replay* ended; return False if *holder* had lost it."""
         ...

@@ -1,4 +1,4 @@
-"""The port to a store: conversations, their messages, and what is done under their locks."""
+"""The store port: conversations, their messages, and the writes made under a row's lock."""
 
 from __future__ import annotations
 
@@ -6,12 +6,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from rehydrate.ports.claims import PromptClaims
 from rehydrate.ports.inspections import Inspections
-from rehydrate.ports.replays import ReplayStore
+from rehydrate.ports.replays import ReplayQueue, ReplayStore
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        Collection,
-    )
+    from collections.abc import Collection
     from contextlib import AbstractAsyncContextManager
 
     from rehydrate.core.fold import MessageState
@@ -41,10 +39,13 @@ class Finished(NamedTuple):
 
 
 class Stored(NamedTuple):
-    """What the store holds of a conversation, from one snapshot.
+    """The stored part of a conversation, from one snapshot.
 
-    ``finished``: one page, oldest first; ``more``: there are older ones; ``open``: every message
-    that is not terminal (none for a page further back).
+    Attributes:
+        conversation: the row; None: there is none.
+        finished: one page of finished messages, oldest first.
+        more: there are older finished messages.
+        open: every message that is not terminal; empty for a page further back.
     """
 
     conversation: Conversation | None
@@ -54,11 +55,14 @@ class Stored(NamedTuple):
 
 
 class Lease(NamedTuple):
-    """Who publishes a response.
+    """The right to publish a response.
 
-    ``holder``: a name made up by the publisher. ``expired``: by the store's clock. ``fenced``: a
-    sweeper has taken it for dead; it may not write any more, and nobody may take it over.
-    ``told``: its ``stop`` was acknowledged by the channel.
+    Attributes:
+        holder: a random name that the publisher made for itself.
+        expired: it has run out, by the store's clock.
+        fenced: a sweeper treats the publisher as dead: it may not write, and no other publisher
+            may take the response over.
+        told: the channel has acknowledged the response's ``stop``.
     """
 
     holder: str | None
@@ -68,35 +72,18 @@ class Lease(NamedTuple):
 
 
 class Due(NamedTuple):
-    """A response whose lease has run out before its end was told."""
+    """A response whose lease ran out before the channel acknowledged its end."""
 
     conversation_id: str
     message_id: str
     channel: str
 
 
-class LockedConversation(Protocol):
-    """A conversation whose row is locked until the block ends; all is written together."""
-
-    conversation: Conversation
-
-    async def messages(self, ids: Collection[str | None]) -> dict[str, MessageState]:
-        """The stored messages among *ids*, whole (with their runs and tapes).
-
-        None among *ids* stands for the newest anonymous message.
-        """
-        ...
-
-    async def open_beside(self, ids: Collection[str], *, most: int) -> int:
-        """How many stored messages, none of *ids*, are in progress; *most* stands for more."""
-        ...
+class LockedLeases(Protocol):
+    """The leases of a locked conversation's responses."""
 
     async def lease(self, message_id: str) -> Lease | None:
-        """The lease of a stored message; None if it has none."""
-        ...
-
-    async def put(self, states: Collection[MessageState]) -> None:
-        """Write what was folded into *states* (read by this `LockedConversation`, or new)."""
+        """Return the lease of a stored message; None if it has none."""
         ...
 
     async def grant(self, message_id: str, holder: str, lease_s: float) -> None:
@@ -104,84 +91,115 @@ class LockedConversation(Protocol):
         ...
 
     async def fence(self, message_id: str, holder: str, for_s: float) -> None:
-        """Take the response from its publisher for good; *holder* ends it, within *for_s*."""
+        """Take the response from its publisher permanently; *holder* ends it within *for_s*."""
         ...
 
     async def told(self, message_id: str) -> None:
-        """Note that the channel has acknowledged the message's ``stop``; ends its lease."""
+        """Record that the channel acknowledged the message's ``stop``; this ends its lease."""
+        ...
+
+
+class LockedConversation(LockedLeases, Protocol):
+    """A conversation whose row is locked until the block ends; all is written together."""
+
+    conversation: Conversation
+
+    async def messages(self, ids: Collection[str | None]) -> dict[str, MessageState]:
+        """Return the stored messages among *ids*, whole (with their runs and timings).
+
+        None among *ids* stands for the newest anonymous message.
+        """
+        ...
+
+    async def open_beside(self, ids: Collection[str], *, most: int) -> int:
+        """Return how many stored messages outside *ids* are in progress, counting up to *most*."""
+        ...
+
+    async def put(self, states: Collection[MessageState]) -> None:
+        """Write *states*, read by this `LockedConversation` or new, with what was folded since."""
         ...
 
     async def move(self, watermark: Watermark, hole: LostInterval | None) -> None:
-        """Move the watermark, together with a hole that it passes."""
+        """Move the watermark, and record the interval that it passes over unread."""
         ...
 
     async def erase(self, at_ms: int, ids: Collection[str]) -> None:
-        """Delete all of the conversation but a tombstone, which covers all up to *at_ms*.
+        """Delete the conversation's content; leave a tombstone that covers all up to *at_ms*.
 
-        It also covers the responses in *ids* and those stored that were open, or ended within a
-        day: what is still said of them belongs to what was erased.
+        The tombstone also covers the responses in *ids*, and the stored ones that were open or
+        ended within a day: later events of those belong to what was erased.
         """
         ...
 
 
-class ResponseStore(Protocol):
-    """Postgres, as far as we need it. Every call may raise `StoreUnavailable`."""
+class Conversations(Protocol):
+    """Conversations and their messages. Every call may raise `StoreUnavailable`."""
+
+    async def conversation(self, conversation_id: str) -> Conversation | None:
+        """Return the row of a conversation, without its messages; None if it has none."""
+        ...
 
     async def load(self, conversation_id: str, *, limit: int, before: Cursor | None) -> Stored:
-        """What a hydrate needs, by one statement: the row, a page, and what is open."""
+        """Return what a hydrate needs, by one statement: the row, a page, and what is open."""
         ...
 
     async def states(self, conversation_id: str, ids: Collection[str | None]) -> list[MessageState]:
-        """The stored messages among *ids*, whole; None stands for the newest anonymous one."""
+        """Return the stored messages among *ids*, whole; None is the newest anonymous one."""
         ...
 
     async def message(self, conversation_id: str, message_id: str) -> bytes | None:
-        """One stored message in its wire form."""
+        """Return one stored message in its wire form; None if there is none with that id."""
         ...
 
     def locked(
         self, conversation_id: str, channel: str
     ) -> AbstractAsyncContextManager[LockedConversation]:
-        """Lock the conversation's row; *channel* names a new one's.
+        """Lock the conversation's row, created on *channel* if there is none.
 
-        What is written is committed when the block ends, or not at all if it raises.
+        The block's writes are committed when it ends, or not at all if it raises.
         """
-        ...
-
-    async def erased(self, ids: Collection[str]) -> dict[str, int]:
-        """Those of the conversations *ids* that were erased, and up to when, in ms."""
-        ...
-
-    async def on_channels(self, channels: Collection[str]) -> dict[str, str]:
-        """The conversations whose rows name one of *channels*, by channel."""
-        ...
-
-    async def overdue(self, *, limit: int, after_s: float) -> list[str]:
-        """Conversations that are open or new, and were not read for *after_s* seconds."""
-        ...
-
-    async def idle(self, *, limit: int, after_s: float) -> list[Due]:
-        """Open responses that never had a lease, and began more than *after_s* seconds ago."""
-        ...
-
-    async def due(self, *, limit: int) -> list[Due]:
-        """Responses whose leases have run out, and whose end was not told."""
         ...
 
     async def conversations(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[Conversation], Cursor | None]:
-        """Conversations, the newest first, and the cursor of the next page."""
+        """Return conversations, the newest first, and the cursor of the next page."""
+        ...
+
+
+class MaintenanceStore(Protocol):
+    """What background tasks look for. Every call may raise `StoreUnavailable`."""
+
+    async def erased(self, ids: Collection[str]) -> dict[str, int]:
+        """Return those of the conversations *ids* that were erased, and up to when, in ms."""
+        ...
+
+    async def on_channels(self, channels: Collection[str]) -> dict[str, str]:
+        """Return the ids of conversations by channel, for the *channels* that have a row."""
+        ...
+
+    async def overdue(self, *, limit: int, after_s: float) -> list[str]:
+        """Return conversations, open or new, that were not read for *after_s* seconds."""
+        ...
+
+    async def idle(self, *, limit: int, after_s: float) -> list[Due]:
+        """Return open responses without a lease that began more than *after_s* seconds ago."""
+        ...
+
+    async def due(self, *, limit: int) -> list[Due]:
+        """Return responses whose leases ran out before their end was acknowledged."""
         ...
 
     async def ready(self) -> None:
         """Return if Postgres answers and its schema is at head.
 
         Raises:
-            StoreUnavailable: it does not, or is not.
+            StoreUnavailable: it does not answer, or the schema is not at head.
         """
         ...
 
 
-class Store(ResponseStore, PromptClaims, Inspections, ReplayStore, Protocol):
+class Store(
+    Conversations, MaintenanceStore, PromptClaims, Inspections, ReplayStore, ReplayQueue, Protocol
+):
     """The whole store: what one adapter implements and `Context` passes on."""

@@ -85,6 +85,8 @@ CONVERSATIONS_BEFORE = f"""
     ORDER BY created_at DESC, id DESC LIMIT $1
 """  # noqa: S608 - no value in it
 
+ROW = f"SELECT {_CONVERSATION} FROM conversations WHERE id = $1"  # noqa: S608 - no value in it
+
 # Not FOR UPDATE: nothing here changes the key, and replays may refer to the row meanwhile.
 LOCK = f"""
     SELECT {_CONVERSATION} FROM conversations WHERE id = $1 FOR NO KEY UPDATE

@@ -1,4 +1,4 @@
-"""`ResponseStore` over Postgres."""
+"""The store port over Postgres."""
 
 from __future__ import annotations
 
@@ -61,6 +61,11 @@ class PostgresStore(PostgresInspections, PostgresReplays):
     async def close(self) -> None:
         """Close all connections."""
         await asyncio.gather(self._readers.close(), self._writers.close())
+
+    async def conversation(self, conversation_id: str) -> Conversation | None:
+        """Return the row of a conversation, without its messages; None if it has none."""
+        rows = await self._readers.read(statements.ROW, conversation_id)
+        return _conversation(rows[0]) if rows else None
 
     async def load(self, conversation_id: str, *, limit: int, before: Cursor | None) -> Stored:
         """What a hydrate needs, by one statement: the row, a page, and what is open."""

@@ -46,7 +46,7 @@ async def erase(
         StoreUnavailable: Postgres does not answer; nothing is erased.
     """
     check_conversation_id(conversation_id)
-    row = (await ctx.store.load(conversation_id, limit=1, before=None)).conversation
+    row = await ctx.store.conversation(conversation_id)
     name = row.channel if row else ctx.default_channel(conversation_id)
     now_ms = ctx.now_ms()
     seen = _Seen()

@@ -12,11 +12,11 @@ from rehydrate.replay.validation import check_repairable
 
 if TYPE_CHECKING:
     from rehydrate.core.replay.requests import Replay
-    from rehydrate.ports import ResponseStore
+    from rehydrate.ports import Conversations
     from rehydrate.replay.player import Outlet
 
 
-async def repair(replay: Replay, *, store: ResponseStore, outlet: Outlet) -> None:
+async def repair(replay: Replay, *, store: Conversations, outlet: Outlet) -> None:
     """Publish the repair of a response, and its stop for whoever missed that.
 
     The row says of the repair before it is told: an answer that has it is not asked for again.

@@ -12,7 +12,7 @@ from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayState
 from rehydrate.errors import StoreUnavailable
 
 if TYPE_CHECKING:
-    from rehydrate.ports import ReplayStore
+    from rehydrate.ports import ReplayQueue
     from rehydrate.replay.player import Player
 
 _log = logging.getLogger(__name__)
@@ -36,7 +36,7 @@ class ReplayRun:
         player: what plays it, once something does.
     """
 
-    def __init__(self, replay: Replay, holder: str, replays: ReplayStore) -> None:
+    def __init__(self, replay: Replay, holder: str, replays: ReplayQueue) -> None:
         self.replay = replay
         self.player: Player | None = None
         self._holder = holder

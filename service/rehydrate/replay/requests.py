@@ -184,7 +184,7 @@ class ReplayRequests:
         if state is None or state.status not in TERMINAL:  # the channel may know more
             await self._record(conversation_id)
             state = await self._state(conversation_id, response_id)
-        conversation = (await self._store.load(conversation_id, limit=1, before=None)).conversation
+        conversation = await self._store.conversation(conversation_id)
         if conversation is None or state is None or state.role != "assistant":
             raise NotFound(f"the conversation has no response {response_id!r}")
         if state.status not in TERMINAL:
