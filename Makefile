@@ -1,14 +1,14 @@
-# Every target does its own set-up, in .venv, from the pinned locks in requirements/.
-# ARGS is passed on: make test ARGS="-k seam", make demo ARGS="--check --json", make bench ARGS="--list".
+# Every target sets up .venv from the pinned lock files in requirements/ first.
+# ARGS is passed to the command: make test ARGS="-k seam", make demo ARGS="--check", make bench ARGS="--list".
 
 SHELL := /bin/sh
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=
-# the first Python that is new enough; or say which: make test PYTHON=/opt/python/bin/python3.13
+# the first Python that is new enough; to choose another: make test PYTHON=/opt/python/bin/python3.13
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
-# whole files side by side, a file's tests in order; ARGS="-n0" for one process
+# files run in parallel, the tests of a file in order; ARGS="-n0" for one process
 PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package rehydrate --strip-extras \
@@ -20,46 +20,46 @@ COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
 
-demo: $(VENV)/.run $(VENV)/.node ## a streaming conversation and a chat, on embedded defaults; ARGS="--check" proves it exact
+demo: $(VENV)/.run $(VENV)/.node ## run a streaming conversation and a chat on embedded defaults; ARGS="--check" runs the exactness check
 	@exec $(BIN)/rehydrate demo $(ARGS)
 
-test: $(VENV)/.dev $(VENV)/.node ## all tests, on every core
+test: $(VENV)/.dev $(VENV)/.node ## run all tests, on every core
 	@exec $(PYTEST) $(ARGS)
 
-test-quick: $(VENV)/.dev ## the quick half: what needs no processes, browsers or a channel's real time
+test-quick: $(VENV)/.dev ## run the fast half of the tests: without processes, browsers or real-time waits
 	@exec $(PYTEST) -m "not slow" $(ARGS)
 
-check: $(VENV)/.dev ## format, lint, types and import arrows, as CI does; ARGS goes to the linter
+check: $(VENV)/.dev ## check format, lint, types and import contracts, as CI does; ARGS are passed to the linter
 	@$(BIN)/ruff format --check .
 	@$(BIN)/ruff check . $(ARGS)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
 
-format: $(VENV)/.dev ## put the code into its form
+format: $(VENV)/.dev ## format the code and fix lint errors
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix . $(ARGS)
 
-bench: $(VENV)/.dev ## what is fast, side by side; ARGS="--list" names the programs
+bench: $(VENV)/.dev ## run benchmarks, as ratios to a baseline; ARGS="--list" lists them
 	@exec $(BIN)/python -m bench $(ARGS)
 
-chaos: $(VENV)/.dev ## kill everything at random moments, count every character; ARGS="--rounds 200 --json --seed N"
+chaos: $(VENV)/.dev ## kill processes at random moments, compare every character; ARGS="--rounds 200 --json --seed N"
 	@PYTHONPATH=tests exec $(BIN)/python -m chaos $(ARGS)
 
 soak: $(VENV)/.dev $(VENV)/.node ## converse, join, fail and restart at random, compare every character; ARGS="--seconds 600 --json --seed N"
 	@PYTHONPATH=tests exec $(BIN)/python -m soak $(ARGS)
 
-holes: $(VENV)/.dev $(VENV)/.node ## what the known recipes get wrong, and the table of it: docs/holes.md
+holes: $(VENV)/.dev $(VENV)/.node ## test known client-side recipes and generate docs/holes.md
 	@HOLES=write exec $(BIN)/python -m pytest tests/holes $(ARGS)
 
-migrate-check: $(VENV)/.dev ## migrations go up, down and up, and equal the metadata
-	@exec $(BIN)/python -m pytest -k migration tests/store $(ARGS)
+migrate-check: $(VENV)/.dev ## test that migrations go up, down and up, and match the metadata
+	@exec $(BIN)/python -m pytest -k migration tests/postgres $(ARGS)
 
-mutants: $(VENV)/.dev build/mutants/.made ## change the code in small ways, and list what no test notices; ARGS="--module core/window --sample 40"
+mutants: $(VENV)/.dev build/mutants/.made ## mutation testing: change the code, list the changes that no test notices; ARGS="--module core/window --sample 40"
 	@PYTHONPATH=tests exec $(BIN)/python -m mutants $(ARGS)
 
-setup: $(VENV)/.dev $(VENV)/.node ## only make .venv
+setup: $(VENV)/.dev $(VENV)/.node ## create .venv only
 
-lock: build/lock/.made ## pin requirements/*.txt anew, as new as pyproject.toml allows
+lock: build/lock/.made ## upgrade the pins in requirements/*.txt within the ranges of pyproject.toml
 	@$(COMPILE) --upgrade --output-file requirements/build.txt requirements/build.in
 	@$(COMPILE) --upgrade --constraint requirements/build.txt --extra embedded --extra openai \
 		--output-file requirements/run.txt pyproject.toml
@@ -69,34 +69,34 @@ lock: build/lock/.made ## pin requirements/*.txt anew, as new as pyproject.toml 
 	@for lock in build run dev mutants; do grep -E '^[a-zA-Z ]' requirements/$$lock.txt > build/lock/$$lock \
 		&& cp build/lock/$$lock requirements/$$lock.txt; done
 
-clean: ## remove what the other targets made
+clean: ## remove the files that other targets create
 	rm -rf $(VENV) build dist tests/js/node_modules .mypy_cache .ruff_cache .pytest_cache \
 		.hypothesis .import_linter_cache
 
 $(VENV)/.made:
 	@test -n "$(PYTHON)" || { echo "Python 3.11 or newer is needed: make PYTHON=/path/to/python" >&2; exit 2; }
-	@echo "making $(VENV)" >&2
+	@echo "creating $(VENV)" >&2
 	@$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); \
 		echo "python -m venv failed (Debian and Ubuntu: install python3-venv)" >&2; exit 2; }
 	@touch $@
 
 $(VENV)/.run: $(VENV)/.made pyproject.toml requirements/build.txt requirements/run.txt
-	@echo "installing what it runs on" >&2
+	@echo "installing runtime dependencies" >&2
 	@$(PIP) install --require-hashes -r requirements/build.txt -r requirements/run.txt
 	@$(PIP) install --no-deps --no-build-isolation --editable .
 	@touch $@
 
 $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
-	@echo "installing what it is tested with" >&2
+	@echo "installing development dependencies" >&2
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# stock ably-js, for the journeys of a client that is not ours; their tests say so when they skip
+# stock ably-js, for tests with the official SDK; they skip without it
 $(VENV)/.node: $(VENV)/.made $(wildcard tests/js/package-lock.json)
 	@if ! test -f tests/js/package-lock.json || ! command -v node >/dev/null || ! command -v npm >/dev/null; \
-	then echo "skipped: ably-js journeys (node, npm or tests/js/package-lock.json were not found)" >&2; \
+	then echo "skipping ably-js tests (node, npm or tests/js/package-lock.json not found)" >&2; \
 	elif (cd tests/js && npm ci --silent --no-audit --no-fund); then touch $@; \
-	else echo "skipped: ably-js journeys (npm ci failed)" >&2; fi
+	else echo "skipping ably-js tests (npm ci failed)" >&2; fi
 
 build/lock/.made: Makefile
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock

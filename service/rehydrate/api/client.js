@@ -1,37 +1,37 @@
-// The client's duty: have an overlap with the answer, and drop it. For a stock ably-js; no
-// dependencies. `show` makes a view of an answer, `apply` takes it further by a live message, and
-// `join` does the whole of it: attach, hydrate, merge, and again where something is lacking.
+// The client's part: have an overlap between the answer and the live messages, and drop it. For stock
+// ably-js, without other dependencies. `show` creates a view of an answer, `apply` applies a live
+// message to it, and `join` does everything: attach, hydrate, merge, and retry after a gap.
 
 // --8<-- [start:rule]
 const TEXTS = { token: 'text', refusal: 'refusal', reasoning: 'reasoning' };
 const CONTENT = [...Object.keys(TEXTS), 'tool_call', 'tool_args', 'tool_result'];
 const EVENTS = [...CONTENT, 'start', 'stop', 'response-complete'];
 
-export function show(answer) {                      // an answer becomes a Map of messages by id
+export function show(answer) {                      // convert an answer to a Map of messages by id
   const view = new Map(answer.messages.map((m) => [m.id, structuredClone(m)]));
   return Object.assign(view, { replays: new Set(), chains: new Map() });
 }
 
-export function apply(view, m) {                    // a live message; false: hydrate again
+export function apply(view, m) {                    // apply a live message; false: hydrate again
   const h = m.extras?.headers ?? {}, gen = h.gen ?? 1, seq = h.seq ?? null, from = m.clientId ?? null;
-  if (![gen, seq ?? 0].every((n) => /^\d{1,10}$/.test(n) && n <= 2e6)) return true;  // no number of ours
+  if (![gen, seq ?? 0].every((n) => /^\d{1,10}$/.test(n) && n <= 2e6)) return true;  // not valid numbers
   if (m.name === 'user-input') {
     const id = m.data?.promptId ?? m.id;
     if (!view.has(id)) view.set(id, { id, role: 'user', status: 'completed', text: m.data?.text ?? m.data, gaps: [], through: {} });
     return true;
   }
   if (m.name === 'response-end') m = { ...m, name: 'stop' };
-  if (!EVENTS.includes(m.name)) return grow(view, m);
+  if (!EVENTS.includes(m.name)) return applyAppend(view, m);
   if (h.replayOf && m.name === 'start') view.replays.add(h.responseId);
   if (h.replayOf && !view.replays.has(h.responseId)) return true;
-  const id = h.responseId ?? nameless(view, m);
-  if (!id) return true;                                                  // of a response long gone
+  const id = h.responseId ?? responseOf(view, m);
+  if (!id) return true;                                                  // belongs to a response that is no longer shown
   let v = view.get(id);
   if (v) {
     const over = v.status !== 'in_progress' && !v.provisional;
-    if ('client_id' in v ? v.client_id !== from : over) return true;     // somebody else's
+    if ('client_id' in v ? v.client_id !== from : over) return true;     // from another publisher
     if (gen < v.through.gen || (gen > v.through.gen && over)) return true;
-    if (gen > v.through.gen) v = undefined;                              // taken over: begins anew
+    if (gen > v.through.gen) v = undefined;                              // taken over: start again
   }
   v ??= { id, role: 'assistant', status: 'in_progress', text: '', gaps: [], client_id: from, through: { gen, seq: null, serial: null } };
   const t = v.through, last = t.seq ?? -1, over = v.status !== 'in_progress' && !v.provisional;
@@ -41,16 +41,16 @@ export function apply(view, m) {                    // a live message; false: hy
     if (seq === null ? t.serial && m.serial <= t.serial : seq <= (v.repaired ?? -1)) return true;
     if (m.data == null || over || v.gaps.length || (seq !== null && seq < last)) return false;
     v.parts = m.data.parts ? structuredClone(m.data.parts) : [{ type: 'text', text: m.data.text ?? m.data }];
-    v.text = spoken(v.parts);
+    v.text = textOf(v.parts);
     v.repaired = seq;
     v.sealed = seq === null && t.seq === null;
   } else {
     if (seq !== null && v.gaps.some(([a, b]) => a <= seq && seq <= b)) return false;
     if (over) return true;
-    if (m.name === 'stop' && v.gaps.length) return false;                  // the store may have what is missing
+    if (m.name === 'stop' && v.gaps.length) return false;                  // the store may have the missing text
     if (seq === null ? t.serial && m.serial <= t.serial : seq <= last) return seq === null || m.name !== 'stop';
     if (seq !== null && seq > Math.max(last, 0) + 1) return false;
-    if (CONTENT.includes(m.name)) say(v, m, h);
+    if (CONTENT.includes(m.name)) addContent(v, m, h);
     if (m.name === 'stop') v.status = h.status ?? 'completed';
     if (m.name === 'start') v.prompt_id = h.promptId ?? null;
   }
@@ -58,18 +58,18 @@ export function apply(view, m) {                    // a live message; false: hy
   if (seq !== null) t.seq = Math.max(last, seq);
   if (m.serial && !(t.serial >= m.serial)) t.serial = m.serial;
   view.set(id, v);
-  settle(view, v);
+  release(view, v);
   return true;
 }
 
-function say(v, m, h) {                             // content goes on in its part, or begins one
+function addContent(v, m, h) {                             // append content to its part, or add a part
   const parts = (v.parts ??= []), type = TEXTS[m.name], key = h.part == null ? null : String(h.part);
   if (type) {
     if (typeof m.data !== 'string' || !m.data) return;
     let part = key === null ? parts.at(-1) : parts.find((p) => p.type === type && p.part === key);
     if (part?.type !== type || (part.part ?? null) !== key) parts.push(part = { type, text: '', ...(key !== null && { part: key }) });
     part.text += m.data;
-    if (type !== 'reasoning') v.text = part === parts.at(-1) ? v.text + m.data : spoken(parts);
+    if (type !== 'reasoning') v.text = part === parts.at(-1) ? v.text + m.data : textOf(parts);
     return;
   }
   const id = String(h.toolCallId ?? m.id ?? '');
@@ -81,46 +81,46 @@ function say(v, m, h) {                             // content goes on in its pa
   else Object.assign(call, { result: m.data?.result ?? m.data, status: h.status === 'failed' ? 'failed' : 'completed' });
 }
 
-function spoken(parts) {                            // the text of a message
+function textOf(parts) {                            // the text of a message
   return parts.filter((p) => p.type === 'text' || p.type === 'refusal').map((p) => p.text).join('');
 }
 
-function settle(view, v) {                          // hold no more than is shown of what has ended
+function release(view, v) {                          // free the state of ended messages
   if (v.status === 'in_progress') return;
   if (!v.anonymous) delete v.recent_ids;
-  for (const [serial, { id }] of view.chains) {     // but for a while: its end may overtake its tail
+  for (const [serial, { id }] of view.chains) {     // but keep the last 20: the end may overtake the last appends
     if (view.chains.size <= 20) return;
     if (view.get(id)?.status !== 'in_progress') view.chains.delete(serial);
   }
 }
 
-function grow(view, m) {                            // a channel message that is a response, and grows
+function applyAppend(view, m) {                            // a response in one channel message with appends
   const at = m.version?.serial ?? m.serial, adds = m.action === 'message.append', from = m.clientId ?? null;
   const own = [...view.values()].find((v) => v.parts?.some((p) => p.through?.serial === m.serial));
   const base = view.chains.get(m.serial), h = m.extras?.headers ?? {};
   if (!base && m.name !== 'response') return !(adds && m.name == null && (own || h.responseId));
-  if (!base && adds) return false;                                       // its beginning was never delivered
+  if (!base && adds) return false;                                       // its first part was never delivered
   if (base && at <= base.at) return true;
   const text = (adds ? base.text : '') + (typeof m.data === 'string' && m.action !== 'message.delete' ? m.data : '');
   const id = own?.id ?? base?.id ?? h.responseId ?? m.serial;
-  view.chains.set(m.serial, { id, at, text });                           // of this attachment, and whole
+  view.chains.set(m.serial, { id, at, text });                           // complete: this attachment saw its start
   const v = view.get(id) ?? { id, role: 'assistant', status: 'in_progress', text: '', parts: [], gaps: [], client_id: from, through: { gen: 1, seq: null, serial: null } };
   if ('client_id' in v ? v.client_id !== from : v.status !== 'in_progress') return true;
   let part = (v.parts ??= []).find((p) => p.through?.serial === m.serial);
-  if (v.sealed || (part && at <= part.through.version)) return true;     // the answer has more: that counts
+  if (v.sealed || (part && at <= part.through.version)) return true;     // the answer is ahead: keep it
   if (!part) v.parts.push(part = { type: 'text', part: m.serial, through: { serial: m.serial } });
   part.text = text;
   part.through.version = at;
   v.parts.sort((a, b) => (a.through?.serial ?? '') < (b.through?.serial ?? '') ? -1 : 1);
-  v.text = spoken(v.parts);
+  v.text = textOf(v.parts);
   if ((m.version?.metadata?.phase ?? h.phase) === 'done' && v.status === 'in_progress') v.status = 'completed';
   if (!(v.through.serial >= m.serial)) v.through.serial = m.serial;
   view.set(id, v);
-  settle(view, v);
+  release(view, v);
   return true;
 }
 
-function nameless(view, m) {                        // whose a message is that names no response
+function responseOf(view, m) {                        // find the response of a message without responseId
   const known = [...view.values()].filter((v) => v.anonymous);
   const own = known.find((v) => v.id === m.id || v.recent_ids?.includes(m.id));
   const last = known.at(-1);
@@ -134,8 +134,8 @@ function nameless(view, m) {                        // whose a message is that n
 // --8<-- [end:rule]
 
 // --8<-- [start:join]
-// load({ until }) fetches GET /v1/conversations/{id}; render(view) shows it. way: 1 attach first
-// (the default), 2 attach first and ask for the attach point, 3 ask first and rewind to the answer.
+// load({ until }) fetches GET /v1/conversations/{id}; render(view) shows the view. way 1: attach first
+// (default); 2: attach first and hydrate until the attach point; 3: hydrate first, rewind to the answer.
 export async function join(channel, load, render, way = 1) {
   let view = null, waiting = [], tries = 0, closed = false, busy = false, begun = false, torn = false;
   const receive = (m) => {
@@ -145,7 +145,7 @@ export async function join(channel, load, render, way = 1) {
   };
   const attach = async (rewind) => {
     waiting = [];
-    if (!['initialized', 'failed'].includes(channel.state)) await channel.detach();  // it rewinds again
+    if (!['initialized', 'failed'].includes(channel.state)) await channel.detach();  // only a new attach rewinds
     await channel.setOptions({ params: { rewind }, attachOnSubscribe: false });
     await channel.attach();
     torn = false;
@@ -161,8 +161,8 @@ export async function join(channel, load, render, way = 1) {
     const answer = await load({});
     if (!answer.rewind_from) return false;
     await attach(answer.rewind_from);
-    await new Promise((done) => setTimeout(done, 250));                  // the backlog comes at once
-    const overlap = waiting[0]?.version?.serial <= answer.until;         // or something was forgotten
+    await new Promise((done) => setTimeout(done, 250));                  // the backlog arrives at once
+    const overlap = waiting[0]?.version?.serial <= answer.until;         // no overlap: history has expired
     return overlap && merge(answer);
   };
   const attachFirst = async (ask) => {
@@ -179,13 +179,13 @@ export async function join(channel, load, render, way = 1) {
         await new Promise((done) => setTimeout(done, pause));
         if (tries === 1 && way === 3 ? await restFirst() : await attachFirst(tries === 1 && way === 2)) break;
       } catch (error) {
-        if (!begun && tries > 10) throw error;                             // later on it never gives up
+        if (!begun && tries > 10) throw error;                             // after a first success, retry forever
       }
     }
     busy = false;
   };
   await channel.setOptions({ attachOnSubscribe: false });
-  channel.on(['attached', 'update'], (change) => {                       // messages may be missing
+  channel.on(['attached', 'update'], (change) => {                       // messages may have been missed
     torn ||= !change.resumed;
     if (view && torn) again();
   });

@@ -22,7 +22,7 @@ export function replayDialog(conversationId, responseId) {
   const alert = h('p.alert', { role: 'alert', hidden: true });
   const go = h('button.primary', { type: 'submit' }, 'Start replay');
   const paced = h('fieldset.paced', {}, h('legend.visually-hidden', {}, 'Pace'),
-    field('Speed', speed), field('From seq', from), field('Messages per second', rate));
+    field('Speed', speed), field('From seq', from), field('Messages/s', rate));
   const form = h('form', { onsubmit: submit },
     h('fieldset.choices', {}, h('legend.visually-hidden', {}, 'Mode'),
       choice(mode.stream, 'Stream it again', 'Publishes a new stream with the original timing. Followers see it live; it is not recorded.'),
