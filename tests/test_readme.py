@@ -101,7 +101,9 @@ async def test_the_router_in_a_backend_opens_answers_and_closes(database, ably, 
     with served(space["app"]) as url:
         async with httpx.AsyncClient(base_url=url) as http:
             stranger = await http.get(where)
-            reader = await http.get(where, headers={"cookie": "session=session-of-a-user-with-access"})
+            reader = await http.get(
+                where, headers={"cookie": "session=session-of-a-user-with-access"}
+            )
         assert pool._pool is not None
     assert pool._pool is None, "closed with the app"
     assert (stranger.status_code, stranger.json()["code"]) == (403, "forbidden")

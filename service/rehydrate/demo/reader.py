@@ -29,7 +29,9 @@ async def join(ably, name, load, render, way=1):
         channel = ably.channels.get(name, params={"rewind": rewind})
         await asyncio.gather(  # both before the attach: its backlog arrives at once
             channel.subscribe(live.put_nowait),  # not a coroutine function: those lose the order
-            channel.subscribe("error", lambda message: None),  # otherwise pyee raises such a message
+            channel.subscribe(
+                "error", lambda message: None
+            ),  # otherwise pyee raises such a message
         )
         channel.on("attached", lambda change, live=live: change.resumed or live.put_nowait(None))
         channel.on("update", lambda change, live=live: change.resumed or live.put_nowait(None))
@@ -40,7 +42,9 @@ async def join(ably, name, load, render, way=1):
             await asyncio.sleep(0.25)  # the backlog arrives at once
         backlog = [live.get_nowait() for _ in range(live.qsize())]
         first = backlog[0].version.serial if backlog and backlog[0] else None
-        cut = rewind != "10s" and not (first and first <= answer["until"])  # no overlap with the answer
+        cut = rewind != "10s" and not (
+            first and first <= answer["until"]
+        )  # no overlap with the answer
         view = View(answer)
         render(view)
         while not (view.stale or cut):
