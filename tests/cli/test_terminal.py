@@ -28,7 +28,7 @@ def shown(*events):
 
 
 def said(kind, message_id="r1", **fields):
-    event = Event("token" if kind == "again" else kind, message_id, seq=1, **fields)
+    event = Event("void" if kind == "again" else kind, message_id, seq=1, **fields)
     return FollowEvent(kind, 1, "x-1", event=event, message_id=message_id)
 
 

@@ -198,13 +198,13 @@ def text(value, **more):
 def test_a_growing_message_is_emitted_as_its_appended_content_or_as_a_repair(
     before, after, emitted
 ):
-    event = Event("token", "r", serial="s", version=Version("v"))
+    event = Event("token", "r", serial="s", text="", version=Version("v"))
     found = [(each.kind, each.text, each.part) for each in grown(before, after, event)]
     assert found == emitted
 
 
 def test_the_last_version_of_a_growing_message_is_followed_by_a_stop():
-    event = Event("token", "r", serial="s", status="completed", version=Version("v"))
+    event = Event("token", "r", serial="s", text="", status="completed", version=Version("v"))
     last, stop = grown([text("a")], [text("ab")], event)
     assert (last.kind, last.text, last.status, last.serial) == ("token", "b", None, "v")
     assert (stop.kind, stop.status, stop.text) == ("stop", "completed", None)
@@ -236,7 +236,7 @@ FAILED = DONE | {"status": "failed"}
     ],
 )
 def test_each_step_of_a_growing_tool_call_is_emitted(before, after, emitted):
-    event = Event("tool_call", "r", serial="s", name="add", value="", version=Version("v"))
+    event = Event("tool_call", "r", serial="s", tool_call_id="c", name="add", value="", version=Version("v"))
     found = [
         (each.kind, each.value, each.text, *([each.status] if each.status else []))
         for each in grown(before, after, event)
@@ -245,7 +245,7 @@ def test_each_step_of_a_growing_tool_call_is_emitted(before, after, emitted):
 
 
 def test_a_failed_tool_call_does_not_end_the_response():
-    event = Event("tool_result", "r", serial="s", status="failed", version=Version("v"))
+    event = Event("tool_result", "r", serial="s", tool_call_id="c", status="failed", version=Version("v"))
     emitted = grown([call("{}", **PENDING)], [call("{}", **FAILED)], event)
     assert [each.kind for each in emitted] == ["tool_result"]
 

@@ -133,7 +133,7 @@ def test_the_oldest_events_are_evicted_and_the_complete_period_shrinks():
     recent = RecentMessages(10_000, 100)
     recent.complete([], 0)
     for at_ms in range(MAX_EVENTS + 5):
-        recent.append(Event("token", "r", seq=at_ms, timestamp_ms=at_ms))
+        recent.append(Event("token", "r", seq=at_ms, text="", timestamp_ms=at_ms))
     assert recent.events(None) is None
     kept = recent.events(Watermark("s", 5_005, 5_005))
     assert [event.seq for event in kept] == list(range(5, MAX_EVENTS + 5))

@@ -2,7 +2,20 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, NamedTuple, get_args
+from typing import (
+    TYPE_CHECKING,
+    Any,
+    Literal,
+    NamedTuple,
+    Self,
+    TypedDict,
+    TypeVar,
+    Unpack,
+    get_args,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
 
 Kind = Literal[
     "prompt",
@@ -20,6 +33,8 @@ Kind = Literal[
 ]
 """``void`` is an event whose content could not be read: it keeps its place (seq) and says nothing."""
 
+TextKind = Literal["token", "refusal", "reasoning"]
+
 Status = Literal["in_progress", "completed", "incomplete", "failed", "cancelled", "interrupted"]
 
 STATUSES: frozenset[str] = frozenset(get_args(Status))
@@ -32,7 +47,7 @@ before there was one."""
 SETTLED: frozenset[str] = frozenset({"completed", "failed"})
 """How a tool call ends by what was said of it."""
 
-TEXTUAL: frozenset[str] = frozenset({"token", "refusal", "reasoning"})
+TEXTUAL: frozenset[str] = frozenset(get_args(TextKind))
 """Kinds that append text to a part."""
 
 CONTENT: frozenset[str] = TEXTUAL | {"tool_call", "tool_args", "tool_result", "void"}
@@ -78,17 +93,21 @@ class Version(NamedTuple):
     attempt: str | None = None
 
 
-class Event(NamedTuple):
-    """The typed, pure meaning of a channel message.
+class Envelope(TypedDict, total=False):
+    """What every kind of event may carry beside its content; each is optional."""
 
-    ``message_id`` None: of the conversation's open anonymous stream. ``value`` holds the
-    arguments of a ``tool_call``, the result of a ``tool_result``, the usage of a ``stop`` and
-    the parts of a ``repair``; a ``repair`` without text and parts is a pointer to the store.
-    ``version``: of a channel message that may grow; ``serial`` is then the message's own, and a
-    ``status`` on content ends the response with it, but for that of a ``tool_result``: it says how
-    the call ended.
-    """
+    gen: int
+    seq: int | None
+    serial: str | None
+    id: str | None
+    client_id: str | None
+    timestamp_ms: int
+    replay_of: str | None
+    ephemeral: bool
+    version: Version | None
 
+
+class _Fields(NamedTuple):
     kind: Kind
     message_id: str | None
     gen: int = 1
@@ -109,12 +128,296 @@ class Event(NamedTuple):
     ephemeral: bool = False
     version: Version | None = None
 
+
+_CONTENT_FIELDS = (
+    "text", "part", "tool_call_id", "name", "value", "status", "error", "prompt_id",
+)  # fmt: skip
+
+_FIELDS_OF: Mapping[Kind, frozenset[str]] = {
+    "prompt": frozenset({"text", "status"}),
+    "start": frozenset({"prompt_id"}),
+    "token": frozenset({"text", "part", "status"}),
+    "refusal": frozenset({"text", "part", "status"}),
+    "reasoning": frozenset({"text", "part", "status"}),
+    "tool_call": frozenset({"tool_call_id", "name", "value", "text", "part", "status"}),
+    "tool_args": frozenset({"tool_call_id", "text", "status"}),
+    "tool_result": frozenset({"tool_call_id", "name", "value", "status"}),
+    "void": frozenset({"status"}),
+    "stop": frozenset({"status", "value", "error"}),
+    "repair": frozenset({"text", "value"}),
+    "cancel": frozenset(),
+}
+"""The content fields that an event of each kind may have."""
+
+_REQUIRED: Mapping[Kind, tuple[str, ...]] = {
+    "prompt": ("text",),
+    "token": ("text",),
+    "refusal": ("text",),
+    "reasoning": ("text",),
+    "tool_call": ("tool_call_id",),
+    "tool_args": ("tool_call_id", "text"),
+    "tool_result": ("tool_call_id",),
+}
+"""The content fields that an event of a kind must have."""
+
+_ALWAYS_STATUS: frozenset[str] = frozenset({"stop", "tool_result"})
+"""Kinds whose status needs no version: a stop's is the response's, a tool result's is the call's."""
+
+
+class Event(_Fields):
+    """The typed, pure meaning of a channel message.
+
+    There is a constructor for each kind, which names the content as that kind does. The general
+    constructor takes the fields themselves, for code that handles all kinds alike. Either way an
+    event of a kind has the fields of that kind and no others: a stop has no text, a token has one.
+
+    Attributes:
+        message_id: the message it belongs to; None: the conversation's open anonymous stream.
+        gen: the generation of its publisher.
+        seq: its number within the response; None: its publisher does not number events.
+        serial: Ably's order; of a versioned message the serial of the message, not of the version.
+        timestamp_ms: of the first receipt, in ms since 1970.
+        value: the arguments of a ``tool_call``, the result of a ``tool_result``, the usage of a
+            ``stop``, the parts of a ``repair``.
+        status: how a ``stop`` ended the response, or a ``tool_result`` the call. On content that
+            has a ``version`` it ends the response together with that version.
+        replay_of: the response that a replay publishes again.
+        ephemeral: Ably does not keep its channel message in history.
+        version: set if the channel message may grow by appends.
+
+    Raises:
+        ValueError: a field is missing, or does not belong to the kind.
+    """
+
+    __slots__ = ()
+
+    def __new__(  # noqa: D102, PLR0917 - see the class; positional, as a named tuple is
+        cls,
+        kind: Kind,
+        message_id: str | None,
+        gen: int = 1,
+        seq: int | None = None,
+        serial: str | None = None,
+        id: str | None = None,  # noqa: A002 - the field's name
+        client_id: str | None = None,
+        timestamp_ms: int = 0,
+        text: str | None = None,
+        part: str | None = None,
+        tool_call_id: str | None = None,
+        name: str | None = None,
+        value: Any = None,
+        status: Status | None = None,
+        error: Any = None,
+        prompt_id: str | None = None,
+        replay_of: str | None = None,
+        ephemeral: bool = False,
+        version: Version | None = None,
+    ) -> Self:
+        made = super().__new__(
+            cls, kind, message_id, gen, seq, serial, id, client_id, timestamp_ms, text, part,
+            tool_call_id, name, value, status, error, prompt_id, replay_of, ephemeral, version,
+        )  # fmt: skip
+        return _checked(made)
+
+    @classmethod
+    def _make(cls, iterable: Iterable[Any]) -> Self:  # type: ignore[override] # generic there
+        """Also `_replace` builds its result here, so that it cannot build an illegal event."""
+        return _checked(super()._make(iterable))
+
+    @classmethod
+    def prompt(cls, message_id: str | None, text: str, **envelope: Unpack[Envelope]) -> Event:
+        """Return a user's message."""
+        return cls("prompt", message_id, text=text, **envelope)
+
+    @classmethod
+    def start(
+        cls,
+        message_id: str | None,
+        *,
+        prompt_id: str | None = None,
+        **envelope: Unpack[Envelope],
+    ) -> Event:
+        """Return the beginning of a response, which answers *prompt_id*."""
+        return cls("start", message_id, prompt_id=prompt_id, **envelope)
+
+    @classmethod
+    def content(  # noqa: PLR0917 - keyword arguments would cost a tenth of decoding
+        cls,
+        kind: TextKind,
+        message_id: str | None,
+        gen: int,
+        seq: int | None,
+        serial: str | None,
+        id: str | None,  # noqa: A002 - the field's name
+        client_id: str | None,
+        timestamp_ms: int,
+        text: str,
+        part: str | None,
+        replay_of: str | None,
+        ephemeral: bool,
+    ) -> Event:
+        """Return text, unchecked: nearly all events are this, and its signature is the check."""
+        return tuple.__new__(
+            cls,
+            (
+                kind, message_id, gen, seq, serial, id, client_id, timestamp_ms, text, part,
+                None, None, None, None, None, None, replay_of, ephemeral, None,
+            ),
+        )  # fmt: skip
+
+    @classmethod
+    def token(
+        cls,
+        message_id: str | None,
+        text: str,
+        *,
+        part: str | None = None,
+        status: Status | None = None,
+        **envelope: Unpack[Envelope],
+    ) -> Event:
+        """Return text of the answer; *status*: it is the last version, and ends the response."""
+        return cls("token", message_id, text=text, part=part, status=status, **envelope)
+
+    @classmethod
+    def tool_call(
+        cls,
+        message_id: str | None,
+        tool_call_id: str,
+        *,
+        name: str | None = None,
+        args: Any = "",
+        text: str | None = None,
+        part: str | None = None,
+        **envelope: Unpack[Envelope],
+    ) -> Event:
+        """Return the beginning of a tool call; *text*: streamed arguments of a versioned message."""
+        return cls(
+            "tool_call", message_id, tool_call_id=tool_call_id, name=name, value=args, text=text,
+            part=part, **envelope,
+        )  # fmt: skip
+
+    @classmethod
+    def tool_args(
+        cls, message_id: str | None, tool_call_id: str, text: str, **envelope: Unpack[Envelope]
+    ) -> Event:
+        """Return a piece of the arguments of a tool call, as JSON text."""
+        return cls("tool_args", message_id, tool_call_id=tool_call_id, text=text, **envelope)
+
+    @classmethod
+    def tool_result(
+        cls,
+        message_id: str | None,
+        tool_call_id: str,
+        result: Any,
+        *,
+        name: str | None = None,
+        failed: bool = False,
+        **envelope: Unpack[Envelope],
+    ) -> Event:
+        """Return the end of a tool call; *failed*: the result says why there is none."""
+        status: Status | None = "failed" if failed else None
+        return cls(
+            "tool_result", message_id, tool_call_id=tool_call_id, value=result, name=name,
+            status=status, **envelope,
+        )  # fmt: skip
+
+    @classmethod
+    def void(cls, message_id: str | None, **envelope: Unpack[Envelope]) -> Event:
+        """Return an event whose content could not be read."""
+        return cls("void", message_id, **envelope)
+
+    @classmethod
+    def stop(
+        cls,
+        message_id: str | None,
+        *,
+        status: Status | None = None,
+        usage: Any = None,
+        error: Any = None,
+        **envelope: Unpack[Envelope],
+    ) -> Event:
+        """Return the end of a response."""
+        return cls("stop", message_id, status=status, value=usage, error=error, **envelope)
+
+    @classmethod
+    def repair(
+        cls,
+        message_id: str | None,
+        *,
+        text: str | None = None,
+        parts: list[dict[str, Any]] | None = None,
+        **envelope: Unpack[Envelope],
+    ) -> Event:
+        """Return a replacement of all content up to ``seq``.
+
+        With neither *text* nor *parts* it is a pointer: the store has the content.
+        """
+        return cls("repair", message_id, text=text, value=parts, **envelope)
+
+    @classmethod
+    def cancel(cls, message_id: str | None, **envelope: Unpack[Envelope]) -> Event:
+        """Return a user's request to end a response."""
+        return cls("cancel", message_id, **envelope)
+
+    def at_same_place(self, kind: Kind, **content: Any) -> Event:
+        """Return an event of *kind* with *content* that stands for this one.
+
+        It keeps the message, gen, seq, id, clientId and time, and has the serial of the version
+        where this event is one.
+        """
+        return Event(
+            kind,
+            self.message_id,
+            self.gen,
+            self.seq,
+            self.serial if self.version is None else self.version.serial,
+            self.id,
+            self.client_id,
+            self.timestamp_ms,
+            **content,
+        )
+
     @property
     def ends(self) -> bool:
-        """Whether this version of a channel message says that it ends the response."""
+        """True if this version of a channel message ends the response."""
         return self.kind != "tool_result" and self.status in TERMINAL
 
     @property
     def is_pointer(self) -> bool:
-        """Whether this repair says only that the store has the text."""
+        """True for a repair without content: the store has the text."""
         return self.kind == "repair" and self.text is None and self.value is None
+
+
+_Checked = TypeVar("_Checked", bound=_Fields)
+
+
+def _indexes(names: Iterable[str]) -> tuple[int, ...]:
+    return tuple(_Fields._fields.index(name) for name in names)
+
+
+_FORBIDDEN = {
+    kind: _indexes(name for name in _CONTENT_FIELDS if name not in fields)
+    for kind, fields in _FIELDS_OF.items()
+}
+_NEEDED = {kind: _indexes(_REQUIRED.get(kind, ())) for kind in _FIELDS_OF}
+
+
+def _checked(event: _Checked) -> _Checked:
+    """Return *event* if its fields are those of its kind.
+
+    Raises:
+        ValueError: a field is missing, or does not belong to the kind.
+    """
+    kind, status = event.kind, event.status
+    for index in _FORBIDDEN[kind]:
+        if event[index] is not None:
+            raise ValueError(f"a {kind} has no {_Fields._fields[index]}")
+    for index in _NEEDED[kind]:
+        if event[index] is None:
+            raise ValueError(f"a {kind} needs a {_Fields._fields[index]}")
+    if status is not None:
+        if status not in TERMINAL:
+            raise ValueError(f"the status of a {kind} is terminal, not {status!r}")
+        if event.version is None and kind not in _ALWAYS_STATUS:
+            raise ValueError(f"a {kind} has a status only with a version")
+    return event

@@ -190,8 +190,7 @@ class LiveConversation:
 
 def _cut_off(event: Event, message: MessageState) -> Event:
     """Return the stop that followers receive instead of *event*, which exceeded the size limit."""
-    stop = Event("stop", *event[1:8])._replace(serial=version_serial(event))
-    return stop._replace(status=message.status, error=message.error)
+    return event.at_same_place("stop", status=message.status, error=message.error)
 
 
 def grown(before: list[Part], after: list[Part], event: Event) -> Iterator[Event]:
@@ -201,18 +200,17 @@ def grown(before: list[Part], after: list[Part], event: Event) -> Iterator[Event
     content was changed and not only appended, it becomes a repair of the whole message. If *event*
     ends the response, a stop follows.
     """
-    plain = Event(event.kind, *event[1:8])._replace(serial=version_serial(event))
     appended = _appended(before, after)
     if event.kind == "prompt":
-        yield plain._replace(text=spoken_text(after))
+        yield event.at_same_place("prompt", text=spoken_text(after))
         return
     if appended is None:
-        yield plain._replace(kind="repair", text=spoken_text(after), value=after)
+        yield event.at_same_place("repair", text=spoken_text(after), value=after)
     else:
         for fields in appended:
-            yield plain._replace(**fields)
+            yield event.at_same_place(**fields)
     if event.ends:
-        yield plain._replace(kind="stop", status=event.status)
+        yield event.at_same_place("stop", status=event.status)
 
 
 def _appended(before: list[Part], after: list[Part]) -> list[dict[str, Any]] | None:

@@ -84,11 +84,11 @@ def ids_since(before: Mapping[str, int], now: Mapping[str, int]) -> tuple[int | 
         if key in now:
             break
         gone += 1
-    kept = list(before)[gone:]
-    order = list(now)
-    if order[: len(kept)] != kept:
+    kept = list(before.items())[gone:]
+    order = list(now.items())
+    if order[: len(kept)] != kept:  # by time too: an id may have gone and come again
         return None, dict(now)
-    return gone, {key: now[key] for key in order[len(kept) :]}
+    return gone, dict(order[len(kept) :])
 
 
 def ids_after(before: dict[str, int], gone: int | None, came: dict[str, int]) -> dict[str, int]:

@@ -42,8 +42,13 @@ async def prompt(
     if not text:
         raise BadParameter("text", "a prompt has a text")
     client_id = ctx.publish_options.client_id
-    event = Event("prompt", prompt_id, id=f"prompt:{prompt_id}", client_id=client_id, text=text)
-    event = event._replace(timestamp_ms=ctx.now_ms())
+    event = Event.prompt(
+        prompt_id,
+        text,
+        id=f"prompt:{prompt_id}",
+        client_id=client_id,
+        timestamp_ms=ctx.now_ms(),
+    )
     if size_bytes(outgoing(event)) > BATCH_BYTES:
         raise TooLarge(f"prompt {prompt_id!r} does not fit a channel message of {BATCH_BYTES} B")
     for state in await ctx.store.states(conversation_id, [prompt_id]):
@@ -77,7 +82,7 @@ async def cancel(
     check_conversation_id(conversation_id)
     check_message_id(response_id, "response_id")
     id_ = f"cancel:{uuid.uuid4().hex}"
-    event = Event("cancel", response_id, id=id_, client_id=ctx.publish_options.client_id)
+    event = Event.cancel(response_id, id=id_, client_id=ctx.publish_options.client_id)
     await _published(ctx, event, await ctx.channel_of(conversation_id))
 
 

@@ -185,9 +185,17 @@ class ResponseWriter:
         uncertain = unsent or self.refused or self._unanswered
         if uncertain or (parts is not None and parts != said):
             final = said if parts is None else parts
-            events.append(Event("repair", self.id, self.gen, self._seq, value=final))
-        stop = Event("stop", self.id, self.gen, self._seq + 1)
-        events.append(stop._replace(status=status, value=usage, error=error))
+            events.append(Event.repair(self.id, parts=final, gen=self.gen, seq=self._seq))
+        events.append(
+            Event.stop(
+                self.id,
+                status=status,
+                usage=usage,
+                error=error,
+                gen=self.gen,
+                seq=self._seq + 1,
+            )
+        )
         return [self._signed(event) for event in events]
 
     async def tell(self, event: Event) -> None:

@@ -244,12 +244,17 @@ class Player:
             return
         await post_surely(self._outlet, self._event(0))
         if self.gen_from:
-            bare = self._event(self.gen_from)._replace(
-                part=None, tool_call_id=None, name=None, status=None, text=None
+            last = self._steps[self.gen_from].event
+            repair = Event.repair(
+                self._id,
+                parts=self._schedule.parts_until(self.gen_from),
+                gen=self.gen,
+                seq=last.seq,
+                id=f"{self._id}:{self.gen}:repair",
+                client_id=self._client_id,
+                replay_of=last.replay_of,
             )
-            parts = self._schedule.parts_until(self.gen_from)
-            id_ = f"{self._id}:{self.gen}:repair"
-            await post_surely(self._outlet, bare._replace(kind="repair", id=id_, value=parts))
+            await post_surely(self._outlet, repair)
         self.acknowledged = max(self.acknowledged, 0)
         self._unshown = False
 

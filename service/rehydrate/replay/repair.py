@@ -42,14 +42,24 @@ async def repair(replay: Replay, *, store: Conversations, outlet: Outlet) -> Non
 def told_of(state: MessageState, name: str) -> list[Event]:
     """The repair of *state*, and its stop, under ids of their own: Ably drops one it had lately."""
     last = None if state.end is None else state.end - 1
-    base = Event(
-        "repair",
-        None if state.anonymous else state.id,
-        state.gen,
-        state.seq if last is None else last,
+    message_id = None if state.anonymous else state.id
+    client_id = state.owner.client_id if state.owner else None
+    repair = Event.repair(
+        message_id,
+        parts=state.parts(),
+        gen=state.gen,
+        seq=state.seq if last is None else last,
         id=f"{name}:repair",
-        client_id=state.owner.client_id if state.owner else None,
-        value=state.parts(),
+        client_id=client_id,
     )
-    stop = base._replace(kind="stop", seq=state.end, id=f"{name}:stop", value=state.usage)
-    return [base, stop._replace(status=state.status, error=state.error)]
+    stop = Event.stop(
+        message_id,
+        status=state.status,
+        usage=state.usage,
+        error=state.error,
+        gen=state.gen,
+        seq=state.end,
+        id=f"{name}:stop",
+        client_id=client_id,
+    )
+    return [repair, stop]

@@ -116,7 +116,8 @@ def responses(draw):
         call = draw(st.sampled_from(["c", "d"]))
         if kind == "tool_args" and draw(st.booleans()):
             what = draw(st.sampled_from(["tool_call", "tool_result", "void"]))
-            events.append(event(what, seq, tool_call_id=call, name="f", value=draw(st.integers())))
+            said = {"tool_call_id": call, "name": "f", "value": draw(st.integers())}
+            events.append(event(what, seq, **({} if what == "void" else said)))
         elif kind == "tool_args":
             events.append(event(kind, seq, text, tool_call_id=call))
         else:

@@ -43,7 +43,7 @@ STEPS = st.one_of(
 
 
 def step(seq, kind, said, part):
-    more = {"token": {}, "refusal": {}, "reasoning": {}}.get(kind, {"tool_call_id": part or "c"})
+    more = {} if kind == "void" else {"tool_call_id": part or "c"}
     if kind in ("token", "refusal", "reasoning"):
         more = {"part": part}
     if kind in ("tool_call", "tool_result"):

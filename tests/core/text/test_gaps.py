@@ -75,10 +75,11 @@ def test_no_lone_text_is_cut_where_a_reader_would_join_it_otherwise():
 
 
 def _content(seq, kind, key, said):
-    if kind in ("tool_call", "tool_args", "tool_result"):
-        value = {"tool_call": "", "tool_result": 7}.get(kind)
-        call = {"tool_call_id": f"t{key}", "value": value}
-        return event(kind, seq, said if kind == "tool_args" else None, name="f", **call)
+    if kind == "tool_args":
+        return event(kind, seq, said, tool_call_id=f"t{key}")
+    if kind in ("tool_call", "tool_result"):
+        value = "" if kind == "tool_call" else 7
+        return event(kind, seq, tool_call_id=f"t{key}", value=value, name="f")
     return event(kind, seq, said, part=key)
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.core.event import STATUSES, TERMINAL, ChannelMessage, Event, Kind, Status
+from rehydrate.core.event import STATUSES, TERMINAL, ChannelMessage, Event, Kind, TextKind
 from rehydrate.core.json import is_json, sent_bytes
 from rehydrate.core.positions import is_name
 from rehydrate.core.text.assembly import spoken_text
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
 
 _NO_HEADERS: Mapping[str, Any] = {}
 _CREATE = 0
-_NOTHING_OF_TOOLS = (None,) * 6
-"""An event's fields from ``tool_call_id`` to ``prompt_id``."""
-
 _SEQ_DIGITS = 10
 
 
@@ -95,7 +92,7 @@ def _label(headers: Mapping[str, Any], key: str) -> str | None:
     return value if isinstance(value, str) else None
 
 
-def _said(value: Any) -> Any:
+def _json_or_none(value: Any) -> Any:
     return value if is_json(value) else None
 
 
@@ -106,8 +103,18 @@ def _prompt(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool
     prompt_id = _name({"id": fields.get("promptId") or message.id}, "id")
     if not isinstance(text, str) or prompt_id is None:
         return None
-    event = _event("prompt", message, headers, ephemeral, text=text)
-    return event._replace(message_id=prompt_id, gen=1, seq=None)
+    _event("void", message, headers, ephemeral)  # its headers must make sense, although unused
+    replay_of = headers.get("replayOf")
+    return Event.prompt(
+        prompt_id,
+        text,
+        serial=message.serial,
+        id=message.id,
+        client_id=message.client_id,
+        timestamp_ms=message.timestamp_ms,
+        replay_of=replay_of if isinstance(replay_of, str) else None,
+        ephemeral=ephemeral,
+    )
 
 
 def _start(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
@@ -118,13 +125,12 @@ def _cancel(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool
     return _event("cancel", message, headers, ephemeral)
 
 
-def _textual(kind: Kind) -> Callable[[ChannelMessage, Mapping[str, Any], bool], Event]:
+def _textual(kind: TextKind) -> Callable[[ChannelMessage, Mapping[str, Any], bool], Event]:
     def read(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
         if not isinstance(message.data, str):
             return _event("void", message, headers, ephemeral)
         replay_of = headers.get("replayOf")
-        # what `_event` does, without its detour through keyword arguments: nearly all are these
-        told = (
+        return Event.content(
             kind,
             _name(headers, "responseId"),
             _count(headers, "gen", 1) or 1,
@@ -135,9 +141,9 @@ def _textual(kind: Kind) -> Callable[[ChannelMessage, Mapping[str, Any], bool], 
             message.timestamp_ms,
             message.data,
             _label(headers, "part"),
+            replay_of if isinstance(replay_of, str) else None,
+            ephemeral,
         )
-        replayed = replay_of if isinstance(replay_of, str) else None
-        return tuple.__new__(Event, (*told, *_NOTHING_OF_TOOLS, replayed, ephemeral, None))
 
     return read
 
@@ -147,10 +153,16 @@ def _tool_call(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: b
     args = data.get("args")
     if not is_json(args):
         return _event("void", message, headers, ephemeral)
-    event = _event("tool_call", message, headers, ephemeral, part=_label(headers, "part"))
-    call_id = _label(headers, "toolCallId") or message.id or f"call-{event.seq}"
-    return event._replace(
-        tool_call_id=call_id, name=_label(data, "name"), value="" if args is None else args
+    call_id = _label(headers, "toolCallId") or message.id or f"call-{_count(headers, 'seq', 0)}"
+    return _event(
+        "tool_call",
+        message,
+        headers,
+        ephemeral,
+        part=_label(headers, "part"),
+        tool_call_id=call_id,
+        name=_label(data, "name"),
+        value="" if args is None else args,
     )
 
 
@@ -158,8 +170,7 @@ def _tool_args(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: b
     call_id = _label(headers, "toolCallId")
     if call_id is None or not isinstance(message.data, str):
         return _event("void", message, headers, ephemeral)
-    event = _event("tool_args", message, headers, ephemeral, text=message.data)
-    return event._replace(tool_call_id=call_id)
+    return _event("tool_args", message, headers, ephemeral, text=message.data, tool_call_id=call_id)
 
 
 def _tool_result(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
@@ -167,9 +178,16 @@ def _tool_result(message: ChannelMessage, headers: Mapping[str, Any], ephemeral:
     data = message.data if isinstance(message.data, dict) else {"result": message.data}
     if call_id is None or not is_json(data.get("result")):
         return _event("void", message, headers, ephemeral)
-    event = _event("tool_result", message, headers, ephemeral, name=_label(data, "name"))
-    status: Status | None = "failed" if headers.get("status") == "failed" else None
-    return event._replace(tool_call_id=call_id, value=data.get("result"), status=status)
+    return _event(
+        "tool_result",
+        message,
+        headers,
+        ephemeral,
+        name=_label(data, "name"),
+        tool_call_id=call_id,
+        value=data.get("result"),
+        status="failed" if headers.get("status") == "failed" else None,
+    )
 
 
 def _stop(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
@@ -177,11 +195,11 @@ def _stop(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) 
     status = _label(headers, "status") or "completed"
     if status not in TERMINAL:
         status = "failed" if status in STATUSES else "completed"
-    error = _said(headers.get("error"))
+    error = _json_or_none(headers.get("error"))
     if error is None:
-        error = _said(data.get("reason"))
-    event = _event("stop", message, headers, ephemeral, status=status, error=error)
-    return event._replace(value=_said(data.get("usage")))
+        error = _json_or_none(data.get("reason"))
+    usage = _json_or_none(data.get("usage"))
+    return _event("stop", message, headers, ephemeral, status=status, error=error, value=usage)
 
 
 def _repair(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:

@@ -10,7 +10,7 @@ import hashlib
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.codecs.tokens import CHUNK_CHARACTERS, encode, split_text
-from rehydrate.core.event import Event, Status
+from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.json import dump
 from rehydrate.core.rate_limit import RateLimit
@@ -96,16 +96,18 @@ def scheduled(state: MessageState, terms: ReplayTerms) -> Schedule:
     first_s = 0.0 if terms.from_seq <= 1 or not kept else kept[0][0]
     kept = [(at_s - first_s, chunk) for at_s, chunk in kept]
     slots = _slots(kept, max(end_s - first_s, 0.0), terms)
-    base = Event("start", None, replay_of=state.id)
-    steps = [Step(slots.start_s, base._replace(seq=0, prompt_id=state.prompt_id))]
+    start = Event.start(None, seq=0, prompt_id=state.prompt_id, replay_of=state.id)
+    steps = [Step(slots.start_s, start)]
     for seq, slot in enumerate(slots.content, start=1):
-        steps.append(_step(base, seq, slot))
-    stop = base._replace(kind="stop", seq=len(steps), value=state.usage, error=state.error)
+        steps.append(_step(state.id, seq, slot))
     gaps = state.gaps()
-    status: Status = state.status
-    if gaps and status == "completed":  # nobody may take it for the whole
-        status, stop = "incomplete", stop._replace(error=INCOMPLETE)
-    steps.append(Step(slots.stop_s, stop._replace(status=status)))
+    status, error = state.status, state.error
+    if gaps and status == "completed":  # readers must not take it for the whole
+        status, error = "incomplete", INCOMPLETE
+    stop = Event.stop(
+        None, seq=len(steps), status=status, usage=state.usage, error=error, replay_of=state.id
+    )
+    steps.append(Step(slots.stop_s, stop))
     joined = sum(len(slot.chunks) for slot in slots.content if len(slot.chunks) > 1)
     return Schedule(tuple(steps), joined, even, gaps)
 
@@ -193,12 +195,14 @@ def _placed(pace: RateLimit, at_s: float) -> float:
     return at_s
 
 
-def _step(base: Event, seq: int, slot: _Slot) -> Step:
+def _step(replay_of: str, seq: int, slot: _Slot) -> Step:
     first = slot.chunks[0]
     text = None if first.text is None else "".join(chunk.text or "" for chunk in slot.chunks)
-    event = base._replace(
-        kind=first.kind,
+    event = Event(
+        first.kind,
+        None,
         seq=seq,
+        replay_of=replay_of,
         text=text,
         part=first.part,
         tool_call_id=first.tool_call_id,

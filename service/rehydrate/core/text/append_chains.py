@@ -10,8 +10,12 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import TYPE_CHECKING
 
+from rehydrate.core.event import TEXTUAL
+
 if TYPE_CHECKING:
     from rehydrate.core.event import Event
+
+_WITH_TEXT = TEXTUAL | {"prompt", "tool_call", "tool_args"}
 
 MAX_CHAINS = 2_000
 MAX_CHARACTERS = 16 * 1024 * 1024
@@ -64,17 +68,17 @@ def _after(base: Event, event: Event) -> Event:
     version, was = event.version, base.version
     if version is None or was is None:
         return event
-    text = (base.text or "") + (event.text or "") if version.is_delta else event.text
+    text = (base.text or "") + (event.text or "") if version.is_delta else event.text or ""
     whole = version._replace(
         is_delta=False, step=version.step or was.step, attempt=version.attempt or was.attempt
     )
     if event.message_id is None or event.message_id == event.serial:
-        said = base._replace(id=event.id, status=event.status)
-    elif version.is_delta:
-        said = event._replace(value=base.value, name=event.name or base.name)
+        made = base._replace(id=event.id, status=event.status)
+    elif version.is_delta and event.kind == base.kind:
+        made = event._replace(value=base.value, name=event.name or base.name)
     else:
-        said = event
-    return said._replace(text=text, version=whole)
+        made = event
+    return made._replace(text=text if made.kind in _WITH_TEXT else None, version=whole)
 
 
 def _length(event: Event) -> int:
