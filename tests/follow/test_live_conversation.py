@@ -236,7 +236,9 @@ FAILED = DONE | {"status": "failed"}
     ],
 )
 def test_each_step_of_a_growing_tool_call_is_emitted(before, after, emitted):
-    event = Event("tool_call", "r", serial="s", tool_call_id="c", name="add", value="", version=Version("v"))
+    event = Event(
+        "tool_call", "r", serial="s", tool_call_id="c", name="add", value="", version=Version("v")
+    )
     found = [
         (each.kind, each.value, each.text, *([each.status] if each.status else []))
         for each in grown(before, after, event)
@@ -245,7 +247,9 @@ def test_each_step_of_a_growing_tool_call_is_emitted(before, after, emitted):
 
 
 def test_a_failed_tool_call_does_not_end_the_response():
-    event = Event("tool_result", "r", serial="s", tool_call_id="c", status="failed", version=Version("v"))
+    event = Event(
+        "tool_result", "r", serial="s", tool_call_id="c", status="failed", version=Version("v")
+    )
     emitted = grown([call("{}", **PENDING)], [call("{}", **FAILED)], event)
     assert [each.kind for each in emitted] == ["tool_result"]
 
