@@ -11,7 +11,7 @@ import sys
 import pytest
 
 from localably import Key, LocalAbly
-from localably.capability import Capability
+from localably.capability import ServerCapability
 from providers.conftest import eventually, scripted
 from rehydrate.errors import BadParameter, Conflict, Fenced
 from scripted_openai.endpoint import Raw, Stall
@@ -190,7 +190,7 @@ async def test_without_subscribe_capability_nobody_can_stop_it_and_it_goes_on(
     module_database, conversation, vendor
 ):
     vendor.endpoint.answer = in_order(ResponseTurn("resp_1").message(STORY).completed())
-    rights = Capability({"*": frozenset({"publish", "history"})})
+    rights = ServerCapability({"*": frozenset({"publish", "history"})})
     async with (
         LocalAbly(keys=[Key("app", "key", "secret", rights)]) as server,
         history_over(module_database, server) as history,

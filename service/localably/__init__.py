@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from .command import main
-    from .config import App, Key, Namespace, Settings
+    from .config import App, Key, LocalAblySettings, Namespace
     from .errors import RefusedError
     from .faults import Faults
     from .server import LocalAbly
@@ -25,7 +25,7 @@ _MODULES = {
     "LocalAbly": "server",
     "Namespace": "config",
     "RefusedError": "errors",
-    "Settings": "config",
+    "LocalAblySettings": "config",
     "WebhookRule": "webhooks",
     "main": "command",
 }
@@ -35,9 +35,9 @@ __all__ = [
     "Faults",
     "Key",
     "LocalAbly",
+    "LocalAblySettings",
     "Namespace",
     "RefusedError",
-    "Settings",
     "WebhookRule",
     "main",
 ]

@@ -9,7 +9,7 @@ from typing import Any, Final
 from .auth import Identity
 from .errors import RefusedError
 from .frames import MODES, Flag
-from .log import Backlog, ChannelLog
+from .log import MessageLog, MissedMessages
 from .names import ChannelName
 from .serials import is_serial
 
@@ -72,7 +72,7 @@ def granted_modes(wish: Wish, identity: Identity, channel: str) -> Flag:
     return granted
 
 
-def rewound(log: ChannelLog, params: dict[str, str], now_ms: int, cap: int) -> Backlog:
+def rewound(log: MessageLog, params: dict[str, str], now_ms: int, cap: int) -> MissedMessages:
     """Return the messages that `rewind` asks for: a count, a window, or those after a serial.
 
     Raises:
@@ -80,7 +80,7 @@ def rewound(log: ChannelLog, params: dict[str, str], now_ms: int, cap: int) -> B
     """
     wanted = params.get("rewind")
     if wanted is None:
-        return Backlog([], log.head)
+        return MissedMessages([], log.head)
     limit = _count(params["rewindLimit"]) if "rewindLimit" in params else None
     if is_serial(wanted):
         return log.after(wanted, cap if limit is None else min(cap, limit))

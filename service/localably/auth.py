@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from . import tokens
-from .capability import Capability
+from .capability import ServerCapability
 from .config import App, Key
 from .errors import RefusedError
 
@@ -29,7 +29,7 @@ class Identity:
 
     app: App
     key: Key
-    capability: Capability
+    capability: ServerCapability
     client_id: str | None
     expires_ms: int | None = None
 

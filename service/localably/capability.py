@@ -14,7 +14,7 @@ ALL_OPERATIONS: Final = "*"
 _QUALIFIER: Final = re.compile(r"\A\[([^\]]*)\](.*)\Z", re.DOTALL)
 
 
-class Capability:
+class ServerCapability:
     """An immutable map from resources to operations."""
 
     __slots__ = ("_allowed", "resources")
@@ -24,7 +24,7 @@ class Capability:
         self._allowed: dict[tuple[str, str], bool] = {}
 
     @classmethod
-    def parse(cls, text: str) -> Capability:
+    def parse(cls, text: str) -> ServerCapability:
         """Return the capability in its JSON text.
 
         Raises:
@@ -61,7 +61,7 @@ class Capability:
             self._allowed[channel, operation] = known
         return known
 
-    def meet(self, other: Capability) -> Capability:
+    def meet(self, other: ServerCapability) -> ServerCapability:
         """Return what both grant (RSA: a token's capability within its key's)."""
         met: dict[str, frozenset[str]] = {}
         for mine, my_operations in self.resources.items():
@@ -70,7 +70,7 @@ class Capability:
                 operations = _common(my_operations, their_operations)
                 if resource is not None and operations:
                     met[resource] = met.get(resource, frozenset()) | operations
-        return Capability(met)
+        return ServerCapability(met)
 
 
 _MOST_REMEMBERED: Final = 10_000

@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from .config import Namespace
 from .errors import RefusedError
 from .frames import Action, Flag
-from .log import ChannelLog
+from .log import MessageLog
 from .messages import Delivery, Message
 from .presence import Members
 from .rollup import Rollup, Schedule
@@ -88,7 +88,7 @@ class Channel:
         self,
         app_id: str,
         name: str,
-        log: ChannelLog,
+        log: MessageLog,
         namespace: Namespace | None,
         around: Surroundings,
     ) -> None:

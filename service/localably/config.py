@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Final
 
-from .capability import Capability
+from .capability import ServerCapability
 from .errors import RefusedError
 
 EVERYTHING: Final = '{"[*]*":["*"]}'
@@ -29,7 +29,7 @@ class Key:
     app_id: str
     key_id: str
     secret: str = field(repr=False)
-    capability: Capability = field(default_factory=lambda: Capability.parse(EVERYTHING))
+    capability: ServerCapability = field(default_factory=lambda: ServerCapability.parse(EVERYTHING))
     revocable_tokens: bool = False
 
     @property
@@ -53,7 +53,7 @@ class Key:
         app_id, dot, key_id = name.partition(".")
         if not (colon and dot and app_id and key_id and secret):
             raise RefusedError(40101, "a key is written appId.keyId:secret")
-        return cls(app_id, key_id, secret, Capability.parse(capability))
+        return cls(app_id, key_id, secret, ServerCapability.parse(capability))
 
     @classmethod
     def make(cls, app_id: str | None = None, capability: str = EVERYTHING) -> Key:
@@ -62,7 +62,7 @@ class Key:
             app_id or secrets.token_hex(3),
             secrets.token_hex(3),
             secrets.token_urlsafe(32),
-            Capability.parse(capability),
+            ServerCapability.parse(capability),
         )
 
 
@@ -94,7 +94,7 @@ class App:
 
 
 @dataclass(frozen=True, slots=True)
-class Settings:
+class LocalAblySettings:
     """Times, sizes and limits; the defaults are Ably's documented ones.
 
     Attributes:

@@ -8,7 +8,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from .config import EVERYTHING, STANDARD_NAMESPACES, App, Settings, key_from, namespace_from
+from .config import (
+    EVERYTHING,
+    STANDARD_NAMESPACES,
+    App,
+    LocalAblySettings,
+    key_from,
+    namespace_from,
+)
 from .errors import RefusedError
 
 
@@ -30,20 +37,20 @@ def apps_from(items: Sequence[Mapping[str, Any]]) -> list[App]:
     return list(apps.values())
 
 
-def settings_from(item: Mapping[str, Any]) -> Settings:
+def settings_from(item: Mapping[str, Any]) -> LocalAblySettings:
     """Return the settings in a config file.
 
     Raises:
         RefusedError: 40000, there is no such setting, or its value has the wrong type.
     """
-    known = {one.name: one.default for one in fields(Settings)}
+    known = {one.name: one.default for one in fields(LocalAblySettings)}
     for name, value in item.items():
         if name not in known:
             raise RefusedError(40000, f"there is no setting {name!r}; there are {', '.join(known)}")
         kind: Any = (int, float) if isinstance(known[name], float) else type(known[name])
         if not isinstance(value, kind) or float(value) < 0:
             raise RefusedError(40000, f"the setting {name!r} has the wrong type")
-    return Settings(**item)
+    return LocalAblySettings(**item)
 
 
 def read_config(path: Path) -> dict[str, Any]:

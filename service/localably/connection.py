@@ -17,14 +17,14 @@ from .channel import Attachment, Channel
 from .errors import FrameError, RefusedError
 from .frames import Action, Flag, Format, decode, frame
 from .limits import Rate
-from .log import Backlog
+from .log import MissedMessages
 from .messages import Delivery
 
 if TYPE_CHECKING:
     from .hub import Hub
 
 
-class Connection:
+class ClientConnection:
     """A client's connection.
 
     Attributes:
@@ -226,24 +226,24 @@ class Connection:
 
     def _backlog(
         self, message: dict[str, Any], channel: Channel, params: dict[str, str]
-    ) -> tuple[Backlog, bool]:
+    ) -> tuple[MissedMessages, bool]:
         """Return what comes before live messages, and whether nothing was missed (RTL4c1)."""
         channel.rollup.flush()
         channel.log.prune(self.hub.now_ms())
         if message["channel"] in self._attached:
             # all that was published so far is on its way to this socket already
-            return Backlog([], channel.log.head), True
+            return MissedMessages([], channel.log.head), True
         serial = message.get("channelSerial")
         if serial is not None:
             backlog = self.hub.continue_from(channel, serial)
             return backlog, backlog.error is None
         if Flag.ATTACH_RESUME & message.get("flags", 0):
-            return Backlog([], channel.log.head), False
+            return MissedMessages([], channel.log.head), False
         cap = self.hub.settings.rewind_limit
         return attaching.rewound(channel.log, params, self.hub.now_ms(), cap), False
 
     def _attach(
-        self, channel: Channel, attachment: Attachment, backlog: Backlog, *, resumed: bool
+        self, channel: Channel, attachment: Attachment, backlog: MissedMessages, *, resumed: bool
     ) -> None:
         before = self._attached.get(attachment.wire_name)
         if channel.mutable:
@@ -299,7 +299,7 @@ class Connection:
     def _on_presence(self, message: dict[str, Any]) -> None:
         self._answer(message, self._enter)
 
-    def _enter(self, _: Connection, message: dict[str, Any]) -> dict[str, Any] | None:
+    def _enter(self, _: ClientConnection, message: dict[str, Any]) -> dict[str, Any] | None:
         found = self._attached.get(inbound.channel_name(message))
         inbound.presence_frame(self, message)
         if found is not None:
@@ -309,7 +309,7 @@ class Connection:
     def _answer(
         self,
         message: dict[str, Any],
-        act: Callable[[Connection, dict[str, Any]], dict[str, Any] | None],
+        act: Callable[[ClientConnection, dict[str, Any]], dict[str, Any] | None],
     ) -> None:
         """Do what a numbered frame asks for, once, and acknowledge it (RTN7a, RTN19a)."""
         serial = message.get("msgSerial")
@@ -329,7 +329,7 @@ class Connection:
         if self.hub.faults.now("lose_acks", message.get("channel")) is None:
             self.send({**answer, **result})
 
-    _HANDLERS: ClassVar[dict[int, Callable[[Connection, dict[str, Any]], None]]] = {
+    _HANDLERS: ClassVar[dict[int, Callable[[ClientConnection, dict[str, Any]], None]]] = {
         Action.HEARTBEAT: _on_heartbeat,
         Action.CLOSE: _on_close,
         Action.DISCONNECT: _on_disconnect,

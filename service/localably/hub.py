@@ -9,13 +9,13 @@ from typing import Any, Final, Protocol
 from . import sessions
 from .auth import Authenticator, Identity
 from .channel import Attachment, Channel, Gate, Surroundings
-from .config import App, Settings
-from .connection import Connection
+from .config import App, LocalAblySettings
+from .connection import ClientConnection
 from .errors import RefusedError
 from .faults import Faults, error_of
 from .frames import Action
 from .limits import Rate
-from .log import Backlog, ChannelLog
+from .log import MessageLog, MissedMessages
 from .messages import Message
 from .rollup import Schedule
 from .serials import SerialClock
@@ -24,7 +24,7 @@ _RESUME_LIMIT: Final = 10_000
 _PRESENCE_GRACE_MS: Final = 15_000
 
 
-class Store(Protocol):
+class ChannelStorage(Protocol):
     """Where persisted channels are kept."""
 
     def keep(self, channel: Channel, message: Message) -> None:
@@ -55,7 +55,7 @@ class Hub:
     def __init__(
         self,
         apps: dict[str, App],
-        settings: Settings,
+        settings: LocalAblySettings,
         now_ms: Callable[[], int],
         schedule: Schedule,
     ) -> None:
@@ -64,9 +64,9 @@ class Hub:
         self.now_ms = now_ms
         self.authenticator = Authenticator(apps, now_ms)
         self.faults = Faults()
-        self.connections: dict[str, Connection] = {}
+        self.connections: dict[str, ClientConnection] = {}
         self.listeners: list[Callable[[Channel, Message], None]] = []
-        self.store: Store | None = None
+        self.store: ChannelStorage | None = None
         self._channels: dict[tuple[str, str], Channel] = {}
         self._rates: dict[tuple[str, str], Rate] = {}
         self._around = Surroundings(self._kept, self._lags, self._gate, schedule)
@@ -105,7 +105,7 @@ class Hub:
 
     def connect(
         self, identity: Identity, query: Mapping[str, str], wake: Callable[[], None]
-    ) -> Connection:
+    ) -> ClientConnection:
         """Open a connection, or resume one, and queue its CONNECTED.
 
         Raises:
@@ -113,7 +113,7 @@ class Hub:
         """
         return sessions.connect(self, identity, query, wake)
 
-    def welcome(self, connection: Connection, error: RefusedError | None = None) -> None:
+    def welcome(self, connection: ClientConnection, error: RefusedError | None = None) -> None:
         """Queue the CONNECTED of a connection; *error* says why it is not the old one."""
         message: dict[str, Any] = {
             "action": int(Action.CONNECTED),
@@ -124,24 +124,24 @@ class Hub:
             message["error"] = error.as_wire()
         connection.send(message)
 
-    def forget(self, connection: Connection) -> None:
+    def forget(self, connection: ClientConnection) -> None:
         """Let go of a connection for good."""
         connection.end()
         self.connections.pop(connection.connection_id, None)
 
-    def continue_from(self, channel: Channel, serial: str) -> Backlog:
+    def continue_from(self, channel: Channel, serial: str) -> MissedMessages:
         """Return what came after the position of a client that attaches again (RTL4c1)."""
         refused = self.faults.now("refuse_continuity", channel.name)
         if refused is None:
             return channel.log.after(serial, _RESUME_LIMIT)
         error = error_of(refused, 90003)
         if error.code == _OTHER_REGION:
-            return Backlog([], channel.log.head, error)
+            return MissedMessages([], channel.log.head, error)
         cap = self.settings.rewind_limit if error.code == _LIMIT_EXCEEDED else _RESUME_LIMIT
         held = channel.log.newest(None, None, cap)
-        return Backlog(held.groups, held.position, error)
+        return MissedMessages(held.groups, held.position, error)
 
-    def check_room(self, connection: Connection) -> None:
+    def check_room(self, connection: ClientConnection) -> None:
         """Refuse one attachment more than a connection may have.
 
         Raises:
@@ -153,7 +153,7 @@ class Hub:
         if connection.attachments >= most:
             raise RefusedError(90021, f"a connection may attach to at most {most} channels", 400)
 
-    def check_rates(self, connection: Connection | None, channel: str) -> None:
+    def check_rates(self, connection: ClientConnection | None, channel: str) -> None:
         """Refuse a publish above the documented rates, where these are enforced.
 
         Raises:
@@ -245,7 +245,7 @@ class Hub:
         # whatever an earlier log of this name held has expired, so it begins where that ended
         begin_ms = max(self._began_ms, now_ms - retention_ms)
         clock = SerialClock(secrets.token_hex(6), begin_ms)
-        log = ChannelLog(clock, retention_ms, begin_ms, self.settings.channel_memory_bytes)
+        log = MessageLog(clock, retention_ms, begin_ms, self.settings.channel_memory_bytes)
         channel = Channel(app.app_id, name, log, namespace, self._around)
         if channel.persisted and self.store is not None:
             self.store.load(channel, now_ms)
@@ -294,7 +294,7 @@ _LIMIT_EXCEEDED: Final = 90004
 _MOST_RATES: Final = 10_000
 
 
-def _check_token(connection: Connection, now_ms: int) -> None:
+def _check_token(connection: ClientConnection, now_ms: int) -> None:
     """Ask for a new token before the old one expires, and disconnect when it has (RTN22)."""
     expires_ms = connection.identity.expires_ms
     if expires_ms is None:

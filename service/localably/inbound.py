@@ -14,13 +14,13 @@ from .publishing import Origin, check_client_id, concrete_client_id, publish
 
 if TYPE_CHECKING:
     from .channel import Channel
-    from .connection import Connection
+    from .connection import ClientConnection
 
 _LONGEST_WINDOW_MS: Final = 500
 _ROLLUP_WINDOW_MS: Final = 40
 
 
-def publish_frame(connection: Connection, message: dict[str, Any]) -> dict[str, Any]:
+def publish_frame(connection: ClientConnection, message: dict[str, Any]) -> dict[str, Any]:
     """Do what a MESSAGE frame asks for, and return its entry of an ACK's `res`.
 
     Raises:
@@ -44,7 +44,7 @@ def publish_frame(connection: Connection, message: dict[str, Any]) -> dict[str, 
     return {"serials": publish(channel, messages, origin, now_ms, most_bytes, bare=bare)}
 
 
-def presence_frame(connection: Connection, message: dict[str, Any]) -> None:
+def presence_frame(connection: ClientConnection, message: dict[str, Any]) -> None:
     """Do what a PRESENCE frame asks for (RTP8, RTP9, RTP10).
 
     Raises:
@@ -79,7 +79,7 @@ def presence_frame(connection: Connection, message: dict[str, Any]) -> None:
         channel.announce(fields, hub.now_ms())
 
 
-def leave_presence(connection: Connection, channel: Channel, now_ms: int) -> None:
+def leave_presence(connection: ClientConnection, channel: Channel, now_ms: int) -> None:
     """Let the members that a connection entered leave, because it left the channel (RTP)."""
     for member in channel.members.of_connection(connection.connection_id):
         leave = {**member, "action": 3, "timestamp": now_ms}
@@ -112,7 +112,7 @@ def channel_name(message: dict[str, Any]) -> str:
 
 
 def _change(
-    connection: Connection, channel: Channel, messages: list[dict[str, Any]], origin: Origin
+    connection: ClientConnection, channel: Channel, messages: list[dict[str, Any]], origin: Origin
 ) -> str | None:
     if len(messages) != 1:
         raise FrameError("one frame changes one message")
@@ -128,12 +128,12 @@ def _change(
     )
 
 
-def _origin(connection: Connection, message: dict[str, Any]) -> Origin:
+def _origin(connection: ClientConnection, message: dict[str, Any]) -> Origin:
     base_id = f"{connection.connection_id}:{message['msgSerial']}"
     return Origin(connection.identity, base_id, connection.connection_id, connection.client_id)
 
 
-def _check_mode(connection: Connection, wire_name: str, mode: Flag) -> None:
+def _check_mode(connection: ClientConnection, wire_name: str, mode: Flag) -> None:
     attachment = connection.attached(wire_name)
     if attachment is not None and mode not in attachment.modes:
         raise RefusedError(40160, f"this attachment was not granted the mode {mode.name}")

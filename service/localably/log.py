@@ -46,7 +46,7 @@ class Query:
 
 
 @dataclass(frozen=True, slots=True)
-class Page:
+class LogPage:
     """Messages in the order that was asked for, and the next page's cursor, or None at the end."""
 
     messages: list[Message]
@@ -54,7 +54,7 @@ class Page:
 
 
 @dataclass(frozen=True, slots=True)
-class Backlog:
+class MissedMessages:
     """What an attachment gets before the live messages.
 
     Attributes:
@@ -68,7 +68,7 @@ class Backlog:
     error: RefusedError | None = None
 
 
-class ChannelLog:
+class MessageLog:
     """The messages of one channel.
 
     Args:
@@ -203,7 +203,7 @@ class ChannelLog:
         self._times.clear()
         self._start = 0
 
-    def history(self, query: Query) -> Page:
+    def history(self, query: Query) -> LogPage:
         """Return one page, each message in its latest version at the place of its creation."""
         low, high = self._window(query)
         if query.direction == "forwards":
@@ -217,9 +217,9 @@ class ChannelLog:
             chosen = self._rows[max(low, high - query.limit) : max(high, low)][::-1]
             more = high - query.limit > low
         messages = [self._seen_at(serial, query.visible_ms) for serial in chosen]
-        return Page(messages, chosen[-1] if more and chosen else None)
+        return LogPage(messages, chosen[-1] if more and chosen else None)
 
-    def newest(self, limit: int | None, since_ms: int | None, cap: int) -> Backlog:
+    def newest(self, limit: int | None, since_ms: int | None, cap: int) -> MissedMessages:
         """Return the newest messages by last change: at most *limit*, changed at *since_ms* or after."""
         found: list[Message] = []
         wanted = cap if limit is None else min(limit, cap)
@@ -233,7 +233,7 @@ class ChannelLog:
             found.append(message)
         return self._backlog(found, self.floor)
 
-    def after(self, serial: str, cap: int) -> Backlog:
+    def after(self, serial: str, cap: int) -> MissedMessages:
         """Return every change after *serial*, or what is held of them and the error that says so.
 
         The errors are those of continuity: 90003 expired, 90004 too many, 90005 another series.
@@ -245,7 +245,7 @@ class ChannelLog:
             return self._all_held(RefusedError(90003, "messages since then have expired", 404), cap)
         if moment_of(position) > moment_of(self.head):
             error = RefusedError(90005, "the position is of another series of this channel", 404)
-            return Backlog([], self.head, error)
+            return MissedMessages([], self.head, error)
         found: list[Message] = []
         for create, version in reversed(self._recent.items()):
             # a position that is a message's serial lies between the messages of one publish
@@ -254,20 +254,20 @@ class ChannelLog:
             if len(found) == cap:
                 return self._backlog(found, version, _limit_error(cap))
             found.append(self._by_serial[create])
-        return Backlog(self._backlog(found, position).groups, position)
+        return MissedMessages(self._backlog(found, position).groups, position)
 
     def holds_position(self, serial: str) -> bool:
         """Say whether history up to *serial* can be told apart from what came after it."""
         held = moment_of(self.floor), moment_of(self.head)
         return is_serial(serial) and held[0] <= moment_of(serial) <= held[1]
 
-    def _all_held(self, error: RefusedError, cap: int) -> Backlog:
+    def _all_held(self, error: RefusedError, cap: int) -> MissedMessages:
         held = self.newest(None, None, cap)
-        return Backlog(held.groups, held.position, error)
+        return MissedMessages(held.groups, held.position, error)
 
     def _backlog(
         self, newest_first: list[Message], before: str, error: RefusedError | None = None
-    ) -> Backlog:
+    ) -> MissedMessages:
         """Group by publish; a publish that the limit cut in two stays below the position, whole."""
         groups: list[list[Message]] = []
         last = ""
@@ -278,7 +278,7 @@ class ChannelLog:
             else:
                 groups.append([message])
             last = position
-        return Backlog(groups, channel_serial_of(before) if groups else self.head, error)
+        return MissedMessages(groups, channel_serial_of(before) if groups else self.head, error)
 
     def _window(self, query: Query) -> tuple[int, int]:
         low, high = self._start, len(self._rows)

@@ -13,7 +13,7 @@ from typing import Self
 from aiohttp import web
 
 from . import control, page, rest, rest_apps, rest_history, rest_publish
-from .config import STANDARD_NAMESPACES, App, Key, Namespace, Settings, apps_of
+from .config import STANDARD_NAMESPACES, App, Key, LocalAblySettings, Namespace, apps_of
 from .faults import Faults
 from .hub import Hub
 from .socket import Socket, Turn
@@ -59,9 +59,9 @@ class LocalAbly:
         retention_s: float | None = None,
         namespaces: Sequence[Namespace] = STANDARD_NAMESPACES,
         webhooks: Sequence[WebhookRule] = (),
-        settings: Settings | None = None,
+        settings: LocalAblySettings | None = None,
     ) -> None:
-        chosen = settings or Settings()
+        chosen = settings or LocalAblySettings()
         if retention_s is not None:
             chosen = replace(chosen, retention_s=retention_s)
         self._apps = {app.app_id: app for app in apps} or apps_of(keys, namespaces)

@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from .auth import Identity
-from .connection import Connection
+from .connection import ClientConnection
 from .errors import RefusedError
 from .faults import error_of
 from .frames import Format
@@ -23,7 +23,7 @@ _KEY: Final = re.compile(r"\A([0-9A-Za-z_-]{4,64})!([0-9A-Za-z_-]{4,64})-([0-9a-
 
 def connect(
     hub: Hub, identity: Identity, query: Mapping[str, str], wake: Callable[[], None]
-) -> Connection:
+) -> ClientConnection:
     """Open a connection, or resume one, and queue its CONNECTED.
 
     Raises:
@@ -49,7 +49,7 @@ def connect(
     return connection
 
 
-def details(connection: Connection) -> dict[str, Any]:
+def details(connection: ClientConnection) -> dict[str, Any]:
     """Return the connectionDetails of a CONNECTED (CD2)."""
     settings = connection.hub.settings
     told: dict[str, Any] = {
@@ -67,7 +67,7 @@ def details(connection: Connection) -> dict[str, Any]:
     return told
 
 
-def connection_of_key(hub: Hub, key: str) -> Connection | None:
+def connection_of_key(hub: Hub, key: str) -> ClientConnection | None:
     """Return the connection with that connectionKey, for a publish on its behalf (TM2h)."""
     parts = _KEY.match(key)
     connection = hub.connections.get(parts[1]) if parts is not None else None
@@ -76,9 +76,9 @@ def connection_of_key(hub: Hub, key: str) -> Connection | None:
     return connection
 
 
-def _new(hub: Hub, identity: Identity) -> Connection:
+def _new(hub: Hub, identity: Identity) -> ClientConnection:
     connection_id = secrets.token_hex(6)
-    connection = Connection(hub, connection_id, _new_key(connection_id), identity)
+    connection = ClientConnection(hub, connection_id, _new_key(connection_id), identity)
     hub.connections[connection_id] = connection
     return connection
 
@@ -91,7 +91,7 @@ def _new_key(connection_id: str) -> str:
 
 def _resumed(
     hub: Hub, key: str, identity: Identity, client_id: str | None
-) -> tuple[Connection | None, RefusedError | None]:
+) -> tuple[ClientConnection | None, RefusedError | None]:
     """Return the connection that *key* resumes, or why it cannot be."""
     parts = _KEY.match(key)
     if parts is None or int(parts[3], 16) != zlib.crc32(f"{parts[1]}!{parts[2]}".encode()):

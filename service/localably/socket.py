@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
 
-from .connection import Connection
+from .connection import ClientConnection
 from .errors import RefusedError
 from .frames import CLOSE_FRAME, Action, Format, frame
 
@@ -67,7 +67,7 @@ class Socket:
             decode_text=True,
         )
         self._transport: asyncio.Transport | None = None
-        self.connection: Connection | None = None
+        self.connection: ClientConnection | None = None
         self._epoch = 0
 
     async def serve(self) -> web.WebSocketResponse:

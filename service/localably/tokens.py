@@ -18,7 +18,7 @@ from typing import Any, Final
 import jwt
 import orjson
 
-from .capability import Capability
+from .capability import ServerCapability
 from .config import Key
 from .errors import RefusedError
 
@@ -33,7 +33,7 @@ _SIGNED_FIELDS: Final = ("keyName", "ttl", "capability", "clientId", "timestamp"
 class Grant:
     """What a token grants: capability, clientId, and until when (milliseconds)."""
 
-    capability: Capability
+    capability: ServerCapability
     client_id: str | None
     expires_ms: int
 
@@ -89,7 +89,7 @@ def read_opaque(key: Key, token: str, now_ms: int) -> Grant:
     fields = orjson.loads(body)
     if fields["e"] <= now_ms:
         raise RefusedError(40142, "the token has expired")
-    return Grant(Capability(fields["x"]), fields.get("c"), fields["e"])
+    return Grant(ServerCapability(fields["x"]), fields.get("c"), fields["e"])
 
 
 def key_name_of_opaque(token: str) -> str | None:
@@ -142,11 +142,11 @@ def read_jwt(key: Key, token: str, now_ms: int) -> Grant:
     return Grant(_granted(key, claims.get("x-ably-capability")), client_id, int(expires * 1000))
 
 
-def _granted(key: Key, asked: object) -> Capability:
+def _granted(key: Key, asked: object) -> ServerCapability:
     if asked is None or asked == "":
         return key.capability
     text = asked if isinstance(asked, str) else orjson.dumps(asked).decode()
-    capability = key.capability.meet(Capability.parse(text))
+    capability = key.capability.meet(ServerCapability.parse(text))
     if not capability:
         raise RefusedError(40160, "the key grants nothing of the capability that was asked for")
     return capability
@@ -192,7 +192,7 @@ def _check_freshness(request: Mapping[str, Any], now_ms: int, nonces: dict[str, 
 _SHORTEST_NONCE: Final = 16
 
 
-def _sealed(key: Key, capability: Capability, client_id: str | None, expires_ms: int) -> str:
+def _sealed(key: Key, capability: ServerCapability, client_id: str | None, expires_ms: int) -> str:
     fields = {
         "k": key.key_id,
         "x": {name: sorted(operations) for name, operations in capability.resources.items()},

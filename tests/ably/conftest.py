@@ -8,12 +8,12 @@ import pytest
 from aiohttp import web
 
 from ably_channel import Stub, opened
-from localably import LocalAbly, Settings
+from localably import LocalAbly, LocalAblySettings
 
 
 @pytest.fixture
 async def server():
-    async with LocalAbly(settings=Settings(max_idle_interval_s=2.0)) as running:
+    async with LocalAbly(settings=LocalAblySettings(max_idle_interval_s=2.0)) as running:
         yield running
 
 

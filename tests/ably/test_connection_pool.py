@@ -5,7 +5,7 @@ from contextlib import AsyncExitStack
 
 from ably_channel import opened, until
 from contracts.channel_log import published, receive, tokens
-from localably import LocalAbly, Settings
+from localably import LocalAbly, LocalAblySettings
 from rehydrate.ports import Discontinuity
 
 
@@ -92,7 +92,7 @@ async def test_a_channel_alone_on_its_connection_stays_there_when_deliveries_dro
 
 
 async def test_more_than_two_hundred_channels_are_spread_and_all_deliver():
-    limits = Settings(channels_per_connection=200, max_idle_interval_s=2.0)
+    limits = LocalAblySettings(channels_per_connection=200, max_idle_interval_s=2.0)
     names = [f"ai:{n}" for n in range(205)]
     async with LocalAbly(settings=limits) as server, opened(server) as log:
         async with AsyncExitStack() as stack:

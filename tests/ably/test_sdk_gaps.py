@@ -35,7 +35,7 @@ from ably.transport.defaults import Defaults
 from aiohttp import web
 
 from ably_channel import Stub, opened, until
-from localably import LocalAbly, Settings
+from localably import LocalAbly, LocalAblySettings
 from rehydrate.ably.connection import discard
 from rehydrate.errors import ChannelUnavailable
 from rehydrate.ports import Discontinuity, Outgoing
@@ -171,7 +171,7 @@ async def test_gap_15_any_start_time_of_history_is_a_number(log, since_ms):
 async def test_gap_17_the_accounts_size_limit_applies():
     big = "x" * 100_000
     async with (
-        LocalAbly(settings=Settings(max_message_bytes=262_144)) as server,
+        LocalAbly(settings=LocalAblySettings(max_message_bytes=262_144)) as server,
         opened(server) as log,
         log.subscribe(C) as subscription,
     ):
@@ -185,7 +185,7 @@ async def test_gap_19_a_dead_connection_is_detected_after_the_clock_was_set_back
     clock = "ably.transport.websockettransport.unix_time_ms"
     monkeypatch.setattr(clock, lambda: time.time_ns() // 1_000_000 - behind_ms)
     async with (
-        LocalAbly(settings=Settings(max_idle_interval_s=1.0)) as server,
+        LocalAbly(settings=LocalAblySettings(max_idle_interval_s=1.0)) as server,
         opened(server) as log,
         log.subscribe(C, rewind="1m") as subscription,
     ):

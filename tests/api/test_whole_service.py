@@ -15,7 +15,7 @@ from api.conftest import problem
 from api.minting import ADMIN_KEY, OTHER_KEY, READER, SERVICE_KEY, bearer, mint
 from api.serving import served_beside
 from localably import LocalAbly
-from localably.capability import Capability
+from localably.capability import ServerCapability
 from localably.config import Key
 from rehydrate.history import History
 from rehydrate.settings import load_settings
@@ -30,7 +30,7 @@ def as_key(text, capability=None):
     app_id, key_id = name.split(".")
     if capability is None:
         return Key(app_id, key_id, secret)
-    return Key(app_id, key_id, secret, Capability(capability))
+    return Key(app_id, key_id, secret, ServerCapability(capability))
 
 
 def settings_for(database_url, port):

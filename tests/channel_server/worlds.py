@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from localably.config import Key, Namespace, Settings, apps_of
+from localably.config import Key, LocalAblySettings, Namespace, apps_of
 from localably.frames import Action, Format, decode, pack
 from localably.hub import Hub
 
@@ -17,7 +17,10 @@ class World:
         self.now_ms = 1_700_000_000_000
         self.later = []
         self.hub = Hub(
-            apps_of([Key.parse(KEY)], NAMESPACES), Settings(**settings), self.clock, self.schedule
+            apps_of([Key.parse(KEY)], NAMESPACES),
+            LocalAblySettings(**settings),
+            self.clock,
+            self.schedule,
         )
         self.app = self.hub.apps["app"]
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localably.capability import Capability as ServersCapability
+from localably.capability import ServerCapability
 from rehydrate.core.capability import Capability
 
 
@@ -107,6 +107,6 @@ _qualifier = st.sampled_from(["", "", "", "[meta]", "[queue]", "[*]", "[?rewind=
 def test_reader_and_channel_server_judge_alike(resources, channel):
     """Two implementations that share nothing: what one grants, the other grants."""
     text = json.dumps(resources)
-    ours, theirs = Capability.parse(text), ServersCapability.parse(text)
+    ours, theirs = Capability.parse(text), ServerCapability.parse(text)
     servers = {each for each in ("history", "subscribe") if theirs.allows(channel, each)}
     assert ours.granted(channel) == servers

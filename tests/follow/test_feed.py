@@ -10,7 +10,7 @@ from ably.types.message import Message
 from ably.types.operations import MessageOperation
 
 from localably import Key, LocalAbly, Namespace
-from localably.capability import Capability
+from localably.capability import ServerCapability
 from rehydrate.errors import ChannelRefused
 from rehydrate.history import History
 from telling import attachments, completed, history_over, publisher_to, reading, settings_for
@@ -63,7 +63,7 @@ async def test_one_attachment_serves_all_followers_and_ends_after_the_grace_peri
 
 
 async def test_following_without_subscribe_capability_is_refused(module_database, conversation):
-    key = Key("app", "key", "s" * 32, Capability({"*": ["history", "publish"]}))
+    key = Key("app", "key", "s" * 32, ServerCapability({"*": ["history", "publish"]}))
     async with LocalAbly(keys=[key]) as server, history_over(module_database, server) as history:
         with pytest.raises(ChannelRefused):
             async with asyncio.timeout(20):
@@ -74,7 +74,7 @@ async def test_without_history_capability_the_rewind_of_the_attach_suffices(
     module_database, conversation
 ):
     whole = Key("app", "whole", "w" * 32)
-    narrow = Key("app", "narrow", "n" * 32, Capability({"*": ["subscribe", "publish"]}))
+    narrow = Key("app", "narrow", "n" * 32, ServerCapability({"*": ["subscribe", "publish"]}))
     async with (
         LocalAbly(keys=[whole, narrow]) as server,
         history_over(module_database, server) as recorder,
@@ -94,7 +94,7 @@ async def test_without_history_capability_the_rewind_of_the_attach_suffices(
 
 async def test_without_history_capability_a_hole_is_reported(module_database, conversation):
     whole = Key("app", "whole", "w" * 32)
-    narrow = Key("app", "narrow", "n" * 32, Capability({"*": ["subscribe", "publish"]}))
+    narrow = Key("app", "narrow", "n" * 32, ServerCapability({"*": ["subscribe", "publish"]}))
     async with (
         LocalAbly(keys=[whole, narrow]) as server,
         publisher_to(server, f"ai:{conversation}") as publisher,

@@ -8,8 +8,8 @@ import secrets
 import pytest
 from ably.transport.defaults import Defaults
 
-from localably import Key, LocalAbly, Settings
-from localably.capability import Capability
+from localably import Key, LocalAbly, LocalAblySettings
+from localably.capability import ServerCapability
 from rehydrate.history import History
 from telling import history_over, publisher_to, reading, settings_for
 
@@ -84,7 +84,7 @@ async def test_a_key_without_history_capability_uses_the_rewind_with_either_stra
     module_database, conversation, strategy
 ):
     keys = [Key("app", "whole", "w" * 32)]
-    keys.append(Key("app", "narrow", "n" * 32, Capability({"*": ["subscribe", "publish"]})))
+    keys.append(Key("app", "narrow", "n" * 32, ServerCapability({"*": ["subscribe", "publish"]})))
     async with (
         LocalAbly(keys=keys) as server,
         history_over(module_database, server) as recorder,
@@ -118,7 +118,7 @@ async def test_a_key_without_history_capability_gets_the_hole_before_the_rewind_
     module_database, conversation, strategy
 ):
     keys = [Key("app", "whole", "w" * 32)]
-    keys.append(Key("app", "narrow", "n" * 32, Capability({"*": ["subscribe", "publish"]})))
+    keys.append(Key("app", "narrow", "n" * 32, ServerCapability({"*": ["subscribe", "publish"]})))
     async with (
         LocalAbly(keys=keys) as server,
         publisher_to(server, f"ai:{conversation}") as publisher,
@@ -145,7 +145,9 @@ async def test_after_a_suspension_a_new_snapshot_has_the_messages_published_mean
 ):
     monkeypatch.setattr(Defaults, "connection_state_ttl", 500)  # ms; the SDK uses this default
     async with (
-        LocalAbly(settings=Settings(connection_state_ttl_s=0.5, max_idle_interval_s=2.0)) as server,
+        LocalAbly(
+            settings=LocalAblySettings(connection_state_ttl_s=0.5, max_idle_interval_s=2.0)
+        ) as server,
         history_over(module_database, server, follow_strategy=strategy) as history,
         publisher_to(server, f"ai:{conversation}") as publisher,
         reading(history, conversation) as follower,

@@ -9,7 +9,7 @@ import pytest
 from ably import AblyException
 
 from channel_server.clients import Clients, arrives, into
-from localably import LocalAbly, Settings
+from localably import LocalAbly, LocalAblySettings
 
 
 def a_jwt(key, capability='{"*":["*"]}', **claims):
@@ -72,7 +72,7 @@ async def test_a_token_that_expires_disconnects_and_the_client_renews_it(js):
 
 
 async def test_rtn22_the_server_asks_for_a_new_token_before_the_old_one_expires(js):
-    async with LocalAbly(settings=Settings(token_warning_s=26)) as server:
+    async with LocalAbly(settings=LocalAblySettings(token_warning_s=26)) as server:
         seen = await js("tokens", on=server, ttl=30_000)
     assert seen["reason"] == "update"
     assert seen["asked"] == 2

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from localably.capability import Capability, covers
+from localably.capability import ServerCapability, covers
 from localably.errors import RefusedError
 
 
@@ -35,7 +35,7 @@ def test_a_resource_covers_by_segments(resource, channel, covered):
 
 
 def meet(key, asked):
-    return str(Capability.parse(key).meet(Capability.parse(asked)))
+    return str(ServerCapability.parse(key).meet(ServerCapability.parse(asked)))
 
 
 def test_a_token_has_what_it_and_its_key_share():
@@ -47,7 +47,7 @@ def test_a_token_has_what_it_and_its_key_share():
     assert meet(key, '{"*":["subscribe"]}') == (
         '{"channel2":["subscribe"],"channel6":["subscribe"],"ns:*":["subscribe"]}'
     )
-    assert not Capability.parse(key).meet(Capability.parse('{"other":["*"]}'))
+    assert not ServerCapability.parse(key).meet(ServerCapability.parse('{"other":["*"]}'))
 
 
 @pytest.mark.parametrize(
@@ -55,7 +55,7 @@ def test_a_token_has_what_it_and_its_key_share():
 )
 def test_a_capability_that_is_none_is_refused(text):
     with pytest.raises(RefusedError) as refused:
-        Capability.parse(text)
+        ServerCapability.parse(text)
     assert refused.value.code == 40000
 
 

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pytest
 
-from localably.config import Key, Namespace, Settings, apps_of, key_from, namespace_from
+from localably.config import Key, LocalAblySettings, Namespace, apps_of, key_from, namespace_from
 from localably.errors import RefusedError
 
 
@@ -31,7 +31,7 @@ def test_keys_of_one_app_share_its_namespaces():
 
 
 def test_retention_is_the_namespaces_or_that_of_persistence_or_two_minutes():
-    settings = Settings()
+    settings = LocalAblySettings()
     assert settings.retention_ms(None) == 120_000
     assert settings.retention_ms(Namespace("x")) == 120_000
     assert settings.retention_ms(Namespace("x", persisted=True)) == 86_400_000

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from localably.log import ChannelLog, Query
+from localably.log import MessageLog, Query
 from localably.messages import Message
 from localably.serials import SerialClock, milliseconds_of
 
@@ -16,7 +16,7 @@ T0 = 1_700_000_000_000
 class Filled:
     def __init__(self, retention_ms=120_000, most_bytes=1 << 20):
         self.now_ms = T0
-        self.log = ChannelLog(SerialClock("s1"), retention_ms, T0, most_bytes)
+        self.log = MessageLog(SerialClock("s1"), retention_ms, T0, most_bytes)
 
     def add(self, *texts, ms=1):
         self.now_ms += ms
@@ -220,7 +220,7 @@ def test_a_restored_log_goes_on_where_it_was():
     filled.add("a")
     position = filled.add("b")
     kept = [(filled.log.find(s), 1) for s in sorted(filled.log._by_serial)]
-    log = ChannelLog(SerialClock("s2"), 120_000, T0)
+    log = MessageLog(SerialClock("s2"), 120_000, T0)
     log.restore(kept, None, T0 + 5)
     assert texts(log.history(Query(10)).messages) == ["b", "a"]
     assert log.after(position, 10).error is None

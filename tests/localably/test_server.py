@@ -6,7 +6,7 @@ import aiohttp
 import pytest
 
 from channel_server.clients import Clients
-from localably import LocalAbly, Settings
+from localably import LocalAbly, LocalAblySettings
 
 
 async def test_it_serves_between_entering_and_leaving_and_frees_its_port():
@@ -36,7 +36,7 @@ async def test_it_listens_on_the_loopback_alone(server):
 
 
 async def test_rtn23_idle_connections_stay_up(js):
-    async with LocalAbly(settings=Settings(max_idle_interval_s=1.5)) as server:
+    async with LocalAbly(settings=LocalAblySettings(max_idle_interval_s=1.5)) as server:
         seen = await js("heartbeat", on=server)
     assert seen == {"dropped": 0, "same": True, "ping": "number"}
 

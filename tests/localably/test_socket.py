@@ -13,7 +13,7 @@ from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
 from channel_server.clients import Clients, arrives, into
-from localably import LocalAbly, Settings
+from localably import LocalAbly, LocalAblySettings
 
 ATTACH = json.dumps({"action": 10, "channel": "room"})
 
@@ -69,7 +69,7 @@ async def test_an_empty_path_and_both_spellings_of_the_token_are_taken(server):
 
 
 async def test_a_slow_reader_is_cut_and_the_others_get_everything():
-    settings = Settings(slow_reader_bytes=200_000)
+    settings = LocalAblySettings(slow_reader_bytes=200_000)
     async with LocalAbly(settings=settings) as server, raw(server) as slow:
         clients = Clients(server)
         try:

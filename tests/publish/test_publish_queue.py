@@ -8,7 +8,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import pytest
 
-from localably import LocalAbly, Settings
+from localably import LocalAbly, LocalAblySettings
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.event import Event
 from rehydrate.errors import BadParameter, Fenced, TooLarge
@@ -22,7 +22,7 @@ from waiting import until
 
 @asynccontextmanager
 async def opened(database, *, limits=True, **more):
-    async with LocalAbly(settings=Settings(enforce_limits=limits)) as ably:
+    async with LocalAbly(settings=LocalAblySettings(enforce_limits=limits)) as ably:
         settings = load_settings(
             database_url=database,
             ably_api_key=ably.key,

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from conftest import connected
-from localably import LocalAbly, Settings
+from localably import LocalAbly, LocalAblySettings
 from rehydrate import NewMessage
 from rehydrate.replay import replay_run as running
 from rehydrate.replay import worker as jobs
@@ -199,7 +199,7 @@ async def test_a_publish_that_is_refused_for_its_rate_is_mended(alone):
 
 async def test_beside_what_streams_on_its_channel_it_keeps_within_the_rate(database):
     async with (
-        LocalAbly(settings=Settings(enforce_limits=True)) as server,
+        LocalAbly(settings=LocalAblySettings(enforce_limits=True)) as server,
         room_over(database, server, replay_channels="demo:*") as room,
     ):
         await room.said("r", LONG)

@@ -33,7 +33,7 @@ from rehydrate.ably.connection_pool import Assignment, ConnectionPool
 from rehydrate.ably.connection_slots import ConnectionSlot, ConnectionSlots
 from rehydrate.ably.credentials import AblyKey, Credentials
 from rehydrate.ably.endpoint import Endpoint
-from rehydrate.ably.publisher import Publisher
+from rehydrate.ably.publisher import ChannelSender
 from rehydrate.ably.requests import Requests
 from rehydrate.ably.subscription import LiveSubscription
 
@@ -202,7 +202,7 @@ class AblyChannel:
 
     def _lane(self) -> ConnectionSlot:
         connection = self._connection()
-        publisher = Publisher(
+        publisher = ChannelSender(
             connection, capacity=self._unacknowledged, ack_timeout_s=self._ack_timeout_s
         )
         return ConnectionSlot(connection, publisher)

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from rehydrate.ably.connection import Connection
-    from rehydrate.ably.publisher import Publisher
+    from rehydrate.ably.publisher import ChannelSender
     from rehydrate.ports import Outgoing
 
 _LOOK_EVERY_S = 30.0
@@ -21,7 +21,7 @@ class ConnectionSlot(NamedTuple):
     """A connection, and who publishes over it."""
 
     connection: Connection
-    publisher: Publisher
+    publisher: ChannelSender
 
 
 class ConnectionSlots:

@@ -54,7 +54,7 @@ class _Parcel:
             self.answer.set_exception(error)
 
 
-class Publisher:
+class ChannelSender:
     """Sends what it is given, in the order in which it is given it.
 
     A message whose connection is lost before its acknowledgement is sent again on the next, with

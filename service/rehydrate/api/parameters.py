@@ -212,7 +212,7 @@ StreamingOnly = Annotated[
 ]
 
 
-class Page(NamedTuple):
+class PageQuery(NamedTuple):
     """A page of a list: at most *limit* entries before the cursor; None: the newest ones."""
 
     limit: int
@@ -229,11 +229,11 @@ def _page(
     before: Annotated[
         str | None, Query(description=_description("before")), _schema("before")
     ] = None,
-) -> Page:
-    return Page(limit, None if before is None else _check_cursor(before))
+) -> PageQuery:
+    return PageQuery(limit, None if before is None else _check_cursor(before))
 
 
-Paging = Annotated[Page, Depends(_page)]
+Paging = Annotated[PageQuery, Depends(_page)]
 
 
 # The functions below serve the two hot routes; see the module's docstring.

@@ -16,8 +16,8 @@ from rehydrate.ports import Conversation, Lease
 from rehydrate.postgres import statements
 from rehydrate.postgres.compact import deflated
 from rehydrate.postgres.message_rows import (
-    Change,
     Known,
+    RowChange,
     as_time,
     first_write,
     next_write,
@@ -71,7 +71,7 @@ class PostgresLockedConversation:
         """
         await self._place(states)
         inserts, updates = [], []
-        changes: list[tuple[str, Change]] = []
+        changes: list[tuple[str, RowChange]] = []
         for state in states:
             known = self._known.get(state.id)
             if known is None or known.state is not state:
@@ -173,7 +173,7 @@ class PostgresLockedConversation:
                 sql, [(conversation_id, id_, *row) for id_, row in rows]
             )
 
-    async def _write_chunks(self, changes: Sequence[tuple[str, Change]]) -> None:
+    async def _write_chunks(self, changes: Sequence[tuple[str, RowChange]]) -> None:
         conversation_id = self.conversation.id
         cleared = [id_ for id_, change in changes if change.cleared]
         if cleared:

@@ -49,7 +49,7 @@ class Known:
 
 
 @dataclass(slots=True)
-class Change:
+class RowChange:
     """What has to be written so that the store has a state as it now is.
 
     ``row``: the columns, then facts (None: as they are), wire and tape; None: the row stays.
@@ -148,9 +148,9 @@ def _known(
     return Known(state, base, facts.values(state), columns_of(state), marks, next_ordinal)
 
 
-def first_write(state: MessageState) -> tuple[Change, Known]:
+def first_write(state: MessageState) -> tuple[RowChange, Known]:
     """How to store a new *state*."""
-    change = Change()
+    change = RowChange()
     if state.status in TERMINAL:
         change.row = _finished_row(state)
         return change, _known(state, {}, _marked(state), 0)
@@ -160,14 +160,14 @@ def first_write(state: MessageState) -> tuple[Change, Known]:
     return change, _known(state, base, marks, len(change.appended))
 
 
-def next_write(known: Known) -> tuple[Change | None, Known]:
+def next_write(known: Known) -> tuple[RowChange | None, Known]:
     """How to store what came to a state since it was read or written; None: nothing did."""
     state = known.state
     told = bool(facts.differing(state, known.seen)) or columns_of(state) != known.columns
     was_open = known.seen["status"] not in TERMINAL
     if not told and _as_marked(known):
         return None, known
-    change = Change()
+    change = RowChange()
     if state.status in TERMINAL:
         change.row, change.cleared = _finished_row(state), was_open
         return change, _known(state, {}, _marked(state), 0)
@@ -194,7 +194,7 @@ def _as_marked(known: Known) -> bool:
 
 
 def _append(
-    change: Change, state: MessageState, marks: Sequence[runs.Mark], ordinal: int
+    change: RowChange, state: MessageState, marks: Sequence[runs.Mark], ordinal: int
 ) -> list[runs.Mark]:
     """Add to *change* the chunks that *state* lacks in the store; return its marks after that."""
     by_run = {id(mark.run): mark for mark in marks}
@@ -214,7 +214,7 @@ def _append(
     return after
 
 
-def _put_head(change: Change, state: MessageState, known: Known) -> None:
+def _put_head(change: RowChange, state: MessageState, known: Known) -> None:
     """Put the facts that are not as in the row into the newest chunk, or one of their own.
 
     Where chunks are deleted, what they said of the ids of the margin goes with them.
