@@ -29,7 +29,7 @@ from rehydrate.demo.processes import Child
 from rehydrate.demo.services import embedded
 from rehydrate.history import History
 from rehydrate.ports import Outgoing
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
 
 WORDS = [

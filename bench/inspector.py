@@ -30,7 +30,7 @@ from rehydrate.demo.services import embedded
 from rehydrate.history import History
 from rehydrate.postgres.migrations import migrate
 from rehydrate.postgres.url import connect_arguments
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
 
 SMALL, TOKENS, MOST_MS, MOST_KB = 100, 2_000, 100.0, 200.0

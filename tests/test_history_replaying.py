@@ -22,7 +22,7 @@ async def room(database, ably):
 
 
 async def test_a_replay_says_the_response_again_under_a_name_of_its_own(room):
-    await room.said("r")
+    await room.respond("r")
     replay = await room.history.replay(room.id, "r", speed=0)
     assert (replay.state, replay.chunks, replay.done) == ("queued", len(TOKENS), 0)
     ended = await room.ended(replay)
@@ -36,7 +36,7 @@ async def test_a_replay_says_the_response_again_under_a_name_of_its_own(room):
 
 
 async def test_followers_see_it_live_and_no_answer_has_it(room):
-    await room.said("r")
+    await room.respond("r")
     async with reading(room.history, room.id) as reader:
         await reader.until(lambda r: r.snapshots)
         replay = await room.history.replay(room.id, "r", speed=0)

@@ -15,9 +15,9 @@ from rehydrate.core import timeline
 from rehydrate.core.text import size_budget as extent
 from rehydrate.core.text.size_budget import MAX_SEQ, TOO_LARGE
 from rehydrate.follow import live_conversation as standing
-from rehydrate.maintenance.sweeper import untold
+from rehydrate.maintenance.sweeper import unannounced_end
 from rehydrate.record import catch_up as recording
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from telling import completed, history_over, publisher_to, reading
 
 PIECE = "x" * 60_000
@@ -151,7 +151,7 @@ async def test_a_sweep_tells_an_end_whose_usage_fits_no_stop(room):
     usage = {"n": "x" * 100_000}
     await room.store_messages(NewMessage("r", "assistant", text="ab", usage=usage))
     (state,) = await room.store.states(room.id, ["r"])
-    repair, stop = untold(state)
+    repair, stop = unannounced_end(state)
     assert (repair.kind, stop.kind, stop.value, stop.status) == (
         "repair",
         "stop",

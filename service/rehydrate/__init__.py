@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from rehydrate.history import History
     from rehydrate.hydrate.hydrate import Hydrated
     from rehydrate.publish.respond import Response
-    from rehydrate.record.catch_up import NewMessage
+    from rehydrate.record.import_messages import NewMessage
     from rehydrate.settings import Settings
 
 __all__ = ["History", "Hydrated", "NewMessage", "RehydrateError", "Response", "Settings", "View"]
@@ -19,7 +19,7 @@ __all__ = ["History", "Hydrated", "NewMessage", "RehydrateError", "Response", "S
 _HOMES = {
     "History": "rehydrate.history",
     "Hydrated": "rehydrate.hydrate.hydrate",
-    "NewMessage": "rehydrate.record.catch_up",
+    "NewMessage": "rehydrate.record.import_messages",
     "Response": "rehydrate.publish.respond",
     "Settings": "rehydrate.settings",
 }

@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Any
 from rehydrate.errors import Busy
 from rehydrate.maintenance.verify import Verified, verify
 from rehydrate.publish.respond import Response, respond
-from rehydrate.record.catch_up import Recorded, catch_up, store_messages
+from rehydrate.record.catch_up import Recorded, catch_up
 from rehydrate.record.erase import erase
+from rehydrate.record.import_messages import store_messages
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Collection, Sequence
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from rehydrate.follow.subscriptions import Subscriptions
     from rehydrate.maintenance.tasks import Maintenance
     from rehydrate.ports import ChannelLog
-    from rehydrate.record.catch_up import NewMessage, StoreResult
+    from rehydrate.record.import_messages import NewMessage, StoreResult
 
 
 class Keeping:
@@ -109,8 +110,8 @@ class Keeping:
             Busy: so much waits to be recorded that this was not noted.
         """
         if self._upkeep.busy:
-            raise Busy("too much waits to be recorded; say it again")
-        self._upkeep.hear(channels)
+            raise Busy("recording queue is full; retry later")
+        self._upkeep.announce(channels)
 
     async def verify(self, conversation_id: str, *, mend: bool = False) -> Verified:
         """Compare what is stored with what the channel still shows; *mend* what differs.

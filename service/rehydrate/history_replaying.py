@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.requests import AuditEntry, Mode, Replay
     from rehydrate.postgres.store import PostgresStore
-    from rehydrate.replay.requests import Asked
+    from rehydrate.replay.requests import CheckedRequest
     from rehydrate.settings import Settings
 
 CANCEL_WITHIN_S = 2.0
@@ -97,7 +97,7 @@ class Replaying:
         terms: ReplayTerms,
         *,
         asker: Asker = _LIBRARY,
-    ) -> Asked:
+    ) -> CheckedRequest:
         """What `replay` would publish on *terms*, and when; nothing is published.
 
         Raises:

@@ -13,7 +13,7 @@ from rehydrate.core.timeline import Reason
 from rehydrate.errors import Conflict, NotFound
 from rehydrate.hydrate.hydrate import Hydrated
 from rehydrate.ports import Conversation
-from rehydrate.record.catch_up import StoreResult
+from rehydrate.record.import_messages import StoreResult
 
 NOW_MS = 1_767_225_600_000
 

@@ -14,7 +14,7 @@ from rehydrate.api import inspection
 from rehydrate.api.app import create_app
 from rehydrate.errors import NotFound
 from rehydrate.history import History
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
 
 PATHS = (

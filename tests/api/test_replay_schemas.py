@@ -16,7 +16,7 @@ from rehydrate.api.replay_schemas import (
 from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayTerms
 from rehydrate.core.replay.schedule import scheduled
 from rehydrate.errors import BadParameter
-from rehydrate.replay.requests import Asked
+from rehydrate.replay.requests import CheckedRequest
 
 TERMS = ReplayTerms("stream", 2.0, "ai:c", 0, 25.0)
 
@@ -72,10 +72,14 @@ def test_what_is_told_is_what_the_document_says():
 
 def test_a_dry_run_tells_the_schedule():
     schedule = scheduled(folded(start(), token(1, "secret"), stop(2)), TERMS)
-    for asked in (Asked("c", "r", "ai:c", TERMS, schedule), Asked("c", "r", "ai:c", TERMS, None)):
+    for asked in (
+        CheckedRequest("c", "r", "ai:c", TERMS, schedule),
+        CheckedRequest("c", "r", "ai:c", TERMS, None),
+    ):
         body = dry_run_body(asked)
         assert DryRunOut.model_validate(body).model_dump() == body
         assert "secret" not in str(body)
     assert [
-        step["kind"] for step in dry_run_body(Asked("c", "r", "ai:c", TERMS, schedule))["schedule"]
+        step["kind"]
+        for step in dry_run_body(CheckedRequest("c", "r", "ai:c", TERMS, schedule))["schedule"]
     ] == ["start", "token", "stop"]

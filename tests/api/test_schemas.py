@@ -4,7 +4,7 @@ import pytest
 
 from rehydrate.api.schemas import new_messages
 from rehydrate.errors import BadParameter
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 
 
 def one(**fields):

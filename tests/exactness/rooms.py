@@ -26,7 +26,8 @@ from rehydrate.postgres.store import PostgresStore
 from rehydrate.publish.checkpoints import Checkpoints
 from rehydrate.publish.publish_queue import PublishQueue
 from rehydrate.publish.respond import respond
-from rehydrate.record.catch_up import catch_up, store_messages
+from rehydrate.record.catch_up import catch_up
+from rehydrate.record.import_messages import store_messages
 
 PATIENCE_S = 30
 

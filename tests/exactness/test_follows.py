@@ -29,7 +29,7 @@ from exactness.viewing import viewing
 from localably import LocalAbly
 from rehydrate.core.client_view import View
 from rehydrate.core.text.assembly import spoken_text
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from telling import history_over, publisher_to, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

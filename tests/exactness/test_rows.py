@@ -14,7 +14,8 @@ from rehydrate.core.timeline import Tombstone, erased_mark
 from rehydrate.errors import Conflict, Fenced
 from rehydrate.hydrate.hydrate import hydrate
 from rehydrate.ports import Conversation
-from rehydrate.record.catch_up import NewMessage, catch_up
+from rehydrate.record.catch_up import catch_up
+from rehydrate.record.import_messages import NewMessage
 
 
 class Test7DeadBetweenTheCommitAndTheStop:

@@ -9,10 +9,10 @@ from exactness.viewing import viewing
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.errors import Fenced
 from rehydrate.maintenance.idle_limit import end_idle
-from rehydrate.maintenance.sweeper import sweep, untold
+from rehydrate.maintenance.sweeper import sweep, unannounced_end
 from rehydrate.ports import Due
 from rehydrate.postgres.store import PostgresStore
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 
 pytestmark = pytest.mark.slow
 
@@ -96,7 +96,7 @@ class Test8TheSweeperKeepsAllText:
             await until(lambda: view.texts == {"r": ("abc", "interrupted")})
             async with room.store.locked(room.id, room.name) as held:
                 (state,) = (await held.messages(["r"])).values()
-                again = untold(state)
+                again = unannounced_end(state)
                 await held.put([state])
             assert await room.stored() == {"r": ("abc", "interrupted")}
             for event in again:  # as a sweeper does that died before it had noted what it told
@@ -133,7 +133,7 @@ class Test8TheSweeperKeepsAllText:
             event_of("stop", "r", 2, status="interrupted"),
         ):
             fold(state, event)
-        told = untold(state)
+        told = unannounced_end(state)
         assert "".join(part["text"] for part in state.parts()) == "ab"
         other = MessageState("r")
         for event in (event_of("token", "r", 2, "b"), event_of("token", "r", 1, "a"), *told):

@@ -11,7 +11,7 @@ from rehydrate.core.event import Event
 from rehydrate.core.window import Watermark
 from rehydrate.follow.recent_messages import MAX_EVENTS, RecentMessages, reaches
 from rehydrate.ports import Outgoing
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from telling import attachments, history_over, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

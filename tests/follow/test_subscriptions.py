@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rehydrate.follow import event_buffer
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from telling import completed, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

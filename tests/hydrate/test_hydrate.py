@@ -14,7 +14,7 @@ from rehydrate.hydrate import hydrate as hydration
 from rehydrate.hydrate.history_window import Prefetch
 from rehydrate.hydrate.hydrate import MAX_LIMIT
 from rehydrate.postgres.store import PostgresStore
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 
 
 @pytest.fixture(scope="module")

@@ -8,7 +8,7 @@ from exactness.rooms import open_house
 from rehydrate.errors import BadParameter, ChannelUnavailable, NotFound
 from rehydrate.hydrate.inspect import Check, ServiceHealth, checked, inspect
 from rehydrate.ports import Backlog
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 
 
 @pytest.fixture(scope="module")

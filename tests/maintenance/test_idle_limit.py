@@ -1,4 +1,4 @@
-"""The idle limit of publishers that are not ours: an end that is only provisional."""
+"""The idle limit of foreign publishers: a provisional end, which later events undo."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def history(settings):
 
 @pytest.fixture
 async def other(settings):
-    """As `history`, in another process, as it were."""
+    """A second `History` over the same database and channels, as another process has it."""
     async with History(settings) as other:
         yield other
 
@@ -56,7 +56,7 @@ async def once(history, conversation_id, status):
             await asyncio.sleep(0.1)
 
 
-async def test_a_foreign_response_that_says_nothing_more_ends_and_a_later_event_reopens_it(history):
+async def test_a_silent_foreign_response_ends_and_a_later_event_reopens_it(history):
     await say(history, "idle", 0, "start")
     await say(history, "idle", 1, "token", "a")
     await history.catch_up("idle")
@@ -73,22 +73,24 @@ async def test_a_foreign_response_that_says_nothing_more_ends_and_a_later_event_
     assert (await once(history, "idle", "completed"))["text"] == "ab"
 
 
-async def test_a_follower_here_is_told_of_the_end(history):
+async def test_a_follower_in_this_process_receives_the_end(history):
     await say(history, "told", 0, "start")
     await say(history, "told", 1, "token", "a")
     await history.catch_up("told")
     async with asyncio.timeout(30), history.joined("told") as follower:
-        await told_of_the_end(follower)
+        await received_the_end(follower)
 
 
-async def told_of_the_end(follower):
+async def received_the_end(follower):
     while True:
         event = await anext(follower)
         if event.kind == "snapshot" and event.data["messages"][0]["status"] == "interrupted":
             return
 
 
-async def test_followers_in_every_process_are_told_whichever_has_ended_it(history, other):
+async def test_followers_in_every_process_receive_the_end_whichever_process_ended_it(
+    history, other
+):
     await say(history, "all", 0, "start")
     await say(history, "all", 1, "token", "a")
     await history.catch_up("all")
@@ -99,10 +101,10 @@ async def test_followers_in_every_process_are_told_whichever_has_ended_it(histor
         asyncio.TaskGroup() as group,
     ):
         for follower in (here, there):
-            group.create_task(told_of_the_end(follower))
+            group.create_task(received_the_end(follower))
 
 
-async def test_a_quiet_response_of_ours_is_read_again_once_a_limit_and_not_at_every_look(history):
+async def test_a_quiet_response_of_our_own_is_read_again_once_per_limit(history):
     async with history.respond("quiet", "r2") as response, history.joined("quiet") as follower:
         response.write("a thought")
         snapshots = 0
@@ -113,7 +115,7 @@ async def test_a_quiet_response_of_ours_is_read_again_once_a_limit_and_not_at_ev
     assert snapshots <= 4
 
 
-async def test_one_that_goes_on_is_left_alone(history):
+async def test_a_response_that_continues_is_not_ended(history):
     await say(history, "busy", 0, "start")
     await history.catch_up("busy")
     for seq in range(1, 9):
@@ -123,7 +125,7 @@ async def test_one_that_goes_on_is_left_alone(history):
         assert message["status"] == "in_progress"
 
 
-async def test_a_response_of_ours_has_a_lease_instead(history):
+async def test_a_response_of_our_own_has_a_lease_instead(history):
     async with history.respond("leased", "r2") as response:
         response.write("a thought")
         await asyncio.sleep(2.5 * LIMIT_MS / 1000)

@@ -1,4 +1,4 @@
-"""Laws 6 and 7: a response whose publisher died ends, and an end that nobody told is told."""
+"""Laws 6 and 7: a response whose publisher died ends, and an unannounced end is published."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from rehydrate.maintenance.sweeper import Sweeper, sweep
 from rehydrate.ports import Due
 from rehydrate.publish import respond as responding
 from rehydrate.publish.publish_queue import PublishQueue
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
 
 pytestmark = pytest.mark.slow
@@ -53,7 +53,7 @@ async def history(history_settings):
 
 
 async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="write", pause_s=0):
-    """Publish *texts*, and die at a moment: while writing, or after the commit."""
+    """Publish *texts*, then stop like a killed publisher: while writing, or after the commit."""
 
     async def no_end(*_):
         return None
@@ -87,12 +87,12 @@ async def ended(history, conversation_id, response_id):
 
 async def until(condition):
     async with asyncio.timeout(WITHIN_S):
-        while not condition():  # noqa: ASYNC110 - a reader's own list
+        while not condition():  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(0.05)
 
 
 async def stops(history, conversation_id, response_id):
-    """The stops on the channel, once there is one."""
+    """Return the stops of a response on the channel, once there is one."""
     async with asyncio.timeout(WITHIN_S):
         while True:
             found = []
@@ -119,10 +119,8 @@ async def test_a_response_whose_publisher_died_ends_interrupted_with_all_its_tex
     assert stop.extras["headers"]["seq"] == 3
 
 
-async def test_a_reader_who_lacks_what_the_store_has_gets_it_with_the_end(
-    history, ably, monkeypatch
-):
-    """A token was refused; a checkpoint has it, but the publisher died before it could repair."""
+async def test_a_reader_who_lacks_stored_text_receives_it_with_the_end(history, ably, monkeypatch):
+    """A refused token is in a checkpoint, and the publisher dies before it can repair."""
     stock = AblyRealtime(
         key=ably.key, endpoint=f"127.0.0.1:{ably.port}", tls=False, auto_connect=True
     )
@@ -137,9 +135,10 @@ async def test_a_reader_who_lacks_what_the_store_has_gets_it_with_the_end(
     joining = asyncio.create_task(join(stock, "ai:sweep-9", load, render))
     try:
         await until(lambda: seen)
-        ably.faults.set("refuse_publish", nth=2, channel="ai:sweep-9")
+        fault = ably.faults.set("refuse_publish", nth=2, channel="ai:sweep-9")
         await die(history, "sweep-9", "r1", ["one ", "two ", "three"], monkeypatch, pause_s=0.1)
         message = await ended(history, "sweep-9", "r1")
+        assert fault.fired
         assert (message["text"], message["gaps"]) == ("one two three", [])
         await until(lambda: seen[-1][0]["status"] != "in_progress")
         assert (seen[-1][0]["text"], seen[-1][0]["gaps"]) == ("one two three", [])
@@ -149,7 +148,7 @@ async def test_a_reader_who_lacks_what_the_store_has_gets_it_with_the_end(
         await stock.close()
 
 
-async def test_half_done_tool_calls_are_closed_and_those_that_are_done_stay(history, monkeypatch):
+async def test_unfinished_tool_calls_are_closed_and_finished_ones_stay(history, monkeypatch):
     async def no_end(*_):
         return None
 
@@ -176,7 +175,7 @@ async def test_half_done_tool_calls_are_closed_and_those_that_are_done_stay(hist
     assert (await stops(history, "sweep-9", "r1"))[0].extras["headers"]["status"] == "interrupted"
 
 
-async def test_an_end_that_was_committed_but_not_told_is_told(history, monkeypatch):
+async def test_an_end_that_was_committed_but_not_published_is_published(history, monkeypatch):
     await die(history, "sweep-2", "r1", ["all of it"], monkeypatch, at="commit")
     message = await ended(history, "sweep-2", "r1")
     assert (message["status"], message["text"]) == ("completed", "all of it")
@@ -192,7 +191,7 @@ async def test_a_swept_response_is_never_taken_over(history, monkeypatch):
             pass
 
 
-async def test_a_living_publisher_that_thinks_is_not_swept(history):
+async def test_a_living_publisher_without_output_is_not_swept(history):
     async with history.respond("sweep-4", "r1") as response:
         response.write("a thought")
         await asyncio.sleep(3 * LEASE_S)
@@ -209,13 +208,13 @@ async def test_two_sweepers_end_a_response_once(history, history_settings, monke
         assert len(await stops(history, "sweep-5", "r1")) == 1
 
 
-async def test_a_publisher_that_was_taken_for_dead_writes_no_more(history):
+async def test_a_fenced_publisher_cannot_write(history):
     with pytest.raises(Fenced):  # noqa: PT012 - wherever the publisher next writes
         async with history.respond("sweep-6", "r1") as response:
             response.write("before")
             await asyncio.sleep(0.8)
             async with history._store.locked("sweep-6", "ai:sweep-6") as held:
-                await held.fence("r1", "somebody", 0.1)
+                await held.fence("r1", "another", 0.1)
             await asyncio.sleep(0.8)
             response.write("after")
             await asyncio.sleep(0.8)
@@ -225,7 +224,7 @@ async def test_a_publisher_that_was_taken_for_dead_writes_no_more(history):
     assert message["text"].startswith("before")
 
 
-async def test_a_terminal_row_is_not_undone_by_a_late_repair_of_the_same_text(history):
+async def test_a_terminal_row_is_not_changed_by_a_late_repair_of_the_same_text(history):
     async with history.respond("sweep-7", "r1") as response:
         response.write("kept")
     before = json.loads(await history.message("sweep-7", "r1"))
@@ -242,16 +241,17 @@ async def test_a_publisher_that_waits_for_acknowledgements_keeps_its_lease(histo
     response = await responding.__aenter__()
     response.write("first ")
     await asyncio.sleep(0.3)
-    with ably.faults.on("freeze"):
+    with ably.faults.on("freeze") as fault:
         response.write("last")
         ending = asyncio.create_task(responding.__aexit__(None, None, None))
         await asyncio.sleep(3 * LEASE_S)
+        assert fault.fired
     await asyncio.wait_for(ending, 40)
     message = await ended(history, "sweep-8", "r1")
     assert (message["status"], message["text"]) == ("completed", "first last")
 
 
-async def test_a_sweep_that_takes_long_holds_up_no_other():
+async def test_a_long_sweep_does_not_delay_others():
     stuck, waits = Due("stuck", "r1", "ai:stuck"), Due("waits", "r1", "ai:waits")
     found, swept = [stuck], []
 
@@ -274,7 +274,7 @@ async def test_a_sweep_that_takes_long_holds_up_no_other():
         await sweeper.close()
 
 
-async def test_what_is_being_swept_is_not_begun_again():
+async def test_a_response_that_is_being_swept_is_not_swept_a_second_time():
     due, begun = [Due("c", "r1", "ai:c"), Due("c", "r2", "ai:c")], []
     looks = []
 
@@ -296,7 +296,7 @@ async def test_what_is_being_swept_is_not_begun_again():
         await sweeper.close()
 
 
-async def test_what_cannot_be_ended_keeps_no_other_of_its_conversation_open():
+async def test_a_response_that_cannot_be_ended_does_not_keep_others_open():
     bad, good = Due("c", "bad", "ai:c"), [Due("c", f"r{n}", "ai:c") for n in range(3)]
     left, tried = [bad, *good], []
 
@@ -306,7 +306,7 @@ async def test_what_cannot_be_ended_keeps_no_other_of_its_conversation_open():
     async def sweep(due):
         tried.append(due)
         if bad in due:
-            raise ChannelRefused(40012, "no client may say that")
+            raise ChannelRefused(40012, "no client may publish that")
         for each in due:
             left.remove(each)
         return len(due)
@@ -329,8 +329,8 @@ async def house(database):
         yield opened
 
 
-class Told:
-    """A channel that notes how much each publish carries."""
+class CountingChannel:
+    """A channel that records the message names of each publish."""
 
     def __init__(self, channel):
         self.publishes = []
@@ -341,7 +341,7 @@ class Told:
         return self._channel.publish(channel, messages, **more)
 
 
-async def test_all_that_is_due_in_a_conversation_is_swept_with_one_reading_of_its_channel(house):
+async def test_all_due_responses_of_a_conversation_are_swept_with_one_read_of_its_channel(house):
     names = [f"r{number}" for number in range(20)]
     readings = []
 
@@ -356,7 +356,7 @@ async def test_all_that_is_due_in_a_conversation_is_swept_with_one_reading_of_it
         for name in [*names, "ended"]:
             await room.take_over(name)
         await room.store_messages(NewMessage("ended", "assistant", text="abc"))
-        channel = Told(room.channel)
+        channel = CountingChannel(room.channel)
         count = await sweep(
             replace(room.ctx, publish_queue=PublishQueue(channel, rate_per_s=50)),
             [Due(room.id, name, room.name) for name in [*names, "ended", "alive", "unknown"]],

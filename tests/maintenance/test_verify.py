@@ -1,4 +1,4 @@
-"""Verify: what is stored against what the channel shows; mended from the side that is right."""
+"""Verify: differences between the store and the channel are found, and mended from the right side."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ async def say(history, conversation_id, seq, name="token", text=None):
 
 
 async def foreign(history, conversation_id, *texts):
-    """A response of a publisher that is not ours."""
+    """Publish a response as a foreign publisher, and record it."""
     await say(history, conversation_id, 0, "start")
     for seq, text in enumerate(texts, 1):
         await say(history, conversation_id, seq, text=text)
@@ -53,7 +53,7 @@ async def foreign(history, conversation_id, *texts):
 
 
 async def spoil(history, conversation_id, *texts, skip=()):
-    """Write other text into the row, as if somebody had meddled with it."""
+    """Write another text into the row."""
     async with history._store.locked(conversation_id, f"ai:{conversation_id}") as held:
         state = (await held.messages(["r1"]))["r1"]
         state.restart(1)
@@ -65,7 +65,7 @@ async def spoil(history, conversation_id, *texts, skip=()):
 
 
 async def shown(history, channel):
-    """The names of what is on the channel, once a token is."""
+    """Return the names of the messages on the channel, once one of them is a token."""
     pages = history._channel.history(channel, forwards=True)
     names = [message.name async for page in pages for message in page]
     return names if "token" in names else []
@@ -76,17 +76,17 @@ async def text(history, conversation_id):
     return message["text"]
 
 
-async def test_what_agrees_is_not_a_finding(history):
+async def test_equal_messages_are_not_findings(history):
     await foreign(history, "v1", "a", "b")
     async with history.respond("v1", "r2") as response:
         response.write("c")
         response.tool_call("call", "f", {"x": 1})
     verified = await history.verify("v1", mend=True)
     assert verified == (2, 2, [])
-    assert (await history.verify("nobody")) == (0, 0, [])
+    assert (await history.verify("unknown")) == (0, 0, [])
 
 
-async def test_a_row_that_says_something_else_is_mended_from_the_channel(history):
+async def test_a_row_with_another_text_is_mended_from_the_channel(history):
     await foreign(history, "v2", "one ", "two")
     await spoil(history, "v2", "one ", "tow")
     (finding,) = (await history.verify("v2")).findings
@@ -104,17 +104,19 @@ async def test_a_gap_in_the_row_is_filled_from_the_channel(history):
     await foreign(history, "v3", "one ", "two ", "three")
     await spoil(history, "v3", "one ", "two ", "three", skip=(2,))
 
-    async def too_late_to_read_it_again(_):
+    async def record_nothing(_):
         return None
 
-    history.catch_up = too_late_to_read_it_again
+    history.catch_up = record_nothing
     (finding,) = (await history.verify("v3", mend=True)).findings
     assert (finding.fault, finding.mended) == ("store", True)
     assert await text(history, "v3") == "one two three"
     assert not (await history.verify("v3")).findings
 
 
-async def test_an_end_that_nobody_told_is_told_with_the_text(history, ably, monkeypatch):
+async def test_an_end_that_was_never_published_is_published_with_the_text(
+    history, ably, monkeypatch
+):
     async def commit_only(publication, ledger, keeping):
         keeping.cancel()
         await asyncio.gather(keeping, return_exceptions=True)
@@ -133,7 +135,7 @@ async def test_an_end_that_nobody_told_is_told_with_the_text(history, ably, monk
     assert await shown(history, "ai:v4") == ["start", "token", "response-complete", "stop"]
 
 
-async def test_the_text_of_a_publisher_of_ours_wins_over_the_channel(history):
+async def test_the_committed_text_of_our_own_publisher_wins_over_the_channel(history):
     async with history.respond("v5", "r1") as response:
         response.write("what readers saw")
     await spoil(history, "v5", "what was committed")
@@ -143,7 +145,7 @@ async def test_the_text_of_a_publisher_of_ours_wins_over_the_channel(history):
     assert not (await history.verify("v5")).findings
 
 
-async def test_what_the_channel_keeps_only_the_end_of_is_compared_as_far_as_it_goes(history, ably):
+async def test_a_message_whose_start_expired_is_compared_from_there_on(history, ably):
     await say(history, "v6", 0, "start")
     await say(history, "v6", 1, text="gone ")
     await history.catch_up("v6")
@@ -153,10 +155,10 @@ async def test_what_the_channel_keeps_only_the_end_of_is_compared_as_far_as_it_g
     assert (await history.verify("v6")) == (1, 0, [])
     await spoil(history, "v6", "gone ", "kepd")
     (finding,) = (await history.verify("v6")).findings
-    assert finding.detail.startswith("from 2 on")
+    assert finding.detail.startswith("from seq 2 on")
 
 
-async def test_the_command_says_what_differs_and_ends_so(history, database, ably):
+async def test_the_command_prints_the_differences_and_exits_with_1(history, database, ably):
     await foreign(history, "v7", "text")
     environment = {
         **os.environ,

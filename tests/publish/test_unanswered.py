@@ -12,7 +12,7 @@ from localably import LocalAbly
 from rehydrate.ports import Outgoing
 from rehydrate.publish import unanswered as unanswered_module
 from rehydrate.publish.unanswered import unanswered
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from telling import history_over, publisher_to
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

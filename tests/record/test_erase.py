@@ -1,4 +1,4 @@
-"""Law 8: erased stays erased."""
+"""Law 8: an erased conversation stays erased."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from localably import LocalAbly
 from rehydrate.errors import ChannelUnavailable, Conflict, Fenced
 from rehydrate.history import History
 from rehydrate.ports import Outgoing
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
 
 
@@ -23,7 +23,7 @@ async def ably():
 
 @pytest.fixture
 async def another(ably, database):
-    """Another process's History over the same database and channels."""
+    """Open a second History over the same database and channels, as another process does."""
 
     @asynccontextmanager
     async def opened(**more):
@@ -64,7 +64,7 @@ async def texts(history, conversation_id):
     return [m["text"] for m in (await history.hydrate(conversation_id)).messages]
 
 
-async def test_what_was_erased_is_in_no_answer_and_is_not_recorded_again(history):
+async def test_erased_messages_are_in_no_answer_and_are_not_recorded_again(history):
     await say(history, "e1", "a prompt")
     async with history.respond("e1", "r1") as response:
         response.write("an answer")
@@ -77,7 +77,7 @@ async def test_what_was_erased_is_in_no_answer_and_is_not_recorded_again(history
     assert (await history.hydrate("e1")).complete
 
 
-async def test_what_only_the_channel_has_is_erased_too(history):
+async def test_messages_that_only_the_channel_has_are_erased_too(history):
     await say(history, "e2", "never recorded")
     await history.erase("e2")
     assert await texts(history, "e2") == []
@@ -97,7 +97,7 @@ async def test_late_messages_of_an_erased_response_do_not_bring_it_back(history)
     assert await texts(history, "e3") == []
 
 
-async def test_what_is_new_begins_the_conversation_anew(history):
+async def test_new_messages_begin_the_conversation_again(history):
     await say(history, "e4", "old")
     await history.erase("e4")
     await asyncio.sleep(0.01)
@@ -109,7 +109,7 @@ async def test_what_is_new_begins_the_conversation_anew(history):
     assert await texts(history, "e4") == ["new", "answered"]
 
 
-async def test_a_publisher_is_fenced_and_its_response_is_gone(history):
+async def test_a_publisher_is_fenced_and_its_response_is_erased(history):
     with pytest.raises(Fenced):  # noqa: PT012 - wherever it next writes
         async with history.respond("e5", "r1") as response:
             response.write("before ")
@@ -123,7 +123,7 @@ async def test_a_publisher_is_fenced_and_its_response_is_gone(history):
     assert not await history._store.due(limit=10)
 
 
-async def test_an_erased_response_is_neither_published_nor_stored_again(history):
+async def test_an_erased_response_cannot_be_published_or_stored_again(history):
     async with history.respond("e6", "r1") as response:
         response.write("x")
     await history.erase("e6")
@@ -134,9 +134,7 @@ async def test_an_erased_response_is_neither_published_nor_stored_again(history)
         await history.store_messages("e6", [NewMessage("r1", "assistant", text="x")])
 
 
-async def test_a_catch_up_that_read_before_and_commits_after_brings_nothing_back(
-    history, monkeypatch
-):
+async def test_a_catch_up_that_read_before_and_commits_after_restores_nothing(history, monkeypatch):
     await say(history, "e7", "one", "two")
     channel = history._channel
     reading, erased = asyncio.Event(), asyncio.Event()
@@ -159,16 +157,16 @@ async def test_a_catch_up_that_read_before_and_commits_after_brings_nothing_back
     assert await texts(history, "e7") == []
 
 
-async def test_erasing_again_changes_nothing_and_erasing_nothing_leaves_no_row(history):
+async def test_repeating_an_erasure_changes_nothing_and_an_empty_one_creates_no_row(history):
     await say(history, "e8", "x")
     for _ in range(3):
         await history.erase("e8")
     assert await texts(history, "e8") == []
-    await history.erase("never-heard-of")
+    await history.erase("unknown")
     assert [row.id for row in (await history.conversations())[0]] == ["e8"]
 
 
-async def test_it_is_erased_also_while_ably_is_away(history, ably):
+async def test_a_conversation_is_erased_although_ably_does_not_answer(history, ably):
     await say(history, "e9", "x")
     await history.catch_up("e9")
     await ably.stop()
@@ -186,7 +184,7 @@ async def test_it_is_erased_also_while_ably_is_away(history, ably):
     assert await texts(history, "e9") == []
 
 
-async def test_followers_in_every_process_are_told(history, another):
+async def test_followers_in_every_process_receive_an_empty_snapshot(history, another):
     await say(history, "e10", "x")
     await history.catch_up("e10")
     async with (
@@ -205,7 +203,7 @@ async def test_followers_in_every_process_are_told(history, another):
             assert event.data["messages"] == []
 
 
-async def test_nothing_of_what_was_said_is_left_in_the_database(history):
+async def test_no_content_is_left_in_the_database(history):
     await say(history, "e11", "SECRET prompt")
     async with history.respond("e11", "SECRET-id", metadata={"k": "SECRET"}) as response:
         response.write("SECRET answer")

@@ -1,4 +1,4 @@
-"""Rooms over one channel server for a module, a database for each test."""
+"""One channel server for the session, one database per module."""
 
 from __future__ import annotations
 
@@ -22,5 +22,5 @@ async def house(module_database, replay_server):
 
 @pytest.fixture
 def room(house):
-    """A conversation of its own; all tests of a module share a process."""
+    """A new conversation; all tests of a module share a process."""
     return house.next()

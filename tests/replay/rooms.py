@@ -1,4 +1,4 @@
-"""Responses to replay, over real rooms: what their channel shows of the replays."""
+"""A conversation over a real Postgres and channel server, with responses to replay."""
 
 from __future__ import annotations
 
@@ -20,26 +20,26 @@ def new_id():
 
 
 class Room(NamedTuple):
-    """A conversation, its history, and the channel server under it."""
+    """A conversation, its `History`, and the channel server."""
 
     history: object
     server: object
     id: str
 
     def next(self):
-        """Another conversation over the same rooms."""
+        """Return another conversation over the same database and channel server."""
         return self._replace(id=new_id())
 
-    async def said(self, rid="r", tokens=TOKENS, *, pause_s=0.0, **more):
-        """A response that was published, a channel message a token."""
+    async def respond(self, rid="r", tokens=TOKENS, *, pause_s=0.0, **more):
+        """Publish a response, one channel message per token."""
         async with self.history.respond(self.id, rid, **more) as response:
             for token in tokens:
                 response.write(token)
-                response.text  # noqa: B018 - settles: the next token is an event of its own
+                response.text  # noqa: B018 - the next token then becomes an event of its own
                 await asyncio.sleep(pause_s)
 
     async def ended(self, replay, *, within_s=PATIENCE_S):
-        """The replay, once it has ended."""
+        """Wait until the replay has ended, and return it."""
         async with asyncio.timeout(within_s):
             while True:
                 found = await self.history.find_replay(replay.id)
@@ -48,7 +48,7 @@ class Room(NamedTuple):
                 await asyncio.sleep(0.02)
 
     async def reached(self, replay, done):
-        """The replay, once *done* of its chunks are acknowledged."""
+        """Wait until the store has *done* chunks as acknowledged, and return the replay."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
                 found = await self.history.find_replay(replay.id)
@@ -56,8 +56,14 @@ class Room(NamedTuple):
                     return found
                 await asyncio.sleep(0.02)
 
+    async def published(self, replay, count):
+        """Wait until *count* events of the replay are on its channel."""
+        async with asyncio.timeout(PATIENCE_S):
+            while len(await self.events(replay)) < count:  # noqa: ASYNC110 - no event to await
+                await asyncio.sleep(0.02)
+
     async def events(self, replay=None, channel=None):
-        """The events on a channel (of *replay*, if given), in order."""
+        """Return the events on a channel (of *replay*, if given), in order."""
         found = []
         pages = self.history._channel.history(channel or f"ai:{self.id}", forwards=True)
         async with aclosing(pages):
@@ -67,7 +73,7 @@ class Room(NamedTuple):
 
 
 def folded(events, message_id):
-    """What a follower shows of *events*, and whether each came once and in order."""
+    """Return the state of a follower that received *events*."""
     state = MessageState(message_id)
     for event in events:
         fold(state, event._replace(replay_of=None))

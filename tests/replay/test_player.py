@@ -1,4 +1,4 @@
-"""Playing: every follower has each chunk once, whatever the channel refuses, and its times."""
+"""Player: every follower receives each chunk once and on time, whatever the channel refuses."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ TEXT = "abcdefghijklmnop"
 
 
 class Wire:
-    """An outlet that drops what it had, as Ably does, and refuses what it is told to refuse."""
+    """An outlet that drops repeated ids, as Ably does, and refuses the seqs in `refusing`."""
 
     def __init__(self):
         self.taken: list[Event] = []
@@ -33,15 +33,15 @@ class Wire:
         self.gate.set()
         self.view = View({"messages": [], "reasons": []})
         self.again = 0
-        self._for_ever = []
+        self._never = []
         self.dies_at, self.died = 10**9, asyncio.Event()
         self._wanted, self._reached = 0, asyncio.Event()
 
     async def post(self, event):
         if self.posts >= self.dies_at:
             self.died.set()
-            self._for_ever.append(asyncio.get_running_loop().create_future())
-            await self._for_ever[-1]
+            self._never.append(asyncio.get_running_loop().create_future())
+            await self._never[-1]
         self.posts += 1
         left = self.refusing.get(event.seq, 0)
         if left:
@@ -54,7 +54,7 @@ class Wire:
         return [None]
 
     async def until(self, count):
-        """Wait until so many were taken."""
+        """Wait until *count* events were accepted."""
         self._wanted = count
         async with asyncio.timeout(20):
             await self._reached.wait()
@@ -72,8 +72,8 @@ class Wire:
         return message["text"], message["status"]
 
 
-class Kept:
-    """A replay, and what was kept of it."""
+class Stored:
+    """A replay and its stored progress."""
 
     def __init__(self, terms=TERMS, text=TEXT):
         tokens = [token(seq, letter, at_s=seq / 100) for seq, letter in enumerate(text, 1)]
@@ -83,24 +83,24 @@ class Kept:
             "c", "x", "r", "ai:c", terms, "running", len(text), 1.0, "a", 0, {}, started_ms=1
         )
         self.wire = Wire()
-        self.keeps = 0
+        self.saves = 0
 
     def player(self, **more):
-        async def keep():
-            self.keeps += 1
+        async def save():
+            self.saves += 1
             self.replay = self.replay._replace(gen=made.gen, gen_from=made.gen_from)
 
-        made = Player(self.replay._replace(**more), self.schedule, self.wire, None, keep)
+        made = Player(self.replay._replace(**more), self.schedule, self.wire, None, save)
         return made
 
 
 @pytest.fixture
 def kept(monkeypatch):
-    monkeypatch.setattr(playing, "TRY_AGAIN_S", 0.001)
-    return Kept()
+    monkeypatch.setattr(playing, "RETRY_S", 0.001)
+    return Stored()
 
 
-async def test_it_says_all_once_and_in_order(kept):
+async def test_all_steps_are_published_once_and_in_order(kept):
     player = kept.player()
     assert await player.play()
     assert [e.seq for e in kept.wire.taken] == list(range(len(TEXT) + 2))
@@ -110,17 +110,18 @@ async def test_it_says_all_once_and_in_order(kept):
 
 
 @pytest.mark.parametrize("seq", [0, 1, 2, 9, len(TEXT), len(TEXT) + 1])
-async def test_what_is_refused_is_said_again_and_nobody_is_left_with_a_hole(kept, seq):
+async def test_a_refused_step_is_published_again_and_no_reader_keeps_a_gap(kept, seq):
     kept.wire.refusing = {seq: 2}
     assert await kept.player().play()
+    assert kept.wire.refusing == {seq: 0}, "the fault fired"
     assert kept.wire.shown == (TEXT, "completed")
 
 
-async def test_where_a_hole_was_seen_the_stream_begins_again_in_the_next_gen(kept):
+async def test_after_a_visible_gap_the_stream_continues_in_the_next_gen(kept):
     kept.wire.refusing = {5: 1}
     player = kept.player()
     assert await player.play()
-    assert kept.wire.again, "a reader saw the hole, and asked for an answer without the replay"
+    assert kept.wire.again, "a reader saw the gap, and reloaded"
     assert (player.gen, kept.replay.gen) == (2, 2)
     assert [e.kind for e in kept.wire.taken if e.gen == 2][:3] == ["start", "repair", "token"]
     newcomer = View({"messages": [], "reasons": []})
@@ -130,18 +131,19 @@ async def test_where_a_hole_was_seen_the_stream_begins_again_in_the_next_gen(kep
     assert newcomer.messages[0]["text"] == TEXT
 
 
-async def test_what_is_refused_for_good_is_not_tried_again(kept):
+async def test_a_permanent_refusal_is_not_retried_and_a_temporary_one_not_for_ever(kept):
     kept.wire.refusing, kept.wire.code = {0: 99}, 40160
     with pytest.raises(ChannelRefused):
         await kept.player().play()
+    assert kept.wire.refusing == {0: 98}
     kept.wire.refusing, kept.wire.code = {3: 99}, 42911
     with pytest.raises(ChannelUnavailable):
         await kept.player().play()
-    assert 99 - kept.wire.refusing[3] <= playing.TRIES
+    assert 1 < 99 - kept.wire.refusing[3] <= playing.MAX_ATTEMPTS
 
 
-async def test_cancelled_it_ends_behind_what_was_said(kept):
-    kept = Kept(TERMS._replace(max_rate=50.0))
+async def test_a_cancelled_stream_ends_after_the_published_text(kept):
+    kept = Stored(TERMS._replace(max_rate=50.0))
     player = kept.player()
     playing_on = asyncio.create_task(player.play())
     await kept.wire.until(4)
@@ -155,7 +157,7 @@ async def test_cancelled_it_ends_behind_what_was_said(kept):
     assert kept.wire.taken[-1].seq == len(text) + 1
 
 
-async def test_cancelled_before_anything_was_said_it_begins_and_ends(kept):
+async def test_a_stream_that_is_cancelled_before_its_first_step_starts_and_stops(kept):
     player = kept.player(cancel_asked=True)
     assert not await player.play()
     assert [(e.kind, e.seq) for e in kept.wire.taken] == [("start", 0), ("stop", 1)]
@@ -170,8 +172,8 @@ class Past:
         self._error = error
 
     async def history(self, name, *, since_ms):
-        from rehydrate.core.codecs import tokens  # noqa: PLC0415 - of this stand-in
-        from rehydrate.core.event import ChannelMessage  # noqa: PLC0415 - as above
+        from rehydrate.core.codecs import tokens  # noqa: PLC0415 - used here only
+        from rehydrate.core.event import ChannelMessage  # noqa: PLC0415 - used here only
 
         if self._error:
             raise self._error
@@ -182,49 +184,49 @@ class Past:
         yield page
 
 
-@pytest.mark.parametrize("said", [0, 1, 5, len(TEXT) + 1, len(TEXT) + 2])
-@pytest.mark.parametrize("noted", [0, 1, 4])
-async def test_another_process_goes_on_where_it_was(kept, said, noted):
+@pytest.mark.parametrize("published", [0, 1, 5, len(TEXT) + 1, len(TEXT) + 2])
+@pytest.mark.parametrize("saved", [0, 1, 4])
+async def test_another_process_continues_after_the_published_steps(kept, published, saved):
     await kept.player().play()
-    before = kept.wire.taken[:said]
+    before = kept.wire.taken[:published]
     kept.wire.__init__()
     for each in before:
         kept.wire.take(each)
-    noted = max(min(noted, said - 1), 0)
-    player = kept.player(done=noted)
-    await player.find_place(Past(before), "ai:c", 0)
+    saved = max(min(saved, published - 1), 0)
+    player = kept.player(done=saved)
+    await player.resume(Past(before), "ai:c", 0)
     assert await player.play()
     assert kept.wire.shown == (TEXT, "completed")
     assert not kept.wire.again
     assert [e.seq for e in kept.wire.taken] == list(range(len(TEXT) + 2))
 
 
-async def test_without_history_it_says_again_what_was_not_noted_under_the_same_ids(kept):
+async def test_without_history_unsaved_steps_are_published_again_under_the_same_ids(kept):
     await kept.player().play()
     before = kept.wire.taken[:6]
     kept.wire.__init__()
     for each in before:
         kept.wire.take(each)
     player = kept.player(done=2)
-    await player.find_place(Past([], ChannelUnavailable("away")), "ai:c", 0)
+    await player.resume(Past([], ChannelUnavailable("away")), "ai:c", 0)
     assert await player.play()
     assert [e.seq for e in kept.wire.taken] == list(range(len(TEXT) + 2))
 
 
-async def test_a_hole_that_another_process_left_is_mended(kept):
+async def test_a_gap_that_another_process_left_is_repaired(kept):
     await kept.player().play()
     before = [e for e in kept.wire.taken[:7] if e.seq != 4]
     kept.wire.__init__()
     for each in before:
         kept.wire.take(each)
     player = kept.player(done=2)
-    await player.find_place(Past(before), "ai:c", 0)
+    await player.resume(Past(before), "ai:c", 0)
     assert (player.gen, player.gen_from) == (2, 3)
     assert await player.play()
     assert kept.wire.shown == (TEXT, "completed")
 
 
-async def test_a_later_gen_is_gone_on_with_as_it_began(kept):
+async def test_a_later_gen_is_continued_by_another_process(kept):
     kept.wire.refusing = {5: 1}
     await kept.player().play()
     of_gen_2 = [e for e in kept.wire.taken if e.gen == 2]
@@ -233,13 +235,13 @@ async def test_a_later_gen_is_gone_on_with_as_it_began(kept):
         for each in of_gen_2[:count]:
             kept.wire.take(each)
         player = kept.player(done=4)
-        await player.find_place(Past(of_gen_2[:count]), "ai:c", 0)
+        await player.resume(Past(of_gen_2[:count]), "ai:c", 0)
         assert await player.play()
         assert kept.wire.shown == (TEXT, "completed")
         assert not kept.wire.again
 
 
-async def test_no_more_wait_for_an_answer_than_may(kept, monkeypatch):
+async def test_the_number_of_unacknowledged_messages_is_limited(kept, monkeypatch):
     monkeypatch.setattr(playing, "WINDOW", 4)
     kept.wire.gate.clear()
     playing_on = asyncio.create_task(kept.player(done=1).play())
@@ -252,7 +254,7 @@ async def test_no_more_wait_for_an_answer_than_may(kept, monkeypatch):
 
 
 class Clock(asyncio.SelectorEventLoop):
-    """A loop whose time passes at once while nobody has anything to do."""
+    """An event loop whose time jumps to the next timer when nothing is ready."""
 
     now_s = 0.0
 
@@ -266,7 +268,7 @@ class Clock(asyncio.SelectorEventLoop):
 
 
 def played_at(kept, *, held_up_at=None):
-    """When each channel message of a replay was sent, of one that is held up for a second, or not."""
+    """Return when each channel message was sent; at seq *held_up_at* a second is lost."""
 
     async def play():
         loop, take = asyncio.get_running_loop(), kept.wire.take
@@ -288,14 +290,14 @@ def played_at(kept, *, held_up_at=None):
 
 
 @pytest.mark.parametrize(("speed", "rate"), [(1.0, 200.0), (3.0, 50.0), (0.0, 25.0)])
-def test_each_is_sent_when_it_is_due(speed, rate):
-    kept = Kept(ReplayTerms("stream", speed, "ai:c", 0, rate), text="x" * 100)
+def test_each_step_is_sent_at_its_time(speed, rate):
+    kept = Stored(ReplayTerms("stream", speed, "ai:c", 0, rate), text="x" * 100)
     due_s = [step.at_s for step in kept.schedule.steps]
     assert played_at(kept) == pytest.approx(due_s, abs=1e-3)
 
 
-def test_held_up_it_catches_up_but_sends_no_more_than_it_may():
-    kept = Kept(ReplayTerms("stream", 1.0, "ai:c", 0, 150.0), text="x" * 400)
+def test_a_late_replay_catches_up_within_its_rate():
+    kept = Stored(ReplayTerms("stream", 1.0, "ai:c", 0, 150.0), text="x" * 400)
     sent_s = played_at(kept, held_up_at=50)
     due_s = [step.at_s for step in kept.schedule.steps]
     late_s = [sent - due for sent, due in zip(sent_s, due_s, strict=True)]
@@ -309,27 +311,27 @@ def test_held_up_it_catches_up_but_sends_no_more_than_it_may():
     refusing=st.dictionaries(st.integers(0, len(TEXT) + 1), st.integers(1, 3), max_size=3),
     cuts=st.lists(st.integers(0, 40), max_size=2),
 )
-def test_whatever_is_refused_and_whoever_dies_a_follower_has_the_whole_in_the_end(refusing, cuts):
+def test_refusals_and_dead_processes_leave_every_follower_with_the_whole_text(refusing, cuts):
     asyncio.run(played_on(refusing, cuts))
 
 
 async def played_on(refusing, cuts):
-    """Play with refusals, killed after so many posts, each time gone on with by another process."""
-    kept, done = Kept(), 0
+    """Play with refusals; after each of *cuts* posts another process continues."""
+    kept, done = Stored(), 0
     kept.wire.refusing = refusing
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(playing, "TRY_AGAIN_S", 0.0)
+        patch.setattr(playing, "RETRY_S", 0.0)
         for number, cut in enumerate([*cuts, 10**6]):
             player = kept.player(done=done)
             kept.wire.dies_at, kept.wire.died = kept.wire.posts + cut, asyncio.Event()
             if number:
-                await player.find_place(Past(kept.wire.taken), "ai:c", 0)
+                await player.resume(Past(kept.wire.taken), "ai:c", 0)
             tasks = [asyncio.create_task(each) for each in (player.play(), kept.wire.died.wait())]
             await asyncio.wait(tasks, timeout=20, return_when=asyncio.FIRST_COMPLETED)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            done = max(done, player.done - 1)  # what was noted lags behind
+            done = max(done, player.done - 1)  # the saved progress is behind
     text, status = kept.wire.shown
     assert (text, status) == (TEXT, "completed")
     for joined in range(len(kept.wire.taken)):

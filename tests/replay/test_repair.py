@@ -1,4 +1,4 @@
-"""A repair: every live reader's text becomes the stored text, and nothing stored changes."""
+"""Repair: the text of every live reader becomes the stored text, which does not change."""
 
 from __future__ import annotations
 
@@ -11,29 +11,29 @@ from rehydrate import NewMessage
 from rehydrate.core.client_view import Verdict, View, verdict
 from rehydrate.core.wire import message, state_of
 from rehydrate.errors import Conflict
-from rehydrate.replay.repair import told_of
+from rehydrate.replay.repair import repair_events
 from replay.rooms import TOKENS
 from telling import publisher_to, reading
 
 TEXT = "".join(TOKENS)
 
 
-async def test_it_is_one_repair_with_the_id_of_the_response(room):
-    await room.said("r")
+async def test_one_repair_with_the_id_of_the_response_is_published(room):
+    await room.respond("r")
     before = json.loads(await room.history.message(room.id, "r"))
     replay = await room.history.replay(room.id, "r", mode="repair")
     assert (await room.ended(replay)).state == "done"
-    said = [e for e in await room.events() if e.kind == "repair"]
-    assert [(e.message_id, e.gen, e.seq) for e in said] == [("r", 1, len(TOKENS))]
-    assert said[0].value == before["parts"]
+    repairs = [e for e in await room.events() if e.kind == "repair"]
+    assert [(e.message_id, e.gen, e.seq) for e in repairs] == [("r", 1, len(TOKENS))]
+    assert repairs[0].value == before["parts"]
     await room.history.catch_up(room.id)
     after = json.loads(await room.history.message(room.id, "r"))
-    through = {**before["through"], "id": said[0].id}
+    through = {**before["through"], "id": repairs[0].id}
     assert after == {**before, "repaired": len(TOKENS), "through": through}
 
 
-async def test_its_times_are_kept_so_that_it_can_be_replayed_again(room):
-    await room.said("r", pause_s=0.02)
+async def test_the_stored_timings_survive_so_that_it_can_be_replayed_later(room):
+    await room.respond("r", pause_s=0.02)
     await room.ended(await room.history.replay(room.id, "r", mode="repair"))
     await room.history.catch_up(room.id)
     replay = await room.history.replay(room.id, "r", speed=0)
@@ -41,7 +41,7 @@ async def test_its_times_are_kept_so_that_it_can_be_replayed_again(room):
     await room.ended(replay)
 
 
-async def test_a_reader_of_another_text_has_the_stored_one_then(room):
+async def test_a_reader_with_another_text_receives_the_stored_one(room):
     async with (
         publisher_to(room.server, f"ai:{room.id}") as foreign,
         reading(room.history, room.id) as reader,
@@ -57,9 +57,9 @@ async def test_a_reader_of_another_text_has_the_stored_one_then(room):
         )
 
 
-async def test_too_large_for_one_message_it_is_a_pointer_and_the_answer_says_so(room):
+async def test_a_repair_that_is_too_large_for_one_message_is_a_pointer_to_the_answer(room):
     text = "語" * 30_000
-    await room.said("r", [text])
+    await room.respond("r", [text])
     await room.ended(await room.history.replay(room.id, "r", mode="repair"))
     (repair,) = [e for e in await room.events() if e.kind == "repair"]
     assert repair.is_pointer
@@ -68,24 +68,25 @@ async def test_too_large_for_one_message_it_is_a_pointer_and_the_answer_says_so(
     assert (shown["text"], shown["repaired"], shown["exact"]) == (text, repair.seq, True)
 
 
-async def test_refused_for_its_rate_it_is_told_again(room):
-    await room.said("r")
-    with room.server.faults.on("refuse_publish", code=42911, count=2):
+async def test_a_repair_that_is_refused_for_its_rate_is_published_again(room):
+    await room.respond("r")
+    with room.server.faults.on("refuse_publish", code=42911, count=2) as fault:
         replay = await room.history.replay(room.id, "r", mode="repair")
         assert (await room.ended(replay)).state == "done"
+    assert fault.fired == 2
     assert [e.kind for e in await room.events() if (e.id or "").startswith(replay.id)] == [
         "repair",
         "stop",
     ]
 
 
-async def test_what_is_not_whole_is_no_repair(room):
+async def test_a_response_with_gaps_cannot_be_a_repair(room):
     async with publisher_to(room.server, f"ai:{room.id}") as foreign:
         await foreign.say("start", rid="r", seq=0)
         await foreign.say("token", "b", rid="r", seq=2)
         await foreign.say("stop", rid="r", seq=3)
         await room.history.store_messages(room.id, [NewMessage("p", "user", text="?")])
-        with pytest.raises(Conflict, match="not stored whole"):
+        with pytest.raises(Conflict, match="stored with gaps"):
             await room.history.replay(room.id, "r", mode="repair")
 
 
@@ -101,28 +102,28 @@ WHOLE = folded(start(), token(1, "a"), token(2, "b"), token(3, "c"), stop(4))
         ([start(), token(1, "a"), event("repair", 3, "abc"), stop(4)], Verdict.DROP),
     ],
 )
-def test_by_the_drop_rule_each_reader_takes_it_asks_again_or_has_it(reader, wanted):
-    repair, _ = told_of(WHOLE, "x")
+def test_by_the_drop_rule_each_reader_applies_it_reloads_or_has_it(reader, wanted):
+    repair, _ = repair_events(WHOLE, "x")
     assert verdict(folded(*reader), repair) is wanted
 
 
-def test_whoever_missed_the_end_is_told_it():
+def test_a_reader_who_missed_the_end_receives_it():
     view = View({"messages": [], "reasons": []})
     for each in (start(), token(1, "a")):
         view.apply_event(each)
-    for each in told_of(WHOLE, "x"):
+    for each in repair_events(WHOLE, "x"):
         assert view.apply_event(each) is Verdict.APPLY
     (shown,) = view.messages
     assert (shown["text"], shown["status"]) == ("abc", "completed")
 
 
-def test_whoever_has_the_answer_drops_it_or_asks_once():
+def test_a_reader_with_an_answer_drops_it_or_reloads_once():
     stored = state_of(message(WHOLE))
-    repair, end = told_of(WHOLE, "x")
+    repair, end = repair_events(WHOLE, "x")
     assert verdict(stored, repair) is Verdict.AGAIN
-    told = folded(
+    repaired = folded(
         repair, state=folded(start(), token(1, "a"), token(2, "b"), token(3, "c"), stop(4))
     )
-    again = state_of(message(told))
+    again = state_of(message(repaired))
     assert verdict(again, repair) is Verdict.DROP
     assert verdict(again, end) is Verdict.DROP

@@ -1,4 +1,4 @@
-"""The lease of a replay: kept while it runs, and when it is lost, what runs is cut off."""
+"""The lease and the progress of a running replay."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ import asyncio
 
 import pytest
 
+from rehydrate.background import LeaseLost
 from rehydrate.core.replay.requests import Replay, ReplayTerms
 from rehydrate.errors import StoreUnavailable
-from rehydrate.replay import replay_run as running
-from rehydrate.replay.replay_run import LeaseLost, ReplayRun
+from rehydrate.replay import replay_run
+from rehydrate.replay.replay_run import ReplayRun
 
 REPLAY = Replay(
     "c", "x", "r", "ai:c", ReplayTerms(channel="ai:c"), "running", 5, 1.0, "admin:1", 0, {}
 )
 
 
-class Ledger:
-    """What a store answers of one replay."""
+class ReplayRows:
+    """A store with one replay."""
 
     def __init__(self):
         self.answer = False
@@ -57,44 +58,49 @@ class Player:
 
 @pytest.fixture
 def ledger(monkeypatch):
-    monkeypatch.setattr(running, "KEEP_EVERY_S", 0.01)
-    return Ledger()
+    monkeypatch.setattr(replay_run, "RENEW_EVERY_S", 0.01)
+    return ReplayRows()
 
 
 @pytest.fixture
 def run(ledger):
-    made = ReplayRun(REPLAY, "h", ledger)
-    made.player = Player()
-    return made
+    return made_run(ledger)
 
 
-async def test_it_is_kept_again_and_again_while_it_runs(run, ledger):
-    async with asyncio.timeout(20), run.kept():
+def made_run(ledger):
+    run = ReplayRun(REPLAY, "h", ledger)
+    run.player = Player()
+    return run
+
+
+async def test_the_lease_is_renewed_while_the_replay_runs(run, ledger):
+    async with asyncio.timeout(20), run.lease():
         for _ in range(3):
             await ledger.kept.acquire()
 
 
-async def test_whoever_has_lost_it_is_cut_off(run, ledger):
+async def test_a_run_that_lost_its_lease_is_cut_off(run, ledger):
     ledger.answer = None
     with pytest.raises(LeaseLost):
-        async with asyncio.timeout(20), run.kept():
+        async with asyncio.timeout(20), run.lease():
             await asyncio.Event().wait()
 
 
-async def test_a_store_that_is_away_for_a_moment_cuts_nobody_off(run, ledger, monkeypatch):
+async def test_a_short_outage_of_the_store_does_not_cut_a_run_off(run, ledger, monkeypatch):
     ledger.away = True
-    async with asyncio.timeout(20), run.kept():
+    async with asyncio.timeout(20), run.lease():
         for _ in range(3):
             await ledger.kept.acquire()
-    monkeypatch.setattr(running, "LEASE_S", 0.0)
+    monkeypatch.setattr(replay_run, "LEASE_S", 0.0)
+    run = made_run(ledger)
     with pytest.raises(LeaseLost):
-        async with asyncio.timeout(20), run.kept():
+        async with asyncio.timeout(20), run.lease():
             await asyncio.Event().wait()
 
 
-async def test_being_cancelled_is_no_loss(run):
+async def test_a_cancelled_run_has_not_lost_its_lease(run):
     async def on():
-        async with run.kept():
+        async with run.lease():
             await asyncio.Event().wait()
 
     task = asyncio.create_task(on())
@@ -104,21 +110,22 @@ async def test_being_cancelled_is_no_loss(run):
         await task
 
 
-async def test_what_fails_in_it_comes_out(run):
+async def test_an_exception_of_the_block_comes_out(run):
     with pytest.raises(ZeroDivisionError):
-        async with run.kept():
+        async with run.lease():
             raise ZeroDivisionError
 
 
-async def test_that_it_is_to_be_cancelled_reaches_its_player_at_once(run, ledger, monkeypatch):
-    monkeypatch.setattr(running, "KEEP_EVERY_S", 60)
+async def test_a_cancellation_reaches_the_player_at_once(ledger, monkeypatch):
+    monkeypatch.setattr(replay_run, "RENEW_EVERY_S", 60)
+    run = made_run(ledger)
     ledger.answer = True
-    async with asyncio.timeout(20), run.kept():
-        run.look()
+    async with asyncio.timeout(20), run.lease():
+        run.renew_now()
         await run.player.cancelled.wait()
 
 
-async def test_how_it_ended_is_kept_with_how_far_it_came(run, ledger):
+async def test_the_final_state_is_stored_with_the_progress(run, ledger):
     assert await run.end("failed", {"code": "x"})
     ((replay, note),) = ledger.ended
     assert (replay.state, replay.done, replay.gen, replay.error) == ("failed", 3, 2, {"code": "x"})
@@ -126,7 +133,7 @@ async def test_how_it_ended_is_kept_with_how_far_it_came(run, ledger):
     assert note.detail["error"] == {"code": "x"}
 
 
-async def test_it_waits_for_the_store_to_say_how_it_ended(run, ledger):
+async def test_the_final_state_waits_for_the_store(run, ledger):
     ledger.away = True
     ending = asyncio.create_task(run.end("done", None))
     await asyncio.sleep(0.03)
@@ -135,11 +142,11 @@ async def test_it_waits_for_the_store_to_say_how_it_ended(run, ledger):
     assert await ending
 
 
-async def test_it_is_given_back_as_far_as_it_is_or_its_lease_runs_out(run, ledger):
+async def test_it_is_released_with_its_progress_or_its_lease_runs_out(run, ledger):
     await run.release()
     assert ledger.released[0].done == 3
     ledger.away = True
     await run.release()
     run.player = None
-    run.told()
-    assert run.standing().done == 5
+    run.mark_done()
+    assert run.progress().done == 5

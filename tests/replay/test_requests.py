@@ -1,4 +1,4 @@
-"""Asking for a replay: of what there is, where it may go, and kept either way."""
+"""Requests for replays: checked, queued, and audited whether accepted or refused."""
 
 from __future__ import annotations
 
@@ -18,8 +18,8 @@ async def audited(room):
     return [e for e in entries if e.conversation_id == room.id]
 
 
-async def test_what_is_queued_is_filled_in_and_kept(room):
-    await room.said("r")
+async def test_a_queued_replay_has_all_terms_and_an_audit_entry(room):
+    await room.respond("r")
     replay = await room.history.replay(room.id, "r", speed=0, asker=ME)
     assert replay.terms == ReplayTerms("stream", 0, f"ai:{room.id}", 0, 25.0)
     assert (replay.asked_by, replay.plan["joined"], replay.plan["gaps"]) == ("admin:me", 0, [])
@@ -31,7 +31,7 @@ async def test_what_is_queued_is_filled_in_and_kept(room):
     assert (ended.outcome, ended.detail["done"]) == ("done", len(TOKENS))
 
 
-async def test_what_was_only_said_on_the_channel_is_recorded_first(room):
+async def test_a_response_that_only_the_channel_has_is_recorded_first(room):
     await room.history.store_messages(room.id, [NewMessage("p", "user", text="?")])
     async with publisher_to(room.server, f"ai:{room.id}") as foreign:
         await foreign.stream("f", "abc")
@@ -40,7 +40,7 @@ async def test_what_was_only_said_on_the_channel_is_recorded_first(room):
     await room.ended(replay)
 
 
-async def test_what_is_not_there_or_is_no_response_is_not_found(room):
+async def test_an_unknown_response_or_a_prompt_is_not_found(room):
     for _ in range(2):
         with pytest.raises(NotFound):
             await room.history.replay(room.id, "r")
@@ -57,7 +57,7 @@ async def test_an_open_response_is_a_conflict(room):
             await room.history.replay(room.id, "r")
 
 
-async def test_bad_names_are_refused_and_kept_as_far_as_they_can_be(room):
+async def test_invalid_names_are_refused_and_audited_shortened(room):
     for conversation_id, response_id in (("a*", "r"), (room.id, "\0"), (room.id, "x" * 300)):
         with pytest.raises(BadParameter):
             await room.history.replay(conversation_id, response_id)
@@ -65,8 +65,8 @@ async def test_bad_names_are_refused_and_kept_as_far_as_they_can_be(room):
     assert len(newest.detail["response_id"]) == 256
 
 
-async def test_only_allowed_channels_are_replayed_to(room):
-    await room.said("r")
+async def test_replays_to_other_channels_need_permission(room):
+    await room.respond("r")
     with pytest.raises(Forbidden):
         await room.history.replay(room.id, "r", channel="elsewhere")
     with pytest.raises(BadParameter):
@@ -75,19 +75,19 @@ async def test_only_allowed_channels_are_replayed_to(room):
     await room.ended(own)
 
 
-async def test_a_dry_run_is_kept_too_and_begins_nothing(room):
-    await room.said("r")
-    asked = await room.history.replay_dry_run(room.id, "r", ReplayTerms(speed=0), asker=ME)
-    assert asked.schedule.chunks == len(TOKENS)
-    assert asked.channel == f"ai:{room.id}"
+async def test_a_dry_run_is_audited_and_publishes_nothing(room):
+    await room.respond("r")
+    checked = await room.history.replay_dry_run(room.id, "r", ReplayTerms(speed=0), asker=ME)
+    assert checked.schedule.chunks == len(TOKENS)
+    assert checked.channel == f"ai:{room.id}"
     (entry,) = await audited(room)
     assert (entry.action, entry.outcome) == ("replay_dry_run", "accepted")
     with pytest.raises(NotFound):
         await room.history.replay_dry_run(room.id, "x", ReplayTerms(), asker=ME)
 
 
-async def test_the_same_key_gives_the_same_replay(room):
-    await room.said("r")
+async def test_the_same_key_returns_the_same_replay(room):
+    await room.respond("r")
     first = await room.history.replay(room.id, "r", speed=0, idempotency_key="k")
     again = await room.history.replay(room.id, "r", speed=0, idempotency_key="k")
     assert first.id == again.id
@@ -96,6 +96,6 @@ async def test_the_same_key_gives_the_same_replay(room):
     await room.ended(first)
 
 
-async def test_what_is_unknown_cannot_be_cancelled(room):
+async def test_an_unknown_replay_cannot_be_cancelled(room):
     with pytest.raises(NotFound):
         await room.history.cancel_replay("replay-none")

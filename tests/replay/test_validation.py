@@ -1,4 +1,4 @@
-"""What may be asked of a replay, and where it may go."""
+"""Validation of replays: terms, keys, channels and rates."""
 
 from __future__ import annotations
 
@@ -34,13 +34,13 @@ def test_terms_outside_their_ranges_are_named(terms, parameter):
     assert caught.value.parameter == parameter
 
 
-def test_terms_at_the_edges_of_their_ranges_are_good():
+def test_terms_at_the_limits_of_their_ranges_are_accepted():
     for terms in (ReplayTerms(), ReplayTerms("repair", 0), ReplayTerms(speed=1000, max_rate=0.1)):
         check_terms(terms)
 
 
 @pytest.mark.parametrize("key", ["", "x" * 257, "é", "a\n", "a\0"])
-def test_a_key_is_short_and_printable(key):
+def test_a_key_must_be_short_and_printable(key):
     with pytest.raises(BadParameter):
         check_key(key)
     check_key(None)
@@ -63,16 +63,16 @@ def test_only_allowed_channels_are_targets():
     [(50, 0, True, 25), (50, 0, False, 50), (10, 0, True, 10), (0, 0, True, 25), (0, 0, False, 50),
      (50, 50, True, 50), (0, 400, True, 400)],
 )  # fmt: skip
-def test_the_rate_is_what_is_asked_or_what_leaves_room_for_others(limit, asked, own, given):
+def test_the_rate_is_the_requested_one_or_leaves_room_for_others(limit, asked, own, given):
     assert Targets((), limit).rate(asked, own=own) == given
 
 
-def test_more_than_a_channel_takes_is_refused():
+def test_a_rate_over_the_limit_of_a_channel_is_refused():
     with pytest.raises(BadParameter, match="REHYDRATE_PUBLISH_RATE"):
         Targets((), 50).rate(51, own=False)
 
 
-def test_only_what_is_stored_whole_can_be_a_repair():
+def test_only_a_response_without_gaps_can_be_a_repair():
     check_repairable(folded(start(), token(1, "a"), stop(2)))
     gapped = folded(start(), token(2, "b"), stop(3))
     headless = folded(event("token", None, "a"), event("stop", None, at_s=2))
@@ -83,7 +83,7 @@ def test_only_what_is_stored_whole_can_be_a_repair():
             check_repairable(state)
 
 
-def test_what_cannot_be_published_is_refused():
+def test_a_schedule_that_cannot_be_published_is_refused():
     state = folded(start(), token(1, "a"), stop(2))
     late = ReplayTerms(from_seq=9, max_rate=25)
     with pytest.raises(BadParameter):

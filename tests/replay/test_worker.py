@@ -1,4 +1,4 @@
-"""Replays as jobs: any process runs them, goes on with them, and ends them."""
+"""Worker: any process runs, continues, cancels and ends replays."""
 
 from __future__ import annotations
 
@@ -9,8 +9,7 @@ import pytest
 from conftest import connected
 from localably import LocalAbly, LocalAblySettings
 from rehydrate import NewMessage
-from rehydrate.replay import replay_run as running
-from rehydrate.replay import worker as jobs
+from rehydrate.replay import replay_run, worker
 from replay.rooms import TOKENS, folded, room_over
 from telling import reading
 
@@ -25,15 +24,15 @@ async def alone(database, replay_server):
 
 
 @pytest.fixture
-def hasty(monkeypatch):
-    """Leases that run out soon."""
-    monkeypatch.setattr(jobs, "LEASE_S", 1.0)
-    monkeypatch.setattr(running, "LEASE_S", 1.0)
+def short_leases(monkeypatch):
+    """Shorten leases to a second."""
+    monkeypatch.setattr(worker, "LEASE_S", 1.0)
+    monkeypatch.setattr(replay_run, "LEASE_S", 1.0)
 
 
 async def until(condition):
     async with asyncio.timeout(20):
-        while not condition():  # noqa: ASYNC110 - nobody tells
+        while not condition():  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(0.02)
 
 
@@ -41,8 +40,10 @@ def texts(events):
     return [e.text for e in events if e.kind == "token"]
 
 
-async def test_whoever_closes_gives_it_back_and_another_goes_on_at_once(alone, database):
-    await alone.said("r", LONG)
+async def test_a_process_that_closes_releases_a_replay_and_another_continues_at_once(
+    alone, database
+):
+    await alone.respond("r", LONG)
     async with room_over(database, alone.server) as other:
         async with reading(other.history, alone.id) as reader:
             await reader.until(lambda r: r.snapshots)
@@ -58,20 +59,14 @@ async def test_whoever_closes_gives_it_back_and_another_goes_on_at_once(alone, d
         assert texts(await there.events(replay)) == LONG
 
 
-async def test_what_a_dead_process_leaves_is_gone_on_with(alone, database, hasty):
-    await alone.said("r", LONG)
+async def test_the_replay_of_a_dead_process_is_continued(alone, database, short_leases):
+    await alone.respond("r", LONG)
     replay = await alone.history.replay(alone.id, "r", **SLOW)
     await alone.reached(replay, 5)
     dying = alone.history._jobs
-    for task in [dying._task, *dying._running]:
-        task.remove_done_callback(dying._running.discard)
-    dead = [dying._task, *dying._running]
-    for run in dying._runs.values():  # it can write nothing any more
+    for run in dying._runs.values():  # a dead process does not release its lease
         run._replays = None
-    for task in dead:
-        task.cancel()
-    await asyncio.gather(*dead, return_exceptions=True)
-    dying._task, dying._running = None, set()
+    await dying.close()
     async with room_over(database, alone.server) as other:
         there = other._replace(id=alone.id)
         ended = await there.ended(replay)
@@ -81,8 +76,8 @@ async def test_what_a_dead_process_leaves_is_gone_on_with(alone, database, hasty
         assert folded(events, replay.id).status == "completed"
 
 
-async def test_cancelled_it_ends_on_the_channel_and_again_changes_nothing(alone):
-    await alone.said("r", LONG)
+async def test_a_cancelled_replay_ends_on_the_channel_and_repeating_changes_nothing(alone):
+    await alone.respond("r", LONG)
     async with reading(alone.history, alone.id) as reader:
         await reader.until(lambda r: r.snapshots)
         replay = await alone.history.replay(alone.id, "r", **SLOW)
@@ -96,8 +91,8 @@ async def test_cancelled_it_ends_on_the_channel_and_again_changes_nothing(alone)
     assert [e.kind for e in await alone.events(replay)].count("stop") == 1
 
 
-async def test_any_process_cancels_it(alone, database):
-    await alone.said("r", LONG)
+async def test_any_process_can_cancel_a_replay(alone, database):
+    await alone.respond("r", LONG)
     async with room_over(database, alone.server) as other:
         replay = await alone.history.replay(alone.id, "r", **SLOW)
         await alone.reached(replay, 3)
@@ -106,8 +101,8 @@ async def test_any_process_cancels_it(alone, database):
     assert folded(await alone.events(replay), replay.id).status == "cancelled"
 
 
-async def test_one_that_waits_is_cancelled_before_anything_is_said(alone):
-    await alone.said("r", LONG)
+async def test_a_queued_replay_is_cancelled_before_it_publishes_anything(alone):
+    await alone.respond("r", LONG)
     first = await alone.history.replay(alone.id, "r", **SLOW)
     second = await alone.history.replay(alone.id, "r", speed=0)
     await alone.reached(first, 1)
@@ -117,27 +112,27 @@ async def test_one_that_waits_is_cancelled_before_anything_is_said(alone):
     await alone.history.cancel_replay(first.id)
 
 
-async def test_on_one_channel_they_run_one_after_the_other(alone):
-    await alone.said("r", LONG[:10])
+async def test_replays_on_one_channel_run_one_after_the_other(alone):
+    await alone.respond("r", LONG[:10])
     both = [await alone.history.replay(alone.id, "r", **SLOW) for _ in range(2)]
     first, second = [await alone.ended(each) for each in both]
     assert first.finished_ms <= second.started_ms
     assert [texts(await alone.events(each)) for each in both] == [LONG[:10]] * 2
 
 
-async def test_an_erased_conversation_is_replayed_no_further(alone):
-    await alone.said("r", LONG)
+async def test_a_replay_ends_when_its_conversation_is_erased(alone):
+    await alone.respond("r", LONG)
     replay = await alone.history.replay(alone.id, "r", speed=0, max_rate=5)
     await alone.reached(replay, 2)
     await alone.history.erase(alone.id)
     await until(lambda: not alone.history._jobs._running)
-    said = len(await alone.events(replay))
+    published = len(await alone.events(replay))
     await asyncio.sleep(0.5)
-    assert len(await alone.events(replay)) == said < len(LONG)
+    assert len(await alone.events(replay)) == published < len(LONG)
 
 
-async def test_connections_to_the_store_may_be_cut_meanwhile(alone, database):
-    await alone.said("r", LONG)
+async def test_a_replay_survives_lost_connections_to_the_store(alone, database):
+    await alone.respond("r", LONG)
     replay = await alone.history.replay(alone.id, "r", **SLOW)
     for done in (5, 15):
         await alone.reached(replay, done)
@@ -151,8 +146,8 @@ async def test_connections_to_the_store_may_be_cut_meanwhile(alone, database):
     assert texts(await alone.events(replay)) == LONG
 
 
-async def test_what_changed_meanwhile_is_not_gone_on_with(alone, database):
-    await alone.said("r")
+async def test_a_replay_fails_if_the_stored_response_changed_meanwhile(alone, database):
+    await alone.respond("r")
     await alone.history._jobs.close()
     replay = await alone.history.replay(alone.id, "r", speed=0)
     async with connected(database) as connection:
@@ -164,45 +159,47 @@ async def test_what_changed_meanwhile_is_not_gone_on_with(alone, database):
     assert folded(await alone.events(replay), replay.id).status == "failed"
 
 
-async def test_what_is_begun_in_vain_too_often_has_failed(alone, database):
-    await alone.said("r")
+async def test_a_replay_that_was_started_too_often_without_progress_has_failed(alone, database):
+    await alone.respond("r")
     await alone.history._jobs.close()
     replay = await alone.history.replay(alone.id, "r", speed=0)
     async with connected(database) as connection:
-        await connection.execute("UPDATE replays SET attempts = $1", jobs.MOST_ATTEMPTS)
+        await connection.execute("UPDATE replays SET attempts = $1", worker.MAX_ATTEMPTS)
     alone.history._jobs.open()
     ended = await alone.ended(replay)
     assert (ended.state, ended.error["code"]) == ("failed", "attempts")
 
 
-async def test_what_ably_refuses_has_failed_and_says_why(alone):
-    await alone.said("r")
-    with alone.server.faults.on("refuse_publish", code=40160):
+async def test_a_replay_that_ably_refuses_has_failed_and_names_the_code(alone):
+    await alone.respond("r")
+    with alone.server.faults.on("refuse_publish", code=40160) as fault:
         replay = await alone.history.replay(alone.id, "r", speed=0)
         ended = await alone.ended(replay)
+    assert fault.fired
     assert (ended.state, ended.error["code"]) == ("failed", "channel_unavailable")
     assert "40160" in ended.error["detail"]
 
 
-async def test_a_publish_that_is_refused_for_its_rate_is_mended(alone):
-    await alone.said("r", LONG)
+async def test_a_publish_that_is_refused_for_its_rate_is_repaired(alone):
+    await alone.respond("r", LONG)
     async with reading(alone.history, alone.id) as reader:
         await reader.until(lambda r: r.snapshots)
-        replay = await alone.history.replay(alone.id, "r", speed=0, max_rate=50)
-        await alone.reached(replay, 3)
-        with alone.server.faults.on("refuse_publish", code=42911, count=1):
-            await alone.reached(replay, 20)
-        assert (await alone.ended(replay)).state == "done"
+        replay = await alone.history.replay(alone.id, "r", **SLOW)
+        await alone.published(replay, 3)
+        with alone.server.faults.on("refuse_publish", code=42911, count=1) as fault:
+            await until(lambda: fault.fired)
+        ended = await alone.ended(replay)
+        assert ended.state == "done"
         seen = await reader.until(lambda r: r.statuses.get(replay.id) == "completed")
     assert seen.texts[replay.id] == "".join(LONG)
 
 
-async def test_beside_what_streams_on_its_channel_it_keeps_within_the_rate(database):
+async def test_replays_share_the_rate_with_a_response_on_their_channel(database):
     async with (
         LocalAbly(settings=LocalAblySettings(enforce_limits=True)) as server,
         room_over(database, server, replay_channels="demo:*") as room,
     ):
-        await room.said("r", LONG)
+        await room.respond("r", LONG)
         replays = [
             await room.history.replay(room.id, "r", speed=0, max_rate=50),
             await room.history.replay(room.id, "r", speed=0, channel="demo:a"),
@@ -218,7 +215,7 @@ async def test_beside_what_streams_on_its_channel_it_keeps_within_the_rate(datab
             assert texts(await room.events(each, each.channel)) == LONG
 
 
-async def test_what_was_stored_whole_is_replayed_evenly_and_says_so(alone):
+async def test_an_imported_response_is_replayed_at_an_even_pace(alone):
     text = "むかしむかし " * 10
     await alone.history.store_messages(alone.id, [NewMessage("s", "assistant", text=text)])
     replay = await alone.history.replay(alone.id, "s", speed=0, max_rate=50)
@@ -227,7 +224,7 @@ async def test_what_was_stored_whole_is_replayed_evenly_and_says_so(alone):
     assert "".join(texts(await alone.events(replay))) == text
 
 
-async def test_parts_are_replayed_as_they_are(alone):
+async def test_parts_are_replayed_unchanged(alone):
     async with alone.history.respond(alone.id, "r") as response:
         response.reason("hm", part="thoughts")
         response.write("a", part="x")
@@ -238,14 +235,18 @@ async def test_parts_are_replayed_as_they_are(alone):
         response.finish("incomplete", usage={"n": 3}, error={"code": "length"})
     replay = await alone.history.replay(alone.id, "r", speed=0, channel="demo:parts")
     assert (await alone.ended(replay)).state == "done"
-    told = folded(await alone.events(replay, "demo:parts"), replay.id)
+    replayed = folded(await alone.events(replay, "demo:parts"), replay.id)
     (shown,) = (await alone.history.hydrate(alone.id)).messages
-    assert told.parts() == shown["parts"]
-    assert (told.status, told.usage, told.error) == ("incomplete", {"n": 3}, {"code": "length"})
+    assert replayed.parts() == shown["parts"]
+    assert (replayed.status, replayed.usage, replayed.error) == (
+        "incomplete",
+        {"n": 3},
+        {"code": "length"},
+    )
 
 
-async def test_it_is_counted_how_they_end(alone):
-    await alone.said("r", TOKENS[:2])
+async def test_final_states_are_counted_in_the_metrics(alone):
+    await alone.respond("r", TOKENS[:2])
     await alone.ended(await alone.history.replay(alone.id, "r", speed=0))
     counted = b'rehydrate_replays_total{state="done"} 1.0'
     await until(lambda: counted in alone.history._metrics.text())

@@ -13,7 +13,7 @@ import random
 import time
 from typing import TYPE_CHECKING
 
-from rehydrate.ably.backoff import Backoff
+from rehydrate.background import Backoff
 from rehydrate.errors import ChannelUnavailable
 
 if TYPE_CHECKING:

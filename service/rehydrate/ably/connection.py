@@ -9,9 +9,9 @@ from typing import TYPE_CHECKING, Protocol
 
 from ably.types.connectionstate import ConnectionState
 
-from rehydrate.ably.backoff import Backoff
 from rehydrate.ably.connecting import Connecting
 from rehydrate.ably.errors import channel_error, describe, is_token_refusal
+from rehydrate.background import Backoff
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ import httpx
 from ably import AblyRest
 from ably.util.exceptions import AblyException
 
-from rehydrate.ably.backoff import Backoff
 from rehydrate.ably.credentials import bearer
 from rehydrate.ably.errors import channel_error, error_of, is_token_refusal, is_transient
+from rehydrate.background import Backoff
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:

@@ -33,7 +33,7 @@ from rehydrate.core.replay.requests import Asker
 if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.requests import AuditEntry, Mode, Replay, ReplayTerms
-    from rehydrate.replay.requests import Asked
+    from rehydrate.replay.requests import CheckedRequest
 
 BODY_BYTES = 64 * 1024
 
@@ -61,7 +61,7 @@ class AdminService(Protocol):
 
     async def replay_dry_run(
         self, conversation_id: str, response_id: str, terms: ReplayTerms, *, asker: Asker
-    ) -> Asked:
+    ) -> CheckedRequest:
         """Return the schedule of what `replay` would publish."""
         ...
 

@@ -11,7 +11,7 @@ from rehydrate.core.positions import CHANNEL_LENGTH
 from rehydrate.core.replay.requests import MAX_SPEED, AuditEntry, Mode, ReplayState, ReplayTerms
 from rehydrate.core.replay.schedule import Schedule, listed
 from rehydrate.core.wire import timestamp
-from rehydrate.replay.requests import Asked
+from rehydrate.replay.requests import CheckedRequest
 
 MOST_LISTED = 10_000
 """Channel messages of a schedule that a dry run lists."""
@@ -142,7 +142,7 @@ class AuditsOut(BaseModel):
     older: str | None
 
 
-def dry_run_body(asked: Asked) -> dict[str, Any]:
+def dry_run_body(asked: CheckedRequest) -> dict[str, Any]:
     """*asked* as `DryRunOut` describes it."""
     schedule, terms = asked.schedule, asked.terms
     return {

@@ -22,7 +22,7 @@ from rehydrate.core.positions import has_control
 from rehydrate.core.text.parts import clean_parts
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.errors import BadParameter
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 
 T = TypeVar("T")
 

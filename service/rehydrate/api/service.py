@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from rehydrate.follow.subscriptions import Follower
     from rehydrate.hydrate.hydrate import Hydrated
     from rehydrate.ports import Conversation
-    from rehydrate.record.catch_up import NewMessage, StoreResult
+    from rehydrate.record.import_messages import NewMessage, StoreResult
 
 
 class Service(Protocol):

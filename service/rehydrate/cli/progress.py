@@ -17,7 +17,7 @@ from rehydrate.history import History
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from rehydrate.replay.requests import Asked
+    from rehydrate.replay.requests import CheckedRequest
 
 POLL_INTERVAL_S = 0.2
 CANCEL_TIMEOUT_S = 15.0
@@ -172,7 +172,7 @@ def _print_result(ended: Replay, *, as_json: bool) -> None:
         sys.stdout.write(f"the stored response has gaps: {ended.plan['gaps']}\n")
 
 
-def _print_schedule(asked: Asked, *, as_json: bool) -> None:
+def _print_schedule(asked: CheckedRequest, *, as_json: bool) -> None:
     schedule = asked.schedule
     steps = listed(schedule, _MAX_LISTED) if schedule else []
     chunks, seconds = (schedule.chunks, schedule.seconds) if schedule else (1, 0.0)

@@ -13,7 +13,7 @@ import uuid
 from rehydrate.demo.texts import tokens_of
 from rehydrate.errors import Fenced, Unavailable
 from rehydrate.history import History
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 
 _log = logging.getLogger(__name__)
 

@@ -1,3 +1,3 @@
-"""What goes on beside the calls: recording, sweeping, and ending what nobody ends."""
+"""Maintenance: the background tasks that record, sweep, poll and verify conversations."""
 
 from __future__ import annotations

@@ -1,14 +1,14 @@
-"""The idle limit: responses of publishers that are not ours, and that have said nothing for long.
+"""Idle limit: end responses of foreign publishers that have produced no output for long.
 
-They have no lease, so nobody can tell a dead publisher from one that thinks. The end is therefore
-provisional: a later event of the same response opens it again (law 5).
+They have no lease, so a dead publisher cannot be told from one that is thinking. The end is
+therefore provisional: a later event of the same response reopens it (law 5).
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from rehydrate.maintenance.sweeper import last_said_ms
+from rehydrate.maintenance.sweeper import last_event_ms
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,23 +25,30 @@ async def end_idle(
     record: Callable[[str], Awaitable[Recorded]],
     limit_ms: int,
 ) -> bool:
-    """End a response, for now, if nothing was said of it for *limit_ms*; say whether it was.
+    """End a response provisionally if it had no event for *limit_ms*.
 
-    *record* catches the conversation up with its channel.
+    Args:
+        ctx: the adapters and limits.
+        due: the response.
+        record: catches the conversation up with its channel.
+        limit_ms: the limit, in ms.
+
+    Returns:
+        Whether it was ended.
 
     Raises:
         StoreUnavailable: Postgres does not answer.
-        ChannelUnavailable: Ably does not answer: nobody knows what was said.
+        ChannelUnavailable: Ably does not answer, so the time of the last event is unknown.
     """
     if not (await record(due.conversation_id)).moved:
-        return False  # somebody else is at it, and may know more by now
-    async with ctx.store.locked(due.conversation_id, due.channel) as held:
-        state = (await held.messages([due.message_id])).get(due.message_id)
-        if state is None or state.status != "in_progress" or await held.lease(due.message_id):
+        return False  # another process records this conversation, and may have newer events
+    async with ctx.store.locked(due.conversation_id, due.channel) as locked:
+        state = (await locked.messages([due.message_id])).get(due.message_id)
+        if state is None or state.status != "in_progress" or await locked.lease(due.message_id):
             return False
-        said_ms = last_said_ms(state)
-        if ctx.now_ms() - said_ms < limit_ms:
+        event_ms = last_event_ms(state)
+        if ctx.now_ms() - event_ms < limit_ms:
             return False
-        state.interrupt(said_ms)
-        await held.put([state])
+        state.interrupt(event_ms)
+        await locked.put([state])
     return True

@@ -1,28 +1,67 @@
-"""Sweep: end the responses whose publishers died, and tell the ends that nobody was told.
+"""Sweep: end responses whose publishers died, and publish ends that were never announced.
 
-A response that is open has a lease, which its publisher renews; one that has ended keeps it until
-its ``stop`` was acknowledged. Whoever finds a lease run out goes on where the publisher stopped
-(laws 6 and 7). An open response is fenced, so that its publisher, should it live, writes no more;
-the channel's word is awaited; then the ``stop`` is published, and the fold of that ``stop`` ends
-the response, with all the text that came before it. All that is due of a conversation is swept
-together, so that its channel is read, and its row locked, as often for many as for one.
+The argument
+------------
+
+An open response has a lease, which its publisher renews. An ended response keeps its lease until
+its ``stop`` was acknowledged. A lease that has run out therefore means one of two things: the
+publisher may be dead (law 6), or it died between its commit and its ``stop``, so that live readers
+wait for an end that never comes (law 7). The sweeper handles both; which one it is, it need not
+know.
+
+The difficulty is that a lease that has run out does not prove a death. The publisher may be slow,
+cut off from the database alone, or paused with a token in its send buffer. A sweeper that writes
+``interrupted`` into the row, which is what one would write first, loses text::
+
+    publisher  publishes 1, 2      recorder stores {1, 2}
+    publisher  publishes 3, and stalls
+    sweeper    row := interrupted {1, 2}
+    recorder   reads 3 from the channel, and drops it: the row is terminal
+
+Readers saw 3; the database never will. And a ``stop`` with seq 3, from the text that the sweeper
+saw, collides with the token 3: readers that have the token drop the stop and show the response as
+open for ever. So the sweeper takes five steps, each of which may be the last one of its process:
+
+1. **Catch up.** The channel may have newer tokens than the store. One that is younger than a lease
+   shows a living publisher, cut off from Postgres only: it is left alone.
+2. **Fence**, under the row's lock: from here on the publisher's checkpoints and its commit are
+   refused, and nobody may take the response over. The status stays as it is.
+3. **Wait for the lag of history, and catch up again.** A token that was sent before the fence is in
+   the store now.
+4. **Publish** a repair with the stored text, then ``stop`` with the next seq, ``interrupted`` (or
+   with the committed status), and await the acknowledgements. The repair comes first since a
+   checkpoint may have stored text that the channel refused; a reader that lacks it would take the
+   stop for the next event. A late token of the publisher may still carry the same seq as the stop.
+   Readers see a stop whose seq is not the next one, and reload.
+5. **Catch up, and let the fold of that stop end the row.** So the response ends at the place of the
+   stop in the channel's order, and contains all text before it: readers and the store apply the
+   same events in the same order, and agree. Only now is the stop marked as acknowledged.
+
+A sweeper that dies leaves the lease it took by fencing, which runs out; the next sweeper repeats
+the steps. Two sweepers at once publish the same events under the same ids, which Ably and the fold
+deduplicate. A lost race costs time, never text.
+
+After an outage of the store every publisher gets one more lease: none of them could renew.
+The steps run once for all responses of a conversation that are due, so that its channel is read and
+its row is locked as often for many as for one. See docs/exactness.md, 7, 8 and S12.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.background import PeriodicTask, TaskPool, log_failure
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
 from rehydrate.core.positions import HISTORY_LAG_MS
 from rehydrate.core.text.content import NO_SEQ
 from rehydrate.core.text.size_budget import END_BYTES
-from rehydrate.errors import ChannelRefused, RehydrateError, StoreUnavailable, Unavailable
+from rehydrate.errors import ChannelRefused, StoreUnavailable, Unavailable
 from rehydrate.publish.publish_queue import packed
 
 if TYPE_CHECKING:
@@ -34,17 +73,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 SWEEP_LEASE_S = 6.0
-"""How long a sweeper has for what it sweeps before another may try: for what it does when nothing is
-slow. Two at once do no harm, since both say the same under the same id."""
+"""The lease of a sweeper: the time a sweep takes if nothing is slow. A second sweeper that starts
+after that does no harm, since both publish the same events under the same ids."""
 
 ACK_TIMEOUT_S = 10.0
-ROUNDS = 4
-"""How often the channel is read for the stop before it is left to the next sweep."""
 
-AT_ONCE = 256
-"""Sweeps at a time: each waits for the channel nearly all of its time, and no other for it."""
+MAX_ATTEMPTS = 4
+"""How often a sweep publishes a stop that does not end the row before a later sweep continues."""
 
-MOST_APART = 10_000
+MAX_SWEEPS = 256
+"""Sweeps that run at a time. Each waits nearly all of its time for its own channel."""
+
+MAX_ISOLATED = 10_000
 """Responses that are remembered to be swept alone."""
 
 
@@ -55,85 +95,93 @@ async def sweep(
     record: Callable[[str], Awaitable[object]],
     lease_s: float,
 ) -> int:
-    """End, or tell, responses of one conversation whose leases have run out; return how many.
+    """End responses of one conversation whose leases have run out, and announce their ends.
 
-    *record* catches the conversation up with its channel.
+    Args:
+        ctx: the adapters and limits.
+        due: the responses, all of the same conversation.
+        record: catches the conversation up with its channel.
+        lease_s: the length of a publisher's lease, in seconds.
+
+    Returns:
+        How many responses were fenced, and so ended here.
 
     Raises:
-        StoreUnavailable: Postgres does not answer; a later sweep goes on.
-        ChannelUnavailable: Ably does not answer; likewise.
-        ChannelRefused: Ably does not take what is to be said of one of them.
+        StoreUnavailable: Postgres does not answer; a later sweep continues.
+        ChannelUnavailable: Ably does not answer; a later sweep continues.
+        ChannelRefused: Ably refuses the end of one of them.
     """
     conversation_id, _, name = due[0]
-    await record(conversation_id)  # a publisher may be alive and cut off from the store alone
-    async with ctx.store.locked(conversation_id, name) as held:
-        states = await _fenced(held, due, said_before_ms=ctx.now_ms() - int(lease_s * 1000))
+    await record(conversation_id)  # 1: a publisher may be alive, and cut off from the store only
+    async with ctx.store.locked(conversation_id, name) as locked:
+        alive_since_ms = ctx.now_ms() - int(lease_s * 1000)
+        states = await _fence(locked, due, alive_since_ms=alive_since_ms)  # 2
     if not states:
         return 0
     if not all(state.ended for state in states):
-        await asyncio.sleep(HISTORY_LAG_MS / 1000)  # what was sent before the fence shows by then
+        await asyncio.sleep(HISTORY_LAG_MS / 1000)  # 3: history shows what was sent before 2
         await record(conversation_id)
     ids = [state.id for state in states]
-    for _ in range(ROUNDS):
-        async with ctx.store.locked(conversation_id, name) as held:
-            events = await _endings(held, ids)
-        await tell(ctx.publish_queue, name, events)
-        for wait in (False, True):
+    for _ in range(MAX_ATTEMPTS):
+        async with ctx.store.locked(conversation_id, name) as locked:
+            events = await _ends(locked, ids)
+        await publish_acked(ctx.publish_queue, name, events)  # 4
+        for wait in (False, True):  # an ended row needs no fold, and therefore no wait
             if wait:
                 await asyncio.sleep(HISTORY_LAG_MS / 1000)
-                await record(conversation_id)
-            async with ctx.store.locked(conversation_id, name) as held:
-                ids = await _left(held, ids)
+                await record(conversation_id)  # 5
+            async with ctx.store.locked(conversation_id, name) as locked:
+                ids = await _mark_acked(locked, ids)
             if not ids:
                 return len(states)
     return len(states)
 
 
-async def _fenced(
-    held: LockedConversation, due: Sequence[Due], *, said_before_ms: int
+async def _fence(
+    locked: LockedConversation, due: Sequence[Due], *, alive_since_ms: int
 ) -> list[MessageState]:
-    """Fence those that are still due, and return them."""
+    """Fence the responses that are still due, and return them."""
     holder = f"sweep-{uuid.uuid4().hex}"
     fenced = []
-    for state in (await held.messages([each.message_id for each in due])).values():
-        lease = await held.lease(state.id)
+    for state in (await locked.messages([each.message_id for each in due])).values():
+        lease = await locked.lease(state.id)
         if lease is None or lease.told or not lease.expired:
             continue
-        if state.ended or last_said_ms(state) <= said_before_ms:
-            await held.fence(state.id, holder, SWEEP_LEASE_S)
+        if state.ended or last_event_ms(state) <= alive_since_ms:
+            await locked.fence(state.id, holder, SWEEP_LEASE_S)
             fenced.append(state)
     return fenced
 
 
-async def _endings(held: LockedConversation, ids: Sequence[str]) -> list[Event]:
-    """What is to be said of those that have ended, or that their publishers cannot end."""
-    states = (await held.messages(ids)).values()
-    events = [event for state in states for event in untold(state)]
-    await held.put([state for state in states if state.changed])
+async def _ends(locked: LockedConversation, ids: Sequence[str]) -> list[Event]:
+    """Return the events that end these responses, and store that their repairs were published."""
+    states = (await locked.messages(ids)).values()
+    events = [event for state in states for event in unannounced_end(state)]
+    await locked.put([state for state in states if state.changed])
     return events
 
 
-async def _left(held: LockedConversation, ids: Sequence[str]) -> list[str]:
-    """Note that the end was told of those that the fold of their stop has ended; the others."""
-    states = (await held.messages(ids)).values()
+async def _mark_acked(locked: LockedConversation, ids: Sequence[str]) -> list[str]:
+    """Mark the stops of ended responses as acknowledged; return the ids that are still open."""
+    states = (await locked.messages(ids)).values()
     for state in states:
         if state.ended:
-            await held.told(state.id)
+            await locked.told(state.id)
     return [state.id for state in states if not state.ended]
 
 
-def last_said_ms(state: MessageState) -> int:
-    """When the last event that *state* holds was said, in ms; 0 if nothing tells."""
-    ticks = [run.timings.entries[-1].at_ms for run in state.all_runs() if run.timings.entries]
-    return max([state.started_ms or 0, *ticks])
+def last_event_ms(state: MessageState) -> int:
+    """Return the time of the last event in *state*, in ms since 1970; 0 if it is unknown."""
+    timings = [run.timings.entries[-1].at_ms for run in state.all_runs() if run.timings.entries]
+    return max([state.started_ms or 0, *timings])
 
 
-def untold(state: MessageState) -> list[Event]:
-    """What readers may lack of a response that has ended, or is to end: its text, and its stop.
+def unannounced_end(state: MessageState) -> list[Event]:
+    """Return the events that readers of a response may lack: a repair with its text, and its stop.
 
-    The store may have what the channel did not take, and a reader who lacks it would take the stop
-    for the next event. A zombie may have said something with the number of the stop: the text has
-    it as well.
+    The store may have text that the channel refused, and a reader who lacks it would take the stop
+    for the next event. A late token of a fenced publisher may have the seq of the stop; the repair
+    covers it as well. *state* is changed: it records that the repair was published.
     """
     seq = state.seq or 0
     last, status = (seq, "interrupted") if not state.ended else (None, state.status)
@@ -143,16 +191,16 @@ def untold(state: MessageState) -> list[Event]:
     if not state.gaps() and (state.ended or state.runs):
         events = [_event("repair", state, last, value=state.parts())]
     for event in events:
-        fold(state, event)  # so that an answer says that it has this repair
+        fold(state, event)  # an answer then says that it contains this repair
     end = state.end if state.ended else seq + 1
-    stop = _event("stop", state, end, status=status, value=_short(state.usage))
-    return [*events, stop._replace(error=_short(state.error))]
+    stop = _event("stop", state, end, status=status, value=_if_small(state.usage))
+    return [*events, stop._replace(error=_if_small(state.error))]
 
 
-def _short(said: Any) -> Any:
-    """*said*, if it fits a stop; readers find the rest in their next answer."""
-    fits = is_json(said, most_bits=HEADER_BITS) and sent_bytes(said) <= END_BYTES
-    return said if fits else None
+def _if_small(value: Any) -> Any:
+    """Return *value* if it fits a stop, else None; readers find the whole in their next answer."""
+    fits = is_json(value, most_bits=HEADER_BITS) and sent_bytes(value) <= END_BYTES
+    return value if fits else None
 
 
 def _event(kind: str, state: MessageState, seq: int | None, **fields: object) -> Event:
@@ -168,31 +216,33 @@ def _event(kind: str, state: MessageState, seq: int | None, **fields: object) ->
     )
 
 
-async def tell(outbox: Publisher, channel_name: str, events: Sequence[Event]) -> None:
-    """Publish *events* on the channel *channel_name*, as few publishes as they fit, one by one.
+async def publish_acked(queue: Publisher, channel_name: str, events: Sequence[Event]) -> None:
+    """Publish *events* in order, in as few publishes as they fit, each awaited before the next.
 
-    So what comes first is acknowledged before what comes later, or together with it.
+    So an event is never acknowledged before an earlier one.
 
     Raises:
-        ChannelUnavailable: Ably does not take one, or does not answer.
+        ChannelUnavailable: Ably refuses one, or does not answer.
+        TimeoutError: Ably did not acknowledge one within 10 s.
     """
-    with outbox.tray(channel_name) as tray:
+    with queue.tray(channel_name) as tray:
         for together in packed(events):
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 await tray.post_together(together)
 
 
 class Sweeper:
-    """Looks for leases that have run out, and sweeps conversation by conversation, some at once.
+    """Periodically sweeps what is due, conversation by conversation, several at a time.
 
-    What fails together for its own sake is tried again one by one: one that nobody can end keeps no
-    other open.
+    Responses of a conversation whose common sweep failed are swept one by one from then on, so that
+    one which cannot be ended does not keep the others open.
 
     Args:
-        find: gives those that are due.
-        sweep: sweeps some of one conversation; returns how many.
-        every_s: how often to look.
-        lease_s: how long a lease lasts; after an outage of the store everybody gets one of grace.
+        find: return the responses that are due.
+        sweep: sweep some of one conversation; return how many.
+        every_s: the interval between queries, in seconds.
+        lease_s: the length of a lease, in seconds: the delay after an outage of the store.
+        name: the name of the task.
     """
 
     def __init__(
@@ -202,75 +252,67 @@ class Sweeper:
         *,
         every_s: float,
         lease_s: float,
+        name: str = "sweeper",
     ) -> None:
         self._find = find
         self._sweep = sweep
-        self._every_s = every_s
         self._lease_s = lease_s
         self._outage = False
-        self._task: asyncio.Task[None] | None = None
-        self._sweeps: set[asyncio.Task[None]] = set()
-        self._swept: set[Due] = set()
-        self._apart: set[Due] = set()
+        self._sweeps = TaskPool()
+        self._under_way: set[Due] = set()
+        self._isolated: set[Due] = set()
+        self.task = PeriodicTask(name, self._start_due, every_s=every_s)
 
     def open(self) -> None:
-        """Begin to look."""
-        self._task = self._task or asyncio.create_task(self._run(), name="sweeper")
+        """Start sweeping."""
+        self.task.open()
 
     async def close(self) -> None:
-        """Stop; what is under way is taken up by another sweep."""
-        task, self._task = self._task, None
-        ending = [*([] if task is None else [task]), *self._sweeps]
-        for each in ending:
-            each.cancel()
-        await asyncio.gather(*ending, return_exceptions=True)
+        """Stop; sweeps that are under way are continued by another process, or later."""
+        await self.task.close()
+        await self._sweeps.close()
 
-    async def _run(self) -> None:
-        while True:
-            await asyncio.sleep(self._every_s * random.uniform(0.75, 1.25))  # noqa: S311 - jitter
-            try:
-                due = await self._find()
-            except StoreUnavailable:
-                self._outage = True
-                continue
-            if self._outage:  # publishers could not renew either, and may now
-                self._outage = False
-                await asyncio.sleep(self._lease_s)
-                continue
-            for some in self._together(due):
-                if len(self._sweeps) < AT_ONCE:
-                    self._begin(some)
+    async def _start_due(self) -> None:
+        try:
+            due = await self._find()
+        except StoreUnavailable:
+            self._outage = True
+            raise
+        if self._outage:  # publishers could not renew their leases either, and now can
+            self._outage = False
+            await asyncio.sleep(self._lease_s)
+            return
+        for together in self._by_conversation(due):
+            if len(self._sweeps) < MAX_SWEEPS:
+                self._under_way.update(together)
+                sweeping = self._sweeps.start(self._sweep_one(together), name="sweep")
+                sweeping.add_done_callback(partial(self._forget, together))
 
-    def _together(self, due: list[Due]) -> list[list[Due]]:
-        """Those that are not being swept: of a conversation together, and who is apart alone."""
-        found: dict[str | Due, list[Due]] = {}
+    def _forget(self, due: list[Due], _: object) -> None:
+        self._under_way.difference_update(due)
+
+    def _by_conversation(self, due: list[Due]) -> list[list[Due]]:
+        """Group what is not being swept: by conversation, isolated responses alone."""
+        groups: dict[str | Due, list[Due]] = {}
         for each in due:
-            if each not in self._swept:
-                key = each if each in self._apart else each.conversation_id
-                found.setdefault(key, []).append(each)
-        return list(found.values())
+            if each not in self._under_way:
+                key = each if each in self._isolated else each.conversation_id
+                groups.setdefault(key, []).append(each)
+        return list(groups.values())
 
-    def _begin(self, due: list[Due]) -> None:
-        self._swept.update(due)
-        sweeping = asyncio.create_task(self._some(due), name="sweep")
-        self._sweeps.add(sweeping)
-        sweeping.add_done_callback(self._sweeps.discard)
-        sweeping.add_done_callback(lambda _: self._swept.difference_update(due))
-
-    async def _some(self, due: list[Due]) -> None:
+    async def _sweep_one(self, due: list[Due]) -> None:
         try:
             if count := await self._sweep(due):
-                _log.info("ended responses whose publishers are gone: %d", count)
-            self._apart.difference_update(due)
-        except Exception as error:  # noqa: BLE001 - one fault of ours ends no sweeper
+                _log.info("ended %d responses whose publishers are gone", count)
+            self._isolated.difference_update(due)
+        except Exception as error:  # noqa: BLE001 - the next query finds these responses again
             self._outage = self._outage or isinstance(error, StoreUnavailable)
-            away = isinstance(error, Unavailable | TimeoutError)
-            if not away or isinstance(error, ChannelRefused):
-                self._set_apart(due)
-            level = logging.WARNING if away or isinstance(error, RehydrateError) else logging.ERROR
-            _log.log(level, "a sweep will be tried again: %s", type(error).__name__)
+            outage = isinstance(error, Unavailable | TimeoutError)
+            if not outage or isinstance(error, ChannelRefused):
+                self._isolate(due)
+            log_failure(_log, "a sweep failed, will retry", error)
 
-    def _set_apart(self, due: list[Due]) -> None:
-        if len(self._apart) > MOST_APART:  # most were ended elsewhere, and never came again
-            self._apart.clear()
-        self._apart.update(due)
+    def _isolate(self, due: list[Due]) -> None:
+        if len(self._isolated) > MAX_ISOLATED:  # most of them were ended by other processes
+            self._isolated.clear()
+        self._isolated.update(due)

@@ -1,33 +1,38 @@
-"""What goes on beside the calls: recording, sweeping, going round, and noticing erasures."""
+"""Maintenance: the background tasks of a process that keep its conversations up to date."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
+from rehydrate.maintenance.erasure_watch import ErasureWatch
 from rehydrate.maintenance.idle_limit import end_idle
-from rehydrate.maintenance.poller import Poller, WebhookWakeups
+from rehydrate.maintenance.poller import Poller
+from rehydrate.maintenance.recorder import Recorder
 from rehydrate.maintenance.sweeper import Sweeper, sweep
-from rehydrate.record.catch_up import Recorded, Recorder
-from rehydrate.record.erase import ErasureWatch
+from rehydrate.maintenance.webhook_wakeups import WebhookWakeups
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection
 
+    from rehydrate.background import PeriodicTask
     from rehydrate.context import Context
     from rehydrate.ports import Due
+    from rehydrate.record.catch_up import Recorded
 
-_AT_A_TIME = 100
-_DUE_AT_A_TIME = 1_000
-"""Of one conversation they are swept together: no more than one page of its channel may change."""
+_QUERY_LIMIT = 100
+_DUE_LIMIT = 1_000
+"""Responses of one conversation are swept together, and a page of its channel holds as many."""
 
-_LONGEST_ROUND_S = 30.0
+_MAX_INTERVAL_S = 30.0
 
 
 class MaintenanceOptions(NamedTuple):
-    """How things are kept up.
+    """The limits that maintenance enforces.
 
-    ``lease_s``: how long a publisher may give no sign of life. ``idle_ms``: how long one without a
-    lease may say nothing; 0: for ever. ``retention_ms``: how long the channel keeps history.
+    Attributes:
+        lease_s: how long a publisher may fail to renew its lease, in seconds.
+        idle_ms: how long a publisher without a lease may produce no output, in ms; 0: no limit.
+        retention_ms: how long the channel keeps history, in ms.
     """
 
     lease_s: float
@@ -36,10 +41,12 @@ class MaintenanceOptions(NamedTuple):
 
 
 class MaintenanceParts(NamedTuple):
-    """What is kept in memory of conversations, and how to have it read again.
+    """The conversations in memory, and how to have them read again.
 
-    ``ids``: which. ``changed``: read that one again. ``read_quiet``: read again what is open and was
-    quiet since then (in ms).
+    Attributes:
+        ids: return their ids.
+        changed: have one read again, since the store changed.
+        read_quiet: have the open ones read again that had no event since a time, in ms.
     """
 
     ids: Callable[[], Collection[str]]
@@ -48,14 +55,14 @@ class MaintenanceParts(NamedTuple):
 
 
 class Maintenance:
-    """The tasks of a process beside its calls.
+    """The background tasks of a process: recorder, poller, webhook wake-ups, sweepers, erasures.
 
     Args:
         ctx: the adapters and limits.
-        terms: how things are kept up.
-        record: catches one conversation up.
-        kept: what is kept in memory.
-        by_template: the conversation that a channel without a row would belong to.
+        terms: the limits to enforce.
+        record: catches one conversation up with its channel.
+        kept: the conversations in memory.
+        by_template: return the conversation to which the template assigns a channel without a row.
     """
 
     def __init__(
@@ -68,99 +75,104 @@ class Maintenance:
         by_template: Callable[[str], str | None],
     ) -> None:
         self._ctx = ctx
-        self._terms = terms
+        self._options = terms
         self._record = record
         self._kept = kept
         self._recorder = Recorder(record)
-        self._announcements = WebhookWakeups(
-            ctx.store.on_channels, by_template, self._recorder.wake
-        )
+        self._wakeups = WebhookWakeups(ctx.store.on_channels, by_template, self._recorder.wake)
         retention_s = terms.retention_ms / 1000
-        self._round_s = min(_LONGEST_ROUND_S, retention_s / 4)
-        self._rounds = Poller(
-            self._overdue, self._recorder.wake, every_s=self._round_s, for_s=retention_s
+        self._poll_every_s = min(_MAX_INTERVAL_S, retention_s / 4)
+        self._poller = Poller(
+            self._overdue, self._recorder.wake, every_s=self._poll_every_s, for_s=retention_s
         )
         every_s, lease_s = min(1.0, terms.lease_s / 4), terms.lease_s
         self._sweepers = [Sweeper(self._due, self._sweep, every_s=every_s, lease_s=lease_s)]
-        self._idle_every_ms = min(int(_LONGEST_ROUND_S * 1000), terms.idle_ms // 4)
+        self._idle_every_ms = min(int(_MAX_INTERVAL_S * 1000), terms.idle_ms // 4)
         if terms.idle_ms:
             every_s = self._idle_every_ms / 1000
             self._sweepers.append(
-                Sweeper(self._idle, self._end_idle, every_s=every_s, lease_s=lease_s)
+                Sweeper(
+                    self._idle, self._end_idle, every_s=every_s, lease_s=lease_s, name="idle limit"
+                )
             )
         self._erasures = ErasureWatch(kept.ids, ctx.store.erased, kept.changed)
 
     def open(self) -> None:
-        """Begin."""
+        """Start all tasks."""
         self._recorder.open()
-        self._rounds.open()
+        self._wakeups.open()
+        self._poller.open()
         self._erasures.open()
         for sweeper in self._sweepers:
             sweeper.open()
 
     async def close(self) -> None:
-        """Stop; what is under way is taken up elsewhere, or later."""
-        await self._announcements.close()
-        await self._rounds.close()
+        """Stop all tasks; unfinished work is continued by another process, or later."""
+        await self._wakeups.close()
+        await self._poller.close()
         await self._erasures.close()
         for sweeper in self._sweepers:
             await sweeper.close()
         await self._recorder.close()
 
     @property
+    def tasks(self) -> list[PeriodicTask]:
+        """All background tasks; each reports when it last succeeded."""
+        return [
+            self._recorder.task,
+            self._wakeups.task,
+            self._poller.task,
+            self._erasures.task,
+            *(sweeper.task for sweeper in self._sweepers),
+        ]
+
+    @property
     def busy(self) -> bool:
-        """Whether so much waits to be recorded that announcements are refused."""
-        return self._recorder.full or self._announcements.full
+        """Whether a queue is full, so that announcements are refused."""
+        return self._recorder.full or self._wakeups.full
 
     @property
     def waiting(self) -> int:
-        """How many conversations wait to be recorded."""
+        """The number of conversations that wait to be recorded."""
         return self._recorder.waiting
 
     @property
     def patience_s(self) -> float:
-        """How long what is open may go unread: two rounds."""
-        return 2 * self._round_s
+        """How long an open conversation may go unread, in seconds: two intervals of the poller."""
+        return 2 * self._poll_every_s
 
     def wake(self, conversation_id: str) -> None:
-        """Something was said in a conversation: record it."""
+        """Record a conversation that has new messages."""
         self._recorder.wake(conversation_id)
 
     def attend(self, conversation_id: str) -> None:
-        """Something goes on in a conversation: record it, now and for a while."""
-        self._rounds.attend(conversation_id)
+        """Record a conversation that is in use, now and for a while."""
+        self._poller.attend(conversation_id)
 
-    def hear(self, channels: Collection[str]) -> None:
-        """Something was said on *channels*: record their conversations."""
-        self._announcements.hear(channels)
+    def announce(self, channels: Collection[str]) -> None:
+        """Record the conversations of *channels*, which have new messages."""
+        self._wakeups.announce(channels)
 
     async def _overdue(self) -> list[str]:
-        return await self._ctx.store.overdue(limit=_AT_A_TIME, after_s=self._round_s)
+        return await self._ctx.store.overdue(limit=_QUERY_LIMIT, after_s=self._poll_every_s)
 
     async def _due(self) -> list[Due]:
-        return await self._ctx.store.due(limit=_DUE_AT_A_TIME)
+        return await self._ctx.store.due(limit=_DUE_LIMIT)
 
     async def _sweep(self, due: list[Due]) -> int:
-        return await sweep(
-            self._ctx,
-            due,
-            record=self._record,
-            lease_s=self._terms.lease_s,
-        )
+        return await sweep(self._ctx, due, record=self._record, lease_s=self._options.lease_s)
 
     async def _idle(self) -> list[Due]:
-        # any process may have ended it by then, and tells followers of its own alone
-        self._kept.read_quiet(self._ctx.now_ms() - self._terms.idle_ms - 2 * self._idle_every_ms)
-        return await self._ctx.store.idle(limit=_AT_A_TIME, after_s=self._terms.idle_ms / 1000)
+        # the process that ended a response updates only its own followers; the others read again
+        idle_ms = self._options.idle_ms
+        self._kept.read_quiet(self._ctx.now_ms() - idle_ms - 2 * self._idle_every_ms)
+        return await self._ctx.store.idle(limit=_QUERY_LIMIT, after_s=idle_ms / 1000)
 
     async def _end_idle(self, due: list[Due]) -> int:
         count = 0
         for each in due:
             count += await end_idle(
-                self._ctx,
-                each,
-                record=self._record,
-                limit_ms=self._terms.idle_ms,
+                self._ctx, each, record=self._record, limit_ms=self._options.idle_ms
             )
         if count:
             self._kept.changed(due[0].conversation_id)

@@ -1,1 +1,1 @@
-"""Replay: a stored response is published again, by any process, and once."""
+"""Replay: publish a stored response again, exactly once, by any process."""

@@ -1,17 +1,17 @@
-"""Play a replay: each channel message when it is due, until all are acknowledged.
+"""Player: publish the channel messages of a replay at their times, until all are acknowledged.
 
-Nothing is awaited per message. Where one was refused and a later one was not, followers have seen a
-hole; then the stream begins again in the next gen, with a repair that says what was said so far.
+Messages are not awaited one by one. If one was refused and a later one was not, followers have seen
+a gap. The stream then continues in the next gen, which starts with a repair of the text so far.
 """
 
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
+from rehydrate.background import Backoff
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.event import Event
 from rehydrate.core.positions import MARGIN_MS
@@ -26,43 +26,47 @@ if TYPE_CHECKING:
     from rehydrate.ports import ChannelLog
 
 WINDOW = 64
-"""Channel messages of a replay that may wait for their acknowledgements."""
+"""How many channel messages of a replay may be unacknowledged at a time."""
 
-TRIES = 5
-TRY_AGAIN_S = 0.25
+MAX_ATTEMPTS = 5
+RETRY_S = 0.25
+MAX_RETRY_S = 4.0
 ACK_TIMEOUT_S = 30.0
-LOOK_TIMEOUT_S = 10.0
+READ_TIMEOUT_S = 10.0
 
 RATE_CODES = range(42900, 43000)
-"""Ably's refusals that pass."""
+"""Ably's codes for refusals by a rate limit, which a retry may overcome."""
+
+_NO_ACK = f"Ably acknowledged nothing for {ACK_TIMEOUT_S:g} s"
 
 
 class Outlet(Protocol):
-    """Where to publish, one message at a time, each in its turn."""
+    """Where a replay publishes, in order."""
 
     def post(self, event: Event) -> Awaitable[Sequence[str | None]]:
-        """Send *event* in a publish of its own; returns at once.
+        """Send *event* in a publish of its own; return at once.
 
-        Raises:
-            ChannelUnavailable: (from the awaitable) it was not acknowledged, or refused.
+        Returns:
+            An awaitable of the serials, once the publish is acknowledged. It raises
+            `ChannelUnavailable` if the publish is refused or not acknowledged.
         """
         ...
 
 
 class Player:
-    """Plays one replay, from where it is.
+    """Plays one replay, from the step that it has reached.
 
     Args:
-        replay: which, as it stands.
-        schedule: all of it.
-        outlet: where it is published.
-        client_id: as whom.
-        keep: notes how far it is, and in which gen.
+        replay: the replay, with its progress.
+        schedule: all steps of it.
+        outlet: where to publish.
+        client_id: the clientId to publish with.
+        save: stores the progress and the gen.
 
     Attributes:
-        acknowledged: up to which step all is acknowledged; -1 for none.
-        gen: of the stream.
-        gen_from: up to which step its text began by a repair.
+        acknowledged: the last step up to which all are acknowledged; -1 if none is.
+        gen: the gen of the stream.
+        gen_from: the last step whose content this gen received from a repair.
     """
 
     def __init__(
@@ -71,44 +75,50 @@ class Player:
         schedule: Schedule,
         outlet: Outlet,
         client_id: str | None,
-        keep: Callable[[], Awaitable[object]],
+        save: Callable[[], Awaitable[object]],
     ) -> None:
         self._id = replay.id
         self._steps = schedule.steps
         self._schedule = schedule
         self._outlet = outlet
         self._client_id = client_id
-        self._keep = keep
+        self._save = save
         self._pace = RateLimit(replay.terms.max_rate)
         self.acknowledged = replay.done or -1
         self.gen = replay.gen
         self.gen_from = replay.gen_from
-        self._unshown = replay.gen > 1 or self.acknowledged < 0
+        self._start_pending = replay.gen > 1 or self.acknowledged < 0
         self._sent: deque[tuple[int, asyncio.Future[Sequence[str | None]]]] = deque()
-        self._news = asyncio.Event()
+        self._changed = asyncio.Event()
         self._cancelled = replay.cancel_asked
         self._failed: ChannelUnavailable | None = None
 
     @property
     def done(self) -> int:
-        """How many channel messages with content are acknowledged."""
+        """The number of channel messages with content that are acknowledged."""
         return min(max(self.acknowledged, 0), self._schedule.chunks)
 
     @property
     def seconds_done(self) -> float:
-        """How much of the replay's time is over."""
+        """The elapsed part of the replay's time, in seconds."""
         return self._steps[max(self.acknowledged, 0)].at_s
 
     def cancel(self) -> None:
-        """End the stream, as soon as what was sent is acknowledged."""
+        """End the stream as soon as all sent messages are acknowledged."""
         self._cancelled = True
-        self._news.set()
+        self._changed.set()
 
-    async def find_place(self, channel: ChannelLog, name: str, since_ms: int) -> None:
-        """See in the channel's history how far the replay is, which another process began."""
+    async def resume(self, channel: ChannelLog, name: str, since_ms: int) -> None:
+        """Continue a replay that another process began, from the step that history shows.
+
+        Args:
+            channel: the channel service.
+            name: the channel.
+            since_ms: when the replay began, in ms since 1970.
+        """
         seen: set[int] = set()
         try:
-            async with asyncio.timeout(LOOK_TIMEOUT_S):
+            async with asyncio.timeout(READ_TIMEOUT_S):
                 pages = channel.history(name, since_ms=since_ms - MARGIN_MS)
                 async with aclosing(pages):
                     async for page in pages:
@@ -120,30 +130,36 @@ class Player:
                             and event.seq is not None
                         )
         except (ChannelUnavailable, TimeoutError):
-            return  # what is said again has the id that it had
+            return  # a step that is published twice has the same id, and is dropped
         while self.acknowledged + 1 in seen:
             self.acknowledged += 1
-        self._unshown = self._unshown and self.gen_from not in seen
+        self._start_pending = self._start_pending and self.gen_from not in seen
         if any(seq > self.acknowledged for seq in seen):
-            await self._begin_again()
+            await self._restart_in_next_gen()
 
     async def play(self) -> bool:
-        """Publish all that is left; False if it was cancelled.
+        """Publish all remaining steps.
+
+        Returns:
+            True when all are acknowledged; False if the replay was cancelled.
 
         Raises:
-            ChannelUnavailable: Ably does not take it, however often it is told.
+            ChannelUnavailable: Ably refuses a step permanently, or refused it `MAX_ATTEMPTS` times.
         """
-        tries = 0
+        attempts, backoff = 0, Backoff(2 * RETRY_S, MAX_RETRY_S)
         while True:
             before = self.acknowledged
             try:
-                await self._show_start()
+                await self._publish_start()
                 await self._stream()
             except ChannelUnavailable as error:
-                tries = 1 if self.acknowledged > before else tries + 1
-                if tries >= TRIES or not _passes(error):
+                if self.acknowledged > before:
+                    attempts = 0
+                    backoff.reset()
+                attempts += 1
+                if attempts >= MAX_ATTEMPTS or not _may_pass(error):
                     raise
-                await _wait(tries)
+                await asyncio.sleep(backoff.next_s())
                 continue
             if self.acknowledged == len(self._steps) - 1:
                 return True
@@ -151,19 +167,19 @@ class Player:
             return False
 
     async def stop(self, status: str) -> None:
-        """End the stream on the channel before its time.
+        """End the stream after the last acknowledged step, with *status*.
 
         Raises:
-            ChannelUnavailable: Ably does not take it.
+            ChannelUnavailable: Ably refuses the stop.
         """
-        await self._show_start()
+        await self._publish_start()
         stop = self._event(len(self._steps) - 1)._replace(
             seq=self.acknowledged + 1, id=f"{self._id}:{self.gen}:stop", value=None, error=None
         )
-        await post_surely(self._outlet, stop._replace(status=status))  # type: ignore[arg-type]  # of two words
+        await publish_with_retries(self._outlet, stop._replace(status=status))  # type: ignore[arg-type]  # of two words
 
     async def _stream(self) -> None:
-        """Send what is left, when it is due, until all is acknowledged or it is cancelled."""
+        """Send the remaining steps at their times, until all are acknowledged or it is cancelled."""
         loop = asyncio.get_running_loop()
         index = self.acknowledged + 1
         base_s = loop.time() - self._steps[self.acknowledged].at_s
@@ -171,23 +187,23 @@ class Player:
             now_s = loop.time()
             early_s = base_s + self._steps[index].at_s - now_s
             if len(self._sent) >= WINDOW:
-                await self._hear(None)
+                await self._wait_for_change(None)
             elif (wait_s := max(early_s, self._pace.wait_s(now_s))) > 0:
-                await self._hear(wait_s)
+                await self._wait_for_change(wait_s)
             else:
-                self._pace.spend(now_s)  # held up, it catches up, but no faster than it may
+                self._pace.spend(now_s)  # a late replay catches up, within its rate
                 self._send(index)
                 index += 1
-        await self._settle()
+        await self._await_all_acks()
 
     def _send(self, index: int) -> None:
         ack = asyncio.ensure_future(self._outlet.post(self._event(index)))
         self._sent.append((index, ack))
-        ack.add_done_callback(self._answered)
+        ack.add_done_callback(self._on_ack)
 
-    def _answered(self, answered: asyncio.Future[Sequence[str | None]]) -> None:
+    def _on_ack(self, answered: asyncio.Future[Sequence[str | None]]) -> None:
         if not answered.cancelled():
-            answered.exception()  # looked at, also where nobody waits for it any more
+            answered.exception()  # marks it as retrieved, also if it is not awaited any more
         while self._sent and self._sent[0][1].done():
             index, ack = self._sent[0]
             if ack.cancelled() or ack.exception() is not None:
@@ -195,54 +211,57 @@ class Player:
                 break
             self._sent.popleft()
             self.acknowledged = index
-        self._news.set()
+        self._changed.set()
 
-    async def _hear(self, within_s: float | None) -> None:
-        """Wait until something is answered or asked for, at most *within_s* seconds."""
-        self._news.clear()
+    async def _wait_for_change(self, within_s: float | None) -> None:
+        """Wait for an acknowledgement or a cancellation, at most *within_s* seconds.
+
+        None: at most `ACK_TIMEOUT_S`, after which `ChannelUnavailable` is raised.
+        """
+        self._changed.clear()
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S if within_s is None else within_s):
-                await self._news.wait()
+                await self._changed.wait()
         except TimeoutError:
             if within_s is None:
-                raise ChannelUnavailable("Ably acknowledges nothing") from None
+                raise ChannelUnavailable(_NO_ACK) from None
 
-    async def _settle(self) -> None:
-        """Wait until all that was sent is answered.
+    async def _await_all_acks(self) -> None:
+        """Wait until all sent messages are acknowledged or refused.
 
         Raises:
-            ChannelUnavailable: one was not taken; whoever saw a later one has a new start.
+            ChannelUnavailable: one was refused. If a later one was not, the gen has advanced.
         """
         waiting = [ack for _, ack in self._sent]
         if waiting:
             _, late = await asyncio.wait(waiting, timeout=ACK_TIMEOUT_S)
             for ack in late:
                 ack.cancel()
-            await asyncio.sleep(0)  # their callbacks
+            await asyncio.sleep(0)  # runs their callbacks
         failed, self._failed = self._failed, None
         if failed is None:
             return
         later = any(not ack.cancelled() and ack.exception() is None for _, ack in self._sent)
         self._sent.clear()
         if later:
-            await self._begin_again()
+            await self._restart_in_next_gen()
         raise failed
 
-    async def _begin_again(self) -> None:
-        """Give whoever saw a hole what was said so far, in a gen of its own."""
+    async def _restart_in_next_gen(self) -> None:
+        """Continue in the next gen, so that followers who saw a gap get the text so far."""
         self.gen += 1
         self.gen_from = max(self.acknowledged, 0)
-        self._unshown = True
-        await self._keep()  # nobody may go on in a gen that followers have left
+        self._start_pending = True
+        await self._save()  # before it is used: a successor must not continue the earlier gen
 
-    async def _show_start(self) -> None:
-        """Publish how the gen begins: its start, and what was said before it in an earlier one.
+    async def _publish_start(self) -> None:
+        """Publish the start of the gen, and a repair with the text of earlier gens.
 
-        It is waited for: the times of the rest count from when the connection stands.
+        It is awaited: the times of the steps count from when the connection is up.
         """
-        if not self._unshown:
+        if not self._start_pending:
             return
-        await post_surely(self._outlet, self._event(0))
+        await publish_with_retries(self._outlet, self._event(0))
         if self.gen_from:
             last = self._steps[self.gen_from].event
             repair = Event.repair(
@@ -254,9 +273,9 @@ class Player:
                 client_id=self._client_id,
                 replay_of=last.replay_of,
             )
-            await post_surely(self._outlet, repair)
+            await publish_with_retries(self._outlet, repair)
         self.acknowledged = max(self.acknowledged, 0)
-        self._unshown = False
+        self._start_pending = False
 
     def _event(self, index: int) -> Event:
         event = self._steps[index].event
@@ -264,25 +283,26 @@ class Player:
         return event._replace(message_id=self._id, gen=self.gen, id=id_, client_id=self._client_id)
 
 
-async def post_surely(outlet: Outlet, event: Event) -> None:
-    """Publish *event*, and return when it is acknowledged; try again where that may help.
+async def publish_with_retries(outlet: Outlet, event: Event) -> None:
+    """Publish *event*, and return when it is acknowledged; retry refusals that may pass.
 
     Raises:
-        ChannelUnavailable: Ably does not take it.
+        ChannelUnavailable: Ably refuses it, or does not acknowledge it.
     """
-    for attempt in range(TRIES):
+    backoff = Backoff(RETRY_S, MAX_RETRY_S)
+    for attempt in range(MAX_ATTEMPTS):
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 await outlet.post(event)
         except TimeoutError:
-            if attempt == TRIES - 1:
-                raise ChannelUnavailable("Ably acknowledges nothing") from None
+            if attempt == MAX_ATTEMPTS - 1:
+                raise ChannelUnavailable(_NO_ACK) from None
         except ChannelUnavailable as error:
-            if attempt == TRIES - 1 or not _passes(error):
+            if attempt == MAX_ATTEMPTS - 1 or not _may_pass(error):
                 raise
         else:
             return
-        await _wait(attempt)
+        await asyncio.sleep(backoff.next_s())
 
 
 def _error_of(ack: asyncio.Future[Sequence[str | None]]) -> ChannelUnavailable:
@@ -292,10 +312,6 @@ def _error_of(ack: asyncio.Future[Sequence[str | None]]) -> ChannelUnavailable:
     return ChannelUnavailable(f"a replay was not acknowledged: {type(error).__name__}")
 
 
-def _passes(error: BaseException) -> bool:
-    """Whether trying again may help."""
+def _may_pass(error: BaseException) -> bool:
+    """Return whether a retry may succeed."""
     return not isinstance(error, ChannelRefused) or error.ably_code in RATE_CODES
-
-
-async def _wait(tries: int) -> None:
-    await asyncio.sleep(random.uniform(0.5, 1) * 2**tries * TRY_AGAIN_S)  # noqa: S311 - jitter

@@ -1,4 +1,4 @@
-"""Repair: tell every live reader of a response that what is stored of it is its text."""
+"""Repair: publish the stored text of a response to its live readers."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.errors import Conflict
-from rehydrate.replay.player import post_surely
+from rehydrate.replay.player import publish_with_retries
 from rehydrate.replay.validation import check_repairable
 
 if TYPE_CHECKING:
@@ -17,30 +17,39 @@ if TYPE_CHECKING:
 
 
 async def repair(replay: Replay, *, store: Conversations, outlet: Outlet) -> None:
-    """Publish the repair of a response, and its stop for whoever missed that.
+    """Publish the repair of a response, and its stop for readers who missed that.
 
-    The row says of the repair before it is told: an answer that has it is not asked for again.
+    The row records the repair before it is published, so that a reader who loads the conversation
+    after receiving the repair gets an answer that contains it.
+
+    Args:
+        replay: the request, in mode ``repair``.
+        store: the store.
+        outlet: where to publish.
 
     Raises:
-        Conflict: the response is not there any more, or not whole.
-        ChannelUnavailable: Ably does not take it.
+        Conflict: the response is not stored any more, or has gaps.
+        ChannelUnavailable: Ably refuses the repair or the stop.
     """
-    async with store.locked(replay.conversation_id, replay.channel) as held:
-        found = await held.messages([replay.response_id])
+    async with store.locked(replay.conversation_id, replay.channel) as locked:
+        found = await locked.messages([replay.response_id])
         state = found.get(replay.response_id)
         if state is None:
             raise Conflict("the response is not stored any more")
         check_repairable(state)
-        events = told_of(state, replay.id)
+        events = repair_events(state, replay.id)
         if state.seq is not None:
             fold(state, events[0])
-            await held.put([state])
+            await locked.put([state])
     for event in events:
-        await post_surely(outlet, event)
+        await publish_with_retries(outlet, event)
 
 
-def told_of(state: MessageState, name: str) -> list[Event]:
-    """The repair of *state*, and its stop, under ids of their own: Ably drops one it had lately."""
+def repair_events(state: MessageState, name: str) -> list[Event]:
+    """Return the repair of *state* and its stop.
+
+    Their ids begin with *name*, since Ably drops a message whose id it received recently.
+    """
     last = None if state.end is None else state.end - 1
     message_id = None if state.anonymous else state.id
     client_id = state.owner.client_id if state.owner else None

@@ -1,4 +1,4 @@
-"""One replay that this process runs: its lease, and how far it is."""
+"""One replay that this process runs: its lease and its progress."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.background import Backoff, LeaseKeeper, LeaseLost
 from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayState
 from rehydrate.errors import StoreUnavailable
 
@@ -18,22 +19,18 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LEASE_S = 5.0
-"""How long a process that runs a replay may give no sign of life."""
+"""How long a process that runs a replay may fail to renew its lease."""
 
-KEEP_EVERY_S = 0.5
-END_TRIES = 20
-
-
-class LeaseLost(Exception):
-    """The replay is somebody else's now, or gone with its conversation."""
+RENEW_EVERY_S = 0.5
+END_RETRIES = 20
 
 
 class ReplayRun:
-    """A replay, held by *holder*.
+    """A replay that was claimed by *holder*.
 
     Attributes:
-        replay: as it was taken.
-        player: what plays it, once something does.
+        replay: the replay as it was claimed.
+        player: its player; None before it plays, and for a repair.
     """
 
     def __init__(self, replay: Replay, holder: str, replays: ReplayQueue) -> None:
@@ -42,88 +39,79 @@ class ReplayRun:
         self._holder = holder
         self._replays = replays
         self._done = replay.done
-        self._look = asyncio.Event()
+        self._keeper = LeaseKeeper(
+            f"lease of {replay.id}", self.save, every_s=RENEW_EVERY_S, lease_s=LEASE_S
+        )
 
-    def look(self) -> None:
-        """Somebody may have asked for something: look now."""
-        self._look.set()
+    def renew_now(self) -> None:
+        """Renew the lease at once, and so see a cancellation at once."""
+        self._keeper.renew_now()
 
     @asynccontextmanager
-    async def kept(self) -> AsyncIterator[None]:
-        """Keep the lease while the block runs, which is cut off when the lease is lost.
+    async def lease(self) -> AsyncIterator[None]:
+        """Renew the lease while the block runs, and cancel the block when the lease is lost.
 
         Raises:
-            Lost: it is.
+            LeaseLost: it was lost.
         """
-        task = asyncio.current_task()
-        lost = False
-
-        def cut_off(keeping: asyncio.Task[None]) -> None:
-            nonlocal lost
-            if not keeping.cancelled() and task is not None:
-                lost = True
-                task.cancel()
-
-        keeping = asyncio.create_task(self._keep_on(), name=f"lease of {self.replay.id}")
-        keeping.add_done_callback(cut_off)
-        try:
+        async with self._keeper.holding():
             yield
-        except asyncio.CancelledError:
-            if not lost or task is None or task.uncancel():
-                raise
-            await asyncio.gather(keeping, return_exceptions=True)
-            raise LeaseLost from None
-        finally:
-            keeping.remove_done_callback(cut_off)
-            keeping.cancel()
-            await asyncio.gather(keeping, return_exceptions=True)
 
-    async def keep(self) -> None:
-        """Note how far it is, and keep the lease; passes on that it is to be cancelled.
+    async def save(self) -> None:
+        """Store the progress, renew the lease, and cancel the player if that was requested.
 
         Raises:
-            Lost: it is not ours any more.
+            LeaseLost: another process has the replay, or it was erased.
             StoreUnavailable: Postgres does not answer.
         """
-        cancel = await self._replays.keep_replay(self.standing(), self._holder, LEASE_S)
+        cancel = await self._replays.keep_replay(self.progress(), self._holder, LEASE_S)
         if cancel is None:
             raise LeaseLost
         if cancel and self.player is not None:
             self.player.cancel()
 
     async def end(self, state: ReplayState, error: Any) -> bool:
-        """Note how it ended; False if it was not ours any more.
+        """Store the final state, and an audit entry.
+
+        Args:
+            state: the final state.
+            error: the problem, as JSON; None if there was none.
+
+        Returns:
+            False if another process has the replay.
 
         Raises:
-            StoreUnavailable: Postgres does not answer for long; whoever takes it next ends it.
+            StoreUnavailable: Postgres did not answer for long; the process that claims it next
+                ends it.
         """
-        ended = self.standing()._replace(state=state, error=error)
+        ended = self.progress()._replace(state=state, error=error)
         detail = {"response_id": ended.response_id, "replay_id": ended.id, "done": ended.done}
         if error is not None:
             detail["error"] = error
         note = AuditEntry(
             ended.asked_by, "replay", state, ended.conversation_id, ended.channel, None, detail
         )
-        for _ in range(END_TRIES):
+        backoff = Backoff(RENEW_EVERY_S, RENEW_EVERY_S)
+        for _ in range(END_RETRIES):
             try:
                 return await self._replays.end_replay(ended, self._holder, note)
             except StoreUnavailable:
-                await asyncio.sleep(KEEP_EVERY_S)
+                await asyncio.sleep(backoff.next_s())
         return await self._replays.end_replay(ended, self._holder, note)
 
     async def release(self) -> None:
-        """Give it back, to be gone on with at once."""
+        """Release the lease, so that another process continues the replay at once."""
         try:
-            await self._replays.release_replay(self.standing(), self._holder)
+            await self._replays.release_replay(self.progress(), self._holder)
         except StoreUnavailable:
-            _log.warning("a replay could not be given back; its lease runs out")
+            _log.warning("a replay could not be released; it continues when its lease runs out")
 
-    def told(self) -> None:
-        """All that it has to say is acknowledged."""
+    def mark_done(self) -> None:
+        """Record that all its channel messages are acknowledged."""
         self._done = self.replay.chunks
 
-    def standing(self) -> Replay:
-        """The replay, as far as it is now."""
+    def progress(self) -> Replay:
+        """Return the replay with its current progress."""
         player = self.player
         if player is None:
             return self.replay._replace(done=self._done)
@@ -133,21 +121,3 @@ class ReplayRun:
             gen=player.gen,
             gen_from=player.gen_from,
         )
-
-    async def _keep_on(self) -> None:
-        loop = asyncio.get_running_loop()
-        kept_s = loop.time()
-        while True:
-            try:
-                async with asyncio.timeout(KEEP_EVERY_S):
-                    await self._look.wait()
-            except TimeoutError:
-                pass
-            self._look.clear()
-            asked_s = loop.time()
-            try:
-                await self.keep()
-                kept_s = asked_s
-            except StoreUnavailable:
-                if loop.time() - kept_s > LEASE_S:  # somebody else may have it by now
-                    raise LeaseLost from None

@@ -1,4 +1,4 @@
-"""Ask for a replay, and see to it that it is kept who asked."""
+"""Requests for replays: check, queue and cancel them, with an audit entry for each."""
 
 from __future__ import annotations
 
@@ -30,17 +30,22 @@ if TYPE_CHECKING:
     from rehydrate.core.message import MessageState
     from rehydrate.ports import Conversation
 
-_LONGEST_NOTED = 256
-"""Characters of a name in the audit: what is refused may be anything."""
-
+_MAX_AUDITED = 256
+"""Characters of a name in the audit log: a refused request may contain any text."""
 
 _NO_PLAN: Mapping[str, Any] = MappingProxyType({})
 
 
-class Asked(NamedTuple):
-    """What was asked for, checked: ``terms`` with the channel and the rate filled in.
+class CheckedRequest(NamedTuple):
+    """A checked request.
 
-    ``schedule``: of a stream; ``plan``: what is kept of it.
+    Attributes:
+        conversation_id: the conversation.
+        response_id: the response to replay.
+        channel: the channel to publish on.
+        terms: the terms, with the channel and the rate filled in.
+        schedule: the schedule of a stream; None for a repair.
+        plan: the part of the schedule that is stored: its flags and its digest.
     """
 
     conversation_id: str
@@ -52,13 +57,13 @@ class Asked(NamedTuple):
 
 
 class ReplayRequests:
-    """Takes requests for replays.
+    """Checks and queues replays.
 
     Args:
         ctx: the adapters and limits.
-        targets: where replays may go.
+        targets: the channels on which replays may be published.
         record: catches a conversation up with its channel.
-        wake: says that there is something to do.
+        wake: wakes the worker of this process.
     """
 
     def __init__(
@@ -83,62 +88,72 @@ class ReplayRequests:
         asker: Asker,
         key: str | None = None,
     ) -> Replay:
-        """Queue a replay; the same *key* with the same request finds the one it began.
+        """Queue a replay.
+
+        Args:
+            conversation_id: the conversation.
+            response_id: the response to replay.
+            terms: how to replay it.
+            asker: who requests it, for the audit log.
+            key: an idempotency key: the same key with the same request returns the first replay.
+
+        Returns:
+            The queued replay.
 
         Raises:
             BadParameter: one of the terms, or the key, is outside its syntax or range.
-            NotFound: there is no such response.
-            Conflict: it has not ended, cannot be repaired from what is stored, or the key was used
-                for another request.
-            Forbidden: replays may not go to that channel.
-            TooLarge: a part of it does not fit a channel message.
-            Busy: too many replays wait.
+            NotFound: the conversation has no such response.
+            Conflict: the response has not ended, is not stored whole (for a repair), or the key was
+                used for another request.
+            Forbidden: replays may not be published on that channel.
+            TooLarge: a part of the response does not fit a channel message.
+            Busy: too many replays are queued.
         """
         note = _note(asker, "replay", conversation_id, response_id, terms)
-        async with self._noting_refusals(note):
+        async with self._auditing_refusals(note):
             check_key(key)
-            asked = await self._check(conversation_id, response_id, terms)
-            replay = _new(asked, asker)
-            detail = {**(note.detail or {}), **_told(asked.terms), "replay_id": replay.id}
+            request = await self._check(conversation_id, response_id, terms)
+            replay = _queued(request, asker)
+            detail = {**(note.detail or {}), **_terms_json(request.terms), "replay_id": replay.id}
             added = await self._store.add_replay(
                 replay,
-                request=dump([response_id, *asked.terms]),
+                request=dump([response_id, *request.terms]),
                 key=key,
-                note=note._replace(target=asked.channel, detail=detail),
+                note=note._replace(target=request.channel, detail=detail),
             )
         self._wake()
         return added
 
     async def dry_run(
         self, conversation_id: str, response_id: str, terms: ReplayTerms, *, asker: Asker
-    ) -> Asked:
-        """What `ask` would begin; nothing is published.
+    ) -> CheckedRequest:
+        """Check a request and return what `ask` would queue; nothing is published.
 
         Raises:
             RehydrateError: as `ask` does.
         """
         note = _note(asker, "replay_dry_run", conversation_id, response_id, terms)
-        async with self._noting_refusals(note):
-            asked = await self._check(conversation_id, response_id, terms)
-            await self._store.note(note._replace(target=asked.channel))
-        return asked
+        async with self._auditing_refusals(note):
+            request = await self._check(conversation_id, response_id, terms)
+            await self._store.note(note._replace(target=request.channel))
+        return request
 
     async def find(self, replay_id: str) -> Replay:
-        """The replay with that id.
+        """Return the replay with that id.
 
         Raises:
-            NotFound: there is none.
+            NotFound: no replay has that id.
         """
         replay = await self._store.find_replay(replay_id)
         if replay is None:
-            raise NotFound(f"there is no replay {replay_id!r}")
+            raise NotFound(f"no replay has the id {replay_id!r}")
         return replay
 
     async def cancel(self, replay_id: str, *, asker: Asker) -> Replay:
-        """Ask that a replay end, which whoever runs it does soon; again changes nothing.
+        """Request that a replay end; its process ends it soon. Repeating it changes nothing.
 
         Raises:
-            NotFound: there is none with that id.
+            NotFound: no replay has that id.
         """
         replay = await self.find(replay_id)
         detail = {"response_id": replay.response_id, "replay_id": replay.id}
@@ -149,14 +164,16 @@ class ReplayRequests:
         return await self.find(replay_id)
 
     @asynccontextmanager
-    async def _noting_refusals(self, note: AuditEntry) -> AsyncIterator[None]:
+    async def _auditing_refusals(self, note: AuditEntry) -> AsyncIterator[None]:
         try:
             yield
         except RehydrateError as error:
             await self._store.note(note._replace(outcome=f"refused: {error.code}"))
             raise
 
-    async def _check(self, conversation_id: str, response_id: str, terms: ReplayTerms) -> Asked:
+    async def _check(
+        self, conversation_id: str, response_id: str, terms: ReplayTerms
+    ) -> CheckedRequest:
         check_conversation_id(conversation_id)
         check_message_id(response_id, "response_id")
         check_terms(terms)
@@ -166,22 +183,24 @@ class ReplayRequests:
             channel = own
         elif check_channel(channel) != own:
             if terms.mode == "repair":
-                raise BadParameter("channel", "a repair goes to the conversation's own channel")
+                raise BadParameter(
+                    "channel", "a repair is published on the conversation's own channel"
+                )
             self._targets.check(channel)
         rate = self._targets.rate(terms.max_rate, own=channel == own)
         terms = terms._replace(channel=channel, max_rate=rate)
         schedule, plan = None, _NO_PLAN
         if terms.mode == "repair":
             check_repairable(state)
-        else:  # of a million events it takes seconds
+        else:  # takes seconds for a million events
             schedule, plan = await asyncio.to_thread(planned, state, terms)
-        return Asked(conversation_id, response_id, channel, terms, schedule, plan)
+        return CheckedRequest(conversation_id, response_id, channel, terms, schedule, plan)
 
     async def _find_response(
         self, conversation_id: str, response_id: str
     ) -> tuple[Conversation, MessageState]:
         state = await self._state(conversation_id, response_id)
-        if state is None or state.status not in TERMINAL:  # the channel may know more
+        if state is None or state.status not in TERMINAL:  # the channel may have newer events
             await self._record(conversation_id)
             state = await self._state(conversation_id, response_id)
         conversation = await self._store.conversation(conversation_id)
@@ -197,10 +216,10 @@ class ReplayRequests:
 
 
 def planned(state: MessageState, terms: ReplayTerms) -> tuple[Schedule, Mapping[str, Any]]:
-    """The schedule of *state* on *terms*, and what is kept of it beside its length.
+    """Return the schedule of *state* on *terms*, and the part of it that is stored.
 
     Raises:
-        BadParameter: there is nothing from that seq on.
+        BadParameter: the response has no event from ``from_seq`` on.
         TooLarge: a part of it does not fit a channel message.
     """
     schedule = scheduled(state, terms)
@@ -209,38 +228,38 @@ def planned(state: MessageState, terms: ReplayTerms) -> tuple[Schedule, Mapping[
     return schedule, {**plan, "digest": schedule.digest()}
 
 
-def _new(asked: Asked, asker: Asker) -> Replay:
-    schedule = asked.schedule
+def _queued(request: CheckedRequest, asker: Asker) -> Replay:
+    schedule = request.schedule
     return Replay(
-        conversation_id=asked.conversation_id,
+        conversation_id=request.conversation_id,
         id=f"replay-{uuid.uuid4().hex}",
-        response_id=asked.response_id,
-        channel=asked.channel,
-        terms=asked.terms,
+        response_id=request.response_id,
+        channel=request.channel,
+        terms=request.terms,
         state="queued",
         chunks=1 if schedule is None else schedule.chunks,
         seconds=0.0 if schedule is None else schedule.seconds,
         asked_by=asker.actor,
         created_ms=0,
-        plan=asked.plan,
+        plan=request.plan,
     )
 
 
 def _note(
     asker: Asker, action: str, conversation_id: str, response_id: str, terms: ReplayTerms
 ) -> AuditEntry:
-    detail = {"response_id": _noted(response_id), **_told(terms)}
-    target = terms.channel and _noted(terms.channel)
-    where = (_noted(conversation_id), target, asker.address)
+    detail = {"response_id": _audited(response_id), **_terms_json(terms)}
+    target = terms.channel and _audited(terms.channel)
+    where = (_audited(conversation_id), target, asker.address)
     return AuditEntry(asker.actor, action, "accepted", *where, detail)
 
 
-def _told(terms: ReplayTerms) -> dict[str, Any]:
-    told = terms._asdict()
-    del told["channel"]
-    return {key: value if is_json(value) else str(value) for key, value in told.items()}
+def _terms_json(terms: ReplayTerms) -> dict[str, Any]:
+    fields = terms._asdict()
+    del fields["channel"]
+    return {key: value if is_json(value) else str(value) for key, value in fields.items()}
 
 
-def _noted(text: str) -> str:
-    """*text* as it may be kept and shown, whatever it is."""
-    return ascii(text)[1 : _LONGEST_NOTED + 1] if not text.isprintable() else text[:_LONGEST_NOTED]
+def _audited(text: str) -> str:
+    """Return *text*, shortened, and escaped if it has characters that cannot be printed."""
+    return ascii(text)[1 : _MAX_AUDITED + 1] if not text.isprintable() else text[:_MAX_AUDITED]

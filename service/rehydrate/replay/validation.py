@@ -1,4 +1,4 @@
-"""What may be asked of a replay, and where it may go."""
+"""Validation of replays: their terms, and the channels on which they may be published."""
 
 from __future__ import annotations
 
@@ -15,29 +15,31 @@ if TYPE_CHECKING:
     from rehydrate.core.message import MessageState
     from rehydrate.core.replay.schedule import Schedule
 
-USUAL_RATE = 50.0
-"""Channel messages a second of a channel whose own limit is not known."""
+DEFAULT_RATE = 50.0
+"""Channel messages per second on a channel whose limit is unknown."""
 
-LEAST_RATE, MOST_RATE = 0.1, 10_000.0
-MOST_SEQ = 2**31 - 1
+MIN_RATE, MAX_ANY_RATE = 0.1, 10_000.0
+MAX_SEQ = 2**31 - 1
 
-MOST_BYTES = 64 * 1024
-"""Of one channel message: Ably takes no more from some accounts."""
+MAX_BYTES = 64 * 1024
+"""The size of one channel message in bytes: the lowest limit of Ably's packages."""
 
-_KEY_LENGTH = 256
+_MAX_KEY_LENGTH = 256
 
 
 class Targets(NamedTuple):
-    """Where replays may go, beside the conversation's own channel.
+    """The channels on which replays may be published, besides the conversation's own.
 
-    ``patterns``: channels, as capabilities name them. ``rate_per_s``: what a channel takes; 0: any.
+    Attributes:
+        patterns: channel names, with the wildcards of capabilities.
+        rate_per_s: the rate limit of a channel, in messages per second; 0: unlimited.
     """
 
     patterns: Collection[str] = ()
-    rate_per_s: float = USUAL_RATE
+    rate_per_s: float = DEFAULT_RATE
 
     def check(self, channel: str) -> None:
-        """Return if a replay may go to *channel*.
+        """Return if a replay may be published on *channel*.
 
         Raises:
             Forbidden: it may not.
@@ -45,20 +47,26 @@ class Targets(NamedTuple):
         publish = frozenset({"publish"})
         allowed = Capability(dict.fromkeys(self.patterns, publish))
         if not allowed.granted(channel, publish):
-            raise Forbidden("replays may not go to that channel: see REHYDRATE_REPLAY_CHANNELS")
+            raise Forbidden(
+                "replays to this channel are not allowed: set REHYDRATE_REPLAY_CHANNELS"
+            )
 
     def rate(self, asked: float, *, own: bool) -> float:
-        """How many channel messages a second a replay may send, which *asked* for so many.
+        """Return the rate of a replay, in channel messages per second.
+
+        Args:
+            asked: the requested rate; 0: the default.
+            own: whether it is published on the conversation's own channel, which it must share.
 
         Raises:
-            BadParameter: a channel does not take as many.
+            BadParameter: *asked* is over the limit of a channel.
         """
-        usual = self.rate_per_s or USUAL_RATE
+        usual = self.rate_per_s or DEFAULT_RATE
         if not asked:
             return min(usual, MAX_RATE) if own else usual
         if self.rate_per_s and asked > self.rate_per_s:
             raise BadParameter(
-                "max_rate", f"max_rate is at most {usual:g}, as REHYDRATE_PUBLISH_RATE says"
+                "max_rate", f"max_rate must be at most {usual:g} (REHYDRATE_PUBLISH_RATE)"
             )
         return asked
 
@@ -70,47 +78,53 @@ def check_terms(terms: ReplayTerms) -> None:
         BadParameter: one is not; names it.
     """
     if terms.mode not in MODES:
-        raise BadParameter("mode", "mode is stream or repair")
+        raise BadParameter("mode", "mode must be stream or repair")
     if not (math.isfinite(terms.speed) and 0 <= terms.speed <= MAX_SPEED):
-        raise BadParameter("speed", f"speed is a number from 0 to {MAX_SPEED:g}")
-    if not 0 <= terms.from_seq <= MOST_SEQ:
-        raise BadParameter("from_seq", "from_seq is a seq: a whole number from 0 on")
-    if terms.max_rate and not LEAST_RATE <= terms.max_rate <= MOST_RATE:
-        raise BadParameter("max_rate", f"max_rate is a number from {LEAST_RATE} to {MOST_RATE:g}")
+        raise BadParameter("speed", f"speed must be a number from 0 to {MAX_SPEED:g}")
+    if not 0 <= terms.from_seq <= MAX_SEQ:
+        raise BadParameter("from_seq", f"from_seq must be an integer from 0 to {MAX_SEQ}")
+    if terms.max_rate and not MIN_RATE <= terms.max_rate <= MAX_ANY_RATE:
+        raise BadParameter("max_rate", f"max_rate is a number from {MIN_RATE} to {MAX_ANY_RATE:g}")
 
 
 def check_key(key: str | None) -> None:
-    """Return if *key* can be the key of a request.
+    """Return if *key* is a valid idempotency key.
 
     Raises:
-        BadParameter: it cannot.
+        BadParameter: it is not.
     """
     if key is not None and not (
-        1 <= len(key) <= _KEY_LENGTH and key.isascii() and key.isprintable()
+        1 <= len(key) <= _MAX_KEY_LENGTH and key.isascii() and key.isprintable()
     ):
-        raise BadParameter("Idempotency-Key", "the key has 1 to 256 printable ASCII characters")
+        raise BadParameter(
+            "Idempotency-Key", "the key must have 1 to 256 printable ASCII characters"
+        )
 
 
 def check_repairable(state: MessageState) -> None:
-    """Return if what is stored of *state* may be told to readers as the whole of it.
+    """Return if the stored text of *state* may replace the text that its readers have.
 
     Raises:
-        Conflict: it is not all there, or may still go on.
+        Conflict: it has gaps, or the response may continue.
     """
     if not state.ended:
-        raise Conflict(f"response {state.id!r} ended by its silence alone, and may go on")
+        raise Conflict(f"response {state.id!r} ended by the idle limit only, and may continue")
     if state.gaps() or not state.exact:
-        raise Conflict(f"response {state.id!r} is not stored whole: readers may have more of it")
+        raise Conflict(
+            f"response {state.id!r} is stored with gaps: readers may have text that it lacks"
+        )
 
 
 def check_schedule(schedule: Schedule, terms: ReplayTerms) -> None:
     """Return if *schedule* can be published.
 
     Raises:
-        BadParameter: there is nothing from that seq on.
+        BadParameter: the response has no event from ``from_seq`` on.
         TooLarge: a part of it does not fit a channel message.
     """
     if terms.from_seq and not schedule.chunks:
-        raise BadParameter("from_seq", "the response has nothing from that seq on")
-    if schedule.largest_bytes() > MOST_BYTES:
-        raise TooLarge("a part of the response does not fit a channel message")
+        raise BadParameter("from_seq", f"the response has no event from seq {terms.from_seq} on")
+    if schedule.largest_bytes() > MAX_BYTES:
+        raise TooLarge(
+            f"a part of the response is over {MAX_BYTES} bytes, the limit of a channel message"
+        )

@@ -1,22 +1,23 @@
-"""The replays that this process runs: taken one by one, kept by a lease, ended whatever happens.
+"""Worker: run queued replays in this process, each under a lease.
 
-A short loop on ``SKIP LOCKED``. A process that dies leaves a lease that runs out; whoever takes the
-replay then goes on where it was. One that closes gives its replays back at once.
+Replays are claimed by a query with ``SKIP LOCKED``. When a process dies, the leases of its replays
+run out, and another process continues them where they were. A process that closes releases its
+replays at once.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rehydrate.background import LeaseLost, PeriodicTask, TaskPool, log_failure
 from rehydrate.core.replay.requests import Replay, ReplayState
-from rehydrate.errors import BadRequest, ChannelUnavailable, RehydrateError, StoreUnavailable
+from rehydrate.errors import BadRequest, ChannelUnavailable, RehydrateError
 from rehydrate.replay.player import Player
 from rehydrate.replay.repair import repair
-from rehydrate.replay.replay_run import LEASE_S, LeaseLost, ReplayRun
+from rehydrate.replay.replay_run import LEASE_S, ReplayRun
 from rehydrate.replay.requests import planned
 
 if TYPE_CHECKING:
@@ -28,15 +29,19 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger(__name__)
 
-LOOK_EVERY_S = 1.0
-MOST_ATTEMPTS = 5
-"""How often a replay is begun without getting on before it has failed."""
-
-CLOSE_TIMEOUT_S = 5.0
+CLAIM_EVERY_S = 1.0
+MAX_ATTEMPTS = 5
+"""How often a replay is started without progress before it counts as failed."""
 
 
 class ReplayOptions(NamedTuple):
-    """How replays run. ``at_once``: in all processes; ``per_channel``: likewise, on one channel."""
+    """How replays run.
+
+    Attributes:
+        at_once: how many run at a time, in all processes together.
+        per_channel: how many of them on one channel.
+        client_id: the clientId that they are published with.
+    """
 
     at_once: int = 8
     per_channel: int = 1
@@ -44,13 +49,14 @@ class ReplayOptions(NamedTuple):
 
 
 class ReplayWorker:
-    """Runs replays, some at once.
+    """Claims queued replays and runs them, several at a time.
 
     Args:
         ctx: the adapters and limits.
         rules: how they run.
-        noticed: told the conversation of each that begins or ends: its channel says more.
-        ended: told the state of each that has ended.
+        noticed: called with the conversation of each replay that begins or ends, since its channel
+            has new messages.
+        ended: called with the final state of each replay.
     """
 
     def __init__(
@@ -66,49 +72,32 @@ class ReplayWorker:
         self._noticed = noticed
         self._ended = ended
         self._name = uuid.uuid4().hex
-        self._wake = asyncio.Event()
-        self._task: asyncio.Task[None] | None = None
-        self._running: set[asyncio.Task[None]] = set()
+        self._running = TaskPool()
         self._runs: dict[str, ReplayRun] = {}
+        self.task = PeriodicTask("replays", self._claim_all, every_s=CLAIM_EVERY_S)
 
     def open(self) -> None:
-        """Begin to look for replays."""
-        self._task = self._task or asyncio.create_task(self._look(), name="replays")
+        """Start claiming replays."""
+        self.task.open()
 
     async def close(self) -> None:
-        """Stop; what runs is given back, and goes on elsewhere or later."""
-        task, self._task = self._task, None
-        tasks = [*([task] if task else []), *self._running]
-        for each in tasks:
-            each.cancel()
-        if tasks:
-            await asyncio.wait(tasks, timeout=CLOSE_TIMEOUT_S)
+        """Stop; running replays are released, and continue in another process, or later."""
+        await self.task.close()
+        await self._running.close()
 
     def wake(self) -> None:
-        """There is something to do: look now."""
+        """Look at once for new replays, and for cancellations of running ones."""
         for run in self._runs.values():
-            run.look()
-        self._wake.set()
+            run.renew_now()
+        self.task.wake()
 
-    async def _look(self) -> None:
-        """Take what there is to take, now and then; not at once: a command may end again soon."""
-        while True:
-            try:
-                async with asyncio.timeout(LOOK_EVERY_S * random.uniform(0.75, 1.25)):  # noqa: S311 - jitter
-                    await self._wake.wait()
-            except TimeoutError:
-                pass
-            self._wake.clear()
-            try:
-                while len(self._running) < self._rules.at_once and await self._take():
-                    pass
-            except StoreUnavailable:
-                _log.warning("looking for replays waits for the store")
-            except Exception as error:  # noqa: BLE001 - one fault of ours ends no loop
-                _log.error("looking for replays: %s", type(error).__name__)
+    async def _claim_all(self) -> None:
+        """Claim and start replays until none is left, or enough run."""
+        while len(self._running) < self._rules.at_once and await self._start_one():
+            pass
 
-    async def _take(self) -> bool:
-        """Begin one replay, if there is one to begin."""
+    async def _start_one(self) -> bool:
+        """Claim one replay and start it; return False if none is queued."""
         holder = f"{self._name}-{uuid.uuid4().hex[:8]}"
         rules = self._rules
         replay = await self._ctx.store.claim_replay(
@@ -119,14 +108,12 @@ class ReplayWorker:
         run = ReplayRun(replay, holder, self._ctx.store)
         self._runs[replay.id] = run
         self._noticed(replay.conversation_id)
-        task = asyncio.create_task(self._one(run), name=f"replay {replay.id}")
-        self._running.add(task)
-        task.add_done_callback(self._running.discard)
+        self._running.start(self._run(run), name=f"replay {replay.id}")
         return True
 
-    async def _one(self, run: ReplayRun) -> None:
+    async def _run(self, run: ReplayRun) -> None:
         try:
-            async with run.kept():
+            async with run.lease():
                 state, error = await self._perform(run)
             if await run.end(state, error):
                 self._ended(state)
@@ -134,17 +121,16 @@ class ReplayWorker:
             await run.release()
             raise
         except LeaseLost:
-            _log.info("a replay is somebody else's now, or erased")
-        except Exception as error:  # noqa: BLE001 - one fault of ours ends no loop
-            level = logging.WARNING if isinstance(error, RehydrateError) else logging.ERROR
-            _log.log(level, "a replay will be tried again: %s", type(error).__name__)
+            _log.info("a replay was taken over by another process, or erased")
+        except Exception as error:  # noqa: BLE001 - its lease runs out, and it is claimed again
+            log_failure(_log, "a replay was interrupted, will retry", error)
         finally:
             self._runs.pop(run.replay.id, None)
             self._noticed(run.replay.conversation_id)
-            self._wake.set()
+            self.task.wake()
 
     async def _perform(self, run: ReplayRun) -> tuple[ReplayState, Any]:
-        """Run it to its end; the state in which it ended, and why if it failed."""
+        """Run a replay to its end; return its final state, and the problem if it failed."""
         replay = run.replay
         with self._ctx.publish_queue.tray(
             replay.channel, steady_per_s=replay.terms.max_rate
@@ -155,9 +141,9 @@ class ReplayWorker:
                 if replay.cancel_asked:
                     return "cancelled", None
                 await repair(replay, store=self._ctx.store, outlet=outlet)
-                run.told()
+                run.mark_done()
             except (BadRequest, ChannelUnavailable) as error:
-                return "failed", _told(error)
+                return "failed", _problem(error)
         return "done", None
 
     async def _stream(self, run: ReplayRun, outlet: Outlet) -> tuple[ReplayState, Any]:
@@ -166,24 +152,25 @@ class ReplayWorker:
         if state is None:
             return "failed", {"code": "gone", "detail": "the response is not stored any more"}
         schedule, plan = await asyncio.to_thread(planned, state, replay.terms)
-        player = Player(replay, schedule, outlet, self._rules.client_id, run.keep)
+        player = Player(replay, schedule, outlet, self._rules.client_id, run.save)
         run.player = player
         if replay.attempts > 1 or replay.done:
-            await player.find_place(self._ctx.channel, replay.channel, replay.started_ms or 0)
+            await player.resume(self._ctx.channel, replay.channel, replay.started_ms or 0)
         problem: Any = None
         if plan["digest"] != replay.plan.get("digest"):
-            problem = {"code": "conflict", "detail": "what is stored of the response has changed"}
-        elif replay.attempts > MOST_ATTEMPTS:
-            problem = {"code": "attempts", "detail": f"begun {MOST_ATTEMPTS} times in vain"}
+            problem = {"code": "conflict", "detail": "the stored response has changed"}
+        elif replay.attempts > MAX_ATTEMPTS:
+            detail = f"started {MAX_ATTEMPTS} times without progress"
+            problem = {"code": "attempts", "detail": detail}
         try:
             if problem is None:
                 return ("done" if await player.play() else "cancelled"), None
         except ChannelUnavailable as error:
-            problem = _told(error)
+            problem = _problem(error)
         try:
             await player.stop("failed")
         except ChannelUnavailable:
-            _log.warning("the end of a failed replay could not be told")
+            _log.warning("the stop of a failed replay could not be published")
         return "failed", problem
 
     async def _state(self, replay: Replay) -> MessageState | None:
@@ -191,5 +178,5 @@ class ReplayWorker:
         return next((state for state in found if state.id == replay.response_id), None)
 
 
-def _told(error: RehydrateError) -> dict[str, str]:
+def _problem(error: RehydrateError) -> dict[str, str]:
     return {"code": error.code, "detail": str(error)}

@@ -1,0 +1,335 @@
+"""Background tasks, lease keeping, retry delays and bounded caches: one mechanism for each.
+
+Whatever runs beside the calls of a process runs in a `PeriodicTask`, so that all of them end only
+when they are closed, log in the same way, and report when they last succeeded. Whatever must renew
+a lease while it works does so inside a `LeaseKeeper`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from collections import OrderedDict
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+from rehydrate.errors import RehydrateError, StoreUnavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, ItemsView
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+_log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+"""The delay before a failed run is repeated, unless the task runs more often than that."""
+
+RESTART_S = 0.5
+"""The delay before a task that was ended from outside is started again."""
+
+CLOSE_TIMEOUT_S = 5.0
+
+
+def jittered(seconds: float, spread: float = 0.25) -> float:
+    """Return *seconds*, longer or shorter at random by up to *spread* of it.
+
+    Processes that start together would otherwise query the same tables at the same moments.
+    """
+    return seconds * random.uniform(1 - spread, 1 + spread)  # noqa: S311 - spreads load
+
+
+class Backoff:
+    """Delays that double from *first_s* up to *cap_s*, each reduced at random by up to half.
+
+    The lower half stays fixed: most callers try a limited number of times, and must cover a
+    limit of a second or an outage of a few seconds with those.
+
+    Args:
+        first_s: the longest first delay, in seconds.
+        cap_s: the longest delay, in seconds.
+    """
+
+    def __init__(self, first_s: float, cap_s: float) -> None:
+        self._first_s = first_s
+        self._cap_s = cap_s
+        self._whole_s = first_s
+
+    def next_s(self) -> float:
+        """Return the next delay, in seconds."""
+        whole_s, self._whole_s = self._whole_s, min(self._whole_s * 2, self._cap_s)
+        return random.uniform(whole_s / 2, whole_s)  # noqa: S311 - spreads load
+
+    def reset(self) -> None:
+        """Start again from *first_s*, after a success."""
+        self._whole_s = self._first_s
+
+
+class BoundedCache(Generic[K, V]):
+    """A dictionary of at most *capacity* entries; the least recently used one is dropped.
+
+    Args:
+        capacity: the number of entries, at least 1.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: K) -> bool:
+        return key in self._entries
+
+    def __setitem__(self, key: K, value: V) -> None:
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+
+    def get(self, key: K) -> V | None:
+        """Return the value of *key*, and count that as a use; None if it is absent."""
+        if key not in self._entries:
+            return None
+        self._entries.move_to_end(key)
+        return self._entries[key]
+
+    def pop(self, key: K) -> V | None:
+        """Remove *key* and return its value; None if it is absent."""
+        return self._entries.pop(key, None)
+
+    def items(self) -> ItemsView[K, V]:
+        """Return a view of all entries, the least recently used first."""
+        return self._entries.items()
+
+
+def log_failure(logger: logging.Logger, message: str, error: BaseException) -> None:
+    """Log a failure after which the work goes on: an outage as a warning, a defect as an error.
+
+    Only the type of *error* is logged: its text may contain message content.
+
+    Args:
+        logger: the logger of the module in which it failed.
+        message: what failed; gets ``": "`` and the type appended.
+        error: the exception.
+    """
+    expected = isinstance(error, RehydrateError | TimeoutError)
+    level = logging.WARNING if expected else logging.ERROR
+    logger.log(level, "%s: %s", message, type(error).__name__)
+
+
+class PeriodicTask:
+    """Call *run* again and again in the background, until closed.
+
+    An exception of *run* is logged, once for as long as it repeats, and the call is repeated. If the task itself is
+    ended from outside, it is started again.
+
+    Args:
+        name: the name of the task, in the log and in debuggers.
+        run: the work of one turn.
+        every_s: the interval in seconds, varied by a quarter; None: only when woken.
+
+    Attributes:
+        name: as above.
+        last_ok_s: when *run* last returned, in seconds of the loop's clock; before that, when the
+            task was opened; None before then.
+        restarts: how often the task was ended from outside and started again.
+    """
+
+    def __init__(
+        self, name: str, run: Callable[[], Awaitable[object]], *, every_s: float | None = None
+    ) -> None:
+        self.name = name
+        self.last_ok_s: float | None = None
+        self.restarts = 0
+        self._run = run
+        self._every_s = every_s
+        self._wake = asyncio.Event()
+        self._task: asyncio.Task[None] | None = None
+        self._restart: asyncio.TimerHandle | None = None
+        self._failure: type[Exception] | None = None
+
+    @property
+    def is_open(self) -> bool:
+        """Whether the task runs, or is about to be started again."""
+        return self._task is not None or self._restart is not None
+
+    def open(self) -> None:
+        """Start the task; opening an open one changes nothing."""
+        if not self.is_open:
+            self.last_ok_s = asyncio.get_running_loop().time()
+            self._start()
+
+    async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Cancel the task, and wait at most *timeout_s* seconds for it to end."""
+        task, self._task = self._task, None
+        if self._restart is not None:
+            self._restart.cancel()
+            self._restart = None
+        if task is not None:
+            task.cancel()
+            _, late = await asyncio.wait({task}, timeout=timeout_s)
+            if late:
+                _log.error("background task %s did not stop within %g s", self.name, timeout_s)
+
+    def wake(self) -> None:
+        """Call *run* as soon as possible; while it runs, once more after that."""
+        self._wake.set()
+
+    def _start(self) -> None:
+        self._restart = None
+        self._task = asyncio.create_task(self._loop(), name=self.name)
+        self._task.add_done_callback(self._ended)
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        error = None if task.cancelled() else task.exception()
+        if self._task is not task:
+            return  # closed
+        reason = "cancelled" if error is None else type(error).__name__
+        _log.error("background task %s ended and is restarted: %s", self.name, reason)
+        self.restarts += 1
+        self._task = None
+        self._wake.set()  # the turn that was cut off is repeated
+        # later, not at once: a loop that is shutting down cancels all tasks, and then stops
+        self._restart = task.get_loop().call_later(RESTART_S, self._start)
+
+    async def _loop(self) -> None:
+        this = asyncio.current_task()
+        while self._task is this:  # a run that swallows its cancellation must not outlive `close`
+            await self._due()
+            try:
+                await self._run()
+            except Exception as error:  # noqa: BLE001 - no failure of one turn ends the task
+                if self._failure is not type(error):
+                    log_failure(_log, f"background task {self.name} failed, will retry", error)
+                self._failure = type(error)
+                self._wake.set()
+                await asyncio.sleep(jittered(min(RETRY_S, self._every_s or RETRY_S)))
+            else:
+                if self._failure is not None:
+                    _log.info("background task %s works again", self.name)
+                self._failure = None
+                self.last_ok_s = asyncio.get_running_loop().time()
+
+    async def _due(self) -> None:
+        every_s = self._every_s
+        try:
+            async with asyncio.timeout(None if every_s is None else jittered(every_s)):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+        self._wake.clear()
+
+
+class TaskPool:
+    """Tasks of one owner that outlive the calls that start them, and end with the owner."""
+
+    def __init__(self) -> None:
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def __len__(self) -> int:
+        return len(self._tasks)
+
+    def start(self, work: Coroutine[Any, Any, None], *, name: str) -> asyncio.Task[None]:
+        """Run *work* in a task of that *name*, and return the task."""
+        task = asyncio.create_task(work, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+        return task
+
+    async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
+        """Cancel all tasks, and wait at most *timeout_s* seconds for them to end."""
+        tasks = set(self._tasks)
+        for task in tasks:
+            task.cancel()
+        if tasks:
+            done, late = await asyncio.wait(tasks, timeout=timeout_s)
+            for task in done:
+                if not task.cancelled() and (error := task.exception()) is not None:
+                    log_failure(_log, f"{task.get_name()} failed while it was stopped", error)
+            if late:
+                _log.error("%d tasks did not stop within %g s", len(late), timeout_s)
+
+
+class LeaseLost(Exception):
+    """The lease is held by another process, or its object was erased."""
+
+
+class LeaseKeeper:
+    """Renew a lease for as long as a block runs.
+
+    Args:
+        name: the name of the task that renews.
+        renew: renew the lease once.
+            Raises `LeaseLost` if another process has it, `StoreUnavailable` in an outage.
+        every_s: the interval between renewals, in seconds.
+        lease_s: the length of the lease, in seconds. After an outage that lasts as long, the lease
+            counts as lost: another process may hold it.
+    """
+
+    def __init__(
+        self, name: str, renew: Callable[[], Awaitable[object]], *, every_s: float, lease_s: float
+    ) -> None:
+        self._name = name
+        self._renew = renew
+        self._every_s = every_s
+        self._lease_s = lease_s
+        self._now = asyncio.Event()
+
+    def renew_now(self) -> None:
+        """Renew without waiting for the interval to end."""
+        self._now.set()
+
+    @asynccontextmanager
+    async def holding(self) -> AsyncIterator[None]:
+        """Renew the lease while the block runs, and cancel the block when the lease is lost.
+
+        Raises:
+            LeaseLost: it was lost.
+        """
+        holder = asyncio.current_task()
+        lost = False
+
+        def cut_off(renewing: asyncio.Task[None]) -> None:
+            nonlocal lost
+            if not renewing.cancelled() and holder is not None:
+                lost = True
+                holder.cancel()
+
+        renewing = asyncio.create_task(self._renew_until_lost(), name=self._name)
+        renewing.add_done_callback(cut_off)
+        try:
+            yield
+        except asyncio.CancelledError:
+            if not lost or holder is None or holder.uncancel():
+                raise  # the owner of the block cancels it, too
+            raise LeaseLost from None
+        finally:
+            renewing.remove_done_callback(cut_off)
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+
+    async def _renew_until_lost(self) -> None:
+        loop = asyncio.get_running_loop()
+        renewed_s = loop.time()
+        while True:
+            try:
+                async with asyncio.timeout(self._every_s):
+                    await self._now.wait()
+            except TimeoutError:
+                pass
+            self._now.clear()
+            started_s = loop.time()
+            try:
+                await self._renew()
+                renewed_s = started_s
+            except LeaseLost:
+                return
+            except Exception as error:  # noqa: BLE001 - what fails once may succeed in time
+                if not isinstance(error, StoreUnavailable):
+                    log_failure(_log, f"{self._name} could not be renewed, will retry", error)
+                if loop.time() - renewed_s > self._lease_s:
+                    return

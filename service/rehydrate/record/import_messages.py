@@ -1,0 +1,198 @@
+"""Import: store finished messages that a backend hands over."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rehydrate.core import wire
+from rehydrate.core.event import TERMINAL, Status
+from rehydrate.core.fold import MessageState
+from rehydrate.core.json import is_json
+from rehydrate.core.positions import check_conversation_id, check_message_id, insertion_position
+from rehydrate.core.text.parts import clean_parts
+from rehydrate.core.text.size_budget import check_parts
+from rehydrate.errors import BadParameter, Conflict
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from rehydrate.context import Context
+    from rehydrate.ports import LockedConversation
+
+_ROLES = ("user", "assistant")
+
+
+class NewMessage(NamedTuple):
+    """A finished message to store. None: not given; a stored value then stays.
+
+    Attributes:
+        id: the message id.
+        role: ``user`` or ``assistant``.
+        status: a terminal status.
+        text: the text, unless ``parts`` is given.
+        parts: the content, in order.
+        prompt_id: the prompt that a response answers.
+        usage: token counts of the vendor, as JSON.
+        metadata: the application's own data, as JSON.
+        started_ms: when it began, in ms since 1970.
+        finished_ms: when it ended, in ms since 1970.
+    """
+
+    id: str
+    role: str
+    status: Status = "completed"
+    text: str | None = None
+    parts: list[dict[str, Any]] | None = None
+    prompt_id: str | None = None
+    usage: Any = None
+    metadata: Any = None
+    started_ms: int | None = None
+    finished_ms: int | None = None
+
+
+class StoreResult(NamedTuple):
+    """The ids of imported messages.
+
+    Attributes:
+        stored: those that were written.
+        unchanged: those that were stored already, with the same content.
+    """
+
+    stored: list[str]
+    unchanged: list[str]
+
+
+async def store_messages(
+    ctx: Context,
+    conversation_id: str,
+    messages: Sequence[NewMessage],
+) -> StoreResult:
+    """Store finished *messages*, all or none. Storing the same messages again changes nothing.
+
+    A response that the channel shows as open ends with the given content, unless its publisher is
+    alive. Its followers receive the end from the next sweep.
+
+    Args:
+        ctx: the adapters and limits.
+        conversation_id: the conversation; it is created if it does not exist.
+        messages: the messages, in the order in which they are shown.
+
+    Returns:
+        The ids of the stored and of the unchanged messages.
+
+    Raises:
+        BadParameter: a message is not a valid finished message; names the field.
+        TooLarge: a message has more than 10 MiB of text, or 100,000 parts.
+        Conflict: a message is stored with other content, or is being published; nothing is stored.
+        StoreUnavailable: Postgres does not answer; nothing is stored.
+    """
+    check_conversation_id(conversation_id)
+    for new in messages:
+        _check(new)
+    result = StoreResult([], [])
+    now_ms = ctx.now_ms()
+    channel_name = ctx.default_channel(conversation_id)
+    async with ctx.store.locked(conversation_id, channel_name) as locked:
+        known = await locked.messages([new.id for new in messages])
+        states, on_channel = [], []
+        for index, new in enumerate(messages):
+            old = known.get(new.id)
+            if await _is_stored(locked, new, old, now_ms):
+                result.unchanged.append(new.id)
+                continue
+            on_channel += [old.id] if old is not None else []
+            states.append(_finished(new, old, now_ms, index))
+            known[new.id] = states[-1]
+            result.stored.append(new.id)
+        await locked.put(states)
+        for message_id in on_channel:
+            await _leave_end_to_sweeper(locked, message_id)
+    return result
+
+
+async def _is_stored(
+    locked: LockedConversation, new: NewMessage, old: MessageState | None, now_ms: int
+) -> bool:
+    """Return whether *new* is stored already.
+
+    Raises:
+        Conflict: *old* has other content, or its publisher is alive; or *new* was erased.
+    """
+    tombstone = locked.conversation.tombstone
+    if tombstone is not None and tombstone.erases(new.id):
+        raise Conflict(f"message {new.id!r} was erased")
+    if old is None:
+        return False
+    if old.ended:
+        if not _same_content(old, new, now_ms):
+            raise Conflict(f"message {new.id!r} is stored with other content")
+        return True
+    if old.role != new.role:
+        raise Conflict(f"message {new.id!r} is an open response, not a {new.role} message")
+    if await _is_being_published(locked, new.id):
+        raise Conflict(f"response {new.id!r} is being published")
+    return False
+
+
+async def _leave_end_to_sweeper(locked: LockedConversation, message_id: str) -> None:
+    """Give the message a lease that has run out, so that a sweeper publishes its stop."""
+    lease = await locked.lease(message_id)
+    if lease is None or not lease.fenced:
+        await locked.grant(message_id, "stored", 0.0)
+
+
+def _check(new: NewMessage) -> None:
+    check_message_id(new.id)
+    if new.prompt_id is not None:
+        check_message_id(new.prompt_id, "prompt_id")
+    if new.role not in _ROLES:
+        raise BadParameter("role", f"role must be one of {', '.join(_ROLES)}")
+    if new.status not in TERMINAL:
+        raise BadParameter("status", f"status must be one of {', '.join(sorted(TERMINAL))}")
+    if new.parts and clean_parts(new.parts) is None:
+        raise BadParameter(
+            "parts", "each of parts must be a text, refusal, reasoning or tool_call part, as JSON"
+        )
+    if not new.parts and not isinstance(new.text, str):
+        raise BadParameter("text", "a message must have text (a string) or parts")
+    check_parts(new.parts or [{"text": new.text}])
+    for name in ("usage", "metadata"):
+        if not is_json(getattr(new, name)):
+            raise BadParameter(name, f"{name} must be JSON-serializable")
+
+
+async def _is_being_published(locked: LockedConversation, message_id: str) -> bool:
+    lease = await locked.lease(message_id)
+    return lease is not None and lease.holder is not None and not lease.expired
+
+
+def _finished(new: NewMessage, old: MessageState | None, now_ms: int, index: int) -> MessageState:
+    """Return *old*, or a new state, with the content of *new*, ended."""
+    state = old or MessageState(new.id, new.role)
+    parts = clean_parts(new.parts) or [{"type": "text", "text": new.text or ""}]
+    finished_ms = now_ms if new.finished_ms is None else new.finished_ms
+    state.import_finished(
+        parts,
+        new.status,
+        finished_ms=finished_ms,
+        started_ms=new.started_ms,
+        prompt_id=new.prompt_id,
+        usage=new.usage,
+        metadata=new.metadata,
+    )
+    state.place(insertion_position(now_ms, index))
+    return state
+
+
+def _same_content(old: MessageState, new: NewMessage, now_ms: int) -> bool:
+    """Return whether storing *new* over *old* would change none of the fields that *new* gives."""
+    if old.role != new.role or old.status != new.status:
+        return False
+    was, would = wire.message(old), wire.message(_finished(new, None, now_ms, 0))
+    keys = {"text", "parts" if new.parts else "text"}
+    keys |= {key for key in ("prompt_id", "usage", "metadata") if would.get(key) is not None}
+    if new.started_ms is not None:
+        keys.add("started_at")
+    if new.finished_ms is not None:
+        keys.add("finished_at")
+    return all(was.get(key) == would.get(key) for key in keys)

@@ -1,0 +1,132 @@
+"""Recorder: conversations are recorded when woken, each once, and failures are retried."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections import Counter
+
+import pytest
+
+from exactness.rooms import Gate, until, within
+from rehydrate.errors import StoreUnavailable
+from rehydrate.maintenance.recorder import Recorder
+from rehydrate.record.catch_up import Recorded
+
+
+class Counting:
+    """Counts the calls by conversation; raises `faults`, and waits at `gate`."""
+
+    def __init__(self):
+        self.seen = Counter()
+        self.faults = {}
+        self.gate = None
+
+    async def __call__(self, conversation_id):
+        if self.gate is not None:
+            await self.gate()
+        self.seen[conversation_id] += 1
+        if conversation_id in self.faults:
+            raise self.faults[conversation_id]
+        return Recorded(0, Counter(), moved=True)
+
+
+@pytest.fixture
+async def counting():
+    return Counting()
+
+
+@pytest.fixture
+async def recorder(counting):
+    made = Recorder(counting, pause_s=0.01, capacity=3)
+    made.open()
+    yield made
+    await made.close()
+
+
+async def test_repeated_wake_ups_record_a_conversation_once(recorder, counting):
+    for _ in range(50):
+        recorder.wake("a")
+    recorder.wake("b")
+    await until(lambda: counting.seen["b"])
+    assert counting.seen == {"a": 1, "b": 1}
+
+
+async def test_a_wake_up_during_recording_records_it_again(recorder, counting):
+    counting.gate = Gate()
+    recorder.wake("a")
+    await counting.gate.reached()
+    recorder.wake("a")
+    counting.gate.open()
+    await until(lambda: counting.seen["a"] == 2)
+
+
+async def test_a_conversation_that_fails_is_retried_and_does_not_delay_others(
+    recorder, counting, caplog
+):
+    counting.faults["secret-id"] = StoreUnavailable("away")
+    with caplog.at_level(logging.WARNING):
+        recorder.wake("secret-id")
+        recorder.wake("b")
+        await until(lambda: counting.seen["secret-id"] >= 3)
+    assert counting.seen["b"] == 1
+    assert "secret-id" not in caplog.text
+    del counting.faults["secret-id"]
+    seen = counting.seen["secret-id"]
+    await until(lambda: counting.seen["secret-id"] > seen)
+
+
+async def test_an_unexpected_exception_does_not_end_it(recorder, counting, caplog):
+    counting.faults["a"] = KeyError("secret text")
+    recorder.wake("a")
+    await until(lambda: counting.seen["a"])
+    recorder.wake("b")
+    await until(lambda: counting.seen["b"])
+    assert "KeyError" in caplog.text
+    assert "secret text" not in caplog.text
+
+
+async def test_wake_ups_over_the_capacity_are_dropped(recorder, counting):
+    counting.gate = Gate()
+    recorder.wake("first")
+    await counting.gate.reached()
+    for index in range(10):
+        recorder.wake(f"c{index}")
+    counting.gate.open()
+    await until(lambda: counting.seen["c2"])
+    assert set(counting.seen) == {"first", "c0", "c1", "c2"}
+
+
+async def test_it_records_only_while_it_is_open(counting):
+    recorder = Recorder(counting, pause_s=0.01)
+    recorder.wake("a")
+    recorder.open()
+    recorder.open()
+    recorder.wake("b")
+    await until(lambda: counting.seen["b"])
+    await recorder.close()
+    await recorder.close()
+    recorder.wake("c")
+    await asyncio.sleep(0)
+    assert counting.seen == {"b": 1}
+
+
+async def test_closing_cancels_a_recording_that_is_under_way(counting):
+    recorder = Recorder(counting)
+    counting.gate = Gate()
+    recorder.open()
+    recorder.wake("a")
+    await counting.gate.reached()
+    await within(recorder.close(), 5)
+    assert not counting.seen
+
+
+async def test_a_batch_that_was_cut_off_is_recorded_after_a_restart(recorder, counting):
+    counting.gate = Gate()
+    recorder.wake("a")
+    await counting.gate.reached()
+    for task in asyncio.all_tasks():
+        if task.get_name() == "recorder":
+            task.cancel()
+    counting.gate.open()
+    await until(lambda: counting.seen["a"])
