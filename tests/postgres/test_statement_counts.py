@@ -14,7 +14,7 @@ from localably import LocalAbly
 from rehydrate.history import History
 from rehydrate.postgres import statements
 from rehydrate.postgres.pool import Session
-from rehydrate.record.catch_up import NewMessage
+from rehydrate.record.import_messages import NewMessage
 from telling import settings_for
 
 NAMES = {
