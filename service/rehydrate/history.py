@@ -21,7 +21,7 @@ from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
 from rehydrate.errors import ChannelUnavailable, NotConfigured, NotFound, StoreUnavailable
-from rehydrate.follow.resync import FollowOptions
+from rehydrate.follow.feed import FollowOptions
 from rehydrate.follow.subscriptions import Subscriptions
 from rehydrate.history_inspecting import Inspecting
 from rehydrate.history_joining import Joining

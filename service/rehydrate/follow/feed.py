@@ -1,51 +1,106 @@
-"""One followed conversation: attached once, and told to however many follow it."""
+"""One followed conversation: runs the effects of the resync policy on one attachment.
+
+`resync` decides what to do; `Feed` does it. It owns the attachment, the read in flight, the state
+that was adopted last and the buffer that followers read. Nothing else changes these, and every
+change comes from an effect, in the order in which the policy returned it.
+
+The path of one live message: count it (`RecentMessages`), decode it, replace an append by the whole
+content of its channel message (`AppendChains`), and cache it, so that a later read can be merged
+with it. Then the policy decides whether it may be emitted now. If so, `LiveConversation.apply`
+looks its message up once, asks the drop rule, and returns the events to append to the buffer.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import random
 from collections import Counter
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from rehydrate.core.client_view import Verdict
 from rehydrate.core.codecs import decode
+from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import channel_serial
 from rehydrate.core.text.append_chains import AppendChains
-from rehydrate.errors import ChannelRefused, ChannelUnavailable
-from rehydrate.follow.live_conversation import FollowedReplays
-from rehydrate.follow.resync import FollowOptions, Resync, pause_s
+from rehydrate.core.timeline import Reason
+from rehydrate.errors import ChannelRefused, ChannelUnavailable, RehydrateError, StoreUnavailable
+from rehydrate.follow import resync
+from rehydrate.follow.event_buffer import EventBuffer
+from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation
+from rehydrate.follow.recent_messages import RecentMessages, from_rewind
+from rehydrate.hydrate.hydrate import MAX_LIMIT, Page, read
 from rehydrate.ports import Discontinuity
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from rehydrate.context import Context
     from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.follow.event_buffer import FollowEvent
-    from rehydrate.follow.live_conversation import Change
-    from rehydrate.hydrate.history_window import Prefetch
+    from rehydrate.hydrate.history_window import HistoryWindow, Prefetch
+    from rehydrate.hydrate.hydrate import Reading
     from rehydrate.ports import Subscription
 
 _log = logging.getLogger(__name__)
 
-_HEARD_S = 2.0
-"""How lately the connection must have answered, where nothing else shows that it is alive."""
+_ALIVE_S = 2.0
+"""How recently the connection must have answered to count as up to date."""
+
+_PREFETCH_MAX_AGE_MS = 15_000
+"""How long ago a prefetch may begin: an older one would read too much."""
+
+_NOT_ATTACHED = Reason("history_unavailable", retry=True, detail="Ably does not let us attach")
+_NO_HISTORY = Reason("history_unavailable", retry=True, detail="Ably did not answer in time")
 
 
-class Feed(Resync):
-    """One conversation, followed.
+class FollowOptions(NamedTuple):
+    """How conversations are followed.
+
+    Attributes:
+        strategy: what precedes the live messages. ``rewind``: the messages that the attach rewinds
+            if they reach the store, otherwise history. ``history``: history, otherwise the rewind.
+        grace_s: how long a conversation stays attached after its last follower left, in seconds.
+        rewind_s: how far Ably rewinds, in seconds.
+        rewind_most: how many messages Ably rewinds at most.
+        capacity: how many messages may wait to be processed.
+    """
+
+    strategy: Literal["rewind", "history"] = "rewind"
+    grace_s: float = 30.0
+    rewind_s: int = 10
+    rewind_most: int = 100
+    capacity: int = 10_000
+
+
+class _Snapshot(NamedTuple):
+    """A conversation as it was read; *conversation* advances with the received events."""
+
+    reading: Reading
+    conversation: LiveConversation
+
+
+class Feed:
+    """One followed conversation, shared by all its followers in this process.
 
     Args:
-        conversation_id: which.
         ctx: the adapters and limits.
+        conversation_id: the conversation.
         terms: how to follow.
-        noticed: called with the conversation when something has begun or ended in it.
+        noticed: called with the conversation id when there is something to record.
         prefetch: returns the history to start reading while the store answers, if it is known.
 
     Attributes:
-        counts: what became of the messages that were delivered.
-        followers: how many there are.
-        cancels: by the response that a ``cancel`` names, what is set when one comes.
+        conversation: the current state; None until it was read.
+        buffer: the events for followers.
+        recent: the received messages, also used by hydrates.
+        counts: the number of delivered messages by outcome.
+        followers: the number of followers.
+        cancels: an event to set by the id of the response that a ``cancel`` names.
+        listeners: called when there may be new events; they must not block.
+        error: why the conversation cannot be followed.
+        closed: the feed has ended.
     """
 
     def __init__(
@@ -57,127 +112,293 @@ class Feed(Resync):
         noticed: Callable[[str], None],
         prefetch: Callable[[str], Prefetch | None],
     ) -> None:
-        super().__init__(
-            ctx,
-            conversation_id,
-            terms=terms,
-            noticed=noticed,
-            prefetch=prefetch,
-        )
+        self.conversation_id = conversation_id
+        self.conversation: LiveConversation | None = None
+        self.buffer = EventBuffer()
+        self.recent = RecentMessages(terms.rewind_s * 1000, terms.rewind_most)
         self.counts: Counter[str] = Counter()
         self.followers = 0
         self.cancels: dict[str | None, asyncio.Event] = {}
-        self._heard_ms = 0
+        self.listeners: dict[Callable[[], None], None] = {}
+        self.error: RehydrateError | None = None
+        self.closed = False
+        self._ctx = ctx
+        self._terms = terms
+        self._noticed = noticed
+        self._prefetch = prefetch
+        self._loop = asyncio.get_running_loop()
+        self._state = resync.State()
+        self._channel_name = ""
+        self._subscription: Subscription | None = None
+        self._snapshot: _Snapshot | None = None
+        self._attaching: asyncio.Task[None] | None = None
+        self._resyncing: asyncio.Task[None] | None = None
+        self._waking: asyncio.Handle | None = None
+        self._merge_from_ms = 0
+        self._last_message_ms = 0
         self._replays = FollowedReplays(ctx.agents)
         self._chains = AppendChains()
 
+    # -- for followers ----------------------------------------------------------------------------
+
     def open(self) -> None:
-        """Begin to follow."""
-        self._following = self._guarded(self._follow(), "following a conversation")
+        """Start to follow."""
+        self._handle(resync.Opened())
 
     async def close(self) -> None:
-        """Detach; followers end."""
+        """Detach; the followers end."""
         self.closed = True
         self.wake()
-        tasks = [task for task in (self._mending, self._following) if task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._end_tasks()
 
     def snapshot(self, limit: int) -> FollowEvent | None:
-        """A snapshot; None as long as nothing was read."""
-        if self.conversation is None:
+        """Return a snapshot with *limit* finished messages; None until the conversation was read."""
+        conversation = self.conversation
+        if conversation is None:
             return None
-        standing = self.conversation
         return self.buffer.snapshot(
-            limit, lambda size: standing.answer(size, self._ctx.now_ms()).body
+            limit, lambda size: conversation.answer(size, self._ctx.now_ms()).body
         )
 
     def resume_from(self, id_: str) -> int | None:
-        """The place behind which somebody goes on who has received *id_*; None: it cannot."""
+        """Return the position after which a follower can continue that received *id_*, or None.
+
+        Within a running replay that is not possible: no snapshot contains the replay's text.
+        """
         number = self.buffer.number_of(id_)
         if number is None or self._replays.running_since_before(number):
             return None
         return number
 
+    def read_again(self) -> None:
+        """Read again after the store was changed without the channel."""
+        self._handle(resync.StoreChanged())
+
     def read_if_quiet(self, since_ms: int) -> None:
-        """Read again if something is open, and nothing was heard, or read so, after *since_ms*."""
-        quiet = self._heard_ms < since_ms
+        """Read again if a response is open, without a message or such a read since *since_ms*."""
+        quiet = self._last_message_ms < since_ms
         if quiet and self.conversation is not None and self.conversation.is_open:
-            self._heard_ms = self._ctx.now_ms()
+            self._last_message_ms = self._ctx.now_ms()
             self.read_again()
 
     async def is_up_to_date(self, until: str | None) -> bool:
-        """Whether all was heard up to *until*, or, without it, up to 2 s ago."""
-        if not self._whole:
+        """Whether every message up to *until* was received; without it, up to 2 s ago."""
+        if not self._is_live:
             return False
         if until is not None:
             serial = self.recent.serial
             return serial is not None and channel_serial(serial) >= channel_serial(until)
-        live = self._live
-        return live is not None and await live.alive_within(_HEARD_S) and self._whole
+        subscription = self._subscription
+        alive = subscription is not None and await subscription.alive_within(_ALIVE_S)
+        return alive and self._is_live
 
     @property
-    def _whole(self) -> bool:
-        return self._live is not None and self.conversation is not None and self._mending is None
+    def _is_live(self) -> bool:
+        return self._subscription is not None and self._state.phase == "live"
 
-    # -- attached ---------------------------------------------------------------------------------
+    def wake(self) -> None:
+        """Schedule the listeners, once for everything that is appended until then."""
+        if self.listeners and self._waking is None:
+            self._waking = self._loop.call_soon(self._wake)
 
-    async def _follow(self) -> None:
-        """Attach and listen, again and again."""
-        self._name = await self._ctx.channel_of(self.conversation_id)
-        attempt = 0
-        while True:
-            try:
-                async with self._ctx.channel.subscribe(
-                    self._name, rewind=f"{self._terms.rewind_s}s", capacity=self._terms.capacity
-                ) as live:
-                    attempt = 0
-                    await self._listen(live)
-            except ChannelRefused:
-                raise
-            except ChannelUnavailable as error:
-                _log.warning("following a conversation: %s", error)
-            self._live = None
-            self.recent.detached()
-            self._lose()
-            attempt += 1
-            await asyncio.sleep(pause_s(attempt))
+    def _wake_now(self) -> None:
+        """Run the scheduled listeners at once: no further message waits to be processed."""
+        if self._waking is not None:
+            self._waking.cancel()
+            self._wake()
 
-    async def _listen(self, live: Subscription) -> None:
-        self._live = live
-        self._attached()
-        self._reread = True
-        self._mend(anew=True)
-        async for item in live:
+    def _wake(self) -> None:
+        self._waking = None
+        for listener in list(self.listeners):
+            listener()
+
+    # -- the policy and its effects ---------------------------------------------------------------
+
+    def _handle(self, input_: resync.Input) -> None:
+        """Take one step of the policy and run its effects."""
+        self._state, effects = resync.step(self._state, input_, self._loop.time())
+        for effect in effects:
+            self._run(effect)
+
+    def _run(self, effect: resync.Effect) -> None:
+        match effect:
+            case resync.Emit():
+                self._emit(effect.event)
+            case resync.Attach():
+                self._attaching = self._start(
+                    self._attach(effect.pause_s), "following a conversation"
+                )
+            case resync.Wait():
+                self._note_beginning(effect.begins)
+                self._resyncing = self._start(self._pause(effect.pause_s), "reading a conversation")
+            case resync.Read():
+                self._note_beginning(effect.begins)
+                self._resyncing = self._start(
+                    self._read(fresh=effect.fresh), "reading a conversation"
+                )
+            case resync.Cancel():
+                self._cancel_read()
+            case resync.Merge():
+                self._merge(force=effect.force)
+            case resync.Adopt():
+                self._adopt(complete=effect.complete)
+            case resync.Continue():
+                self._continue(lost=effect.lost)
+            case resync.Announce():
+                self.buffer.append("again")
+                self.wake()
+            case resync.Fail():
+                raise effect.error
+
+    def _note_beginning(self, begins: bool) -> None:
+        """Keep the time from which received events are merged into what this series reads.
+
+        History may lag behind them, so a rewind's length before the beginning belongs to it.
+        """
+        if begins:
+            self._merge_from_ms = self._ctx.now_ms() - self._terms.rewind_s * 1000
+
+    def _cancel_read(self) -> None:
+        if self._resyncing is not None:
+            self._resyncing.cancel()
+            self._resyncing = None
+
+    async def _pause(self, pause_s: float) -> None:
+        await asyncio.sleep(_jittered(pause_s))
+        self._handle(resync.Timer())
+
+    async def _read(self, *, fresh: bool) -> None:
+        first = fresh and self._terms.strategy == "rewind"
+        try:
+            reading = await read(
+                self._ctx,
+                self.conversation_id,
+                page=Page(MAX_LIMIT),
+                prefetch=self._likely_prefetch(),
+                source=partial(from_rewind, recent=self.recent, first=first),
+            )
+        except StoreUnavailable as error:
+            _log.warning("the store does not answer while a followed conversation is read")
+            self._handle(resync.ReadFailed(error))
+        else:
+            self._snapshot = _Snapshot(reading, LiveConversation(reading))
+            self._handle(resync.SnapshotRead())
+
+    def _likely_prefetch(self) -> Prefetch | None:
+        """Return the history to read while the store answers, if it is likely to be needed."""
+        prefetch = self._prefetch(self.conversation_id)
+        if prefetch is None or prefetch.since_ms < self._ctx.now_ms() - _PREFETCH_MAX_AGE_MS:
+            return None
+        return prefetch if self.recent.is_cut or self._terms.strategy == "history" else None
+
+    def _merge(self, *, force: bool) -> None:
+        """Apply the received events to the snapshot that was read, and report what is missing."""
+        if self._snapshot is None:
+            return
+        reading, conversation = self._snapshot
+        stuck = [
+            event
+            for event in self.recent.since(self._merge_from_ms)
+            if conversation.apply(event).verdict is Verdict.AGAIN
+        ]
+        if force:
+            for event in stuck:
+                conversation.force(event)
+        if self._subscription is None:
+            conversation.add_reason(_NOT_ATTACHED)
+        self._handle(
+            resync.Merged(
+                forced=force,
+                missing=frozenset() if force else frozenset(event.message_id for event in stuck),
+                stale=conversation.stale,
+                meets=self._meets(reading.history),
+                by_rewind=reading.history.rewound,
+            )
+        )
+
+    def _meets(self, history: HistoryWindow) -> bool:
+        """Whether what was read reaches the oldest received message.
+
+        If the rewind was used, it must still be taken to reach as far back as when it was used:
+        messages that arrived since then may have shown that it was cut.
+        """
+        if not history.rewound:
+            return self.recent.meets(history.window)
+        from_ms = self.recent.complete_from_ms
+        claimed_ms = history.complete_from_ms
+        return from_ms is not None and claimed_ms is not None and from_ms <= claimed_ms
+
+    def _adopt(self, *, complete: bool) -> None:
+        if self._snapshot is None:
+            return
+        reading, conversation = self._snapshot
+        self._snapshot = None
+        before = [] if reading.history.rewound else reading.history.events
+        self.recent.complete(before, _complete_from_ms(reading))
+        self._replace(conversation)
+        if complete and reading.timeline.counts[Outcome.FOLDED.value]:
+            self._noticed(self.conversation_id)
+
+    def _continue(self, *, lost: bool) -> None:
+        """Go on from the current state, with a reason, and the received events forced in."""
+        conversation = self.conversation
+        if conversation is None:
+            return
+        if lost:
+            conversation.mark_lost()
+        for event in self.recent.since(self._merge_from_ms):
+            if conversation.apply(event).verdict is Verdict.AGAIN:
+                conversation.force(event)
+        conversation.add_reason(_NOT_ATTACHED if self._subscription is None else _NO_HISTORY)
+        self._replace(conversation)
+
+    def _replace(self, conversation: LiveConversation) -> None:
+        self.conversation = conversation
+        self.buffer.restart()
+        self.wake()
+
+    # -- the attachment ---------------------------------------------------------------------------
+
+    async def _attach(self, pause_s: float) -> None:
+        """Attach after a pause, and process messages until the attachment ends."""
+        await asyncio.sleep(_jittered(pause_s))
+        self._channel_name = self._channel_name or await self._ctx.channel_of(self.conversation_id)
+        try:
+            async with self._ctx.channel.subscribe(
+                self._channel_name, rewind=f"{self._terms.rewind_s}s", capacity=self._terms.capacity
+            ) as subscription:
+                await self._listen(subscription)
+        except ChannelRefused:
+            raise
+        except ChannelUnavailable as error:
+            _log.warning("a followed conversation is not attached: %s", error)
+        self._subscription = None
+        self.recent.detached()
+        self._handle(resync.Detached())
+
+    async def _listen(self, subscription: Subscription) -> None:
+        self._subscription = subscription
+        self._begin_attachment()
+        self._handle(resync.Attached())
+        async for item in subscription:
             if isinstance(item, Discontinuity):
                 _log.info("messages of a conversation may have been missed: %s", item.reason)
-                self._attached()
-                self._lose()
+                self._begin_attachment()
+                self._handle(resync.Interrupted())
             else:
-                self._hear(item)
-                if live.idle:
+                self._receive(item)
+                if subscription.idle:
                     self._wake_now()
 
-    def _attached(self) -> None:
-        self._heard_ms = self._ctx.now_ms()
-        self.recent.attached(self._heard_ms)
+    def _begin_attachment(self) -> None:
+        self._last_message_ms = self._ctx.now_ms()
+        self.recent.attached(self._last_message_ms)
         self._chains = AppendChains()
 
-    def _lose(self) -> None:
-        """Messages may have been missed: tell so, and read again."""
-        if self.conversation is not None and not self._lost:
-            self._lost = True
-            self.buffer.append("again")
-            self.wake()
-        self._reread = True
-        self._mend(anew=True)
-
-    def _hear(self, message: ChannelMessage) -> None:
-        self._heard_ms = self._ctx.now_ms()
-        if not self.recent.count_delivery(message) and self._by_rewind:
-            self._by_rewind = False  # what it was taken for has not been: history must say
-            self._mend()
+    def _receive(self, message: ChannelMessage) -> None:
+        self._last_message_ms = self._ctx.now_ms()
+        if not self.recent.count_delivery(message):
+            self._handle(resync.RewindCut())
         event = decode(message)
         if event is None:
             self.counts["ignored"] += 1
@@ -187,45 +408,84 @@ class Feed(Resync):
         elif event.replay_of is not None:
             started = self._replays.apply(event, self.buffer.number + 1)
             if started is not None:
-                self.buffer.append(_told_as(event), event, event.message_id, started)
+                self.buffer.append(_kind_for_followers(event), event, event.message_id, started)
                 self.wake()
         else:
-            self._hear_whole(event)
+            self._receive_event(event)
 
-    def _hear_whole(self, event: Event) -> None:
-        """Take *event*; of a channel message that grows, all that this attachment was told of it."""
+    def _receive_event(self, event: Event) -> None:
+        """Cache *event* and offer it to the policy; an append becomes its message's whole content.
+
+        An append without a chain means that its create or first update was not delivered: only a
+        new attach delivers a full update again (docs/exactness.md, section 9).
+        """
         whole = self._chains.whole(event)
         if whole is not None:
             self.recent.append(whole)
-            self._take(whole)
+            self._handle(resync.LiveEvent(whole))
         elif self.conversation is not None and self.conversation.names_message_of(event):
-            raise ChannelUnavailable("something was appended to what was never delivered")
+            raise ChannelUnavailable("an append arrived without the message it belongs to")
         else:
             self.counts["ignored"] += 1
 
-    def _take(self, event: Event) -> None:
-        if self.conversation is None or (self._mending is not None and not self._may_go_on(event)):
+    def _emit(self, event: Event) -> None:
+        if self.conversation is None:
             return
-        taken = self.conversation.apply(event)
-        self.counts[taken.verdict.value] += 1
-        if taken.emitted:
-            self._tell(taken)
-        elif taken.verdict is Verdict.AGAIN:
-            self._stuck.add(event.message_id)
-            self._mend()
+        change = self.conversation.apply(event)
+        self.counts[change.verdict.value] += 1
+        if change.emitted:
+            for emitted in change.emitted:
+                self.buffer.append(_kind_for_followers(emitted), emitted, change.message_id)
+                if emitted.kind in ("prompt", "start", "stop"):
+                    self._noticed(self.conversation_id)
+            self.wake()
+        elif change.verdict is Verdict.AGAIN:
+            self._handle(resync.Gap(event.message_id))
 
-    def _may_go_on(self, event: Event) -> bool:
-        """Whether *event* may be taken while something is missing: mere text without seq may not."""
-        placed = event.seq is not None or event.version is not None or event.kind == "prompt"
-        return placed and event.message_id not in self._stuck
+    # -- tasks ------------------------------------------------------------------------------------
 
-    def _tell(self, taken: Change) -> None:
-        for event in taken.emitted:
-            self.buffer.append(_told_as(event), event, taken.message_id)
-            if event.kind in ("prompt", "start", "stop"):
-                self._noticed(self.conversation_id)
+    def _start(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
+        return asyncio.create_task(self._guard(work), name=name)
+
+    async def _guard(self, work: Awaitable[None]) -> None:
+        """Run *work*; if it fails, end the feed with the error, which every follower receives."""
+        try:
+            await work
+        except RehydrateError as error:
+            self._fail(error)
+        except Exception as error:  # noqa: BLE001 - any defect must reach the waiting followers
+            _log.exception("following a conversation failed")
+            self._fail(RehydrateError(f"following failed: {type(error).__name__}"))
+
+    def _fail(self, error: RehydrateError) -> None:
+        self.error = self.error or error
         self.wake()
+        self._handle(resync.Stopped())
+        current = asyncio.current_task()
+        for task in (self._attaching, self._resyncing):
+            if task is not None and task is not current:
+                task.cancel()
+
+    async def _end_tasks(self) -> None:
+        tasks = [task for task in (self._resyncing, self._attaching) if task is not None]
+        self._handle(resync.Stopped())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
 
-def _told_as(event: Event) -> str:
+def _complete_from_ms(reading: Reading) -> int | None:
+    """From when on the merged events are complete, in ms; None if something was missed."""
+    row = reading.stored.conversation
+    if len(reading.reasons) > bool(row and row.holes):
+        return None
+    return reading.history.complete_from_ms
+
+
+def _kind_for_followers(event: Event) -> str:
     return "token" if event.kind == "void" else event.kind
+
+
+def _jittered(longest_s: float) -> float:
+    """Return a random pause between half of *longest_s* and all of it, in seconds."""
+    return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter

@@ -134,14 +134,19 @@ class RecentMessages:
             return True
         return history.newest_ms is not None and history.newest_ms >= self._oldest_ms
 
-    def rewound(self) -> RewoundMessages:
-        """Return the received events, and the time since which they are complete."""
+    @property
+    def complete_from_ms(self) -> int | None:
+        """The time since which the received events are complete; None if unknown."""
         from_ms = self._from_ms
         if from_ms is None and self._attached_ms is not None:
             from_ms = self._attached_ms - self._rewind_ms
             if self.is_cut:
                 from_ms = max(from_ms, self._oldest_ms or 0)
-        return RewoundMessages(self._newer(0), from_ms)
+        return from_ms
+
+    def rewound(self) -> RewoundMessages:
+        """Return the received events, and the time since which they are complete."""
+        return RewoundMessages(self._newer(0), self.complete_from_ms)
 
     def events(self, watermark: Watermark | None) -> list[Event] | None:
         """Return all events since *watermark* less the margin, or more; None if they may not be all."""

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from rehydrate.context import Context
     from rehydrate.follow.event_buffer import FollowEvent
-    from rehydrate.follow.resync import FollowOptions
+    from rehydrate.follow.feed import FollowOptions
     from rehydrate.hydrate.history_window import HistorySource, Prefetch
 
 _log = logging.getLogger(__name__)
