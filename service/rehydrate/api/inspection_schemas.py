@@ -1,4 +1,4 @@
-"""What people look at, as JSON: conversations, a message's timeline, health."""
+"""JSON of the inspection routes: conversations, a message's timeline, health."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 class ListedOut(BaseModel):
-    """A conversation. ``streaming``: how many responses are open in it."""
+    """A conversation. ``streaming``: its number of open responses."""
 
     conversation_id: str
     channel: str
@@ -32,21 +32,21 @@ class ListedOut(BaseModel):
 
 
 class ListedsOut(BaseModel):
-    """Conversations. ``older``: what to give as ``before`` for the next page."""
+    """Conversations. ``older``: the ``before`` cursor of the next page."""
 
     conversations: list[ListedOut]
     older: str | None
 
 
 class DatabaseOut(BaseModel):
-    """Up to where the database has a message."""
+    """The status of a message in the database, and the seq that it reaches there."""
 
     status: Status
     seq: int | None
 
 
 class LeaseOut(BaseModel):
-    """Who may publish a response, and until when; and whether its end was told."""
+    """The publisher's lease. ``told_at``: when Ably acknowledged the response's ``stop``."""
 
     holder: str | None
     until: str | None
@@ -56,10 +56,10 @@ class LeaseOut(BaseModel):
 
 
 class StretchOut(BaseModel):
-    """Consecutive pieces from one source.
+    """Consecutive chunks from one source.
 
-    ``first``, ``last``: their seqs, where they have any. ``whole``: they came as one text.
-    ``offsets_ms``: when each came, since the timeline's ``begins_at``; ``characters``: its length.
+    ``first``, ``last``: their seqs, if they have any. ``whole``: the text was imported at once.
+    ``offsets_ms``: the time of each chunk, relative to ``begins_at``; ``characters``: its length.
     """
 
     source: Source
@@ -71,7 +71,7 @@ class StretchOut(BaseModel):
 
 
 class WatermarkOut(BaseModel):
-    """Up to where the channel's history is folded into the database."""
+    """The position up to which channel history is recorded in the database."""
 
     serial: str | None
     at: str
@@ -79,10 +79,10 @@ class WatermarkOut(BaseModel):
 
 
 class TimelineOut(BaseModel):
-    """A message's timeline.
+    """The timeline of a message.
 
-    ``database``: what is stored of it; null: nothing. ``joined``: how many pieces each of those in
-    ``stretches`` stands for. What came after ``through`` is live, and only its reader knows when.
+    ``database``: the stored part; null if nothing is stored. ``joined``: number of chunks that each
+    chunk in ``stretches`` stands for. Chunks after ``through`` are live: only readers have their times.
     """
 
     conversation_id: str
@@ -111,7 +111,7 @@ class TimelineOut(BaseModel):
 
 
 class CheckOut(BaseModel):
-    """``detail``: what is wrong."""
+    """The result of a check. ``detail``: the fault; ``ms``: response time in milliseconds."""
 
     status: Literal["ok", "failed"]
     detail: str | None
@@ -119,11 +119,11 @@ class CheckOut(BaseModel):
 
 
 class RecorderOut(BaseModel):
-    """What the recorders are behind with.
+    """The state of the recorder.
 
-    ``open_responses`` stream in ``open_conversations``, of which one was read last at
-    ``oldest_read_at``. ``untold``: ends that are overdue. ``waiting``: conversations in the queue
-    of this process; ``followed``: those that it is attached to.
+    ``open_responses`` stream in ``open_conversations``; ``oldest_read_at``: the least recent read of
+    these. ``untold``: responses that have ended and whose ``stop`` is overdue. ``waiting``:
+    conversations queued in this process; ``followed``: conversations that it is attached to.
     """
 
     status: Literal["ok", "behind", "unknown"]
@@ -137,7 +137,7 @@ class RecorderOut(BaseModel):
 
 
 class HealthOut(BaseModel):
-    """What a process stands on."""
+    """The health of a process and its dependencies."""
 
     status: Literal["ok", "degraded", "failed"]
     at: str
@@ -147,7 +147,7 @@ class HealthOut(BaseModel):
 
 
 def listed_body(listed: Listed) -> dict[str, Any]:
-    """*listed* as `ListedOut` describes it."""
+    """Convert to the form of `ListedOut`."""
     return {
         "conversation_id": listed.id,
         "channel": listed.channel,
@@ -161,9 +161,9 @@ def listed_body(listed: Listed) -> dict[str, Any]:
 
 
 def timeline_body(inspected: Inspected) -> dict[str, Any]:
-    """*inspected* as `TimelineOut` describes it."""
+    """Convert to the form of `TimelineOut`."""
     state, watermark = inspected.state, inspected.watermark
-    times = [tick.at_ms for each in inspected.stretches for tick in each.timings]
+    times = [timing.at_ms for each in inspected.stretches for timing in each.timings]
     began_ms = min(
         [*times, *([state.started_ms] if state.started_ms is not None else [])], default=0
     )
@@ -186,7 +186,7 @@ def timeline_body(inspected: Inspected) -> dict[str, Any]:
         "repaired": state.repaired,
         "database": inspected.stored
         and dict(zip(("status", "seq"), inspected.stored, strict=True)),
-        "stretches": [_stretch_body(each, began_ms) for each in inspected.stretches],
+        "stretches": [_span_body(each, began_ms) for each in inspected.stretches],
         "joined": inspected.joined,
         "lease": inspected.lease and _lease_body(inspected.lease),
         "watermark": watermark
@@ -200,14 +200,14 @@ def timeline_body(inspected: Inspected) -> dict[str, Any]:
     }
 
 
-def _stretch_body(stretch: Span, began_ms: int) -> dict[str, Any]:
+def _span_body(span: Span, began_ms: int) -> dict[str, Any]:
     return {
-        "source": stretch.source,
-        "first": stretch.first,
-        "last": stretch.last,
-        "whole": stretch.is_whole,
-        "offsets_ms": [tick.at_ms - began_ms for tick in stretch.timings],
-        "characters": [tick.length for tick in stretch.timings],
+        "source": span.source,
+        "first": span.first,
+        "last": span.last,
+        "whole": span.is_whole,
+        "offsets_ms": [timing.at_ms - began_ms for timing in span.timings],
+        "characters": [timing.length for timing in span.timings],
     }
 
 
@@ -222,7 +222,7 @@ def _lease_body(lease: LeaseSeen) -> dict[str, Any]:
 
 
 def health_body(health: ServiceHealth) -> dict[str, Any]:
-    """*health* as `HealthOut` describes it."""
+    """Convert to the form of `HealthOut`."""
     backlog = health.backlog
     behind = "behind" if health.behind_s or (backlog and backlog.untold) else "ok"
     recorder = "unknown" if backlog is None else behind

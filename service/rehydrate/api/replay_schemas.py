@@ -1,4 +1,4 @@
-"""Replays and the audit as JSON: what is asked for, and what is told of them."""
+"""JSON of the routes for replays and the audit: the request body, and documented responses."""
 
 from __future__ import annotations
 
@@ -13,31 +13,31 @@ from rehydrate.core.replay.schedule import Schedule, listed
 from rehydrate.core.wire import timestamp
 from rehydrate.replay.requests import CheckedRequest
 
-MOST_LISTED = 10_000
-"""Channel messages of a schedule that a dry run lists."""
+MAX_LISTED = 10_000
+"""Maximum number of channel messages that a dry run lists."""
 
 
 class ReplayIn(Strict):
-    """How a response is to be replayed."""
+    """The terms of a replay."""
 
     mode: Mode = "stream"
     speed: Annotated[
         float,
-        Field(ge=0, le=MAX_SPEED, description="Times the original pace; 0: as fast as allowed."),
+        Field(ge=0, le=MAX_SPEED, description="Multiple of the original pace; 0: as fast as allowed."),
     ] = 1.0
     channel: Annotated[
         str | None,
-        Field(max_length=CHANNEL_LENGTH, description="Where; null: the conversation's own."),
+        Field(max_length=CHANNEL_LENGTH, description="Channel; null: the conversation's."),
     ] = None
     from_seq: Annotated[int, Field(ge=0, le=2**31 - 1)] = 0
     max_rate: Annotated[
         float | None,
-        Field(gt=0, le=10_000, description="Channel messages a second; null: what is usual there."),
+        Field(gt=0, le=10_000, description="Channel messages per second; null: the default."),
     ] = None
-    dry_run: Annotated[bool, Field(description="Only tell the schedule.")] = False
+    dry_run: Annotated[bool, Field(description="Return the schedule only.")] = False
 
     def terms(self) -> ReplayTerms:
-        """The terms that it says."""
+        """Convert to the terms that the use case takes."""
         return ReplayTerms(self.mode, self.speed, self.channel, self.from_seq, self.max_rate or 0.0)
 
 
@@ -45,27 +45,27 @@ _REPLAY_IN = TypeAdapter(ReplayIn)
 
 
 def replay_asked(body: Any) -> ReplayIn:
-    """What a parsed *body* asks for.
+    """Validate a parsed *body*.
 
     Raises:
-        BadParameter: it has another form; names the place of the first fault.
+        BadParameter: the body is invalid; names the path of the first fault.
     """
     return checked(_REPLAY_IN, body)
 
 
-class Paced(BaseModel):
-    """How a replay keeps the pace of its response."""
+class PacingOut(BaseModel):
+    """How a replay reproduces the timing of its response."""
 
     pace: Literal["recorded", "even"]
     """``even``: the times of the response's chunks are not recorded."""
     joined: int
-    """Chunks of the response that share a channel message, because the rate allows no more."""
+    """Number of chunks that share a channel message, to stay within the rate."""
     gaps: list[tuple[int, int]]
-    """What is missing of the response; the replay then ends as ``incomplete``."""
+    """Missing seqs of the response; the replay then ends as ``incomplete``."""
 
 
-class ReplayOut(Paced):
-    """A replay, as it stands. Times and ``seconds`` are of the replay, not of the response."""
+class ReplayOut(PacingOut):
+    """The state of a replay. Times and ``seconds`` are of the replay, not of the response."""
 
     replay_id: str
     conversation_id: str
@@ -89,14 +89,14 @@ class ReplayOut(Paced):
 
 
 class ReplaysOut(BaseModel):
-    """Replays, the newest first. ``older``: what to give as ``before`` for the next page."""
+    """Replays, newest first. ``older``: the ``before`` cursor of the next page."""
 
     replays: list[ReplayOut]
     older: str | None
 
 
 class StepOut(BaseModel):
-    """One channel message of a schedule; ``joined``: of how many chunks of the response."""
+    """One channel message of a schedule. ``joined``: number of chunks in it."""
 
     seq: int
     at_s: float
@@ -105,8 +105,8 @@ class StepOut(BaseModel):
     joined: int
 
 
-class DryRunOut(Paced):
-    """What a replay would publish, and when. ``more``: channel messages that are not listed."""
+class DryRunOut(PacingOut):
+    """The schedule of a replay. ``more``: number of channel messages that are not listed."""
 
     dry_run: Literal[True]
     conversation_id: str
@@ -122,7 +122,7 @@ class DryRunOut(Paced):
 
 
 class AuditOut(BaseModel):
-    """One act: who (a key's fingerprint, a reader's name), what, when, to where, from where."""
+    """An admin action or a refused attempt. ``actor``: a key's fingerprint or a reader's name."""
 
     id: int
     at: str
@@ -136,14 +136,14 @@ class AuditOut(BaseModel):
 
 
 class AuditsOut(BaseModel):
-    """Acts, the newest first. ``older``: what to give as ``before`` for the next page."""
+    """Audit entries, newest first. ``older``: the ``before`` cursor of the next page."""
 
     audit: list[AuditOut]
     older: str | None
 
 
 def dry_run_body(asked: CheckedRequest) -> dict[str, Any]:
-    """*asked* as `DryRunOut` describes it."""
+    """Convert to the form of `DryRunOut`."""
     schedule, terms = asked.schedule, asked.terms
     return {
         "dry_run": True,
@@ -175,13 +175,13 @@ def _scheduled(schedule: Schedule) -> dict[str, Any]:
         "pace": "even" if schedule.even else "recorded",
         "joined": schedule.joined,
         "gaps": schedule.gaps,
-        "schedule": listed(schedule, MOST_LISTED),
-        "more": max(len(schedule.steps) - MOST_LISTED, 0),
+        "schedule": listed(schedule, MAX_LISTED),
+        "more": max(len(schedule.steps) - MAX_LISTED, 0),
     }
 
 
 def audit_body(entry: AuditEntry) -> dict[str, Any]:
-    """*entry* as `AuditOut` describes it."""
+    """Convert to the form of `AuditOut`."""
     return {
         "id": entry.id,
         "at": timestamp(entry.at_ms),

@@ -1,4 +1,4 @@
-"""What bodies look like: those that come in, checked strictly; those that go out, documented."""
+"""Pydantic models of request bodies, which are validated strictly, and of documented responses."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from rehydrate.record.import_messages import NewMessage
 T = TypeVar("T")
 
 MAX_MESSAGES = 1_000
-_TOLD = 3
+_MAX_FAULTS = 3
 _RFC_3339 = re.compile(
     r"\d{4}-\d\d-\d\d[Tt]\d\d:\d\d:\d\d(\.\d{1,9})?([Zz]|[+-]\d\d:\d\d)\Z", re.ASCII
 )
@@ -35,7 +35,7 @@ _RFC_3339 = re.compile(
 
 def _check_id(value: str) -> str:
     if has_control(value):
-        raise ValueError("an id has no control characters")
+        raise ValueError("an id must not contain control characters")
     return value
 
 
@@ -45,7 +45,7 @@ def _check_time(value: str) -> str:
     except (ValueError, OverflowError):
         at_ms = None
     if at_ms is None or at_ms < 0:
-        raise ValueError("a time is written as 2026-01-31T12:00:00.000Z, and not before 1970")
+        raise ValueError("a time must have the form 2026-01-31T12:00:00.000Z and not precede 1970")
     return value.upper()
 
 
@@ -62,13 +62,13 @@ Time = Annotated[str, Field(json_schema_extra={"format": "date-time"}), AfterVal
 
 
 class Strict(BaseModel):
-    """Takes what it names, in the types it names, and nothing else."""
+    """Base of request bodies: no type coercion, no unknown fields."""
 
     model_config = ConfigDict(strict=True, extra="forbid")
 
 
 class TextPart(Strict):
-    """Text, a refusal, or reasoning (which is not in the message's ``text``)."""
+    """Text, a refusal, or reasoning (which is not part of the message's ``text``)."""
 
     type: Literal["text", "refusal", "reasoning"]
     text: str
@@ -76,10 +76,10 @@ class TextPart(Strict):
 
 
 class ToolCallPart(Strict):
-    """A call of a tool, and its result.
+    """A tool call and its result.
 
-    ``failed``: the result says why there is none. ``incomplete``: there was none when the message
-    ended, which is what becomes of a call in a finished message that is still ``in_progress``.
+    ``failed``: the result contains the error. ``incomplete``: the message ended before there was a
+    result; a call that is ``in_progress`` in a finished message is stored with this status.
     """
 
     type: Literal["tool_call"]
@@ -100,7 +100,7 @@ _EITHER: list[JsonValue] = [
 
 
 class MessageIn(Strict):
-    """A finished message: ``text``, or ``parts``."""
+    """A finished message, with either ``text`` or ``parts``."""
 
     model_config = ConfigDict(json_schema_extra={"oneOf": _EITHER})
 
@@ -118,14 +118,14 @@ class MessageIn(Strict):
     @model_validator(mode="after")
     def _one_content(self) -> MessageIn:
         if (self.text is None) == (self.parts is None):
-            raise ValueError("a message has either text or parts")
+            raise ValueError("a message must have either text or parts")
         started_ms, finished_ms = timestamp_ms(self.started_at), timestamp_ms(self.finished_at)
         if started_ms is not None and finished_ms is not None and finished_ms < started_ms:
-            raise ValueError("finished_at lies before started_at")
+            raise ValueError("finished_at must not precede started_at")
         return self
 
     def new(self) -> NewMessage:
-        """The message as the store is given it."""
+        """Convert to the message that the use case stores."""
         parts = [part.model_dump(exclude_none=True) for part in self.parts or ()]
         return NewMessage(
             self.id,
@@ -159,37 +159,37 @@ _MESSAGES_IN = TypeAdapter(MessagesIn)
 
 
 def new_messages(body: Any) -> list[NewMessage]:
-    """The messages in a parsed *body*.
+    """Validate a parsed *body* and return its messages.
 
     Raises:
-        BadParameter: it has another form; names the place of the first fault.
+        BadParameter: the body is invalid; names the path of the first fault.
     """
     parsed = checked(_MESSAGES_IN, body)
     return [message.new() for message in parsed.messages]
 
 
 def checked(form: TypeAdapter[T], body: Any) -> T:
-    """The parsed *body* in its form.
+    """Validate a parsed *body* against *form*.
 
     Raises:
-        BadParameter: it has another one; names the place of the first fault.
+        BadParameter: the body is invalid; names the path of the first fault.
     """
     try:
         return form.validate_python(body)
     except ValidationError as error:
         faults = error.errors(include_url=False, include_context=False, include_input=False)
-        told = [f"{_path(fault['loc'])}: {_said(fault['msg'])}" for fault in faults[:_TOLD]]
-        more = len(faults) - len(told)
-        detail = "; ".join(told) + (f"; and {more} more" if more else "")
+        texts = [f"{_path(fault['loc'])}: {_text(fault['msg'])}" for fault in faults[:_MAX_FAULTS]]
+        more = len(faults) - len(texts)
+        detail = "; ".join(texts) + (f"; and {more} more" if more else "")
         raise BadParameter(_path(faults[0]["loc"]), detail) from error
 
 
-def _said(message: str) -> str:
+def _text(message: str) -> str:
     return message.removeprefix("Value error, ")
 
 
 def _path(loc: tuple[int | str, ...]) -> str:
-    """``messages[3].parts[0].text``, without the names of union members."""
+    """Return a path like ``messages[3].parts[0].text``, without the names of union members."""
     members = {"TextPart", "ToolCallPart", "text", "refusal", "reasoning", "tool_call"}
     path = ""
     for index, each in enumerate(loc):
@@ -202,11 +202,11 @@ def _path(loc: tuple[int | str, ...]) -> str:
     return path or "body"
 
 
-# What goes out is joined from bytes and never passes through these; they are the documentation.
+# Responses are joined from bytes and never pass through the models below: these only document them.
 
 
 class PositionOut(BaseModel):
-    """Up to where a message's text goes."""
+    """The position that a message's text reaches."""
 
     gen: int
     seq: int | None
@@ -217,8 +217,8 @@ class PositionOut(BaseModel):
 class MessageOut(BaseModel):
     """A message. Later versions may add fields.
 
-    A part of a text with gaps says where they lie: ``gaps``, ``[[at, first, last], …]``. Before its
-    character ``at``, in code points, the seqs ``first`` … ``last`` are missing.
+    A text part with gaps has a field ``gaps``, ``[[at, first, last], …]``: before the character at
+    offset ``at``, in code points, the seqs ``first`` to ``last`` are missing.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -238,7 +238,7 @@ class MessageOut(BaseModel):
 
 
 class ReasonOut(BaseModel):
-    """Why an answer is not complete; ``retry``: whether asking again can help."""
+    """Why an answer is incomplete. ``retry``: True if a repeated request may be complete."""
 
     code: Literal[
         "history_unavailable", "history_refused", "history_expired", "store_behind", "not_exact"
@@ -261,7 +261,7 @@ class ConversationOut(BaseModel):
 
 
 class ConversationRow(BaseModel):
-    """One conversation of the list."""
+    """A conversation in a list."""
 
     conversation_id: str
     channel: str
@@ -270,21 +270,21 @@ class ConversationRow(BaseModel):
 
 
 class ConversationsOut(BaseModel):
-    """Conversations, the newest first. ``older``: what to give as ``before`` for the next page."""
+    """Conversations, newest first. ``older``: the ``before`` cursor of the next page."""
 
     conversations: list[ConversationRow]
     older: str | None
 
 
 class StoredOut(BaseModel):
-    """What became of the messages, by id."""
+    """The ids of the messages that were stored, and of those that were stored already."""
 
     stored: list[str]
     unchanged: list[str]
 
 
 class Readiness(BaseModel):
-    """``ok``, and what was looked at."""
+    """``ok``, and the state of each dependency."""
 
     status: Literal["ok"]
     checks: dict[str, str] = {}
