@@ -1,4 +1,4 @@
-"""``uvicorn rehydrate.asgi:app``, for those who deploy with a server of their own."""
+"""``uvicorn rehydrate.asgi:app``, for deployments with another ASGI server."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def uvicorn(**settings):
     )
 
 
-async def test_the_app_serves_and_ends_under_uvicorn(database, ably):
+async def test_the_app_serves_and_shuts_down_under_uvicorn(database, ably):
     server = await uvicorn(**settings_on(database, ably))
     try:
         async with asyncio.timeout(30):
@@ -47,7 +47,7 @@ async def test_the_app_serves_and_ends_under_uvicorn(database, ably):
         await _end(server)
 
 
-async def test_without_a_database_it_says_what_is_missing():
+async def test_without_a_database_it_names_the_missing_setting():
     server = await uvicorn()
     try:
         said = await asyncio.wait_for(server.stderr.read(), 30)

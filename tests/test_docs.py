@@ -20,7 +20,7 @@ WORDS = {
 }
 
 
-def test_the_table_of_states_is_the_table_of_the_fold():
+def test_the_table_of_states_matches_the_fold():
     rows = ["| event | open | ended |", "|---|---|---|"]
     for kind in get_args(Kind):
         steps = [STEPS.get((phase, kind)) for phase in ("open", "ended")]

@@ -1,4 +1,4 @@
-"""Every error that is raised on purpose says what becomes of it over HTTP, and whose fault it is."""
+"""Every error class has a status, a stable code and a title."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_an_error_has_a_status_a_stable_code_and_a_title(kind):
 
 
 @pytest.mark.parametrize("kind", ALL)
-def test_the_fault_decides_the_status(kind):
+def test_the_class_decides_the_status(kind):
     if issubclass(kind, BadRequest | Refused):
         assert kind.status < 500
     if issubclass(kind, Unavailable):
@@ -52,7 +52,7 @@ def test_the_fault_decides_the_status(kind):
 
 
 @pytest.mark.parametrize("kind", [kind for kind in ALL if kind is not RehydrateError])
-def test_the_tree_in_the_docstring_names_it_and_its_status(kind):
+def test_the_tree_in_the_docstring_names_it(kind):
     drawn = {
         match[1]: match[2]
         for match in re.finditer(r"── (\w+) +.*?(\d{3})? ?(?:\w+)?", errors.__doc__)
@@ -60,6 +60,6 @@ def test_the_tree_in_the_docstring_names_it_and_its_status(kind):
     assert kind.__name__ in drawn
 
 
-def test_a_bad_parameter_names_it_and_a_refusal_keeps_the_code_of_ably():
+def test_errors_keep_the_parameter_and_ablys_code():
     assert BadParameter("limit", "out of range").parameter == "limit"
     assert ChannelRefused(40160, "not permitted").ably_code == 40160

@@ -1,4 +1,4 @@
-"""The README says what is true, and its code runs as it stands there."""
+"""The README is correct, and its code runs as shown."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def ably():
 
 
 def table(head):
-    """The rows of the table whose first head is *head*, as lists of cells."""
+    """Return the rows of the table whose first column is *head*, as lists of cells."""
     begins = re.search(rf"^\| {head} \|.*\n\|[-|]+\|\n", README, re.MULTILINE).end()
     rows = README[begins:].split("\n\n")[0].splitlines()
     return [[cell.strip() for cell in re.split(r"(?<!\\)\|", row)[1:-1]] for row in rows]
@@ -45,7 +45,7 @@ def quoted(cell):
     return re.findall(r"`([^`]+)`", cell)
 
 
-def test_every_block_of_code_is_known_to_a_test():
+def test_every_code_block_has_a_test():
     assert len(blocks("python")) == 3
     assert len(blocks("js")) == 2
     assert README.count("```") == 2 * (5 + 2), "and the picture, and what to type"
@@ -90,7 +90,7 @@ def test_the_example_is_short_and_runs(database, tmp_path):
     assert ran.stderr == ""
 
 
-async def test_the_router_in_a_backend_opens_answers_and_closes(database, ably, monkeypatch):
+async def test_the_embedded_router_opens_serves_and_closes(database, ably, monkeypatch):
     for name, value in settings_on(database, ably).items():
         monkeypatch.setenv(name, value)
     space = {}
@@ -111,7 +111,7 @@ async def test_the_router_in_a_backend_opens_answers_and_closes(database, ably, 
     assert reader.json()["messages"] == []
 
 
-def test_the_clients_are_those_that_are_served_and_checked():
+def test_the_clients_match_their_source_files():
     python = region("service/rehydrate/demo/reader.py", "join")
     assert block("python", "async def join(").strip() == python.strip()
     rule, join = blocks("js")
@@ -119,7 +119,7 @@ def test_the_clients_are_those_that_are_served_and_checked():
     assert join.strip() == region("service/rehydrate/api/client.js", "join").strip()
 
 
-def test_the_settings_are_all_there_with_their_defaults():
+def test_all_settings_are_listed_with_their_defaults():
     rows = {name: row for row in table("variable") for name in quoted(row[0])}
     fields = {field.validation_alias: field for field in Settings.model_fields.values()}
     assert rows.keys() == fields.keys()
@@ -130,7 +130,7 @@ def test_the_settings_are_all_there_with_their_defaults():
         assert row[2], f"{name} is not explained"
 
 
-def test_the_commands_are_all_there_with_their_options():
+def test_all_commands_are_listed_with_their_options():
     actions = next(each for each in _parser()._actions if each.choices)
     of_the_demo = ("agent", "example")
     commands = {n: each for n, each in actions.choices.items() if n not in of_the_demo}
@@ -143,7 +143,7 @@ def test_the_commands_are_all_there_with_their_options():
         assert set(words) <= known.keys(), line
 
 
-def test_the_calls_are_all_there():
+def test_all_calls_are_listed():
     access, announcers = Access(service_keys=["k"]), WebhookSenders(["a.b:c"])
     app = create_app(object(), access, announcers=announcers, inspector=object(), admin=object())
     served_calls = {
@@ -162,13 +162,13 @@ def test_the_calls_are_all_there():
     assert said - ours == served_calls
 
 
-def test_each_law_names_a_test_that_is_there():
+def test_each_law_names_an_existing_test():
     for row in table("law"):
         for path in quoted(row[1]):
             assert (ROOT / path).exists(), path
 
 
-def test_what_it_tells_to_type_is_there():
+def test_make_targets_and_links_exist():
     targets = re.findall(r"^([a-z-]+):.* ## ", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert set(re.findall(r"\bmake ([a-z-]+)", README)) <= set(targets)
     for link in re.findall(r"\]\(([^)h][^)]*)\)", README):

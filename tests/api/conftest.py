@@ -1,4 +1,4 @@
-"""An app over a stand-in service: called directly, or through a real server."""
+"""An app over a stand-in service: called in process, or through a real server."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def make_access(**more):
 
 @asynccontextmanager
 async def calling(app, **headers):
-    """A client that calls *app* without a network, inside the app's lifespan."""
+    """Yield a client that calls *app* in process, within the app's lifespan."""
     transport = httpx.ASGITransport(app)
     async with (
         app.router.lifespan_context(app),
@@ -57,7 +57,7 @@ async def reader(standin):
 
 @pytest.fixture
 async def backend(standin):
-    """A client with a service key, of an app that takes little."""
+    """A client with a service key, of an app with low limits."""
     app = create_app(standin, make_access(), limits=Limits(body_bytes=20_000, hydrates=2))
     async with calling(app, **bearer(SERVICE_KEY)) as client:
         yield client
@@ -65,7 +65,7 @@ async def backend(standin):
 
 @pytest.fixture(scope="session")
 def over_the_network():
-    """The URL of a real server, and the stand-in behind it."""
+    """The URL of a real server, and its stand-in service."""
     behind = StandIn()
     app = create_app(
         behind, make_access(), cors_origins=[ORIGIN], limits=Limits(body_bytes=300_000)
@@ -76,7 +76,7 @@ def over_the_network():
 
 @pytest.fixture
 async def real(over_the_network):
-    """A client of the real server, with a service key, and the stand-in behind it."""
+    """A client of the real server, with a service key, and its stand-in service."""
     url, behind = over_the_network
     behind.fault, behind.gate = None, None
     async with httpx.AsyncClient(base_url=url, headers=bearer(SERVICE_KEY), timeout=20) as client:
@@ -84,7 +84,7 @@ async def real(over_the_network):
 
 
 def problem(answer, status, code, parameter=None):
-    """Assert that *answer* is that problem, whole; return its detail."""
+    """Assert that *answer* is exactly that problem; return its detail."""
     assert answer.status_code == status, answer.text
     assert answer.headers["content-type"] == "application/problem+json"
     assert answer.headers["cache-control"] == "no-store"

@@ -1,4 +1,4 @@
-"""Ably JWTs as an application would make them."""
+"""Ably JWTs, as an application would issue them."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ ADMIN_KEY = "admin-key-of-an-operator"
 
 
 def mint(capability=None, *, key=KEY, ttl_s=600, headers=None, **claims):
-    """A JWT; *capability* as a dict, or as whatever the claim is to be; None: no claim."""
+    """Return a JWT; *capability* is a dict or the value of the claim; None: no claim."""
     name, _, secret = key.partition(":")
     now_s = int(time.time())
     payload = {"iat": now_s, "exp": now_s + ttl_s, **claims}
@@ -28,7 +28,7 @@ def mint(capability=None, *, key=KEY, ttl_s=600, headers=None, **claims):
 
 
 def bearer(token):
-    """The header that shows *token*."""
+    """Return the Authorization header of *token*."""
     return {"Authorization": f"Bearer {token}"}
 
 

@@ -1,4 +1,4 @@
-"""A real server around an app, on a free port, in a thread with a loop of its own."""
+"""A real server for an app, on a free port, in a thread with its own event loop."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from rehydrate.api.logs import uvicorn_options
 
 @contextmanager
 def served(app, **options):
-    """Yield the URL under which *app* answers."""
+    """Serve *app*; yield its URL."""
     with socket.socket() as listening:
         listening.bind(("127.0.0.1", 0))
         config = uvicorn.Config(app, lifespan="on", **{**uvicorn_options(), **options})
@@ -37,7 +37,7 @@ def served(app, **options):
 
 @asynccontextmanager
 async def served_beside(app, **options):
-    """As `served`, without stopping the loop of the test, which others serve from."""
+    """Do the same as `served` without blocking the test's event loop, in which other servers run."""
     server = served(app, **options)
     url = await asyncio.to_thread(server.__enter__)
     try:

@@ -1,4 +1,4 @@
-"""Reads server-sent events as the standard has it, one block at a time."""
+"""A parser of server-sent events by the standard, one block at a time."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Stream:
         self._lines = response.aiter_lines()
 
     async def next(self):
-        """The next event; None at a clean end."""
+        """Return the next event; None at a clean end."""
         async with asyncio.timeout(PATIENCE_S):
             fields = {}
             async for line in self._lines:
@@ -50,7 +50,7 @@ class Stream:
 
 @asynccontextmanager
 async def streamed(client, conversation, *, last=None, **params):
-    """The stream of a conversation, which is told with 200."""
+    """Open the stream of a conversation; assert that its status is 200."""
     headers = {"Last-Event-ID": last} if last else {}
     path = f"/v1/conversations/{conversation}/stream"
     async with client.stream("GET", path, params=params, headers=headers) as response:

@@ -1,4 +1,4 @@
-"""A service that keeps to `rehydrate.api.service.Service`, in memory, and can be told to fail."""
+"""An in-memory implementation of `rehydrate.api.service.Service` that can be made to fail."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ NOW_MS = 1_767_225_600_000
 
 
 class StandIn:
-    """Conversations as lists of wire forms; `fault` is raised by whatever is asked next."""
+    """Conversations as lists of wire forms; if `fault` is set, every call raises it."""
 
     def __init__(self, channels=None):
         self.channels = channels or {}
@@ -113,7 +113,7 @@ class StandIn:
         return {"store": "ok", "channel": "ok"}
 
     def add(self, conversation_id, message_id, text, *, status="completed"):
-        """Put a message there."""
+        """Add a message."""
         state = MessageState(message_id, "assistant")
         state.status = status
         state.runs = [collapsed_run(0, 0, [{"type": "text", "text": text}], NOW_MS)]

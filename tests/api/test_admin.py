@@ -1,4 +1,4 @@
-"""The admin paths, over a whole service: who may, what is answered, what is kept of it."""
+"""The admin routes over a whole service: authorization, answers, audit."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def admin(app):
 
 @contextlib.asynccontextmanager
 async def clients(app, key):
-    """A client of an app whose lifespan runs already."""
+    """Yield a client of an app whose lifespan is already running."""
     transport = httpx.ASGITransport(app, client=("10.9.8.7", 1))
     async with httpx.AsyncClient(
         transport=transport, base_url="http://t", headers=bearer(key)
@@ -78,7 +78,7 @@ async def replay_ids(client):
     return [each["replay_id"] for each in (await client.get("/v1/admin/replays")).json()["replays"]]
 
 
-async def test_a_replay_is_accepted_watched_and_done(admin):
+async def test_a_replay_is_accepted_and_runs_to_its_end(admin):
     answer = await admin.post(START, json={"speed": 0})
     assert answer.status_code == 202, answer.text
     body = answer.json()
@@ -92,12 +92,12 @@ async def test_a_replay_is_accepted_watched_and_done(admin):
     assert done in listed["replays"]
 
 
-async def test_without_a_body_it_is_replayed_as_it_was(admin):
+async def test_without_a_body_the_defaults_apply(admin):
     body = (await admin.post(START)).json()
     assert (body["mode"], body["speed"]) == ("stream", 1)
 
 
-async def test_a_dry_run_tells_the_schedule_and_publishes_nothing(admin):
+async def test_a_dry_run_returns_the_schedule_and_publishes_nothing(admin):
     before = await replay_ids(admin)
     answer = await admin.post(START, json={"dry_run": True, "speed": 0})
     assert answer.status_code == 200
@@ -106,7 +106,7 @@ async def test_a_dry_run_tells_the_schedule_and_publishes_nothing(admin):
     assert await replay_ids(admin) == before
 
 
-async def test_the_same_key_is_the_same_replay(admin):
+async def test_the_same_idempotency_key_returns_the_same_replay(admin):
     headers = {"Idempotency-Key": "k-1"}
     first, again = [
         (await admin.post(START, json={"speed": 0}, headers=headers)).json() for _ in range(2)
@@ -122,7 +122,7 @@ async def test_the_same_key_is_the_same_replay(admin):
     )
 
 
-async def test_it_is_cancelled_once(admin):
+async def test_cancelling_a_replay_is_idempotent(admin):
     slow = {"speed": 0, "max_rate": 1, "channel": "demo:slow"}
     body = (await admin.post(START, json=slow)).json()
     path = f"/v1/admin/replays/{body['replay_id']}"
@@ -151,7 +151,7 @@ async def test_it_is_cancelled_once(admin):
         (START, {"channel": "one", "mode": "repair"}, (422, "bad_parameter", "channel")),
     ],
 )
-async def test_what_is_asked_wrongly_is_refused_and_kept(admin, path, body, wanted):
+async def test_an_invalid_request_is_refused_and_recorded(admin, path, body, wanted):
     _, code, parameter = wanted
     problem(await admin.post(path, json=body), *wanted)
     problem(await admin.post(path, json={**body, "dry_run": True}), *wanted)
@@ -161,7 +161,7 @@ async def test_what_is_asked_wrongly_is_refused_and_kept(admin, path, body, want
         assert entry["action"] == "replay_dry_run"
 
 
-async def test_a_speed_that_is_no_number_is_refused(admin):
+async def test_a_speed_that_is_not_a_number_is_refused(admin):
     answer = await admin.post(
         START, content='{"speed": NaN}', headers={"content-type": "application/json"}
     )
@@ -173,7 +173,7 @@ async def test_an_open_response_cannot_be_replayed(admin, history):
         problem(await admin.post(START.replace("/r/", "/open/"), json={}), 409, "conflict")
 
 
-async def test_it_may_go_where_the_settings_say(admin):
+async def test_a_replay_may_use_only_the_configured_channels(admin):
     for channel in ("demo:a", "demo:a:b", "one"):
         answer = await admin.post(START, json={"channel": channel, "speed": 0})
         assert answer.status_code == 202
@@ -192,7 +192,7 @@ async def test_it_may_go_where_the_settings_say(admin):
         ("GET", "/v1/admin/health"),
     ],
 )
-async def test_who_is_no_admin_is_refused_and_kept(app, admin, method, path):
+async def test_other_callers_are_refused_and_recorded(app, admin, method, path):
     async with clients(app, SERVICE) as backend:
         problem(await backend.request(method, path), 403, "forbidden")
     (entry,) = (await admin.get("/v1/admin/audit?limit=1")).json()["audit"]
@@ -203,7 +203,7 @@ async def test_who_is_no_admin_is_refused_and_kept(app, admin, method, path):
         problem(await stranger.request(method, path), 401, "unauthorized")
 
 
-async def test_the_audit_says_who_what_where_to_and_how_it_ended(admin):
+async def test_the_audit_has_actor_action_target_and_outcome(admin):
     body = (await admin.post(START, json={"speed": 0, "max_rate": 20})).json()
     await ended(admin, body["replay_id"])
     entries = (await admin.get("/v1/admin/audit")).json()["audit"]
@@ -238,7 +238,7 @@ async def test_pages_go_backwards(admin):
         problem(await admin.get(path, params={"before": "x"}), 422, "bad_parameter", "before")
 
 
-async def test_without_an_admin_service_there_are_no_admin_paths(standin):
+async def test_without_an_admin_service_there_are_no_admin_routes(standin):
     from api.conftest import make_access  # noqa: PLC0415 - of the stand-in
     from rehydrate.api.app import create_app  # noqa: PLC0415 - as above
 

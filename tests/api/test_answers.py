@@ -11,7 +11,7 @@ def asking(if_none_match=None):
     return Request({"type": "http", "headers": headers})
 
 
-def test_what_is_live_is_kept_by_nobody():
+def test_a_live_answer_must_not_be_cached():
     answer = answers.live(b"{}", 201)
     assert (answer.status_code, answer.body, answer.media_type) == (201, b"{}", "application/json")
     assert answer.headers["cache-control"] == "no-store"
@@ -19,7 +19,7 @@ def test_what_is_live_is_kept_by_nobody():
     assert "etag" not in answer.headers
 
 
-def test_what_is_settled_is_asked_about_by_its_tag():
+def test_a_settled_answer_is_revalidated_by_its_etag():
     first = answers.settled(asking(), b"{}")
     etag = first.headers["etag"]
     assert first.status_code == 200
@@ -30,7 +30,7 @@ def test_what_is_settled_is_asked_about_by_its_tag():
     assert again.headers["cache-control"] == "private, no-cache"
 
 
-def test_other_bytes_have_another_tag():
+def test_different_bytes_have_different_etags():
     etag = answers.settled(asking(), b'{"text":"a"}').headers["etag"]
     changed = answers.settled(asking(etag), b'{"text":"b"}')
     assert changed.status_code == 200
@@ -49,6 +49,6 @@ def test_other_bytes_have_another_tag():
         ("", 200),
     ],
 )
-def test_a_tag_is_found_among_others(header, status):
+def test_an_etag_is_found_in_a_list(header, status):
     etag = answers.settled(asking(), b"{}").headers["etag"]
     assert answers.settled(asking(header.format(etag)), b"{}").status_code == status

@@ -14,12 +14,12 @@ from rehydrate.api.metrics import Metrics
 from rehydrate.errors import NotConfigured, StoreUnavailable
 
 
-def test_without_any_key_there_is_no_app(standin):
+def test_an_app_without_any_key_is_refused(standin):
     with pytest.raises(NotConfigured, match="REHYDRATE_SERVICE_KEYS"):
         create_app(standin, Access())
 
 
-async def test_its_lifespan_opens_and_closes_what_it_stands_on(standin):
+async def test_its_lifespan_opens_and_closes_the_service(standin):
     asked = []
 
     async def capability(key):
@@ -33,7 +33,7 @@ async def test_its_lifespan_opens_and_closes_what_it_stands_on(standin):
     assert (standin.opened, standin.closed) == (1, 1)
 
 
-async def test_health_is_of_the_process_and_readiness_of_what_it_stands_on(standin):
+async def test_healthz_checks_the_process_and_readyz_its_dependencies(standin):
     async with calling(create_app(standin, make_access())) as client:
         assert (await client.get("/healthz")).json() == {"status": "ok"}
         ready = await client.get("/readyz")
@@ -44,7 +44,7 @@ async def test_health_is_of_the_process_and_readiness_of_what_it_stands_on(stand
         assert (await client.get("/healthz")).status_code == 200
 
 
-async def test_metrics_are_what_everybody_counted_and_hold_no_token(standin):
+async def test_metrics_include_all_counters_and_no_token(standin):
     metrics = Metrics()
     app = create_app(standin, make_access(), metrics=metrics)
     token = mint(READER)
@@ -76,7 +76,7 @@ async def test_unknown_paths_and_wrong_methods_are_problems(standin):
         problem(await client.put("/v1/conversations"), 405, "method_not_allowed")
 
 
-async def test_a_request_id_goes_in_and_comes_out_and_into_the_problem(standin):
+async def test_the_request_id_is_returned_and_part_of_the_problem(standin):
     async with calling(create_app(standin, make_access())) as client:
         answer = await client.get("/v1/conversations/c", headers={"X-Request-Id": "mine-1"})
         problem(answer, 401, "unauthorized")
@@ -86,7 +86,7 @@ async def test_a_request_id_goes_in_and_comes_out_and_into_the_problem(standin):
         assert answer.headers.get_list("x-request-id") == ["mine-2"]
 
 
-async def test_no_log_holds_a_token_or_text(standin, caplog):
+async def test_no_log_contains_a_token_or_text(standin, caplog):
     caplog.set_level(logging.DEBUG)
     token = mint(READER)
     async with calling(create_app(standin, make_access()), **bearer(token)) as client:
@@ -101,7 +101,7 @@ async def test_no_log_holds_a_token_or_text(standin, caplog):
 
 
 class TestOtherOrigins:
-    async def test_a_page_of_a_configured_origin_may_call(self, real):
+    async def test_a_page_of_a_configured_origin_may_call_the_api(self, real):
         client, _ = real
         answer = await client.get("/v1/conversations/c", headers={"Origin": ORIGIN})
         assert answer.headers["access-control-allow-origin"] == ORIGIN
@@ -114,7 +114,7 @@ class TestOtherOrigins:
         }
         assert "access-control-allow-credentials" not in answer.headers
 
-    async def test_it_asks_first_and_needs_no_token_for_that(self, real):
+    async def test_its_preflight_needs_no_token(self, real):
         client, _ = real
         client.headers.pop("authorization")
         asked = {
@@ -143,14 +143,14 @@ class TestOtherOrigins:
             assert answer.headers["access-control-allow-origin"] == ORIGIN
 
     @pytest.mark.parametrize("origin", ["https://evil.example", "null", f"{ORIGIN}.evil.example"])
-    async def test_a_page_of_another_may_not(self, real, origin):
+    async def test_a_page_of_another_origin_may_not(self, real, origin):
         client, _ = real
         answer = await client.get("/v1/conversations/c", headers={"Origin": origin})
         assert "access-control-allow-origin" not in answer.headers
         asked = {"Origin": origin, "Access-Control-Request-Method": "POST"}
         assert (await client.options("/v1/conversations/c", headers=asked)).status_code == 400
 
-    async def test_without_origins_nobody_from_elsewhere_may(self, standin):
+    async def test_without_configured_origins_no_other_origin_may(self, standin):
         async with calling(create_app(standin, make_access()), Origin=ORIGIN) as client:
             answer = await client.get("/healthz")
             assert "access-control-allow-origin" not in answer.headers

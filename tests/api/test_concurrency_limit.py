@@ -6,7 +6,7 @@ from rehydrate.api.concurrency_limit import ConcurrencyLimit
 from rehydrate.api.problems import TooMany
 
 
-def test_one_more_than_the_limit_is_refused_and_leaving_makes_room():
+def test_entering_beyond_the_limit_is_refused_until_a_task_leaves():
     bound = ConcurrencyLimit(2, "hydrates")
     with bound:
         with bound, pytest.raises(TooMany, match="2 hydrates are under way"), bound:
@@ -15,7 +15,7 @@ def test_one_more_than_the_limit_is_refused_and_leaving_makes_room():
             pass
 
 
-def test_whoever_leaves_by_an_error_leaves_too():
+def test_leaving_by_an_error_frees_the_place():
     bound = ConcurrencyLimit(1, "hydrates")
     for _ in range(3):
         with pytest.raises(ValueError, match="inside"), bound:
@@ -24,7 +24,7 @@ def test_whoever_leaves_by_an_error_leaves_too():
         pass
 
 
-def test_it_is_told_how_many_there_are():
+def test_changes_of_the_number_are_reported():
     told = []
     bound = ConcurrencyLimit(2, "hydrates", told.append)
     with bound, bound:

@@ -1,4 +1,4 @@
-"""The routes, in our own app; in somebody else's: test_embedding."""
+"""The routes in the service's own app; test_embedding has them in another application."""
 
 from __future__ import annotations
 
@@ -20,30 +20,30 @@ def posting(*ids, **fields):
 
 
 class TestReading:
-    async def test_what_is_asked_for_reaches_the_service(self, reader, standin):
+    async def test_the_parameters_reach_the_service(self, reader, standin):
         before = Cursor("p", "m")
         params = {"until": "0-1@s", "limit": 7, "before": encode_cursor(before)}
         assert (await reader.get("/v1/conversations/c", params=params)).status_code == 200
         assert standin.asked == [("c", "0-1@s", 7, before)]
 
-    async def test_the_body_is_the_services_bytes(self, reader, standin):
+    async def test_the_body_is_exactly_the_services_bytes(self, reader, standin):
         body = standin.add("c", "m", "日本語 🙂 \0")
         answer = await reader.get("/v1/conversations/c")
         assert body in answer.content
         assert answer.json()["messages"][0]["text"] == "日本語 🙂 \0"
 
-    async def test_a_conversation_that_nobody_began_is_empty(self, reader):
+    async def test_a_conversation_that_does_not_exist_is_empty(self, reader):
         answer = await reader.get("/v1/conversations/new")
         assert (answer.status_code, answer.json()["messages"]) == (200, [])
 
-    async def test_what_is_live_is_not_kept(self, reader, standin):
+    async def test_an_answer_with_open_responses_is_not_cached(self, reader, standin):
         standin.add("c", "m", "x", status="in_progress")
         for path in ("/v1/conversations/c", "/v1/conversations/c/messages/m"):
             answer = await reader.get(path)
             assert answer.headers["cache-control"] == "no-store"
             assert "etag" not in answer.headers
 
-    async def test_a_page_of_finished_messages_is_asked_about_by_its_tag(self, reader, standin):
+    async def test_a_page_of_finished_messages_is_revalidated_by_its_etag(self, reader, standin):
         for n in range(6):
             standin.add("c", f"m{n}", f"text {n}")
         newest = await reader.get("/v1/conversations/c", params={"limit": 3})
@@ -58,7 +58,7 @@ class TestReading:
         assert changed.status_code == 200
         assert changed.headers["etag"] != page.headers["etag"]
 
-    async def test_one_finished_message_is_asked_about_by_its_tag(self, reader, standin):
+    async def test_a_finished_message_is_revalidated_by_its_etag(self, reader, standin):
         body = standin.add("c", "m", "done")
         first = await reader.get("/v1/conversations/c/messages/m")
         assert first.content == body
@@ -67,7 +67,7 @@ class TestReading:
         )
         assert again.status_code == 304
 
-    async def test_a_message_that_is_not_there_is_not_found(self, reader):
+    async def test_a_message_that_does_not_exist_is_not_found(self, reader):
         problem(await reader.get("/v1/conversations/c/messages/none"), 404, "not_found")
 
     @pytest.mark.parametrize(
@@ -80,7 +80,7 @@ class TestReading:
         problem(answer, 422, "bad_parameter", parameter)
         assert not standin.asked
 
-    async def test_a_store_that_is_away_asks_to_come_again(self, reader, standin):
+    async def test_an_unavailable_store_is_a_503_with_retry_after(self, reader, standin):
         standin.add("c", "m", "x")
         await reader.get("/v1/conversations/c")
         standin.fault = StoreUnavailable("Postgres does not answer")
@@ -88,16 +88,16 @@ class TestReading:
         problem(answer, 503, "store_unavailable")
         assert int(answer.headers["retry-after"]) >= 1
 
-    async def test_what_ably_refuses_is_a_bad_gateway(self, reader, standin):
+    async def test_an_error_code_from_ably_is_a_bad_gateway(self, reader, standin):
         standin.fault = ChannelRefused(40160, "no")
         problem(await reader.get("/v1/conversations/c"), 502, "channel_unavailable")
 
-    async def test_a_fault_of_ours_is_told_without_its_text(self, reader, standin):
+    async def test_an_unexpected_error_does_not_disclose_its_text(self, reader, standin):
         standin.fault = RuntimeError("a secret of the house")
         detail = problem(await reader.get("/v1/conversations/c"), 500, "internal")
         assert "secret" not in detail
 
-    async def test_one_hydrate_too_many_is_told_to_come_again(self, backend, standin):
+    async def test_a_hydrate_beyond_the_limit_is_a_429(self, backend, standin):
         standin.gate = asyncio.Event()
         under_way = [asyncio.create_task(backend.get("/v1/conversations/c")) for _ in range(2)]
         for _ in under_way:
@@ -111,7 +111,7 @@ class TestReading:
 
 
 class TestReadersProof:
-    async def test_a_stranger_and_a_wrong_conversation_learn_nothing(self, standin):
+    async def test_unauthorized_requests_do_not_reach_the_service(self, standin):
         standin.add("theirs", "m", "x")
         mine = bearer(mint({"ai:mine": ["history"]}))
         async with calling(create_app(standin, make_access())) as client:
@@ -128,7 +128,7 @@ class TestReadersProof:
             assert not standin.asked
             assert (await client.get("/v1/conversations/mine", headers=mine)).status_code == 200
 
-    async def test_the_channel_of_its_row_decides(self):
+    async def test_the_stored_channel_decides_about_access(self):
         renamed = StandIn({"c": "old:c"})
         async with calling(create_app(renamed, make_access())) as client:
             for channel, status in (("ai:c", 403), ("old:c", 200)):
@@ -136,7 +136,7 @@ class TestReadersProof:
                 answer = await client.get("/v1/conversations/c", headers=headers)
                 assert answer.status_code == status
 
-    async def test_the_store_away_is_told_to_readers_only(self, standin):
+    async def test_an_unavailable_store_is_disclosed_to_readers_only(self, standin):
         async with calling(create_app(standin, make_access())) as client:
             standin.fault = StoreUnavailable("away")
             answer = await client.get("/v1/conversations/c", headers=bearer(mint(READER)))
@@ -146,7 +146,7 @@ class TestReadersProof:
 
 
 class TestStoring:
-    async def test_the_same_again_changes_nothing_and_other_content_is_a_conflict(self, backend):
+    async def test_storing_is_idempotent_and_different_content_is_a_conflict(self, backend):
         path = "/v1/conversations/c/messages"
         first = await backend.post(path, json=posting("a", "b"))
         assert (first.status_code, first.json()) == (201, {"stored": ["a", "b"], "unchanged": []})
@@ -164,7 +164,7 @@ class TestStoring:
         problem(answer, 401, "unauthorized")
         assert not standin.asked
 
-    async def test_a_stranger_is_refused_before_the_body_is_read(self, reader):
+    async def test_an_unauthorized_request_is_refused_before_its_body_is_read(self, reader):
         async def endless():
             raise AssertionError("the body was read")
             yield b""
@@ -192,7 +192,7 @@ class TestStoring:
 
 
 class TestOverTheNetwork:
-    async def test_a_large_answer_arrives_whole(self, real):
+    async def test_a_large_answer_arrives_completely(self, real):
         client, behind = real
         for n in range(50):
             behind.add("large", f"m{n:02}", "日本語" * 3000)
@@ -223,7 +223,7 @@ class TestOverTheNetwork:
         answer = await client.post("/v1/conversations/up-to-it/messages", json=body)
         assert answer.status_code == 201
 
-    async def test_a_tag_that_holds_saves_the_body(self, real):
+    async def test_a_matching_etag_returns_304_without_a_body(self, real):
         client, behind = real
         behind.add("c", "m", "x" * 100_000)
         first = await client.get("/v1/conversations/c/messages/m")
@@ -232,7 +232,7 @@ class TestOverTheNetwork:
         assert (again.status_code, again.content) == (304, b"")
         assert "content-length" not in again.headers
 
-    async def test_head_tells_what_get_would_without_the_body(self, real):
+    async def test_head_returns_the_headers_of_get(self, real):
         client, behind = real
         behind.add("c", "m", "x")
         for path in ("/healthz", "/v1/conversations/c/messages/m"):

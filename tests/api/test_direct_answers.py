@@ -1,4 +1,4 @@
-"""Coroutines step by hand: done at once, or awaited to their end; and whose sends may be."""
+"""Coroutines stepped by hand, and the servers whose `send` may be stepped."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from telling import publisher_to, settings_for
 
 
 class Slow:
-    """Waits for *gate* twice, and notes what happens to it."""
+    """Wait for *gate* twice, and record what happens."""
 
     def __init__(self):
         self.gate = asyncio.Event()
@@ -46,16 +46,16 @@ async def broken():
     raise OSError("gone")
 
 
-def test_what_waits_for_nothing_is_done():
+def test_a_coroutine_that_does_not_suspend_is_finished():
     assert step(quick()) is None
 
 
-def test_what_it_raises_is_raised():
+def test_its_exception_is_raised():
     with pytest.raises(OSError, match="gone"):
         step(broken())
 
 
-async def test_what_has_to_wait_is_awaited_to_its_end():
+async def test_a_suspended_coroutine_can_be_awaited_to_its_end():
     slow = Slow()
     unfinished = step(slow())
     assert slow.seen == ["first"]
@@ -67,7 +67,7 @@ async def test_what_has_to_wait_is_awaited_to_its_end():
     assert slow.seen == ["first", "second", "end"]
 
 
-async def test_what_it_waits_for_may_be_there_before_it_is_awaited():
+async def test_its_future_may_be_done_before_it_is_awaited():
     slow = Slow()
     unfinished = step(slow())
     slow.gate.set()
@@ -88,7 +88,7 @@ async def test_a_cancellation_reaches_it():
     assert slow.seen == ["first", "cancelled", "end"]
 
 
-async def test_what_nobody_awaits_is_left():
+async def test_a_suspended_coroutine_can_be_closed():
     slow = Slow()
     step(slow()).close()
     assert slow.seen == ["first", "end"]
@@ -98,7 +98,7 @@ async def _awaited(unfinished):
     await unfinished
 
 
-def test_only_a_servers_own_send_is_offered():
+def test_only_the_send_of_a_known_server_is_offered():
     scope = {}
     offer_direct(scope, quick)
     assert direct(scope) is None
@@ -106,7 +106,7 @@ def test_only_a_servers_own_send_is_offered():
 
 @pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 @pytest.mark.parametrize("own", [True, False], ids=["our own app", "behind a middleware"])
-async def test_a_stream_comes_as_it_is_told_whoever_sends_it(database, own):
+async def test_a_stream_is_the_same_with_and_without_direct_sending(database, own):
     async with LocalAbly() as server:
         history = History(settings_for(database, server, service_keys="k"))
         app = history.app() if own else _foreign(history)
@@ -126,7 +126,7 @@ async def test_a_stream_comes_as_it_is_told_whoever_sends_it(database, own):
 
 
 def _foreign(history):
-    """A backend whose middleware asks which task it runs in, as anyio does."""
+    """A backend whose middleware checks the current task, as anyio does."""
 
     async def passing(request, call_next):
         return await call_next(request)

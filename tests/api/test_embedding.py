@@ -1,4 +1,4 @@
-"""The routes in an app of somebody else's, which keeps its own ways."""
+"""The router in another FastAPI application, whose own behaviour does not change."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ MESSAGES = {"messages": [{"id": "a", "role": "assistant", "text": "x"}]}
 
 
 def host(standin, authorize, prefix="/history", **more):
-    """An app of somebody else's, with a lifespan, handlers and a route of its own."""
+    """Another application, with its own lifespan, handlers and route."""
 
     @asynccontextmanager
     async def lifespan(_app):
@@ -45,7 +45,7 @@ def host(standin, authorize, prefix="/history", **more):
     return app
 
 
-async def test_it_is_opened_and_closed_by_the_hosts_lifespan(standin):
+async def test_the_hosts_lifespan_opens_and_closes_the_service(standin):
     app = host(standin, lambda _request, _id: True)
     async with calling(app) as client:
         assert (standin.opened, standin.closed) == (1, 0)
@@ -57,7 +57,7 @@ async def test_it_is_opened_and_closed_by_the_hosts_lifespan(standin):
     assert standin.asked[-1] == "host ended"
 
 
-async def test_included_twice_or_deeper_it_is_opened_once(standin):
+async def test_a_router_included_twice_or_deeper_opens_the_service_once(standin):
     ours = router(standin, authorize=lambda _request, _id: True)
     between = APIRouter(prefix="/between")
     between.include_router(ours, prefix="/deep")
@@ -72,7 +72,7 @@ async def test_included_twice_or_deeper_it_is_opened_once(standin):
     assert standin.closed == 1
 
 
-async def test_a_host_that_fails_to_start_closes_it(standin):
+async def test_a_host_that_fails_to_start_closes_the_service(standin):
     app = host(standin, lambda _request, _id: True)
 
     @asynccontextmanager
@@ -88,7 +88,7 @@ async def test_a_host_that_fails_to_start_closes_it(standin):
 
 
 @pytest.mark.parametrize("verdict", [False, None, 0, ""])
-async def test_anything_falsy_refuses(standin, verdict):
+async def test_a_falsy_value_refuses_the_request(standin, verdict):
     async def later(_request, _id):
         await asyncio.sleep(0)
         return verdict
@@ -124,7 +124,7 @@ async def test_the_host_decides_by_its_own_session_for_each_conversation(standin
         problem(await client.get(f"{path}/ours"), 401, "unauthorized")
 
 
-async def test_a_fault_of_the_hosts_own_check_opens_nothing(standin):
+async def test_an_error_in_the_hosts_check_refuses_the_request(standin):
     def broken(_request, _id):
         raise KeyError("session")
 
@@ -132,7 +132,7 @@ async def test_a_fault_of_the_hosts_own_check_opens_nothing(standin):
         problem(await client.get("/history/v1/conversations/c"), 500, "internal")
 
 
-async def test_errors_are_problems_and_the_hosts_handlers_stay(standin):
+async def test_errors_are_problems_and_the_hosts_handlers_stay_in_effect(standin):
     async with calling(host(standin, lambda _request, _id: True)) as client:
         path = "/history/v1/conversations/c"
         problem(await client.get(f"{path}?limit=0"), 422, "bad_parameter", "limit")
@@ -149,7 +149,7 @@ async def test_errors_are_problems_and_the_hosts_handlers_stay(standin):
         assert (await client.get("/history/none")).json() == {"detail": "Not Found"}
 
 
-async def test_who_may_read_may_not_store_unless_the_host_says_so(standin):
+async def test_readers_may_not_store_unless_the_host_permits_it(standin):
     async with calling(host(standin, lambda _request, _id: True)) as client:
         answer = await client.post("/history/v1/conversations/c/messages", json=MESSAGES)
         assert answer.status_code == 404
@@ -167,7 +167,7 @@ async def test_who_may_read_may_not_store_unless_the_host_says_so(standin):
         assert (await client.get("/history/v1/conversations")).status_code == 200
 
 
-async def test_answers_are_counted_where_the_host_says(standin):
+async def test_answers_are_counted_in_the_hosts_metrics(standin):
     metrics = Metrics()
     standin.reasons = ["not_exact"]
     app = host(standin, lambda _request, _id: True, metrics=metrics, limits=Limits(hydrates=1))
@@ -176,7 +176,7 @@ async def test_answers_are_counted_where_the_host_says(standin):
     assert b'rehydrate_hydrate_reasons_total{code="not_exact"} 1.0' in metrics.text()
 
 
-async def test_the_hosts_openapi_document_holds_ours(standin):
+async def test_the_hosts_openapi_document_includes_the_routes(standin):
     app = host(standin, lambda _request, _id: True)
     document = app.openapi()
     operation = document["paths"]["/history/v1/conversations/{conversation_id}"]["get"]
@@ -187,7 +187,7 @@ async def test_the_hosts_openapi_document_holds_ours(standin):
 
 
 async def test_an_app_below_another_path_works_too(standin):
-    """A proxy that keeps the prefix, said by root_path."""
+    """Behind a proxy that keeps the prefix, which root_path contains."""
     app = host(standin, lambda _request, _id: True)
     transport = httpx.ASGITransport(app, root_path="/api")
     async with httpx.AsyncClient(transport=transport, base_url="http://t/api") as client:

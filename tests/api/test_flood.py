@@ -1,4 +1,4 @@
-"""A flood of announcements over real connections: bounded work, and everything else goes on."""
+"""A flood of webhooks over real connections: the work is bounded, and other requests are served."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ PATIENCE_S = 20
 
 @pytest.fixture
 async def service(database):
-    """A whole service behind a real server; its URL, its Ably key, and who may look into its store."""
+    """A whole service behind a real server; its URL, its Ably key, and its store."""
     async with LocalAbly() as ably:
         settings = load_settings(
             database_url=database,
@@ -49,7 +49,7 @@ async def client(service):
 
 @asynccontextmanager
 async def half_said(url, headers, body):
-    """A request whose body stops in the middle; gives what is answered, if that comes."""
+    """Send a request whose body stops in the middle; return the answer, if there is one."""
     where = urlsplit(url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
     said = {"Host": where.netloc, "Content-Length": str(len(body)), **headers}
@@ -63,7 +63,7 @@ async def half_said(url, headers, body):
 
 
 async def status_of(reader):
-    """Status and headers of an answer."""
+    """Read the status and headers of an answer."""
     async with asyncio.timeout(PATIENCE_S):
         head = (await reader.readuntil(b"\r\n\r\n")).decode()
     first, *lines = head.strip().split("\r\n")
@@ -80,7 +80,7 @@ async def rows(client):
     return [row["conversation_id"] for row in answer.json()["conversations"]]
 
 
-async def test_a_flood_of_forged_ones_is_refused_and_nothing_is_done(service, client):
+async def test_a_flood_of_forged_webhooks_is_refused_without_any_work(service, client):
     _, ably, _ = service
     body = batch(*[f"ai:forged-{number}" for number in range(500)])
     for channel in ("forged-1", "forged-2"):
@@ -104,7 +104,7 @@ async def test_a_flood_of_forged_ones_is_refused_and_nothing_is_done(service, cl
 
 
 async def say(service, conversation_id):
-    """Something that would be recorded, if the announcement were believed."""
+    """A webhook that would lead to recording if it were authentic."""
     _, ably, _ = service
     async with httpx.AsyncClient(auth=tuple(ably.key.split(":"))) as http:
         path = f"http://127.0.0.1:{ably.port}/channels/ai:{conversation_id}/messages"
@@ -113,9 +113,7 @@ async def say(service, conversation_id):
         assert answer.status_code == 201, answer.text
 
 
-async def test_more_than_can_be_read_at_once_are_told_when_to_come_again(
-    service, client, monkeypatch
-):
+async def test_webhooks_beyond_the_limit_are_429_with_retry_after(service, client, monkeypatch):
     monkeypatch.setattr(events, "ARRIVAL_S", 3.0)
     url, ably, _ = service
     body = batch("ai:slow")
@@ -142,7 +140,9 @@ async def test_more_than_can_be_read_at_once_are_told_when_to_come_again(
             await each.__aexit__(None, None, None)
 
 
-async def test_a_flood_of_true_ones_is_coalesced_and_makes_no_rows(service, client, monkeypatch):
+async def test_a_flood_of_valid_webhooks_is_coalesced_and_creates_no_rows(
+    service, client, monkeypatch
+):
     _, ably, history = service
     await say(service, "true")
     reads = 0

@@ -1,4 +1,4 @@
-"""The routes of people who look, over real rooms; who may, and what is refused."""
+"""The inspection routes over a real database and channel server."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def admin(history):
 
 
 @pytest.mark.parametrize("path", PATHS)
-async def test_only_admins_look(admin, path):
+async def test_only_admins_may_inspect(admin, path):
     for shown in ({}, bearer("nobody's")):
         admin.headers.pop("authorization", None)
         problem(await admin.get(path, headers=shown), 401, "unauthorized")
@@ -59,7 +59,7 @@ async def test_only_admins_look(admin, path):
         problem(await admin.get(path, headers=bearer(known)), 403, "forbidden")
 
 
-async def test_conversations_are_found_by_the_beginning_of_their_ids(admin, history):
+async def test_conversations_are_found_by_the_prefix_of_their_ids(admin, history):
     for name in ("find/1", "find/2", "other"):
         await history.store_messages(name, [NewMessage("p", "user", text=f"about {name}")])
     page = (await admin.get("/v1/admin/conversations", params={"query": "find", "limit": 1})).json()
@@ -75,7 +75,7 @@ async def test_conversations_are_found_by_the_beginning_of_their_ids(admin, hist
     assert (row["streaming"], row["channel"], page["older"]) == (0, "ai:find/2", None)
 
 
-async def test_what_streams_is_found_and_has_a_timeline(admin, history):
+async def test_a_streaming_response_is_found_and_has_a_timeline(admin, history):
     async with history.respond("live", "r/1") as response:
         response.write("so far")
         params = {"streaming": "true"}
@@ -96,14 +96,14 @@ async def test_what_streams_is_found_and_has_a_timeline(admin, history):
     assert body["lease"]["told_at"] is not None
 
 
-async def test_health_says_what_answers(admin):
+async def test_health_reports_each_dependency(admin):
     body = (await admin.get("/v1/admin/health")).json()
     assert body["status"] == "ok"
     assert body["database"]["status"] == body["channel"]["status"] == "ok"
     assert body["recorder"]["status"] == "ok"
 
 
-async def test_health_answers_also_where_nothing_else_does(module_database):
+async def test_health_answers_even_if_every_dependency_fails(module_database):
     settings = load_settings(
         database_url="postgres://u:p@127.0.0.1:1/x",
         ably_api_key="a.b:c",
@@ -132,7 +132,7 @@ async def test_health_answers_also_where_nothing_else_does(module_database):
         ({"before": "nonsense"}, "before"),
     ],
 )
-async def test_what_makes_no_sense_is_named(admin, params, parameter):
+async def test_invalid_parameters_are_named(admin, params, parameter):
     answer = await admin.get("/v1/admin/conversations", params=params)
     problem(answer, 422, "bad_parameter", parameter)
 
@@ -147,7 +147,7 @@ async def test_an_admin_reads_what_readers_read_and_stores_what_backends_store(a
     assert (await admin.get("/v1/conversations")).status_code == 200
 
 
-async def test_more_looks_at_once_than_are_taken_on_are_told_to_come_again(standin):
+async def test_inspection_requests_beyond_the_limit_are_429(standin):
     gate, waiting = asyncio.Event(), asyncio.Semaphore(0)
 
     class Busy:
@@ -172,12 +172,12 @@ async def test_more_looks_at_once_than_are_taken_on_are_told_to_come_again(stand
     assert refused.headers["retry-after"] == "1"
 
 
-async def test_a_message_that_nobody_knows_is_not_found(admin):
+async def test_an_unknown_message_is_not_found(admin):
     path = "/v1/admin/conversations/nobody/messages/m/timeline"
     problem(await admin.get(path), 404, "not_found")
 
 
-async def test_they_are_documented_as_admins_alone(admin):
+async def test_the_document_requires_an_admin_key_for_them(admin):
     paths = (await admin.get("/openapi.json")).json()["paths"]
     for path in PATHS:
         template = path.replace("/c/", "/{conversation_id}/").replace("/m/", "/{message_id}/")

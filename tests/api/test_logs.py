@@ -26,7 +26,7 @@ def test_a_record_is_one_line_of_json():
     }  # fmt: skip
 
 
-def test_what_was_raised_is_in_the_line():
+def test_the_traceback_is_part_of_the_line():
     with pytest.raises(ValueError, match="not a number") as error:
         int("not a number")
     line = JsonLines().format(record("failed", exc_info=error._excinfo))
@@ -47,5 +47,5 @@ def test_logs_go_to_standard_error_and_nothing_to_standard_output():
     assert json.loads(line)["message"] == "hello"
 
 
-def test_the_servers_own_access_log_is_off():
+def test_uvicorns_access_log_is_off():
     assert uvicorn_options()["access_log"] is False

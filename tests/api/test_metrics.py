@@ -39,7 +39,7 @@ def test_hydrates_are_counted_with_the_reasons_why_they_are_incomplete():
     assert found["rehydrate_hydrate_events_total", ("outcome", "folded")] == 40
 
 
-def test_the_acts_tell_sources_and_outcomes():
+def test_use_cases_report_sources_and_outcomes():
     metrics = Metrics()
     metrics.observe("source", "channel", 3)
     metrics.observe("outcome", "folded", 40)
@@ -53,13 +53,13 @@ def test_the_acts_tell_sources_and_outcomes():
         metrics.observe("tokens", "secret")
 
 
-def test_two_of_them_share_nothing():
+def test_two_instances_share_nothing():
     one, other = Metrics(), Metrics()
     one.hydrated([], {})
     assert ("rehydrate_hydrates_total", ("complete", "true")) not in samples(other)
 
 
-def test_what_followers_hear_is_counted_where_they_are_and_read_when_somebody_looks():
+def test_follower_counts_are_read_at_each_scrape():
     metrics, counts = Metrics(), {"apply": 3}
     metrics.count_followed(lambda: counts)
     counts["ignored"] = 1

@@ -45,13 +45,13 @@ def edged(metrics=None):
         ("xaccess_token=1&Access_Token=2", "xaccess_token=1&Access_Token=2", None),
     ],
 )
-async def test_a_token_in_the_query_is_taken_out_of_it(query, left, token):
+async def test_a_token_is_removed_from_the_query(query, left, token):
     async with calling(edged()) as client:
         answer = await client.get(f"/seen/x?{query}")
     assert answer.json() == {"query": left, "token": token}
 
 
-def test_no_log_of_the_server_shows_it_even_where_its_access_log_is_on(caplog, monkeypatch):
+def test_no_server_log_shows_it_even_with_the_access_log_on(caplog, monkeypatch):
     monkeypatch.setattr(logging.getLogger("uvicorn.access"), "propagate", True)
     caplog.set_level(logging.INFO)
     caplog.set_level(logging.INFO, "uvicorn.access")  # whatever other servers made of it
@@ -82,7 +82,7 @@ async def test_each_request_is_one_line_without_its_query(caplog):
     assert fields == {"method": "GET", "path": "/seen/a b", "status": 200, "request_id": "r-1"}
 
 
-async def test_requests_are_counted_by_the_routes_template():
+async def test_requests_are_counted_by_path_template():
     metrics = Metrics()
     async with calling(edged(metrics)) as client:
         for path in ("/seen/one", "/seen/two", "/nowhere/three"):
@@ -99,7 +99,7 @@ async def test_requests_are_counted_by_the_routes_template():
     assert "BREW" not in text
 
 
-async def test_a_request_that_breaks_is_counted_and_logged_as_500(caplog):
+async def test_a_request_that_raises_is_counted_and_logged_as_500(caplog):
     caplog.set_level(logging.INFO, "rehydrate.access")
     metrics = Metrics()
     async with calling(edged(metrics)) as client:
@@ -109,7 +109,7 @@ async def test_a_request_that_breaks_is_counted_and_logged_as_500(caplog):
     assert caplog.records[-1].fields["status"] == 500
 
 
-async def test_every_answer_carries_its_request_id():
+async def test_every_response_has_its_request_id():
     async with calling(edged()) as client:
         for path in ("/seen/x", "/nowhere"):
             answer = await client.get(path, headers={"X-Request-Id": "mine"})

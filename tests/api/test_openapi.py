@@ -1,4 +1,4 @@
-"""The OpenAPI document is true: of every answer that the other tests see, and in itself."""
+"""The OpenAPI document is consistent, and matches the answers that other tests see."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ async def test_it_is_served(reader, document):
     assert (await reader.get("/openapi.json")).json() == document
 
 
-def test_every_reference_points_at_something(document):
+def test_every_reference_resolves(document):
     references = [each["$ref"] for each in inside(document) if "$ref" in each]
     assert references
     for reference in references:
@@ -78,7 +78,7 @@ def test_every_problem_has_an_example_of_its_schema(document):
     } <= seen  # fmt: skip
 
 
-def test_it_says_who_may_call(document):
+def test_it_declares_who_may_call_each_route(document):
     schemes = document["components"]["securitySchemes"]
     assert {each["scheme"] for each in schemes.values()} == {"bearer"}
     for name, operation in operations(document):
@@ -95,7 +95,7 @@ def test_each_parameter_of_a_path_is_described_once(document):
         assert set(described) >= {part.strip("{}") for part in name.split("/") if "{" in part}
 
 
-async def test_answers_have_the_documented_form(backend, standin, document):
+async def test_answers_match_the_documented_schema(backend, standin, document):
     standin.reasons = ["history_unavailable"]
     path = "/v1/conversations/c/messages"
     example = document["paths"]["/v1/conversations/{conversation_id}/messages"]["post"][
@@ -113,7 +113,7 @@ async def test_answers_have_the_documented_form(backend, standin, document):
         assert set(answer.json()) == set(parsed.model_dump(exclude_unset=True))
 
 
-def test_the_body_to_store_is_described_to_the_last_part(document):
+def test_the_body_to_store_is_described_completely(document):
     operation = document["paths"]["/v1/conversations/{conversation_id}/messages"]["post"]
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     messages = schema["properties"]["messages"]

@@ -53,7 +53,7 @@ def test_before_is_a_cursor_of_an_earlier_answer():
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda b: base64.b64encode(b).decode()))
-def test_whatever_is_given_as_a_cursor_is_one_or_refused(text):
+def test_any_text_is_either_a_cursor_or_refused(text):
     with contextlib.suppress(BadParameter):
         assert all(isinstance(part, str) for part in parameters.before(asking(before=text)))
 

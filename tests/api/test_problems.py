@@ -37,7 +37,7 @@ def told(error):
         (TooMany("no"), 429, "too_many"),
     ],
 )
-def test_each_error_of_ours_is_told_as_what_it_is(error, status, code):
+def test_each_error_class_becomes_its_problem(error, status, code):
     response, body = told(error)
     assert (response.status_code, body["code"]) == (status, code)
     assert body["type"] == f"urn:rehydrate:problem:{code}"
@@ -47,7 +47,7 @@ def test_each_error_of_ours_is_told_as_what_it_is(error, status, code):
     assert ("www-authenticate" in response.headers) == isinstance(error, errors.Refused)
 
 
-def test_a_refused_bearer_is_told_as_rfc_6750_has_it():
+def test_the_challenge_follows_rfc_6750():
     missing, _ = told(MissingCredentials("missing credentials"))
     assert missing.headers["www-authenticate"] == 'Bearer realm="rehydrate"'
     expired, _ = told(errors.Unauthorized("the token has expired"))
@@ -57,7 +57,7 @@ def test_a_refused_bearer_is_told_as_rfc_6750_has_it():
 
 
 @pytest.mark.parametrize("error", [ValueError("a secret"), errors.RehydrateError("a secret")])
-def test_what_nobody_raised_on_purpose_is_logged_and_not_told(error, caplog):
+def test_an_unexpected_error_is_logged_and_not_disclosed(error, caplog):
     with caplog.at_level(logging.ERROR):
         response, body = told(error)
     assert (response.status_code, body["code"]) == (500, "internal")
@@ -66,7 +66,7 @@ def test_what_nobody_raised_on_purpose_is_logged_and_not_told(error, caplog):
     assert "r-1" in caplog.text
 
 
-def test_a_missing_setting_is_not_told_to_callers(caplog):
+def test_a_missing_setting_is_not_disclosed_to_callers(caplog):
     _, body = told(errors.NotConfigured("ABLY_API_KEY is not set"))
     assert body["code"] == "internal"
     assert "ABLY" not in body["detail"]
@@ -79,13 +79,13 @@ def test_a_missing_setting_is_not_told_to_callers(caplog):
      (410, "gone"), (413, "too_large"), (418, "refused"), (429, "too_many"), (503, "internal"),
      (799, "internal")],
 )  # fmt: skip
-def test_what_the_framework_or_a_host_refuses_keeps_its_status(status, code):
+def test_http_exceptions_keep_their_status(status, code):
     response, body = told(HTTPException(status, "because", {"X-Why": "it is so"}))
     assert (response.status_code, body["code"], body["detail"]) == (status, code, "because")
     assert response.headers["x-why"] == "it is so"
 
 
-def test_a_hosts_401_asks_for_a_bearer_unless_it_asks_for_something_itself():
+def test_a_hosts_401_gets_a_bearer_challenge_unless_it_has_one():
     asked, _ = told(HTTPException(401))
     assert asked.headers["www-authenticate"].startswith("Bearer")
     cookie, body = told(HTTPException(401, {"not": "text"}, {"WWW-Authenticate": "Cookie"}))
@@ -100,6 +100,6 @@ def test_the_frameworks_own_validation_names_the_parameter():
     assert body["detail"] == "speed: Input should be a number"
 
 
-def test_a_caller_who_hangs_up_is_no_fault_of_ours(caplog):
+def test_a_client_that_disconnects_is_not_a_server_error(caplog):
     told(ClientDisconnect())
     assert not caplog.records

@@ -1,4 +1,4 @@
-"""What may be asked of a replay over HTTP, and what is told of one."""
+"""The request body of a replay, and the documented responses."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ from rehydrate.replay.requests import CheckedRequest
 TERMS = ReplayTerms("stream", 2.0, "ai:c", 0, 25.0)
 
 
-def test_nothing_asked_is_a_stream_at_its_own_pace():
+def test_an_empty_body_is_a_stream_at_the_original_pace():
     assert replay_asked({}).terms() == ReplayTerms()
     assert not replay_asked({}).dry_run
 
 
-def test_everything_may_be_said():
+def test_every_field_is_converted():
     body = {"mode": "repair", "speed": 0, "channel": "x", "from_seq": 2, "max_rate": 5}
     assert replay_asked({**body, "dry_run": True}).terms() == ReplayTerms("repair", 0, "x", 2, 5)
 
@@ -52,13 +52,13 @@ def test_everything_may_be_said():
         (None, "body"),
     ],
 )
-def test_what_is_wrong_is_named(body, parameter):
+def test_an_invalid_field_is_named(body, parameter):
     with pytest.raises(BadParameter) as caught:
         replay_asked(body)
     assert caught.value.parameter == parameter
 
 
-def test_what_is_told_is_what_the_document_says():
+def test_bodies_match_the_documented_schema():
     plan = {"joined": 1, "even": True, "gaps": [[2, 2]]}
     replay = Replay("c", "x", "r", "ai:c", TERMS, "queued", 5, 1.23456, "admin:1", 1, plan)
     body = replay.body()
@@ -70,7 +70,7 @@ def test_what_is_told_is_what_the_document_says():
     assert entry["conversation_id"] is None
 
 
-def test_a_dry_run_tells_the_schedule():
+def test_a_dry_run_lists_the_schedule():
     schedule = scheduled(folded(start(), token(1, "secret"), stop(2)), TERMS)
     for asked in (
         CheckedRequest("c", "r", "ai:c", TERMS, schedule),

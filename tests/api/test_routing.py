@@ -40,7 +40,7 @@ async def test_any_message_id_arrives_too(real, message):
 
 
 @pytest.mark.parametrize("conversation", [*ODD, ".", "..", "..."])
-def test_other_clients_are_understood_as_well(over_the_network, conversation):
+def test_ids_encoded_by_other_clients_arrive(over_the_network, conversation):
     url, _ = over_the_network
     host = urlsplit(url).netloc
     for path in (
@@ -53,7 +53,7 @@ def test_other_clients_are_understood_as_well(over_the_network, conversation):
         connection.close()
 
 
-def test_the_standard_librarys_opener_is_understood(over_the_network):
+def test_ids_encoded_by_the_standard_library_arrive(over_the_network):
     url, _ = over_the_network
     asked = urllib.request.Request(f"{url}/v1/conversations/a%2Fb%25", headers=bearer(SERVICE_KEY))
     with urllib.request.urlopen(asked, timeout=20) as answer:
@@ -64,7 +64,7 @@ def test_the_standard_librarys_opener_is_understood(over_the_network):
     "path", ["a*", "a%2A", "%5Bx", ":x", "%3Ax", "a%00b", "%0A", "%7F", "%C2%85", "%FF", "%ED%A0%80",
              "x" * 129, "%E6%97"],
 )  # fmt: skip
-async def test_an_id_that_names_no_channel_is_a_bad_parameter(real, path):
+async def test_an_id_that_is_not_valid_for_a_channel_is_a_bad_parameter(real, path):
     client, behind = real
     before = len(behind.asked)
     for call in (
@@ -77,7 +77,7 @@ async def test_an_id_that_names_no_channel_is_a_bad_parameter(real, path):
 
 
 @pytest.mark.parametrize("path", ["%00", "a%0Ab", "%FF", "x" * 257])
-async def test_an_id_that_no_message_has_is_a_bad_parameter(real, path):
+async def test_an_id_that_is_not_valid_for_a_message_is_a_bad_parameter(real, path):
     client, _ = real
     answer = await client.get(f"/v1/conversations/c/messages/{path}")
     problem(answer, 422, "bad_parameter", "message_id")
@@ -86,14 +86,14 @@ async def test_an_id_that_no_message_has_is_a_bad_parameter(real, path):
 @pytest.mark.parametrize(
     "path", ["", "/", "c/", "c/messages", "c/messages/", "c/x", "c/messages/m/x"]
 )
-async def test_a_path_of_another_form_is_no_route(real, path):
+async def test_a_path_of_another_form_is_not_a_route(real, path):
     client, _ = real
     answer = await client.get(f"/v1/conversations/{path}")
     assert answer.status_code in (404, 405)
     assert answer.headers["content-type"] == "application/problem+json"
 
 
-async def test_an_escape_is_undone_once_below_a_prefix_and_a_mount():
+async def test_an_escape_is_decoded_once_below_a_prefix_and_a_mount():
     inner = FastAPI(redirect_slashes=False)
     inner.router.route_class = Route
 
@@ -120,7 +120,7 @@ async def test_an_escape_is_undone_once_below_a_prefix_and_a_mount():
 
 
 @pytest.mark.parametrize("raw", [None, b"", b"/rewritten/by%20somebody"])
-async def test_where_the_path_was_rewritten_the_new_one_counts(raw):
+async def test_a_path_rewritten_by_a_middleware_applies(raw):
     async def show(request: Request) -> None: ...
 
     scope = {"type": "http", "method": "GET", "path": "/x/a b", "root_path": ""}
@@ -135,7 +135,7 @@ async def test_where_the_path_was_rewritten_the_new_one_counts(raw):
     [("abc-1.2_3:4/5=", True), ("x" * 128, True), ("x" * 129, False), ("", False), ("a b", False),
      ("a\r", False), ("é", False)],
 )  # fmt: skip
-def test_a_plain_request_id_is_kept_and_another_replaced(sent, taken):
+def test_a_well_formed_request_id_is_kept_and_another_replaced(sent, taken):
     scope = {"type": "http", "headers": [(b"x-request-id", sent.encode("latin-1"))]}
     found = request_id(scope)
     assert (found == sent) == taken
@@ -143,5 +143,5 @@ def test_a_plain_request_id_is_kept_and_another_replaced(sent, taken):
     assert request_id(scope) == found
 
 
-def test_made_up_request_ids_differ():
+def test_generated_request_ids_differ():
     assert len({request_id({"type": "http", "headers": []}) for _ in range(100)}) == 100

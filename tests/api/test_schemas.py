@@ -15,13 +15,13 @@ def without_text(**fields):
     return {"messages": [{"id": "m", "role": "assistant", **fields}]}
 
 
-def test_what_is_not_said_is_none():
+def test_omitted_fields_are_none():
     assert new_messages({"messages": [{"id": "p", "role": "user", "text": ""}]}) == [
         NewMessage("p", "user", "completed", "")
     ]
 
 
-def test_everything_that_can_be_said_arrives():
+def test_every_field_of_a_message_is_converted():
     parts = [
         {"type": "text", "text": "日本語 \0 🙂"},
         {"type": "reasoning", "text": "hm", "part": "1"},
@@ -111,24 +111,24 @@ def test_everything_that_can_be_said_arrives():
         ({**one(), "extra": 1}, "extra"),
     ],
 )  # fmt: skip
-def test_what_is_wrong_is_named_by_its_place(body, place):
+def test_a_fault_is_named_by_its_path(body, place):
     with pytest.raises(BadParameter) as error:
         new_messages(body)
     assert error.value.parameter == place
     assert place in str(error.value)
 
 
-def test_text_is_not_repeated_in_what_is_told():
+def test_errors_do_not_quote_the_text():
     with pytest.raises(BadParameter) as error:
         new_messages(one(role="nobody", text="a secret text", metadata="a secret"))
     assert "secret" not in str(error.value)
 
 
-def test_many_faults_are_counted_not_listed():
+def test_many_faults_are_counted_rather_than_listed():
     with pytest.raises(BadParameter, match="and 7 more"):
         new_messages({"messages": [{"id": 1, "role": "user", "text": "x"}] * 10})
 
 
-def test_a_thousand_messages_are_taken():
+def test_a_thousand_messages_are_accepted():
     body = {"messages": [{"id": f"m{n}", "role": "user", "text": "x"} for n in range(1000)]}
     assert len(new_messages(body)) == 1000

@@ -13,8 +13,8 @@ CALLS = [name for name in vars(Service) if not name.startswith("_")]
 
 @pytest.mark.parametrize("call", CALLS)
 @pytest.mark.parametrize("kind", [History, StandIn])
-def test_who_stands_behind_the_room_takes_what_it_gives(kind, call):
-    """mypy proves it for History; for the stand-in, the names and kinds of arguments do."""
+def test_services_accept_the_calls_of_the_protocol(kind, call):
+    """For History mypy checks this; for the stand-in, names and kinds of arguments are compared."""
     wanted = inspect.signature(getattr(Service, call)).parameters
     offered = inspect.signature(getattr(kind, call)).parameters
     waits = inspect.iscoroutinefunction(getattr(Service, call))

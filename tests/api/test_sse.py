@@ -1,4 +1,4 @@
-"""Server-sent events over everything that is real: Postgres, the channel server, uvicorn."""
+"""Server-sent events over a real Postgres, channel server and uvicorn."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ async def test_a_snapshot_comes_first_then_every_kind_of_event_with_an_id_each(
     assert said["prompt"]["text"] == "?"
 
 
-async def test_who_comes_back_is_told_what_it_missed_and_nothing_again(
+async def test_a_reconnecting_reader_receives_exactly_the_missed_events(
     client, conversation, publisher
 ):
     await publisher.stream("r", "ab", stop=False)
@@ -122,13 +122,13 @@ async def test_who_comes_back_is_told_what_it_missed_and_nothing_again(
 
 
 @pytest.mark.parametrize("last", ["nonsense", "-", "x-999999999999999999999", "\u2603", "0-0"])
-async def test_with_a_broken_last_event_id_a_snapshot_comes(client, conversation, last):
+async def test_an_invalid_last_event_id_yields_a_snapshot(client, conversation, last):
     async with streamed(client, conversation, last_event_id=last) as stream:
         (told,) = await stream.take(1)
     assert told.kind == "snapshot"
 
 
-async def test_the_last_event_of_another_conversation_is_of_no_use_here(
+async def test_a_last_event_id_of_another_conversation_yields_a_snapshot(
     client, conversation, publisher
 ):
     async with streamed(client, f"{conversation}-other") as stream:
@@ -138,7 +138,9 @@ async def test_the_last_event_of_another_conversation_is_of_no_use_here(
     assert told.kind == "snapshot"
 
 
-async def test_a_reader_without_the_capability_is_refused_before_any_byte(client, server, url):
+async def test_a_reader_without_the_capability_is_refused_before_the_stream_starts(
+    client, server, url
+):
     path = "/v1/conversations/secret/stream"
     elsewhere = token(server, {"ai:other": ["subscribe"]})
     problem(await client.get(path, headers=bearer(elsewhere)), 403, "forbidden")
@@ -155,7 +157,7 @@ async def test_a_bad_conversation_or_limit_is_a_problem(client):
     problem(answer, 422, "bad_parameter", "limit")
 
 
-async def test_a_token_in_the_query_counts_here_alone_and_is_never_logged(
+async def test_a_token_in_the_query_is_accepted_for_streams_only_and_never_logged(
     url, server, conversation, caplog
 ):
     caplog.set_level(logging.DEBUG)
@@ -180,7 +182,7 @@ async def test_a_stream_ends_cleanly_when_the_readers_token_expires(url, server,
         assert await stream.next() is None
 
 
-async def test_a_silent_stream_is_shown_to_be_alive(client, conversation, monkeypatch):
+async def test_a_silent_stream_sends_heartbeats(client, conversation, monkeypatch):
     monkeypatch.setattr(stream_module, "HEARTBEAT_S", 0.05)
     async with streamed(client, conversation) as stream:
         await stream.take(1)
@@ -190,9 +192,7 @@ async def test_a_silent_stream_is_shown_to_be_alive(client, conversation, monkey
         assert stream.comments >= 2
 
 
-async def test_a_message_that_cannot_be_read_is_skipped_and_counted(
-    client, conversation, publisher
-):
+async def test_an_unreadable_message_is_skipped_and_counted(client, conversation, publisher):
     async with streamed(client, conversation) as stream:
         await stream.take(1)
         before = await ignored(client)
@@ -206,7 +206,7 @@ async def test_a_message_that_cannot_be_read_is_skipped_and_counted(
 
 
 async def ignored(client):
-    """How many live messages meant nothing, as the metrics say."""
+    """Return the number of unreadable live messages from the metrics."""
     name = 'rehydrate_followed_messages_total{outcome="ignored"}'
     lines = (await client.get("/metrics")).text.splitlines()
     return next((float(line.split()[-1]) for line in lines if line.startswith(name)), 0)
@@ -218,14 +218,14 @@ async def test_head_is_answered_and_ends(client, conversation):
     assert answer.headers["content-type"].startswith("text/event-stream")
 
 
-async def test_pages_of_a_configured_origin_may_follow(client, conversation):
+async def test_pages_of_a_configured_origin_may_open_a_stream(client, conversation):
     async with client.stream(
         "GET", f"/v1/conversations/{conversation}/stream", headers={"Origin": ORIGIN}
     ) as response:
         assert response.headers["access-control-allow-origin"] == ORIGIN
 
 
-async def test_a_reader_that_leaves_is_noticed(client, conversation, history):
+async def test_a_disconnected_reader_is_noticed(client, conversation, history):
     async with streamed(client, conversation) as stream:
         await stream.take(1)
         assert history._following._feeds[conversation].followers == 1
@@ -234,7 +234,7 @@ async def test_a_reader_that_leaves_is_noticed(client, conversation, history):
             await asyncio.sleep(0.01)
 
 
-async def test_a_reader_that_takes_nothing_holds_nobody_up_and_gets_a_snapshot(
+async def test_a_stalled_reader_does_not_delay_others_and_gets_a_snapshot(
     client, url, conversation, publisher
 ):
     host, port = httpx.URL(url).host, httpx.URL(url).port
@@ -262,7 +262,7 @@ async def test_a_reader_that_takes_nothing_holds_nobody_up_and_gets_a_snapshot(
     writer.close()
 
 
-async def test_curl_shows_it_as_it_comes(url, conversation, publisher):
+async def test_curl_shows_events_as_they_arrive(url, conversation, publisher):
     if shutil.which("curl") is None:
         pytest.skip("curl is not installed")
     curl = await asyncio.create_subprocess_exec(
@@ -282,7 +282,7 @@ async def test_curl_shows_it_as_it_comes(url, conversation, publisher):
         await curl.wait()
 
 
-async def test_streams_end_cleanly_when_the_service_is_told_to_end_and_no_token_is_in_its_log(
+async def test_streams_end_cleanly_at_sigterm_and_no_token_is_logged(
     module_database, server, conversation
 ):
     environment = {

@@ -14,9 +14,9 @@ from contextlib import asynccontextmanager
 import pytest
 from aiohttp import web
 
-from api.cable import Cable
 from api.minting import READER, mint
 from api.serving import served_beside
+from api.tcp_proxy import TcpProxy
 from localably import LocalAbly
 from rehydrate.history import History
 from telling import publisher_to, settings_for
@@ -41,7 +41,7 @@ source.onopen = () => fetch("/opened", {method: "POST"});
 
 
 class Site:
-    """A page of another origin, and what it tells."""
+    """A page of another origin, and what it reports."""
 
     def __init__(self):
         self.streaming = None
@@ -99,7 +99,7 @@ async def url(module_database, server, site):
 
 @asynccontextmanager
 async def browsing(site, streaming):
-    """A browser that shows the page of *site*, which follows *streaming*."""
+    """Open the page of *site*, which follows *streaming*, in a browser."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         pytest.skip("chromium is not installed")
@@ -126,7 +126,9 @@ def stream_of(url, server, conversation):
     return f"{url}/v1/conversations/{conversation}/stream?access_token={shown}"
 
 
-async def test_it_follows_from_another_origin(url, server, site, conversation, publisher):
+async def test_an_event_source_of_another_origin_follows(
+    url, server, site, conversation, publisher
+):
     await publisher.stream("r", "早い", stop=False)
     async with browsing(site, stream_of(url, server, conversation)):
         await site.opened.get()
@@ -140,18 +142,18 @@ async def test_it_follows_from_another_origin(url, server, site, conversation, p
     assert "error" not in found["kinds"]
 
 
-async def test_it_comes_back_by_itself_and_is_told_what_it_missed_and_nothing_again(
+async def test_it_reconnects_and_receives_exactly_the_missed_events(
     url, server, site, conversation, publisher
 ):
     await publisher.stream("r", "早い", stop=False)
-    async with Cable(url) as cable, browsing(site, stream_of(cable.url, server, conversation)):
+    async with TcpProxy(url) as proxy, browsing(site, stream_of(proxy.url, server, conversation)):
         await site.opened.get()
         await publisher.say("token", "も", rid="r", seq=3)
         await asyncio.sleep(1)
-        await cable.pull_out()
+        await proxy.disconnect()
         await publisher.say("token", "の", rid="r", seq=4)
         await asyncio.sleep(0.5)
-        await cable.put_back()
+        await proxy.connect()
         await site.opened.get()
         await publisher.say("token", "勝", rid="r", seq=5)
         await publisher.say("stop", rid="r", seq=6)

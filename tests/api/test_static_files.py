@@ -1,4 +1,4 @@
-"""Static files: what they are sent as, and what they may do."""
+"""Static files: media types, cache headers, security policy."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ async def client(standin):
         yield client
 
 
-async def test_the_page_is_there_for_anybody_and_has_no_secret(client):
+async def test_the_page_is_public_and_contains_no_secret(client):
     answer = await client.get("/ui")
     assert answer.headers["content-type"] == "text/html; charset=utf-8"
     assert answer.text.startswith("<!doctype html>")
 
 
-async def test_the_page_names_its_files_so_that_they_are_kept_for_good(client):
+async def test_the_page_refers_to_its_files_by_digest_so_that_they_are_cached(client):
     page = (await client.get("/ui")).text
     names = re.findall(r'(?:href|src)="(ui/[^"]+)"', page)
     assert len(names) > 20
@@ -42,7 +42,7 @@ async def test_the_page_names_its_files_so_that_they_are_kept_for_good(client):
 
 
 @pytest.mark.parametrize("name", ["", *(f"/v/{path.name}" for path in FILES)])
-async def test_every_file_comes_with_a_strict_policy_and_a_tag(client, name):
+async def test_every_file_has_a_strict_policy_and_an_etag(client, name):
     answer = await client.get(f"/ui{name}")
     assert answer.status_code == 200
     policy = dict(each.strip().split(" ", 1) for each in
@@ -57,7 +57,7 @@ async def test_every_file_comes_with_a_strict_policy_and_a_tag(client, name):
     assert (await client.get(f"/ui{name}", headers=kept)).status_code == 304
 
 
-async def test_a_slash_behind_it_leads_to_the_page(client):
+async def test_a_trailing_slash_redirects_to_the_page(client):
     answer = await client.get("/ui/")
     assert (answer.status_code, answer.headers["location"]) == (308, "../ui")
 
@@ -68,7 +68,7 @@ async def test_other_names_are_not_found(client):
         problem(await client.get(f"/ui/v/{name}"), 404, "not_found")
 
 
-async def test_the_client_module_is_served_for_pages_of_others(client):
+async def test_the_client_module_may_be_loaded_by_other_origins(client):
     answer = await client.get("/client.js")
     assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
     assert "export function apply" in answer.text
@@ -79,7 +79,7 @@ async def test_without_an_inspector_there_is_no_page(standin):
         problem(await client.get("/ui"), 404, "not_found")
 
 
-def test_the_page_weighs_little_and_loads_nothing_from_elsewhere():
+def test_the_page_is_small_and_loads_nothing_from_other_hosts():
     assert sum(path.stat().st_size for path in FILES) <= MOST_BYTES
     for path in FILES:
         text = path.read_text()
@@ -89,7 +89,7 @@ def test_the_page_weighs_little_and_loads_nothing_from_elsewhere():
         assert not re.search(r"<script(?![^>]*src=)|<style| style=| on[a-z]+=\"", text), path.name
 
 
-def test_every_module_is_asked_for_at_once():
+def test_every_module_is_preloaded():
     asked = re.findall(
         r'(?:src|modulepreload" href)="ui/([\w.]+)"', (UI / "index.html").read_text()
     )
@@ -103,7 +103,7 @@ def _luminance(colour):
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_every_text_can_be_read(scheme):
+def test_every_text_has_enough_contrast(scheme):
     css = (UI / "base.css").read_text()
     pairs = re.findall(r"--([\w-]+): light-dark\((#\w{6}), (#\w{6})\)", css)
     colours = {name: (light, dark)[scheme == "dark"] for name, light, dark in pairs}

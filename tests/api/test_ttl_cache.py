@@ -10,7 +10,7 @@ class Clock:
         return self.now_s
 
 
-def test_what_is_kept_is_forgotten_when_its_time_is_over():
+def test_an_entry_expires():
     clock = Clock()
     cache = TtlCache(10, clock)
     cache.put(b"a", "A", 160)
@@ -22,7 +22,7 @@ def test_what_is_kept_is_forgotten_when_its_time_is_over():
     assert len(cache) == 0
 
 
-def test_the_one_unused_for_longest_makes_room():
+def test_the_least_recently_used_entry_is_evicted():
     cache = TtlCache(2, Clock())
     cache.put(b"a", "A", 200)
     cache.put(b"b", "B", 200)
@@ -32,7 +32,7 @@ def test_the_one_unused_for_longest_makes_room():
     assert len(cache) == 2
 
 
-def test_what_is_kept_again_replaces_what_was_known():
+def test_a_second_put_replaces_the_value():
     cache = TtlCache(2, Clock())
     cache.put(b"a", False, 200)
     cache.put(b"a", True, 300)
@@ -40,7 +40,7 @@ def test_what_is_kept_again_replaces_what_was_known():
     assert len(cache) == 1
 
 
-def test_a_no_is_told_from_not_knowing():
+def test_a_false_value_is_not_a_miss():
     cache = TtlCache(2, Clock())
     cache.put(b"a", False, 200)
     assert cache.get(b"a") is False

@@ -31,7 +31,7 @@ def call(args, result=None, status="in_progress"):
 
 
 class Told:
-    """What a follower is told."""
+    """A follower event."""
 
     def __init__(self, kind, **data):
         self.kind = kind
@@ -43,7 +43,7 @@ def snapshot(*bodies):
 
 
 def chunks(*told):
-    """The chunks of *told*, but for the first, which begins the message."""
+    """Return the chunks of *told* except the first, which starts the message."""
     made = Chunks("r")
     said = [chunk for each in told for chunk in made.convert(each)]
     assert said[0]["type"] == "start"
@@ -57,7 +57,7 @@ def kinds(said):
 # -- messages -------------------------------------------------------------------------------------
 
 
-def test_a_message_keeps_its_text_and_says_how_it_stands():
+def test_a_message_keeps_its_text_and_status():
     shown = ui_messages.message(body([text("hm", "reasoning"), text("so")], status="completed"))
     assert shown["parts"] == [
         {"type": "reasoning", "text": "hm", "state": "done"},
@@ -108,7 +108,7 @@ def test_a_tool_call_is_a_dynamic_tool_in_its_state(part, shown):
     assert found == {**named, **shown}
 
 
-def test_a_refusal_is_a_text_that_says_so():
+def test_a_refusal_is_a_text_with_provider_metadata():
     (part,) = ui_messages.message(body([text("no", "refusal")]))["parts"]
     assert (part["type"], part["providerMetadata"]) == ("text", {"rehydrate": {"refusal": True}})
 
@@ -116,7 +116,7 @@ def test_a_refusal_is_a_text_that_says_so():
 # -- chunks ---------------------------------------------------------------------------------------
 
 
-def test_what_streams_is_said_from_its_beginning_and_goes_on():
+def test_a_streaming_response_is_sent_from_its_start_and_continues():
     said = chunks(
         snapshot(body([text("Once")])),
         Told("token", text=" upon"),
@@ -134,7 +134,7 @@ def test_what_streams_is_said_from_its_beginning_and_goes_on():
     assert said[5] == {"type": "finish", "finishReason": "stop"}
 
 
-def test_reasoning_then_text_are_parts_of_their_own():
+def test_reasoning_and_text_are_separate_parts():
     said = chunks(snapshot(body()), Told("reasoning", text="hm"), Told("token", text="so"))
     assert kinds(said) == [
         "reasoning-start",
@@ -145,13 +145,13 @@ def test_reasoning_then_text_are_parts_of_their_own():
     ]
 
 
-def test_parts_with_a_name_grow_side_by_side():
+def test_parts_with_keys_grow_concurrently():
     names = ["a", "b", "a"]
     said = chunks(snapshot(body()), *[Told("token", text=n, part=n) for n in names])
     assert [chunk["id"] for chunk in said] == ["0", "0", "1", "1", "0"]
 
 
-def test_a_tool_call_is_said_step_by_step():
+def test_a_tool_call_is_sent_step_by_step():
     said = chunks(
         snapshot(body()),
         Told("tool_call", tool_call_id="t", name="add", args=""),
@@ -176,7 +176,7 @@ def test_a_tool_call_is_said_step_by_step():
         [Told("again"), snapshot(body([call("{}", {"error": "no"}, "failed")]))],
     ],
 )
-def test_a_tool_that_failed_is_an_error_of_its_own(told):
+def test_a_failed_tool_call_is_an_output_error(told):
     said = chunks(snapshot(body([call("{}")])), *told, Told("token", text="!"))
     assert kinds(said)[-4:] == [
         "tool-input-available",
@@ -192,7 +192,7 @@ def test_a_tool_that_failed_is_an_error_of_its_own(told):
     }
 
 
-def test_a_new_snapshot_adds_what_was_missed_and_nothing_again():
+def test_a_new_snapshot_adds_only_the_missed_chunks():
     begun = snapshot(body([text("Once"), call("", None)]))
     more = snapshot(body([text("Once"), call("{}", [2], "completed"), text("so")]))
     said = chunks(begun, Told("again"), more, more, Told("token", text="!"))
@@ -222,13 +222,13 @@ def test_a_new_snapshot_adds_what_was_missed_and_nothing_again():
         snapshot(body([text("Once upon")], gen=2)),
     ],
 )
-def test_what_was_told_cannot_be_taken_back(told):
+def test_a_change_of_sent_chunks_ends_the_stream_with_an_error(told):
     said = chunks(snapshot(body([text("Once")])), told, Told("token", text=" upon"))
     assert said[-1] == {"type": "error", "errorText": ui_messages._CHANGED}
     assert "text-delta" not in kinds(said)[2:]
 
 
-def test_a_repair_that_only_adds_is_no_change():
+def test_a_repair_that_only_appends_does_not_end_the_stream():
     said = chunks(snapshot(body([text("Once")])), Told("repair", text="Once upon"))
     assert said[-1] == {"type": "text-delta", "id": "0", "delta": " upon"}
 
@@ -243,11 +243,11 @@ def test_a_repair_that_only_adds_is_no_change():
         ({"status": "failed"}, {"type": "error", "errorText": "the response failed"}),
     ],
 )
-def test_how_a_response_ended_is_how_its_stream_ends(stop, last):
+def test_the_end_of_the_stream_matches_the_status(stop, last):
     assert chunks(snapshot(body()), Told("stop", **stop))[-1] == last
 
 
-def test_what_is_streamed_is_what_was_asked_for_or_the_newest():
+def test_the_requested_or_the_newest_response_is_streamed():
     told = [snapshot(body(id_="a"), body(id_="b"), body(id_="c", status="completed"))]
     assert ui_messages.streaming(told, None)["id"] == "b"
     assert ui_messages.streaming(told, "a")["id"] == "a"

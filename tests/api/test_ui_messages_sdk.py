@@ -1,4 +1,4 @@
-"""The published AI SDK as the reader of UI messages and of the UI message stream."""
+"""The published AI SDK reads UI messages and the UI message stream."""
 
 from __future__ import annotations
 
@@ -56,13 +56,13 @@ async def publisher(server, conversation):
 
 
 class SdkChat:
-    """The published SDK, in a process of its own."""
+    """The published SDK, in a separate process."""
 
     def __init__(self, node):
         self._node = node
 
     async def resumed(self, status=200):
-        """What was loaded, once the stream is asked for, and answered so."""
+        """Return the loaded messages once the stream has been requested and answered."""
         loaded = (await self.line())["loaded"]
         assert await self.line() == {"resumed": status}
         return loaded
@@ -101,7 +101,7 @@ async def chatting(url, conversation):
         await node.wait()
 
 
-async def test_a_chat_that_is_reloaded_resumes_what_streams(chatting, publisher):
+async def test_a_reloaded_chat_resumes_the_streaming_response(chatting, publisher):
     await publisher.say("user-input", {"promptId": "p", "text": "Tell me."})
     await publisher.say("start", rid="r", seq=0, promptId="p")
     await publisher.say("reasoning", "hm", rid="r", seq=1)
@@ -140,7 +140,9 @@ async def test_a_chat_that_is_reloaded_resumes_what_streams(chatting, publisher)
     assert answer["metadata"]["usage"] == {"n": 9}
 
 
-async def test_where_nothing_streams_there_is_nothing_to_resume(chatting, client, conversation):
+async def test_without_a_streaming_response_there_is_nothing_to_resume(
+    chatting, client, conversation
+):
     path = f"/v1/conversations/{conversation}/stream?format=ui-message-stream"
     answer = await client.get(path)
     assert (answer.status_code, answer.content) == (204, b"")
@@ -175,7 +177,7 @@ async def test_a_finished_conversation_is_loaded_and_valid(chatting, publisher):
     assert (await chat.line())["shown"] == loaded
 
 
-async def test_of_several_that_stream_the_one_that_is_asked_for_is_resumed(chatting, publisher):
+async def test_of_several_streaming_responses_the_requested_one_is_resumed(chatting, publisher):
     await publisher.stream("old", "ab", stop=False)
     await publisher.stream("new", "xy", stop=False)
     chat = await chatting(response="old")
@@ -198,9 +200,7 @@ async def test_a_response_that_is_repaired_ends_the_stream_with_an_error(chattin
     assert (found["status"], found["errors"]) == ("error", [ui_messages._CHANGED])
 
 
-async def test_the_stream_says_which_protocol_it_speaks_and_when_it_is_over(
-    client, conversation, publisher
-):
+async def test_the_stream_declares_its_protocol_and_its_end(client, conversation, publisher):
     await publisher.stream("r", "ab", stop=False)
     path = f"/v1/conversations/{conversation}/stream?format=ui-message-stream"
     async with client.stream("GET", path) as answer:

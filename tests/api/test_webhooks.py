@@ -1,4 +1,4 @@
-"""Announcements: who may, what they name, and that real rules have conversations recorded."""
+"""Webhooks: authentication, the channels they name, and recording by real rules."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ def signed(body, key=KEY):
 
 class TestProofs:
     @pytest.mark.parametrize("key", [KEY, OTHER_KEY])
-    async def test_a_batch_signed_by_any_configured_key_is_heard(self, client, service, key):
+    async def test_a_batch_signed_with_any_configured_key_is_accepted(self, client, service, key):
         body = batch("ai:a", "ai:b", "ai:a")
         answer = await client.post(PATH, content=body, headers=signed(body, key))
         assert (answer.status_code, answer.content) == (204, b"")
@@ -76,13 +76,13 @@ class TestProofs:
             bearer(SERVICE_KEY),
         ],
     )
-    async def test_anybody_else_is_told_401_and_nothing_is_done(self, client, service, headers):
+    async def test_other_requests_are_401_without_any_work(self, client, service, headers):
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         answer = await client.post(PATH, content=batch("ai:a"), headers=raw)
         problem(answer, 401, "unauthorized")
         assert not service.heard
 
-    async def test_an_envelope_shows_the_secret_of_its_rule(self, client, service):
+    async def test_an_enveloped_webhook_needs_the_rules_secret(self, client, service):
         shown = {"X-Rehydrate-Secret": SECRET}
         envelope = {"source": "channel.message", "channel": "ai:c", "messages": []}
         assert (await client.post(PATH, json=envelope, headers=shown)).status_code == 204
@@ -90,7 +90,7 @@ class TestProofs:
         assert (await client.post(PATH, content=b"\xff", headers=bare)).status_code == 204
         assert service.heard == [["ai:c"], ["ai:d"]]
 
-    async def test_without_a_configured_secret_none_is_taken(self, service):
+    async def test_without_a_configured_secret_none_is_accepted(self, service):
         app = create_app(service, make_access(), announcers=WebhookSenders([KEY]))
         async with calling(app) as client:
             answer = await client.post(PATH, headers={"X-Rehydrate-Secret": ""})
@@ -103,7 +103,7 @@ class TestBounds:
         body = batch("ai:a")
         problem(await client.post(PATH, content=body, headers=signed(body)), 413, "too_large")
 
-    async def test_while_too_much_waits_it_is_told_when_to_come_again(self, client, service):
+    async def test_a_full_recording_queue_is_a_429_with_retry_after(self, client, service):
         service.fault = Busy("too much waits")
         body = batch("ai:a")
         answer = await client.post(PATH, content=body, headers=signed(body))
@@ -111,12 +111,12 @@ class TestBounds:
         assert int(answer.headers["retry-after"]) > 0
 
     @pytest.mark.parametrize("body", [b"", b"{", b"[]", b"1", b"\xff"])
-    async def test_what_is_no_event_is_told_so(self, client, body):
+    async def test_a_body_that_is_not_an_event_is_refused(self, client, body):
         answer = await client.post(PATH, content=body, headers=signed(body))
         problem(answer, 422, "bad_parameter", "body")
 
 
-def test_channels_are_named_once_and_only_where_messages_were_published():
+def test_only_channels_with_published_messages_are_returned_without_duplicates():
     odd = {
         "items": [1, {}, {"source": "channel.message"}, {"source": "channel.message", "data": {}}]
     }
@@ -129,7 +129,7 @@ def test_channels_are_named_once_and_only_where_messages_were_published():
 
 
 @pytest.mark.parametrize("batched", [True, False])
-async def test_a_rule_has_conversations_recorded_and_a_backend_erases_them(database, batched):
+async def test_a_rule_triggers_recording_and_a_backend_erases(database, batched):
     async with LocalAbly() as ably:
         settings = load_settings(
             database_url=database,

@@ -1,4 +1,4 @@
-"""The HTTP room over everything that is real: Postgres, the channel server, uvicorn, stock SDK."""
+"""The HTTP API over a real Postgres, channel server, uvicorn and stock SDK."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ import pytest
 from ably import AblyRest
 from fastapi import FastAPI, HTTPException
 
-from api.cable import Cable
 from api.conftest import problem
 from api.minting import ADMIN_KEY, OTHER_KEY, READER, SERVICE_KEY, bearer, mint
 from api.serving import served_beside
+from api.tcp_proxy import TcpProxy
 from localably import LocalAbly
 from localably.capability import ServerCapability
 from localably.config import Key
@@ -78,7 +78,7 @@ async def backend(client):
 
 @pytest.fixture(scope="module")
 async def rest(ably):
-    """The stock SDK, with a token that it asks for itself."""
+    """The stock SDK, with a token that it requests itself."""
     made = AblyRest(key=KEY, endpoint="127.0.0.1", port=ably.port, tls=False, use_token_auth=True)
     async with made:
         yield made
@@ -125,7 +125,7 @@ async def test_messages_are_stored_once_read_back_and_paged(backend):
             assert (await backend.get(conversation, params=params, headers=kept)).status_code == 304
 
 
-async def test_a_message_is_kept_by_its_tag(backend):
+async def test_a_message_is_cached_by_its_etag(backend):
     path = "/v1/conversations/tagged/messages"
     message = {"id": "m", "role": "assistant", "parts": [{"type": "reasoning", "text": "hm"}]}
     assert (await backend.post(path, json={"messages": [message]})).status_code == 201
@@ -148,8 +148,8 @@ async def test_conversations_are_listed_newest_first(backend):
     assert len(names) == len(set(names))
 
 
-async def test_finished_and_streaming_responses_come_together(client, settings):
-    """The joiner's own token; texts exact while two responses interleave."""
+async def test_finished_and_streaming_responses_are_in_one_answer(client, settings):
+    """With the reader's own token; texts are exact while two responses interleave."""
     token = mint({"ai:streaming": ["subscribe"]}, key=KEY)
     async with (
         History(settings) as publisher,
@@ -177,14 +177,14 @@ async def test_finished_and_streaming_responses_come_together(client, settings):
 
 
 class TestProof:
-    async def test_a_jwt_opens_what_it_grants(self, client):
+    async def test_a_jwt_grants_access_by_its_capability(self, client):
         headers = bearer(mint({"ai:mine": ["history"]}, key=KEY))
         answer = await client.get("/v1/conversations/mine", headers=headers)
         assert (answer.status_code, answer.json()["messages"]) == (200, [])
         answer = await client.get("/v1/conversations/yours", headers=headers)
         problem(answer, 403, "forbidden")
 
-    async def test_the_keys_own_capability_counts_as_ably_tells_it(self, client):
+    async def test_the_keys_capability_at_ably_applies(self, client):
         for claimed, conversation, status in [
             (READER, "narrow", 200),
             (None, "narrow", 200),
@@ -202,7 +202,7 @@ class TestProof:
             problem(answer, 401, "unauthorized")
 
     @pytest.mark.parametrize("operation", ["history", "subscribe"])
-    async def test_an_opaque_token_is_proved_by_the_channel_server(self, client, rest, operation):
+    async def test_an_opaque_token_is_checked_by_the_channel_server(self, client, rest, operation):
         headers = bearer(await opaque(rest, {"ai:mine": [operation]}))
         answer = await client.get("/v1/conversations/mine", headers=headers)
         assert answer.status_code == 200, answer.text
@@ -215,7 +215,7 @@ class TestProof:
         problem(answer, 403, "forbidden")
 
     @pytest.mark.parametrize("token", ["app1.garbage", "app1.", "app2.AbCd", "garbage"])
-    async def test_garbage_is_refused(self, client, token):
+    async def test_a_malformed_token_is_refused(self, client, token):
         answer = await client.get("/v1/conversations/mine", headers=bearer(token))
         problem(answer, 401, "unauthorized")
 
@@ -267,12 +267,12 @@ async def test_a_database_that_goes_away_is_a_503_until_it_comes_back(module_dat
     path = "/v1/conversations/outage"
     headers = bearer(SERVICE_KEY)
     async with (
-        Cable(module_database) as cable,
-        served_beside(History(settings_for(cable.url, ably.port)).app()) as url,
+        TcpProxy(module_database) as proxy,
+        served_beside(History(settings_for(proxy.url, ably.port)).app()) as url,
         httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client,
     ):
         assert (await client.post(f"{path}/messages", json=body)).status_code == 201
-        await cable.pull_out()
+        await proxy.disconnect()
         for method, tail in (
             ("GET", path),
             ("GET", f"{path}/messages/m"),
@@ -285,6 +285,6 @@ async def test_a_database_that_goes_away_is_a_503_until_it_comes_back(module_dat
             problem(answer, 503, "store_unavailable")
             assert int(answer.headers["retry-after"]) > 0
         assert (await client.get("/healthz")).status_code == 200
-        await cable.put_back()
+        await proxy.connect()
         again = await client.get(path)
         assert [each["text"] for each in again.json()["messages"]] == [TEXT]

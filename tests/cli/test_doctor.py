@@ -1,4 +1,4 @@
-"""The doctor says what is wrong, and how to mend it."""
+"""The doctor reports what is wrong, and suggests a fix."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ async def ably():
 
 @pytest.fixture
 def examined(monkeypatch, capsys):
-    """Runs the doctor on settings; gives its exit code, and its findings by name."""
+    """Runs the doctor on settings; returns its exit code and its findings by name."""
 
     async def run(**settings):
         with monkeypatch.context() as patch:
@@ -48,7 +48,7 @@ def examined(monkeypatch, capsys):
     return run
 
 
-async def test_all_is_well(database, ably, examined):
+async def test_all_checks_pass(database, ably, examined):
     code, found = await examined(**settings_on(database, ably))
     assert code == 0
     assert [found[what][0] for what in ("settings", "database", "schema", "Ably", "key")] == [
@@ -57,14 +57,14 @@ async def test_all_is_well(database, ably, examined):
     assert found["retention"][0] == "?", "nothing was said yet"
 
 
-async def test_what_is_not_set_is_named(examined):
+async def test_a_missing_setting_is_named(examined):
     code, found = await examined(ABLY_API_KEY=f"a.b:{SECRET}")
     assert code == 2
     assert found["settings"][0] == "WRONG"
     assert "REHYDRATE_DATABASE_URL" in found["settings"][1]
 
 
-async def test_a_database_that_is_away(ably, examined):
+async def test_an_unreachable_database(ably, examined):
     url = f"postgres://u:{SECRET}@127.0.0.1:1/x"
     code, found = await examined(**settings_on(url, ably))
     assert code == 1
@@ -74,7 +74,7 @@ async def test_a_database_that_is_away(ably, examined):
     assert found["Ably"][0] == "ok", "the rest is looked at all the same"
 
 
-async def test_a_schema_that_is_not_there(postgres, ably, examined):
+async def test_a_missing_schema(postgres, ably, examined):
     async with new_database(postgres.url) as url:
         code, found = await examined(**settings_on(url, ably))
     assert code == 1
@@ -83,7 +83,7 @@ async def test_a_schema_that_is_not_there(postgres, ably, examined):
     assert "rehydrate migrate" in found["schema"][1]
 
 
-async def test_ably_that_is_away(database, ably, examined):
+async def test_an_unreachable_ably(database, ably, examined):
     given = settings_on(database, ably) | {"ABLY_PORT": "1"}
     code, found = await examined(**given)
     assert code == 1
@@ -93,7 +93,7 @@ async def test_ably_that_is_away(database, ably, examined):
     assert found["schema"][0] == "ok"
 
 
-async def test_a_key_that_ably_does_not_know(database, ably, examined):
+async def test_a_key_that_ably_does_not_recognise(database, ably, examined):
     name = ably.key.partition(":")[0]
     code, found = await examined(
         **settings_on(database, ably) | {"ABLY_API_KEY": f"{name}:{SECRET}"}
@@ -103,7 +103,7 @@ async def test_a_key_that_ably_does_not_know(database, ably, examined):
     assert "ABLY_API_KEY" in found["key"][1]
 
 
-async def test_a_key_that_may_too_little(database, examined):
+async def test_a_key_without_a_required_operation(database, examined):
     key = f"app.weak:{SECRET}"
     async with LocalAbly(apps=[_app(key, '{"ai:*":["subscribe","history"]}')]) as ably:
         given = settings_on(database, ably) | {"ABLY_API_KEY": key}
@@ -118,14 +118,16 @@ def _app(key, capability):
     return App(made.app_id, keys={made.name: made})
 
 
-async def test_a_retention_that_the_channel_keeps(database, ably, examined, monkeypatch):
+async def test_a_retention_that_channel_history_satisfies(database, ably, examined, monkeypatch):
     await _say_something(database, ably, monkeypatch)
     code, found = await examined(**settings_on(database, ably))
     assert code == 0
     assert found["retention"][0] == "ok"
 
 
-async def test_a_retention_that_the_channel_does_not_keep(database, ably, examined, monkeypatch):
+async def test_a_retention_that_channel_history_does_not_satisfy(
+    database, ably, examined, monkeypatch
+):
     await _say_something(database, ably, monkeypatch)
     ably.expire()
     code, found = await examined(**settings_on(database, ably))
@@ -135,7 +137,7 @@ async def test_a_retention_that_the_channel_does_not_keep(database, ably, examin
 
 
 async def _say_something(database, ably, monkeypatch):
-    """Let something be said long enough ago to tell by it."""
+    """Publish a message, old enough for the retention check."""
     monkeypatch.setattr(doctor, "_LAG_MS", 100)
     async with History(load_settings(**settings_on(database, ably))) as history:
         async with history.respond("c", "r") as response:

@@ -1,4 +1,4 @@
-"""The command line, as whoever types it sees it."""
+"""The command line, from the point of view of its user."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ GOOD = {
 
 @pytest.fixture
 def here(capsys, monkeypatch):
-    """Runs a command in this process, without settings but those given, and leaves no trace."""
+    """Runs a command in this process with the given settings only, and restores all state."""
     root = logging.getLogger()
     before = root.handlers[:], root.level
     levels = {each: each.level for each in map(logging.getLogger, NOISY)}
@@ -63,7 +63,7 @@ def configured(database, ably):
 
 
 def one_line(result, code):
-    """It failed with that exit code and one line, which shows no secret and no traceback."""
+    """Assert one line on standard error, without secret or traceback, and that exit code."""
     assert result.code == code, result.err
     assert not result.out
     (line,) = result.err.splitlines()
@@ -73,7 +73,7 @@ def one_line(result, code):
 
 
 @pytest.mark.parametrize("command", COMMANDS)
-def test_every_command_explains_itself(here, command):
+def test_every_command_and_option_has_help(here, command):
     result = here(command, "--help")
     assert (result.code, result.err) == (0, "")
     assert result.out.startswith(f"usage: rehydrate {command} ")
@@ -86,7 +86,7 @@ def test_every_command_explains_itself(here, command):
         assert explained, f"{command} {flag} is not explained"
 
 
-def test_help_lists_the_commands_and_the_settings_that_matter(here):
+def test_help_lists_the_commands_and_the_most_important_settings(here):
     result = here("--help")
     assert result.code == 0
     listed = re.findall(r"^    ([a-z-]+) ", result.out, re.MULTILINE)
@@ -96,7 +96,7 @@ def test_help_lists_the_commands_and_the_settings_that_matter(here):
         assert name in result.out
 
 
-def test_no_command_and_an_unknown_one_are_asked_wrongly(here):
+def test_no_command_and_an_unknown_command_are_usage_errors(here):
     for argv in ((), ("nonsense",), ("serve", "--nonsense")):
         result = here(*argv)
         assert result.code == 2
@@ -114,7 +114,7 @@ def test_no_command_and_an_unknown_one_are_asked_wrongly(here):
         (("hydrate", "c"), "ABLY_API_KEY"),
     ],
 )
-def test_what_is_not_configured_is_named_and_the_exit_code_is_2(here, argv, missing):
+def test_a_missing_setting_is_named_with_exit_code_2(here, argv, missing):
     given = {name: value for name, value in GOOD.items() if name != missing}
     assert f"{missing} is not set" in one_line(here(*argv, **given), 2)
 
@@ -142,7 +142,7 @@ def test_a_bad_setting_is_named_on_one_line_without_its_secret(here, name, value
     assert name in one_line(here("--quiet", "serve", **given), 2)
 
 
-async def test_a_port_that_is_taken_is_said():
+async def test_a_port_in_use_is_reported():
     async with LocalAbly() as other:
         result = await ran("--quiet", "serve", "--port", str(other.port), **GOOD)
     line = one_line(result, 2)
@@ -150,17 +150,17 @@ async def test_a_port_that_is_taken_is_said():
     assert str(other.port) in line
 
 
-def test_a_bad_conversation_is_said_and_not_asked_for(here):
+def test_an_invalid_conversation_id_is_reported_without_a_query(here):
     for wrong in ("", "a*", "[a", ":a", "x" * 129, "a\n"):
         assert "conversation" in one_line(here("hydrate", wrong, **GOOD), 2)
 
 
-def test_a_database_that_is_away_is_said_with_exit_code_1(here):
+def test_an_unreachable_database_is_reported_with_exit_code_1(here):
     assert "Postgres" in one_line(here("hydrate", "c", **GOOD), 1)
     assert "Postgres" in one_line(here("migrate", **GOOD), 1)
 
 
-async def test_migrate_may_be_run_again_and_again(postgres, ably):
+async def test_migrate_is_idempotent(postgres, ably):
     from conftest import new_database  # noqa: PLC0415 - the suite's own
 
     async with new_database(postgres.url) as url:
@@ -173,7 +173,7 @@ async def test_migrate_may_be_run_again_and_again(postgres, ably):
         assert (await ran("hydrate", "c", **given)).code == 0
 
 
-async def test_hydrate_prints_what_was_said(configured):
+async def test_hydrate_prints_the_messages(configured):
     async with History(load_settings(**configured)) as history:
         said = [
             NewMessage("p-1", "user", text="むかしむかし?"),
@@ -191,12 +191,12 @@ async def test_hydrate_prints_what_was_said(configured):
     assert [m["id"] for m in answer["messages"]] == ["r-1"]
 
 
-async def test_hydrate_of_what_nobody_began_prints_nothing(configured):
+async def test_hydrate_of_an_unknown_conversation_prints_nothing(configured):
     result = await ran("hydrate", "nobody", **configured)
     assert (result.code, result.out.strip()) == (0, "")
 
 
-async def test_texts_that_a_terminal_cannot_show_are_printed_escaped(configured):
+async def test_unencodable_texts_are_printed_escaped(configured):
     async with History(load_settings(**configured)) as history:
         await history.store_messages("c", [NewMessage("r-1", "assistant", text="a\ud83db")])
         await history.store_messages("d", [NewMessage("r-1", "assistant", text="é😀")])
@@ -208,7 +208,7 @@ async def test_texts_that_a_terminal_cannot_show_are_printed_escaped(configured)
     assert "\\xe9\\U0001f600" in result.out
 
 
-async def test_a_reader_who_has_seen_enough_is_no_failure_to_be_traced(configured):
+async def test_a_closed_pipe_does_not_print_a_traceback(configured):
     async with History(load_settings(**configured)) as history:
         text = "x" * 200_000
         await history.store_messages("c", [NewMessage("r-1", "assistant", text=text)])
@@ -220,7 +220,7 @@ async def test_a_reader_who_has_seen_enough_is_no_failure_to_be_traced(configure
     assert "Traceback" not in result.err
 
 
-async def test_hydrate_says_what_is_not_complete(database, ably):
+async def test_hydrate_prints_why_an_answer_is_incomplete(database, ably):
     given = settings_on(database, ably)
     async with History(load_settings(**given)) as history:
         await history.store_messages("c", [NewMessage("p-1", "user", text="hello")])
@@ -237,7 +237,7 @@ async def test_it_runs_as_a_module(module):
     assert "REHYDRATE_DATABASE_URL is not set" in one_line(result, 2)
 
 
-async def test_the_local_channel_server_says_when_it_is_ready_and_shows_no_key_it_was_given():
+async def test_local_ably_prints_when_it_is_ready_and_not_a_given_key():
     argv = ("local-ably", "--port", "0", "--key", f"app.key:{SECRET}")
     async with Command(*argv) as command:
         url = await command.ready()
@@ -247,14 +247,14 @@ async def test_the_local_channel_server_says_when_it_is_ready_and_shows_no_key_i
     assert SECRET not in result.out + result.err
 
 
-def test_a_wrong_key_of_the_local_channel_server_is_said(here):
+def test_a_malformed_key_of_local_ably_is_reported(here):
     result = here("local-ably", "--port", "0", "--key", SECRET)
     assert result.code == 2
     assert SECRET not in result.err
     assert "appId.keyId:secret" in result.err
 
 
-async def test_ctrl_c_says_nothing_but_that_it_ended(configured):
+async def test_ctrl_c_prints_no_traceback(configured):
     async with Command("serve", **configured) as command:
         await command.ready()
         command.send(signal.SIGINT)

@@ -1,4 +1,4 @@
-"""`rehydrate replay`, as whoever types it sees it."""
+"""`rehydrate replay`, from the point of view of its user."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def replay(done, state="running"):
     )
 
 
-def test_on_a_terminal_the_bar_stays_in_its_line():
+def test_on_a_terminal_the_bar_is_redrawn_in_place():
     out = Terminal()
     bar = ProgressBar(out)
     for done in (0, 0, 20, 39):
@@ -57,7 +57,7 @@ def test_on_a_terminal_the_bar_stays_in_its_line():
     assert whole.startswith("[" + "#" * 30 + "] 40/40 chunks  8.0/8.0 s  done")
 
 
-def test_elsewhere_it_is_a_line_every_tenth():
+def test_without_a_terminal_it_prints_one_line_per_tenth():
     out = io.StringIO()
     bar = ProgressBar(out)
     for done in range(40):
@@ -67,7 +67,7 @@ def test_elsewhere_it_is_a_line_every_tenth():
     ProgressBar(None).show(replay(1))
 
 
-def test_a_replay_of_nothing_is_shown():
+def test_a_replay_without_chunks_is_shown():
     out = io.StringIO()
     ProgressBar(out).show(replay(0, "done")._replace(chunks=0))
     assert "0/0 chunks" in out.getvalue()
@@ -91,7 +91,7 @@ async def configured(database, ably):
     return given
 
 
-async def test_it_replays_and_says_so(configured):
+async def test_it_replays_and_prints_the_result(configured):
     result = await ran("replay", "c", "r", "--speed", "0", **configured)
     assert result.code == 0, result.err
     assert result.out.startswith("done: published 5 of 5 chunks on ai:c as replay-")
@@ -103,7 +103,7 @@ async def test_it_replays_and_says_so(configured):
     assert "chunks" not in result.err
 
 
-async def test_a_dry_run_tells_the_schedule(configured):
+async def test_a_dry_run_prints_the_schedule(configured):
     result = await ran("replay", "c", "r", "--speed", "0", "--dry-run", **configured)
     assert result.code == 0, result.err
     lines = result.out.splitlines()
@@ -116,14 +116,14 @@ async def test_a_dry_run_tells_the_schedule(configured):
     assert result.out == "1 chunks in 0.0 s on ai:c\n"
 
 
-async def test_what_is_not_as_it_was_is_said(configured):
+async def test_differences_from_the_original_are_printed(configured):
     result = await ran("-q", "replay", "c", "s", "--speed", "0", "--max-rate", "50", **configured)
     assert "spread evenly" in result.out
     result = await ran("-q", "replay", "c", "r", "--speed", "1000", "--max-rate", "5", **configured)
     assert "shared a channel message" in result.out
 
 
-async def test_ctrl_c_cancels_it(configured, database):
+async def test_ctrl_c_cancels_the_replay(configured, database):
     argv = ("replay", "c", "s", "--speed", "0", "--max-rate", "2")
     async with Command(*argv, **configured) as command:
         await command.says("running")
@@ -148,7 +148,7 @@ async def test_ctrl_c_cancels_it(configured, database):
         (("c", "r", "--channel", "elsewhere"), 1, "REHYDRATE_REPLAY_CHANNELS"),
     ],
 )
-async def test_what_is_asked_wrongly_is_said_on_one_line(configured, argv, code, says):
+async def test_an_invalid_request_is_reported_on_one_line(configured, argv, code, says):
     result = await ran("-q", "replay", *argv, **configured)
     assert result.code == code
     (line,) = result.err.splitlines()

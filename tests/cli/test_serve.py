@@ -1,4 +1,4 @@
-"""A service says when it is ready, and ends cleanly."""
+"""`rehydrate serve` prints when it is ready, and shuts down cleanly."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ def configured(database, ably):
     return settings_on(database, ably)
 
 
-async def test_it_answers_when_it_says_that_it_is_ready_and_ends_with_0_at_sigterm(configured):
+async def test_it_serves_once_ready_is_printed_and_exits_with_0_at_sigterm(configured):
     async with Command("serve", **configured) as service:
         url = await service.ready()
         async with httpx.AsyncClient(base_url=url) as http:
@@ -40,7 +40,7 @@ async def test_it_answers_when_it_says_that_it_is_ready_and_ends_with_0_at_sigte
     assert refuses(int(url.rpartition(":")[2]))
 
 
-async def test_its_log_is_lines_of_json_and_shows_no_secret(configured):
+async def test_its_log_is_json_lines_without_secrets(configured):
     async with Command("serve", **configured) as service:
         url = await service.ready()
         async with httpx.AsyncClient(base_url=url) as http:
@@ -54,7 +54,7 @@ async def test_its_log_is_lines_of_json_and_shows_no_secret(configured):
 
 
 async def fired(fault):
-    """Wait until it happened to somebody."""
+    """Wait until the fault has fired."""
     for _ in range(1000):
         if fault.fired:
             return
@@ -62,7 +62,7 @@ async def fired(fault):
     pytest.fail("nobody was stalled")
 
 
-async def test_a_request_that_is_under_way_is_answered_before_the_end(configured, ably):
+async def test_a_request_in_progress_is_answered_before_shutdown(configured, ably):
     async with Command("serve", **configured) as service:
         url = await service.ready()
         headers = {"authorization": f"Bearer {configured['REHYDRATE_SERVICE_KEYS']}"}
@@ -78,7 +78,7 @@ async def test_a_request_that_is_under_way_is_answered_before_the_end(configured
         assert (await service.end()).code == 0
 
 
-async def test_an_embedded_service_starts_what_is_missing_and_says_where_it_keeps_it(tmp_path):
+async def test_an_embedded_service_starts_the_missing_services_and_logs_their_folder(tmp_path):
     settings = {"REHYDRATE_DATA_DIR": tmp_path, "REHYDRATE_PORT": "0"}
     async with Command("serve", "--embedded", **settings) as service:
         url = await service.ready()
@@ -92,7 +92,7 @@ async def test_an_embedded_service_starts_what_is_missing_and_says_where_it_keep
     assert key not in result.err
 
 
-async def test_a_name_is_listened_on_with_all_its_addresses_on_one_port():
+async def test_all_addresses_of_a_host_name_use_one_port():
     sockets = await _listen("localhost", 0)
     try:
         assert len({each.getsockname()[1] for each in sockets}) == 1
@@ -101,7 +101,7 @@ async def test_a_name_is_listened_on_with_all_its_addresses_on_one_port():
             each.close()
 
 
-async def test_an_address_that_cannot_be_listened_on_is_named():
+async def test_an_address_that_cannot_be_bound_is_named():
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = taken.getsockname()[1]
         with pytest.raises(NotConfigured, match=rf"REHYDRATE_PORT.*127\.0\.0\.1:{port}"):

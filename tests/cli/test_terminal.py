@@ -41,7 +41,7 @@ def message(id_, text, status="completed", role="assistant", gaps=()):
     return {"id": id_, "text": text, "status": status, "role": role, "gaps": list(gaps)}
 
 
-def test_who_speaks_is_named_when_it_is_another_than_before():
+def test_a_header_names_the_message_when_the_output_switches():
     first = snapshot(message("p", "?", role="user"), message("r1", "Once", "in_progress"))
     text = shown(
         first,
@@ -56,7 +56,7 @@ def test_who_speaks_is_named_when_it_is_another_than_before():
     )
 
 
-def test_everything_else_has_a_line_of_its_own():
+def test_other_events_have_their_own_lines():
     text = shown(
         snapshot(message("r0", "x", "failed", gaps=[[2, 3]]), reasons=[{"detail": "expired"}]),
         said("prompt", "p", text="why?"),
@@ -110,7 +110,7 @@ async def following(database, server, *argv):
     )
 
 
-async def test_the_command_shows_a_conversation_until_it_is_told_to_end(module_database, server):
+async def test_the_command_prints_a_conversation_until_sigterm(module_database, server):
     conversation = f"t-{secrets.token_hex(4)}"
     async with publisher_to(server, f"ai:{conversation}") as publisher:
         await publisher.stream("r", "はい", stop=False)
@@ -132,7 +132,7 @@ async def test_the_command_shows_a_conversation_until_it_is_told_to_end(module_d
     assert (process.returncode, errors) == (0, b"")
 
 
-async def test_a_reader_that_has_seen_enough_ends_it_quietly(module_database, server):
+async def test_a_closed_pipe_ends_it_quietly(module_database, server):
     conversation = f"t-{secrets.token_hex(4)}"
     async with publisher_to(server, f"ai:{conversation}") as publisher:
         await publisher.stream("r", "ab", stop=False)
@@ -153,7 +153,7 @@ async def test_a_reader_that_has_seen_enough_ends_it_quietly(module_database, se
     assert (process.returncode, errors) == (0, b"")
 
 
-async def test_a_bad_conversation_is_one_line_and_exit_code_2(module_database, server):
+async def test_an_invalid_conversation_id_is_one_line_and_exit_code_2(module_database, server):
     process = await following(module_database, server, "[x")
     _, errors = await process.communicate()
     assert process.returncode == 2

@@ -1,4 +1,4 @@
-"""The command line as a process, and what is left of it."""
+"""The command line as a process, and checks for processes left behind."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ TIMEOUT_S = 60.0
 
 
 class Ran(NamedTuple):
-    """What a command said, and its exit code."""
+    """The output and exit code of a command."""
 
     code: int
     out: str
@@ -24,14 +24,14 @@ class Ran(NamedTuple):
 
 
 def environment(**settings):
-    """An environment without settings of ours but *settings*."""
+    """Return an environment with *settings* and no other setting of rehydrate."""
     ours = ("REHYDRATE_", "ABLY_", "OPENAI_", "CHAT_")
     kept = {k: v for k, v in os.environ.items() if not k.startswith(ours)}
     return kept | {name: str(value) for name, value in settings.items()}
 
 
 class Command:
-    """``rehydrate …`` as a process; ended with the block, whatever the test did."""
+    """``rehydrate …`` as a process, which ends with the block in every case."""
 
     def __init__(self, *argv, module="rehydrate", **settings):
         self._argv = (sys.executable, "-m", module, *argv)
@@ -68,7 +68,7 @@ class Command:
 
     @property
     def said(self):
-        """What it said on standard error so far."""
+        """Its output on standard error so far."""
         return self._errors.decode(errors="replace")
 
     def send(self, number):
@@ -88,18 +88,18 @@ class Command:
             return await self._process.stdout.readline()
 
     def hear_no_more(self):
-        """Close our end of its standard output, as ``head`` does."""
+        """Close the reading end of its standard output, as ``head`` does."""
         self._process._transport.get_pipe_transport(1).close()
 
     async def says(self, text):
-        """Wait until it says *text* on standard error."""
+        """Wait until it prints *text* on standard error."""
         async with asyncio.timeout(TIMEOUT_S):
             while text not in self.said:
                 self._heard.clear()
                 await self._heard.wait()
 
     async def end(self):
-        """Wait for its end; what it still said."""
+        """Wait for its end; return the rest of its output."""
         async with asyncio.timeout(TIMEOUT_S):
             out = await self._process.stdout.read()
             code = await self._process.wait()
@@ -107,7 +107,7 @@ class Command:
             return Ran(code, out.decode(), self._errors.decode())
 
     async def terminated(self):
-        """End it as a supervisor does."""
+        """Terminate it, as a supervisor does."""
         self.send(signal.SIGTERM)
         return await self.end()
 
@@ -119,7 +119,7 @@ async def ran(*argv, module="rehydrate", **settings):
 
 
 def processes_on(folder):
-    """The processes that have to do with *folder*: by command line, place or environment."""
+    """Return the processes that use *folder*: by command line, working folder or environment."""
     found, wanted = {}, str(folder).encode()
     for entry in Path("/proc").iterdir():
         if not entry.name.isdigit() or int(entry.name) == os.getpid():
@@ -133,7 +133,7 @@ def processes_on(folder):
 
 
 async def all_gone(folder, within_s=30.0):
-    """Wait until no process has to do with *folder*."""
+    """Wait until no process uses *folder*."""
     deadline = time.monotonic() + within_s
     while found := processes_on(folder):
         assert time.monotonic() < deadline, found
@@ -141,7 +141,7 @@ async def all_gone(folder, within_s=30.0):
 
 
 def listening_ports(pids):
-    """The TCP ports on which *pids* listen."""
+    """Return the TCP ports on which *pids* listen."""
     inodes = set()
     for pid in pids:
         with contextlib.suppress(OSError):
@@ -158,7 +158,7 @@ def refuses(port):
 
 
 def settings_on(database, ably):
-    """The environment of a service on *database* and the channel server *ably*."""
+    """Return the environment of a service with *database* and the channel server *ably*."""
     return {
         "REHYDRATE_DATABASE_URL": database,
         "REHYDRATE_PORT": "0",

@@ -1,4 +1,4 @@
-"""A channel server in this process, and the settings of a service on it."""
+"""A channel server in this process, and the settings of a service that uses it."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from localably import LocalAbly
 
 @pytest.fixture(autouse=True)
 def without_settings(monkeypatch):
-    """Whoever runs the tests may have settings of his own, which are not meant for them."""
+    """Remove the developer's own settings from the environment."""
     for name in list(os.environ):
         if name.startswith(("REHYDRATE_", "ABLY_")):
             monkeypatch.delenv(name)
@@ -26,5 +26,5 @@ async def ably():
 
 @pytest.fixture
 def configured(database, ably):
-    """The environment of a service on a database and a channel server of this test's own."""
+    """The environment of a service with a database and a channel server for this test only."""
     return settings_on(database, ably)

@@ -1,4 +1,4 @@
-"""The demo's agent: several responses at once, each of them ended whatever happens."""
+"""The demo's agent: several responses at once, each of them ended in every case."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ async def said(history, conversation_id):
 
 
 async def appear(count, history, conversation_id):
-    """Wait until so many responses have begun."""
+    """Wait until *count* responses have started."""
     for _ in range(400):
         if len(await said(history, conversation_id)) >= count:
             return
@@ -36,7 +36,7 @@ async def appear(count, history, conversation_id):
     pytest.fail("the agent does not stream")
 
 
-async def test_it_streams_in_lanes_and_all_it_says_is_finished_and_true(history):
+async def test_it_streams_several_responses_at_once_and_finishes_them_exactly(history):
     streamed = await stream(history, "a", lanes=3, seconds=0.5, tokens_a_second=200, mean=20)
     assert streamed >= 3
     messages = await said(history, "a")
@@ -47,14 +47,14 @@ async def test_it_streams_in_lanes_and_all_it_says_is_finished_and_true(history)
         assert each["prompt_id"] == each["id"].replace("r-", "p-")
 
 
-async def test_it_goes_on_after_ably_was_away(history, ably):
+async def test_it_continues_after_ably_was_unreachable(history, ably):
     with ably.faults.on("refuse_publish", code=50000, count=10):
         await stream(history, "a", lanes=1, seconds=0.2, tokens_a_second=100, mean=10)
     (message, *_) = await said(history, "a")
     assert message["text"] == "".join(tokens_of(message["id"], mean=10))
 
 
-async def test_it_ends_when_it_is_told_to_also_while_nobody_can_be_told(history, monkeypatch):
+async def test_it_can_be_cancelled_while_ably_is_unreachable(history, monkeypatch):
     monkeypatch.setattr("rehydrate.publish.checkpoints.COMMIT_TIMEOUT_S", 0.2)
     streaming = asyncio.create_task(stream(history, "a", lanes=2))
     await appear(2, history, "a")
@@ -65,7 +65,7 @@ async def test_it_ends_when_it_is_told_to_also_while_nobody_can_be_told(history,
     await asyncio.gather(streaming, return_exceptions=True)
 
 
-async def test_at_sigterm_what_streams_is_cancelled_and_keeps_its_text(history, configured):
+async def test_at_sigterm_open_responses_are_cancelled_and_keep_their_text(history, configured):
     async with Child("--quiet", "agent", "a", environment=configured) as agent:
         assert agent.url == "a"
         await appear(3, history, "a")

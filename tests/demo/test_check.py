@@ -1,4 +1,4 @@
-"""The check can fail: whatever is lost or doubled is counted."""
+"""The exactness check counts lost and doubled characters, and can fail."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def report(text, status="completed", seq=None, **more):
     return Report([join], switches=5, responses=3, skipped=[])
 
 
-def test_the_true_text_differs_by_nothing():
+def test_the_true_text_has_no_difference():
     assert difference("r", "completed", TEXT, None) == (0, 0)
     assert report(TEXT).good
 
 
 @pytest.mark.parametrize("at", [0, 1, len(TEXT) // 2, len(TEXT) - 1])
-def test_one_character_dropped_is_lost(at):
+def test_a_dropped_character_is_counted_as_lost(at):
     dropped = TEXT[:at] + TEXT[at + 1 :]
     assert difference("r", "completed", dropped, None)[0] > 0
     assert not report(dropped).good
@@ -30,19 +30,19 @@ def test_one_character_dropped_is_lost(at):
 
 
 @pytest.mark.parametrize("at", [0, 1, len(TEXT) // 2, len(TEXT) - 1])
-def test_one_character_doubled_is_one_too_many(at):
+def test_a_doubled_character_is_counted_as_doubled(at):
     doubled = TEXT[: at + 1] + TEXT[at:]
     assert difference("r", "completed", doubled, None)[1] > 0
     assert not report(doubled).good
     assert report(doubled).as_json()["doubled"] > 0
 
 
-def test_another_normal_form_of_the_same_letters_is_not_the_same():
+def test_another_unicode_normal_form_is_a_difference():
     assert "e\u0301" in TEXT, "the text has combining marks"
     assert not report(TEXT.replace("e\u0301", "\u00e9")).good
 
 
-def test_a_response_in_progress_has_whole_tokens_and_all_up_to_its_seq():
+def test_a_response_in_progress_must_have_all_tokens_up_to_its_seq():
     for seq in (0, 1, 7, len(TOKENS)):
         text = "".join(TOKENS[:seq])
         assert report(text + "!", "in_progress", 0).as_json()["doubled"] > 0
@@ -52,32 +52,32 @@ def test_a_response_in_progress_has_whole_tokens_and_all_up_to_its_seq():
     assert report("".join(TOKENS[:9]), "in_progress", 7).good, "a message may hold several tokens"
 
 
-def test_a_response_in_progress_that_lacks_a_token_lost_it():
+def test_a_missing_token_of_a_response_in_progress_is_lost():
     assert not report("".join(TOKENS[:7]), "in_progress", 8).good
     assert not report("".join(TOKENS[:3] + TOKENS[4:7]), "in_progress", 6).good
     assert not report("".join(TOKENS[:7]) + TOKENS[6], "in_progress", 7).good
     assert not report("".join(TOKENS[1:7]), "in_progress", 5).good
 
 
-def test_an_interrupted_response_without_its_end_is_lost_text():
+def test_the_missing_end_of_an_interrupted_response_is_lost():
     assert not report(TEXT[:-1], "interrupted").good
 
 
-def test_a_reader_who_never_saw_the_end_spoils_the_report():
+def test_a_reader_that_never_saw_the_end_fails_the_report():
     assert not report(TEXT, ended=False).good
     assert report(TEXT, ended=False).as_json()["unended"] == 1
 
 
-def test_streams_that_did_not_interleave_prove_nothing():
+def test_without_interleaving_the_report_fails():
     assert not report(TEXT)._replace(switches=0).good
 
 
-def test_joins_that_saw_no_text_prove_nothing():
+def test_joins_without_text_fail_the_report():
     assert not Report([Join("rest", [], [0.01])], switches=5, responses=3, skipped=[]).good
     assert not Report([], switches=5, responses=3, skipped=[]).good
 
 
-def test_sums_are_by_client_and_of_all():
+def test_sums_are_per_client_and_in_total():
     joins = [
         Join("rest", [("r", "completed", TEXT, None)], [0.010, 0.030]),
         Join("ably-js", [("r", "completed", TEXT + TEXT[-1], None)], [0.020]),
@@ -89,6 +89,6 @@ def test_sums_are_by_client_and_of_all():
     assert said["by_client"]["ably-js"]["doubled"] == 1
 
 
-def test_a_target_asks_for_as_much_as_there_is():
+def test_a_target_requests_the_largest_page():
     target = Target("http://h", "c", "ai:c", "t", None, None, tls=True)
     assert target.hydrate_url == "http://h/v1/conversations/c?limit=200"

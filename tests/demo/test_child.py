@@ -1,4 +1,4 @@
-"""A child ends with its parent, however that ended."""
+"""A child process ends with its parent, however the parent ended."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ ENDS = "import os, sys, time; from rehydrate.demo import child; "
 
 
 async def started(script):
-    """A process whose standard input is a pipe of ours, once it says that it runs."""
+    """Start a process with a pipe as its standard input; wait until it reports that it runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable, "-c", script, stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
     )
@@ -30,7 +30,7 @@ async def ended(process):
 
 
 def child_that(does, **constants):
-    """The script of a child whose command *does* something instead."""
+    """Return the script of a child whose command is replaced by *does*."""
     changed = "".join(f"child.{name} = {value}; " for name, value in constants.items())
     return (
         f"{ENDS}{changed}import rehydrate.cli.main, threading\n"
@@ -43,7 +43,7 @@ def child_that(does, **constants):
 RUNS = "print('runs', flush=True); "
 
 
-async def test_a_child_lives_while_its_parent_holds_the_pipe_and_is_terminated_after():
+async def test_a_child_is_terminated_when_its_parent_closes_the_pipe():
     process = await started(child_that(RUNS + "time.sleep(60)"))
     await asyncio.sleep(0.3)
     assert process.returncode is None
@@ -55,20 +55,20 @@ async def test_a_child_lives_while_its_parent_holds_the_pipe_and_is_terminated_a
     assert await ended(process) == -signal.SIGTERM
 
 
-async def test_a_child_that_does_not_heed_the_end_of_its_parent_is_killed():
+async def test_a_child_that_ignores_sigterm_is_killed_after_its_parent_ended():
     deaf = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); "
     process = await started(child_that(deaf + RUNS + "time.sleep(60)", END_TIMEOUT_S=0.3))
     process.stdin.close()
     assert await ended(process) == -signal.SIGKILL
 
 
-async def test_a_childs_exit_code_is_its_commands():
+async def test_a_childs_exit_code_is_that_of_its_command():
     process = await started(child_that(RUNS + "return 3"))
     assert await ended(process) == 3
     process.stdin.close()
 
 
-async def test_a_command_gets_the_childs_arguments():
+async def test_a_command_receives_the_childs_arguments():
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "rehydrate.demo.child", "--help"),
         stdin=asyncio.subprocess.PIPE,

@@ -1,4 +1,4 @@
-"""``rehydrate demo``: it shows, it checks, and nothing of it stays behind."""
+"""``rehydrate demo``: it runs, it checks, and no process is left behind."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 
 
 async def inspected(tour):
-    """The page of the inspector that the demo names, and what its key opens."""
+    """Open the inspector at the printed URL, with the printed key."""
     key, page = re.search(r"admin key (\S+):\n\n +(http://\S+/ui)#/c/demo\n", tour).groups()
     async with httpx.AsyncClient(headers={"authorization": f"Bearer {key}"}) as http:
         answer = await http.get(page.removesuffix("/ui") + "/v1/admin/health")
@@ -29,7 +29,7 @@ async def inspected(tour):
 
 
 async def shown(curl):
-    """What the ``curl`` that the demo prints shows."""
+    """Return the answer to the ``curl`` command that the demo prints."""
     token, url = re.search(r"TOKEN=(\S+)\n.* (http://\S+)", curl).groups()
     async with httpx.AsyncClient() as http:
         answer = await http.get(url, headers={"authorization": f"Bearer {token}"})
@@ -38,7 +38,7 @@ async def shown(curl):
 
 @needs_proc
 @pytest.mark.slow
-async def test_two_demos_on_one_folder_share_and_leave_nothing_behind_at_sigterm(tmp_path):
+async def test_two_demos_share_a_folder_and_leave_no_process_at_sigterm(tmp_path):
     async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as first:
         url = await first.ready()
         await first.says("A chat with")
@@ -68,7 +68,7 @@ async def test_two_demos_on_one_folder_share_and_leave_nothing_behind_at_sigterm
 
 @needs_proc
 @pytest.mark.slow
-async def test_a_check_that_is_killed_leaves_no_orphans(tmp_path):
+async def test_a_killed_check_leaves_no_orphans(tmp_path):
     async with Command("demo", "--check", REHYDRATE_DATA_DIR=tmp_path) as demo:
         await demo.says("joining 50 times")
         await asyncio.sleep(1)
@@ -78,7 +78,7 @@ async def test_a_check_that_is_killed_leaves_no_orphans(tmp_path):
 
 
 @pytest.mark.slow
-async def test_the_check_joins_and_says_so_in_one_object(tmp_path):
+async def test_the_check_joins_and_prints_a_json_object(tmp_path):
     result = await ran("demo", "--check", "--json", "--joins", "4", REHYDRATE_DATA_DIR=tmp_path)
     assert result.code == 0, result.out + result.err
     *table, last = result.out.splitlines()
@@ -94,7 +94,7 @@ async def test_the_check_joins_and_says_so_in_one_object(tmp_path):
 
 
 @pytest.mark.parametrize("word", ["starting Postgres", "starting the service"])
-async def test_a_demo_that_is_stopped_while_it_starts_ends_cleanly(tmp_path, word):
+async def test_a_demo_stopped_during_startup_ends_cleanly(tmp_path, word):
     async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as demo:
         await demo.says(word)
         result = await demo.terminated()
@@ -112,7 +112,7 @@ async def test_a_folder_that_cannot_be_used_is_named(tmp_path):
     assert "Traceback" not in result.err
 
 
-def test_the_table_says_when_something_is_not_exact():
+def test_the_table_reports_an_inexact_result():
     text = "".join(tokens_of("r"))
     good = Report([Join("rest", [("r", "completed", text, None)], [0.01])], 5, 3, [])
     bad = Report(

@@ -1,4 +1,4 @@
-"""The examples as the demo shows them: started, ended, and done without where they are not."""
+"""The examples in the demo: started and ended, and absent without the repository."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def without_a_key(monkeypatch):
 
 
 @pytest.mark.parametrize("lacking", ["examples", "openai"])
-async def test_where_there_is_no_chat_the_demo_says_why(monkeypatch, tmp_path, lacking):
+async def test_without_a_chat_the_demo_prints_why(monkeypatch, tmp_path, lacking):
     if lacking == "examples":
         monkeypatch.setattr(examples, "EXAMPLES", tmp_path / "examples")
     else:
@@ -32,7 +32,7 @@ async def test_where_there_is_no_chat_the_demo_says_why(monkeypatch, tmp_path, l
 
 
 @pytest.mark.slow
-async def test_a_chat_and_a_scripted_model_are_started_and_say_what_others_need(configured):
+async def test_a_chat_and_a_scripted_model_are_started_and_the_variables_printed(configured):
     async with AsyncExitStack() as stack:
         chat = await started_chat(stack, configured)
         assert len(chat.children) == 2
@@ -48,7 +48,7 @@ async def test_a_chat_and_a_scripted_model_are_started_and_say_what_others_need(
 
 
 @pytest.mark.slow
-async def test_with_keys_of_ones_own_no_model_is_started_and_no_key_is_said(
+async def test_with_configured_keys_no_model_is_started_and_no_key_is_printed(
     configured, monkeypatch
 ):
     for name in ("ABLY_API_KEY", "REHYDRATE_DATABASE_URL"):
@@ -61,7 +61,7 @@ async def test_with_keys_of_ones_own_no_model_is_started_and_no_key_is_said(
         assert secret not in chat.tour
 
 
-def test_there_is_no_example_of_that_name():
+def test_an_unknown_example_is_reported():
     with pytest.raises(NotConfigured, match="nobody"):
         run_example("nobody", [])
 
@@ -83,7 +83,7 @@ def test_there_is_no_example_of_that_name():
         ),
     ],
 )
-async def test_a_chat_that_is_not_configured_says_what_is_missing(settings, complaint):
+async def test_a_chat_without_settings_reports_the_missing_one(settings, complaint):
     result = await ran("example", "chat_backend", **settings)
     assert result.code == 2
     assert complaint in result.err

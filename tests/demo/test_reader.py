@@ -1,4 +1,4 @@
-"""The reader that the README shows: nothing of the backlog escapes it."""
+"""The reader of the README applies the whole backlog."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ async def ably():
 
 
 async def shown_by(ably, load, whole, way=1):
-    """Run the reader until *whole* says yes of its view; return every text that it showed."""
+    """Run the reader until *whole* is true of its view; return every text that it showed."""
     done, texts = asyncio.Event(), []
 
     def render(view):
@@ -44,7 +44,7 @@ async def shown_by(ably, load, whole, way=1):
 
 
 @pytest.mark.parametrize("way", [1, 2, 3])
-async def test_the_whole_backlog_is_shown_of_a_text_that_the_answer_does_not_have(ably, way):
+async def test_the_whole_backlog_is_applied_to_an_older_answer(ably, way):
     tokens = [f"{number}," for number in range(60)]
     out = ably.channels.get("room")
     for token in tokens:
@@ -61,7 +61,7 @@ async def test_the_whole_backlog_is_shown_of_a_text_that_the_answer_does_not_hav
     assert texts[-1] == "".join(tokens)
 
 
-async def test_a_message_named_error_takes_no_neighbour_with_it(ably):
+async def test_a_message_named_error_does_not_hide_others(ably):
     out = ably.channels.get("room")
     extras = {"headers": {"responseId": "r"}}
     await out.publish(
@@ -80,7 +80,7 @@ async def test_a_message_named_error_takes_no_neighbour_with_it(ably):
     assert (await shown_by(ably, load, lambda text: text.endswith("b")))[-1] == "ab"
 
 
-async def test_an_answer_that_could_not_reach_far_enough_is_asked_for_again(ably):
+async def test_an_answer_that_does_not_reach_far_enough_is_requested_again(ably):
     asked = []
 
     async def load(until=None):
@@ -94,7 +94,7 @@ async def test_an_answer_that_could_not_reach_far_enough_is_asked_for_again(ably
     assert asked[1:] == [None, None], "again is the first way"
 
 
-async def test_a_failing_call_is_told_to_whoever_runs_the_reader(ably):
+async def test_a_failing_call_raises_from_the_reader(ably):
     async def load(until=None):
         raise ConnectionError("no service")
 

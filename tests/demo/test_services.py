@@ -1,4 +1,4 @@
-"""What is not configured is started below the data folder, and shared by all who ask."""
+"""Missing services are started in the data folder, and shared between processes."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from rehydrate.errors import NotConfigured
 from rehydrate.settings import load_settings
 
 
-def test_a_key_is_made_once_for_a_folder_by_however_many_ask(tmp_path):
+def test_concurrent_processes_generate_one_key_per_folder(tmp_path):
     with ThreadPoolExecutor(16) as pool:
         made = list(pool.map(_stored_key, [tmp_path / "key"] * 64))
     assert len(set(made)) == 1
@@ -28,14 +28,14 @@ def test_another_folder_has_another_key(tmp_path):
     assert _stored_key(tmp_path / "one") != _stored_key(tmp_path / "two")
 
 
-async def test_what_is_configured_is_not_started(configured, tmp_path):
+async def test_configured_services_are_not_started(configured, tmp_path):
     given = load_settings(**configured, REHYDRATE_DATA_DIR=tmp_path / "data")
     async with embedded(given) as completed:
         assert completed == given
     assert list((tmp_path / "data").iterdir()) == []
 
 
-async def test_the_second_who_asks_for_a_channel_server_finds_the_first_ones(tmp_path):
+async def test_a_second_process_shares_the_channel_server_of_the_first(tmp_path):
     settings = load_settings(REHYDRATE_DATA_DIR=tmp_path)
     first, second = {}, {}
     async with _channel(settings, first):
@@ -49,7 +49,7 @@ async def test_the_second_who_asks_for_a_channel_server_finds_the_first_ones(tmp
             await http.get(time)
 
 
-async def test_many_at_once_start_one_channel_server(tmp_path):
+async def test_concurrent_processes_start_one_channel_server(tmp_path):
     settings = load_settings(REHYDRATE_DATA_DIR=tmp_path)
     here, ports = asyncio.Barrier(3), []
 
@@ -66,7 +66,7 @@ async def test_many_at_once_start_one_channel_server(tmp_path):
     assert len(set(ports)) == 1
 
 
-async def test_a_folder_that_cannot_be_made_is_named(tmp_path):
+async def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").touch()
     settings = load_settings(REHYDRATE_DATA_DIR=tmp_path / "file" / "folder")
     with pytest.raises(NotConfigured, match="REHYDRATE_DATA_DIR"):

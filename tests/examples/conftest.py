@@ -1,4 +1,4 @@
-"""The chat of the examples on a real socket, over a real database, channel server and scripted model."""
+"""The example chat on a real socket, with a real database, channel server and scripted model."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Chat(NamedTuple):
 
     @asynccontextmanager
     async def visitor(self):
-        """Somebody who has loaded the page, and a function that says his conversations' ids."""
+        """A visitor who has loaded the page, and a function that returns ids of the visitor's conversations."""
         async with httpx.AsyncClient(base_url=self.url, timeout=30) as http:
             assert (await http.get("/")).status_code == 200
             owner = (await http.get("/me")).json()["owner"]
@@ -42,7 +42,7 @@ async def server():
 
 @pytest.fixture
 async def chat(request, module_database, server):
-    """Settings of the chat are the test's marker ``chat(name=…)``."""
+    """The test's marker ``chat(name=…)`` has settings of the chat."""
     marker = request.node.get_closest_marker("chat")
     settings = settings_for(module_database, server)
     with scripted() as model:

@@ -1,4 +1,4 @@
-"""The chat's backend over HTTP: who may what, what is asked and stopped, and how it ends."""
+"""The chat's backend over HTTP: authorization, prompts, stops, shutdown."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ async def ask(http, conversation, text):
 
 
 async def ended(http, conversation, response_id):
-    """The message, once it has ended."""
+    """Wait for the end of the message; return it."""
     url = f"/history/v1/conversations/{conversation}/messages/{response_id}"
     async with asyncio.timeout(30):
         while True:
@@ -67,7 +67,7 @@ async def test_a_question_is_answered_with_both_tools(chat, api):
     assert shown["messages"][0]["text"] == question
 
 
-async def test_asking_again_with_the_same_id_asks_nothing_twice(chat):
+async def test_a_prompt_with_the_same_id_is_asked_once(chat):
     prompt = prompt_of("Why?")
     async with chat.visitor() as (http, of):
         for _ in range(2):
@@ -80,7 +80,7 @@ async def test_asking_again_with_the_same_id_asks_nothing_twice(chat):
     assert len(chat.model.endpoint.asked) == 1
 
 
-async def test_an_answer_is_stopped_and_keeps_its_text(chat):
+async def test_a_stopped_answer_keeps_its_text(chat):
     turn = ResponseTurn().message("One")
     chat.model.endpoint.answer = lambda asked: [*turn.events, Stall(60)]
     async with chat.visitor() as (http, of):
@@ -99,7 +99,7 @@ async def test_an_answer_is_stopped_and_keeps_its_text(chat):
 
 
 @pytest.mark.chat(at_once=(2, 3))
-async def test_no_more_answers_are_taken_on_than_there_is_room_for(chat):
+async def test_the_number_of_running_answers_is_limited(chat):
     chat.model.endpoint.answer = lambda asked: [*ResponseTurn().message("One").events, Stall(60)]
     async with chat.visitor() as (http, of):
         for name in ("a", "a", "b"):
@@ -112,7 +112,7 @@ async def test_no_more_answers_are_taken_on_than_there_is_room_for(chat):
             assert len(asked) == (2 if name == "a" else 0), "the refused prompt is nowhere"
 
 
-async def test_another_visitor_sees_and_does_nothing(chat):
+async def test_another_visitor_has_no_access(chat):
     async with chat.visitor() as (http, of), chat.visitor() as (stranger, _):
         response_id = await ask(http, of("main"), "Why?")
         calls = [
@@ -131,7 +131,7 @@ async def test_another_visitor_sees_and_does_nothing(chat):
         assert (await ended(http, of("main"), response_id))["status"] == "completed"
 
 
-async def test_the_page_gets_a_cookie_that_is_its_alone_and_a_token_that_reads_one_channel(chat):
+async def test_the_page_gets_a_strict_cookie_and_a_token_for_one_channel(chat):
     async with httpx.AsyncClient(base_url=chat.url) as http:
         page = await http.get("/")
         cookie = page.headers["set-cookie"]
@@ -156,7 +156,7 @@ async def test_the_page_gets_a_cookie_that_is_its_alone_and_a_token_that_reads_o
     assert claims["exp"] - claims["iat"] <= 3600
 
 
-async def test_what_the_page_loads_is_there_and_holds_no_key(chat):
+async def test_the_files_of_the_page_exist_and_contain_no_key(chat):
     async with chat.visitor() as (http, _):
         for name in ("/", "/page/chat.js", "/page/sse.js", "/page/ably.js", "/page/style.css"):
             answer = await http.get(name)
@@ -166,14 +166,14 @@ async def test_what_the_page_loads_is_there_and_holds_no_key(chat):
         assert "export function apply" in (await http.get("/client.js")).text
 
 
-async def test_without_ably_js_the_page_is_told_so(chat, monkeypatch, tmp_path):
+async def test_without_ably_js_the_page_is_informed(chat, monkeypatch, tmp_path):
     monkeypatch.setattr("chat_backend.app.ABLY_JS", tmp_path / "ably.min.js")
     async with chat.visitor() as (http, _):
         assert (await http.get("/me")).json()["ably"] is None
         assert (await http.get("/ably.js")).status_code == 404
 
 
-async def test_another_host_and_what_makes_no_sense_are_refused(chat):
+async def test_other_hosts_and_invalid_requests_are_refused(chat):
     async with chat.visitor() as (http, of):
         assert (await http.get("/", headers={"host": "evil.example"})).status_code == 400
         for wrong in (
@@ -193,7 +193,7 @@ async def test_another_host_and_what_makes_no_sense_are_refused(chat):
     assert chat.model.endpoint.asked == []
 
 
-async def test_answers_end_with_the_application_and_say_so(module_database, server, chat):
+async def test_answers_are_cancelled_at_shutdown(module_database, server, chat):
     chat.model.endpoint.answer = lambda asked: [*ResponseTurn().message("One").events, Stall(60)]
     from api.serving import served_beside  # noqa: PLC0415 - a second application, of this test
     from chat_backend.app import create_app  # noqa: PLC0415 - likewise

@@ -1,4 +1,4 @@
-"""The chat's page in a real browser: several answers at once, refreshed, seen twice, stopped."""
+"""The chat's page in a real browser: several answers at once, reloaded, in two tabs, stopped."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ async def told(visitor, url, page):
         pytest.param("assistants", marks=pytest.mark.chat(api="assistants")),
     ],
 )
-async def test_every_tab_shows_the_same_and_true_text(chat, api, by):
+async def test_every_tab_shows_the_exact_text(chat, api, by):
     if by == "ably" and not ABLY_JS.is_file():
         pytest.skip("ably-js is not installed: npm ci in tests/js")
     model, problems = chat.model.endpoint, []
@@ -126,7 +126,7 @@ async def test_every_tab_shows_the_same_and_true_text(chat, api, by):
 
 
 @pytest.mark.slow
-async def test_what_the_backend_refuses_is_said_and_the_question_stays(chat):
+async def test_a_refused_prompt_is_reported_and_stays_in_the_form(chat):
     async with browser() as chromium:
         visitor = await chromium.new_context()
         page = await opened(visitor, chat.url, [])
@@ -142,7 +142,7 @@ async def test_what_the_backend_refuses_is_said_and_the_question_stays(chat):
 
 
 @pytest.mark.slow
-async def test_nothing_is_cut_off_on_a_phone_or_on_a_desk(chat):
+async def test_nothing_is_cut_off_on_small_and_large_screens(chat):
     async with browser() as chromium:
         page = await opened(await chromium.new_context(), chat.url, [])
         await page.get_by_role("button", name="All three at once").click()

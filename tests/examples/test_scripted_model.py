@@ -1,4 +1,4 @@
-"""The scripted model: the same prompt, the same answer; tools where they are asked for."""
+"""The scripted model: the same prompt gets the same answer; prompts can trigger tools."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from scripted_openai.model import REFUSAL, answer, answer_text, calls
 from scripted_openai.turns import words
 
 
-def test_the_same_prompt_gets_the_same_answer_and_another_another():
+def test_answers_depend_on_the_prompt_only():
     assert answer_text("Why?") == answer_text("Why?") != answer_text("How?")
     assert "Why?" in answer_text("Why?")
     assert "".join(words(answer_text("Why?", ("noon",)))) == answer_text("Why?", ("noon",))
@@ -27,11 +27,11 @@ def test_the_same_prompt_gets_the_same_answer_and_another_another():
         ),
     ],
 )
-def test_tools_are_called_where_they_are_asked_for(prompt, called):
+def test_a_prompt_triggers_its_tools(prompt, called):
     assert calls(prompt) == called
 
 
-def test_it_calls_only_what_it_was_given_and_refuses_what_is_forbidden():
+def test_it_calls_only_given_tools_and_refuses_forbidden_prompts():
     frames = answer(StreamRequest("response", {"input": "The weather?"}, 0))
     assert "response.function_call_arguments.done" not in [frame["type"] for frame in frames]
     frames = answer(StreamRequest("response", {"input": "Something forbidden"}, 0))

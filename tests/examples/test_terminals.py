@@ -1,4 +1,4 @@
-"""The smallest publisher and subscriber, several of each at once, each a program of its own."""
+"""The smallest publisher and subscriber, several of each at once, as separate processes."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ QUESTIONS = ("Why do streams break?", "What is a seam?", "Who reads this?")
 
 @asynccontextmanager
 async def program(name, *argv, **settings):
-    """One of the two, running; ended with the block."""
+    """Run one of the two programs while the block runs."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         str(EXAMPLES / name),
@@ -49,7 +49,7 @@ async def until(process, holds):
 
 
 @pytest.mark.slow
-async def test_subscribers_piece_together_what_several_publishers_say_at_once(database):
+async def test_subscribers_assemble_interleaved_answers(database):
     async with LocalAbly() as ably, AsyncExitStack() as running:
         model = running.enter_context(scripted())
         model.endpoint.answer, model.endpoint.pace_s = answer, 0.02
@@ -78,7 +78,7 @@ async def test_subscribers_piece_together_what_several_publishers_say_at_once(da
 
 
 @pytest.mark.slow
-async def test_a_program_without_its_settings_says_which():
+async def test_a_program_without_settings_names_the_missing_one():
     async with program("subscriber.py") as process:
         _, err = await asyncio.wait_for(process.communicate(), 60)
     assert process.returncode == 1

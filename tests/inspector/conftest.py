@@ -1,4 +1,4 @@
-"""A browser, a service, and a page of its own for every test."""
+"""A browser, a service, and a page for every test."""
 
 from __future__ import annotations
 

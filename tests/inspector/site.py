@@ -1,4 +1,4 @@
-"""The inspector in a real browser, over a real service: what it loads, says, and how it looks."""
+"""The inspector in a real browser, over a real service: requests, console, pictures."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ _FILLED = """
 
 
 class Site(NamedTuple):
-    """The service under *url*; *history* publishes beside it, as another process would."""
+    """The service at *url*; *history* publishes independently of it, as another process would."""
 
     url: str
     history: History
@@ -67,7 +67,7 @@ async def site_over(database, server, **more):
 
 
 class Visit:
-    """A page of one test. What goes wrong in it, and what it asks for, is kept."""
+    """The page of one test. It records errors and requests."""
 
     def __init__(self, page, url):
         self.page = page
@@ -105,7 +105,7 @@ class Visit:
         return self.page.locator(f"[id='m-{message_id}']")
 
     async def shot(self, name, sizes=(WIDE, NARROW), schemes=("light", "dark")):
-        """Pictures of the page as it stands, for people to look at."""
+        """Take pictures of the page, for people to look at."""
         SHOTS.mkdir(exist_ok=True)
         before = self.page.viewport_size
         for width, height in sizes:
@@ -122,7 +122,7 @@ class Visit:
         await self.page.emulate_media(color_scheme="light", reduced_motion="no-preference")
 
     async def check(self):
-        """Nothing was refused by the policy, nothing went wrong, and it weighs what it may."""
+        """Assert that the policy blocked nothing, that there were no errors, and that the page is small."""
         await self._record()
         broken = await self.page.evaluate("window.broken")
         problems = [p for p in self.problems if not any(each in p for each in self.allowed)]
@@ -131,7 +131,7 @@ class Visit:
         assert not any(ADMIN_KEY in url for _, url, _ in self.requests), "the key is in an address"
 
     async def _record(self):
-        """Keep what each request took, for people to look at, and hold the page to its weight."""
+        """Save the time of each request, for people to look at, and assert the page's size."""
         SHOTS.mkdir(exist_ok=True)
         weight = await self.page.evaluate(_WEIGHT)
         assert weight <= MOST_BYTES

@@ -1,4 +1,4 @@
-"""Signing in, finding a conversation, reading it live, and what lies behind it."""
+"""Signing in, finding a conversation, reading it live, timelines."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def say(site, conversation, name, data=None, **headers):
     await site.history._channel.publish(channel, [Outgoing(name, data, id_, {"headers": headers})])
 
 
-async def test_the_wrong_key_is_refused_and_the_right_one_let_in(visit):
+async def test_a_wrong_key_is_refused_and_an_admin_key_accepted(visit):
     page = visit.page
     visit.allowed = ("401", "403")  # the browser itself logs them
     await page.goto(visit.url + "/ui")
@@ -49,7 +49,7 @@ async def test_the_wrong_key_is_refused_and_the_right_one_let_in(visit):
     assert await page.evaluate("sessionStorage.length") == 0
 
 
-async def test_a_key_that_is_not_taken_any_more_asks_for_another(visit, site):
+async def test_a_revoked_key_leads_to_the_sign_in_form(visit, site):
     await visit.sign_in()
     visit.allowed = ("401",)
     await visit.page.evaluate("sessionStorage.setItem('rehydrate.key', 'revoked')")
@@ -61,7 +61,7 @@ async def test_a_key_that_is_not_taken_any_more_asks_for_another(visit, site):
     await visit.sees(visit.page.get_by_role("navigation"))
 
 
-async def test_conversations_are_found_opened_and_left_with_the_keyboard(visit, site):
+async def test_conversations_are_searched_opened_and_closed_by_keyboard(visit, site):
     for n in range(60):
         text = f"What about number {n}?"
         await site.history.store_messages(f"find-{n:02}", [NewMessage("p", "user", text=text)])
@@ -85,7 +85,7 @@ async def test_conversations_are_found_opened_and_left_with_the_keyboard(visit, 
     await visit.shot("not-found")
 
 
-async def test_three_streams_are_watched_to_their_ends_and_refreshed_meanwhile(visit, site):
+async def test_three_streams_are_exact_across_a_reload(visit, site):
     conversation = "three at once"
     await site.history.store_messages(
         conversation,
@@ -147,7 +147,7 @@ async def test_three_streams_are_watched_to_their_ends_and_refreshed_meanwhile(v
     await visit.shot("conversation")
 
 
-async def test_parts_are_folded_away_and_gaps_are_where_they_are(visit, site):
+async def test_parts_are_collapsed_and_gaps_shown_in_place(visit, site):
     conversation = "parts/&?#%"
     await say(site, conversation, "user-input", {"promptId": "p", "text": "What is the weather?"})
     said = {"responseId": "r"}
@@ -180,7 +180,7 @@ async def test_parts_are_folded_away_and_gaps_are_where_they_are(visit, site):
     await visit.shot("parts-and-gaps")
 
 
-async def test_a_long_conversation_opens_at_its_end_and_goes_on_backwards(visit, site):
+async def test_a_long_conversation_opens_at_its_end_and_pages_backwards(visit, site):
     for first in (0, 100):
         await site.history.store_messages(
             "long",
@@ -204,7 +204,7 @@ async def test_a_long_conversation_opens_at_its_end_and_goes_on_backwards(visit,
     await expect(visit.message("m-199")).to_be_in_viewport(timeout=PATIENCE_MS)
 
 
-async def test_health_shows_what_answers(visit, site):
+async def test_health_shows_each_dependency(visit, site):
     await visit.sign_in(at="/ui#/health")
     await visit.sees(visit.page.get_by_role("heading", name="All systems operational"))
     for name in ("Database", "Channel", "Recorder"):
@@ -212,7 +212,7 @@ async def test_health_shows_what_answers(visit, site):
     await visit.shot("health")
 
 
-async def test_dark_is_chosen_by_hand_and_kept(visit, site):
+async def test_the_dark_theme_is_chosen_and_remembered(visit, site):
     await visit.sign_in()
     body = visit.page.locator("body")
     light = await body.evaluate("e => getComputedStyle(e).backgroundColor")
@@ -226,7 +226,7 @@ async def test_dark_is_chosen_by_hand_and_kept(visit, site):
 
 
 @pytest.mark.parametrize("place", ["/ui", "/ui#/c/three%20at%20once", "/ui#/health"])
-async def test_everything_can_be_reached_with_the_tab_key_and_is_seen_to_be(visit, site, place):
+async def test_every_control_is_reachable_by_tab_with_a_visible_focus(visit, site, place):
     await visit.sign_in(at=place)
     await visit.page.wait_for_timeout(500)
     seen = set()

@@ -1,4 +1,4 @@
-"""Replays from the page: tried out, watched live, cancelled; repairs; and what is kept of it all."""
+"""Replays from the page: dry runs, progress, cancelling, repairs, audit."""
 
 from __future__ import annotations
 
@@ -65,7 +65,7 @@ async def test_a_response_is_replayed_at_four_times_its_pace(visit, site, dialog
     await visit.shot("replayed")
 
 
-async def test_a_replay_is_cancelled_where_it_is_watched(visit, site, dialog):
+async def test_a_replay_is_cancelled_in_its_dialog(visit, site, dialog):
     await publish(site, "cancelled", "r", pause_s=0.1)
     await visit.sign_in(at="/ui#/c/cancelled")
     await open_dialog(visit, dialog, "r")
@@ -80,7 +80,7 @@ async def test_a_replay_is_cancelled_where_it_is_watched(visit, site, dialog):
     await expect(dialog).to_have_count(0)
 
 
-async def test_a_replay_goes_on_in_its_list_and_is_cancelled_there(visit, site, dialog):
+async def test_a_replay_is_listed_and_cancelled_in_the_list(visit, site, dialog):
     await publish(site, "listed", "resp-1", pause_s=0.1)
     await visit.sign_in(at="/ui#/c/listed")
     await open_dialog(visit, dialog, "resp-1")
@@ -96,7 +96,7 @@ async def test_a_replay_goes_on_in_its_list_and_is_cancelled_there(visit, site, 
     await visit.sees(entry.get_by_text("Cancelled"))
 
 
-async def test_a_refused_token_leaves_a_gap_until_its_publisher_repairs_it(visit, site, dialog):
+async def test_a_refused_publish_leaves_a_gap_until_it_is_repaired(visit, site, dialog):
     visit.allowed = ("409",)
     channel = await site.history.channel_of("lossy")
     await visit.sign_in(at="/ui#/c/lossy")
@@ -153,7 +153,7 @@ async def test_a_repair_gives_live_readers_the_stored_text(visit, site, dialog):
     await visit.reads(message.locator(".text"), "as it should be")
 
 
-async def test_what_cannot_be_replayed_is_told_in_the_dialog(visit, site, dialog):
+async def test_the_dialog_reports_why_a_replay_is_refused(visit, site, dialog):
     visit.allowed = ("403", "422")
     await publish(site, "refused", "r", pause_s=0)
     await visit.sign_in(at="/ui#/c/refused")
@@ -170,7 +170,7 @@ async def test_what_cannot_be_replayed_is_told_in_the_dialog(visit, site, dialog
     await visit.shot("refused")
 
 
-async def test_a_response_that_streams_cannot_be_replayed(visit, site):
+async def test_a_streaming_response_cannot_be_replayed(visit, site):
     async with site.history.respond("streaming", "r") as response:
         response.write("so far")
         await visit.sign_in(at="/ui#/c/streaming")
@@ -178,7 +178,7 @@ async def test_a_response_that_streams_cannot_be_replayed(visit, site):
         await expect(visit.message("r").get_by_role("button", name="Replay…")).to_be_disabled()
 
 
-async def test_the_audit_shows_what_was_done_and_who_was_refused(visit, site, dialog):
+async def test_the_audit_shows_actions_and_refusals(visit, site, dialog):
     await publish(site, "audited", "r", pause_s=0)
     await visit.sign_in(at="/ui#/c/audited")
     await open_dialog(visit, dialog, "r")

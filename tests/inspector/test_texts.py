@@ -1,4 +1,4 @@
-"""Texts, names and ids that would be markup, or more, if they were not kept as texts."""
+"""Texts, names and ids are never interpreted as markup."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ async def pwned(visit):
     return await visit.page.evaluate("[window.pwned, ({}).pwned, document.scripts.length]")
 
 
-async def test_ids_of_conversations_are_texts(visit, site):
+async def test_ids_of_conversations_are_never_markup(visit, site):
     for text in CORPUS:
         await site.history.store_messages(text, [NewMessage("m", "user", text="x" + text)])
     await visit.sign_in()
@@ -60,7 +60,7 @@ async def test_ids_of_conversations_are_texts(visit, site):
     await visit.shot("odd-names")
 
 
-async def test_what_models_say_call_and_are_called_is_text(visit, site):
+async def test_texts_and_names_of_models_are_never_markup(visit, site):
     conversation = "spoken"
     channel = await site.history.channel_of(conversation)
 
@@ -96,7 +96,7 @@ async def test_what_models_say_call_and_are_called_is_text(visit, site):
     await visit.shot("odd-texts")
 
 
-async def test_what_the_audit_keeps_of_them_is_text(visit, site):
+async def test_texts_in_the_audit_are_never_markup(visit, site):
     for text in CORPUS:
         name = quote(text, safe="")
         path = f"/v1/admin/conversations/{name}/responses/{name}/replay"
@@ -110,11 +110,11 @@ async def test_what_the_audit_keeps_of_them_is_text(visit, site):
 
 
 def _css(text):
-    """*text* as a string of CSS."""
+    """Return *text* as a CSS string."""
     return '"' + "".join(f"\\{ord(c):x} " for c in text) + '"'
 
 
-async def test_addresses_that_name_nothing_show_the_list(visit, site):
+async def test_unknown_routes_show_the_list(visit, site):
     await visit.sign_in()
     for place in ("#/c/", "#/c/%", "#/c/%E0%A4%A", "#/nowhere", "#javascript:alert(1)", "#/c//m/"):
         await visit.open(place)

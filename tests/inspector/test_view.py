@@ -1,4 +1,4 @@
-"""What the page makes of events is what the service's own fold makes of them, from any snapshot on."""
+"""The page's view of events equals the service's own fold, from any snapshot on."""
 
 from __future__ import annotations
 
@@ -42,12 +42,12 @@ async ([text, cuts]) => {
 
 
 def told(events):
-    """As followers are told *events*."""
+    """Return *events* as followers receive them."""
     return [("token" if e.kind == "void" else e.kind, payload_of(e, "r")) for e in events]
 
 
 def random_events(source):
-    """A response, whole: texts of several parts, calls, maybe a repair, maybe an end."""
+    """Return a complete response: texts of several parts, tool calls, maybe a repair and an end."""
     events, calls = [start(prompt_id="p")], 0
     for seq in range(1, source.randint(2, 14)):
         kind = source.choice(
@@ -81,7 +81,7 @@ async def page(visit):
     return visit.page
 
 
-async def test_a_snapshot_and_what_follows_are_the_fold_of_all(page):
+async def test_a_snapshot_and_later_events_equal_the_fold_of_all_events(page):
     source, cases, wanted = random.Random(17), [], []
     for _ in range(CASES):
         events = random_events(source)
@@ -95,7 +95,7 @@ async def test_a_snapshot_and_what_follows_are_the_fold_of_all(page):
         assert got == want, case
 
 
-async def test_events_are_read_however_their_bytes_are_cut(page):
+async def test_events_are_parsed_from_chunks_of_any_size(page):
     text = (
         'retry: 1500\n\n:\n\nevent: token\nid: a-1\ndata: {"text": "語"}\n\n'
         "event: stop\r\nid: a-2\r\ndata: {}\r\n\r\ndata: one\ndata: two\n\n"

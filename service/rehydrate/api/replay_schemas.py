@@ -23,7 +23,9 @@ class ReplayIn(Strict):
     mode: Mode = "stream"
     speed: Annotated[
         float,
-        Field(ge=0, le=MAX_SPEED, description="Multiple of the original pace; 0: as fast as allowed."),
+        Field(
+            ge=0, le=MAX_SPEED, description="Multiple of the original pace; 0: as fast as allowed."
+        ),
     ] = 1.0
     channel: Annotated[
         str | None,

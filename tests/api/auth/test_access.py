@@ -28,7 +28,7 @@ async def away(_key):
     raise ChannelUnavailable("away")
 
 
-async def test_a_token_opens_its_channels_and_no_other():
+async def test_a_token_grants_access_to_its_channels_only():
     access = make_access()
     token = mint({"ai:mine": ["history"]}, **{"x-ably-clientId": "ann"})
     reader = await access.reader(token, on("ai:mine"))
@@ -42,7 +42,7 @@ async def test_a_token_opens_its_channels_and_no_other():
     ("operations", "opens"),
     [(["history"], True), (["subscribe"], True), (["*"], True), (["publish", "stats"], False)],
 )
-async def test_history_or_subscribe_lets_read(operations, opens):
+async def test_history_or_subscribe_permits_reading(operations, opens):
     access = make_access()
     token = mint({"ai:*": operations})
     if opens:
@@ -52,7 +52,7 @@ async def test_history_or_subscribe_lets_read(operations, opens):
             await access.reader(token, on("ai:x"))
 
 
-async def test_key_and_token_count_together():
+async def test_key_and_token_must_both_grant_an_operation():
     access = make_access(key_capability=may_only)
     await access.reader(mint({"*": ["*"]}), on("ai:x"))
     await access.reader(mint(), on("ai:x"))
@@ -66,7 +66,7 @@ async def test_key_and_token_count_together():
             await access.reader(token, on(channel))
 
 
-async def test_while_ably_is_away_the_claims_alone_decide():
+async def test_while_ably_is_unreachable_only_the_claims_decide():
     access = make_access(key_capability=away)
     await access.reader(mint(READER), on("ai:x"))
     with pytest.raises(Forbidden):
@@ -76,7 +76,7 @@ async def test_while_ably_is_away_the_claims_alone_decide():
     await access.close()
 
 
-async def test_a_stranger_learns_nothing_and_costs_nothing():
+async def test_an_unknown_token_learns_nothing_and_causes_no_lookup():
     access = make_access()
     for token in (None, "", "x", "a.b.c", mint(READER, key=OTHER_KEY), mint(READER, ttl_s=-5)):
         with pytest.raises(Unauthorized):
@@ -85,13 +85,13 @@ async def test_a_stranger_learns_nothing_and_costs_nothing():
         await access.reader("x" * 20_000, never)
 
 
-async def test_every_configured_key_signs_for_readers():
+async def test_every_configured_key_can_sign_readers_tokens():
     access = make_access(ably_keys=[KEY, OTHER_KEY])
     for key in (KEY, OTHER_KEY):
         await access.reader(mint(READER, key=key), on("ai:x"))
 
 
-async def test_an_opaque_token_is_proved_by_asking_with_it():
+async def test_an_opaque_token_is_checked_with_ably():
     asked = []
 
     async def admits(token, channel):
@@ -109,7 +109,7 @@ async def test_an_opaque_token_is_proved_by_asking_with_it():
     await access.close()
 
 
-async def test_without_a_way_to_ask_no_opaque_token_is_taken():
+async def test_without_token_checks_opaque_tokens_are_rejected():
     with pytest.raises(Unauthorized):
         await make_access().reader("app1.opaque", never)
 
@@ -120,7 +120,7 @@ async def test_backends_and_admins_may_read_everything():
         assert await access.reader(key, never) == Reader()
 
 
-def test_a_backend_shows_a_service_key():
+def test_a_backend_needs_a_service_key():
     access = make_access()
     access.backend(SERVICE_KEY)
     access.backend(ADMIN_KEY)
@@ -133,7 +133,7 @@ def test_a_backend_shows_a_service_key():
         access.backend(mint({"*": ["*"]}, ttl_s=-5))
 
 
-def test_an_admin_shows_an_admin_key():
+def test_an_admin_needs_an_admin_key():
     access = make_access()
     access.admin(ADMIN_KEY)
     with pytest.raises(Forbidden):
@@ -145,7 +145,7 @@ def test_an_admin_shows_an_admin_key():
             access.admin(stranger)
 
 
-def test_every_configured_secret_counts():
+def test_every_configured_secret_is_accepted():
     access = Access(service_keys=["one", "two"], admin_keys=["three"])
     for key in ("one", "two", "three"):
         access.backend(key)
@@ -153,21 +153,21 @@ def test_every_configured_secret_counts():
         access.backend("one,two")
 
 
-def test_a_wrong_key_is_told_at_the_start_and_not_repeated():
+def test_a_malformed_key_is_reported_at_startup_without_its_secret():
     for wrong in ({"ably_keys": ["app1.key1-hush"]}, {"service_keys": [" "]}, {"admin_keys": [""]}):
         with pytest.raises(NotConfigured, match="REHYDRATE_") as error:
             Access(**wrong)
         assert "hush" not in str(error.value)
 
 
-def test_nobody_configured_is_noticed():
+def test_access_without_keys_is_not_configured():
     assert not Access().configured
     assert Access(service_keys=["s"]).configured
     assert Access(admin_keys=["s"]).configured
     assert Access(ably_keys=[KEY]).configured
 
 
-async def test_opening_asks_what_the_keys_may_do_and_closing_stops_it():
+async def test_open_fetches_the_keys_capabilities_and_close_cancels_that():
     asked = []
 
     async def capability(key):
@@ -194,7 +194,7 @@ async def test_opening_asks_what_the_keys_may_do_and_closing_stops_it():
         ("abc", Unauthorized),
     ],
 )
-def test_the_token_is_what_follows_bearer(header, token):
+def test_the_token_follows_the_word_bearer(header, token):
     headers = [] if header is None else [(b"authorization", header.encode())]
     request = Request({"type": "http", "headers": headers})
     if token is Unauthorized:

@@ -1,4 +1,4 @@
-"""The gate of the admin paths: who else was known and came, is kept."""
+"""The guard of the admin routes: whom it admits, and which refusals it records."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ def request(key=None, conversation_id="c"):
     )
 
 
-async def test_an_admin_comes_through_and_is_named_without_its_key(gate, notes):
+async def test_an_admin_is_admitted_and_named_without_its_key(gate, notes):
     asker = await gate(request(ADMIN_KEY))
     assert asker.actor.startswith("admin:")
     assert ADMIN_KEY not in asker.actor
@@ -57,7 +57,7 @@ async def test_an_admin_comes_through_and_is_named_without_its_key(gate, notes):
 
 
 @pytest.mark.parametrize(("key", "actor"), [(SERVICE_KEY, "service:"), (mint(READER), "reader:")])
-async def test_a_backend_and_a_reader_are_refused_and_kept(gate, notes, key, actor):
+async def test_refusals_of_backends_and_readers_are_recorded(gate, notes, key, actor):
     with pytest.raises(Forbidden):
         await gate(request(key))
     (entry,) = notes
@@ -67,27 +67,27 @@ async def test_a_backend_and_a_reader_are_refused_and_kept(gate, notes, key, act
     assert (entry.conversation_id, entry.address) == ("c", "10.1.2.3")
 
 
-async def test_strangers_are_refused_and_not_kept(gate, notes):
+async def test_refusals_without_valid_credentials_are_not_recorded(gate, notes):
     for key in (None, "nobody's", "x" * 20_000):
         with pytest.raises(Unauthorized):
             await gate(request(key))
     assert notes == []
 
 
-async def test_nobody_fills_the_audit_by_being_refused(gate, notes):
+async def test_recorded_refusals_are_rate_limited(gate, notes):
     for _ in range(REFUSALS_BURST + 100):
         with pytest.raises(Forbidden):
             await gate(request(SERVICE_KEY))
     assert REFUSALS_BURST <= len(notes) < REFUSALS_BURST + 100
 
 
-async def test_a_refusal_stays_one_while_it_cannot_be_kept(gate, notes):
+async def test_a_refusal_is_returned_even_if_it_cannot_be_recorded(gate, notes):
     notes.away = True
     with pytest.raises(Forbidden):
         await gate(request(SERVICE_KEY))
 
 
-async def test_whatever_was_in_the_path_can_be_kept(gate, notes):
+async def test_any_conversation_id_of_the_path_can_be_recorded(gate, notes):
     with pytest.raises(Forbidden):
         await gate(request(SERVICE_KEY, "a\0\ud83d" + "x" * 1000))
     assert notes[0].conversation_id.isprintable()

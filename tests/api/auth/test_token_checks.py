@@ -11,7 +11,7 @@ from rehydrate.errors import ChannelUnavailable, Unauthorized
 
 
 class Ably:
-    """What Ably would say; `answer` is told, or raised."""
+    """A stand-in for Ably; `answer` is returned, or raised."""
 
     def __init__(self, answer):
         self.answer = answer
@@ -45,7 +45,7 @@ def clock():
 
 @pytest.fixture
 async def capabilities(clock):
-    """Makes what is tested, and closes it."""
+    """Creates the objects under test, and closes them."""
     made = []
 
     def make(ably, keys=(KEY,), **options):
@@ -75,7 +75,7 @@ async def settle():
         await asyncio.sleep(0)
 
 
-async def test_what_a_key_may_do_is_asked_once_and_kept(capabilities, clock):
+async def test_a_keys_capability_is_fetched_once_and_cached(capabilities, clock):
     ably = Ably({"ai:*": ["history"]})
     tested = capabilities(ably, [KEY, OTHER_KEY])
     for _ in range(3):
@@ -87,7 +87,7 @@ async def test_what_a_key_may_do_is_asked_once_and_kept(capabilities, clock):
     assert len(ably.asked) == 1
 
 
-async def test_it_is_asked_before_the_first_request(capabilities):
+async def test_it_is_fetched_before_the_first_request(capabilities):
     ably = Ably({"*": ["*"]})
     tested = capabilities(ably, [KEY, OTHER_KEY])
     tested.open()
@@ -95,7 +95,7 @@ async def test_it_is_asked_before_the_first_request(capabilities):
     assert sorted(ably.asked) == [(KEY,), (OTHER_KEY,)]
 
 
-async def test_it_is_asked_again_beside_the_requests(capabilities, clock):
+async def test_it_is_refreshed_in_the_background(capabilities, clock):
     ably = Ably({"ai:*": ["history"]})
     tested = capabilities(ably)
     await tested.of("app1.key1", needed=False)
@@ -107,7 +107,7 @@ async def test_it_is_asked_again_beside_the_requests(capabilities, clock):
     assert not (await tested.of("app1.key1", needed=False)).granted("ai:x")
 
 
-async def test_while_ably_is_away_the_last_answer_holds(capabilities, clock):
+async def test_while_ably_is_unreachable_the_last_capability_stays_in_effect(capabilities, clock):
     ably = Ably({"ai:*": ["history"]})
     tested = capabilities(ably)
     await tested.of("app1.key1", needed=False)
@@ -120,7 +120,9 @@ async def test_while_ably_is_away_the_last_answer_holds(capabilities, clock):
 
 
 @pytest.mark.parametrize("fault", [AWAY, TimeoutError(), ValueError("?"), RuntimeError("a bug")])
-async def test_what_was_never_told_is_not_known_and_asked_again_later(capabilities, clock, fault):
+async def test_a_capability_that_was_never_fetched_is_none_and_is_retried(
+    capabilities, clock, fault
+):
     ably = Ably(fault)
     tested = capabilities(ably)
     for _ in range(5):
@@ -131,11 +133,11 @@ async def test_what_was_never_told_is_not_known_and_asked_again_later(capabiliti
     assert (await tested.of("app1.key1", needed=True)).granted("ai:x")
 
 
-async def test_no_capability_of_ablys_is_taken_for_one(capabilities):
+async def test_an_invalid_capability_from_ably_is_ignored(capabilities):
     assert await capabilities(Ably({"*": "*"})).of("app1.key1", needed=True) is None
 
 
-async def test_nobody_waits_long_for_the_first_answer(capabilities):
+async def test_a_request_waits_only_briefly_for_the_first_fetch(capabilities):
     ably = Ably({"*": ["*"]})
     ably.gate = asyncio.Event()
     tested = capabilities(ably, patience_s=0.01)
@@ -143,7 +145,7 @@ async def test_nobody_waits_long_for_the_first_answer(capabilities):
         assert await tested.of("app1.key1", needed=True) is None
 
 
-async def test_a_key_that_ably_does_not_know_opens_nothing_until_it_does(capabilities, clock):
+async def test_a_key_that_ably_does_not_recognise_is_refused_until_it_does(capabilities, clock):
     ably = Ably({"*": ["*"]})
     tested = capabilities(ably)
     await tested.of("app1.key1", needed=False)
@@ -158,7 +160,7 @@ async def test_a_key_that_ably_does_not_know_opens_nothing_until_it_does(capabil
     assert await tested.of("app1.key1", needed=True)
 
 
-async def test_a_yes_is_kept_for_a_minute_and_a_no_for_seconds(admissions, clock):
+async def test_an_acceptance_is_cached_for_a_minute_and_a_refusal_for_seconds(admissions, clock):
     ably = Ably(answer=True)
     tested = admissions(ably)
     assert await tested.admitted("app1.token", "ai:x")
@@ -174,7 +176,7 @@ async def test_a_yes_is_kept_for_a_minute_and_a_no_for_seconds(admissions, clock
     assert len(ably.asked) == 3
 
 
-async def test_a_verdict_is_for_one_token_on_one_channel(admissions):
+async def test_a_result_applies_to_one_token_on_one_channel(admissions):
     ably = Ably(answer=True)
     tested = admissions(ably)
     await tested.admitted("app1.token", "ai:x")
@@ -186,7 +188,7 @@ async def test_a_verdict_is_for_one_token_on_one_channel(admissions):
     ]  # fmt: skip
 
 
-async def test_a_token_that_ably_does_not_take_is_remembered_shortly(admissions, clock):
+async def test_a_rejected_token_is_cached_for_seconds(admissions, clock):
     ably = Ably(Unauthorized("40142"))
     tested = admissions(ably)
     for _ in range(3):
@@ -198,7 +200,7 @@ async def test_a_token_that_ably_does_not_take_is_remembered_shortly(admissions,
     assert await tested.admitted("app1.token", "ai:x")
 
 
-async def test_ably_away_is_no_verdict(admissions):
+async def test_an_unreachable_ably_is_not_cached(admissions):
     ably = Ably(AWAY)
     tested = admissions(ably)
     with pytest.raises(ChannelUnavailable):
@@ -210,7 +212,7 @@ async def test_ably_away_is_no_verdict(admissions):
     assert await tested.admitted("app1.token", "ai:x")
 
 
-async def test_who_asks_together_is_answered_by_one_proof(admissions):
+async def test_concurrent_checks_of_one_token_share_a_request(admissions):
     ably = Ably(answer=True)
     ably.gate = asyncio.Event()
     tested = admissions(ably)
@@ -224,7 +226,7 @@ async def test_who_asks_together_is_answered_by_one_proof(admissions):
     assert len(ably.asked) == 1
 
 
-async def test_garbage_does_not_become_a_flood_of_requests(admissions):
+async def test_the_number_of_concurrent_checks_is_limited(admissions):
     ably = Ably(answer=False)
     ably.gate = asyncio.Event()
     tested = admissions(ably, at_once=3)
@@ -237,7 +239,7 @@ async def test_garbage_does_not_become_a_flood_of_requests(admissions):
     assert not await tested.admitted("app1.one-more", "ai:x")
 
 
-async def test_closing_tells_those_who_wait(clock):
+async def test_close_fails_the_pending_checks(clock):
     ably = Ably(answer=True)
     ably.gate = asyncio.Event()
     tested = TokenChecks(ably, clock=clock)
@@ -248,7 +250,7 @@ async def test_closing_tells_those_who_wait(clock):
         await asking
 
 
-async def test_no_token_is_kept(admissions):
+async def test_no_token_is_stored(admissions):
     tested = admissions(Ably(answer=True))
     await tested.admitted("app1.a-secret-token", "ai:x")
     assert "a-secret-token" not in repr(vars(tested._verdicts))

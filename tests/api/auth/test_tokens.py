@@ -21,7 +21,7 @@ def refused(token, keys=(KEY,), **options):
 
 
 def unsigned(payload, **header):
-    """A token with any header and payload, and no signature."""
+    """Return a token with any header and payload, and no signature."""
     parts = [
         base64.urlsafe_b64encode(json.dumps(part).encode()).rstrip(b"=").decode()
         for part in (header, payload)
@@ -29,7 +29,7 @@ def unsigned(payload, **header):
     return ".".join([*parts, ""])
 
 
-def test_a_jwt_of_a_configured_key_tells_its_claims():
+def test_a_jwt_signed_with_a_configured_key_yields_its_claims():
     claims = JwtVerifier([OTHER_KEY, KEY]).verify(mint(READER, **{"x-ably-clientId": "ann"}))
     assert claims.key_name == "app1.key1"
     assert claims.client_id == "ann"
@@ -37,18 +37,18 @@ def test_a_jwt_of_a_configured_key_tells_its_claims():
     assert claims.expires_s == pytest.approx(time.time() + 600, abs=60)
 
 
-def test_without_a_capability_claim_the_keys_own_is_meant():
+def test_without_a_capability_claim_the_keys_capability_applies():
     verifier = JwtVerifier([KEY])
     assert verifier.verify(mint()).capability is None
     assert verifier.verify(mint("")).capability is None
 
 
-def test_a_capability_may_be_json_or_its_text():
+def test_a_capability_may_be_an_object_or_json_text():
     by_object = mint(None, **{"x-ably-capability": READER})
     assert JwtVerifier([KEY]).verify(by_object).capability.granted("ai:x")
 
 
-def test_an_expired_token_is_refused_also_when_it_was_verified_before():
+def test_an_expired_token_is_refused_even_if_it_is_cached():
     now_s = time.time()
     verifier = JwtVerifier([KEY], lambda: now_s)
     token = mint(READER, ttl_s=60)
@@ -82,20 +82,20 @@ def test_an_expired_token_is_refused_also_when_it_was_verified_before():
         (mint(READER) + "x", "malformed or wrongly signed"),
     ],
 )
-def test_a_token_that_does_not_hold_is_refused_and_not_repeated(token, says):
+def test_an_invalid_token_is_refused_and_not_quoted_in_the_error(token, says):
     detail = refused(token)
     assert says in detail
     assert token not in detail
 
 
 @pytest.mark.parametrize("algorithm", ["HS384", "HS512"])
-def test_only_hs256_is_taken(algorithm):
+def test_only_hs256_is_accepted(algorithm):
     secret = KEY.partition(":")[2] * 2
     token = jwt.encode({"exp": 9e9}, secret, algorithm, headers={"kid": "app1.key1"})
     refused(token, [f"app1.key1:{secret}"])
 
 
-def test_claims_that_are_no_object_are_refused():
+def test_claims_that_are_not_an_object_are_refused():
     secret = KEY.partition(":")[2]
     token = jwt.PyJWS().encode(b"[1]", secret, "HS256", headers={"kid": "app1.key1"})
     assert "not a JSON object" in refused(token)
@@ -103,7 +103,7 @@ def test_claims_that_are_no_object_are_refused():
     refused(token)
 
 
-def test_a_time_that_never_ends_is_no_time():
+def test_infinity_is_not_a_time():
     secret = KEY.partition(":")[2]
     for exp in (b"NaN", b"Infinity", b"1e999"):
         token = jwt.PyJWS().encode(
@@ -112,7 +112,7 @@ def test_a_time_that_never_ends_is_no_time():
         assert "exp" in refused(token)
 
 
-def test_the_short_secrets_of_older_keys_are_taken_without_a_warning():
+def test_the_short_secrets_of_older_keys_are_accepted_without_a_warning():
     key = "app1.old:22-characters-of-secret"[:31]
     with pytest.warns(jwt.InsecureKeyLengthWarning):
         token = mint(READER, key=key)
@@ -120,11 +120,11 @@ def test_the_short_secrets_of_older_keys_are_taken_without_a_warning():
 
 
 @given(st.text(max_size=80) | st.text("eyJ0.-_", max_size=80))
-def test_whatever_is_shown_it_is_verified_or_refused(token):
+def test_any_text_is_either_verified_or_refused(token):
     refused(token)
 
 
-def test_tokens_are_remembered_by_digest_alone():
+def test_tokens_are_cached_by_digest_only():
     verifier = JwtVerifier([KEY])
     token = mint(READER)
     verifier.verify(token)
@@ -132,7 +132,7 @@ def test_tokens_are_remembered_by_digest_alone():
     assert digest("a", "b") != digest("ab") != digest("a\0b", "")
 
 
-def test_a_key_is_named_by_its_app_and_id():
+def test_a_keys_name_is_its_app_and_id():
     assert key_name(KEY) == "app1.key1"
     for wrong in ("", "app1.key1", "app1:secret", ".key:secret", "app1.:secret", "app1.key1:"):
         with pytest.raises(NotConfigured, match="REHYDRATE_ABLY_KEYS") as error:
@@ -140,6 +140,6 @@ def test_a_key_is_named_by_its_app_and_id():
         assert "secret" not in str(error.value).replace("appId.keyId:secret", "")
 
 
-def test_a_jwt_is_told_from_an_opaque_token():
+def test_a_jwt_is_distinguished_from_an_opaque_token():
     assert is_jwt(mint())
     assert not is_jwt("app1.AbCdEf-_123")

@@ -70,19 +70,19 @@ export function conversationList() {
     return ask('GET', 'v1/admin/conversations', { query, signal: request.signal });
   }
 
-  async function load(before, anew = false) {
+  async function load(before, reset = false) {
     const { signal } = request;
     try {
       const answer = await page(before);
       if (signal.aborted) return;
-      if (anew) (rows.clear(), list.replaceChildren());
+      if (reset) (rows.clear(), list.replaceChildren());
       for (const each of answer.conversations) add(each);
       older = answer.older;
       further.show(older !== null);
       note.replaceChildren(...(rows.size ? [] : [nothing()]));
     } catch (error) {
       if (signal.aborted) return;
-      if (anew) (rows.clear(), list.replaceChildren());
+      if (reset) (rows.clear(), list.replaceChildren());
       note.replaceChildren(wrong(error, begin));
     }
   }

@@ -1,4 +1,4 @@
-"""A cable to a TCP server, which a test can pull out and put back."""
+"""A TCP proxy whose connections a test can cut and allow again."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ import contextlib
 from urllib.parse import urlsplit, urlunsplit
 
 
-class Cable:
-    """Passes bytes on between its own port and the server of *url*.
+class TcpProxy:
+    """Forwards bytes between its own port and the server of *url*.
 
     Attributes:
-        url: *url*, by way of the cable.
+        url: *url* with the host and port of the proxy.
     """
 
     def __init__(self, url):
@@ -21,23 +21,23 @@ class Cable:
         self._ends = set()
 
     async def __aenter__(self):
-        await self.put_back()
+        await self.connect()
         return self
 
     async def __aexit__(self, *_exc):
-        await self.pull_out()
+        await self.disconnect()
 
     @property
     def url(self):
         login = self._parts.netloc.rpartition("@")[0]
         return urlunsplit(self._parts._replace(netloc=f"{login}@127.0.0.1:{self._port}"))
 
-    async def put_back(self):
-        """Take connections (again), on the same port."""
+    async def connect(self):
+        """Accept connections (again), on the same port."""
         self._server = await asyncio.start_server(self._join, "127.0.0.1", self._port)
         self._port = self._server.sockets[0].getsockname()[1]
 
-    async def pull_out(self):
+    async def disconnect(self):
         """Cut all connections; new ones are refused."""
         self._server.close()
         for end in list(self._ends):
