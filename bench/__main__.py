@@ -1,7 +1,7 @@
-"""Runs the benchmarks: `python -m bench` all, `python -m bench NAME …` one, `--list` names them.
+"""Run the benchmarks: `python -m bench` all of them, `python -m bench NAME …` one, `--list` lists them.
 
-Each program is a file of this folder with a `main(argv) -> int` and says in its first line what it
-measures. Numbers come as ratios from one run; nothing here is a test.
+Each benchmark is a file of this folder with a `main(argv) -> int`; the first line of its docstring
+says what it measures. Results are ratios within one run. Benchmarks are not tests.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ HERE = Path(__file__).parent
 
 
 def programs() -> dict[str, str]:
-    """Return every program's name and what it says it measures."""
+    """Return the name of every benchmark and the first line of its docstring."""
     found = {}
     for path in sorted(HERE.glob("[!_]*.py")):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -27,7 +27,7 @@ def programs() -> dict[str, str]:
 
 
 def run(name: str, argv: list[str]) -> int:
-    """Run one program, say how long it took, and return its exit code."""
+    """Run one benchmark, print its duration, and return its exit code."""
     sys.stderr.write(f"-- {name}\n")
     began = time.perf_counter()
     code = int(importlib.import_module(f"bench.{name}").main(argv) or 0)
@@ -36,12 +36,12 @@ def run(name: str, argv: list[str]) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Return 0 if every program that ran did."""
+    """Return 0 if every benchmark returned 0."""
     known = programs()
     parser = argparse.ArgumentParser(prog="bench", description="What is fast, side by side.")
-    parser.add_argument("--list", action="store_true", help="name the programs and end")
-    parser.add_argument("name", nargs="?", help="the program to run; without it, all of them")
-    parser.add_argument("rest", nargs=argparse.REMAINDER, help="what that program is told")
+    parser.add_argument("--list", action="store_true", help="list the benchmarks and exit")
+    parser.add_argument("name", nargs="?", help="the benchmark to run (default: all)")
+    parser.add_argument("rest", nargs=argparse.REMAINDER, help="arguments of that benchmark")
     asked = parser.parse_args(argv)
     if asked.list:
         for name, what in known.items():

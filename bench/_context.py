@@ -1,4 +1,4 @@
-"""A context for a use case that a benchmark calls by itself."""
+"""A context for benchmarks that call a use case directly."""
 
 from __future__ import annotations
 

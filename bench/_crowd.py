@@ -1,8 +1,8 @@
-"""A thousand readers in a process of their own, as cheap as may be: they share the machine.
+"""A thousand readers in a separate process, as cheap as possible since they share the machine.
 
-Told on standard input whom to ask, they all join at once; when that is done they say so. Then a
-tenth of them reads nothing more, a tenth notes when each token came, and the others read now and
-then. At the end of standard input they say what came.
+Standard input names the URL; they all join at once, and a line reports when all have joined. Then a
+tenth of them stalls, a tenth records when each token arrived, and the others read occasionally. When
+standard input ends, the results are printed.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ class Reader:
 
 
 def join(job):
-    """Everybody at once; how long each took until its snapshot was whole."""
+    """Join with all readers at once; return the time of each to its complete snapshot."""
     began_s, poll = time.perf_counter(), select.epoll()
     readers = [Reader((job["host"], job["port"])) for _ in range(job["count"])]
     by_fd = {reader.socket.fileno(): reader for reader in readers}
@@ -81,7 +81,7 @@ def is_whole(pieces):
 
 
 def listen(readers):
-    """Until standard input ends."""
+    """Run until standard input ends."""
     timed = {reader.socket.fileno(): reader for reader in readers[1::10]}
     others = [r for n, r in enumerate(readers) if n % 10 > 1]
     poll = select.epoll()
@@ -103,7 +103,7 @@ def listen(readers):
 
 
 def late_ms(reader):
-    """How late each token was that *reader* noted."""
+    """Return the delay of each token that *reader* recorded."""
     late, tail = [], b""
     for now_s, data in reader.came:
         tail, end = tail + data, 0
@@ -123,8 +123,8 @@ def main():
     timed, others = listen(readers)
     late = [late_ms(reader) for reader in timed]
     counts = [len(SENT.findall(b"".join(d for _, d in r.came))) for r in others]
-    told = {"late_ms": list(chain(*late)), "counts": [len(each) for each in late] + counts}
-    print(json.dumps(told), flush=True)
+    result = {"late_ms": list(chain(*late)), "counts": [len(each) for each in late] + counts}
+    print(json.dumps(result), flush=True)
 
 
 if __name__ == "__main__":

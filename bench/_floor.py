@@ -1,4 +1,4 @@
-"""The floor: the same bytes by raw driver and bare route. An ASGI app for uvicorn."""
+"""The baseline ("floor"): the same bytes with the raw driver and a bare route. An ASGI app for uvicorn."""
 
 from __future__ import annotations
 

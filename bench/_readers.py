@@ -1,4 +1,4 @@
-"""A reader over SSE by plain socket; and, as a process, one that prints how late each token was."""
+"""An SSE reader on a plain socket; and, as a process, one that prints the delay of each token."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _SENT = re.compile(rb'"text":"(\d+\.\d+)"')
 
 
 def joined(url, path, token):
-    """A socket that has received the whole snapshot, its size, and how long that took in ms."""
+    """Return a socket that has received the whole snapshot, its size, and the time in ms."""
     host, port = url.removeprefix("http://").split(":")
     began = time.perf_counter()
     connection = socket.create_connection((host, int(port)), timeout=30)

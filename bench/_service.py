@@ -1,4 +1,4 @@
-"""The service under measurement, as a process of its own, and what the system says of it."""
+"""The service under measurement in a separate process, and its CPU time and memory."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from rehydrate.settings import load_settings
 
 @asynccontextmanager
 async def surroundings():
-    """Settings that name an embedded Postgres and a local channel server, both running."""
+    """Yield settings of a running embedded Postgres and local channel server."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         base = load_settings(data_dir=Path(folder), service_keys="bench", port=0)
         async with embedded(base) as settings:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 
 class Row(NamedTuple):
-    """One figure. ``target`` None: there is none; ``least``: it is the least, not the most."""
+    """One figure. ``target``: its maximum, or with ``least`` its minimum; None: no target."""
 
     what: str
     value: float

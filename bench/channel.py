@@ -1,7 +1,7 @@
-"""The channel's room against the stock SDK by hand: history, and publishing.
+"""The Ably adapter compared with the stock SDK: reading history, and publishing.
 
-History: reading it through us, against the SDK's own history, and against its raw rows (the floor).
-Publishing: streams of 50 tokens a second through us, against the SDK alone.
+History: through the adapter, through the SDK's own history, and as raw rows (the floor). Publishing:
+streams of 50 tokens per second through the adapter, and through the SDK alone.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ TICK_S = 1 / TOKENS_PER_S
 
 @asynccontextmanager
 async def local_server() -> AsyncIterator[int]:
-    """A channel server in a process of its own; its port."""
+    """Run a channel server in a separate process; yield its port."""
     process = subprocess.Popen(
         [sys.executable, "-m", "localably", "--port", "0", "--key", KEY],
         stdout=subprocess.PIPE,
@@ -90,7 +90,7 @@ async def compare_history(port: int, messages: int, rounds: int) -> None:
             "raw rows (floor)": lambda: by_raw_rows(rest),
             "raw rows, JSON": lambda: by_raw_rows(json_rest),
             "SDK history": lambda: by_sdk(rest),
-            "ours": lambda: by_us(log),
+            "adapter": lambda: by_us(log),
         }
         times_ms: dict[str, list[float]] = {name: [] for name in ways}
         for _ in range(rounds):  # one after the other in each round: the machine's moods hit all
@@ -106,7 +106,7 @@ async def compare_history(port: int, messages: int, rounds: int) -> None:
 
 
 async def paced(streams: int, seconds: float, send: Callable[[int, int], Awaitable]) -> None:
-    """Streams of 50 tokens a second each; prints what that costs and how late answers are."""
+    """Publish streams of 50 tokens per second each; print the CPU time and the delay of acknowledgements."""
     late_ms: list[float] = []
     answers: list[asyncio.Future] = []
     cpu_s, began = time.process_time(), time.perf_counter()
@@ -133,11 +133,11 @@ async def paced(streams: int, seconds: float, send: Callable[[int, int], Awaitab
 
 
 async def compare_publishing(port: int, streams: int, seconds: float) -> None:
-    print(f"publishing {streams} streams of {TOKENS_PER_S} tokens a second, {seconds:g} s")
+    print(f"publishing {streams} streams of {TOKENS_PER_S} tokens per second, {seconds:g} s")
     where = {"endpoint": "127.0.0.1", "port": port, "tls": False}
     async with AblyChannel(KEY, **where) as log:
         await log.publish("warm", [token(0, 0)])
-        print("  ours             ", end="")
+        print("  adapter          ", end="")
         await paced(
             streams, seconds, lambda stream, seq: log.publish(f"us:{stream}", [token(stream, seq)])
         )
@@ -157,7 +157,7 @@ async def compare_publishing(port: int, streams: int, seconds: float) -> None:
 
 
 def main(argv: list[str]) -> int:
-    """Measure, and print."""
+    """Measure and print."""
     parser = argparse.ArgumentParser(
         prog="bench channel", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

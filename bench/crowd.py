@@ -1,10 +1,10 @@
-"""A crowd: a thousand join one live response at once, then all of them are told 25 events a second.
+"""A crowd: a thousand readers join one live response at once, then receive 25 events per second.
 
     python -m bench crowd [--joiners 1000] [--seconds 20]
 
-A tenth of the readers stalls. The service, the channel server, Postgres and the readers are
-processes of their own. Delays are those of every tenth reader; the others read now and then, so that
-reading takes no more of the machine than it has to.
+A tenth of the readers stalls. The service, the channel server, Postgres and the readers are separate
+processes. Delays are measured at every tenth reader; the others read only occasionally, so that
+they use as little CPU as possible.
 """
 
 from __future__ import annotations
@@ -62,12 +62,12 @@ async def measure(options):
         Row(f"{each} join a response of 2,000 tokens: failed", each - joined["joined"], "", 0),
         Row("  all have the whole snapshot after", joined["last_ms"], "ms", 1_200),
         Row("  attachments", attached, "", 1),
-        Row("  memory a follower", (joined_kb - before_kb) / each, "kB", 35),
+        Row("  memory per follower", (joined_kb - before_kb) / each, "kB", 35),
         Row(f"  and after {options.seconds} s", (peak_kb - before_kb) / each, "kB", 35),
         Row("readers that missed an event", sum(n != count for n in heard["counts"]), "", 0),
-        Row("25 events a second, a tenth stalled: delay p50", statistics.median(late), "ms"),
+        Row("25 events per second, a tenth stalled: delay p50", statistics.median(late), "ms"),
         Row("  delay p99", per_cent(late, 0.99), "ms", 100),
-        Row("  the service's CPU time an event and follower", used_s / count / each * 1e6, "us"),
+        Row("  CPU time of the service per event and follower", used_s / count / each * 1e6, "us"),
     ]
 
 
@@ -86,7 +86,7 @@ async def begin(url, path, token, count):
 
 
 async def tell(ably, seconds):
-    """Say *seconds* of events, each with the time at which it was said; return how many."""
+    """Publish *seconds* of events, each with its time of publishing; return their number."""
     began_s, count = time.monotonic(), 0
     while (passed_s := time.monotonic() - began_s) < seconds:
         await say(ably, CONVERSATION, TOKENS + 1 + count, f"{time.time():.6f}")

@@ -1,9 +1,9 @@
-"""Delay: the same tokens, by a stock ably-python subscriber and by a follower over SSE.
+"""Delay: the same tokens, received by a stock ably-python subscriber and by a follower over SSE.
 
     python -m bench delay [--seconds 10]
 
-Both listen at the same time, in processes of their own. Whoever attached first is sent each message
-first, so it is measured in both orders.
+Both listen at the same time, in separate processes. The reader that attached first is sent each message
+first, so both orders are measured.
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ def p50(values):
 
 
 async def late_ms(settings, channel, order, seconds):
-    """How late each token came to each of the readers, which attach in this *order*."""
+    """Return the delay of each token at each of the readers, which attach in this *order*."""
     conversation = channel.removeprefix("ai:")
     async with AsyncExitStack() as stack:
         ably = await stack.enter_async_context(ably_of(settings))
@@ -68,7 +68,7 @@ async def late_ms(settings, channel, order, seconds):
 
 @asynccontextmanager
 async def listening(settings, channel, *how):
-    """A reader in a process of its own, which prints how late each token was."""
+    """A reader in a separate process, which prints the delay of each token."""
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "bench._readers", *how),
         stdin=asyncio.subprocess.PIPE,
@@ -93,7 +93,7 @@ async def listening(settings, channel, *how):
 
 def main(argv):
     parser = argparse.ArgumentParser(prog="bench delay", description=__doc__.partition("\n")[0])
-    parser.add_argument("--seconds", type=int, default=10, help="for each turn")
+    parser.add_argument("--seconds", type=int, default=10, help="duration of each order")
     return show(asyncio.run(measure(parser.parse_args(argv))))
 
 

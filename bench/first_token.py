@@ -2,9 +2,9 @@
 
     python -m bench first_token [--rounds 200]
 
-The chat, the channel server and Postgres are processes of their own; the model and the followers are
-here, so one clock times both ends. The floor is the same token by the stock SDK alone: published
-here, received here, through the same channel server.
+The chat, the channel server and Postgres are separate processes; the model and the followers are in
+this one, so that one clock times both ends. The floor is the same token with the stock SDK alone,
+published and received here through the same channel server.
 """
 
 from __future__ import annotations
@@ -34,13 +34,13 @@ HEAD = b"HTTP/1.1 200 OK\r\nContent-Type: text/event-stream\r\nConnection: close
 
 
 class Model:
-    """A model on a socket: its first token is the time at which it is written."""
+    """A model on a socket: the text of its first token is the time of writing it."""
 
     def __init__(self) -> None:
         self._count = 0
 
     async def answer(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Take one request, stream one response."""
+        """Handle one request with one streamed response."""
         await reader.readuntil(b"\r\n\r\n")
         self._count += 1
         response = {"id": f"resp_{self._count}", "object": "response", "output": [], "tools": []}
@@ -68,14 +68,14 @@ class Model:
 
 @asynccontextmanager
 async def modelled():
-    """The base URL of a model, while the block runs."""
+    """Run a model; yield its base URL."""
     server = await asyncio.start_server(Model().answer, "127.0.0.1", 0)
     async with server:
         yield f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}/v1"
 
 
 async def follow_by_sse(url: str, path: str, cookie: str, late_ms: list[float]) -> None:
-    """Note how late every token comes over server-sent events."""
+    """Record the delay of every token over server-sent events."""
     place = urlsplit(url)
     reader, writer = await asyncio.open_connection(place.hostname, place.port)
     writer.write(f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1\r\nCookie: {cookie}\r\n\r\n".encode())
@@ -89,7 +89,7 @@ async def follow_by_sse(url: str, path: str, cookie: str, late_ms: list[float]) 
 
 
 async def followed_by_stock(settings, token, channel, late_ms):
-    """A stock client that is subscribed, and notes how late every token comes."""
+    """A subscribed stock client that records the delay of every token."""
     endpoint = f"{settings.ably_endpoint}:{settings.ably_port}"
     client = AblyRealtime(token=token, endpoint=endpoint, tls=False)
     await client.channels.get(channel).subscribe(
@@ -99,7 +99,7 @@ async def followed_by_stock(settings, token, channel, late_ms):
 
 
 async def floor_ms(settings, rounds):
-    """The same token by the stock SDK alone."""
+    """The same token with the stock SDK alone."""
     late_ms: list[float] = []
     endpoint = f"{settings.ably_endpoint}:{settings.ably_port}"
     options = {"key": settings.required_ably_key(), "endpoint": endpoint, "tls": False}
@@ -118,14 +118,14 @@ async def floor_ms(settings, rounds):
 
 
 async def until(holds, seconds: float = 30.0) -> None:
-    """Wait until it holds."""
+    """Wait until the condition holds."""
     async with asyncio.timeout(seconds):
-        while not holds():  # noqa: ASYNC110 - of what other tasks append to
+        while not holds():  # noqa: ASYNC110 - other tasks append to it
             await asyncio.sleep(0.002)
 
 
 async def measure(settings, rounds: int) -> dict[str, list[float]]:
-    """How late first tokens are, in ms, by how they come."""
+    """Return the delays of first tokens in ms, by transport."""
     by_sse: list[float] = []
     by_stock: list[float] = []
     async with modelled() as model:
@@ -165,7 +165,7 @@ async def measure(settings, rounds: int) -> dict[str, list[float]]:
 
 
 async def run(rounds: int) -> int:
-    """Measure, print, and say whether the goal is met."""
+    """Measure and print; return whether the target was met."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
         async with embedded(load_settings(data_dir=Path(folder))) as settings:
             late = await measure(settings, rounds)
@@ -186,7 +186,7 @@ async def run(rounds: int) -> int:
 
 
 def main(argv: list[str]) -> int:
-    """Return 0 if the goal is met."""
+    """Return 0 if the target was met."""
     parser = argparse.ArgumentParser(prog="bench first_token")
     parser.add_argument("--rounds", type=int, default=200)
     return asyncio.run(run(parser.parse_args(argv).rounds))

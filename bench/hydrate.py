@@ -1,7 +1,7 @@
-"""Hydrate over HTTP: 200 finished and 3 open responses, against the floor; pages; cold.
+"""Hydrate over HTTP: 200 finished and 3 open responses compared with the floor; pages; cold reads.
 
-The floor is the same bytes by raw driver and bare route. Every figure is of one run, the variants
-taken in turns; the targets are ratios.
+The floor is the same bytes with the raw driver and a bare route. All figures are from one run, in which
+the variants take turns; targets are ratios.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class Site:
 
 
 def p50_ms(calls, rounds):
-    """The median of each of *calls*, taken in turns."""
+    """Return the median of each of *calls*, made in turns."""
     times = {name: [] for name in calls}
     for _ in range(rounds):
         for name, call in calls.items():
@@ -177,7 +177,7 @@ def rest_by_hand(settings):
 
 
 async def read_by_hand(rest, channel, start_ms=None):
-    """What a developer writes with the stock SDK."""
+    """Read history with the stock SDK, as an application would."""
     options = {"start": start_ms} if start_ms else {}
     page = await rest.channels.get(channel).history(direction="forwards", limit=1000, **options)
     count = len(page.items)
@@ -266,7 +266,7 @@ async def joining(history, settings, url, environment, options):
             1,
         ),
         Row("no channel read", times["warm"], "floor", times["warm"] / times["floor"], 2.0),
-        Row(f"one history request by hand, {count} messages", hand, "", 1, 1),
+        Row(f"one history request with the SDK, {count} messages", hand, "", 1, 1),
         Row(
             "the tail is asked for",
             times["tail"],
@@ -278,7 +278,7 @@ async def joining(history, settings, url, environment, options):
 
 
 async def publish(settings, channel):
-    """A foreign publisher: 3 × 2,000 tokens, interleaved, in the message-per-token dialect."""
+    """A foreign publisher: 3 × 2,000 tokens, interleaved, one message per token."""
     ably = AblyChannel(
         settings.required_ably_key(),
         endpoint=settings.ably_endpoint,
@@ -300,7 +300,7 @@ async def publish(settings, channel):
 
 
 async def cold(history, settings, url, options):
-    """6,000 channel messages, nothing recorded."""
+    """Hydrate 6,000 channel messages of which nothing is recorded."""
     ours, hand = [], []
     rest = rest_by_hand(settings)
     for _ in range(options.cold):
@@ -319,8 +319,8 @@ async def cold(history, settings, url, options):
     await rest.close()
     best, by_hand = statistics.median(ours), statistics.median(hand)
     return [
-        Row("reading 6,000 messages by hand", by_hand, "", 1, 1),
-        Row("cold: nothing recorded, 6,000 messages", best, "by hand", best / by_hand, 1.3),
+        Row("reading 6,000 messages with the SDK", by_hand, "", 1, 1),
+        Row("cold: nothing recorded, 6,000 messages", best, "SDK", best / by_hand, 1.3),
     ]
 
 
@@ -351,7 +351,7 @@ async def paging(history, settings, url, options):
 def main(argv):
     parser = argparse.ArgumentParser(prog="bench hydrate", description=__doc__)
     parser.add_argument("--rounds", type=int, default=200)
-    parser.add_argument("--seconds", type=float, default=40, help="how long the streams take")
+    parser.add_argument("--seconds", type=float, default=40, help="duration of the streams")
     parser.add_argument("--cold", type=int, default=5)
     parser.add_argument("--long", type=int, default=100_000)
     rows = asyncio.run(measure(parser.parse_args(argv)))

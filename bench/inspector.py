@@ -1,8 +1,8 @@
 """The inspector with 100,000 conversations and one of 10,000 messages: each request, and the page.
 
-Every request that the page makes, against a store of 100 conversations and against the large one, in
-turns in one run: the ratio says what size costs. Then the page itself, in a real browser, which opens,
-scrolls and reads back; what each of its requests took is the browser's own account.
+Every request of the page, with a store of 100 conversations and with the large one, in turns in one
+run: the ratio is the cost of size. Then the page itself in a real browser, which opens, scrolls and
+pages backwards; the browser reports the time of each request.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ MESSAGES = """
 
 
 class Timed(NamedTuple):
-    """What one request took, in ms: against the small store, and against the large one."""
+    """The times of one request in ms, with the small store and with the large one."""
 
     what: str
     small: list[float]
@@ -65,7 +65,7 @@ class Timed(NamedTuple):
 
 
 class Caller:
-    """One keep-alive connection, as the browser holds."""
+    """One keep-alive connection, like the browser's."""
 
     def __init__(self, url: str, key: str) -> None:
         self._connection = http.client.HTTPConnection(url.removeprefix("http://"))
@@ -81,7 +81,7 @@ class Caller:
         return took_ms, json.loads(body)
 
     def snapshot(self, path: str) -> float:
-        """How long a stream takes to its snapshot, which is read whole; then it is left."""
+        """Time a stream up to the end of its snapshot; then disconnect."""
         began_s = time.perf_counter()
         self._connection.request("GET", path, headers=self._headers)
         response = self._connection.getresponse()
@@ -95,7 +95,7 @@ class Caller:
 
 @asynccontextmanager
 async def filled(server_url: str, name: str, conversations: int, long: int, base):
-    """A database of its own, filled; gives its settings."""
+    """Create and fill a database; yield its settings."""
     connection = await asyncpg.connect(**connect_arguments(server_url))
     await connection.execute(f"CREATE DATABASE {name}")
     await connection.close()
@@ -121,7 +121,7 @@ async def filled(server_url: str, name: str, conversations: int, long: int, base
 
 
 def streamed() -> MessageState:
-    """A response of 2,000 tokens, as it was recorded."""
+    """A recorded response of 2,000 tokens."""
     state = MessageState("streamed")
     now_ms = time.time_ns() // 1_000_000 - 3_600_000
     for seq in range(TOKENS + 2):
@@ -148,7 +148,7 @@ def environment(settings, key: str) -> dict[str, str]:
 
 
 def paths(caller: Caller, conversations: int) -> dict[str, str]:
-    """What the page asks for, with the cursors that it would have by then."""
+    """Return the requests of the page, with the cursors that it would have."""
     listing = "/v1/admin/conversations?limit=50"
     deep = caller.get(listing)[1]["older"]
     for _ in range(min(20, conversations // 100)):
@@ -190,13 +190,13 @@ def timed(small: Caller, large: Caller, rounds: int, sizes: tuple[int, int]) -> 
                 opened[side].append(first_ms)
                 followed[side].append(again_ms)
     return [Timed(name, *both) for name, both in times.items()] + [
-        Timed("a conversation opens that nobody follows", *opened),
-        Timed("the long one, followed by somebody", *followed),
+        Timed("opening a conversation without followers", *opened),
+        Timed("opening the long conversation, already followed", *followed),
     ]
 
 
 async def browsed(url: str, key: str) -> list[tuple[str, float]] | str:
-    """What the page's own requests took, of a real visit; or why there was none."""
+    """Return the times of the page's own requests in a real visit, or why there was none."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         return "chromium is not installed"
@@ -279,7 +279,9 @@ def report(rows: list[Timed], visit) -> int:
 def main(argv):
     parser = argparse.ArgumentParser(prog="bench inspector", description=__doc__)
     parser.add_argument("--conversations", type=int, default=100_000)
-    parser.add_argument("--long", type=int, default=10_000, help="messages of the long one")
+    parser.add_argument(
+        "--long", type=int, default=10_000, help="messages of the long conversation"
+    )
     parser.add_argument("--rounds", type=int, default=40)
     return asyncio.run(measure(parser.parse_args(argv)))
 

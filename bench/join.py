@@ -1,10 +1,10 @@
-"""Join over SSE, to the whole snapshot: of 200 finished responses and 3 that stream 2,000 tokens.
+"""Join over SSE, to the complete snapshot: 200 finished responses and 3 that stream 2,000 tokens.
 
     python -m bench join [--rounds 40] [--streaming 45]
 
-Against a warm hydrate, a bare attach, and the documented client recipe, in the same run. The service,
-the channel server and Postgres are processes of their own. Of the peers the best joined in 17 ms (p50)
-and 22 ms (p95), in memory, on the same kind of machine.
+Compared with a warm hydrate, a bare attach, and the documented client recipe, in the same run. The
+service, the channel server and Postgres are separate processes. The best comparable system joined in
+17 ms (p50) and 22 ms (p95), in memory, on the same kind of machine.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ async def measure(options):
 
 
 async def joins(settings, history, rounds):
-    """Join times, in turns with what they are held against."""
+    """Measure joins, in turns with the baselines."""
     token, alone, warm, attach = token_for(settings, "ai:c"), [], [], []
     client = stock(settings)
     await client.connection.once_async("connected")
@@ -113,7 +113,7 @@ async def bare_attach_ms(client):
 
 
 async def streaming(history, release, seconds):
-    """Three interleaved responses: 2,000 tokens each in *seconds*, then 15 a second for ever."""
+    """Stream three interleaved responses: 2,000 tokens each in *seconds*, then 15 per second forever."""
 
     async def one_of(index):
         async with history.respond("c", f"open-{index}") as response:
@@ -127,12 +127,12 @@ async def streaming(history, release, seconds):
 
     began = time.monotonic()
     tasks = [asyncio.create_task(one_of(index)) for index in range(3)]
-    await asyncio.sleep(seconds + 11)  # so that what was said so fast is older than the margins
+    await asyncio.sleep(seconds + 11)  # so that the fast tokens are older than the margins
     return tasks
 
 
 async def recipe(settings):
-    """As the documentation has it: attach, then page through history until there is no more."""
+    """The documented recipe: attach, then page through history to its end."""
     await publish(settings, "ai:recipe")
     client, rest = stock(settings), rest_by_hand(settings)
     await client.connection.once_async("connected")
@@ -159,7 +159,7 @@ async def recipe(settings):
 def main(argv):
     parser = argparse.ArgumentParser(prog="bench join", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=40)
-    parser.add_argument("--streaming", type=int, default=45, help="how long 2,000 tokens take")
+    parser.add_argument("--streaming", type=int, default=45, help="seconds for 2,000 tokens")
     options = parser.parse_args(argv)
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         return show(runner.run(measure(options)))

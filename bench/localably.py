@@ -1,7 +1,7 @@
-"""What the local channel server takes: deliveries, delay, idle connections, a flood, history.
+"""The capacity of the local channel server: deliveries, delay, idle connections, a flood, history.
 
-The server is a process of its own, pinned to one core; the load is another. Numbers depend on the
-machine; the targets are those that the project set itself.
+The server is a separate process, pinned to one core; the load is another. Figures depend on the
+machine; the targets are the project's own.
 """
 
 from __future__ import annotations
@@ -130,7 +130,7 @@ def history(pages):
 
 def main(argv=None):
     options = argparse.ArgumentParser(prog="localably", description=__doc__)
-    options.add_argument("--quick", action="store_true", help="a tenth of everything")
+    options.add_argument("--quick", action="store_true", help="a tenth of the load")
     quick = options.parse_args(argv).quick
     rows = [
         *fan_out(800 if quick else 8000),

@@ -1,7 +1,7 @@
-"""The load of `bench/localably.py`, in a process of its own: readers that only count frames.
+"""The load of `bench/localably.py`, in a separate process: readers that only count frames.
 
-Stock SDKs would measure themselves. These readers attach by a hand-made frame, and then look at each
-frame's header alone; where a delay is measured, one reader parses what it gets.
+Stock SDKs would measure themselves. These readers attach with a hand-made frame, and then look only at
+the header of each frame; where a delay is measured, one reader parses the messages.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ STAMP = re.compile(rb"t=(\d+)")
 
 
 class Peer(asyncio.Protocol):
-    """A WebSocket client that counts messages, and may note how long they took."""
+    """A WebSocket client that counts messages, and can record their delays."""
 
     def __init__(self, delays=None):
         self.delays = delays
@@ -88,7 +88,7 @@ class Peer(asyncio.Protocol):
 
 
 def masked(payload, opcode):
-    """Return a client's frame, masked with zeros, which the standard allows a test to do."""
+    """Return a client's frame, masked with zeros, which the standard permits in tests."""
     length = len(payload)
     head = bytes((0x80 | opcode,))
     if length < 126:
@@ -159,7 +159,7 @@ async def delay(port, key, readers=50, rate=100, seconds=4):
 
 
 async def idle(port, key, connections=1000):
-    """Attach that many connections, and stay until standard input ends."""
+    """Attach that many connections until standard input ends."""
     peers = []
     for first in range(0, connections, 100):
         count = min(100, connections - first)
@@ -170,7 +170,7 @@ async def idle(port, key, connections=1000):
 
 
 async def flood(port, key, messages=1_000_000, batch=20):
-    """Publish that many messages and return messages a second; memory is the other side's matter."""
+    """Publish that many messages; return messages per second. The server's memory is measured elsewhere."""
     writer = await peer(port, key, channel=None)
     frame_count = messages // batch
     began = time.perf_counter()
@@ -190,7 +190,7 @@ def close(*peers):
 
 
 def run(kind, port, key, **given):
-    """Run one load and return what it measured."""
+    """Run one load and return its measurement."""
     return uvloop.run(
         {"fan_out": fan_out, "delay": delay, "idle": idle, "flood": flood}[kind](port, key, **given)
     )

@@ -1,8 +1,8 @@
-"""Providers: what mapping costs on top of the openai package's decoding; memory over a long stream.
+"""Providers: the cost of mapping on top of the openai package's decoding; memory over a long stream.
 
-Both sides read the same bytes of server-sent events by the stock client, over a transport that
-hands them out from memory. Nothing waits, so processor time counts, which a busy machine distorts
-least. Passes are short and take turns; the median of their ratios counts.
+Both sides read the same bytes of server-sent events with the stock client, over an in-memory
+transport. Nothing waits, so CPU time is compared, which a busy machine distorts least. Passes are
+short and take turns; the result is the median of their ratios.
 """
 
 from __future__ import annotations
@@ -29,24 +29,24 @@ GOAL_GROWTH_BYTES = 2_000_000
 
 
 class Nowhere:
-    """A response that is published nowhere: what is measured is the mapping."""
+    """A response that discards everything: only the mapping is measured."""
 
     def write(self, text: str, *, part: str | None = None) -> None:
-        """Take text."""
+        """Discard text."""
 
     refuse = reason = write
 
     def tool_call(self, tool_call_id: str, name: str, args: object = "") -> None:
-        """Take a call."""
+        """Discard a call."""
 
     def tool_args(self, tool_call_id: str, text: str) -> None:
-        """Take arguments."""
+        """Discard arguments."""
 
     def tool_result(self, tool_call_id: str, result: object, **how: object) -> None:
-        """Take a result."""
+        """Discard a result."""
 
     def finish(self, status: str = "completed", **how: object) -> None:
-        """Take the end."""
+        """Discard the end."""
 
 
 def events(deltas: int, *, final: bool = True) -> Iterator[dict]:
@@ -78,7 +78,7 @@ def events(deltas: int, *, final: bool = True) -> Iterator[dict]:
 
 
 def wire(deltas: int) -> bytes:
-    """The same, as server-sent events."""
+    """Return the same as server-sent events."""
     return b"".join(
         f"event: {event['type']}\ndata: {json.dumps(event)}\n\n".encode()
         for event in events(deltas)
@@ -92,7 +92,7 @@ class FromMemory(httpx2.AsyncBaseTransport):
         self.body = body
 
     async def handle_async_request(self, request: httpx2.Request) -> httpx2.Response:
-        """The body, in chunks."""
+        """Yield the body in chunks."""
         headers = {"content-type": "text/event-stream"}
         return httpx2.Response(200, headers=headers, stream=Chunks(self.body))
 
@@ -109,7 +109,7 @@ class Chunks(httpx2.AsyncByteStream):
 
 
 async def decoded(client: openai.AsyncOpenAI) -> float:
-    """Seconds that the package's own decoding takes."""
+    """Return the seconds of the package's own decoding."""
     source = await client.responses.create(**ASK)
     began = time.process_time()
     async for event in source:
@@ -118,7 +118,7 @@ async def decoded(client: openai.AsyncOpenAI) -> float:
 
 
 async def mapped(client: openai.AsyncOpenAI) -> float:
-    """Seconds that the same takes with everything mapped and said."""
+    """Return the seconds of the same with mapping and writing."""
     source = await client.responses.create(**ASK)
     began = time.process_time()
     end = await ResponsesStream(source).into(Nowhere())
@@ -127,7 +127,7 @@ async def mapped(client: openai.AsyncOpenAI) -> float:
 
 
 async def read_raw(body: bytes) -> float:
-    """Seconds that the same bytes take without the package."""
+    """Return the seconds for the same bytes without the package."""
     began = time.process_time()
     end = await ResponsesStream([body]).into(Nowhere())
     assert end.status == "completed", end.error
@@ -135,7 +135,7 @@ async def read_raw(body: bytes) -> float:
 
 
 async def compare(deltas: int, passes: int) -> dict[str, float]:
-    """Medians over so many passes."""
+    """Return the medians over *passes*."""
     body = wire(deltas)
     alone, with_us, raw = [], [], []
     http = httpx2.AsyncClient(transport=FromMemory(body))
@@ -161,7 +161,7 @@ async def compare(deltas: int, passes: int) -> dict[str, float]:
 
 
 async def grow(deltas: int) -> dict[str, int]:
-    """How much memory a stream holds late in it, beyond what it held early."""
+    """Return the growth of a stream's memory from an early to a late point."""
 
     async def source() -> AsyncIterator[dict]:
         for number, event in enumerate(events(deltas, final=False)):
@@ -184,7 +184,7 @@ async def grow(deltas: int) -> dict[str, int]:
 
 
 def main(argv: list[str]) -> int:
-    """Return 0 if both goals are met."""
+    """Return 0 if both targets were met."""
     parser = argparse.ArgumentParser(prog="bench providers")
     parser.add_argument("--deltas", type=int, default=2_000, help="events of each compared stream")
     parser.add_argument("--passes", type=int, default=61)

@@ -1,9 +1,9 @@
-"""Recording: a hundred responses at once within Ably's rates, and a long catch-up.
+"""Recording: a hundred concurrent responses within Ably's rates, and a long catch-up.
 
     python -m bench recording [--responses 100] [--seconds 5] [--messages 100000] [--only NAME,NAME]
 
-The channel server and Postgres are processes of their own; publishers are here, on one core. A
-token's delay is from its `write` to the acknowledgement of what carried it.
+The channel server and Postgres are separate processes; the publishers are in this one, on one core. A
+token's delay is the time from its `write` to the acknowledgement of its channel message.
 """
 
 from __future__ import annotations
@@ -55,7 +55,7 @@ async def opened(url, port, rate):
 
 
 class Delays:
-    """When what was written was acknowledged: tokens say when they were written."""
+    """Records acknowledgement delays: the text of a token is its time of writing."""
 
     def __init__(self, channel):
         self.seen_ms = []
@@ -105,7 +105,7 @@ async def responding(url, responses, seconds, rate, target_ms):
         await asyncio.gather(*(one(history, n, WARM_S, []) for n in range(responses)))
         delays.seen_ms.clear()
         gc.collect()
-        gc.freeze()  # as `serve` does: the collector passes by what is loaded
+        gc.freeze()  # as `serve` does: exclude loaded modules from collection
         before, cpu_s, began_s = await transactions(url), time.process_time(), time.perf_counter()
         await asyncio.gather(*(one(history, n, seconds, behind) for n in range(responses)))
         took_s, cpu_s = time.perf_counter() - began_s, time.process_time() - cpu_s
@@ -124,14 +124,14 @@ async def responding(url, responses, seconds, rate, target_ms):
         Row("  a token's delay, p50", delays.share(0.5), "ms"),
         Row("  p99", delays.share(0.99), "ms", target_ms),
         Row("  behind its pace at the end", behind[-1] * 1000, "ms", 250),
-        Row("  store transactions a response and second", each, "", 2),
-        Row("  CPU time a token", cpu_s / tokens_said * 1e6, "us"),
+        Row("  store transactions per response and second", each, "", 2),
+        Row("  CPU time per token", cpu_s / tokens_said * 1e6, "us"),
         Row("  share of a core", cpu_s / took_s, "", 1),
     ]
 
 
 async def by_sdk(responses, seconds):
-    """The same tokens by stock ably-python alone, each published as it comes; nothing is stored."""
+    """The same tokens with stock ably-python alone, each published immediately; nothing is stored."""
     async with local_server() as port:
         client = AblyRealtime(key=KEY, endpoint=f"127.0.0.1:{port}", tls=False)
         await client.connection.once_async("connected")
@@ -161,15 +161,17 @@ async def by_sdk(responses, seconds):
         await client.close()
     late_ms.sort()
     return [
-        Row("the same by bare ably-python: a token's delay, p50", late_ms[len(late_ms) // 2], "ms"),
+        Row(
+            "the same with bare ably-python: a token's delay, p50", late_ms[len(late_ms) // 2], "ms"
+        ),
         Row("  p99", late_ms[len(late_ms) * 99 // 100], "ms"),
-        Row("  CPU time a token", cpu_s / len(late_ms) * 1e6, "us"),
+        Row("  CPU time per token", cpu_s / len(late_ms) * 1e6, "us"),
         Row("  share of a core", cpu_s / took_s),
     ]
 
 
 class Pages:
-    """A channel whose pages are there already: reading and decoding them is measured elsewhere."""
+    """A channel with prepared pages: reading and decoding them is measured elsewhere."""
 
     def __init__(self, count):
         self.count = count
@@ -215,9 +217,9 @@ async def catching_up(url, messages):
         await store.close()
     assert recorded.messages == messages
     return [
-        Row(f"catch_up of {messages:,}: messages a second", messages / took_s, "", 60_000, True),
-        Row("  CPU time a message", cpu_s / messages * 1e6, "us"),
-        Row("  memory grown", grown, "MiB", 60),
+        Row(f"catch_up of {messages:,}: messages per second", messages / took_s, "", 60_000, True),
+        Row("  CPU time per message", cpu_s / messages * 1e6, "us"),
+        Row("  memory growth", grown, "MiB", 60),
     ]
 
 
@@ -239,7 +241,7 @@ async def measure(asked):
 
 
 def main(argv):
-    """Measure, print, and say whether every target was met."""
+    """Measure and print; return whether every target was met."""
     parser = argparse.ArgumentParser(
         prog="bench recording", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,11 +1,11 @@
-"""Replaying: how well a replay keeps the times of its response, and how much of the rate it uses.
+"""Replaying: how closely a replay reproduces the timing of its response, and its use of the rate.
 
     python -m bench replaying [--tokens 2000] [--per-s 20]
 
-The channel server, Postgres, and the readers (stock SDK) are processes of their own; the service is
-here. A chunk's deviation is when a reader has it, from the start on, against when it came.
-Beside each replay a stock SDK publishes the same chunks at the same times by hand, from a process of
-its own: what that deviates, the machine does.
+The channel server, Postgres, and the readers (stock SDK) are separate processes; the service is in
+this one. The deviation of a chunk is its arrival at a reader, relative to the start, minus its time
+in the schedule. During each replay, a stock SDK in another process publishes the same chunks at the
+same times: its deviation is that of the machine.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ PATIENCE_S = 600
 
 
 def made(tokens, per_s, seed=1):
-    """A response of so many tokens, irregularly, but about so many a second."""
+    """Return a response of that many tokens, at irregular times with that mean rate."""
     chance = random.Random(seed)
     state, at_ms = MessageState("r"), float(BEGAN_MS)
     fold(state, Event("start", "r", seq=0, timestamp_ms=BEGAN_MS))
@@ -51,7 +51,7 @@ def made(tokens, per_s, seed=1):
 
 
 async def listen(port, channel):
-    """Print when each chunk came, by a stock SDK, until the stop."""
+    """Print when each chunk arrived at a stock SDK, until the stop."""
     ably = AblyRealtime(KEY, endpoint=f"127.0.0.1:{port}", tls=False)
     ended, came = asyncio.Event(), []
 
@@ -88,18 +88,18 @@ async def by_hand(port, channel):
 
 
 class Reader:
-    """A reader in a process of its own; or a publisher, told what to say."""
+    """A reader in a separate process; or a publisher with the given times."""
 
-    def __init__(self, port, channel, *, does="--listen", told=None):
+    def __init__(self, port, channel, *, does="--listen", times=None):
         self._argv = [sys.executable, "-m", "bench.replaying", does, channel, str(port)]
-        self._told = told
+        self._times = times
 
     async def __aenter__(self):
         self._process = await asyncio.create_subprocess_exec(
             *self._argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, limit=2**24
         )
-        if self._told is not None:
-            self._process.stdin.write(json.dumps(self._told).encode() + b"\n")
+        if self._times is not None:
+            self._process.stdin.write(json.dumps(self._times).encode() + b"\n")
             return self
         await self._process.stdout.readline()
         return self
@@ -114,7 +114,7 @@ class Reader:
 
 
 async def replayed(history, port, name, state, **terms):
-    """What a reader of a replay heard, and the replay."""
+    """Return what a reader of a replay received, and the replay."""
     conversation_id = f"bench-{name}"
     channel = terms.pop("channel", f"ai:{conversation_id}")
     async with history._store.locked(conversation_id, f"ai:{conversation_id}") as held:
@@ -127,16 +127,16 @@ async def replayed(history, port, name, state, **terms):
 
 
 async def said_by_hand(port, times_s):
-    """What a reader heard of the same chunks, published by a stock SDK."""
+    """Return what a reader received of the same chunks, published by a stock SDK."""
     async with (
         Reader(port, "hand") as reader,
-        Reader(port, "hand", does="--by-hand", told=times_s),
+        Reader(port, "hand", does="--by-hand", times=times_s),
     ):
         return await reader.heard()
 
 
 def deviations_ms(heard, times_s):
-    """How far from its time each chunk came, after the start."""
+    """Return the deviation of each chunk from its time, relative to the start."""
     began_s, at_s = heard[0][0], [came_s for came_s, words in heard for _ in words]
     assert [int(w) for _, words in heard for w in words] == list(range(1, len(times_s) + 1))
     off = [a - began_s - t for a, t in zip(at_s, times_s, strict=True)]
@@ -144,7 +144,7 @@ def deviations_ms(heard, times_s):
 
 
 def rate_used(heard, allowed):
-    """Of what may be sent: channel messages a second, from the first to the last."""
+    """Return the used share of the rate: channel messages per second, from the first to the last."""
     return (len(heard) - 1) / (heard[-1][0] - heard[0][0]) / allowed * 100
 
 
@@ -165,7 +165,7 @@ async def measure(tokens, per_s):
 
 
 async def all_of(history, port, tokens, per_s):
-    print(f"{tokens} tokens; each line is a replay of its own, one after the other")
+    print(f"{tokens} tokens; each line is a separate replay, one after the other")
     missed = 0
     for name, pace, terms in (
         ("own", per_s, {}),
@@ -178,11 +178,11 @@ async def all_of(history, port, tokens, per_s):
         )
         off, floor = deviations_ms(heard, times_s), deviations_ms(by_sdk, times_s)
         what = f"{pace:g} tokens/s at {replay.terms.max_rate:g}/s, {replay.plan['joined']} joined"
-        # more than the rate allows is joined: half of what lies between two messages is on top
+        # chunks beyond the rate are joined: add half of the time between two messages
         target = 20 if pace < replay.terms.max_rate else 20 + 500 / replay.terms.max_rate
         p95_ms = off[int(len(off) * 0.95)]
         missed |= show([Row(f"{what}: deviation, p95", p95_ms, "ms", target)])
-        for who, each in (("replay", off), ("by hand", floor)):
+        for who, each in (("replay", off), ("stock SDK", floor)):
             p50, p95, p99 = (each[int(len(each) * share)] for share in (0.5, 0.95, 0.99))
             print(f"{who:>58} p50 {p50:.1f}  p95 {p95:.1f}  p99 {p99:.1f}  max {each[-1]:.1f} ms")
     for name, allowed, terms in (("fast", 25, {}), ("faster", 50, {"channel": "demo:fast"})):

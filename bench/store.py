@@ -1,4 +1,4 @@
-"""The store's reading and writing: ratios to the raw driver, cost of a page by size."""
+"""The Postgres adapter: reads and writes relative to the raw driver, and the cost of a page by size."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def tokens(message_id: str, seed: int) -> list[Event]:
 
 
 async def stream(store: PostgresStore, conversation: str, message_id: str, chunks: int) -> int:
-    """Checkpoint one response as a publisher does; return the bytes of its text."""
+    """Checkpoint one response as a publisher does; return the size of its text in bytes."""
     events = tokens(message_id, len(message_id))
     step = -(-len(events) // chunks)
     for first in range(0, len(events), step):
@@ -109,7 +109,7 @@ async def end(store: PostgresStore, conversation: str, message_id: str) -> None:
 
 
 async def side_by_side(rounds: int, **ways: Callable[[], Awaitable[object]]) -> dict[str, float]:
-    """Median ms of each way, taken in turns."""
+    """Return the median ms of each variant, run in turns."""
     took: dict[str, list[float]] = {name: [] for name in ways}
     for _ in range(rounds):
         for name, way in ways.items():
@@ -172,7 +172,7 @@ async def paging(store: PostgresStore, url: str, rounds: int, large: int) -> dic
 
 
 async def recording(store: PostgresStore, responses: int) -> dict[str, float]:
-    """Channel messages a second, folded and put by pages of 1,000 as a recorder does."""
+    """Return channel messages per second, folded and stored in pages of 1,000 as a recorder does."""
     logs = [[e._replace(id=f"{n}:{e.id}") for e in tokens(f"rec_{n}", n)] for n in range(responses)]
     rounds = zip(*(iter(log) for log in logs), strict=True)
     events = [event for at_once in rounds for event in at_once]

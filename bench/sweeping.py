@@ -1,10 +1,10 @@
-"""Sweeping: how long until followers see the ends of responses whose publisher was killed.
+"""Sweeping: the time until followers see the ends of responses whose publisher was killed.
 
     python -m bench sweeping [--responses 100] [--lease 5] [--only one,many,busy]
 
-The publisher is a process of its own, and killed (-9) while all of its responses are open: in one
-conversation, or in as many as responses. The sweeper and the followers are here. What the law
-grants is twice the lease; of that, a lease has to run out, and 2 s of the channel's lag.
+The publisher is a separate process, killed (-9) while all of its responses are open: in one
+conversation, or each in its own. The sweeper and the followers are in this process. The guarantee is
+twice the lease; of that, a lease has to expire, and the channel may lag by 2 s.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ def opened(url, port, lease_s):
 
 
 async def publish(url, port, lease_s, names):
-    """Open a response in each of the conversations *names*, say so, and never end."""
+    """Open a response in each of the conversations *names*, print a line, and never end."""
     async with opened(url, port, lease_s) as history, contextlib.AsyncExitStack() as stack:
         for number, name in enumerate(names):
             response = await stack.enter_async_context(history.respond(name, f"r{number}"))
@@ -55,7 +55,7 @@ async def publish(url, port, lease_s, names):
 
 
 async def ends(history, name, joined):
-    """Return when a follower of *name* has seen all of its responses end; how many there were."""
+    """Wait until a follower of *name* has seen all of its responses end; return their number."""
     open_, known = set(), set()
     async with history.joined(name, limit=200) as follower:
         async for event in follower:
@@ -72,7 +72,7 @@ async def ends(history, name, joined):
 
 
 async def one_run(url, lease_s, names):
-    """Seconds from the kill of a publisher of *names* until followers have seen every end."""
+    """Return the seconds from killing a publisher of *names* until followers have seen every end."""
     async with local_server() as port:
         publisher = await asyncio.create_subprocess_exec(
             *(sys.executable, "-m", "bench.sweeping", "--publish", url, str(port), str(lease_s)),
@@ -116,14 +116,14 @@ async def measure(asked):
             what, names = runs[key]
             took_s = await one_run(postgres.url, asked.lease, names)
             rows += [
-                Row(f"{what}, killed: all ends were seen after", took_s, "s"),
-                Row("  of twice the lease", took_s / (2 * asked.lease), "", 1),
+                Row(f"{what}, killed: all ends seen after", took_s, "s"),
+                Row("  relative to twice the lease", took_s / (2 * asked.lease), "", 1),
             ]
     return show(rows)
 
 
 def main(argv):
-    """Measure, print, and say whether every target was met."""
+    """Measure and print; return whether every target was met."""
     parser = argparse.ArgumentParser(
         prog="bench sweeping", description=__doc__, formatter_class=argparse.RawTextHelpFormatter
     )

@@ -1,8 +1,8 @@
-"""The write-ahead log's bytes a byte of text, for a response of 2,000 tokens as `respond` stores it.
+"""WAL bytes per byte of text, for a response of 2,000 tokens as `respond` stores it.
 
-After a checkpoint of Postgres, every page that is touched goes to the log whole; the embedded one
-compresses those pages, and one of your own does as you set `wal_compression`. How many pages there
-are to be touched depends on what else the database holds, so a large one is measured as well.
+After a checkpoint Postgres writes every modified page to the WAL completely; the embedded Postgres
+compresses those pages, your own does so depending on `wal_compression`. How many pages there are to be
+modified depends on the size of the database, so a large one is measured as well.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ from rehydrate.postgres.url import connect_arguments
 from rehydrate.publish.checkpoints import Checkpoints
 
 WARM, AFTER_CHECKPOINT = 4, 7
-CHECKPOINTS = {"50 tokens a second": 13, "25 tokens a second": 27}
-"""A response is stored every 3 s: so often, until it has 2,000 tokens."""
+CHECKPOINTS = {"50 tokens per second": 13, "25 tokens a second": 27}
+"""Number of checkpoints of a response of 2,000 tokens, at one per 3 s."""
 
 CONVERSATIONS = """
     INSERT INTO conversations (id, channel, created_at)
@@ -68,7 +68,7 @@ async def setting(url, value):
 
 
 class Said:
-    """What `respond` has said: as much of a publication as its ledger looks at."""
+    """A stand-in for the writer of `respond`: the part that its checkpoints read."""
 
     closed = metadata = None
 
@@ -81,7 +81,7 @@ class Said:
 
 
 async def respond(store, conversation, response_id, checkpoints):
-    """Store one response as `respond` does; return the bytes of its text."""
+    """Store one response as `respond` does; return the size of its text in bytes."""
     ctx = context(store, None, lambda: START_MS, options=PublishOptions("agent"))
     ledger = Checkpoints(ctx, conversation)
     await ledger.claim(response_id, None, None)
@@ -99,7 +99,7 @@ async def respond(store, conversation, response_id, checkpoints):
 
 
 async def bytes_a_byte(url, name, checkpoints, before):
-    """Of a response in a conversation that has others, begun right after *before*."""
+    """Measure a response in a conversation with others, started directly after *before*."""
     store = PostgresStore(url)
     connection = await asyncpg.connect(**connect_arguments(url))
     await store.open()
@@ -130,7 +130,7 @@ async def rows_of(url, where, turn):
         if compression == "off":
             yield Row(f"  {what}, wal_compression off", whole, "x")
         else:
-            yield Row(f"{where}, 50 tokens a second: {what}", whole, "x", AFTER_CHECKPOINT)
+            yield Row(f"{where}, 50 tokens per second: {what}", whole, "x", AFTER_CHECKPOINT)
     await setting(url, "DEFAULT")
 
 
@@ -138,7 +138,7 @@ async def measure(url, options):
     await migrate(url)
     rows = [row async for row in rows_of(url, "alone", "small")]
     await enlarge(url, options.large // PER_CONVERSATION)
-    return rows + [row async for row in rows_of(url, f"beside {options.large:,}", "large")]
+    return rows + [row async for row in rows_of(url, f"with {options.large:,} messages", "large")]
 
 
 def main(argv):
