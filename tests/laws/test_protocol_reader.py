@@ -10,16 +10,19 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from laws.memory import MemoryChannel, MemoryStore, Posted, memory_context
-from laws.protocol_reader import Reader, shown
+from laws.protocol_reader import Reader, StreamReader, shown
 from laws.readers import Life, _rewound
 from laws.rolling import live as delivered
 from laws.test_client_js import said_in
 from laws.test_joining import FEATURES
 from laws.worlds import serial, worlds
-from rehydrate.core.client_view import View
+from rehydrate.core.client_view import Verdict, View
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import ChannelMessage
-from rehydrate.hydrate.hydrate import hydrate
+from rehydrate.core.text.append_chains import AppendChains
+from rehydrate.follow.event_buffer import FollowEvent
+from rehydrate.follow.live_conversation import LiveConversation
+from rehydrate.hydrate.hydrate import MAX_LIMIT, hydrate, read
 
 searched = settings(
     max_examples=15, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -38,6 +41,7 @@ parts = st.lists(
     max_size=3,
 )
 NAN = float("nan")
+NOW_MS = 10**6
 NAMES = {
     "start": st.none(),
     "token": st.sampled_from(["a", "b", "", None]),
@@ -117,11 +121,14 @@ def growing(draw):
     return [m for m in log if m.action != 5][:cut], live
 
 
+def context(log):
+    store, channel = MemoryStore(), MemoryChannel(map(Posted, log))
+    store.now_ms = channel.now_ms = NOW_MS
+    return memory_context(store, channel, lambda: NOW_MS, retention_ms=10**9)
+
+
 def answered(log):
-    store, channel, now_ms = MemoryStore(), MemoryChannel(map(Posted, log)), 10**6
-    store.now_ms = channel.now_ms = now_ms
-    ctx = memory_context(store, channel, lambda: now_ms, retention_ms=10**9)
-    return json.loads(asyncio.run(hydrate(ctx, "c")).body)
+    return json.loads(asyncio.run(hydrate(context(log), "c")).body)
 
 
 async def joined(world, joiner):
@@ -132,6 +139,15 @@ async def joined(world, joiner):
     return answer, [each.message for each in (*before, *delivered(world, joiner.at_ms, before))]
 
 
+def as_shown(bodies):
+    return [
+        {key: body[key] for key in ("id", "status", "text")}
+        | {"parts": list(map(said_in, body["parts"]))}
+        for body in bodies
+        if body.get("role") != "user"
+    ]
+
+
 def compare(answer, messages):
     view, reader = View(answer), Reader(answer)
     for message in messages:
@@ -140,16 +156,36 @@ def compare(answer, messages):
         assert reader.receive(message) == expected, (answer, messages, message)
         if expected == "AGAIN":
             break
-    bodies = [
-        {key: body[key] for key in ("id", "status", "text")}
-        | {"parts": list(map(said_in, body["parts"]))}
-        for body in view.messages
-        if body["role"] == "assistant"
+    responses = [v for v in reader.messages.values() if v["role"] == "assistant"]
+    assert as_shown(map(shown, responses)) == as_shown(view.messages), (answer, messages)
+
+
+def compare_stream(past, messages):
+    """What the stream sends adds up to the next snapshot."""
+    conversation, chains = LiveConversation(asyncio.run(read(context(past), "c"))), AppendChains()
+    stream = StreamReader(json.loads(conversation.answer(MAX_LIMIT, NOW_MS).body))
+    for message in messages:
+        event = decode(message)
+        whole = None if event is None or event.replay_of else chains.whole(event)
+        if whole is None:
+            continue
+        change = conversation.apply(whole)
+        if change.verdict is Verdict.AGAIN:
+            break
+        for each in change.emitted:
+            kind = "token" if each.kind == "void" else each.kind
+            sent = FollowEvent(kind, 1, "i", event=each, message_id=change.message_id)
+            stream.receive(kind, sent.data)
+    snapshot = json.loads(conversation.answer(MAX_LIMIT, NOW_MS).body)["messages"]
+    responses = [v for v in stream.messages.values() if v["role"] == "assistant"]
+    empty = {"status": "in_progress", "text": "", "parts": []}  # sent as soon as it has text
+    expected = [
+        v
+        for v in as_shown(snapshot)
+        if v["id"] in stream.messages or not v.items() >= empty.items()
     ]
-    messages_shown = [shown(v) for v in reader.messages.values() if v["role"] == "assistant"]
-    for each in messages_shown:
-        each["parts"] = list(map(said_in, each["parts"]))
-    assert messages_shown == bodies, (answer, messages)
+    by_id = sorted(as_shown(map(shown, responses)), key=lambda v: v["id"])
+    assert by_id == sorted(expected, key=lambda v: v["id"]), (past, messages)
 
 
 @pytest.mark.parametrize("name", FEATURES)
@@ -182,3 +218,16 @@ def test_it_shows_the_same_of_any_messages_of_the_vocabulary(drawn):
 def test_it_shows_the_same_of_channel_messages_that_grow(drawn):
     past, messages = drawn
     compare(answered(past), messages)
+
+
+@settings(searched, max_examples=300)
+@given(channels())
+def test_the_stream_adds_up_to_its_snapshots(drawn):
+    log, cut, overlap = drawn
+    compare_stream(log[:cut], log[cut - overlap :])
+
+
+@settings(searched, max_examples=300)
+@given(growing())
+def test_the_stream_adds_up_where_channel_messages_grow(drawn):
+    compare_stream(*drawn)

@@ -9,9 +9,9 @@ browsers, ``api/client.js``, follows the same rule; `tests/laws/test_client_js.p
 The order of the rows matters. Identity comes first (owner, gen, id): an event of another publisher,
 or one that was seen, must not cause anything, not even a new hydrate. Versions come before the end
 of the message, since an end may overtake the last append. Gaps come before the end of the message
-as well: a reader that lacks text asks for it, even when the message has ended. Whatever is left has
-a seq, and a reader adds it only to a text that reaches up to it; it never fills a gap by itself,
-because an answer does not say which characters belong to which seq.
+as well: a reader that lacks text asks for it, even when the message has ended. What is left is added
+only to a text that reaches up to it. A reader never fills a gap itself: the event that it received
+may be one of several that are missing, and a new answer has what the others said, too.
 """
 
 from __future__ import annotations
