@@ -7,7 +7,7 @@ import asyncio
 import json
 import re
 from pathlib import Path
-from typing import Any, get_args
+from typing import get_args
 
 import pytest
 from fastapi import FastAPI
@@ -181,12 +181,12 @@ def test_events_of_the_stream_are_those_that_are_sent():
     sent = (KINDS - {"void", "cancel"}) | {"snapshot", "again"}
     assert set(first_column("sse")) == sent
     always = {"message_id", "gen", "seq", "serial", "replay_of"}
-    fields: dict[str, Any] = dict.fromkeys(Event._fields, "x") | {"gen": 1, "seq": 1}
     for row in rows("sse"):
         for kind in named(row[0]):
             if kind in ("snapshot", "again"):
                 continue
-            event = Event(**fields | {"kind": kind})
+            fields = {"kind": kind} | dict.fromkeys(Event._fields[1:], 1)
+            event = tuple.__new__(Event, fields.values())  # all fields: more than one kind has
             members = FollowEvent(kind, 1, "i", event=event, message_id="m").data.keys()
             assert {name for name in named(row[1]) if name != "{}"} | always <= members, kind
 
