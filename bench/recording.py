@@ -62,9 +62,15 @@ class Delays:
         self._publish = channel.publish
         channel.publish = self.publish
 
-    def publish(self, name, messages, *, lane=0):
-        answer = self._publish(name, messages, lane=lane)
-        written = [float(t) for m in messages if m.name == "token" for t in m.data.split()]
+    def publish(self, name, batch):
+        written = []
+
+        def take():
+            messages = batch() if callable(batch) else batch
+            written.extend(float(t) for m in messages if m.name == "token" for t in m.data.split())
+            return messages
+
+        answer = self._publish(name, take)
         answer.add_done_callback(lambda _: self._note(written))
         return answer
 

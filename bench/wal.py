@@ -94,7 +94,7 @@ async def respond(store, conversation, response_id, checkpoints):
         await ledger.checkpoint(said)
     stop = Event("stop", response_id, 1, len(events), timestamp_ms=START_MS, client_id="agent")
     await ledger.commit(said, [stop])
-    await ledger.told(said)
+    await ledger.mark_stop_acked(said)
     return sum(len((event.text or "").encode()) for event in events)
 
 

@@ -62,7 +62,7 @@ class Stub:
     """An HTTP server with scripted answers, in place of a broken Ably or proxy."""
 
     def __init__(self):
-        self.asked = []
+        self.requests = []
         self.answers = []
         self.times = 0
         self.key = "stub.key:" + "s" * 32
@@ -72,7 +72,7 @@ class Stub:
         if request.path == "/time":  # requested by every open, at any moment
             self.times += 1  # one minute later each time, so that all tokens differ
             return web.json_response([time.time_ns() // 1_000_000 + 60_000 * self.times])
-        self.asked.append(request)
+        self.requests.append(request)
         answer = self.answers.pop(0) if len(self.answers) > 1 else self.answers[0]
         status, kind, body, *headers = answer
         return web.Response(

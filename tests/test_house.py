@@ -112,7 +112,7 @@ def test_the_core_never_waits() -> None:
 
 # Assignments to an attribute that only shares its name with one of `MessageState`.
 NOT_A_MESSAGE_STATE = {
-    ("publish/respond.py", "self._out.metadata"),  # of a response writer
+    ("publish/respond.py", "self._writer.metadata"),  # of a response writer
     ("postgres/url.py", "setattr(context, end, _tls_version(tls[key], key))"),  # of a TLS context
 }
 

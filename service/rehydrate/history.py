@@ -78,6 +78,7 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
             port=self.settings.ably_port,
             tls=self.settings.ably_tls,
             client_id=client_id,
+            publish_rate=self.settings.publish_rate,
         )
         self._metrics = Metrics()
         self._observe = self._metrics.observe
@@ -85,7 +86,7 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
         self._ctx = Context(
             store=self._store,
             channel=self._channel,
-            publish_queue=PublishQueue(self._channel, rate_per_s=self.settings.publish_rate),
+            publish_queue=PublishQueue(self._channel),
             now_ms=self._channel.now_ms,
             retention_ms=self.settings.retention_ms,
             agents=frozenset(agents),

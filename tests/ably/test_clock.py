@@ -21,7 +21,7 @@ class Machine:
     def __init__(self):
         self.wall_ms = self.steady_ms = 1_000
         self.ably_ms = 5_000_000
-        self.asked = 0
+        self.fetches = 0
         self.answers = True
 
     def passes(self, ms):
@@ -29,14 +29,16 @@ class Machine:
         self.steady_ms += ms
         self.ably_ms += ms
 
-    async def ask(self):
-        self.asked += 1
+    async def fetch(self):
+        self.fetches += 1
         if not self.answers:
             raise ChannelUnavailable("away")
         return float(self.ably_ms)
 
     def clock(self):
-        return ServerClock(self.ask, wall_ms=lambda: self.wall_ms, steady_ms=lambda: self.steady_ms)
+        return ServerClock(
+            self.fetch, wall_ms=lambda: self.wall_ms, steady_ms=lambda: self.steady_ms
+        )
 
 
 @pytest.fixture
@@ -45,59 +47,59 @@ def machine():
 
 
 async def test_the_time_is_ablys_from_the_first_answer_on(machine):
-    knows = machine.clock()
-    assert (knows.known, knows.now_ms()) == (False, 1_000)
-    await knows.sync()
-    assert (knows.known, knows.now_ms()) == (True, 5_000_000)
+    server_clock = machine.clock()
+    assert (server_clock.known, server_clock.now_ms()) == (False, 1_000)
+    await server_clock.sync()
+    assert (server_clock.known, server_clock.now_ms()) == (True, 5_000_000)
     machine.passes(700)
-    assert knows.now_ms() == 5_000_700
+    assert server_clock.now_ms() == 5_000_700
 
 
 @pytest.mark.parametrize("step_ms", [MINUTES_10, -MINUTES_10])
 async def test_setting_the_machines_clock_has_no_effect(machine, step_ms):
-    knows = machine.clock()
-    await knows.sync()
+    server_clock = machine.clock()
+    await server_clock.sync()
     machine.wall_ms += step_ms
     machine.passes(700)
-    assert knows.now_ms() == 5_000_700
+    assert server_clock.now_ms() == 5_000_700
 
 
 async def test_a_known_time_is_not_fetched_again(machine):
-    knows = machine.clock()
-    await knows.sync()
-    await knows.sync()
-    assert machine.asked == 1
+    server_clock = machine.clock()
+    await server_clock.sync()
+    await server_clock.sync()
+    assert machine.fetches == 1
 
 
 async def test_the_machines_clock_is_used_until_ably_answers(machine, monkeypatch):
     monkeypatch.setattr(clock, "_LONGEST_DELAY_S", 0.05)
     machine.answers = False
-    knows = machine.clock()
-    await knows.open()
+    server_clock = machine.clock()
+    await server_clock.open()
     try:
-        assert knows.now_ms() == 1_000
+        assert server_clock.now_ms() == 1_000
         with pytest.raises(ChannelUnavailable):
-            await knows.sync()
+            await server_clock.sync()
         machine.answers = True
-        await until(lambda: knows.known)
-        assert knows.now_ms() == 5_000_000
+        await until(lambda: server_clock.known)
+        assert server_clock.now_ms() == 5_000_000
     finally:
-        await knows.close()
+        await server_clock.close()
 
 
 async def test_the_time_is_refreshed_because_clocks_drift(machine, monkeypatch):
     monkeypatch.setattr(clock, "ASK_EVERY_S", 0.01)
-    knows = machine.clock()
-    await knows.open()
+    server_clock = machine.clock()
+    await server_clock.open()
     try:
         machine.ably_ms += 50
-        await until(lambda: knows.now_ms() == machine.ably_ms)
+        await until(lambda: server_clock.now_ms() == machine.ably_ms)
         machine.answers = False
-        asked = machine.asked
-        await until(lambda: machine.asked > asked + 1)
-        assert knows.now_ms() == machine.ably_ms
+        fetches = machine.fetches
+        await until(lambda: machine.fetches > fetches + 1)
+        assert server_clock.now_ms() == machine.ably_ms
     finally:
-        await knows.close()
+        await server_clock.close()
 
 
 async def test_the_channel_log_has_the_servers_time_when_the_machines_clock_is_wrong(monkeypatch):

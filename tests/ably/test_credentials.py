@@ -21,7 +21,7 @@ class Clock:
 
 
 async def _ask():
-    raise AssertionError("nobody doubts the clock")
+    raise AssertionError("the clock was not questioned")
 
 
 def claims(token, key=KEY):
@@ -45,10 +45,10 @@ def test_the_repr_of_a_key_omits_the_secret():
 async def test_a_token_carries_key_name_capability_and_expiry():
     token = (await Credentials(KEY, None, _ask, Clock()).details()).token
     assert jwt.get_unverified_header(token) == {"alg": "HS256", "typ": "JWT", "kid": "app.key"}
-    said = claims(token)
-    assert (said["iat"], said["exp"]) == (NOW_S, NOW_S + 3600)
-    assert json.loads(said["x-ably-capability"]) == {"[*]*": ["*"]}
-    assert said["x-ably-clientId"] == "*"
+    payload = claims(token)
+    assert (payload["iat"], payload["exp"]) == (NOW_S, NOW_S + 3600)
+    assert json.loads(payload["x-ably-capability"]) == {"[*]*": ["*"]}
+    assert payload["x-ably-clientId"] == "*"
 
 
 async def test_a_token_carries_the_client_id():

@@ -19,7 +19,7 @@ EMPTY = (200, "application/json", b"[]")
 
 
 def error(status, code, **headers):
-    body = json.dumps({"error": {"code": code, "statusCode": status, "message": "told to"}})
+    body = json.dumps({"error": {"code": code, "statusCode": status, "message": "as scripted"}})
     return (status, "application/json", body.encode(), headers)
 
 
@@ -44,7 +44,7 @@ async def test_a_transient_failure_is_retried(stub, failing):
     stub.answers = [failing, failing, EMPTY]
     async with opened(stub) as log:
         assert await read(log) == []
-    assert len(stub.asked) == 3
+    assert len(stub.requests) == 3
 
 
 @pytest.mark.parametrize("failing", [HTML, error(500, 50000), (200, "application/json", b"7")])
@@ -54,7 +54,7 @@ async def test_a_lasting_failure_is_unavailable(stub, failing):
         with pytest.raises(ChannelUnavailable) as caught:
             await read(log)
     assert not isinstance(caught.value, ChannelRefused)
-    assert len(stub.asked) <= 4
+    assert len(stub.requests) <= 4
 
 
 async def test_a_retry_after_beyond_the_time_limit_fails_at_once(stub):
@@ -63,7 +63,7 @@ async def test_a_retry_after_beyond_the_time_limit_fails_at_once(stub):
         with pytest.raises(ChannelUnavailable) as caught:
             await read(log)
     assert caught.value.retry_after_s == 30
-    assert len(stub.asked) == 1
+    assert len(stub.requests) == 1
 
 
 async def test_a_short_retry_after_is_honoured(stub):
@@ -81,7 +81,7 @@ async def test_a_refusal_is_not_retried(stub, status, code):
         with pytest.raises(ChannelRefused) as caught:
             await read(log)
     assert caught.value.ably_code == code
-    assert len(stub.asked) == 1
+    assert len(stub.requests) == 1
 
 
 async def test_a_silent_server_fails_within_the_time_limit(server):
@@ -117,7 +117,7 @@ async def test_the_key_is_never_sent(stub):
     stub.answers = [EMPTY]
     async with opened(stub) as log:
         await read(log)
-    (request,) = stub.asked
+    (request,) = stub.requests
     assert request.headers["Authorization"].startswith("Bearer ")
     sent = f"{request.url} {dict(request.headers)}"
     assert stub.key.partition(":")[2] not in sent
@@ -127,7 +127,7 @@ async def test_a_token_that_is_refused_is_replaced_once(stub):
     stub.answers = [error(401, 40142), EMPTY]
     async with opened(stub) as log:
         assert await read(log) == []
-    first, second = stub.asked
+    first, second = stub.requests
     assert first.headers["Authorization"] != second.headers["Authorization"]
 
 
@@ -137,7 +137,7 @@ async def test_a_token_refused_twice_is_a_refusal(stub):
         with pytest.raises(ChannelRefused) as caught:
             await read(log)
     assert caught.value.ably_code == 40142
-    assert len(stub.asked) == 2
+    assert len(stub.requests) == 2
 
 
 @pytest.mark.parametrize("wrong_by_s", [-90_000, 90_000])
@@ -169,5 +169,5 @@ async def test_a_given_token_is_sent_instead_of_the_services_own(stub):
     async with opened(stub) as log:
         with pytest.raises(Unauthorized):
             await log.admits("a.reader.token", "c")
-    (request,) = stub.asked
+    (request,) = stub.requests
     assert request.headers["Authorization"] == "Bearer YS5yZWFkZXIudG9rZW4="

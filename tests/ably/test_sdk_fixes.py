@@ -14,23 +14,23 @@ async def channel():
     client = AblyRealtime(key="a.b:" + "c" * 32, auto_connect=False)
     made = client.channels.get("c")
     harden(made)
-    made.heard = []
+    made.delivered = []
 
-    def hear(message):
-        made.heard.append(message)
+    def deliver(message):
+        made.delivered.append(message)
 
-    made._RealtimeChannel__message_emitter.on(hear)
+    made._RealtimeChannel__message_emitter.on(deliver)
     yield made
     await client.close()
 
 
 def frame(*messages, **more):
-    said = {"action": 15, "channel": "c", "channelSerial": "s", "id": "f", "timestamp": 1}
-    return {**said, "messages": list(messages), **more}
+    fields = {"action": 15, "channel": "c", "channelSerial": "s", "id": "f", "timestamp": 1}
+    return {**fields, "messages": list(messages), **more}
 
 
-def heard(channel):
-    return [(message.id, message.data) for message in channel.heard]
+def delivered(channel):
+    return [(message.id, message.data) for message in channel.delivered]
 
 
 def test_encodings_are_undone_as_for_history(channel):
@@ -42,7 +42,7 @@ def test_encodings_are_undone_as_for_history(channel):
             {"name": "t", "data": "plain"},
         )
     )
-    assert heard(channel) == [
+    assert delivered(channel) == [
         ("f:0", {"a": [1]}),
         ("f:1", "語"),
         ("f:2", b"\xff"),
@@ -62,7 +62,7 @@ def test_a_message_that_the_sdk_rejects_is_skipped_and_the_others_are_delivered(
 
     monkeypatch.setattr(Message, "from_encoded", picky)
     channel._on_message(frame(*({"name": "t", "data": each} for each in ("a", "refused", "b"))))
-    assert heard(channel) == [("f:0", "a"), ("f:2", "b")]
+    assert delivered(channel) == [("f:0", "a"), ("f:2", "b")]
     assert "RuntimeError" in caplog.text
     assert "secret" not in caplog.text
     assert channel._RealtimeChannel__channel_serial == "s"
@@ -72,4 +72,4 @@ def test_other_frames_are_delivered_unchanged(channel):
     channel._on_message({"action": 11, "channel": "c", "channelSerial": "at", "flags": 0})
     assert channel._RealtimeChannel__attach_serial == "at"
     channel._on_message(frame())
-    assert channel.heard == []
+    assert channel.delivered == []

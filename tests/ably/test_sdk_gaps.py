@@ -43,7 +43,7 @@ from rehydrate.ports import Discontinuity, Outgoing
 C = "ai:conv"
 
 
-def said(n, data=None, name="token"):
+def message_of(n, data=None, name="token"):
     return Outgoing(name, str(n) if data is None else data, f"i-{n}")
 
 
@@ -68,13 +68,13 @@ async def test_gap_3_without_the_private_attach_point_everything_else_works(log,
     )
     async with log.subscribe(C) as subscription:
         assert subscription.attach_serial is None
-        await log.publish(C, [said(0)])
+        await log.publish(C, [message_of(0)])
         assert texts(await up_to(subscription, "0")) == ["0"]
 
 
 async def test_gap_5_history_is_read_while_the_realtime_connection_hangs(server, log):
     async with log.subscribe(C) as subscription:
-        await log.publish(C, [said(0)])
+        await log.publish(C, [message_of(0)])
         await up_to(subscription, "0")
         with server.faults.on("freeze"):
             async with asyncio.timeout(5):
@@ -90,7 +90,7 @@ async def test_gap_8_after_a_suspension_messages_are_delivered_again_from_before
         opened(server, ack_timeout_s=30) as log,
         log.subscribe(C, rewind="1m") as subscription,
     ):
-        await log.publish(C, [said(0)])
+        await log.publish(C, [message_of(0)])
         await up_to(subscription, "0")
         client = subscription._client
         states = []
@@ -98,7 +98,7 @@ async def test_gap_8_after_a_suspension_messages_are_delivered_again_from_before
         await server.stop()
         await until(lambda: "suspended" in states, within_s=20)
         await server.start()
-        await log.publish(C, [said(1)])
+        await log.publish(C, [message_of(1)])
         got = await up_to(subscription, "1")
     assert any(isinstance(each, Discontinuity) for each in got)
     assert texts(got)[-1] == "1"
@@ -106,7 +106,7 @@ async def test_gap_8_after_a_suspension_messages_are_delivered_again_from_before
 
 async def test_gap_12_a_message_named_error_and_the_rest_of_its_frame_arrive(log):
     async with log.subscribe(C) as subscription:
-        batch = [said(0), Outgoing("error", "e", "i-e"), said(2)]
+        batch = [message_of(0), Outgoing("error", "e", "i-e"), message_of(2)]
         batch = [each._replace(id=f"b:{n}") for n, each in enumerate(batch)]
         await log.publish(C, batch)
         got = await up_to(subscription, "2")
@@ -154,8 +154,8 @@ async def test_gap_13_an_attach_answered_with_detached_fails(answer):
 async def test_gap_14_more_than_a_mebibyte_at_once_arrives(log):
     text = "語" * 20_000
     for n in range(30):
-        await log.publish(C, [said(n, text)])
-    await log.publish(C, [said(30, "last")])
+        await log.publish(C, [message_of(n, text)])
+    await log.publish(C, [message_of(30, "last")])
     async with log.subscribe(C, rewind="1m") as subscription:
         got = await up_to(subscription, "last")
     assert texts(got) == [text] * 30 + ["last"]
@@ -163,7 +163,7 @@ async def test_gap_14_more_than_a_mebibyte_at_once_arrives(log):
 
 @pytest.mark.parametrize("since_ms", [0, 999, 1000, 10**12])
 async def test_gap_15_any_start_time_of_history_is_a_number(log, since_ms):
-    await log.publish(C, [said(0)])
+    await log.publish(C, [message_of(0)])
     pages = [page async for page in log.history(C, since_ms=since_ms)]
     assert [m.data for page in pages for m in page] == ["0"]
 
@@ -175,7 +175,7 @@ async def test_gap_17_the_accounts_size_limit_applies():
         opened(server) as log,
         log.subscribe(C) as subscription,
     ):
-        await log.publish(C, [said(0, big)])
+        await log.publish(C, [message_of(0, big)])
         assert texts(await up_to(subscription, big)) == [big]
 
 
@@ -203,7 +203,7 @@ async def test_gap_19_a_dead_connection_is_detected_after_the_clock_was_set_back
             assert stock.connection.state == "connected"
         finally:
             await discard(stock, 1.0, abort=True)
-        await log.publish(C, [said(0)])
+        await log.publish(C, [message_of(0)])
         assert texts(await up_to(subscription, "0")) == ["0"]
 
 

@@ -74,16 +74,20 @@ class Paused:
                 await self._pause("page")
         await self._pause("read")
 
-    def publish(self, channel, messages, **more):
+    def reserve(self, channel, **more):
+        return self._port.reserve(channel, **more)
+
+    def publish(self, channel, batch):
+        messages = batch() if callable(batch) else batch
         names = {message.name for message in messages} & self._pauses.keys()
         if names:
-            return asyncio.ensure_future(self._published_late(names, channel, messages, **more))
-        return self._port.publish(channel, messages, **more)
+            return asyncio.ensure_future(self._published_late(names, channel, messages))
+        return self._port.publish(channel, messages)
 
-    async def _published_late(self, names, channel, messages, **more):
+    async def _published_late(self, names, channel, messages):
         for name in names:
             await self._pause(name)
-        return await self._port.publish(channel, messages, **more)
+        return await self._port.publish(channel, messages)
 
 
 class Gate:
@@ -116,7 +120,7 @@ class Room:
         self.ctx = Context(
             store=house.store,
             channel=house.channel,
-            publish_queue=PublishQueue(house.channel, rate_per_s=0),
+            publish_queue=PublishQueue(house.channel),
             now_ms=clock,
             retention_ms=retention_ms,
             agents=agents,
@@ -137,7 +141,7 @@ class Room:
             changes["store"] = store
         if channel is not None:
             changes["channel"] = channel
-            changes["publish_queue"] = PublishQueue(channel, rate_per_s=0)
+            changes["publish_queue"] = PublishQueue(channel)
         if ahead_ms:
             changes["now_ms"] = lambda: self.ctx.now_ms() + ahead_ms
         if options is not None:

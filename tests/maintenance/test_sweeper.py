@@ -336,9 +336,16 @@ class CountingChannel:
         self.publishes = []
         self._channel = channel
 
-    def publish(self, channel, messages, **more):
-        self.publishes.append([message.name for message in messages])
-        return self._channel.publish(channel, messages, **more)
+    def reserve(self, channel, **more):
+        return self._channel.reserve(channel, **more)
+
+    def publish(self, channel, batch):
+        def take():
+            messages = batch() if callable(batch) else batch
+            self.publishes.append([message.name for message in messages])
+            return messages
+
+        return self._channel.publish(channel, take)
 
 
 async def test_all_due_responses_of_a_conversation_are_swept_with_one_read_of_its_channel(house):
@@ -358,7 +365,7 @@ async def test_all_due_responses_of_a_conversation_are_swept_with_one_read_of_it
         await room.store_messages(NewMessage("ended", "assistant", text="abc"))
         channel = CountingChannel(room.channel)
         count = await sweep(
-            replace(room.ctx, publish_queue=PublishQueue(channel, rate_per_s=50)),
+            replace(room.ctx, publish_queue=PublishQueue(channel)),
             [Due(room.id, name, room.name) for name in [*names, "ended", "alive", "unknown"]],
             record=record,
             lease_s=0.0,

@@ -1,4 +1,4 @@
-"""What a publisher writes into the store, over a real one: as long as the response is its own."""
+"""Writes of a publisher into a real store, for as long as it holds the lease."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def room(house):
 
 
 class Written:
-    """What of a publication its ledger looks at."""
+    """The part of a `ResponseWriter` that `Checkpoints` uses."""
 
     def __init__(self, *letters):
         self.id = "r"
@@ -34,7 +34,7 @@ class Written:
         del self.unstored[:count]
 
 
-def ledger_of(room, store=None):
+def checkpoints_of(room, store=None):
     return Checkpoints(room.context(store=store), room.id)
 
 
@@ -43,8 +43,8 @@ async def kept(room):
     return state.gen, "".join(part["text"] for part in state.parts()), state.status
 
 
-async def test_a_claim_makes_the_response_its_own_until_the_lease_runs_out(room):
-    first, second = ledger_of(room), ledger_of(room)
+async def test_a_claim_holds_until_the_lease_expires(room):
+    first, second = checkpoints_of(room), checkpoints_of(room)
     assert await first.claim("r", "p", None) == (1, room.name)
     with pytest.raises(Conflict, match="is being published"):
         await second.claim("r", None, None)
@@ -54,42 +54,42 @@ async def test_a_claim_makes_the_response_its_own_until_the_lease_runs_out(room)
         await first.checkpoint(Written("a"))
 
 
-async def test_a_checkpoint_appends_what_was_written_since_the_last(room):
-    ledger, out = ledger_of(room), Written("a", "b")
-    await ledger.claim("r", None, None)
-    await ledger.checkpoint(out)
+async def test_a_checkpoint_appends_the_events_since_the_last(room):
+    checkpoints, out = checkpoints_of(room), Written("a", "b")
+    await checkpoints.claim("r", None, None)
+    await checkpoints.checkpoint(out)
     assert not out.unstored
     out.unstored.append(event_of("token", "r", 3, "c"))
-    await ledger.checkpoint(out)
-    await ledger.checkpoint(out)
+    await checkpoints.checkpoint(out)
+    await checkpoints.checkpoint(out)
     assert await kept(room) == (1, "abc", "in_progress")
 
 
-async def test_the_end_is_committed_with_what_was_not_stored_and_then_told(room):
-    ledger = ledger_of(room)
-    await ledger.claim("r", None, None)
-    await ledger.commit(Written("a"), [event_of("stop", "r", 2, status="completed")])
+async def test_the_end_is_committed_with_unstored_events_and_then_marked_acknowledged(room):
+    checkpoints = checkpoints_of(room)
+    await checkpoints.claim("r", None, None)
+    await checkpoints.commit(Written("a"), [event_of("stop", "r", 2, status="completed")])
     assert await kept(room) == (1, "a", "completed")
     assert not (await room.lease("r")).told
-    await ledger.told(Written())
+    await checkpoints.mark_stop_acked(Written())
     assert (await room.lease("r")).told
 
 
-async def test_a_store_that_hangs_is_waited_for_so_long_and_no_longer(room, monkeypatch):
+async def test_a_commit_to_a_hanging_store_has_a_time_limit(room, monkeypatch):
     monkeypatch.setattr(module, "COMMIT_TIMEOUT_S", 0.2)
     gate = Gate()
-    ledger = ledger_of(room, Paused(room.store))
-    await ledger.claim("r", None, None)
-    ledger = ledger_of(room, Paused(room.store, locked=gate))
+    checkpoints = checkpoints_of(room, Paused(room.store))
+    await checkpoints.claim("r", None, None)
+    checkpoints = checkpoints_of(room, Paused(room.store, locked=gate))
     with pytest.raises(StoreUnavailable):
-        await within(ledger.commit(Written("a"), []), 20)
+        await within(checkpoints.commit(Written("a"), []), 20)
     assert await kept(room) == (1, "", "in_progress")
 
 
-async def test_what_was_not_marked_as_told_is_left_to_who_sweeps(room, caplog):
+async def test_an_acknowledgement_that_cannot_be_recorded_is_logged(room, caplog):
     class Away:
         def locked(self, *_):
             raise StoreUnavailable("away")
 
-    await ledger_of(room, Away()).told(Written())
-    assert "could not be marked" in caplog.text
+    await checkpoints_of(room, Away()).mark_stop_acked(Written())
+    assert "could not be recorded" in caplog.text

@@ -1,4 +1,4 @@
-"""Prompts that a backend publishes for its users, and what a user asks to be stopped."""
+"""Prompts and cancels that a backend publishes on behalf of its users."""
 
 from __future__ import annotations
 
@@ -24,52 +24,54 @@ def room(house):
         yield made
 
 
-async def ask(room, prompt_id, text, *, channel=None, store=None):
+async def send(room, prompt_id, text, *, channel=None, store=None):
     await prompt(room.context(channel=channel, store=store), room.id, prompt_id, text)
 
 
-async def test_a_prompt_is_on_the_channel_and_in_the_store_at_one_place(room):
-    await ask(room, "p", "Why? 語😀")
-    (said,) = await room.on_channel()
-    assert (said.name, said.data) == ("user-input", {"promptId": "p", "text": "Why? 語😀"})
+async def test_a_prompt_has_the_same_position_on_the_channel_and_in_the_store(room):
+    await send(room, "p", "Why? 語😀")
+    (message,) = await room.on_channel()
+    assert (message.name, message.data) == ("user-input", {"promptId": "p", "text": "Why? 語😀"})
     (state,) = await room.store.states(room.id, ["p"])
-    assert (state.role, state.status, state.position) == ("user", "completed", said.serial)
+    assert (state.role, state.status, state.position) == ("user", "completed", message.serial)
     assert await room.shown() == {"p": ("Why? 語😀", "completed")}
     assert (await room.catch_up()).counts == {"old": 1}
 
 
-async def test_the_same_again_changes_nothing_and_is_not_said_again(room):
+async def test_a_repeated_prompt_is_not_published_again(room):
     for _ in range(2):
-        await ask(room, "p", "Why?")
+        await send(room, "p", "Why?")
     assert len(await room.on_channel()) == 1
 
 
-async def test_one_that_was_published_and_not_stored_is_stored_at_its_place(room):
-    """As after a publisher that died in between: whoever tries again ends where it would have."""
+async def test_a_prompt_that_was_published_but_not_stored_is_stored_at_its_position(room):
+    """After a publisher that died in between, a retry stores the prompt at the same position."""
     serial = await room.say("user-input", {"promptId": "p", "text": "Why?"})
     await room.catch_up()
-    await ask(room, "p", "Why?")
+    await send(room, "p", "Why?")
     (state,) = await room.store.states(room.id, ["p"])
     assert state.position == serial
 
 
-async def test_a_recorder_that_is_faster_does_no_harm(room):
+async def test_a_faster_recorder_does_no_harm(room):
     published = Gate()
-    asking = asyncio.create_task(ask(room, "p", "Why?", store=Paused(room.store, locked=published)))
+    sending = asyncio.create_task(
+        send(room, "p", "Why?", store=Paused(room.store, locked=published))
+    )
     await published.reached()
     assert (await room.catch_up()).counts == {"folded": 1}
     published.open()
-    await within(asking)
+    await within(sending)
     assert await room.shown() == {"p": ("Why?", "completed")}
 
 
-async def test_the_same_id_with_other_words_is_a_conflict(room):
-    await ask(room, "p", "Why?")
+async def test_the_same_id_with_other_text_is_a_conflict(room):
+    await send(room, "p", "Why?")
     async with room.respond("r") as response:
         response.write("Why?")
     for taken, text in (("p", "How?"), ("r", "Why?")):
         with pytest.raises(Conflict):
-            await ask(room, taken, text)
+            await send(room, taken, text)
     assert [m.name for m in await room.on_channel()].count("user-input") == 1
 
 
@@ -82,9 +84,9 @@ async def test_the_same_id_with_other_words_is_a_conflict(room):
         ("p", "語" * (BATCH_BYTES // 3), TooLarge),
     ],
 )
-async def test_what_is_no_prompt_is_refused_and_nothing_is_said(room, prompt_id, text, error):
+async def test_an_invalid_prompt_is_refused_and_not_published(room, prompt_id, text, error):
     with pytest.raises(error):
-        await ask(room, prompt_id, text)
+        await send(room, prompt_id, text)
     assert await room.on_channel() == []
 
 
@@ -96,13 +98,13 @@ async def test_without_ably_nothing_is_stored(room, monkeypatch):
 
     channel = Paused(room.channel, **{"user-input": never})
     with pytest.raises(ChannelUnavailable):
-        await ask(room, "p", "Why?", channel=channel)
+        await send(room, "p", "Why?", channel=channel)
     assert await room.store.states(room.id, ["p"]) == []
 
 
 async def test_a_cancel_names_its_response(room):
     await cancel(room.ctx, room.id, "r")
-    (said,) = await room.on_channel()
-    assert (said.name, said.extras["headers"]["responseId"]) == ("cancel", "r")
+    (message,) = await room.on_channel()
+    assert (message.name, message.extras["headers"]["responseId"]) == ("cancel", "r")
     with pytest.raises(BadParameter):
         await cancel(room.ctx, room.id, "")

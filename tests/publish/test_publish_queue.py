@@ -1,4 +1,4 @@
-"""Many publishers within Ably's rates, which the channel server enforces here."""
+"""Many publishers within Ably's rates, which the channel server enforces in these tests."""
 
 from __future__ import annotations
 
@@ -9,12 +9,14 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 import pytest
 
 from localably import LocalAbly, LocalAblySettings
+from rehydrate.ably import connection_slots
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.event import Event
-from rehydrate.errors import BadParameter, Fenced, TooLarge
+from rehydrate.errors import BadParameter, ChannelUnavailable, Fenced, TooLarge
 from rehydrate.history import History
-from rehydrate.publish import publish_queue as outbox
-from rehydrate.publish import response_writer as publication
+from rehydrate.ports import Outgoing
+from rehydrate.publish import publish_queue as module
+from rehydrate.publish import response_writer
 from rehydrate.publish.publish_queue import packed
 from rehydrate.settings import load_settings
 from waiting import until
@@ -35,14 +37,14 @@ async def opened(database, *, limits=True, **more):
             yield ably, history
 
 
-async def said(history, channel):
+async def published(history, channel):
     pages = history._channel.history(channel, forwards=True)
     async with aclosing(pages):
         return [message async for page in pages for message in page]
 
 
-async def token_shown(history, channel):
-    return "token" in [message.name for message in await said(history, channel)]
+async def has_token(history, channel):
+    return "token" in [message.name for message in await published(history, channel)]
 
 
 async def stream(history, conversation_id, response_id, tokens, *, every_s=0.02):
@@ -50,6 +52,17 @@ async def stream(history, conversation_id, response_id, tokens, *, every_s=0.02)
         for token in tokens:
             response.write(token)
             await asyncio.sleep(every_s)
+
+
+async def nothing_is_reserved(history):
+    """Wait until neither a channel queue nor a share of a connection is left."""
+    slots = history._channel._slots
+    await until(
+        lambda: (
+            not (history._ctx.publish_queue._channels or slots._channels)
+            and not any(slot.load for slot in slots._slots)
+        )
+    )
 
 
 def words(response_id, count):
@@ -64,7 +77,7 @@ async def test_many_responses_on_one_channel_stay_within_its_rate(database):
         assert {id_: m["text"] for id_, m in messages.items()} == {
             name: "".join(words(name, 60)) for name in names
         }
-        on_channel = await said(history, "ai:crowd")
+        on_channel = await published(history, "ai:crowd")
         assert not [m for m in on_channel if m.name == "response-complete"]
         for name in names:
             own = [event for event in decode_all(on_channel) if event.message_id == name]
@@ -72,7 +85,7 @@ async def test_many_responses_on_one_channel_stay_within_its_rate(database):
             assert "".join(event.text or "" for event in own) == "".join(words(name, 60))
 
 
-async def test_many_channels_are_spread_over_as_few_connections_as_their_turns_allow(database):
+async def test_many_channels_share_as_few_connections_as_their_turns_allow(database):
     async with opened(database) as (_, history):
         names = [f"c{n}" for n in range(25)]
         async with AsyncExitStack() as stack:
@@ -83,33 +96,34 @@ async def test_many_channels_are_spread_over_as_few_connections_as_their_turns_a
                 for response in responses:
                     response.write(f"{n} ")
                 await asyncio.sleep(0.02)
-            lanes = history._channel._lanes
-            assert len(lanes) == 4  # 8 channels have their turns within a fifth of a second
+            assert (
+                len(history._channel._slots) == 4
+            )  # 8 channels have their turns within a fifth of a second
         for name in names:
-            on_channel = await said(history, f"ai:{name}")
+            on_channel = await published(history, f"ai:{name}")
             assert "".join(m.data for m in on_channel if m.name == "token") == "".join(
                 f"{n} " for n in range(50)
             )
             assert not [m for m in on_channel if m.name == "response-complete"]
 
 
-async def test_without_a_rate_many_responses_still_go_out_together(database, monkeypatch):
-    monkeypatch.setattr(outbox, "FREE_PER_S", 40)
+async def test_without_a_rate_many_responses_are_still_published_together(database, monkeypatch):
+    monkeypatch.setattr(connection_slots, "FREE_PER_S", 40)
     async with opened(database, limits=False, publish_rate=0) as (_, history):
         names = [f"r{n}" for n in range(10)]
         loop = asyncio.get_running_loop()
         began_s = loop.time()
         await asyncio.gather(*(stream(history, name, "r", words(name, 50)) for name in names))
         took_s = loop.time() - began_s
-        said_on = [await said(history, f"ai:{name}") for name in names]
-        assert sum(map(len, said_on)) <= 40 * (took_s + 1)  # else it would be 520
-        for name, on_channel in zip(names, said_on, strict=True):
+        on_channels = [await published(history, f"ai:{name}") for name in names]
+        assert sum(map(len, on_channels)) <= 40 * (took_s + 1)  # else it would be 520
+        for name, on_channel in zip(names, on_channels, strict=True):
             text = "".join(m.data for m in on_channel if m.name == "token")
             assert text == "".join(words(name, 50))
             assert not [m for m in on_channel if m.name == "response-complete"]
 
 
-async def test_what_is_published_together_has_the_ids_that_ably_asks_for(database):
+async def test_a_batch_has_the_ids_that_ably_requires(database):
     async with opened(database) as (_, history):
         async with history.respond("ids", "r1") as one, history.respond("ids", "r2") as two:
             for n in range(40):
@@ -117,7 +131,7 @@ async def test_what_is_published_together_has_the_ids_that_ably_asks_for(databas
                 two.reason(f"{n} ")
                 two.write(f"{n} ")
         batches = {}
-        for message in await said(history, "ai:ids"):
+        for message in await published(history, "ai:ids"):
             if message.name in ("stop", "response-complete"):
                 continue
             base, _, index = message.id.rpartition(":")
@@ -132,20 +146,20 @@ async def test_without_a_rate_each_token_is_a_message_of_its_own(database):
         async with history.respond("free", "r") as response:
             for n in range(40):
                 response.write(f"{n} ")
-                while response._out._unanswered:  # noqa: ASYNC110 - what waits, grows
+                while response._writer._unacknowledged:  # noqa: ASYNC110 - text grows while it waits
                     await asyncio.sleep(0.003)
-        tokens = [m.data for m in await said(history, "ai:free") if m.name == "token"]
+        tokens = [m.data for m in await published(history, "ai:free") if m.name == "token"]
         assert tokens == [f"{n} " for n in range(40)]
 
 
-async def test_looking_at_the_text_gives_all_that_was_written(database):
+async def test_reading_the_text_returns_everything_written(database):
     async with opened(database) as (_, history), history.respond("look", "r") as response:
         for n in range(30):
             response.write(f"{n} ", part=str(n % 2))
             assert sorted(response.text.split()) == sorted(str(k) for k in range(n + 1))
 
 
-async def test_what_is_too_large_to_go_with_others_goes_alone(database):
+async def test_a_message_too_large_for_a_batch_is_published_by_itself(database):
     async with opened(database) as (_, history):
         large = "語" * 12_000
         async with history.respond("large", "r1") as one, history.respond("large", "r2") as two:
@@ -158,29 +172,31 @@ async def test_what_is_too_large_to_go_with_others_goes_alone(database):
         messages = {m["id"]: m for m in (await history.hydrate("large")).messages}
         assert messages["r1"]["text"] == "a" * 10 + large * 8
         assert messages["r2"]["text"] == large * 8 + "the end"
-        assert not [m for m in await said(history, "ai:large") if m.name == "response-complete"]
+        assert not [
+            m for m in await published(history, "ai:large") if m.name == "response-complete"
+        ]
 
 
 async def test_a_refused_publish_is_repaired_before_the_stop(database):
     async with opened(database, limits=False) as (ably, history):
         async with history.respond("refused", "r") as response:
             response.write("one ")
-            await until(lambda: token_shown(history, "ai:refused"))
+            await until(lambda: has_token(history, "ai:refused"))
             with ably.faults.on("refuse_publish", code=42911) as fault:
                 response.write("two ")
                 await until(lambda: fault.fired)
             response.write("three")
-        names = [m.name for m in await said(history, "ai:refused")]
+        names = [m.name for m in await published(history, "ai:refused")]
         assert names == ["start", "token", "token", "response-complete", "stop"]
         (message,) = (await history.hydrate("refused")).messages
         assert (message["text"], message["gaps"]) == ("one two three", [])
 
 
-async def test_while_ably_is_away_text_waits_in_one_piece_and_then_goes_out(database):
+async def test_while_ably_is_unreachable_text_merges_and_is_published_afterwards(database):
     async with opened(database, limits=False) as (ably, history):
         async with history.respond("away", "r") as response:
             response.write("before ")
-            await until(lambda: token_shown(history, "ai:away"))
+            await until(lambda: has_token(history, "ai:away"))
             await ably.stop()
             for n in range(100):
                 response.write(f"{n} ")
@@ -190,16 +206,16 @@ async def test_while_ably_is_away_text_waits_in_one_piece_and_then_goes_out(data
         assert message["text"] == "before " + "".join(f"{n} " for n in range(100))
 
 
-async def test_a_response_has_bounds_and_says_so(database, monkeypatch):
-    monkeypatch.setattr(publication.extent, "MAX_CHARACTERS", 100)
+async def test_a_response_has_limits_and_reports_them(database, monkeypatch):
+    monkeypatch.setattr(response_writer.extent, "MAX_CHARACTERS", 100)
     async with opened(database) as (_, history):
         async with history.respond("bounds", "r1") as response:
             response.write("x" * 100)
             for _ in range(2):
                 with pytest.raises(TooLarge):
                     response.write("y")
-        monkeypatch.setattr(publication.extent, "MAX_EVENTS", 3)
-        with pytest.raises(TooLarge):  # noqa: PT012 - wherever it has become too many
+        monkeypatch.setattr(response_writer.extent, "MAX_EVENTS", 3)
+        with pytest.raises(TooLarge):  # noqa: PT012 - at whichever write exceeds it
             async with history.respond("bounds", "r2") as response:
                 for n in range(50):
                     response.write(str(n))
@@ -209,7 +225,7 @@ async def test_a_response_has_bounds_and_says_so(database, monkeypatch):
         assert (messages["r2"]["status"], messages["r2"]["error"]) == ("failed", "TooLarge")
 
 
-async def test_what_json_cannot_say_is_refused_at_once(database):
+async def test_values_that_are_not_json_are_refused_at_once(database):
     async with opened(database) as (_, history), history.respond("json", "r") as response:
         with pytest.raises(BadParameter):
             response.tool_call("c", "f", {"x": float("nan")})
@@ -219,7 +235,7 @@ async def test_what_json_cannot_say_is_refused_at_once(database):
             response.finish(usage={1: 2})
 
 
-async def test_after_its_end_a_response_takes_nothing(database):
+async def test_an_ended_response_accepts_nothing(database):
     async with opened(database) as (_, history):
         async with history.respond("over", "r") as response:
             response.write("x")
@@ -227,43 +243,43 @@ async def test_after_its_end_a_response_takes_nothing(database):
             response.write("y")
 
 
-async def test_a_tray_is_kept_while_it_is_needed_and_no_longer(database):
+async def test_a_queue_is_kept_while_it_is_used_and_no_longer(database):
     async with opened(database) as (_, history):
-        async with history.respond("tray", "r1") as one:
+        async with history.respond("queue", "r1") as one:
             one.write("x")
-            async with history.respond("tray", "r2") as two:
+            async with history.respond("queue", "r2") as two:
                 two.write("y")
-                assert len(history._ctx.publish_queue._trays) == 1
-        assert not history._ctx.publish_queue._trays
-        assert [lane.trays for lane in history._ctx.publish_queue._lanes] == [0]
+                assert list(history._ctx.publish_queue._channels) == ["ai:queue"]
+                assert list(history._channel._slots._channels) == ["ai:queue"]
+        await nothing_is_reserved(history)
 
 
-async def test_what_goes_alone_leaves_every_other_turn_to_writers(database):
+async def test_posted_publishes_leave_every_other_turn_to_producers(database):
     async with opened(database) as (_, history):
-        with history._ctx.publish_queue.tray("ai:turns") as tray:
-            alone = [Event("start", f"x{n}", seq=0, id=f"x{n}") for n in range(60)]
-            answers = [tray.post(event) for event in alone]
+        with history._ctx.publish_queue.channel("ai:turns") as queue:
+            posted = [Event("start", f"x{n}", seq=0, id=f"x{n}") for n in range(60)]
+            acks = [queue.post(event) for event in posted]
             async with history.respond("turns", "r") as response:
                 response.write("not last")
-            await asyncio.gather(*answers)
-        messages = await said(history, "ai:turns")
-    names = [m.name if m.id.startswith("x") else "writer" for m in messages]
-    assert names.index("writer") < 50  # it begins once the store has its row
-    assert [m.id for m in messages if m.id.startswith("x")] == [event.id for event in alone]
+            await asyncio.gather(*acks)
+        messages = await published(history, "ai:turns")
+    names = [m.name if m.id.startswith("x") else "producer" for m in messages]
+    assert names.index("producer") < 50  # the response starts once the store has its row
+    assert [m.id for m in messages if m.id.startswith("x")] == [event.id for event in posted]
 
 
-async def test_what_is_said_together_is_one_publish_and_the_same_when_it_is_said_again(database):
+async def test_a_posted_batch_is_one_publish_and_has_the_same_ids_when_repeated(database):
     async with opened(database) as (_, history):
         events = [Event("stop", f"x{n}", seq=0, id=f"x{n}") for n in range(150)]
-        with history._ctx.publish_queue.tray("ai:together") as tray:
-            for together in [*packed(events), *packed(events)]:
-                serials = await tray.post_together(together)
+        with history._ctx.publish_queue.channel("ai:together") as queue:
+            for batch in [*packed(events), *packed(events)]:
+                serials = await queue.post_batch(batch)
                 assert len({serial.partition(":")[0] for serial in serials}) == 1
-        messages = await said(history, "ai:together")
+        messages = await published(history, "ai:together")
     assert [m.extras["headers"]["responseId"] for m in messages] == [e.message_id for e in events]
 
 
-def test_what_is_said_together_fits_one_publish_and_keeps_its_order():
+def test_packed_lists_fit_one_publish_and_keep_their_order():
     sizes = [10, 40_000, 30_000, 10, 70_000, 10]
     events = [Event("token", "r", seq=n, text="x" * size) for n, size in enumerate(sizes)]
     batches = list(packed(events))
@@ -271,22 +287,69 @@ def test_what_is_said_together_fits_one_publish_and_keeps_its_order():
     assert list(packed([])) == []
 
 
-async def test_who_sends_at_his_own_times_has_room_for_that_on_his_lane(database):
+async def test_a_steady_publisher_reserves_room_on_its_connection(database):
     async with opened(database) as (_, history):
-        outbox = history._ctx.publish_queue
+        queue, slots = history._ctx.publish_queue, history._channel._slots
         with (
-            outbox.tray("a", steady_per_s=25) as a,
-            outbox.tray("b", steady_per_s=25) as b,
-            outbox.tray("c") as c,
-            outbox.tray("d", steady_per_s=50) as d,
-            outbox.tray("a", steady_per_s=25) as again,
+            queue.channel("a", steady_per_s=25) as a,
+            queue.channel("b", steady_per_s=25),
+            queue.channel("c"),
+            queue.channel("d", steady_per_s=50),
+            queue.channel("a", steady_per_s=25) as again,
         ):
             assert again is a
-            assert [each.lane.number for each in (a, b, c, d)] == [0, 1, 0, 2]
-        assert {lane.trays for lane in outbox._lanes} == {0}
+            places = [slots._slots.index(slots._channels[name].slot) for name in "abcd"]
+            assert places == [0, 1, 0, 2]
+        await nothing_is_reserved(history)
 
 
-async def test_ephemeral_content_is_not_in_history_and_yet_in_answers(database):
+async def test_a_publish_given_up_while_it_waits_releases_its_queue_and_slot(database):
+    async with opened(database, publish_rate=1) as (_, history):
+        with history._ctx.publish_queue.channel("ai:left") as queue:
+            await queue.publish_one(Event("start", "x0", seq=0, id="x0"))
+            with pytest.raises(TimeoutError):
+                async with asyncio.timeout(0.05):
+                    await queue.publish_one(Event("start", "x1", seq=0, id="x1"))
+        await nothing_is_reserved(history)
+        assert [m.id for m in await published(history, "ai:left")] == ["x0"]
+
+
+async def test_giving_up_one_publish_keeps_those_behind_it(database):
+    async with opened(database, publish_rate=10) as (_, history):
+        with history._ctx.publish_queue.channel("ai:left") as queue:
+            acks = [queue.post(Event("start", f"x{n}", seq=0, id=f"x{n}")) for n in range(5)]
+            acks[2].cancel()
+            await asyncio.gather(*acks[:2], *acks[3:])
+        await nothing_is_reserved(history)
+        assert [m.id for m in await published(history, "ai:left")] == ["x0", "x1", "x3", "x4"]
+
+
+async def test_a_queue_that_is_left_while_a_publish_waits_is_kept_until_it_is_sent(database):
+    async with opened(database, publish_rate=10) as (_, history):
+        queue_of = history._ctx.publish_queue.channel
+        with queue_of("ai:left") as queue:
+            acks = [queue.post(Event("start", f"x{n}", seq=0, id=f"x{n}")) for n in range(4)]
+        with queue_of("ai:left") as again:
+            assert again is queue
+            await again.publish_one(Event("start", "last", seq=0, id="last"))
+        await asyncio.gather(*acks)
+        await nothing_is_reserved(history)
+        ids = [m.id for m in await published(history, "ai:left")]
+        assert ids == ["x0", "x1", "x2", "x3", "last"]
+
+
+async def test_after_closing_everything_that_waits_is_refused(database):
+    async with opened(database, publish_rate=1) as (_, history):
+        with history._ctx.publish_queue.channel("ai:closing") as queue:
+            acks = [queue.post(Event("start", f"x{n}", seq=0, id=f"x{n}")) for n in range(4)]
+            await acks[0]
+            await history._channel.close()
+            outcomes = await asyncio.gather(*acks[1:], return_exceptions=True)
+            assert {type(outcome) for outcome in outcomes[1:]} == {ChannelUnavailable}
+        await nothing_is_reserved(history)
+
+
+async def test_ephemeral_content_is_in_answers_though_not_in_history(database):
     async with opened(database) as (_, history):
         async with history.respond("fleeting", "r", ephemeral=True) as response:
             response.write("seen ")
@@ -294,7 +357,7 @@ async def test_ephemeral_content_is_not_in_history_and_yet_in_answers(database):
             (message,) = (await history.hydrate("fleeting")).messages
             assert (message["status"], message["text"]) == ("in_progress", "seen ")
             response.write("once")
-        assert [m.name for m in await said(history, "ai:fleeting")] == ["start", "stop"]
+        assert [m.name for m in await published(history, "ai:fleeting")] == ["start", "stop"]
         await history.catch_up("fleeting")
         (message,) = (await history.hydrate("fleeting")).messages
         assert (message["status"], message["text"], message["gaps"]) == (
@@ -304,12 +367,12 @@ async def test_ephemeral_content_is_not_in_history_and_yet_in_answers(database):
         )
 
 
-def test_what_is_not_counted_is_taken_for_more():
+def test_the_estimated_size_is_never_too_small():
     for text in ("", "x", "語" * 500, "\U0001f600" * 12_000, "\x00\n" * 50):
         event = Event("token", "r" * 256, 9, 2**31, text=text, client_id="語", ephemeral=True)
-        assert outbox._most_bytes(event) >= outbox.size_bytes(outbox.outgoing(event))
+        assert module._most_bytes(event) >= module.outgoing(event).size_bytes
 
 
 def test_sizes_are_counted_as_ably_counts_them():
-    message = outbox.Outgoing("token", "語" * 10, "id", {"headers": {}}, "agent")
-    assert outbox.size_bytes(message) == 5 + 30 + len('{"headers":{}}') + 5
+    message = Outgoing("token", "語" * 10, "id", {"headers": {}}, "agent")
+    assert message.size_bytes == 5 + 30 + len('{"headers":{}}') + 5

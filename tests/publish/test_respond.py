@@ -1,4 +1,4 @@
-"""Respond over real rooms: published, stored, and ended, whatever happens."""
+"""Respond with a real store and channel: published, stored, and ended in every case."""
 
 from __future__ import annotations
 
@@ -53,7 +53,7 @@ class TestTheStream:
         )
         assert message["metadata"] == {"k": 1}
 
-    async def test_what_is_recorded_from_the_channel_is_what_was_committed(self, room):
+    async def test_the_recording_of_the_channel_equals_what_was_committed(self, room):
         async with room.respond("r") as response:
             response.reason("hm")
             response.write("a", part="x")
@@ -91,7 +91,7 @@ class TestTheStream:
         assert (message["status"], message["usage"]) == ("incomplete", {"n": 3})
         assert message["error"] == {"code": "length"}
 
-    async def test_while_it_streams_it_is_stored_in_pieces_and_shown_whole(self, room, often):
+    async def test_a_streaming_response_is_stored_in_parts_and_shown_whole(self, room, often):
         async with room.respond("r") as response:
             for letter in "abc":
                 response.write(letter)
@@ -101,7 +101,7 @@ class TestTheStream:
                 while (await room.stored())["r"][0] != "abc":  # noqa: ASYNC110 - a task writes
                     await asyncio.sleep(0.01)
 
-    async def test_what_is_kept_with_it_may_be_said_while_it_streams(self, room, often):
+    async def test_metadata_may_be_replaced_while_streaming(self, room, often):
         async with room.respond("r", metadata={"k": 1}) as response:
             response.annotate({"k": 1, "vendor": ["resp_1"]})
             response.write("a")
@@ -122,14 +122,14 @@ class TestTheStream:
         assert all(len(m.data.encode()) < 65_536 for m in messages)
         assert (await room.shown())["r"] == (long, "completed")
 
-    async def test_halves_of_a_character_meet_again(self, room):
+    async def test_surrogate_halves_are_joined_again(self, room):
         async with room.respond("r") as response:
             for half in ("a\ud83d", "\ude00b"):
                 response.write(half)
                 await asyncio.sleep(0)
         assert (await room.shown())["r"] == ("a😀b", "completed")
 
-    async def test_a_response_that_says_nothing_is_a_response(self, room):
+    async def test_a_response_without_content_is_a_response(self, room):
         async with room.respond("r"):
             pass
         assert await room.spoken() == [("start", 0, 1), ("stop", 1, 1)]
@@ -137,7 +137,7 @@ class TestTheStream:
 
 
 class TestEnds:
-    async def test_what_the_block_raises_ends_it_failed_and_goes_on(self, room):
+    async def test_an_exception_in_the_block_ends_it_failed_and_propagates(self, room):
         with pytest.raises(RuntimeError, match="model"):  # noqa: PT012 - its end raises
             async with room.respond("r") as response:
                 response.write("ab")
@@ -168,7 +168,7 @@ class TestEnds:
         assert (await room.shown())["r"] == ("ab", "cancelled")
         assert (await room.spoken())[-1][0] == "stop"
 
-    async def test_cancelled_while_it_ends_it_ends_all_the_same(self, room):
+    async def test_a_cancellation_during_the_end_still_ends_the_response(self, room):
         stop = Gate()
 
         async def publish():
@@ -186,7 +186,7 @@ class TestEnds:
         assert (await room.shown())["r"] == ("ab", "completed")
         assert (await room.lease("r")).told
 
-    async def test_what_was_said_of_the_end_goes_before_what_the_block_raises(self, room):
+    async def test_finish_takes_precedence_over_an_exception_of_the_block(self, room):
         with pytest.raises(RuntimeError):  # noqa: PT012 - its end raises
             async with room.respond("r") as response:
                 response.finish("incomplete")
@@ -238,7 +238,7 @@ class TestWhoseItIs:
         assert await room.stored() == {"r": ("second", "completed")}
         assert [(n, g) for n, _, g in await room.spoken() if n == "stop"] == [("stop", 2)]
 
-    async def test_a_zombie_that_ends_is_fenced_and_tells_nothing(self, room):
+    async def test_a_zombie_that_ends_is_fenced_and_publishes_nothing(self, room):
         with pytest.raises(Fenced):  # noqa: PT012 - its end raises
             async with room.respond("r") as zombie:
                 zombie.write("zombie")
@@ -248,7 +248,7 @@ class TestWhoseItIs:
         assert [(n, g) for n, _, g in await room.spoken() if n == "stop"] == [("stop", 2)]
         assert await room.stored() == {"r": ("second", "completed")}
 
-    async def test_what_a_sweeper_took_for_dead_is_not_taken_over(self, room):
+    async def test_a_response_fenced_by_a_sweeper_is_not_taken_over(self, room):
         with pytest.raises(Fenced):  # noqa: PT012 - its end raises
             async with room.respond("r") as response:
                 response.write("a")
@@ -260,7 +260,7 @@ class TestWhoseItIs:
                         pass
         assert "stop" not in [name for name, _, _ in await room.spoken()]
 
-    async def test_a_response_goes_out_as_its_agent(self, room):
+    async def test_a_response_is_published_with_the_agents_client_id(self, room):
         async with room.respond("r", options=PublishOptions(client_id="bot")) as response:
             response.write("a")
             await room.heard(2)
@@ -285,7 +285,7 @@ class TestWithoutTheStore:
         yield store
         await store.close()
 
-    async def test_away_for_a_while_it_is_waited_for(self, room, cable, frail, often):
+    async def test_a_short_outage_of_the_store_is_waited_out(self, room, cable, frail, often):
         async with room.respond("r", store=frail) as response:
             response.write("before ")
             await asyncio.sleep(0.05)
@@ -297,7 +297,9 @@ class TestWithoutTheStore:
         assert await room.stored() == {"r": ("before meanwhile after", "completed")}
         assert (await room.spoken())[-1][0] == "stop"
 
-    async def test_away_at_the_end_nothing_is_told_before_it_is_back(self, room, cable, frail):
+    async def test_nothing_is_announced_while_the_store_is_away_at_the_end(
+        self, room, cable, frail
+    ):
         async def publish():
             async with room.respond("r", store=frail) as response:
                 response.write("text")
@@ -311,7 +313,7 @@ class TestWithoutTheStore:
         await within(publishing)
         assert await room.stored() == {"r": ("text", "completed")}
 
-    async def test_away_for_too_long_the_caller_is_told_and_readers_are_not(
+    async def test_after_a_long_outage_the_caller_gets_an_error_and_readers_no_end(
         self, room, cable, frail, monkeypatch
     ):
         monkeypatch.setattr("rehydrate.publish.checkpoints.COMMIT_TIMEOUT_S", 0.2)
@@ -323,7 +325,7 @@ class TestWithoutTheStore:
         assert [name for name, _, _ in await room.spoken()] == ["start", "token"]
         assert (await room.shown())["r"] == ("text", "in_progress")
 
-    async def test_away_at_the_beginning_there_is_no_response(self, room, cable, frail):
+    async def test_without_the_store_at_the_start_there_is_no_response(self, room, cable, frail):
         cable.cut()
         with pytest.raises(StoreUnavailable):
             async with room.respond("r", store=frail):

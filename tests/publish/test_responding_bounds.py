@@ -1,4 +1,4 @@
-"""What a publisher may not say: refused where it is said, and the response goes on."""
+"""Invalid or oversized input: refused by the call, and the response continues."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def room(house):
 
 class TestBadInput:
     @pytest.mark.parametrize("rid", ["", "a\n", "x" * 257, "\ud83d"])
-    async def test_a_response_id_that_is_none_names_its_parameter(self, room, rid):
+    async def test_an_invalid_response_id_names_its_parameter(self, room, rid):
         with pytest.raises(BadParameter) as caught:
             async with room.respond(rid):
                 pass
@@ -31,7 +31,7 @@ class TestBadInput:
         assert await room.row() is None
 
     @pytest.mark.parametrize(
-        ("said", "parameter"),
+        ("call", "parameter"),
         [
             (lambda response: response.tool_result("c", object()), "result"),
             (lambda response: response.tool_call("c", "f", {"x": float("nan")}), "args"),
@@ -50,16 +50,16 @@ class TestBadInput:
             (lambda response: response.tool_call("c", "f" * 257), "name"),
         ],
     )
-    async def test_what_cannot_be_told_is_refused_where_it_is_said(self, room, said, parameter):
+    async def test_invalid_input_is_refused_by_the_call(self, room, call, parameter):
         async with room.respond("r") as response:
             response.write("a")
             with pytest.raises(BadParameter) as caught:
-                said(response)
+                call(response)
             response.write("b")
         assert caught.value.parameter == parameter
         assert await room.stored() == {"r": ("ab", "completed")}
 
-    async def test_metadata_that_cannot_be_told_is_refused_at_once(self, room):
+    async def test_invalid_metadata_is_refused_at_once(self, room):
         with pytest.raises(BadParameter) as caught:
             async with room.respond("r", metadata={"a": object()}):
                 pass
@@ -68,10 +68,10 @@ class TestBadInput:
 
 
 class TestTooMuch:
-    """What is more than a response may hold is refused where it is said; the rest stays."""
+    """Input beyond the limits of a response is refused by the call; earlier text stays."""
 
     @pytest.mark.parametrize(
-        "said",
+        "call",
         [
             lambda response: response.write("x" * (extent.MAX_CHARACTERS + 1)),
             lambda response: response.tool_call("c", "f", {"x": "語" * (extent.VALUE_BYTES // 6)}),
@@ -83,16 +83,16 @@ class TestTooMuch:
             ),
         ],
     )
-    async def test_it_is_refused_at_once_and_nothing_of_it_is_said(self, room, said):
+    async def test_oversized_input_is_refused_and_not_published(self, room, call):
         async with room.respond("r") as response:
             response.write("a")
             with pytest.raises(TooLarge):
-                said(response)
+                call(response)
             response.write("b")
         assert await room.stored() == {"r": ("ab", "completed")}
         assert await room.shown() == {"r": ("ab", "completed")}
 
-    async def test_what_just_fits_is_published_stored_and_told(self, room):
+    async def test_input_at_the_limits_is_published_and_stored(self, room):
         long = "語" * ((extent.VALUE_BYTES - 2) // 6)
         async with room.respond("r", metadata="m" * 60_000) as response:
             response.tool_call("c" * 256, "f" * 256, long)
@@ -111,7 +111,7 @@ class TestTooMuch:
         )
         assert (await room.catch_up()).counts["folded"] == 0
 
-    async def test_ten_mebibytes_are_taken_and_not_a_character_more(self, room):
+    async def test_ten_mebibytes_are_accepted_and_not_a_character_more(self, room):
         piece = "x" * 1_048_576
         async with room.respond("r") as response:
             for _ in range(10):
@@ -123,7 +123,7 @@ class TestTooMuch:
 
     async def test_a_million_tokens_are_too_many(self, room, monkeypatch):
         monkeypatch.setattr(extent, "MAX_EVENTS", 50)
-        with pytest.raises(TooLarge, match="50 events"):  # noqa: PT012 - whichever is too many
+        with pytest.raises(TooLarge, match="50 events"):  # noqa: PT012 - at whichever write exceeds it
             async with room.respond("r") as response:
                 for number in range(100):
                     response.write(f"{number} ")
@@ -132,7 +132,7 @@ class TestTooMuch:
         assert (status, text.split()[:3]) == ("failed", ["0", "1", "2"])
         assert (await room.stored())["r"][1] == "failed"
 
-    async def test_metadata_that_are_too_large_are_refused_at_once(self, room):
+    async def test_oversized_metadata_is_refused_at_once(self, room):
         with pytest.raises(TooLarge):
             async with room.respond("r", metadata="x" * 64_000):
                 pass

@@ -1,4 +1,4 @@
-"""Law 7 over real rooms: durable before told, and told in the end."""
+"""Law 7 with a real store and channel: durable before announced, and announced eventually."""
 
 from __future__ import annotations
 
@@ -74,22 +74,22 @@ class TestLaw7:
         assert (await room.lease("r")).told
 
     @pytest.mark.parametrize("refused", [2, [2, 4], [1]], ids=str)
-    async def test_a_refused_publish_is_repaired_for_whoever_reads(self, room, refused):
-        async with room.listening() as heard:
+    async def test_a_refused_publish_is_repaired_for_readers(self, room, refused):
+        async with room.listening() as delivered:
             with room.faults.on("refuse_publish", nth=refused, code=42911, channel=room.name):
                 async with room.respond("r") as response:
                     for letter in "abcde":
                         response.write(letter)
             async with asyncio.timeout(20):
-                while not heard or heard[-1].name != "stop":  # noqa: ASYNC110 - the SDK hears
+                while not delivered or delivered[-1].name != "stop":  # noqa: ASYNC110 - filled by the SDK
                     await asyncio.sleep(0.01)
-        names = [m.name for m in heard]
+        names = [m.name for m in delivered]
         assert names[-2:] == ["response-complete", "stop"]
         message = await room.message()
         assert (message["text"], message["gaps"], message["repaired"]) == ("abcde", [], 5)
-        assert [shown["text"] for shown in await follow(room, heard)] == ["abcde"]
+        assert [shown["text"] for shown in await follow(room, delivered)] == ["abcde"]
 
-    async def test_a_publish_that_nobody_acknowledged_is_repaired(self, room, house):
+    async def test_a_publish_without_acknowledgement_is_repaired(self, room, house):
         async with channel_of(house.server, ack_timeout_s=0.5) as hasty:
             with room.faults.on("lose_acks", nth=4, channel=room.name):
                 async with room.respond("r", channel=hasty) as response:
@@ -98,10 +98,10 @@ class TestLaw7:
         assert [name for name, _, _ in await room.spoken()][-2:] == ["response-complete", "stop"]
         assert (await room.shown())["r"] == ("abc", "completed")
 
-    async def test_a_stop_that_nobody_takes_leaves_the_text_committed_and_the_lease_kept(
+    async def test_a_refused_stop_leaves_the_text_committed_and_the_lease_in_place(
         self, room, monkeypatch
     ):
-        monkeypatch.setattr("rehydrate.publish.response_writer.TELL_ATTEMPTS", 2)
+        monkeypatch.setattr("rehydrate.publish.response_writer.PUBLISH_ATTEMPTS", 2)
         room.faults.set("refuse_publish", after=2, code=42911, channel=room.name)
         with pytest.raises(ChannelUnavailable):
             async with room.respond("r") as response:
@@ -113,19 +113,19 @@ class TestLaw7:
     @pytest.mark.parametrize(
         ("parts", "text"),
         [([{"type": "text", "text": "better"}], "better"), ([], ""), (None, "draft")],
-        ids=["other", "none", "not said"],
+        ids=["other", "none", "not given"],
     )
-    async def test_the_final_parts_are_what_everybody_sees(self, room, parts, text):
-        async with room.listening() as heard:
+    async def test_the_final_parts_are_shown_to_every_reader(self, room, parts, text):
+        async with room.listening() as delivered:
             async with room.respond("r") as response:
                 response.write("draft")
                 response.finish(parts=parts)
             async with asyncio.timeout(20):
-                while not heard or heard[-1].name != "stop":  # noqa: ASYNC110 - the SDK hears
+                while not delivered or delivered[-1].name != "stop":  # noqa: ASYNC110 - filled by the SDK
                     await asyncio.sleep(0.01)
         assert (await room.shown())["r"] == (text, "completed")
-        assert [shown["text"] for shown in await follow(room, heard)] == [text]
-        assert ("response-complete" in [m.name for m in heard]) is (parts is not None)
+        assert [shown["text"] for shown in await follow(room, delivered)] == [text]
+        assert ("response-complete" in [m.name for m in delivered]) is (parts is not None)
         await room.catch_up()
         assert await room.stored() == {"r": (text, "completed")}
 
@@ -140,7 +140,7 @@ class TestLaw7:
         assert ([m["text"] for m in hydrated.messages], hydrated.complete) == ([long], True)
 
     @pytest.mark.parametrize("count", [3_000, 5_000, 7_500, 11_000])
-    async def test_a_repair_that_json_makes_longer_is_told_all_the_same(self, room, count):
+    async def test_a_repair_that_json_escaping_makes_longer_is_published(self, room, count):
         async with room.respond("r") as response:
             response.write("draft")
             response.finish(parts=[{"type": "text", "text": "語" * count}])
@@ -149,11 +149,11 @@ class TestLaw7:
         assert (await room.shown())["r"] == ("語" * count, "completed")
 
 
-async def follow(room, heard):
-    """What a reader shows that was there from the beginning."""
+async def follow(room, delivered):
+    """Return what a reader shows that was attached from the start."""
     view = View({"messages": [], "reasons": []})
-    for message in heard:
-        told = SimpleNamespace(**message._asdict(), timestamp=message.timestamp_ms)
-        if not view.apply(told):
+    for message in delivered:
+        live = SimpleNamespace(**message._asdict(), timestamp=message.timestamp_ms)
+        if not view.apply(live):
             view = View(json.loads((await room.hydrate()).body))
     return view.messages

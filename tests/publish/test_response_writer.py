@@ -1,4 +1,4 @@
-"""The channel's side of a publisher: seqs, drafts, acknowledgements, and what ends it."""
+"""The events of a response: seqs, drafts, acknowledgements, and the events that end it."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from rehydrate.publish import response_writer as module
 from rehydrate.publish.response_writer import Ending, ResponseWriter
 
 
-class HeldTray:
-    """Takes from the writer when it is told to, and answers when it is told to."""
+class ManualQueue:
+    """A channel queue that sends and acknowledges when the test calls it."""
 
     def __init__(self):
         self.sent = []
-        self.alone = []
+        self.single = []
         self.failures = 0
 
     def ready(self, writer):
         self.writer = writer
 
-    async def say_alone(self, event):
-        self.alone.append(event)
+    async def publish_one(self, event):
+        self.single.append(event)
         if self.failures:
             self.failures -= 1
             raise ChannelUnavailable("away")
@@ -38,44 +38,44 @@ class HeldTray:
             if event is None:
                 return
             event = event._replace(id=f"sent-{len(self.sent)}")
-            self.writer.posted(event)
+            self.writer.on_sent(event)
             self.sent.append(event)
 
-    def answer(self, *refused):
-        """Answer all that was sent; those at the places *refused* with no."""
+    def acknowledge(self, *refused):
+        """Acknowledge all that was sent, except the places *refused*, which are refused."""
         for place, event in enumerate(self.sent):
-            self.writer.answered(event, f"s{place}", refused=place in refused)
+            self.writer.on_acknowledged(event, f"s{place}", refused=place in refused)
 
 
 @pytest.fixture
-def tray():
-    return HeldTray()
+def queue():
+    return ManualQueue()
 
 
 @pytest.fixture
-def out(tray):
+def out(queue):
     ctx = memory_context(None, None, now_ms, options=PublishOptions("bot"))
-    made = ResponseWriter(ctx, "r", 2, tray=tray)
+    made = ResponseWriter(ctx, "r", 2, queue=queue)
     made.start("p")
     return made
 
 
-def told(events):
+def summary(events):
     return [(event.kind, event.seq, event.text) for event in events]
 
 
-async def test_seqs_are_given_in_the_order_of_sending(out, tray):
-    tray.take()
+async def test_seqs_are_given_in_the_order_of_sending(out, queue):
+    queue.take()
     out.emit("token", text="a")
-    tray.take()
+    queue.take()
     out.emit("reasoning", text="b")
-    tray.take()
-    assert told(tray.sent) == [("start", 0, None), ("token", 1, "a"), ("reasoning", 2, "b")]
-    assert {(e.message_id, e.gen, e.client_id) for e in tray.sent} == {("r", 2, "bot")}
-    assert tray.sent[0].prompt_id == "p"
+    queue.take()
+    assert summary(queue.sent) == [("start", 0, None), ("token", 1, "a"), ("reasoning", 2, "b")]
+    assert {(e.message_id, e.gen, e.client_id) for e in queue.sent} == {("r", 2, "bot")}
+    assert queue.sent[0].prompt_id == "p"
 
 
-async def test_text_of_one_kind_grows_while_it_waits(out, tray):
+async def test_text_of_one_kind_grows_while_it_waits(out, queue):
     for letter in "abc":
         out.emit("token", text=letter)
     out.emit("token", text="x", part="p")
@@ -84,8 +84,8 @@ async def test_text_of_one_kind_grows_while_it_waits(out, tray):
     out.emit("tool_args", text="{", tool_call_id="c")
     out.emit("tool_args", text="}", tool_call_id="c")
     out.emit("tool_args", text="!", tool_call_id="d")
-    tray.take()
-    assert told(tray.sent)[1:] == [
+    queue.take()
+    assert summary(queue.sent)[1:] == [
         ("token", 1, "abc"),
         ("token", 2, "x"),
         ("refusal", 3, "n"),
@@ -95,30 +95,30 @@ async def test_text_of_one_kind_grows_while_it_waits(out, tray):
     ]
 
 
-async def test_what_a_seq_says_never_changes_once_somebody_saw_it(out, tray):
+async def test_the_content_of_a_seq_never_changes_once_sent(out, queue):
     out.emit("token", text="a")
-    tray.take()
-    first = tray.sent[-1]
+    queue.take()
+    first = queue.sent[-1]
     out.emit("token", text="b")
-    out.settle()
+    out.close_draft()
     out.emit("token", text="c")
-    tray.take()
-    assert told(tray.sent)[1:] == [("token", 1, "a"), ("token", 2, "b"), ("token", 3, "c")]
-    assert tray.sent[1] == first
+    queue.take()
+    assert summary(queue.sent)[1:] == [("token", 1, "a"), ("token", 2, "b"), ("token", 3, "c")]
+    assert queue.sent[1] == first
 
 
-async def test_no_event_grows_beyond_what_fits_a_message(out, tray, monkeypatch):
+async def test_no_event_grows_beyond_what_fits_a_message(out, queue, monkeypatch):
     monkeypatch.setattr(module.tokens, "CHUNK_CHARACTERS", 4)
     for _ in range(5):
         out.emit("token", text="ab")
-    tray.take()
-    assert [event.text for event in tray.sent[1:]] == ["abab", "abab", "ab"]
+    queue.take()
+    assert [event.text for event in queue.sent[1:]] == ["abab", "abab", "ab"]
 
 
-async def test_all_taken_it_ends_with_its_stop_alone(out, tray):
+async def test_with_everything_acknowledged_it_ends_with_the_stop_alone(out, queue):
     out.emit("token", text="a")
-    tray.take()
-    tray.answer()
+    queue.take()
+    queue.acknowledge()
     out.ending = Ending("completed", usage={"n": 1})
     (stop,) = await out.end()
     assert (stop.kind, stop.seq, stop.status, stop.value) == ("stop", 2, "completed", {"n": 1})
@@ -126,23 +126,23 @@ async def test_all_taken_it_ends_with_its_stop_alone(out, tray):
     assert out.position == "s0"
 
 
-async def test_an_end_waits_for_what_is_not_acknowledged(out, tray):
+async def test_the_end_waits_for_outstanding_acknowledgements(out, queue):
     out.emit("token", text="a")
-    tray.take()
+    queue.take()
     ending = asyncio.ensure_future(out.end())
     await asyncio.sleep(0)
     assert not ending.done()
-    tray.answer()
+    queue.acknowledge()
     assert [event.kind for event in await asyncio.wait_for(ending, 10)] == ["stop"]
 
 
 @pytest.mark.parametrize("refused", [0, 1, 2])
-async def test_one_refused_and_it_ends_with_a_repair(out, tray, refused):
+async def test_a_refused_event_makes_it_end_with_a_repair(out, queue, refused):
     out.emit("token", text="a")
-    tray.take()
+    queue.take()
     out.emit("token", text="b")
-    tray.take()
-    tray.answer(refused)
+    queue.take()
+    queue.acknowledge(refused)
     repair, stop = await out.end()
     assert (repair.kind, repair.seq, repair.id) == ("repair", 2, "r:2:repair")
     assert repair.value == [{"type": "text", "text": "ab"}]
@@ -150,15 +150,15 @@ async def test_one_refused_and_it_ends_with_a_repair(out, tray, refused):
     assert out.refused == 1
 
 
-async def test_what_could_not_be_sent_in_time_is_stored_and_repaired(out, tray, monkeypatch):
+async def test_events_that_were_not_sent_in_time_are_stored_and_repaired(out, queue, monkeypatch):
     monkeypatch.setattr(module, "ACK_TIMEOUT_S", 0.01)
-    tray.take()
-    tray.answer()
+    queue.take()
+    queue.acknowledge()
     out.emit("token", text="a")
     out.emit("refusal", text="b")
     repair, stop = await out.end()
     assert (repair.seq, stop.seq) == (2, 3)
-    assert told(out.unstored) == [("start", 0, None), ("token", 1, "a"), ("refusal", 2, "b")]
+    assert summary(out.unstored) == [("start", 0, None), ("token", 1, "a"), ("refusal", 2, "b")]
 
 
 @pytest.mark.parametrize(
@@ -170,65 +170,65 @@ async def test_what_could_not_be_sent_in_time_is_stored_and_repaired(out, tray, 
         ([], 1),
     ],
 )
-async def test_final_parts_are_a_repair_where_they_differ(out, tray, parts, repairs):
+async def test_final_parts_are_a_repair_where_they_differ(out, queue, parts, repairs):
     out.emit("token", text="a")
-    tray.take()
-    tray.answer()
+    queue.take()
+    queue.acknowledge()
     out.ending = Ending("completed", parts=parts)
     events = await out.end()
     assert [event.value for event in events[:-1]] == [parts] * repairs
 
 
-async def test_without_a_word_of_how_it_ends_it_is_completed(out, tray):
-    tray.take()
-    tray.answer()
+async def test_the_default_status_is_completed(out, queue):
+    queue.take()
+    queue.acknowledge()
     assert (await out.end())[-1].status == "completed"
 
 
-async def test_after_its_end_nothing_more_is_taken(out, tray):
-    tray.take()
-    tray.answer()
+async def test_nothing_is_accepted_after_the_end(out, queue):
+    queue.take()
+    queue.acknowledge()
     await out.end()
     with pytest.raises(Fenced):
         out.emit("token", text="a")
 
 
-async def test_who_is_fenced_says_why(out):
+async def test_the_fenced_error_gives_the_reason(out):
     out.closed = "it was taken over"
     with pytest.raises(Fenced, match="taken over"):
         out.emit("token", text="a")
 
 
 @pytest.mark.parametrize(("limit", "most"), [("MAX_CHARACTERS", 5), ("MAX_EVENTS", 3)])
-async def test_a_response_has_bounds_and_keeps_what_fitted(out, tray, monkeypatch, limit, most):
+async def test_a_response_has_limits_and_keeps_what_fitted(out, queue, monkeypatch, limit, most):
     monkeypatch.setattr(module.extent, limit, most)
-    with pytest.raises(TooLarge):  # noqa: PT012 - whichever does not fit
+    with pytest.raises(TooLarge):  # noqa: PT012 - at whichever write does not fit
         for letter in "abcdefghij":
             out.emit("token", text=letter)
-            tray.take()
-    text = "".join(event.text for event in tray.sent[1:])
+            queue.take()
+    text = "".join(event.text for event in queue.sent[1:])
     assert "abcdefghij".startswith(text)
     assert 1 <= len(text) <= most
 
 
-async def test_telling_is_tried_again_until_it_is_taken(out, tray, monkeypatch):
+async def test_a_final_event_is_retried_until_it_is_acknowledged(out, queue, monkeypatch):
     monkeypatch.setattr(module.random, "uniform", lambda *_: 0.0)
-    tray.take()
-    tray.answer()
+    queue.take()
+    queue.acknowledge()
     (stop,) = await out.end()
-    tray.failures = module.TELL_ATTEMPTS - 1
-    await out.tell(stop)
-    assert tray.alone == [stop] * module.TELL_ATTEMPTS
-    tray.failures = module.TELL_ATTEMPTS
+    queue.failures = module.PUBLISH_ATTEMPTS - 1
+    await out.publish_until_acked(stop)
+    assert queue.single == [stop] * module.PUBLISH_ATTEMPTS
+    queue.failures = module.PUBLISH_ATTEMPTS
     with pytest.raises(ChannelUnavailable):
-        await out.tell(stop)
+        await out.publish_until_acked(stop)
 
 
-async def test_a_tell_that_is_never_answered_has_a_limit(out, tray, monkeypatch):
+async def test_a_final_event_without_acknowledgement_has_a_time_limit(out, queue, monkeypatch):
     monkeypatch.setattr(module.random, "uniform", lambda *_: 0.0)
     monkeypatch.setattr(module, "ACK_TIMEOUT_S", 0.01)
-    tray.take()
-    tray.answer()
+    queue.take()
+    queue.acknowledge()
     (stop,) = await out.end()
     tries = []
 
@@ -236,7 +236,7 @@ async def test_a_tell_that_is_never_answered_has_a_limit(out, tray, monkeypatch)
         tries.append(event)
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(tray, "say_alone", silence)
+    monkeypatch.setattr(queue, "publish_one", silence)
     with pytest.raises(ChannelUnavailable):
-        await out.tell(stop)
-    await until(lambda: len(tries) == module.TELL_ATTEMPTS)
+        await out.publish_until_acked(stop)
+    await until(lambda: len(tries) == module.PUBLISH_ATTEMPTS)

@@ -1,4 +1,4 @@
-"""What a restarted agent has to answer, over Postgres and the channel server."""
+"""Unanswered prompts across restarts of an agent, with Postgres and the channel server."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ async def history(module_database, server):
 
 @pytest.fixture
 async def other(module_database, server):
-    """Another agent's process, as it were."""
+    """A second agent, as in another process."""
     async with history_over(module_database, server) as made:
         yield made
 
@@ -48,7 +48,7 @@ async def publisher(server, conversation):
         yield made
 
 
-async def ask(publisher, *ids):
+async def send(publisher, *ids):
     for id_ in ids:
         await publisher.say("user-input", {"promptId": id_, "text": f"{id_}?"}, id_=id_)
 
@@ -63,11 +63,11 @@ async def ids(prompts):
         return [prompt.id async for prompt in prompts]
 
 
-async def test_prompts_without_a_response_come_in_their_order_each_once(
+async def test_prompts_without_a_response_are_yielded_in_order_each_once(
     history, conversation, publisher
 ):
     await history.store_messages(conversation, [NewMessage("p0", "user", text="stored")])
-    await ask(publisher, "p1", "p2", "p3")
+    await send(publisher, "p1", "p2", "p3")
     await publisher.say("start", rid="r2", seq=0, promptId="p2")
     found = [prompt async for prompt in history.unanswered(conversation)]
     assert [(each.id, each.text) for each in found] == [
@@ -81,7 +81,7 @@ async def test_prompts_without_a_response_come_in_their_order_each_once(
 async def test_an_agent_that_dies_in_the_middle_answers_each_prompt_once_after_its_restart(
     history, other, conversation, publisher
 ):
-    await ask(publisher, "p1", "p2", "p3")
+    await send(publisher, "p1", "p2", "p3")
     async with aclosing(history.unanswered(conversation)) as prompts:
         async for prompt in prompts:
             await answer(history, conversation, prompt)
@@ -92,13 +92,13 @@ async def test_an_agent_that_dies_in_the_middle_answers_each_prompt_once_after_i
     assert [m["id"] for m in hydrated.messages if m["role"] == "assistant"] == ["r-p1", "r-p2"]
 
 
-async def test_prompts_of_one_millisecond_come_each_once_and_in_order_across_restarts(
+async def test_prompts_of_one_millisecond_are_yielded_once_and_in_order_across_restarts(
     history, other, conversation, publisher
 ):
     wanted = [f"p{n}" for n in range(4)]
-    asked = [Outgoing("user-input", {"promptId": id_, "text": "?"}, id_) for id_ in wanted]
-    asked = [each._replace(id=f"ask:{n}") for n, each in enumerate(asked)]
-    await history._channel.publish(f"ai:{conversation}", asked)
+    batch = [Outgoing("user-input", {"promptId": id_, "text": "?"}, id_) for id_ in wanted]
+    batch = [each._replace(id=f"ask:{n}") for n, each in enumerate(batch)]
+    await history._channel.publish(f"ai:{conversation}", batch)
     async with aclosing(history.unanswered(conversation)) as prompts:
         async for prompt in prompts:
             assert prompt.id == wanted.pop(0)
@@ -112,7 +112,7 @@ async def test_two_agents_at_once_never_get_the_same_prompt(
     history, other, conversation, publisher
 ):
     wanted = [f"p{n}" for n in range(12)]
-    await ask(publisher, *wanted)
+    await send(publisher, *wanted)
     taken = []
 
     async def work(agent):
@@ -124,23 +124,23 @@ async def test_two_agents_at_once_never_get_the_same_prompt(
     assert sorted(taken) == sorted(wanted)
 
 
-async def test_what_one_agent_works_on_is_not_offered_to_another_until_it_gives_it_back(
+async def test_a_claimed_prompt_is_not_yielded_to_another_agent_until_released(
     history, other, conversation, publisher
 ):
-    await ask(publisher, "p1", "p2")
+    await send(publisher, "p1", "p2")
     async with aclosing(history.unanswered(conversation)) as prompts:
         assert (await anext(prompts)).id == "p1"
         assert await ids(other.unanswered(conversation)) == ["p2"]
     assert await ids(other.unanswered(conversation)) == ["p1", "p2"]
 
 
-async def test_the_claim_of_a_dead_agent_comes_free_and_that_of_a_living_one_does_not(
+async def test_the_claim_of_a_dead_agent_expires_and_that_of_a_living_one_does_not(
     history, conversation, publisher
 ):
-    await ask(publisher, "p1")
+    await send(publisher, "p1")
     ctx, record = history._ctx, history.catch_up
     await history.catch_up(conversation)
-    assert await history._store.claim(conversation, "dead", 0.4, [])  # and nobody renews it
+    assert await history._store.claim(conversation, "dead", 0.4, [])  # and it is never renewed
     async with aclosing(unanswered(ctx, conversation, record=record, lease_s=0.4)) as prompts:
         assert await anext(prompts, None) is None
     await asyncio.sleep(0.5)
@@ -150,42 +150,42 @@ async def test_the_claim_of_a_dead_agent_comes_free_and_that_of_a_living_one_doe
         assert await ids(unanswered(ctx, conversation, record=record)) == []
 
 
-async def test_a_live_prompt_waits_behind_those_that_came_before_it(
-    history, conversation, publisher
-):
-    await ask(publisher, "p1", "p2")
+async def test_a_live_prompt_waits_behind_earlier_ones(history, conversation, publisher):
+    await send(publisher, "p1", "p2")
     found = []
     async with aclosing(history.unanswered(conversation, wait=True)) as prompts:
         async with asyncio.timeout(20):
             async for prompt in prompts:
                 found.append(prompt.id)
                 if prompt.id == "p1":
-                    await ask(publisher, "p3")
+                    await send(publisher, "p3")
                 await answer(history, conversation, prompt)
                 if prompt.id == "p3":
-                    await ask(publisher, "p4")
+                    await send(publisher, "p4")
                 if prompt.id == "p4":
                     break
     assert found == ["p1", "p2", "p3", "p4"]
 
 
-async def test_a_prompt_that_is_left_alone_is_not_offered_twice_in_a_row(
+async def test_a_prompt_left_without_a_response_is_not_yielded_twice_in_a_row(
     history, conversation, publisher
 ):
-    await ask(publisher, "p1")
+    await send(publisher, "p1")
     async with aclosing(history.unanswered(conversation, wait=True)) as prompts:
         assert (await anext(prompts)).id == "p1"
         nothing = asyncio.ensure_future(anext(prompts))
         await asyncio.sleep(0.5)
         assert not nothing.done()
-        await ask(publisher, "p2")
+        await send(publisher, "p2")
         async with asyncio.timeout(15):
             assert (await nothing).id == "p2"
 
 
-async def test_how_many_are_remembered_is_bounded(history, conversation, publisher, monkeypatch):
-    monkeypatch.setattr(unanswered_module, "_MOST_PASSED", 2)
-    await ask(publisher, "p1", "p2", "p3")
+async def test_the_number_of_remembered_prompts_is_bounded(
+    history, conversation, publisher, monkeypatch
+):
+    monkeypatch.setattr(unanswered_module, "_MOST_OFFERED", 2)
+    await send(publisher, "p1", "p2", "p3")
     async with aclosing(history.unanswered(conversation)) as prompts:
         found = [(await anext(prompts)).id for _ in range(4)]
     assert found == ["p1", "p2", "p3", "p1"]

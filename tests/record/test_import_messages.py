@@ -1,4 +1,4 @@
-"""Imports: finished messages of a backend, stored next to those of the channel."""
+"""Messages that a backend hands over, stored over real rooms beside what the channel says."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ import pytest
 
 from exactness.rooms import open_house
 from rehydrate.errors import BadParameter, Conflict
+from rehydrate.maintenance.sweeper import sweep
+from rehydrate.ports import Due
 from rehydrate.record.import_messages import NewMessage
 
 
@@ -21,7 +23,7 @@ def room(house):
         yield made
 
 
-async def test_imported_messages_are_shown_in_the_order_in_which_they_were_given(room):
+async def test_what_is_stored_is_shown_in_the_order_in_which_it_was_given(room):
     result = await room.store_messages(
         NewMessage("p", "user", text="hi"),
         NewMessage(
@@ -49,11 +51,11 @@ async def test_imported_messages_are_shown_in_the_order_in_which_they_were_given
     assert response["finished_at"] == "1970-01-01T00:00:02.000Z"
 
 
-async def test_importing_the_same_message_again_changes_nothing(room):
-    message = NewMessage("r", "assistant", text="x", usage={"n": 1})
-    await room.store_messages(message)
+async def test_the_same_again_changes_nothing(room):
+    said = NewMessage("r", "assistant", text="x", usage={"n": 1})
+    await room.store_messages(said)
     before = (await room.hydrate()).messages
-    assert await room.store_messages(message) == ([], ["r"])
+    assert await room.store_messages(said) == ([], ["r"])
     assert await room.store_messages(NewMessage("r", "assistant", text="x")) == ([], ["r"])
     assert (await room.hydrate()).messages == before
 
@@ -74,23 +76,23 @@ async def test_importing_the_same_message_again_changes_nothing(room):
     ids=lambda other: next(iter(other)),
 )
 async def test_the_same_id_with_other_content_is_refused_and_nothing_is_stored(room, other):
-    content = {"role": "assistant", "text": "x", "usage": {"n": 1}, "prompt_id": "p"}
-    await room.store_messages(NewMessage("r", **content))
+    said = {"role": "assistant", "text": "x", "usage": {"n": 1}, "prompt_id": "p"}
+    await room.store_messages(NewMessage("r", **said))
     with pytest.raises(Conflict):
         await room.store_messages(
-            NewMessage("new", "assistant", text="z"), NewMessage("r", **(content | other))
+            NewMessage("new", "assistant", text="z"), NewMessage("r", **(said | other))
         )
     assert await room.shown() == {"r": ("x", "completed")}
 
 
-async def test_the_same_id_twice_in_one_call_must_have_the_same_content(room):
+async def test_the_same_id_twice_in_one_call_has_to_say_the_same(room):
     one, other = NewMessage("r", "assistant", text="x"), NewMessage("r", "assistant", text="y")
     assert (await room.store_messages(one, one)).stored == ["r"]
     with pytest.raises(Conflict):
         await room.store_messages(other, one)
 
 
-async def test_an_open_response_of_a_foreign_publisher_is_finished(room):
+async def test_an_open_response_of_somebody_else_is_finished(room):
     await room.tell("r", "ab", stop=False)
     await room.catch_up()
     assert (await room.store_messages(NewMessage("r", "assistant", text="ab!"))).stored == ["r"]
@@ -103,15 +105,15 @@ async def test_an_open_response_of_a_foreign_publisher_is_finished(room):
     assert await room.store_messages(NewMessage("r", "assistant", text="ab!")) == ([], ["r"])
 
 
-async def test_an_imported_message_is_not_changed_by_later_channel_messages_with_its_id(room):
-    await room.store_messages(NewMessage("r", "assistant", text="imported"))
+async def test_what_the_store_knew_before_the_channel_said_it_stays(room):
+    await room.store_messages(NewMessage("r", "assistant", text="said"))
     await room.tell("r", "other")
-    assert await room.shown() == {"r": ("imported", "completed")}
+    assert await room.shown() == {"r": ("said", "completed")}
     await room.catch_up()
-    assert await room.shown() == {"r": ("imported", "completed")}
+    assert await room.shown() == {"r": ("said", "completed")}
 
 
-async def test_a_response_that_is_being_published_is_refused(room):
+async def test_a_response_that_is_being_published_is_left_to_its_publisher(room):
     async with room.respond("r") as response:
         response.write("x")
         with pytest.raises(Conflict):
@@ -142,7 +144,7 @@ async def test_an_open_response_does_not_become_a_prompt(room):
     ],
     ids=lambda each: each if isinstance(each, str) else "",
 )
-async def test_an_invalid_message_is_refused_before_anything_is_stored(room, new, parameter):
+async def test_what_is_no_message_is_refused_before_anything_is_stored(room, new, parameter):
     with pytest.raises(BadParameter) as caught:
         await room.store_messages(NewMessage("good", "assistant", text="x"), new)
     assert caught.value.parameter == parameter
@@ -156,3 +158,27 @@ async def test_gaps_of_an_open_response_close_when_it_is_finished(room):
     await room.store_messages(NewMessage("r", "assistant", text="abc"))
     (message,) = (await room.hydrate()).messages
     assert (message["text"], message["gaps"], message["exact"]) == ("abc", [], True)
+
+
+@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "not recorded yet"])
+async def test_the_end_of_an_open_response_is_published_with_the_next_seqs(room, recorded):
+    """Readers order the repair and the stop among the publisher's events by seq alone."""
+    await room.claimed("r")
+    await room.tell("r", "ab", stop=False)
+    if recorded:
+        await room.catch_up()
+    await room.take_over("r")
+    await room.store_messages(NewMessage("r", "assistant", text="ab!"))
+    await swept(room, "r")
+    published = [(m.name, m.extras["headers"].get("seq")) for m in await room.on_channel()]
+    assert published[-2:] == [("response-complete", 2), ("stop", 3)]
+    (message,) = (await room.hydrate()).messages
+    assert (message["text"], message["status"], message["exact"]) == ("ab!", "completed", True)
+
+
+async def swept(room, rid):
+    async def record(_):
+        return await room.catch_up()
+
+    how = {"record": record, "lease_s": 0.0}
+    assert await sweep(room.ctx, [Due(room.id, rid, room.name)], **how) == 1

@@ -9,7 +9,7 @@ The modules of this package work around the SDK's shortcomings; each workaround 
   8 the position is lost after SUSPENDED                     subscription
   9 a dead connection is reported as connected               connection
  10 a refused TCP connection is not noticed                  connecting
- 11 a publish may be sent twice after a lost connection      publisher
+ 11 a publish may be sent twice after a lost connection      sender
  12 messages named "error" break listeners; async listeners
     overtake each other; one bad message loses its frame     subscription, sdk_fixes
  13 a release does not detach; reasons are lost              subscription, token_check
@@ -30,18 +30,20 @@ from rehydrate.ably import history, token_check
 from rehydrate.ably.clock import ServerClock
 from rehydrate.ably.connection import Connection
 from rehydrate.ably.connection_pool import Assignment, ConnectionPool
-from rehydrate.ably.connection_slots import ConnectionSlot, ConnectionSlots
+from rehydrate.ably.connection_slots import UNACKNOWLEDGED, ConnectionSlots
 from rehydrate.ably.credentials import AblyKey, Credentials
 from rehydrate.ably.endpoint import Endpoint
-from rehydrate.ably.publisher import ChannelSender
 from rehydrate.ably.requests import Requests
+from rehydrate.ably.sender import Sender
 from rehydrate.ably.subscription import LiveSubscription
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Sequence
+    import asyncio
+    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from contextlib import AbstractContextManager
 
     from rehydrate.core.event import ChannelMessage
-    from rehydrate.ports import Outgoing
+    from rehydrate.ports import Batch
 
 _RETRY_MS = (1_000, 2_000)
 _SUSPENDED_RETRY_MS = 5_000
@@ -63,7 +65,9 @@ class AblyChannel:
         client_id: the clientId of the service; None allows any clientId per message.
         request_timeout_s: time limit for one request, attach or connection attempt.
         ack_timeout_s: how long a publish waits for its acknowledgement.
+        publish_rate: publishes a second, on a channel and on a connection; 0: no limit.
         unacknowledged: how many messages of a connection may be without acknowledgement.
+        publishes_in_flight: how many publishes of a channel may be without acknowledgement.
         channels_per_connection: how many channels one connection attaches.
         messages_per_connection: how many messages a second Ably delivers to one connection.
         ping_every_s: interval between pings of a connection.
@@ -82,7 +86,9 @@ class AblyChannel:
         client_id: str | None = None,
         request_timeout_s: float = 5.0,
         ack_timeout_s: float = 10.0,
+        publish_rate: float = 0.0,
         unacknowledged: int = 10_000,
+        publishes_in_flight: int = UNACKNOWLEDGED,
         channels_per_connection: int = 200,
         messages_per_connection: int = 50,
         ping_every_s: float = 5.0,
@@ -93,9 +99,13 @@ class AblyChannel:
         self._credentials = Credentials(AblyKey.parse(key), client_id, self._server_ms)
         self._requests = Requests(self._credentials, self._endpoint, request_timeout_s)
         self._clock = ServerClock(self._server_ms)
-        self._unacknowledged = unacknowledged
         self._ack_timeout_s = ack_timeout_s
-        self._lanes = ConnectionSlots(self._lane)
+        self._slots = ConnectionSlots(
+            self._sender,
+            rate_per_s=publish_rate,
+            capacity=unacknowledged,
+            unacknowledged=publishes_in_flight,
+        )
         self._pool = ConnectionPool(
             self._connection,
             channels_per_connection=channels_per_connection,
@@ -118,7 +128,7 @@ class AblyChannel:
     async def close(self) -> None:
         """Wait up to 2 s for outstanding acknowledgements, then close all connections permanently."""
         await self._clock.close()
-        await self._lanes.close(_CLOSING_S)
+        await self._slots.close(_CLOSING_S)
         await self._pool.close()
         await self._requests.close()
 
@@ -149,11 +159,13 @@ class AblyChannel:
             limit=limit,
         )
 
-    def publish(
-        self, channel: str, messages: Sequence[Outgoing], *, lane: int = 0
-    ) -> Awaitable[Sequence[str | None]]:
+    def publish(self, channel: str, batch: Batch) -> asyncio.Future[Sequence[str | None]]:
         """See the port. Several messages at once need ids ``base:0``, ``base:1`` … (40031)."""
-        return self._lanes.publish(lane, channel, messages)
+        return self._slots.publish(channel, batch)
+
+    def reserve(self, channel: str, *, steady_per_s: float = 0.0) -> AbstractContextManager[None]:
+        """See the port."""
+        return self._slots.reserve(channel, steady_per_s=steady_per_s)
 
     @asynccontextmanager
     async def subscribe(
@@ -200,12 +212,8 @@ class AblyChannel:
     async def _server_ms(self) -> float:
         return await self._requests.time_ms()
 
-    def _lane(self) -> ConnectionSlot:
-        connection = self._connection()
-        publisher = ChannelSender(
-            connection, capacity=self._unacknowledged, ack_timeout_s=self._ack_timeout_s
-        )
-        return ConnectionSlot(connection, publisher)
+    def _sender(self) -> Sender:
+        return Sender(self._connection(), ack_timeout_s=self._ack_timeout_s)
 
     def _connection(self) -> Connection:
         return Connection(

@@ -225,10 +225,10 @@ async def publish_acked(queue: Publisher, channel_name: str, events: Sequence[Ev
         ChannelUnavailable: Ably refuses one, or does not answer.
         TimeoutError: Ably did not acknowledge one within 10 s.
     """
-    with queue.tray(channel_name) as tray:
+    with queue.channel(channel_name) as channel_queue:
         for together in packed(events):
             async with asyncio.timeout(ACK_TIMEOUT_S):
-                await tray.post_together(together)
+                await channel_queue.post_batch(together)
 
 
 class Sweeper:

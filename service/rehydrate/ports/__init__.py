@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from rehydrate.ports.channel import Authority, ChannelLog, Discontinuity, Outgoing, Subscription
+from rehydrate.ports.channel import (
+    Authority,
+    Batch,
+    ChannelLog,
+    Discontinuity,
+    Outgoing,
+    PublishTransport,
+    Subscription,
+)
 from rehydrate.ports.claims import PromptClaims
 from rehydrate.ports.inspections import Backlog, Inspections, LeaseSeen, Listed
-from rehydrate.ports.publishing import ChannelPublisher, EventSource, Publisher
+from rehydrate.ports.publishing import ChannelPublisher, EventProducer, Publisher
 from rehydrate.ports.replays import ReplayQueue, ReplayStore
 from rehydrate.ports.store import (
     Conversation,
@@ -23,13 +31,14 @@ from rehydrate.ports.store import (
 __all__ = [
     "Authority",
     "Backlog",
+    "Batch",
     "ChannelLog",
     "ChannelPublisher",
     "Conversation",
     "Conversations",
     "Discontinuity",
     "Due",
-    "EventSource",
+    "EventProducer",
     "Finished",
     "Inspections",
     "Lease",
@@ -40,6 +49,7 @@ __all__ = [
     "MaintenanceStore",
     "Outgoing",
     "PromptClaims",
+    "PublishTransport",
     "Publisher",
     "ReplayQueue",
     "ReplayStore",

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, Union
+
+from rehydrate.core.json import dump, sent_bytes
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncGenerator,
-        AsyncIterator,
-        Awaitable,
-        Mapping,
-        Sequence,
-    )
-    from contextlib import AbstractAsyncContextManager
+    import asyncio
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager, AbstractContextManager
 
     from rehydrate.core.event import ChannelMessage
 
@@ -25,6 +22,20 @@ class Outgoing(NamedTuple):
     id: str
     extras: Mapping[str, Any] | None = None
     client_id: str | None = None
+
+    @property
+    def size_bytes(self) -> int:
+        """The size of the message as Ably counts it (TM6)."""
+        if isinstance(self.data, str):
+            size = len(self.data.encode("utf-8", "surrogatepass"))
+        else:
+            size = 0 if self.data is None else sent_bytes(self.data)
+        names = len(self.name) + len((self.client_id or "").encode("utf-8", "replace"))
+        return size + names + len(dump(self.extras))
+
+
+Batch = Union["Sequence[Outgoing]", "Callable[[], Sequence[Outgoing]]"]
+"""The messages of one publish, or a callable that returns them at the moment of sending."""
 
 
 class Discontinuity(NamedTuple):
@@ -92,22 +103,6 @@ class ChannelLog(Protocol):
         """
         ...
 
-    def publish(
-        self, channel: str, messages: Sequence[Outgoing], *, lane: int = 0
-    ) -> Awaitable[Sequence[str | None]]:
-        """Send *messages* as one publish, now, behind all that were sent before on *lane*.
-
-        Each lane is a connection of its own. Several messages need ids ``base:0``, ``base:1`` ….
-        Returns at once; the awaitable gives the serials when Ably has acknowledged. It may be
-        awaited late or by a callback.
-
-        Raises:
-            ChannelUnavailable: (from the awaitable) no acknowledgement in time: it may or may not
-                have been published.
-            ChannelRefused: (from the awaitable) Ably refused it: it was not published.
-        """
-        ...
-
     def subscribe(
         self, channel: str, *, rewind: str | None = None, capacity: int = 10_000
     ) -> AbstractAsyncContextManager[Subscription]:
@@ -123,6 +118,36 @@ class ChannelLog(Protocol):
 
         Raises:
             ChannelUnavailable: it does not.
+        """
+        ...
+
+
+class PublishTransport(Protocol):
+    """The publishing side of the channel service: rates, turns and connections."""
+
+    def publish(self, channel: str, batch: Batch) -> asyncio.Future[Sequence[str | None]]:
+        """Publish *batch* as one, after everything published before on *channel*.
+
+        It is sent as soon as the rates of Ably allow, at once if possible; a callable is called
+        then, and may return no messages. Several messages need ids ``base:0``, ``base:1`` ….
+
+        Returns:
+            A future of the messages' serials, resolved when Ably acknowledges them. Cancelling it
+            gives the publish up, if it was not sent yet.
+
+        Raises:
+            ChannelUnavailable: (from the future) no acknowledgement in time: it may or may not
+                have been published.
+            ChannelRefused: (from the future) Ably refused it: it was not published.
+        """
+        ...
+
+    def reserve(self, channel: str, *, steady_per_s: float = 0.0) -> AbstractContextManager[None]:
+        """Reserve capacity to publish on *channel* for the block.
+
+        Args:
+            channel: the channel that the block publishes on.
+            steady_per_s: publishes a second for which room must stay free; 0: as many as fit.
         """
         ...
 

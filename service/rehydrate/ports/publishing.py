@@ -1,4 +1,4 @@
-"""The port to the queue that everything published goes through."""
+"""The port to the publish queue, which everything published goes through."""
 
 from __future__ import annotations
 
@@ -12,30 +12,35 @@ if TYPE_CHECKING:
     from rehydrate.core.event import Event
 
 
-class EventSource(Protocol):
-    """A writer with events to publish on a channel. The calls may not block."""
+class EventProducer(Protocol):
+    """Produces the events of one response, each at the moment it is sent. Calls must not block."""
+
+    @property
+    def has_more(self) -> bool:
+        """Whether `next_event` would return an event now."""
+        ...
 
     def next_event(self) -> Event | None:
         """Return the next event to publish; None if there is nothing at present."""
         ...
 
-    def posted(self, event: Event) -> None:
-        """Note that *event* was sent; it now has its id."""
+    def on_sent(self, event: Event) -> None:
+        """Handle that *event*, which now has its id, was sent."""
         ...
 
-    def answered(self, event: Event, serial: str | None, *, refused: bool) -> None:
-        """Note the result of an event that was sent. *refused*: it may not have been published."""
+    def on_acknowledged(self, event: Event, serial: str | None, *, refused: bool) -> None:
+        """Handle the result of an event that was sent. *refused*: it may not be published."""
         ...
 
 
 class ChannelPublisher(Protocol):
-    """The queue of one channel."""
+    """The publish queue of one channel."""
 
-    def ready(self, writer: EventSource) -> None:
-        """Publish what *writer* has, as soon as the rate limit allows."""
+    def ready(self, producer: EventProducer) -> None:
+        """Publish the events of *producer* as soon as the rate allows."""
         ...
 
-    async def say_alone(self, event: Event) -> str | None:
+    async def publish_one(self, event: Event) -> str | None:
         """Publish *event* by itself, under its own id; return its serial once acknowledged.
 
         Raises:
@@ -43,25 +48,26 @@ class ChannelPublisher(Protocol):
         """
         ...
 
-    def post_together(self, events: Sequence[Event]) -> asyncio.Future[Sequence[str | None]]:
-        """Publish *events* in one message; the future resolves when it is acknowledged."""
-        ...
-
     def post(self, event: Event) -> asyncio.Future[Sequence[str | None]]:
         """Publish *event* by itself; the future resolves when it is acknowledged."""
+        ...
+
+    def post_batch(self, events: Sequence[Event]) -> asyncio.Future[Sequence[str | None]]:
+        """Publish *events* together: all or none; the future resolves when acknowledged."""
         ...
 
 
 class Publisher(Protocol):
     """The publish queue of a process."""
 
-    def tray(
+    def channel(
         self, channel_name: str, *, steady_per_s: float = 0.0
     ) -> AbstractContextManager[ChannelPublisher]:
-        """Borrow the queue of a channel while the block runs.
+        """Open the queue of a channel for the block.
 
         Args:
             channel_name: the channel to publish on.
-            steady_per_s: publishes a second that the borrower sends at times of its own.
+            steady_per_s: publishes a second that the caller sends at fixed times, so that they
+                cannot be merged while they wait; capacity is reserved for them.
         """
         ...

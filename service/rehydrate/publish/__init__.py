@@ -1,3 +1,3 @@
-"""Publish: a response's events on the channel and in the store, ended whatever happens."""
+"""Publish: responses and prompts, on the channel and in the store."""
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The store's side of a publisher: its claim, its checkpoints, its final text."""
+"""The rows of a response that is being published: its claim, checkpoints and final text."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 COMMIT_TIMEOUT_S = 30.0
-"""How long an ending response waits for Postgres."""
+"""How long the end of a response waits for Postgres."""
 
 _RENEW_EARLY = 0.8
-"""A checkpoint renews a lease that would soon be renewed for its own sake, and no younger one."""
+"""A checkpoint also renews a lease that is due soon, which saves a statement of its own."""
 
 
 class Checkpoints:
-    """What a publisher writes into the store, as long as its response is its own."""
+    """Writes of a publisher into the store, for as long as it holds the lease of its response."""
 
     def __init__(self, ctx: Context, conversation_id: str) -> None:
         terms = ctx.publish_options
@@ -47,15 +47,15 @@ class Checkpoints:
     async def claim(
         self, response_id: str, prompt_id: str | None, metadata: Any, *, ephemeral: bool = False
     ) -> tuple[int, str]:
-        """Make the response ours; return its gen, and the conversation's channel.
+        """Claim the response; return its gen and the conversation's channel name.
 
         Raises:
-            Conflict: it has ended, or is being ended, or its publisher is alive.
+            Conflict: it has ended, is being ended by a sweeper, or its publisher is alive.
         """
         async with self._store.locked(*self._where) as held:
             tombstone = held.conversation.tombstone
             if tombstone is not None and tombstone.erases(response_id):
-                raise Conflict(f"response {response_id!r} was erased: begin one with a new id")
+                raise Conflict(f"response {response_id!r} was erased: use a new id")
             state = (await held.messages([response_id])).get(response_id)
             if state is None:
                 state = MessageState(response_id)
@@ -75,58 +75,62 @@ class Checkpoints:
         self._granted_s = now_s
         return state.gen, held.conversation.channel
 
-    async def checkpoint(self, publication: ResponseWriter, ending: Sequence[Event] = ()) -> None:
-        """Fold what is not stored yet, and *ending*, onto the row as it now is.
+    async def checkpoint(self, writer: ResponseWriter, ending: Sequence[Event] = ()) -> None:
+        """Fold the events that are not stored yet, and *ending*, onto the current row.
 
         Raises:
-            Fenced: the response is somebody else's now, or erased.
+            Fenced: another publisher or a sweeper has taken the response over, or it was erased.
         """
-        events = list(publication.unstored)
+        events = list(writer.unstored)
         async with self._store.locked(*self._where) as held:
-            state = (await held.messages([publication.id])).get(publication.id)
-            lease = await held.lease(publication.id) if state else None
+            state = (await held.messages([writer.id])).get(writer.id)
+            lease = await held.lease(writer.id) if state else None
             if state is None or lease is None or lease.holder != self._holder or lease.fenced:
-                publication.closed = f"response {publication.id!r} is not this publisher's any more"
-                raise Fenced(publication.closed)
+                writer.closed = f"response {writer.id!r} no longer belongs to this publisher"
+                raise Fenced(writer.closed)
             for event in (*events, *ending):
                 fold(state, event)
-            state.place(publication.position)
+            state.place(writer.position)
             if state.ended:
                 state.place(insertion_position(state.started_ms or 0, 0))
-            state.annotate(publication.metadata)
+            state.annotate(writer.metadata)
             state.mark_changed()
             await held.put([state])
             now_s = _now_s()
             renews = bool(ending) or now_s >= self._granted_s + _RENEW_EARLY * self.renew_s
             if renews:
-                await held.grant(publication.id, self._holder, self._terms.lease_s)
+                await held.grant(writer.id, self._holder, self._terms.lease_s)
         self._granted_s = now_s if renews else self._granted_s
-        publication.stored(len(events))
+        writer.stored(len(events))
 
-    async def commit(self, publication: ResponseWriter, ending: Sequence[Event]) -> None:
-        """As `checkpoint`, waiting for Postgres if need be.
+    async def commit(self, writer: ResponseWriter, ending: Sequence[Event]) -> None:
+        """Do what `checkpoint` does, retrying while Postgres does not answer.
 
         Raises:
-            StoreUnavailable: it did not answer for `COMMIT_TIMEOUT_S`.
+            StoreUnavailable: Postgres did not answer for `COMMIT_TIMEOUT_S`.
         """
         loop = asyncio.get_running_loop()
         deadline = loop.time() + COMMIT_TIMEOUT_S
         while True:
             try:
-                async with asyncio.timeout_at(deadline):  # it may hang, too
-                    return await self.checkpoint(publication, ending)
+                async with asyncio.timeout_at(deadline):  # Postgres may also hang
+                    return await self.checkpoint(writer, ending)
             except (StoreUnavailable, TimeoutError) as error:
                 if loop.time() > deadline:
-                    raise StoreUnavailable("Postgres did not take a response's end") from error
+                    raise StoreUnavailable(
+                        "Postgres did not commit the end of a response in time"
+                    ) from error
                 await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - jitter
 
-    async def told(self, publication: ResponseWriter) -> None:
-        """Note that readers know the end; if that fails, somebody tells them once more."""
+    async def mark_stop_acked(self, writer: ResponseWriter) -> None:
+        """Record that the stop was acknowledged. If that fails, a sweeper publishes it again."""
         try:
             async with self._store.locked(*self._where) as held:
-                await held.told(publication.id)
+                await held.told(writer.id)
         except StoreUnavailable:
-            _log.warning("a told response could not be marked as told")
+            _log.warning(
+                "an acknowledged stop could not be recorded; a sweeper will publish it again"
+            )
 
 
 def _now_s() -> float:

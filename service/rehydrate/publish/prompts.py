@@ -1,4 +1,4 @@
-"""Prompt and cancel: what a user says in a conversation, published for him by a backend."""
+"""Prompts and cancels, published by a backend on behalf of its users."""
 
 from __future__ import annotations
 
@@ -11,13 +11,13 @@ from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import check_conversation_id, check_message_id, insertion_position
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict, TooLarge
-from rehydrate.publish.publish_queue import BATCH_BYTES, outgoing, size_bytes
+from rehydrate.publish.publish_queue import BATCH_BYTES, outgoing
 
 if TYPE_CHECKING:
     from rehydrate.context import Context
 
 ACK_TIMEOUT_S = 30.0
-"""How long Ably may take to acknowledge."""
+"""How long to wait for Ably's acknowledgement."""
 
 
 async def prompt(
@@ -26,21 +26,21 @@ async def prompt(
     prompt_id: str,
     text: str,
 ) -> None:
-    """Publish a prompt and store it, at the place that its serial gives it.
+    """Publish a prompt and store it, at the position of its serial.
 
-    The same again changes nothing; one that is stored already is not published.
+    Idempotent: a prompt that is stored already is not published again.
 
     Raises:
-        BadParameter: an id is outside its syntax, or *text* is none.
-        TooLarge: it does not fit a channel message.
-        Conflict: there is a message with that id that says something else, or it was erased.
+        BadParameter: an id has an invalid syntax, or *text* is empty.
+        TooLarge: the prompt does not fit a channel message.
+        Conflict: a message with that id has other content, or was erased.
         StoreUnavailable: Postgres does not answer.
-        ChannelUnavailable: Ably does not acknowledge it; it may or may not have been published.
+        ChannelUnavailable: Ably did not acknowledge the prompt, which may have been published.
     """
     check_conversation_id(conversation_id)
     check_message_id(prompt_id, "prompt_id")
     if not text:
-        raise BadParameter("text", "a prompt has a text")
+        raise BadParameter("text", "text must not be empty")
     client_id = ctx.publish_options.client_id
     event = Event.prompt(
         prompt_id,
@@ -49,12 +49,14 @@ async def prompt(
         client_id=client_id,
         timestamp_ms=ctx.now_ms(),
     )
-    if size_bytes(outgoing(event)) > BATCH_BYTES:
-        raise TooLarge(f"prompt {prompt_id!r} does not fit a channel message of {BATCH_BYTES} B")
+    if outgoing(event).size_bytes > BATCH_BYTES:
+        raise TooLarge(
+            f"prompt {prompt_id!r} does not fit a channel message of {BATCH_BYTES} bytes"
+        )
     for state in await ctx.store.states(conversation_id, [prompt_id]):
         return _check_same(state, text)
     channel_name = await ctx.channel_of(conversation_id)
-    event = event._replace(serial=await _published(ctx, event, channel_name))
+    event = event._replace(serial=await _publish(ctx, event, channel_name))
     async with ctx.store.locked(conversation_id, channel_name) as held:
         tombstone = held.conversation.tombstone
         if tombstone is not None and tombstone.erases(prompt_id):
@@ -73,28 +75,30 @@ async def cancel(
     conversation_id: str,
     response_id: str,
 ) -> None:
-    """Ask, on the channel, whoever publishes the response to stop; it ends as ``cancelled``.
+    """Publish a request to stop the response; its publisher ends it as ``cancelled``.
 
     Raises:
-        BadParameter: an id is outside its syntax.
-        ChannelUnavailable: Ably does not acknowledge it; it may or may not have been published.
+        BadParameter: an id has an invalid syntax.
+        ChannelUnavailable: Ably did not acknowledge the request, which may have been published.
     """
     check_conversation_id(conversation_id)
     check_message_id(response_id, "response_id")
     id_ = f"cancel:{uuid.uuid4().hex}"
     event = Event.cancel(response_id, id=id_, client_id=ctx.publish_options.client_id)
-    await _published(ctx, event, await ctx.channel_of(conversation_id))
+    await _publish(ctx, event, await ctx.channel_of(conversation_id))
 
 
-async def _published(ctx: Context, event: Event, channel_name: str) -> str | None:
-    with ctx.publish_queue.tray(channel_name) as tray:
+async def _publish(ctx: Context, event: Event, channel_name: str) -> str | None:
+    with ctx.publish_queue.channel(channel_name) as queue:
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
-                return await tray.say_alone(event)
+                return await queue.publish_one(event)
         except TimeoutError:
-            raise ChannelUnavailable(f"the {event.kind} was not acknowledged") from None
+            raise ChannelUnavailable(
+                f"Ably did not acknowledge the {event.kind} within {ACK_TIMEOUT_S:g} s"
+            ) from None
 
 
 def _check_same(state: MessageState, text: str) -> None:
     if state.role != "user" or spoken_text(state.parts()) != text:
-        raise Conflict(f"message {state.id!r} is there, and says something else")
+        raise Conflict(f"message {state.id!r} exists with other content")

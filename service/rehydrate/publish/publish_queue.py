@@ -1,315 +1,288 @@
-"""The outbox: what publishers say, sent at once while Ably's rates allow it, else as soon as they do.
+"""The publish queue: what waits to be published, by channel, merged for as long as it waits.
 
-Ably counts publishes, on each channel and on each connection, and one publish may carry many
-messages. So whatever waits when a channel's turn comes goes out together, and what is written
-meanwhile grows in its writer. A *tray* is what waits on one channel; a *lane* is a connection, with
-as few trays on it as let each have its turn within `TURN_S`.
+Everything published passes this queue, once. There are two kinds of entries:
+
+* *posted* publishes, complete when they are queued: prompts, stops, repairs, replayed events. Each
+  is sent as it is, under ids that its caller chose, so that sending it again is harmless.
+* *producers*, one per open response. A producer is asked for its next event only at the moment of
+  sending; until then, tokens grow together into one event in its writer.
+
+When the channel may publish, the transport calls back for a batch (`ChannelQueue.take`). Ably
+counts publishes, not messages, so a batch contains one event of each producer in turn, as many as
+fit one publish. Load therefore makes batches larger, not the queue longer: there is no backlog of
+tokens to work off after a slow period.
+
+Why one queue, and why here: the rates and connections belong to Ably, so its adapter decides *when*
+a channel may publish; which events go out is decided here, as late as possible. If the adapter had
+a queue of finished messages behind this one, text would wait there in the size it happened to have,
+and a slow connection would fill that queue instead of merging tokens.
+
+The properties this keeps:
+
+* Order: an event gets its seq when its producer gives it out, and the events of a response come
+  from one producer, on one channel, whose publishes are sent and resent in order.
+* First tokens: an idle channel has no turn to wait for; `ready` sends within the call.
+* Fairness: producers rotate event by event; posted publishes and batches alternate.
+* Retries: the ids of a batch are set when it is taken. The adapter resends the same messages.
+* Giving up: cancelling the future of a posted publish removes it while it waits, and its channel's
+  request for a turn with it. Nothing remains reserved for it.
+* Memory: per open channel, its posted publishes; text is in its writers, which limit it.
 """
 
 from __future__ import annotations
 
 import asyncio
 import hashlib
-import math
 import uuid
 from collections import deque
 from contextlib import contextmanager
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.codecs import tokens
 from rehydrate.core.event import TEXTUAL, Event
-from rehydrate.core.json import dump, sent_bytes
-from rehydrate.core.rate_limit import CongestionWindow, MinimumLatency, RateLimit
 from rehydrate.ports import Outgoing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    from rehydrate.ports import ChannelLog, EventSource
+    from rehydrate.ports import EventProducer, PublishTransport
 
     Ack = asyncio.Future[Sequence[str | None]]
 
-TURN_S = 0.18
-"""How long a tray may wait for its turn while all trays of its lane are busy."""
-
 BATCH_BYTES = 60_000
-"""Of one publish: Ably counts its messages together (TM6), and takes 64 KiB from any account."""
+"""Of one publish: Ably adds up its messages (TM6), and accepts 64 KiB from every account."""
 
 BATCH_MESSAGES = 100
-UNACKNOWLEDGED = 16
-"""Publishes of one channel that may wait for their acknowledgements, at most: fewer while those take
-long. What comes then, grows: where Ably, or this machine, is slow, there are fewer publishes and not
-a longer queue."""
-
-MOST_LANES = 100
-FREE_PER_S = 5_000
-"""Publishes a second of a process that Ably sets no rate: more would only keep it busy, and what
-many responses say within the turn of each goes out together."""
 
 _HEADERS_BYTES = 200
-_WIDEST_BYTES = 4
-
-_BYTES_PER_PUBLISH = 20_000
-"""Ably takes 1024 KiB a second on a channel that it takes 50 publishes on: larger ones cost more."""
+_MOST_UTF8_BYTES = 4
 
 
-class _ConnectionSlot:
-    """One connection's turns."""
+class _Posted(NamedTuple):
+    """A publish that is complete, and the future of its serials."""
 
-    def __init__(self, number: int, rate_per_s: float) -> None:
-        self.number = number
-        self.pace = RateLimit(rate_per_s or FREE_PER_S)
-        self.quickest = MinimumLatency()
-        self.trays = 0
-        self.waiting: deque[ChannelQueue] = deque()
-        self.timer: asyncio.TimerHandle | None = None
+    messages: list[Outgoing]
+    ack: Ack
+
+
+class _Turn:
+    """A request to the transport to publish: what is taken for it, and its result."""
+
+    __slots__ = ("_pass_on", "_queue")
+
+    def __init__(self, queue: ChannelQueue) -> None:
+        self._queue = queue
+        self._pass_on: Callable[[Ack], None] | None = None
+
+    def take(self) -> Sequence[Outgoing]:
+        """Return the messages to publish now; none if nothing is left to publish."""
+        messages, self._pass_on = self._queue.take(self)
+        return messages
+
+    def ended(self, ack: Ack) -> None:
+        """Pass the result on to what was taken."""
+        if self._pass_on is None and not ack.cancelled():
+            self.take()  # refused before its turn, as after closing: so is what it would have taken
+        if self._pass_on is not None:
+            self._pass_on(ack)
 
 
 class ChannelQueue:
-    """What waits to be said on one channel; `PublishQueue.tray` lends it."""
+    """The publish queue of one channel, opened by `PublishQueue.channel`."""
 
     def __init__(
-        self, outbox: PublishQueue, name: str, lane: _ConnectionSlot, rate_per_s: float
+        self,
+        name: str,
+        transport: PublishTransport,
+        next_base_id: Callable[[], str],
+        on_idle: Callable[[ChannelQueue], None],
     ) -> None:
         self.name = name
-        self.lane = lane
-        self.pace = RateLimit(rate_per_s)
-        self.borrowers = 0
-        self.unacknowledged = 0
-        self.queued = False
-        self._window = CongestionWindow(UNACKNOWLEDGED)
-        self._outbox = outbox
-        self._writers: dict[EventSource, None] = {}
-        self._alone: deque[tuple[list[Outgoing], Ack]] = deque()
-        self._alone_next = True
+        self.users = 0
+        self._transport = transport
+        self._next_base_id = next_base_id
+        self._on_idle = on_idle
+        self._producers: dict[EventProducer, None] = {}
+        self._posted: deque[_Posted] = deque()
+        self._posted_next = True
+        self._turn: _Turn | None = None
+        self._turn_ack: Ack | None = None
+        self._requesting = False
 
-    def ready(self, writer: EventSource) -> None:
-        """*writer* has something to say; it goes out at once if that is allowed."""
-        self._writers.setdefault(writer)
-        self._outbox.pump(self)
+    @property
+    def idle(self) -> bool:
+        """True if nothing waits and no block uses the queue."""
+        return not (self.users or self._posted or self._producers or self._turn)
 
-    async def say_alone(self, event: Event) -> str | None:
-        """Say *event* in a publish of its own, under its own id; return when it is acknowledged.
+    def ready(self, producer: EventProducer) -> None:
+        """Publish the events of *producer* as soon as the rate allows, at once if possible."""
+        self._producers.setdefault(producer)
+        self._request_turn()
 
-        Returns its serial, if Ably tells it.
+    async def publish_one(self, event: Event) -> str | None:
+        """Publish *event* by itself, under its own id; return its serial once acknowledged.
 
         Raises:
-            ChannelUnavailable: it was not, or Ably refused it.
+            ChannelUnavailable: it was refused, or not acknowledged.
         """
         serials = await self.post(event)
         return serials[0] if serials else None
 
     def post(self, event: Event) -> Ack:
-        """As `say_alone`, without waiting: what it gives is to be awaited, at any time."""
-        return self.post_together([event])
+        """Publish *event* by itself; the future resolves when it is acknowledged.
 
-    def post_together(self, events: Sequence[Event]) -> Ack:
-        """As `post`, several *events* in one publish: all of them are taken, or none.
-
-        They get ids of their own, which are the same whenever the same are said together.
+        Cancelling the future gives the publish up, if it was not sent yet.
         """
-        answer: Ack = asyncio.get_running_loop().create_future()
+        return self.post_batch([event])
+
+    def post_batch(self, events: Sequence[Event]) -> Ack:
+        """Publish *events* together, all or none; the future resolves when acknowledged.
+
+        Several events get ids that depend on their own ids only, so the same batch has the same
+        ids whenever it is posted.
+        """
+        ack: Ack = asyncio.get_running_loop().create_future()
         messages = [outgoing(event) for event in events]
         if len(messages) > 1:
             ids = "\n".join(message.id for message in messages)
             base_id = hashlib.sha256(ids.encode("utf-8", "surrogatepass")).hexdigest()[:32]
             messages = [each._replace(id=f"{base_id}:{n}") for n, each in enumerate(messages)]
-        self._alone.append((messages, answer))
-        self._outbox.pump(self)
-        return answer
-
-    @property
-    def has_more(self) -> bool:
-        """Whether something waits that may be sent."""
-        return bool(self._alone or self._writers) and self.unacknowledged < self._window.width
-
-    def send(self, channel: ChannelLog, base_id: str, now_s: float) -> None:
-        """Send what fits one publish: what goes alone and what writers say take turns."""
-        if self._alone_next and self._send_alone(channel, now_s):
-            self._alone_next = False
-        elif self._send_batch(channel, base_id, now_s):
-            self._alone_next = True
-        else:
-            self._send_alone(channel, now_s)
-
-    def _send_alone(self, channel: ChannelLog, now_s: float) -> bool:
-        """Send what is to go in a publish of its own; False if nothing is."""
-        while self._alone:
-            messages, waiter = self._alone.popleft()
-            if not waiter.done():
-                ack = self._post(
-                    channel, messages, now_s, cost=_cost(sum(map(size_bytes, messages)))
-                )
-                ack.add_done_callback(partial(_pass_on, waiter))
-                return True
-        return False
-
-    def _send_batch(self, channel: ChannelLog, base_id: str, now_s: float) -> bool:
-        """Send what writers have to say, as far as it fits; False if that is nothing."""
-        batch: list[tuple[EventSource, Event]] = []
-        messages, size = [], 0
-        while self._writers and len(batch) < BATCH_MESSAGES:
-            writer = next(iter(self._writers))
-            event = writer.next_event()
-            if event is None:
-                del self._writers[writer]
-                continue
-            event = event._replace(id=f"{base_id}:{len(batch)}")
-            message = outgoing(event)
-            size += _most_bytes(event) or size_bytes(message)
-            if batch and size > BATCH_BYTES:
-                break
-            batch.append((writer, event))
-            messages.append(message)
-            writer.posted(event)
-            del self._writers[writer]  # and to the end: one event a writer, in turn
-            self._writers[writer] = None
-        if messages:
-            ack = self._post(channel, messages, now_s, cost=_cost(size))
-            ack.add_done_callback(partial(_tell_writers, batch))
-        return bool(messages)
-
-    def _post(
-        self, channel: ChannelLog, messages: list[Outgoing], now_s: float, cost: float = 1.0
-    ) -> Ack:
-        self.pace.spend(now_s, cost)
-        self.lane.pace.spend(now_s)
-        self.unacknowledged += 1
-        ack = asyncio.ensure_future(channel.publish(self.name, messages, lane=self.lane.number))
-        ack.add_done_callback(partial(self._answered, now_s))
+        self._posted.append(_Posted(messages, ack))
+        ack.add_done_callback(self._drop_if_given_up)
+        self._request_turn()
         return ack
 
-    def _answered(self, sent_s: float, ack: Ack) -> None:
-        self.unacknowledged -= 1
+    def take(self, turn: _Turn) -> tuple[Sequence[Outgoing], Callable[[Ack], None]]:
+        """Return the next publish of the channel, and who is to get its result."""
+        if self._turn is turn:
+            self._turn = self._turn_ack = None
+        taken = self._take_posted() if self._posted_next else None
+        if taken is not None:
+            self._posted_next = False
+        elif (taken := self._take_batch()) is not None:
+            self._posted_next = True
+        else:
+            taken = self._take_posted() or ((), _ignore)
+        self._request_turn()
+        self._on_idle(self)
+        return taken
+
+    def _request_turn(self) -> None:
+        """Request a turn from the transport, if anything waits: one turn at a time."""
+        if self._requesting:
+            return  # within `publish` below: the loop continues
+        self._requesting = True
+        try:
+            while self._turn is None and (self._posted or self._producers):
+                turn = self._turn = _Turn(self)
+                ack = self._transport.publish(self.name, turn.take)
+                ack.add_done_callback(turn.ended)
+                if self._turn is turn:
+                    self._turn_ack = ack
+        finally:
+            self._requesting = False
+
+    def _drop_if_given_up(self, ack: Ack) -> None:
+        """Remove a posted publish that was cancelled, and a turn that nothing needs any more."""
         if not ack.cancelled():
-            now_s = ack.get_loop().time()
-            took_s = now_s - sent_s
-            self._window.answered(took_s, self.lane.quickest.update(took_s, now_s), now_s)
-        self._outbox.pump(self)
+            return
+        self._posted = deque(each for each in self._posted if each.ack is not ack)
+        if self._turn_ack is not None and not (self._posted or self._producers):
+            waiting, self._turn, self._turn_ack = self._turn_ack, None, None
+            waiting.cancel()
+        self._on_idle(self)
+
+    def _take_posted(self) -> tuple[Sequence[Outgoing], Callable[[Ack], None]] | None:
+        while self._posted:
+            posted = self._posted.popleft()
+            if not posted.ack.done():
+                return posted.messages, partial(_resolve, posted.ack)
+        return None
+
+    def _take_batch(self) -> tuple[Sequence[Outgoing], Callable[[Ack], None]] | None:
+        """Take one event of each producer in turn, as many as fit one publish."""
+        batch: list[tuple[EventProducer, Event]] = []
+        messages: list[Outgoing] = []
+        size, base_id = 0, ""
+        while self._producers and len(batch) < BATCH_MESSAGES:
+            producer = next(iter(self._producers))
+            event = producer.next_event()
+            if event is None:
+                del self._producers[producer]
+                continue
+            base_id = base_id or self._next_base_id()
+            event = event._replace(id=f"{base_id}:{len(batch)}")
+            message = outgoing(event)
+            size += _most_bytes(event) or message.size_bytes
+            if batch and size > BATCH_BYTES:
+                break
+            batch.append((producer, event))
+            messages.append(message)
+            producer.on_sent(event)
+            del self._producers[producer]
+            if producer.has_more:
+                self._producers[producer] = None  # last: one event of each, in turn
+        return (messages, partial(_acknowledge, batch)) if batch else None
 
 
 class PublishQueue:
-    """The outbox of a process.
+    """The publish queue of a process: one `ChannelQueue` for each channel in use.
 
     Args:
-        channel: what it publishes to.
-        rate_per_s: publishes a second, on a channel and on a connection; 0: no limit.
+        transport: limits rates and gives each channel its turns.
     """
 
-    def __init__(self, channel: ChannelLog, *, rate_per_s: float) -> None:
-        self._channel = channel
-        self._rate_per_s = rate_per_s
-        self._trays: dict[str, ChannelQueue] = {}
-        self._lanes: list[_ConnectionSlot] = []
+    def __init__(self, transport: PublishTransport) -> None:
+        self._transport = transport
+        self._channels: dict[str, ChannelQueue] = {}
         self._name = uuid.uuid4().hex[:16]
         self._count = 0
-        self._sustained_per_s = RateLimit(rate_per_s).sustained_per_s
-        self._trays_per_lane = max(1, int(self._sustained_per_s * TURN_S))
 
     @contextmanager
-    def tray(self, channel_name: str, *, steady_per_s: float = 0.0) -> Iterator[ChannelQueue]:
-        """The tray of a channel, for as long as the block runs.
+    def channel(self, channel_name: str, *, steady_per_s: float = 0.0) -> Iterator[ChannelQueue]:
+        """Open the queue of a channel for the block.
 
-        *steady_per_s*: publishes a second that the borrower will send at its own times, which
-        cannot grow while they wait; others on the lane leave room for them.
+        Args:
+            channel_name: the channel to publish on.
+            steady_per_s: publishes a second that the caller sends at fixed times, so that they
+                cannot be merged while they wait; capacity is reserved for them.
         """
-        room = 0
-        if steady_per_s and self._sustained_per_s:
-            share = steady_per_s / self._sustained_per_s
-            room = max(0, math.ceil(share * self._trays_per_lane) - 1)
-        tray = self._trays.get(channel_name)
-        if tray is None:
-            lane = self._lane(1 + room)
-            lane.trays += 1
-            tray = ChannelQueue(self, channel_name, lane, self._rate_per_s)
-            self._trays[channel_name] = tray
-        tray.borrowers += 1
-        tray.lane.trays += room
+        queue = self._channels.get(channel_name)
+        if queue is None:
+            queue = ChannelQueue(
+                channel_name, self._transport, self._next_base_id, self._forget_if_idle
+            )
+            self._channels[channel_name] = queue
+        queue.users += 1
         try:
-            yield tray
+            with self._transport.reserve(channel_name, steady_per_s=steady_per_s):
+                yield queue
         finally:
-            tray.lane.trays -= room
-            tray.borrowers -= 1
-            self._put_away(tray)
+            queue.users -= 1
+            self._forget_if_idle(queue)
 
-    def pump(self, tray: ChannelQueue) -> None:
-        """Send what *tray* and its lane may send now; see to it that the rest is sent later."""
-        if tray.has_more and not tray.queued:
-            tray.queued = True
-            tray.lane.waiting.append(tray)
-        self._put_away(tray)
-        lane = tray.lane
-        if lane.timer is not None:
-            now_s = asyncio.get_running_loop().time()
-            if lane.pace.wait_s(now_s) or tray.pace.wait_s(now_s):
-                return
-            lane.timer.cancel()
-        self._turn(lane)
+    def _forget_if_idle(self, queue: ChannelQueue) -> None:
+        if queue.idle and self._channels.get(queue.name) is queue:
+            del self._channels[queue.name]
 
-    def _turn(self, lane: _ConnectionSlot) -> None:
-        loop = asyncio.get_running_loop()
-        lane.timer = None
-        now_s = loop.time()
-        waits_s = []
-        for _ in range(len(lane.waiting)):
-            if wait_s := lane.pace.wait_s(now_s):
-                waits_s = [wait_s]
-                break
-            tray = lane.waiting.popleft()
-            if not (wait_s := tray.pace.wait_s(now_s)):
-                self._count += 1
-                tray.send(self._channel, f"{self._name}-{self._count}", now_s)
-                wait_s = tray.pace.wait_s(now_s)
-            tray.queued = tray.has_more
-            if tray.queued:
-                lane.waiting.append(tray)
-                waits_s.append(wait_s)
-        if lane.waiting:
-            soonest_s = max(min(waits_s), lane.pace.wait_s(now_s))
-            lane.timer = loop.call_later(soonest_s, self._turn, lane)
-
-    def _lane(self, trays: int) -> _ConnectionSlot:
-        """The first lane with room for *trays*; without a rate there is room for all on one."""
-        for lane in self._lanes:
-            if not self._rate_per_s or lane.trays + trays <= max(self._trays_per_lane, trays):
-                return lane
-        if len(self._lanes) < MOST_LANES:
-            self._lanes.append(_ConnectionSlot(len(self._lanes), self._rate_per_s))
-            return self._lanes[-1]
-        return min(self._lanes, key=lambda lane: lane.trays)
-
-    def _put_away(self, tray: ChannelQueue) -> None:
-        """Forget a tray that nobody needs; until then its channel keeps to its lane, for order."""
-        idle = not (tray.borrowers or tray.unacknowledged or tray.queued)
-        if idle and self._trays.get(tray.name) is tray:
-            del self._trays[tray.name]
-            tray.lane.trays -= 1
+    def _next_base_id(self) -> str:
+        self._count += 1
+        return f"{self._name}-{self._count}"
 
 
 def outgoing(event: Event) -> Outgoing:
-    """The channel message that says *event*."""
+    """Return the channel message that encodes *event*."""
     name, data, extras = tokens.encode(event)
     return Outgoing(name, data, event.id or "", extras, event.client_id)
 
 
-def size_bytes(message: Outgoing) -> int:
-    """What Ably counts of *message* (TM6)."""
-    data = message.data
-    if isinstance(data, str):
-        size = len(data.encode("utf-8", "surrogatepass"))
-    else:
-        size = 0 if data is None else sent_bytes(data)
-    names = len(message.name) + len((message.client_id or "").encode("utf-8", "replace"))
-    return size + names + len(dump(message.extras))
-
-
 def packed(events: Iterable[Event]) -> Iterator[list[Event]]:
-    """*events* in their order, as many at a time as fit one publish."""
+    """Yield *events* in order, in lists that each fit one publish."""
     batch: list[Event] = []
     size = 0
     for event in events:
-        more = size_bytes(outgoing(event))
+        more = outgoing(event).size_bytes
         if batch and (size + more > BATCH_BYTES or len(batch) == BATCH_MESSAGES):
             yield batch
             batch, size = [], 0
@@ -319,27 +292,22 @@ def packed(events: Iterable[Event]) -> Iterator[list[Event]]:
         yield batch
 
 
-def _cost(size: int) -> float:
-    """How many publishes one of *size* bytes counts as."""
-    return max(1.0, size / _BYTES_PER_PUBLISH)
-
-
 def _most_bytes(event: Event) -> int:
-    """No less than `size_bytes` of a plain text, and quickly; 0: it has to be counted."""
+    """Return a cheap upper bound of the message's `size_bytes`; 0: it has to be counted."""
     if event.kind not in TEXTUAL or event.part is not None:
         return 0
-    said = len(event.text or "") + len(event.message_id or "") + len(event.client_id or "")
-    return _HEADERS_BYTES + _WIDEST_BYTES * said
+    characters = len(event.text or "") + len(event.message_id or "") + len(event.client_id or "")
+    return _HEADERS_BYTES + _MOST_UTF8_BYTES * characters
 
 
-def _tell_writers(batch: list[tuple[EventSource, Event]], ack: Ack) -> None:
+def _acknowledge(batch: list[tuple[EventProducer, Event]], ack: Ack) -> None:
     refused = ack.cancelled() or ack.exception() is not None
     serials = [None] * len(batch) if refused else ack.result()
-    for (writer, event), serial in zip(batch, serials, strict=False):
-        writer.answered(event, serial, refused=refused)
+    for (producer, event), serial in zip(batch, serials, strict=False):
+        producer.on_acknowledged(event, serial, refused=refused)
 
 
-def _pass_on(waiter: Ack, ack: Ack) -> None:
+def _resolve(waiter: Ack, ack: Ack) -> None:
     if waiter.done():
         return
     if ack.cancelled():
@@ -348,3 +316,8 @@ def _pass_on(waiter: Ack, ack: Ack) -> None:
         waiter.set_exception(error)
     else:
         waiter.set_result(ack.result())
+
+
+def _ignore(ack: Ack) -> None:
+    if not ack.cancelled():
+        ack.exception()  # retrieved: nothing was published, so nothing failed

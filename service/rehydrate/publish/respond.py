@@ -1,8 +1,9 @@
-"""Respond: publish a response token by token, store it, and end it whatever happens.
+"""Respond: publish a response token by token, store it, and end it in every case.
 
-Nothing is awaited per token. Every acknowledgement is watched; checkpoints, seconds apart, append
-what came since to the store and renew the lease. The end is law 7: the text is committed, then a
-repair if readers may have seen other text, then the ``stop``; each of the two acknowledged.
+Nothing is awaited per token, and every acknowledgement is checked. Checkpoints, seconds apart,
+append the new events to the store and renew the lease. The end follows law 7: the text is
+committed; then a repair is published, if readers may have seen other text; then the ``stop``. Both
+are acknowledged.
 """
 
 from __future__ import annotations
@@ -31,87 +32,89 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 CHECKPOINT_S = 0.5
-CALM = 6
-"""While the channel keeps and takes everything, every so many turns are enough for a checkpoint:
-less is written, and less than what an attach rewinds is only on the channel."""
+CALM_INTERVALS = 6
+"""Intervals between checkpoints while the channel has all of the text. Fewer writes; and what is
+only on the channel stays less than an attach rewinds."""
 
 METADATA_BYTES = 64_000
 
 
 class Response:
-    """A response that is being published; `respond` makes it, and ends it with its block."""
+    """A response that is being published, created by `respond` and ended with its block."""
 
-    def __init__(self, publication: ResponseWriter) -> None:
-        self._out = publication
-        self.id = publication.id
-        self.gen = publication.gen
+    def __init__(self, writer: ResponseWriter) -> None:
+        self._writer = writer
+        self.id = writer.id
+        self.gen = writer.gen
 
     @property
     def text(self) -> str:
         """The text so far."""
-        self._out.settle()
-        return spoken_text(self._out.state.parts())
+        self._writer.close_draft()
+        return spoken_text(self._writer.state.parts())
 
     def write(self, text: str, *, part: str | None = None) -> None:
         """Append *text* to the response (to its part *part*, if that is given).
 
         Raises:
-            Fenced: (as every method here) the response is not this publisher's any more.
-            TooLarge: (likewise) the response would have more than 10 MiB of text, or a million
-                events; nothing of *text* is written, and what was written before stays.
-            BadParameter: (likewise) *text* is no text, or a name has more than 256 characters.
+            Fenced: the response no longer belongs to this publisher (as for every method here).
+            TooLarge: the response would exceed 10 MiB of text or a million events; nothing of
+                *text* is written (as for every method here).
+            BadParameter: *text* is not a string, or a name has more than 256 characters (as for
+                every method here).
         """
-        self._say("token", text, part=part)
+        self._emit_text("token", text, part=part)
 
     def refuse(self, text: str, *, part: str | None = None) -> None:
-        """Append *text* to a part that says why the model will not answer."""
-        self._say("refusal", text, part=part)
+        """Append *text* to a refusal part, which explains why the model does not answer."""
+        self._emit_text("refusal", text, part=part)
 
     def reason(self, text: str, *, part: str | None = None) -> None:
-        """Append *text* to a part that shows the model's reasoning; it is not in the text."""
-        self._say("reasoning", text, part=part)
+        """Append *text* to a reasoning part, which is not included in the response's text."""
+        self._emit_text("reasoning", text, part=part)
 
     def tool_call(self, tool_call_id: str, name: str, args: Any = "") -> None:
-        """The model calls a tool. *args* may be empty and follow by `tool_args`.
+        """Add a tool call. *args* may be empty and follow by `tool_args`.
 
         Raises:
-            BadParameter: JSON cannot say *args*.
-            TooLarge: (as by a result) they have more than 56,000 bytes and fit no channel message;
-                as texts, by `tool_args`, they may.
+            BadParameter: *args* is not JSON-serializable.
+            TooLarge: *args* has more than 56,000 bytes as JSON and does not fit a channel message;
+                `tool_args` accepts it in pieces.
         """
         _check_label("tool_call_id", tool_call_id)
         _check_label("name", name)
         _check_json("args", args, VALUE_BYTES)
-        self._out.emit("tool_call", tool_call_id=tool_call_id, name=name, value=args)
+        self._writer.emit("tool_call", tool_call_id=tool_call_id, name=name, value=args)
 
     def tool_args(self, tool_call_id: str, text: str) -> None:
-        """Append *text* to the arguments of a call."""
-        self._say("tool_args", text, tool_call_id=tool_call_id)
+        """Append *text* to the arguments of a tool call."""
+        self._emit_text("tool_args", text, tool_call_id=tool_call_id)
 
     def tool_result(
         self, tool_call_id: str, result: Any, *, name: str | None = None, failed: bool = False
     ) -> None:
-        """A tool has answered, or *failed*: then *result* says why there is no answer.
+        """Add the result of a tool call. *failed*: *result* describes the failure.
 
         Raises:
-            BadParameter: JSON cannot say *result*.
+            BadParameter: *result* is not JSON-serializable.
+            TooLarge: *result* has more than 56,000 bytes as JSON.
         """
         _check_label("tool_call_id", tool_call_id)
         _check_label("name", name or "")
         _check_json("result", result, VALUE_BYTES)
         status: Status | None = "failed" if failed else None
         named = {"tool_call_id": tool_call_id, "name": name}
-        self._out.emit("tool_result", **named, value=result, status=status)
+        self._writer.emit("tool_result", **named, value=result, status=status)
 
     def annotate(self, metadata: Any) -> None:
-        """Keep *metadata* with the response, instead of what was kept; stored as its text is.
+        """Replace the metadata of the response; stored with the next checkpoint.
 
         Raises:
-            BadParameter: JSON cannot say it.
-            TooLarge: it has more than 64,000 bytes.
+            BadParameter: *metadata* is not JSON-serializable.
+            TooLarge: *metadata* has more than 64,000 bytes as JSON.
         """
         _check_json("metadata", metadata, METADATA_BYTES)
-        self._out.metadata = metadata
+        self._writer.metadata = metadata
 
     def finish(
         self,
@@ -121,52 +124,57 @@ class Response:
         error: Any = None,
         parts: list[dict[str, Any]] | None = None,
     ) -> None:
-        """Say how the response ends; it ends when the block does.
+        """Set how the response ends when the block does.
 
-        *parts*: the final content, if it is known better than by what was written; readers who
-        saw other text are told.
+        Args:
+            status: a terminal status.
+            usage: the vendor's usage figures; JSON.
+            error: a description of a failure; JSON.
+            parts: the final content, if it differs from what was written; a repair is published.
 
         Raises:
-            BadParameter: JSON cannot say *usage* or *error*, *parts* are none, or *status* is no
-                end.
-            TooLarge: *usage* or *error* has more than 16,000 bytes, or *parts* more than a response
-                may have.
+            BadParameter: *usage* or *error* is not JSON-serializable, *parts* is invalid, or
+                *status* is not terminal.
+            TooLarge: *usage* or *error* has more than 16,000 bytes as JSON, or *parts* exceeds the
+                limits of a response.
         """
         if status not in TERMINAL:
-            raise BadParameter("status", "a response ends with a status that is terminal")
+            raise BadParameter("status", f"status must be one of {', '.join(sorted(TERMINAL))}")
         _check_json("usage", usage, END_BYTES)
         _check_json("error", error, END_BYTES, most_bits=HEADER_BITS)
         if parts is not None and parts != []:
             if (parts := clean_parts(parts)) is None:
                 raise BadParameter(
-                    "parts", "parts are text, refusal, reasoning, tool_call, as JSON"
+                    "parts", "parts must be text, refusal, reasoning or tool_call objects"
                 )
             check_parts(parts)
-        self._out.ending = Ending(status, usage, error, parts)
+        self._writer.ending = Ending(status, usage, error, parts)
 
-    def _say(self, kind: Kind, text: str, **fields: Any) -> None:
+    def _emit_text(self, kind: Kind, text: str, **fields: Any) -> None:
         if not isinstance(text, str):
-            raise BadParameter("text", "text is a text")
+            raise BadParameter("text", "text must be a string")
         for name, value in fields.items():
             if value is not None:
                 _check_label(name, value)
         pieces = tokens.split_text(text)
         if len(pieces) > 1:
-            self._out.check_room(len(text))
+            self._writer.check_room(len(text))
         for piece in pieces:
-            self._out.emit(kind, text=piece, **fields)
+            self._writer.emit(kind, text=piece, **fields)
 
 
 def _check_json(name: str, value: Any, most_bytes: int, **bounds: int) -> None:
     if not is_json(value, **bounds):
-        raise BadParameter(name, f"{name} has to be what JSON can say")
+        raise BadParameter(name, f"{name} must be JSON-serializable")
     if value and (size := sent_bytes(value)) > most_bytes:
-        raise TooLarge(f"{name} has {size} bytes as JSON; {most_bytes} are taken")
+        raise TooLarge(f"{name} has {size} bytes as JSON; the limit is {most_bytes}")
 
 
 def _check_label(name: str, value: Any) -> None:
     if not isinstance(value, str) or len(value) > LABEL_CHARACTERS:
-        raise BadParameter(name, f"{name} is a text of at most {LABEL_CHARACTERS} characters")
+        raise BadParameter(
+            name, f"{name} must be a string of at most {LABEL_CHARACTERS} characters"
+        )
 
 
 @asynccontextmanager
@@ -179,17 +187,17 @@ async def respond(
     metadata: Any = None,
     ephemeral: bool = False,
 ) -> AsyncIterator[Response]:
-    """Publish the response *response_id*, written in the block; it ends with the block.
+    """Publish the response that the block writes, and end it with the block.
 
-    The block's end is ``completed``, its cancellation ``cancelled``, an exception ``failed``, if
-    `Response.finish` did not say otherwise. A response whose publisher is dead is taken over, with
-    the next gen.
+    The status is ``completed`` after the block, ``cancelled`` after its cancellation and ``failed``
+    after an exception, unless `Response.finish` has set it. A response whose publisher is dead is
+    taken over with the next gen.
 
     Raises:
-        BadParameter: an id is outside its syntax, or JSON cannot say *metadata*.
-        TooLarge: *metadata* has more than 64,000 bytes.
-        Conflict: it has ended already, or its publisher is alive.
-        Fenced: it was taken over, ended or erased meanwhile; nothing more is published.
+        BadParameter: an id has an invalid syntax, or *metadata* is not JSON-serializable.
+        TooLarge: *metadata* has more than 64,000 bytes as JSON.
+        Conflict: the response has ended already, or its publisher is alive.
+        Fenced: the response was taken over, ended or erased; nothing more is published.
         StoreUnavailable: Postgres did not answer for 30 s; the text is not committed.
         ChannelUnavailable: the text is committed, but Ably did not acknowledge the end.
     """
@@ -198,55 +206,55 @@ async def respond(
     if prompt_id is not None:
         check_message_id(prompt_id, "prompt_id")
     _check_json("metadata", metadata, METADATA_BYTES)
-    ledger = Checkpoints(ctx, conversation_id)
-    gen, name = await ledger.claim(response_id, prompt_id, metadata, ephemeral=ephemeral)
-    with ctx.publish_queue.tray(name) as tray:
-        publication = ResponseWriter(ctx, response_id, gen, tray=tray, ephemeral=ephemeral)
-        publication.start(prompt_id)
-        keeping = asyncio.create_task(
-            _keep(publication, ledger), name=f"checkpoints of {response_id}"
+    checkpoints = Checkpoints(ctx, conversation_id)
+    gen, name = await checkpoints.claim(response_id, prompt_id, metadata, ephemeral=ephemeral)
+    with ctx.publish_queue.channel(name) as queue:
+        writer = ResponseWriter(ctx, response_id, gen, queue=queue, ephemeral=ephemeral)
+        writer.start(prompt_id)
+        saving = asyncio.create_task(
+            _save_checkpoints(writer, checkpoints), name=f"checkpoints of {response_id}"
         )
         try:
-            yield Response(publication)
+            yield Response(writer)
         except BaseException as error:
-            publication.ending = publication.ending or _ending_after(error)
-            await _surely(_end(publication, ledger, keeping))
+            writer.ending = writer.ending or _ending_after(error)
+            await _run_to_end(_end(writer, checkpoints, saving))
             raise
-        await _surely(_end(publication, ledger, keeping))
+        await _run_to_end(_end(writer, checkpoints, saving))
 
 
-async def _keep(publication: ResponseWriter, ledger: Checkpoints) -> None:
-    """Append what was written to the store, and renew the lease.
+async def _save_checkpoints(writer: ResponseWriter, checkpoints: Checkpoints) -> None:
+    """Append new events to the store at intervals, and renew the lease.
 
-    The channel has it meanwhile; where Ably keeps less, or took less, it is done at every turn.
+    The channel has the events in the meantime. Where it lacks some, every interval is used.
     """
     idle_s = 0.0
     while True:
         await asyncio.sleep(CHECKPOINT_S)
         idle_s += CHECKPOINT_S
-        calm_s = min(CALM * CHECKPOINT_S, ledger.lease_s / 5)
-        due_s = calm_s if publication.unstored else ledger.renew_s
-        if idle_s >= due_s or (publication.unstored and publication.urgent):
+        calm_s = min(CALM_INTERVALS * CHECKPOINT_S, checkpoints.lease_s / 5)
+        due_s = calm_s if writer.unstored else checkpoints.renew_s
+        if idle_s >= due_s or (writer.unstored and writer.needs_store):
             try:
-                await ledger.checkpoint(publication)
+                await checkpoints.checkpoint(writer)
                 idle_s = 0.0
             except StoreUnavailable:
-                _log.warning("a checkpoint waits for the store")
+                _log.warning("a checkpoint failed: the store is unavailable; retrying")
 
 
 async def _end(
-    publication: ResponseWriter, ledger: Checkpoints, keeping: asyncio.Task[None]
+    writer: ResponseWriter, checkpoints: Checkpoints, saving: asyncio.Task[None]
 ) -> None:
-    """Law 7: commit the text, then repair it for readers if need be, then say stop."""
+    """End the response by law 7: commit the text, publish a repair if needed, then the stop."""
     try:
-        ending = await publication.end()  # the lease is renewed meanwhile: this may take long
+        ending = await writer.end()  # may take long; the lease is renewed in the meantime
     finally:
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
-    await ledger.commit(publication, ending)
+        saving.cancel()
+        await asyncio.gather(saving, return_exceptions=True)
+    await checkpoints.commit(writer, ending)
     for event in ending:
-        await publication.tell(event)
-    await ledger.told(publication)
+        await writer.publish_until_acked(event)
+    await checkpoints.mark_stop_acked(writer)
 
 
 def _ending_after(error: BaseException) -> Ending:
@@ -255,13 +263,13 @@ def _ending_after(error: BaseException) -> Ending:
     return Ending("failed", error=type(error).__name__)
 
 
-async def _surely(ending: Coroutine[Any, Any, None]) -> None:
-    """Await *ending* to its own end (it has time limits), also while being cancelled."""
+async def _run_to_end(ending: Coroutine[Any, Any, None]) -> None:
+    """Await *ending* until it is done, even while cancelled. It has time limits of its own."""
     task = asyncio.create_task(ending)
     try:
         await asyncio.shield(task)
     except asyncio.CancelledError:
         await asyncio.wait({task})
         if not task.cancelled() and (error := task.exception()) is not None:
-            _log.warning("a cancelled response could not be ended: %s", type(error).__name__)
+            _log.warning("ending a cancelled response failed: %s", type(error).__name__)
         raise

@@ -1,4 +1,4 @@
-"""The channel's side of a publisher: its events in order, and what became of each."""
+"""The events of a response that is being published, in order, and their acknowledgements."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ if TYPE_CHECKING:
     from rehydrate.ports import ChannelPublisher
 
 ACK_TIMEOUT_S = 30.0
-"""How long an ending response waits for what Ably has not acknowledged."""
+"""How long the end of a response waits for outstanding acknowledgements."""
 
-TELL_ATTEMPTS = 4
+PUBLISH_ATTEMPTS = 4
 
 _GROWING = TEXTUAL | {"tool_args"}
 """Kinds whose events grow while they wait to be sent."""
 
 
 class Ending(NamedTuple):
-    """How a response ends; ``parts`` None: with what was written."""
+    """How a response ends. ``parts``: the final content; None: what was written."""
 
     status: Status
     usage: Any = None
@@ -36,7 +36,7 @@ class Ending(NamedTuple):
 
 
 class _Draft:
-    """Text that waits to be sent, and grows until then."""
+    """Text that waits to be sent and grows until then."""
 
     __slots__ = ("characters", "kind", "part", "pieces", "tool_call_id")
 
@@ -47,24 +47,24 @@ class _Draft:
         self.pieces: list[str] = []
         self.characters = 0
 
-    def takes(self, kind: Kind, part: str | None, tool_call_id: str | None, length: int) -> bool:
-        alike = (self.kind, self.part, self.tool_call_id) == (kind, part, tool_call_id)
-        return alike and self.characters + length <= tokens.CHUNK_CHARACTERS
+    def accepts(self, kind: Kind, part: str | None, tool_call_id: str | None, length: int) -> bool:
+        same = (self.kind, self.part, self.tool_call_id) == (kind, part, tool_call_id)
+        return same and self.characters + length <= tokens.CHUNK_CHARACTERS
 
 
 class ResponseWriter:
-    """The channel's side of a publisher: its events, and what became of them.
+    """The events of a response: an `EventProducer` for the publish queue.
 
-    What is written gets its seq when it is sent (or when somebody wants to know the text): until
-    then text of one kind grows into one event.
+    An event gets its seq when it is sent, or when the text is read: until then, text of one kind
+    grows into one event.
 
     Attributes:
-        state: what was written and has its seq, folded.
-        unstored: the events that were sent and that no checkpoint has taken yet.
+        state: the events that have a seq, folded.
+        unstored: the events that were sent and are in no checkpoint yet.
         position: the serial of the start, once it is acknowledged.
-        metadata: what is kept with the response; None: what was given when it began.
-        closed: why nothing more may be written.
-        refused: how many events Ably did not take, or did not acknowledge.
+        metadata: the metadata to store; None: unchanged since the claim.
+        closed: why nothing more may be written; None while writing is allowed.
+        refused: how many events Ably refused, or did not acknowledge.
     """
 
     def __init__(
@@ -73,7 +73,7 @@ class ResponseWriter:
         response_id: str,
         gen: int,
         *,
-        tray: ChannelPublisher,
+        queue: ChannelPublisher,
         ephemeral: bool = False,
     ) -> None:
         self.id = response_id
@@ -85,7 +85,7 @@ class ResponseWriter:
         self.metadata: Any = None
         self.closed: str | None = None
         self.refused = 0
-        self._tray = tray
+        self._queue = queue
         self._now_ms = ctx.now_ms
         self._client_id = ctx.publish_options.client_id
         self._ephemeral = ephemeral
@@ -93,14 +93,14 @@ class ResponseWriter:
         self._characters = 0
         self._draft: _Draft | None = None
         self._waiting: deque[Event] = deque()
-        self._unanswered = 0
+        self._unacknowledged = 0
         self._refused_stored = 0
-        self._all_answered = asyncio.Event()
+        self._all_acknowledged = asyncio.Event()
 
     def start(self, prompt_id: str | None) -> None:
-        """Say that the response begins."""
+        """Publish the start of the response."""
         self._add("start", prompt_id=prompt_id)
-        self._tray.ready(self)
+        self._queue.ready(self)
 
     def emit(
         self,
@@ -111,11 +111,11 @@ class ResponseWriter:
         tool_call_id: str | None = None,
         **fields: Any,
     ) -> None:
-        """Say what comes next in the response.
+        """Append an event to the response.
 
         Raises:
-            Fenced: it is not this publisher's any more.
-            TooLarge: the response would be larger than a response may be.
+            Fenced: the response no longer belongs to this publisher, or has ended.
+            TooLarge: the response would exceed the limits of a response.
         """
         if self.closed is not None:
             raise Fenced(self.closed)
@@ -125,66 +125,70 @@ class ResponseWriter:
         if kind in _GROWING and text is not None:
             self._grow(kind, text, part, tool_call_id)
         else:
-            self.settle()
+            self.close_draft()
             self._add(kind, text=text, part=part, tool_call_id=tool_call_id, **fields)
-        self._tray.ready(self)
+        self._queue.ready(self)
 
-    def settle(self) -> None:
-        """Give what was written its seq; what comes then begins another event."""
+    def close_draft(self) -> None:
+        """Give the text written so far its seq; later text starts another event."""
         draft, self._draft = self._draft, None
         if draft is not None:
             text = draft.pieces[0] if len(draft.pieces) == 1 else "".join(draft.pieces)
             self._add(draft.kind, text=text, part=draft.part, tool_call_id=draft.tool_call_id)
 
+    @property
+    def has_more(self) -> bool:
+        """See `rehydrate.ports.EventProducer`."""
+        return bool(self._waiting) or self._draft is not None
+
     def next_event(self) -> Event | None:
-        """See `rehydrate.publish.publish_queue.EventSource`."""
+        """See `rehydrate.ports.EventProducer`."""
         if not self._waiting:
-            self.settle()
+            self.close_draft()
         return self._waiting[0] if self._waiting else None
 
-    def posted(self, event: Event) -> None:
-        """See `rehydrate.publish.publish_queue.EventSource`."""
+    def on_sent(self, event: Event) -> None:
+        """See `rehydrate.ports.EventProducer`."""
         self._waiting.popleft()
         self.unstored.append(event)
-        self._unanswered += 1
+        self._unacknowledged += 1
 
-    def answered(self, event: Event, serial: str | None, *, refused: bool) -> None:
-        """See `rehydrate.publish.publish_queue.EventSource`."""
-        self._unanswered -= 1
+    def on_acknowledged(self, event: Event, serial: str | None, *, refused: bool) -> None:
+        """See `rehydrate.ports.EventProducer`."""
+        self._unacknowledged -= 1
         self.refused += refused
         if event.kind == "start" and serial is not None:
             self.position = serial
-        if not self._unanswered:
-            self._all_answered.set()
+        if not self._unacknowledged:
+            self._all_acknowledged.set()
 
     @property
-    def urgent(self) -> bool:
-        """Whether readers may need the store soon: Ably keeps, or took, less than was said."""
+    def needs_store(self) -> bool:
+        """Whether the channel lacks some of the text, so that readers need a checkpoint soon."""
         return self._ephemeral or self.refused > self._refused_stored
 
     def stored(self, count: int) -> None:
-        """A checkpoint has taken the first *count* of what was unstored."""
+        """Remove the first *count* events from `unstored`: a checkpoint has committed them."""
         del self.unstored[:count]
         self._refused_stored = self.refused
 
     async def end(self) -> list[Event]:
-        """Wait until all is acknowledged; return what ends the response.
+        """Wait for outstanding acknowledgements; return the events that end the response.
 
-        That is a repair, if readers may have seen other text than what is to be committed, and the
-        stop.
+        They are a repair, if readers may have seen other text than will be committed, and the stop.
         """
-        self.settle()
-        await self._quiet()
+        self.close_draft()
+        await self._wait_until_acknowledged()
         self.closed = self.closed or f"response {self.id!r} has ended"
         unsent = bool(self._waiting)
         self.unstored.extend(self._waiting)
         self._waiting.clear()
         status, usage, error, parts = self.ending or Ending("completed")
-        said = self.state.parts()
+        written = self.state.parts()
         events = []
-        uncertain = unsent or self.refused or self._unanswered
-        if uncertain or (parts is not None and parts != said):
-            final = said if parts is None else parts
+        uncertain = unsent or self.refused or self._unacknowledged
+        if uncertain or (parts is not None and parts != written):
+            final = written if parts is None else parts
             events.append(Event.repair(self.id, parts=final, gen=self.gen, seq=self._seq))
         events.append(
             Event.stop(
@@ -196,18 +200,18 @@ class ResponseWriter:
                 seq=self._seq + 1,
             )
         )
-        return [self._signed(event) for event in events]
+        return [self._with_stable_id(event) for event in events]
 
-    async def tell(self, event: Event) -> None:
-        """Publish *event* until it is acknowledged.
+    async def publish_until_acked(self, event: Event) -> None:
+        """Publish *event*, retrying until it is acknowledged.
 
         Raises:
-            ChannelUnavailable: Ably did not take it; whoever sweeps the lease will tell.
+            ChannelUnavailable: every attempt failed. A sweeper will publish the event.
         """
-        for attempt in range(TELL_ATTEMPTS):
+        for attempt in range(PUBLISH_ATTEMPTS):
             try:
                 async with asyncio.timeout(ACK_TIMEOUT_S):
-                    await self._tray.say_alone(event)
+                    await self._queue.publish_one(event)
             except (ChannelUnavailable, TimeoutError):
                 await asyncio.sleep(random.uniform(0.5, 1) * 2**attempt / 4)  # noqa: S311 - jitter
             else:
@@ -215,23 +219,27 @@ class ResponseWriter:
         raise ChannelUnavailable(f"the {event.kind} of {self.id!r} was not acknowledged")
 
     def check_room(self, length: int) -> None:
-        """Return if so many characters more may be written.
+        """Check that *length* more characters may be written.
 
         Raises:
-            TooLarge: the response would be larger than one may be.
+            TooLarge: the response would exceed the limits of a response.
         """
         if self._seq >= extent.MAX_EVENTS:
-            raise TooLarge(f"response {self.id!r} has {extent.MAX_EVENTS} events, and no more fit")
+            raise TooLarge(
+                f"response {self.id!r} has {extent.MAX_EVENTS} events, which is the limit"
+            )
         if self._characters + length > extent.MAX_CHARACTERS:
-            raise TooLarge(f"response {self.id!r} would pass {extent.MAX_CHARACTERS} characters")
-        held = self.state.budget
-        if held is not None and held.steps >= extent.MAX_STEPS:
-            raise TooLarge(f"response {self.id!r} changed its part {extent.MAX_STEPS} times")
+            raise TooLarge(f"response {self.id!r} would exceed {extent.MAX_CHARACTERS} characters")
+        budget = self.state.budget
+        if budget is not None and budget.steps >= extent.MAX_STEPS:
+            raise TooLarge(
+                f"response {self.id!r} switched parts {extent.MAX_STEPS} times, which is the limit"
+            )
 
     def _grow(self, kind: Kind, text: str, part: str | None, tool_call_id: str | None) -> None:
         draft = self._draft
-        if draft is None or not draft.takes(kind, part, tool_call_id, len(text)):
-            self.settle()
+        if draft is None or not draft.accepts(kind, part, tool_call_id, len(text)):
+            self.close_draft()
             draft = self._draft = _Draft(kind, part, tool_call_id)
         draft.pieces.append(text)
         draft.characters += len(text)
@@ -252,8 +260,8 @@ class ResponseWriter:
         fold(self.state, event)
         self._waiting.append(event)
 
-    def _signed(self, event: Event) -> Event:
-        """*event* with an id that stays when it is told again, by whomever."""
+    def _with_stable_id(self, event: Event) -> Event:
+        """Return *event* with an id that is the same for every publisher that repeats it."""
         place = "repair" if event.kind == "repair" else event.seq
         return event._replace(
             id=f"{self.id}:{self.gen}:{place}",
@@ -261,14 +269,14 @@ class ResponseWriter:
             timestamp_ms=self._now_ms(),
         )
 
-    async def _quiet(self) -> None:
-        """Return when nothing waits and all is answered, or when that takes too long."""
+    async def _wait_until_acknowledged(self) -> None:
+        """Return when all events are sent and acknowledged, or after `ACK_TIMEOUT_S`."""
         loop = asyncio.get_running_loop()
         deadline_s = loop.time() + ACK_TIMEOUT_S
-        while (self._waiting or self._unanswered) and loop.time() < deadline_s:
-            self._all_answered.clear()
+        while (self._waiting or self._unacknowledged) and loop.time() < deadline_s:
+            self._all_acknowledged.clear()
             try:
                 async with asyncio.timeout_at(deadline_s):
-                    await self._all_answered.wait()
+                    await self._all_acknowledged.wait()
             except TimeoutError:
                 return

@@ -1,8 +1,8 @@
-"""Unanswered: the prompts that an agent has to answer, each once, however often it restarts.
+"""Unanswered: the prompts that an agent has to answer, each once, across restarts.
 
-A prompt is answered when there is a response with its id as ``prompt_id``. Until then it belongs to
-the agent that has claimed it: the claim is a row with a lease, so two agents never work on the same
-prompt, and that of a dead one comes free.
+A prompt is answered when a response has its id as ``prompt_id``. Until then it belongs to the agent
+that has claimed it. A claim is a row with a lease, so two agents never work on the same prompt, and
+the claim of a dead agent expires.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 LEASE_S = 30.0
-"""How long a claim holds without a sign of life."""
+"""How long a claim lasts without renewal."""
 
-_MOST_PASSED = 10_000
+_MOST_OFFERED = 10_000
 
 
 class Prompt(NamedTuple):
-    """A prompt to answer. ``sent_ms``: when it was sent, in ms since 1970, if that is known."""
+    """A prompt to answer. ``sent_ms``: when it was sent, ms since 1970; None if unknown."""
 
     id: str
     text: str
@@ -50,28 +50,35 @@ async def unanswered(
     wait: Callable[[], Awaitable[bool]] | None = None,
     lease_s: float = LEASE_S,
 ) -> AsyncGenerator[Prompt]:
-    """Yield the prompts without a response, in their order, each once.
+    """Yield the prompts without a response, in order, each once.
 
-    While the caller works on one it is claimed; a prompt that he leaves without a response is not
-    offered again here, but to the next who asks. *record* brings what the channel says into the
-    store. *wait* returns when there may be more (False: there never will be); without it, it ends.
+    A prompt is claimed while the caller works on it. One that the caller leaves without a response
+    is not yielded again by this iterator, but by the next one.
+
+    Args:
+        ctx: the context of the process.
+        conversation_id: the conversation.
+        record: records the conversation's channel, so that new prompts are in the store.
+        wait: returns True when there may be new prompts, False if there will be none; None: the
+            iterator ends when all prompts were yielded.
+        lease_s: how long a claim lasts without renewal.
 
     Raises:
         StoreUnavailable: Postgres does not answer.
-        ChannelUnavailable: Ably does not answer: there may be prompts that are not stored.
+        ChannelUnavailable: Ably does not answer; there may be prompts that are not stored.
     """
     check_conversation_id(conversation_id)
     holder = uuid.uuid4().hex
-    passed: OrderedDict[str, None] = OrderedDict()
+    offered: OrderedDict[str, None] = OrderedDict()
     await record(conversation_id)
     while True:
-        wire = await ctx.store.claim(conversation_id, holder, lease_s, passed)
+        wire = await ctx.store.claim(conversation_id, holder, lease_s, offered)
         if wire is not None:
             prompt = _prompt(wire)
-            passed[prompt.id] = None
-            if len(passed) > _MOST_PASSED:
-                passed.popitem(last=False)
-            async with _kept(ctx.store, (conversation_id, prompt.id, holder), lease_s):
+            offered[prompt.id] = None
+            if len(offered) > _MOST_OFFERED:
+                offered.popitem(last=False)
+            async with _claimed(ctx.store, (conversation_id, prompt.id, holder), lease_s):
                 yield prompt
         elif wait is None or not await wait():
             return
@@ -86,10 +93,10 @@ def _prompt(wire: bytes) -> Prompt:
 
 
 @asynccontextmanager
-async def _kept(
+async def _claimed(
     claims: PromptClaims, claim: tuple[str, str, str], lease_s: float
 ) -> AsyncIterator[None]:
-    """Renew the *claim* while the block runs, and give it back."""
+    """Renew the *claim* while the block runs, then release it."""
     renewing = asyncio.create_task(_renew(claims, claim, lease_s), name="renewing a claim")
     try:
         yield
@@ -99,7 +106,7 @@ async def _kept(
         try:
             await claims.release_claim(*claim)
         except StoreUnavailable:
-            _log.warning("a claim could not be given back; it ends with its lease")
+            _log.warning("a prompt claim could not be released; it expires with its lease")
 
 
 async def _renew(claims: PromptClaims, claim: tuple[str, str, str], lease_s: float) -> None:
@@ -107,7 +114,7 @@ async def _renew(claims: PromptClaims, claim: tuple[str, str, str], lease_s: flo
         await asyncio.sleep(lease_s / 3)
         try:
             if not await claims.renew_claim(*claim, lease_s):
-                _log.warning("the claim of a prompt has ended: another agent may answer it")
+                _log.warning("a prompt claim has expired: another agent may answer the prompt")
                 return
         except StoreUnavailable:
-            _log.warning("the claim of a prompt waits for the store")
+            _log.warning("a prompt claim could not be renewed: the store is unavailable; retrying")

@@ -132,7 +132,7 @@ class ReplayWorker:
     async def _perform(self, run: ReplayRun) -> tuple[ReplayState, Any]:
         """Run a replay to its end; return its final state, and the problem if it failed."""
         replay = run.replay
-        with self._ctx.publish_queue.tray(
+        with self._ctx.publish_queue.channel(
             replay.channel, steady_per_s=replay.terms.max_rate
         ) as outlet:
             try:

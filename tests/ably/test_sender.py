@@ -10,7 +10,7 @@ import pytest
 
 from ably_channel import opened, until
 from localably import Key, LocalAbly
-from rehydrate.ably import publisher as publishing
+from rehydrate.ably import sender as sending
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.ports import Outgoing
 
@@ -67,15 +67,16 @@ async def test_a_restarted_server_receives_every_unacknowledged_message(server, 
     assert got == [str(n) for n in range(200)][-len(got) :]
 
 
-async def test_a_published_message_without_acknowledgement_is_not_published_twice(server, log):
-    await log.publish(C, [token("first")])
-    server.faults.set("lose_acks")
-    answers = [log.publish(C, [token(n)]) for n in range(50)]
-    await until(lambda: server.faults.listing()["lose_acks"]["fired"] >= 50)
-    server.faults.clear()
-    server.cut()
-    assert all([await answer for answer in answers])
-    assert await stored(log) == ["first", *(str(n) for n in range(50))]
+async def test_a_published_message_without_acknowledgement_is_not_published_twice(server):
+    async with opened(server, publishes_in_flight=50) as log:
+        await log.publish(C, [token("first")])
+        server.faults.set("lose_acks")
+        answers = [log.publish(C, [token(n)]) for n in range(50)]
+        await until(lambda: server.faults.listing()["lose_acks"]["fired"] >= 50)
+        server.faults.clear()
+        server.cut()
+        assert all([await answer for answer in answers])
+        assert await stored(log) == ["first", *(str(n) for n in range(50))]
 
 
 async def test_a_missing_acknowledgement_fails_within_the_time_limit(server):
@@ -212,10 +213,10 @@ async def test_closing_has_a_time_limit(server, monkeypatch):
 
 
 async def test_unused_channels_are_released(server, log, monkeypatch):
-    monkeypatch.setattr(publishing, "_CHANNELS_KEPT", 5)
+    monkeypatch.setattr(sending, "_CHANNELS_KEPT", 5)
     for n in range(20):
         await log.publish(f"ai:{n}", [token(n)])
-    assert list(log._lanes._lanes[0].publisher._channels) == [f"ai:{n}" for n in range(15, 20)]
+    assert list(log._slots._slots[0].sender._channels) == [f"ai:{n}" for n in range(15, 20)]
     assert await log.publish("ai:0", [token("again")])
     assert await stored(log, "ai:0") == ["0", "again"]
 
