@@ -101,25 +101,23 @@ async def test_publishes_wait_for_the_rate_and_keep_their_order(server):
 
 
 async def test_a_batch_is_made_when_it_is_sent(server):
-    async with opened(server, publish_rate=10) as log:
+    async with opened(server, publish_rate=2) as log:
         written = ["a"]
 
         def take():
             taken, written[:] = "".join(written), []
             return [Outgoing("token", taken, f"b-{taken}")]
 
-        await log.publish(C, [token("first")])
-        waiting = log.publish(C, take)
-        assert not waiting.done()
+        first, waiting = log.publish(C, [token("first")]), log.publish(C, take)
         written += ["b", "c"]
-        await waiting
+        await asyncio.gather(first, waiting)
         assert await stored(log) == ["first", "abc"]
 
 
 async def test_a_batch_without_messages_publishes_nothing_and_uses_no_turn(server):
-    async with opened(server, publish_rate=1) as log:
+    async with opened(server, publish_rate=0.1) as log:
         assert list(await log.publish(C, list)) == []
-        await asyncio.wait_for(log.publish(C, [token("now")]), 0.5)
+        await asyncio.wait_for(log.publish(C, [token("now")]), 8)
         assert await stored(log) == ["now"]
         assert is_forgotten(log)
 
@@ -164,7 +162,7 @@ async def test_at_most_the_window_is_unacknowledged_and_the_rest_waits(server):
 
 @pytest.mark.parametrize("ready_made", [True, False])
 async def test_a_publish_given_up_while_it_waits_releases_its_channel_and_slot(server, ready_made):
-    async with opened(server, publish_rate=1) as log:
+    async with opened(server, publish_rate=0.1) as log:
         await log.publish(C, [token("first")])
         taken = []
         batch = [token("given up")] if ready_made else lambda: taken.append(1) or [token("x")]
@@ -174,7 +172,6 @@ async def test_a_publish_given_up_while_it_waits_releases_its_channel_and_slot(s
         await asyncio.sleep(0)
         assert is_forgotten(log)
         assert (log._slots._slots[0].open, list(log._slots._slots[0].waiting)) == (0, [])
-        await asyncio.wait_for(log.publish("ai:other", [token("o")]), 5)
         assert (await stored(log), taken) == (["first"], [])
 
 

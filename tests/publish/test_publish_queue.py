@@ -304,7 +304,7 @@ async def test_a_steady_publisher_reserves_room_on_its_connection(database):
 
 
 async def test_a_publish_given_up_while_it_waits_releases_its_queue_and_slot(database):
-    async with opened(database, publish_rate=1) as (_, history):
+    async with opened(database, publish_rate=0.1) as (_, history):
         with history._ctx.publish_queue.channel("ai:left") as queue:
             await queue.publish_one(Event("start", "x0", seq=0, id="x0"))
             with pytest.raises(TimeoutError):
