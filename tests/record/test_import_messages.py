@@ -160,13 +160,15 @@ async def test_gaps_of_an_open_response_close_when_it_is_finished(room):
     assert (message["text"], message["gaps"], message["exact"]) == ("abc", [], True)
 
 
-@pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "not recorded yet"])
+@pytest.mark.parametrize("recorded", ["", "a", "ab"], ids=["nothing", "a part", "all"])
 async def test_the_end_of_an_open_response_is_published_with_the_next_seqs(room, recorded):
     """Readers order the repair and the stop among the publisher's events by seq alone."""
     await room.claimed("r")
-    await room.tell("r", "ab", stop=False)
     if recorded:
+        await room.tell("r", recorded, stop=False)
         await room.catch_up()
+    rest = "ab"[len(recorded) :]
+    await room.tell("r", rest, start=not recorded, stop=False, first=1 + len(recorded))
     await room.take_over("r")
     await room.store_messages(NewMessage("r", "assistant", text="ab!"))
     await swept(room, "r")
@@ -174,6 +176,15 @@ async def test_the_end_of_an_open_response_is_published_with_the_next_seqs(room,
     assert published[-2:] == [("response-complete", 2), ("stop", 3)]
     (message,) = (await room.hydrate()).messages
     assert (message["text"], message["status"], message["exact"]) == ("ab!", "completed", True)
+
+
+async def test_an_open_response_is_finished_without_the_channel(room):
+    await room.tell("r", "ab", stop=False)
+    await room.catch_up()
+    with room.faults.on("fail_history", status=400) as fault:
+        assert (await room.store_messages(NewMessage("r", "assistant", text="ab!"))).stored == ["r"]
+    assert fault.fired
+    assert await room.shown() == {"r": ("ab!", "completed")}
 
 
 async def swept(room, rid):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core import wire
@@ -11,13 +12,16 @@ from rehydrate.core.json import is_json
 from rehydrate.core.positions import check_conversation_id, check_message_id, insertion_position
 from rehydrate.core.text.parts import clean_parts
 from rehydrate.core.text.size_budget import check_parts
-from rehydrate.errors import BadParameter, Conflict
+from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict
+from rehydrate.record.catch_up import catch_up
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from rehydrate.context import Context
     from rehydrate.ports import LockedConversation
+
+_log = logging.getLogger(__name__)
 
 _ROLES = ("user", "assistant")
 
@@ -70,7 +74,9 @@ async def store_messages(
     """Store finished *messages*, all or none. Storing the same messages again changes nothing.
 
     A response that the channel shows as open ends with the given content, unless its publisher is
-    alive. Its followers receive the end from the next sweep.
+    alive. Its followers receive the end from the next sweep. The channel is recorded before, because
+    the repair and the stop of that sweep need the seqs after those that the channel has; where Ably
+    does not answer, they get the seqs after those in the store.
 
     Args:
         ctx: the adapters and limits.
@@ -89,6 +95,23 @@ async def store_messages(
     check_conversation_id(conversation_id)
     for new in messages:
         _check(new)
+    try:
+        return await _store(ctx, conversation_id, messages, recorded=False)
+    except _NotRecordedError:
+        try:
+            await catch_up(ctx, conversation_id)
+        except ChannelUnavailable as error:
+            _log.warning("an open response is ended without reading its channel: %s", error)
+        return await _store(ctx, conversation_id, messages, recorded=True)
+
+
+class _NotRecordedError(Exception):
+    """A response to be ended is open, so its channel may have more of it than the store."""
+
+
+async def _store(
+    ctx: Context, conversation_id: str, messages: Sequence[NewMessage], *, recorded: bool
+) -> StoreResult:
     result = StoreResult([], [])
     now_ms = ctx.now_ms()
     channel_name = ctx.default_channel(conversation_id)
@@ -100,6 +123,8 @@ async def store_messages(
             if await _is_stored(locked, new, old, now_ms):
                 result.unchanged.append(new.id)
                 continue
+            if old is not None and not recorded:
+                raise _NotRecordedError
             on_channel += [old.id] if old is not None else []
             states.append(_finished(new, old, now_ms, index))
             known[new.id] = states[-1]
