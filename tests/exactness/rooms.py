@@ -15,6 +15,7 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from urllib.parse import urlsplit
 
+from fault_checks import every_fault_fires
 from localably import LocalAbly
 from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.context import Context, PublishOptions
@@ -280,9 +281,10 @@ class House:
 
     @contextlib.contextmanager
     def room(self, *, retention_ms=120_000, agents=frozenset(), clock=now_ms):
-        """A conversation of its own; faults are switched off after it."""
+        """A conversation of its own; its faults must fire, and are switched off after it."""
         try:
-            yield Room(self, clock=clock, retention_ms=retention_ms, agents=agents)
+            with every_fault_fires(self.server.faults):
+                yield Room(self, clock=clock, retention_ms=retention_ms, agents=agents)
         finally:
             self.server.faults.clear()
 

@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 
 import pytest
 
+from fault_checks import every_fault_fires
 from localably import LocalAbly, LocalAblySettings
 from rehydrate.ably import connection_slots
 from rehydrate.core.codecs import decode_all
@@ -33,8 +34,9 @@ async def opened(database, *, limits=True, **more):
             ably_tls=False,
             **more,
         )
-        async with History(settings) as history:
-            yield ably, history
+        with every_fault_fires(ably.faults):
+            async with History(settings) as history:
+                yield ably, history
 
 
 async def published(history, channel):
