@@ -25,7 +25,7 @@ V = TypeVar("V")
 _log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-"""The delay before a failed run is repeated, unless the task runs more often than that."""
+"""The first delay before a failed run is repeated, unless the task runs more often than that."""
 
 RESTART_S = 0.5
 """The delay before a task that was ended from outside is started again."""
@@ -124,7 +124,8 @@ def log_failure(logger: logging.Logger, message: str, error: BaseException) -> N
 class PeriodicTask:
     """Call *run* again and again in the background, until closed.
 
-    An exception of *run* is logged, once for as long as it repeats, and the call is repeated. If the task itself is
+    An exception of *run* is logged, once for as long as it repeats, and the call is repeated: after
+    `RETRY_S`, then less and less often, but at least at the interval. If the task itself is
     ended from outside, it is started again.
 
     Args:
@@ -198,6 +199,8 @@ class PeriodicTask:
 
     async def _loop(self) -> None:
         this = asyncio.current_task()
+        every_s = self._every_s or RETRY_S
+        backoff = Backoff(min(RETRY_S, every_s), max(RETRY_S, every_s))
         while self._task is this:  # a run that swallows its cancellation must not outlive `close`
             await self._due()
             try:
@@ -207,11 +210,12 @@ class PeriodicTask:
                     log_failure(_log, f"background task {self.name} failed, will retry", error)
                 self._failure = type(error)
                 self._wake.set()
-                await asyncio.sleep(jittered(min(RETRY_S, self._every_s or RETRY_S)))
+                await asyncio.sleep(backoff.next_s())
             else:
                 if self._failure is not None:
                     _log.info("background task %s works again", self.name)
                 self._failure = None
+                backoff.reset()
                 self.last_ok_s = asyncio.get_running_loop().time()
 
     async def _due(self) -> None:

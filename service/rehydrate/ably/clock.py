@@ -9,11 +9,10 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from typing import TYPE_CHECKING
 
-from rehydrate.background import Backoff
+from rehydrate.background import Backoff, PeriodicTask
 from rehydrate.errors import ChannelUnavailable
 
 if TYPE_CHECKING:
@@ -51,7 +50,7 @@ class ServerClock:
         self._steady_ms = steady_ms or _steady_ms
         self._offset_ms: int | None = None
         self._lock = asyncio.Lock()
-        self._task: asyncio.Task[None] | None = None
+        self.task = PeriodicTask("channel clock", self._refresh, every_s=ASK_EVERY_S)
 
     @property
     def known(self) -> bool:
@@ -78,7 +77,7 @@ class ServerClock:
 
     async def open(self) -> None:
         """Fetch the time, and keep refreshing it in the background."""
-        if self._task is not None:
+        if self.task.is_open:
             return
         try:
             async with asyncio.timeout(_FIRST_WAIT_S):
@@ -87,25 +86,26 @@ class ServerClock:
             _LOG.warning(
                 "Ably did not answer with its time; using this machine's clock until it does"
             )
-        self._task = asyncio.create_task(self._run(), name="rehydrate channel clock")
+        self.task.open()
+        if not self.known:
+            self.task.wake()
 
     async def close(self) -> None:
         """Stop refreshing."""
-        task, self._task = self._task, None
-        if task is not None:
-            task.cancel()
-            await asyncio.gather(task, return_exceptions=True)
+        await self.task.close()
 
-    async def _run(self) -> None:
+    async def _refresh(self) -> None:
         backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
-        while True:
-            every_s = ASK_EVERY_S * random.uniform(0.75, 1.25)  # noqa: S311 - spreads load
-            await asyncio.sleep(every_s if self.known else backoff.next_s())
+        while not self.known:  # until it is, history cannot be read: do not wait for the interval
+            await asyncio.sleep(backoff.next_s())
             try:
-                async with self._lock:
-                    await self._fetch()
+                await self.sync()
             except ChannelUnavailable as error:
-                _LOG.debug("refreshing Ably's time: %s", error)
+                _LOG.debug("fetching Ably's time: %s", error)
+            else:
+                return
+        async with self._lock:
+            await self._fetch()
 
     async def _fetch(self) -> None:
         server_ms = await self._ask()

@@ -1,0 +1,160 @@
+"""Every background task of an open `History` survives a failure and a cancellation, and works."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+
+import pytest
+
+from localably import LocalAbly
+from rehydrate import NewMessage
+from telling import history_over, publisher_to
+from waiting import until
+
+SETTINGS = {"lease_s": 1.0, "idle_limit_ms": 1000, "retention_ms": 2000}
+
+
+@pytest.fixture(scope="module")
+async def server():
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
+async def opened(module_database, server):
+    """A `History`, and the names of the tasks that opening it started."""
+    before = asyncio.all_tasks()
+    async with history_over(module_database, server, **SETTINGS) as history:
+        await asyncio.sleep(0.1)
+        started = asyncio.all_tasks() - before
+        yield history, {task.get_name() for task in started if ours(task)}
+
+
+def ours(task):
+    """Whether the project started *task*: the database driver and the SDK have their own."""
+    return not task.get_coro().cr_code.co_filename.count("site-packages")
+
+
+@pytest.fixture
+def place(opened, server):
+    """Where a job is done: a `History`, the channel server, and a new conversation."""
+    return opened[0], server, f"b-{secrets.token_hex(4)}"
+
+
+async def recorded(history, conversation, message_id):
+    await until(lambda: history._store.states(conversation, [message_id]))
+
+
+async def stop_on_channel(history, conversation):
+    pages = history._channel.history(f"ai:{conversation}", forwards=True)
+    return any([message.name == "stop" async for page in pages for message in page])
+
+
+class Jobs:
+    """One job for each task; each returns once the task has done it."""
+
+    async def recorder(self, history, server, conversation):
+        async with publisher_to(server, f"ai:{conversation}") as publisher:
+            await publisher.say("user-input", {"promptId": "p", "text": "hi"})
+            history._upkeep.wake(conversation)
+            await recorded(history, conversation, "p")
+
+    async def webhook_wakeups(self, history, server, conversation):
+        async with publisher_to(server, f"ai:{conversation}") as publisher:
+            await publisher.say("user-input", {"promptId": "p", "text": "hi"})
+            history.hear([f"ai:{conversation}"])
+            await recorded(history, conversation, "p")
+
+    async def poller(self, history, server, conversation):
+        async with history._store.locked(conversation, f"ai:{conversation}"):
+            pass  # the row of a conversation that no process uses
+        async with publisher_to(server, f"ai:{conversation}") as publisher:
+            await publisher.say("user-input", {"promptId": "p", "text": "hi"})
+            await recorded(history, conversation, "p")
+
+    async def erasure_watch(self, history, server, conversation):
+        await history.store_messages(conversation, [NewMessage("p", "user", text="hi")])
+        async with asyncio.timeout(20), history.joined(conversation) as follower:
+            assert (await anext(follower)).data["messages"]
+            async with history._store.locked(conversation, f"ai:{conversation}") as locked:
+                await locked.erase(history._channel.now_ms(), ["p"])  # as another process does
+            while (event := await anext(follower)).kind != "snapshot" or event.data["messages"]:
+                pass
+
+    async def sweeper(self, history, server, conversation):
+        async with publisher_to(server, f"ai:{conversation}") as publisher:
+            await publisher.stream("r", "ab", stop=False)
+            await history.catch_up(conversation)
+            await history.store_messages(conversation, [NewMessage("r", "assistant", text="abc")])
+            await until(lambda: stop_on_channel(history, conversation))
+
+    async def idle_limit(self, history, server, conversation):
+        async with publisher_to(server, f"ai:{conversation}") as publisher:
+            await publisher.stream("r", "ab", stop=False)
+            await history.catch_up(conversation)
+
+        async def interrupted():
+            return (await history._store.states(conversation, ["r"]))[0].status == "interrupted"
+
+        await until(interrupted)
+
+    async def replays(self, history, server, conversation):
+        await history.store_messages(conversation, [NewMessage("r", "assistant", text="abc")])
+        replay = await history.replay(conversation, "r", speed=0)
+
+        async def done():
+            return (await history.find_replay(replay.id)).state == "done"
+
+        await until(done)
+
+    async def channel_clock(self, history, server, conversation):
+        task = named(history, "channel clock")
+        fetched_s = task.last_ok_s
+        task.wake()
+        await until(lambda: task.last_ok_s > fetched_s)
+
+
+NAMES = sorted(name for name in vars(Jobs) if not name.startswith("_"))
+
+
+def named(history, name):
+    """Return the task of that name."""
+    tasks = [*history._upkeep.tasks, history._jobs.task, history._channel._clock.task]
+    return next(task for task in tasks if key(task.name) == key(name))
+
+
+def key(name):
+    return name.replace("-", "").replace(" ", "_")
+
+
+def test_every_task_has_its_test(opened):
+    assert {key(name) for name in opened[1]} == set(NAMES)
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_cancelled_task_is_restarted_and_works(place, name):
+    task = named(place[0], name)
+    (running,) = [each for each in asyncio.all_tasks() if each.get_name() == task.name]
+    restarts = task.restarts
+    running.cancel()
+    await until(lambda: task.restarts == restarts + 1)
+    await getattr(Jobs(), name)(*place)
+
+
+@pytest.mark.parametrize("error", [TimeoutError(), KeyError("a defect")], ids=type)
+@pytest.mark.parametrize("name", NAMES)
+async def test_a_task_that_failed_once_works(place, monkeypatch, name, error):
+    task = named(place[0], name)
+    run, failures = task._run, []
+
+    async def failing():
+        if not failures:
+            failures.append(error)
+            raise error
+        return await run()
+
+    monkeypatch.setattr(task, "_run", failing)
+    task.wake()
+    await until(lambda: failures)
+    await getattr(Jobs(), name)(*place)
