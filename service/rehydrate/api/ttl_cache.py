@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from typing import TYPE_CHECKING, Generic, TypeVar
+
+from rehydrate.background import BoundedCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,9 +21,8 @@ class TtlCache(Generic[T]):
     """
 
     def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
-        self._capacity = capacity
         self._clock = clock
-        self._entries: OrderedDict[bytes, tuple[T, float]] = OrderedDict()
+        self._entries: BoundedCache[bytes, tuple[T, float]] = BoundedCache(capacity)
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -34,14 +34,10 @@ class TtlCache(Generic[T]):
             return None
         value, expires_s = entry
         if expires_s <= self._clock():
-            del self._entries[key]
+            self._entries.pop(key)
             return None
-        self._entries.move_to_end(key)
         return value
 
     def put(self, key: bytes, value: T, expires_s: float) -> None:
         """Cache *value* by *key* until the clock shows *expires_s*."""
         self._entries[key] = (value, expires_s)
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
