@@ -50,12 +50,12 @@ async def test_the_app_serves_and_shuts_down_under_uvicorn(database, ably):
 async def test_without_a_database_it_names_the_missing_setting():
     server = await uvicorn()
     try:
-        said = await asyncio.wait_for(server.stderr.read(), 30)
+        output = await asyncio.wait_for(server.stderr.read(), 30)
     finally:
         await _end(server)
     assert server.returncode != 0
     assert (
-        said.decode()
+        output.decode()
         .splitlines()[-1]
         .startswith("rehydrate.errors.NotConfigured: REHYDRATE_DATABASE_URL is not set")
     )

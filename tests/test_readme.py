@@ -151,15 +151,15 @@ def test_all_calls_are_listed():
         for path, methods in app.openapi()["paths"].items()
         for method in methods
     }
-    said = set()
+    listed = set()
     for row in table("call"):
         for call in quoted(row[0]):
             method, _, path = call.rpartition(" ")
             path = re.sub(r"\{\w+\}", "{}", path.partition("?")[0])
-            said.add((method or "GET", path))
+            listed.add((method or "GET", path))
     # the document does not speak of itself, nor of pages
     ours = {("GET", "/openapi.json"), ("GET", "/ui"), ("GET", "/client.js")}
-    assert said - ours == served_calls
+    assert listed - ours == served_calls
 
 
 def test_each_law_names_an_existing_test():

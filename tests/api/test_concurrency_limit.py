@@ -25,8 +25,8 @@ def test_leaving_by_an_error_frees_the_place():
 
 
 def test_changes_of_the_number_are_reported():
-    told = []
-    bound = ConcurrencyLimit(2, "hydrates", told.append)
+    numbers = []
+    bound = ConcurrencyLimit(2, "hydrates", numbers.append)
     with bound, bound:
         pass
-    assert told == [1, 2, 1, 0]
+    assert numbers == [1, 2, 1, 0]

@@ -117,14 +117,14 @@ class TestReadersProof:
         async with calling(create_app(standin, make_access())) as client:
             for tail in ("", "/messages/m", "/messages/none"):
                 problem(await client.get(f"/v1/conversations/theirs{tail}"), 401, "unauthorized")
-                told = []
+                answers_seen = []
                 for name in ("theirs", "nobodys"):
                     answer = await client.get(f"/v1/conversations/{name}{tail}", headers=mine)
                     problem(answer, 403, "forbidden")
                     body = answer.json()
                     del body["request_id"]
-                    told.append((body, sorted(answer.headers)))
-                assert told[0] == told[1]
+                    answers_seen.append((body, sorted(answer.headers)))
+                assert answers_seen[0] == answers_seen[1]
             assert not standin.asked
             assert (await client.get("/v1/conversations/mine", headers=mine)).status_code == 200
 
@@ -236,9 +236,9 @@ class TestOverTheNetwork:
         client, behind = real
         behind.add("c", "m", "x")
         for path in ("/healthz", "/v1/conversations/c/messages/m"):
-            told, whole = await client.head(path), await client.get(path)
-            assert (told.status_code, told.content) == (200, b"")
-            assert told.headers["content-length"] == whole.headers["content-length"]
+            head, whole = await client.head(path), await client.get(path)
+            assert (head.status_code, head.content) == (200, b"")
+            assert head.headers["content-length"] == whole.headers["content-length"]
 
 
 class TestListing:

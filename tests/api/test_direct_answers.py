@@ -121,8 +121,8 @@ async def test_a_stream_is_the_same_with_and_without_direct_sending(database, ow
             assert (await stream.next()).kind == "snapshot"
             for n in range(1, 20):
                 await publisher.say("token", f"{n} ", rid="r", seq=n)
-            told = await stream.take(19)
-        assert [each.data["text"] for each in told] == [f"{n} " for n in range(1, 20)]
+            events = await stream.take(19)
+        assert [each.data["text"] for each in events] == [f"{n} " for n in range(1, 20)]
 
 
 def _foreign(history):

@@ -52,8 +52,8 @@ async def half_said(url, headers, body):
     """Send a request whose body stops in the middle; return the answer, if there is one."""
     where = urlsplit(url)
     reader, writer = await asyncio.open_connection(where.hostname, where.port)
-    said = {"Host": where.netloc, "Content-Length": str(len(body)), **headers}
-    lines = "".join(f"{name}: {value}\r\n" for name, value in said.items())
+    fields = {"Host": where.netloc, "Content-Length": str(len(body)), **headers}
+    lines = "".join(f"{name}: {value}\r\n" for name, value in fields.items())
     writer.write(f"POST {PATH} HTTP/1.1\r\n{lines}\r\n".encode() + body[: len(body) // 2])
     await writer.drain()
     try:
@@ -84,7 +84,7 @@ async def test_a_flood_of_forged_webhooks_is_refused_without_any_work(service, c
     _, ably, _ = service
     body = batch(*[f"ai:forged-{number}" for number in range(500)])
     for channel in ("forged-1", "forged-2"):
-        await say(service, channel)
+        await store_something(service, channel)
     forged = [
         {},
         {"X-Ably-Signature": "AAAA", "X-Ably-Key": "no.body"},
@@ -95,21 +95,21 @@ async def test_a_flood_of_forged_webhooks_is_refused_without_any_work(service, c
     answers = await asyncio.gather(
         *(client.post(PATH, content=body, headers=forged[at % len(forged)]) for at in range(150))
     )
-    told = {answer.status_code for answer in answers}
-    assert told <= {401, 429}
-    assert 401 in told
+    statuses = {answer.status_code for answer in answers}
+    assert statuses <= {401, 429}
+    assert 401 in statuses
     for answer in answers:
         assert answer.status_code == 401 or int(answer.headers["retry-after"]) > 0
     assert await rows(client) == []
 
 
-async def say(service, conversation_id):
+async def store_something(service, conversation_id):
     """A webhook that would lead to recording if it were authentic."""
     _, ably, _ = service
     async with httpx.AsyncClient(auth=tuple(ably.key.split(":"))) as http:
         path = f"http://127.0.0.1:{ably.port}/channels/ai:{conversation_id}/messages"
-        said = {"name": "user-input", "data": json.dumps({"promptId": "p", "text": "?"})}
-        answer = await http.post(path, json={**said, "encoding": "json"})
+        fields = {"name": "user-input", "data": json.dumps({"promptId": "p", "text": "?"})}
+        answer = await http.post(path, json={**fields, "encoding": "json"})
         assert answer.status_code == 201, answer.text
 
 
@@ -125,7 +125,7 @@ async def test_webhooks_beyond_the_limit_are_429_with_retry_after(service, clien
             await asyncio.sleep(0.01)
         problem(answer, 429, "too_many")
         assert int(answer.headers["retry-after"]) > 0
-        # meanwhile who has no proof is told so at once, and everything else is answered
+        # meanwhile requests without credentials are refused at once, and all others answered
         problem(await client.post(PATH, content=body), 401, "unauthorized")
         assert (await client.get("/healthz")).status_code == 200
         path = "/v1/conversations/slow"
@@ -133,7 +133,7 @@ async def test_webhooks_beyond_the_limit_are_429_with_retry_after(service, clien
         first, *others = opened
         first[1].write(body[len(body) // 2 :])
         assert (await status_of(first[0]))[0] == 204
-        for reader, _ in others:  # who says no more holds no place for ever
+        for reader, _ in others:  # a stalled request must not keep its place forever
             assert (await status_of(reader))[0] == 408
         assert (await client.post(PATH, content=body, headers=headers)).status_code == 204
         for each in slow:
@@ -144,7 +144,7 @@ async def test_a_flood_of_valid_webhooks_is_coalesced_and_creates_no_rows(
     service, client, monkeypatch
 ):
     _, ably, history = service
-    await say(service, "true")
+    await store_something(service, "true")
     reads = 0
     plain = history._channel.history
 

@@ -12,7 +12,7 @@ from rehydrate import errors
 from rehydrate.api.problems import MissingCredentials, TooMany, problem_of
 
 
-def told(error):
+def problem_for(error):
     response = problem_of(error, "r-1").response("r-1")
     assert response.media_type == "application/problem+json"
     body = json.loads(response.body)
@@ -38,7 +38,7 @@ def told(error):
     ],
 )
 def test_each_error_class_becomes_its_problem(error, status, code):
-    response, body = told(error)
+    response, body = problem_for(error)
     assert (response.status_code, body["code"]) == (status, code)
     assert body["type"] == f"urn:rehydrate:problem:{code}"
     assert (body["detail"], body["title"]) == ("no", type(error).title)
@@ -48,18 +48,18 @@ def test_each_error_class_becomes_its_problem(error, status, code):
 
 
 def test_the_challenge_follows_rfc_6750():
-    missing, _ = told(MissingCredentials("missing credentials"))
+    missing, _ = problem_for(MissingCredentials("missing credentials"))
     assert missing.headers["www-authenticate"] == 'Bearer realm="rehydrate"'
-    expired, _ = told(errors.Unauthorized("the token has expired"))
+    expired, _ = problem_for(errors.Unauthorized("the token has expired"))
     assert expired.headers["www-authenticate"].endswith('error="invalid_token"')
-    narrow, _ = told(errors.Forbidden("no"))
+    narrow, _ = problem_for(errors.Forbidden("no"))
     assert narrow.headers["www-authenticate"].endswith('error="insufficient_scope"')
 
 
 @pytest.mark.parametrize("error", [ValueError("a secret"), errors.RehydrateError("a secret")])
 def test_an_unexpected_error_is_logged_and_not_disclosed(error, caplog):
     with caplog.at_level(logging.ERROR):
-        response, body = told(error)
+        response, body = problem_for(error)
     assert (response.status_code, body["code"]) == (500, "internal")
     assert "secret" not in body["detail"]
     assert "r-1" in body["detail"]
@@ -67,7 +67,7 @@ def test_an_unexpected_error_is_logged_and_not_disclosed(error, caplog):
 
 
 def test_a_missing_setting_is_not_disclosed_to_callers(caplog):
-    _, body = told(errors.NotConfigured("ABLY_API_KEY is not set"))
+    _, body = problem_for(errors.NotConfigured("ABLY_API_KEY is not set"))
     assert body["code"] == "internal"
     assert "ABLY" not in body["detail"]
     assert caplog.records
@@ -80,26 +80,26 @@ def test_a_missing_setting_is_not_disclosed_to_callers(caplog):
      (799, "internal")],
 )  # fmt: skip
 def test_http_exceptions_keep_their_status(status, code):
-    response, body = told(HTTPException(status, "because", {"X-Why": "it is so"}))
+    response, body = problem_for(HTTPException(status, "because", {"X-Why": "it is so"}))
     assert (response.status_code, body["code"], body["detail"]) == (status, code, "because")
     assert response.headers["x-why"] == "it is so"
 
 
 def test_a_hosts_401_gets_a_bearer_challenge_unless_it_has_one():
-    asked, _ = told(HTTPException(401))
+    asked, _ = problem_for(HTTPException(401))
     assert asked.headers["www-authenticate"].startswith("Bearer")
-    cookie, body = told(HTTPException(401, {"not": "text"}, {"WWW-Authenticate": "Cookie"}))
+    cookie, body = problem_for(HTTPException(401, {"not": "text"}, {"WWW-Authenticate": "Cookie"}))
     assert cookie.headers["www-authenticate"] == "Cookie"
     assert body["detail"] == "Unauthorized"
 
 
 def test_the_frameworks_own_validation_names_the_parameter():
     fault = {"loc": ("query", "speed"), "msg": "Input should be a number", "type": "x"}
-    _, body = told(RequestValidationError([fault]))
+    _, body = problem_for(RequestValidationError([fault]))
     assert (body["code"], body["parameter"]) == ("bad_parameter", "speed")
     assert body["detail"] == "speed: Input should be a number"
 
 
 def test_a_client_that_disconnects_is_not_a_server_error(caplog):
-    told(ClientDisconnect())
+    problem_for(ClientDisconnect())
     assert not caplog.records

@@ -90,19 +90,19 @@ async def test_a_snapshot_comes_first_then_every_kind_of_event_with_an_id_each(
         await publisher.say("refusal", "no", rid="r", seq=6)
         await publisher.say("response-complete", {"text": "語"}, rid="r", seq=6)
         await publisher.say("stop", {"usage": {"n": 1}}, rid="r", seq=7, status="incomplete")
-        told = await stream.take(10)
+        received = await stream.take(10)
     kinds = "prompt start reasoning token tool_call tool_args tool_result refusal repair stop"
-    assert [each.kind for each in told] == kinds.split()
-    assert len({each.id for each in (snapshot, *told)}) == 11
-    assert [each.data["seq"] for each in told] == [None, 0, 1, 2, 3, 4, 5, 6, 6, 7]
-    assert all({"message_id", "gen", "seq", "serial"} <= set(each.data) for each in told)
-    said = {each.kind: {**each.data, "serial": None} for each in told}
+    assert [each.kind for each in received] == kinds.split()
+    assert len({each.id for each in (snapshot, *received)}) == 11
+    assert [each.data["seq"] for each in received] == [None, 0, 1, 2, 3, 4, 5, 6, 6, 7]
+    assert all({"message_id", "gen", "seq", "serial"} <= set(each.data) for each in received)
+    by_kind = {each.kind: {**each.data, "serial": None} for each in received}
     place = {"message_id": "r", "gen": 1, "serial": None}
-    assert said["token"] == {**place, "seq": 2, "part": "0", "text": "語"}
-    assert said["tool_call"]["args"] == ""
-    assert said["tool_result"]["result"] == [1]
-    assert said["stop"] == {**place, "seq": 7, "status": "incomplete", "usage": {"n": 1}}
-    assert said["prompt"]["text"] == "?"
+    assert by_kind["token"] == {**place, "seq": 2, "part": "0", "text": "語"}
+    assert by_kind["tool_call"]["args"] == ""
+    assert by_kind["tool_result"]["result"] == [1]
+    assert by_kind["stop"] == {**place, "seq": 7, "status": "incomplete", "usage": {"n": 1}}
+    assert by_kind["prompt"]["text"] == "?"
 
 
 async def test_a_reconnecting_reader_receives_exactly_the_missed_events(
@@ -117,15 +117,18 @@ async def test_a_reconnecting_reader_receives_exactly_the_missed_events(
     await publisher.say("token", "e", rid="r", seq=5)
     for how in ({"last": third.id}, {"last_event_id": third.id}):
         async with streamed(client, conversation, **how) as stream:
-            told = await stream.take(2)
-        assert [(each.kind, each.data["text"]) for each in told] == [("token", "d"), ("token", "e")]
+            received = await stream.take(2)
+        assert [(each.kind, each.data["text"]) for each in received] == [
+            ("token", "d"),
+            ("token", "e"),
+        ]
 
 
 @pytest.mark.parametrize("last", ["nonsense", "-", "x-999999999999999999999", "\u2603", "0-0"])
 async def test_an_invalid_last_event_id_yields_a_snapshot(client, conversation, last):
     async with streamed(client, conversation, last_event_id=last) as stream:
-        (told,) = await stream.take(1)
-    assert told.kind == "snapshot"
+        (received,) = await stream.take(1)
+    assert received.kind == "snapshot"
 
 
 async def test_a_last_event_id_of_another_conversation_yields_a_snapshot(
@@ -134,8 +137,8 @@ async def test_a_last_event_id_of_another_conversation_yields_a_snapshot(
     async with streamed(client, f"{conversation}-other") as stream:
         (other,) = await stream.take(1)
     async with streamed(client, conversation, last=other.id) as stream:
-        (told,) = await stream.take(1)
-    assert told.kind == "snapshot"
+        (received,) = await stream.take(1)
+    assert received.kind == "snapshot"
 
 
 async def test_a_reader_without_the_capability_is_refused_before_the_stream_starts(
@@ -164,8 +167,8 @@ async def test_a_token_in_the_query_is_accepted_for_streams_only_and_never_logge
     shown = token(server, {f"ai:{conversation}": ["subscribe"]})
     async with httpx.AsyncClient(base_url=url, timeout=30) as client:
         async with streamed(client, conversation, access_token=shown) as stream:
-            (told,) = await stream.take(1)
-            assert told.kind == "snapshot"
+            (received,) = await stream.take(1)
+            assert received.kind == "snapshot"
         answer = await client.get(f"/v1/conversations/{conversation}?access_token={shown}")
         problem(answer, 401, "unauthorized")
     ours = [r for r in caplog.records if r.name.startswith(("rehydrate", "uvicorn"))]
@@ -200,9 +203,9 @@ async def test_an_unreadable_message_is_skipped_and_counted(client, conversation
         await publisher.say("unknown", {"a": 1})
         await publisher.say("token", {"no": "text"}, rid="r", seq=1)
         await publisher.say("token", "y", rid="r", seq=2)
-        told = await stream.take(2)
+        received = await stream.take(2)
         assert await ignored(client) == before + 2
-    assert [(each.data["seq"], each.data["text"]) for each in told] == [(1, ""), (2, "y")]
+    assert [(each.data["seq"], each.data["text"]) for each in received] == [(1, ""), (2, "y")]
 
 
 async def ignored(client):
@@ -248,8 +251,8 @@ async def test_a_stalled_reader_does_not_delay_others_and_gets_a_snapshot(
         await publisher.say("start", rid="r", seq=0)
         for seq in range(1, 1_001):
             await publisher.say("token", piece, rid="r", seq=seq)
-            told = await stream.next()
-            assert told.kind in ("start", "token")
+            received = await stream.next()
+            assert received.kind in ("start", "token")
         await publisher.say("stop", rid="r", seq=1_001)
         assert [each.kind for each in await stream.take(2)] == ["token", "stop"]
     snapshots, tail = 0, b""

@@ -30,7 +30,7 @@ def call(args, result=None, status="in_progress"):
     return {**named, "args": args, "result": result, "status": status}
 
 
-class Told:
+class EventStub:
     """A follower event."""
 
     def __init__(self, kind, **data):
@@ -39,19 +39,19 @@ class Told:
 
 
 def snapshot(*bodies):
-    return Told("snapshot", messages=list(bodies))
+    return EventStub("snapshot", messages=list(bodies))
 
 
-def chunks(*told):
-    """Return the chunks of *told* except the first, which starts the message."""
+def chunks(*events):
+    """Return the chunks of *events* except the first, which starts the message."""
     made = Chunks("r")
-    said = [chunk for each in told for chunk in made.convert(each)]
-    assert said[0]["type"] == "start"
-    return said[1:]
+    sent = [chunk for each in events for chunk in made.convert(each)]
+    assert sent[0]["type"] == "start"
+    return sent[1:]
 
 
-def kinds(said):
-    return [chunk["type"] for chunk in said]
+def kinds(sent):
+    return [chunk["type"] for chunk in sent]
 
 
 # -- messages -------------------------------------------------------------------------------------
@@ -117,26 +117,28 @@ def test_a_refusal_is_a_text_with_provider_metadata():
 
 
 def test_a_streaming_response_is_sent_from_its_start_and_continues():
-    said = chunks(
+    sent = chunks(
         snapshot(body([text("Once")])),
-        Told("token", text=" upon"),
-        Told("token", text="!", message_id="another"),
-        Told("stop", status="completed", usage={"n": 1}),
+        EventStub("token", text=" upon"),
+        EventStub("token", text="!", message_id="another"),
+        EventStub("stop", status="completed", usage={"n": 1}),
     )
-    assert said[:4] == [
+    assert sent[:4] == [
         {"type": "text-start", "id": "0"},
         {"type": "text-delta", "id": "0", "delta": "Once"},
         {"type": "text-delta", "id": "0", "delta": " upon"},
         {"type": "text-end", "id": "0"},
     ]
     metadata = {"status": "completed", "usage": {"n": 1}}
-    assert said[4] == {"type": "message-metadata", "messageMetadata": metadata}
-    assert said[5] == {"type": "finish", "finishReason": "stop"}
+    assert sent[4] == {"type": "message-metadata", "messageMetadata": metadata}
+    assert sent[5] == {"type": "finish", "finishReason": "stop"}
 
 
 def test_reasoning_and_text_are_separate_parts():
-    said = chunks(snapshot(body()), Told("reasoning", text="hm"), Told("token", text="so"))
-    assert kinds(said) == [
+    sent = chunks(
+        snapshot(body()), EventStub("reasoning", text="hm"), EventStub("token", text="so")
+    )
+    assert kinds(sent) == [
         "reasoning-start",
         "reasoning-delta",
         "reasoning-end",
@@ -147,44 +149,44 @@ def test_reasoning_and_text_are_separate_parts():
 
 def test_parts_with_keys_grow_concurrently():
     names = ["a", "b", "a"]
-    said = chunks(snapshot(body()), *[Told("token", text=n, part=n) for n in names])
-    assert [chunk["id"] for chunk in said] == ["0", "0", "1", "1", "0"]
+    sent = chunks(snapshot(body()), *[EventStub("token", text=n, part=n) for n in names])
+    assert [chunk["id"] for chunk in sent] == ["0", "0", "1", "1", "0"]
 
 
 def test_a_tool_call_is_sent_step_by_step():
-    said = chunks(
+    sent = chunks(
         snapshot(body()),
-        Told("tool_call", tool_call_id="t", name="add", args=""),
-        Told("tool_args", tool_call_id="t", text='{"a":'),
-        Told("tool_args", tool_call_id="t", text="1}"),
-        Told("tool_result", tool_call_id="t", result=[2]),
+        EventStub("tool_call", tool_call_id="t", name="add", args=""),
+        EventStub("tool_args", tool_call_id="t", text='{"a":'),
+        EventStub("tool_args", tool_call_id="t", text="1}"),
+        EventStub("tool_result", tool_call_id="t", result=[2]),
     )
-    assert kinds(said) == [
+    assert kinds(sent) == [
         "tool-input-start",
         "tool-input-delta",
         "tool-input-delta",
         "tool-input-available",
         "tool-output-available",
     ]
-    assert (said[3]["input"], said[4]["output"]) == ({"a": 1}, [2])
+    assert (sent[3]["input"], sent[4]["output"]) == ({"a": 1}, [2])
 
 
 @pytest.mark.parametrize(
-    "told",
+    "events",
     [
-        [Told("tool_result", tool_call_id="t", result={"error": "no"}, status="failed")],
-        [Told("again"), snapshot(body([call("{}", {"error": "no"}, "failed")]))],
+        [EventStub("tool_result", tool_call_id="t", result={"error": "no"}, status="failed")],
+        [EventStub("again"), snapshot(body([call("{}", {"error": "no"}, "failed")]))],
     ],
 )
-def test_a_failed_tool_call_is_an_output_error(told):
-    said = chunks(snapshot(body([call("{}")])), *told, Told("token", text="!"))
-    assert kinds(said)[-4:] == [
+def test_a_failed_tool_call_is_an_output_error(events):
+    sent = chunks(snapshot(body([call("{}")])), *events, EventStub("token", text="!"))
+    assert kinds(sent)[-4:] == [
         "tool-input-available",
         "tool-output-error",
         "text-start",
         "text-delta",
     ]
-    assert said[-3] == {
+    assert sent[-3] == {
         "type": "tool-output-error",
         "toolCallId": "t",
         "dynamic": True,
@@ -195,8 +197,8 @@ def test_a_failed_tool_call_is_an_output_error(told):
 def test_a_new_snapshot_adds_only_the_missed_chunks():
     begun = snapshot(body([text("Once"), call("", None)]))
     more = snapshot(body([text("Once"), call("{}", [2], "completed"), text("so")]))
-    said = chunks(begun, Told("again"), more, more, Told("token", text="!"))
-    assert kinds(said) == [
+    sent = chunks(begun, EventStub("again"), more, more, EventStub("token", text="!"))
+    assert kinds(sent) == [
         "text-start",
         "text-delta",
         "tool-input-start",
@@ -211,26 +213,26 @@ def test_a_new_snapshot_adds_only_the_missed_chunks():
 
 
 @pytest.mark.parametrize(
-    "told",
+    "events",
     [
-        Told("repair", text="Twice", parts=[text("Twice")]),
+        EventStub("repair", text="Twice", parts=[text("Twice")]),
         snapshot(body([text("Twice")])),
         snapshot(body([])),
         snapshot(),
         snapshot(body([text("Once", "reasoning")])),
-        Told("start", gen=2),
+        EventStub("start", gen=2),
         snapshot(body([text("Once upon")], gen=2)),
     ],
 )
-def test_a_change_of_sent_chunks_ends_the_stream_with_an_error(told):
-    said = chunks(snapshot(body([text("Once")])), told, Told("token", text=" upon"))
-    assert said[-1] == {"type": "error", "errorText": ui_messages._CHANGED}
-    assert "text-delta" not in kinds(said)[2:]
+def test_a_change_of_sent_chunks_ends_the_stream_with_an_error(events):
+    sent = chunks(snapshot(body([text("Once")])), events, EventStub("token", text=" upon"))
+    assert sent[-1] == {"type": "error", "errorText": ui_messages._CHANGED}
+    assert "text-delta" not in kinds(sent)[2:]
 
 
 def test_a_repair_that_only_appends_does_not_end_the_stream():
-    said = chunks(snapshot(body([text("Once")])), Told("repair", text="Once upon"))
-    assert said[-1] == {"type": "text-delta", "id": "0", "delta": " upon"}
+    sent = chunks(snapshot(body([text("Once")])), EventStub("repair", text="Once upon"))
+    assert sent[-1] == {"type": "text-delta", "id": "0", "delta": " upon"}
 
 
 @pytest.mark.parametrize(
@@ -244,12 +246,12 @@ def test_a_repair_that_only_appends_does_not_end_the_stream():
     ],
 )
 def test_the_end_of_the_stream_matches_the_status(stop, last):
-    assert chunks(snapshot(body()), Told("stop", **stop))[-1] == last
+    assert chunks(snapshot(body()), EventStub("stop", **stop))[-1] == last
 
 
 def test_the_requested_or_the_newest_response_is_streamed():
-    told = [snapshot(body(id_="a"), body(id_="b"), body(id_="c", status="completed"))]
-    assert ui_messages.streaming(told, None)["id"] == "b"
-    assert ui_messages.streaming(told, "a")["id"] == "a"
-    assert ui_messages.streaming(told, "c") is None
+    events = [snapshot(body(id_="a"), body(id_="b"), body(id_="c", status="completed"))]
+    assert ui_messages.streaming(events, None)["id"] == "b"
+    assert ui_messages.streaming(events, "a")["id"] == "a"
+    assert ui_messages.streaming(events, "c") is None
     assert ui_messages.streaming([], None) is None

@@ -126,8 +126,8 @@ async def test_a_reloaded_chat_resumes_the_streaming_response(chatting, publishe
     assert found["finished"] == [{"finishReason": "stop", "isAbort": False, "isError": False}]
     prompt, answer = found["shown"]
     assert prompt["parts"][0]["text"] == "Tell me."
-    said = [(part["type"], part.get("text", part.get("output"))) for part in answer["parts"]]
-    assert said == [
+    shown_parts = [(part["type"], part.get("text", part.get("output"))) for part in answer["parts"]]
+    assert shown_parts == [
         ("reasoning", "hm"),
         ("text", "Once upon "),
         ("dynamic-tool", [2]),

@@ -54,7 +54,7 @@ async def test_all_checks_pass(database, ably, examined):
     assert [found[what][0] for what in ("settings", "database", "schema", "Ably", "key")] == [
         "ok"
     ] * 5
-    assert found["retention"][0] == "?", "nothing was said yet"
+    assert found["retention"][0] == "?", "there is no message yet"
 
 
 async def test_a_missing_setting_is_named(examined):

@@ -175,11 +175,11 @@ async def test_migrate_is_idempotent(postgres, ably):
 
 async def test_hydrate_prints_the_messages(configured):
     async with History(load_settings(**configured)) as history:
-        said = [
+        stored = [
             NewMessage("p-1", "user", text="むかしむかし?"),
             NewMessage("r-1", "assistant", text="e\u0301 👨‍👩‍👧‍👦", prompt_id="p-1"),
         ]
-        await history.store_messages("c", said)
+        await history.store_messages("c", stored)
     result = await ran("hydrate", "c", **configured)
     assert result.code == 0
     assert result.out == "user p-1\nむかしむかし?\n\nassistant r-1\ne\u0301 👨‍👩‍👧‍👦\n\n"

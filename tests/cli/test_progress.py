@@ -97,9 +97,13 @@ async def test_it_replays_and_prints_the_result(configured):
     assert result.out.startswith("done: published 5 of 5 chunks on ai:c as replay-")
     assert "[" + "#" * 30 + "] 5/5 chunks" in result.err
     result = await ran("-q", "replay", "c", "r", "--speed", "4", "--json", **configured)
-    told = json.loads(result.out.splitlines()[-1])
-    assert (told["state"], told["done"], told["speed"]) == ("done", told["chunks"], 4)
-    assert told["asked_by"].startswith("command line: ")
+    result_json = json.loads(result.out.splitlines()[-1])
+    assert (result_json["state"], result_json["done"], result_json["speed"]) == (
+        "done",
+        result_json["chunks"],
+        4,
+    )
+    assert result_json["asked_by"].startswith("command line: ")
     assert "chunks" not in result.err
 
 
@@ -126,7 +130,7 @@ async def test_differences_from_the_original_are_printed(configured):
 async def test_ctrl_c_cancels_the_replay(configured, database):
     argv = ("replay", "c", "s", "--speed", "0", "--max-rate", "2")
     async with Command(*argv, **configured) as command:
-        await command.says("running")
+        await command.prints("running")
         command.send(signal.SIGINT)
         result = await command.end()
     assert result.code == 130
@@ -140,7 +144,7 @@ async def test_ctrl_c_cancels_the_replay(configured, database):
 
 
 @pytest.mark.parametrize(
-    ("argv", "code", "says"),
+    ("argv", "code", "expected"),
     [
         (("c", "nobody"), 2, "no response"),
         (("c", "r", "--speed", "nan"), 2, "speed"),
@@ -148,9 +152,9 @@ async def test_ctrl_c_cancels_the_replay(configured, database):
         (("c", "r", "--channel", "elsewhere"), 1, "REHYDRATE_REPLAY_CHANNELS"),
     ],
 )
-async def test_an_invalid_request_is_reported_on_one_line(configured, argv, code, says):
+async def test_an_invalid_request_is_reported_on_one_line(configured, argv, code, expected):
     result = await ran("-q", "replay", *argv, **configured)
     assert result.code == code
     (line,) = result.err.splitlines()
     assert line.startswith("rehydrate: ")
-    assert says in line
+    assert expected in line

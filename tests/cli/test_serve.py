@@ -59,7 +59,7 @@ async def fired(fault):
         if fault.fired:
             return
         await asyncio.sleep(0.01)
-    pytest.fail("nobody was stalled")
+    pytest.fail("no request was stalled")
 
 
 async def test_a_request_in_progress_is_answered_before_shutdown(configured, ably):

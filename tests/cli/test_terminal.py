@@ -27,7 +27,7 @@ def shown(*events):
     return out.getvalue()
 
 
-def said(kind, message_id="r1", **fields):
+def follow_event(kind, message_id="r1", **fields):
     event = Event("void" if kind == "again" else kind, message_id, seq=1, **fields)
     return FollowEvent(kind, 1, "x-1", event=event, message_id=message_id)
 
@@ -45,10 +45,10 @@ def test_a_header_names_the_message_when_the_output_switches():
     first = snapshot(message("p", "?", role="user"), message("r1", "Once", "in_progress"))
     text = shown(
         first,
-        said("token", text=" upon"),
-        said("token", "r2", text="Other"),
-        said("token", text=" a"),
-        said("stop", status="completed"),
+        follow_event("token", text=" upon"),
+        follow_event("token", "r2", text="Other"),
+        follow_event("token", text=" a"),
+        follow_event("stop", status="completed"),
     )
     assert text == (
         "user p\n?\nassistant r1  [in_progress]\nOnce upon\n"
@@ -59,14 +59,14 @@ def test_a_header_names_the_message_when_the_output_switches():
 def test_other_events_have_their_own_lines():
     text = shown(
         snapshot(message("r0", "x", "failed", gaps=[[2, 3]]), reasons=[{"detail": "expired"}]),
-        said("prompt", "p", text="why?"),
-        said("reasoning", text="hm"),
-        said("refusal", text="no"),
-        said("tool_call", tool_call_id="t", name="add", value=""),
-        said("tool_args", tool_call_id="t", text="{}"),
-        said("tool_result", tool_call_id="t", name="add", value=[1]),
-        said("repair", text="whole"),
-        said("again"),
+        follow_event("prompt", "p", text="why?"),
+        follow_event("reasoning", text="hm"),
+        follow_event("refusal", text="no"),
+        follow_event("tool_call", tool_call_id="t", name="add", value=""),
+        follow_event("tool_args", tool_call_id="t", text="{}"),
+        follow_event("tool_result", tool_call_id="t", name="add", value=[1]),
+        follow_event("repair", text="whole"),
+        follow_event("again"),
     )
     assert text.splitlines() == [
         "assistant r0  [failed]  missing [[2, 3]]",
@@ -119,7 +119,7 @@ async def test_the_command_prints_a_conversation_until_sigterm(module_database, 
             async with asyncio.timeout(30):
                 first = json.loads(await process.stdout.readline())
                 await publisher.stream("r", "!", first=3, start=False)
-                told = [json.loads(await process.stdout.readline()) for _ in range(2)]
+                received = [json.loads(await process.stdout.readline()) for _ in range(2)]
                 process.terminate()
                 _, errors = await process.communicate()
         finally:
@@ -128,7 +128,7 @@ async def test_the_command_prints_a_conversation_until_sigterm(module_database, 
                 await process.wait()
     assert first["event"] == "snapshot"
     assert first["data"]["messages"][0]["text"] == "はい"
-    assert [each["event"] for each in told] == ["token", "stop"]
+    assert [each["event"] for each in received] == ["token", "stop"]
     assert (process.returncode, errors) == (0, b"")
 
 

@@ -67,7 +67,7 @@ class Command:
         return self._process.pid
 
     @property
-    def said(self):
+    def stderr_text(self):
         """Its output on standard error so far."""
         return self._errors.decode(errors="replace")
 
@@ -91,10 +91,10 @@ class Command:
         """Close the reading end of its standard output, as ``head`` does."""
         self._process._transport.get_pipe_transport(1).close()
 
-    async def says(self, text):
+    async def prints(self, text):
         """Wait until it prints *text* on standard error."""
         async with asyncio.timeout(TIMEOUT_S):
-            while text not in self.said:
+            while text not in self.stderr_text:
                 self._heard.clear()
                 await self._heard.wait()
 

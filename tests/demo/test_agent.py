@@ -21,7 +21,7 @@ async def history(configured):
         yield opened
 
 
-async def said(history, conversation_id):
+async def assistant_messages(history, conversation_id):
     hydrated = await history.hydrate(conversation_id, limit=200)
     assert hydrated.complete, hydrated.reasons
     return [m for m in hydrated.messages if m["role"] == "assistant"]
@@ -30,7 +30,7 @@ async def said(history, conversation_id):
 async def appear(count, history, conversation_id):
     """Wait until *count* responses have started."""
     for _ in range(400):
-        if len(await said(history, conversation_id)) >= count:
+        if len(await assistant_messages(history, conversation_id)) >= count:
             return
         await asyncio.sleep(0.05)
     pytest.fail("the agent does not stream")
@@ -39,7 +39,7 @@ async def appear(count, history, conversation_id):
 async def test_it_streams_several_responses_at_once_and_finishes_them_exactly(history):
     streamed = await stream(history, "a", lanes=3, seconds=0.5, tokens_a_second=200, mean=20)
     assert streamed >= 3
-    messages = await said(history, "a")
+    messages = await assistant_messages(history, "a")
     assert len(messages) == streamed
     for each in messages:
         assert each["status"] == "completed"
@@ -50,7 +50,7 @@ async def test_it_streams_several_responses_at_once_and_finishes_them_exactly(hi
 async def test_it_continues_after_ably_was_unreachable(history, ably):
     with ably.faults.on("refuse_publish", code=50000, count=10):
         await stream(history, "a", lanes=1, seconds=0.2, tokens_a_second=100, mean=10)
-    (message, *_) = await said(history, "a")
+    (message, *_) = await assistant_messages(history, "a")
     assert message["text"] == "".join(tokens_of(message["id"], mean=10))
 
 
@@ -71,7 +71,7 @@ async def test_at_sigterm_open_responses_are_cancelled_and_keep_their_text(histo
         await appear(3, history, "a")
         os.kill(agent.pid, signal.SIGTERM)
         assert await agent.wait() == 0
-    messages = await said(history, "a")
+    messages = await assistant_messages(history, "a")
     assert [each["status"] for each in messages].count("cancelled") == 3
     for each in messages:
         assert "".join(tokens_of(each["id"])).startswith(each["text"])

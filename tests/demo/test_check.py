@@ -82,11 +82,11 @@ def test_sums_are_per_client_and_in_total():
         Join("rest", [("r", "completed", TEXT, None)], [0.010, 0.030]),
         Join("ably-js", [("r", "completed", TEXT + TEXT[-1], None)], [0.020]),
     ]
-    said = Report(joins, 5, 3, []).as_json()
-    assert (said["joins"], said["characters"]) == (2, 2 * len(TEXT) + 1)
-    assert (said["lost"], said["doubled"], said["p50_ms"]) == (0, 1, 20.0)
-    assert said["by_client"]["rest"]["doubled"] == 0
-    assert said["by_client"]["ably-js"]["doubled"] == 1
+    result = Report(joins, 5, 3, []).as_json()
+    assert (result["joins"], result["characters"]) == (2, 2 * len(TEXT) + 1)
+    assert (result["lost"], result["doubled"], result["p50_ms"]) == (0, 1, 20.0)
+    assert result["by_client"]["rest"]["doubled"] == 0
+    assert result["by_client"]["ably-js"]["doubled"] == 1
 
 
 def test_a_target_requests_the_largest_page():

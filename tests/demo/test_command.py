@@ -41,7 +41,7 @@ async def shown(curl):
 async def test_two_demos_share_a_folder_and_leave_no_process_at_sigterm(tmp_path):
     async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as first:
         url = await first.ready()
-        await first.says("A chat with")
+        await first.prints("A chat with")
         ports = listening_ports(processes_on(tmp_path))
         assert int(url.rpartition(":")[2]) in ports
         assert len(ports) == 5, "the database, the channel server, the service, a model, a chat"
@@ -52,10 +52,10 @@ async def test_two_demos_share_a_folder_and_leave_no_process_at_sigterm(tmp_path
             assert sum(bool(re.search(r"postgres .*-D", line)) for line in lines) == 1
             assert sum("--quiet serve" in line for line in lines) == 2
             assert (await second.terminated()).code == 0
-        page, health = await inspected(first.said)
+        page, health = await inspected(first.stderr_text)
         assert page.startswith("<!doctype html>")
         assert health["status"] in ("ok", "degraded")
-        (response, *_) = (await shown(first.said))["messages"]
+        (response, *_) = (await shown(first.stderr_text))["messages"]
         assert response["text"], "the first lives on: it owns what they shared"
         result = await first.terminated()
     assert result.code == 0
@@ -70,7 +70,7 @@ async def test_two_demos_share_a_folder_and_leave_no_process_at_sigterm(tmp_path
 @pytest.mark.slow
 async def test_a_killed_check_leaves_no_orphans(tmp_path):
     async with Command("demo", "--check", REHYDRATE_DATA_DIR=tmp_path) as demo:
-        await demo.says("joining 50 times")
+        await demo.prints("joining 50 times")
         await asyncio.sleep(1)
         os.kill(demo.pid, signal.SIGKILL)
         await demo.end()
@@ -82,13 +82,15 @@ async def test_the_check_joins_and_prints_a_json_object(tmp_path):
     result = await ran("demo", "--check", "--json", "--joins", "4", REHYDRATE_DATA_DIR=tmp_path)
     assert result.code == 0, result.out + result.err
     *table, last = result.out.splitlines()
-    said = json.loads(last)
-    assert {"joins", "characters", "lost", "doubled", "p50_ms", "p95_ms", "by_client"} <= set(said)
-    assert (said["joins"], said["lost"], said["doubled"]) == (4, 0, 0)
-    assert said["characters"] > 100
-    assert said["interleaved"]["switches"] > 10
-    assert {"rest", "ably-python"} <= set(said["by_client"])
-    assert bool(said["skipped"]) == ("ably-js" not in said["by_client"])
+    result_json = json.loads(last)
+    assert {"joins", "characters", "lost", "doubled", "p50_ms", "p95_ms", "by_client"} <= set(
+        result_json
+    )
+    assert (result_json["joins"], result_json["lost"], result_json["doubled"]) == (4, 0, 0)
+    assert result_json["characters"] > 100
+    assert result_json["interleaved"]["switches"] > 10
+    assert {"rest", "ably-python"} <= set(result_json["by_client"])
+    assert bool(result_json["skipped"]) == ("ably-js" not in result_json["by_client"])
     assert table[-1] == "every character is exact"
     assert "Traceback" not in result.err
 
@@ -96,7 +98,7 @@ async def test_the_check_joins_and_prints_a_json_object(tmp_path):
 @pytest.mark.parametrize("word", ["starting Postgres", "starting the service"])
 async def test_a_demo_stopped_during_startup_ends_cleanly(tmp_path, word):
     async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as demo:
-        await demo.says(word)
+        await demo.prints(word)
         result = await demo.terminated()
     assert result.code == 0
     assert "Traceback" not in result.err

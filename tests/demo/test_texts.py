@@ -20,10 +20,10 @@ def test_the_number_of_tokens_is_about_the_mean_and_none_is_empty():
 
 
 def test_the_texts_contain_difficult_unicode():
-    said = "".join("".join(tokens_of(str(number))) for number in range(10))
+    text = "".join("".join(tokens_of(str(number))) for number in range(10))
     for kind in ("か", "👨‍👩‍👧‍👦", "🇯🇵", "e\u0301", "म", "م", "<b>", "\r\n", "\\", '"', "𝔘"):
-        assert kind in said
-    assert unicodedata.normalize("NFC", said) != said
+        assert kind in text
+    assert unicodedata.normalize("NFC", text) != text
 
 
 def test_tokens_are_cut_within_grapheme_clusters():

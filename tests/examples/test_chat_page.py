@@ -49,7 +49,7 @@ async def opened(visitor, url, problems):
     return page
 
 
-async def told(visitor, url, page):
+async def shown_and_true(visitor, url, page):
     """Return role, status and text of each message by id, and the results of its tool calls."""
     conversation = await page.evaluate("fetch('/me').then((me) => me.json())")
     answer = await visitor.request.get(
@@ -109,7 +109,7 @@ async def test_every_tab_shows_the_exact_text(chat, api, by):
         model.pace_s = QUICKLY_S
         for tab in (first, second):
             await tab.wait_for_function(ENDED, arg=3)
-        shown, true = await told(visitor, chat.url, first)
+        shown, true = await shown_and_true(visitor, chat.url, first)
         third = await opened(visitor, f"{chat.url}/?by={by}", problems)
         await third.wait_for_function(ENDED, arg=3)
         for tab in (first, second, third):

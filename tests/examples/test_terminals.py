@@ -39,13 +39,13 @@ async def program(name, *argv, **settings):
 
 async def until(process, holds):
     """Read the output of *process* until *holds* is true of it; return it."""
-    said = ""
+    output = ""
     async with asyncio.timeout(60):
-        while not holds(said):
+        while not holds(output):
             line = await process.stdout.readline()
-            assert line, (said, await process.stderr.read())
-            said += line.decode()
-    return said
+            assert line, (output, await process.stderr.read())
+            output += line.decode()
+    return output
 
 
 @pytest.mark.slow
@@ -62,19 +62,21 @@ async def test_subscribers_assemble_interleaved_answers(database):
             for _ in range(2)
         ]
         for each in subscribers:
-            await until(each, lambda said: "0 messages so far" in said)
+            await until(each, lambda output: "0 messages so far" in output)
         publishers = [
             await running.enter_async_context(program("publisher.py", question, **settings))
             for question in QUESTIONS
         ]
         for each in publishers:
-            await until(each, lambda said: said.endswith(" completed\n"))
+            await until(each, lambda output: output.endswith(" completed\n"))
         for each in subscribers:
-            said = await until(each, lambda said: all(answer_text(q) in said for q in QUESTIONS))
-            assert said.count(" completed\n") == 3
-            assert all(f"? {question}\n" in said for question in QUESTIONS)
+            output = await until(
+                each, lambda output: all(answer_text(q) in output for q in QUESTIONS)
+            )
+            assert output.count(" completed\n") == 3
+            assert all(f"? {question}\n" in output for question in QUESTIONS)
         late = await running.enter_async_context(program("subscriber.py", **settings))
-        await until(late, lambda said: "6 messages so far" in said)
+        await until(late, lambda output: "6 messages so far" in output)
 
 
 @pytest.mark.slow

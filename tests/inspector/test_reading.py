@@ -134,7 +134,7 @@ async def test_three_streams_are_exact_across_a_reload(visit, site):
         await expect(message.locator(".tag").first).to_have_text("Completed", timeout=PATIENCE_MS)
         assert await message.locator(".text").evaluate("e => e.textContent") == text
     await expect(timeline).to_contain_text("the stop was published", timeout=PATIENCE_MS)
-    # every character came from somewhere, and the last words were heard here
+    # every character has a source, and the last words were received live
     sources = timeline.locator(".legend .num")
     whole = str(len(texts["r-2"]))
     await expect(timeline.locator("figcaption")).to_contain_text(whole, timeout=PATIENCE_MS)

@@ -138,7 +138,7 @@ async def test_a_repair_gives_live_readers_the_stored_text(visit, site, dialog):
     await visit.sign_in(at="/ui#/c/behind")
     message = visit.message("r")
     await visit.reads(message.locator(".text"), TEXT)
-    # somebody mends what is stored, and no reader hears of it
+    # the stored text is repaired without publishing, so that no reader notices
     last = len(WORDS) + 1
     await further(site.history._store, "behind", said("repair", "r", last, text="as it should be"))
     await visit.reads(message.locator(".text"), TEXT)

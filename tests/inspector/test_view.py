@@ -41,7 +41,7 @@ async ([text, cuts]) => {
 """
 
 
-def told(events):
+def as_received(events):
     """Return *events* as followers receive them."""
     return [("token" if e.kind == "void" else e.kind, payload_of(e, "r")) for e in events]
 
@@ -87,7 +87,7 @@ async def test_a_snapshot_and_later_events_equal_the_fold_of_all_events(page):
         events = random_events(source)
         at = source.randint(0, len(events))
         first = json.loads(wire.encode(folded(*events[:at]))) if at else None
-        cases.append({"first": first, "events": told(events[at:])})
+        cases.append({"first": first, "events": as_received(events[at:])})
         whole = json.loads(wire.encode(folded(*events)))
         wanted.append({key: whole[key] for key in ("parts", "status", "gaps")})
     shown = await page.evaluate(_SHOW, json.loads(json.dumps(cases)))

@@ -10,10 +10,10 @@ from rehydrate.errors import ChannelUnavailable, Forbidden, NotConfigured, Unaut
 
 
 def on(channel):
-    async def told():
+    async def resolve():
         return channel
 
-    return told
+    return resolve
 
 
 async def never():

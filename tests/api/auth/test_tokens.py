@@ -60,7 +60,7 @@ def test_an_expired_token_is_refused_even_if_it_is_cached():
 
 
 @pytest.mark.parametrize(
-    ("token", "says"),
+    ("token", "expected"),
     [
         (mint(READER, key=OTHER_KEY), "not signed with a configured key"),
         (mint(READER, key="app1.key1:another-secret-of-the-same-length"), "wrongly signed"),
@@ -82,9 +82,9 @@ def test_an_expired_token_is_refused_even_if_it_is_cached():
         (mint(READER) + "x", "malformed or wrongly signed"),
     ],
 )
-def test_an_invalid_token_is_refused_and_not_quoted_in_the_error(token, says):
+def test_an_invalid_token_is_refused_and_not_quoted_in_the_error(token, expected):
     detail = refused(token)
-    assert says in detail
+    assert expected in detail
     assert token not in detail
 
 
