@@ -24,9 +24,9 @@ SLOW = {
     "cli/test_progress.py", "cli/test_serve.py", "cli/test_terminal.py",
     "core/test_any_message.py", "embedded", "laws/test_client_js.py",
     "postgres/test_migrations.py", "postgres/test_pool.py", "publish/test_publish_queue.py",
-    "publish/test_unanswered.py", "record/test_erase.py", "test_answering.py",
-    "test_answering_endings.py", "test_history.py", "test_history_joining.py",
-    "test_history_replaying.py", "test_store_outage.py",
+    "publish/test_unanswered.py", "record/test_erase.py", "providers/test_model_runs.py",
+    "providers/test_model_run_endings.py", "test_history.py",
+    "test_store_outage.py",
 }  # fmt: skip
 """What starts processes and browsers, waits for a channel's real time, or searches for long."""
 

@@ -19,9 +19,7 @@ from rehydrate.errors import (
     NotConfigured,
     NotFound,
     StoreUnavailable,
-    Unauthorized,
 )
-from rehydrate.history import embedded_postgres, migrate, schema_revision
 from rehydrate.settings import load_settings
 
 AWAY = "postgres://u:p@127.0.0.1:1/x"
@@ -94,7 +92,7 @@ async def test_it_opens_and_closes_also_while_nothing_answers(ably):
         with pytest.raises(StoreUnavailable):
             await history.ready()
         with pytest.raises(ChannelUnavailable):
-            await history.channel_ready()
+            await history.context.channel.ready()
     assert asyncio.all_tasks() <= before
 
 
@@ -157,27 +155,6 @@ async def test_it_says_what_it_stands_on(history, ably):
     assert said["channel"] != "ok", "which can be lived with"
 
 
-async def test_it_says_what_its_key_may_do(history, settings, ably):
-    assert await history.key_operations() == {"publish", "subscribe", "history"}
-    name = ably.key.partition(":")[0]
-    wrong = load_settings(**settings_on(AWAY, ably) | {"ABLY_API_KEY": f"{name}:wrong"})
-    async with History(wrong) as stranger:
-        with pytest.raises((Unauthorized, ChannelUnavailable)):
-            await stranger.key_operations()
-
-
-async def test_it_sees_whether_the_channel_still_shows_something(history, ably):
-    async with history.respond("c", "r") as response:
-        response.write("hello")
-    (message,) = (await history.hydrate("c")).messages
-    assert message["text"] == "hello"
-    said_ms = history._ctx.now_ms()
-    assert await history.channel_shows("ai:c", said_ms)
-    assert not await history.channel_shows("ai:other", said_ms)
-    ably.expire()
-    assert not await history.channel_shows("ai:c", said_ms)
-
-
 async def test_nothing_of_it_is_left_when_it_is_closed(settings):
     before = asyncio.all_tasks()
     async with History(settings) as history:
@@ -189,19 +166,6 @@ async def test_nothing_of_it_is_left_when_it_is_closed(settings):
         await history.hydrate("c")
     async with history:
         assert (await history.hydrate("c")).messages, "and it may be opened again"
-
-
-async def test_the_embedded_database_is_made_ready_by_migrate(tmp_path):
-    async with embedded_postgres(tmp_path) as url:
-        assert await schema_revision(url) is None
-        await migrate(url)
-        assert await schema_revision(url) is not None
-    (tmp_path / "file").touch()
-    with pytest.raises(StoreUnavailable, match="REHYDRATE_DATA_DIR"):
-        async with embedded_postgres(tmp_path / "file" / "folder"):
-            pass
-    with pytest.raises(NotConfigured, match="REHYDRATE_DATABASE_URL"):
-        await migrate("http://x")
 
 
 async def test_the_service_takes_announcements_and_erasures_of_those_who_may(history):

@@ -24,17 +24,16 @@ LINES_MAX = 500
 PORT_METHODS_MAX = 6
 ADAPTERS = ("ably", "api", "embedded", "postgres", "providers")
 FACADE = (
-    "answering", "asgi", "channel_names", "cli", "demo", "history", "history_inspecting",
-    "history_joining", "history_keeping", "history_replaying", "__main__",
+    "asgi", "channel_names", "cli", "composition", "database", "demo", "history", "__main__",
 )  # fmt: skip
 
 # Modules without a test file of their own name: which tests use them, and why that is enough.
 TESTED_ELSEWHERE: dict[str, str] = {
     "api/inspection_schemas": "api/test_inspection",  # the bodies of those routes
+    "composition": "test_history",  # History is what it composes
     "embedded/cluster": "embedded/test_postgres",  # those tests inspect its folder
     "embedded/guard": "embedded/test_postgres",  # runs as a process of its own
-    "history_inspecting": "api/test_inspection",  # delegates to a tested use case
-    "history_keeping": "record/test_erase",  # delegates to tested use cases
+    "maintenance/inspector": "api/test_inspection",  # delegates to a tested use case
     "maintenance/tasks": "maintenance/test_poller",  # composes tested parts
     "ports/channel": "contracts/test_channel_log",  # the contract its adapter is held to
     "ports/claims": "publish/test_unanswered",  # as above

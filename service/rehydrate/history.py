@@ -1,146 +1,98 @@
-"""Wiring: the only place that names concrete rooms. `History` is the library's front door."""
+"""`History`: every use case as a method, over one database and one Ably app."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, Any, Self
-from weakref import WeakValueDictionary
 
-from rehydrate.ably.channel_log import AblyChannel
-from rehydrate.answering import Driving
-from rehydrate.api.app import create_app
-from rehydrate.api.auth.access import Access
+from rehydrate import composition
 from rehydrate.api.conversations import router
-from rehydrate.api.metrics import Metrics
-from rehydrate.api.webhooks import WebhookSenders
-from rehydrate.channel_names import ChannelNames
-from rehydrate.context import Context, PublishOptions
-from rehydrate.core.capability import Capability
 from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import check_conversation_id
-from rehydrate.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
-from rehydrate.errors import ChannelUnavailable, NotConfigured, NotFound, StoreUnavailable
-from rehydrate.follow.feed import FollowOptions
-from rehydrate.follow.subscriptions import Subscriptions
-from rehydrate.history_inspecting import Inspecting
-from rehydrate.history_joining import Joining
-from rehydrate.history_keeping import Keeping
-from rehydrate.history_replaying import Replaying, desk_and_jobs
-from rehydrate.hydrate.history_window import Prefetch, from_channel
+from rehydrate.core.replay.requests import Asker
+from rehydrate.errors import Busy, ChannelUnavailable, NotFound
+from rehydrate.follow.subscriptions import PromptWatcher
+from rehydrate.hydrate.history_window import from_channel
 from rehydrate.hydrate.hydrate import Hydrated, Page, hydrate
-from rehydrate.maintenance.tasks import Maintenance, MaintenanceOptions, MaintenanceParts
-from rehydrate.postgres import migrations
-from rehydrate.postgres.store import PostgresStore
-from rehydrate.postgres.url import DatabaseUrlError
-from rehydrate.publish.publish_queue import PublishQueue
-from rehydrate.settings import Settings, load_settings, revealed
+from rehydrate.maintenance.verify import Verified, verify
+from rehydrate.providers.model_runs import RunNames
+from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Toolbox
+from rehydrate.publish import prompts
+from rehydrate.publish.respond import Response, respond
+from rehydrate.publish.unanswered import unanswered
+from rehydrate.record.catch_up import Recorded, catch_up
+from rehydrate.record.erase import erase
+from rehydrate.record.import_messages import store_messages
+from rehydrate.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
-    from types import TracebackType
+    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from fastapi import APIRouter, FastAPI
 
     from rehydrate.api.conversations import Authorize
-    from rehydrate.core.event import ChannelMessage
     from rehydrate.core.positions import Cursor
+    from rehydrate.core.replay.requests import Mode, Replay
+    from rehydrate.follow.event_buffer import FollowEvent
+    from rehydrate.follow.subscriptions import Follower
     from rehydrate.ports import Conversation
+    from rehydrate.providers.model_runs import Driven, Tools
+    from rehydrate.publish.unanswered import Prompt
+    from rehydrate.record.import_messages import NewMessage, StoreResult
 
-_KNOWN_WATERMARKS = 10_000
+_LIBRARY = Asker("python")
 
 
-class History(Inspecting, Joining, Keeping, Driving, Replaying):
+class History:
     """Conversations over one database and one Ably app.
 
-    Settings come from the environment unless given; nothing connects before `open` (or
-    ``async with``).
+    Nothing connects before `open` (or ``async with``).
+
+    Args:
+        settings: the settings; read from the environment if omitted.
+
+    Attributes:
+        settings: the settings.
+        context: what the use cases are handed: the store, the channel, the publish queue.
+        authority: decides what tokens and keys permit.
+        inspector: the use cases behind the inspection routes.
+        admin: the use cases behind the admin routes for replays and the audit.
 
     Raises:
-        NotConfigured: no database or no Ably key is set, or a setting is wrong; names it.
+        NotConfigured: no database or no Ably key is set, or a setting is invalid; names it.
     """
-
-    _store: PostgresStore
-    _channel: AblyChannel
 
     def __init__(self, settings: Settings | None = None) -> None:
         self.settings = settings or load_settings()
-        with _naming_the_database():
-            self._store = PostgresStore(
-                self.settings.required_database_url(), grace_s=self.settings.lease_s
-            )
-        agents = self.settings.agent_client_ids
-        client_id = agents[0] if agents else None
-        self._channel = AblyChannel(
-            self.settings.required_ably_key(),
-            endpoint=self.settings.ably_endpoint,
-            port=self.settings.ably_port,
-            tls=self.settings.ably_tls,
-            client_id=client_id,
-            publish_rate=self.settings.publish_rate,
+        self._adapters = made = composition.adapters(self.settings)
+        self._store, self._channel, self._metrics = made.store, made.channel, made.metrics
+        self.context, self.authority = made.context, made.channel
+        self._services = running = composition.services(
+            self.settings, made, record=self.catch_up, respond=self.respond
         )
-        self._metrics = Metrics()
-        self._observe = self._metrics.observe
-        self._names = ChannelNames(self._look_for_channel, self.settings.channel_of)
-        self._ctx = Context(
-            store=self._store,
-            channel=self._channel,
-            publish_queue=PublishQueue(self._channel),
-            now_ms=self._channel.now_ms,
-            retention_ms=self.settings.retention_ms,
-            agents=frozenset(agents),
-            publish_options=PublishOptions(client_id, self.settings.lease_s),
-            channel_of=self.channel_of,
-            default_channel=self.settings.channel_of,
-        )
-        self._prefetches: OrderedDict[str, Prefetch] = OrderedDict()
-        self._turns = WeakValueDictionary()
-        self._following = Subscriptions(
-            self._ctx,
-            terms=FollowOptions(self.settings.follow_strategy, self.settings.follow_grace_s),
-            noticed=self._attend,
-            prefetch=self._prefetches.get,
-        )
-        self._metrics.count_followed(lambda: self._following.counts)
-        self._upkeep = Maintenance(
-            self._ctx,
-            terms=MaintenanceOptions(
-                self.settings.lease_s, self.settings.idle_limit_ms, self.settings.retention_ms
-            ),
-            record=self.catch_up,
-            kept=MaintenanceParts(
-                lambda: self._following.conversation_ids,
-                self._following.changed,
-                self._following.read_quiet,
-            ),
-            by_template=self.settings.conversation_on,
-        )
-        self._desk, self._jobs = desk_and_jobs(
-            self._ctx,
-            settings=self.settings,
-            record=self.catch_up,
-            noticed=self._attend,
-            observe=self._observe,
-        )
+        self._subscriptions = running.subscriptions
+        self._maintenance = running.maintenance
+        self._replay_worker = running.replay_worker
+        self.admin, self.inspector = running.admin, running.inspector
 
     async def open(self) -> None:
-        """Connect to the store, and ask Ably what time it is; it is connected to when first needed.
+        """Connect to the store, and read Ably's clock; Ably is connected to when first needed.
 
         Raises:
             StoreUnavailable: Postgres does not answer.
         """
         await self._store.open()
         await self._channel.open()
-        self._upkeep.open()
-        self._jobs.open()
+        self._maintenance.open()
+        self._replay_worker.open()
 
     async def close(self) -> None:
-        """Let go of everything."""
-        await self._jobs.close()
-        await self._following.close()
-        await self._upkeep.close()
-        await self._names.close()
+        """End all tasks and close all connections."""
+        await self._replay_worker.close()
+        await self._subscriptions.close()
+        await self._maintenance.close()
+        await self._adapters.names.close()
         await self._channel.close()
         await self._store.close()
 
@@ -148,22 +100,8 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
         await self.open()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *error: object) -> None:
         await self.close()
-
-    async def channel_of(self, conversation_id: str) -> str:
-        """The channel of a conversation: its row's, else by template."""
-        check_conversation_id(conversation_id)
-        return await self._names.of(conversation_id)
-
-    async def _look_for_channel(self, conversation_id: str) -> str | None:
-        row = await self._store.conversation(conversation_id)
-        return row and row.channel
 
     async def hydrate(
         self,
@@ -181,30 +119,28 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
             BadParameter: an argument is outside its syntax or range.
             StoreUnavailable: Postgres does not answer.
         """
-        received = None
+        received, prefetch = None, None
         if before is None:
-            received = await self._following.history_source(conversation_id, until)
-        known = before is None and received is None
+            received = await self._subscriptions.history_source(conversation_id, until)
+            prefetch = self._adapters.prefetches.get(conversation_id)
         hydrated = await hydrate(
-            self._ctx,
+            self.context,
             conversation_id,
             until=until,
             page=Page(limit, before),
-            prefetch=self._prefetches.get(conversation_id) if known else None,
+            prefetch=None if received else prefetch,
             source=received or from_channel,
         )
-        if hydrated.read_from_ms is not None:
-            prefetch = Prefetch(hydrated.channel, hydrated.read_from_ms)
-            _keep(self._prefetches, conversation_id, prefetch, _KNOWN_WATERMARKS)
+        self._adapters.prefetches.put(conversation_id, hydrated.channel, hydrated.read_from_ms)
         if hydrated.counts and hydrated.counts[Outcome.FOLDED.value]:
-            self._upkeep.wake(conversation_id)
+            self._maintenance.wake(conversation_id)
         return hydrated
 
     async def message(self, conversation_id: str, message_id: str) -> bytes:
-        """One message in its wire form, as JSON.
+        """Return one stored message in its wire form, encoded as JSON.
 
         Raises:
-            NotFound: there is none with that id.
+            NotFound: there is no message with that id.
         """
         check_conversation_id(conversation_id)
         wire = await self._store.message(conversation_id, message_id)
@@ -215,135 +151,351 @@ class History(Inspecting, Joining, Keeping, Driving, Replaying):
     async def conversations(
         self, *, limit: int = 50, before: Cursor | None = None
     ) -> tuple[list[Conversation], Cursor | None]:
-        """Conversations, the newest first, and the cursor of the next page."""
+        """Return conversations, the newest first, and the cursor of the next page."""
         return await self._store.conversations(limit=limit, before=before)
 
+    async def channel_of(self, conversation_id: str) -> str:
+        """Return the channel of a conversation: its row's, else the template's. Cached."""
+        check_conversation_id(conversation_id)
+        return await self._adapters.names.of(conversation_id)
+
+    async def follow(self, conversation_id: str, *, limit: int = 50) -> AsyncGenerator[FollowEvent]:
+        """Yield a snapshot (as `hydrate` returns it), then each live event once and in order.
+
+        When events may have been missed, ``again`` comes, and a new snapshot instead of them. The
+        generator does not end by itself.
+
+        Args:
+            conversation_id: the conversation.
+            limit: how many finished messages a snapshot has, the newest.
+
+        Raises:
+            BadParameter: an argument is outside its syntax or range.
+            StoreUnavailable: Postgres does not answer at the start.
+            ChannelRefused: Ably refuses the attach.
+        """
+        async with self.joined(conversation_id, limit=limit) as follower:
+            async for event in follower:
+                yield event
+
+    def joined(
+        self, conversation_id: str, *, limit: int = 50, after: str | None = None
+    ) -> AbstractAsyncContextManager[Follower]:
+        """Follow, as `follow` does, while the block runs.
+
+        *after*: the id of the last event that was received, to resume after it where possible.
+        """
+        return self._subscriptions.joined(conversation_id, limit=limit, after=after)
+
+    async def unanswered(
+        self, conversation_id: str, *, wait: bool = False
+    ) -> AsyncGenerator[Prompt]:
+        """Yield the prompts without a response, each once and in order: the work of an agent.
+
+        A response with the prompt's id as ``prompt_id`` answers it. While you work on a prompt, no
+        other agent gets it; if your process dies, or leaves it without a response, it is offered to
+        the next agent, within 30 s. *wait*: continue with later prompts, without end.
+
+        Raises:
+            BadParameter: *conversation_id* is outside its syntax.
+            StoreUnavailable: Postgres does not answer.
+            ChannelUnavailable: Ably does not answer.
+        """
+        async with AsyncExitStack() as stack:
+            watch = None
+            if wait:
+                follower = await stack.enter_async_context(self.joined(conversation_id, limit=1))
+                watch = PromptWatcher(follower).wait
+            found = unanswered(self.context, conversation_id, record=self.catch_up, wait=watch)
+            async for prompt in await stack.enter_async_context(aclosing(found)):
+                yield prompt
+
+    @asynccontextmanager
+    async def respond(
+        self,
+        conversation_id: str,
+        response_id: str,
+        *,
+        prompt_id: str | None = None,
+        metadata: Any = None,
+        ephemeral: bool = False,
+    ) -> AsyncIterator[Response]:
+        """Publish the response *response_id*, written in the block; it ends with the block.
+
+        *ephemeral*: Ably stores only its start and its end, none of its content; clients that join
+        rely on checkpoints, half a second apart.
+
+        Raises:
+            Conflict: it has ended already, or its publisher is alive.
+            Fenced: it was taken over, ended or erased in the meantime.
+            StoreUnavailable: Postgres did not answer for 30 s; the text is not committed.
+            ChannelUnavailable: the text is committed, but Ably did not acknowledge the end.
+        """
+        publishing = respond(
+            self.context,
+            conversation_id,
+            response_id,
+            prompt_id=prompt_id,
+            metadata=metadata,
+            ephemeral=ephemeral,
+        )
+        async with publishing as response:
+            self._maintenance.attend(conversation_id)
+            yield response
+        self._maintenance.attend(conversation_id)
+
+    async def prompt(self, conversation_id: str, text: str, *, prompt_id: str | None = None) -> str:
+        """Publish and store a prompt on behalf of a user; return its id.
+
+        The same *prompt_id* with the same *text* again changes nothing.
+
+        Raises:
+            BadParameter: an id is outside its syntax, or *text* is empty.
+            TooLarge: *text* does not fit a channel message.
+            Conflict: a message with that id and other content exists.
+            StoreUnavailable: Postgres does not answer.
+            ChannelUnavailable: Ably does not acknowledge it.
+        """
+        return await prompts.prompt(self.context, conversation_id, text, prompt_id=prompt_id)
+
+    async def cancel(self, conversation_id: str, response_id: str) -> None:
+        """Cancel a response, in whichever process it is published.
+
+        It ends as ``cancelled``, with the text so far. A response that has ended is not changed.
+
+        Raises:
+            BadParameter: an id is outside its syntax.
+            ChannelUnavailable: Ably does not acknowledge it.
+        """
+        await prompts.cancel(self.context, conversation_id, response_id)
+
+    async def run_openai(
+        self,
+        conversation_id: str,
+        client: Any,
+        *,
+        input: Any,  # noqa: A002 - the name that the vendor's own method has
+        tools: Tools | None = None,
+        prompt: str | None = None,
+        prompt_id: str | None = None,
+        response_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tool_timeout_s: float = TOOL_TIMEOUT_S,
+        **request: Any,
+    ) -> Driven:
+        """Answer a prompt by OpenAI's Responses API, tools included.
+
+        The prompt is published and stored; then the response is, as `respond` does, with every
+        tool call and its result, until the model is done. A ``cancel`` on the channel stops it
+        (if the key may subscribe), and so does cancelling the task; the vendor is stopped, too.
+
+        A run that fails is published as failed and returned, not raised: see ``outcome``.
+
+        Args:
+            conversation_id: the conversation.
+            client: ``openai.AsyncOpenAI`` (or ``OpenAI``, whose calls then use threads).
+            input: as ``client.responses.create`` takes it.
+            tools: the functions that the model may call, by name.
+            prompt: what readers see of *input*; without it, the last text of a user in it.
+            prompt_id: of a prompt that exists, or to make a repeated call idempotent.
+            response_id: the response's id; without it, a new one.
+            metadata: stored with the response, in addition to the vendor's ids.
+            tool_timeout_s: how long one tool call may take, in seconds.
+            request: further arguments of `rehydrate.providers.responses_driver.run_responses` and
+                of ``client.responses.create``. Without ``previous_response_id``, ``conversation``
+                and ``store=False``, it continues from the newest completed response.
+
+        Raises:
+            BadParameter: an id is outside its syntax, or a tool cannot be described; nothing is
+                published.
+            Conflict: the response has ended already, or its publisher is alive.
+            (and what `prompt` and `respond` raise)
+        """
+        return await self._services.models.run_responses(
+            conversation_id,
+            client,
+            RunNames(prompt, prompt_id, response_id, metadata),
+            toolbox=Toolbox(tools or {}, timeout_s=tool_timeout_s),
+            input_=input,
+            request=request,
+        )
+
+    async def run_openai_assistant(
+        self,
+        conversation_id: str,
+        client: Any,
+        *,
+        assistant_id: str,
+        input: Any = None,  # noqa: A002 - as in `run_openai`
+        thread_id: str | None = None,
+        tools: Tools | None = None,
+        prompt: str | None = None,
+        prompt_id: str | None = None,
+        response_id: str | None = None,
+        metadata: Mapping[str, Any] | None = None,
+        tool_timeout_s: float = TOOL_TIMEOUT_S,
+        **request: Any,
+    ) -> Driven:
+        """Answer a prompt by an assistant of the Assistants API, as `run_openai` does.
+
+        A thread has one run at a time, so prompts of one conversation take turns.
+
+        Args:
+            conversation_id: the conversation.
+            client: as in `run_openai`.
+            assistant_id: which assistant runs.
+            input: a text, or content blocks of the API; None: the thread as it is.
+            thread_id: the vendor's thread; without it, the conversation's own, or a new one.
+            tools: as in `run_openai`.
+            prompt: as in `run_openai`.
+            prompt_id: as in `run_openai`.
+            response_id: as in `run_openai`.
+            metadata: as in `run_openai`.
+            tool_timeout_s: as in `run_openai`.
+            request: further arguments of `rehydrate.providers.assistants_driver.run_assistants`,
+                and fields of the run.
+
+        Raises:
+            (as `run_openai`)
+        """
+        return await self._services.models.run_assistant(
+            conversation_id,
+            client,
+            RunNames(prompt, prompt_id, response_id, metadata),
+            toolbox=Toolbox(tools or {}, timeout_s=tool_timeout_s),
+            input_=input,
+            thread_id=thread_id,
+            request={"assistant_id": assistant_id, **request},
+        )
+
+    async def replay(
+        self,
+        conversation_id: str,
+        response_id: str,
+        *,
+        mode: Mode = "stream",
+        speed: float = 1.0,
+        channel: str | None = None,
+        from_seq: int = 0,
+        max_rate: float = 0.0,
+        asker: Asker = _LIBRARY,
+        idempotency_key: str | None = None,
+    ) -> Replay:
+        """Publish a stored response again: queue that, for any process to run.
+
+        Args:
+            conversation_id: the conversation.
+            response_id: the response.
+            mode: ``stream``: as a separate stream, which followers see live and no answer has;
+                ``repair``: overwrite what live readers show with the stored text.
+            speed: times the original pace; 0: as fast as *max_rate* allows.
+            channel: the channel to publish on; None: the conversation's own.
+            from_seq: the first event to publish.
+            max_rate: channel messages a second; 0: at most 25 on the conversation's own channel.
+            asker: who requested it, for the audit.
+            idempotency_key: a repeated request with the same key returns the first one's replay.
+
+        Raises:
+            BadParameter: an argument is outside its syntax or range.
+            NotFound: the conversation has no such response.
+            Conflict: the response has not ended, or the key was used for another request.
+            Forbidden: replays may not go to that channel.
+            TooLarge: a part of the response does not fit a channel message.
+            Busy: too many replays wait.
+        """
+        return await self.admin.replay(
+            conversation_id,
+            response_id,
+            mode=mode,
+            speed=speed,
+            channel=channel,
+            from_seq=from_seq,
+            max_rate=max_rate,
+            asker=asker,
+            idempotency_key=idempotency_key,
+        )
+
+    async def catch_up(self, conversation_id: str) -> Recorded:
+        """Fold the channel's messages since the watermark into the store.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer.
+            ChannelUnavailable: Ably does not answer.
+        """
+        await self._channel.sync_clock()  # stored times must not depend on a wrong clock
+        recorded = await catch_up(self.context, conversation_id)
+        for outcome, count in recorded.counts.items():
+            self._metrics.observe("outcome", outcome, count)
+        return recorded
+
+    async def store_messages(
+        self, conversation_id: str, messages: Sequence[NewMessage]
+    ) -> StoreResult:
+        """Store finished messages, all or none; the same messages again change nothing.
+
+        Raises:
+            Conflict: a message exists with other content, or is being published.
+        """
+        result = await store_messages(self.context, conversation_id, messages)
+        if result.stored:
+            self._subscriptions.changed(conversation_id)
+        return result
+
+    async def erase(self, conversation_id: str) -> None:
+        """Erase everything published in a conversation so far, permanently.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer; nothing is erased.
+        """
+        await erase(self.context, conversation_id)
+        self._subscriptions.changed(conversation_id)
+
+    async def verify(self, conversation_id: str, *, mend: bool = False) -> Verified:
+        """Compare the stored messages with what the channel still has; *mend* what differs.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer.
+            ChannelUnavailable: Ably does not answer; what was mended stays mended.
+        """
+        verified = await verify(self.context, conversation_id, record=self.catch_up, mend=mend)
+        if any(finding.mended for finding in verified.findings):
+            self._subscriptions.changed(conversation_id)
+        return verified
+
+    def hear(self, channels: Collection[str]) -> None:
+        """Wake the recorder for the conversations of *channels*; return immediately.
+
+        Raises:
+            Busy: the recording queue is full.
+        """
+        if self._maintenance.busy:
+            raise Busy("recording queue is full; retry later")
+        self._maintenance.announce(channels)
+
     async def ready(self) -> dict[str, str]:
-        """What this stands on: name to "ok", or to what is wrong but can be lived with.
+        """Return the state of each dependency by name: "ok", or a fault that does not stop it.
 
         Raises:
             StoreUnavailable: Postgres does not answer, or its schema is not at head.
         """
-        await self.store_ready()
+        await self._store.ready()
         try:
-            await self.channel_ready()
+            await self._channel.ready()
         except ChannelUnavailable as error:
             return {"store": "ok", "channel": str(error)}
         return {"store": "ok", "channel": "ok"}
 
-    async def store_ready(self) -> None:
-        """Return if Postgres answers and its schema is at head.
-
-        Raises:
-            StoreUnavailable: it does not, or is not.
-        """
-        await self._store.ready()
-
-    async def channel_ready(self) -> None:
-        """Return if Ably answers.
-
-        Raises:
-            ChannelUnavailable: it does not.
-        """
-        await self._channel.ready()
-
-    async def key_operations(self) -> frozenset[str]:
-        """What our key may do on a conversation's channel, as Ably says.
-
-        Raises:
-            Unauthorized: Ably does not know the key.
-        """
-        claims = await self._channel.key_capability(self.settings.required_ably_key())
-        wanted = frozenset({"publish", "subscribe", "history"})
-        return Capability(claims).granted(self.settings.channel_of("a"), wanted)
-
-    async def channel_shows(self, channel: str, said_ms: int) -> bool:
-        """Whether history still has anything of the second around *said_ms*."""
-        async with aclosing(
-            self._channel.history(channel, since_ms=said_ms - 1000, forwards=True)
-        ) as pages:
-            first: list[ChannelMessage] = await anext(pages, [])
-        return any(message.timestamp_ms <= said_ms + 1000 for message in first)
-
     def router(self, *, authorize: Authorize) -> APIRouter:
-        """The HTTP calls, for an application of yours, whose lifespan opens and closes this.
+        """Return the HTTP routes, for an application whose lifespan opens and closes this.
 
-        ``authorize(request, conversation_id)`` says whether the caller may; falsy is 403.
+        ``authorize(request, conversation_id)`` returns whether the caller may; falsy is 403.
         """
         return router(self, authorize=authorize, metrics=self._metrics)
 
     def app(self) -> FastAPI:
-        """The service as an application of its own.
+        """Return the service as an application of its own.
 
         Raises:
-            NotConfigured: nobody could prove anything to it.
+            NotConfigured: no key is set that a token could be checked with.
         """
-        settings = self.settings
-        access = Access(
-            ably_keys=settings.reader_keys(),
-            service_keys=revealed(settings.service_keys),
-            admin_keys=revealed(settings.admin_keys),
-            key_capability=self._channel.key_capability,
-            admits=self._channel.admits,
-        )
-        secret = settings.webhook_secret
-        return create_app(
-            self,
-            access,
-            cors_origins=settings.cors_origins,
-            metrics=self._metrics,
-            announcers=WebhookSenders(
-                settings.reader_keys(), secret.get_secret_value() if secret else None
-            ),
-            inspector=self,
-            admin=self,
-        )
-
-
-async def migrate(database_url: str) -> None:
-    """Bring the schema of the database to head.
-
-    Raises:
-        NotConfigured: the URL cannot be read.
-        StoreUnavailable: Postgres does not answer.
-    """
-    with _naming_the_database():
-        await migrations.migrate(database_url)
-
-
-async def schema_revision(database_url: str) -> str | None:
-    """The revision of the database's schema; None if it has none.
-
-    Raises:
-        StoreUnavailable: Postgres does not answer.
-    """
-    return await migrations.current(database_url)
-
-
-@asynccontextmanager
-async def embedded_postgres(folder: Path) -> AsyncIterator[str]:
-    """The URL of a Postgres server of our own below *folder*, while the block runs.
-
-    Raises:
-        StoreUnavailable: it does not start, or does not end; says why and what to do.
-    """
-    try:
-        async with EmbeddedPostgres(folder) as postgres:
-            yield postgres.url
-    except EmbeddedPostgresError as error:
-        raise StoreUnavailable(str(error)) from error
-
-
-@contextmanager
-def _naming_the_database() -> Iterator[None]:
-    try:
-        yield
-    except DatabaseUrlError as error:
-        raise NotConfigured(f"REHYDRATE_DATABASE_URL: {error}") from None
-
-
-def _keep(kept: OrderedDict[str, Any], key: str, value: Any, most: int) -> None:
-    kept[key] = value
-    kept.move_to_end(key)
-    if len(kept) > most:
-        kept.popitem(last=False)
+        return composition.application(self.settings, self, self._adapters, self._services)

@@ -231,9 +231,9 @@ async def test_pages_of_a_configured_origin_may_open_a_stream(client, conversati
 async def test_a_disconnected_reader_is_noticed(client, conversation, history):
     async with streamed(client, conversation) as stream:
         await stream.take(1)
-        assert history._following._feeds[conversation].followers == 1
+        assert history._subscriptions._feeds[conversation].followers == 1
     async with asyncio.timeout(10):
-        while history._following._feeds[conversation].followers:  # noqa: ASYNC110 - another loop's
+        while history._subscriptions._feeds[conversation].followers:  # noqa: ASYNC110 - another loop's
             await asyncio.sleep(0.01)
 
 

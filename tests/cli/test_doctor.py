@@ -144,3 +144,14 @@ async def _say_something(database, ably, monkeypatch):
             response.write("hello")
         await history.catch_up("c")
     await asyncio.sleep(0.3)
+
+
+async def test_it_reads_whether_the_channel_still_has_a_message(database, ably):
+    async with History(load_settings(**settings_on(database, ably))) as history:
+        async with history.respond("c", "r") as response:
+            response.write("hello")
+        at_ms = history.context.now_ms()
+        assert await doctor._shows(history, "ai:c", at_ms)
+        assert not await doctor._shows(history, "ai:other", at_ms)
+        ably.expire()
+        assert not await doctor._shows(history, "ai:c", at_ms)

@@ -137,9 +137,9 @@ async def test_ctrl_c_cancels_the_replay(configured, database):
     assert result.out.startswith("cancelled: ")
     assert "Traceback" not in result.err
     async with History(load_settings(**configured)) as history:
-        (newest, *_), _ = await history.replays()
+        (newest, *_), _ = await history.admin.replays()
         assert newest.state == "cancelled"
-        entries, _ = await history.audit()
+        entries, _ = await history.admin.audit()
     assert {"replay", "replay_cancel"} <= {entry.action for entry in entries}
 
 

@@ -60,7 +60,7 @@ async def test_one_attachment_serves_all_followers_and_ends_after_the_grace_peri
         async with asyncio.timeout(10):
             while attachments(server, conversation):  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.02)
-        assert len(history._following) == 0
+        assert len(history._subscriptions) == 0
 
 
 async def test_following_without_subscribe_capability_is_refused(module_database, conversation):
@@ -147,7 +147,7 @@ async def test_a_cancel_reaches_the_response_that_it_names_and_no_follower(
 ):
     async with (
         reading(history, conversation) as follower,
-        history._following.cancels(conversation, "r") as requested,
+        history._subscriptions.cancels(conversation, "r") as requested,
     ):
         await follower.until(lambda r: r.snapshots)
         await publisher.say("cancel", rid="another")
@@ -161,7 +161,7 @@ async def test_a_cancel_reaches_the_response_that_it_names_and_no_follower(
 
 async def test_a_cancel_published_before_the_attach_is_received(history, conversation, publisher):
     await publisher.say("cancel", rid="r")
-    async with history._following.cancels(conversation, "r") as requested:
+    async with history._subscriptions.cancels(conversation, "r") as requested:
         await asyncio.wait_for(requested.wait(), 15)
 
 

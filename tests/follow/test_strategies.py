@@ -155,7 +155,7 @@ async def test_after_a_suspension_a_new_snapshot_has_the_messages_published_mean
         await publisher.say("user-input", {"promptId": "p", "text": "?"})
         await publisher.say("token", "a", rid="r")
         await follower.until(lambda r: r.texts.get("r") == "a")
-        client = history._following._feeds[conversation]._subscription._client
+        client = history._subscriptions._feeds[conversation]._subscription._client
         seen = []
         client.connection.on(lambda change: seen.append(change.current.value))
         await server.stop()

@@ -82,7 +82,7 @@ async def attached(ably, channel, count):
 async def published(settings, conversation_id, tokens):
     """A response that can be replayed, a chunk a token; whoever published it runs no replays."""
     async with History(settings) as history:
-        await history._jobs.close()
+        await history._replay_worker.close()
         async with history.respond(conversation_id, "r") as response:
             for token in tokens:
                 response.write(token)

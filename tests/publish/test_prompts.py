@@ -25,7 +25,8 @@ def room(house):
 
 
 async def send(room, prompt_id, text, *, channel=None, store=None):
-    await prompt(room.context(channel=channel, store=store), room.id, prompt_id, text)
+    ctx = room.context(channel=channel, store=store)
+    assert await prompt(ctx, room.id, text, prompt_id=prompt_id) == prompt_id
 
 
 async def test_a_prompt_has_the_same_position_on_the_channel_and_in_the_store(room):

@@ -61,7 +61,7 @@ async def nothing_is_reserved(history):
     slots = history._channel._slots
     await until(
         lambda: (
-            not (history._ctx.publish_queue._channels or slots._channels)
+            not (history.context.publish_queue._channels or slots._channels)
             and not any(slot.load for slot in slots._slots)
         )
     )
@@ -251,14 +251,14 @@ async def test_a_queue_is_kept_while_it_is_used_and_no_longer(database):
             one.write("x")
             async with history.respond("queue", "r2") as two:
                 two.write("y")
-                assert list(history._ctx.publish_queue._channels) == ["ai:queue"]
+                assert list(history.context.publish_queue._channels) == ["ai:queue"]
                 assert list(history._channel._slots._channels) == ["ai:queue"]
         await nothing_is_reserved(history)
 
 
 async def test_posted_publishes_leave_every_other_turn_to_producers(database):
     async with opened(database) as (_, history):
-        with history._ctx.publish_queue.channel("ai:turns") as queue:
+        with history.context.publish_queue.channel("ai:turns") as queue:
             posted = [Event("start", f"x{n}", seq=0, id=f"x{n}") for n in range(60)]
             acks = [queue.post(event) for event in posted]
             async with history.respond("turns", "r") as response:
@@ -273,7 +273,7 @@ async def test_posted_publishes_leave_every_other_turn_to_producers(database):
 async def test_a_posted_batch_is_one_publish_and_has_the_same_ids_when_repeated(database):
     async with opened(database) as (_, history):
         events = [Event("stop", f"x{n}", seq=0, id=f"x{n}") for n in range(150)]
-        with history._ctx.publish_queue.channel("ai:together") as queue:
+        with history.context.publish_queue.channel("ai:together") as queue:
             for batch in [*packed(events), *packed(events)]:
                 serials = await queue.post_batch(batch)
                 assert len({serial.partition(":")[0] for serial in serials}) == 1
@@ -291,7 +291,7 @@ def test_packed_lists_fit_one_publish_and_keep_their_order():
 
 async def test_a_steady_publisher_reserves_room_on_its_connection(database):
     async with opened(database) as (_, history):
-        queue, slots = history._ctx.publish_queue, history._channel._slots
+        queue, slots = history.context.publish_queue, history._channel._slots
         with (
             queue.channel("a", steady_per_s=25) as a,
             queue.channel("b", steady_per_s=25),
@@ -307,7 +307,7 @@ async def test_a_steady_publisher_reserves_room_on_its_connection(database):
 
 async def test_a_publish_given_up_while_it_waits_releases_its_queue_and_slot(database):
     async with opened(database, publish_rate=0.1) as (_, history):
-        with history._ctx.publish_queue.channel("ai:left") as queue:
+        with history.context.publish_queue.channel("ai:left") as queue:
             await queue.publish_one(Event("start", "x0", seq=0, id="x0"))
             with pytest.raises(TimeoutError):
                 async with asyncio.timeout(0.05):
@@ -318,7 +318,7 @@ async def test_a_publish_given_up_while_it_waits_releases_its_queue_and_slot(dat
 
 async def test_giving_up_one_publish_keeps_those_behind_it(database):
     async with opened(database, publish_rate=10) as (_, history):
-        with history._ctx.publish_queue.channel("ai:left") as queue:
+        with history.context.publish_queue.channel("ai:left") as queue:
             acks = [queue.post(Event("start", f"x{n}", seq=0, id=f"x{n}")) for n in range(5)]
             acks[2].cancel()
             await asyncio.gather(*acks[:2], *acks[3:])
@@ -328,7 +328,7 @@ async def test_giving_up_one_publish_keeps_those_behind_it(database):
 
 async def test_a_queue_that_is_left_while_a_publish_waits_is_kept_until_it_is_sent(database):
     async with opened(database, publish_rate=10) as (_, history):
-        queue_of = history._ctx.publish_queue.channel
+        queue_of = history.context.publish_queue.channel
         with queue_of("ai:left") as queue:
             acks = [queue.post(Event("start", f"x{n}", seq=0, id=f"x{n}")) for n in range(4)]
         with queue_of("ai:left") as again:
@@ -342,7 +342,7 @@ async def test_a_queue_that_is_left_while_a_publish_waits_is_kept_until_it_is_se
 
 async def test_after_closing_everything_that_waits_is_refused(database):
     async with opened(database, publish_rate=1) as (_, history):
-        with history._ctx.publish_queue.channel("ai:closing") as queue:
+        with history.context.publish_queue.channel("ai:closing") as queue:
             acks = [queue.post(Event("start", f"x{n}", seq=0, id=f"x{n}")) for n in range(4)]
             await acks[0]
             await history._channel.close()

@@ -138,7 +138,7 @@ async def test_the_claim_of_a_dead_agent_expires_and_that_of_a_living_one_does_n
     history, conversation, publisher
 ):
     await send(publisher, "p1")
-    ctx, record = history._ctx, history.catch_up
+    ctx, record = history.context, history.catch_up
     await history.catch_up(conversation)
     assert await history._store.claim(conversation, "dead", 0.4, [])  # and it is never renewed
     async with aclosing(unanswered(ctx, conversation, record=record, lease_s=0.4)) as prompts:

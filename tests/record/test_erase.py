@@ -177,7 +177,7 @@ async def test_a_conversation_is_erased_although_ably_does_not_answer(history, a
         await ably.start()
     for _ in range(20):
         try:
-            await history.channel_ready()
+            await history.context.channel.ready()
             break
         except ChannelUnavailable:
             await asyncio.sleep(0.1)

@@ -42,7 +42,7 @@ class Room(NamedTuple):
         """Wait until the replay has ended, and return it."""
         async with asyncio.timeout(within_s):
             while True:
-                found = await self.history.find_replay(replay.id)
+                found = await self.history.admin.find_replay(replay.id)
                 if found.ended:
                     return found
                 await asyncio.sleep(0.02)
@@ -51,7 +51,7 @@ class Room(NamedTuple):
         """Wait until the store has *done* chunks as acknowledged, and return the replay."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                found = await self.history.find_replay(replay.id)
+                found = await self.history.admin.find_replay(replay.id)
                 if found.done >= done:
                     return found
                 await asyncio.sleep(0.02)

@@ -14,7 +14,7 @@ ME = Asker("admin:me", "10.0.0.1")
 
 
 async def audited(room):
-    entries, _ = await room.history.audit(limit=20)
+    entries, _ = await room.history.admin.audit(limit=20)
     return [e for e in entries if e.conversation_id == room.id]
 
 
@@ -61,7 +61,7 @@ async def test_invalid_names_are_refused_and_audited_shortened(room):
     for conversation_id, response_id in (("a*", "r"), (room.id, "\0"), (room.id, "x" * 300)):
         with pytest.raises(BadParameter):
             await room.history.replay(conversation_id, response_id)
-    (newest, *_), _ = await room.history.audit(limit=1)
+    (newest, *_), _ = await room.history.admin.audit(limit=1)
     assert len(newest.detail["response_id"]) == 256
 
 
@@ -77,13 +77,13 @@ async def test_replays_to_other_channels_need_permission(room):
 
 async def test_a_dry_run_is_audited_and_publishes_nothing(room):
     await room.respond("r")
-    checked = await room.history.replay_dry_run(room.id, "r", ReplayTerms(speed=0), asker=ME)
+    checked = await room.history.admin.replay_dry_run(room.id, "r", ReplayTerms(speed=0), asker=ME)
     assert checked.schedule.chunks == len(TOKENS)
     assert checked.channel == f"ai:{room.id}"
     (entry,) = await audited(room)
     assert (entry.action, entry.outcome) == ("replay_dry_run", "accepted")
     with pytest.raises(NotFound):
-        await room.history.replay_dry_run(room.id, "x", ReplayTerms(), asker=ME)
+        await room.history.admin.replay_dry_run(room.id, "x", ReplayTerms(), asker=ME)
 
 
 async def test_the_same_key_returns_the_same_replay(room):
@@ -98,4 +98,4 @@ async def test_the_same_key_returns_the_same_replay(room):
 
 async def test_an_unknown_replay_cannot_be_cancelled(room):
     with pytest.raises(NotFound):
-        await room.history.cancel_replay("replay-none")
+        await room.history.admin.cancel_replay("replay-none")

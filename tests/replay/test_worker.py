@@ -49,7 +49,7 @@ async def test_a_process_that_closes_releases_a_replay_and_another_continues_at_
             await reader.until(lambda r: r.snapshots)
             replay = await alone.history.replay(alone.id, "r", **SLOW)
             await alone.reached(replay, 5)
-            await alone.history._jobs.close()
+            await alone.history._replay_worker.close()
             there = other._replace(id=alone.id)
             ended = await there.ended(replay)
             assert (ended.state, ended.done) == ("done", len(LONG))
@@ -63,7 +63,7 @@ async def test_the_replay_of_a_dead_process_is_continued(alone, database, short_
     await alone.respond("r", LONG)
     replay = await alone.history.replay(alone.id, "r", **SLOW)
     await alone.reached(replay, 5)
-    dying = alone.history._jobs
+    dying = alone.history._replay_worker
     for run in dying._runs.values():  # a dead process does not release its lease
         run._replays = None
     await dying.close()
@@ -82,12 +82,12 @@ async def test_a_cancelled_replay_ends_on_the_channel_and_repeating_changes_noth
         await reader.until(lambda r: r.snapshots)
         replay = await alone.history.replay(alone.id, "r", **SLOW)
         await alone.reached(replay, 3)
-        cancelled = await alone.history.cancel_replay(replay.id)
+        cancelled = await alone.history.admin.cancel_replay(replay.id)
         assert cancelled.state == "cancelled"
         seen = await reader.until(lambda r: r.statuses.get(replay.id) == "cancelled")
     assert "".join(LONG).startswith(seen.texts[replay.id])
     assert not seen.wrong
-    assert await alone.history.cancel_replay(replay.id) == cancelled
+    assert await alone.history.admin.cancel_replay(replay.id) == cancelled
     assert [e.kind for e in await alone.events(replay)].count("stop") == 1
 
 
@@ -96,7 +96,7 @@ async def test_any_process_can_cancel_a_replay(alone, database):
     async with room_over(database, alone.server) as other:
         replay = await alone.history.replay(alone.id, "r", **SLOW)
         await alone.reached(replay, 3)
-        await other.history.cancel_replay(replay.id)
+        await other.history.admin.cancel_replay(replay.id)
         assert (await alone.ended(replay)).state == "cancelled"
     assert folded(await alone.events(replay), replay.id).status == "cancelled"
 
@@ -106,10 +106,10 @@ async def test_a_queued_replay_is_cancelled_before_it_publishes_anything(alone):
     first = await alone.history.replay(alone.id, "r", **SLOW)
     second = await alone.history.replay(alone.id, "r", speed=0)
     await alone.reached(first, 1)
-    cancelled = await alone.history.cancel_replay(second.id)
+    cancelled = await alone.history.admin.cancel_replay(second.id)
     assert (cancelled.state, cancelled.started_ms) == ("cancelled", None)
     assert await alone.events(second) == []
-    await alone.history.cancel_replay(first.id)
+    await alone.history.admin.cancel_replay(first.id)
 
 
 async def test_replays_on_one_channel_run_one_after_the_other(alone):
@@ -125,7 +125,7 @@ async def test_a_replay_ends_when_its_conversation_is_erased(alone):
     replay = await alone.history.replay(alone.id, "r", speed=0, max_rate=5)
     await alone.reached(replay, 2)
     await alone.history.erase(alone.id)
-    await until(lambda: not alone.history._jobs._running)
+    await until(lambda: not alone.history._replay_worker._running)
     published = len(await alone.events(replay))
     await asyncio.sleep(0.5)
     assert len(await alone.events(replay)) == published < len(LONG)
@@ -148,11 +148,11 @@ async def test_a_replay_survives_lost_connections_to_the_store(alone, database):
 
 async def test_a_replay_fails_if_the_stored_response_changed_meanwhile(alone, database):
     await alone.respond("r")
-    await alone.history._jobs.close()
+    await alone.history._replay_worker.close()
     replay = await alone.history.replay(alone.id, "r", speed=0)
     async with connected(database) as connection:
         await connection.execute('UPDATE replays SET plan = \'{"digest":"other"}\'')
-    alone.history._jobs.open()
+    alone.history._replay_worker.open()
     ended = await alone.ended(replay)
     assert (ended.state, ended.error["code"]) == ("failed", "conflict")
     assert [e.kind for e in await alone.events(replay)] == ["start", "stop"]
@@ -161,11 +161,11 @@ async def test_a_replay_fails_if_the_stored_response_changed_meanwhile(alone, da
 
 async def test_a_replay_that_was_started_too_often_without_progress_has_failed(alone, database):
     await alone.respond("r")
-    await alone.history._jobs.close()
+    await alone.history._replay_worker.close()
     replay = await alone.history.replay(alone.id, "r", speed=0)
     async with connected(database) as connection:
         await connection.execute("UPDATE replays SET attempts = $1", worker.MAX_ATTEMPTS)
-    alone.history._jobs.open()
+    alone.history._replay_worker.open()
     ended = await alone.ended(replay)
     assert (ended.state, ended.error["code"]) == ("failed", "attempts")
 

@@ -6,21 +6,28 @@ import asyncio
 import json
 import sys
 import time
+from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 
+from rehydrate.core.capability import Capability
 from rehydrate.core.wire import timestamp_ms
+from rehydrate.database import schema_revision
 from rehydrate.errors import NotConfigured, RehydrateError
-from rehydrate.history import History, schema_revision
+from rehydrate.history import History
 from rehydrate.settings import Settings, load_settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from rehydrate.core.event import ChannelMessage
 
 TIMEOUT_S = 10.0
 """Seconds that one check may take."""
 
 _REQUIRES = {"schema": "database", "key": "Ably"}
 """A check is skipped if the one it requires has failed."""
+
+_OPERATIONS = frozenset({"publish", "subscribe", "history"})
 
 _WIDTH = len("retention")
 _MAX_CONVERSATIONS = 20
@@ -67,7 +74,7 @@ async def _findings(history: History, settings: Settings) -> AsyncIterator[Findi
         ("schema", lambda: _schema(history), "check the database"),
         (
             "Ably",
-            history.channel_ready,
+            history.context.channel.ready,
             f"check network access to {endpoint} (ABLY_ENDPOINT, ABLY_PORT)",
         ),
         ("key", lambda: _key(history), "check ABLY_API_KEY"),
@@ -100,14 +107,15 @@ async def _database(url: str) -> None:
 
 
 async def _schema(history: History) -> str:
-    await history.store_ready()
+    await history.context.store.ready()
     return "at head"
 
 
 async def _key(history: History) -> str:
     """Check that the key grants the operations that rehydrate uses on its channels."""
-    granted = await history.key_operations()
-    missing = {"publish", "subscribe", "history"} - granted
+    settings = history.settings
+    claims = await history.authority.key_capability(settings.required_ably_key())
+    missing = _OPERATIONS - Capability(claims).granted(settings.channel_of("a"), _OPERATIONS)
     if missing:
         names = ", ".join(sorted(missing))
         raise NotConfigured(f"ABLY_API_KEY lacks {names} on the conversation channels")
@@ -131,7 +139,7 @@ async def _retention(history: History, settings: Settings) -> Finding:
 
 async def _check_history(history: History, channel: str, started_ms: int, now_ms: int) -> Finding:
     age_s = (now_ms - started_ms) // 1000
-    if await history.channel_shows(channel, started_ms):
+    if await _shows(history, channel, started_ms):
         return Finding(
             "retention", good=True, detail=f"channel history has a message from {age_s} s ago"
         )
@@ -141,6 +149,14 @@ async def _check_history(history: History, channel: str, started_ms: int, now_ms
         detail=f"channel history no longer has a message from {age_s} s ago: lower "
         "REHYDRATE_RETENTION, or persist messages with a channel rule",
     )
+
+
+async def _shows(history: History, channel: str, at_ms: int) -> bool:
+    """Return True if channel history has a message from the second around *at_ms*."""
+    pages = history.context.channel.history(channel, since_ms=at_ms - 1000, forwards=True)
+    async with aclosing(pages) as found:
+        first: list[ChannelMessage] = await anext(found, [])
+    return any(message.timestamp_ms <= at_ms + 1000 for message in first)
 
 
 def _print(finding: Finding) -> None:

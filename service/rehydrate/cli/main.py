@@ -271,7 +271,7 @@ def _run_serve(options: Any) -> int:
 
 
 def _run_migrate(_: Any) -> int:
-    from rehydrate.history import migrate  # noqa: PLC0415 - as above
+    from rehydrate.database import migrate  # noqa: PLC0415 - as above
     from rehydrate.settings import load_settings  # noqa: PLC0415 - as above
 
     asyncio.run(migrate(load_settings().required_database_url()))

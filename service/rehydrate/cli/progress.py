@@ -91,7 +91,7 @@ async def replay(
     with _cancelled_by_signal() as cancelled:
         async with History() as history:
             if dry_run:
-                asked = await history.replay_dry_run(
+                asked = await history.admin.replay_dry_run(
                     conversation_id, response_id, terms, asker=asker
                 )
                 _print_schedule(asked, as_json=as_json)
@@ -121,10 +121,10 @@ async def _watch(
     while not now.ended and loop.time() < deadline_s:
         if cancelled.is_set() and not cancelling:
             cancelling, deadline_s = True, loop.time() + CANCEL_TIMEOUT_S
-            now = await history.cancel_replay(queued.id, asker=asker)
+            now = await history.admin.cancel_replay(queued.id, asker=asker)
         else:
             await _pause(cancelled, cancelling=cancelling)
-            now = await history.find_replay(queued.id)
+            now = await history.admin.find_replay(queued.id)
         bar.show(now)
     return now
 

@@ -12,9 +12,9 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
+from rehydrate.database import embedded_postgres, migrate
 from rehydrate.demo.processes import Child, NotStarted
 from rehydrate.errors import NotConfigured
-from rehydrate.history import embedded_postgres, migrate
 from rehydrate.settings import Settings, load_settings
 
 if TYPE_CHECKING:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, OrderedDict
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
 
 HISTORY_TIMEOUT_S = 10.0
 """How long a hydrate waits for the channel before it answers with the stored part alone."""
+
+MAX_PREFETCHES = 10_000
 
 _RETRY_AFTER_S = (0.05, 0.15)
 """When to read again if history does not show ``until`` yet: it lags by about 100 ms."""
@@ -68,6 +70,26 @@ class Prefetch(NamedTuple):
 
     channel: str
     since_ms: int
+
+
+class Prefetches:
+    """The prefetches of the conversations that were hydrated recently, by id."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, Prefetch] = OrderedDict()
+
+    def get(self, conversation_id: str) -> Prefetch | None:
+        """Return the prefetch of a conversation; None if it is unknown."""
+        return self._known.get(conversation_id)
+
+    def put(self, conversation_id: str, channel: str, since_ms: int | None) -> None:
+        """Set what an answer has read; nothing if the store has no watermark (None)."""
+        if since_ms is None:
+            return
+        self._known[conversation_id] = Prefetch(channel, since_ms)
+        self._known.move_to_end(conversation_id)
+        if len(self._known) > MAX_PREFETCHES:
+            self._known.popitem(last=False)
 
 
 class HistoryQuery(NamedTuple):

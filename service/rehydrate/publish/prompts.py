@@ -23,12 +23,13 @@ ACK_TIMEOUT_S = 30.0
 async def prompt(
     ctx: Context,
     conversation_id: str,
-    prompt_id: str,
     text: str,
-) -> None:
-    """Publish a prompt and store it, at the position of its serial.
+    *,
+    prompt_id: str | None = None,
+) -> str:
+    """Publish a prompt and store it, at the position that its serial gives it; return its id.
 
-    Idempotent: a prompt that is stored already is not published again.
+    The same *prompt_id* and *text* again change nothing, and are not published again.
 
     Raises:
         BadParameter: an id has an invalid syntax, or *text* is empty.
@@ -38,6 +39,8 @@ async def prompt(
         ChannelUnavailable: Ably did not acknowledge the prompt, which may have been published.
     """
     check_conversation_id(conversation_id)
+    if prompt_id is None:
+        prompt_id = f"p-{uuid.uuid4().hex}"
     check_message_id(prompt_id, "prompt_id")
     if not text:
         raise BadParameter("text", "text must not be empty")
@@ -54,7 +57,8 @@ async def prompt(
             f"prompt {prompt_id!r} does not fit a channel message of {BATCH_BYTES} bytes"
         )
     for state in await ctx.store.states(conversation_id, [prompt_id]):
-        return _check_same(state, text)
+        _check_same(state, text)
+        return prompt_id
     channel_name = await ctx.channel_of(conversation_id)
     event = event._replace(serial=await _publish(ctx, event, channel_name))
     async with ctx.store.locked(conversation_id, channel_name) as held:
@@ -67,7 +71,7 @@ async def prompt(
         state.place(insertion_position(event.timestamp_ms, 0))
         if state.changed:
             await held.put([state])
-    return None
+    return prompt_id
 
 
 async def cancel(

@@ -1,10 +1,11 @@
-"""`History.replay` over real rooms, and what followers see of it."""
+"""Requested replays: what is published, what followers see, and what admins read."""
 
 from __future__ import annotations
 
 import pytest
 
 from localably import LocalAbly
+from rehydrate.core.replay.requests import Asker
 from replay.rooms import TOKENS, folded, room_over
 from telling import reading
 
@@ -21,7 +22,7 @@ async def room(database, ably):
         yield made
 
 
-async def test_a_replay_says_the_response_again_under_a_name_of_its_own(room):
+async def test_a_replay_publishes_the_response_again_under_an_id_of_its_own(room):
     await room.respond("r")
     replay = await room.history.replay(room.id, "r", speed=0)
     assert (replay.state, replay.chunks, replay.done) == ("queued", len(TOKENS), 0)
@@ -35,7 +36,7 @@ async def test_a_replay_says_the_response_again_under_a_name_of_its_own(room):
     assert folded(events, replay.id).status == "completed"
 
 
-async def test_followers_see_it_live_and_no_answer_has_it(room):
+async def test_followers_see_a_replay_live_and_no_answer_has_it(room):
     await room.respond("r")
     async with reading(room.history, room.id) as reader:
         await reader.until(lambda r: r.snapshots)
@@ -47,3 +48,21 @@ async def test_followers_see_it_live_and_no_answer_has_it(room):
     await room.history.catch_up(room.id)
     answer = await room.history.hydrate(room.id)
     assert [m["id"] for m in answer.messages] == ["r"]
+
+
+async def test_the_newest_replays_and_audit_entries_come_first_and_in_pages(room):
+    await room.respond("r")
+    asked = [await room.history.replay(room.id, "r", speed=0) for _ in range(3)]
+    newest, older = await room.history.admin.replays(limit=2)
+    oldest, end = await room.history.admin.replays(limit=2, before=older)
+    assert [replay.id for replay in [*newest, *oldest]] == [replay.id for replay in asked[::-1]]
+    assert end is None
+    (entry,), _ = await room.history.admin.audit(limit=1)
+    assert (entry.action, entry.actor) == ("replay", "python")
+
+
+async def test_a_cancelled_replay_has_ended_when_the_call_returns(room):
+    await room.respond("r", pause_s=0.05)
+    replay = await room.history.replay(room.id, "r", speed=0.01)
+    cancelled = await room.history.admin.cancel_replay(replay.id, asker=Asker("me"))
+    assert (cancelled.id, cancelled.state) == (replay.id, "cancelled")

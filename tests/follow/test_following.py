@@ -1,4 +1,4 @@
-"""Following by the library's front door."""
+"""`History.follow`: what it yields, what it refuses, and when it ends."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ async def test_a_snapshot_has_as_many_finished_messages_as_were_asked_for_and_al
 
 
 @pytest.mark.parametrize(("conversation", "limit"), [("[x", 50), ("c", 0), ("c", 201)])
-async def test_what_makes_no_sense_is_refused(module_database, server, conversation, limit):
+async def test_arguments_out_of_range_are_refused(module_database, server, conversation, limit):
     async with history_over(module_database, server) as history:
         with pytest.raises(BadParameter):
             await anext(history.follow(conversation, limit=limit))
 
 
-async def test_without_a_database_following_does_not_begin_and_may_be_tried_again(server):
+async def test_following_without_a_database_fails_and_may_be_tried_again(server):
     nowhere = "postgresql://nobody@127.0.0.1:1/nothing"
     async with history_over(nowhere, server) as history:
         for _ in range(2):

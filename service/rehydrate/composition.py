@@ -1,0 +1,180 @@
+"""Composition: the only module that connects the use cases to concrete adapters."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from rehydrate.ably.channel_log import AblyChannel
+from rehydrate.api.app import create_app
+from rehydrate.api.auth.access import Access
+from rehydrate.api.metrics import Metrics
+from rehydrate.api.webhooks import WebhookSenders
+from rehydrate.channel_names import ChannelNames
+from rehydrate.context import Context, PublishOptions
+from rehydrate.database import named_setting
+from rehydrate.follow.feed import FollowOptions
+from rehydrate.follow.subscriptions import Subscriptions
+from rehydrate.hydrate.history_window import Prefetches
+from rehydrate.maintenance.inspector import ServiceInspector
+from rehydrate.maintenance.tasks import Maintenance, MaintenanceOptions, MaintenanceParts
+from rehydrate.postgres.store import PostgresStore
+from rehydrate.providers.model_runs import ModelRuns
+from rehydrate.publish.publish_queue import PublishQueue
+from rehydrate.replay.admin import ReplayAdmin
+from rehydrate.replay.requests import ReplayRequests
+from rehydrate.replay.validation import Targets
+from rehydrate.replay.worker import ReplayOptions, ReplayWorker
+from rehydrate.settings import revealed
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from fastapi import FastAPI
+
+    from rehydrate.api.service import Service
+    from rehydrate.providers.model_runs import Respond
+    from rehydrate.record.catch_up import Recorded
+    from rehydrate.settings import Settings
+
+
+class Adapters(NamedTuple):
+    """The adapters of a process, and what it caches about conversations."""
+
+    store: PostgresStore
+    channel: AblyChannel
+    names: ChannelNames
+    metrics: Metrics
+    prefetches: Prefetches
+    context: Context
+
+
+class Services(NamedTuple):
+    """What runs in a process besides the calls of its users."""
+
+    subscriptions: Subscriptions
+    maintenance: Maintenance
+    replay_worker: ReplayWorker
+    admin: ReplayAdmin
+    inspector: ServiceInspector
+    models: ModelRuns
+
+
+def adapters(settings: Settings) -> Adapters:
+    """Return the adapters that *settings* name; nothing connects yet.
+
+    Raises:
+        NotConfigured: no database or no Ably key is set, or the database's URL is invalid.
+    """
+    with named_setting():
+        store = PostgresStore(settings.required_database_url(), grace_s=settings.lease_s)
+    agents = settings.agent_client_ids
+    client_id = agents[0] if agents else None
+    channel = AblyChannel(
+        settings.required_ably_key(),
+        endpoint=settings.ably_endpoint,
+        port=settings.ably_port,
+        tls=settings.ably_tls,
+        client_id=client_id,
+        publish_rate=settings.publish_rate,
+    )
+
+    async def stored_channel(conversation_id: str) -> str | None:
+        row = await store.conversation(conversation_id)
+        return row and row.channel
+
+    names = ChannelNames(stored_channel, settings.channel_of)
+    context = Context(
+        store=store,
+        channel=channel,
+        publish_queue=PublishQueue(channel),
+        now_ms=channel.now_ms,
+        retention_ms=settings.retention_ms,
+        agents=frozenset(agents),
+        publish_options=PublishOptions(client_id, settings.lease_s),
+        channel_of=names.of,
+        default_channel=settings.channel_of,
+    )
+    return Adapters(store, channel, names, Metrics(), Prefetches(), context)
+
+
+def services(
+    settings: Settings,
+    made: Adapters,
+    *,
+    record: Callable[[str], Awaitable[Recorded]],
+    respond: Respond,
+) -> Services:
+    """Return the services over the adapters *made*; nothing runs yet.
+
+    Args:
+        settings: the settings.
+        made: the adapters.
+        record: records a conversation's channel in the store.
+        respond: publishes a response.
+    """
+    ctx, metrics = made.context, made.metrics
+
+    def attend(conversation_id: str) -> None:
+        maintenance.attend(conversation_id)
+
+    subscriptions = Subscriptions(
+        ctx,
+        terms=FollowOptions(settings.follow_strategy, settings.follow_grace_s),
+        noticed=attend,
+        prefetch=made.prefetches.get,
+    )
+    metrics.count_followed(lambda: subscriptions.counts)
+    maintenance = Maintenance(
+        ctx,
+        terms=MaintenanceOptions(settings.lease_s, settings.idle_limit_ms, settings.retention_ms),
+        record=record,
+        kept=MaintenanceParts(
+            lambda: subscriptions.conversation_ids, subscriptions.changed, subscriptions.read_quiet
+        ),
+        by_template=settings.conversation_on,
+    )
+    worker = ReplayWorker(
+        ctx,
+        rules=ReplayOptions(
+            settings.replays_at_once, settings.replays_per_channel, ctx.publish_options.client_id
+        ),
+        noticed=attend,
+        ended=lambda state: metrics.observe("replay", state, 1),
+    )
+    targets = Targets(settings.replay_channels, settings.publish_rate)
+    requests = ReplayRequests(ctx, targets=targets, record=record, wake=worker.wake)
+    return Services(
+        subscriptions,
+        maintenance,
+        worker,
+        ReplayAdmin(ctx, requests),
+        ServiceInspector(ctx, subscriptions, maintenance),
+        ModelRuns(ctx, respond=respond, cancels=subscriptions.cancels),
+    )
+
+
+def application(settings: Settings, service: Service, made: Adapters, running: Services) -> FastAPI:
+    """Return the HTTP application over *service*.
+
+    Raises:
+        NotConfigured: no key is set that a token could be checked with.
+    """
+    access = Access(
+        ably_keys=settings.reader_keys(),
+        service_keys=revealed(settings.service_keys),
+        admin_keys=revealed(settings.admin_keys),
+        key_capability=made.channel.key_capability,
+        admits=made.channel.admits,
+    )
+    secret = settings.webhook_secret
+    return create_app(
+        service,
+        access,
+        cors_origins=settings.cors_origins,
+        metrics=made.metrics,
+        announcers=WebhookSenders(
+            settings.reader_keys(), secret.get_secret_value() if secret else None
+        ),
+        inspector=running.inspector,
+        admin=running.admin,
+    )
