@@ -9,7 +9,6 @@ from rehydrate import composition
 from rehydrate.api.conversations import router
 from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import check_conversation_id
-from rehydrate.core.replay.requests import Asker
 from rehydrate.errors import Busy, ChannelUnavailable, NotFound
 from rehydrate.follow.subscriptions import PromptWatcher
 from rehydrate.hydrate.history_window import from_channel
@@ -23,6 +22,7 @@ from rehydrate.publish.unanswered import unanswered
 from rehydrate.record.catch_up import Recorded, catch_up
 from rehydrate.record.erase import erase
 from rehydrate.record.import_messages import store_messages
+from rehydrate.replay.admin import LIBRARY
 from rehydrate.settings import Settings, load_settings
 
 if TYPE_CHECKING:
@@ -33,15 +33,13 @@ if TYPE_CHECKING:
 
     from rehydrate.api.conversations import Authorize
     from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.requests import Mode, Replay
+    from rehydrate.core.replay.requests import Asker, Mode, Replay
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.subscriptions import Follower
     from rehydrate.ports import Conversation
     from rehydrate.providers.model_runs import Driven, Tools
     from rehydrate.publish.unanswered import Prompt
     from rehydrate.record.import_messages import NewMessage, StoreResult
-
-_LIBRARY = Asker("python")
 
 
 class History:
@@ -378,7 +376,7 @@ class History:
         channel: str | None = None,
         from_seq: int = 0,
         max_rate: float = 0.0,
-        asker: Asker = _LIBRARY,
+        asker: Asker = LIBRARY,
         idempotency_key: str | None = None,
     ) -> Replay:
         """Publish a stored response again: queue that, for any process to run.

@@ -5,16 +5,19 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from rehydrate.core.replay.requests import ReplayTerms
+from rehydrate.core.replay.requests import Asker, ReplayTerms
 
 if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.requests import Asker, AuditEntry, Mode, Replay
+    from rehydrate.core.replay.requests import AuditEntry, Mode, Replay
     from rehydrate.replay.requests import CheckedRequest, ReplayRequests
 
 CANCEL_WITHIN_S = 2.0
 """How long a cancel waits for the replay to end."""
+
+LIBRARY = Asker("python")
+"""Who requests a replay that the application itself does not attribute to a person."""
 
 _POLL_S = 0.05
 
@@ -51,7 +54,12 @@ class ReplayAdmin:
         )
 
     async def replay_dry_run(
-        self, conversation_id: str, response_id: str, terms: ReplayTerms, *, asker: Asker
+        self,
+        conversation_id: str,
+        response_id: str,
+        terms: ReplayTerms,
+        *,
+        asker: Asker = LIBRARY,
     ) -> CheckedRequest:
         """Return what `replay` would publish on *terms*, and when; publish nothing.
 
@@ -68,7 +76,7 @@ class ReplayAdmin:
         """
         return await self._requests.find(replay_id)
 
-    async def cancel_replay(self, replay_id: str, *, asker: Asker) -> Replay:
+    async def cancel_replay(self, replay_id: str, *, asker: Asker = LIBRARY) -> Replay:
         """Cancel a replay, and wait up to `CANCEL_WITHIN_S` for it to end; idempotent.
 
         Raises:
