@@ -175,6 +175,19 @@ async def test_a_publish_given_up_while_it_waits_releases_its_channel_and_slot(s
         assert (await stored(log), taken) == (["first"], [])
 
 
+async def test_a_publish_given_up_at_its_turn_no_longer_counts(server):
+    async with opened(server, publish_rate=5, unacknowledged=2) as log:
+        first, second = log.publish(C, [token(1)]), log.publish(C, [token(2)])
+        (slot,) = log._slots._slots
+        assert slot.open == 2
+        second.cancel()
+        log._slots._channels[C].rate = log._slots._slots[0].rate = module.RateLimit(0)
+        log._slots._take_turns(slot)  # before the cancellation is noticed
+        await first
+        await until(lambda: slot.open == 0)
+        assert await stored(log) == ["1"]
+
+
 async def test_giving_up_one_publish_keeps_the_others_of_its_channel(server):
     async with opened(server, publish_rate=10) as log:
         acks = [log.publish(C, [token(n)]) for n in range(6)]

@@ -259,18 +259,20 @@ class ConnectionSlots:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         slot.timer, slot.sending = None, True
-        for _ in range(len(slot.waiting)):
-            if slot.rate.wait_s(now_s):
-                break
-            channel = slot.waiting.popleft()
-            if not channel.rate.wait_s(now_s):
-                self._send_next(channel, now_s)
-            channel.queued = self._may_send(channel)
-            if channel.queued:
-                slot.waiting.append(channel)
-            else:
-                self._forget_if_idle(channel)
-        slot.sending = False
+        try:
+            for _ in range(len(slot.waiting)):
+                if slot.rate.wait_s(now_s):
+                    break
+                channel = slot.waiting.popleft()
+                if not channel.rate.wait_s(now_s):
+                    self._send_next(channel, now_s)
+                channel.queued = self._may_send(channel)
+                if channel.queued:
+                    slot.waiting.append(channel)
+                else:
+                    self._forget_if_idle(channel)
+        finally:
+            slot.sending = False
         if slot.waiting:
             soonest_s = min(channel.rate.wait_s(now_s) for channel in slot.waiting)
             wait_s = max(soonest_s, slot.rate.wait_s(now_s))
@@ -281,7 +283,8 @@ class ConnectionSlots:
         slot = channel.slot
         while channel.waiting:
             publish = channel.waiting.popleft()
-            if publish.answer.done():
+            if publish.answer.done():  # given up just now: `_on_done` will not find it
+                slot.open -= publish.size
                 continue
             messages = _messages(publish)
             if not messages:
