@@ -225,6 +225,13 @@ def test_sections_that_the_code_cites_are_there():
             assert said in headings, path
 
 
+def test_sections_that_the_document_cites_are_there():
+    headings = set(re.findall(r"^##+ (\d+(?:\.\d+)?)", TEXT, re.MULTILINE))
+    cited = re.findall(r"[Ss]ections?\s((?:\d+(?:\.\d+)?(?:,\s|\sand\s|\sto\s|\sor\s)?)+)", TEXT)
+    numbers = {number for group in cited for number in re.findall(r"\d+(?:\.\d+)?", group)}
+    assert numbers <= headings
+
+
 def example(name):
     return json.loads(TEXT.partition(f"<!-- example: {name} -->\n```json\n")[2].partition("```")[0])
 

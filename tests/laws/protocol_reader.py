@@ -1,4 +1,4 @@
-"""A reader in plain Python, written from docs/protocol.md alone: sections 3, 4, 6 and 9.
+"""A reader in plain Python, written from docs/protocol.md alone: sections 3, 4, 6, 9 and 11.
 
 It imports nothing of rehydrate. Where it and the service differ, the document is wrong, or is
 missing a sentence.
