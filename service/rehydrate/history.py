@@ -460,7 +460,7 @@ class History:
             self._subscriptions.changed(conversation_id)
         return verified
 
-    def hear(self, channels: Collection[str]) -> None:
+    def record_soon(self, channels: Collection[str]) -> None:
         """Wake the recorder for the conversations of *channels*; return immediately.
 
         Raises:

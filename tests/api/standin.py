@@ -29,7 +29,7 @@ class StandIn:
         self.gate = None
         self.opened = self.closed = 0
         self.asked = []
-        self.heard = []
+        self.woken = []
         self.arrived = asyncio.Semaphore(0)
 
     async def open(self):
@@ -96,9 +96,9 @@ class StandIn:
         self._fail()
         self.conversations_by_id.pop(conversation_id, None)
 
-    def hear(self, channels):
+    def record_soon(self, channels):
         self._fail()
-        self.heard.append(channels)
+        self.woken.append(channels)
 
     async def conversations(self, *, limit, before):
         self._fail()

@@ -58,7 +58,7 @@ class TestProofs:
         body = batch("ai:a", "ai:b", "ai:a")
         answer = await client.post(PATH, content=body, headers=signed(body, key))
         assert (answer.status_code, answer.content) == (204, b"")
-        assert service.heard == [["ai:a", "ai:b"]]
+        assert service.woken == [["ai:a", "ai:b"]]
 
     @pytest.mark.parametrize(
         "headers",
@@ -80,7 +80,7 @@ class TestProofs:
         raw = [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
         answer = await client.post(PATH, content=batch("ai:a"), headers=raw)
         problem(answer, 401, "unauthorized")
-        assert not service.heard
+        assert not service.woken
 
     async def test_an_enveloped_webhook_needs_the_rules_secret(self, client, service):
         shown = {"X-Rehydrate-Secret": SECRET}
@@ -88,7 +88,7 @@ class TestProofs:
         assert (await client.post(PATH, json=envelope, headers=shown)).status_code == 204
         bare = {**shown, "X-Ably-Envelope-Channel": "ai:d"}
         assert (await client.post(PATH, content=b"\xff", headers=bare)).status_code == 204
-        assert service.heard == [["ai:c"], ["ai:d"]]
+        assert service.woken == [["ai:c"], ["ai:d"]]
 
     async def test_without_a_configured_secret_none_is_accepted(self, service):
         app = create_app(service, make_access(), announcers=WebhookSenders([KEY]))

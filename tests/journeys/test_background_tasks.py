@@ -63,7 +63,7 @@ class Jobs:
     async def webhook_wakeups(self, history, server, conversation):
         async with publisher_to(server, f"ai:{conversation}") as publisher:
             await publisher.say("user-input", {"promptId": "p", "text": "hi"})
-            history.hear([f"ai:{conversation}"])
+            history.record_soon([f"ai:{conversation}"])
             await recorded(history, conversation, "p")
 
     async def poller(self, history, server, conversation):

@@ -103,7 +103,7 @@ async def test_an_unexpected_exception_does_not_end_the_lookups(woken, caplog, m
 async def test_an_announced_conversation_is_recorded(database, ably):
     async with opened(database, ably) as history:
         await say(history, "ai:announced", "hello")
-        history.hear(["ai:announced", "[meta]whatever", "elsewhere"])
+        history.record_soon(["ai:announced", "[meta]whatever", "elsewhere"])
         assert await recorded(history, "announced") == ["p-1"]
 
 
@@ -111,4 +111,4 @@ async def test_announcements_are_refused_while_the_queue_is_full(database, ably,
     monkeypatch.setattr(webhook_wakeups, "MAX_WAITING", 0)
     async with opened(database, ably) as history:
         with pytest.raises(Busy, match="recording queue is full; retry later"):
-            history.hear(["ai:x"])
+            history.record_soon(["ai:x"])

@@ -69,7 +69,7 @@ class Service(Protocol):
         """Permanently erase all messages published so far. Idempotent."""
         ...
 
-    def hear(self, channels: Collection[str]) -> None:
+    def record_soon(self, channels: Collection[str]) -> None:
         """Wake the recorder for the conversations of *channels*; return immediately.
 
         Raises:

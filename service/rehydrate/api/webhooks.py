@@ -126,7 +126,7 @@ def events_router(service: Service, announcers: WebhookSenders) -> APIRouter:
         with limit:
             body = await read_bytes(request, LIMIT_BYTES, ARRIVAL_S)
             announcers.check_signature(request.headers, body)
-            service.hear(channels_of(request.headers, body))
+            service.record_soon(channels_of(request.headers, body))
         return Response(status_code=204, headers={"Cache-Control": "no-store"})
 
     made.add_api_route(
