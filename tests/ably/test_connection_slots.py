@@ -211,7 +211,7 @@ async def test_a_full_connection_delays_batches_and_serves_every_channel_later(s
 
 
 async def test_there_are_at_most_so_many_connections(server, monkeypatch):
-    monkeypatch.setattr(module, "MOST_SLOTS", 2)
+    monkeypatch.setattr(module, "MAX_SLOTS", 2)
     async with opened(server, publish_rate=50) as log:
         with ExitStack() as stack:
             for n in range(5):

@@ -372,7 +372,7 @@ async def test_ephemeral_content_is_in_answers_though_not_in_history(database):
 def test_the_estimated_size_is_never_too_small():
     for text in ("", "x", "語" * 500, "\U0001f600" * 12_000, "\x00\n" * 50):
         event = Event("token", "r" * 256, 9, 2**31, text=text, client_id="語", ephemeral=True)
-        assert module._most_bytes(event) >= module.outgoing(event).size_bytes
+        assert module._max_bytes(event) >= module.outgoing(event).size_bytes
 
 
 def test_sizes_are_counted_as_ably_counts_them():

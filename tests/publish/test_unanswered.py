@@ -184,7 +184,7 @@ async def test_a_prompt_left_without_a_response_is_not_yielded_twice_in_a_row(
 async def test_the_number_of_remembered_prompts_is_bounded(
     history, conversation, publisher, monkeypatch
 ):
-    monkeypatch.setattr(unanswered_module, "_MOST_OFFERED", 2)
+    monkeypatch.setattr(unanswered_module, "_MAX_OFFERED", 2)
     await send(publisher, "p1", "p2", "p3")
     async with aclosing(history.unanswered(conversation)) as prompts:
         found = [(await anext(prompts)).id for _ in range(4)]

@@ -55,7 +55,7 @@ TURN_S = 0.18
 UNACKNOWLEDGED = 16
 """Publishes of one channel that may be unacknowledged, at most."""
 
-MOST_SLOTS = 100
+MAX_SLOTS = 100
 FREE_PER_S = 5_000
 """Publishes a second of a connection without a configured rate: more would only use CPU, and text
 written within a turn is published together."""
@@ -65,7 +65,7 @@ _BYTES_PER_PUBLISH = 20_000
 as several."""
 
 _HEADERS_BYTES = 300
-_MOST_UTF8_BYTES = 4
+_MAX_UTF8_BYTES = 4
 _CHECK_EVERY_S = 30.0
 
 
@@ -226,7 +226,7 @@ class ConnectionSlots:
         for slot in self._slots:
             if not self._rate_per_s or slot.load + load <= max(self._channels_per_slot, load):
                 return slot
-        if len(self._slots) >= MOST_SLOTS:
+        if len(self._slots) >= MAX_SLOTS:
             return min(self._slots, key=lambda slot: slot.load)
         self._slots.append(ConnectionSlot(self._build(), self._rate_per_s))
         if len(self._slots) > 1 and self._timer is None:
@@ -374,7 +374,7 @@ def _cost(messages: Sequence[Outgoing]) -> float:
         if not isinstance(message.data, str):
             most = _BYTES_PER_PUBLISH + 1
             break
-        most += _HEADERS_BYTES + _MOST_UTF8_BYTES * len(message.data)
+        most += _HEADERS_BYTES + _MAX_UTF8_BYTES * len(message.data)
     if most <= _BYTES_PER_PUBLISH:  # nearly always, and found without counting bytes
         return 1.0
     try:

@@ -56,7 +56,7 @@ BATCH_BYTES = 60_000
 BATCH_MESSAGES = 100
 
 _HEADERS_BYTES = 200
-_MOST_UTF8_BYTES = 4
+_MAX_UTF8_BYTES = 4
 
 
 class _Posted(NamedTuple):
@@ -214,7 +214,7 @@ class ChannelQueue:
             base_id = base_id or self._next_base_id()
             event = event._replace(id=f"{base_id}:{len(batch)}")
             message = outgoing(event)
-            size += _most_bytes(event) or message.size_bytes
+            size += _max_bytes(event) or message.size_bytes
             if batch and size > BATCH_BYTES:
                 break
             batch.append((producer, event))
@@ -292,12 +292,12 @@ def packed(events: Iterable[Event]) -> Iterator[list[Event]]:
         yield batch
 
 
-def _most_bytes(event: Event) -> int:
+def _max_bytes(event: Event) -> int:
     """Return a cheap upper bound of the message's `size_bytes`; 0: it has to be counted."""
     if event.kind not in TEXTUAL or event.part is not None:
         return 0
     characters = len(event.text or "") + len(event.message_id or "") + len(event.client_id or "")
-    return _HEADERS_BYTES + _MOST_UTF8_BYTES * characters
+    return _HEADERS_BYTES + _MAX_UTF8_BYTES * characters
 
 
 def _acknowledge(batch: list[tuple[EventProducer, Event]], ack: Ack) -> None:

@@ -30,7 +30,7 @@ _log = logging.getLogger(__name__)
 LEASE_S = 30.0
 """How long a claim lasts without renewal."""
 
-_MOST_OFFERED = 10_000
+_MAX_OFFERED = 10_000
 
 
 class Prompt(NamedTuple):
@@ -76,7 +76,7 @@ async def unanswered(
         if wire is not None:
             prompt = _prompt(wire)
             offered[prompt.id] = None
-            if len(offered) > _MOST_OFFERED:
+            if len(offered) > _MAX_OFFERED:
                 offered.popitem(last=False)
             async with _claimed(ctx.store, (conversation_id, prompt.id, holder), lease_s):
                 yield prompt
