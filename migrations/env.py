@@ -1,7 +1,7 @@
-"""How Alembic reaches the database: one at a time, and never waiting long for a table.
+"""Alembic's environment: runs migrations one at a time, with a short wait for table locks.
 
-`rehydrate migrate` passes its connection in. The command `alembic`, for work on the schema, takes
-the database of ``REHYDRATE_DATABASE_URL``.
+`rehydrate migrate` passes its connection in. The command `alembic`, for development of the schema,
+uses the database of ``REHYDRATE_DATABASE_URL``.
 """
 
 from __future__ import annotations
@@ -12,12 +12,12 @@ import os
 from alembic import context
 from sqlalchemy import Connection
 
-from rehydrate.postgres.migrations import alone, engine_of
+from rehydrate.postgres.migrations import engine_of, lock_for_migration
 from rehydrate.postgres.tables import metadata
 
 
 def run(connection: Connection) -> None:
-    """Run what was asked for, in the connection's transaction."""
+    """Run the requested migrations in the connection's transaction."""
     context.configure(
         connection=connection,
         target_metadata=metadata,
@@ -25,15 +25,15 @@ def run(connection: Connection) -> None:
         transaction_per_migration=False,
     )
     with context.begin_transaction():
-        alone(connection)
+        lock_for_migration(connection)
         context.run_migrations()
 
 
-async def run_alone() -> None:
-    """Run what was asked for on a connection of our own."""
+async def run_standalone() -> None:
+    """Run the requested migrations on a new connection to ``REHYDRATE_DATABASE_URL``."""
     url = os.environ.get("REHYDRATE_DATABASE_URL")
     if not url:
-        raise SystemExit("set REHYDRATE_DATABASE_URL to the database whose schema is meant")
+        raise SystemExit("set REHYDRATE_DATABASE_URL to the database to migrate")
     engine = engine_of(url)
     try:
         async with engine.begin() as connection:
@@ -43,9 +43,9 @@ async def run_alone() -> None:
 
 
 if context.is_offline_mode():
-    raise SystemExit("migrations look at the database they change: run them on it")
+    raise SystemExit("offline mode is not supported: the migrations read the database they change")
 given = context.config.attributes.get("connection")
 if given is not None:
     run(given)
 else:
-    asyncio.run(run_alone())
+    asyncio.run(run_standalone())

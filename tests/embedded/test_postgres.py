@@ -1,4 +1,4 @@
-"""The embedded Postgres with real processes: shared, taken over, killed, and mended."""
+"""The embedded Postgres with real processes: sharing, takeover, crashes and recovery."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import pytest
 from postgres.embedded_owners import (
     OWNER,
     Start,
-    announced,
-    lives,
+    is_running,
+    read_url,
     run,
     run_when_back,
     starting_owners,
@@ -35,7 +35,7 @@ def owners() -> Iterator[Start]:
         yield start
 
 
-async def test_a_fresh_folder_becomes_a_server_over_tcp_and_socket(tmp_path: Path) -> None:
+async def test_a_new_folder_is_served_over_tcp_and_socket(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path / "pg") as server:
         assert "@127.0.0.1:" in server.url
         assert await run(server.url, "select 1") == [1]
@@ -43,7 +43,7 @@ async def test_a_fresh_folder_becomes_a_server_over_tcp_and_socket(tmp_path: Pat
             assert await run(server.socket_url, "select 2") == [2]
 
 
-async def test_the_data_outlive_a_stop(tmp_path: Path) -> None:
+async def test_data_survive_a_stop(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         await run(server.url, "create table kept as select 42 as x")
         port = server.url.rpartition(":")[2]
@@ -52,7 +52,7 @@ async def test_the_data_outlive_a_stop(tmp_path: Path) -> None:
         assert server.url.rpartition(":")[2] == port
 
 
-async def test_a_password_is_needed_and_is_kept_from_others(tmp_path: Path) -> None:
+async def test_a_password_is_required_and_its_file_is_private(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         secret = tmp_path / "password"
         assert stat.S_IMODE(secret.stat().st_mode) == 0o600
@@ -64,7 +64,7 @@ async def test_a_password_is_needed_and_is_kept_from_others(tmp_path: Path) -> N
     assert secret.read_text() not in log
 
 
-async def test_durability_is_on_and_the_log_keeps_no_statements(tmp_path: Path) -> None:
+async def test_durability_is_on_and_the_log_contains_no_statements(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         names = ("fsync", "synchronous_commit", "full_page_writes")
         assert await run(server.url, *(f"show {name}" for name in names)) == ["on"] * 3
@@ -80,19 +80,19 @@ async def test_durability_is_on_and_the_log_keeps_no_statements(tmp_path: Path) 
     assert "whispered" not in log
 
 
-async def test_stop_leaves_no_process_and_may_be_repeated(tmp_path: Path) -> None:
+async def test_stop_ends_all_processes_and_is_idempotent(tmp_path: Path) -> None:
     server = EmbeddedPostgres(tmp_path)
     server.start()
     pid = server.pid
     server.stop()
     server.stop()
-    assert not lives(pid)
+    assert not is_running(pid)
     assert not (tmp_path / "data" / "postmaster.pid").exists()
     with pytest.raises(EmbeddedPostgresError, match="start it"):
         _ = server.url
 
 
-async def test_it_starts_in_a_worker_thread_and_outlives_that_thread(tmp_path: Path) -> None:
+async def test_a_server_started_in_a_worker_thread_outlives_that_thread(tmp_path: Path) -> None:
     server = EmbeddedPostgres(tmp_path)
     try:
         with ThreadPoolExecutor(1) as pool:
@@ -103,14 +103,14 @@ async def test_it_starts_in_a_worker_thread_and_outlives_that_thread(tmp_path: P
         server.stop()
 
 
-async def test_async_with_starts_and_stops_it(tmp_path: Path) -> None:
+async def test_async_with_starts_and_stops_the_server(tmp_path: Path) -> None:
     async with EmbeddedPostgres(tmp_path) as server:
         pid = server.pid
         assert await run(server.url, "select 1") == [1]
-    assert not lives(pid)
+    assert not is_running(pid)
 
 
-async def test_a_cancelled_start_leaves_nothing_behind(tmp_path: Path) -> None:
+async def test_a_cancelled_start_leaves_no_server_running(tmp_path: Path) -> None:
     async def enter() -> None:
         async with EmbeddedPostgres(tmp_path):
             pass
@@ -125,27 +125,27 @@ async def test_a_cancelled_start_leaves_nothing_behind(tmp_path: Path) -> None:
         assert await run(server.url, "select 1") == [1]
 
 
-async def test_a_killed_owner_leaves_no_orphan_and_no_loss(tmp_path: Path, owners) -> None:
+async def test_a_killed_owner_leaves_no_orphan_and_no_data_are_lost(tmp_path: Path, owners) -> None:
     owner = owners(tmp_path)
-    await run(announced(owner), "create table kept as select 7 as x")
+    await run(read_url(owner), "create table kept as select 7 as x")
     pid = EmbeddedPostgres(tmp_path).pid
     owner.kill()
     owner.wait()
-    with EmbeddedPostgres(tmp_path) as server:  # may come at once: it waits for the lock
+    with EmbeddedPostgres(tmp_path) as server:  # waits for the lock
         assert server.owned
-        assert not lives(pid)
+        assert not is_running(pid)
         assert await run(server.url, "select x from kept") == [7]
 
 
 async def test_a_terminated_owner_ends_its_server_cleanly(tmp_path: Path, owners) -> None:
     owner = owners(tmp_path)
-    announced(owner)
+    read_url(owner)
     owner.terminate()
     assert owner.wait(30) == 0
     assert "database system is shut down" in (tmp_path / "log").read_text()
 
 
-async def test_an_owner_that_left_a_forked_copy_of_itself_still_ends_its_server(
+async def test_the_server_of_a_killed_owner_ends_despite_a_forked_child(
     tmp_path: Path,
 ) -> None:
     script = OWNER.replace(
@@ -160,7 +160,7 @@ async def test_an_owner_that_left_a_forked_copy_of_itself_still_ends_its_server(
         start_new_session=True,
     )
     try:
-        announced(owner)
+        read_url(owner)
         assert owner.wait(30) == 9
         wait_until(lambda: not (tmp_path / "data" / "postmaster.pid").exists())
     finally:
@@ -169,7 +169,7 @@ async def test_an_owner_that_left_a_forked_copy_of_itself_still_ends_its_server(
         owner.stdout.close()
 
 
-async def test_a_killed_server_comes_back_by_itself_on_the_same_port(tmp_path: Path) -> None:
+async def test_a_killed_server_is_restarted_on_the_same_port(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         await run(server.url, "create table kept as select 8 as x")
         url, pid = server.url, server.pid
@@ -180,8 +180,8 @@ async def test_a_killed_server_comes_back_by_itself_on_the_same_port(tmp_path: P
 
 
 @pytest.mark.slow
-async def test_a_server_that_cannot_start_for_a_while_is_there_when_it_can(tmp_path: Path) -> None:
-    """As when its disk is full for longer than a few attempts take."""
+async def test_restarts_are_retried_until_the_server_can_start(tmp_path: Path) -> None:
+    """For instance when the disk stays full for longer than a few attempts take."""
     with EmbeddedPostgres(tmp_path) as server:
         await run(server.url, "create table kept as select 10 as x")
         needed = tmp_path / "data" / "PG_VERSION"
@@ -198,20 +198,20 @@ async def test_a_server_killed_together_with_its_guard_and_owner_recovers(
     tmp_path: Path, owners
 ) -> None:
     owner = owners(tmp_path)
-    await run(announced(owner), "create table kept as select 9 as x")
+    await run(read_url(owner), "create table kept as select 9 as x")
     pid = EmbeddedPostgres(tmp_path).pid
     guard = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
     os.kill(guard, signal.SIGSTOP)  # so that it can neither reap nor restart
     os.kill(pid, signal.SIGKILL)
     owner.kill()
-    wait_until(lambda: not lives(pid))
+    wait_until(lambda: not is_running(pid))
     os.kill(guard, signal.SIGKILL)
     with EmbeddedPostgres(tmp_path) as server:
         assert await run(server.url, "select x from kept") == [9]
         assert "was interrupted" in (tmp_path / "log").read_text()
 
 
-async def test_a_pid_file_that_names_a_stranger_is_not_taken_for_a_server(tmp_path: Path) -> None:
+async def test_a_pid_file_with_the_pid_of_another_program_is_ignored(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path):
         stale = (tmp_path / "data" / "postmaster.pid").read_text().split("\n")
     stale[0] = str(os.getpid())
@@ -220,12 +220,12 @@ async def test_a_pid_file_that_names_a_stranger_is_not_taken_for_a_server(tmp_pa
         assert await run(server.url, "select 1") == [1]
 
 
-async def test_a_killed_guard_takes_the_server_along_and_start_mends_it(tmp_path: Path) -> None:
+async def test_a_killed_guard_ends_its_server_and_start_recovers(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         pid = server.pid
         guard = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
         os.kill(guard, signal.SIGKILL)
-        wait_until(lambda: not lives(pid))
+        wait_until(lambda: not is_running(pid))
         assert await run(server.start(), "select 1") == [1]
 
 
@@ -233,7 +233,7 @@ async def test_two_processes_share_one_server_and_the_second_can_take_over(
     tmp_path: Path, owners
 ) -> None:
     owner = owners(tmp_path)
-    url = announced(owner)
+    url = read_url(owner)
     second = EmbeddedPostgres(tmp_path)
     try:
         assert second.start() == url
@@ -248,16 +248,18 @@ async def test_two_processes_share_one_server_and_the_second_can_take_over(
         second.stop()
 
 
-async def test_one_that_is_attached_ends_without_harm(tmp_path: Path, owners) -> None:
+async def test_an_attached_process_that_ends_leaves_the_server_running(
+    tmp_path: Path, owners
+) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         guest = owners(tmp_path)
-        assert announced(guest) == server.url
+        assert read_url(guest) == server.url
         guest.kill()
         guest.wait()
         assert await run(server.url, "select 1") == [1]
 
 
-async def test_many_that_start_at_once_agree_on_one_server(tmp_path: Path) -> None:
+async def test_concurrent_starts_share_one_server(tmp_path: Path) -> None:
     servers = [EmbeddedPostgres(tmp_path) for _ in range(4)]
     try:
         urls = await asyncio.gather(*(asyncio.to_thread(s.start) for s in servers))
@@ -268,7 +270,7 @@ async def test_many_that_start_at_once_agree_on_one_server(tmp_path: Path) -> No
             server.stop()
 
 
-async def test_a_port_that_was_taken_meanwhile_is_left_to_its_taker(tmp_path: Path) -> None:
+async def test_another_port_is_used_if_the_last_one_was_taken(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         port = int(server.url.rpartition(":")[2].partition("/")[0])
     taker = await asyncio.start_server(lambda *_: None, "127.0.0.1", port)
@@ -278,15 +280,15 @@ async def test_a_port_that_was_taken_meanwhile_is_left_to_its_taker(tmp_path: Pa
             assert await run(server.url, "select 1") == [1]
 
 
-def test_a_lost_password_is_said(tmp_path: Path) -> None:
+def test_a_missing_password_file_is_reported(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path):
         pass
     (tmp_path / "password").unlink()
-    with pytest.raises(EmbeddedPostgresError, match="put it back"):
+    with pytest.raises(EmbeddedPostgresError, match="restore it"):
         EmbeddedPostgres(tmp_path).start()
 
 
-def test_a_folder_that_cannot_be_made_is_said(tmp_path: Path) -> None:
+def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(EmbeddedPostgresError, match="REHYDRATE_DATA_DIR"):
         EmbeddedPostgres(tmp_path / "file" / "pg").start()
@@ -301,7 +303,7 @@ def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
         EmbeddedPostgres(tmp_path).start()
 
 
-def test_half_an_initdb_is_begun_anew(tmp_path: Path) -> None:
+def test_an_interrupted_initdb_is_repeated(tmp_path: Path) -> None:
     (tmp_path / "data.new" / "base").mkdir(parents=True)
     with EmbeddedPostgres(tmp_path):
         assert not (tmp_path / "data.new").exists()

@@ -44,7 +44,7 @@ def write_settings(folder: Path, port: int, arguments: dict) -> Path:
     return settings
 
 
-async def answers(url: str) -> None:
+async def wait_until_it_accepts(url: str) -> None:
     for _ in range(500):
         try:
             connection = await asyncpg.connect(**connect_arguments(url), statement_cache_size=0)
@@ -57,7 +57,7 @@ async def answers(url: str) -> None:
 
 @pytest.fixture
 async def pooled_database(database: str) -> AsyncIterator[str]:
-    """The URL of this test's database by way of a pooler."""
+    """Return the URL of this test's database through a pooler."""
     program = shutil.which("pgbouncer", path=f"{os.environ['PATH']}:/usr/sbin:/usr/bin")
     if program is None:
         pytest.skip("pgbouncer is not installed")
@@ -75,7 +75,7 @@ async def pooled_database(database: str) -> AsyncIterator[str]:
         )
         try:
             url = database.replace(f":{arguments['port']}/", f":{port}/")
-            await answers(url)
+            await wait_until_it_accepts(url)
             yield url
         finally:
             process.terminate()

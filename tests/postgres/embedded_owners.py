@@ -1,4 +1,4 @@
-"""Processes that own an embedded Postgres, and what tests ask of them."""
+"""Helpers for tests that start processes which own an embedded Postgres."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ Start = Callable[..., "subprocess.Popen[str]"]
 
 @contextlib.contextmanager
 def starting_owners() -> Iterator[Start]:
-    """Start processes that own (or attach to) a folder; end them whatever the test did."""
+    """Yield a function that starts a process owning (or sharing) a folder; kill all at the end."""
     started: list[subprocess.Popen[str]] = []
 
     def start(folder: Path, **how: object) -> subprocess.Popen[str]:
@@ -56,13 +56,13 @@ def starting_owners() -> Iterator[Start]:
             process.stdout.close()
 
 
-def announced(owner: subprocess.Popen[str]) -> str:
+def read_url(owner: subprocess.Popen[str]) -> str:
     url = owner.stdout.readline().strip()
     assert url.startswith("postgresql://")
     return url
 
 
-def lives(pid: int) -> bool:
+def is_running(pid: int) -> bool:
     try:
         state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
     except FileNotFoundError:
@@ -70,10 +70,10 @@ def lives(pid: int) -> bool:
     return state not in "ZX"
 
 
-def wait_until(what: Callable[[], bool], timeout_s: float = 30.0) -> None:
+def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
-    while not what():
-        assert time.monotonic() < deadline, "it did not happen in time"
+    while not condition():
+        assert time.monotonic() < deadline, "the condition was not met in time"
         time.sleep(0.02)
 
 

@@ -1,4 +1,4 @@
-"""What is put is what is read: for every state that folds reach, however it was put in pieces."""
+"""Round trip through the store: any state, written in any batches, is read as it was folded."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ from hypothesis import strategies as st
 from rehydrate.core import wire
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
-from rehydrate.postgres import attributes as facts
+from rehydrate.postgres import attributes
 from rehydrate.postgres.store import PostgresStore
 
 IDLE = "idle"
-"""In place of an event: the idle limit ends the message, for the time being."""
+"""Stands for an event: the idle limit ends the message provisionally."""
 
 
-def as_json_gives_it(text: str) -> str:
+def through_json(text: str) -> str:
     return json.loads(json.dumps(text))
 
 
@@ -33,7 +33,7 @@ texts = st.one_of(
             ["a", '"', "\\", "\0", "\ud83d", "\ude00", "😀", "é", "\u0301", "\n", "語"]
         ),
         max_size=6,
-    ).map(as_json_gives_it),
+    ).map(through_json),
     st.sampled_from(['","parts":[{"type":"text","text":"', '"}]', "\\u0000", '"text":"']),
 )
 names = st.sampled_from([None, "x", "y\0", "\ud83d"])
@@ -91,7 +91,7 @@ stop = st.fixed_dictionaries(
         "error": st.sampled_from([None, "e\0"]),
     }
 )
-anything = st.one_of(content, content, content, start, repair, stop)
+any_event = st.one_of(content, content, content, start, repair, stop)
 
 
 def rarely(strategy: st.SearchStrategy, otherwise: st.SearchStrategy) -> st.SearchStrategy:
@@ -100,13 +100,13 @@ def rarely(strategy: st.SearchStrategy, otherwise: st.SearchStrategy) -> st.Sear
 
 @st.composite
 def logs(draw: st.DrawFn) -> list[list[Event | str]]:
-    """Events of one message in the batches in which they are put."""
-    body = draw(st.sampled_from([plain, content, anything]))
+    """Events of one message, grouped into the batches in which they are written."""
+    body = draw(st.sampled_from([plain, content, any_event]))
     fields = [
         *draw(st.lists(start, max_size=1)),
-        *draw(st.lists(rarely(anything, body), min_size=1, max_size=12)),
+        *draw(st.lists(rarely(any_event, body), min_size=1, max_size=12)),
         *draw(st.lists(stop, max_size=1)),
-        *draw(st.lists(anything, max_size=2)),
+        *draw(st.lists(any_event, max_size=2)),
     ]
     numbered = draw(st.sampled_from([st.just(True), st.just(True), st.just(False), st.booleans()]))
     with_serials = draw(st.booleans())
@@ -152,7 +152,7 @@ prompts = st.builds(
 )
 
 
-def take(state: MessageState, event: Event | str) -> None:
+def apply(state: MessageState, event: Event | str) -> None:
     if isinstance(event, Event):
         fold(state, event)
     elif state.status == "in_progress":
@@ -161,27 +161,27 @@ def take(state: MessageState, event: Event | str) -> None:
 
 
 def canonical(state: MessageState) -> dict[str, Any]:
-    """All of a state that anything depends on; pieces are not: they only ever are joined."""
-    told = facts.values(state)
-    told["recent"] = list(state.recent.items())
-    told["id"], told["position"] = state.id, state.position
-    told["runs"] = [shape(run) for run in state.runs]
-    told["tail"] = state.tail and shape(state.tail)
-    return told
+    """Return everything in a state that matters. The split into fragments does not matter."""
+    found = attributes.values(state)
+    found["recent"] = list(state.recent.items())
+    found["id"], found["position"] = state.id, state.position
+    found["runs"] = [shape(run) for run in state.runs]
+    found["tail"] = state.tail and shape(state.tail)
+    return found
 
 
 def shape(run) -> tuple[Any, ...]:
-    said: list[list[Any]] = []
+    segments: list[list[Any]] = []
     for type_, key, pieces, value in run.segments:
-        if said and said[-1][:2] == [type_, key] and value is None is said[-1][3]:
-            said[-1][2] += "".join(pieces)
+        if segments and segments[-1][:2] == [type_, key] and value is None is segments[-1][3]:
+            segments[-1][2] += "".join(pieces)
         else:
-            said.append([type_, key, "".join(pieces), value])
-    return run.first, run.last, run.collapsed, said, list(run.timings.entries)
+            segments.append([type_, key, "".join(pieces), value])
+    return run.first, run.last, run.collapsed, segments, list(run.timings.entries)
 
 
 @pytest.fixture(scope="module")
-async def kept(module_database: str) -> AsyncIterator[PostgresStore]:
+async def pg_store(module_database: str) -> AsyncIterator[PostgresStore]:
     store = PostgresStore(module_database)
     await store.open()
     yield store
@@ -191,16 +191,16 @@ async def kept(module_database: str) -> AsyncIterator[PostgresStore]:
 async def put_and_read(
     store: PostgresStore, conversation: str, mirror: MessageState, batch: list[Event | str]
 ) -> MessageState:
-    """Fold *batch* onto what is stored, and what is stored anew; return what is read then."""
-    async with store.locked(conversation, conversation) as held:
-        state = (await held.messages(["m"])).get("m") or MessageState("m", mirror.role)
+    """Fold *batch* onto *mirror* and onto the stored state, write it, and read it again."""
+    async with store.locked(conversation, conversation) as locked:
+        state = (await locked.messages(["m"])).get("m") or MessageState("m", mirror.role)
         for event in batch:
-            take(mirror, event)
-            take(state, event)
+            apply(mirror, event)
+            apply(state, event)
         assert canonical(state) == canonical(mirror)
-        await held.put([state])
+        await locked.put([state])
         mirror.position = state.position
-        await held.put([state])  # there is nothing more to write
+        await locked.put([state])  # has nothing to write
     (read,) = await store.states(conversation, ["m"])
     return read
 
@@ -223,11 +223,11 @@ async def check_load(store: PostgresStore, conversation: str, mirror: MessageSta
     max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 @given(log=st.one_of(logs(), logs(), logs(), prompts))
-async def test_what_is_put_in_pieces_is_read_as_it_was_folded(kept, log) -> None:
+async def test_a_state_written_in_batches_is_read_as_it_was_folded(pg_store, log) -> None:
     conversation = uuid.uuid4().hex
     mirror = MessageState("m", "user" if log[0][0].kind == "prompt" else "assistant")
     for batch in log:
-        read = await put_and_read(kept, conversation, mirror, batch)
+        read = await put_and_read(pg_store, conversation, mirror, batch)
         assert canonical(read) == canonical(mirror)
         assert wire.message(read) == wire.message(mirror)
-        await check_load(kept, conversation, mirror)
+        await check_load(pg_store, conversation, mirror)

@@ -1,4 +1,4 @@
-"""The schema goes up and down, equals its metadata, and is in the wheel."""
+"""Migrations upgrade and downgrade, match the metadata, and are part of the wheel."""
 
 from __future__ import annotations
 
@@ -64,9 +64,9 @@ RULES = """
 
 
 class Shape(NamedTuple):
-    """What code can rely on, and stumble over: columns, and rules for what is written.
+    """The parts of a schema that running code depends on: columns, and constraints on writes.
 
-    ``columns``: type, whether it must be said, whether it has a default, by table and name.
+    ``columns``: type, NOT NULL, and has a default, by table and name.
     """
 
     columns: dict[tuple[str, str], tuple[str, bool, bool]]
@@ -79,8 +79,8 @@ async def shape(connection: asyncpg.Connection) -> Shape:
     return Shape(columns, rules)
 
 
-def not_only_added(before: Shape, after: Shape) -> list[object]:
-    """What would make code stumble that knows the schema as it was *before*."""
+def breaking_changes(before: Shape, after: Shape) -> list[object]:
+    """Return the changes that would break code written for the schema *before*."""
     tables = {table for table, _ in before.columns}
     broken: list[object] = []
     for place, (kind, needed, defaulted) in before.columns.items():
@@ -114,7 +114,7 @@ async def schema(url: str) -> list[list[tuple]]:
     return [[tuple(row) for row in rows if not row[0].startswith(views)] for rows in found]
 
 
-async def test_it_goes_up_and_down_and_up(empty: str) -> None:
+async def test_upgrade_downgrade_and_upgrade_give_the_same_schema(empty: str) -> None:
     assert await current(empty) is None
     await migrate(empty)
     once = await schema(empty)
@@ -134,7 +134,7 @@ async def test_migrating_again_changes_nothing(database: str) -> None:
     assert await schema(database) == before
 
 
-async def test_the_migrated_schema_is_the_one_of_the_metadata(empty: str, database: str) -> None:
+async def test_the_migrated_schema_equals_the_metadata(empty: str, database: str) -> None:
     engine = engine_of(empty)
     async with engine.begin() as connection:
         await connection.run_sync(metadata.create_all)
@@ -142,7 +142,7 @@ async def test_the_migrated_schema_is_the_one_of_the_metadata(empty: str, databa
     assert await schema(database) == await schema(empty)
 
 
-async def test_alembic_finds_nothing_to_do(database: str) -> None:
+async def test_alembic_detects_no_difference_from_the_metadata(database: str) -> None:
     def differences(connection) -> list:
         context = MigrationContext.configure(connection, opts={"compare_server_default": True})
         return compare_metadata(context, metadata)
@@ -154,7 +154,7 @@ async def test_alembic_finds_nothing_to_do(database: str) -> None:
     assert found == []
 
 
-def test_there_is_one_head_and_names_are_dated() -> None:
+def test_there_is_one_head_and_file_names_are_dated() -> None:
     scripts = ScriptDirectory.from_config(migrations.config())
     assert len(scripts.get_heads()) == 1
     for script in scripts.walk_revisions():
@@ -162,12 +162,12 @@ def test_there_is_one_head_and_names_are_dated() -> None:
         assert Path(script.path).name[15] == "_"
 
 
-async def test_many_may_migrate_at_once(empty: str) -> None:
+async def test_concurrent_migrations_in_one_process_are_safe(empty: str) -> None:
     await asyncio.gather(*(migrate(empty) for _ in range(4)))
     assert await current(empty) == head()
 
 
-async def test_many_processes_may_migrate_at_once(empty: str) -> None:
+async def test_concurrent_migrations_in_several_processes_are_safe(empty: str) -> None:
     program = "import asyncio, sys; from rehydrate.postgres.migrations import migrate; "
     program += "asyncio.run(migrate(sys.argv[1]))"
     started = [
@@ -177,7 +177,7 @@ async def test_many_processes_may_migrate_at_once(empty: str) -> None:
     assert await current(empty) == head()
 
 
-async def test_it_gives_up_rather_than_wait_behind_a_long_use_of_a_table(database: str) -> None:
+async def test_a_migration_gives_up_on_a_table_that_stays_locked(database: str) -> None:
     async with connected(database) as connection:
         async with connection.transaction():
             await connection.fetch("SELECT * FROM messages")
@@ -186,7 +186,7 @@ async def test_it_gives_up_rather_than_wait_behind_a_long_use_of_a_table(databas
         assert await current(database) == head()
 
 
-async def test_a_database_that_does_not_answer_is_unavailable() -> None:
+async def test_a_database_that_does_not_answer_is_reported_as_unavailable() -> None:
     with pytest.raises(StoreUnavailable):
         await migrate("postgresql://nobody@127.0.0.1:1/none")
     with pytest.raises(StoreUnavailable):
@@ -203,7 +203,7 @@ async def test_a_store_is_not_ready_before_the_schema_is_at_head(empty: str) -> 
         await store.ready()
         async with connected(empty) as connection:
             await connection.execute("UPDATE alembic_version SET version_num = '0001_first_schema'")
-        with pytest.raises(StoreUnavailable, match=r"0001_first_schema.*: rehydrate migrate"):
+        with pytest.raises(StoreUnavailable, match=r"0001_first_schema.*: run rehydrate migrate"):
             await store.ready()
     finally:
         await store.close()
@@ -212,7 +212,7 @@ async def test_a_store_is_not_ready_before_the_schema_is_at_head(empty: str) -> 
 @pytest.mark.parametrize(
     ("floor", "fits"), [("0001_first_schema", True), (head(), True), ("0099_later", False)]
 )
-async def test_code_may_run_on_a_newer_schema_down_to_its_floor(
+async def test_code_runs_on_a_newer_schema_unless_it_is_below_the_floor(
     database: str, floor: str, fits: bool
 ) -> None:
     async with connected(database) as connection:
@@ -233,7 +233,7 @@ async def test_code_may_run_on_a_newer_schema_down_to_its_floor(
     assert await current(database) == "0100_later_still"
 
 
-async def test_a_schema_of_somebody_else_is_refused(database: str) -> None:
+async def test_a_schema_with_an_unknown_revision_is_rejected(database: str) -> None:
     async with connected(database) as connection:
         await connection.execute("UPDATE alembic_version SET version_num = 'theirs'")
         await connection.execute("DROP TABLE schema_floor")
@@ -249,20 +249,20 @@ async def test_a_schema_of_somebody_else_is_refused(database: str) -> None:
 
 
 def steps() -> list[Script]:
-    """The migrations, oldest first, without the one that began."""
+    """Return the migrations after the first, oldest first."""
     return list(ScriptDirectory.from_config(migrations.config()).walk_revisions())[-2::-1]
 
 
 @pytest.mark.parametrize("step", steps(), ids=lambda step: step.revision)
-async def test_a_migration_only_adds_or_says_that_it_contracts(empty: str, step: Script) -> None:
-    """Code of before it goes on beside it: see CONTRIBUTING.md."""
+async def test_a_migration_only_adds_or_declares_a_floor(empty: str, step: Script) -> None:
+    """Code of the previous release keeps running during an upgrade: see CONTRIBUTING.md."""
     await migrate(empty, f"+{steps_from(step) + 1}")
     async with connected(empty) as connection:
         before = await shape(connection)
     await migrate(empty, "+1")
     assert await current(empty) == step.revision
     async with connected(empty) as connection:
-        broken = not_only_added(before, await shape(connection))
+        broken = breaking_changes(before, await shape(connection))
         found = await connection.fetchval("SELECT to_regclass('schema_floor')")
         floor = await connection.fetchval("SELECT revision FROM schema_floor") if found else None
     if (contracts := getattr(step.module, "floor", None)) is None:
@@ -271,24 +271,24 @@ async def test_a_migration_only_adds_or_says_that_it_contracts(empty: str, step:
         assert floor == contracts != step.revision
 
 
-def test_what_is_not_only_added_is_seen() -> None:
+def test_breaking_changes_are_detected() -> None:
     column = {("t", "a"): ("text", True, False)}
     before = Shape(column, set())
-    assert not not_only_added(before, Shape(column | {("t", "b"): ("int", False, True)}, set()))
-    assert not not_only_added(before, Shape(column | {("u", "b"): ("int", True, False)}, set()))
+    assert not breaking_changes(before, Shape(column | {("t", "b"): ("int", False, True)}, set()))
+    assert not breaking_changes(before, Shape(column | {("u", "b"): ("int", True, False)}, set()))
     for later in (
         Shape({}, set()),
         Shape({("t", "a"): ("int", True, False)}, set()),
         Shape(column | {("t", "b"): ("int", True, False)}, set()),
         Shape(column, {("t", "c", frozenset({"a"}), "CHECK (a > 0)")}),
     ):
-        assert not_only_added(before, later)
+        assert breaking_changes(before, later)
     looser = Shape({("t", "a"): ("text", False, False)}, set())
-    assert not not_only_added(before, looser)
-    assert not_only_added(looser, before)
+    assert not breaking_changes(before, looser)
+    assert breaking_changes(looser, before)
 
 
-async def test_the_audit_refuses_to_be_changed(database: str) -> None:
+async def test_the_audit_log_is_append_only(database: str) -> None:
     async with connected(database) as connection:
         await connection.execute(
             "INSERT INTO audit (conversation_id, at, actor, action, outcome) "
@@ -309,9 +309,9 @@ def test_the_wheel_carries_the_migrations_and_the_page(tmp_path: Path) -> None:
     assert made.returncode == 0, made.stderr
     (wheel,) = tmp_path.glob("*.whl")
     zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
-    ask = "from rehydrate.postgres import migrations as m; print(m.head(), m.__file__)"
-    told = subprocess.run(
-        [sys.executable, "-c", ask],
+    program = "from rehydrate.postgres import migrations as m; print(m.head(), m.__file__)"
+    printed = subprocess.run(
+        [sys.executable, "-c", program],
         env={"PYTHONPATH": str(tmp_path / "installed"), "PYTHONSAFEPATH": "1"},
         cwd=tmp_path,
         capture_output=True,
@@ -319,7 +319,7 @@ def test_the_wheel_carries_the_migrations_and_the_page(tmp_path: Path) -> None:
         timeout=60,
         check=True,
     ).stdout.split()
-    assert told == [head(), str(tmp_path / "installed/rehydrate/store/migrations.py")]
+    assert printed == [head(), str(tmp_path / "installed/rehydrate/postgres/migrations.py")]
     page = ROOT / "service" / "rehydrate" / "api" / "ui"
     carried = {path.name for path in (tmp_path / "installed/rehydrate/api/ui").iterdir()}
     assert carried == {path.name for path in page.iterdir()}

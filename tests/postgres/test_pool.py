@@ -1,4 +1,4 @@
-"""Every wait is limited, every failure has a name, and the pool recovers from each."""
+"""The pool limits every wait, translates every driver error, and recovers from each."""
 
 from __future__ import annotations
 
@@ -35,8 +35,8 @@ async def opened(url: str, **settings: object) -> AsyncIterator[PostgresStore]:
         await store.close()
 
 
-async def cut_off(url: str) -> None:
-    """End every other connection to the database, as its administrator may."""
+async def terminate_others(url: str) -> None:
+    """Terminate every other connection to the database, as an administrator can."""
     async with connected(url) as connection:
         await connection.execute(
             "SELECT pg_terminate_backend(pid) FROM pg_stat_activity "
@@ -45,7 +45,7 @@ async def cut_off(url: str) -> None:
 
 
 class TestBehindPgBouncer(Rows, Together):
-    """The contract, where statements of one connection run on any of several servers."""
+    """The store contract behind a pooler, where statements of one client reach several backends."""
 
     @pytest.fixture
     async def store(self, pooled_database: str) -> AsyncIterator[PostgresStore]:
@@ -53,57 +53,57 @@ class TestBehindPgBouncer(Rows, Together):
             yield store
 
 
-async def test_the_pooler_was_noticed(pooled_database: str) -> None:
+async def test_a_pooler_is_detected(pooled_database: str) -> None:
     async with opened(pooled_database) as store:
         await store.ready()
         assert store._readers._pooled is True
 
 
-async def test_the_server_is_not_taken_for_a_pooler(store) -> None:
+async def test_a_direct_connection_is_not_detected_as_a_pooler(store) -> None:
     await store.ready()
     assert store._readers._pooled is False
 
 
-async def test_connections_that_were_cut_off_are_made_anew(store, database: str) -> None:
+async def test_terminated_connections_are_replaced(store, database: str) -> None:
     await put(store, "c", finished("m", "1"))
     await store.load("c", limit=1, before=None)
     for _ in range(3):
-        await cut_off(database)
+        await terminate_others(database)
         assert (await store.load("c", limit=1, before=None)).finished
-        await cut_off(database)
+        await terminate_others(database)
         await asyncio.sleep(0)
         try:
             await put(store, "d", response("m"))
-        except StoreUnavailable:  # it was noticed only in the middle; the next is served
+        except StoreUnavailable:  # the loss was noticed in the transaction; the next one works
             await put(store, "d", response("m"))
         async with connected(database) as connection:
             await connection.execute("TRUNCATE messages, chunks, leases, claims")
         await put(store, "c", finished("m", "1"))
 
 
-async def test_a_block_that_loses_its_connection_keeps_nothing(store, database: str) -> None:
+async def test_a_block_that_loses_its_connection_writes_nothing(store, database: str) -> None:
     async def block() -> None:
-        async with store.locked("c", "ai:c") as held:
-            await held.put([response("m")])
-            await cut_off(database)
-            await held.put([response("n")])
+        async with store.locked("c", "ai:c") as locked:
+            await locked.put([response("m")])
+            await terminate_others(database)
+            await locked.put([response("n")])
 
     with pytest.raises(StoreUnavailable):
         await block()
     assert (await store.load("c", limit=1, before=None)).conversation is None
 
 
-async def test_a_connection_lost_at_the_commit_is_told(store, database: str) -> None:
+async def test_a_connection_lost_at_commit_raises(store, database: str) -> None:
     async def block() -> None:
-        async with store.locked("c", "ai:c") as held:
-            await held.put([response("m")])
-            await cut_off(database)
+        async with store.locked("c", "ai:c") as locked:
+            await locked.put([response("m")])
+            await terminate_others(database)
 
     with pytest.raises(StoreUnavailable):
         await block()
 
 
-async def test_a_lock_is_not_waited_for_longer_than_its_limit(store, monkeypatch) -> None:
+async def test_waiting_for_a_lock_times_out(store, monkeypatch) -> None:
     monkeypatch.setattr(pool_module, "_BEGIN", "BEGIN; SET LOCAL lock_timeout = 50")
     async with store.locked("c", "ai:c"):
         with pytest.raises(StoreUnavailable):
@@ -111,9 +111,7 @@ async def test_a_lock_is_not_waited_for_longer_than_its_limit(store, monkeypatch
     await put(store, "c", response("m"))
 
 
-async def test_a_lent_connection_is_not_waited_for_longer_than_its_limit(
-    database: str, monkeypatch
-) -> None:
+async def test_waiting_for_a_pooled_connection_times_out(database: str, monkeypatch) -> None:
     monkeypatch.setattr(pool_module, "POOL_TIMEOUT_S", 0.1)
     async with opened(database, pool_size=1) as store:
         await store.ready()
@@ -124,14 +122,14 @@ async def test_a_lent_connection_is_not_waited_for_longer_than_its_limit(
         await put(store, "d", response("m"))
 
 
-async def test_more_callers_than_connections_are_all_served(database: str) -> None:
+async def test_all_callers_are_served_when_they_outnumber_the_connections(database: str) -> None:
     async with opened(database, pool_size=2) as store:
         await put(store, "c", finished("m", "1"))
         loads = (store.load("c", limit=1, before=None) for _ in range(50))
         assert all(stored.finished for stored in await asyncio.gather(*loads))
 
 
-async def test_a_cancelled_reading_gives_its_connection_back(database: str) -> None:
+async def test_a_cancelled_read_releases_its_connection(database: str) -> None:
     async with opened(database, pool_size=1) as store:
         for _ in range(5):
             task = asyncio.create_task(store._readers.read("SELECT pg_sleep(30)"))
@@ -142,7 +140,7 @@ async def test_a_cancelled_reading_gives_its_connection_back(database: str) -> N
             assert await store._readers.read("SELECT 1")
 
 
-async def test_a_database_that_is_nowhere_is_unavailable() -> None:
+async def test_a_refused_connection_is_reported_as_unavailable() -> None:
     async with opened(NOWHERE) as store:
         with pytest.raises(StoreUnavailable):
             await store.load("c", limit=1, before=None)
@@ -154,7 +152,7 @@ async def test_a_database_that_is_nowhere_is_unavailable() -> None:
 
 @pytest.fixture
 async def silent() -> AsyncIterator[int]:
-    """A server that takes connections and says nothing; gives its port."""
+    """Start a server that accepts connections and sends nothing; return its port."""
     gone = asyncio.Event()
 
     async def listen(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -170,7 +168,9 @@ async def silent() -> AsyncIterator[int]:
         await server.wait_closed()
 
 
-async def test_a_database_that_says_nothing_is_unavailable(silent: int, monkeypatch) -> None:
+async def test_a_server_that_sends_nothing_is_reported_as_unavailable(
+    silent: int, monkeypatch
+) -> None:
     monkeypatch.setattr(pool_module, "CONNECT_TIMEOUT_S", 0.2)
     monkeypatch.setattr(pool_module, "POOL_TIMEOUT_S", 0.5)
     monkeypatch.setattr("rehydrate.postgres.url.PROBE_TIMEOUT_S", 0.2)
@@ -179,7 +179,7 @@ async def test_a_database_that_says_nothing_is_unavailable(silent: int, monkeypa
             await store.ready()
 
 
-async def test_a_store_that_is_not_open_is_unavailable(database: str) -> None:
+async def test_a_store_that_is_not_open_is_reported_as_unavailable(database: str) -> None:
     store = PostgresStore(database)
     with pytest.raises(StoreUnavailable):
         await store.ready()
@@ -192,16 +192,16 @@ async def test_a_store_that_is_not_open_is_unavailable(database: str) -> None:
         await store.ready()
 
 
-async def test_closing_does_not_wait_for_ever_for_what_is_lent(database: str, monkeypatch) -> None:
+async def test_closing_terminates_connections_in_use(database: str, monkeypatch) -> None:
     monkeypatch.setattr(pool_module, "CLOSE_TIMEOUT_S", 0.1)
     async with opened(database) as store:
         inside = asyncio.Event()
 
         async def hold() -> None:
-            async with store.locked("c", "ai:c") as held:
+            async with store.locked("c", "ai:c") as locked:
                 inside.set()
                 await asyncio.sleep(0.5)
-                await held.put([response("m")])
+                await locked.put([response("m")])
 
         task = asyncio.create_task(hold())
         await inside.wait()
@@ -210,7 +210,7 @@ async def test_closing_does_not_wait_for_ever_for_what_is_lent(database: str, mo
             await task
 
 
-async def test_a_broken_rule_is_named_and_the_row_is_not(store) -> None:
+async def test_a_violated_constraint_is_named_without_the_row(store) -> None:
     state = finished("m", "1", text="a secret")
     state.gen = 0
     with pytest.raises(ConstraintViolated) as caught:
@@ -221,7 +221,7 @@ async def test_a_broken_rule_is_named_and_the_row_is_not(store) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "meant"),
+    ("error", "expected"),
     [
         (asyncpg.DeadlockDetectedError("x"), StoreUnavailable),
         (asyncpg.SerializationError("x"), StoreUnavailable),
@@ -243,14 +243,14 @@ async def test_a_broken_rule_is_named_and_the_row_is_not(store) -> None:
         (asyncpg.CharacterNotInRepertoireError("x"), BadParameter),
     ],
 )
-def test_failures_have_names(error: Exception, meant: type) -> None:
-    assert type(translated(error)) is meant
+def test_driver_errors_are_translated(error: Exception, expected: type) -> None:
+    assert type(translated(error)) is expected
 
 
 @pytest.mark.parametrize(
     "error", [asyncpg.PostgresSyntaxError("x"), asyncpg.InterfaceError("operation in progress")]
 )
-def test_a_fault_of_ours_stays_what_it_is(error: Exception) -> None:
+def test_errors_that_indicate_a_bug_are_not_translated(error: Exception) -> None:
     assert translated(error) is error
 
 
@@ -260,7 +260,7 @@ def own_server() -> Iterator[EmbeddedPostgres]:
         yield pg
 
 
-async def test_a_database_that_restarts_is_used_again(own_server: EmbeddedPostgres) -> None:
+async def test_a_restarted_database_is_used_again(own_server: EmbeddedPostgres) -> None:
     url = database_url(own_server.url, "postgres")
     await migrate(url)
     async with opened(url) as store:
@@ -278,7 +278,7 @@ async def test_a_database_that_restarts_is_used_again(own_server: EmbeddedPostgr
         await store.ready()
 
 
-async def test_settings_of_the_url_win_over_those_for_reading(database: str) -> None:
+async def test_settings_in_the_url_take_precedence_over_read_settings(database: str) -> None:
     pool = Pool(f"{database}?application_name=mine", size=1, reading={"enable_sort": "off"})
     await pool.open()
     try:

@@ -1,4 +1,4 @@
-"""Replays in the store: queued once, held by one, limited, and never told differently after."""
+"""Replays in the store: queued once, held by one process, limited, and final once ended."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ async def add(store, name="x", *, key=None, request=b"{}", **more):
     return await store.add_replay(replay(name, **more), request=request, key=key, note=NOTE)
 
 
-async def test_what_is_added_is_found_as_it_was(replays):
+async def test_a_queued_replay_is_found_unchanged(replays):
     added = await add(replays)
     assert added == replay()._replace(created_ms=added.created_ms)
     assert added.created_ms > 0
@@ -43,24 +43,24 @@ async def test_what_is_added_is_found_as_it_was(replays):
     assert await replays.find_replay("\0") is None
 
 
-async def test_the_same_key_and_request_give_the_same_replay_also_at_once(replays):
+async def test_concurrent_requests_with_the_same_key_queue_one_replay(replays):
     added = await asyncio.gather(*(add(replays, f"x{n}", key="k") for n in range(8)))
     assert len({each.id for each in added}) == 1
     assert len((await replays.audit(limit=50, before=None))[0]) == 1
     with pytest.raises(Conflict):
         await add(replays, "y", key="k", request=b"other")
-    assert (await add(replays, "z")).id == "z", "without a key each is one of its own"
+    assert (await add(replays, "z")).id == "z", "requests without a key are always queued"
 
 
-async def test_no_more_wait_than_may(replays, monkeypatch):
-    monkeypatch.setattr(module, "MOST_WAITING", 2)
+async def test_requests_beyond_the_queue_limit_are_rejected(replays, monkeypatch):
+    monkeypatch.setattr(module, "MAX_WAITING", 2)
     await add(replays, "a")
     await add(replays, "b")
     with pytest.raises(Busy):
         await add(replays, "c")
 
 
-async def test_each_is_claimed_by_one_the_oldest_first(replays):
+async def test_each_replay_is_claimed_once_oldest_first(replays):
     for name in "abcdef":
         await add(replays, name)
     claimed = await asyncio.gather(*(replays.claim_replay(f"h{n}", 60, **LIMITS) for n in range(9)))
@@ -69,9 +69,9 @@ async def test_each_is_claimed_by_one_the_oldest_first(replays):
 
 
 @pytest.mark.parametrize(
-    ("at_once", "per_channel", "begun"), [(2, 8, 2), (8, 1, 3), (8, 2, 6), (1, 1, 1)]
+    ("at_once", "per_channel", "running"), [(2, 8, 2), (8, 1, 3), (8, 2, 6), (1, 1, 1)]
 )
-async def test_no_more_run_than_may(replays, at_once, per_channel, begun):
+async def test_concurrent_claims_respect_both_limits(replays, at_once, per_channel, running):
     for number in range(9):
         await add(replays, f"x{number}", channel=f"ai:{number % 3}")
     claimed = await asyncio.gather(
@@ -80,10 +80,10 @@ async def test_no_more_run_than_may(replays, at_once, per_channel, begun):
             for n in range(9)
         )
     )
-    assert sum(each is not None for each in claimed) == begun
+    assert sum(each is not None for each in claimed) == running
 
 
-async def test_whoever_loses_its_lease_writes_no_more(replays):
+async def test_a_holder_that_lost_its_lease_cannot_write(replays):
     await add(replays)
     first = await replays.claim_replay("h1", 0.0, **LIMITS)
     second = await replays.claim_replay("h2", 60, **LIMITS)
@@ -97,7 +97,7 @@ async def test_whoever_loses_its_lease_writes_no_more(replays):
     assert await replays.keep_replay(second, "h2", 60) is None
 
 
-async def test_how_far_it_is_is_kept_and_getting_on_begins_the_count_anew(replays):
+async def test_progress_is_stored_and_resets_the_attempts(replays):
     await add(replays)
     claimed = await replays.claim_replay("h", 60, **LIMITS)
     assert claimed.attempts == 1
@@ -116,7 +116,7 @@ async def test_how_far_it_is_is_kept_and_getting_on_begins_the_count_anew(replay
     assert (again.done, again.gen, again.attempts) == (4, 2, 1)
 
 
-async def test_cancelling_is_asked_once(replays):
+async def test_a_replay_is_cancelled_once(replays):
     for name in "ab":
         await add(replays, name)
     running = await replays.claim_replay("h", 60, **LIMITS)
@@ -133,7 +133,7 @@ async def test_cancelling_is_asked_once(replays):
     assert [each.outcome for each in entries] == ["unchanged", "accepted"] * 2
 
 
-async def test_they_are_listed_the_newest_first_by_pages(replays):
+async def test_replays_are_listed_newest_first_in_pages(replays):
     for number in range(5):
         await add(replays, f"x{number}")
     found, before = [], None
@@ -148,7 +148,7 @@ async def test_they_are_listed_the_newest_first_by_pages(replays):
             await replays.replays(limit=2, before=Cursor(wrong, "x"))
 
 
-async def test_what_admins_did_is_kept_in_order_and_paged(store):
+async def test_audit_entries_are_listed_newest_first_in_pages(store):
     for number in range(5):
         await store.note(NOTE._replace(action=f"a{number}", detail=None))
     await store.note(AuditEntry("reader:é", "GET", "refused: forbidden"))
@@ -166,17 +166,17 @@ async def test_what_admins_did_is_kept_in_order_and_paged(store):
             await store.audit(limit=2, before=Cursor(wrong, ""))
 
 
-async def test_erasing_a_conversation_ends_its_replays_and_keeps_the_audit(replays):
+async def test_erasing_a_conversation_deletes_its_replays_and_keeps_the_audit(replays):
     await add(replays)
     claimed = await replays.claim_replay("h", 60, **LIMITS)
-    async with replays.locked("c", "ai:c") as held:
-        await held.erase(1_763_720_100_000, ())
+    async with replays.locked("c", "ai:c") as locked:
+        await locked.erase(1_763_720_100_000, ())
     assert await replays.find_replay("x") is None
     assert await replays.keep_replay(claimed, "h", 60) is None
     assert len((await replays.audit(limit=5, before=None))[0]) == 1
 
 
-async def test_they_are_claimed_once_by_way_of_a_pooler_too(pooled_database):
+async def test_each_replay_is_claimed_once_behind_a_pooler(pooled_database):
     store = PostgresStore(pooled_database)
     await store.open()
     try:
@@ -191,7 +191,7 @@ async def test_they_are_claimed_once_by_way_of_a_pooler_too(pooled_database):
         await store.close()
 
 
-async def test_no_text_is_in_what_is_kept_of_a_replay(replays, database):
+async def test_a_stored_replay_contains_no_message_text(replays, database):
     await add(replays)
     async with connected(database) as connection:
         (row,) = await connection.fetch("SELECT * FROM replays")

@@ -1,4 +1,4 @@
-"""How the statements of a reader are carried out, whatever the statistics are."""
+"""Query plans of a reader's statements do not depend on planner statistics."""
 
 from __future__ import annotations
 
@@ -11,22 +11,22 @@ from contracts.messages import finished, put
 from rehydrate.postgres import statements
 from rehydrate.postgres.store import _READING
 
-EVERY = {
+ALL_STATEMENTS = {
     name: sql
     for name, sql in vars(statements).items()
     if name.isupper() and not name.startswith("_") and isinstance(sql, str)
 }
 ACROSS_CONVERSATIONS = {
     *("CONVERSATIONS", "CONVERSATIONS_BEFORE", "FLOOR", "NOW_MS", "VERSION"),
-    *("BACKLOG", "FOUND", "FOUND_ON_CHANNEL", "FOUND_STREAMING"),  # of inspectors
-    *("NEWEST", "NEWEST_BEFORE"),  # as above
-    *("DUE", "ERASED", "IDLE", "ON_CHANNELS", "OVERDUE"),  # of sweepers, eraser, webhooks
+    *("BACKLOG", "FOUND", "FOUND_ON_CHANNEL", "FOUND_STREAMING"),  # inspector
+    *("NEWEST", "NEWEST_BEFORE"),  # inspector
+    *("DUE", "ERASED", "IDLE", "ON_CHANNELS", "OVERDUE"),  # sweeper, erasure watcher, webhooks
 }
 
 
 @pytest.fixture
 async def skewed(store, database: str) -> str:
-    """Many small conversations and a long one, as no statistics know it."""
+    """Many small conversations, and a long one that was written after the last ANALYZE."""
     for number in range(40):
         await put(store, f"small{number}", *(finished(f"m{n}", f"{n}") for n in range(10)))
     async with connected(database) as connection:
@@ -49,7 +49,7 @@ async def plan_of(database: str, sql: str, *arguments: str) -> str:
 
 @pytest.mark.parametrize("conversation", ["large", "small3"])
 @pytest.mark.parametrize("analyzed", [False, True])
-async def test_a_page_is_read_in_the_order_of_its_index(
+async def test_a_page_is_read_in_index_order_without_a_sort(
     skewed: str, conversation: str, analyzed: bool
 ) -> None:
     if analyzed:
@@ -64,19 +64,19 @@ async def test_a_page_is_read_in_the_order_of_its_index(
         assert int(read[1]) <= 51
 
 
-async def test_what_is_open_is_found_without_reading_what_is_finished(skewed: str) -> None:
+async def test_open_messages_are_found_by_their_own_index(skewed: str) -> None:
     plan = await plan_of(skewed, statements.LOAD, "'large'", "51")
     assert "using ix_messages_open" in plan
 
 
-async def test_messages_are_found_by_their_ids(skewed: str) -> None:
+async def test_messages_are_found_by_primary_key(skewed: str) -> None:
     for sql in (statements.STATES, statements.STATES_AND_ANONYMOUS):
         plan = await plan_of(skewed, sql, "'large'", "ARRAY['m00007', 'm03000']")
         assert "using pk_messages" in plan
         assert "Seq Scan on messages" not in plan
 
 
-@pytest.mark.parametrize("name", sorted(EVERY.keys() - ACROSS_CONVERSATIONS))
-def test_a_statement_begins_with_its_conversation(name: str) -> None:
-    sql = EVERY[name]
+@pytest.mark.parametrize("name", sorted(ALL_STATEMENTS.keys() - ACROSS_CONVERSATIONS))
+def test_a_statement_is_confined_to_one_conversation(name: str) -> None:
+    sql = ALL_STATEMENTS[name]
     assert re.search(r"conversation_id = \$1|\bid = \$1|VALUES \(\$1|SELECT \$1", sql)

@@ -1,4 +1,4 @@
-"""What the contract does not say of the store over Postgres: what is due, and what people see."""
+"""Behaviour of the Postgres store beyond the contract: due responses, the view, disk usage."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ from rehydrate.postgres.store import PostgresStore
 
 
 @pytest.fixture
-async def at_once(database: str) -> AsyncIterator[PostgresStore]:
-    """A store that gives nobody time after a restart."""
+async def without_grace(database: str) -> AsyncIterator[PostgresStore]:
+    """A store without a grace period after a restart of Postgres."""
     store = PostgresStore(database, grace_s=0)
     await store.open()
     yield store
@@ -26,25 +26,27 @@ async def at_once(database: str) -> AsyncIterator[PostgresStore]:
 
 
 async def granted(store: PostgresStore, conversation: str, lease_s: float, state) -> None:
-    async with store.locked(conversation, f"ai:{conversation}") as held:
-        await held.put([state])
-        await held.grant(state.id, "holder", lease_s)
+    async with store.locked(conversation, f"ai:{conversation}") as locked:
+        await locked.put([state])
+        await locked.grant(state.id, "holder", lease_s)
 
 
-async def test_what_has_run_out_and_was_not_told_is_due(at_once) -> None:
-    await granted(at_once, "c", 0, response("open"))
-    await granted(at_once, "d", 0, response("ended", ended=True))
-    await granted(at_once, "e", 60, response("alive"))
-    await granted(at_once, "f", 0, response("told", ended=True))
-    async with at_once.locked("f", "ai:f") as held:
-        await held.told("told")
-    await put(at_once, "g", response("nobodys"))
-    assert set(await at_once.due(limit=10)) == {("c", "open", "ai:c"), ("d", "ended", "ai:d")}
-    assert len(await at_once.due(limit=1)) == 1
+async def test_expired_leases_without_an_acknowledged_stop_are_due(without_grace) -> None:
+    await granted(without_grace, "c", 0, response("open"))
+    await granted(without_grace, "d", 0, response("ended", ended=True))
+    await granted(without_grace, "e", 60, response("alive"))
+    await granted(without_grace, "f", 0, response("told", ended=True))
+    async with without_grace.locked("f", "ai:f") as locked:
+        await locked.told("told")
+    await put(without_grace, "g", response("without-lease"))
+    assert set(await without_grace.due(limit=10)) == {("c", "open", "ai:c"), ("d", "ended", "ai:d")}
+    assert len(await without_grace.due(limit=1)) == 1
 
 
-async def test_nothing_is_due_while_a_server_that_restarted_gives_time(database, at_once) -> None:
-    await granted(at_once, "c", 0, response("open"))
+async def test_nothing_is_due_during_the_grace_period_after_a_restart(
+    database, without_grace
+) -> None:
+    await granted(without_grace, "c", 0, response("open"))
     patient = PostgresStore(database, grace_s=10**6)
     await patient.open()
     try:
@@ -62,7 +64,7 @@ async def readable(database: str, conversation: str) -> list[dict]:
     return [dict(row) for row in rows]
 
 
-async def test_people_read_what_readers_read(store, database: str) -> None:
+async def test_the_readable_view_shows_what_the_wire_form_contains(store, database: str) -> None:
     state = response("m", "Hel", "lo “語” 😀", prompt_id="p")
     fold(state, said("tool_call", "m", 3, tool_call_id="t", name="n", value={"a": [1]}))
     fold(state, said("stop", "m", 4, value={"tokens": 7}, error="slow", status="failed"))
@@ -78,7 +80,7 @@ async def test_people_read_what_readers_read(store, database: str) -> None:
     assert (still_open["text"], still_open["parts"]) == (None, None)
 
 
-async def test_a_text_that_is_stored_once_is_shown_twice(store, database: str) -> None:
+async def test_the_readable_view_shows_a_compacted_text_twice(store, database: str) -> None:
     await put(store, "c", finished("m", "1", 'a "text" \\ 語'))
     (row,) = await readable(database, "c")
     assert row["text"] == 'a "text" \\ 語'
@@ -86,7 +88,7 @@ async def test_a_text_that_is_stored_once_is_shown_twice(store, database: str) -
 
 
 @pytest.mark.parametrize("text", ["\0", "a\0b\ud83d", "\ud83d \\u0000", "\ude00語"])
-async def test_what_jsonb_cannot_hold_is_shown_as_a_replacement(
+async def test_characters_that_jsonb_rejects_are_shown_as_replacements(
     store, database: str, text: str
 ) -> None:
     await put(store, "c", finished("m", "1", text), finished("n", "2", "plain"))
@@ -96,7 +98,9 @@ async def test_what_jsonb_cannot_hold_is_shown_as_a_replacement(
     assert plain["text"] == "plain"
 
 
-async def test_a_text_takes_its_place_once(store, database: str) -> None:
+async def test_a_finished_message_takes_little_more_space_than_its_text(
+    store, database: str
+) -> None:
     text = "".join(chr(97 + (n * 7919) % 26) for n in range(6_000))
     state = finished("m", "1", text)
     state.runs = [collapsed_run(0, 0, [{"type": "text", "text": text}], AT_MS)]
@@ -108,7 +112,9 @@ async def test_a_text_takes_its_place_once(store, database: str) -> None:
     assert row["bytes"] < len(text) + 600
 
 
-async def test_an_open_message_is_appended_to_and_never_written_again(store, database: str) -> None:
+async def test_writes_of_an_open_message_append_chunks_and_leave_its_row(
+    store, database: str
+) -> None:
     await put(store, "c", response("m", "first "))
     async with connected(database) as connection:
         before = await connection.fetch("SELECT ctid, xmin FROM messages")
@@ -122,7 +128,7 @@ async def test_an_open_message_is_appended_to_and_never_written_again(store, dat
         assert await connection.fetchval("SELECT count(*) FROM chunks") == 0
 
 
-async def test_chunks_that_a_repair_replaces_are_gone(store, database: str) -> None:
+async def test_chunks_replaced_by_a_repair_are_deleted(store, database: str) -> None:
     await put(store, "c", response("m", "a", "b"))
     await further(store, "c", said("token", "m", 3, text="c"))
     await further(store, "c", said("repair", "m", 3, text="whole", serial="~"))

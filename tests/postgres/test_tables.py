@@ -1,4 +1,4 @@
-"""The rules of states are rules of the database: each refuses what it is there to refuse."""
+"""Every CHECK constraint rejects the rows that it is meant to reject."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ AUDIT = {
 }
 NULL = "NULL"
 
-REFUSED: list[tuple[str, dict[str, str], dict[str, str], str]] = [
+INVALID: list[tuple[str, dict[str, str], dict[str, str], str]] = [
     ("conversations", CONVERSATION, {"read_at": "now()"}, "watermark_whole"),
     ("conversations", CONVERSATION, {"watermark_serial": "'1'"}, "watermark_serial_timed"),
     ("conversations", CONVERSATION, {"holes": "'{}'"}, "holes_listed"),
@@ -108,14 +108,14 @@ async def tables(module_database: str) -> Any:
 
 @pytest.fixture
 async def connection(tables: asyncpg.Connection) -> Any:
-    """In a transaction that is taken back."""
+    """Return a connection in a transaction that is rolled back after the test."""
     transaction = tables.transaction()
     await transaction.start()
     yield tables
     await transaction.rollback()
 
 
-async def test_what_the_rules_are_about_is_accepted(connection) -> None:
+async def test_valid_rows_are_accepted(connection) -> None:
     rows = (
         ("conversations", CONVERSATION), ("messages", OPEN), ("chunks", CHUNK), ("leases", LEASE),
         ("messages", {**FINISHED, "id": "'n'"}), ("replays", REPLAY), ("audit", AUDIT),
@@ -124,8 +124,8 @@ async def test_what_the_rules_are_about_is_accepted(connection) -> None:
         await insert(connection, table, row)
 
 
-@pytest.mark.parametrize(("table", "row", "change", "rule"), REFUSED)
-async def test_what_breaks_a_rule_is_refused_by_its_name(
+@pytest.mark.parametrize(("table", "row", "change", "rule"), INVALID)
+async def test_an_invalid_row_is_rejected_with_the_name_of_the_constraint(
     connection, table: str, row: dict, change: dict, rule: str
 ) -> None:
     if table != "conversations":
@@ -137,19 +137,19 @@ async def test_what_breaks_a_rule_is_refused_by_its_name(
     assert caught.value.constraint_name == f"ck_{table}_{rule}"
 
 
-def test_no_rule_is_without_its_test() -> None:
+def test_every_check_constraint_has_a_test() -> None:
     named = {
         (table.name, str(each.name).removeprefix(f"ck_{table.name}_"))
         for table in metadata.sorted_tables
         for each in table.constraints
         if isinstance(each, CheckConstraint)
     }
-    assert named == {(table, rule) for table, _, _, rule in REFUSED}
+    assert named == {(table, rule) for table, _, _, rule in INVALID}
 
 
-def test_every_key_begins_with_the_conversation() -> None:
+def test_every_primary_key_begins_with_the_conversation() -> None:
     for table in metadata.sorted_tables:
         if table.name == "schema_floor":
-            continue  # one row, of no conversation
+            continue  # one row for the whole database
         first = next(iter(table.primary_key.columns)).name
         assert first == ("id" if table.name == "conversations" else "conversation_id")

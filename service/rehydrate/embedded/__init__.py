@@ -1,3 +1,3 @@
-"""Postgres and the channel server for a machine that has neither."""
+"""An embedded Postgres server, for machines on which none is running."""
 
 from __future__ import annotations

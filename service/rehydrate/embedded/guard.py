@@ -1,17 +1,18 @@
-"""The guard: a small process that stands between an owner and its Postgres.
+"""The guard: a small process between an owner and its Postgres.
 
-It is run as a script (``python -I -S embedded_guard.py PLAN``) and uses the standard library alone.
-Its standard input is a pipe whose other end only the owner holds, so the end of the owner, in
-whatever way, is the end of that pipe, and the guard then shuts Postgres down. Three things follow
-that a server forked by the owner itself cannot have:
+It runs as a script (``python -I -S guard.py PLAN``) and imports only the standard library. Its
+standard input is a pipe whose other end only the owner has open. However the owner ends, the pipe
+is closed, and the guard shuts Postgres down. Compared with forking the server in the owner, this
+has three advantages:
 
-* The owner may start it from any thread. ``PR_SET_PDEATHSIG`` follows the *thread* that forked, so
-  a server forked in ``asyncio.to_thread`` would die with that worker; the guard has one thread.
-* Postgres is reaped by a parent that does nothing else, so no zombie passes for a living server.
-* A Postgres that was killed is started again on the same port, and clients need only reconnect.
+* The owner can start it from any thread. ``PR_SET_PDEATHSIG`` applies to the *thread* that forked,
+  so a server forked in ``asyncio.to_thread`` would die with that worker. The guard has one thread.
+* Postgres is reaped by a parent that does nothing else, so a zombie is not mistaken for a running
+  server.
+* A killed Postgres is restarted on the same port, so clients only have to reconnect.
 
-Should the guard itself be killed, Linux tells Postgres (``PR_SET_PDEATHSIG``) to end; elsewhere
-Postgres lives on, keeps the folder's lock, and the next start attaches to it.
+If the guard itself is killed, Linux sends Postgres a shutdown signal (``PR_SET_PDEATHSIG``).
+Elsewhere Postgres keeps running and keeps the folder's lock, and the next start attaches to it.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-READY = b"r"  # from the owner: Postgres has answered; from now on, restart it when it dies
+READY = b"r"  # sent by the owner once Postgres has answered: from now on, restart it when it dies
 
 OWNER_CHECK_S = 1.0
 STOP_FAST_S = 30.0
@@ -42,21 +43,21 @@ PR_SET_PDEATHSIG = 1
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """What to run and for whom; travels as JSON in the guard's only argument."""
+    """The command to run and its owner, passed as JSON in the guard's only argument."""
 
     command: list[str]
     owner_pid: int
     uid: int | None
-    """The user to become in the child, or None to stay who we are."""
+    """The user to become in the child; None: the current user."""
     gid: int | None
 
 
 class Guard:
-    """Runs one Postgres until its owner is gone, and again when it dies before that."""
+    """Runs one Postgres until its owner ends, and restarts it if it dies before that."""
 
     def __init__(self, plan: Plan) -> None:
         self._plan = plan
-        self._tell_of_death = death_teller()
+        self._set_parent_death_signal = parent_death_signal()
         self._child_pid = 0
         self._wanted = True
         self._was_ready = False
@@ -64,7 +65,7 @@ class Guard:
         self._wake_read, self._wake_write = os.pipe()
 
     def run(self) -> int:
-        """Return 0 when Postgres ended as asked, else 1."""
+        """Run until the owner ends; return 0 if Postgres was shut down cleanly, else 1."""
         self._listen_for_signals()
         while True:
             self._child_pid = self._spawn()
@@ -80,9 +81,9 @@ class Guard:
         signal.set_wakeup_fd(self._wake_write, warn_on_full_buffer=False)
         signal.signal(signal.SIGCHLD, lambda *_: None)
         for ending in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
-            signal.signal(ending, self._unwanted)
+            signal.signal(ending, self._request_stop)
 
-    def _unwanted(self, *_: object) -> None:
+    def _request_stop(self, *_: object) -> None:
         self._wanted = False
 
     def _spawn(self) -> int:
@@ -104,12 +105,12 @@ class Guard:
             os.setgroups([])
             os.setgid(self._plan.gid)
             os.setuid(self._plan.uid)
-        self._tell_of_death()  # after setuid, which would clear it
-        if os.getppid() == guard_pid:  # else the guard died before it could be followed
-            os.execv(self._plan.command[0], self._plan.command)  # noqa: S606 - no shell is wanted
+        self._set_parent_death_signal()  # after setuid, which would clear it
+        if os.getppid() == guard_pid:  # else the guard died before the signal was set
+            os.execv(self._plan.command[0], self._plan.command)  # noqa: S606 - without a shell
 
     def _watch(self) -> int | None:
-        """Wait for the end of the child (its exit status) or of the owner (-1: child lives)."""
+        """Wait until the child or the owner ends; return the child's exit code, or -1."""
         while self._wanted:
             pid, status = os.waitpid(self._child_pid, os.WNOHANG)
             if pid:
@@ -118,23 +119,23 @@ class Guard:
         return -1
 
     def _wait(self, seconds: float) -> None:
-        """Sleep until the owner says something, a signal comes, or the time is over."""
+        """Sleep until the owner writes to the pipe or ends, a signal arrives, or time is up."""
         readable, _, _ = select.select([0, self._wake_read], [], [], seconds)
         if self._wake_read in readable:
             with contextlib.suppress(BlockingIOError):
                 os.read(self._wake_read, 4096)
         if 0 in readable:
-            said = os.read(0, 64)
-            self._was_ready = self._was_ready or READY in said
-            self._wanted = self._wanted and bool(said)
-        # a process that the owner forked may hold a copy of the pipe: then only this tells
+            received = os.read(0, 64)
+            self._was_ready = self._was_ready or READY in received
+            self._wanted = self._wanted and bool(received)
+        # A process forked by the owner may keep the pipe open; then only this check finds out.
         if os.getppid() != self._plan.owner_pid:
             self._wanted = False
 
     def _wait_for_restart(self) -> bool:
-        """Wait, longer each time, before the next start; False when none is wanted any more.
+        """Wait before the next start, longer each time; return False if the owner has ended.
 
-        It is tried for as long as the owner lives: a full disk may be emptied in an hour.
+        The number of attempts is not limited, since a full disk may have space again in an hour.
         """
         now = time.monotonic()
         self._restarts_at = [t for t in self._restarts_at if now - t < RESTARTS_WINDOW_S] + [now]
@@ -145,7 +146,11 @@ class Guard:
         return self._wanted
 
     def _shut_down(self) -> int:
-        """End the child: fast (clean), then immediate (recovers at next start), then by force."""
+        """Stop the child: by fast shutdown (clean), then immediate (recovery on start), then kill.
+
+        Returns:
+            The exit code of the guard.
+        """
         for sign, patience_s in (
             (signal.SIGINT, STOP_FAST_S),
             (signal.SIGQUIT, STOP_IMMEDIATE_S),
@@ -163,10 +168,11 @@ class Guard:
         return 1
 
 
-def death_teller() -> Callable[[], None]:
-    """Return what makes the calling process get SIGINT when its parent dies (Linux), else nothing.
+def parent_death_signal() -> Callable[[], None]:
+    """Return a function that requests SIGINT for the calling process when its parent dies.
 
-    SIGINT is Postgres' fast shutdown: it disconnects its clients, writes a checkpoint and ends.
+    SIGINT is Postgres' fast shutdown: it disconnects clients, writes a checkpoint and ends. Only
+    Linux has such a request; elsewhere the function does nothing.
     """
     if sys.platform != "linux":
         return lambda: None

@@ -1,4 +1,4 @@
-"""An embedded Postgres: a real server of our own, below one folder, for demos and tests."""
+"""The embedded Postgres: a real server with all its files in one folder, for demos and tests."""
 
 from __future__ import annotations
 
@@ -29,29 +29,34 @@ from rehydrate.embedded.cluster import Cluster, reachable_name
 __all__ = ["EmbeddedPostgres", "EmbeddedPostgresError"]
 
 POLL_S = 0.01
-STOP_TIMEOUT_S = 45.0  # longer than the guard's own patience
-SETTLE_S = 0.1  # an owner that was just killed seems alive for a moment
+STOP_TIMEOUT_S = 45.0  # longer than the guard's own timeouts
+SETTLE_S = 0.1  # an owner that was just killed appears alive for a moment
 ORPHAN_GRACE_S = 5.0
 PORT_TRIES = 5
 LOG_TAIL_CHARACTERS = 2000
 
 
 class EmbeddedPostgres:
-    """One Postgres server whose data live under *folder*, which this class alone writes.
+    """A Postgres server whose files are in *folder*, which only this class writes.
 
-    *folder* holds `data/` (and in it the unix socket), `password` (0600), `port`, `log`, `log.1`
+    *folder* contains `data/` (with the unix socket), `password` (mode 0600), `port`, `log`, `log.1`
     and `owner.lock`. Processes that start the same folder share one server: the first owns it, the
-    others attach. It ends with its owner, however that ends: by `stop`, by leaving the context, by
-    `kill -9`. Those attached then lose their connections, and whoever calls `start` next owns a new
-    server on the same data and, unless somebody else took it, on the same port. A server that is
-    killed while its owner lives is started again, on the same port.
+    others attach to it. The server ends with its owner, however that ends: by `stop`, by leaving
+    the context, or by `kill -9`. Attached processes then lose their connections, and the next one
+    to call `start` owns a new server on the same data and, if it is still free, on the same port. A
+    server that is killed while its owner is running is restarted on the same port.
 
-    As root, the server runs as the owner of `data/`, else as `postgres` or `nobody`; no user is
-    added, and no folder but `data/` gets another owner or mode, also below a home that only root
-    may enter.
+    If the owner is root, the server runs as the owner of `data/`, else as `postgres` or `nobody`.
+    No user is created, and only `data/` gets another owner or mode, even if *folder* is below a
+    home that only root may enter.
 
-    May be used from any thread (`embedded_guard` says why that is not a matter of course), and by
-    `async with` in any event loop. Unix only.
+    It can be used from any thread (see `guard` for why that needs care), and with `async with` in
+    any event loop. Unix only.
+
+    Args:
+        folder: the folder; it is created if it does not exist.
+        bindir: the folder of PostgreSQL's programs; None: see `find_binaries`.
+        start_timeout_s: how long `start` waits for the server, in seconds.
     """
 
     def __init__(
@@ -66,12 +71,12 @@ class EmbeddedPostgres:
         self._guard: subprocess.Popen[bytes] | None = None
 
     def start(self) -> str:
-        """Start the server, or attach to it; return its libpq URL, which holds its password.
+        """Start the server, or attach to it; return its libpq URL, which contains the password.
 
-        Called again it is cheap while the server lives, and takes over when it does not.
+        Calling it again is cheap while the server runs, and starts a new one if it has ended.
 
         Raises:
-            EmbeddedPostgresError: it does not run; says why and what to do.
+            EmbeddedPostgresError: the server cannot run; the message has the cause and a remedy.
         """
         with self._mutex:
             try:
@@ -79,15 +84,15 @@ class EmbeddedPostgres:
             except OSError as error:
                 self._release()
                 raise EmbeddedPostgresError(
-                    f"the embedded Postgres cannot use {self.folder} ({error}): see to its rights, "
-                    "or set REHYDRATE_DATA_DIR to another folder"
+                    f"the embedded Postgres cannot use {self.folder} ({error}): "
+                    "check its permissions, or set REHYDRATE_DATA_DIR to another folder"
                 ) from error
             except BaseException:
                 self._release()
                 raise
 
     def stop(self) -> None:
-        """End the server if this object owns it (all is written to disk); else let go of it.
+        """Shut the server down cleanly if this object owns it; otherwise detach from it.
 
         Raises:
             EmbeddedPostgresError: the server did not end in 45 s.
@@ -107,7 +112,7 @@ class EmbeddedPostgres:
 
     @property
     def owned(self) -> bool:
-        """Whether the server ends with this object (and not with another process)."""
+        """True if this object owns the server; False if it is attached, or none is started."""
         return self._guard is not None
 
     @property
@@ -132,7 +137,7 @@ class EmbeddedPostgres:
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # a thread cannot be cancelled: what it starts (in limited time) is ended behind it
+            # A thread cannot be cancelled. It ends by its own timeout; then stop what it started.
             await asyncio.gather(starting, return_exceptions=True)
             await asyncio.to_thread(self.stop)
             raise
@@ -160,21 +165,22 @@ class EmbeddedPostgres:
                     return self.url
             if waited_s > self._start_timeout_s:
                 raise EmbeddedPostgresError(
-                    f"another process holds {self._cluster.lock}, and its Postgres did not answer "
-                    f"in {self._start_timeout_s:g} s: see {self._cluster.log}, or end that process"
+                    f"another process has locked {self._cluster.lock}, and its Postgres did not "
+                    f"answer in {self._start_timeout_s:g} s: "
+                    f"see {self._cluster.log}, or end that process"
                 )
             time.sleep(POLL_S)
         self._own(began + self._start_timeout_s)
         return self.url
 
     def _may_attach(self, waited_s: float) -> bool:
-        """Whether a server answers and is to stay; that of a dead owner is about to end."""
+        """Return True if a server answers and will stay; a dead owner's server is about to end."""
         return self._cluster.answers() and (
-            waited_s > ORPHAN_GRACE_S or self._cluster.owner_lives()
+            waited_s > ORPHAN_GRACE_S or self._cluster.owner_is_alive()
         )
 
     def _take_lock(self) -> bool:
-        """Take the folder's lock; it stays taken until the guard and every server process ended."""
+        """Try to lock the folder. The guard and all server processes inherit the lock."""
         fd = os.open(self._cluster.lock, os.O_RDWR | os.O_CREAT, 0o600)
         try:
             fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -196,11 +202,11 @@ class EmbeddedPostgres:
         binaries = find_binaries(self._bindir, user, major)
         if major is None:
             cluster.make(binaries, user)
-        cluster.forget_dead_postmaster()
+        cluster.remove_stale_postmaster()
         for tries_left in reversed(range(PORT_TRIES)):
             port = cluster.choose_port(as_before=tries_left == PORT_TRIES - 1)
             guard = self._guard = self._launch(binaries, user, port)
-            if self._became_ready(guard, deadline, retry=tries_left > 0):
+            if self._wait_until_ready(guard, deadline, retry=tries_left > 0):
                 return
             self._guard = None
 
@@ -216,7 +222,7 @@ class EmbeddedPostgres:
                 gid=user.gid if user else None,
             )
             script = [sys.executable, "-I", "-S", embedded_guard.__file__]
-            return subprocess.Popen(  # noqa: S603 - this interpreter, our own file
+            return subprocess.Popen(  # noqa: S603 - this interpreter, a file of this package
                 [*script, json.dumps(dataclasses.asdict(plan))],
                 env=clean_environment(),
                 cwd="/",
@@ -225,19 +231,19 @@ class EmbeddedPostgres:
                 stdout=output,
                 stderr=output,
                 pass_fds=[*fds] if self._lock_fd is None else [*fds, self._lock_fd],
-                start_new_session=True,  # Ctrl-C is for the owner, who then ends it in order
+                start_new_session=True,  # Ctrl-C must reach only the owner, which then stops it
             )
 
-    def _became_ready(
+    def _wait_until_ready(
         self, guard: subprocess.Popen[bytes], deadline: float, *, retry: bool
     ) -> bool:
-        """Wait until the server answers; False when its port was taken and another may be tried."""
+        """Wait until the server answers; return False if its port was taken and *retry* is set."""
         while time.monotonic() < deadline:
             if self._cluster.answers():
-                _say(guard, embedded_guard.READY)
+                _send(guard, embedded_guard.READY)
                 return True
             if guard.poll() is not None:
-                _end(guard)
+                _stop_guard(guard)
                 tail = self._cluster.log.read_text(errors="replace")[-LOG_TAIL_CHARACTERS:]
                 if retry and "could not bind" in tail:
                     return False
@@ -252,19 +258,19 @@ class EmbeddedPostgres:
         lock_fd, self._lock_fd = self._lock_fd, None
         try:
             if guard is not None:
-                _end(guard)
+                _stop_guard(guard)
         finally:
             if lock_fd is not None:
                 os.close(lock_fd)
 
 
-def _say(guard: subprocess.Popen[bytes], word: bytes) -> None:
+def _send(guard: subprocess.Popen[bytes], signal_byte: bytes) -> None:
     if guard.stdin is not None:
-        guard.stdin.write(word)
+        guard.stdin.write(signal_byte)
 
 
-def _end(guard: subprocess.Popen[bytes]) -> None:
-    """Close the pipe, which asks for the end, and wait for it."""
+def _stop_guard(guard: subprocess.Popen[bytes]) -> None:
+    """Close the pipe, which makes the guard shut down, and wait for it to end."""
     if guard.stdin is not None:
         guard.stdin.close()
     try:
@@ -273,5 +279,5 @@ def _end(guard: subprocess.Popen[bytes]) -> None:
         guard.kill()
         guard.wait()
         raise EmbeddedPostgresError(
-            f"PostgreSQL did not end in {STOP_TIMEOUT_S:g} s and was left to itself"
+            f"PostgreSQL did not end in {STOP_TIMEOUT_S:g} s and may still be running"
         ) from None

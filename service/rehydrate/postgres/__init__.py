@@ -1,1 +1,1 @@
-"""The store's room: Postgres, and the only SQL."""
+"""The Postgres adapter of the store ports. All SQL of the service is in this package."""

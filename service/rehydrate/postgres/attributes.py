@@ -1,4 +1,8 @@
-"""What a fold knows beside its text, as JSON: only what differs from a state known otherwise."""
+"""The attributes of a message state as JSON, reduced to those that differ from a base state.
+
+A state consists of its content (see `runs`) and of about twenty-five small attributes. Most of them
+have their default, or follow from the wire form, so only the difference is written.
+"""
 
 from __future__ import annotations
 
@@ -20,15 +24,19 @@ NAMES = (
 )  # fmt: skip
 """The attributes of `MessageState` that are stored under their own names.
 
-Its runs and its position are stored elsewhere. Of its versioned messages the headers are stored
-here, as ``cells``; their content is stored with the runs.
+Runs and position are stored elsewhere. The headers of versioned messages are stored here, under
+the key ``cells``; their content is stored with the runs.
 """
 
 _NAMES = frozenset(NAMES)
 
 
-def parsed(body: bytes) -> Any:
-    """*body* as `core.json.dump` made it, also where it holds halves of surrogate pairs."""
+def parse_json(body: bytes) -> Any:
+    """Parse JSON that `core.json.dump` wrote.
+
+    orjson rejects lone surrogates, which publishers may send, so the standard library is the
+    fallback for those bodies only.
+    """
     try:
         return orjson.loads(body)
     except orjson.JSONDecodeError:
@@ -36,66 +44,73 @@ def parsed(body: bytes) -> Any:
 
 
 def values(state: MessageState) -> dict[str, Any]:
-    """All facts of *state*, apart from what it may still change in place."""
-    known = {name: getattr(state, name) for name in NAMES}
-    known["recent"] = dict(state.recent)
-    known["steps"] = dict(state.steps)
-    known["cells"] = _places(state)
-    return known
+    """Return every stored attribute of *state*; the mutable ones are copied."""
+    found = {name: getattr(state, name) for name in NAMES}
+    found["recent"] = dict(state.recent)
+    found["steps"] = dict(state.steps)
+    found["cells"] = _versioned_headers(state)
+    return found
 
 
-def differing(state: MessageState, base: Mapping[str, Any]) -> dict[str, Any]:
-    """The facts of *state* that are not as in *base*."""
-    told = {name: value for name in NAMES if (value := getattr(state, name)) != base[name]}
-    if state.versioned and (places := _places(state)) != base["cells"]:
-        told["cells"] = places
+def difference(state: MessageState, base: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the attributes of *state* whose values differ from those in *base*."""
+    changed = {name: value for name in NAMES if (value := getattr(state, name)) != base[name]}
+    if state.versioned and (headers := _versioned_headers(state)) != base["cells"]:
+        changed["cells"] = headers
     elif base["cells"] and not state.versioned:
-        told["cells"] = []
-    return told
+        changed["cells"] = []
+    return changed
 
 
-def _places(state: MessageState) -> list[VersionedHeader]:
+def _versioned_headers(state: MessageState) -> list[VersionedHeader]:
     return [cell.header for cell in state.versioned.values()]
 
 
-def apply(state: MessageState, facts: Mapping[str, Any]) -> None:
-    """Give *state* the *facts* that `differing` found; what its cells say is not among them.
+def apply(state: MessageState, stored: Mapping[str, Any]) -> None:
+    """Set the attributes of *state* that `difference` returned, after a round trip through JSON.
 
-    Newer code that runs beside this may know more: that is passed over.
+    Versioned messages are restored with their headers only; their content comes with the runs.
+    Unknown names are ignored, because a newer release may write to the same database.
     """
-    known = {name: value for name, value in facts.items() if name in _NAMES}
-    if "cells" in facts:
-        places = [
-            VersionedHeader(*place[: len(VersionedHeader._fields)]) for place in facts["cells"]
+    known = {name: value for name, value in stored.items() if name in _NAMES}
+    if "cells" in stored:
+        headers = [
+            VersionedHeader(*header[: len(VersionedHeader._fields)]) for header in stored["cells"]
         ]
-        known["versioned"] = {place.serial: VersionedMessage(place) for place in places}
+        known["versioned"] = {header.serial: VersionedMessage(header) for header in headers}
     if known.get("owner") is not None:
         known["owner"] = Owner(*known["owner"])
     state.restore(known)
 
 
-def ids_since(before: Mapping[str, int], now: Mapping[str, int]) -> tuple[int | None, Any]:
-    """How the ids of the margin changed: how many went in front, and which came behind.
+def recent_change(before: Mapping[str, int], now: Mapping[str, int]) -> tuple[int | None, Any]:
+    """Describe how the ordered ids of the overlap margin changed from *before* to *now*.
 
-    None as the number: take the ids as they are instead.
+    The ids behave like a queue: the oldest are dropped, new ones are appended.
+
+    Returns:
+        How many ids were dropped at the front, and the ids that were appended. If the change does
+        not have that form: None, and all ids of *now*.
     """
-    gone = 0
+    dropped = 0
     for key in before:
         if key in now:
             break
-        gone += 1
-    kept = list(before.items())[gone:]
+        dropped += 1
+    kept = list(before.items())[dropped:]
     order = list(now.items())
-    if order[: len(kept)] != kept:  # by time too: an id may have gone and come again
+    if order[: len(kept)] != kept:  # compares the times too: an id may have left and come back
         return None, dict(now)
-    return gone, dict(order[len(kept) :])
+    return dropped, dict(order[len(kept) :])
 
 
-def ids_after(before: dict[str, int], gone: int | None, came: dict[str, int]) -> dict[str, int]:
-    """The ids of the margin after a change that `ids_since` described."""
-    if gone is None:
-        return came
-    for key in list(before)[:gone]:
+def apply_recent_change(
+    before: dict[str, int], dropped: int | None, appended: dict[str, int]
+) -> dict[str, int]:
+    """Return the ids after a change that `recent_change` described; may modify *before*."""
+    if dropped is None:
+        return appended
+    for key in list(before)[:dropped]:
         del before[key]
-    before.update(came)
+    before.update(appended)
     return before

@@ -1,11 +1,12 @@
-"""How what is stored is made smaller: wire forms, with their text in them once; and chunks.
+"""Compact storage forms: wire forms with their text stored once, and deflated chunks.
 
-The wire form of a plain answer says its text twice, as ``text`` and as the text of its one part.
-Stored, the second is left out, and a mark and two offsets stand before: where the text begins and
-ends. A hydrate puts it back by joining bytes.
+The wire form of a plain answer contains its text twice: as ``text`` and as the text of its only
+part. The stored form leaves out the second copy and begins with a mark and two offsets, the start
+and the end of the text. Expanding it joins byte slices and parses nothing, so hydrate can send
+stored messages without decoding them.
 
-A chunk is read by few and only for as long as its response is open, but goes to the write-ahead log
-beside the final text: it is deflated.
+A chunk is rarely read, and only while its response is open. But it goes to the write-ahead log in
+addition to the final text, so it is deflated.
 """
 
 from __future__ import annotations
@@ -14,22 +15,21 @@ import struct
 import zlib
 
 _HEAD = struct.Struct(">cII")
-"""The mark, which no JSON begins with; the offsets count from the mark."""
+"""The mark, then the start and the end of the text, counted from the mark."""
 
-_MARK = b"~"
+_MARK = b"~"  # JSON cannot begin with it, so a form that was stored in full is recognised
 _TEXT = b'"text":"'
 _PART = b'","parts":[{"type":"text","text":"'
 _PART_BYTES = len(_PART)
 _END = b'"}]'
 
-_DEFLATED = b"\x01"
-"""The mark, which no JSON begins with."""
+_DEFLATED = b"\x01"  # JSON cannot begin with it
 
 _RAW = -zlib.MAX_WBITS
 
 
 def compacted(wire: bytes) -> bytes:
-    """*wire* with its text once, where it is there twice; else as it is."""
+    """Return *wire* with the second copy of its text removed, or unchanged if it has only one."""
     end = wire.find(_PART)
     start = wire.find(_TEXT) + len(_TEXT)
     again = end + _PART_BYTES
@@ -41,7 +41,7 @@ def compacted(wire: bytes) -> bytes:
 
 
 def expanded(stored: bytes) -> bytes:
-    """What `compacted` made *stored* of."""
+    """Return the wire form that was passed to `compacted`."""
     mark, start, end = _HEAD.unpack_from(stored)
     if mark != _MARK:
         return stored
@@ -50,14 +50,14 @@ def expanded(stored: bytes) -> bytes:
 
 
 def deflated(body: bytes) -> bytes:
-    """*body*, which is JSON, as a chunk stores it: deflated, unless that makes it no smaller."""
+    """Return the stored form of the JSON *body*: deflated if that makes it smaller."""
     deflate = zlib.compressobj(wbits=_RAW)
     smaller = b"".join((_DEFLATED, deflate.compress(body), deflate.flush()))
     return smaller if len(smaller) < len(body) else body
 
 
 def inflated(stored: bytes) -> bytes:
-    """What `deflated` made *stored* of."""
+    """Return the JSON that was passed to `deflated`."""
     if not stored.startswith(_DEFLATED):
         return stored
     return zlib.decompress(memoryview(stored)[1:], _RAW)

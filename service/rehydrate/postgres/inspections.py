@@ -1,4 +1,4 @@
-"""What inspectors read: conversations found and listed with their state, leases, what is behind."""
+"""Queries of the inspector: conversations with their state, leases, and the backlog."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from rehydrate.core.positions import Cursor
 from rehydrate.errors import BadParameter
 from rehydrate.ports import Backlog, LeaseSeen, Listed
 from rehydrate.postgres import statements
-from rehydrate.postgres.attributes import parsed
+from rehydrate.postgres.attributes import parse_json
 from rehydrate.postgres.compact import expanded
 from rehydrate.postgres.message_rows import as_ms, as_time
 
@@ -17,14 +17,14 @@ if TYPE_CHECKING:
     from rehydrate.postgres.pool import Pool
 
 _LAST = "\U0010ffff"
-"""Behind every character that an id holds."""
+"""The greatest code point: an id with the prefix p is less than p + this character."""
 
 _SHOWN = 200
-"""Characters of the text that a listed conversation opens with."""
+"""Characters of the first message that a listing shows."""
 
 
 class PostgresInspections:
-    """A base of `PostgresStore`: its readings across conversations, for people who look."""
+    """The part of `PostgresStore` that implements `rehydrate.ports.Inspections`."""
 
     _readers: Pool
 
@@ -36,7 +36,19 @@ class PostgresInspections:
         query: str | None = None,
         streaming: bool = False,
     ) -> tuple[list[Listed], Cursor | None]:
-        """Conversations that fit, and the cursor of the next page; see the port."""
+        """Return conversations that match the filters, and the cursor of the next page.
+
+        Args:
+            limit: the page size. A query without *streaming* and *before* may return one more: the
+                conversation whose channel is named exactly like the query.
+            before: the cursor of the previous page.
+            query: the prefix of a conversation id, or a whole channel name; results are then
+                sorted by id. None: the newest come first.
+            streaming: return only conversations with a response in progress, sorted by id.
+
+        Raises:
+            BadParameter: *before* is a cursor of another listing.
+        """
         if query is None and not streaming:
             return await self._newest(limit, before)
         after = _after(before)
@@ -61,7 +73,7 @@ class PostgresInspections:
         return found, older
 
     async def lease_seen(self, conversation_id: str, message_id: str) -> LeaseSeen | None:
-        """The lease of a message, as it lies there; see the port."""
+        """Return the stored lease of a message, or None if it has none."""
         rows = await self._readers.read(statements.LEASE_SEEN, conversation_id, message_id)
         if not rows:
             return None
@@ -69,7 +81,7 @@ class PostgresInspections:
         return LeaseSeen(holder, _ms(until), expired, fenced, _ms(told_at))
 
     async def backlog(self) -> Backlog:
-        """What waits to be read, or told; see the port."""
+        """Return how much recording and how many unannounced ends are outstanding."""
         (row,) = await self._readers.read(statements.BACKLOG)
         return Backlog(row["open"], row["conversations"], _ms(row["oldest"]), row["untold"])
 
@@ -77,7 +89,7 @@ class PostgresInspections:
 def _listed(row: Any) -> Listed:
     opens_with, role = None, None
     if row["first_wire"] is not None:
-        first = parsed(expanded(row["first_wire"]))
+        first = parse_json(expanded(row["first_wire"]))
         opens_with, role = first["text"][:_SHOWN], first["role"]
     return Listed(
         row["id"],
@@ -99,12 +111,12 @@ def _created(before: Cursor) -> datetime | None:
     try:
         return as_time(int(before.position))
     except (ValueError, OverflowError) as error:
-        raise BadParameter("before", "before is a cursor of an earlier answer") from error
+        raise BadParameter("before", "before must be a cursor from an earlier answer") from error
 
 
 def _after(before: Cursor | None) -> str:
     if before is None:
         return ""
     if before.position:
-        raise BadParameter("before", "before is a cursor of another search")
+        raise BadParameter("before", "before is a cursor of another search: start from page one")
     return before.message_id

@@ -1,4 +1,9 @@
-"""A conversation whose row is locked: what is read here stays so until the block ends."""
+"""Reads and writes of one conversation inside a transaction that holds its row lock.
+
+All writers of a conversation take this lock, so whatever is read here cannot change before the
+block ends. States that were read are remembered: `put` then writes only what was folded into them
+since.
+"""
 
 from __future__ import annotations
 
@@ -16,8 +21,8 @@ from rehydrate.ports import Conversation, Lease
 from rehydrate.postgres import statements
 from rehydrate.postgres.compact import deflated
 from rehydrate.postgres.message_rows import (
-    Known,
     RowChange,
+    StoredState,
     as_time,
     first_write,
     next_write,
@@ -28,65 +33,68 @@ from rehydrate.postgres.message_rows import (
 from rehydrate.postgres.pool import Session
 
 MAX_HOLES = 100
-"""More of them become fewer and longer ones, which say the same less exactly."""
-
+"""Lost intervals per conversation; beyond that the oldest are merged into one longer interval."""
 
 MAX_MARKS = 10_000
-"""How many erased responses a tombstone names, of each time it was erased."""
+"""Responses that a tombstone lists for each time the conversation was erased."""
 
 
 class PostgresLockedConversation:
-    """`Held`, in one transaction."""
+    """`rehydrate.ports.LockedConversation` within one transaction."""
 
     def __init__(self, session: Session, conversation: Conversation) -> None:
         self.conversation = conversation
         self._session = session
-        self._known: dict[str, Known] = {}
+        self._read_states: dict[str, StoredState] = {}
 
     async def messages(self, ids: Collection[str | None]) -> dict[str, MessageState]:
-        """The stored messages among *ids*, whole; None stands for the newest anonymous one."""
-        rows = await self._session.fetch(*whole_messages(self.conversation.id, ids))
-        found = [self._known.setdefault(row[0], known_of(row)) for row in rows]
-        return {known.state.id: known.state for known in found}
+        """Return the stored messages among *ids* with all their content, by id.
+
+        None among *ids* stands for the newest anonymous message. A message that was read before in
+        this block is returned as the same object.
+        """
+        rows = await self._session.fetch(*select_messages(self.conversation.id, ids))
+        found = [self._read_states.setdefault(row[0], stored_state_of(row)) for row in rows]
+        return {stored.state.id: stored.state for stored in found}
 
     async def open_beside(self, ids: Collection[str], *, most: int) -> int:
-        """How many stored messages, none of *ids*, are in progress; *most* stands for more."""
+        """Return how many stored messages other than *ids* are in progress, at most *most*."""
         rows = await self._session.fetch(
-            statements.OPEN_BESIDE, self.conversation.id, list(ids), most
+            statements.OTHER_OPEN, self.conversation.id, list(ids), most
         )
         return int(rows[0][0])
 
     async def lease(self, message_id: str) -> Lease | None:
-        """The lease of a stored message; None if it has none."""
+        """Return the lease of a stored message, or None if it has none."""
         key = (self.conversation.id, checked_id(message_id))
         rows = await self._session.fetch(statements.LEASE, *key)
         return Lease(*rows[0]) if rows else None
 
     async def put(self, states: Collection[MessageState]) -> None:
-        """Write what was folded into *states* (read by this `Held`, or new).
+        """Write what was folded into *states*, which were read in this block or are new.
 
         Raises:
             BadParameter: an id cannot be stored.
-            Conflict: a new message is there already.
+            Conflict: a new message has the id of a stored one.
         """
-        await self._place(states)
+        await self._assign_positions(states)
         inserts, updates = [], []
         changes: list[tuple[str, RowChange]] = []
         for state in states:
-            known = self._known.get(state.id)
-            if known is None or known.state is not state:
+            stored = self._read_states.get(state.id)
+            if stored is None or stored.state is not state:
                 change, after = first_write(state)
                 inserts.append((checked_id(state.id), change.row))
                 changes.append((state.id, change))
             else:
-                found, after = next_write(known)
+                found, after = next_write(stored)
                 if found is None:
                     continue
                 if found.row is not None:
                     updates.append((state.id, found.row))
                 changes.append((state.id, found))
-            self._known[state.id] = after
-        await self._refuse_known([id_ for id_, _ in inserts])
+            self._read_states[state.id] = after
+        await self._reject_existing([id_ for id_, _ in inserts])
         await self._write_rows(statements.INSERT, inserts)
         await self._write_rows(statements.UPDATE, updates)
         await self._write_chunks(changes)
@@ -94,11 +102,11 @@ class PostgresLockedConversation:
             state.mark_stored()
 
     async def grant(self, message_id: str, holder: str, lease_s: float) -> None:
-        """Let *holder* publish the stored message for the next *lease_s* seconds.
+        """Give *holder* the lease of the stored message for the next *lease_s* seconds.
 
         Raises:
-            Fenced: its publisher was taken for dead; nobody may publish it any more.
-            NotFound: it is not stored.
+            Fenced: a sweeper has fenced the response, so it cannot be published any more.
+            NotFound: the message is not stored.
         """
         terms = (self.conversation.id, checked_id(message_id), checked_id(holder), float(lease_s))
         for sql in (statements.RENEW, statements.GRANT):
@@ -106,24 +114,26 @@ class PostgresLockedConversation:
             if not tag.endswith(" 0"):
                 return
         if await self.lease(message_id) is None:
-            raise NotFound(f"there is no message {message_id!r} to publish")
-        raise Fenced(f"response {message_id!r} is being ended")
+            raise NotFound(f"message {message_id!r} does not exist")
+        raise Fenced(f"response {message_id!r} is being ended by a sweeper")
 
     async def fence(self, message_id: str, holder: str, for_s: float) -> None:
-        """Take the response from its publisher for good; *holder* ends it, within *for_s*."""
+        """Fence the response: its publisher loses it, and *holder* has *for_s* seconds to end it."""
         terms = (self.conversation.id, checked_id(message_id), checked_id(holder), float(for_s))
         await self._session.execute(statements.FENCE, *terms)
 
     async def told(self, message_id: str) -> None:
-        """Note that the channel has acknowledged the message's ``stop``; ends its lease."""
+        """Record that Ably acknowledged the ``stop`` of the message; this ends its lease."""
         key = (self.conversation.id, checked_id(message_id))
-        await self._session.execute(statements.TOLD, *key)
+        await self._session.execute(statements.STOP_ACKED, *key)
 
     async def move(self, watermark: Watermark, hole: LostInterval | None) -> None:
-        """Move the watermark, together with a hole that it passes."""
-        holes = self.conversation.holes if hole is None else united(self.conversation.holes, hole)
+        """Move the watermark and record *hole*, an interval that could not be read, with it."""
+        holes = self.conversation.holes
+        if hole is not None:
+            holes = merge_intervals(holes, hole)
         await self._session.execute(
-            statements.MOVE,
+            statements.MOVE_WATERMARK,
             self.conversation.id,
             watermark.serial,
             as_time(watermark.timestamp_ms),
@@ -133,38 +143,53 @@ class PostgresLockedConversation:
         self.conversation = self.conversation._replace(watermark=watermark, holes=holes)
 
     async def erase(self, at_ms: int, ids: Collection[str]) -> None:
-        """Delete all but a tombstone, which covers all up to *at_ms* and the responses *ids*."""
+        """Delete the conversation's content and leave a tombstone.
+
+        The tombstone covers everything up to *at_ms*, the responses *ids*, and the stored responses
+        that are open or ended within the last day, whose late channel messages must not bring
+        erased content back.
+
+        Args:
+            at_ms: the time of the erasure, in ms since 1970.
+            ids: responses that the caller knows of in addition to the stored ones.
+        """
         conversation_id, old = self.conversation.id, self.conversation.tombstone
-        rows = await self._session.fetch(statements.LATELY, conversation_id, MAX_MARKS)
+        rows = await self._session.fetch(statements.RECENT_RESPONSES, conversation_id, MAX_MARKS)
         marks = [erased_mark(id_) for id_ in (*ids, *(row[0] for row in rows))][:MAX_MARKS]
         if old is not None:
             at_ms = max(at_ms, old.timestamp_ms)
             marks += list(old.erased)[:MAX_MARKS]
         tombstone = Tombstone(None, at_ms, frozenset(marks))
-        for sql in statements.EMPTY:
+        for sql in statements.DELETE_ALL:
             await self._session.execute(sql, conversation_id)
-        told = {"serial": None, "timestamp_ms": at_ms, "erased": sorted(tombstone.erased)}
-        terms = (conversation_id, dump(told).decode(), as_time(at_ms))
-        await self._session.execute(statements.BURY, *terms)
+        encoded = {"serial": None, "timestamp_ms": at_ms, "erased": sorted(tombstone.erased)}
+        terms = (conversation_id, dump(encoded).decode(), as_time(at_ms))
+        await self._session.execute(statements.SET_TOMBSTONE, *terms)
         watermark = Watermark(None, at_ms, at_ms)
         self.conversation = self.conversation._replace(
             tombstone=tombstone, watermark=watermark, holes=(), metadata=None
         )
-        self._known.clear()
+        self._read_states.clear()
 
-    async def _place(self, states: Collection[MessageState]) -> None:
-        """Give what has ended a position: there is nothing left that could tell it one."""
-        lost = [state for state in states if state.position is None and state.status in TERMINAL]
-        if lost:
+    async def _assign_positions(self, states: Collection[MessageState]) -> None:
+        """Give every ended message without a position one at the current time.
+
+        A position comes from a serial. A message that ended without one will not get a serial any
+        more, and a finished row must have a position to be part of a page.
+        """
+        unplaced = [
+            state for state in states if state.position is None and state.status in TERMINAL
+        ]
+        if unplaced:
             now_ms = (await self._session.fetch(statements.NOW_MS))[0][0]
-            for index, state in enumerate(lost):
+            for index, state in enumerate(unplaced):
                 state.place(insertion_position(now_ms, index))
 
-    async def _refuse_known(self, ids: Sequence[str]) -> None:
+    async def _reject_existing(self, ids: Sequence[str]) -> None:
         if ids:
             rows = await self._session.fetch(statements.EXISTING, self.conversation.id, ids)
             if rows:
-                raise Conflict(f"message {rows[0][0]!r} is there already")
+                raise Conflict(f"message {rows[0][0]!r} already exists")
 
     async def _write_rows(self, sql: str, rows: Sequence[tuple[str, Any]]) -> None:
         if rows:
@@ -190,11 +215,14 @@ class PostgresLockedConversation:
             await self._session.execute_many(statements.APPEND, appended)
 
 
-def whole_messages(conversation_id: str, ids: Collection[str | None]) -> tuple[str, str, list[str]]:
-    """The statement, and its arguments, that reads whole messages.
+def select_messages(
+    conversation_id: str, ids: Collection[str | None]
+) -> tuple[str, str, list[str]]:
+    """Return the statement that reads messages with all their content, and its arguments.
 
-    What cannot be the id of anything stored is left out. A serial stands for the message that
-    begins with it, too: what is appended need not say any more whose it is.
+    Ids that cannot be stored are left out. An id that is a serial also selects the message that
+    begins at that serial, because an append names the serial of its channel message and may lack
+    the message id.
     """
     named = [id_ for id_ in ids if id_ is not None and storable(id_)]
     if any(serial_time_ms(id_) is not None for id_ in named):
@@ -204,27 +232,27 @@ def whole_messages(conversation_id: str, ids: Collection[str | None]) -> tuple[s
     return sql, conversation_id, named
 
 
-def known_of(row: Any) -> Known:
-    """A message as `whole_messages` reads it."""
-    id_, position, facts, wire, tape, bodies, tapes, ordinals = row
+def stored_state_of(row: Any) -> StoredState:
+    """Return the message of a row of `select_messages`."""
+    id_, position, encoded, wire, tape, bodies, tapes, ordinals = row
     if wire is not None:
-        return read_finished(position, facts, wire, tape)
-    return read_open((id_, position), facts, bodies or [], tapes or [], ordinals or [])
+        return read_finished(position, encoded, wire, tape)
+    return read_open((id_, position), encoded, bodies or [], tapes or [], ordinals or [])
 
 
 def checked_id(text: str) -> str:
-    """*text*, if it can be stored.
+    """Return *text* if it can be stored as an id.
 
     Raises:
-        BadParameter: it cannot: it is no valid Unicode, or holds a NUL.
+        BadParameter: it is not valid Unicode, or contains NUL.
     """
     if not storable(text):
-        raise BadParameter("id", "an id is valid Unicode without control characters")
+        raise BadParameter("id", "an id must be valid Unicode without NUL characters")
     return text
 
 
-def united(holes: Sequence[LostInterval], hole: LostInterval) -> tuple[LostInterval, ...]:
-    """*holes* and *hole*, in order, as few as say the same, and at most `MAX_HOLES`."""
+def merge_intervals(holes: Sequence[LostInterval], hole: LostInterval) -> tuple[LostInterval, ...]:
+    """Return *holes* with *hole* added: sorted, overlapping ones merged, at most `MAX_HOLES`."""
     found: list[LostInterval] = []
     for each in sorted([*holes, hole]):
         if found and each.from_ms <= found[-1].to_ms:
@@ -232,6 +260,6 @@ def united(holes: Sequence[LostInterval], hole: LostInterval) -> tuple[LostInter
         else:
             found.append(each)
     surplus = max(0, len(found) - MAX_HOLES)
-    if surplus:
+    if surplus:  # report more time as lost than was lost, never less
         found[: surplus + 1] = [LostInterval(found[0].from_ms, found[surplus].to_ms)]
     return tuple(found)

@@ -1,8 +1,12 @@
-"""Message states from rows, and what a state's next write is.
+"""Read message states from rows, and work out the smallest write that stores a state again.
 
-An open message is its row's facts and its chunks; the newest chunk has the facts that differ. A
-finished one is its wire form, with the facts and the layout of its runs that the wire form lacks:
-deflated with the wire form as dictionary, so that the text in them costs a few bytes.
+An open message is stored as a row with its attributes, and chunks. Each write appends chunks and
+leaves the row alone; attributes that changed since the row was written are in the newest chunk. So
+a write costs as much as was added, however long the response has become.
+
+A finished message is stored as its wire form, which hydrate sends as it is. The attributes and the
+layout of runs that the wire form lacks are deflated with the wire form as dictionary, so the text
+that they repeat costs a few bytes.
 """
 
 from __future__ import annotations
@@ -16,28 +20,29 @@ from rehydrate.core import wire as wire_form
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.fold import MessageState
 from rehydrate.core.json import dump
-from rehydrate.postgres import attributes as facts
-from rehydrate.postgres import runs
+from rehydrate.postgres import attributes, runs
 from rehydrate.postgres.compact import compacted, expanded, inflated
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 _WINDOW_BYTES = 32_768
-"""How far back deflate can refer."""
+"""The length of deflate's window; a longer dictionary would not be used."""
 
-_SAME_IDS = [0, {}]
+_SAME_IDS = [0, {}]  # the change of `attributes.recent_change` that changes nothing
 
 
 @dataclass(slots=True)
-class Known:
-    """A state, and how much of it is stored.
+class StoredState:
+    """A state, and what the store has of it.
 
     Attributes:
-        base: the facts that the row has, to which heads of chunks refer.
-        seen: the facts as they were read or last written.
-        columns: the row's columns that follow from the state.
-        next_ordinal: of the next chunk.
+        state: the message, which the caller may fold further.
+        base: the attributes in the row; the heads of chunks are differences from them.
+        seen: the attributes as they were read or last written.
+        columns: the columns of the row that are derived from the state.
+        marks: how much of each run is stored.
+        next_ordinal: the ordinal of the next chunk.
     """
 
     state: MessageState
@@ -50,9 +55,14 @@ class Known:
 
 @dataclass(slots=True)
 class RowChange:
-    """What has to be written so that the store has a state as it now is.
+    """The writes that bring the store up to date with a state.
 
-    ``row``: the columns, then facts (None: as they are), wire and tape; None: the row stays.
+    Attributes:
+        row: the derived columns, then the attributes (None: unchanged), wire form and timings.
+            None: the row stays as it is.
+        cleared: delete all chunks of the message.
+        deleted: ordinals of chunks to delete.
+        appended: ordinal, body and timings of chunks to append.
     """
 
     row: tuple[Any, ...] | None = None
@@ -62,7 +72,7 @@ class RowChange:
 
 
 def columns_of(state: MessageState) -> tuple[Any, ...]:
-    """The columns of a row that say for queries what the state says."""
+    """Return the columns of the row that are derived from *state* so that queries can use them."""
     return (
         state.role,
         state.status,
@@ -76,7 +86,7 @@ def columns_of(state: MessageState) -> tuple[Any, ...]:
 
 
 def storable(text: str) -> bool:
-    """Whether the type ``text`` can hold *text*."""
+    """Return True if Postgres' type ``text`` can hold *text*: no NUL, no lone surrogates."""
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -85,124 +95,138 @@ def storable(text: str) -> bool:
 
 
 def as_time(at_ms: int | None) -> datetime | None:
-    """*at_ms*, in ms since 1970, as Postgres takes it."""
+    """Return *at_ms*, in ms since 1970, as a datetime."""
     return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
 
 
 def as_ms(at: datetime) -> int:
-    """What `as_time` made *at* of."""
+    """Return *at* in ms since 1970."""
     return round(at.timestamp() * 1000)
 
 
 def read_open(
-    place: tuple[str, str | None],
-    stored_facts: bytes,
+    key: tuple[str, str | None],
+    stored_attributes: bytes,
     bodies: Sequence[bytes],
     tapes: Sequence[bytes],
     ordinals: Sequence[int] | None = None,
-) -> Known:
-    """A message that is not terminal: *place* is its id and position.
+) -> StoredState:
+    """Return a message in progress from its row and its chunks.
 
-    Without *ordinals* the result is only to be looked at and folded, not to be written.
+    Args:
+        key: the id and the position of the message.
+        stored_attributes: the attributes in the row.
+        bodies: bodies of the chunks, in order.
+        tapes: packed timings of the chunks, in the same order.
+        ordinals: ordinals of the chunks. None: the result may be folded but not written, which
+            saves a copy of all attributes; hydrate reads this way.
     """
-    state = MessageState(place[0])
-    state.place(place[1])
-    facts.apply(state, facts.parsed(stored_facts))
-    base = facts.values(state) if ordinals is not None else {}
+    state = MessageState(key[0])
+    state.place(key[1])
+    attributes.apply(state, attributes.parse_json(stored_attributes))
+    base = attributes.values(state) if ordinals is not None else {}
     reader = runs.RunReader()
-    chunks = facts.parsed(b"[%b]" % b",".join(map(inflated, bodies)))
-    reader.take(chunks, tapes, range(len(tapes)) if ordinals is None else ordinals)
+    chunks = attributes.parse_json(b"[%b]" % b",".join(map(inflated, bodies)))
+    reader.add(chunks, tapes, range(len(tapes)) if ordinals is None else ordinals)
     for *_, head in chunks:
         if head is not None and head[1:] != _SAME_IDS:
-            state.restore({"recent": facts.ids_after(state.recent, head[1], head[2])})
+            state.restore(
+                {"recent": attributes.apply_recent_change(state.recent, head[1], head[2])}
+            )
     head = chunks[-1][-1] if chunks else None
     if head is not None:
-        facts.apply(state, head[0])
-    reader.give(state)
+        attributes.apply(state, head[0])
+    reader.restore_into(state)
     if ordinals is None:
-        return Known(state, base, base, (), [], 0)
-    return _known(state, base, reader.marks(), max(ordinals, default=-1) + 1)
+        return StoredState(state, base, base, (), [], 0)
+    return _stored_state(state, base, reader.marks(), max(ordinals, default=-1) + 1)
 
 
 def read_finished(
-    position: str | None, stored_facts: bytes, stored_wire: bytes, tape: bytes
-) -> Known:
-    """A terminal message, as it was folded."""
+    position: str | None, stored_attributes: bytes, stored_wire: bytes, tape: bytes
+) -> StoredState:
+    """Return a finished message in the state in which it was written, with its runs."""
     inflate = zlib.decompressobj(zdict=stored_wire[-_WINDOW_BYTES:])
-    told, layout = facts.parsed(inflate.decompress(stored_facts))
-    state = wire_form.state_of(facts.parsed(expanded(stored_wire)), position=position)
-    facts.apply(state, told)
+    differing, layout = attributes.parse_json(inflate.decompress(stored_attributes))
+    state = wire_form.state_of(attributes.parse_json(expanded(stored_wire)), position=position)
+    attributes.apply(state, differing)
     tapes, at = [], 0
     for *_, tape_bytes in layout:
         tapes.append(tape[at : at + tape_bytes])
         at += tape_bytes
     reader = runs.RunReader()
-    reader.take(layout, tapes, range(len(tapes)))
-    reader.give(state)
-    return _known(state, {}, reader.marks(), 0)
+    reader.add(layout, tapes, range(len(tapes)))
+    reader.restore_into(state)
+    return _stored_state(state, {}, reader.marks(), 0)
 
 
-def _known(
+def _stored_state(
     state: MessageState, base: dict[str, Any], marks: list[runs.Mark], next_ordinal: int
-) -> Known:
-    return Known(state, base, facts.values(state), columns_of(state), marks, next_ordinal)
+) -> StoredState:
+    return StoredState(
+        state, base, attributes.values(state), columns_of(state), marks, next_ordinal
+    )
 
 
-def first_write(state: MessageState) -> tuple[RowChange, Known]:
-    """How to store a new *state*."""
+def first_write(state: MessageState) -> tuple[RowChange, StoredState]:
+    """Return the writes that store the new *state*, and what is stored after them."""
     change = RowChange()
     if state.status in TERMINAL:
         change.row = _finished_row(state)
-        return change, _known(state, {}, _marked(state), 0)
+        return change, _stored_state(state, {}, _marks_of(state), 0)
     change.row = _open_row(state)
-    base = facts.values(state)
+    base = attributes.values(state)
     marks = _append(change, state, [], 0)
-    return change, _known(state, base, marks, len(change.appended))
+    return change, _stored_state(state, base, marks, len(change.appended))
 
 
-def next_write(known: Known) -> tuple[RowChange | None, Known]:
-    """How to store what came to a state since it was read or written; None: nothing did."""
-    state = known.state
-    told = bool(facts.differing(state, known.seen)) or columns_of(state) != known.columns
-    was_open = known.seen["status"] not in TERMINAL
-    if not told and _as_marked(known):
-        return None, known
+def next_write(stored: StoredState) -> tuple[RowChange | None, StoredState]:
+    """Return the writes that store what was folded into a state since it was read or written.
+
+    Returns:
+        The writes, or None if the state has not changed; and what is stored after them.
+    """
+    state = stored.state
+    changed = bool(attributes.difference(state, stored.seen)) or columns_of(state) != stored.columns
+    was_open = stored.seen["status"] not in TERMINAL
+    if not changed and _runs_are_stored(stored):
+        return None, stored
     change = RowChange()
     if state.status in TERMINAL:
         change.row, change.cleared = _finished_row(state), was_open
-        return change, _known(state, {}, _marked(state), 0)
+        return change, _stored_state(state, {}, _marks_of(state), 0)
     if not was_open:
         return first_write(state)
-    if columns_of(state) != known.columns:
+    if columns_of(state) != stored.columns:
         change.row = (*columns_of(state), None, None, None)
-    marks = _append(change, state, known.marks, known.next_ordinal)
+    marks = _append(change, state, stored.marks, stored.next_ordinal)
     kept = {ordinal for mark in marks for ordinal in mark.ordinals}
-    change.deleted = [o for mark in known.marks for o in mark.ordinals if o not in kept]
-    next_ordinal = known.next_ordinal + len(change.appended)
-    _put_head(change, state, known)
-    return change, _known(state, known.base, marks, max(next_ordinal, known.next_ordinal + 1))
+    change.deleted = [o for mark in stored.marks for o in mark.ordinals if o not in kept]
+    _write_head(change, state, stored)
+    next_ordinal = stored.next_ordinal + len(change.appended)
+    return change, _stored_state(state, stored.base, marks, next_ordinal)
 
 
-def _as_marked(known: Known) -> bool:
-    present = known.state.all_runs()
-    marked = {id(mark.run) for mark in known.marks}
+def _runs_are_stored(stored: StoredState) -> bool:
+    present = stored.state.all_runs()
+    marked = {id(mark.run) for mark in stored.marks}
     return (
-        len(present) == len(known.marks)
+        len(present) == len(stored.marks)
         and all(id(run) in marked for run in present)
-        and all(runs.since(mark) is None for mark in known.marks)
+        and all(runs.new_chunk(mark) is None for mark in stored.marks)
     )
 
 
 def _append(
     change: RowChange, state: MessageState, marks: Sequence[runs.Mark], ordinal: int
 ) -> list[runs.Mark]:
-    """Add to *change* the chunks that *state* lacks in the store; return its marks after that."""
+    """Add the chunks that the store lacks to *change*; return the marks after that write."""
     by_run = {id(mark.run): mark for mark in marks}
     after = []
     for run in state.all_runs():
         kind = runs.kind_of(run, state.tail)
         mark = by_run.get(id(run))
-        chunk = runs.whole(run, kind) if mark is None else runs.since(mark)
+        chunk = runs.full_chunk(run, kind) if mark is None else runs.new_chunk(mark)
         ordinals = () if mark is None else mark.ordinals
         if chunk is not None:
             change.appended.append((ordinal, chunk.body(None), chunk.tape))
@@ -214,40 +238,43 @@ def _append(
     return after
 
 
-def _put_head(change: RowChange, state: MessageState, known: Known) -> None:
-    """Put the facts that are not as in the row into the newest chunk, or one of their own.
+def _write_head(change: RowChange, state: MessageState, stored: StoredState) -> None:
+    """Write the attributes that differ from the row's into the newest chunk, or into a new one.
 
-    Where chunks are deleted, what they said of the ids of the margin goes with them.
+    The ids of the overlap margin are the exception: each chunk has their change since the chunk
+    before, as all of them would be too long. If chunks are deleted, their changes are lost, so all
+    ids are written.
     """
-    told = facts.differing(state, known.base)
-    told.pop("recent", None)
-    gone: tuple[int | None, Any] = facts.ids_since(known.seen["recent"], state.recent)
+    differing = attributes.difference(state, stored.base)
+    differing.pop("recent", None)
+    recent: tuple[int | None, Any] = attributes.recent_change(stored.seen["recent"], state.recent)
     if change.deleted:
-        gone = (None, dict(state.recent))
-    head = [told, *gone]
+        recent = (None, dict(state.recent))
+    head = [differing, *recent]
     if not change.appended:
         body, tape = dump([None, None, None, [], head]), b""
-        change.appended.append((known.next_ordinal, body, tape))
+        change.appended.append((stored.next_ordinal, body, tape))
         return
     ordinal, body, tape = change.appended[-1]
     change.appended[-1] = (ordinal, body[: -len(b"null]")] + dump(head) + b"]", tape)
 
 
-def _marked(state: MessageState) -> list[runs.Mark]:
+def _marks_of(state: MessageState) -> list[runs.Mark]:
     return [runs.mark(run, runs.kind_of(run, state.tail), (0,)) for run in state.all_runs()]
 
 
 def _open_row(state: MessageState) -> tuple[Any, ...]:
-    fresh = facts.values(MessageState(state.id))
-    return (*columns_of(state), dump(facts.differing(state, fresh)), None, None)
+    fresh = attributes.values(MessageState(state.id))
+    return (*columns_of(state), dump(attributes.difference(state, fresh)), None, None)
 
 
 def _finished_row(state: MessageState) -> tuple[Any, ...]:
     body = wire_form.encode(state)
     stored = compacted(body)
-    base = facts.values(wire_form.state_of(facts.parsed(body)))
-    chunks = [runs.whole(run, runs.kind_of(run, state.tail)) for run in state.all_runs()]
-    layout = [[c.first, c.last, c.kind, c.said, len(c.tape)] for c in chunks]
+    base = attributes.values(wire_form.state_of(attributes.parse_json(body)))
+    chunks = [runs.full_chunk(run, runs.kind_of(run, state.tail)) for run in state.all_runs()]
+    layout = [[c.first, c.last, c.kind, c.segments, len(c.tape)] for c in chunks]
     deflate = zlib.compressobj(zdict=stored[-_WINDOW_BYTES:])
-    told = deflate.compress(dump([facts.differing(state, base), layout])) + deflate.flush()
-    return (*columns_of(state), told, stored, b"".join(chunk.tape for chunk in chunks))
+    encoded = deflate.compress(dump([attributes.difference(state, base), layout]))
+    encoded += deflate.flush()
+    return (*columns_of(state), encoded, stored, b"".join(chunk.tape for chunk in chunks))

@@ -1,4 +1,4 @@
-"""The schema, up to date: Alembic's migrations, found beside the code or in the checkout."""
+"""Run and inspect the schema's Alembic migrations, from the wheel or from a checkout."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from sqlalchemy.ext.asyncio import create_async_engine
 from sqlalchemy.pool import NullPool
 
 from rehydrate.errors import StoreUnavailable
-from rehydrate.postgres.pool import CONNECT_TIMEOUT_S, raise_meant
+from rehydrate.postgres.pool import CONNECT_TIMEOUT_S, raise_translated
 from rehydrate.postgres.statements import FLOOR
 from rehydrate.postgres.url import connect_arguments
 
@@ -27,130 +27,144 @@ if TYPE_CHECKING:
     from sqlalchemy import Connection
     from sqlalchemy.ext.asyncio import AsyncEngine
 
-MIGRATING = 0x7265687964726174
-"""The advisory lock of whoever migrates ("rehydrat")."""
+MIGRATION_LOCK = 0x7265687964726174
+"""Key of the advisory lock that a migration holds (the bytes of "rehydrat")."""
 
-WAIT_FOR_OTHERS = "60s"
-WAIT_FOR_TABLES = "5s"
-"""Behind a lock that waits for a table, everybody else waits: so it gives up soon."""
+LOCK_TIMEOUT = "60s"
+TABLE_LOCK_TIMEOUT = "5s"
+"""How long a migration waits for another one, and for a table.
+
+A migration that waits for a table blocks every later query of that table. So it gives up quickly,
+and can be run again.
+"""
 
 _Result = TypeVar("_Result")
 
 _PACKAGE = Path(__file__).parents[1]
-_PLACES = (_PACKAGE / "migrations", _PACKAGE.parents[1] / "migrations")
-"""Where the wheel has them, and where a checkout does."""
+_MIGRATION_FOLDERS = (_PACKAGE / "migrations", _PACKAGE.parents[1] / "migrations")
+"""The migrations' folder in an installed wheel, and in a checkout."""
 
 
 def config() -> Config:
-    """Alembic's configuration, without a file.
+    """Return an Alembic configuration that needs no ``alembic.ini``.
 
     Raises:
         FileNotFoundError: the package was installed without its migrations.
     """
-    for place in _PLACES:
+    for place in _MIGRATION_FOLDERS:
         if (place / "env.py").is_file():
             made = Config()
             made.set_main_option("script_location", str(place).replace("%", "%%"))
             made.set_main_option("path_separator", "os")
             return made
-    raise FileNotFoundError("the migrations are not beside the package: install it again")
+    raise FileNotFoundError("the package has no migrations folder: reinstall rehydrate")
 
 
 @cache
 def head() -> str:
-    """The newest revision."""
+    """Return the newest revision that this code has."""
     revision = ScriptDirectory.from_config(config()).get_current_head()
     if revision is None:
-        raise FileNotFoundError("there is no migration")
+        raise FileNotFoundError("the migrations folder is empty: reinstall rehydrate")
     return revision
 
 
 @cache
-def known() -> frozenset[str]:
-    """All revisions that this code knows."""
+def known_revisions() -> frozenset[str]:
+    """Return all revisions that this code has."""
     scripts = ScriptDirectory.from_config(config())
     return frozenset(script.revision for script in scripts.walk_revisions())
 
 
-def fits(at: str, floor: str | None) -> bool:
-    """Whether this code may run on a schema at *at*, whose *floor* is so high.
+def compatible(at: str, floor: str | None) -> bool:
+    """Return True if this code can run on a schema at the revision *at*.
 
-    It may on its own; and on a newer one that has only been added to since a revision it knows.
+    It can on its own head, and on a newer schema whose *floor* (the oldest revision whose code may
+    use it) is a revision that this code has. That is how two releases run side by side during an
+    upgrade.
     """
-    return at == head() or (at not in known() and floor in known())
+    return at == head() or (at not in known_revisions() and floor in known_revisions())
 
 
 async def current(url: str) -> str | None:
-    """The revision of the schema at *url*; None if it has none.
+    """Return the revision of the schema at *url*, or None if it has no schema.
 
     Raises:
         StoreUnavailable: Postgres does not answer.
     """
 
-    def told(connection: Connection) -> str | None:
+    def read_revision(connection: Connection) -> str | None:
         return MigrationContext.configure(connection).get_current_revision()
 
-    return await _within(url, told)
+    return await _run_in_transaction(url, read_revision)
 
 
 async def migrate(url: str, revision: str = "head") -> None:
-    """Bring the schema at *url* to *revision*, in one transaction; ``base`` takes it all away.
+    """Bring the schema at *url* to *revision*, in one transaction.
 
-    Several may do so at once: one does, the others wait for it. One that is newer than this code
-    stays as it is, if this code may run beside it.
+    Concurrent calls are safe: one migrates, the others wait for it. A schema that is newer than
+    this code is left as it is if this code can run on it.
+
+    Args:
+        url: a libpq URL.
+        revision: ``head``, a revision, a relative step such as ``+1``, or ``base``, which drops
+            everything.
 
     Raises:
-        StoreUnavailable: Postgres does not answer, or others use the tables for too long; or the
-            schema is newer than this code may be.
+        StoreUnavailable: Postgres does not answer, a table stayed locked for too long, or the
+            schema is too new for this code.
     """
 
     def run(connection: Connection) -> None:
-        alone(connection)  # before Alembic begins: it keeps what it works on in its modules
+        lock_for_migration(connection)  # first: Alembic keeps its state in module globals
         at = MigrationContext.configure(connection).get_current_revision()
-        if at is not None and at not in known():
+        if at is not None and at not in known_revisions():
             floor = connection.execute(text(FLOOR)).scalar() if _has_floor(connection) else None
-            if revision == "head" and fits(at, floor):
+            if revision == "head" and compatible(at, floor):
                 return
-            raise StoreUnavailable(too_old(at))
+            raise StoreUnavailable(too_old_message(at))
         made = config()
         made.attributes["connection"] = connection
         up = revision == "head" or revision.startswith("+")
         (command.upgrade if up else command.downgrade)(made, revision)
 
-    await _within(url, run)
+    await _run_in_transaction(url, run)
 
 
-def too_old(at: str) -> str:
-    """What is told of a schema that this code is too old for."""
-    return f"the schema is at {at}, which needs newer code than this, of {head()}: update it"
+def too_old_message(at: str) -> str:
+    """Return the error message for a schema at *at* that is too new for this code."""
+    return f"the schema is at {at}, which needs newer code than {head()}: update rehydrate"
 
 
 def _has_floor(connection: Connection) -> bool:
     return bool(connection.execute(text("SELECT to_regclass('schema_floor')")).scalar())
 
 
-def alone(connection: Connection) -> None:
-    """Wait until nobody else migrates the database, until the end of the transaction."""
-    connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_OTHERS}'"))
-    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATING})
-    connection.execute(text(f"SET LOCAL lock_timeout = '{WAIT_FOR_TABLES}'"))
+def lock_for_migration(connection: Connection) -> None:
+    """Take the migration lock for the rest of the transaction, waiting for other migrations."""
+    connection.execute(text(f"SET LOCAL lock_timeout = '{LOCK_TIMEOUT}'"))
+    connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": MIGRATION_LOCK})
+    connection.execute(text(f"SET LOCAL lock_timeout = '{TABLE_LOCK_TIMEOUT}'"))
 
 
-async def _within(url: str, work: Callable[[Connection], _Result]) -> _Result:
+async def _run_in_transaction(url: str, work: Callable[[Connection], _Result]) -> _Result:
     engine = engine_of(url)
     try:
         async with engine.begin() as connection:
             return await connection.run_sync(work)
     except (asyncpg.PostgresError, OSError, TimeoutError) as error:
-        raise_meant(error)
+        raise_translated(error)
     except DBAPIError as error:
-        raise_meant(error.orig.__cause__ or error if error.orig else error)
+        raise_translated(error.orig.__cause__ or error if error.orig else error)
     finally:
         await engine.dispose()
 
 
 def engine_of(url: str) -> AsyncEngine:
-    """An engine for the work on the schema: one connection, no prepared statements."""
+    """Return an engine for schema changes: one connection, no prepared statements.
+
+    Prepared statements would fail behind a pooler in transaction mode.
+    """
 
     async def connect() -> Any:
         return await asyncpg.connect(

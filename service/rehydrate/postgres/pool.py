@@ -1,7 +1,8 @@
-"""Connections: lent for a while, every wait limited, every failure named.
+"""The connection pool: every wait has a limit, and driver errors become errors of the service.
 
-asyncpg's own pool rather than SQLAlchemy's: lending costs no greenlet, a connection that was lost
-while it lay there is noticed without asking the server, and BEGIN is sent when it is called.
+It is asyncpg's pool rather than SQLAlchemy's, because acquiring a connection needs no greenlet, a
+connection that was lost while idle is noticed without a round trip, and BEGIN is sent when it is
+called.
 """
 
 from __future__ import annotations
@@ -24,7 +25,7 @@ COMMAND_TIMEOUT_S = 15.0
 LOCK_TIMEOUT_MS = 5_000
 STATEMENT_TIMEOUT_MS = 15_000
 IDLE_TIMEOUT_MS = 30_000
-"""How long an open transaction may say nothing: its lock is then given to others."""
+"""How long a transaction may be idle before the server ends it and releases its locks."""
 CLOSE_TIMEOUT_S = 5.0
 
 _BEGIN = (
@@ -36,47 +37,49 @@ _BEGIN = (
 _DRIVER_ERRORS = (
     asyncpg.PostgresError,
     asyncpg.InterfaceError,
-    asyncpg.InternalClientError,  # between the server's farewell and the end of the stream
+    asyncpg.InternalClientError,  # raised between the server's goodbye and the end of the stream
     OSError,
     TimeoutError,
 )
 
-# By SQLSTATE, or its class: what another try may mend, or the operator.
+# SQLSTATEs, or classes of them, that a retry or an operator may resolve.
 _UNAVAILABLE = ("08", "25006", "28", "3D000", "40", "53", "55", "57", "58", "F0", "XX")
 _NO_SCHEMA = ("3F000", "42P01", "42703")
 _BAD_TEXT = ("22000", "22021")
-"""What the driver, and the server, say of text that cannot be sent or kept."""
+"""SQLSTATEs for text that the driver cannot encode, or the server cannot store."""
 
-_GONE = re.compile("clos|released")
-"""What the driver says when it is used after a connection, or the pool, has ended."""
+_CLOSED = re.compile("clos|released")
+"""Matches the driver's errors for a connection or pool that has been closed."""
 
 
 class ConnectionLost(StoreUnavailable):
-    """The connection is gone; what only reads may be asked again on another."""
+    """The connection was lost; a statement that only reads can be repeated on another one."""
 
 
 class ConstraintViolated(RehydrateError):
-    """A row that the schema does not allow: a fault of ours, told without what is in the row.
+    """A write violated a constraint of the schema. This is a bug of the service.
+
+    The message has the constraint but no values, since the row may contain message text.
 
     Attributes:
         rule: the name of the constraint.
     """
 
     def __init__(self, rule: str) -> None:
-        super().__init__(f"Postgres refused a row by {rule}")
+        super().__init__(f"a row violates the constraint {rule}")
         self.rule = rule
 
 
 def translated(error: BaseException) -> BaseException:
-    """*error* of the driver as what it means to callers; itself if it is a fault of ours."""
-    name, fault = type(error).__name__, error
+    """Return the service's error for the driver's *error*, or *error* itself if it is a bug."""
+    name, fault = type(error).__name__, error  # asyncpg is untyped: isinstance narrows to Any
     if isinstance(error, asyncpg.PostgresError):
         if isinstance(error, asyncpg.PostgresConnectionError):
             return ConnectionLost(f"Postgres: {name}")
         if isinstance(error, asyncpg.IntegrityConstraintViolationError):
             return ConstraintViolated(str(error.constraint_name))
         return _by_code(str(error.sqlstate or ""), fault)
-    if isinstance(error, asyncpg.InterfaceError) and not _GONE.search(str(error)):
+    if isinstance(error, asyncpg.InterfaceError) and not _CLOSED.search(str(error)):
         return fault
     if isinstance(error, TimeoutError):
         return StoreUnavailable("Postgres did not answer in time")
@@ -85,76 +88,76 @@ def translated(error: BaseException) -> BaseException:
 
 def _by_code(code: str, error: BaseException) -> BaseException:
     if code in _NO_SCHEMA:
-        return StoreUnavailable("the schema is not there, or of another time: rehydrate migrate")
+        return StoreUnavailable("the schema is missing or outdated: run rehydrate migrate")
     if code in _BAD_TEXT:
-        return BadParameter("id", "an id is valid Unicode without NUL characters")
+        return BadParameter("id", "an id must be valid Unicode without NUL characters")
     name = type(error).__name__
     if code.startswith("57P"):
         return ConnectionLost(f"Postgres closed the connection ({name})")
     return StoreUnavailable(f"Postgres: {name}") if code.startswith(_UNAVAILABLE) else error
 
 
-def raise_meant(error: BaseException) -> NoReturn:
-    """Raise what *error* means."""
-    meant = translated(error)
-    if meant is error:
+def raise_translated(error: BaseException) -> NoReturn:
+    """Raise the service's error for the driver's *error*."""
+    ours = translated(error)
+    if ours is error:
         raise error
-    if isinstance(meant, ConstraintViolated):
-        raise meant from None  # the driver's error shows the row
-    raise meant from error
+    if isinstance(ours, ConstraintViolated):
+        raise ours from None  # the driver's error contains the row
+    raise ours from error
 
 
 class Session:
-    """A lent connection; its errors are ours."""
+    """A connection acquired from the pool, with the driver's errors translated."""
 
     def __init__(self, driver: Any) -> None:
         self._driver = driver
 
     async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
-        """The rows of a statement."""
-        rows: list[Any] = await _mapped(self._driver, "fetch", sql, *arguments)
+        """Run a statement and return its rows."""
+        rows: list[Any] = await _call(self._driver, "fetch", sql, *arguments)
         return rows
 
     async def execute(self, sql: str, *arguments: Any) -> str:
-        """Run a statement; returns its tag."""
-        return str(await _mapped(self._driver, "execute", sql, *arguments))
+        """Run a statement and return its command tag, such as ``UPDATE 1``."""
+        return str(await _call(self._driver, "execute", sql, *arguments))
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
-        """Run a statement for each of *rows*, without waiting in between."""
-        await _mapped(self._driver, "executemany", sql, rows)
+        """Run a statement for each of *rows*, pipelined."""
+        await _call(self._driver, "executemany", sql, rows)
 
-    async def give_up(self) -> None:
-        """Roll back; a connection that cannot is closed."""
+    async def rollback(self) -> None:
+        """Roll back, or close the connection if it cannot."""
         try:
             await self._driver.execute("ROLLBACK", timeout=CLOSE_TIMEOUT_S)
         except _DRIVER_ERRORS:
-            self._terminate()  # why it failed is told by what made it necessary
+            self._terminate()  # the caller is handling the error that led here
         except BaseException:
             self._terminate()
             raise
 
     def _terminate(self) -> None:
-        with suppress(asyncpg.InterfaceError):  # the pool has it back: it was closed already
+        with suppress(asyncpg.InterfaceError):  # already closed and back in the pool
             self._driver.terminate()
 
 
-async def _mapped(driver: Any, method: str, *arguments: Any) -> Any:
+async def _call(driver: Any, method: str, *arguments: Any) -> Any:
     try:
         return await getattr(driver, method)(*arguments)
     except _DRIVER_ERRORS as error:
-        raise_meant(error)
+        raise_translated(error)
 
 
 class Pool:
-    """Connections to *url*, at most *size* at a time; made when they are needed.
+    """At most *size* connections to *url*, opened on demand.
 
-    Behind a pooler in transaction mode, which is found out when first connecting, statements are
-    not prepared and readings run in transactions.
+    The first connect detects a pooler in transaction mode. Behind one, statements are not prepared
+    and reads run in transactions.
 
     Args:
         url: a libpq URL.
-        size: how many connections there may be.
-        reading: Postgres' settings for readings.
+        size: the maximum number of connections.
+        reading: Postgres settings for reads.
     """
 
     def __init__(
@@ -173,14 +176,14 @@ class Pool:
         self._pooled: bool | None = None
 
     async def open(self) -> None:
-        """Make ready to connect; connects to nothing yet."""
+        """Create the pool. No connection is opened yet."""
         if self._pool is None:
             self._pool = await asyncpg.create_pool(
-                min_size=0, max_size=self._size, connect=self._connect, reset=_as_it_is
+                min_size=0, max_size=self._size, connect=self._connect, reset=_keep_session
             )
 
     async def close(self) -> None:
-        """Close all connections; those that are lent are cut off after 5 s."""
+        """Close all connections; those still in use are terminated after 5 s."""
         pool, self._pool = self._pool, None
         if pool is None:
             return
@@ -190,11 +193,13 @@ class Pool:
             pool.terminate()
 
     async def read(self, sql: str, *arguments: Any) -> list[Any]:
-        """The rows of one statement, from one snapshot; asked twice if the connection was lost.
+        """Return the rows of one statement; retry once if the connection was lost.
+
+        The statement must only read, since it may run twice.
 
         Raises:
             StoreUnavailable: Postgres does not answer.
-            BadParameter: an id cannot be one.
+            BadParameter: an argument is not valid as an id.
         """
         try:
             return await self._read(sql, arguments)
@@ -202,7 +207,7 @@ class Pool:
             return await self._read(sql, arguments)
 
     async def _read(self, sql: str, arguments: Sequence[Any]) -> list[Any]:
-        async with self._lent() as session:
+        async with self._acquired() as session:
             if not self._pooled:
                 return await session.fetch(sql, *arguments)
             try:
@@ -210,28 +215,28 @@ class Pool:
                 rows = await session.fetch(sql, *arguments)
                 await session.execute("COMMIT")
             except BaseException:
-                await session.give_up()
+                await session.rollback()
                 raise
             return rows
 
     @asynccontextmanager
     async def transaction(self) -> AsyncIterator[Session]:
-        """A transaction, committed when the block ends, rolled back if it raises.
+        """Open a transaction that commits when the block ends and rolls back if it raises.
 
         Raises:
-            StoreUnavailable: Postgres does not answer, or a lock was not given in 5 s.
+            StoreUnavailable: Postgres does not answer, or a lock was not granted in 5 s.
         """
-        async with self._lent() as session:
+        async with self._acquired() as session:
             try:
                 await session.execute(_BEGIN)
                 yield session
                 await session.execute("COMMIT")
             except BaseException:
-                await session.give_up()
+                await session.rollback()
                 raise
 
     @asynccontextmanager
-    async def _lent(self) -> AsyncIterator[Session]:
+    async def _acquired(self) -> AsyncIterator[Session]:
         pool = self._pool
         if pool is None:
             raise StoreUnavailable("the store is not open")
@@ -239,7 +244,7 @@ class Pool:
             async with asyncio.timeout(POOL_TIMEOUT_S):
                 driver = await pool.acquire()
         except _DRIVER_ERRORS as error:
-            raise_meant(error)
+            raise_translated(error)
         try:
             yield Session(driver)
         finally:
@@ -255,5 +260,5 @@ class Pool:
         return await asyncpg.connect(**arguments, server_settings=settings)
 
 
-async def _as_it_is(connection: Any) -> None:
-    """Give a connection back without asking the server: nothing here changes a session."""
+async def _keep_session(connection: Any) -> None:
+    """Skip asyncpg's reset of released connections, a round trip: settings here are SET LOCAL."""

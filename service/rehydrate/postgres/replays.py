@@ -1,7 +1,8 @@
-"""Replays and the audit of admins' acts, in Postgres; any process may take the next replay.
+"""Replay requests and the admin audit log in Postgres.
 
-A replay that runs has a lease. Who claims one holds an advisory lock meanwhile, so that the limits
-hold exactly; `SKIP LOCKED` passes over a row that is being cancelled or erased.
+Any process may claim the next replay; a running one is held by a lease. A claim counts the running
+replays before it takes one, so claims take turns by an advisory lock: otherwise two at a time could
+exceed the limits. `SKIP LOCKED` passes over a row that is being cancelled or erased.
 """
 
 from __future__ import annotations
@@ -14,15 +15,15 @@ from rehydrate.core.json import dump
 from rehydrate.core.positions import Cursor
 from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayTerms
 from rehydrate.errors import BadParameter, Busy, Conflict
-from rehydrate.postgres.attributes import parsed
+from rehydrate.postgres.attributes import parse_json
 from rehydrate.postgres.message_rows import as_ms, as_time, storable
 from rehydrate.postgres.pool import Pool, Session
 
-MOST_WAITING = 1_000
-"""Replays that have not ended: further ones are refused."""
+MAX_WAITING = 1_000
+"""Replays that may be queued or running; further requests are rejected."""
 
-_CLAIMING = 0x7265706C6179
-"""The advisory lock of whoever claims ("replay")."""
+_CLAIM_LOCK = 0x7265706C6179
+"""Key of the advisory lock that a claim holds (the bytes of "replay")."""
 
 _COLUMNS = """
     conversation_id, id, message_id, channel, mode, speed, from_seq, max_rate, state, chunks, done,
@@ -32,7 +33,7 @@ _COLUMNS = """
 
 _LOCK = "SELECT pg_advisory_xact_lock($1)"
 _WAITING = "SELECT count(*) FROM replays WHERE state IN ('queued', 'running')"
-_KNOWN = f"SELECT {_COLUMNS} FROM replays WHERE conversation_id = $1 AND idempotency_key = $2"  # noqa: S608 - no value in it
+_FIND_BY_KEY = f"SELECT {_COLUMNS} FROM replays WHERE conversation_id = $1 AND idempotency_key = $2"  # noqa: S608 - no value in it
 _FIND = f"SELECT {_COLUMNS} FROM replays WHERE id = $1"  # noqa: S608 - as above
 _LIST = f"SELECT {_COLUMNS} FROM replays ORDER BY created_at DESC, id DESC LIMIT $1"  # noqa: S608 - as above
 _LIST_BEFORE = f"""
@@ -67,9 +68,9 @@ _CLAIM = f"""
     WHERE (conversation_id, id) = (SELECT conversation_id, id FROM next)
     RETURNING {_COLUMNS}
 """  # noqa: S608 - as above
-"""$1 for whom, $2 for how many seconds, $3 how many in all, $4 how many on a channel."""
+"""$1 holder, $2 lease in seconds, $3 limit of running replays, $4 limit per channel."""
 
-_KEEP = """
+_RENEW = """
     UPDATE replays SET lease_until = clock_timestamp() + make_interval(secs => $4),
         attempts = CASE WHEN $5 > done THEN 0 ELSE attempts END,
         done = $5, seconds_done = $6, gen = $7, gen_from = $8
@@ -97,7 +98,7 @@ _CANCEL_RUNNING = """
     UPDATE replays SET cancel_asked = true WHERE id = $1 AND state = 'running' AND NOT cancel_asked
 """
 
-_NOTE = """
+_ADD_AUDIT = """
     INSERT INTO audit (conversation_id, at, actor, action, target, address, outcome, detail)
     VALUES ($1, date_trunc('milliseconds', clock_timestamp()), $2, $3, $4, $5, $6, $7)
 """
@@ -109,7 +110,7 @@ _NEWEST = 2**63 - 1
 
 
 class PostgresReplays:
-    """See `rehydrate.ports.Replays`; a base of the store."""
+    """The part of `PostgresStore` that implements `rehydrate.ports.ReplayStore`."""
 
     _readers: Pool
     _writers: Pool
@@ -117,16 +118,22 @@ class PostgresReplays:
     async def add_replay(
         self, replay: Replay, *, request: bytes, key: str | None, note: AuditEntry
     ) -> Replay:
-        """Queue *replay*, or find the one that was asked for by the same *key* and *request*.
+        """Queue *replay*, or return the one that was queued with the same *key* and *request*.
+
+        Args:
+            replay: the replay to queue.
+            request: the normalized request, compared when *key* is used again.
+            key: the idempotency key; None: always queue.
+            note: the audit entry, written only if the replay is queued.
 
         Raises:
             Conflict: the key was used for another request.
-            Busy: too many replays wait.
+            Busy: too many replays are queued or running.
         """
         terms = replay.terms
         async with self._writers.transaction() as session:
-            if (await session.fetch(_WAITING))[0][0] >= MOST_WAITING:
-                raise Busy(f"{MOST_WAITING} replays wait; try again")
+            if (await session.fetch(_WAITING))[0][0] >= MAX_WAITING:
+                raise Busy(f"{MAX_WAITING} replays are queued or running; retry later")
             rows = await session.fetch(
                 _ADD,
                 replay.conversation_id,
@@ -145,15 +152,15 @@ class PostgresReplays:
                 dump(dict(replay.plan)),
             )
             if rows:
-                await _write_note(session, note)
+                await _add_audit(session, note)
                 return _replay(rows[0])
-            known = (await session.fetch(_KNOWN, replay.conversation_id, key))[0]
-        if known["request"] != request:
+            earlier = (await session.fetch(_FIND_BY_KEY, replay.conversation_id, key))[0]
+        if earlier["request"] != request:
             raise Conflict("the Idempotency-Key was used for another request")
-        return _replay(known)
+        return _replay(earlier)
 
     async def find_replay(self, replay_id: str) -> Replay | None:
-        """The replay with that id."""
+        """Return the replay with that id, or None."""
         if not storable(replay_id):
             return None
         rows = await self._readers.read(_FIND, replay_id)
@@ -162,7 +169,11 @@ class PostgresReplays:
     async def replays(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[Replay], Cursor | None]:
-        """Replays, the newest first, and the cursor of the next page."""
+        """Return replays, newest first, and the cursor of the next page.
+
+        Raises:
+            BadParameter: *before* is not a cursor of this listing.
+        """
         if before is None:
             rows = await self._readers.read(_LIST, limit + 1)
         else:
@@ -175,17 +186,31 @@ class PostgresReplays:
     async def claim_replay(
         self, holder: str, lease_s: float, *, at_once: int, per_channel: int
     ) -> Replay | None:
-        """Take the oldest replay that nobody holds, unless as many run as may; None if none."""
+        """Claim the oldest replay that has no holder.
+
+        Args:
+            holder: the name of the claiming process.
+            lease_s: how long it may be silent, in seconds.
+            at_once: how many replays may run at a time.
+            per_channel: how many of them on one channel.
+
+        Returns:
+            The replay; None if none is due, or the limits are reached.
+        """
         async with self._writers.transaction() as session:
-            await session.execute(_LOCK, _CLAIMING)
+            await session.execute(_LOCK, _CLAIM_LOCK)
             rows = await session.fetch(_CLAIM, holder, lease_s, at_once, per_channel)
         return _replay(rows[0]) if rows else None
 
     async def keep_replay(self, replay: Replay, holder: str, lease_s: float) -> bool | None:
-        """Note how far *replay* is, and keep it; whether it is to be cancelled. None: it is lost."""
+        """Store the progress of *replay* and renew its lease.
+
+        Returns:
+            True if its cancellation was requested; None if *holder* has lost it.
+        """
         async with self._writers.transaction() as session:
             rows = await session.fetch(
-                _KEEP,
+                _RENEW,
                 replay.conversation_id,
                 replay.id,
                 holder,
@@ -198,13 +223,13 @@ class PostgresReplays:
         return bool(rows[0][0]) if rows else None
 
     async def release_replay(self, replay: Replay, holder: str) -> None:
-        """Give *replay* back, for another process to go on with at once."""
+        """Store the progress of *replay* and release it, so another process can continue it."""
         progress = (replay.done, replay.seconds_done)
         async with self._writers.transaction() as session:
             await session.execute(_RELEASE, replay.conversation_id, replay.id, holder, *progress)
 
     async def end_replay(self, replay: Replay, holder: str, note: AuditEntry) -> bool:
-        """Note how *replay* ended; False if it was not *holder*'s any more."""
+        """Store how *replay* ended; return False if *holder* has lost it."""
         async with self._writers.transaction() as session:
             tag = await session.execute(
                 _END,
@@ -217,37 +242,45 @@ class PostgresReplays:
                 None if replay.error is None else dump(replay.error),
             )
             if tag == "UPDATE 1":
-                await _write_note(session, note)
+                await _add_audit(session, note)
         return tag == "UPDATE 1"
 
     async def cancel_replay(self, replay_id: str, note: AuditEntry) -> bool:
-        """Ask that a replay end; False if that changes nothing."""
+        """Request the cancellation of a replay; return False if that changes nothing.
+
+        A queued replay is cancelled at once; a running one when its holder renews its lease. The
+        audit log gets an entry in any case.
+        """
         async with self._writers.transaction() as session:
             for sql in (_CANCEL_QUEUED, _CANCEL_RUNNING):
                 if await session.execute(sql, replay_id) == "UPDATE 1":
-                    await _write_note(session, note)
+                    await _add_audit(session, note)
                     return True
-            await _write_note(session, note._replace(outcome="unchanged"))
+            await _add_audit(session, note._replace(outcome="unchanged"))
         return False
 
     async def note(self, entry: AuditEntry) -> None:
-        """Keep *entry*, for good."""
+        """Append *entry* to the audit log."""
         async with self._writers.transaction() as session:
-            await _write_note(session, entry)
+            await _add_audit(session, entry)
 
     async def audit(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[AuditEntry], Cursor | None]:
-        """Acts of admins, the newest first, and the cursor of the next page."""
+        """Return audit entries, newest first, and the cursor of the next page.
+
+        Raises:
+            BadParameter: *before* is not a cursor of this listing.
+        """
         below = _NEWEST if before is None else _number(before)
         rows = await self._readers.read(_AUDITED, limit + 1, below)
         found = [_entry(row) for row in rows[:limit]]
         return found, Cursor(str(found[-1].id), "") if len(rows) > limit else None
 
 
-async def _write_note(session: Session, entry: AuditEntry) -> None:
+async def _add_audit(session: Session, entry: AuditEntry) -> None:
     await session.execute(
-        _NOTE,
+        _ADD_AUDIT,
         entry.conversation_id,
         entry.actor,
         entry.action,
@@ -262,14 +295,14 @@ def _created(before: Cursor) -> datetime | None:
     try:
         return as_time(int(before.position))
     except (ValueError, OverflowError, OSError) as error:
-        raise BadParameter("before", "before is a cursor of an earlier answer") from error
+        raise BadParameter("before", "before must be a cursor from an earlier answer") from error
 
 
 def _number(before: Cursor) -> int:
     text = before.position
     if text.isascii() and text.isdigit() and len(text) <= len(str(_NEWEST)):
         return min(int(text), _NEWEST)
-    raise BadParameter("before", "before is a cursor of an earlier answer")
+    raise BadParameter("before", "before must be a cursor from an earlier answer")
 
 
 def _entry(row: Any) -> AuditEntry:
@@ -280,14 +313,14 @@ def _entry(row: Any) -> AuditEntry:
         row["conversation_id"],
         row["target"],
         row["address"],
-        row["detail"] and parsed(row["detail"]),
+        row["detail"] and parse_json(row["detail"]),
         row["id"],
         as_ms(row["at"]),
     )
 
 
 def _replay(row: Any) -> Replay:
-    plan: Mapping[str, Any] = parsed(row["plan"])
+    plan: Mapping[str, Any] = parse_json(row["plan"])
     times = [
         None if row[name] is None else as_ms(row[name]) for name in ("started_at", "finished_at")
     ]
@@ -313,5 +346,5 @@ def _replay(row: Any) -> Replay:
         cancel_asked=row["cancel_asked"],
         started_ms=times[0],
         finished_ms=times[1],
-        error=row["error"] and parsed(row["error"]),
+        error=row["error"] and parse_json(row["error"]),
     )

@@ -1,8 +1,9 @@
-"""Runs of content as they are stored: appended in chunks while open, in one piece at the end.
+"""The stored form of runs: chunks while a message is open, one layout when it has finished.
 
-A chunk is what one write added to one run, as JSON ``[first, last, kind, said, head]``: the seqs
-that the run has then, the segments that came, and (in the newest chunk of a write) the facts that
-are not as in the message's row. Chunks are only ever appended, or deleted whole.
+A chunk is what one write added to one run, as JSON ``[first, last, kind, segments, head]``: the
+range of seqs that the run then has, the segments that were added, and (in the last chunk of a
+write) the attributes that differ from the message's row. Chunks are appended or deleted, never
+changed.
 """
 
 from __future__ import annotations
@@ -22,39 +23,51 @@ if TYPE_CHECKING:
     from rehydrate.core.fold import MessageState
 
 PLAIN, COLLAPSED, TAIL, CELL = 0, 1, 2, 3
-"""Kinds of runs; ``TAIL`` is the one whose events carried no seq, ``CELL`` that of a channel message
-that grows."""
+"""Kinds of runs, as they are stored.
+
+``PLAIN``: one event per seq. ``COLLAPSED``: a repair or import that covers a range of seqs.
+``TAIL``: the events without a seq. ``CELL``: the content of a versioned channel message.
+"""
 
 _BETWEEN_HALVES = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
 
 
 class Mark(NamedTuple):
-    """How far a run is stored: so many segments, pieces of the last one, ticks that came."""
+    """How much of a run is stored.
+
+    Attributes:
+        run: the run.
+        kind: its kind as stored.
+        ordinals: the chunks that contain it.
+        segments: how many of its segments are stored.
+        fragments: how many fragments of the last stored segment are stored.
+        timings: how many of the timings since the run was read are stored.
+    """
 
     run: Run
     kind: int
     ordinals: tuple[int, ...]
     segments: int
-    pieces: int
-    ticks: int
+    fragments: int
+    timings: int
 
 
 class StoredChunk(NamedTuple):
-    """A row to be: without its head."""
+    """The content of a chunk, before its head is added."""
 
     first: int
     last: int
     kind: int
-    said: list[list[Any]]
+    segments: list[list[Any]]
     tape: bytes
 
     def body(self, head: Any) -> bytes:
-        """What lies in the row."""
-        return dump([self.first, self.last, self.kind, self.said, head])
+        """Return the JSON that the row stores, with *head*."""
+        return dump([self.first, self.last, self.kind, self.segments, head])
 
 
 def kind_of(run: Run, tail: Run | None) -> int:
-    """The kind of a message's *run*."""
+    """Return the kind of *run*; *tail* is the message's run without seqs."""
     if run is tail:
         return TAIL
     if run.first <= VERSIONED_FIRST:
@@ -63,50 +76,53 @@ def kind_of(run: Run, tail: Run | None) -> int:
 
 
 def mark(run: Run, kind: int, ordinals: tuple[int, ...]) -> Mark:
-    """Note that *run* is stored as it now is, in the chunks *ordinals*."""
-    pieces = len(run.segments[-1].fragments) if run.segments else 0
-    return Mark(run, kind, ordinals, len(run.segments), pieces, len(_came(run.timings)))
+    """Return the mark of a *run* that is fully stored, in the chunks *ordinals*."""
+    fragments = len(run.segments[-1].fragments) if run.segments else 0
+    return Mark(run, kind, ordinals, len(run.segments), fragments, len(_new_timings(run.timings)))
 
 
-def whole(run: Run, kind: int) -> StoredChunk:
-    """All of *run*."""
-    return StoredChunk(run.first, run.last, kind, _said(run.segments), run.timings.packed())
+def full_chunk(run: Run, kind: int) -> StoredChunk:
+    """Return a chunk with all of *run*."""
+    segments = _encode_segments(run.segments)
+    return StoredChunk(run.first, run.last, kind, segments, run.timings.packed())
 
 
-def since(known: Mark) -> StoredChunk | None:
-    """What came to the run since *known* was noted; None if nothing did."""
-    run = known.run
-    ticks = _came(run.timings)[known.ticks :]
-    if not ticks:
+def new_chunk(stored: Mark) -> StoredChunk | None:
+    """Return a chunk with what was added to a run since *stored*; None if nothing was."""
+    run = stored.run
+    timings = _new_timings(run.timings)[stored.timings :]
+    if not timings:  # every event adds a timing, also one without content
         return None
-    new = run.segments[known.segments :]
-    if known.segments:
-        last = run.segments[known.segments - 1]
-        if len(last.fragments) > known.pieces:
-            new = [Segment(last.type, last.key, last.fragments[known.pieces :]), *new]
-    return StoredChunk(run.first, run.last, known.kind, _said(new), Timings(ticks).packed())
+    added = run.segments[stored.segments :]
+    if stored.segments:
+        last = run.segments[stored.segments - 1]
+        if len(last.fragments) > stored.fragments:
+            added = [Segment(last.type, last.key, last.fragments[stored.fragments :]), *added]
+    segments = _encode_segments(added)
+    return StoredChunk(run.first, run.last, stored.kind, segments, Timings(timings).packed())
 
 
-def _came(tape: Timings) -> list[Timing]:
-    """The ticks that were not read from the store."""
-    return tape.came if isinstance(tape, StoredTimings) else tape.entries
+def _new_timings(timings: Timings) -> list[Timing]:
+    """Return the timings that were not read from the store."""
+    return timings.appended if isinstance(timings, StoredTimings) else timings.entries
 
 
-def _said(segments: Iterable[Segment]) -> list[list[Any]]:
+def _encode_segments(segments: Iterable[Segment]) -> list[list[Any]]:
     return [
-        [each.type, each.key, _joined(each.fragments)]
+        [each.type, each.key, _join_fragments(each.fragments)]
         if each.value is None
         else [each.type, each.key, None, each.value]
         for each in segments
     ]
 
 
-def _joined(pieces: list[str]) -> str | list[str]:
-    """*pieces* as one text; apart where halves of a surrogate pair would melt in JSON.
+def _join_fragments(fragments: list[str]) -> str | list[str]:
+    """Return *fragments* as one text, or split where two lone surrogates would form a pair.
 
-    A tape counts characters, and the halves are two.
+    JSON would read the two as one character, but timings count them as two, so the lengths in the
+    timings would no longer match the text.
     """
-    text = "".join(pieces)
+    text = "".join(fragments)
     try:
         text.encode()
     except UnicodeEncodeError:
@@ -115,63 +131,63 @@ def _joined(pieces: list[str]) -> str | list[str]:
 
 
 class RunReader:
-    """Puts runs together from their chunks, which come in order."""
+    """Rebuilds runs from their chunks, which must be added in order."""
 
     def __init__(self) -> None:
         self._found: dict[tuple[int, int], tuple[Run, list[bytes], list[int]]] = {}
 
-    def take(
+    def add(
         self, chunks: Iterable[Sequence[Any]], tapes: Iterable[bytes], ordinals: Iterable[int]
     ) -> None:
-        """Take in chunks, parsed; those without a run are passed over."""
+        """Append parsed *chunks* to their runs; a chunk that contains only a head is skipped."""
         run: Run | None = None
-        kind_now, pieces, rows = -1, list[bytes](), list[int]()
-        for (first, last, kind, said, *_), tape, ordinal in zip(
+        current_kind, packed, run_ordinals = -1, list[bytes](), list[int]()
+        for (first, last, kind, encoded, *_), tape, ordinal in zip(
             chunks, tapes, ordinals, strict=False
         ):
             if kind is None:
                 continue
-            if run is None or first != run.first or kind != kind_now:
-                run, pieces, rows = self._run(first, kind)
-                kind_now = kind
+            if run is None or first != run.first or kind != current_kind:
+                run, packed, run_ordinals = self._run(first, kind)
+                current_kind = kind
             run.last = last
-            pieces.append(tape)
-            rows.append(ordinal)
+            packed.append(tape)
+            run_ordinals.append(ordinal)
             segments = run.segments
-            for entry in said:
-                _say(segments, entry)
+            for entry in encoded:
+                _append_segment(segments, entry)
 
     def _run(self, first: int, kind: int) -> tuple[Run, list[bytes], list[int]]:
         found = self._found.get((first, kind))
         if found is None:
-            pieces: list[bytes] = []
-            run = Run(first, first, [], StoredTimings(pieces), collapsed=kind == COLLAPSED)
-            found = self._found[first, kind] = (run, pieces, [])
+            packed: list[bytes] = []
+            run = Run(first, first, [], StoredTimings(packed), collapsed=kind == COLLAPSED)
+            found = self._found[first, kind] = (run, packed, [])
         return found
 
     def runs(self) -> list[Run]:
-        """The runs with seqs, in order."""
+        """Return the runs with seqs, in order."""
         numbered = (PLAIN, COLLAPSED)
         found = [run for (_, kind), (run, *_) in self._found.items() if kind in numbered]
         return sorted(found, key=lambda run: run.first)
 
     def tail(self) -> Run | None:
-        """The run without seqs."""
+        """Return the run without seqs, or None."""
         return next((run for (_, kind), (run, *_) in self._found.items() if kind == TAIL), None)
 
-    def give(self, state: MessageState) -> None:
-        """Give *state* the runs, also those of its cells."""
+    def restore_into(self, state: MessageState) -> None:
+        """Set the runs of *state*, including those of its versioned messages."""
         versioned = {
             first: found[0] for (first, kind), found in self._found.items() if kind == CELL
         }
         state.restore_runs(self.runs(), self.tail(), versioned)
 
     def marks(self) -> list[Mark]:
-        """How far each run is stored: as far as it was read."""
+        """Return a mark for each run: everything that was read is stored."""
         return [mark(run, kind, tuple(rows)) for (_, kind), (run, _, rows) in self._found.items()]
 
 
-def _say(segments: list[Segment], entry: Sequence[Any]) -> None:
+def _append_segment(segments: list[Segment], entry: Sequence[Any]) -> None:
     type_, key, text = entry[:3]
     if text is None:
         segments.append(Segment(type_, key, [], entry[3]))

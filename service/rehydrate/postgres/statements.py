@@ -1,4 +1,10 @@
-"""The SQL. Every statement on the way of a reader or a recorder begins with the conversation."""
+"""The SQL statements of the store, except those of replays and the audit log.
+
+Every statement of readers and recorders is confined to one conversation, so its cost does not
+depend on the size of the database, and the schema can be sharded by conversation. The statements
+of the sweeper, the inspector and the webhooks, which span conversations, use partial indexes on
+open responses and outstanding leases.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +12,8 @@ _CONVERSATION = (
     "id, channel, created_at, watermark_serial, watermark_at, read_at, holes, tombstone, metadata"
 )
 
+# Ordering by the index's columns, conversation first, lets Postgres read the page backwards from
+# the index without a sort (see `store._READING`).
 _PAGE = """
     SELECT 1, position, id, wire, NULL::bytea[], NULL::bytea[] FROM (
         SELECT position, id, wire FROM messages
@@ -14,6 +22,7 @@ _PAGE = """
     ) AS page
 """
 
+# The row is one JSON array, so that all three parts of LOAD have the same columns.
 _ROW = """
     SELECT 0 AS kind, channel AS position,
         json_build_array(
@@ -25,6 +34,7 @@ _ROW = """
     FROM conversations WHERE id = $1
 """
 
+# ORDER BY in the subquery: array_agg receives the chunks in the order of the primary key.
 _OPEN = """
     SELECT 2, m.position, m.id, m.facts, c.bodies, c.tapes
     FROM messages AS m, LATERAL (
@@ -38,10 +48,13 @@ _OPEN = """
 """
 
 LOAD = f"{_ROW} UNION ALL {_PAGE.format(before='')} UNION ALL {_OPEN}"
-"""$1 conversation, $2 how many finished messages. Gives kind 0 the row, 1 finished, 2 open."""
+"""$1 conversation, $2 finished messages. Kind 0 is the row, 1 a finished message, 2 an open one.
+
+One statement, so that all parts are from one snapshot and one round trip.
+"""
 
 LOAD_BEFORE = f"{_ROW} UNION ALL {_PAGE.format(before='AND (position, id) < ($3, $4)')}"
-"""As `LOAD`, of an older page: $3 position, $4 id of the message that it ends before."""
+"""As `LOAD`, for an older page without open messages, which ends before $3 position, $4 id."""
 
 _WHOLE = """
     SELECT m.id, m.position, m.facts, m.wire, m.tape, c.bodies, c.tapes, c.ordinals
@@ -57,7 +70,7 @@ _WHOLE = """
 """
 
 STATES = _WHOLE.format(ids="$2::text[]")
-"""$1 conversation, $2 ids of messages."""
+"""$1 conversation, $2 message ids."""
 
 STATES_AND_ANONYMOUS = _WHOLE.format(
     ids="""$2::text[] || ARRAY(
@@ -73,7 +86,7 @@ _BY_POSITION = """$2::text[] || ARRAY(
 
 STATES_BY_SERIAL = STATES.replace("$2::text[]", _BY_POSITION)
 STATES_BY_SERIAL_AND_ANONYMOUS = STATES_AND_ANONYMOUS.replace("$2::text[]", _BY_POSITION)
-"""As those, and the messages that begin at a serial among *ids*."""
+"""As those above, and the messages whose position is among the ids."""
 
 CONVERSATIONS = f"""
     SELECT {_CONVERSATION} FROM conversations
@@ -87,7 +100,8 @@ CONVERSATIONS_BEFORE = f"""
 
 ROW = f"SELECT {_CONVERSATION} FROM conversations WHERE id = $1"  # noqa: S608 - no value in it
 
-# Not FOR UPDATE: nothing here changes the key, and replays may refer to the row meanwhile.
+# Not FOR UPDATE: nothing here changes the key, and inserts into tables that refer to the row (such
+# as replays) must not wait for it.
 LOCK = f"""
     SELECT {_CONVERSATION} FROM conversations WHERE id = $1 FOR NO KEY UPDATE
 """  # noqa: S608 - no value in it
@@ -106,7 +120,7 @@ INSERT = """
     ) VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10, $11, $12, $13)
 """
 
-# A position is for good.
+# coalesce: a position never changes once it is set, since cursors of clients refer to it.
 UPDATE = """
     UPDATE messages SET
         role = $3, status = $4, gen = $5, position = coalesce(position, $6), anonymous = $7,
@@ -133,7 +147,8 @@ LEASE = """
     FROM leases WHERE conversation_id = $1 AND message_id = $2
 """
 
-# Two statements, because an upsert would lock the row, and log that, before it changes it.
+# RENEW and GRANT are two statements, because an upsert would lock the row, and write that to the
+# log, before it changes it. Renewals are by far the more frequent.
 RENEW = """
     UPDATE leases SET holder = $3, told_at = NULL,
         until = clock_timestamp() + make_interval(secs => $4)
@@ -153,7 +168,8 @@ FENCE = """
     WHERE conversation_id = $1 AND message_id = $2
 """
 
-# After a restart of the database everybody gets the time of a lease to renew his own.
+# pg_postmaster_start_time: publishers cannot renew while the database is down, so after its restart
+# each gets the length of a lease to do so.
 DUE = """
     SELECT l.conversation_id, l.message_id, c.channel
     FROM leases AS l JOIN conversations AS c ON c.id = l.conversation_id
@@ -161,9 +177,9 @@ DUE = """
         AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $2)
     ORDER BY l.until LIMIT $1
 """
-"""$1 how many, $2 the seconds of a lease."""
+"""$1 limit, $2 length of a lease in seconds."""
 
-TOLD = """
+STOP_ACKED = """
     INSERT INTO leases (conversation_id, message_id, told_at)
     SELECT $1, id, clock_timestamp() FROM messages
     WHERE conversation_id = $1 AND id = $2 AND status <> 'in_progress'
@@ -171,7 +187,7 @@ TOLD = """
     SET told_at = excluded.told_at, holder = NULL, until = NULL
 """
 
-MOVE = """
+MOVE_WATERMARK = """
     UPDATE conversations SET watermark_serial = $2, watermark_at = $3, read_at = $4, holes = $5
     WHERE id = $1
 """
@@ -182,30 +198,30 @@ FLOOR = "SELECT revision FROM schema_floor"
 
 EXISTING = "SELECT id FROM messages WHERE conversation_id = $1 AND id = ANY($2::text[]) LIMIT 1"
 
-OPEN_BESIDE = """
+OTHER_OPEN = """
     SELECT count(*) FROM (
         SELECT FROM messages
         WHERE conversation_id = $1 AND status = 'in_progress' AND id <> ALL($2::text[])
         LIMIT $3
-    ) AS beside
+    ) AS others
 """
-"""$1 conversation, $2 the messages that do not count, $3 how many count at most."""
+"""$1 conversation, $2 ids of messages not to count, $3 the count to stop at."""
 
-LATELY = """
+RECENT_RESPONSES = """
     SELECT id FROM messages WHERE conversation_id = $1 AND role = 'assistant'
         AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 day')
     ORDER BY finished_at DESC NULLS FIRST LIMIT $2
 """
-"""Responses that are open, or ended within a day: $2 how many, the newest."""
+"""Responses that are open or ended within a day, newest first. $1 conversation, $2 limit."""
 
-EMPTY = (
+DELETE_ALL = (
     "DELETE FROM chunks WHERE conversation_id = $1",
     "DELETE FROM leases WHERE conversation_id = $1",
     "DELETE FROM replays WHERE conversation_id = $1",
     "DELETE FROM messages WHERE conversation_id = $1",
 )
 
-BURY = """
+SET_TOMBSTONE = """
     UPDATE conversations SET tombstone = $2, holes = '[]', metadata = NULL,
         watermark_serial = NULL, watermark_at = $3, read_at = $3
     WHERE id = $1
@@ -222,11 +238,11 @@ OVERDUE = """
     SELECT c.id FROM conversations AS c JOIN (
         SELECT conversation_id AS id FROM messages WHERE status = 'in_progress'
         UNION SELECT id FROM conversations WHERE created_at > clock_timestamp() - interval '1 hour'
-    ) AS lively USING (id)
+    ) AS active USING (id)
     WHERE c.read_at IS NULL OR c.read_at < clock_timestamp() - make_interval(secs => $2)
     ORDER BY c.read_at NULLS FIRST LIMIT $1
 """
-"""$1 how many, $2 seconds since they were read."""
+"""$1 limit, $2 seconds since the last read."""
 
 IDLE = """
     SELECT m.conversation_id, m.id, c.channel
@@ -239,7 +255,7 @@ IDLE = """
         )
     ORDER BY m.started_at LIMIT $1
 """
-"""$1 how many, $2 seconds since they began."""
+"""$1 limit, $2 seconds since they began."""
 
 CLAIM = """
     INSERT INTO claims (conversation_id, prompt_id, holder, until)
@@ -256,7 +272,7 @@ CLAIM = """
         DO UPDATE SET holder = excluded.holder, until = excluded.until
     RETURNING prompt_id
 """
-"""$1 conversation, which is locked; $2 for whom, $3 for how many seconds, $4 prompts left out."""
+"""$1 conversation, which the caller has locked; $2 holder, $3 seconds, $4 ids to leave out."""
 
 RENEW_CLAIM = """
     UPDATE claims SET until = clock_timestamp() + make_interval(secs => $4)
@@ -267,6 +283,8 @@ RELEASE_CLAIM = """
     DELETE FROM claims WHERE conversation_id = $1 AND prompt_id = $2 AND holder = $3
 """
 
+# Each lateral join reads at most a few index entries per conversation. Large first messages are
+# not read (8192 bytes: rows up to that size are stored in line).
 _LISTED = """
     SELECT c.id, c.channel, c.created_at, c.tombstone IS NOT NULL AS erased, o.open,
         greatest(o.last_at, l.last_at) AS last_at, f.first_wire
@@ -291,10 +309,10 @@ _LISTED = """
 _BY_AGE, _BY_ID = "c.created_at DESC, c.id DESC", "c.id"
 
 NEWEST = _LISTED.format(page=CONVERSATIONS, order=_BY_AGE)
-"""$1 how many."""
+"""$1 limit."""
 
 NEWEST_BEFORE = _LISTED.format(page=CONVERSATIONS_BEFORE, order=_BY_AGE)
-"""As `NEWEST`, of an older page: $2 and $3 the time and the id that it ends before."""
+"""As `NEWEST`, for an older page, which ends before $2 time of creation, $3 id."""
 
 FOUND = _LISTED.format(
     page=f"""
@@ -303,7 +321,7 @@ FOUND = _LISTED.format(
     """,  # noqa: S608 - no value in it
     order=_BY_ID,
 )
-"""$1 how many, $2 and $3 from and up to which id, $4 after which."""
+"""$1 limit, $2 first id, $3 end of the range of ids (exclusive), $4 the id to continue after."""
 
 FOUND_STREAMING = _LISTED.format(
     page=f"""
@@ -316,7 +334,7 @@ FOUND_STREAMING = _LISTED.format(
     """,  # noqa: S608 - no value in it
     order=_BY_ID,
 )
-"""As `FOUND`, of those in which a response is open."""
+"""As `FOUND`, for conversations with an open response."""
 
 FOUND_ON_CHANNEL = _LISTED.format(
     page=f"SELECT {_CONVERSATION} FROM conversations WHERE channel = $1",  # noqa: S608 - as above
@@ -328,6 +346,7 @@ LEASE_SEEN = """
     FROM leases WHERE conversation_id = $1 AND message_id = $2
 """
 
+# The LIMITs bound the cost: beyond them the exact number does not matter to an operator.
 BACKLOG = """
     SELECT count(*) AS open, count(DISTINCT c.id) AS conversations,
         min(coalesce(c.read_at, c.created_at)) AS oldest,

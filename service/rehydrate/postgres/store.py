@@ -1,4 +1,4 @@
-"""The store port over Postgres."""
+"""The store over Postgres: reads of hydrate, locked writes, and the queries of the sweeper."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import BadParameter, Conflict, StoreUnavailable
 from rehydrate.ports import Conversation, Due, Finished, Stored
 from rehydrate.postgres import migrations, statements
-from rehydrate.postgres.attributes import parsed
+from rehydrate.postgres.attributes import parse_json
 from rehydrate.postgres.compact import expanded
 from rehydrate.postgres.inspections import PostgresInspections
 from rehydrate.postgres.locked_conversation import (
     PostgresLockedConversation,
     checked_id,
-    known_of,
-    whole_messages,
+    select_messages,
+    stored_state_of,
 )
 from rehydrate.postgres.message_rows import as_ms, as_time, read_open, storable
 from rehydrate.postgres.pool import Pool, Session
@@ -31,21 +31,29 @@ from rehydrate.postgres.replays import PostgresReplays
 
 POOL_SIZE = 10
 _READING = {"enable_bitmapscan": "off", "plan_cache_mode": "force_generic_plan"}
-"""A page is read in the order of its index, whatever the statistics say of a conversation: a plan
-that collects and sorts costs as much as the conversation is long."""
+"""Planner settings that keep the plan of a page an index scan in index order.
+
+With stale statistics Postgres may estimate that a conversation is short, and collect and sort all
+of it. That plan's cost grows with the length of the conversation; an index scan stops after a page.
+"""
 _ROW, _FINISHED, _OPEN = 0, 1, 2
-"""Kinds of rows that a load gives."""
+"""Kinds of rows that `statements.LOAD` returns."""
 
 
 class PostgresStore(PostgresInspections, PostgresReplays):
-    """Conversations and messages in the Postgres at *url*, which may have any form libpq takes.
+    """The store of conversations and messages in Postgres.
 
-    It connects when it is first asked something, so it opens also while Postgres is away. Readers
-    and writers have *pool_size* connections each: nobody who reads waits behind a lock. After a
-    restart of Postgres nothing is `due` for *grace_s* seconds, the time of a lease.
+    It connects on first use, so it can be opened while Postgres is down. Readers and writers have
+    separate pools, so a read never waits behind a writer that waits for a row lock.
+
+    Args:
+        url: the database, in any form that libpq accepts.
+        pool_size: connections for readers, and again for writers.
+        grace_s: seconds after a restart of Postgres in which `due` returns nothing. Publishers
+            could not renew their leases while it was down, and get the length of a lease to do so.
 
     Raises:
-        DatabaseUrlError: *url* cannot be read.
+        DatabaseUrlError: *url* cannot be parsed.
     """
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE, grace_s: float = 15.0) -> None:
@@ -54,7 +62,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         self._writers = Pool(url, size=pool_size)
 
     async def open(self) -> None:
-        """Make ready to be asked."""
+        """Create the connection pools. No connection is opened yet."""
         await self._readers.open()
         await self._writers.open()
 
@@ -68,7 +76,16 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         return _conversation(rows[0]) if rows else None
 
     async def load(self, conversation_id: str, *, limit: int, before: Cursor | None) -> Stored:
-        """What a hydrate needs, by one statement: the row, a page, and what is open."""
+        """Return the conversation's row, a page of finished messages, and all open messages.
+
+        It is one statement, hence one snapshot: a message cannot be missing because it finished
+        between two reads, or appear twice.
+
+        Args:
+            conversation_id: the conversation.
+            limit: finished messages per page.
+            before: the cursor of an older page; such a page has no open messages.
+        """
         if before is None:
             rows = await self._readers.read(statements.LOAD, conversation_id, limit + 1)
         else:
@@ -80,35 +97,38 @@ class PostgresStore(PostgresInspections, PostgresReplays):
             if kind == _FINISHED:
                 finished.append(Finished(position, id_, expanded(body)))
             elif kind == _OPEN:
-                known = read_open((id_, position), body, bodies or [], tapes or [])
-                still_open.append(known.state)
+                stored = read_open((id_, position), body, bodies or [], tapes or [])
+                still_open.append(stored.state)
             else:
                 conversation = _loaded(conversation_id, position, id_, body)
         more = len(finished) > limit
         return Stored(conversation, finished[:limit][::-1], more, still_open)
 
     async def states(self, conversation_id: str, ids: Collection[str | None]) -> list[MessageState]:
-        """The stored messages among *ids*, whole; None stands for the newest anonymous one."""
-        rows = await self._readers.read(*whole_messages(conversation_id, ids))
-        return [known_of(row).state for row in rows]
+        """Return the stored messages among *ids* with all their content.
+
+        None among *ids* stands for the newest anonymous message.
+        """
+        rows = await self._readers.read(*select_messages(conversation_id, ids))
+        return [stored_state_of(row).state for row in rows]
 
     async def message(self, conversation_id: str, message_id: str) -> bytes | None:
-        """One stored message in its wire form."""
+        """Return one stored message in its wire form, or None."""
         if not storable(message_id):
             return None
         rows = await self._readers.read(statements.STATES, conversation_id, [message_id])
         if not rows:
             return None
         stored = rows[0]["wire"]
-        return wire.encode(known_of(rows[0]).state) if stored is None else expanded(stored)
+        return wire.encode(stored_state_of(rows[0]).state) if stored is None else expanded(stored)
 
     @asynccontextmanager
     async def locked(
         self, conversation_id: str, channel: str
     ) -> AsyncIterator[PostgresLockedConversation]:
-        """Lock the conversation's row; *channel* names a new one's.
+        """Lock the conversation's row, creating it with *channel* if it does not exist.
 
-        What is written is committed when the block ends, or not at all if it raises.
+        All writes of the block are committed when it ends, or none if it raises.
 
         Raises:
             Conflict: another conversation has that channel.
@@ -120,35 +140,42 @@ class PostgresStore(PostgresInspections, PostgresReplays):
             yield PostgresLockedConversation(session, row)
 
     async def erased(self, ids: Collection[str]) -> dict[str, int]:
-        """Those of the conversations *ids* that were erased, and up to when, in ms."""
+        """Return the erased conversations among *ids*, with the time of erasure in ms."""
         rows = await self._readers.read(statements.ERASED, list(ids))
         return {row[0]: row[1] for row in rows}
 
     async def on_channels(self, channels: Collection[str]) -> dict[str, str]:
-        """The conversations whose rows name one of *channels*, by channel."""
+        """Return the ids of the conversations on *channels*, by channel."""
         wanted = [channel for channel in channels if storable(channel)]
         rows = await self._readers.read(statements.ON_CHANNELS, wanted)
         return {row[0]: row[1] for row in rows}
 
     async def overdue(self, *, limit: int, after_s: float) -> list[str]:
-        """Conversations that are open or new, and were not read for *after_s* seconds."""
+        """Return conversations whose history was not read for *after_s* seconds, oldest first.
+
+        Only those are considered that have an open response or were created within an hour.
+        """
         rows = await self._readers.read(statements.OVERDUE, limit, after_s)
         return [row[0] for row in rows]
 
     async def idle(self, *, limit: int, after_s: float) -> list[Due]:
-        """Open responses that never had a lease, and began more than *after_s* seconds ago."""
+        """Return open responses without a lease that began more than *after_s* seconds ago."""
         rows = await self._readers.read(statements.IDLE, limit, after_s)
         return [Due(*row) for row in rows]
 
     async def due(self, *, limit: int) -> list[Due]:
-        """Responses whose leases have run out, and whose end was not told."""
+        """Return responses whose lease has expired and whose ``stop`` was not acknowledged."""
         rows = await self._readers.read(statements.DUE, limit, self._grace_s)
         return [Due(*row) for row in rows]
 
     async def conversations(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[Conversation], Cursor | None]:
-        """Conversations, the newest first, and the cursor of the next page."""
+        """Return conversations, newest first, and the cursor of the next page.
+
+        Raises:
+            BadParameter: *before* is not a cursor of this listing.
+        """
         if before is None:
             rows = await self._readers.read(statements.CONVERSATIONS, limit + 1)
         else:
@@ -162,7 +189,17 @@ class PostgresStore(PostgresInspections, PostgresReplays):
     async def claim(
         self, conversation_id: str, holder: str, lease_s: float, passed: Collection[str]
     ) -> bytes | None:
-        """Claim the first prompt without a response; see the port."""
+        """Claim the oldest prompt that has no response and no live claim.
+
+        Args:
+            conversation_id: the conversation.
+            holder: the name of the claiming agent.
+            lease_s: how long the claim lasts unless it is renewed, in seconds.
+            passed: ids of prompts to leave out.
+
+        Returns:
+            The prompt in its wire form, or None.
+        """
         async with self._writers.transaction() as session:
             if not await session.fetch(statements.LOCK, checked_id(conversation_id)):
                 return None
@@ -174,7 +211,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
     async def renew_claim(
         self, conversation_id: str, prompt_id: str, holder: str, lease_s: float
     ) -> bool:
-        """Keep a claim; see the port."""
+        """Extend a claim to *lease_s* seconds from now; return False if *holder* has lost it."""
         async with self._writers.transaction() as session:
             tag = await session.execute(
                 statements.RENEW_CLAIM, conversation_id, prompt_id, holder, lease_s
@@ -182,36 +219,37 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         return tag == "UPDATE 1"
 
     async def release_claim(self, conversation_id: str, prompt_id: str, holder: str) -> None:
-        """Give a claim back."""
+        """Release a claim, so that another agent can take the prompt at once."""
         async with self._writers.transaction() as session:
             await session.execute(statements.RELEASE_CLAIM, conversation_id, prompt_id, holder)
 
     async def ready(self) -> None:
-        """Return if Postgres answers and its schema is at head, or newer and only added to.
+        """Return if Postgres answers and this code can run on its schema.
 
         Raises:
-            StoreUnavailable: it does not, or is not.
+            StoreUnavailable: Postgres does not answer, or the schema has to be migrated or is too
+                new.
         """
         rows = await self._readers.read(statements.VERSION)
         at = rows[0][0] if rows else None
         head = await asyncio.to_thread(migrations.head)
         if at == head:
             return
-        if at is None or at in await asyncio.to_thread(migrations.known):
-            raise StoreUnavailable(f"the schema is at {at}, not at {head}: rehydrate migrate")
+        if at is None or at in await asyncio.to_thread(migrations.known_revisions):
+            raise StoreUnavailable(f"the schema is at {at}, not at {head}: run rehydrate migrate")
         rows = await self._readers.read(statements.FLOOR)
-        if not migrations.fits(at, rows[0][0] if rows else None):
-            raise StoreUnavailable(migrations.too_old(at))
+        if not migrations.compatible(at, rows[0][0] if rows else None):
+            raise StoreUnavailable(migrations.too_old_message(at))
 
 
 async def _locked_row(session: Session, conversation_id: str, channel: str) -> Conversation:
     rows = await session.fetch(statements.LOCK, conversation_id)
     if not rows:
-        # two at once: one of them waits here for the other, and then finds its row
+        # Of two concurrent calls one waits here for the other's commit, and then finds its row.
         await session.execute(statements.CREATE, conversation_id, channel)
         rows = await session.fetch(statements.LOCK, conversation_id)
     if not rows:
-        raise Conflict(f"channel {channel!r} is another conversation's")
+        raise Conflict(f"channel {channel!r} belongs to another conversation")
     return _conversation(rows[0])
 
 
@@ -219,7 +257,7 @@ def _created(before: Cursor) -> datetime | None:
     try:
         return as_time(int(before.position))
     except (ValueError, OverflowError) as error:
-        raise BadParameter("before", "before is a cursor of an earlier answer") from error
+        raise BadParameter("before", "before must be a cursor from an earlier answer") from error
 
 
 def _conversation(row: Any) -> Conversation:
@@ -232,15 +270,17 @@ def _conversation(row: Any) -> Conversation:
         row["channel"],
         as_ms(row["created_at"]),
         watermark,
-        _holes(parsed(row["holes"].encode())),
-        _tombstone(row["tombstone"] and parsed(row["tombstone"].encode())),
-        row["metadata"] and parsed(row["metadata"]),
+        _holes(parse_json(row["holes"].encode())),
+        _tombstone(row["tombstone"] and parse_json(row["tombstone"].encode())),
+        row["metadata"] and parse_json(row["metadata"]),
     )
 
 
-def _loaded(conversation_id: str, channel: str, told: str, metadata: bytes | None) -> Conversation:
-    """The row as `statements.LOAD` tells it: all but the channel and the metadata as JSON."""
-    created_ms, serial, at_ms, read_ms, holes, tombstone = parsed(told.encode())
+def _loaded(
+    conversation_id: str, channel: str, encoded: str, metadata: bytes | None
+) -> Conversation:
+    """Return the conversation of a `statements.LOAD` row, whose other columns are one JSON array."""
+    created_ms, serial, at_ms, read_ms, holes, tombstone = parse_json(encoded.encode())
     return Conversation(
         conversation_id,
         channel,
@@ -248,7 +288,7 @@ def _loaded(conversation_id: str, channel: str, told: str, metadata: bytes | Non
         None if read_ms is None else Watermark(serial, round(at_ms), round(read_ms)),
         _holes(holes),
         _tombstone(tombstone),
-        metadata and parsed(metadata),
+        metadata and parse_json(metadata),
     )
 
 

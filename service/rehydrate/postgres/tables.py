@@ -1,12 +1,13 @@
-"""The schema: what is stored, and the rules of its states as named CHECKs.
+"""The schema: tables, indexes, and the invariants of rows as named CHECK constraints.
 
-Every primary key begins with the conversation, and so does every query on the paths that matter,
-so that the same schema shards by it. The one exception is the name of a channel, which must belong
-to one conversation alone and therefore is unique across all; and the floor belongs to none.
+Every primary key begins with the conversation, and so does every query of readers and recorders, so
+the schema can be sharded by conversation. There are two exceptions: a channel's name is unique
+across conversations, because a channel belongs to one conversation only; and ``schema_floor``
+belongs to the whole database.
 
-Ids and serials compare as they do in Python, by code point: collation "C". What people wrote, or
-publishers chose, may hold what the type ``text`` cannot (NUL, halves of surrogate pairs), so it
-lies in ``bytea``, as JSON; the view ``messages_readable`` shows it.
+Ids and serials have collation "C", so that they compare by code point, as in Python. Text of users
+and publishers may contain characters that the type ``text`` rejects (NUL, lone surrogates), so it
+is stored as JSON in ``bytea``; the view ``messages_readable`` shows it.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from rehydrate.core.event import STATUSES
 from rehydrate.core.replay.requests import REPLAY_STATES
 
 _IN_LINE = {"toast_tuple_target": "8160"}
-"""Rows of up to a page stay in line and are not compressed: a hydrate reads hundreds of them."""
+"""Keep rows of up to a page in line and uncompressed: a hydrate reads hundreds of them."""
 
 metadata = MetaData(
     naming_convention={
@@ -99,11 +100,11 @@ messages = Table(
     _id("prompt_id", nullable=True),
     _time("started_at"),
     _time("finished_at"),
-    # The fold's own knowledge; with the layout of the runs once the message is finished.
+    # The attributes of the state; in a finished message also the layout of its runs.
     Column("facts", LargeBinary, nullable=False),
-    # The wire form of a finished message. A plain text is in it once: see `compact`.
+    # The wire form of a finished message, compacted (see `compact`).
     Column("wire", LargeBinary),
-    # The times and lengths of a finished message's pieces, a packed tape for every run.
+    # The timings of a finished message, packed run by run.
     Column("tape", LargeBinary),
     PrimaryKeyConstraint("conversation_id", "id"),
     ForeignKeyConstraint(["conversation_id"], ["conversations.id"]),
@@ -117,6 +118,7 @@ messages = Table(
     CheckConstraint("(status = 'in_progress') = (wire IS NULL)", name="wire_when_terminal"),
     CheckConstraint("(wire IS NULL) = (tape IS NULL)", name="tape_with_wire"),
     CheckConstraint("status = 'in_progress' OR position IS NOT NULL", name="placed_when_terminal"),
+    # Pages of finished messages are read backwards from this index.
     Index(
         "ix_messages_finished",
         "conversation_id",
@@ -124,12 +126,14 @@ messages = Table(
         "id",
         postgresql_where=text("status <> 'in_progress'"),
     ),
+    # Open messages are few: hydrate and the sweeper find them without reading finished ones.
     Index(
         "ix_messages_open",
         "conversation_id",
         "id",
         postgresql_where=text("status = 'in_progress'"),
     ),
+    # The newest message whose publisher gave no id; events without an id may belong to it.
     Index(
         "ix_messages_anonymous",
         "conversation_id",
@@ -139,15 +143,15 @@ messages = Table(
     postgresql_with=_IN_LINE,
 )
 
-# No foreign key to messages: it would lock the message's row, and write that to the log, at every
-# append. Chunks are only written under the conversation's lock, with the message that they are of.
+# No foreign key to messages: it would lock the message's row at every append, and write that to the
+# log. Chunks are only written under the conversation's lock, together with their message.
 chunks = Table(
     "chunks",
     metadata,
     _id("conversation_id"),
     _id("message_id"),
     Column("ordinal", Integer, nullable=False),
-    # What one write appended to one run, as JSON (see `runs`), deflated.
+    # What one write added to one run, as deflated JSON (see `runs`).
     Column("body", LargeBinary, nullable=False),
     Column("tape", LargeBinary, nullable=False),
     PrimaryKeyConstraint("conversation_id", "message_id", "ordinal"),
@@ -155,7 +159,8 @@ chunks = Table(
     postgresql_with=_IN_LINE,
 )
 
-# Apart from messages, whose finished rows are large: a renewal would write the text again.
+# Not columns of messages: finished rows are large, and each renewal would write the text again.
+# fillfactor 50 leaves room for the new version of a row in its page (a HOT update).
 leases = Table(
     "leases",
     metadata,
@@ -171,7 +176,8 @@ leases = Table(
     ),
     CheckConstraint("(holder IS NULL) = (until IS NULL)", name="whole"),
     CheckConstraint("told_at IS NULL OR holder IS NULL", name="told_ends"),
-    # Not by time: that would have to be kept at every renewal, and few are untold at a time.
+    # The leases whose stop is not acknowledged are few. Not indexed by `until`, because then every
+    # renewal would have to update the index.
     Index(
         "ix_leases_untold",
         "conversation_id",
@@ -181,7 +187,7 @@ leases = Table(
     postgresql_with={"fillfactor": "50"},
 )
 
-# Which agent is about to answer which prompt; it is answered once there is a response to it.
+# Which agent is about to answer which prompt. A claim is over once the prompt has a response.
 claims = Table(
     "claims",
     metadata,
@@ -224,10 +230,10 @@ replays = Table(
     _time("started_at"),
     _time("finished_at"),
     Column("seconds_done", DOUBLE_PRECISION, nullable=False, server_default=text("0")),
-    # Of its stream: one more each time that a hole was seen; it began at so many chunks.
+    # The generation of the replayed stream, one more after each gap, and the chunk it began at.
     Column("gen", Integer, nullable=False, server_default=text("1")),
     Column("gen_from", Integer, nullable=False, server_default=text("0")),
-    # What is known of its schedule, as JSON.
+    # The schedule's summary, as JSON.
     Column("plan", LargeBinary, nullable=False, server_default=text("'\\x7b7d'::bytea")),
     PrimaryKeyConstraint("conversation_id", "id"),
     UniqueConstraint("conversation_id", "idempotency_key"),
@@ -258,7 +264,7 @@ replays = Table(
     Index("ix_replays_newest", text("created_at DESC"), text("id DESC")),
 )
 
-# One row: the oldest revision whose code may run beside this schema. See `migrations.fits`.
+# One row: the oldest revision whose code can run on this schema. See `migrations.compatible`.
 schema_floor = Table(
     "schema_floor",
     metadata,
@@ -268,11 +274,11 @@ schema_floor = Table(
     CheckConstraint("alone", name="alone"),
 )
 
-# Append-only: a trigger of the migration refuses UPDATE, DELETE and TRUNCATE.
+# Append-only: a trigger, created by the migration, rejects UPDATE, DELETE and TRUNCATE.
 audit = Table(
     "audit",
     metadata,
-    # Empty for what concerns no conversation.
+    # Empty for actions that do not concern a conversation.
     _id("conversation_id"),
     Column("id", BigInteger, Identity(always=True), nullable=False),
     _time("at", nullable=False),

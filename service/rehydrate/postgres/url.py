@@ -1,8 +1,8 @@
-"""A database URL in any form that libpq takes, as the arguments that asyncpg takes.
+"""Translate a database URL in any form that libpq accepts into arguments of asyncpg.
 
-The order of precedence is libpq's: what the URL says, then the service file, then the environment
-(`PGHOST` …), then the driver's defaults. A key that the driver cannot honour is refused by name
-when dropping it would weaken what was asked for, and ignored when it only tunes.
+The precedence is libpq's: the URL, then the service file, then the environment (`PGHOST` …), then
+the driver's defaults. A key that the driver does not support is an error if ignoring it would
+weaken a requirement (such as authentication), and is ignored if it only tunes the connection.
 """
 
 from __future__ import annotations
@@ -15,20 +15,20 @@ from urllib.parse import quote, urlencode
 
 import asyncpg
 
-from rehydrate.postgres.url_syntax import DatabaseUrlError, parsed, with_defaults
+from rehydrate.postgres.url_syntax import DatabaseUrlError, parse_url, with_defaults
 
 __all__ = ["DatabaseUrlError", "behind_pooler", "connect_arguments", "redacted"]
 
 PROBE_TIMEOUT_S = 10.0
 SECRET = ("password", "sslpassword")
 
-# What the driver reads itself, out of a URL that holds nothing else.
+# Keys that are passed to the driver as a URL of their own, since it parses them itself.
 TLS_KEYS = (
     *("sslmode", "sslnegotiation", "sslcert", "sslkey", "sslpassword", "sslrootcert", "sslcrl"),
     *("ssl_min_protocol_version", "ssl_max_protocol_version"),
 )
-# Values with which a key asks for nothing that the driver does not do anyway; others are refused.
-HARMLESS: Mapping[str, tuple[str, ...]] = {
+# Keys that the driver does not support, with the values that require nothing of it.
+NO_OP_VALUES: Mapping[str, tuple[str, ...]] = {
     "client_encoding": ("auto", "utf8", "utf-8", "unicode"),
     "gssdelegation": ("0",),
     "gssencmode": ("disable", "prefer"),
@@ -41,63 +41,67 @@ HARMLESS: Mapping[str, tuple[str, ...]] = {
     "sslsni": ("1",),
 }
 SSL_MODES = ("disable", "allow", "prefer", "require", "verify-ca", "verify-full")
-SESSIONS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
+SESSION_ATTRS = ("any", "primary", "standby", "read-write", "read-only", "prefer-standby")
 
 
 def connect_arguments(url: str) -> dict[str, Any]:
     """Return the keyword arguments of `asyncpg.connect` for *url*.
 
-    Takes `postgres://`, `postgresql://` (also with SQLAlchemy's `+driver`), keyword/value strings,
-    and the empty string, for which the environment says all.
+    Accepts `postgres://`, `postgresql://` (also with SQLAlchemy's `+driver`), keyword/value
+    strings, and the empty string, for which everything comes from the environment.
 
     Raises:
-        DatabaseUrlError: it cannot be read, or asks for what the driver cannot do.
+        DatabaseUrlError: *url* cannot be parsed, or requires something that the driver does not
+            support.
     """
-    asked = with_defaults(parsed(url))
-    _refuse_unkept(asked)
+    parameters = with_defaults(parse_url(url))
+    _reject_unsupported(parameters)
     arguments: dict[str, Any] = {}
-    arguments.update(_addresses(asked))
+    arguments.update(_addresses(parameters))
     for key, name in (
         ("dbname", "database"),
         *((same, same) for same in ("user", "password", "passfile", "krbsrvname", "gsslib")),
     ):
-        if asked.get(key):
-            arguments[name] = asked[key]
-    if timeout_s := _number(asked, "connect_timeout"):
+        if parameters.get(key):
+            arguments[name] = parameters[key]
+    if timeout_s := _number(parameters, "connect_timeout"):
         arguments["timeout"] = float(timeout_s)
-    if sessions := _one_of(asked, "target_session_attrs", SESSIONS):
+    if sessions := _one_of(parameters, "target_session_attrs", SESSION_ATTRS):
         arguments["target_session_attrs"] = sessions
-    program = asked.get("application_name") or asked.get("fallback_application_name")
-    told = {"application_name": program, "options": asked.get("options")}
-    if settings := {key: value for key, value in told.items() if value}:
+    program = parameters.get("application_name") or parameters.get("fallback_application_name")
+    startup = {"application_name": program, "options": parameters.get("options")}
+    if settings := {key: value for key, value in startup.items() if value}:
         arguments["server_settings"] = settings
-    return arguments | _tls(asked)
+    return arguments | _tls(parameters)
 
 
 def redacted(url: str) -> str:
-    """Return *url* as it may be logged: one form, the password as `***`; never raises."""
+    """Return *url* for logs, in URL form with secrets as `***`; never raises."""
     try:
-        asked = parsed(url)
+        parameters = parse_url(url)
     except DatabaseUrlError:
-        return "(a database URL that cannot be read)"
-    login = quote(asked.pop("user", ""), safe="")
-    login += ":***" if asked.pop("password", None) else ""
-    hosts = asked.pop("host", "").split(",")
-    ports = asked.pop("port", "").split(",")
+        return "(an invalid database URL)"
+    login = quote(parameters.pop("user", ""), safe="")
+    login += ":***" if parameters.pop("password", None) else ""
+    hosts = parameters.pop("host", "").split(",")
+    ports = parameters.pop("port", "").split(",")
     ports = ports * len(hosts) if len(ports) == 1 else ports + [""] * len(hosts)
-    places = (_place(host, port) for host, port in zip(hosts, ports, strict=False))
+    places = (_host_and_port(host, port) for host, port in zip(hosts, ports, strict=False))
     base = f"postgresql://{login}{'@' if login else ''}{','.join(places)}"
-    base += f"/{quote(asked.pop('dbname', ''), safe='')}"
-    rest = {key: "***" if key in SECRET else value for key, value in sorted(asked.items())}
+    base += f"/{quote(parameters.pop('dbname', ''), safe='')}"
+    rest = {key: "***" if key in SECRET else value for key, value in sorted(parameters.items())}
     return f"{base}?{urlencode(rest, safe='/*', quote_via=quote)}" if rest else base
 
 
 async def behind_pooler(arguments: Mapping[str, Any]) -> bool:
-    """Whether a pooler such as PgBouncer answers at *arguments* (of `asyncpg.connect`).
+    """Return True if a pooler in transaction mode, such as PgBouncer, answers at *arguments*.
 
-    It does when the process that runs a statement is not the one that greeted us. Prepared
-    statements are then to be turned off, and a statement that reads to be run in a transaction,
-    because one that is parsed on one server may otherwise be executed on another.
+    It does if the backend process that runs a statement is not the one that completed the
+    handshake. Prepared statements must then be off, and reads must run in transactions, because a
+    statement could otherwise be parsed by one backend and executed by another.
+
+    Args:
+        arguments: those of `asyncpg.connect`.
 
     Raises:
         OSError, asyncpg.PostgresError: the database cannot be reached, as from `asyncpg.connect`.
@@ -112,42 +116,43 @@ async def behind_pooler(arguments: Mapping[str, Any]) -> bool:
         await connection.close(timeout=PROBE_TIMEOUT_S)
 
 
-def _refuse_unkept(asked: Mapping[str, str]) -> None:
-    for key, harmless in HARMLESS.items():
-        if key in asked and asked[key].lower() not in harmless:
-            instead = f" (may be {', '.join(harmless)})" if harmless else ""
-            raise DatabaseUrlError(f"{key} cannot be kept by the driver{instead}: leave it out")
-    _one_of(asked, "sslmode", SSL_MODES)
-    if "hostaddr" in asked and asked.get("sslmode") == "verify-full":
-        raise DatabaseUrlError("hostaddr cannot be used with sslmode=verify-full: use host alone")
+def _reject_unsupported(parameters: Mapping[str, str]) -> None:
+    for key, harmless in NO_OP_VALUES.items():
+        if key in parameters and parameters[key].lower() not in harmless:
+            instead = f" (allowed: {', '.join(harmless)})" if harmless else ""
+            raise DatabaseUrlError(f"{key} is not supported by the driver{instead}: remove it")
+    _one_of(parameters, "sslmode", SSL_MODES)
+    if "hostaddr" in parameters and parameters.get("sslmode") == "verify-full":
+        raise DatabaseUrlError("hostaddr cannot be used with sslmode=verify-full: use only host")
 
 
-def _one_of(asked: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str | None:
-    value = asked.get(key)
+def _one_of(parameters: Mapping[str, str], key: str, allowed: tuple[str, ...]) -> str | None:
+    value = parameters.get(key)
     if value is not None and value not in allowed:
         raise DatabaseUrlError(f"{key} must be one of {', '.join(allowed)}")
     return value
 
 
-def _number(asked: Mapping[str, str], key: str) -> int:
-    """Return a count that is 0 when absent or, as libpq has it, when negative."""
+def _number(parameters: Mapping[str, str], key: str) -> int:
+    """Return the integer value of *key*; 0 if it is absent or, as in libpq, negative."""
     try:
-        return max(0, int(asked.get(key) or 0))
+        return max(0, int(parameters.get(key) or 0))
     except ValueError:
-        raise DatabaseUrlError(f"{key} must be a whole number") from None
+        raise DatabaseUrlError(f"{key} must be an integer") from None
 
 
-def _addresses(asked: Mapping[str, str]) -> dict[str, Any]:
-    hosts = (asked.get("hostaddr") or asked.get("host") or "").split(",")
+def _addresses(parameters: Mapping[str, str]) -> dict[str, Any]:
+    hosts = (parameters.get("hostaddr") or parameters.get("host") or "").split(",")
     ports = [
-        _number({"port": port}, "port") or 5432 for port in asked.get("port", "5432").split(",")
+        _number({"port": port}, "port") or 5432
+        for port in parameters.get("port", "5432").split(",")
     ]
     if len(ports) not in (1, len(hosts)):
-        raise DatabaseUrlError(f"there are {len(hosts)} hosts and {len(ports)} ports")
+        raise DatabaseUrlError(f"{len(hosts)} hosts and {len(ports)} ports do not match")
     if hosts == [""]:  # the driver tries the usual sockets, then localhost
-        return {"port": ports[0]} if "port" in asked else {}
+        return {"port": ports[0]} if "port" in parameters else {}
     places = list(zip(hosts, ports * len(hosts) if len(ports) == 1 else ports, strict=True))
-    if _one_of(asked, "load_balance_hosts", ("disable", "random")) == "random":
+    if _one_of(parameters, "load_balance_hosts", ("disable", "random")) == "random":
         random.shuffle(places)
     names = [_socket_or_name(host) for host, _ in places]
     if len(places) == 1:
@@ -161,23 +166,24 @@ def _socket_or_name(host: str) -> str:
     return host or "localhost"
 
 
-def _place(host: str, port: str) -> str:
+def _host_and_port(host: str, port: str) -> str:
     shown = f"[{host}]" if ":" in host else quote(host, safe="")
     return f"{shown}:{port}" if port else shown
 
 
-def _tls(asked: Mapping[str, str]) -> dict[str, Any]:
-    tls = {key: asked[key] for key in TLS_KEYS if key in asked}
-    binding = asked.get("channel_binding")
+def _tls(parameters: Mapping[str, str]) -> dict[str, Any]:
+    tls = {key: parameters[key] for key in TLS_KEYS if key in parameters}
+    binding = parameters.get("channel_binding")
     if binding not in (None, "disable", "prefer", "require"):
         raise DatabaseUrlError("channel_binding must be one of disable, prefer, require")
     if binding == "require" and tls.get("sslmode") != "verify-full":
-        # It proves that the server is no impostor. The driver lacks it; a certificate proves it too.
+        # Channel binding proves the server's identity. The driver does not support it, but a
+        # verified certificate proves the same.
         tls = {"sslrootcert": "system", **tls, "sslmode": "verify-full"}
     if tls.get("sslrootcert") != "system":
         return {"dsn": f"postgresql://?{urlencode(tls, quote_via=quote)}"} if tls else {}
     if tls.get("sslmode", "verify-full") != "verify-full":
-        raise DatabaseUrlError("sslrootcert=system needs sslmode=verify-full, as in libpq")
+        raise DatabaseUrlError("sslrootcert=system requires sslmode=verify-full, as in libpq")
     arguments: dict[str, Any] = {"ssl": _system_context(tls)}
     if tls.get("sslnegotiation") == "direct":
         arguments["direct_tls"] = True
