@@ -108,16 +108,14 @@ def inspection_router(
             (401, 403, 429, 500),
         ),
     ):
+        responses = {200: {"model": model, "content": {answers.JSON: {}}}, **problems(*statuses)}
         made.add_api_route(
             path,
             endpoint,
             response_class=Response,
             summary=summary,
             description=text,
-            responses={
-                200: {"model": model, "content": {answers.JSON: {}}},
-                **problems(*statuses),
-            },
+            responses=responses,
             openapi_extra=secured(ADMINS),
         )
     return made
