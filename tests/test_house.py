@@ -21,6 +21,7 @@ SERVICE = ROOT / "service"
 SOURCE = SERVICE / "rehydrate"
 TESTS = ROOT / "tests"
 LINES_MAX = 500
+FUNCTION_LINES_MAX = 45
 PORT_METHODS_MAX = 6
 ADAPTERS = ("ably", "api", "embedded", "postgres", "providers")
 FACADE = (
@@ -199,6 +200,22 @@ def test_tests_mirror_the_source() -> None:
 def test_files_stay_small() -> None:
     sizes = {p: len(p.read_text().splitlines()) for p in python_files()}
     wrong = [f"{p.relative_to(ROOT)}: {n} lines" for p, n in sizes.items() if n > LINES_MAX]
+    assert not wrong
+
+
+def test_functions_stay_small() -> None:
+    wrong = []
+    for path in modules():
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef):
+                first = node.body[1:] if ast.get_docstring(node) else node.body
+                begin = first[0].lineno if first else node.lineno
+                signature = node.body[0].lineno - node.lineno
+                lines = (node.end_lineno or 0) - begin + 1 + signature
+                if lines > FUNCTION_LINES_MAX:
+                    wrong.append(
+                        f"{path.relative_to(ROOT)}:{node.lineno} {node.name}: {lines} lines"
+                    )
     assert not wrong
 
 

@@ -112,7 +112,7 @@ def services(
         record: records a conversation's channel in the store.
         respond: publishes a response.
     """
-    ctx, metrics = made.context, made.metrics
+    ctx, metrics, client_id = made.context, made.metrics, made.context.publish_options.client_id
 
     def attend(conversation_id: str) -> None:
         maintenance.attend(conversation_id)
@@ -135,9 +135,7 @@ def services(
     )
     worker = ReplayWorker(
         ctx,
-        rules=ReplayOptions(
-            settings.replays_at_once, settings.replays_per_channel, ctx.publish_options.client_id
-        ),
+        rules=ReplayOptions(settings.replays_at_once, settings.replays_per_channel, client_id),
         noticed=attend,
         ended=lambda state: metrics.observe("replay", state, 1),
     )
