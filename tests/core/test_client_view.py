@@ -7,10 +7,13 @@ from types import SimpleNamespace
 
 import pytest
 
+from core.growing import append, create, full
 from core.saying import BEGAN_MS, event, folded, said, serial, start, stop, token
+from core.saying import shown as timeline_of
 from rehydrate.core import client_view as reader
 from rehydrate.core import timeline, wire
 from rehydrate.core.client_view import Verdict, View, verdict
+from rehydrate.core.codecs import decode
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState
 from rehydrate.core.timeline import Reason
@@ -223,3 +226,40 @@ def test_of_twice_as_many_responses_as_are_kept_one_more_asks_again(monkeypatch)
     assert begun == [APPLY, APPLY, APPLY, AGAIN]
     assert view.apply_event(token(4, "d", at_s=20)) is APPLY
     assert len(view.messages) == 4
+
+
+class TestVersions:
+    def test_a_reader_shows_each_version_whole(self):
+        view = View(answered())
+        assert view.apply(live_version(create(1, "a")))
+        assert view.apply(live_version(append(1, 2, "b")))
+        assert [message["text"] for message in view.messages] == ["ab"]
+
+    def test_a_version_that_the_answer_has_is_dropped(self):
+        (state,) = shown_states(full(1, 2, "ab"))
+        assert verdict(state, decode(full(1, 2, "ab"))) is DROP
+        assert verdict(state, decode(full(1, 3, "abc"))) is APPLY
+        assert verdict(state, decode(create(5, "x"))) is APPLY
+
+    def test_a_repaired_message_takes_no_version(self):
+        repaired = said("response-complete", "AB", at_s=3, responseId="r")
+        (state,) = shown_states(full(1, 2, "ab"), repaired)
+        assert verdict(state, decode(full(1, 4, "abc"))) is DROP
+
+    def test_a_delta_without_its_base_needs_a_new_attach(self):
+        view = View(answered())
+        assert view.apply_event(decode(append(1, 2, "b"))) is AGAIN
+        assert view.apply_event(decode(append(1, 2, "b"))._replace(message_id=None)) is DROP
+
+
+def live_version(message):
+    version = SimpleNamespace(serial=message.version_serial, metadata=message.version_metadata)
+    return live(message, version=version)
+
+
+def shown_states(*messages):
+    return timeline_of(*messages).messages.values()
+
+
+def test_what_ended_without_a_publisher_takes_no_event():
+    assert verdict(STORED, stop(4)) is DROP

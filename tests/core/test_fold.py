@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from core.saying import BEGAN_MS, event, folded, start, stop, text_of, token
-from rehydrate.core.event import TERMINAL
+from core.growing import append, at, create, full
+from core.saying import BEGAN_MS, event, folded, said, shown, start, stop, text_of, token
+from rehydrate.core.codecs import decode
+from rehydrate.core.event import TERMINAL, Event, Version
 from rehydrate.core.fold import (
     MAX_RECENT_IDS,
     MAX_RUNS,
@@ -16,7 +18,9 @@ from rehydrate.core.fold import (
     fold,
 )
 from rehydrate.core.positions import MARGIN_MS
-from rehydrate.core.text.size_budget import MAX_SEQ
+from rehydrate.core.text import size_budget, versioned_messages
+from rehydrate.core.text.content import collapsed_run
+from rehydrate.core.text.size_budget import MAX_SEQ, TOO_LARGE
 
 ABC = (start(), token(1, "a"), token(2, "b"), token(3, "c"))
 
@@ -291,3 +295,157 @@ def test_a_change_is_noted():
     assert not state.changed
     fold(state, token(1, "a"))
     assert state.changed
+
+
+class TestRepairs:
+    """The rules; test_fold_repairs.py shows what they come to."""
+
+    def test_a_repair_replaces_all_up_to_its_seq_and_an_older_one_is_old(self):
+        state = folded(*ABC, repair(2, "AB", at_s=4))
+        assert (text_of(state), state.repaired) == ("ABc", 2)
+        assert fold(state, repair(2, "xx", at_s=5)) is Outcome.OLD
+        assert fold(state, repair(3, "ABC", at_s=6)) is Outcome.FOLDED
+        assert (text_of(state), state.repaired) == ("ABC", 3)
+
+    def test_a_repair_that_changes_nothing_keeps_the_timings(self):
+        state = folded(*ABC)
+        timings = list(state.runs[0].timings.entries)
+        assert fold(state, repair(3, "abc", at_s=9)) is Outcome.FOLDED
+        assert (state.runs[0].timings.entries, state.repaired) == (timings, 3)
+
+    def test_a_pointer_is_noted_and_changes_no_text(self):
+        state = folded(*ABC)
+        assert fold(state, event("repair", 3, at_s=9)) is Outcome.POINTER
+        assert (text_of(state), state.pointer, state.exact) == ("abc", 3, False)
+        bare = folded(nameless("start", at_s=1))
+        assert fold(bare, nameless("repair", at_s=2)) is Outcome.POINTER
+        assert (bare.pointer, bare.exact) == (-1, True)
+
+    def test_content_that_came_later_as_a_whole_is_not_replaced(self):
+        state = folded(*ABC, repair(3, "ABC", at_s=4))
+        state.repaired = None
+        assert fold(state, repair(2, "ab", at_s=9)) is Outcome.FOLDED
+        assert (text_of(state), state.repaired) == ("ABC", 2)
+        other = folded(nameless("start", at_s=1))
+        other.runs = [collapsed_run(0, 3, [{"type": "text", "text": "ABC"}], BEGAN_MS)]
+        assert fold(other, nameless("repair", "ab", at_s=9)) is Outcome.FOLDED
+        assert (text_of(other), other.repaired) == ("ABC", None)
+
+    def test_a_repair_without_seq_from_before_what_is_folded_is_old(self):
+        state = folded(nameless("start", at_s=1), nameless("token", "a", at_s=5))
+        assert fold(state, nameless("repair", "x", at_s=4)) is Outcome.OLD
+
+    def test_a_repair_of_content_without_seq_replaces_it(self):
+        state = folded(nameless("start", at_s=1), nameless("token", "a", at_s=2))
+        assert fold(state, nameless("repair", "a", at_s=3)) is Outcome.FOLDED
+        assert (text_of(state), state.tail, state.sealed) == ("a", None, True)
+
+    def test_a_repair_of_less_than_the_last_run_changes_the_text(self):
+        state = folded(*ABC)
+        assert fold(state, repair(2, "abc", at_s=9)) is Outcome.FOLDED
+        assert (text_of(state), state.repaired) == ("abcc", 2)
+
+
+class TestVersions:
+    def test_the_greatest_version_counts_whole(self):
+        state = shown(create(1, "a"), full(1, 2, "ab")).messages["r"]
+        assert (text_of(state), state.start_id, state.last_id) == ("ab", None, "m2")
+        assert fold(state, decode(full(1, 2, "ab"))) is Outcome.OLD
+
+    def test_a_delta_is_never_folded(self):
+        state = shown(create(1, "a")).messages["r"]
+        assert fold(state, decode(append(1, 2, "b"))) is Outcome.OLD
+
+    def test_a_sealed_message_takes_no_version(self):
+        state = shown(create(1, "a"), said("response-complete", "A", at_s=2, responseId="r"))
+        assert fold(state.messages["r"], decode(full(1, 3, "ab"))) is Outcome.OLD
+
+    def test_the_last_version_ends_the_response_when_it_was_published(self):
+        state = shown(create(1, "a"), full(1, 5, "ab", done=True)).messages["r"]
+        assert (state.status, state.finished_ms) == ("completed", BEGAN_MS + 5_000)
+
+    def test_a_version_after_the_end_still_replaces_an_earlier_one(self):
+        ended = shown(full(1, 2, "a"), said("response-end", at_s=4, responseId="r"))
+        assert fold(ended.messages["r"], decode(full(1, 3, "ab"))) is Outcome.FOLDED
+        assert text_of(ended.messages["r"]) == "ab"
+
+    def test_a_step_may_lack_earlier_messages_unless_the_start_was_seen(self):
+        step = Version(at(2), is_last=False, step="s", attempt=at(1))
+        state = folded(event("token", None, "a", at_s=2)._replace(version=step))
+        assert state.headless
+        fold(state, nameless("start", at_s=1))
+        assert not state.headless
+        whole = folded(nameless("start", at_s=1))
+        fold(whole, event("token", None, "a", at_s=2)._replace(version=step))
+        assert not whole.headless
+
+    def test_the_number_of_versioned_messages_and_of_steps_is_limited(self, monkeypatch):
+        monkeypatch.setattr(versioned_messages, "MAX_VERSIONED", 1)
+        state = shown(create(1, "a")).messages["r"]
+        assert fold(state, decode(create(2, "b"))) is Outcome.REFUSED
+        assert fold(state, decode(full(1, 3, "ab"))) is Outcome.FOLDED
+        steps = folded(void_of_step("one", 2))
+        assert fold(steps, void_of_step("two", 3)) is Outcome.REFUSED
+        assert fold(steps, void_of_step("one", 4)) is Outcome.FOLDED
+
+    def test_a_prompt_may_be_several_channel_messages(self):
+        version = Version(at(1), is_last=True)
+        state = folded(
+            event("prompt", None, "hi", at_s=1)._replace(version=version),
+            state=MessageState("p", "user"),
+        )
+        assert (text_of(state), state.status) == ("hi", "completed")
+        more = event("prompt", None, " you", at_s=2)._replace(version=Version(at(2)))
+        assert fold(state, more) is Outcome.FOLDED
+        assert text_of(state) == "hi you"
+
+
+def void_of_step(step, at_s):
+    version = Version(at(at_s), is_last=True, step=step, attempt=at(at_s))
+    return event("void", None, at_s=at_s)._replace(version=version)
+
+
+class TestLimits:
+    @pytest.fixture(autouse=True)
+    def _six_characters(self, monkeypatch):
+        monkeypatch.setattr(size_budget, "FOLDED_CHARACTERS", 6)
+
+    def test_a_response_ends_before_the_event_that_does_not_fit(self):
+        state = folded(start(), token(1, "abc"), token(2, "defg"), stop(3))
+        assert (text_of(state), state.status, state.error) == ("abc", "incomplete", TOO_LARGE)
+        assert (state.end, state.finished_ms) == (2, BEGAN_MS + 2_000)
+
+    def test_content_without_seq_is_limited_too(self):
+        state = folded(nameless("start", at_s=0), nameless("token", "abcdefg", at_s=1))
+        assert (text_of(state), state.status, state.end) == ("", "incomplete", None)
+
+    def test_versions_are_limited_too(self):
+        state = shown(create(1, "abc"), full(1, 2, "abcdefghijkl" * 9)).messages["r"]
+        assert state.error == TOO_LARGE
+
+    def test_what_fills_a_gap_of_an_ended_response_is_refused_where_it_does_not_fit(self):
+        state = folded(start(), token(2, "abc"), stop(3))
+        assert fold(state, token(1, "defg")) is Outcome.REFUSED
+        assert state.status == "completed"
+
+
+def test_an_event_that_fills_no_gap_of_an_ended_response_is_old():
+    state = folded(start(), token(1, "a"), token(3, "c"), stop(4))
+    assert fold(state, nameless("token", "x", at_s=9)) is Outcome.OLD
+    assert fold(state, token(5, "x")) is Outcome.OLD
+
+
+def test_an_event_without_id_and_seq_is_kept_without_an_id():
+    state = folded(nameless("start", at_s=0), nameless("token", "a", at_s=1)._replace(id=None))
+    assert (list(state.recent), state.exact) == (["start0"], True)
+
+
+def test_the_serial_never_goes_back():
+    state = folded(start(), token(2, "b"), token(1, "a"))
+    assert state.serial == token(2, "b").serial
+
+
+def test_a_fold_of_an_unnumbered_prompt_keeps_its_first_position():
+    state = Event.prompt("p", "hi", serial="s", timestamp_ms=1)
+    prompt = folded(state, state=MessageState("p", "user"))
+    assert (prompt.position, prompt.through) == ("s", (1, None, "s", None))

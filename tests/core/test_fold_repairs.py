@@ -1,4 +1,4 @@
-"""Repairs: what they replace, what they leave, and when they come."""
+"""Repairs: what they replace, what they keep, and in which order they may arrive."""
 
 from __future__ import annotations
 
@@ -15,11 +15,6 @@ def repair(seq, text, **fields):
 
 def nameless(kind, text=None, *, at_s, **fields):
     return event(kind, None, text, at_s=at_s, **fields)
-
-
-def idle(state):
-    """The idle limit ends it, for the time being."""
-    state.status, state.provisional, state.finished_ms = "interrupted", True, BEGAN_MS
 
 
 class TestRepairs:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rehydrate.core.json import MAX_LEVELS, dump, is_json
+from rehydrate.core.json import MAX_LEVELS, dump, is_json, sent_bytes
 
 
 def nested(levels):
@@ -71,3 +71,8 @@ def test_what_json_can_say_is_json(value):
 )
 def test_what_json_cannot_say_is_none(value):
     assert not is_json(value)
+
+
+def test_the_length_of_data_counts_what_the_sdk_escapes():
+    assert sent_bytes("a") == 3
+    assert sent_bytes("語") == 8

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from core.growing import create
-from core.saying import BEGAN_MS, folded, shown, start, text, text_of, token
+from core.growing import at, create, full
+from core.saying import BEGAN_MS, event, folded, shown, start, stop, text, text_of, token
 from rehydrate.core.fold import MessageState, Owner, fold
+from rehydrate.core.message import read_again_from
+from rehydrate.core.text import size_budget
 
 
 def test_a_message_of_which_nothing_was_seen_is_open_and_exact():
@@ -122,3 +124,47 @@ def test_the_place_of_a_seq_is_the_first_run_that_ends_at_or_after_it():
     state = folded(start(), token(3, "c"), token(4, "d"), token(7, "g"))
     assert [state.run_index(seq) for seq in (0, 1, 3, 4, 5, 7, 8)] == [0, 1, 1, 1, 2, 2, 3]
     assert MessageState("r").run_index(5) == 0
+
+
+def test_a_repaired_seq_is_contained_and_closes_the_gaps_before_it():
+    state = folded(start(), token(1, "a"), token(5, "e"), event("repair", 3, "abc", at_s=9))
+    assert [state.contains(seq) for seq in (2, 3, 4, 5)] == [True, True, False, True]
+    assert (state.covered, state.gaps()) == (3, [(4, 4)])
+
+
+def test_a_stop_counts_the_events_that_are_missing_behind_the_last_one():
+    assert folded(start(), token(1, "a"), stop(4)).gaps() == [(2, 3)]
+    assert folded(start(), token(1, "a"), stop(2)).gaps() == []
+
+
+def test_a_tool_call_of_an_ended_message_is_incomplete():
+    call = event("tool_call", 1, tool_call_id="c", name="f", value="")
+    assert [part["status"] for part in folded(call).parts()] == ["in_progress"]
+    ended = folded(call, token(2, "a"), stop(3)).parts()
+    assert [part.get("status") for part in ended] == ["incomplete", None]
+
+
+def test_content_without_seq_comes_behind_the_numbered_runs():
+    state = folded(start(), token(1, "a"), event("token", None, "b", at_s=9))
+    assert text_of(state) == "ab"
+
+
+def test_room_is_measured_again_before_an_event_is_refused(monkeypatch):
+    state = folded(start(), token(1, "abc"))
+    monkeypatch.setattr(size_budget, "FOLDED_CHARACTERS", 6)
+    state.budget.characters = 6
+    assert state.reserve(3)
+    assert not state.reserve(9)
+    state.count_part_changes(2)
+    assert state.budget.steps == 3
+    MessageState("x").count_part_changes(1)
+
+
+def test_history_is_read_again_from_the_oldest_message_that_may_grow():
+    (open_, ended) = (
+        shown(create(3, "a")).messages["r"],
+        shown(full(1, 2, "b", done=True)).messages["r"],
+    )
+    assert read_again_from([open_, ended], BEGAN_MS + 60_000).serial == at(3)
+    assert read_again_from([ended], BEGAN_MS + 60_000) is None
+    assert read_again_from([ended], BEGAN_MS + 3_000).serial == at(1)

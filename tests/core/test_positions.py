@@ -12,6 +12,7 @@ from rehydrate.core.positions import (
     Cursor,
     at_or_before,
     channel_serial,
+    check_channel,
     check_conversation_id,
     check_message_id,
     check_until,
@@ -154,3 +155,15 @@ def test_what_is_no_cursor_names_its_parameter(bad):
 def test_a_cursor_that_the_store_could_not_look_for_is_none(held):
     with pytest.raises(BadParameter):
         decode_cursor(base64.urlsafe_b64encode(held).decode())
+
+
+@pytest.mark.parametrize("good", ["ai:c", "a*", "日本語", "x" * 2048])
+def test_a_channel_that_ably_accepts_is_returned(good):
+    assert check_channel(good) == good
+
+
+@pytest.mark.parametrize("bad", ["", "x" * 2049, "[meta]x", ":a", "a:*:b", "a\n", "a\ud83d"])
+def test_a_channel_that_ably_does_not_accept_is_refused(bad):
+    with pytest.raises(BadParameter) as raised:
+        check_channel(bad)
+    assert raised.value.parameter == "channel"

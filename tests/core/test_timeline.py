@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import pytest
 
+from core.growing import at, create, full
 from core.saying import BEGAN_MS, event, folded, said, serial, shown, start, stop, text_of, token
+from rehydrate.core import timeline as module
+from rehydrate.core.codecs import decode
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, Outcome
-from rehydrate.core.timeline import Timeline, Tombstone, erased_mark
+from rehydrate.core.timeline import Timeline, Tombstone, erased_mark, ignored
+from rehydrate.core.window import LostInterval, spanned
 
 NOW_MS = BEGAN_MS + 1_000_000
 RETENTION_MS = 120_000
@@ -165,6 +169,11 @@ class TestAnonymous:
         )
         assert texts(again) == {"m0": "a", "m2": "bc"}
 
+    def test_an_event_without_an_id_continues_the_open_stream(self):
+        timeline = shown(said("token", "a", at_s=1))
+        timeline.apply(Event("token", None, serial=serial(BEGAN_MS + 2_000), text="b"))
+        assert texts(timeline) == {"m1": "ab"}
+
 
 class TestErased:
     def test_nothing_at_or_before_the_tombstone_is_read_again(self):
@@ -207,3 +216,155 @@ class TestLost:
 def test_a_stop_of_a_finished_response_is_nobodys_news():
     timeline = shown(*whole("a", "x", 0))
     assert timeline.apply(stop(9, message_id="a")).outcome is Outcome.OLD
+
+
+@pytest.fixture
+def three(monkeypatch):
+    monkeypatch.setattr(module, "MAX_OPEN", 3)
+
+
+def begun(*, numbers, **how):
+    starts = (said("start", at_s=n, responseId=f"r{n}", seq=0) for n in numbers)
+    return shown(*starts, **how)
+
+
+@pytest.mark.usefixtures("three")
+def test_a_response_more_is_refused_and_when_that_was_is_known():
+    timeline = begun(numbers=range(6))
+    assert list(timeline.messages) == ["r0", "r1", "r2"]
+    assert timeline.counts == {"folded": 3, "refused": 3}
+    assert timeline.refused == LostInterval(BEGAN_MS + 3_000, BEGAN_MS + 5_000)
+
+
+@pytest.mark.usefixtures("three")
+def test_those_there_go_on_and_prompts_come_in():
+    timeline = begun(numbers=range(6))
+    prompt = Event("prompt", "p", id="p", serial=serial(BEGAN_MS + 9_000), text="hi")
+    more = token(1, "a", message_id="r2", at_s=7)
+    timeline.fold([more, prompt, token(2, "b", message_id="r4", at_s=8)])
+    assert texts(timeline) == {"r0": "", "r1": "", "r2": "a", "p": "hi"}
+
+
+@pytest.mark.usefixtures("three")
+def test_there_is_room_again_where_one_has_ended():
+    timeline = begun(numbers=range(4))
+    timeline.fold([stop(1, message_id="r1", at_s=7), token(2, "b", message_id="r3", at_s=8)])
+    assert timeline.messages["r3"].gaps() == [(1, 1)]
+    timeline.fold([start(message_id="r9", at_s=9)])
+    assert "r9" not in timeline.messages
+
+
+@pytest.mark.usefixtures("three")
+def test_those_that_are_known_already_have_no_bound():
+    ours = [MessageState(f"o{n}") for n in range(5)]
+    timeline = begun(numbers=range(1), states=ours)
+    timeline.fold([start(message_id="o4", at_s=1), token(1, "x", message_id="o4", at_s=2)])
+    assert texts(timeline) == {"o0": "", "o1": "", "o2": "", "o3": "", "o4": "x"}
+
+
+@pytest.mark.usefixtures("three")
+def test_those_elsewhere_count():
+    assert list(begun(numbers=range(3), elsewhere=2).messages) == ["r0"]
+
+
+@pytest.mark.usefixtures("three")
+def test_anonymous_ones_count_and_nothing_is_glued_to_what_was_refused():
+    timeline = begun(numbers=range(3))
+    plain = [event("token", None, t, message_id=None, at_s=9 + n) for n, t in enumerate("ab")]
+    timeline.fold(plain)
+    assert not timeline.has_anonymous
+    timeline.fold([stop(1, message_id="r1", at_s=15)])
+    timeline.fold([event("token", None, "c", message_id=None, at_s=16)])
+    (anonymous,) = (state for state in timeline.messages.values() if state.anonymous)
+    assert (text_of(anonymous), anonymous.exact) == ("c", False)
+
+
+@pytest.mark.usefixtures("three")
+def test_one_that_the_idle_limit_ended_takes_its_text_and_stays_ended():
+    idle = folded(start(), token(1, "a"))
+    idle.status, idle.provisional, idle.finished_ms = "interrupted", True, BEGAN_MS
+    timeline = begun(numbers=range(5, 8), states=[idle])
+    timeline.fold([token(2, "b")])
+    assert (text_of(idle), idle.status, idle.ended) == ("ab", "interrupted", False)
+    timeline.fold([stop(1, message_id="r5", at_s=9), token(3, "c", at_s=10)])
+    assert (text_of(idle), idle.status) == ("abc", "in_progress")
+
+
+@pytest.mark.usefixtures("three")
+@pytest.mark.parametrize("cut", range(7))
+def test_split_folds_equal_whole_ones(cut):
+    numbers = list(range(6))
+    whole_fold, first = begun(numbers=numbers), begun(numbers=numbers[:cut])
+    later = begun(numbers=numbers[cut:], states=first.messages.values())
+    assert list(later.messages) == list(whole_fold.messages)
+    assert spanned(first.refused, later.refused) == whole_fold.refused
+
+
+class TestApply:
+    def test_the_first_event_of_a_message_begins_it_and_later_ones_do_not(self):
+        timeline = Timeline()
+        first, then = timeline.apply(start()), timeline.apply(token(1, "a"))
+        state = timeline.messages["r"]
+        assert first == (state, Outcome.FOLDED, True)
+        assert then == (state, Outcome.FOLDED, False)
+
+    def test_what_was_contained_is_reported_with_its_message(self):
+        timeline = Timeline()
+        timeline.apply(start())
+        assert timeline.apply(start()) == (timeline.messages["r"], Outcome.OLD, False)
+
+    def test_what_belongs_to_no_message_is_reported_without_one(self):
+        timeline = Timeline(agents=frozenset({"agent"}), tombstone=Tombstone(None, BEGAN_MS))
+        assert timeline.apply(token(1, "a", at_s=1)) == (None, Outcome.FOREIGN, False)
+        assert timeline.apply(start(client_id="agent")) == (None, Outcome.OLD, False)
+        replayed = token(1, "a", at_s=1, client_id="agent", replay_of="q")
+        assert timeline.apply(replayed) == (None, Outcome.OLD, False)
+        cancel = event("cancel", at_s=1, client_id="agent")
+        assert timeline.apply(cancel) == (None, Outcome.OLD, False)
+        pointer = event("repair", 2, at_s=1, client_id="agent")
+        assert timeline.apply(pointer) == (None, Outcome.POINTER, False)
+        assert not timeline.messages
+
+    @pytest.mark.usefixtures("three")
+    def test_a_response_for_which_there_is_no_room_is_refused_without_a_message(self):
+        timeline = begun(numbers=range(3))
+        assert timeline.apply(start(at_s=9)) == (None, Outcome.REFUSED, False)
+
+    def test_a_caller_may_look_the_message_up_first(self):
+        timeline = Timeline()
+        assert timeline.rejection(start()) is None
+        assert timeline.find(start()) is None
+        assert timeline.apply_to(None, start()).was_new
+        assert timeline.apply_to(timeline.find(token(1, "a")), token(1, "a")).state is not None
+
+
+class TestVersioned:
+    def test_versions_belong_where_their_message_began(self):
+        timeline = shown(create(1, "a", rid="mine"), full(1, 2, "ab", rid=None))
+        assert texts(timeline) == {"mine": "ab"}
+
+    def test_a_version_of_an_unknown_message_without_id_is_dropped(self):
+        timeline = Timeline()
+        nameless = decode(create(1, "a"))._replace(message_id=None)
+        assert timeline.apply(nameless) == (None, Outcome.OLD, False)
+
+    def test_a_stored_message_is_found_by_its_serials(self):
+        stored = shown(create(1, "a", rid="mine")).messages.values()
+        timeline = Timeline(stored)
+        timeline.apply(decode(full(1, 2, "ab", rid=None)))
+        assert texts(timeline) == {"mine": "ab"}
+
+    def test_the_number_of_tracked_serials_is_limited(self, monkeypatch):
+        monkeypatch.setattr(module, "MAX_TRACKED_SERIALS", 1)
+        timeline = shown(create(1, "a", rid="one"), create(2, "b", rid="two"))
+        assert timeline.name(decode(full(1, 3, "a", rid=None))) == at(1)
+        assert timeline.name(decode(full(2, 3, "b", rid=None))) == "two"
+
+    def test_an_event_without_a_version_names_its_message(self):
+        assert Timeline().name(token(1, "a")) == "r"
+
+
+def test_messages_that_no_codec_recognises_are_counted():
+    messages = [said("token", "a", responseId="r", seq=1), said("odd")]
+    assert ignored(messages, [decode(messages[0])]) == {"ignored": 1}
+    assert ignored(messages[:1], [decode(messages[0])]) == {}

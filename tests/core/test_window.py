@@ -6,6 +6,7 @@ import pytest
 
 from core.saying import BEGAN_MS, said, serial
 from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS
+from rehydrate.core.text.versioned_messages import VersionedHeader
 from rehydrate.core.window import (
     REWIND_REACH_MS,
     LostInterval,
@@ -16,6 +17,7 @@ from rehydrate.core.window import (
     missed,
     needs_no_read,
     read_from_ms,
+    spanned,
 )
 
 NOW_MS = BEGAN_MS + 1_000_000
@@ -148,3 +150,28 @@ def test_the_first_watermark_of_a_silent_channel_is_the_time_of_reading():
 )
 def test_history_may_be_needed_where_no_store_can_reach_by_now(until, expected):
     assert may_need_read(until, NOW_MS) is expected
+
+
+def test_lost_intervals_are_spanned_from_the_first_to_the_last():
+    assert spanned() is None
+    assert spanned(None, None) is None
+    assert spanned(LostInterval(5, 6), None, LostInterval(1, 2)) == LostInterval(1, 6)
+
+
+@pytest.mark.parametrize(
+    ("created_ms", "kept"),
+    [
+        (NOW_MS - 500, True),  # created before the newest message: the next read begins there
+        (EDGE_MS, True),  # at the edge of retention, still shown
+        (EDGE_MS - 1, False),  # expired: no read can begin there
+        (NOW_MS - 10, False),  # it is the newest message itself
+    ],
+)
+def test_the_watermark_waits_for_a_message_that_may_still_grow(created_ms, kept):
+    newest_ms = NOW_MS - 10
+    growing = VersionedHeader(serial(created_ms), -2, serial(created_ms), created_ms)
+    moved = advanced(
+        None, window_from(newest_ms), at_end=True, growing=growing, retention_ms=RETENTION_MS
+    )
+    at_ms = created_ms if kept else newest_ms
+    assert moved == (serial(at_ms), at_ms, NOW_MS)

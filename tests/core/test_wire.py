@@ -6,8 +6,10 @@ import json
 
 import pytest
 
+from core.growing import create
 from core.saying import BEGAN_MS, event, folded, said, shown, start, stop, text_of, token
 from rehydrate.core import wire
+from rehydrate.core.event import Version
 from rehydrate.core.fold import MessageState, Outcome, fold
 from rehydrate.core.timeline import Reason
 
@@ -210,3 +212,29 @@ def test_the_ids_of_the_margin_are_known_for_the_margin_after_the_answer():
         fold(read, event("token", None, letter, at_s=at_s))
     assert fold(read, event("token", None, "b", at_s=9, id_="two")) is Outcome.OLD
     assert text_of(read) == "abcd"
+
+
+def test_the_position_of_its_row_is_that_of_the_message():
+    body = wire.message(folded(*[start(), token(1, "a")]))
+    assert wire.state_of(body).position is None
+    assert wire.state_of(body, position="s").position == "s"
+
+
+def test_versioned_messages_and_attempts_are_read_back():
+    step = Version("v1", is_last=False, step="s", attempt="a1")
+    state = folded(event("token", None, "a", at_s=1)._replace(version=step))
+    body = wire.message(state)
+    assert body["steps"] == {"s": "a1"}
+    again = back(state)
+    assert (text_of(again), again.steps, list(again.versioned)) == (
+        "a",
+        {"s": "a1"},
+        list(state.versioned),
+    )
+    empty = wire.state_of(body | {"parts": [], "text": ""})
+    assert empty.runs[0].segments == []
+
+
+def test_a_message_of_versioned_messages_alone_has_no_runs():
+    state = shown(create(1, "a")).messages["r"]
+    assert back(state).runs == []

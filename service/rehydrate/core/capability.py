@@ -1,9 +1,9 @@
 """Ably capabilities: which operations a key or a token grants on which channels.
 
-A capability maps resources to operations. A resource is matched by segments, which ``:`` parts:
-``*`` stands for one whole segment, at the end for one or more; ``foo*`` is literal. Queues and
-metachannels are kinds of their own, told by a qualifier (``[queue]``, ``[meta]``), which a bare
-``*`` does not cover; ``[*]*`` covers everything.
+A capability maps resources to operations. A resource is matched by segments, separated by ``:``.
+``*`` matches one whole segment, or at the end one or more; ``foo*`` is literal. Queues and
+metachannels are kinds of their own, marked by a qualifier (``[queue]``, ``[meta]``), which a bare
+``*`` does not match; ``[*]*`` matches everything.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ class _Pattern(NamedTuple):
     def covers(self, kind: str, segments: tuple[str, ...]) -> bool:
         if self.kind not in (_ANY, kind):
             return False
-        if self.segments[-1] == _ANY:  # at the end it stands for one segment or more
+        if self.segments[-1] == _ANY:  # at the end it matches one segment or more
             if len(segments) < len(self.segments):
                 return False
             segments = segments[: len(self.segments)]
@@ -39,7 +39,7 @@ class _Pattern(NamedTuple):
 
 
 class Capability:
-    """What a key or a token may do.
+    """What a key or a token grants.
 
     Args:
         resources: operations by resource, as Ably writes them.
@@ -58,7 +58,7 @@ class Capability:
 
     @classmethod
     def parse(cls, text: str) -> Capability:
-        """The capability in *text*, the JSON that a token carries.
+        """Return the capability in *text*, the JSON that a token carries.
 
         Raises:
             ValueError: it is not a JSON map from resources to lists of operations.
@@ -70,7 +70,7 @@ class Capability:
 
     @classmethod
     def of(cls, value: Any) -> Capability:
-        """The capability that *value* is, parsed from JSON.
+        """Return the capability that *value*, parsed JSON, describes.
 
         Raises:
             ValueError: it is not a map from resources to lists of operations.
@@ -83,7 +83,7 @@ class Capability:
         return cls(value)
 
     def granted(self, channel: str, operations: frozenset[str] = READING) -> frozenset[str]:
-        """Those of *operations* that are granted on *channel*."""
+        """Return those of *operations* that are granted on *channel*."""
         kind, segments = _split(channel)
         granted = _among(operations, self._exact.get(_plain(kind, segments), _NOTHING))
         for pattern in self._patterns:
@@ -97,9 +97,9 @@ def _among(asked: frozenset[str], operations: frozenset[str]) -> frozenset[str]:
 
 
 def _split(name: str) -> tuple[str, tuple[str, ...]]:
-    """The kind of a resource (empty: a channel) and its segments.
+    """Return the kind of a resource (empty: a channel) and its segments.
 
-    What a qualifier says behind ``?`` are channel params, and no part of the name.
+    The part of a qualifier behind ``?`` is channel params and does not belong to the name.
     """
     kind = ""
     if name.startswith("[") and "]" in name:

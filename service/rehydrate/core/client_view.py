@@ -9,9 +9,9 @@ browsers, ``api/client.js``, follows the same rule; `tests/laws/test_client_js.p
 The order of the rows matters. Identity comes first (owner, gen, id): an event of another publisher,
 or one that was seen, must not cause anything, not even a new hydrate. Versions come before the end
 of the message, since an end may overtake the last append. Gaps come before the end of the message
-as well: a reader that lacks text asks for it, even when the message has ended. What is left is added
-only to a text that reaches up to it. A reader never fills a gap itself: the event that it received
-may be one of several that are missing, and a new answer has what the others said, too.
+as well: a reader that lacks text asks for it, even when the message has ended. What is left is
+added only to a text that reaches up to it. A reader never fills a gap itself: the event that it
+received may be one of several that are missing, and a new answer has the others, too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Verdict(Enum):
-    """What to do with a live event."""
+    """What a reader does with a live event."""
 
     DROP = "drop"
     APPLY = "apply"
@@ -40,7 +40,12 @@ class Verdict(Enum):
 
 
 def verdict(state: MessageState | None, event: Event) -> Verdict:
-    """What *event* means to a reader whose message is *state* (None: it has no such message)."""
+    """Return what *event* means to a reader.
+
+    Args:
+        state: the message that the event belongs to; None: the reader has no such message.
+        event: a live event, whole.
+    """
     if state is None:  # row 1
         return _verdict_on_new(event)
     if state.ended and state.owner is None:  # row 2
@@ -67,7 +72,7 @@ def verdict(state: MessageState | None, event: Event) -> Verdict:
 def _verdict_on_next(state: MessageState, event: Event) -> Verdict:
     """Return rows 14 to 20: an event that continues an open message, or ends it."""
     if event.kind == "stop" and state.gaps():
-        return Verdict.AGAIN  # whoever committed the text did so before that end (law 7)
+        return Verdict.AGAIN  # the text was committed before that end was published (law 7)
     if event.seq is None:
         seen = event.serial and state.serial and event.serial <= state.serial
         sealed = state.sealed and event.kind in CONTENT
@@ -103,7 +108,7 @@ def _verdict_on_repair(state: MessageState, event: Event) -> Verdict:
     elif event.seq <= state.covered:
         return Verdict.DROP
     elif state.seq is not None and event.seq < state.seq:
-        return Verdict.AGAIN  # of what an answer says, nobody can tell where that seq ends
+        return Verdict.AGAIN  # an answer does not show where that seq ends in its text
     if event.is_pointer or state.ended or state.gaps():
         return Verdict.AGAIN
     return Verdict.APPLY
@@ -118,7 +123,7 @@ class View:
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._timeline = Timeline(wire.state_of(body) for body in answer["messages"])
-        self._timeline.spare = MAX_OPEN  # nobody tells a reader which responses have a row
+        self._timeline.spare = MAX_OPEN  # a reader cannot know which responses have a row
         self._chains = AppendChains()
         self._replays: set[str] = set()
         self._order: list[str] = [body["id"] for body in answer["messages"]]
@@ -126,15 +131,19 @@ class View:
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The messages in their wire form: the answer's, then new ones as they came."""
+        """The messages in their wire form: those of the answer, then new ones as they came."""
         known = self._timeline.messages
         return [wire.message(known[id_]) for id_ in self._order]
 
     def apply(self, message: Any) -> bool:
-        """Take the view further by a channel message of any Ably SDK.
+        """Apply a channel message of any Ably SDK.
 
-        *message* has ``name``, ``data``, ``id``, ``serial``, ``timestamp``, ``client_id`` and
-        ``extras``, ``action`` and ``version``. Returns False if the view lacks something: hydrate again, with a new attach.
+        Args:
+            message: has ``name``, ``data``, ``id``, ``serial``, ``timestamp``, ``client_id`` and
+                ``extras``, ``action`` and ``version``.
+
+        Returns:
+            False if the view lacks something: hydrate again, with a new attach.
         """
         version = getattr(message, "version", None)
         event = decode(
@@ -154,7 +163,7 @@ class View:
         return event is None or self.apply_event(event) is not Verdict.AGAIN
 
     def apply_event(self, event: Event) -> Verdict:
-        """Take the view further by *event*; say what was done with it."""
+        """Apply *event* by the drop rule; return the verdict."""
         if event.replay_of is not None:
             return self._apply_replay(event)
         whole = self._chains.whole(event)
@@ -175,14 +184,14 @@ class View:
         if ("open", event.kind) not in STEPS:
             return Verdict.DROP
         before = self._timeline.find(event)
-        said = verdict(before, event)
-        if said is Verdict.APPLY:
+        decision = verdict(before, event)
+        if decision is Verdict.APPLY:
             applied = self._timeline.apply_to(before, event)
             if applied.state is None and applied.outcome is Outcome.REFUSED:
-                return Verdict.AGAIN  # only the store knows which of so many are kept
+                return Verdict.AGAIN  # only the store can tell which of so many exist
             if applied.was_new and applied.state is not None:
                 self._order.append(applied.state.id)
-        return said
+        return decision
 
     @property
     def open(self) -> list[str]:

@@ -1,4 +1,9 @@
-"""What channel messages mean, whichever dialect said it."""
+"""Channel messages, and the events that they mean.
+
+A codec turns a `ChannelMessage` into an `Event`; nothing behind the codecs knows the names and
+headers of a publisher. An event of a kind has the fields of that kind and no others: the
+constructors check it, so that an illegal event cannot exist.
+"""
 
 from __future__ import annotations
 
@@ -31,7 +36,7 @@ Kind = Literal[
     "repair",
     "cancel",
 ]
-"""``void`` is an event whose content could not be read: it keeps its place (seq) and says nothing."""
+"""``void``: an event whose content could not be read. It keeps its place (seq) and adds nothing."""
 
 TextKind = Literal["token", "refusal", "reasoning"]
 
@@ -41,11 +46,12 @@ STATUSES: frozenset[str] = frozenset(get_args(Status))
 TERMINAL: frozenset[str] = STATUSES - {"in_progress"}
 
 CallStatus = Literal["in_progress", "completed", "failed", "incomplete"]
-"""Of a tool call: ``failed``: its result says why there is none; ``incomplete``: the response ended
-before there was one."""
+"""Of a tool call. ``failed``: the result says why there is none. ``incomplete``: the response ended
+before there was a result.
+"""
 
 SETTLED: frozenset[str] = frozenset({"completed", "failed"})
-"""How a tool call ends by what was said of it."""
+"""The statuses that a result gives a tool call."""
 
 TEXTUAL: frozenset[str] = frozenset(get_args(TextKind))
 """Kinds that append text to a part."""
@@ -55,11 +61,14 @@ CONTENT: frozenset[str] = TEXTUAL | {"tool_call", "tool_args", "tool_result", "v
 
 
 class ChannelMessage(NamedTuple):
-    """One message as Ably delivers it, decoded but not understood.
+    """One message as Ably delivers it, decoded from its encoding but not interpreted.
 
-    ``action`` is Ably's: 0 create, 1 update, 2 delete, 5 append. ``serial`` may be missing on
-    channels without the mutable-messages rule; ``timestamp_ms`` is of the first receipt.
-    ``version_metadata``: what the publisher of an update or append said of it.
+    Attributes:
+        serial: missing on channels without the mutable-messages rule.
+        timestamp_ms: of the first receipt, in ms since 1970.
+        action: Ably's: 0 create, 1 update, 2 delete, 5 append.
+        version_serial: of an update or append.
+        version_metadata: the publisher's note on an update or append.
     """
 
     name: str | None
@@ -79,11 +88,14 @@ CREATE, UPDATE, DELETE, APPEND = 0, 1, 2, 5
 
 
 class Version(NamedTuple):
-    """Which version of a channel message an event tells of, in dialects whose messages grow.
+    """The version of a channel message that an event describes, where messages grow.
 
-    ``is_delta``: only what came since the version before it, as the same attachment was shown that;
-    otherwise the event says the whole message. ``is_last``: its publisher expects no other.
-    ``step``, ``attempt``: the message counts only as long as no later attempt at that step began.
+    Attributes:
+        serial: greater than that of every earlier version.
+        is_delta: only what was appended since the version before, as this attachment received it;
+            otherwise the event is the whole message.
+        is_last: its publisher expects no later version.
+        step, attempt: the message counts only until a later attempt at that step begins.
     """
 
     serial: str
@@ -161,7 +173,7 @@ _REQUIRED: Mapping[Kind, tuple[str, ...]] = {
 """The content fields that an event of a kind must have."""
 
 _ALWAYS_STATUS: frozenset[str] = frozenset({"stop", "tool_result"})
-"""Kinds whose status needs no version: a stop's is the response's, a tool result's is the call's."""
+"""Kinds whose status needs no version: a stop's is the response's, a result's the call's."""
 
 
 class Event(_Fields):
@@ -290,7 +302,7 @@ class Event(_Fields):
         part: str | None = None,
         **envelope: Unpack[Envelope],
     ) -> Event:
-        """Return the beginning of a tool call; *text*: streamed arguments of a versioned message."""
+        """Return the beginning of a tool call; *text*: arguments of a versioned message so far."""
         return cls(
             "tool_call", message_id, tool_call_id=tool_call_id, name=name, value=args, text=text,
             part=part, **envelope,

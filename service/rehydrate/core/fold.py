@@ -1,16 +1,45 @@
-"""The fold: what a message is, after the events that were seen of it.
+"""Fold: apply one event to one message.
 
-One message is one `MessageState`; `fold` takes it one event further. Folding is a set union by seq
-where there are seqs, so order, repetition and overlap do not matter; without seqs it follows the
-serials. What is legal in which phase is the table `STEPS`:
+`fold` is the only code that merges events into text. Hydrate, the recorder, followers, publishers
+and replays all call it, each with the events of its own window of the channel. That is what makes
+them agree: the stored state with later events folded in equals the fold of the whole log
+(docs/exactness.md, "Why one fold"; the rules are docs/protocol.md section 6).
+
+Why the result does not depend on the window, on order, or on repetition:
+
+* **With seqs, folding is a set union.** Content is kept in runs of consecutive seqs. An event whose
+  seq is contained already is `OLD`; any other is inserted at its place. So two windows may overlap,
+  and a late event fills its gap instead of being appended (exactness section 4). Seqs that are
+  missing stay visible as gaps: text is never joined over them silently.
+* **Without seqs, the serial is the order.** An event at or before the last serial is `OLD`. This
+  assumes that history shows one publisher's events in order (exactness M8 and M10). Where neither
+  seq nor serial exists, ids are compared within the margin, and beyond it the message is marked
+  inexact rather than guessed (S3).
+* **Of a versioned message, the greatest version counts, whole.** A maximum is also independent of
+  order. A delta is never folded: it may cover appends that the text has (section 9).
+
+Three checks come before the table, because no content of such an event may count:
+
+* the owner: the first event's clientId decides whose events a message accepts, so that no other
+  client can change it;
+* the gen: a lower one is a publisher that was replaced; a higher one empties a message that has not
+  ended. Two publishers of one response would otherwise fill each other's seqs (section 6);
+* the id: a publisher's retry has the same id and a new serial (S4).
+
+Then `STEPS` says what is legal in which phase:
 
     phase    meaning                                content     stop     repair
     open     in progress (or ended only by an       appended,   ends it  replaces
              idle limit, which any event reopens)   inserted
-    ended    terminal: never other text (law 5)     fills gaps  dropped  replaces
+    ended    terminal: text changes no more         fills gaps  dropped  replaces
 
-Before the table: events of another publisher than the first one's, of a lower gen, and those with
-an id that was seen, are dropped; a higher gen empties a message that has not ended.
+An end is final because the publisher commits the whole text before it publishes the stop (section
+7). Filling a gap and a repair are the two exceptions: both can only bring back text that belonged
+to the response (sections 4 and 5). A repair has a seq so that it, too, has a place: it replaces
+everything up to that seq, and later events stay.
+
+Limits (`MAX_RUNS`, the size budget) bound the memory that a foreign publisher can use. An event
+over a limit is refused or ends the response with an error; nothing is dropped without a trace.
 """
 
 from __future__ import annotations
@@ -41,29 +70,34 @@ __all__ = [
 ]
 
 MAX_RUNS = 1_000
-"""How many gaps one response may have before further ones are refused: memory has a bound."""
+"""The largest number of gaps of one response; an event that would add one is refused."""
 
 MAX_RECENT_IDS = 2_000
+"""The largest number of ids that a message keeps for the margin."""
 
 
 class Outcome(Enum):
-    """What became of an event; the recorder counts them."""
+    """What the fold did with an event. The recorder counts outcomes."""
 
     FOLDED = "folded"
     OLD = "old"
-    """Contained already, or of an earlier gen, or too late for a message that has ended."""
+    """Contained already, of an earlier gen, or too late for a message that has ended."""
     FOREIGN = "foreign"
-    """Of another publisher than the message's."""
+    """Published by another client than the owner."""
     POINTER = "pointer"
-    """A repair that says only: the store has the text."""
+    """A repair without content: the store has the text."""
     REFUSED = "refused"
     """Over a limit."""
     IGNORED = "ignored"
-    """No event at all: a message of no dialect, or one that says no place where it could belong."""
+    """Not an event: no codec recognises the message, or it names no place."""
 
 
 def fold(state: MessageState, event: Event) -> Outcome:
-    """Take *state* one event further; say what became of the event."""
+    """Apply *event* to *state* and return the outcome.
+
+    *state* changes only if the outcome is ``FOLDED``, or ``POINTER``, whose seq is noted, or
+    ``OLD`` for a second start, which makes the message inexact.
+    """
     if state.owner is not None and state.owner.client_id != event.client_id:
         return Outcome.FOREIGN
     if event.gen != state.gen and (event.gen < state.gen or state.ended):
@@ -74,7 +108,7 @@ def fold(state: MessageState, event: Event) -> Outcome:
     if step is None or (state.role == "user") != (event.kind == "prompt"):
         return Outcome.OLD
     if state.owner is None and state.ended:
-        return Outcome.OLD  # nobody published it: who stored it has said all of it
+        return Outcome.OLD  # a backend stored it whole; no publisher may add to it
     if event.seq is not None and not 0 <= event.seq <= MAX_SEQ:
         return Outcome.REFUSED
     if event.gen > state.gen:
@@ -88,6 +122,7 @@ def fold(state: MessageState, event: Event) -> Outcome:
 
 
 def _remember(state: MessageState, event: Event) -> None:
+    """Update what the state knows about its events: position, serial, seq, ids."""
     state.changed = True
     if state.position is None:
         state.position = event.serial
@@ -106,7 +141,10 @@ def _remember(state: MessageState, event: Event) -> None:
 
 
 def _remember_id(state: MessageState, event: Event) -> None:
-    """Keep the id for the margin; text with neither seq nor serial is exact only within it."""
+    """Keep the id of *event* for the margin, and drop ids that are older.
+
+    Text with neither seq nor serial is exact only as long as all its ids are kept.
+    """
     recent = state.recent
     if event.id is not None:
         recent[event.id] = event.timestamp_ms
@@ -123,12 +161,12 @@ def _remember_id(state: MessageState, event: Event) -> None:
 
 
 def _after_through(state: MessageState, event: Event) -> bool:
-    """Whether an event without seq lies behind what is folded, as far as serials tell."""
+    """Return True if *event*, which has no seq, comes after the folded ones by its serial."""
     return event.serial is None or state.serial is None or event.serial > state.serial
 
 
 def _version(state: MessageState, event: Event) -> Outcome:
-    """A version of a channel message that may grow: the greatest counts, whole."""
+    """Apply a version of a channel message: the greatest one counts, whole."""
     if state.sealed or event.version is None or event.version.is_delta:
         return Outcome.OLD
     if (
@@ -147,7 +185,7 @@ def _version(state: MessageState, event: Event) -> Outcome:
         return Outcome.OLD
     state.count_part_changes(1)
     if event.version.step is not None and state.start_id is None:
-        state.headless = True  # it is one of several, and nobody knows whether of all
+        state.headless = True  # earlier messages of the run may be missing
     if event.ends and not state.ended:
         state.status, state.provisional = event.status or "completed", False
         state.finished_ms = versioned_messages.published_ms(event)
@@ -164,14 +202,15 @@ def _prompt(state: MessageState, event: Event) -> Outcome:
     return Outcome.FOLDED
 
 
-def _more_of_prompt(state: MessageState, event: Event) -> Outcome:
+def _later_version_of_prompt(state: MessageState, event: Event) -> Outcome:
     return _version(state, event)
 
 
 def _start(state: MessageState, event: Event) -> Outcome:
+    """Apply a start, also one that arrives after other events."""
     if state.start_id is not None:
         if state.start_id and event.id and event.id != state.start_id and not state.ended:
-            state.inexact = state.changed = True  # two publishers that do not know of gens
+            state.inexact = state.changed = True  # two publishers without gens: their seqs collide
         return Outcome.OLD
     if event.seq is None and not state.versioned and not _after_through(state, event):
         return Outcome.OLD
@@ -185,6 +224,7 @@ def _start(state: MessageState, event: Event) -> Outcome:
 
 
 def _content(state: MessageState, event: Event) -> Outcome:
+    """Append or insert content of an open message."""
     if event.version is not None:
         return _version(state, event)
     if event.seq is not None:
@@ -206,7 +246,11 @@ def _content(state: MessageState, event: Event) -> Outcome:
 
 
 def _overflow(state: MessageState, event: Event) -> Outcome:
-    """There is no room for *event*: the response ends before it, and says so."""
+    """End the response before *event*, for which there is no room.
+
+    The status is ``incomplete`` and the error `TOO_LARGE`. A message that has ended refuses the
+    event.
+    """
     if state.ended:
         return Outcome.REFUSED
     if event.seq is not None:
@@ -217,6 +261,7 @@ def _overflow(state: MessageState, event: Event) -> Outcome:
 
 
 def _fill(state: MessageState, event: Event) -> Outcome:
+    """Insert content of an ended message, if it fills a gap."""
     if event.version is not None:
         return _version(state, event)
     if event.seq is None or not any(a <= event.seq <= b for a, b in state.gaps()):
@@ -225,6 +270,7 @@ def _fill(state: MessageState, event: Event) -> Outcome:
 
 
 def _insert(state: MessageState, event: Event) -> Outcome:
+    """Insert *event* at the place of its seq: extend a run, join two, or begin a new one."""
     seq, runs = event.seq or 0, state.runs
     at = state.run_index(seq)
     before = runs[at - 1] if at else None
@@ -252,6 +298,7 @@ def _insert(state: MessageState, event: Event) -> Outcome:
 
 
 def _stop(state: MessageState, event: Event) -> Outcome:
+    """End the message; the seq of a stop tells how many events there are."""
     if event.seq is None and not _after_through(state, event):
         return Outcome.OLD
     state.end = event.seq
@@ -265,6 +312,10 @@ def _stop(state: MessageState, event: Event) -> Outcome:
 
 
 def _repair(state: MessageState, event: Event) -> Outcome:
+    """Replace all content up to the seq of the repair, or all of it where there are no seqs.
+
+    A collapsed run that reaches further than the repair came later and is newer: it stays.
+    """
     if event.seq is not None:
         if event.seq <= state.covered:
             return Outcome.OLD
@@ -276,13 +327,13 @@ def _repair(state: MessageState, event: Event) -> Outcome:
     upto = event.seq if event.seq is not None else (-1 if state.seq is None else state.seq)
     if any(run.collapsed and run.last > upto for run in state.runs):
         if upto > NO_SEQ:
-            state.repaired = upto  # what is there was said later than this, as a whole
+            state.repaired = upto
         return Outcome.FOLDED
     parts = event.value if event.value is not None else [{"type": "text", "text": event.text}]
-    said = collapsed_run(min(0, upto), upto, parts, event.timestamp_ms)
-    if not _changes_nothing(state, said):
+    replacement = collapsed_run(min(0, upto), upto, parts, event.timestamp_ms)
+    if not _changes_nothing(state, replacement):
         rest = [cut for run in state.runs if (cut := run.after(upto)) is not None]
-        state.runs, state.budget = [said, *rest], None
+        state.runs, state.budget = [replacement, *rest], None
     sealed = bool(state.versioned) or (event.seq is None and state.seq is None)
     state.seal()
     if upto > NO_SEQ:
@@ -291,13 +342,13 @@ def _repair(state: MessageState, event: Event) -> Outcome:
     return Outcome.FOLDED
 
 
-def _changes_nothing(state: MessageState, said: Run) -> bool:
-    """Whether a repair changes nothing: the text keeps its pieces, and their times."""
+def _changes_nothing(state: MessageState, replacement: Run) -> bool:
+    """Return True if the text already is *replacement*: then the runs keep their timings."""
     if state.seq is None or state.tail is not None or state.gaps() or not state.runs:
         return False
-    if state.runs[-1].last > said.last:
+    if state.runs[-1].last > replacement.last:
         return False
-    return assemble(state.runs) == assemble([said])
+    return assemble(state.runs) == assemble([replacement])
 
 
 STEPS: dict[tuple[str, str], Callable[[MessageState, Event], Outcome]] = {
@@ -306,7 +357,7 @@ STEPS: dict[tuple[str, str], Callable[[MessageState, Event], Outcome]] = {
     **{("open", kind): _content for kind in CONTENT},
     ("open", "stop"): _stop,
     ("open", "repair"): _repair,
-    ("ended", "prompt"): _more_of_prompt,
+    ("ended", "prompt"): _later_version_of_prompt,
     ("ended", "start"): _start,
     **{("ended", kind): _fill for kind in CONTENT},
     ("ended", "repair"): _repair,

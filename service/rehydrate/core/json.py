@@ -1,4 +1,4 @@
-"""JSON as it goes out: compact, in UTF-8, also where text is no valid Unicode."""
+"""JSON as the service writes it: compact, in UTF-8, also where text is not valid Unicode."""
 
 from __future__ import annotations
 
@@ -7,17 +7,17 @@ import math
 from typing import Any
 
 MAX_LEVELS = 64
-"""How deep values may be nested: writers and readers of JSON give up somewhere beyond."""
+"""How deep values may be nested: JSON writers and readers fail somewhere beyond."""
 
 _MAX_BITS = 1024
-"""Of a whole number: about what a float can hold, and what every reader of JSON takes."""
+"""The largest integer, in bits: about what a float can hold, and what JSON readers accept."""
 
 
 def dump(value: Any) -> bytes:
-    """*value* as compact JSON in UTF-8.
+    """Return *value* as compact JSON in UTF-8.
 
-    Text with halves of surrogate pairs, as a publisher may cut it, is escaped instead: the halves
-    meet again in whoever reads it.
+    Halves of surrogate pairs, which a publisher may have cut apart, are escaped: a reader that
+    joins the texts has the character.
     """
     text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
     try:
@@ -27,19 +27,19 @@ def dump(value: Any) -> bytes:
 
 
 def sent_bytes(value: Any) -> int:
-    """How long *value* is as a message's data: Ably's SDK for Python escapes all but ASCII."""
+    """Return the length of *value* as message data: Ably's SDK for Python escapes all but ASCII."""
     return len(json.dumps(value))
 
 
 HEADER_BITS = 63
-"""Of a whole number in a header: those are no JSON where an SDK speaks MessagePack."""
+"""The largest integer in a header, in bits: MessagePack cannot carry a larger one."""
 
 
 def is_json(value: Any, levels: int = MAX_LEVELS, most_bits: int = _MAX_BITS) -> bool:
-    """Whether JSON can say *value*: no NaN, no bytes, text as keys, at most *levels* deep.
+    """Return True if *value* is JSON-serializable: finite numbers, string keys, limited depth.
 
-    What others publish need not be so: encodings other than JSON can say more, and 1e999 is
-    infinite in every language.
+    Messages of other publishers need not be: encodings other than JSON have more types, and 1e999
+    is infinite in every language.
     """
     if isinstance(value, dict):
         if not all(isinstance(key, str) for key in value):

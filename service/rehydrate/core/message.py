@@ -1,4 +1,16 @@
-"""What is known of one message: its text so far, and up to where that is folded."""
+"""The state of one message: its content so far, and up to where its events are folded.
+
+`MessageState` is changed in two ways only: by `fold`, event by event, and by the methods below,
+each of which keeps the invariants between the attributes. Code outside ``core`` assigns none of
+them; a test refuses it. The invariants:
+
+* ``runs`` are in order of seq and do not touch: two runs are apart exactly where a seq is missing;
+* ``repaired`` covers all seqs up to it, so no run begins below it except the repair's own;
+* ``sealed`` means that nothing without a seq is added, so there is neither a ``tail`` nor a
+  versioned message;
+* ``provisional`` is True only with a terminal status, and then the message counts as open;
+* ``position`` is set once.
+"""
 
 from __future__ import annotations
 
@@ -19,7 +31,7 @@ if TYPE_CHECKING:
 
 
 class Position(NamedTuple):
-    """Up to where a message is folded."""
+    """Up to where a message is folded; in the wire form: ``through``."""
 
     gen: int = 1
     seq: int | None = None
@@ -28,7 +40,7 @@ class Position(NamedTuple):
 
 
 class Owner(NamedTuple):
-    """Whose events a message takes: the clientId (None too is one) of its first event."""
+    """The publisher whose events a message accepts: the clientId of its first event, or None."""
 
     client_id: str | None
 
@@ -36,24 +48,33 @@ class Owner(NamedTuple):
 class MessageState:
     """One message, as far as its events were seen.
 
-    Mutable. `fold` changes it event by event; all other changes are the methods below. Code outside
-    ``core`` assigns no attribute of it, so the invariants between them hold everywhere.
-
     Attributes:
-        position: its place among the messages, for good; None until something tells.
+        id: its id within the conversation.
+        role: ``user`` for a prompt, ``assistant`` for a response.
+        gen: the generation of its publisher.
+        status: ``in_progress`` or a terminal status.
+        position: its place among the messages: a serial, or a time of insertion; None: not yet set.
+        owner: the publisher whose events it accepts; None until the first event.
         end: the seq of its stop, which says how many events there are.
-        repaired: the seq up to which a repair has replaced the text.
-        runs: content with seqs, in order of seq, holes between them; ``tail``: content without.
-        versioned: channel messages that grow, by serial; ``steps``: the latest attempt at each step.
-        recent: ids of events without seq, for the margin, with their times in ms.
-        headless: it holds text without seq whose start nobody saw.
-        inexact: something was seen that no seq can put in order.
-        sealed: all there is without seq was said as a whole, by a repair or by who stored it.
-        pointer: the highest seq of a repair whose text only the store has.
-        provisional: ended by the idle limit alone.
-        changed: something was folded since the state was read from where it is kept.
-        ephemeral: its publisher's tokens are not in history; the store has them, a little later.
-        budget: how much it holds, once that is of interest; None: to be measured.
+        repaired: the seq up to which a repair has replaced the content.
+        seq: the highest seq that was seen. ``serial``, ``last_id``: of the last event folded.
+        start_id: the id of its start; None: no start was seen; empty: it has begun, id unknown.
+        runs: content with seqs, in order of seq, with gaps between them.
+        tail: content without seq; None: there is none.
+        versioned: channel messages that grow, by serial. ``steps``: the latest attempt at each
+            step.
+        recent: ids of events without seq, kept for the margin, with their times in ms.
+        anonymous: its events name no message.
+        headless: it holds content without seq whose start was not seen.
+        inexact: an event was seen that nothing can put in order, or one may be missing.
+        sealed: nothing without a seq may be added: a repair or an import was the whole.
+        pointer: the highest seq of a repair whose content only the store has; -1: none.
+        provisional: it was ended by the idle limit alone.
+        changed: the state differs from the stored row.
+        ephemeral: its tokens are not in channel history; the store receives them a little later.
+        budget: how much it holds; None: to be measured when the next event is folded.
+        prompt_id, metadata, usage, error: see the glossary.
+        started_ms, finished_ms: in ms since 1970; None: not yet.
     """
 
     __slots__ = (
@@ -180,10 +201,19 @@ class MessageState:
         usage: Any = None,
         metadata: Any = None,
     ) -> None:
-        """Replace the content by *parts*, which are the whole message, and end it with *status*.
+        """Replace the content by *parts*, which are the whole message, and end it.
 
-        What was published so far counts as repaired, so that its events are not folded again, and
-        the stop gets the next seq. None keeps what is known.
+        Events up to the highest seq count as repaired, so that they are not folded again, and the
+        stop gets the next seq.
+
+        Args:
+            parts: the whole content.
+            status: a terminal status.
+            finished_ms: when it ended, in ms since 1970.
+            started_ms: None keeps the known time; without one it is *finished_ms*.
+            prompt_id: None keeps the known one.
+            usage: None keeps the known usage.
+            metadata: None keeps the known metadata.
         """
         last = 0 if self.seq is None else self.seq
         self.runs, self.tail = [collapsed_run(0, last, parts, finished_ms)], None
@@ -203,77 +233,83 @@ class MessageState:
         self.changed = True
 
     def interrupt(self, at_ms: int) -> None:
-        """End it provisionally: the idle limit passed, and a later event reopens it."""
+        """End the message provisionally: the idle limit passed. A later event reopens it."""
         self.hold_ended("interrupted", at_ms)
         self.changed = True
 
     def hold_ended(self, status: Status, at_ms: int) -> None:
-        """Show *status* provisionally, as of *at_ms*; later events are still folded."""
+        """Show *status* provisionally as of *at_ms*; later events are still folded."""
         self.status, self.provisional, self.finished_ms = status, True, at_ms
 
     def mark_inexact(self) -> None:
-        """Record that the text may lack a piece which no seq can reveal."""
+        """Record that the text may lack something that no seq can reveal."""
         self.inexact = self.changed = True
 
     def mark_changed(self) -> None:
-        """Have the store write this message at the next opportunity."""
+        """Have the store write this message the next time."""
         self.changed = True
 
     def mark_stored(self) -> None:
-        """Record that the store has written this message as it is."""
+        """Record that the stored row equals this state."""
         self.changed = False
 
     def restore(self, attributes: Mapping[str, Any]) -> None:
-        """Set the attributes that a store kept."""
+        """Set *attributes* as a store kept them."""
         for name, value in attributes.items():
             setattr(self, name, value)
 
     def restore_runs(self, runs: list[Run], tail: Run | None, versioned: Mapping[int, Run]) -> None:
-        """Set the content that a store kept; *versioned*: runs of versioned messages, by number."""
+        """Set the content as a store kept it.
+
+        Args:
+            runs: content with seqs.
+            tail: content without.
+            versioned: the runs of versioned messages, by their numbers (``VersionedHeader.first``).
+        """
         self.runs, self.tail = runs, tail
         for message in self.versioned.values():
             message.run = versioned.get(message.header.first, message.run)
 
     @property
     def ended(self) -> bool:
-        """Whether it is terminal, and not only by the idle limit."""
+        """True if the status is terminal, and not by the idle limit alone."""
         return self.status in TERMINAL and not self.provisional
 
     @property
     def exact(self) -> bool:
-        """False where it cannot be shown that the text is all there is up to ``through``."""
+        """False if the text cannot be shown to be everything up to ``through``."""
         return not (self.inexact or self.headless or self.pointer > self.covered)
 
     @property
     def through(self) -> Position:
-        """Up to where it is folded."""
+        """Up to where the message is folded."""
         return Position(self.gen, self.seq, self.serial, self.last_id)
 
     @property
     def covered(self) -> int:
-        """The seq up to which a repair has replaced the text; -1 for none."""
+        """The seq up to which a repair has replaced the content; -1: none has."""
         return -1 if self.repaired is None else self.repaired
 
     def contains(self, seq: int) -> bool:
-        """Whether the content of *seq* is in the text."""
+        """Return True if the content of *seq* is in the text."""
         if seq <= self.covered:
             return True
         at = self.run_index(seq)
         return at < len(self.runs) and self.runs[at].first <= seq
 
     def run_index(self, seq: int) -> int:
-        """Return the index of the first run that ends at or after *seq*: the place of *seq*."""
+        """Return the index of the first run that ends at or after *seq*: its place."""
         runs = self.runs
         if not runs or runs[-1].last < seq:  # nearly always: events come in order
             return len(runs)
         return bisect_left(runs, seq, key=lambda run: run.last)
 
     def gaps(self) -> list[tuple[int, int]]:
-        """The seqs that are missing, as first and last of each hole.
+        """Return the seqs that are missing, as the first and last of each gap.
 
-        A start says nothing that a text would lack, so seq 0 is never a gap: publishers that
-        number their tokens from 1 and send no start are whole. A stop counts too few if its sender
-        knew less than was seen; then what was seen counts.
+        A start has no text, so seq 0 is never a gap: a publisher that numbers its tokens from 1 and
+        sends no start is complete. The seq of a stop is too low if its sender knew of fewer events
+        than were seen; then what was seen decides.
         """
         last = -1 if self.seq is None else self.seq
         top = last + 1 if self.end is None or self.end < last else self.end
@@ -287,7 +323,7 @@ class MessageState:
         return gaps
 
     def parts(self) -> list[dict[str, Any]]:
-        """The parts as a reader sees them."""
+        """Return the parts as a reader sees them."""
         runs = [*self.runs, self.tail] if self.tail is not None else self.runs
         parts = assemble(runs, self.visible_versioned(), self.gaps())
         if self.status in TERMINAL:
@@ -297,28 +333,32 @@ class MessageState:
         return parts
 
     def visible_versioned(self) -> list[versioned_messages.VersionedMessage]:
-        """The channel messages that count, in the order of their creation."""
+        """Return the versioned messages that count, in the order of their creation."""
         return versioned_messages.visible(self.versioned, self.steps)
 
     def all_runs(self) -> list[Run]:
-        """All runs: after those with seqs the one without, then those of versioned_messages."""
+        """Return the runs with seqs, then the one without, then those of versioned messages."""
         tail = [] if self.tail is None else [self.tail]
         return [*self.runs, *tail, *(message.run for message in self.versioned.values())]
 
     def reserve(self, characters: int) -> bool:
-        """Whether one more event, of so many *characters*, may be folded; it is counted then."""
+        """Count one more event of *characters*; return False if there is no room for it.
+
+        The count may be too high, since repairs remove content. So it is measured anew before an
+        event is refused.
+        """
         if self.budget is not None and self.budget.reserve(characters):
             return True
-        self.budget = measured(self.all_runs())  # what was counted may be too much
+        self.budget = measured(self.all_runs())
         return self.budget.reserve(characters)
 
     def count_part_changes(self, steps: int) -> None:
-        """Count so many changes from one part to another."""
+        """Count *steps* changes from one part to another."""
         if steps and self.budget is not None:
             self.budget.steps += steps
 
     def seal(self) -> None:
-        """Let nothing without a seq be added: what there is, was said as a whole."""
+        """Add nothing without a seq any more: the content is whole."""
         self.tail, self.versioned, self.steps, self.budget = None, {}, {}, None
         self.headless = self.inexact = False
         self.sealed = True
@@ -327,10 +367,10 @@ class MessageState:
 def read_again_from(
     states: Iterable[MessageState], read_at_ms: int
 ) -> versioned_messages.VersionedHeader | None:
-    """The oldest of the channel messages in *states* that may still grow.
+    """Return the oldest versioned message in *states* that may still grow; None: none may.
 
-    Those of an open response, and of one that ended within the margin before *read_at_ms*: what
-    was published before its end may show later.
+    Those of a response that is open, or that ended within the margin before *read_at_ms*: a version
+    that was published before the end may become visible after it.
     """
     growing = [
         message.header

@@ -1,8 +1,10 @@
 """Names and positions: conversation ids, serials, attach points, and how they compare.
 
-A *serial* names a channel message and orders it, as text. An *attach point* is a channelSerial:
-``<14-digit ms>-<counter>@<series>``; a message's serial is the channelSerial of the publish that
-carried it, ``:``, and an index. So the two kinds are compared by prefix, here and nowhere else.
+A *serial* names a channel message and orders it, compared as text. An *attach point* is a
+channelSerial: ``<14-digit ms>-<counter>@<series>``. The serial of a message is the channelSerial of
+its publish, ``:``, and an index. Compared as text, ``X:000`` is greater than ``X``, although that
+message lies at or before the attach point. So the two kinds are compared by prefix, here and
+nowhere else (docs/exactness.md section 2).
 """
 
 from __future__ import annotations
@@ -17,10 +19,10 @@ from typing import Any, NamedTuple
 from rehydrate.errors import BadParameter
 
 MARGIN_MS = 5_000
-"""How far before the watermark history is read again: regions differ in order, and REST lags."""
+"""How far before the watermark history is read again, in ms: more than region skew and lag."""
 
 HISTORY_LAG_MS = 2_000
-"""How far REST history may lag behind the live stream."""
+"""How much later REST history may show a message than the live stream, in ms."""
 
 CONVERSATION_ID_LENGTH = 128
 SERIAL_LENGTH = 256
@@ -30,20 +32,20 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]")
 
 
 class Cursor(NamedTuple):
-    """A place among the finished messages: pages go backwards from it, without it."""
+    """A place among the finished messages; a page ends before it."""
 
     position: str
     message_id: str
 
 
 def is_name(value: Any) -> bool:
-    """Whether *value* can be the id of a message: 1 to 256 characters, and what text can be."""
+    """Return True if *value* can be the id of a message: 1 to 256 characters of valid text."""
     return isinstance(value, str) and 1 <= len(value) <= SERIAL_LENGTH and _can_be_name(value)
 
 
 @lru_cache(maxsize=1_024)
 def _can_be_name(text: str) -> bool:
-    """Remembered: every token of a response says the same name."""
+    """Cached: every token of a response carries the same name."""
     return not has_control(text) and _is_utf8(text)
 
 
@@ -60,7 +62,7 @@ def check_message_id(message_id: str, parameter: str = "id") -> str:
 
 
 def has_control(text: str) -> bool:
-    """Whether *text* holds a control character (C0, DEL or C1)."""
+    """Return True if *text* holds a control character (C0, DEL or C1)."""
     return _CONTROL.search(text) is not None
 
 
@@ -116,12 +118,12 @@ def _is_utf8(text: str) -> bool:
 
 
 def channel_serial(serial: str) -> str:
-    """The channelSerial of a message's *serial* (itself, if it is one already)."""
+    """Return the channelSerial of a message's *serial*; itself, if it is one."""
     return serial.partition(":")[0]
 
 
 def at_or_before(serial: str, attach_point: str) -> bool:
-    """Whether the message with *serial* lies at or before *attach_point*.
+    """Return True if the message with *serial* lies at or before *attach_point*.
 
     ``X:000`` is at or before ``X``, although as text it is greater.
     """
@@ -129,7 +131,7 @@ def at_or_before(serial: str, attach_point: str) -> bool:
 
 
 def serial_time_ms(serial: str) -> int | None:
-    """The time that *serial* begins with, in ms since 1970; None if it has another form."""
+    """Return the time that *serial* begins with, in ms since 1970; None: it has another form."""
     digits = serial[:_SERIAL_MS_DIGITS]
     if len(digits) == _SERIAL_MS_DIGITS and digits.isascii() and digits.isdigit():
         return int(digits)
@@ -137,32 +139,32 @@ def serial_time_ms(serial: str) -> int | None:
 
 
 def insertion_position(at_ms: int, index: int) -> str:
-    """A position for a message that never had a serial: by time of insertion, then by index.
+    """Return a position for a message without a serial: its time, then *index*.
 
-    It compares with serials as text, so that such messages take their place among the others.
+    It compares with serials as text, so that such messages are ordered among the others.
     """
     return f"{at_ms:0{_SERIAL_MS_DIGITS}d}-{index:06d}@inserted"
 
 
 def encode_cursor(cursor: Cursor) -> str:
-    """The opaque form of *cursor*."""
+    """Return the opaque form of *cursor*."""
     return base64.urlsafe_b64encode(json.dumps(cursor).encode()).rstrip(b"=").decode()
 
 
 def decode_cursor(text: str, parameter: str = "before") -> Cursor:
-    """What `encode_cursor` made *text* of.
+    """Return the cursor that `encode_cursor` made *text* of.
 
     Raises:
-        BadParameter: *text* is no cursor; names *parameter*.
+        BadParameter: *text* is not a cursor; names *parameter*.
     """
     try:
         padded = text.encode() + b"=" * (-len(text) % 4)
-        told = json.loads(base64.b64decode(padded, b"-_", validate=True))
-        position, message_id = told
+        decoded = json.loads(base64.b64decode(padded, b"-_", validate=True))
+        position, message_id = decoded
         if not (
-            isinstance(told, list) and isinstance(position, str) and isinstance(message_id, str)
+            isinstance(decoded, list) and isinstance(position, str) and isinstance(message_id, str)
         ):
-            raise TypeError  # noqa: TRY301 - one answer for every way of being no cursor
+            raise TypeError  # noqa: TRY301 - one error for everything that is not a cursor
         cursor = Cursor(position, message_id)
         if not (_is_utf8(position + message_id) and "\0" not in position + message_id):
             raise ValueError  # noqa: TRY301 - as above

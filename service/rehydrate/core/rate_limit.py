@@ -1,19 +1,21 @@
-"""How often something may be done, and how much of it at a time, for others who count, or tire.
+"""Rate limit and congestion window for publishing.
 
-Ably counts publishes; and whoever is given more than it gets through, answers later and later.
+Ably counts publishes per second, and a connection that is given more than it can deliver answers
+later and later. The two classes have no clock: the caller passes the time.
 """
 
 from __future__ import annotations
 
 _SHARE_AT_ONCE = 10
-"""A tenth of what a second allows may be done at once; the rest is spread evenly over the second."""
+"""A burst may be this fraction of one second; the rest is spread over the second."""
 
 
 class RateLimit:
-    """At most *per_s* in any second, wherever it begins; 0: as often as wanted.
+    """At most *per_s* in any second, wherever it begins; 0: unlimited.
 
-    A whole second's worth at once would double what the second around it holds. So only a tenth
-    may come at once, and what is sustained is a tenth less (of 50: 5 at once, then 46 a second).
+    A burst of a whole second's worth would double what the second around it holds. So a burst is at
+    most a tenth of it, and the sustained rate is a tenth lower (of 50: 5 at once, then 46 a
+    second).
     """
 
     __slots__ = ("_interval_s", "_leeway_s", "_next_s", "per_s")
@@ -27,25 +29,25 @@ class RateLimit:
 
     @property
     def sustained_per_s(self) -> float:
-        """How often it may be done for long; 0: as often as wanted."""
+        """The sustained rate; 0: unlimited."""
         return 1 / self._interval_s if self._interval_s else 0.0
 
     def wait_s(self, now_s: float) -> float:
-        """How long to wait from *now_s* on, in seconds; 0: it may be done now."""
+        """Return how long to wait from *now_s* on, in seconds; 0: not at all."""
         wait_s = self._next_s - self._leeway_s - now_s
         return wait_s if wait_s > _TINY_S else 0.0
 
     def spend(self, now_s: float, cost: float = 1.0) -> None:
-        """It is done now, and counts as *cost* times."""
+        """Count one act at *now_s*, which costs as much as *cost* acts."""
         self._next_s = max(self._next_s, now_s) + cost * self._interval_s
 
 
 _TINY_S = 1e-6
-"""What rounding may leave: a timer would fire at once."""
+"""A wait shorter than this is a rounding error, for which a timer would fire at once."""
 
 
 class MinimumLatency:
-    """The quickest of lately: of the last *period_s*, and up to as much before."""
+    """The lowest latency of the last *period_s* seconds, and up to as long before."""
 
     __slots__ = ("_before_s", "_period_s", "_since_s", "_until_s")
 
@@ -55,7 +57,7 @@ class MinimumLatency:
         self._until_s = float("-inf")
 
     def update(self, took_s: float, now_s: float) -> float:
-        """Take *took_s* into account; return the quickest."""
+        """Add a latency, in seconds; return the lowest."""
         if now_s >= self._until_s:
             self._before_s, self._since_s = self._since_s, float("inf")
             self._until_s = now_s + self._period_s
@@ -64,14 +66,14 @@ class MinimumLatency:
 
 
 class CongestionWindow:
-    """How many may be under way at once: fewer while answers take longer than they need to.
+    """How many publishes may be in flight: fewer while acknowledgements are slow.
 
-    Whatever is sent faster than it is answered only waits elsewhere. So the window grows by one
-    for as many answers as it is wide, and shrinks by half when one took much longer than the
-    quickest of lately, though not again for those that were sent before it did.
+    Sending faster than Ably acknowledges only moves the queue. So the window grows by one for as
+    many acknowledgements as it is wide, and halves when one took much longer than the lowest recent
+    latency, though not again for publishes that were sent before it did.
 
     Args:
-        most: its greatest width, and its first; it is at least 1.
+        most: its greatest width, and its first; at least 1.
     """
 
     __slots__ = ("_most", "_shrunk_s", "_width")
@@ -83,11 +85,11 @@ class CongestionWindow:
 
     @property
     def width(self) -> int:
-        """How many may be under way."""
+        """How many may be in flight."""
         return int(self._width)
 
     def answered(self, took_s: float, quickest_s: float, now_s: float) -> None:
-        """One was answered, *took_s* after it was sent."""
+        """Count an acknowledgement that arrived *took_s* after its publish."""
         if took_s <= quickest_s + max(_PATIENCE_S, quickest_s / 2):
             self._width = min(float(self._most), self._width + 1 / self._width)
         elif now_s - took_s >= self._shrunk_s:
@@ -96,4 +98,4 @@ class CongestionWindow:
 
 
 _PATIENCE_S = 0.025
-"""An answer that is later than the quickest by this has waited behind others."""
+"""A publish that took this much longer than the fastest one waited behind others."""

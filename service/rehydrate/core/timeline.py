@@ -1,7 +1,7 @@
-"""The seam: one conversation, as its stored part and channel history add up to it.
+"""The messages of one conversation, changed event by event.
 
-Pure. A `Timeline` folds events into messages; `missed` says whether the store's window and the
-channel's met, or what lies between them that nobody saw.
+A `Timeline` finds the message that an event belongs to, decides whether the event may begin a new
+one, and folds it. Recorders and followers use it alike, each with the events of its own window.
 """
 
 from __future__ import annotations
@@ -21,29 +21,31 @@ if TYPE_CHECKING:
     from rehydrate.core.event import ChannelMessage, Event, Status
 
 MAX_TRACKED_SERIALS = 20_000
-"""Of how many channel messages that grow it is remembered whose they are."""
+"""For how many versioned messages it is tracked which message they belong to."""
 
 MAX_OPEN = 1_000
-"""Beside how many that are in progress no other response begins: who invents ids makes no more rows.
+"""How many responses may be in progress before no other may begin.
 
-What is in the store goes on, however much that is: our own publishers write a row before they say
-anything. Which responses are refused depends on where a log is split: within the margin events are
-folded again, and by then there may be room."""
+A client could otherwise create rows without limit by inventing ids. Stored responses continue,
+however many they are: our own publishers write a row before their first event. Which responses are
+refused depends on where a log is split: within the margin events are folded again, and there may be
+room by then.
+"""
 
 
 class Tombstone(NamedTuple):
-    """What is left of an erased conversation: nothing at or before it is read again."""
+    """The remainder of an erased conversation: nothing at or before it is read again."""
 
     serial: str | None
     timestamp_ms: int
     erased: frozenset[str] = frozenset()
 
     def erases(self, message_id: str) -> bool:
-        """Whether it says of a message by its id that it was erased."""
+        """Return True if the message *message_id* was erased."""
         return bool(self.erased) and erased_mark(message_id) in self.erased
 
     def covers(self, event: Event) -> bool:
-        """Whether *event* belongs to what was erased."""
+        """Return True if *event* belongs to what was erased."""
         if event.message_id is not None and self.erases(event.message_id):
             return True
         if self.serial is not None and event.serial is not None:
@@ -52,7 +54,7 @@ class Tombstone(NamedTuple):
 
 
 class Reason(NamedTuple):
-    """Why an answer is not complete; ``retry``: whether asking again can help."""
+    """Why an answer is not complete; ``retry``: hydrating again can help."""
 
     code: str
     retry: bool
@@ -60,7 +62,7 @@ class Reason(NamedTuple):
 
 
 def erased_mark(message_id: str) -> str:
-    """A contentless mark of an erased message's id."""
+    """Return a hash of an erased message's id, which reveals nothing of it."""
     return hashlib.blake2b(message_id.encode("utf-8", "replace"), digest_size=12).hexdigest()
 
 
@@ -80,19 +82,21 @@ _WITHOUT_STATE = {outcome: Applied(None, outcome) for outcome in Outcome}
 
 _FORGOTTEN = MessageState("", "user")
 _FORGOTTEN.status = "completed"
-"""Whose an event is that belongs to no message that is known: it is dropped."""
+"""Sentinel: the event's message is no longer known. It has ended, so the fold drops the event."""
 
 
 class Timeline:
-    """The messages of one conversation, taken further event by event.
+    """The messages of one conversation, changed event by event.
 
     Args:
         states: the messages that are known so far.
         agents: the clientIds that may publish responses; empty: any.
-        tombstone: what was erased, and stays so.
-        elsewhere: how many messages beside *states* are in progress.
+        tombstone: what was erased.
+        elsewhere: how many messages that are not in *states* are in progress.
 
     Attributes:
+        messages: the messages by id.
+        counts: how many events had which outcome.
         refused: when responses began that were over `MAX_OPEN`; None: none did.
         spare: how many more than `MAX_OPEN` may be in progress.
     """
@@ -120,11 +124,11 @@ class Timeline:
 
     @property
     def has_anonymous(self) -> bool:
-        """Whether an anonymous message is known."""
+        """True if an anonymous message is known."""
         return bool(self._anonymous)
 
     def add(self, state: MessageState) -> None:
-        """Take in a message that was learned of later."""
+        """Add a message that was loaded later."""
         self.messages[state.id] = state
         self._count(state)
         self._message_of_serial.update(dict.fromkeys(state.versioned, state.id))
@@ -133,7 +137,10 @@ class Timeline:
             self._anonymous.sort(key=lambda known: known.position or "")
 
     def mark_inexact(self) -> None:
-        """Nobody saw a part of the channel: text without seq that was open may lack a piece."""
+        """Record that events were missed: open text without seq may lack some.
+
+        Text with seqs shows it by its gaps.
+        """
         for state in self.messages.values():
             unnumbered = state.tail is not None or bool(state.versioned)
             if state.seq is None and unnumbered and not state.ended:
@@ -206,7 +213,7 @@ class Timeline:
             self._open.add(state.id)
 
     def _begins(self, state: MessageState, event: Event) -> bool:
-        """Take in *state*, which *event* begins; False if there is no room for a response."""
+        """Prepare for *state*, which *event* begins; return False if there is no room."""
         if state.role != "user" and self._is_full:
             self.refused = spanned(
                 self.refused, LostInterval(event.timestamp_ms, event.timestamp_ms)
@@ -217,21 +224,22 @@ class Timeline:
         return True
 
     def _hold_ended(self, state: MessageState, was: Status, event: Event) -> None:
-        """What *event* opens again keeps its end for now, and its text, while there is no room."""
+        """Keep the end of a message that *event* reopens, as long as there is no room for it."""
         if was in TERMINAL and state.status not in TERMINAL and self._is_full:
             state.hold_ended(was, event.timestamp_ms)
 
     def name(self, event: Event) -> str | None:
-        """The id of the message that *event* belongs to; None: of an anonymous one.
+        """Return the id of the message that *event* belongs to; None: an anonymous one.
 
-        A channel message that grows belongs where it began: an append may drop what said so.
+        A versioned message belongs where it began: an append may drop the headers that name the
+            response.
         """
         if event.version is not None and event.serial is not None:
             return self._message_of_serial.get(event.serial, event.message_id)
         return event.message_id
 
     def find(self, event: Event) -> MessageState | None:
-        """The message that *event* belongs to; None if it is not known yet."""
+        """Return the message that *event* belongs to; None if it is not known."""
         if event.version is None:
             if event.message_id is None:
                 return self._of_anonymous(event)
@@ -253,7 +261,12 @@ class Timeline:
         return state
 
     def _of_anonymous(self, event: Event) -> MessageState | None:
-        """The message of an event that names none; None: it begins one."""
+        """Return the anonymous message of an event that names none; None: it begins one.
+
+        An id that was seen decides first, then the serial: an event older than the last message
+        belongs to an earlier one, or to none that is known. Otherwise it continues the open
+        message. After an end, and at a start of its own, a new message begins (exactness S7).
+        """
         known = self._anonymous
         if not known:
             return None
@@ -272,10 +285,10 @@ class Timeline:
 
     @property
     def ordered(self) -> list[MessageState]:
-        """The messages by position; those of the same place by id."""
+        """The messages by position; those at one position by id."""
         return sorted(self.messages.values(), key=lambda state: (state.position or "~", state.id))
 
 
 def ignored(messages: Sequence[ChannelMessage], events: Sequence[Event]) -> Counter[str]:
-    """How many of *messages* are none of the *events* that they mean, as an outcome."""
+    """Count those of *messages* that no codec made one of *events* of, as an outcome."""
     return +Counter({Outcome.IGNORED.value: len(messages) - len(events)})

@@ -1,4 +1,35 @@
-"""Windows of one log: the store's, up to its watermark, and the one that a read of history showed."""
+"""The seam: where the stored part of a conversation ends and channel history begins.
+
+The channel is a log of which each component sees a window (docs/exactness.md, "Three windows on one
+log"). The store has what was recorded; channel history has what is retained. An answer is whole
+only if the two windows meet, and nothing in either says so by itself. This module decides it from
+three times:
+
+* `Watermark.timestamp_ms`: the newest message that is folded into the store;
+* `Watermark.read_at_ms`: when a read last reached the end of history;
+* the retention: how long Ably keeps history, in ms.
+
+**Reads overlap.** A read begins a margin of 5 s *before* the watermark (`read_from_ms`). A
+watermark
+does not promise that everything below it is folded: regions differ in order by some seconds, and
+REST history lags by up to 2 s, so a message below the watermark may become visible after the read
+(exactness S1). The fold drops what it has, so the overlap costs time and never doubles text.
+
+**The store alone** may answer only if it was read a margin later than the client's attach point
+(`needs_no_read`), for the same reason. Comparing `until` with the watermark itself would lose a
+message that history showed late.
+
+**Windows meet** if history showed a message at or before the watermark, or if the last complete
+read is so recent that everything since is still retained (`missed`). The age of the watermark says
+nothing: in an idle conversation it is always old (section 13). The lag is subtracted there, because
+a message published up to 2 s before that read may have become visible only after it, and may have
+expired since. Where the windows do not meet, the interval between them is recorded in the same
+transaction as the watermark that passes it; otherwise the next read would forget it.
+
+**The watermark never goes back**, and it does not pass a channel message that may still grow
+(`advanced`): such a message lies in history where it was created, so a read that began later would
+miss its last version (S2).
+"""
 
 from __future__ import annotations
 
@@ -13,14 +44,16 @@ if TYPE_CHECKING:
     from rehydrate.core.text.versioned_messages import VersionedHeader
 
 REWIND_REACH_MS = 110_000
-"""How old a serial may be for a reader to rewind to it: Ably holds 2 minutes, less a little."""
+"""The age up to which a reader can rewind to a serial, in ms: Ably's 2 minutes, less a little."""
 
 
 class Watermark(NamedTuple):
     """Up to where channel history is folded into the store.
 
-    ``serial`` and ``timestamp_ms`` are of the newest message folded; ``read_at_ms`` is when a read
-    last reached the end of history.
+    Attributes:
+        serial: of the newest message folded; None if it had none.
+        timestamp_ms: of that message, in ms since 1970.
+        read_at_ms: when a read last reached the end of history.
     """
 
     serial: str | None
@@ -29,9 +62,9 @@ class Watermark(NamedTuple):
 
 
 class LostInterval(NamedTuple):
-    """A time, in ms, of which something is lost.
+    """A time, in ms since 1970, of which messages may be lost.
 
-    History had expired before it was read, or responses began that were over `MAX_OPEN`.
+    History had expired before it was read, or responses began beyond `timeline.MAX_OPEN`.
     """
 
     from_ms: int
@@ -39,7 +72,7 @@ class LostInterval(NamedTuple):
 
 
 def spanned(*intervals: LostInterval | None) -> LostInterval | None:
-    """One interval from the first to the last of *intervals*; None if there are none."""
+    """Return the interval from the first to the last of *intervals*; None if there are none."""
     known = [interval for interval in intervals if interval is not None]
     if not known:
         return None
@@ -49,10 +82,10 @@ def spanned(*intervals: LostInterval | None) -> LostInterval | None:
 
 
 class Window:
-    """What a walk through channel history has shown, page by page, oldest first.
+    """What a read of channel history has shown so far, page by page, oldest first.
 
     Args:
-        read_at_ms: when the walk began; it shows at least what was published by then, less the lag.
+        read_at_ms: when the read began. It shows at least what was published by then, less the lag.
     """
 
     def __init__(self, read_at_ms: int) -> None:
@@ -61,14 +94,16 @@ class Window:
         self.newest_ms: int | None = None
         self.newest_serial: str | None = None
         self.rewind_from: str | None = None
-        """A serial a little before the end, for a reader to rewind to: the newest that is older
-        than the margin, so that whatever was to come before it has come, and not the newest of
-        all, so that he sees one that the answer has; None if Ably does not hold it any more."""
+        """A serial for a reader to rewind to. It is older than the margin, so that everything
+        before it is visible, and not the newest, so that the rewound part begins with a message
+        that the
+        answer contains: that message proves that nothing is missing. None if Ably cannot reach
+            it."""
         self._settled: list[str] = []
         self.count = 0
 
     def add_page(self, messages: Sequence[ChannelMessage]) -> None:
-        """Note the next page."""
+        """Add the next page of history."""
         if not messages:
             return
         self.count += len(messages)
@@ -89,12 +124,12 @@ def _greatest(*serials: str | None) -> str | None:
 
 
 def read_from_ms(watermark: Watermark | None) -> int | None:
-    """From when history has to be read, in ms; None: from its beginning."""
+    """Return from when history has to be read, in ms since 1970; None: from its beginning."""
     return None if watermark is None else max(0, watermark.timestamp_ms - MARGIN_MS)
 
 
 def needs_no_read(watermark: Watermark | None, until: str | None) -> bool:
-    """Whether the store alone reaches *until*: it was read later than that, by the margin."""
+    """Return True if the store alone reaches *until*: it was read a margin later."""
     if watermark is None or until is None:
         return False
     until_ms = serial_time_ms(until)
@@ -102,7 +137,7 @@ def needs_no_read(watermark: Watermark | None, until: str | None) -> bool:
 
 
 def may_need_read(until: str | None, now_ms: int) -> bool:
-    """Whether *until* is too young for any store to reach it by now: False if one may."""
+    """Return False if *until* is so old that a store may have been read a margin later."""
     until_ms = None if until is None else serial_time_ms(until)
     return until_ms is None or until_ms + MARGIN_MS > now_ms
 
@@ -110,12 +145,18 @@ def may_need_read(until: str | None, now_ms: int) -> bool:
 def missed(
     watermark: Watermark | None, created_ms: int | None, window: Window, retention_ms: int
 ) -> LostInterval | None:
-    """What lies between the store's window and *window* that nobody saw; None if they meet.
+    """Return the interval between the store's window and *window* that was never read.
 
-    They meet if history showed a message at or before the watermark, or if the last read that
-    reached the end of history is young enough for all since then to be retained still. A
-    conversation without a watermark was last known whole when it was created (*created_ms*); one
-    without a row is taken as whole, unless its history begins at the very edge of retention.
+    Args:
+        watermark: up to where the store has history; None: it has none.
+        created_ms: when the row of the conversation was created; None: there is no row.
+        window: what history showed.
+        retention_ms: how long the channel keeps history.
+
+    Returns: None if the windows meet. Without a watermark a conversation was last whole when it was
+        created.
+        Without a row it counts as whole, unless its history begins at the very edge of retention:
+        then an earlier part has probably expired.
     """
     oldest_ms = window.read_at_ms if window.oldest_ms is None else window.oldest_ms
     edge_ms = window.read_at_ms - retention_ms
@@ -139,11 +180,15 @@ def advanced(
     growing: VersionedHeader | None = None,
     retention_ms: int = 0,
 ) -> Watermark:
-    """The watermark after what *window* has shown was folded; it never goes back.
+    """Return the watermark after the messages of *window* were folded; it never goes back.
 
-    ``at_end``: the walk reached the end of history, so ``read_at_ms`` moves too. ``growing``: the
-    oldest channel message that may still grow: it lies in history where it was created, so the next
-    walk must begin there, if history is kept for as long (*retention_ms*).
+    Args:
+        watermark: the one before.
+        window: what history showed.
+        at_end: the read reached the end of history, so ``read_at_ms`` moves too.
+        growing: the oldest channel message that may still grow: the next read begins there, if
+            history is kept for as long.
+        retention_ms: how long the channel keeps history.
     """
     old = watermark or Watermark(None, 0, 0)
     read_at_ms = max(old.read_at_ms, window.read_at_ms) if at_end else old.read_at_ms

@@ -1,7 +1,7 @@
 """The wire form: messages and answers as JSON, and messages back from it.
 
-A finished message is encoded once, when it is stored; an answer joins those bytes and encodes
-only what is still open.
+A finished message is encoded once, when it is stored. An answer joins those bytes and encodes only
+the messages that are open (docs/protocol.md section 8).
 """
 
 from __future__ import annotations
@@ -22,12 +22,12 @@ if TYPE_CHECKING:
     from rehydrate.core.timeline import Reason
 
 
-_FOR_GOOD_MS = 2**53
-"""The time of ids that an answer gave without one: they are kept as long as it is."""
+_NEVER_EXPIRES_MS = 2**53
+"""The time of ids that an answer contains without times: they never leave the margin."""
 
 
 def timestamp(at_ms: int | None) -> str | None:
-    """*at_ms*, in ms since 1970, as RFC 3339 in UTC."""
+    """Return *at_ms*, in ms since 1970, as RFC 3339 in UTC."""
     if at_ms is None:
         return None
     at = datetime.fromtimestamp(at_ms / 1000, UTC)
@@ -35,10 +35,10 @@ def timestamp(at_ms: int | None) -> str | None:
 
 
 def timestamp_ms(text: str | None) -> int | None:
-    """What `timestamp` made *text* of.
+    """Return *text*, an RFC 3339 time, in ms since 1970.
 
     Raises:
-        ValueError: *text* is no RFC 3339 time.
+        ValueError: *text* is not an RFC 3339 time.
     """
     if text is None:
         return None
@@ -47,7 +47,7 @@ def timestamp_ms(text: str | None) -> int | None:
 
 
 def message(state: MessageState) -> dict[str, Any]:
-    """The wire form of *state*."""
+    """Return the wire form of *state*."""
     parts = state.parts()
     text = spoken_text(parts)
     plain = state.role == "user" and [part["type"] for part in parts] in ([], ["text"])
@@ -84,17 +84,20 @@ def message(state: MessageState) -> dict[str, Any]:
 
 
 def encode(state: MessageState) -> bytes:
-    """The wire form of *state*, as JSON."""
+    """Return the wire form of *state* as JSON."""
     return dump(message(state))
 
 
 def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageState:
     """Return the state whose wire form is *body*, for a client or a hydrate to continue from.
 
-    *position*: from the row of the message, which only anonymous messages have in their wire form.
+    Where it has gaps, the text is cut at the places that the parts give. The wire form of an
+    earlier
+    release gives none: then all text lies before the first gap.
 
-    Where it has gaps, its text is cut at the places that the parts say; a wire form of before that
-    has all its text before the first gap.
+    Args:
+        body: the wire form, parsed.
+        position: from the row of the message; only anonymous messages carry theirs.
     """
     through = body["through"]
     state = MessageState(body["id"], body["role"], gen=through["gen"])
@@ -112,9 +115,9 @@ def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageSta
     state.usage, state.error = body.get("usage"), body.get("error")
     state.metadata = body.get("metadata")
     state.inexact = not body.get("exact", True)
-    state.start_id = ""  # it has begun; with which id, nobody needs to know
+    state.start_id = ""  # it has begun; the id does not matter any more
     last_ms = state.finished_ms or state.started_ms or 0
-    state.recent = dict.fromkeys(body.get("recent_ids", ()), _FOR_GOOD_MS)
+    state.recent = dict.fromkeys(body.get("recent_ids", ()), _NEVER_EXPIRES_MS)
     state.steps = dict(body.get("steps", ()))
     parts = [part for part in body["parts"] if not _restore_versioned(state, part, last_ms)]
     if not state.versioned:
@@ -125,7 +128,7 @@ def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageSta
 
 
 def _restore_versioned(state: MessageState, part: dict[str, Any], at_ms: int) -> bool:
-    """Make the cells anew that *part* came from; False if its beginning came from none."""
+    """Restore the versioned messages of *part*; return False if it began in none."""
     for each in versioned_messages.from_wire(part, len(state.versioned), at_ms):
         state.versioned[each.serial] = each
     return "through" in part
@@ -137,11 +140,11 @@ def _restore_runs(
     """Cover the seqs that the text contains: all up to ``through.seq`` but the gaps."""
     last = NO_SEQ if state.seq is None else state.seq
     if state.ended and state.seq is not None:
-        state.end, last = last, last - 1  # the last is the stop's, which says nothing
+        state.end, last = last, last - 1  # the last seq is the stop's, which has no text
     first = min(0, last)
     *before, behind = parted(parts, gaps)
-    for (gap_first, gap_last), said in zip(gaps, before, strict=True):
-        state.runs.append(collapsed_run(first, gap_first - 1, said, at_ms))
+    for (gap_first, gap_last), content in zip(gaps, before, strict=True):
+        state.runs.append(collapsed_run(first, gap_first - 1, content, at_ms))
         first = gap_last + 1
     if first <= last:
         state.runs.append(collapsed_run(first, last, behind, at_ms))
@@ -157,7 +160,7 @@ def answer(
     older: str | None,
     messages: Iterable[bytes],
 ) -> bytes:
-    """The hydrated conversation as JSON, around *messages* that are encoded already."""
+    """Return the hydrated conversation as JSON, around *messages*, which are encoded already."""
     head = dump(
         {
             "conversation_id": conversation_id,

@@ -247,3 +247,16 @@ def test_headers_that_make_no_sense_are_nothing(tier):
 def test_a_cancel_is_the_users_wish():
     assert decode(said("ai-cancel", 3, None)).kind == "cancel"
     assert shown(START, said("ai-cancel", 3, None, user=True))["R"]["status"] == "in_progress"
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        output(3, "text", "a")._replace(serial=None),
+        output(3, "tool-output-available", {"output": 1}),
+        output(3, "tool-output-error", {"errorText": float("nan")}, codec={"toolCallId": "t"}),
+    ],
+)
+def test_content_that_cannot_be_placed_adds_nothing(message):
+    event = decode(message)
+    assert event is None or event.kind == "void"

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 
-from core.saying import event, folded, start, stop, token
+from core.growing import create, full
+from core.saying import event, folded, shown, start, stop, token
 from rehydrate.core.fold import fold
 from rehydrate.core.replay.provenance import MAX_CHUNKS, joined, spans
 
@@ -76,3 +77,15 @@ def test_very_many_pieces_are_joined_and_no_character_is_lost():
     assert sum(tick.length for each in found for tick in each.timings) == 2 * (2 * MAX_CHUNKS + 9)
     few = spans(None, folded(token(1, "a")))
     assert joined(few) == (few, 1)
+
+
+def test_versioned_messages_are_compared_by_how_much_of_each_was_stored():
+    stored = shown(create(1, "a")).messages["r"]
+    now = shown(create(1, "a"), full(1, 2, "ab"), create(3, "x")).messages["r"]
+    assert told(stored, now) == [
+        ("database", None, None, 1),
+        ("history", None, None, 1),
+        ("history", None, None, 1),
+    ]
+    assert told(None, stored) == [("history", None, None, 1)]
+    assert told(stored, stored) == [("database", None, None, 1)]

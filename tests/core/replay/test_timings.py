@@ -44,3 +44,9 @@ def test_ticks_are_counted_without_being_unpacked(given_ticks):
     packed = Timings(packed=Timings(list(given_ticks)).packed())
     assert len(packed) == len(given_ticks)
     assert len(Timings(list(given_ticks))) == len(given_ticks)
+
+
+def test_a_timing_is_appended_behind_the_stored_ones():
+    timings = Timings(packed=Timings([Timing(1, 10)]).packed())
+    timings.append(Timing(2, 20))
+    assert timings.entries == [Timing(1, 10), Timing(2, 20)]

@@ -7,6 +7,7 @@ import pytest
 from core.growing import append, at, create, full
 from core.saying import token
 from rehydrate.core.codecs import decode
+from rehydrate.core.event import Event, Version
 from rehydrate.core.text import append_chains as chains
 from rehydrate.core.text.append_chains import AppendChains
 
@@ -66,3 +67,32 @@ def test_memory_has_a_bound_and_what_was_let_go_is_asked_for_again(monkeypatch, 
         create(1, "aa"), create(2, "bb"), create(3, "cc"), append(3, 4, "d"), append(1, 5, "e")
     )
     assert [event and event.text for event in events] == ["aa", "bb", "cc", "ccd", None]
+
+
+def test_a_delta_of_a_tool_call_keeps_the_name_of_its_base():
+    base = Event.tool_call("r", "c", name="add", text='{"a"', serial=at(1), version=Version(at(1)))
+    delta = Event.tool_call(
+        "r", "c", text=":1}", serial=at(1), version=Version(at(2), is_delta=True)
+    )
+    known = AppendChains()
+    known.whole(base)
+    whole = known.whole(delta)
+    assert (whole.name, whole.text, whole.version) == ("add", '{"a":1}', Version(at(2)))
+
+
+def test_a_full_version_of_another_kind_replaces_its_base():
+    known = AppendChains()
+    known.whole(Event.token("r", "a", serial=at(1), version=Version(at(1))))
+    full_version = Event.void("r", serial=at(1), version=Version(at(2)))
+    assert known.whole(full_version) == full_version
+
+
+def test_a_delta_of_another_kind_has_only_the_fields_of_its_kind():
+    known = AppendChains()
+    known.whole(Event.tool_call("r", "c", serial=at(1), version=Version(at(1))))
+    delta = Event.token("r", "a", serial=at(1), version=Version(at(2), is_delta=True))
+    assert known.whole(delta) == delta._replace(version=Version(at(2)))
+    void = AppendChains()
+    void.whole(Event.void("r", serial=at(1), version=Version(at(1))))
+    bare = delta._replace(message_id=None, text="late")
+    assert void.whole(bare) == Event.void("r", serial=at(1), version=Version(at(2)))

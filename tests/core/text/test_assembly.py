@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from core.saying import PARTS, call, event, run_with, text, token
+from core.growing import at, create
+from core.saying import PARTS, call, event, folded, run_with, shown, text, token
+from rehydrate.core.event import Version
 from rehydrate.core.text.assembly import assemble, spoken_text
 from rehydrate.core.text.content import collapsed_run, run_of
 
@@ -129,3 +131,27 @@ def test_a_call_without_an_id_gets_one():
 
 def test_text_goes_on_after_parts_that_were_taken_as_a_whole():
     assert assemble([collapsed_run(0, 2, [text("ab")], 0), run_of(token(3, "c"))]) == [text("abc")]
+
+
+def test_versioned_messages_are_parts_that_carry_their_versions():
+    (state,) = shown(create(1, "a"), create(2, "b")).messages.values()
+    parts = assemble([], state.visible_versioned())
+    assert [(part["text"], part["through"]["serial"]) for part in parts] == [
+        ("a", at(1)),
+        ("b", at(2)),
+    ]
+
+
+def test_a_versioned_tool_call_carries_the_versions_of_its_call_and_of_its_result():
+    call_event = event("tool_call", None, tool_call_id="c", name="f", value=1, at_s=1)
+    result = event("tool_result", None, tool_call_id="c", value=2, at_s=2)
+    state = folded(
+        call_event._replace(version=Version(at(1))), result._replace(version=Version(at(3)))
+    )
+    (part,) = assemble([], state.visible_versioned())
+    assert (part["through"]["version"], part["result_through"]["version"]) == (at(1), at(3))
+
+
+def test_gaps_are_marked_in_the_part_that_they_follow():
+    runs = [run_with(token(1, "ab")), run_with(token(4, "c"))]
+    assert assemble(runs, gaps=[(2, 3)]) == [text("abc", gaps=[[2, 2, 3]])]

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from core.saying import BEGAN_MS, PARTS, event, run_with, token
 from rehydrate.core.replay.timings import Timing, Timings
 from rehydrate.core.text.assembly import assemble
-from rehydrate.core.text.content import Run, collapsed_run, run_of
+from rehydrate.core.text.content import Run, Segment, collapsed_run, run_of
 
 
 def test_a_run_takes_the_one_that_begins_behind_it():
@@ -83,3 +83,22 @@ def test_a_run_of_events_without_seq_has_none():
     assert (run.first, run.last) == (-1, -1)
     assert isinstance(run, Run)
     assert isinstance(run.timings, Timings)
+
+
+def test_a_segment_is_appended_with_its_length_and_time():
+    run = run_of(event("token", None, "a"))
+    run.append_segment(Segment("text", None, ["bc"]), 77)
+    run.append_segment(Segment("tool_call", "c", [], {"name": "f", "args": ""}), 78)
+    assert [segment.fragments for segment in run.segments] == [["a", "bc"], []]
+    assert run.timings.entries[1:] == [Timing(2, 77), Timing(1, 78)]
+
+
+def test_a_cut_may_lie_within_a_segment():
+    rest = run_with(token(1, "ab"), token(2, "cd"), token(3, "ef")).after(1)
+    assert "".join(rest.segments[0].fragments) == "cdef"
+
+
+def test_an_empty_text_of_a_collapsed_run_counts_only_where_a_gap_lies():
+    assert collapsed_run(0, 1, [{"type": "text", "text": ""}], 0).segments == []
+    kept = collapsed_run(0, 1, [{"type": "text", "text": "", "gaps": [[0, 2, 2]]}], 0)
+    assert len(kept.segments) == 1

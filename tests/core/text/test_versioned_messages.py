@@ -185,3 +185,18 @@ def test_history_is_read_again_from_the_oldest_message_that_may_still_grow():
     assert read_again(ended, later, now_s=60) == at(1)
     assert read_again(full(1, 2, "a", done=True), now_s=60) is None
     assert read_again(said("token", "a", responseId="r", seq=1), now_s=60) is None
+
+
+def test_an_event_without_a_version_is_not_folded_here():
+    assert not cells.fold_version({}, {}, event("token", 1, "a"))
+
+
+def test_the_last_version_is_marked_in_the_wire_form():
+    header = cells.VersionedHeader(at(1), -2, at(2), BEGAN_MS, is_last=True, step="s", attempt="t")
+    assert cells.VersionedMessage(header).through == {
+        "serial": at(1),
+        "version": at(2),
+        "last": True,
+        "step": "s",
+        "attempt": "t",
+    }

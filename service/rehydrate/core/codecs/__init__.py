@@ -1,4 +1,7 @@
-"""Dialects: each is one file that turns a channel message into an event; nothing else knows names."""
+"""Codecs: each is one file that turns a channel message into an event.
+
+No other module knows the names and headers of a publisher.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ if TYPE_CHECKING:
 
 
 def decode(message: ChannelMessage) -> Event | None:
-    """What *message* means; None if it means nothing to us."""
+    """Return the event that *message* means; None: no codec recognises it."""
     return tokens.decode(message) or ai_transport.decode(message) or appends.decode(message)
 
 
 def decode_all(messages: Iterable[ChannelMessage]) -> Iterator[Event]:
-    """The events among *messages*, in their order."""
+    """Yield the events among *messages*, in their order."""
     for message in messages:
         event = decode(message)
         if event is not None:

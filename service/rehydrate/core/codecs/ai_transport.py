@@ -2,12 +2,13 @@
 
 What its messages mean here is specified in docs/protocol.md section 5.
 
-A *run* is a response: `ai-run-start` begins it, `ai-run-end` ends it, and what the agent says in
-between are `ai-output` messages, each of them a part: streamed ones grow by appends, others come
-whole. Headers lie under `extras.ai`, in two tiers: `transport` says whose and which, `codec` what.
-Outputs of a *step* count only as long as no later attempt at it has begun. Of the codecs' kinds
-(Vercel's and OpenAI's) those are read that are text, reasoning, refusals and tool calls; others are
-ignored. A suspended run stays open.
+A *run* is a response. `ai-run-start` begins it and `ai-run-end` ends it. Between them are
+`ai-output`
+messages, each of them a part: streamed ones grow by appends, others come whole. Headers are under
+`extras.ai` in two tiers: `transport` names run, step and message, `codec` describes the content.
+Outputs of a *step* count only until a later attempt at it begins. Of the codecs' kinds (Vercel's
+and OpenAI's) text, reasoning, refusals and tool calls are read; others are ignored. A suspended run
+stays open.
 """
 
 from __future__ import annotations
@@ -44,7 +45,7 @@ _CLOSED = ("complete", "cancelled")
 
 
 def decode(message: ChannelMessage) -> Event | None:
-    """What *message* means; None if it is none of this dialect, or says nothing that we tell."""
+    """Return the event that *message* means; None: it is not of this codec, or not shown."""
     tiers = _tiers(message)
     if tiers is None:
         return None
@@ -104,7 +105,7 @@ def _cancel(message: ChannelMessage, transport: Tier, _: Tier) -> Event | None:
 
 
 def _step_start(message: ChannelMessage, transport: Tier, _: Tier) -> Event | None:
-    """A step begins: an attempt is named by the serial of this very message."""
+    """Return the beginning of a step: an attempt is named by the serial of this message."""
     version = version_of(message, step=transport.get("step-id"), attempt=message.serial)
     return _content("void", message, transport, version)
 
@@ -181,9 +182,9 @@ def _call(
 ) -> Event | None:
     if not isinstance(call_id, str) or not is_json(message.data):
         return None
-    said = {"tool_call_id": call_id, "name": name}
-    said |= {"value": "", "text": text_of(message)} if streamed else {"value": message.data}
-    return _content("tool_call", message, transport, _version(message, transport), **said)
+    fields = {"tool_call_id": call_id, "name": name}
+    fields |= {"value": "", "text": text_of(message)} if streamed else {"value": message.data}
+    return _content("tool_call", message, transport, _version(message, transport), **fields)
 
 
 def _tool_output(message: ChannelMessage, transport: Tier, codec: Tier) -> Event | None:
@@ -217,9 +218,9 @@ def _result(
     if call_id is None or not is_json(result):
         return None
     version = _version(message, transport)
-    said: Mapping[str, Any] = {"tool_call_id": call_id, "value": result}
+    fields: Mapping[str, Any] = {"tool_call_id": call_id, "value": result}
     status: Status | None = "failed" if failed else None
-    return _content("tool_result", message, transport, version, **said, status=status)
+    return _content("tool_result", message, transport, version, **fields, status=status)
 
 
 _READERS: dict[str, Callable[[ChannelMessage, Tier, Tier], Event | None]] = {

@@ -2,11 +2,12 @@
 
 The wire format is specified in docs/protocol.md section 4.
 
-It is created by the name ``response`` (with the header ``responseId``, or it is named by its own
-serial), grows by appends, and is replaced by updates. It ends with an append or update whose
-metadata say ``phase: done`` (or the header, where the publisher sends that instead), by
-``response-end``, or by whoever stores it. Publishers that we did not write drop headers, and Ably
-need not echo the name of an append: what a delta belongs to, its chain tells.
+The message is created with the name ``response``. The header ``responseId`` names the response;
+without it the message's own serial does. It grows by appends and is replaced by updates. It ends
+with an append or update whose metadata have ``phase: done`` (or the header, if the publisher uses
+that), with ``response-end``, or when a backend stores it. Other publishers drop headers, and Ably
+need not echo the
+name of an append: the append chain tells which message a delta belongs to.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ _ACTIONS = frozenset({CREATE, 1, DELETE, APPEND})
 
 
 def decode(message: ChannelMessage) -> Event | None:
-    """What *message* means; None if it is none of this dialect, or cannot be placed."""
+    """Return the event that *message* means; None: it is not of this codec, or names no place."""
     if message.name == END:
         return _end(message)
     if message.name != NAME and (message.name is not None or message.action != APPEND):
@@ -62,28 +63,28 @@ def decode(message: ChannelMessage) -> Event | None:
 
 
 def headers_of(message: ChannelMessage) -> Mapping[str, Any]:
-    """The headers of *message*, whatever its publisher has put in their place."""
+    """Return the headers of *message*; empty if its publisher sent something else."""
     extras = message.extras
     headers = extras.get("headers") if isinstance(extras, dict) else None
     return headers if isinstance(headers, dict) else {}
 
 
 def version_of(message: ChannelMessage, **more: Any) -> Version:
-    """Which version *message* is of the channel message that has its serial."""
+    """Return which version *message* is of the channel message that has its serial."""
     serial = message.version_serial or message.serial or ""
     return Version(serial, is_delta=message.action == APPEND, **more)
 
 
 def text_of(message: ChannelMessage) -> str:
-    """What *message* says, or has appended; nothing if that is no text, or was deleted."""
+    """Return the text of *message*, or of its append; empty if it is not text, or was deleted."""
     return message.data if isinstance(message.data, str) and message.action != DELETE else ""
 
 
 def _status(message: ChannelMessage, headers: Mapping[str, Any]) -> Status | None:
     metadata = message.version_metadata
-    for said in (metadata if isinstance(metadata, dict) else {}, headers):
-        if said.get("phase") == "done":
-            return _terminal(said.get("status"))
+    for source in (metadata if isinstance(metadata, dict) else {}, headers):
+        if source.get("phase") == "done":
+            return _terminal(source.get("status"))
     return None
 
 

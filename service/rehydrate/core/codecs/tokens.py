@@ -26,11 +26,11 @@ _SEQ_DIGITS = 10
 
 
 class _Unplaced(Exception):
-    """A header is there and makes no sense: nobody can tell where the message belongs."""
+    """A header is present and invalid, so that the place of the message is unknown."""
 
 
 def decode(message: ChannelMessage) -> Event | None:
-    """What *message* means; None if its name is not ours or its headers make no sense."""
+    """Return the event that *message* means; None: it is not of this codec, or has no place."""
     reader = _READERS.get(message.name) if isinstance(message.name, str) else None
     if reader is None or message.action != _CREATE:
         return None
@@ -229,21 +229,21 @@ _READERS: dict[str, Callable[[ChannelMessage, Mapping[str, Any], bool], Event | 
 
 
 CHUNK_CHARACTERS = 12_000
-"""A longer text is split: in UTF-8, and escaped, a chunk fits the smallest message size (64 KiB)."""
+"""Longer text is split: in UTF-8, and escaped, a chunk fits the smallest message size (64 KiB)."""
 
 REPAIR_BYTES = 48_000
-"""A longer repair is published as a pointer: readers hydrate again."""
+"""A larger repair is published as a pointer: readers hydrate again."""
 
 
 def split_text(text: str) -> list[str]:
-    """*text* in chunks that fit a channel message."""
+    """Return *text* in chunks that fit a channel message."""
     if len(text) <= CHUNK_CHARACTERS:
         return [text]
     return [text[i : i + CHUNK_CHARACTERS] for i in range(0, len(text), CHUNK_CHARACTERS)]
 
 
 def encode(event: Event) -> tuple[str, Any, dict[str, Any]]:
-    """Name, data and extras of the channel message that says *event*."""
+    """Return name, data and extras of the channel message for *event*."""
     if event.kind == "prompt":
         return "user-input", {"promptId": event.message_id, "text": event.text}, {}
     headers = {

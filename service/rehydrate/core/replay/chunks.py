@@ -1,8 +1,8 @@
-"""A stored response taken apart again: the chunks it came in, each with its time.
+"""Chunks: a stored response split again into the events that it came in, each with its time.
 
-Where a run has a timing for every event, the chunks are the events as they were. What came as
-one text (a repair, a message that was stored whole) has no such times: it is cut into chunks about
-as long as a token is, and whoever replays it spreads them evenly.
+Where a run has a timing for every event, the chunks are the events as they were. Content that came
+as one text (a repair, an imported message) has no such times: it is cut into chunks about as long
+as a token, which a replay spaces evenly.
 """
 
 from __future__ import annotations
@@ -23,10 +23,11 @@ _WORD = re.compile(r"\s*\S{1,12}|\s+")
 
 
 class Chunk(NamedTuple):
-    """What one event said.
+    """The content of one event.
 
-    ``at_ms``: when; None where that is not recorded. ``seq``: where in the response it lies: its
-    own seq where there was one, else a count that goes on from what came before.
+    Attributes:
+        at_ms: its time, in ms since 1970; None if it is not recorded.
+        seq: its own seq where it had one, else a count that continues the one before.
     """
 
     at_ms: int | None
@@ -45,13 +46,13 @@ class Chunk(NamedTuple):
         return len(self.text or "")
 
     def continues(self, other: Chunk) -> bool:
-        """Whether this chunk may be said in one event with *other*, which came right before."""
+        """Return True if this chunk may share one event with *other*, which came right before."""
         mine = (self.kind, self.part, self.tool_call_id)
         return self.text is not None and mine == (other.kind, other.part, other.tool_call_id)
 
 
 def chunks_of(state: MessageState) -> list[Chunk]:
-    """The chunks of all that *state* says, in order; their times never go back."""
+    """Return the chunks of all content of *state*, in order; their times never decrease."""
     runs = [*state.runs, *([state.tail] if state.tail is not None else [])]
     found: list[Chunk] = []
     for run in runs:
@@ -63,7 +64,10 @@ def chunks_of(state: MessageState) -> list[Chunk]:
 
 
 def _chunks_of_versioned(state: MessageState, before: list[Chunk]) -> Iterator[Chunk]:
-    """Those of channel messages that grew side by side; none begins before the one before it."""
+    """Yield the chunks of versioned messages, which grew in parallel.
+
+    No message begins before the one before it.
+    """
     least_ms = max((chunk.at_ms or 0 for chunk in before), default=0)
     for message in state.visible_versioned():
         begun = False
@@ -89,23 +93,23 @@ def _chunks(run: Run, first: int) -> Iterator[Chunk]:
     if run.collapsed:
         yield from _cut_evenly(run.segments, first, run.last)
         return
-    segments = _Cursor(run.segments)
+    segments = _SegmentReader(run.segments)
     numbered = run.first >= 0
     for index, timing in enumerate(run.timings.entries):
-        for said in segments.take(timing.length):
-            yield said._replace(at_ms=timing.at_ms, seq=run.first + index if numbered else first)
+        for chunk in segments.read(timing.length):
+            yield chunk._replace(at_ms=timing.at_ms, seq=run.first + index if numbered else first)
             first += 1
 
 
-class _Cursor:
-    """Segments that are taken chunk by chunk."""
+class _SegmentReader:
+    """A position in segments, from which text is read chunk by chunk."""
 
     def __init__(self, segments: list[Segment]) -> None:
         self._left = [(segment, "".join(segment.fragments)) for segment in reversed(segments)]
         self._at = 0
 
-    def take(self, length: int) -> Iterator[Chunk]:
-        """The next *length* characters, of however many segments; a step of a call counts as one."""
+    def read(self, length: int) -> Iterator[Chunk]:
+        """Yield the next *length* characters; a step of a tool call counts as one."""
         while length > 0 and self._left:
             segment, text = self._left[-1]
             if segment.value is not None:
@@ -119,16 +123,16 @@ class _Cursor:
             if self._at >= len(text):
                 self._left.pop()
                 self._at = 0
-            yield _said(segment, taken)
+            yield _text_chunk(segment, taken)
 
 
 def _cut_evenly(segments: list[Segment], first: int, last: int) -> Iterator[Chunk]:
-    """Pieces about as long as tokens, numbered within ``first`` … ``last`` where that is known."""
+    """Yield chunks about as long as tokens, numbered within ``first`` … ``last`` if known."""
     cut: list[Chunk] = []
     for index, segment in enumerate(segments):
         if segment.value is None:
             text = "".join(segment.fragments)
-            cut.extend(_said(segment, word) for word in _WORD.findall(text))
+            cut.extend(_text_chunk(segment, word) for word in _WORD.findall(text))
             continue
         cut.append(_step(segment))
         follows = index + 1 < len(segments) and segments[index + 1].type == "tool_result"
@@ -139,7 +143,7 @@ def _cut_evenly(segments: list[Segment], first: int, last: int) -> Iterator[Chun
         yield chunk._replace(seq=first + (index * room // len(cut) if room > 0 else index))
 
 
-def _said(segment: Segment, text: str) -> Chunk:
+def _text_chunk(segment: Segment, text: str) -> Chunk:
     if segment.type == "tool_args":
         return Chunk(None, 0, "tool_args", text, tool_call_id=segment.key)
     return Chunk(None, 0, _KINDS[segment.type], text, part=segment.key)
@@ -147,8 +151,8 @@ def _said(segment: Segment, text: str) -> Chunk:
 
 def _step(segment: Segment) -> Chunk:
     kind: Kind = "tool_call" if segment.type == "tool_call" else "tool_result"
-    said = segment.value
+    value = segment.value
     if kind == "tool_call":
-        return Chunk(None, 0, kind, None, None, segment.key, said["name"], said["args"])
-    failed: Status | None = "failed" if said.get("status") == "failed" else None
-    return Chunk(None, 0, kind, None, None, segment.key, said["name"], said["result"], failed)
+        return Chunk(None, 0, kind, None, None, segment.key, value["name"], value["args"])
+    failed: Status | None = "failed" if value.get("status") == "failed" else None
+    return Chunk(None, 0, kind, None, None, segment.key, value["name"], value["result"], failed)

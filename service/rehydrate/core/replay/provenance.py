@@ -1,8 +1,8 @@
-"""Where each chunk of a text came from: the database, or the channel's history since.
+"""Provenance: which chunks of a text came from the database, and which from history since.
 
-A message as it is stored and the same message folded further are compared chunk by chunk; what
-the first one contains already is the database's. What a reader hears after that is live, and only
-that reader can know.
+The stored message and the same message with later events folded in are compared chunk by chunk:
+what the first contains is the database's. Live messages come later, and only their reader knows of
+them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ if TYPE_CHECKING:
 Source = Literal["database", "history"]
 
 MAX_CHUNKS = 4_000
-"""More chunks than that are joined, so many to one."""
+"""With more chunks, several are joined to one."""
 
 
 class Span(NamedTuple):
     """Consecutive chunks from one source.
 
-    ``first`` and ``last``: their seqs; None where they carried none. ``timings``: the length, in
-    characters, and the time of each chunk. ``is_whole``: it came, or was stored, as one text.
+    Attributes:
+        first, last: their seqs; None where they had none.
+        timings: the length, in characters, and the time of each chunk.
+        is_whole: the content came, or was stored, as one text.
     """
 
     source: Source
@@ -38,7 +40,7 @@ class Span(NamedTuple):
 
 
 def spans(stored: MessageState | None, now: MessageState) -> list[Span]:
-    """The chunks of *now* by source; *stored* is what the store had of it when it was read."""
+    """Return the chunks of *now* by source; *stored* is the message as the store had it."""
     if stored is None or stored.gen != now.gen:
         stored = None
     found = [each for run in now.runs for each in _numbered(stored, now, run)]
@@ -52,7 +54,7 @@ def spans(stored: MessageState | None, now: MessageState) -> list[Span]:
 
 
 def joined(found: list[Span]) -> tuple[list[Span], int]:
-    """*found* with at most about `MAX_CHUNKS` chunks, and how many were joined to one."""
+    """Return *found* with at most about `MAX_CHUNKS` chunks, and how many were joined to one."""
     factor = -(-sum(len(each.timings) for each in found) // MAX_CHUNKS) or 1
     if factor == 1:
         return found, 1

@@ -1,4 +1,4 @@
-"""What is known of a replay, and what is kept of the acts of admins."""
+"""Replays as requested and as they proceed, and the audit log of administrative acts."""
 
 from __future__ import annotations
 
@@ -18,16 +18,18 @@ ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 
 MAX_SPEED = 1000.0
 MAX_RATE = 25.0
-"""Channel messages a second of a replay beside what else is said in a conversation."""
+"""The largest rate of a replay, in channel messages a second, beside live responses."""
 
 
 class ReplayTerms(NamedTuple):
-    """How a response is to be replayed.
+    """The options of a replay.
 
-    ``mode``: as a stream of its own, or as a repair of what readers see. ``speed``: times the
-    original pace; 0: as fast as allowed. ``channel``: where; None: on the conversation's own.
-    ``from_seq``: nothing before that seq. ``max_rate``: channel messages a second; 0: as many as
-    are usual there.
+    Attributes:
+        mode: as a stream of its own, or as a repair of what readers show.
+        speed: a factor of the original pace; 0: as fast as allowed.
+        channel: where to publish; None: on the conversation's own channel.
+        from_seq: nothing before that seq.
+        max_rate: channel messages a second; 0: the default of the channel.
     """
 
     mode: Mode = "stream"
@@ -38,20 +40,23 @@ class ReplayTerms(NamedTuple):
 
 
 class Asker(NamedTuple):
-    """Who asks. ``actor``: never a key itself; ``address``: from where; None: not over a network."""
+    """Who requests a replay (never a key itself), and from which address; None: no network."""
 
     actor: str
     address: str | None = None
 
 
 class Replay(NamedTuple):
-    """A replay, as it stands. Times are ms since 1970.
+    """A replay and its progress. Times are in ms since 1970.
 
-    ``terms``: with the channel, and the rate, filled in. ``chunks``: channel messages with content
-    that it has, ``done`` of them acknowledged. ``seconds``: how long it takes, ``seconds_done`` of
-    them over. ``plan``: what else is known of its schedule: see `plan_of`. ``gen``: of its stream,
-    which began at ``gen_from`` chunks: one more each time that a hole was seen. ``attempts``: how
-    often it was begun without getting on.
+    Attributes:
+        terms: with the channel and the rate filled in.
+        chunks: channel messages with content; ``done`` of them are acknowledged.
+        seconds: how long it takes; ``seconds_done`` of them have passed.
+        plan: what else is known of its schedule.
+        gen: of its stream, which began at ``gen_from`` chunks; one more each time that readers saw
+            a gap.
+        attempts: how often it was begun without progress.
     """
 
     conversation_id: str
@@ -77,11 +82,11 @@ class Replay(NamedTuple):
 
     @property
     def ended(self) -> bool:
-        """Whether nothing will change any more."""
+        """True if nothing will change any more."""
         return self.state in ENDED
 
     def body(self) -> dict[str, Any]:
-        """As it is told, in JSON."""
+        """Return the wire form."""
         terms, plan = self.terms, self.plan
         return {
             "replay_id": self.id,
@@ -110,10 +115,12 @@ class Replay(NamedTuple):
 
 
 class AuditEntry(NamedTuple):
-    """One act of an admin, or of somebody who would be one.
+    """One act of an admin, or one that was refused.
 
-    ``conversation_id``: empty where it concerns none. ``target``: a channel. ``id`` and ``at_ms``
-    are given by the store.
+    Attributes:
+        conversation_id: empty if it concerns none.
+        target: a channel.
+        id, at_ms: set by the store.
     """
 
     actor: str

@@ -1,7 +1,7 @@
-"""When a replay says what: a stored response as channel messages, each with its time.
+"""Schedule: a stored response as channel messages, each with the time at which it is due.
 
-A schedule follows from the response and the terms alone. So whoever goes on with a replay makes the
-same one, and what he says again has the same seq and the same content.
+A schedule follows from the response and the options alone. So a process that continues a replay
+computes the same schedule, and what it publishes again has the same seqs and content.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 EVEN_PER_S = 20.0
-"""Pieces a second of a response whose own pace is not recorded: about what models do."""
+"""Chunks a second of a response whose own pace is not recorded: about the pace of models."""
 
 _LIKELY_PER_S = 500.0
-"""More of them a second than that, and the response did not take the time that it says."""
+"""A pace above it shows that the recorded duration is wrong."""
 
 INCOMPLETE = {"code": "gaps", "detail": "not all of the response is stored"}
 
 
 class Step(NamedTuple):
-    """One channel message: ``at_s`` after the first one, ``chunk_count`` chunks of the response joined in it."""
+    """One channel message, due ``at_s`` after the first; it joins ``chunk_count`` chunks."""
 
     at_s: float
     event: Event
@@ -39,11 +39,13 @@ class Step(NamedTuple):
 
 
 class Schedule(NamedTuple):
-    """A replay, whole: its start, its content, its stop.
+    """A whole replay: its start, its content, its stop.
 
-    ``joined``: how many chunks of the response share a channel message with another one, because
-    the rate does not allow one for each. ``even``: its own pace is not recorded. ``gaps``: seqs of
-    the response that are missing.
+    Attributes:
+        joined: how many chunks share a channel message with another, since the rate does not allow
+            one for each.
+        even: the pace of the response was not recorded.
+        gaps: seqs of the response that are missing.
     """
 
     steps: tuple[Step, ...]
@@ -62,18 +64,18 @@ class Schedule(NamedTuple):
         return len(self.steps) - 2
 
     def digest(self) -> str:
-        """What two schedules share that say the same; it tells nothing of the content."""
+        """Return a hash that equal schedules share; it reveals nothing of the content."""
         hashed = hashlib.sha256()
         for step in self.steps:
             hashed.update(dump([encode(step.event), round(step.at_s, 6)]))
         return hashed.hexdigest()[:32]
 
     def largest_bytes(self) -> int:
-        """About how many bytes the largest channel message has."""
+        """Return about how many bytes the largest channel message has."""
         return max(len(dump(encode(step.event))) for step in self.steps)
 
     def parts_until(self, seq: int) -> list[dict[str, Any]]:
-        """The parts that a reader has who saw all up to *seq*."""
+        """Return the parts of a reader that has received everything up to *seq*."""
         state = MessageState("")
         for step in self.steps[: seq + 1]:
             fold(state, step.event)
@@ -81,16 +83,16 @@ class Schedule(NamedTuple):
 
 
 def scheduled(state: MessageState, terms: ReplayTerms) -> Schedule:
-    """How *state*, a message that has ended, is replayed on *terms*.
+    """Return the schedule for a replay of *state*, which has ended, with the options *terms*.
 
-    Whose the events are, says whoever publishes them: they have no message's id yet.
+    The events have no message id yet: the player sets it.
     """
-    said = [chunk for whole in chunks_of(state) for chunk in _fitting(whole)]
-    even = any(chunk.at_ms is None for chunk in said)
-    times, end_s = _times(state, said, even, terms.speed)
+    chunks = [chunk for whole in chunks_of(state) for chunk in _fitting(whole)]
+    even = any(chunk.at_ms is None for chunk in chunks)
+    times, end_s = _times(state, chunks, even, terms.speed)
     kept = [
         (at_s, chunk)
-        for at_s, chunk in zip(times, said, strict=True)
+        for at_s, chunk in zip(times, chunks, strict=True)
         if chunk.seq >= terms.from_seq
     ]
     first_s = 0.0 if terms.from_seq <= 1 or not kept else kept[0][0]
@@ -113,27 +115,27 @@ def scheduled(state: MessageState, terms: ReplayTerms) -> Schedule:
 
 
 def _fitting(chunk: Chunk) -> list[Chunk]:
-    """*chunk* in as many as fit a channel message each."""
+    """Return *chunk* as chunks that fit a channel message each."""
     if chunk.length <= CHUNK_CHARACTERS:
         return [chunk]
     return [chunk._replace(text=part) for part in split_text(chunk.text or "")]
 
 
 def _times(
-    state: MessageState, said: Sequence[Chunk], even: bool, speed: float
+    state: MessageState, chunks: Sequence[Chunk], even: bool, speed: float
 ) -> tuple[list[float], float]:
-    """When each chunk is due, and the stop: in seconds after the start."""
+    """Return when each chunk and the stop are due, in seconds after the start."""
     if not speed:
-        return [0.0] * len(said), 0.0
+        return [0.0] * len(chunks), 0.0
     started_ms, finished_ms = state.started_ms, state.finished_ms
     if even:
-        length_s = len(said) / EVEN_PER_S
+        length_s = len(chunks) / EVEN_PER_S
         if started_ms is not None and finished_ms is not None:
-            told_s = (finished_ms - started_ms) / 1000
-            length_s = told_s if told_s * _LIKELY_PER_S >= len(said) else length_s
-        apart_s = length_s / speed / (len(said) + 1)
-        return [apart_s * (index + 1) for index in range(len(said))], length_s / speed
-    times_ms = [chunk.at_ms or 0 for chunk in said]
+            recorded_s = (finished_ms - started_ms) / 1000
+            length_s = recorded_s if recorded_s * _LIKELY_PER_S >= len(chunks) else length_s
+        apart_s = length_s / speed / (len(chunks) + 1)
+        return [apart_s * (index + 1) for index in range(len(chunks))], length_s / speed
+    times_ms = [chunk.at_ms or 0 for chunk in chunks]
     begun_ms = min([*times_ms[:1], *([] if started_ms is None else [started_ms])], default=0)
     times = [(at_ms - begun_ms) / 1000 / speed for at_ms in times_ms]
     last_s = times[-1] if times else 0.0
@@ -142,7 +144,7 @@ def _times(
 
 
 class _Slot:
-    """One channel message to be: when, and of which chunks."""
+    """A channel message to be scheduled: its time and its chunks."""
 
     __slots__ = ("at_s", "chunks", "length", "waits")
 
@@ -167,10 +169,11 @@ class _Slots(NamedTuple):
 
 
 def _slots(due: Sequence[tuple[float, Chunk]], end_s: float, terms: ReplayTerms) -> _Slots:
-    """Channel messages as the rate allows: what is due around one that had to wait, goes with it.
+    """Return the channel messages that the rate allows.
 
-    So nothing is late by more than half of what lies between two of them, or early by more. As fast
-    as allowed, everything is due at once; then nothing is joined.
+    A chunk that is due around one that has to wait shares its message. So nothing is late or early
+    by more than half the distance of two messages. As fast as allowed, everything is due at once,
+    and nothing is joined.
     """
     pace = RateLimit(terms.max_rate)
     around_s = 0.5 / pace.sustained_per_s
@@ -189,7 +192,7 @@ def _slots(due: Sequence[tuple[float, Chunk]], end_s: float, terms: ReplayTerms)
 
 
 def _placed(pace: RateLimit, at_s: float) -> float:
-    """When it may be said that is due at *at_s*; counts it as said then."""
+    """Return when a message that is due at *at_s* may be published, and count it."""
     at_s += pace.wait_s(at_s)
     pace.spend(at_s)
     return at_s
@@ -214,7 +217,7 @@ def _step(replay_of: str, seq: int, slot: _Slot) -> Step:
 
 
 def listed(schedule: Schedule, most: int) -> list[dict[str, Any]]:
-    """The first *most* channel messages of a schedule, without their content, for whoever asks."""
+    """Return the first *most* channel messages of a schedule, without their content."""
     return [
         {
             "seq": step.event.seq,

@@ -1,7 +1,6 @@
-"""When each piece of a text came, and how long it was: what a replay needs beside the text.
+"""Timings: the length and time of each event of a run, which a replay needs beside the text.
 
-a list of timings has one entry an event, in order: its length in characters and its time. Packed, it takes
-about two bytes an event, so that it can lie beside every text for as long as the text does.
+Packed they take about two bytes an event, so that they can be stored with every text.
 """
 
 from __future__ import annotations
@@ -17,14 +16,14 @@ _WORTH_DEFLATING_BYTES = 256
 
 
 class Timing(NamedTuple):
-    """One event: its length in characters (0 for one that carried no text), its time in ms."""
+    """One event: its length in characters (0: no text), and its time in ms since 1970."""
 
     length: int
     at_ms: int
 
 
 class Timings:
-    """The entries of consecutive events; unpacked only when somebody looks."""
+    """The timings of consecutive events, unpacked on first access."""
 
     __slots__ = ("_entries", "_packed")
 
@@ -34,14 +33,14 @@ class Timings:
 
     @property
     def entries(self) -> list[Timing]:
-        """The entries, which the caller may append to."""
+        """The timings, to which the caller may append."""
         if self._entries is None:
             self._entries = _unpack(self._packed or b"")
         self._packed = None
         return self._entries
 
     def __len__(self) -> int:
-        """How many entries there are; counting unpacks nothing."""
+        """How many there are; counting unpacks nothing."""
         return len(self._entries or ()) if self._packed is None else count(self._packed)
 
     def append(self, timing: Timing) -> None:
@@ -49,7 +48,7 @@ class Timings:
         self.entries.append(timing)
 
     def packed(self) -> bytes:
-        """The compact form: a tag, then lengths and distances in time; nothing for no entries."""
+        """Return the compact form: a tag, then lengths and time differences; empty for none."""
         if self._packed is None:
             self._packed = _pack(self._entries or [])
         return self._packed
@@ -67,7 +66,7 @@ def _pack(entries: list[Timing]) -> bytes:
 
 
 def count(packed: bytes) -> int:
-    """How many entries a packed list has: twice as many numbers, with commas between them."""
+    """Count packed timings: they are twice as many numbers, separated by commas."""
     return (_body(packed).count(b",") + 1) // 2 if packed else 0
 
 

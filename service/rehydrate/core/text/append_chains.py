@@ -1,8 +1,8 @@
-"""What one attachment was told of channel messages that grow.
+"""Append chains: what one attachment received of the channel messages that grow.
 
-Its first sight of such a message is all of it, and whatever comes then is what was appended since.
-So the chain of what it was told is whole by itself, and only by itself: a delta fits no text that
-came from elsewhere, since it may cover several appends, some of which that text has.
+The first delivery of such a message is all of it; every later one is what was appended since. So
+the chain of one attachment is whole by itself, and only by itself. A delta fits no text from
+elsewhere: it may cover several appends, some of which that text has (docs/exactness.md section 9).
 """
 
 from __future__ import annotations
@@ -13,27 +13,29 @@ from typing import TYPE_CHECKING
 from rehydrate.core.event import TEXTUAL
 
 if TYPE_CHECKING:
-    from rehydrate.core.event import Event
+    from rehydrate.core.event import Event, Version
 
 _WITH_TEXT = TEXTUAL | {"prompt", "tool_call", "tool_args"}
 
 MAX_CHAINS = 2_000
 MAX_CHARACTERS = 16 * 1024 * 1024
-"""Of all chains together; the one that was longest silent goes first, and is asked for again."""
+"""Of all chains together. The least recently used chain is evicted; its next delta then needs a new
+attach.
+"""
 
 
 class AppendChains:
-    """The channel messages that one attachment was told, whole, by serial."""
+    """The channel messages that one attachment received, whole, by serial."""
 
     def __init__(self) -> None:
         self._known: OrderedDict[str, Event] = OrderedDict()
         self._characters = 0
 
     def whole(self, event: Event) -> Event | None:
-        """What *event* means to who has this attachment alone: the whole of the channel message.
+        """Return the whole channel message that *event* completes.
 
-        None if it is a delta, and what came before it was never delivered: only a new attach can
-        help. Events of channel messages that do not grow are returned as they are.
+        None if *event* is a delta whose base was never delivered: only a new attach can help.
+        Events of messages that do not grow are returned as they are.
         """
         version, serial = event.version, event.serial
         if version is None or serial is None:
@@ -45,7 +47,7 @@ class AppendChains:
         elif version.serial <= base.version.serial:
             return base
         else:
-            event = _after(base, event)
+            event = _after(base, base.version, event, version)
         self._keep(serial, event)
         return event
 
@@ -60,14 +62,11 @@ class AppendChains:
             self._characters -= _length(oldest)
 
 
-def _after(base: Event, event: Event) -> Event:
-    """The whole that *event* makes of *base*.
+def _after(base: Event, was: Version, event: Event, version: Version) -> Event:
+    """Return the whole message that *event* makes of *base*.
 
-    What does not say whose it is (an append may drop the headers) is what its beginning was.
+    An append may drop the headers that name the response; then those of the base count.
     """
-    version, was = event.version, base.version
-    if version is None or was is None:
-        return event
     text = (base.text or "") + (event.text or "") if version.is_delta else event.text or ""
     whole = version._replace(
         is_delta=False, step=version.step or was.step, attempt=version.attempt or was.attempt

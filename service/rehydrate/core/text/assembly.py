@@ -1,4 +1,4 @@
-"""The parts that runs and versioned add up to: what a reader sees of a response."""
+"""The parts that runs and versioned messages add up to: what a reader sees of a response."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ _SPOKEN = ("text", "refusal")
 def assemble(
     runs: Iterable[Run], versioned: Iterable[VersionedMessage] = (), gaps: Iterable[Gap] = ()
 ) -> list[dict[str, Any]]:
-    """The parts that *runs*, then *versioned*, add up to, in the order in which they began.
+    """Return the parts of *runs*, then of *versioned*, in the order in which they began.
 
-    Of the *gaps* between the runs each part says those that lie in it.
+    Each part carries those of *gaps* that lie in it.
     """
     parts: list[dict[str, Any]] = []
     keyed: dict[tuple[str, str], dict[str, Any]] = {}
-    marks, said = Marks(gaps), None
+    marks, last = Marks(gaps), None
     for run in runs:
-        marks.before(run.first, said)
+        marks.before(run.first, last)
         for segment in run.segments:
             add = _add_text if segment.type in ("text", "refusal", "reasoning") else _add_call_step
-            said = add(parts, keyed, segment)
-    marks.end(said, parts[0] if parts else None)
+            last = add(parts, keyed, segment)
+    marks.end(last, parts[0] if parts else None)
     for message in versioned:
         for segment in message.run.segments:
             _add_versioned(parts, keyed, segment, message)
@@ -47,7 +47,7 @@ def assemble(
 
 
 def spoken_text(parts: list[dict[str, Any]]) -> str:
-    """The text of a message: its text and refusal parts, in order."""
+    """Return the text of a message: its text and refusal parts, in order."""
     return "".join(part["text"] for part in parts if part["type"] in _SPOKEN)
 
 
@@ -76,7 +76,7 @@ def _add_versioned(
     segment: Segment,
     message: VersionedMessage,
 ) -> None:
-    """Add what a channel message that grows says; it is a part of its own, or of a tool call."""
+    """Add a step of a versioned message; it is a part of its own, or of a tool call."""
     if segment.type in ("text", "refusal", "reasoning"):
         _add_text(parts, keyed, segment)
         parts[-1]["through"] = message.through
@@ -89,7 +89,7 @@ def _add_versioned(
 def _add_call_step(
     parts: list[dict[str, Any]], keyed: dict[tuple[str, str], dict[str, Any]], segment: Segment
 ) -> dict[str, Any]:
-    """Take a step of a tool call, whose part is returned."""
+    """Add a step of a tool call, whose part is returned."""
     call_id = segment.key or ""
     part = keyed.get(("tool_call", call_id))
     if part is None:

@@ -1,8 +1,8 @@
-"""What a response says, as runs of consecutive events.
+"""The content of a response, as runs of consecutive events.
 
-A *run* holds the content of the seqs ``first`` … ``last`` without a hole, as *segments*: text for
-one part, or a step of one tool call. Runs lie apart exactly where seqs are missing, so a late
-event finds its place between them. What they add up to is put together in `assembly`.
+A *run* holds the content of the seqs ``first`` … ``last`` without a gap, as *segments*: text of one
+part, or a step of one tool call. Runs are apart exactly where seqs are missing, so a late event
+finds its place between them. `assembly` puts the parts together.
 """
 
 from __future__ import annotations
@@ -25,8 +25,12 @@ NO_SEQ = -1
 class Segment(NamedTuple):
     """A step of one part.
 
-    ``type`` is ``text``, ``refusal``, ``reasoning`` (``key``: the part header; ``fragments``: text),
-    ``tool_call``, ``tool_args`` or ``tool_result`` (``key``: the call's id).
+    Attributes:
+        type: ``text``, ``refusal`` or ``reasoning`` with text as ``fragments``, or ``tool_call``,
+            ``tool_args`` or ``tool_result``.
+        key: the part header, or the id of the call.
+        fragments: the text, as it was published.
+        value: of a tool call: name and arguments, or name and result.
     """
 
     type: str
@@ -38,8 +42,8 @@ class Segment(NamedTuple):
 class Run:
     """The content of consecutive events. Mutable: a stream appends to its last run.
 
-    ``collapsed`` runs came as one text (a repair, or a finished message read back from its wire
-    form): their timings does not count seqs, and they cannot be cut.
+    A ``collapsed`` run came as one text: a repair, or a finished message read back from its wire
+    form. Its timings do not count seqs, and it cannot be cut.
     """
 
     __slots__ = ("collapsed", "first", "last", "segments", "timings")
@@ -60,24 +64,24 @@ class Run:
         self.collapsed = collapsed
 
     def append(self, event: Event) -> None:
-        """Take *event* as the next of this run."""
+        """Add *event* as the next of this run."""
         self.timings.append(Timing(_extend(self.segments, event), event.timestamp_ms))
         self.last = NO_SEQ if event.seq is None else event.seq
 
     def append_segment(self, segment: Segment, at_ms: int) -> None:
-        """Take *segment* as what comes next, without a seq."""
+        """Add *segment* behind the others; it has no seq."""
         self.timings.entries.append(Timing(_length(segment), at_ms))
         _put(self.segments, segment)
 
     def join(self, other: Run) -> None:
-        """Take the whole of *other*, which begins right after this run's last seq."""
+        """Add the whole of *other*, which begins right after this run's last seq."""
         for segment in other.segments:
             _put(self.segments, segment)
         self.timings.entries.extend(other.timings.entries)
         self.last = other.last
 
     def after(self, seq: int) -> Run | None:
-        """What of this run lies after *seq*; None if nothing does, or if it cannot be cut."""
+        """Return the part of this run after *seq*; None if there is none, or it cannot be cut."""
         if self.first > seq:
             return self
         if self.last <= seq or self.collapsed:
@@ -92,7 +96,7 @@ class Run:
 
 
 def run_of(event: Event) -> Run:
-    """A run that holds *event* alone."""
+    """Return a run of *event* alone."""
     first = NO_SEQ if event.seq is None else event.seq
     run = Run(first, first, [], Timings())
     run.append(event)
@@ -100,7 +104,7 @@ def run_of(event: Event) -> Run:
 
 
 def collapsed_run(first: int, last: int, parts: list[dict[str, Any]], at_ms: int) -> Run:
-    """A run for ``first`` … ``last`` whose content is known only as *parts*."""
+    """Return a run for ``first`` … ``last`` whose content is known only as *parts*."""
     segments = list(_segments_of(parts))
     length = sum(map(_length, segments))
     return Run(first, last, segments, Timings([Timing(length, at_ms)]), collapsed=True)
@@ -115,14 +119,16 @@ def _segments_of(parts: list[dict[str, Any]]) -> Iterator[Segment]:
             yield Segment("tool_call", call_id, [], value)
             if part.get("result") is not None:
                 yield result_segment(call_id, None, part["result"], part.get("status"))
-        elif part["text"] or "gaps" in part:  # nothing, where a gap lies, says where it lies
+        elif (
+            part["text"] or "gaps" in part
+        ):  # empty text is kept where a gap lies: it holds the place
             yield Segment(part["type"], part.get("part"), [part["text"]])
 
 
 def result_segment(
     call_id: str | None, name: str | None, result: Any, status: str | None
 ) -> Segment:
-    """The step that ends a tool call; ``failed`` is the only *status* that has to be said."""
+    """Return the step that ends a tool call; of the statuses only ``failed`` is stored."""
     failed = {"status": status} if status == "failed" else {}
     return Segment("tool_result", call_id, [], {"name": name, "result": result, **failed})
 
@@ -130,7 +136,7 @@ def result_segment(
 def _extend(segments: list[Segment], event: Event) -> int:
     """Add the content of *event*; return its length in characters.
 
-    An empty text adds nothing: nobody could tell on which side of a cut it lies.
+    Empty text adds nothing: it would be unclear on which side of a cut it lies.
     """
     text = event.text or ""
     if event.kind in TEXTUAL and text:
@@ -168,7 +174,7 @@ def _length(segment: Segment) -> int:
 
 
 def _cut(into: list[Segment], segment: Segment, skip: int) -> int:
-    """Put what of *segment* lies after *skip* characters; return what is left to skip."""
+    """Add what remains of *segment* after *skip* characters; return how many are left to skip."""
     length = _length(segment)
     if skip >= length:
         return skip - length

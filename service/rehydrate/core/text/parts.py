@@ -1,4 +1,4 @@
-"""The shape of parts, as others may send them to us."""
+"""The shape of parts, as other publishers and backends may send them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _TEXT_TYPES = frozenset({"text", "refusal", "reasoning"})
 
 
 def clean_parts(parts: Any) -> list[dict[str, Any]] | None:
-    """*parts* with only what the wire form has; None if they are no list of parts."""
+    """Return *parts* with only the keys of the wire form; None if it is not a list of parts."""
     if not isinstance(parts, list) or not parts:
         return None
     cleaned = [_clean(part) for part in parts]
@@ -24,7 +24,7 @@ def clean_parts(parts: Any) -> list[dict[str, Any]] | None:
 
 
 def call_status(part: Mapping[str, Any]) -> CallStatus:
-    """How a tool call stands, as far as *part* says; one that was cut off could still go on."""
+    """Return the status of the tool call *part*; without a result it is in progress."""
     status = part.get("status")
     return status if isinstance(status, str) and status in SETTLED else "in_progress"  # type: ignore[return-value] # as tested
 

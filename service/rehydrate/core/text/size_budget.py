@@ -1,7 +1,7 @@
-"""How much one response may hold, whoever publishes it: memory, rows and answers have a bound.
+"""The size of one response: memory, rows and answers are bounded, whoever publishes.
 
-A publisher of ours is refused what is more. Of others it is not folded: the response ends there, as
-``incomplete``, with `TOO_LARGE` as its error, and what it held by then stays.
+Our own publishers get an error at the limit. Of other publishers the event is not folded: the
+response ends there as ``incomplete`` with the error `TOO_LARGE`, and keeps what it has.
 """
 
 from __future__ import annotations
@@ -22,17 +22,18 @@ MAX_CHARACTERS = 10 * 1024 * 1024
 
 MAX_EVENTS = 1_000_000
 MAX_SEQ = 2 * MAX_EVENTS
-"""A higher number is no place in a response: what says so is no event."""
+"""A seq beyond it is not a place in a response; the message is not an event."""
 
 MAX_STEPS = 100_000
-"""How often it may change from one part to another, which bounds how many parts it has."""
+"""How often a response may change from one part to another, which bounds its parts."""
 
 VALUE_BYTES = 56_000
-"""Of what is said whole, as JSON in ASCII: a tool's arguments or result. With its names and headers
-it has to fit a channel message of the smallest size (64 KiB)."""
+"""Of tool arguments or a result, as JSON in ASCII. With its headers it has to fit a channel
+message of the smallest size (64 KiB).
+"""
 
 END_BYTES = 16_000
-"""Of a usage, and of an error, as JSON: a stop that fits no channel message would never be told."""
+"""Of a usage, and of an error, as JSON: a stop has to fit a channel message."""
 
 LABEL_CHARACTERS = 256
 """Of the name of a part, of a tool, or of a call."""
@@ -40,13 +41,15 @@ LABEL_CHARACTERS = 256
 FOLDED_CHARACTERS = MAX_CHARACTERS + MAX_CHARACTERS // 20
 FOLDED_EVENTS = MAX_EVENTS + MAX_EVENTS // 20
 FOLDED_STEPS = MAX_STEPS + MAX_STEPS // 20
-"""What is folded may be a little more, so that nothing is cut which a publisher of ours may say."""
+"""The fold accepts a little more than our publishers may send, so that it never cuts a response
+of theirs.
+"""
 
 TOO_LARGE = {"code": "too_large", "message": "the response is larger than one may be"}
 
 
 class SizeBudget:
-    """How much a response holds. It may be counted too high, and never too low."""
+    """How much a response holds. The count may be too high, and never too low."""
 
     __slots__ = ("characters", "events", "steps")
 
@@ -56,7 +59,7 @@ class SizeBudget:
         self.steps = steps
 
     def reserve(self, characters: int) -> bool:
-        """Count an event of so many *characters*, if there is room for it; say whether there is."""
+        """Count an event of *characters*; return False if there is no room for it."""
         total = self.characters + characters
         if total > FOLDED_CHARACTERS or self.events >= FOLDED_EVENTS or self.steps >= FOLDED_STEPS:
             return False
@@ -66,7 +69,7 @@ class SizeBudget:
 
 
 def measured(runs: Iterable[Run]) -> SizeBudget:
-    """The size of what *runs* hold."""
+    """Return the size of *runs*."""
     found = SizeBudget()
     for run in runs:
         found.characters += sum(map(_length, run.segments))
@@ -85,23 +88,23 @@ def check_parts(parts: Sequence[Mapping[str, Any]]) -> None:
     characters = 0
     for part in parts:
         characters += len(part.get("text") or "") + len(part.get("part") or "")
-        for said in ("name", "args", "result"):
-            characters += value_length(None, part.get(said))
+        for key in ("name", "args", "result"):
+            characters += value_length(None, part.get(key))
     if len(parts) > MAX_STEPS or characters > MAX_CHARACTERS:
         raise TooLarge(
             f"the parts are {len(parts)}, of {characters} characters; "
-            f"{MAX_STEPS} and {MAX_CHARACTERS} are taken"
+            f"at most {MAX_STEPS} and {MAX_CHARACTERS} are allowed"
         )
 
 
 def adds(event: Event) -> int:
-    """How many characters *event* adds at most."""
+    """Return how many characters *event* adds at most."""
     length = len(event.text) if event.text else 0
     if event.part is None and event.tool_call_id is None and event.version is None:
         return length  # nearly always
     if event.part is not None:
         length += len(event.part)
-    if event.version is not None:  # its parts are named after it, its arguments by a second step
+    if event.version is not None:  # its serial names its parts, and its arguments are a second step
         length += len(event.serial or "") + len(event.tool_call_id or "")
     if event.tool_call_id is not None:
         length += len(event.tool_call_id) + value_length(event.name, event.value)
@@ -109,13 +112,13 @@ def adds(event: Event) -> int:
 
 
 def value_length(name: str | None, value: object) -> int:
-    """How much what is said whole of a tool call counts."""
+    """Return how many characters a whole tool call or result counts."""
     return len(name or "") + (0 if value is None else len(dump(value)))
 
 
 def _length(segment: Segment) -> int:
     length = sum(map(len, segment.fragments)) + len(segment.key or "")
     if segment.value is not None:
-        said = segment.value
-        length += value_length(said.get("name"), said.get("args", said.get("result")))
+        value = segment.value
+        length += value_length(value.get("name"), value.get("args", value.get("result")))
     return length

@@ -1,8 +1,8 @@
-"""Channel messages that grow: of each one, the greatest version that was seen, whole.
+"""Versioned messages: channel messages that grow, each in the greatest version seen.
 
-A response in such a dialect is made of *messages*, one a channel message, in the order in which they
-were created. Folding is a maximum by version, so order, repetition and overlap do not matter. A
-delta is never folded: what it means, only the chain of its own attachment can tell (`chains`).
+A response of such a codec consists of versioned messages, in the order in which they were created.
+Folding is a maximum by version, so order, repetition and overlap do not matter. A delta is never
+folded: what it means depends on what its attachment received before (`append_chains`).
 """
 
 from __future__ import annotations
@@ -19,19 +19,22 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
 MAX_VERSIONED = 1_000
-"""How many channel messages one response may be made of: memory has a bound."""
+"""How many versioned messages one response may consist of."""
 
 VERSIONED_FIRST = NO_SEQ - 1
-"""``first`` of the run of a message's first message; each further one's is one less."""
+"""``first`` of the run of a message's first versioned message; each further one is one lower."""
 
 
 class VersionedHeader(NamedTuple):
-    """What there is to know of a message beside what it says.
+    """What is known of a versioned message beside its content.
 
-    ``first``: of its run, which is its number within the message. ``version``: the greatest version
-    serial that was seen. ``at_ms``: when the channel message was created. ``is_last``: its
-    publisher expects no further version. ``step``, ``attempt``: it counts only as long as no later
-    attempt at that step began.
+    Attributes:
+        serial: of the channel message.
+        first: of its run, which is its number within the message.
+        version: the greatest version serial that was seen.
+        at_ms: when the channel message was created, in ms since 1970.
+        is_last: its publisher expects no later version.
+        step, attempt: it counts only until a later attempt at that step begins.
     """
 
     serial: str
@@ -44,7 +47,7 @@ class VersionedHeader(NamedTuple):
 
 
 class VersionedMessage:
-    """One channel message of a response, as far as it was seen; ``run`` is what it says."""
+    """One channel message of a response in the greatest version seen; ``run`` is its content."""
 
     __slots__ = ("header", "run")
 
@@ -66,24 +69,26 @@ class VersionedMessage:
     def through(self) -> dict[str, Any]:
         """Up to where it is folded, in its wire form."""
         header = self.header
-        told: dict[str, Any] = {"serial": header.serial, "version": header.version}
+        wire: dict[str, Any] = {"serial": header.serial, "version": header.version}
         if header.is_last:
-            told["last"] = True
+            wire["last"] = True
         if header.step is not None:
-            told["step"], told["attempt"] = header.step, header.attempt
-        return told
+            wire["step"], wire["attempt"] = header.step, header.attempt
+        return wire
 
     def apply(self, event: Event) -> None:
-        """Take the version that *event* says, which is a later one."""
+        """Replace the content by the version that *event* is."""
         segments = _segments(event)
         if not self._extend(segments, published_ms(event)):
             first = self.header.first
-            self.run = Run(first, first, [], Timings())  # another one: who stored it writes it anew
+            self.run = Run(
+                first, first, [], Timings()
+            )  # a new run: the store writes it from its beginning
             for segment in segments:
                 self.append(segment, published_ms(event))
 
     def _extend(self, segments: list[Segment], at_ms: int) -> bool:
-        """Add what came, if that is all that is new."""
+        """Append the difference, if the version only appends; return False otherwise."""
         have = self.run.segments
         if not have or [s[:2] for s in have] != [s[:2] for s in segments][: len(have)]:
             return not have and not segments
@@ -99,12 +104,12 @@ class VersionedMessage:
         return True
 
     def append(self, segment: Segment, at_ms: int) -> None:
-        """Add what comes next."""
+        """Append *segment*."""
         self.run.append_segment(segment, at_ms)
 
 
 def _segments(event: Event) -> list[Segment]:
-    """What a version says, as steps of one part."""
+    """Return the content of a version as steps of one part."""
     text = [event.text] if event.text else []
     if event.kind == "tool_call":
         value = {"name": event.name, "args": event.value}
@@ -117,23 +122,26 @@ def _segments(event: Event) -> list[Segment]:
 
 
 def published_ms(event: Event) -> int:
-    """When *event* was published: of a channel message that grows, this version of it."""
+    """Return when *event* was published: of a versioned message, this version."""
     published_ms = serial_time_ms(event.version.serial) if event.version else None
     return event.timestamp_ms if published_ms is None else published_ms
 
 
 def fold_version(known: dict[str, VersionedMessage], steps: dict[str, str], event: Event) -> bool:
-    """Fold the version that *event* says into the messages *known*; False if it changes nothing.
+    """Fold the version that *event* is into the messages *known*; return False if nothing changed.
 
-    *steps*: the latest attempt at each step.
+    Args:
+        known: the versioned messages of the response, by serial.
+        steps: the latest attempt at each step.
+        event: a version.
     """
     version, serial = event.version, event.serial
     if version is None or serial is None:
         return False
-    began = _note_attempt(steps, version.step, version.attempt)
+    is_new_attempt = _note_attempt(steps, version.step, version.attempt)
     message = known.get(serial)
     if event.kind == "void" or (message is not None and version.serial <= message.version):
-        return began
+        return is_new_attempt
     if message is None:
         header = VersionedHeader(
             serial, VERSIONED_FIRST - len(known), version.serial, event.timestamp_ms
@@ -147,7 +155,7 @@ def fold_version(known: dict[str, VersionedMessage], steps: dict[str, str], even
 
 
 def _note_attempt(steps: dict[str, str], step: str | None, attempt: str | None) -> bool:
-    """Note an attempt at a step; False if a later one, or this one, is known."""
+    """Record an attempt at a step; return False if it, or a later one, is known."""
     if step is None or attempt is None or attempt <= steps.get(step, ""):
         return False
     steps[step] = attempt
@@ -155,7 +163,7 @@ def _note_attempt(steps: dict[str, str], step: str | None, attempt: str | None) 
 
 
 def length_of(known: Mapping[str, VersionedMessage], event: Event) -> int:
-    """How much the channel message of *event* holds already."""
+    """Return how many characters the channel message of *event* holds already."""
     message = known.get(event.serial or "")
     return 0 if message is None else measured([message.run]).characters
 
@@ -163,7 +171,7 @@ def length_of(known: Mapping[str, VersionedMessage], event: Event) -> int:
 def visible(
     known: Mapping[str, VersionedMessage], steps: Mapping[str, str]
 ) -> list[VersionedMessage]:
-    """The messages that count, in the order of their creation."""
+    """Return the messages that count, in the order of their creation."""
     messages = sorted(known.values(), key=lambda message: message.serial)
     return [
         message
@@ -174,16 +182,16 @@ def visible(
 
 
 def from_wire(part: Mapping[str, Any], known: int, at_ms: int) -> list[VersionedMessage]:
-    """The messages that *part* of a wire form came from, after *known* others."""
+    """Return the versioned messages that *part* of a wire form came from, after *known* others."""
     made: list[VersionedMessage] = []
     for key in ("through", "result_through"):
-        if (told := part.get(key)) is None:
+        if (through := part.get(key)) is None:
             continue
         header = VersionedHeader(
-            told["serial"], VERSIONED_FIRST - known - len(made), told["version"], at_ms
+            through["serial"], VERSIONED_FIRST - known - len(made), through["version"], at_ms
         )
-        step = (told.get("step"), told.get("attempt"))
-        message = VersionedMessage(VersionedHeader(*header[:4], told.get("last", False), *step))
+        step = (through.get("step"), through.get("attempt"))
+        message = VersionedMessage(VersionedHeader(*header[:4], through.get("last", False), *step))
         for segment in _segments_of_part(part, key):
             message.append(segment, at_ms)
         made.append(message)
