@@ -15,7 +15,7 @@ COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick check format bench chaos soak holes migrate-check mutants lock clean
+.PHONY: help setup demo test test-quick check coverage format bench chaos soak holes migrate-check mutants lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -34,6 +34,10 @@ check: $(VENV)/.dev ## check format, lint, types and import contracts, as CI doe
 	@$(BIN)/ruff check . $(ARGS)
 	@$(BIN)/mypy
 	@$(BIN)/lint-imports
+	@$(BIN)/python tests/core_coverage.py
+
+coverage: $(VENV)/.dev ## branch coverage of the core: each module by its own test; ARGS goes to pytest
+	@exec $(BIN)/python tests/core_coverage.py $(ARGS)
 
 format: $(VENV)/.dev ## format the code and fix lint errors
 	@$(BIN)/ruff format .

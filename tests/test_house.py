@@ -156,6 +156,19 @@ def test_only_the_core_assigns_attributes_of_a_message_state() -> None:
     assert not wrong, f"use the methods of MessageState instead: {wrong}"
 
 
+def test_events_are_not_taken_apart_by_position() -> None:
+    wrong = [
+        f"{path.relative_to(ROOT)}:{node.lineno}"
+        for path in SOURCE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.Subscript)
+        and isinstance(node.value, ast.Name)
+        and node.value.id in ("event", "base", "token", "stop", "start")
+        and isinstance(node.slice, ast.Slice)
+    ]
+    assert not wrong, f"use the names of the fields, or Event.at_same_place: {wrong}"
+
+
 def test_rooms_are_named_by_the_wiring_alone() -> None:
     wrong = []
     for path in SOURCE.rglob("*.py"):
