@@ -11,7 +11,7 @@ from rehydrate.core.fold import STEPS
 DOCS = Path(__file__).parent.parent / "docs"
 WORDS = {
     "_prompt": "set the text, and end",
-    "_more_of_prompt": "extend it, if it consists of several channel messages",
+    "_later_version_of_prompt": "extend it, if it consists of several channel messages",
     "_start": "begin the message",
     "_content": "append, or insert by seq",
     "_fill": "fill a gap",
