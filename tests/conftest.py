@@ -1,4 +1,4 @@
-"""One Postgres for the whole run, and a migrated database of its own for every test that asks."""
+"""One Postgres for the whole run, and a migrated database for every test that requests one."""
 
 from __future__ import annotations
 
@@ -28,11 +28,11 @@ SLOW = {
     "providers/test_model_run_endings.py", "test_history.py",
     "test_store_outage.py",
 }  # fmt: skip
-"""What starts processes and browsers, waits for a channel's real time, or searches for long."""
+"""Tests that start processes or browsers, wait for real time, or search for a long time."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Leave to the whole run what the quick one has no time for."""
+    """Mark the slow tests, which the quick run leaves out."""
     for item in items:
         path = item.path.relative_to(Path(__file__).parent)
         if path.parts[0] in SLOW or path.as_posix() in SLOW:
@@ -54,7 +54,7 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
 
 @pytest.fixture(scope="session")
 def without_settings() -> Iterator[None]:
-    """Whoever runs the tests may have settings of his own, which are not meant for them."""
+    """Remove the developer's own settings from the environment."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
             if name.startswith(("REHYDRATE_", "ABLY_")):
@@ -90,14 +90,14 @@ async def new_database(server_url: str, template: str = "template1") -> AsyncIte
 
 @pytest.fixture
 async def database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
-    """The URL of a migrated database that is this test's alone."""
+    """The URL of a migrated database for this test only."""
     async with new_database(postgres.url, template) as url:
         yield url
 
 
 @pytest.fixture
 async def store(database: str) -> AsyncIterator[PostgresStore]:
-    """An open store on a database that is this test's alone."""
+    """An open store on a database for this test only."""
     made = PostgresStore(database)
     await made.open()
     try:
@@ -108,6 +108,6 @@ async def store(database: str) -> AsyncIterator[PostgresStore]:
 
 @pytest.fixture(scope="module")
 async def module_database(postgres: EmbeddedPostgres, template: str) -> AsyncIterator[str]:
-    """As `database`, for all tests of a module, which keep apart by their conversations."""
+    """A migrated database for the tests of a module, which use different conversations."""
     async with new_database(postgres.url, template) as url:
         yield url

@@ -26,7 +26,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the server's side only for who uses it: a client that only reads needs `View`."""
+    """Import the server's modules on first use: a client that only reads needs just `View`."""
     if name in _HOMES:
         from importlib import import_module  # noqa: PLC0415 - see above
 

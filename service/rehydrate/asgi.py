@@ -1,4 +1,4 @@
-"""For those who deploy with an ASGI server of their own: ``uvicorn rehydrate.asgi:app``."""
+"""The application for another ASGI server: ``uvicorn rehydrate.asgi:app``."""
 
 from __future__ import annotations
 

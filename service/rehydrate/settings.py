@@ -1,4 +1,4 @@
-"""Settings: from the environment, checked, with the variable's name in every complaint."""
+"""Settings: read from the environment and validated; every error names its variable."""
 
 from __future__ import annotations
 
@@ -23,17 +23,36 @@ Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 
 class Settings(BaseSettings):
-    """What a deployment says of itself. Secrets do not show in its representation.
+    """The settings of a deployment. Its representation does not contain secrets.
 
-    ``retention_ms``: how long the channels keep history. ``lease_s``: how long a publisher may
-    give no sign of life before it is taken for dead. ``follow_strategy``: what comes before live
-    messages, where it does: what an attach rewinds, or history. ``follow_grace_s``: how long a
-    conversation stays attached that nobody follows any more. ``publish_rate``: publishes a second
-    that Ably takes, on a channel and on a connection; 0: any number. ``idle_limit_ms``: a response
-    of a publisher that is not ours, and that says nothing for so long, has ended until it says
-    more; 0: never. ``webhook_secret``: what a rule of Ably's shows that does not sign.
-    ``replay_channels``: where replays may go beside a conversation's own channel, as capabilities
-    name channels. ``replays_at_once``, ``replays_per_channel``: how many run, in all processes.
+    Attributes:
+        database_url: Postgres, any libpq connection string.
+        data_dir: folder of the embedded Postgres and channel server.
+        host: address that the service listens on.
+        port: port that the service listens on; 0 picks a free one.
+        channel_template: the channel name of a new conversation.
+        service_keys: secrets of backends.
+        admin_keys: secrets of admins.
+        retention_ms: how long Ably keeps channel history, in ms.
+        ably_keys: keys that may sign readers' tokens.
+        agent_client_ids: clientIds that may publish responses; empty: any.
+        cors_origins: origins whose pages may call the API.
+        lease_s: seconds after which a publisher that has not renewed its lease counts as dead.
+        follow_strategy: how a new follower reads the time before its attach, if both ways are
+            possible: by the rewound messages, or by history.
+        follow_grace_s: how long a conversation without followers stays attached, in seconds.
+        idle_limit_ms: a foreign publisher's response without output for so long is treated as
+            ended, and reopens if output resumes; 0: never.
+        webhook_secret: the secret that unsigned webhooks must carry.
+        publish_rate: publishes per second that Ably accepts, per channel and per connection; 0:
+            unlimited.
+        replay_channels: other channels that replays may use, in the syntax of capabilities.
+        replays_at_once: how many replays run at once, over all processes.
+        replays_per_channel: how many replays run at once on one channel.
+        ably_api_key: ``appId.keyId:secret``.
+        ably_endpoint: as the SDK's option.
+        ably_port: as the SDK's option.
+        ably_tls: as the SDK's option.
     """
 
     model_config = SettingsConfigDict(extra="ignore", frozen=True, populate_by_name=True)
@@ -105,7 +124,7 @@ class Settings(BaseSettings):
         if isinstance(value, str) and value.strip() != "0":
             matched = re.fullmatch(r"(\d+)([smhd])", value.strip())
             if matched is None:
-                raise ValueError("say how long as a number with a unit: 2m, 24h, 30d")
+                raise ValueError("a duration must be a number with a unit: 2m, 24h, 30d")
             return int(matched[1]) * _UNITS_S[matched[2]] * 1000
         return value
 
@@ -113,7 +132,7 @@ class Settings(BaseSettings):
     @classmethod
     def _has_place(cls, value: str) -> str:
         if value.count(_PLACE) != 1:
-            raise ValueError(f"the template names each conversation once: {_PLACE}")
+            raise ValueError(f"the template must contain {_PLACE} exactly once")
         return value
 
     @field_validator("ably_api_key")
@@ -124,11 +143,11 @@ class Settings(BaseSettings):
         return value
 
     def channel_of(self, conversation_id: str) -> str:
-        """The channel of a conversation that has no row yet."""
+        """Return the channel of a conversation that has no row yet."""
         return self.channel_template.replace(_PLACE, conversation_id)
 
     def conversation_on(self, channel: str) -> str | None:
-        """The conversation whose channel is *channel* by template; None if there is none."""
+        """Return the conversation that the template maps to *channel*; None if there is none."""
         before, _, after = self.channel_template.partition(_PLACE)
         if not (channel.startswith(before) and channel.endswith(after)):
             return None
@@ -137,54 +156,54 @@ class Settings(BaseSettings):
         return conversation_id if named else None
 
     def required_database_url(self) -> str:
-        """The database.
+        """Return the database URL.
 
         Raises:
-            NotConfigured: none is set.
+            NotConfigured: it is not set.
         """
         if self.database_url is None:
             raise NotConfigured(
-                "REHYDRATE_DATABASE_URL is not set: give a Postgres URL "
+                "REHYDRATE_DATABASE_URL is not set: set a Postgres URL "
                 "(or use `rehydrate demo` or `rehydrate serve --embedded`)"
             )
         return self.database_url.get_secret_value()
 
     def required_ably_key(self) -> str:
-        """The key to Ably.
+        """Return the Ably API key.
 
         Raises:
-            NotConfigured: none is set.
+            NotConfigured: it is not set.
         """
         if self.ably_api_key is None:
             raise NotConfigured(
-                "ABLY_API_KEY is not set: give appId.keyId:secret "
+                "ABLY_API_KEY is not set: set appId.keyId:secret "
                 "(or use `rehydrate demo` or `rehydrate serve --embedded`)"
             )
         return self.ably_api_key.get_secret_value()
 
     def reader_keys(self) -> list[str]:
-        """The Ably keys whose tokens readers may show."""
+        """Return the Ably keys that may sign readers' tokens."""
         if self.ably_keys:
             return revealed(self.ably_keys)
         return [self.ably_api_key.get_secret_value()] if self.ably_api_key else []
 
 
 def revealed(secrets: tuple[SecretStr, ...]) -> list[str]:
-    """The values of *secrets*, for whoever compares with them."""
+    """Return the plain values of *secrets*."""
     return [secret.get_secret_value() for secret in secrets]
 
 
 def load_settings(**values: Any) -> Settings:
-    """The settings of the environment, with *values* before it.
+    """Read the settings from the environment; *values* take precedence.
 
     Raises:
-        NotConfigured: one is wrong; names its variable.
+        NotConfigured: a setting is invalid; names its variable.
     """
     try:
         return Settings(**values)
     except ValidationError as error:
-        complaints = (
+        faults = (
             f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
             for each in error.errors(include_input=False, include_url=False)
         )
-        raise NotConfigured("; ".join(complaints)) from None
+        raise NotConfigured("; ".join(faults)) from None
