@@ -67,5 +67,5 @@ def eventually(condition, timeout_s: float = 10.0) -> None:
     """Wait until *condition* holds in the server's thread."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():
-        assert time.monotonic() < deadline_s, "it never came true"
+        assert time.monotonic() < deadline_s, "the condition was not met in time"
         time.sleep(0.005)

@@ -61,11 +61,11 @@ def spoiled(draw, names):
 
 
 def check_ends_once(stream) -> None:
-    """Whatever came, the answer ends once, with an error unless it is complete."""
+    """Whatever incoming, the answer ends once, with an error unless it is complete."""
     sink = Folded()
     seen = list(stream)
     for event in seen:
-        event.say(sink)
+        event.write_to(sink)
     assert [isinstance(event, Ended) for event in seen].count(True) == 1
     assert sink.status in TERMINAL
     assert (sink.error is None) == (sink.status == "completed")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rehydrate.providers.assistants_calls import AssistantsCalls, Said
+from rehydrate.providers.assistants_calls import AssistantsCalls, RunContent
 from rehydrate.providers.failures import StreamUnreadable
-from rehydrate.providers.interpreting import Arrived
+from rehydrate.providers.interpreting import RawEvent
 from rehydrate.providers.vendor_events import (
     ToolArgsDelta,
     ToolCallDone,
@@ -16,13 +16,13 @@ from rehydrate.providers.vendor_events import (
 from scripted_openai.turns import RunTurn
 
 
-def came(build) -> Arrived:
+def incoming(build) -> RawEvent:
     event = build(RunTurn("thread_1", "run_1")).events[-1]
-    return Arrived(event["event"], None, event["data"])
+    return RawEvent(event["event"], None, event["data"])
 
 
-def delta(step_id, *calls) -> Arrived:
-    return came(lambda turn: turn.step_delta(step_id, *calls))
+def delta(step_id, *calls) -> RawEvent:
+    return incoming(lambda turn: turn.step_delta(step_id, *calls))
 
 
 def function(args=None, **more):
@@ -30,8 +30,8 @@ def function(args=None, **more):
 
 
 def test_deltas_of_parallel_calls_are_kept_apart_by_step_and_place():
-    said = Said()
-    calls = AssistantsCalls(said)
+    content = RunContent()
+    calls = AssistantsCalls(content)
     begun = delta("s", function("", index=0, id="a"), function("", index=1, id="b"))
     assert [event.tool_call_id for event in calls.delta(begun)] == ["a", "b"]
     more = delta("s", function("{", index=1), function("[", index=0))
@@ -41,15 +41,15 @@ def test_deltas_of_parallel_calls_are_kept_apart_by_step_and_place():
     ]
     other = list(calls.delta(delta("t", function("(", index=0, id="c"))))
     assert [type(event) for event in other] == [ToolCallStarted, ToolArgsDelta]
-    assert said.parts() is None
-    assert list(said.begun) == ["a", "b", "c"]
+    assert content.parts() is None
+    assert list(content.begun) == ["a", "b", "c"]
 
 
 def test_calls_that_are_asked_for_are_said_whole_first():
-    calls = AssistantsCalls(Said())
+    calls = AssistantsCalls(RunContent())
     list(calls.delta(delta("s", function('{"a"', index=0, id="a"))))
     asked = [function('{"a": 1}', id="a"), function("{}", id="b")]
-    events = list(calls.asked(came(lambda turn: turn.run("requires_action")), asked))
+    events = list(calls.requested(incoming(lambda turn: turn.run("requires_action")), asked))
     assert [type(event) for event in events] == [
         ToolArgsDelta, ToolCallStarted, ToolArgsDelta, ToolCallDone, ToolCallDone,
     ]  # fmt: skip
@@ -58,26 +58,32 @@ def test_calls_that_are_asked_for_are_said_whole_first():
 
 @pytest.mark.parametrize("state", ["completed", "failed"])
 def test_a_result_is_said_once_and_makes_its_part_final(state):
-    said = Said()
-    calls = AssistantsCalls(said)
+    content = RunContent()
+    calls = AssistantsCalls(content)
     whole = {
         "id": "a",
         "type": "function",
         "function": {"name": "sum", "arguments": "{}", "output": "3"},
     }
-    step = came(lambda turn: turn.step(state, "s", {"type": "tool_calls", "tool_calls": [whole]}))
+    step = incoming(
+        lambda turn: turn.step(state, "s", {"type": "tool_calls", "tool_calls": [whole]})
+    )
     read = calls.completed if state == "completed" else calls.failed
     (result,) = [event for event in read(step) if isinstance(event, ToolResult)]
     assert result.result == ("3" if state == "completed" else {"error": "failed"})
     assert not [event for event in read(step) if isinstance(event, ToolResult)]
-    (part,) = said.parts()
+    (part,) = content.parts()
     assert (part["result"], part["status"]) == (result.result, state)
 
 
 def test_arguments_that_differ_from_their_deltas_are_noted():
-    calls = AssistantsCalls(Said())
+    calls = AssistantsCalls(RunContent())
     list(calls.delta(delta("s", function("wrong", index=0, id="a"))))
-    list(calls.asked(came(lambda turn: turn.run("requires_action")), [function("{}", id="a")]))
+    list(
+        calls.requested(
+            incoming(lambda turn: turn.run("requires_action")), [function("{}", id="a")]
+        )
+    )
     assert calls.amended
 
 
@@ -86,4 +92,4 @@ def test_arguments_that_differ_from_their_deltas_are_noted():
 )
 def test_a_call_without_a_place_or_an_id_is_refused(call):
     with pytest.raises(StreamUnreadable, match="malformed_event"):
-        list(AssistantsCalls(Said()).delta(delta("s", call)))
+        list(AssistantsCalls(RunContent()).delta(delta("s", call)))

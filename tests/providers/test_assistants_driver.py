@@ -133,7 +133,7 @@ async def test_an_exception_becomes_the_output_and_marks_the_part(vendor):
     [
         ("failed", {"last_error": {"code": "server_error", "message": "Sorry"}}, "failed", "server_error: Sorry"),
         ("expired", {}, "incomplete", "expired: the run expired"),
-        ("cancelled", {}, "cancelled", "cancelled: at the vendor's"),
+        ("cancelled", {}, "cancelled", "cancelled: by the vendor"),
         ("incomplete", {"incomplete_details": {"reason": "max_completion_tokens"}}, "incomplete", "max_completion_tokens"),
     ],
 )  # fmt: skip
@@ -164,7 +164,7 @@ async def test_a_run_of_a_foreign_thread_fails(vendor):
     async with vendor.client() as client:
         vendor.endpoint.threads["thread_9"] = []
         await run_assistants(sink, client, assistant_id="a", input="?", thread_id="thread_9")
-    assert sink.error == "foreign_thread: the stream is of another thread"
+    assert sink.error == "foreign_thread: the stream belongs to another thread"
     assert sink.text == ""
 
 

@@ -46,15 +46,15 @@ BAD = {
     ),
     "an action that asks nothing": (
         one(lambda turn: turn.run("requires_action", required_action=None)),
-        "malformed_event: thread.run.requires_action asks for nothing",
+        "malformed_event: thread.run.requires_action has no tool calls",
     ),
     "another run": (
         RunTurn("thread_1", "run_x").run("in_progress").events[-1],
-        "foreign_run: the stream is of another run",
+        "foreign_run: the stream belongs to another run",
     ),
     "another thread": (
         RunTurn("thread_x", "run_1").run("in_progress").events[-1],
-        "foreign_thread: the stream is of another thread",
+        "foreign_thread: the stream belongs to another thread",
     ),
     "another thread's message": (
         RunTurn("thread_x", "run_1").message_event("created", "msg_2", []).events[-1],

@@ -1,4 +1,4 @@
-"""The table in the docs is made from the code: `python tests/providers/test_docs.py` writes it anew."""
+"""The table in the docs equals the code; `python tests/providers/test_docs.py` updates it."""
 
 from __future__ import annotations
 
@@ -12,20 +12,20 @@ TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end of table -->)", re.DOTAL
 
 
 def table() -> str:
-    """What becomes of every vendor event, as the code says."""
+    """Return the translation of every vendor event as Markdown."""
     lines = []
     for title, rules in (
         ("Responses API", openai_responses.RULES),
         ("Assistants API", openai_assistants.RULES),
     ):
-        lines += ["", f"### {title}", "", "| event | typed event | said in the conversation |"]
+        lines += ["", f"### {title}", "", "| event | typed event | effect on the conversation |"]
         lines.append("|---|---|---|")
-        lines += [f"| `{name}` | {rule.typed} | {rule.said} |" for name, rule in rules.items()]
+        lines += [f"| `{name}` | {rule.typed} | {rule.effect} |" for name, rule in rules.items()]
         lines.append("| any other | Unknown, counted | nothing |")
     return "\n".join(lines) + "\n\n"
 
 
-def test_the_table_in_the_docs_is_what_the_code_does():
+def test_the_table_in_the_docs_equals_the_rules():
     assert TABLE.search(PAGE.read_text(encoding="utf-8"))[0] == table()
 
 

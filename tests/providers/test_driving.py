@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from providers.sinks import Folded
 from rehydrate.providers import driving
-from rehydrate.providers.driving import DriverContext, add_usage, called, is_sync, stopped_upstream
+from rehydrate.providers.driving import DriverContext, add_usage, call_vendor, is_sync, stop_vendor
 from rehydrate.providers.failures import ProviderError, StreamBroken
 from rehydrate.providers.openai_responses import ResponsesStream
 from rehydrate.providers.toolbox import Toolbox
@@ -60,9 +60,9 @@ async def test_a_blocking_method_is_lent_a_thread_and_an_async_one_is_awaited():
             return threading.current_thread()
 
     here = threading.current_thread()
-    assert await called(SyncAPIClient().ask) is not here
-    assert await called(Resource().ask) is not here
-    assert await called(Async().ask) is here
+    assert await call_vendor(SyncAPIClient().ask) is not here
+    assert await call_vendor(Resource().ask) is not here
+    assert await call_vendor(Async().ask) is here
 
 
 async def test_the_stock_clients_are_told_apart():
@@ -79,7 +79,7 @@ async def test_what_a_method_raises_is_told_as_what_it_means():
         raise ConnectionResetError
 
     with pytest.raises(StreamBroken) as caught:
-        await called(ask)
+        await call_vendor(ask)
     assert isinstance(caught.value.__cause__, ConnectionResetError)
 
 
@@ -96,11 +96,11 @@ async def test_stopping_does_all_steps_whatever_one_of_them_does(monkeypatch, ca
     async def works():
         done.append(True)
 
-    await stopped_upstream([fails, hangs, works])
+    await stop_vendor([fails, hangs, works])
     assert done == [True]
     assert [record.getMessage() for record in caplog.records] == [
-        "the vendor could not be told to stop: ProviderError",
-        "the vendor could not be told to stop: TimeoutError",
+        "failed to stop the vendor's response: ProviderError",
+        "failed to stop the vendor's response: TimeoutError",
     ]
 
 
@@ -112,7 +112,7 @@ async def test_stopping_goes_to_its_end_also_while_being_cancelled():
         await asyncio.sleep(0.05)
         done.append(True)
 
-    task = asyncio.create_task(stopped_upstream([slowly]))
+    task = asyncio.create_task(stop_vendor([slowly]))
     await begun.wait()
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
@@ -137,7 +137,7 @@ async def test_without_a_final_word_of_one_turn_the_parts_are_what_was_said():
         [{"type": "response.completed", "response": {"id": "r", "output": []}}],
         [{"type": "response.completed", "response": {"id": "s", "output": [{"type": "message"}]}}],
     ):
-        end, calls = await answer.pour(ResponsesStream(events))
+        end, calls = await answer.write_turn(ResponsesStream(events))
         assert calls == []
         answer.close_turn(end)
     outcome = answer.finish(None)

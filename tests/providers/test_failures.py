@@ -9,7 +9,7 @@ import pytest
 
 from rehydrate.errors import RehydrateError
 from rehydrate.providers.failures import (
-    TOLD_CHARACTERS,
+    ERROR_CHARACTERS_MAX,
     ProviderError,
     StreamBroken,
     StreamUnreadable,
@@ -32,7 +32,7 @@ def raised(call):
     [
         (raised(lambda: json.loads("{")), StreamUnreadable, "malformed_event: Expecting"),
         (raised(b"\xff".decode), StreamUnreadable, "malformed_event: 'utf-8'"),
-        (TimeoutError(), StreamBroken, "stalled: nothing came for too long"),
+        (TimeoutError(), StreamBroken, "stalled: no event before the idle timeout"),
         (openai.APITimeoutError(request=None), StreamBroken, "stalled"),
         (openai.APIConnectionError(request=None), StreamBroken, "connection_lost: APIConnection"),
         (ConnectionResetError(), StreamBroken, "connection_lost: ConnectionResetError"),
@@ -48,8 +48,8 @@ def raised(call):
 def test_an_exception_is_told_by_what_it_means(error, kind, told):
     failure = failure_of(error)
     assert type(failure) is kind
-    assert failure.told.startswith(told)
-    assert "secret" not in failure.told
+    assert failure.public_detail.startswith(told)
+    assert "secret" not in failure.public_detail
     assert failure.__cause__ is error
 
 
@@ -61,9 +61,12 @@ def test_a_failure_stays_what_it_is():
 
 
 def test_what_is_told_has_a_bound():
-    assert len(vendor_failure({"code": "x", "message": "y" * 5000}).told) == TOLD_CHARACTERS
+    assert (
+        len(vendor_failure({"code": "x", "message": "y" * 5000}).public_detail)
+        == ERROR_CHARACTERS_MAX
+    )
 
 
 @pytest.mark.parametrize("error", [None, "x", {}, {"code": 5, "message": []}])
 def test_an_error_object_without_a_word_is_a_failure_all_the_same(error):
-    assert vendor_failure(error).told == "vendor_failed"
+    assert vendor_failure(error).public_detail == "vendor_failed"

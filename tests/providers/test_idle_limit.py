@@ -31,7 +31,7 @@ async def test_many_waits_may_take_longer_together():
     loop = asyncio.get_running_loop()
     began_s = loop.time()
     while loop.time() - began_s < 1.2:
-        assert await limit.wait(asyncio.sleep(0.05, "came")) == "came"
+        assert await limit.wait(asyncio.sleep(0.05, "result")) == "result"
     limit.close()
 
 
@@ -39,7 +39,7 @@ async def test_the_time_between_waits_does_not_count():
     limit = IdleLimit(0.2)
     await limit.wait(asyncio.sleep(0))
     await asyncio.sleep(0.5)
-    assert await limit.wait(asyncio.sleep(0, "came")) == "came"
+    assert await limit.wait(asyncio.sleep(0, "result")) == "result"
     limit.close()
 
 

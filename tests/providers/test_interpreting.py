@@ -1,4 +1,4 @@
-"""What interpreters share: the tally of what came as deltas, and the count of unknown types."""
+"""What interpreters share: the tally of what incoming as deltas, and the count of unknown types."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from rehydrate.providers.failures import StreamUnreadable
 from rehydrate.providers.interpreting import (
     UNKNOWN_TYPES_MAX,
-    Arrived,
+    RawEvent,
     Tally,
     dict_of,
     dicts_in,
@@ -64,7 +64,7 @@ async def test_unknown_types_are_counted_within_a_bound():
 )
 def test_a_field_of_another_kind_is_refused_by_name(read, fields):
     with pytest.raises(StreamUnreadable, match=r"some\.event has no .* 'at'"):
-        read(Arrived("some.event", None, fields), "at")
+        read(RawEvent("some.event", None, fields), "at")
 
 
 def test_what_may_be_absent_is_read_as_nothing():

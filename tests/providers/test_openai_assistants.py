@@ -72,7 +72,7 @@ async def test_a_run_that_waits_goes_on_with_the_stream_of_its_outputs():
     sink = Folded()
     events = [event async for event in stream]
     for event in events[:-1]:
-        event.say(sink)
+        event.write_to(sink)
     action = next(event for event in events if isinstance(event, ActionRequired))
     assert [(call.name, call.args) for call in action.calls] == [("weather", '{"city": "Paris"}')]
     assert (action.run_id, action.thread_id) == ("run_1", "thread_1")

@@ -154,7 +154,7 @@ async def test_a_background_response_resumes_by_its_number_without_doubling(vend
         stream = ResponsesStream(await client.responses.create(**ASK, background=True))
         async for event in stream:
             if not isinstance(event, Ended):
-                event.say(sink)
+                event.write_to(sink)
         assert isinstance(stream.error, StreamBroken)
         assert (stream.sequence_number, sink.text) == (6, "one two three")
         stream.resume(events)  # a server that ignores `starting_after` repeats everything
@@ -173,7 +173,7 @@ async def test_another_process_resumes_anywhere_and_ends_with_the_whole_text(ven
         async for event in first:
             if first.sequence_number > after:
                 break
-            event.say(sink)
+            event.write_to(sink)
         await first.aclose()
         source = await client.responses.retrieve("resp_1", stream=True, starting_after=after)
         end = await ResponsesStream(source, starting_after=after).into(sink)
@@ -198,7 +198,7 @@ async def test_a_server_that_streams_no_deltas_is_told_all_the_same():
     stream = ResponsesStream([{"type": "response.completed", "response": response}])
     events = [event async for event in stream]
     for event in events:
-        event.say(sink)
+        event.write_to(sink)
     assert sink.text == "All at once."
     assert any(isinstance(event, ToolCallStarted) for event in events)
     assert not sink.needs_repair
@@ -212,7 +212,7 @@ async def test_an_error_that_the_package_raises_is_the_vendor_s(vendor):
         stream = ResponsesStream(await client.responses.create(**ASK))
         assert [text async for text in _until_error(stream)] == ["So"]
     assert isinstance(stream.error, VendorFailed)
-    assert stream.error.told == "server_error: Boom"
+    assert stream.error.public_detail == "server_error: Boom"
 
 
 async def _until_error(stream):

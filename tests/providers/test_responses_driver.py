@@ -148,8 +148,8 @@ async def test_an_exception_of_a_tool_becomes_its_output_and_marks_its_part(vend
     ("call", "error"),
     [
         (("call_a", "nobody", {}), "unknown_tool: nobody"),
-        (("call_a", "weather", '{"city": '), "bad_arguments: weather: no JSON"),
-        (("call_a", "weather", "[1]"), "bad_arguments: weather: no JSON object"),
+        (("call_a", "weather", '{"city": '), "bad_arguments: weather: not valid JSON"),
+        (("call_a", "weather", "[1]"), "bad_arguments: weather: not a JSON object"),
         (("call_a", "hang", {}), "tool_timeout: hang"),
     ],
 )
@@ -246,7 +246,7 @@ async def test_a_vendor_that_cannot_be_reached_leaves_the_answer_incomplete(vend
     ("frames", "status", "error"),
     [
         ([CUT], "incomplete", "connection_lost: APIConnectionError"),
-        ([], "incomplete", "stream_broke_off: it ended without an end"),
+        ([], "incomplete", "stream_broke_off: it ended without a final event"),
         ([Raw(b"data: {nonsense\n\n")], "failed", "malformed_event"),
         ([Stall(60)], "incomplete", "stalled"),
     ],

@@ -46,7 +46,7 @@ BAD = {
     ),
     "another response": (
         {"type": "response.in_progress", "response": {"id": "resp_x"}},
-        "foreign_response: response.in_progress is of another response",
+        "foreign_response: response.in_progress belongs to another response",
     ),
     "another response's end": (
         {"type": "response.completed", "response": {"id": "resp_x"}},
@@ -100,7 +100,7 @@ async def test_a_part_that_its_deltas_did_not_fill_is_filled_at_its_end():
     stream = ResponsesStream(events)
     await stream.into(sink)
     assert (sink.status, sink.text) == ("completed", "one two three")
-    assert stream.amended  # numbers were left out; the vendor's last word made it whole
+    assert stream.amended  # sequence numbers were skipped, and the final text replaced the deltas
     assert not sink.needs_repair
 
 

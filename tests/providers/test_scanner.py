@@ -71,7 +71,7 @@ def test_the_log_says_of_every_event_what_became_of_it_and_never_its_text(name, 
         ),
         ({"type": "response.created", "sequence_number": 0}, "response.created (0) became nothing"),
         ({"type": "response.output_text.delta", "delta": "secret"}, "became Ended"),
-        ({"words": "secret"}, "an event that is none (None) became Ended"),
+        ({"words": "secret"}, "an unparsed event (None) became Ended"),
     ],
 )
 def test_the_log_says_so_too_of_what_is_unknown_repeated_or_makes_no_sense(raw, line, caplog):

@@ -107,7 +107,7 @@ async def test_an_exception_and_a_result_that_is_no_json_are_told_to_the_model()
 
     box = Toolbox({"broken": broken, "odd": odd, "late": _late})
     assert (await box.answer(call("broken"))).result == {"error": "LookupError: no station"}
-    assert "no JSON" in (await box.answer(call("odd"))).output
+    assert "not JSON" in (await box.answer(call("odd"))).output
     assert (await box.answer(call("late"))).result == {"error": "TimeoutError: its own"}
 
 
@@ -135,8 +135,8 @@ async def test_what_no_model_can_mend_is_a_failure(name, args, code):
     finally:
         released.set()
     assert (answer.failure.code, answer.failure.ending) == (code, "failed")
-    assert name in answer.failure.told
-    assert answer.result == {"error": answer.failure.told}
+    assert name in answer.failure.public_detail
+    assert answer.result == {"error": answer.failure.public_detail}
 
 
 async def test_a_result_that_is_too_long_for_readers_reaches_the_model():

@@ -50,7 +50,7 @@ def test_each_event_says_what_it_adds():
         Progress("t", 8, {}),
         Ended("t", 9, "incomplete", {"n": 1}, StreamBroken("cut"), None),
     ):
-        event.say(sink)
+        event.write_to(sink)
     assert [part["type"] for part in sink.parts] == [
         "text", "refusal", "reasoning", "tool_call", "tool_call",
     ]  # fmt: skip
@@ -76,11 +76,11 @@ def test_a_response_that_is_published_is_a_sink():
 
     out = Out()
     response = Response(out)  # the real one, over what it emits to
-    TextDelta("t", 1, "0.0", "Yes").say(response)
-    ToolCallStarted("t", 4, "c", "sum", "function_call").say(response)
-    ToolResult("t", 6, "c", "sum", 7).say(response)
-    Ended("t", 9, "failed", None, StreamBroken("cut"), []).say(response)
-    ToolResult("t", 7, "c", "sum", {"error": "no"}, failed=True).say(response)
+    TextDelta("t", 1, "0.0", "Yes").write_to(response)
+    ToolCallStarted("t", 4, "c", "sum", "function_call").write_to(response)
+    ToolResult("t", 6, "c", "sum", 7).write_to(response)
+    Ended("t", 9, "failed", None, StreamBroken("cut"), []).write_to(response)
+    ToolResult("t", 7, "c", "sum", {"error": "no"}, failed=True).write_to(response)
     assert out.said == ["token", "tool_call", "tool_result", "tool_result"]
     assert (out.ending.status, out.ending.error) == ("failed", "cut")
 

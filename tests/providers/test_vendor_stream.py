@@ -99,7 +99,7 @@ async def test_cancellation_closes_the_source_and_goes_on():
 async def test_a_stream_that_was_begun_by_hand_goes_on_into_a_sink():
     stream, sink = ResponsesStream(EVENTS), Folded()
     for _ in range(6):
-        (await anext(stream)).say(sink)
+        (await anext(stream)).write_to(sink)
     await stream.into(sink)
     assert (sink.text, sink.status) == ("One two", "completed")
 

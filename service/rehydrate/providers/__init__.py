@@ -1,1 +1,4 @@
-"""Model vendors' streams: typed events, text, or straight into a response. Imports no vendor."""
+"""Read the streams of model vendors as typed events, as text, or directly into a response.
+
+No vendor's package is imported here.
+"""

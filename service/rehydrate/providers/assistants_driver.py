@@ -1,7 +1,7 @@
-"""The Assistants API driven to its end: run, run the tools, submit their outputs, go on.
+"""Run the tool loop of the Assistants API: run, call the tools, submit their outputs, continue.
 
-Requests go through the client's own `post`, which the ``openai`` package documents for endpoints
-that it does not know: its methods for this API are deprecated, and will be gone some day.
+Requests use the client's `post`, which the ``openai`` package documents for endpoints that it has
+no method for: its methods for this API are deprecated and will be removed.
 """
 
 from __future__ import annotations
@@ -15,10 +15,10 @@ from rehydrate.providers.driving import (
     TURNS_MAX,
     DriverContext,
     DriverOutcome,
-    called,
-    driven,
+    call_vendor,
+    drive,
     is_sync,
-    stopped_upstream,
+    stop_vendor,
 )
 from rehydrate.providers.failures import ProviderError, StreamBroken, VendorIncomplete
 from rehydrate.providers.openai_assistants import AssistantsStream
@@ -39,7 +39,7 @@ async def run_assistants(
     client: Any,
     *,
     assistant_id: str,
-    input: Any = None,  # noqa: A002 - as in `run_responses`
+    input: Any = None,  # noqa: A002 - the same name as in `run_responses`
     thread_id: str | None = None,
     tools: Mapping[str, Callable[..., Any] | Tool] | Toolbox | None = None,
     describe_tools: bool = False,
@@ -49,24 +49,24 @@ async def run_assistants(
     noted: Noted | None = None,
     **request: Any,
 ) -> DriverOutcome:
-    """Stream a run of the Assistants API into *sink*, tool loop included; end it there.
+    """Stream a run of the Assistants API into *sink*, with all tool calls, and end the response.
+
+    A failure ends the response and is returned, not raised. An exception of the sink, or
+    cancellation, cancels the run at the vendor and propagates.
 
     Args:
         sink: the response that is being published.
-        client: ``openai.AsyncOpenAI`` (or ``OpenAI``, whose calls then use threads).
-        assistant_id: which assistant runs.
-        input: the prompt: a text, or content blocks of the API; None: the thread as it is.
-        thread_id: the thread to go on with; without it, a new one is made.
+        client: ``openai.AsyncOpenAI``, or ``OpenAI``, whose calls then use threads.
+        assistant_id: the assistant to run.
+        input: the prompt: a text, or content blocks of the API. None: add no message.
+        thread_id: the thread to continue. None: create one.
         tools: the functions that the assistant may call, by name.
-        describe_tools: send these tools' descriptions, instead of those of the assistant.
+        describe_tools: send the descriptions of these tools instead of the assistant's own.
         tool_timeout_s: how long one call of a tool may take, in seconds.
-        idle_timeout_s: how long the stream may say nothing, in seconds.
+        idle_timeout_s: how long the stream may be silent, in seconds.
         turns_max: how often outputs may be submitted.
-        noted: is told the vendor's ids as soon as they are known.
+        noted: called with each id of the vendor as soon as it is known.
         request: further fields of the run: ``model``, ``instructions``, ``metadata`` …
-
-    A bad end is told to the sink and returned, not raised. What the sink raises, and cancellation,
-    cancel the run and go on.
 
     Raises:
         BadParameter: a tool cannot be described.
@@ -76,38 +76,38 @@ async def run_assistants(
         request["tools"] = toolbox.nested_specs()
     body = {**request, "assistant_id": assistant_id, "stream": True}
     run = _AssistantsRun(client, DriverContext(sink, toolbox, noted), thread_id, idle_timeout_s)
-    return await driven(run, run.turns(input, body, turns_max))
+    return await drive(run, run.turns(input, body, turns_max))
 
 
 class _AssistantsRun:
     def __init__(
         self,
         client: Any,
-        conversation: DriverContext,
+        context: DriverContext,
         thread_id: str | None,
         idle_timeout_s: float,
     ) -> None:
         self._client = client
-        self._conversation = conversation
+        self._context = context
         self._thread_id = thread_id
         self._idle_timeout_s = idle_timeout_s
         self._stream: AssistantsStream | None = None
 
-    async def turns(self, asked: Any, body: dict[str, Any], turns_max: int) -> None:
-        """Run, submit what the run waits for, and again, until it is done."""
-        source = await self._begin(asked, body)
+    async def turns(self, input_: Any, body: dict[str, Any], turns_max: int) -> None:
+        """Start the run, and submit tool outputs until it needs no more."""
+        source = await self._begin(input_, body)
         stream = AssistantsStream(
             source, thread_id=self._thread_id, idle_timeout_s=self._idle_timeout_s
         )
         self._stream = stream
         for _ in range(turns_max):
-            end, _calls = await self._conversation.pour(stream)
+            end, _calls = await self._context.write_turn(stream)
             if stream.waiting is None:
-                self._conversation.close_turn(end)
+                self._context.close_turn(end)
                 if end.error is not None:
                     raise end.error
                 return
-            answers = await self._conversation.answer(list(stream.waiting.calls))
+            answers = await self._context.answer(list(stream.waiting.calls))
             outputs = [
                 {"tool_call_id": answer.tool_call_id, "output": answer.output} for answer in answers
             ]
@@ -115,8 +115,8 @@ class _AssistantsRun:
             stream.resume(await self._post(path, {"tool_outputs": outputs, "stream": True}))
         raise VendorIncomplete("too_many_turns", f"tools were called {turns_max} times")
 
-    async def _begin(self, asked: Any, body: dict[str, Any]) -> Any:
-        message = None if asked is None else {"role": "user", "content": asked}
+    async def _begin(self, input_: Any, body: dict[str, Any]) -> Any:
+        message = None if input_ is None else {"role": "user", "content": input_}
         if self._thread_id is None:
             thread = {"messages": [] if message is None else [message]}
             return await self._post("/threads/runs", {**body, "thread": thread})
@@ -126,14 +126,14 @@ class _AssistantsRun:
         return await self._post(f"{thread_path}/runs", body)
 
     async def _post(self, path: str, body: dict[str, Any]) -> Any:
-        from openai import AsyncStream, Stream  # noqa: PLC0415 - only whoever has a client has it
+        from openai import AsyncStream, Stream  # noqa: PLC0415 - an optional dependency; callers with a client have it
 
         post = self._client.post
         more: dict[str, Any] = {}
         if body.get("stream"):
             stream_cls = Stream[object] if is_sync(post) else AsyncStream[object]
             more = {"stream": True, "stream_cls": stream_cls}
-        return await called(
+        return await call_vendor(
             post, path, cast_to=object, body=body, options={"headers": _HEADERS}, **more
         )
 
@@ -142,7 +142,7 @@ class _AssistantsRun:
         return f"/threads/{quote(thread_id, safe='')}/runs/{quote(run_id, safe='')}"
 
     async def stop(self) -> None:
-        """Close the stream, and cancel a run that is not over: it would block its thread."""
+        """Close the stream, and cancel an unfinished run, which would block its thread."""
         stream = self._stream
         if stream is None:
             return
@@ -150,23 +150,23 @@ class _AssistantsRun:
         over = stream.end is not None and not isinstance(stream.error, StreamBroken)
         if stream.run_id and stream.thread_id and (stream.waiting is not None or not over):
             steps.append(lambda: self._cancel(self._run_path(stream)))
-        await stopped_upstream(steps)
+        await stop_vendor(steps)
 
     async def _cancel(self, path: str) -> None:
-        """Cancel a run, and wait until it is over: until then its thread takes no message."""
+        """Cancel a run and wait until it has ended, since its thread accepts no message before."""
         run = await self._post(f"{path}/cancel", {})
         while isinstance(run, dict) and run.get("status") == "cancelling":
             await asyncio.sleep(random.uniform(0.1, 0.3))  # noqa: S311 - jitter
             options = {"headers": _HEADERS}
-            run = await called(self._client.get, path, cast_to=object, options=options)
+            run = await call_vendor(self._client.get, path, cast_to=object, options=options)
 
     def cancelled(self) -> None:
-        """Say that the response was cancelled."""
-        self._conversation.cancelled()
+        """End the response as cancelled."""
+        self._context.cancelled()
 
     def finish(self, error: ProviderError | None) -> DriverOutcome:
-        """Say how the response ends."""
+        """End the response and return the outcome."""
         stream = self._stream
         thread_id = self._thread_id if stream is None else stream.thread_id
         run_id = None if stream is None else stream.run_id
-        return self._conversation.finish(error, thread_id=thread_id, run_id=run_id)
+        return self._context.finish(error, thread_id=thread_id, run_id=run_id)

@@ -1,4 +1,4 @@
-"""What both drivers share: turns of one answer, written into one response that ends once."""
+"""The common part of both drivers: the turns of one answer become one response that ends once."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rehydrate.providers.failures import ProviderError, failure_of
-from rehydrate.providers.interpreting import settle
+from rehydrate.providers.interpreting import set_result
 from rehydrate.providers.vendor_events import Ended, Started, ToolCallDone, ToolResult
 
 if TYPE_CHECKING:
@@ -25,24 +25,24 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 TURNS_MAX = 16
-"""How often an answer may come back with tool calls before it ends as incomplete."""
+"""How many turns with tool calls an answer may have before it ends as incomplete."""
 
 CANCEL_TIMEOUT_S = 5.0
-"""How long telling the vendor of a cancellation may take."""
+"""How long a request to cancel may take at the vendor."""
 
 
 @dataclass(frozen=True, slots=True)
 class DriverOutcome:
-    """How a driven answer ended.
+    """How an answer ended.
 
     Attributes:
-        status: the response's.
-        error: why, if it is not ``completed``.
-        usage: the vendor's counts of tokens, summed over all turns.
-        parts: the whole content, if the vendor said at every end what it was.
-        response_ids: the vendor's ids of the responses, oldest first; the last one is the next
-            prompt's ``previous_response_id``.
-        thread_id: the vendor's id of the thread; the next prompt's ``thread_id``.
+        status: the status of the response.
+        error: the cause, if the status is not ``completed``.
+        usage: the vendor's token counts, summed over all turns.
+        parts: the complete content, if the vendor sent it at the end of every turn.
+        response_ids: the vendor's ids of the responses, oldest first. Pass the last one as
+            ``previous_response_id`` with the next prompt.
+        thread_id: the vendor's id of the thread. Pass it as ``thread_id`` with the next prompt.
         run_id: the vendor's id of the run.
     """
 
@@ -56,15 +56,18 @@ class DriverOutcome:
 
 
 Noted = Callable[[str, str], None]
-"""Is told what the vendor has begun (``response``, ``thread``, ``run``), and its id."""
+"""Called with what the vendor has started (``response``, ``thread`` or ``run``), and its id."""
 
-_NAMED = ("response", "thread", "run")
+_REPORTED = ("response", "thread", "run")
 
 
 class DriverContext:
-    """One answer in the making: what its turns said goes into *sink*, and its end, once.
+    """One answer while it is produced: writes all turns into *sink*, and its end once.
 
-    *noted* is told the vendor's ids as soon as they are known.
+    Args:
+        sink: the response that is being published.
+        toolbox: the tools that the model may call.
+        noted: called with each id of the vendor as soon as it is known.
     """
 
     def __init__(self, sink: Sink, toolbox: Toolbox, noted: Noted | None = None) -> None:
@@ -75,8 +78,8 @@ class DriverContext:
         self._parts: list[dict[str, Any]] | None = []
         self.usage: dict[str, Any] | None = None
 
-    async def pour(self, stream: VendorStream) -> tuple[Ended, list[ToolCallDone]]:
-        """Write what *stream* says, but for its end; return that, and the calls that it made."""
+    async def write_turn(self, stream: VendorStream) -> tuple[Ended, list[ToolCallDone]]:
+        """Write the content of *stream* to the sink; return its end, which is not written, and calls."""
         calls: list[ToolCallDone] = []
         end: Ended | None = None
         async for event in stream:
@@ -85,24 +88,25 @@ class DriverContext:
             elif isinstance(event, ToolCallDone):
                 calls.append(event)
             elif isinstance(event, Started):
-                if self._noted is not None and event.what in _NAMED:
+                if self._noted is not None and event.what in _REPORTED:
                     self._noted(event.what, event.id)
             elif not (isinstance(event, ToolResult) and event.tool_call_id in self._answers):
-                event.say(self._sink)
+                event.write_to(self._sink)
         assert end is not None, "every stream ends with Ended"  # noqa: S101 - the stream's promise
         return end, calls
 
     def close_turn(self, end: Ended) -> None:
-        """Take over what the turn that ended so said of itself."""
+        """Add the usage and the parts of a turn to those of the answer."""
         self.usage = add_usage(self.usage, end.usage)
         if self._parts is not None:
             self._parts = None if end.parts is None else [*self._parts, *end.parts]
 
     async def answer(self, calls: list[ToolCallDone]) -> list[Answer]:
-        """Run the tools, show their results as they come; return them in the order of the calls.
+        """Run the tools and write each result as it arrives; return them in the order of the calls.
 
         Raises:
-            ToolFailed: one of them cannot be run; the others' results are shown all the same.
+            ToolFailed: one of them cannot be run. The results of the others are written all the
+                same.
         """
         answers: dict[str, Answer] = {}
         async with aclosing(self._toolbox.answers(calls)) as coming:
@@ -118,37 +122,41 @@ class DriverContext:
         return [answers[call.tool_call_id] for call in calls]
 
     def finish(self, error: ProviderError | None, **ids: Any) -> DriverOutcome:
-        """Say how the response ends, and return it."""
+        """End the response and return the outcome."""
         status: Status = "completed" if error is None else error.ending
         parts = self._parts or None
         for part in parts or ():
             answer = self._answers.get(part.get("tool_call_id", ""))
             if answer is not None:
-                settle(part, answer.result, failed=answer.failed)
-        told = None if error is None else error.told
-        self._sink.finish(status, usage=self.usage, error=told, parts=parts)
+                set_result(part, answer.result, failed=answer.failed)
+        detail = None if error is None else error.public_detail
+        self._sink.finish(status, usage=self.usage, error=detail, parts=parts)
         return DriverOutcome(status, error, self.usage, parts, **ids)
 
     def cancelled(self) -> None:
-        """Say that the response was cancelled; the text so far is its text."""
+        """End the response as cancelled, with the content so far."""
         self._sink.finish("cancelled", usage=self.usage)
 
 
 class DriverRun(Protocol):
-    """One driven answer, as `driven` sees it."""
+    """One answer that `drive` can run."""
 
     async def stop(self) -> None:
-        """Stop the vendor, if it is not done."""
+        """Stop the vendor if it has not finished."""
 
     def cancelled(self) -> None:
-        """Say that the response was cancelled."""
+        """End the response as cancelled."""
 
     def finish(self, error: ProviderError | None) -> DriverOutcome:
-        """Say how the response ends."""
+        """End the response and return the outcome."""
 
 
-async def driven(run: DriverRun, turns: Awaitable[None]) -> DriverOutcome:
-    """Carry *turns* out, and end the response however they end."""
+async def drive(run: DriverRun, turns: Awaitable[None]) -> DriverOutcome:
+    """Await *turns*, and end the response whatever their result is.
+
+    A `ProviderError` ends the response and is part of the outcome. Cancellation and other
+    exceptions stop the vendor and propagate; the publisher ends the response for the latter.
+    """
     try:
         await turns
     except ProviderError as failure:
@@ -164,11 +172,11 @@ async def driven(run: DriverRun, turns: Awaitable[None]) -> DriverOutcome:
     return run.finish(None)
 
 
-async def called(method: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
-    """Call a method of a vendor's client, which may be sync or async, without blocking the loop.
+async def call_vendor(method: Callable[..., Any], *args: Any, **keywords: Any) -> Any:
+    """Call a sync or async method of a vendor's client without blocking the event loop.
 
     Raises:
-        ProviderError: what it raised, as what it means for the answer.
+        ProviderError: the method raised; see `failure_of`.
     """
     try:
         if is_sync(method):
@@ -179,16 +187,16 @@ async def called(method: Callable[..., Any], *args: Any, **keywords: Any) -> Any
         raise failure_of(error) from error
 
 
-async def stopped_upstream(steps: Iterable[Callable[[], Awaitable[Any]]]) -> None:
-    """Carry *steps* out, within a limit each, also while being cancelled; failures are logged."""
+async def stop_vendor(steps: Iterable[Callable[[], Awaitable[Any]]]) -> None:
+    """Await each of *steps* with a time limit, even while being cancelled; log failures."""
 
     async def stop() -> None:
         for step in steps:
             try:
                 async with asyncio.timeout(CANCEL_TIMEOUT_S):
                     await step()
-            except Exception as error:  # noqa: BLE001 - the answer is over for us either way
-                _log.warning("the vendor could not be told to stop: %s", type(error).__name__)
+            except Exception as error:  # noqa: BLE001 - the response ends in any case
+                _log.warning("failed to stop the vendor's response: %s", type(error).__name__)
 
     task = asyncio.create_task(stop(), name="stopping upstream")
     try:
@@ -199,7 +207,7 @@ async def stopped_upstream(steps: Iterable[Callable[[], Awaitable[Any]]]) -> Non
 
 
 def add_usage(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[str, Any] | None:
-    """The sum of two counts of tokens, field by field."""
+    """Return the sum of two token counts, field by field."""
     if one is None or other is None:
         return other if one is None else one
     total = dict(one)
@@ -215,7 +223,7 @@ def add_usage(one: dict[str, Any] | None, other: dict[str, Any] | None) -> dict[
 
 
 def is_sync(method: Callable[..., Any]) -> bool:
-    """Whether *method* is of the ``openai`` package's blocking client, or of one like it."""
+    """Return True if *method* belongs to the ``openai`` package's sync client, or to a similar one."""
     owner = getattr(method, "__self__", None)  # the client, or one of its resources
     kinds = (*type(owner).__mro__, *type(getattr(owner, "_client", None)).__mro__)
     return any(kind.__name__ == "SyncAPIClient" for kind in kinds)

@@ -1,14 +1,15 @@
-"""How a vendor's stream can end badly, and what becomes of the exceptions of its package.
+"""The failures of a vendor's stream, and the mapping from exceptions of the vendor's package.
 
     ProviderError          the answer did not end as `completed`
-    ├── StreamBroken       it broke off: no end came (incomplete; a background response can resume)
-    ├── StreamUnreadable   something in it makes no sense (failed)
-    ├── VendorIncomplete   the vendor stopped early and says why (incomplete)
-    ├── VendorFailed       the vendor says that it failed (failed)
-    ├── VendorCancelled    it was cancelled at the vendor's (cancelled)
-    └── ToolFailed         a tool does not exist, or hangs, or cannot take its arguments (failed)
+    ├── StreamBroken       the stream broke off (incomplete; a background response can resume)
+    ├── StreamUnreadable   the stream is malformed or inconsistent (failed)
+    ├── VendorIncomplete   the vendor stopped early, with a reason (incomplete)
+    ├── VendorFailed       the vendor reported a failure (failed)
+    ├── VendorCancelled    the vendor reported a cancellation (cancelled)
+    └── ToolFailed         a tool does not exist, hangs, or cannot parse its arguments (failed)
 
-The vendor's package is recognised by the names of its exceptions, so that nothing here imports it.
+Exceptions of the vendor's package are recognised by the names of their classes, so the package
+does not have to be installed.
 """
 
 from __future__ import annotations
@@ -21,15 +22,15 @@ from rehydrate.errors import RehydrateError
 if TYPE_CHECKING:
     from rehydrate.core.event import Status
 
-TOLD_CHARACTERS = 300
-"""How much of an error is told to the readers of a conversation."""
+ERROR_CHARACTERS_MAX = 300
+"""Length of an error that is published to the readers of a conversation."""
 
 
 class ProviderError(RehydrateError):
     """The model's answer did not end as `completed`.
 
     Attributes:
-        code: which of the things that can happen, for instance ``malformed_event``.
+        code: the kind of failure, for instance ``malformed_event``.
         ending: the status with which the response ends.
     """
 
@@ -43,43 +44,43 @@ class ProviderError(RehydrateError):
         self.code = code
 
     @property
-    def told(self) -> str:
-        """What the readers of the conversation are told of it."""
-        return str(self)[:TOLD_CHARACTERS]
+    def public_detail(self) -> str:
+        """The text that is published to the readers of the conversation."""
+        return str(self)[:ERROR_CHARACTERS_MAX]
 
 
 class StreamBroken(ProviderError):
-    """The stream broke off: no end came."""
+    """The stream broke off before its last event."""
 
     ending = "incomplete"
 
 
 class StreamUnreadable(ProviderError):
-    """Something in the stream makes no sense."""
+    """The stream is malformed or inconsistent."""
 
 
 class VendorIncomplete(ProviderError):
-    """The vendor stopped early, and says why."""
+    """The vendor stopped early, with a reason."""
 
     ending = "incomplete"
 
 
 class VendorFailed(ProviderError):
-    """The vendor says that the answer failed, or refused the request."""
+    """The vendor reported that the answer failed, or rejected the request."""
 
 
 class VendorCancelled(ProviderError):
-    """The answer was cancelled at the vendor's."""
+    """The vendor reported that the answer was cancelled."""
 
     ending = "cancelled"
 
 
 class ToolFailed(ProviderError):
-    """A tool does not exist, hangs, or cannot take its arguments."""
+    """A tool does not exist, hangs, or cannot parse its arguments."""
 
 
 def failure_of(error: Exception) -> ProviderError:
-    """What *error*, raised while a stream was asked for or read, means for the response."""
+    """Return the failure for *error*, which was raised while requesting or reading a stream."""
     if isinstance(error, ProviderError):
         return error
     failure = _failure_of(error, {kind.__name__ for kind in type(error).__mro__})
@@ -89,9 +90,9 @@ def failure_of(error: Exception) -> ProviderError:
 
 def _failure_of(error: Exception, kinds: set[str]) -> ProviderError:
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
-        return StreamUnreadable("malformed_event", str(error)[:TOLD_CHARACTERS])
+        return StreamUnreadable("malformed_event", str(error)[:ERROR_CHARACTERS_MAX])
     if isinstance(error, TimeoutError) or kinds & {"APITimeoutError", "TimeoutException"}:
-        return StreamBroken("stalled", "nothing came for too long")
+        return StreamBroken("stalled", "no event before the idle timeout")
     if isinstance(error, OSError) or kinds & {"APIConnectionError", "TransportError"}:
         return StreamBroken("connection_lost", type(error).__name__)
     if "APIError" in kinds:
@@ -101,7 +102,7 @@ def _failure_of(error: Exception, kinds: set[str]) -> ProviderError:
 
 
 def vendor_failure(error: Any, otherwise: str = "vendor_failed") -> VendorFailed:
-    """The failure that an error object of the vendor describes."""
+    """Return the failure that an error object of the vendor describes."""
     fields = error if isinstance(error, dict) else {}
     code = fields.get("code") or fields.get("type")
     message = fields.get("message")

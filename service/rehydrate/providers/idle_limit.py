@@ -1,4 +1,4 @@
-"""A time limit for each of many short waits, at the cost of a few assignments a wait."""
+"""A time limit for each of many short waits, at the cost of a few assignments per wait."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ _T = TypeVar("_T")
 
 
 class IdleLimit:
-    """As `asyncio.timeout` around every wait, but with one timer for all of them.
+    """The equivalent of `asyncio.timeout` around every wait, with one timer for all of them.
 
-    A stream waits once a token: a timer each would cost more than all the rest of reading it. The
-    timer looks, when it fires, since when the present wait goes on, and sleeps for what is left.
-    One wait at a time.
+    A stream waits once per token, and a timer for each wait would cost more than everything else
+    in reading it. When the one timer fires, it checks when the current wait began, and reschedules
+    itself for the remaining time. Only one wait at a time is supported.
 
     Args:
         limit_s: how long one wait may take, in seconds.
@@ -30,7 +30,7 @@ class IdleLimit:
         self._fired = False
 
     async def wait(self, awaitable: Awaitable[_T]) -> _T:
-        """Await it.
+        """Await *awaitable* and return its result.
 
         Raises:
             TimeoutError: it took longer than the limit, and was cancelled.
@@ -39,30 +39,30 @@ class IdleLimit:
         self._task = task = asyncio.current_task()
         self._since_s = loop.time()
         if self._timer is None:
-            self._timer = loop.call_later(self._limit_s, self._look, loop)
+            self._timer = loop.call_later(self._limit_s, self._check, loop)
         try:
             return await awaitable
         except asyncio.CancelledError:
             if self._fired and task is not None and task.uncancel() == 0:
                 raise TimeoutError from None
-            raise  # somebody else cancels too
+            raise  # the task was also cancelled from outside
         finally:
             self._since_s = self._task = None
             self._fired = False
 
     def close(self) -> None:
-        """Take the timer down; a later wait sets it up again."""
+        """Cancel the timer; a later wait starts it again."""
         if self._timer is not None:
             self._timer.cancel()
             self._timer = None
 
-    def _look(self, loop: asyncio.AbstractEventLoop) -> None:
+    def _check(self, loop: asyncio.AbstractEventLoop) -> None:
         self._timer = None
         if self._since_s is None or self._task is None:
             return
         left_s = self._since_s + self._limit_s - loop.time()
         if left_s > 0:
-            self._timer = loop.call_later(left_s, self._look, loop)
+            self._timer = loop.call_later(left_s, self._check, loop)
         else:
             self._fired = True
             self._task.cancel()

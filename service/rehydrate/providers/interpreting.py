@@ -1,8 +1,8 @@
-"""What both vendors' interpreters share: order, counts, and checks of what came as deltas.
+"""The common part of both interpreters: event order, unknown events, checks of deltas.
 
-An interpreter is pure: it takes the vendor's events one after the other and returns typed ones,
-the last of which is `Ended`. What it knows of each vendor event is one line of its table of
-`Rule`s, from which the table in the docs is made too.
+An interpreter does no I/O: it takes the vendor's events one by one and returns typed events, the
+last of which is `Ended`. Each type of vendor event has one `Rule` in the interpreter's table, from
+which the table in `docs/providers.md` is generated.
 """
 
 from __future__ import annotations
@@ -22,36 +22,39 @@ _log = logging.getLogger(__name__)
 Events = Sequence[VendorEvent]
 
 UNKNOWN_TYPES_MAX = 100
-"""How many unknown types are counted by name; further ones are counted together."""
+"""How many unknown types are counted by name; the rest are counted together."""
 
 
-class Arrived(NamedTuple):
-    """One event of the vendor's: its type, its number if it has one, and its fields."""
+class RawEvent(NamedTuple):
+    """One event of the vendor: its type, its sequence number if it has one, and its fields."""
 
     type: str
     number: int | None
     fields: Mapping[str, Any]
 
 
-_UNREADABLE = Arrived("an event that is none", None, {})
+_UNPARSED = RawEvent("an unparsed event", None, {})
 
 
 class Rule(NamedTuple):
-    """What becomes of one type of vendor event.
+    """How one type of vendor event is translated.
 
     Attributes:
-        read: takes the interpreter and the event; returns typed events.
-        typed: which typed events those are, for the docs.
-        said: what the conversation sees of it, for the docs.
+        read: the method of the interpreter that translates it.
+        typed: the resulting typed events, for the docs.
+        effect: the resulting change of the conversation, for the docs.
     """
 
-    read: Callable[[Any, Arrived], Events]
+    read: Callable[[Any, RawEvent], Events]
     typed: str
-    said: str = "nothing"
+    effect: str = "nothing"
 
 
 class Tally:
-    """How much of a part came as deltas: enough to compare it with the whole, and of fixed size."""
+    """The length and the CRC of a part's deltas, for comparison with the vendor's final text.
+
+    Its size is fixed; storing the deltas would double the memory of every stream.
+    """
 
     __slots__ = ("_crc", "_length", "done", "whole")
 
@@ -60,15 +63,15 @@ class Tally:
         self._crc = 0
         self.done = False
         self.whole = whole
-        """Whether it was seen from its beginning."""
+        """False if the part had begun before this stream, so its deltas cannot be compared."""
 
     def add(self, text: str) -> None:
-        """Count *text*."""
+        """Add a delta."""
         self._length += len(text)
         self._crc = zlib.crc32(text.encode("utf-8", "surrogatepass"), self._crc)
 
     def rest(self, full: str) -> str | None:
-        """What of *full* has not come yet; None if what came is not its beginning."""
+        """Return the part of *full* that the deltas lack, or None if they do not match *full*."""
         if not self.whole:
             return ""
         head = full[: self._length]
@@ -80,16 +83,16 @@ class Tally:
 
 
 class Interpreter:
-    """Takes one vendor's events; subclasses know which.
+    """The base of the interpreters of the vendors' APIs.
 
     Attributes:
-        rules: the table.
-        sequence_number: the vendor's number of the last event taken.
-        end: the last event, once it is known.
-        unknown: how often each unknown type of event came.
-        amended: the vendor's final text is not what its deltas said; `Ended.parts` is right.
-        missing: numbers were left out, so deltas may have been lost.
-        prefix: what the names of parts begin with, so that several answers fit into one response.
+        rules: the rule for each type of event.
+        sequence_number: the vendor's number of the last event.
+        end: the last event, or None.
+        unknown: how often each unknown type of event occurred.
+        amended: True if the vendor's final text differs from its deltas; `Ended.parts` is correct.
+        missing: True if sequence numbers were skipped, so deltas may have been lost.
+        prefix: the prefix of part keys, so that several answers fit into one response.
     """
 
     def __init__(
@@ -107,42 +110,42 @@ class Interpreter:
         self._joined_late = starting_after is not None
 
     def read(self, raw: Any) -> Events:
-        """The typed events that the vendor's event *raw* becomes.
+        """Return the typed events for the vendor's event *raw*.
 
-        Bad input raises nothing: it ends the answer.
+        Malformed input does not raise: it ends the answer.
         """
-        came = _UNREADABLE
+        incoming = _UNPARSED
         try:
-            came = self.arrived(raw)
-            if came.number is not None and not self._in_order(came.type, came.number):
+            incoming = self.parse(raw)
+            if incoming.number is not None and not self._in_order(incoming.type, incoming.number):
                 events: Events = ()
-            elif (rule := self.rules.get(came.type)) is None:
-                self._count_unknown(came.type)
-                events = (Unknown(came.type, came.number, raw),)
+            elif (rule := self.rules.get(incoming.type)) is None:
+                self._count_unknown(incoming.type)
+                events = (Unknown(incoming.type, incoming.number, raw),)
             else:
-                events = rule.read(self, came)
+                events = rule.read(self, incoming)
         except (ProviderError, RecursionError) as error:
             events = self.fail(error)
         if self._debug:
-            _log.debug("%.100s (%s) became %s", came.type, came.number, _kinds(events))
+            _log.debug("%.100s (%s) became %s", incoming.type, incoming.number, _kinds(events))
         return events
 
     def fail(self, error: Exception) -> Events:
-        """End the answer because of *error*."""
+        """Return the events that end the answer because of *error*."""
         failure = failure_of(error)
         return (self.ended("error", failure.ending, error=failure),)
 
     def break_off(self) -> Events:
-        """End the answer because its stream has no more events."""
-        return self.fail(StreamBroken("stream_broke_off", "it ended without an end"))
+        """Return the events that end the answer because its stream ended early."""
+        return self.fail(StreamBroken("stream_broke_off", "it ended without a final event"))
 
     def resume(self) -> None:
-        """Go on after a stream that broke off: what comes again is dropped."""
+        """Continue with another stream after one that broke off; repeated events are dropped."""
         self.end = None
         self._replayed_to = self.sequence_number
 
-    def arrived(self, raw: Any) -> Arrived:
-        """A vendor's event, whichever form it came in.
+    def parse(self, raw: Any) -> RawEvent:
+        """Return the vendor's event *raw*, which may be an object or a dict, as a `RawEvent`.
 
         Raises:
             StreamUnreadable: it has no type.
@@ -150,15 +153,15 @@ class Interpreter:
         raise NotImplementedError
 
     def ended(self, type_: str, status: Any, **fields: Any) -> Ended:
-        """Note and return the last event."""
-        known = {"usage": None, "error": None, "parts": None} | fields
-        if not is_json(known["usage"]):
-            known["usage"] = None  # the vendor's JSON may hold what JSON has not, as NaN
-        self.end = Ended(type_, self.sequence_number, status, **known)
+        """Record and return the last event."""
+        complete = {"usage": None, "error": None, "parts": None} | fields
+        if not is_json(complete["usage"]):
+            complete["usage"] = None  # Python's JSON parser accepts NaN, which is not JSON
+        self.end = Ended(type_, self.sequence_number, status, **complete)
         return self.end
 
     def _in_order(self, type_: str, number: int) -> bool:
-        """Whether an event is new; False for one that is repeated after a resume."""
+        """Return False for an event that is repeated after a resume."""
         last = self.sequence_number
         if self._replayed_to is not None and number <= self._replayed_to:
             return False
@@ -175,65 +178,65 @@ class Interpreter:
 
 
 def _kinds(events: Events) -> str:
-    """What a log says of *events*: never their text."""
+    """Return the types of *events* for the log, which must not contain their text."""
     return ", ".join(type(event).__name__ for event in events) or "nothing"
 
 
 def plain(value: Any) -> Any:
-    """An object of the vendor's package as plain dicts and lists; what is plain already stays."""
+    """Return an object of the vendor's package as dicts and lists; other values unchanged."""
     dump = getattr(value, "model_dump", None)
     return value if dump is None else dump(exclude_unset=True, warnings=False)
 
 
-def text_of(came: Arrived, key: str) -> str:
-    """A text that the event must have.
+def text_of(incoming: RawEvent, key: str) -> str:
+    """Return a required text field of the event.
 
     Raises:
-        StreamUnreadable: it has not.
+        StreamUnreadable: it is missing or not a string.
     """
-    value = came.fields.get(key)
+    value = incoming.fields.get(key)
     if not isinstance(value, str):
-        raise StreamUnreadable("malformed_event", f"{came.type} has no text {key!r}")
+        raise StreamUnreadable("malformed_event", f"{incoming.type} has no text {key!r}")
     return value
 
 
-def index_of(came: Arrived, key: str) -> int:
-    """A count from 0 that the event must have.
+def index_of(incoming: RawEvent, key: str) -> int:
+    """Return a required index, counted from 0, of the event.
 
     Raises:
-        StreamUnreadable: it has not.
+        StreamUnreadable: it is missing or not an index.
     """
-    value = came.fields.get(key)
+    value = incoming.fields.get(key)
     if type(value) is not int or value < 0:
-        raise StreamUnreadable("malformed_event", f"{came.type} has no index {key!r}")
+        raise StreamUnreadable("malformed_event", f"{incoming.type} has no index {key!r}")
     return value
 
 
-def dict_of(came: Arrived, key: str) -> dict[str, Any]:
-    """An object that the event must have.
+def dict_of(incoming: RawEvent, key: str) -> dict[str, Any]:
+    """Return a required object of the event.
 
     Raises:
-        StreamUnreadable: it has not.
+        StreamUnreadable: it is missing or not an object.
     """
-    value = plain(came.fields.get(key))
+    value = plain(incoming.fields.get(key))
     if not isinstance(value, dict):
-        raise StreamUnreadable("malformed_event", f"{came.type} has no object {key!r}")
+        raise StreamUnreadable("malformed_event", f"{incoming.type} has no object {key!r}")
     return value
 
 
 def dicts_in(value: Any) -> list[dict[str, Any]]:
-    """The objects of a list that may be absent."""
+    """Return the objects in a list, or nothing if *value* is not a list."""
     found = plain(value)
     return [item for item in found if isinstance(item, dict)] if isinstance(found, list) else []
 
 
 def str_or(value: Any, otherwise: str) -> str:
-    """*value* if it is a text with something in it."""
+    """Return *value* if it is a non-empty string, else *otherwise*."""
     return value if isinstance(value, str) and value else otherwise
 
 
 def call_part(call_id: str, name: str, args: str) -> dict[str, Any]:
-    """The part of a call that has no result yet."""
+    """Return the part of a tool call without a result."""
     return {
         "type": "tool_call",
         "tool_call_id": call_id,
@@ -244,7 +247,7 @@ def call_part(call_id: str, name: str, args: str) -> dict[str, Any]:
     }
 
 
-def settle(part: dict[str, Any], result: Any, *, failed: bool = False) -> None:
-    """Give a call its result, or, if it *failed*, say by *result* why there is none."""
+def set_result(part: dict[str, Any], result: Any, *, failed: bool = False) -> None:
+    """Set the result of a tool call's *part*; if it *failed*, *result* is the error."""
     part["result"] = result
     part["status"] = "failed" if failed else "completed"

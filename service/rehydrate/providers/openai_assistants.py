@@ -1,4 +1,4 @@
-"""OpenAI's Assistants API (v2): its streams as typed events, as text, or straight into a response.
+"""Read OpenAI's Assistants API (v2) as typed events, as text, or directly into a response.
 
     stream = AssistantsStream(await client.beta.threads.runs.create(…, stream=True))
     async for event in stream: ...        # typed, the last one is `Ended`
@@ -6,10 +6,11 @@
     await stream.into(response)           # everything, with its end
 
 A run that waits for tool outputs ends its stream with `ActionRequired`, then `Ended`
-(``incomplete``, ``requires_action``); `resume` takes the stream that submitting them opened.
+(``incomplete``, ``requires_action``). Pass the stream that submitting the outputs opens to
+`resume`.
 
-The vendor closed this API in August 2026; compatible servers remain. Nothing here needs the
-``openai`` package to know its events still.
+The vendor closed this API in August 2026; compatible servers remain. This module does not depend
+on the ``openai`` package's classes for these events.
 """
 
 from __future__ import annotations
@@ -25,15 +26,15 @@ if TYPE_CHECKING:
 
 
 class AssistantsStream(VendorStream):
-    """A run of the Assistants API, over one stream or several.
+    """The stream of a run of the Assistants API, or several streams one after the other.
 
     Args:
         source: the ``openai`` package's stream or event handler (sync or async), any iterable or
             async iterable of its events or of ``{"event", "data"}``, or server-sent events: bytes,
             chunks, or an HTTP response.
-        thread_id: whose run it must be, if that is known.
-        prefix: what the names of parts begin with.
-        idle_timeout_s: how long it may say nothing, in seconds.
+        thread_id: the thread that the run must belong to. None: any.
+        prefix: the prefix of part keys.
+        idle_timeout_s: how long the stream may be silent, in seconds.
     """
 
     _interpreter: AssistantsInterpreter
@@ -61,7 +62,7 @@ class AssistantsStream(VendorStream):
 
     @property
     def waiting(self) -> ActionRequired | None:
-        """The tool calls that the run waits for, if it does."""
+        """The tool calls whose outputs the run waits for, or None."""
         return self._interpreter.waiting
 
     @staticmethod
@@ -72,7 +73,7 @@ class AssistantsStream(VendorStream):
 _Reading = AssistantsInterpreter
 _STEP_FAILED = Rule(_Reading.step_failed, "ToolResult, or Progress", "`tool_result` with the error")
 _MESSAGE_DONE = Rule(
-    _Reading.message_done, "PartDone, and deltas that were lacking", "what the deltas lacked"
+    _Reading.message_done, "PartDone, and missing deltas", "text that the deltas lacked"
 )
 
 RULES: dict[str, Rule] = {
@@ -98,8 +99,8 @@ RULES: dict[str, Rule] = {
     ),
     "thread.run.step.completed": Rule(
         _Reading.step_completed,
-        "ToolResult, and deltas that were lacking",
-        "`tool_result` of a tool that the vendor ran",
+        "ToolResult, and missing deltas",
+        "`tool_result` of a vendor's tool",
     ),
     "thread.run.step.failed": _STEP_FAILED,
     "thread.run.step.cancelled": _STEP_FAILED,
@@ -109,7 +110,7 @@ RULES: dict[str, Rule] = {
     "thread.message.delta": Rule(
         _Reading.message_delta,
         "TextDelta, RefusalDelta, Image, Annotation",
-        "`token`, `refusal`; a picture as a completed call of `image`",
+        "`token`, `refusal`; an image as a completed call of `image`",
     ),
     "thread.message.completed": _MESSAGE_DONE,
     "thread.message.incomplete": _MESSAGE_DONE,

@@ -1,25 +1,25 @@
-"""OpenAI's Responses API: its stream as typed events, as text, or straight into a response.
+"""Read OpenAI's Responses API as typed events, as text, or directly into a response.
 
     stream = ResponsesStream(await client.responses.create(model=…, input=…, stream=True))
     async for event in stream: ...        # typed, the last one is `Ended`
     async for text in stream.text(): ...  # text deltas only
     await stream.into(response)           # everything, with its end
 
-What becomes of every vendor event is the table `RULES`, which is also the one in the docs.
+The table `RULES` has the translation of every vendor event; the table in the docs is made from it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.providers.interpreting import Arrived, Events, Rule
+from rehydrate.providers.interpreting import Events, RawEvent, Rule
 from rehydrate.providers.responses_interpreter import ResponsesInterpreter
 from rehydrate.providers.vendor_stream import IDLE_TIMEOUT_S, VendorStream
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    Read = Callable[[Any, Arrived], Events]
+    Read = Callable[[Any, RawEvent], Events]
 
 
 class ResponsesStream(VendorStream):
@@ -28,10 +28,10 @@ class ResponsesStream(VendorStream):
     Args:
         source: the ``openai`` package's stream (sync or async), any iterable or async iterable of
             its events or of dicts, or server-sent events: bytes, chunks, or an HTTP response.
-        starting_after: the vendor's number of the last event that was taken before, if *source*
-            resumes a background response; what is repeated is dropped.
-        prefix: what the names of parts begin with.
-        idle_timeout_s: how long it may say nothing, in seconds.
+        starting_after: the vendor's number of the last event read before, if *source* resumes a
+            background response; repeated events are dropped.
+        prefix: the prefix of part keys.
+        idle_timeout_s: how long the stream may be silent, in seconds.
     """
 
     _interpreter: ResponsesInterpreter
@@ -60,24 +60,24 @@ class ResponsesStream(VendorStream):
 
 
 def _delta(kind: str, at: str = "content_index") -> Read:
-    return lambda reading, came: reading.delta(kind, at, came)
+    return lambda reading, incoming: reading.delta(kind, at, incoming)
 
 
 def _done(kind: str, field: str = "text", at: str = "content_index") -> Read:
-    return lambda reading, came: reading.done(kind, at, field, came)
+    return lambda reading, incoming: reading.done(kind, at, field, incoming)
 
 
 def _args_done(field: str) -> Read:
-    return lambda reading, came: reading.args_done(field, came)
+    return lambda reading, incoming: reading.args_done(field, incoming)
 
 
 _Reading = ResponsesInterpreter
 _PROGRESS = Rule(_Reading.progress, "Progress")
 _ARGS_DELTA = Rule(_Reading.args_delta, "ToolArgsDelta", "`tool_args`")
 _REASONING = "`reasoning`"
-_ADDED_TEXT = "what the deltas lacked"
+_ADDED_TEXT = "text that the deltas lacked"
 _ADDED_ARGS = "arguments that the deltas lacked"
-_UNSAID = {
+_PROGRESS_STEPS = {
     "audio": ("delta", "done", "transcript.delta", "transcript.done"),
     "compaction": ("compacting",),
     "content_part": ("added", "done"),
@@ -92,7 +92,7 @@ _UNSAID = {
     "steer": ("accepted", "pending", "failed"),
     "web_search_call": ("in_progress", "searching", "completed"),
 }
-"""Events that add nothing to the answer: their items say, when they are done, what came of it."""
+"""Events that add nothing to the answer: the item contains the result once it is done."""
 
 
 def _rules() -> Iterator[tuple[str, Rule]]:
@@ -107,13 +107,13 @@ def _rules() -> Iterator[tuple[str, Rule]]:
         "response.output_item.done",
         Rule(
             _Reading.item_done,
-            "ToolResult, and deltas that were lacking",
-            "`tool_result` of a tool that the vendor ran; " + _ADDED_TEXT,
+            "ToolResult, and missing deltas",
+            "`tool_result` of a vendor's tool; " + _ADDED_TEXT,
         ),
     )
     yield from _rules_of_texts()
     yield from _rules_of_calls()
-    for name, steps in _UNSAID.items():
+    for name, steps in _PROGRESS_STEPS.items():
         yield from ((f"response.{name}.{step}", _PROGRESS) for step in steps)
     yield (
         "response.completed",
@@ -157,7 +157,7 @@ def _rules_of_calls() -> Iterator[tuple[str, Rule]]:
         yield f"response.{name}.done", Rule(_args_done(field), "ToolCallDone", _ADDED_ARGS)
     yield (
         "response.shell_call_command.added",
-        Rule(_Reading.command, "ToolArgsDelta", "`tool_args`: a command a line"),
+        Rule(_Reading.command, "ToolArgsDelta", "`tool_args`: one command per line"),
     )
     yield "response.shell_call_command.delta", _ARGS_DELTA
 

@@ -1,4 +1,4 @@
-"""The Responses API driven to its end: stream, run the tools, submit their outputs, stream again."""
+"""Run the tool loop of the Responses API: stream, call the tools, submit their outputs, repeat."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from rehydrate.providers.driving import (
     TURNS_MAX,
     DriverContext,
     DriverOutcome,
-    called,
-    driven,
-    stopped_upstream,
+    call_vendor,
+    drive,
+    stop_vendor,
 )
 from rehydrate.providers.failures import ProviderError, StreamBroken, VendorIncomplete
 from rehydrate.providers.openai_responses import ResponsesStream
@@ -27,17 +27,17 @@ if TYPE_CHECKING:
     from rehydrate.providers.vendor_events import Ended, Sink, ToolCallDone
 
 RESUMES_MAX = 4
-"""How often the stream of a background response is taken up again after it broke off."""
+"""How often the stream of a background response is resumed after it broke off."""
 
-_OURS = ("function_call", "custom_tool_call")
-"""Kinds of calls that are ours to answer."""
+_FUNCTION_CALLS = ("function_call", "custom_tool_call")
+"""Types of calls that the driver answers; the vendor answers all others."""
 
 
 async def run_responses(
     sink: Sink,
     client: Any,
     *,
-    input: Any,  # noqa: A002 - as the vendor's own method calls it
+    input: Any,  # noqa: A002 - the name in the vendor's own method
     tools: Mapping[str, Callable[..., Any] | Tool] | Toolbox | None = None,
     vendor_tools: list[dict[str, Any]] | None = None,
     tool_timeout_s: float = TOOL_TIMEOUT_S,
@@ -46,24 +46,24 @@ async def run_responses(
     noted: Noted | None = None,
     **request: Any,
 ) -> DriverOutcome:
-    """Stream an answer of the Responses API into *sink*, tool loop included; end it there.
+    """Stream an answer of the Responses API into *sink*, with all tool calls, and end the response.
+
+    A failure ends the response and is returned, not raised. An exception of the sink, or
+    cancellation, stops the vendor and propagates.
 
     Args:
         sink: the response that is being published.
-        client: ``openai.AsyncOpenAI`` (or ``OpenAI``, whose calls then use threads).
-        input: the prompt, as ``client.responses.create`` takes it.
+        client: ``openai.AsyncOpenAI``, or ``OpenAI``, whose calls then use threads.
+        input: the prompt, as for ``client.responses.create``.
         tools: the functions that the model may call, by name.
-        vendor_tools: further tools as the API describes them, for instance
+        vendor_tools: further tools in the API's own form, for instance
             ``{"type": "web_search"}``.
         tool_timeout_s: how long one call of a tool may take, in seconds.
-        idle_timeout_s: how long the stream may say nothing, in seconds.
+        idle_timeout_s: how long the stream may be silent, in seconds.
         turns_max: how many requests the tool loop may make.
-        noted: is told the vendor's ids as soon as they are known.
-        request: the rest of ``client.responses.create``: ``model``, ``instructions``,
+        noted: called with each id of the vendor as soon as it is known.
+        request: further arguments of ``client.responses.create``: ``model``, ``instructions``,
             ``previous_response_id``, ``conversation``, ``store``, ``background`` …
-
-    A bad end is told to the sink and returned, not raised. What the sink raises, and cancellation,
-    stop the vendor and go on.
 
     Raises:
         BadParameter: a tool cannot be described.
@@ -73,51 +73,51 @@ async def run_responses(
     if specs:
         request["tools"] = specs
     run = _ResponsesRun(client, DriverContext(sink, toolbox, noted), request, idle_timeout_s)
-    return await driven(run, run.turns(input, turns_max))
+    return await drive(run, run.turns(input, turns_max))
 
 
 class _ResponsesRun:
     def __init__(
         self,
         client: Any,
-        conversation: DriverContext,
+        context: DriverContext,
         request: dict[str, Any],
         idle_timeout_s: float,
     ) -> None:
         self._client = client
-        self._conversation = conversation
+        self._context = context
         self._request = request
         self._idle_timeout_s = idle_timeout_s
         self._response_ids: list[str] = []
         self._stream: ResponsesStream | None = None
 
-    async def turns(self, asked: Any, turns_max: int) -> None:
-        """Ask, run the tools that the answer calls, and ask again, until it calls none."""
+    async def turns(self, input_: Any, turns_max: int) -> None:
+        """Request an answer and run the tools that it calls, until it calls none."""
         for turn in range(turns_max):
-            end, calls = await self._turn(turn, asked)
-            calls = [call for call in calls if call.kind in _OURS]
-            self._conversation.close_turn(end)
+            end, calls = await self._turn(turn, input_)
+            calls = [call for call in calls if call.kind in _FUNCTION_CALLS]
+            self._context.close_turn(end)
             if end.error is not None:
                 raise end.error
             if not calls:
                 return
-            answers = await self._conversation.answer(calls)
-            self._request.pop("tool_choice", None)  # it asked for this call, not for one each turn
-            asked = self._next(asked, end, answers)
+            answers = await self._context.answer(calls)
+            self._request.pop("tool_choice", None)  # it applies to the first turn only
+            input_ = self._next(input_, end, answers)
         raise VendorIncomplete("too_many_turns", f"tools were called {turns_max} times")
 
-    async def _turn(self, turn: int, asked: Any) -> tuple[Ended, list[ToolCallDone]]:
+    async def _turn(self, turn: int, input_: Any) -> tuple[Ended, list[ToolCallDone]]:
         create = self._client.responses.create
-        source = await called(create, input=asked, stream=True, **self._request)
+        source = await call_vendor(create, input=input_, stream=True, **self._request)
         prefix = f"{turn}:" if turn else ""
         stream = ResponsesStream(source, prefix=prefix, idle_timeout_s=self._idle_timeout_s)
         self._stream = stream
-        end, calls = await self._conversation.pour(stream)
+        end, calls = await self._context.write_turn(stream)
         for attempt in range(RESUMES_MAX):
             if not self._can_resume(end, stream):
                 break
             await asyncio.sleep(random.uniform(0.5, 1) * 2**attempt / 4)  # noqa: S311 - jitter
-            end, more = await self._resumed(end, stream)
+            end, more = await self._resume(end, stream)
             calls += more
         if stream.response_id is not None:
             self._response_ids.append(stream.response_id)
@@ -131,11 +131,11 @@ class _ResponsesRun:
             and stream.sequence_number is not None
         )
 
-    async def _resumed(
+    async def _resume(
         self, end: Ended, stream: ResponsesStream
     ) -> tuple[Ended, list[ToolCallDone]]:
         try:
-            source = await called(
+            source = await call_vendor(
                 self._client.responses.retrieve,
                 stream.response_id,
                 stream=True,
@@ -144,10 +144,10 @@ class _ResponsesRun:
         except StreamBroken:
             return end, []
         stream.resume(source)
-        return await self._conversation.pour(stream)
+        return await self._context.write_turn(stream)
 
-    def _next(self, asked: Any, end: Ended, answers: list[Answer]) -> list[dict[str, Any]]:
-        """The next request's input: with what went before, unless the vendor keeps that."""
+    def _next(self, input_: Any, end: Ended, answers: list[Answer]) -> list[dict[str, Any]]:
+        """Return the input of the next request, with earlier items unless the vendor stores them."""
         outputs = [
             {
                 "type": f"{answer.kind}_output",
@@ -159,13 +159,15 @@ class _ResponsesRun:
         if self._request.get("conversation") is not None:
             return outputs
         if self._request.get("store") is False or not self._response_ids:
-            before = [{"role": "user", "content": asked}] if isinstance(asked, str) else list(asked)
+            before = (
+                [{"role": "user", "content": input_}] if isinstance(input_, str) else list(input_)
+            )
             return [*before, *end.items, *outputs]
         self._request["previous_response_id"] = self._response_ids[-1]
         return outputs
 
     async def stop(self) -> None:
-        """Close the stream; a background response goes on without it, so that is cancelled."""
+        """Close the stream, and cancel a background response, which would continue without it."""
         stream = self._stream
         if stream is None:
             return
@@ -173,13 +175,13 @@ class _ResponsesRun:
         unfinished = stream.end is None or isinstance(stream.error, StreamBroken)
         if self._request.get("background") and stream.response_id is not None and unfinished:
             cancel = self._client.responses.cancel
-            steps.append(lambda: called(cancel, stream.response_id))
-        await stopped_upstream(steps)
+            steps.append(lambda: call_vendor(cancel, stream.response_id))
+        await stop_vendor(steps)
 
     def cancelled(self) -> None:
-        """Say that the response was cancelled."""
-        self._conversation.cancelled()
+        """End the response as cancelled."""
+        self._context.cancelled()
 
     def finish(self, error: ProviderError | None) -> DriverOutcome:
-        """Say how the response ends."""
-        return self._conversation.finish(error, response_ids=tuple(self._response_ids))
+        """End the response and return the outcome."""
+        return self._context.finish(error, response_ids=tuple(self._response_ids))

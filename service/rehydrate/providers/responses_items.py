@@ -1,12 +1,12 @@
-"""Output items of the Responses API: what each type of them is as a part.
+"""Translate output items of the Responses API into parts.
 
 item                                        part
-message                                     text, refusal (one a content)
-reasoning                                   reasoning (one a summary or content)
+message                                     text, refusal (one per content)
+reasoning                                   reasoning (one per summary or content)
 function_call, custom_tool_call, mcp_call   tool_call; arguments as they are streamed
 code_interpreter_call, shell_call, program  tool_call; the code as arguments
 any other `…_call`, mcp_list_tools,
-mcp_approval_request                        tool_call; what was asked, as JSON
+mcp_approval_request                        tool_call; the request as JSON
 any `…_output`                              the result of its call
 all others (compaction, additional_tools)   none
 """
@@ -16,7 +16,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.json import dump
-from rehydrate.providers.interpreting import call_part, dicts_in, settle, str_or
+from rehydrate.providers.interpreting import call_part, dicts_in, set_result, str_or
 from rehydrate.providers.vendor_events import shown
 
 if TYPE_CHECKING:
@@ -32,16 +32,16 @@ _STREAMED_ARGS = {
     "code_interpreter_call": "code",
     "program": "code",
 }
-"""Which field of an item its arguments are, as text."""
+"""The field that contains the arguments as text, by type of item."""
 
-_ASKED = ("action", "actions", "queries", "operation", "arguments", "server_label")
-"""Fields that say, as JSON, what was asked of the other tools."""
+_REQUEST_FIELDS = ("action", "actions", "queries", "operation", "arguments", "server_label")
+"""Fields with the request to one of the other tools, shown as JSON."""
 
-_ANSWERED = ("results", "outputs", "output", "tools", "error", "revised_prompt", "size")
-"""Fields that say what a tool of the vendor answered; pictures (``result``) are too large."""
+_RESULT_FIELDS = ("results", "outputs", "output", "tools", "error", "revised_prompt", "size")
+"""Fields with the result of a vendor's tool, except images (``result``), which are too large."""
 
-_NOT_ALONE = frozenset({"mcp_list_tools", "mcp_approval_request", "program"})
-_ANSWERED_ELSEWHERE = frozenset(
+_OTHER_CALL_TYPES = frozenset({"mcp_list_tools", "mcp_approval_request", "program"})
+_RESULT_ELSEWHERE = frozenset(
     {
         "function_call",
         "custom_tool_call",
@@ -54,13 +54,13 @@ _ANSWERED_ELSEWHERE = frozenset(
         "program",
     }
 )
-"""Calls whose result is another item, or ours to give."""
+"""Types of calls whose result is another item, or is produced by the driver."""
 
 
 class ItemCall(NamedTuple):
-    """A call as its item tells; ``result`` is `NO_RESULT` as long as there is none.
+    """The tool call in an item; ``result`` is `NO_RESULT` until there is one.
 
-    ``failed``: it says why there is none.
+    ``failed``: the result is an error.
     """
 
     id: str
@@ -72,7 +72,7 @@ class ItemCall(NamedTuple):
 
 
 class ItemOutput(NamedTuple):
-    """What an item tells that is the output of a call, by the call's id."""
+    """The result in an item that is the output of a call; ``id`` is the call's."""
 
     id: str
     name: str
@@ -81,7 +81,7 @@ class ItemOutput(NamedTuple):
 
 
 class ItemText(NamedTuple):
-    """One text of an item; ``type`` is that of the part."""
+    """One text of an item; ``type`` is the type of the part."""
 
     type: str
     key: str
@@ -89,9 +89,9 @@ class ItemText(NamedTuple):
 
 
 def call_of(item: dict[str, Any], *, index: int) -> ItemCall | None:
-    """The call that *item* is, with all that it says of it; None if it is none."""
+    """Return the tool call in *item*, or None if it is not a call."""
     kind = str_or(item.get("type"), "")
-    if not kind.endswith("_call") and kind not in _NOT_ALONE:
+    if not kind.endswith("_call") and kind not in _OTHER_CALL_TYPES:
         return None
     call_id = str_or(item.get("call_id"), str_or(item.get("id"), f"call-{index}"))
     name = str_or(item.get("name"), kind.removesuffix("_call"))
@@ -99,7 +99,7 @@ def call_of(item: dict[str, Any], *, index: int) -> ItemCall | None:
 
 
 def output_of(item: dict[str, Any], *, index: int) -> ItemOutput | None:
-    """What *item* tells, if it is the output of a call; None if it is none."""
+    """Return the result in *item*, or None if it is not the output of a call."""
     kind = str_or(item.get("type"), "")
     if not kind.endswith("_output"):
         return None
@@ -109,7 +109,7 @@ def output_of(item: dict[str, Any], *, index: int) -> ItemOutput | None:
 
 
 def texts_of(item: dict[str, Any], *, index: int, prefix: str) -> Iterator[ItemText]:
-    """The texts of *item*, in order, with the keys of their parts."""
+    """Yield the texts of *item* in order, with the keys of their parts."""
     kind = item.get("type")
     if kind == "message":
         for at, content in enumerate(dicts_in(item.get("content"))):
@@ -127,7 +127,7 @@ def texts_of(item: dict[str, Any], *, index: int, prefix: str) -> Iterator[ItemT
 
 
 def parts_of(items: list[dict[str, Any]], *, prefix: str) -> list[dict[str, Any]]:
-    """The parts that *items* add up to, just as their deltas would."""
+    """Return the parts of complete *items*, equal to those that their deltas produce."""
     parts: list[dict[str, Any]] = []
     calls: dict[str, dict[str, Any]] = {}
     for index, item in enumerate(items):
@@ -140,14 +140,14 @@ def parts_of(items: list[dict[str, Any]], *, prefix: str) -> list[dict[str, Any]
             calls[call.id] = call_part(call.id, call.name, call.args)
             parts.append(calls[call.id])
             if call.result is not NO_RESULT:
-                settle(calls[call.id], call.result, failed=call.failed)
+                set_result(calls[call.id], call.result, failed=call.failed)
         elif (output := output_of(item, index=index)) is not None and output.id in calls:
-            settle(calls[output.id], output.result, failed=output.failed)
+            set_result(calls[output.id], output.result, failed=output.failed)
     return parts
 
 
 def args_of(item: dict[str, Any]) -> str:
-    """The arguments of a call as text: as they were streamed, or what was asked, as JSON."""
+    """Return the arguments of a call as text: as they are streamed, or the request as JSON."""
     kind = item.get("type")
     if isinstance(kind, str) and kind in _STREAMED_ARGS:
         return str_or(item.get(_STREAMED_ARGS[kind]), "")
@@ -155,19 +155,19 @@ def args_of(item: dict[str, Any]) -> str:
     if kind == "shell_call" and isinstance(action, dict):
         commands = action.get("commands")
         return "\n".join(map(str, commands)) if isinstance(commands, list) else ""
-    asked = {key: item[key] for key in _ASKED if item.get(key)}
-    return dump(asked).decode() if asked else ""
+    request = {key: item[key] for key in _REQUEST_FIELDS if item.get(key)}
+    return dump(request).decode() if request else ""
 
 
 def _failed(item: dict[str, Any]) -> bool:
-    """Whether the vendor's tool did not do what it was asked; ours are told by the driver."""
+    """Return True if a vendor's tool failed. Failures of the driver's tools are not in the item."""
     return item.get("status") == "failed" or bool(item.get("error"))
 
 
 def _result_of(item: dict[str, Any], kind: str) -> Any:
-    if kind in _ANSWERED_ELSEWHERE or item.get("status") in ("in_progress", "searching", "calling"):
+    if kind in _RESULT_ELSEWHERE or item.get("status") in ("in_progress", "searching", "calling"):
         return NO_RESULT
     if kind == "mcp_call" and not item.get("output") and not item.get("error"):
         return NO_RESULT
-    answered = {key: item[key] for key in _ANSWERED if item.get(key) is not None}
-    return shown({"status": str_or(item.get("status"), "completed")} | answered)
+    result = {key: item[key] for key in _RESULT_FIELDS if item.get(key) is not None}
+    return shown({"status": str_or(item.get("status"), "completed")} | result)

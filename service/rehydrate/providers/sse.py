@@ -1,18 +1,18 @@
-r"""Server-sent events: bytes in, events out; pure, incremental, by the WHATWG's rules.
+r"""Decode server-sent events incrementally, from bytes to events, by the WHATWG's rules.
 
-Our own, since no maintained decoder fits (as looked at in November 2026):
+The decoder is written here because the maintained ones do not fit (as of November 2026):
 
 * ``httpx-sse`` 0.4: its line and event decoders are private modules; it dispatches events without
-  data, keeps a leading byte order mark as part of the first field, takes ``retry: +1``, and holds
-  a line back whose CR ends a chunk until the next chunk comes;
-* ``openai`` 3.52: a private module, pulls from an iterator instead of being fed, raises on bytes
-  that are no UTF-8 (the rules replace them), and keeps the byte order mark too;
-* ``assel`` 1.0: all parsers of a process share one UTF-8 decoder, so two streams garble each
-  other; long lines cost quadratic time;
-* ``sseclient-py``, ``aiohttp-sse-client2``, ``requests-sse`` own their connection.
+  data, treats a leading byte order mark as part of the first field, accepts ``retry: +1``, and
+  delays a line whose CR ends a chunk until the next chunk arrives;
+* ``openai`` 3.52: a private module; it pulls from an iterator instead of being fed, raises on
+  invalid UTF-8 (the rules replace it), and does not remove the byte order mark either;
+* ``assel`` 1.0: all parsers of a process share one UTF-8 decoder, so two streams corrupt each
+  other; long lines take quadratic time;
+* ``sseclient-py``, ``aiohttp-sse-client2``, ``requests-sse`` open the connection themselves.
 
-`tests/providers/test_sse.py` checks it against a second reading of the rules, however the bytes
-are cut.
+`tests/providers/test_sse.py` compares it with a second implementation of the rules, for any split
+of the bytes into chunks.
 """
 
 from __future__ import annotations
@@ -25,13 +25,13 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 EVENT_BYTES_MAX = 64 * 1024 * 1024
-"""How long one event may be before the stream counts as unreadable."""
+"""The length of an event beyond which the stream is rejected as unreadable."""
 
 _BOM = b"\xef\xbb\xbf"
 
 
 class ServerSentEvent(NamedTuple):
-    """One event as it was dispatched. ``retry_ms``: only if this very event's block set it."""
+    """One dispatched event. ``retry_ms`` is set only if this event's own block contained it."""
 
     event: str
     data: str
@@ -40,12 +40,12 @@ class ServerSentEvent(NamedTuple):
 
     @property
     def is_done(self) -> bool:
-        """Whether this is the marker with which OpenAI's streams end; it is no JSON."""
+        """True for the marker at the end of OpenAI's streams, which is not JSON."""
         return self.data.startswith("[DONE]")
 
 
 class SseDecoder:
-    """Takes the bytes of one stream, in chunks however they come."""
+    """Decodes the bytes of one stream, in chunks of any size."""
 
     def __init__(self, *, event_bytes_max: int = EVENT_BYTES_MAX) -> None:
         self._event_bytes_max = event_bytes_max
@@ -62,25 +62,25 @@ class SseDecoder:
 
     @property
     def pending(self) -> bool:
-        """Whether the stream, if it ended now, would end within an event."""
+        """True if the stream would end in the middle of an event if it ended now."""
         return bool(self._line or self._data or self._event or self._head)
 
     def feed(self, chunk: bytes) -> list[ServerSentEvent]:
-        """Take the next bytes; return the events that they complete.
+        """Decode the next bytes; return the events that they complete.
 
         Raises:
             StreamUnreadable: an event is longer than the limit.
         """
-        chunk = self._without_mark(chunk)
+        chunk = self._strip_bom(chunk)
         events = []
         for line in self._lines(chunk):
-            event = self._take(line)
+            event = self._process_line(line)
             if event is not None:
                 events.append(event)
         return events
 
-    def _without_mark(self, chunk: bytes) -> bytes:
-        """Drop one byte order mark at the very beginning, also when it comes in pieces."""
+    def _strip_bom(self, chunk: bytes) -> bytes:
+        """Remove one byte order mark at the very beginning, even if it is split over chunks."""
         if self._started:
             return chunk
         chunk = self._head + chunk
@@ -91,7 +91,7 @@ class SseDecoder:
         return chunk.removeprefix(_BOM)
 
     def _lines(self, chunk: bytes) -> Iterator[bytes]:
-        """The lines that *chunk* completes; CR, LF and CRLF end one, the latter also when split."""
+        """Yield the lines that *chunk* completes; CR, LF and CRLF (even if split) end a line."""
         if self._after_cr and chunk:
             chunk = chunk.removeprefix(b"\n")
             self._after_cr = False
@@ -110,10 +110,10 @@ class SseDecoder:
             self._line_bytes += len(first)
             self._check_length()
 
-    def _take(self, line: bytes) -> ServerSentEvent | None:
+    def _process_line(self, line: bytes) -> ServerSentEvent | None:
         if not line:
             return self._dispatch()
-        # a line ends at an ASCII byte, so no character lies across two lines
+        # A line ends at an ASCII byte, so a multi-byte character is never split over two lines.
         field, _, value = line.decode("utf-8", "replace").partition(":")
         value = value.removeprefix(" ")
         if field == "data":

@@ -1,7 +1,7 @@
-"""A stream of text as a file: sync (`io.TextIOBase`) and async.
+"""Read a stream of text deltas as a file: sync (`io.TextIOBase`) or async.
 
-A read gives what there is as soon as there is something, so text shows up at a model's pace; an
-empty text is the end. What the stream raises comes after the last of its text.
+A read returns as soon as there is some text, so text appears at the model's pace. An empty string
+is the end. An exception of the stream is raised after the last of its text.
 """
 
 from __future__ import annotations
@@ -15,82 +15,86 @@ if TYPE_CHECKING:
     from types import TracebackType
 
 
-class _Held:
-    """Text that came and was not read yet: the rest of a delta, or the beginning of a line."""
+class _Buffer:
+    """Text that was received but not read: the rest of a delta, or the beginning of a line."""
 
     def __init__(self) -> None:
-        self._pieces: list[str] = []
+        self._fragments: list[str] = []
         self.has_line = False
 
     def __bool__(self) -> bool:
-        return bool(self._pieces)
+        return bool(self._fragments)
 
-    def put(self, text: str) -> None:
+    def append(self, text: str) -> None:
         """Take *text* in."""
         if text:
-            self._pieces.append(text)
+            self._fragments.append(text)
             self.has_line = self.has_line or "\n" in text
 
-    def take(self, size: int) -> str:
+    def read(self, size: int) -> str:
         """At most *size* characters; all for a negative *size*."""
-        text = "".join(self._pieces)
+        text = "".join(self._fragments)
         taken = text if size < 0 else text[:size]
-        self._keep(text[len(taken) :])
+        self._set(text[len(taken) :])
         return taken
 
-    def take_line(self, size: int) -> str:
+    def read_line(self, size: int) -> str:
         """Up to the end of the first line, at most *size* characters if that is not negative."""
-        text = "".join(self._pieces)
+        text = "".join(self._fragments)
         end = text.find("\n") + 1 or len(text)
         taken = text[: end if size < 0 else min(size, end)]
-        self._keep(text[len(taken) :])
+        self._set(text[len(taken) :])
         return taken
 
-    def _keep(self, text: str) -> None:
-        self._pieces = [text] if text else []
+    def _set(self, text: str) -> None:
+        self._fragments = [text] if text else []
         self.has_line = "\n" in text
 
 
 class TextReader(io.TextIOBase):
-    """Reads *deltas*; *close* is called once.
+    """A text file over a stream of deltas.
 
-    Reading raises what *deltas* raises, after the last of its text (`read()` without a size, which
-    asks for all or nothing, at once).
+    An exception of *deltas* is raised by the read after the last text; `read()` without a size
+    raises it at once.
+
+    Args:
+        deltas: the texts, in order.
+        close: called once, when the file is closed.
     """
 
     def __init__(self, deltas: Iterator[str], close: Callable[[], None]) -> None:
         super().__init__()
         self._deltas = deltas
         self._close = close
-        self._held = _Held()
+        self._buffer = _Buffer()
         self._error: Exception | None = None
         self._ended = False
 
     def readable(self) -> bool:
-        """True."""
+        """Return True: the file can be read."""
         return True
 
     def read(self, size: int | None = -1, /) -> str:
-        """At most *size* characters, and at least one before the end; all for None or -1."""
+        """Return up to *size* characters, at least one before the end; all for None or -1."""
         self._check_open()
         everything = size is None or size < 0
-        while (everything or not self._held) and size != 0 and self._more():
+        while (everything or not self._buffer) and size != 0 and self._more():
             pass
-        if self._error is not None and (everything or (not self._held and size)):
+        if self._error is not None and (everything or (not self._buffer and size)):
             raise self._error
-        return self._held.take(-1 if size is None else size)
+        return self._buffer.read(-1 if size is None else size)
 
     def readline(self, size: int | None = -1, /) -> str:  # type: ignore[override] # typeshed leaves None out
-        """Up to and with the next line feed, at most *size* characters."""
+        """Return text up to and including the next line feed, at most *size* characters."""
         self._check_open()
-        while size != 0 and not self._held.has_line and self._more():
+        while size != 0 and not self._buffer.has_line and self._more():
             pass
-        if self._error is not None and not self._held and size != 0:
+        if self._error is not None and not self._buffer and size != 0:
             raise self._error
-        return self._held.take_line(-1 if size is None else size)
+        return self._buffer.read_line(-1 if size is None else size)
 
     def close(self) -> None:
-        """Close the stream, and its connection."""
+        """Close the stream and its connection."""
         if not self.closed:
             super().close()
             self._close()
@@ -99,7 +103,7 @@ class TextReader(io.TextIOBase):
         if self._ended:
             return False
         try:
-            self._held.put(next(self._deltas))
+            self._buffer.append(next(self._deltas))
         except StopIteration:
             self._ended = True
         except Exception as error:  # noqa: BLE001 - raised by the read that finds no more text
@@ -112,12 +116,12 @@ class TextReader(io.TextIOBase):
 
 
 class AsyncTextReader:
-    """As `TextReader`, with awaited reads; iterates over lines."""
+    """The async form of `TextReader`; iterates over lines."""
 
     def __init__(self, deltas: AsyncIterator[str], close: Callable[[], Awaitable[None]]) -> None:
         self._deltas = deltas
         self._close = close
-        self._held = _Held()
+        self._buffer = _Buffer()
         self._error: Exception | None = None
         self._ended = False
         self.closed = False
@@ -143,25 +147,25 @@ class AsyncTextReader:
         return line
 
     async def read(self, size: int = -1, /) -> str:
-        """At most *size* characters, and at least one before the end; all for -1."""
+        """Return up to *size* characters, at least one before the end; all for -1."""
         self._check_open()
-        while (size < 0 or not self._held) and size != 0 and await self._more():
+        while (size < 0 or not self._buffer) and size != 0 and await self._more():
             pass
-        if self._error is not None and (size < 0 or (not self._held and size)):
+        if self._error is not None and (size < 0 or (not self._buffer and size)):
             raise self._error
-        return self._held.take(size)
+        return self._buffer.read(size)
 
     async def readline(self) -> str:
-        """Up to and with the next line feed."""
+        """Return text up to and including the next line feed."""
         self._check_open()
-        while not self._held.has_line and await self._more():
+        while not self._buffer.has_line and await self._more():
             pass
-        if self._error is not None and not self._held:
+        if self._error is not None and not self._buffer:
             raise self._error
-        return self._held.take_line(-1)
+        return self._buffer.read_line(-1)
 
     async def close(self) -> None:
-        """Close the stream, and its connection."""
+        """Close the stream and its connection."""
         if not self.closed:
             self.closed = True
             await self._close()
@@ -170,7 +174,7 @@ class AsyncTextReader:
         if self._ended:
             return False
         try:
-            self._held.put(await anext(self._deltas))
+            self._buffer.append(await anext(self._deltas))
         except StopAsyncIteration:
             self._ended = True
         except Exception as error:  # noqa: BLE001 - raised by the read that finds no more text

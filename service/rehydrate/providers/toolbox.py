@@ -1,10 +1,10 @@
-"""The functions that a model may call: how they are described to it, and run for it.
+"""Describe the functions that a model may call, and call them for it.
 
-A tool is a plain function, sync or async. Its schema is made from its signature and docstring,
-and its arguments are checked against that. `Tool` says the same by hand. What it returns is the
-output (a text as it is, anything else as JSON); what it raises becomes the output too, so that the
-model can go on. A tool that does not exist, arguments that are no JSON object, and a tool that
-hangs end the whole answer: nothing that a model could be told would mend those.
+A tool is a plain function, sync or async. Its schema is generated from its signature and
+docstring, and its arguments are validated against that; `Tool` gives a schema explicitly. The
+return value is the output (a string unchanged, anything else as JSON). An exception becomes the
+output too, so that the model can react to it. An unknown tool, arguments that are not a JSON
+object, and a tool that hangs end the whole answer, because the model could not correct them.
 """
 
 from __future__ import annotations
@@ -19,26 +19,26 @@ from typing import Any, NamedTuple
 
 from rehydrate.core.json import dump
 from rehydrate.errors import BadParameter
-from rehydrate.providers.failures import TOLD_CHARACTERS, ToolFailed
+from rehydrate.providers.failures import ERROR_CHARACTERS_MAX, ToolFailed
 from rehydrate.providers.vendor_events import ToolCallDone, shown
 
 TOOL_TIMEOUT_S = 60.0
-"""How long one call of a tool may take."""
+"""How long one call of a tool may take, by default."""
 
 CALLS_AT_ONCE = 16
-"""How many calls of one answer run at the same time."""
+"""How many calls of one answer run concurrently."""
 
 
 @dataclass(frozen=True, slots=True)
 class Tool:
-    """A function that a model may call, described by hand.
+    """A function that a model may call, with an explicit description and schema.
 
     Attributes:
         function: sync or async; called with the arguments as keywords.
-        description: what it is for, as the model reads it.
-        parameters: JSON schema of its arguments.
-        strict: whether the vendor enforces the schema.
-        timeout_s: how long it may take; None: as long as the others.
+        description: its purpose, for the model.
+        parameters: the JSON schema of its arguments.
+        strict: True if the vendor must enforce the schema.
+        timeout_s: how long a call may take, in seconds; None: the default of the toolbox.
     """
 
     function: Callable[..., Any]
@@ -49,10 +49,10 @@ class Tool:
 
 
 class Answer(NamedTuple):
-    """What became of a call.
+    """The outcome of a tool call.
 
-    ``output`` is what the model is told, ``result`` what readers see. ``failed``: the tool raised,
-    and both say what; with ``failure``, the whole answer ends.
+    ``output`` goes to the model, ``result`` to readers. ``failed``: the tool raised, and both
+    contain the error. ``failure``: the whole answer ends with it.
     """
 
     tool_call_id: str
@@ -68,8 +68,9 @@ class Toolbox:
     """The tools of one driver.
 
     Args:
-        tools: by the names that the model uses.
-        timeout_s: how long one call may take. A sync function that hangs keeps its thread.
+        tools: the functions by the names that the model uses.
+        timeout_s: how long one call may take, in seconds. The thread of a sync function that hangs
+            cannot be stopped.
 
     Raises:
         BadParameter: a tool cannot be described.
@@ -90,17 +91,17 @@ class Toolbox:
                 self._tools[name] = Tool(tool, inspect.getdoc(tool) or "", schema)
 
     def specs(self) -> list[dict[str, Any]]:
-        """The tools as the Responses API takes them."""
+        """Return the tools in the form of the Responses API."""
         return [{"type": "function", **self._spec(name)} for name in self._tools]
 
     def nested_specs(self) -> list[dict[str, Any]]:
-        """The tools as the Assistants API takes them."""
+        """Return the tools in the form of the Assistants API."""
         return [{"type": "function", "function": self._spec(name)} for name in self._tools]
 
     async def answers(self, calls: Sequence[ToolCallDone]) -> AsyncGenerator[Answer, None]:
-        """Run *calls* concurrently; yield what became of each, in the order in which they end.
+        """Run *calls* concurrently; yield the outcomes in the order in which the calls end.
 
-        The generator owns the calls: closing it cancels those that still run.
+        Closing the generator cancels the calls that are still running.
         """
         slots = asyncio.Semaphore(CALLS_AT_ONCE)
 
@@ -118,26 +119,26 @@ class Toolbox:
             await asyncio.gather(*running, return_exceptions=True)
 
     async def answer(self, call: ToolCallDone) -> Answer:
-        """Run one call. Raises nothing but cancellation."""
+        """Run one call and return its outcome; only cancellation is raised."""
         tool = self._tools.get(call.name)
         if tool is None:
-            return _failed(call, ToolFailed("unknown_tool", call.name))
+            return _fatal_answer(call, ToolFailed("unknown_tool", call.name))
         try:
             arguments = self._arguments(call)
         except ToolFailed as failure:
-            return _failed(call, failure)
+            return _fatal_answer(call, failure)
         limit = asyncio.timeout(self._timeout_s if tool.timeout_s is None else tool.timeout_s)
         try:
             async with limit:
                 value = await self._run(tool.function, call.name, arguments)
-        except Exception as error:  # noqa: BLE001 - it becomes the tool's output
+        except Exception as error:  # noqa: BLE001 - the error is the tool's output
             if limit.expired():
-                return _failed(call, ToolFailed("tool_timeout", call.name))
-            return _raised(call, f"{type(error).__name__}: {error}")
-        return _answer(call, value)
+                return _fatal_answer(call, ToolFailed("tool_timeout", call.name))
+            return _error_answer(call, f"{type(error).__name__}: {error}")
+        return _output_answer(call, value)
 
     async def _run(self, function: Callable[..., Any], name: str, arguments: Any) -> Any:
-        if isinstance(arguments, str):  # a custom tool takes one free text
+        if isinstance(arguments, str):  # a custom tool takes one string
             call = partial(function, arguments)
         elif name in self._models:
             checked = self._models[name].model_validate(arguments)
@@ -156,9 +157,9 @@ class Toolbox:
         try:
             arguments = json.loads(call.args or "{}")
         except (json.JSONDecodeError, RecursionError):
-            raise ToolFailed("bad_arguments", f"{call.name}: no JSON") from None
+            raise ToolFailed("bad_arguments", f"{call.name}: not valid JSON") from None
         if not isinstance(arguments, dict):
-            raise ToolFailed("bad_arguments", f"{call.name}: no JSON object")
+            raise ToolFailed("bad_arguments", f"{call.name}: not a JSON object")
         return arguments
 
     def _spec(self, name: str) -> dict[str, Any]:
@@ -174,12 +175,16 @@ class Toolbox:
 def toolbox_of(
     tools: Mapping[str, Callable[..., Any] | Tool] | Toolbox | None, *, timeout_s: float
 ) -> Toolbox:
-    """A box of *tools*, unless it is one; raises as `Toolbox`."""
+    """Return *tools* as a `Toolbox`.
+
+    Raises:
+        BadParameter: a tool cannot be described.
+    """
     return tools if isinstance(tools, Toolbox) else Toolbox(tools or {}, timeout_s=timeout_s)
 
 
 def _model_of(name: str, function: Callable[..., Any]) -> Any:
-    from pydantic import ConfigDict, create_model  # noqa: PLC0415 - only tools need it
+    from pydantic import ConfigDict, create_model  # noqa: PLC0415 - imported only if there are tools
 
     try:
         parameters = inspect.signature(function, eval_str=True).parameters.values()
@@ -188,7 +193,7 @@ def _model_of(name: str, function: Callable[..., Any]) -> Any:
     fields: dict[str, Any] = {}
     for parameter in parameters:
         if parameter.kind not in (parameter.POSITIONAL_OR_KEYWORD, parameter.KEYWORD_ONLY):
-            raise BadParameter("tools", f"tool {name!r} takes more than named arguments: use Tool")
+            raise BadParameter("tools", f"tool {name!r} takes arguments without names: use Tool")
         fields[parameter.name] = (
             Any if parameter.annotation is parameter.empty else parameter.annotation,
             ... if parameter.default is parameter.empty else parameter.default,
@@ -199,19 +204,19 @@ def _model_of(name: str, function: Callable[..., Any]) -> Any:
         raise BadParameter("tools", f"tool {name!r} cannot be described: use Tool") from error
 
 
-def _answer(call: ToolCallDone, value: Any) -> Answer:
+def _output_answer(call: ToolCallDone, value: Any) -> Answer:
     if isinstance(value, str):
         return Answer(call.tool_call_id, call.name, call.kind, value, shown(value))
     try:
         output = dump(value).decode()
     except (TypeError, ValueError, RecursionError) as error:
-        return _raised(call, f"its result is no JSON: {type(error).__name__}")
+        return _error_answer(call, f"its result is not JSON: {type(error).__name__}")
     return Answer(call.tool_call_id, call.name, call.kind, output, shown(json.loads(output)))
 
 
-def _raised(call: ToolCallDone, why: str) -> Answer:
-    return _answer(call, {"error": why[:TOLD_CHARACTERS]})._replace(failed=True)
+def _error_answer(call: ToolCallDone, why: str) -> Answer:
+    return _output_answer(call, {"error": why[:ERROR_CHARACTERS_MAX]})._replace(failed=True)
 
 
-def _failed(call: ToolCallDone, failure: ToolFailed) -> Answer:
-    return _raised(call, failure.told)._replace(failure=failure)
+def _fatal_answer(call: ToolCallDone, failure: ToolFailed) -> Answer:
+    return _error_answer(call, failure.public_detail)._replace(failure=failure)

@@ -1,4 +1,4 @@
-"""What a model's stream says, typed, and the same for every vendor; made for ``match``.
+"""The typed events of a model's stream, the same for every vendor; designed for ``match``.
 
     async for event in stream:
         match event:
@@ -9,9 +9,9 @@
             case Ended(status=status, error=error):
                 print(status, error)
 
-Every event has the ``type`` that the vendor gave to the event which it comes from, and the
-vendor's ``sequence_number`` if there was one. ``part`` names a part of the answer: letters for
-what it is of, then the places of the item and of the content in it.
+Every event has the ``type`` and, if there was one, the ``sequence_number`` of the vendor's event
+that it is made from. ``part`` is the key of a part of the answer: the index of the item, and the
+index of the content in it.
 """
 
 from __future__ import annotations
@@ -26,11 +26,11 @@ if TYPE_CHECKING:
     from rehydrate.providers.failures import ProviderError
 
 RESULT_BYTES_MAX = 32_000
-"""A longer result of a tool is not shown to readers; the model gets all of it."""
+"""A longer result of a tool is not published to readers; the model gets all of it."""
 
 
 class Sink(Protocol):
-    """Where an answer is written: the methods of a response that is being published."""
+    """The destination of an answer: the methods of a response that is being published."""
 
     def write(self, text: str, *, part: str | None = None) -> None:
         """Append text."""
@@ -42,15 +42,15 @@ class Sink(Protocol):
         """Append to the reasoning."""
 
     def tool_call(self, tool_call_id: str, name: str, args: Any = "") -> None:
-        """A tool is called."""
+        """Begin a tool call."""
 
     def tool_args(self, tool_call_id: str, text: str) -> None:
-        """Append to the arguments of a call."""
+        """Append to the arguments of a tool call."""
 
     def tool_result(
         self, tool_call_id: str, result: Any, *, name: str | None = None, failed: bool = False
     ) -> None:
-        """A tool has answered, or *failed*."""
+        """Set the result of a tool call, or its error if it *failed*."""
 
     def finish(
         self,
@@ -60,23 +60,23 @@ class Sink(Protocol):
         error: Any = None,
         parts: list[dict[str, Any]] | None = None,
     ) -> None:
-        """Say how the response ends."""
+        """End the response."""
 
 
 @dataclass(frozen=True, slots=True)
 class VendorEvent:
-    """What all events have.
+    """The base of all events.
 
     Attributes:
-        type: the vendor's name of the event that this one comes from.
-        sequence_number: the vendor's number of it, if it has one.
+        type: the type of the vendor's event that this one is made from.
+        sequence_number: the vendor's number of that event, or None.
     """
 
     type: str
     sequence_number: int | None
 
-    def say(self, sink: Sink) -> None:
-        """Write into *sink* what this event adds to the answer; most add nothing."""
+    def write_to(self, sink: Sink) -> None:
+        """Write what this event adds to the answer into *sink*; most events add nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,38 +94,38 @@ class TextDelta(VendorEvent):
     part: str
     text: str
 
-    def say(self, sink: Sink) -> None:
-        """Append it."""
+    def write_to(self, sink: Sink) -> None:
+        """Append the text."""
         sink.write(self.text, part=self.part)
 
 
 @dataclass(frozen=True, slots=True)
 class RefusalDelta(VendorEvent):
-    """More of why the model will not answer."""
+    """More text of a refusal to answer."""
 
     part: str
     text: str
 
-    def say(self, sink: Sink) -> None:
-        """Append it."""
+    def write_to(self, sink: Sink) -> None:
+        """Append the text."""
         sink.refuse(self.text, part=self.part)
 
 
 @dataclass(frozen=True, slots=True)
 class ReasoningDelta(VendorEvent):
-    """More of the model's reasoning, or of the summary of it."""
+    """More text of the model's reasoning, or of a summary of it."""
 
     part: str
     text: str
 
-    def say(self, sink: Sink) -> None:
-        """Append it."""
+    def write_to(self, sink: Sink) -> None:
+        """Append the text."""
         sink.reason(self.text, part=self.part)
 
 
 @dataclass(frozen=True, slots=True)
 class PartDone(VendorEvent):
-    """A part is complete; ``text`` is all of it, as the vendor says at its end."""
+    """A part is complete; ``text`` is the vendor's final version of it."""
 
     part: str
     text: str
@@ -133,7 +133,7 @@ class PartDone(VendorEvent):
 
 @dataclass(frozen=True, slots=True)
 class Annotation(VendorEvent):
-    """A citation, or a file that the text points to, as the vendor describes it."""
+    """A citation, or a reference to a file, in the vendor's form."""
 
     part: str
     annotation: Any
@@ -141,14 +141,14 @@ class Annotation(VendorEvent):
 
 @dataclass(frozen=True, slots=True)
 class ToolCallStarted(VendorEvent):
-    """The model calls a tool; ``kind`` is the vendor's type of the item, as ``function_call``."""
+    """The model calls a tool; ``kind`` is the vendor's type, for instance ``function_call``."""
 
     tool_call_id: str
     name: str
     kind: str
 
-    def say(self, sink: Sink) -> None:
-        """Begin the part."""
+    def write_to(self, sink: Sink) -> None:
+        """Begin the tool call."""
         sink.tool_call(self.tool_call_id, self.name)
 
 
@@ -159,8 +159,8 @@ class ToolArgsDelta(VendorEvent):
     tool_call_id: str
     text: str
 
-    def say(self, sink: Sink) -> None:
-        """Append it."""
+    def write_to(self, sink: Sink) -> None:
+        """Append the text."""
         sink.tool_args(self.tool_call_id, self.text)
 
 
@@ -176,9 +176,9 @@ class ToolCallDone(VendorEvent):
 
 @dataclass(frozen=True, slots=True)
 class ToolResult(VendorEvent):
-    """A tool has answered: one that the vendor ran, or one whose output was submitted.
+    """The result of a tool that the vendor ran, or whose output was submitted.
 
-    ``failed``: it has not; ``result`` says why.
+    ``failed``: ``result`` is an error.
     """
 
     tool_call_id: str
@@ -186,20 +186,20 @@ class ToolResult(VendorEvent):
     result: Any
     failed: bool = False
 
-    def say(self, sink: Sink) -> None:
-        """Complete the part."""
+    def write_to(self, sink: Sink) -> None:
+        """Set the result of the tool call."""
         sink.tool_result(self.tool_call_id, self.result, failed=self.failed)
 
 
 @dataclass(frozen=True, slots=True)
 class Image(VendorEvent):
-    """A picture in the answer, by reference: ``image`` is ``{"file_id"}`` or ``{"url"}``."""
+    """An image in the answer, by reference: ``image`` is ``{"file_id"}`` or ``{"url"}``."""
 
     part: str
     image: dict[str, Any]
 
-    def say(self, sink: Sink) -> None:
-        """Show it as a completed call of ``image``: parts of the wire have no pictures."""
+    def write_to(self, sink: Sink) -> None:
+        """Write it as a completed call of ``image``, because the wire form has no image parts."""
         sink.tool_call(self.part, "image")
         sink.tool_result(self.part, self.image)
 
@@ -215,28 +215,28 @@ class ActionRequired(VendorEvent):
 
 @dataclass(frozen=True, slots=True)
 class Progress(VendorEvent):
-    """A step of the vendor's that adds nothing to the answer; ``raw`` is the vendor's event."""
+    """A vendor's event that adds nothing to the answer; ``raw`` is that event."""
 
     raw: Any = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Unknown(VendorEvent):
-    """A type that this version does not know; counted. ``raw`` is the vendor's event."""
+    """A vendor's event of an unknown type, which is counted; ``raw`` is that event."""
 
     raw: Any = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True)
 class Ended(VendorEvent):
-    """The last event of every stream, whatever happened.
+    """The last event of every stream, also of one that failed.
 
     Attributes:
-        status: how it ended.
-        usage: the vendor's count of tokens.
-        error: why it did not end as ``completed``.
-        parts: the content as the vendor says at the end, if it said.
-        items: the vendor's own output items, as the next request may need them.
+        status: the status of the response.
+        usage: the vendor's token counts, or None.
+        error: the cause, if the status is not ``completed``.
+        parts: the complete content, if the vendor sent it at the end.
+        items: the vendor's output items, which the next request may need as input.
     """
 
     status: Status
@@ -245,14 +245,14 @@ class Ended(VendorEvent):
     parts: list[dict[str, Any]] | None
     items: tuple[dict[str, Any], ...] = ()
 
-    def say(self, sink: Sink) -> None:
-        """Say how the response ends."""
-        told = None if self.error is None else self.error.told
-        sink.finish(self.status, usage=self.usage, error=told, parts=self.parts)
+    def write_to(self, sink: Sink) -> None:
+        """End the response."""
+        detail = None if self.error is None else self.error.public_detail
+        sink.finish(self.status, usage=self.usage, error=detail, parts=self.parts)
 
 
 def shown(result: Any) -> Any:
-    """*result* as readers see it: plain JSON, and small enough for a channel message."""
+    """Return *result* as published to readers: JSON that fits into a channel message."""
     if not is_json(result):
         return {"omitted": type(result).__name__}
     size_bytes = len(dump(result))

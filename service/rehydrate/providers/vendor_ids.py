@@ -1,7 +1,7 @@
-"""The vendor's ids of what it was asked: kept with our responses, so that later ones go on.
+"""Store the vendor's ids with each response, so that the next one can continue from it.
 
-They are the response's ``metadata["openai"]``: ``response_ids`` (oldest first), ``thread_id``,
-``run_id``. Readers see them; without the vendor's key they are of no use.
+They are in the response's ``metadata["openai"]``: ``response_ids`` (oldest first), ``thread_id``,
+``run_id``. Readers can see them, but they are useless without the vendor's key.
 """
 
 from __future__ import annotations
@@ -21,18 +21,18 @@ _UNKNOWN_THREAD = "No thread found"
 
 
 class Annotated(Protocol):
-    """A response that keeps metadata."""
+    """A response whose metadata can be set."""
 
     def annotate(self, metadata: Any) -> None:
-        """Keep it, instead of what was kept."""
+        """Replace the metadata."""
 
 
 class VendorIds:
-    """Notes the ids of one answer, with the response that is being published.
+    """Collects the ids of one answer in the metadata of the response that is being published.
 
     Args:
-        response: whose metadata they become a part of.
-        metadata: the rest of it.
+        response: the response.
+        metadata: its other metadata.
     """
 
     def __init__(self, response: Annotated, metadata: Mapping[str, Any]) -> None:
@@ -42,7 +42,7 @@ class VendorIds:
         self._others: dict[str, str] = {}
 
     def __call__(self, what: str, id_: str) -> None:
-        """See `rehydrate.providers.driving.Noted`."""
+        """Add an id; this is a `rehydrate.providers.driving.Noted` callback."""
         if what == "response":
             self._response_ids.append(id_)
         else:
@@ -51,7 +51,7 @@ class VendorIds:
         self._response.annotate({**self._metadata, _KEY: responses | self._others})
 
     def outcome(self, status: Status) -> DriverOutcome:
-        """An outcome with the ids that are known."""
+        """Return an outcome with the ids so far."""
         return DriverOutcome(
             status,
             response_ids=tuple(self._response_ids),
@@ -61,10 +61,14 @@ class VendorIds:
 
 
 def previous_response_id(messages: Iterable[Mapping[str, Any]]) -> str | None:
-    """The vendor's response that the next one goes on with; *messages* come newest first.
+    """Return the vendor's response from which the next one continues.
 
-    That of the newest answer that was completed: one that was not may wait for outputs that nobody
-    will submit. None, if the vendor has said meanwhile that it does not know it any more.
+    It is that of the newest completed answer, since one that did not complete may wait for tool
+    outputs that will never be submitted. None if there is none, or if the vendor has since
+    reported that it does not have it any more.
+
+    Args:
+        messages: the conversation's messages, newest first.
     """
     for message in messages:
         if _error(message).startswith(_UNKNOWN_RESPONSE):
@@ -76,9 +80,12 @@ def previous_response_id(messages: Iterable[Mapping[str, Any]]) -> str | None:
 
 
 def thread_id(messages: Iterable[Mapping[str, Any]]) -> str | None:
-    """The vendor's thread that the next run goes on with; *messages* come newest first.
+    """Return the vendor's thread in which the next run continues.
 
-    None, if the vendor has said meanwhile that it does not know it any more.
+    None if there is none, or if the vendor has since reported that it does not have it any more.
+
+    Args:
+        messages: the conversation's messages, newest first.
     """
     for message in messages:
         if _UNKNOWN_THREAD in _error(message):

@@ -1,9 +1,9 @@
-"""Any stream of a vendor's events, pulled one event at a time.
+"""Pull a vendor's events, one at a time, from any kind of source.
 
-It may be a stream of the ``openai`` package (sync or async), any iterable or async iterable of its
-events or of dicts, or raw server-sent events: ``bytes``, chunks of them, or an HTTP response. No
-task and no thread runs in the background: a thread is lent for the length of one pull, and only
-where a sync source that may block is read by ``async for``.
+A source is a stream of the ``openai`` package (sync or async), any iterable or async iterable of
+its events or of dicts, or raw server-sent events: ``bytes``, chunks of them, or an HTTP response.
+Nothing runs in the background. A thread is used only while a sync source that may block is pulled
+from async code.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
 CLOSE_TIMEOUT_S = 5.0
-"""How long closing a connection may take before it is left to itself."""
+"""How long closing a connection may take before it is abandoned."""
 
 DRAIN_TIMEOUT_S = 0.25
 _DRAIN_ITEMS = 16
@@ -36,13 +36,13 @@ class Exhausted(Exception):
 
 
 class VendorSource:
-    """Reads one source.
+    """Pulls events from one source.
 
     Args:
-        origin: what is read, as above.
-        wrap: makes an event of the name and the JSON of a server-sent event.
-        idle_timeout_s: how long an async pull waits for the next event; sync pulls rely on the
-            time limits of the vendor's client.
+        origin: the source, as described above.
+        wrap: builds an event from the name and the JSON of a server-sent event.
+        idle_timeout_s: how long an async pull waits for the next event, in seconds; sync pulls
+            rely on the timeouts of the vendor's client.
     """
 
     def __init__(
@@ -52,10 +52,10 @@ class VendorSource:
         self._wrap = wrap
         self._limit = IdleLimit(idle_timeout_s)
         iterator = _iterator_of(origin)
-        self._now = iterator if isinstance(iterator, Iterator) else None
-        self._later = None if isinstance(iterator, Iterator) else iterator
+        self._sync_iterator = iterator if isinstance(iterator, Iterator) else None
+        self._async_iterator = None if isinstance(iterator, Iterator) else iterator
         self._in_memory = isinstance(origin, Collection)
-        self._lent: asyncio.Future[Any] | None = None
+        self._pending_pull: asyncio.Future[Any] | None = None
         self._decoder = SseDecoder()
         self._ready: deque[Any] = deque()
         self._done = False
@@ -63,68 +63,74 @@ class VendorSource:
 
     @property
     def is_sync(self) -> bool:
-        """Whether `pull_now` works."""
-        return self._now is not None
+        """True if the source is sync, so that `pull_now` can be used."""
+        return self._sync_iterator is not None
 
     def pull_now(self) -> Any:
-        """The next event of a sync source.
+        """Return the next event of a sync source.
 
         Raises:
-            Exhausted: there is none.
+            Exhausted: there are no more events.
             TypeError: the source is async.
         """
-        if self._now is None:
+        if self._sync_iterator is None:
             raise TypeError("this stream is async: read it with `async for`")
         while not self._ready and not self._done:
-            self._accept(next(self._now, _END))
+            self._accept(next(self._sync_iterator, _END))
         return self._next_ready()
 
     async def pull(self) -> Any:
-        """The next event.
+        """Return the next event.
 
         Raises:
-            Exhausted: there is none.
-            TimeoutError: nothing came for `idle_timeout_s`.
+            Exhausted: there are no more events.
+            TimeoutError: no event arrived for *idle_timeout_s*.
         """
         while not self._ready and not self._done:
-            if self._later is not None:
+            if self._async_iterator is not None:
                 try:
-                    item = await self._limit.wait(self._later.__anext__())
+                    item = await self._limit.wait(self._async_iterator.__anext__())
                 except StopAsyncIteration:
                     item = _END
                 else:
                     if not isinstance(item, _BYTES):
-                        return item  # most of all that ever comes
+                        return item  # the most frequent case
                 self._accept(item)
-            elif self._now is not None and self._in_memory:
-                self._accept(next(self._now, _END))
-            elif self._now is not None:
-                self._accept(await self._pull_in_thread(self._now))
+            elif self._sync_iterator is not None and self._in_memory:
+                self._accept(next(self._sync_iterator, _END))
+            elif self._sync_iterator is not None:
+                self._accept(await self._pull_in_thread(self._sync_iterator))
         return self._next_ready()
 
     async def drain(self) -> None:
-        """Read the little that may follow the last event, so that the connection can be reused."""
+        """Read what may follow the last event, so that the connection can be reused."""
         if self.is_sync:
             return
-        with suppress(Exception):  # nobody waits for what comes here; closing follows
+        with suppress(Exception):  # best effort; the source is closed next
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
                 for _ in range(_DRAIN_ITEMS):
                     await self.pull()
 
     def close(self) -> None:
-        """Close a sync source, and its connection."""
+        """Close a sync source and its connection."""
         self._limit.close()
         if self._closed:
             return
         self._closed = True
         close = getattr(self._origin, "close", None)
-        if close is not None and self._lent is not None and inspect.isgenerator(self._origin):
-            self._lent.add_done_callback(lambda _: close())  # a running generator cannot be closed
+        if (
+            close is not None
+            and self._pending_pull is not None
+            and inspect.isgenerator(self._origin)
+        ):
+            self._pending_pull.add_done_callback(
+                lambda _: close()
+            )  # a running generator cannot be closed
         elif close is not None:
             close()
 
     async def aclose(self) -> None:
-        """Close the source, and its connection, within `CLOSE_TIMEOUT_S`."""
+        """Close the source and its connection, within `CLOSE_TIMEOUT_S`."""
         if self.is_sync:
             self.close()
             return
@@ -134,7 +140,7 @@ class VendorSource:
         self._limit.close()
         with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_TIMEOUT_S):
-                for close in _closers(self._later, self._origin):
+                for close in _close_methods(self._async_iterator, self._origin):
                     closing = close()
                     if inspect.isawaitable(closing):
                         await closing
@@ -163,14 +169,14 @@ class VendorSource:
             try:
                 self._ready.append(self._wrap(event.event, json.loads(event.data)))
             except (json.JSONDecodeError, RecursionError) as error:
-                self._ready.append(error)  # in its place: what came before it is read first
+                self._ready.append(error)  # raised in order, after the events before it
 
     async def _pull_in_thread(self, iterator: Iterator[Any]) -> Any:
-        self._lent = asyncio.get_running_loop().run_in_executor(None, next, iterator, _END)
-        self._lent.add_done_callback(_retrieve)
-        # not cancelled: a thread ends by itself, or with its socket
-        item = await self._limit.wait(asyncio.shield(self._lent))
-        self._lent = None
+        self._pending_pull = asyncio.get_running_loop().run_in_executor(None, next, iterator, _END)
+        self._pending_pull.add_done_callback(_retrieve)
+        # Shielded, because a thread cannot be cancelled: it ends by itself, or with its socket.
+        item = await self._limit.wait(asyncio.shield(self._pending_pull))
+        self._pending_pull = None
         return item
 
 
@@ -182,7 +188,7 @@ def _iterator_of(origin: Any) -> Iterator[Any] | AsyncIterator[Any]:
             origin = chunks()
             break
     if isinstance(origin, dict | str):
-        raise TypeError(f"a {type(origin).__name__} is no stream of events")
+        raise TypeError(f"a {type(origin).__name__} is not a stream of events")
     if isinstance(origin, Iterator | AsyncIterator):
         return origin
     found: Iterator[Any] | AsyncIterator[Any]
@@ -190,8 +196,8 @@ def _iterator_of(origin: Any) -> Iterator[Any] | AsyncIterator[Any]:
     return found
 
 
-def _closers(*of: Any) -> Iterator[Callable[[], Any]]:
-    """How to close each of *of*; what iterates itself is closed once."""
+def _close_methods(*of: Any) -> Iterator[Callable[[], Any]]:
+    """Yield the close methods of the given objects; the same object is closed once."""
     seen: list[Any] = []
     for thing in of:
         close = getattr(thing, "aclose", None) or getattr(thing, "close", None)
@@ -202,4 +208,4 @@ def _closers(*of: Any) -> Iterator[Callable[[], Any]]:
 
 def _retrieve(lent: asyncio.Future[Any]) -> None:
     if not lent.cancelled():
-        lent.exception()  # looked at, so that it is not reported as lost
+        lent.exception()  # retrieved, so that asyncio does not report it as lost

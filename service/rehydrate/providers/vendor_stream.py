@@ -1,7 +1,8 @@
-"""A model's stream, read like a scanner: typed events, text only, a file of text, or into a response.
+"""A model's stream, to be read as typed events, as text, as a text file, or into a response.
 
-`stream.error` says after the end why it was not a good one; where only text is seen, it is raised
-after the last of it. Nothing runs in the background: the stream is read as fast as its reader reads.
+After the end, `stream.error` is the cause if the answer did not complete; the text-only readers
+raise it after the last text. Nothing runs in the background: the stream is read only as fast as
+its consumer reads.
 """
 
 from __future__ import annotations
@@ -23,13 +24,14 @@ if TYPE_CHECKING:
     from rehydrate.providers.vendor_events import Sink
 
 IDLE_TIMEOUT_S = 600.0
-"""How long a stream may say nothing: a reasoning model may be silent for minutes."""
+"""How long a stream may be silent: a reasoning model may send nothing for minutes."""
 
 
 class VendorStream:
-    """One stream of one vendor; subclasses know which. Read it once, in one way.
+    """The base of the streams of the vendors' APIs. Read it once, in one of the ways.
 
-    A context manager (sync and async) that closes the connection; so does the end of the stream.
+    It is a context manager (sync and async) that closes the connection. The end of the stream
+    closes it too.
     """
 
     def __init__(self, source: Any, interpreter: Interpreter, *, idle_timeout_s: float) -> None:
@@ -40,36 +42,36 @@ class VendorStream:
 
     @staticmethod
     def _wrap(name: str, data: Any) -> Any:
-        """The vendor's event that a server-sent event is."""
+        """Build the vendor's event from the name and the JSON of a server-sent event."""
         raise NotImplementedError
 
     @property
     def end(self) -> Ended | None:
-        """The last event, once it is known."""
+        """The last event, or None before it."""
         return self._interpreter.end
 
     @property
     def error(self) -> ProviderError | None:
-        """Why the answer did not end as ``completed``; None before the end, and after a good one."""
+        """The cause if the answer did not complete; None before the end, and if it completed."""
         return None if self.end is None else self.end.error
 
     @property
     def sequence_number(self) -> int | None:
-        """The vendor's number of the last event that was taken."""
+        """The vendor's number of the last event that was read."""
         return self._interpreter.sequence_number
 
     @property
     def unknown(self) -> Counter[str]:
-        """How often each type of event came that this version does not know."""
+        """How often each unknown type of event occurred."""
         return self._interpreter.unknown
 
     @property
     def amended(self) -> bool:
-        """Whether the vendor's final text is another than its deltas; `Ended.parts` is right."""
+        """True if the vendor's final text differs from its deltas; `Ended.parts` is correct."""
         return self._interpreter.amended
 
     def resume(self, source: Any) -> None:
-        """Go on with another stream of the same answer; what it repeats is dropped."""
+        """Continue with another stream of the same answer; repeated events are dropped."""
         self._interpreter.resume()
         self._source = VendorSource(source, wrap=self._wrap, idle_timeout_s=self._idle_timeout_s)
 
@@ -96,11 +98,11 @@ class VendorStream:
         self.close()
 
     async def aclose(self) -> None:
-        """Close the stream, and its connection."""
+        """Close the stream and its connection."""
         await self._source.aclose()
 
     def close(self) -> None:
-        """Close a stream that was made from a sync source, and its connection."""
+        """Close a stream over a sync source, and its connection."""
         self._source.close()
 
     def __aiter__(self) -> AsyncIterator[VendorEvent]:
@@ -124,7 +126,7 @@ class VendorStream:
         return self._ready.popleft()
 
     async def text(self) -> AsyncIterator[str]:
-        """The text deltas of the answer, and nothing else.
+        """Yield only the text deltas of the answer.
 
         Raises:
             ProviderError: after the last of them, if the answer did not end as ``completed``.
@@ -136,10 +138,10 @@ class VendorStream:
             raise self.error
 
     def text_now(self) -> Iterator[str]:
-        """As `text`, of a sync source.
+        """Yield only the text deltas of the answer, from a sync source.
 
         Raises:
-            ProviderError: as `text`.
+            ProviderError: after the last of them, if the answer did not end as ``completed``.
         """
         for event in self:
             if isinstance(event, TextDelta):
@@ -148,25 +150,26 @@ class VendorStream:
             raise self.error
 
     def reader(self) -> TextReader:
-        """The text as a file (`io.TextIOBase`), of a sync source; closing it closes the stream."""
+        """Return the text of a sync source as a file; closing it closes the stream."""
         return TextReader(self.text_now(), self.close)
 
     def async_reader(self) -> AsyncTextReader:
-        """The text as an async file; closing it closes the stream."""
+        """Return the text as an async file; closing it closes the stream."""
         return AsyncTextReader(self.text(), self.aclose)
 
     async def into(self, sink: Sink) -> Ended:
-        """Write everything into *sink*, with its end; return the last event.
+        """Write the whole stream into *sink*, including its end; return the last event.
 
-        A bad end is told, not raised. What *sink* raises, and cancellation, close the stream.
+        A failure of the vendor ends the response and is not raised. An exception of *sink*, or
+        cancellation, closes the stream and propagates.
         """
         try:
             while self._ready:
-                self._ready.popleft().say(sink)
+                self._ready.popleft().write_to(sink)
             interpreter = self._interpreter
             while interpreter.end is None:
                 for event in await self._more():
-                    event.say(sink)
+                    event.write_to(sink)
             return interpreter.end
         finally:
             await self.aclose()
@@ -176,7 +179,7 @@ class VendorStream:
             raw = await self._source.pull()
         except Exhausted:
             events = self._interpreter.break_off()
-        except Exception as error:  # noqa: BLE001 - whatever a source raises ends the answer, told
+        except Exception as error:  # noqa: BLE001 - any error of a source ends the answer
             events = self._interpreter.fail(error)
         else:
             events = self._interpreter.read(raw)
@@ -192,7 +195,7 @@ class VendorStream:
             raw = self._source.pull_now()
         except Exhausted:
             events = self._interpreter.break_off()
-        except Exception as error:  # noqa: BLE001 - as above
+        except Exception as error:  # noqa: BLE001 - any error of a source ends the answer
             events = self._interpreter.fail(error)
         else:
             events = self._interpreter.read(raw)
