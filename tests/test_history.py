@@ -1,4 +1,4 @@
-"""`History`, the library's front door, over real rooms."""
+"""`History` over a real Postgres and a real channel server."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ async def history(settings):
 
 
 async def eventually(ask, error=NotFound):
-    """What *ask* answers once it does not raise *error* any more."""
+    """Return the result of *ask* once it no longer raises *error*."""
     for _ in range(200):
         try:
             return await ask()
@@ -52,7 +52,7 @@ async def eventually(ask, error=NotFound):
     return await ask()
 
 
-def test_the_public_names_are_few_and_all_there():
+def test_the_public_names_are_few_and_exist():
     assert len(rehydrate.__all__) <= 12
     for name in rehydrate.__all__:
         assert getattr(rehydrate, name).__name__ == name
@@ -60,7 +60,7 @@ def test_the_public_names_are_few_and_all_there():
         _ = rehydrate.nonsense
 
 
-def test_whoever_only_reads_does_not_import_the_server():
+def test_importing_view_does_not_import_the_server():
     script = (
         "import sys; from rehydrate import View; "
         "print(*({'fastapi', 'sqlalchemy', 'asyncpg', 'ably'} & sys.modules.keys()))"
@@ -71,7 +71,7 @@ def test_whoever_only_reads_does_not_import_the_server():
     assert ran.stdout.split() == []
 
 
-def test_what_is_missing_or_cannot_be_read_is_named(monkeypatch, ably):
+def test_a_missing_or_invalid_setting_is_named(monkeypatch, ably):
     given = settings_on(AWAY, ably)
     for name in ("REHYDRATE_DATABASE_URL", "ABLY_API_KEY"):
         with pytest.raises(NotConfigured, match=name):
@@ -83,7 +83,7 @@ def test_what_is_missing_or_cannot_be_read_is_named(monkeypatch, ably):
     assert History().settings == load_settings(), "the environment, where nothing is given"
 
 
-async def test_it_opens_and_closes_also_while_nothing_answers(ably):
+async def test_it_opens_and_closes_while_nothing_answers(ably):
     given = settings_on(AWAY, ably) | {"ABLY_PORT": "1"}
     before = asyncio.all_tasks()
     async with History(load_settings(**given)) as history:
@@ -96,7 +96,7 @@ async def test_it_opens_and_closes_also_while_nothing_answers(ably):
     assert asyncio.all_tasks() <= before
 
 
-async def test_what_is_published_is_there_streaming_and_finished(history):
+async def test_published_responses_are_hydrated_streaming_and_finished(history):
     async with history.respond("c", "r-1", prompt_id="p-1", metadata={"model": "m"}) as response:
         response.write("Once ")
         response.write("upon")
@@ -117,7 +117,7 @@ async def test_what_is_published_is_there_streaming_and_finished(history):
     assert older is None
 
 
-async def test_what_others_publish_is_recorded_once_somebody_has_read_it(history, ably):
+async def test_responses_of_other_publishers_are_recorded_after_a_hydrate(history, ably):
     async with History(history.settings) as publisher, publisher.respond("c", "r-1") as response:
         response.write("theirs")
     with pytest.raises(NotFound):
@@ -138,7 +138,7 @@ async def test_a_conversation_keeps_its_channel_when_the_template_changes(histor
     assert b"old channel" in await history.message("c", "r")
 
 
-async def test_many_who_begin_one_conversation_at_once_all_may(history):
+async def test_simultaneous_first_writes_to_a_conversation_all_succeed(history):
     async def say(number):
         new = NewMessage(f"m-{number}", "user", text="hello")
         return await history.store_messages("c", [new])
@@ -147,7 +147,7 @@ async def test_many_who_begin_one_conversation_at_once_all_may(history):
     assert all(len(result.stored) == 1 for result in results)
 
 
-async def test_it_says_what_it_stands_on(history, ably):
+async def test_ready_names_the_state_of_each_dependency(history, ably):
     assert set((await history.ready()).values()) == {"ok"}
     with ably.faults.on("stall_requests", seconds=30):
         said = await history.ready()
@@ -155,7 +155,7 @@ async def test_it_says_what_it_stands_on(history, ably):
     assert said["channel"] != "ok", "which can be lived with"
 
 
-async def test_nothing_of_it_is_left_when_it_is_closed(settings):
+async def test_closing_ends_every_task(settings):
     before = asyncio.all_tasks()
     async with History(settings) as history:
         async with history.respond("c", "r") as response:
@@ -168,7 +168,7 @@ async def test_nothing_of_it_is_left_when_it_is_closed(settings):
         assert (await history.hydrate("c")).messages, "and it may be opened again"
 
 
-async def test_the_service_takes_announcements_and_erasures_of_those_who_may(history):
+async def test_the_service_refuses_webhooks_and_erasures_without_credentials(history):
     app = history.app()
     transport = httpx.ASGITransport(app=app)
     async with httpx.AsyncClient(transport=transport, base_url="http://service") as client:

@@ -1,4 +1,4 @@
-"""Settings: from the environment, checked, each complaint with its variable."""
+"""Settings: read from the environment and validated; each error names its variable."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def bare(monkeypatch):
     return monkeypatch
 
 
-def test_without_an_environment_there_are_the_defaults():
+def test_the_defaults_need_no_environment():
     settings = load_settings()
     assert (settings.host, settings.port) == ("127.0.0.1", 8000)
     assert settings.channel_of("c") == "ai:c"
@@ -73,7 +73,7 @@ def test_retention_is_a_number_with_a_unit(bare, text, ms):
         ("ABLY_TLS", "perhaps"),
     ],
 )
-def test_what_is_wrong_names_its_variable_and_shows_no_secret(bare, variable, value):
+def test_an_invalid_value_names_its_variable_and_shows_no_secret(bare, variable, value):
     bare.setenv(variable, value)
     with pytest.raises(NotConfigured) as caught:
         load_settings()
@@ -81,7 +81,7 @@ def test_what_is_wrong_names_its_variable_and_shows_no_secret(bare, variable, va
     assert "secret-without-a-form" not in str(caught.value)
 
 
-def test_all_that_is_wrong_is_said_at_once(bare):
+def test_all_invalid_values_are_reported_together(bare):
     bare.setenv("REHYDRATE_PORT", "x")
     bare.setenv("ABLY_PORT", "y")
     with pytest.raises(NotConfigured, match=r"REHYDRATE_PORT.*; .*ABLY_PORT"):
@@ -91,14 +91,14 @@ def test_all_that_is_wrong_is_said_at_once(bare):
 @pytest.mark.parametrize(
     "variable", ["REHYDRATE_DATABASE_URL", "ABLY_API_KEY", "ABLY_ENDPOINT", "ABLY_PORT"]
 )
-def test_an_empty_variable_is_as_good_as_none(bare, variable):
+def test_an_empty_variable_counts_as_unset(bare, variable):
     bare.setenv(variable, "")
     settings = load_settings()
     assert (settings.database_url, settings.ably_api_key) == (None, None)
     assert (settings.ably_endpoint, settings.ably_port) == (None, None)
 
 
-def test_what_is_required_and_not_set_is_named():
+def test_a_required_setting_that_is_unset_is_named():
     settings = load_settings()
     with pytest.raises(NotConfigured, match="REHYDRATE_DATABASE_URL"):
         settings.required_database_url()
@@ -106,7 +106,7 @@ def test_what_is_required_and_not_set_is_named():
         settings.required_ably_key()
 
 
-def test_readers_may_show_tokens_of_any_named_key_else_of_our_own():
+def test_readers_may_present_tokens_of_the_reader_keys_or_else_of_the_own_key():
     assert load_settings().reader_keys() == []
     assert load_settings(ably_api_key=KEY).reader_keys() == [KEY]
     both = load_settings(ably_api_key=KEY, ably_keys=("a.b:c", "d.e:f"))
@@ -124,12 +124,12 @@ def test_no_secret_shows_in_the_representation():
     assert "hush" not in repr(settings) + str(settings)
 
 
-def test_settings_are_for_good():
+def test_settings_are_frozen():
     with pytest.raises(ValueError, match="frozen"):
         load_settings().port = 1
 
 
-def test_values_that_are_given_go_before_the_environment(bare):
+def test_given_values_take_precedence_over_the_environment(bare):
     bare.setenv("REHYDRATE_PORT", "1")
     assert load_settings(port=2).port == 2
 
@@ -145,7 +145,7 @@ def test_values_that_are_given_go_before_the_environment(bare):
         ("aa{conversation_id}aa", "aaa", None),
     ],
 )
-def test_a_channel_names_its_conversation_by_the_template(template, channel, conversation):
+def test_the_template_maps_a_channel_to_its_conversation(template, channel, conversation):
     settings = load_settings(channel_template=template)
     assert settings.conversation_on(channel) == conversation
     if conversation is not None:

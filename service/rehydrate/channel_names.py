@@ -14,9 +14,9 @@ _Value = TypeVar("_Value")
 MAX_KNOWN = 10_000
 
 ABSENT_FOR_S = 1.0
-"""How long a conversation without a row counts as one. A page that opens a new chat asks several
-times within a second, for the access check and for the answer. A row that another process creates
-in the meantime has the same channel, unless that process runs with another template."""
+"""How long a missing row is remembered. A page that opens a new chat needs the channel several times
+within a second, for the access check and for the answer. A row that another process creates in the
+meantime has the same channel, unless that process runs with another template."""
 
 
 class ChannelNames:

@@ -38,7 +38,7 @@ if TYPE_CHECKING:
 
 
 class Adapters(NamedTuple):
-    """The adapters of a process, and what it caches about conversations."""
+    """The adapters of a process, and its caches of conversations."""
 
     store: PostgresStore
     channel: AblyChannel
@@ -49,7 +49,7 @@ class Adapters(NamedTuple):
 
 
 class Services(NamedTuple):
-    """What runs in a process besides the calls of its users."""
+    """The background tasks and long-lived use cases of a process."""
 
     subscriptions: Subscriptions
     maintenance: Maintenance

@@ -1,4 +1,4 @@
-"""Context: what a use case is handed besides its own arguments."""
+"""Context: the adapters and limits that every use case receives in addition to its arguments."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Context:
     Attributes:
         store: where conversations, leases and replays are stored.
         channel: the channel service: history, live messages, publishing.
-        publish_queue: what all publishing goes through, so that one rate limit covers it.
+        publish_queue: the queue that all publishing goes through, in order per channel.
         now_ms: the clock, in ms since 1970.
         retention_ms: how long the channel keeps history, in ms.
         agents: the clientIds that may publish responses; empty: any.

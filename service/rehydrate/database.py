@@ -1,4 +1,4 @@
-"""The database of a deployment: its schema, and a server of its own where there is none."""
+"""The database of a deployment: its schema, and an embedded server for machines without one."""
 
 from __future__ import annotations
 

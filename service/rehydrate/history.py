@@ -52,7 +52,7 @@ class History:
 
     Attributes:
         settings: the settings.
-        context: what the use cases are handed: the store, the channel, the publish queue.
+        context: the adapters and limits of the use cases: store, channel, publish queue.
         authority: decides what tokens and keys permit.
         inspector: the use cases behind the inspection routes.
         admin: the use cases behind the admin routes for replays and the audit.
@@ -294,7 +294,7 @@ class History:
             client: ``openai.AsyncOpenAI`` (or ``OpenAI``, whose calls then use threads).
             input: as ``client.responses.create`` takes it.
             tools: the functions that the model may call, by name.
-            prompt: what readers see of *input*; without it, the last text of a user in it.
+            prompt: the text that readers see; without it, the last text of a user in *input*.
             prompt_id: of a prompt that exists, or to make a repeated call idempotent.
             response_id: the response's id; without it, a new one.
             metadata: stored with the response, in addition to the vendor's ids.
@@ -390,7 +390,7 @@ class History:
             channel: the channel to publish on; None: the conversation's own.
             from_seq: the first event to publish.
             max_rate: channel messages a second; 0: at most 25 on the conversation's own channel.
-            asker: who requested it, for the audit.
+            asker: the admin that the audit names.
             idempotency_key: a repeated request with the same key returns the first one's replay.
 
         Raises:
@@ -449,11 +449,11 @@ class History:
         self._subscriptions.changed(conversation_id)
 
     async def verify(self, conversation_id: str, *, mend: bool = False) -> Verified:
-        """Compare the stored messages with what the channel still has; *mend* what differs.
+        """Compare the stored messages with those still on the channel; *mend*: repair differences.
 
         Raises:
             StoreUnavailable: Postgres does not answer.
-            ChannelUnavailable: Ably does not answer; what was mended stays mended.
+            ChannelUnavailable: Ably does not answer; earlier repairs are kept.
         """
         verified = await verify(self.context, conversation_id, record=self.catch_up, mend=mend)
         if any(finding.mended for finding in verified.findings):

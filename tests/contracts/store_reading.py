@@ -16,7 +16,7 @@ from rehydrate.errors import BadParameter, Conflict
 class Rows:
     """Conversations, messages and pages."""
 
-    async def test_what_is_not_there_is_empty(self, store) -> None:
+    async def test_an_unknown_conversation_is_empty(self, store) -> None:
         stored = await store.load("none", limit=5, before=None)
         assert stored == (None, [], False, [])
         assert await store.conversation("none") is None
@@ -32,7 +32,7 @@ class Rows:
         assert await store.conversation("c") == made
         assert await store.conversations(limit=5, before=None) == ([made], None)
 
-    async def test_the_channel_is_the_one_of_the_row(self, store) -> None:
+    async def test_the_channel_of_the_row_wins_over_the_given_one(self, store) -> None:
         async with store.locked("c", "first"):
             pass
         async with store.locked("c", "second") as held:
@@ -115,7 +115,7 @@ class Rows:
         await further(store, "c", said("token", "m", 1, text="a", serial="5-s"))
         assert (await store.load("c", limit=1, before=None)).open[0].position == "5-s"
 
-    async def test_what_ends_without_a_position_gets_one(self, store) -> None:
+    async def test_a_message_that_ends_without_a_position_gets_one(self, store) -> None:
         state = MessageState("m")
         fold(state, said("start", "m", 0, serial=None))
         fold(state, said("stop", "m", 1, serial=None))
@@ -124,14 +124,14 @@ class Rows:
         assert row.position
         assert state.position == row.position
 
-    async def test_a_new_message_does_not_overwrite_one_that_is_there(self, store) -> None:
+    async def test_a_new_message_does_not_overwrite_a_stored_one(self, store) -> None:
         await put(store, "c", response("m", "first"))
         with pytest.raises(Conflict):
             await put(store, "c", response("m", "second"))
         (read,) = await store.states("c", ["m"])
         assert wire.message(read)["text"] == "first"
 
-    async def test_only_the_asked_messages_are_given(self, store) -> None:
+    async def test_only_the_requested_messages_are_returned(self, store) -> None:
         await put(store, "c", *(finished(f"m{n}", f"{n}") for n in range(5)))
         await put(store, "d", finished("m1", "1"))
         assert {state.id for state in await store.states("c", ["m1", "m3", "no"])} == {"m1", "m3"}
@@ -164,7 +164,7 @@ class Pages:
             await put(store, "c", finished(f"new{turn}", f"9{turn}"), response(f"open{turn}"))
         assert seen == [f"m{n:02}" for n in range(10)]
 
-    async def test_messages_of_one_place_are_told_apart_by_their_ids(self, store) -> None:
+    async def test_messages_at_one_position_are_ordered_by_id(self, store) -> None:
         await put(store, "c", *(finished(id_, "same") for id_ in sorted(UNICODE_IDS)))
         seen, before, more = [], None, True
         while more:
@@ -173,7 +173,7 @@ class Pages:
             before, more = Cursor("same", seen[0]), page.more
         assert seen == sorted(UNICODE_IDS)
 
-    async def test_what_is_open_comes_with_the_newest_page_alone(self, store) -> None:
+    async def test_open_messages_come_with_the_newest_page_only(self, store) -> None:
         await put(store, "c", finished("m", "1"), response("open", "text"))
         newest = await store.load("c", limit=1, before=None)
         assert [state.id for state in newest.open] == ["open"]
@@ -199,7 +199,7 @@ class Pages:
                 break
         assert seen == UNICODE_IDS[::-1]
 
-    async def test_no_cursor_of_conversations_is_bad_input(self, store) -> None:
+    async def test_an_invalid_cursor_of_conversations_is_refused(self, store) -> None:
         for position in ("", "x", "9" * 30):
             with pytest.raises(BadParameter):
                 await store.conversations(limit=1, before=Cursor(position, "c"))
@@ -209,7 +209,7 @@ class Text:
     """Ids and texts of every kind."""
 
     @pytest.mark.parametrize("id_", UNICODE_IDS)
-    async def test_ids_are_kept_as_they_are(self, store, id_: str) -> None:
+    async def test_ids_are_stored_unchanged(self, store, id_: str) -> None:
         conversation = id_[:120]
         async with store.locked(conversation, f"ai:{conversation}") as held:
             await held.put([response(id_, "text", prompt_id=id_)])
@@ -219,7 +219,7 @@ class Text:
         assert (stored.open[0].id, stored.open[0].prompt_id) == (id_, id_)
 
     @pytest.mark.parametrize("text", ["\0", "\ud83d", "a\ude00b", "😀" * 50, "\u0301", '\r\n\t\\"'])
-    async def test_texts_are_kept_as_they_are(self, store, text: str) -> None:
+    async def test_texts_are_stored_unchanged(self, store, text: str) -> None:
         state = response("m", "before ", text, " after")
         await put(store, "c", state)
         (read,) = (await store.load("c", limit=1, before=None)).open
@@ -230,14 +230,14 @@ class Text:
         assert (body["text"], body["error"]) == (f"before {text} after", text)
         assert body["usage"] == {text: text}
 
-    async def test_halves_of_a_pair_stay_two_characters_until_they_are_read(self, store) -> None:
+    async def test_surrogate_halves_stay_separate_until_they_are_read(self, store) -> None:
         await put(store, "c", response("m", "\ud83d", "\ude00", "x"))
         await further(store, "c", said("repair", "m", 1, text="_", serial="~"))
         (read,) = await store.states("c", ["m"])
         assert wire.message(read)["text"] == "_\ude00x"
 
     @pytest.mark.parametrize("id_", ["a\0b", "\ud800"])
-    async def test_what_cannot_be_an_id_is_bad_input(self, store, id_: str) -> None:
+    async def test_an_id_that_cannot_be_stored_is_refused(self, store, id_: str) -> None:
         await put(store, "c", finished("m", "1"))
         for call in (
             lambda: put(store, "c", response(id_)),

@@ -16,7 +16,7 @@ from rehydrate.errors import Fenced, NotFound
 class Together:
     """What is written together, and what happens at the same time."""
 
-    async def test_nothing_is_kept_of_a_block_that_raises(self, store) -> None:
+    async def test_a_block_that_raises_writes_nothing(self, store) -> None:
         async def fail() -> None:
             async with store.locked("c", "ai:c") as held:
                 await held.put([response("m", "text")])
@@ -27,7 +27,7 @@ class Together:
             await fail()
         assert (await store.load("c", limit=1, before=None)).conversation is None
 
-    async def test_nothing_is_kept_of_a_block_that_is_cancelled(self, store) -> None:
+    async def test_a_block_that_is_cancelled_writes_nothing(self, store) -> None:
         inside = asyncio.Event()
 
         async def hold() -> None:
@@ -43,7 +43,7 @@ class Together:
         await put(store, "c", response("n"))
         assert [s.id for s in (await store.load("c", limit=1, before=None)).open] == ["n"]
 
-    async def test_what_is_open_beside_is_counted_under_the_lock(self, store) -> None:
+    async def test_other_open_messages_are_counted_under_the_lock(self, store) -> None:
         await put(store, "c", response("a"), response("b"), response("d"), finished("e", "e"))
         await put(store, "other", response("f"))
         async with store.locked("c", "ai:c") as held:
@@ -52,7 +52,7 @@ class Together:
             await held.put([response("g")])
             assert await held.open_beside([], most=10) == 4
 
-    async def test_a_block_waits_for_the_other_and_sees_what_it_wrote(self, store) -> None:
+    async def test_a_block_waits_for_the_other_and_reads_its_writes(self, store) -> None:
         await put(store, "c", response("m"))
 
         async def count(times: int) -> None:
@@ -67,7 +67,7 @@ class Together:
         (read,) = (await store.load("c", limit=1, before=None)).open
         assert wire.message(read)["text"] == "".join(f"{n} " for n in range(1, 21))
 
-    async def test_many_may_make_the_same_conversation_at_once(self, store) -> None:
+    async def test_simultaneous_blocks_may_create_one_conversation(self, store) -> None:
         await asyncio.gather(*(put(store, "c", finished(f"m{n}", f"{n}")) for n in range(8)))
         assert len((await store.load("c", limit=50, before=None)).finished) == 8
 
@@ -75,7 +75,7 @@ class Together:
         async with store.locked("c", "ai:c"), asyncio.timeout(5):
             await put(store, "d", response("m"))
 
-    async def test_readers_do_not_wait_and_see_only_what_is_committed(self, store) -> None:
+    async def test_readers_do_not_wait_and_read_only_committed_writes(self, store) -> None:
         await put(store, "c", response("m", "a"))
         async with store.locked("c", "ai:c") as held:
             state = (await held.messages(["m"]))["m"]
@@ -124,7 +124,7 @@ class Together:
         (read,) = (await store.load("c", limit=1, before=None)).open
         assert (wire.message(read)["text"], read.pointer) == ("abc", 8)
 
-    async def test_what_was_not_folded_further_is_not_written(self, store) -> None:
+    async def test_an_unchanged_message_is_not_written(self, store) -> None:
         await put(store, "c", response("m", "a"), response("n", "b", ended=True))
         async with store.locked("c", "ai:c") as held:
             states = await held.messages(["m", "n"])
@@ -135,13 +135,13 @@ class Together:
 class Leases:
     """Who publishes, by the store's clock."""
 
-    async def test_a_message_that_nobody_publishes_has_none(self, store) -> None:
+    async def test_an_imported_message_has_no_lease(self, store) -> None:
         async with store.locked("c", "ai:c") as held:
             await held.put([response("m")])
             assert await held.lease("m") is None
             assert await held.lease("none") is None
 
-    async def test_a_lease_holds_and_runs_out(self, store) -> None:
+    async def test_a_lease_lasts_and_expires(self, store) -> None:
         async with store.locked("c", "ai:c") as held:
             await held.put([response("m")])
             await held.grant("m", "me", 60)
@@ -151,7 +151,7 @@ class Leases:
         async with store.locked("c", "ai:c") as held:
             assert (await held.lease("m")).holder == "you"
 
-    async def test_being_told_ends_it(self, store) -> None:
+    async def test_an_acknowledged_stop_ends_a_lease(self, store) -> None:
         async with store.locked("c", "ai:c") as held:
             await held.put([response("m", ended=True)])
             await held.grant("m", "me", 60)
@@ -160,12 +160,12 @@ class Leases:
             await held.told("m")
             assert (await held.lease("m")).told
 
-    async def test_a_grant_of_what_is_not_stored_is_refused(self, store) -> None:
+    async def test_a_grant_for_an_unstored_message_is_refused(self, store) -> None:
         async with store.locked("c", "ai:c") as held:
             with pytest.raises(NotFound):
                 await held.grant("m", "me", 60)
 
-    async def test_who_is_fenced_publishes_no_more(self, store) -> None:
+    async def test_a_fenced_publisher_cannot_write(self, store) -> None:
         async with store.locked("c", "ai:c") as held:
             await held.put([response("m")])
             await held.grant("m", "me", 60)
@@ -208,14 +208,14 @@ class Watermarks:
         ((row,), _) = await store.conversations(limit=1, before=None)
         assert row.watermark == (None, AT_MS, AT_MS + 8)
 
-    async def test_holes_are_kept_and_those_that_meet_are_one(self, store) -> None:
+    async def test_lost_intervals_are_stored_and_adjacent_ones_merged(self, store) -> None:
         async with store.locked("c", "ai:c") as held:
             for hole in (LostInterval(10, 20), LostInterval(40, 50), LostInterval(15, 30)):
                 await held.move(Watermark("1", AT_MS, AT_MS), hole)
         row = (await store.load("c", limit=1, before=None)).conversation
         assert row.holes == (LostInterval(10, 30), LostInterval(40, 50))
 
-    async def test_there_are_never_too_many_holes(self, store) -> None:
+    async def test_the_number_of_lost_intervals_is_bounded(self, store) -> None:
         async with store.locked("c", "ai:c") as held:
             for n in range(130):
                 await held.move(Watermark("1", AT_MS, AT_MS), LostInterval(n * 10, n * 10 + 5))

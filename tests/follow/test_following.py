@@ -20,7 +20,7 @@ async def server():
         yield running
 
 
-async def test_a_snapshot_has_as_many_finished_messages_as_were_asked_for_and_all_that_is_open(
+async def test_a_snapshot_has_the_requested_number_of_finished_messages_and_all_open_ones(
     module_database, server
 ):
     conversation = f"j-{secrets.token_hex(4)}"

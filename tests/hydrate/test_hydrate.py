@@ -1,4 +1,4 @@
-"""Hydrate over real rooms: what is stored and what the channel says, as one answer."""
+"""Hydrate over real adapters: the store and the channel, joined into one answer."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def room(house):
         yield made
 
 
-async def test_what_nobody_has_heard_of_is_empty_and_complete(room):
+async def test_an_unknown_conversation_is_empty_and_complete(room):
     hydrated = await room.hydrate()
     assert (hydrated.messages, hydrated.complete, hydrated.older) == ([], True, None)
     assert json.loads(hydrated.body)["channel"] == room.name
     assert await room.row() is None
 
 
-async def test_finished_and_open_responses_stand_beside_one_another(room):
+async def test_an_answer_has_finished_and_open_responses(room):
     await room.store_messages(NewMessage("old", "assistant", text="long ago"))
     await room.say("user-input", {"promptId": "p", "text": "hi"}, client_id="ann")
     await room.tell("done", "xyz")
@@ -89,8 +89,8 @@ async def test_history_that_lags_behind_the_attach_point_is_read_again(room):
     assert [(m["text"], m["status"]) for m in hydrated.messages] == [("ab", "completed")]
 
 
-async def test_what_ended_between_the_reads_of_store_and_channel_is_whole(room):
-    """The channel keeps none of its text: what is committed before its end must be read."""
+async def test_an_ephemeral_response_that_ended_between_the_two_reads_is_complete(room):
+    """The channel keeps none of its text: the text committed before its end must be read."""
     gate = Gate()
     hydrating = room.house.spawn(room.hydrate(channel=Paused(room.channel, history=gate)))
     await gate.reached()
@@ -102,17 +102,20 @@ async def test_what_ended_between_the_reads_of_store_and_channel_is_whole(room):
     assert message["gaps"] == []
 
 
-async def test_what_is_recorded_later_than_until_needs_no_channel(room):
+async def test_the_channel_is_not_read_if_the_store_reaches_until(room):
     serial = await room.tell("r", "ab")
     await room.catch_up(ahead_ms=10_000)
-    with room.faults.on("fail_history", status=500) as fault:
-        hydrated = await room.hydrate(until=channel_serial(serial), ahead_ms=10_000)
-        assert fault.fired == 0
+
+    async def read():
+        pytest.fail("history was read")
+
+    unread = Paused(room.channel, history=read)
+    hydrated = await room.hydrate(until=channel_serial(serial), ahead_ms=10_000, channel=unread)
     assert [m["text"] for m in hydrated.messages] == ["ab"]
     assert hydrated.complete
 
 
-async def test_a_page_of_history_that_was_asked_for_early_is_the_same_answer(room):
+async def test_a_prefetched_page_of_history_gives_the_same_answer(room):
     await room.tell("a", "ab")
     await room.catch_up()
     await room.tell("b", "cd", stop=False)
@@ -122,7 +125,7 @@ async def test_a_page_of_history_that_was_asked_for_early_is_the_same_answer(roo
         assert early.messages == plain.messages
 
 
-async def test_a_hint_for_another_channel_than_the_rows_is_dropped(room):
+async def test_a_prefetch_of_another_channel_than_the_rows_is_dropped(room):
     await room.store_messages(NewMessage("old", "assistant", text="x"))
     await room.tell("a", "ab")
     real, room.name = room.name, "ai:somewhere-else"
@@ -140,7 +143,7 @@ async def test_a_hint_for_another_channel_than_the_rows_is_dropped(room):
         ({"limit": MAX_LIMIT + 1}, "limit"),
     ],
 )
-async def test_what_is_out_of_range_names_its_parameter(room, asked, parameter):
+async def test_an_argument_out_of_range_names_its_parameter(room, asked, parameter):
     with pytest.raises(BadParameter) as caught:
         await room.hydrate(**asked)
     assert caught.value.parameter == parameter
@@ -164,7 +167,7 @@ class TestDegraded:
         assert not hydrated.complete
         assert [(r.code, r.retry) for r in hydrated.reasons] == [("history_unavailable", True)]
 
-    async def test_a_channel_that_never_answers_is_given_up(self, room, monkeypatch):
+    async def test_a_channel_that_never_answers_is_a_reason(self, room, monkeypatch):
         await room.store_messages(NewMessage("old", "assistant", text="kept"))
         monkeypatch.setattr("rehydrate.hydrate.history_window.HISTORY_TIMEOUT_S", 0.3)
         with room.faults.on("stall_requests", seconds=30):
@@ -172,14 +175,14 @@ class TestDegraded:
         assert [m["text"] for m in hydrated.messages] == ["kept"]
         assert [(r.code, r.retry) for r in hydrated.reasons] == [("history_unavailable", True)]
 
-    async def test_a_channel_that_is_not_there_is_a_reason(self, room, house):
+    async def test_an_unreachable_channel_is_a_reason(self, room, house):
         await room.store_messages(NewMessage("old", "assistant", text="kept"))
         async with channel_of(house.server, request_timeout_s=0.5) as gone:
             with house.server.faults.on("stall_requests", seconds=30):
                 hydrated = await within(room.hydrate(channel=gone), 12)
         assert [r.code for r in hydrated.reasons] == ["history_unavailable"]
 
-    async def test_a_channel_that_says_no_is_a_reason_that_trying_again_does_not_mend(self, room):
+    async def test_a_refused_read_is_a_reason_without_retry(self, room):
         await room.store_messages(NewMessage("old", "assistant", text="kept"))
         with room.faults.on("fail_history", status=401, code=40160):
             hydrated = await within(room.hydrate(), 12)
@@ -237,12 +240,12 @@ class TestPages:
         assert [m["id"] for m in third.messages] == ["r0", "r1"]
         assert third.older is not None
 
-    async def test_messages_that_a_backend_stored_take_their_place_in_pages(self, room):
+    async def test_imported_messages_are_in_the_pages(self, room):
         await room.store_messages(*(NewMessage(f"s{i}", "assistant", text="x") for i in range(3)))
         await room.tell("r0", "x")
         assert await self.read_back(room, 2) == [["s2", "r0"], ["s0", "s1"]]
 
-    async def test_a_settled_page_may_be_kept_and_the_newest_may_not(self, room):
+    async def test_a_settled_page_may_be_cached_and_the_newest_may_not(self, room):
         for index in range(3):
             await room.tell(f"r{index}", "x")
         await room.catch_up()
@@ -259,7 +262,7 @@ class TestPages:
 
 
 class TestSeam:
-    async def test_windows_that_do_not_meet_say_so(self, room, house):
+    async def test_windows_that_do_not_meet_are_a_reason(self, room, house):
         await room.tell("r", "ab", stop=False)
         await room.catch_up()
         house.server.expire(room.name)
@@ -273,7 +276,7 @@ class TestSeam:
         await room.catch_up()
         assert (await room.hydrate(ahead_ms=200_000)).complete
 
-    async def test_a_response_that_finished_between_the_two_reads_is_whole(self, room):
+    async def test_a_response_that_finished_between_the_two_reads_is_complete(self, room):
         await room.tell("r", "ab", stop=False)
         await room.catch_up()
         gate = Gate()
@@ -302,7 +305,7 @@ class TestSeam:
         await room.say("response-complete", "AB", responseId="r", seq=2)
         assert await room.shown() == {"r": ("ABc", "completed")}
 
-    async def test_a_finished_message_that_is_not_on_the_page_is_known_all_the_same(self, room):
+    async def test_a_finished_message_outside_the_page_is_found(self, room):
         await room.tell("r0", "ab")
         await room.catch_up()
         await room.tell("r1", "x")
@@ -311,7 +314,7 @@ class TestSeam:
         assert [(m["id"], m["text"]) for m in hydrated.messages] == [("r1", "x")]
         assert hydrated.older is not None
 
-    async def test_nameless_streams_go_on_where_the_store_has_them(self, room):
+    async def test_anonymous_streams_continue_the_stored_text(self, room):
         await room.say("token", "a")
         await room.catch_up()
         await room.say("token", "b")
@@ -328,14 +331,14 @@ async def test_a_pointer_whose_text_is_not_stored_means_again(room):
     assert [(r.code, r.retry) for r in hydrated.reasons] == [("store_behind", True)]
 
 
-async def test_text_that_cannot_be_shown_to_be_whole_says_so(room):
+async def test_text_of_unknown_completeness_is_a_reason(room):
     await room.say("token", "b", responseId="r")
     hydrated = await room.hydrate()
     assert [(r.code, r.retry) for r in hydrated.reasons] == [("not_exact", False)]
     assert hydrated.messages[0]["exact"] is False
 
 
-async def test_others_than_the_agents_publish_no_responses(house):
+async def test_only_agents_may_publish_responses(house):
     with house.room(agents=frozenset({"bot"})) as room:
         await room.tell("r", "x", stop=False)
         await room.say("user-input", {"promptId": "p", "text": "hi"}, client_id="ann")
@@ -344,7 +347,7 @@ async def test_others_than_the_agents_publish_no_responses(house):
         assert await room.shown() == {"p": ("hi", "completed")}
 
 
-async def test_an_answer_that_cannot_show_yet_that_it_reaches_until_says_so(room):
+async def test_an_answer_that_may_not_reach_until_is_a_reason_with_retry(room):
     ahead = await room.hydrate(until=f"{now_ms() + 60_000:014d}-000@x")
     assert [(reason.code, reason.retry) for reason in ahead.reasons] == [
         ("history_unavailable", True)
@@ -352,8 +355,8 @@ async def test_an_answer_that_cannot_show_yet_that_it_reaches_until_says_so(room
     assert (await room.hydrate(until=f"{now_ms() - 60_000:014d}-000@x")).complete
 
 
-async def test_what_the_store_was_given_while_the_channel_was_read_is_no_gap(room, monkeypatch):
-    """The stop is on the channel, and the text that only the store has came after it was asked."""
+async def test_text_stored_while_the_channel_was_read_leaves_no_gap(room, monkeypatch):
+    """The stop is on the channel; the text, only in the store, was committed after the first load."""
     monkeypatch.setattr(hydration, "EPHEMERAL_LAG_S", 0.01)
     asked = Gate()
     publishing = room.respond("r", ephemeral=True)

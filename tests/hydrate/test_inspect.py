@@ -1,4 +1,4 @@
-"""Inspect over real rooms: pieces, sources, publisher, lease; and what answers."""
+"""Inspect over real adapters: pieces, sources, publisher and lease; and the checks."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def sources(inspected):
     return [(s.source, s.first, s.last) for s in inspected.stretches]
 
 
-async def test_a_response_that_only_the_channel_knows_is_all_history(room):
+async def test_a_response_that_is_only_on_the_channel_comes_from_history(room):
     await room.tell("r", "abc", stop=False)
     seen = await look(room, "r")
     assert (seen.stored, seen.lease, seen.watermark) == (None, None, None)
@@ -39,7 +39,7 @@ async def test_a_response_that_only_the_channel_knows_is_all_history(room):
     assert [tick.length for tick in seen.stretches[0].timings] == [0, 1, 1, 1]
 
 
-async def test_what_was_recorded_is_the_databases_and_what_came_since_history(room):
+async def test_recorded_events_come_from_the_database_and_later_ones_from_history(room):
     await room.tell("r", "ab", stop=False)
     await room.catch_up()
     await room.say("token", "c", responseId="r", seq=3)
@@ -50,7 +50,7 @@ async def test_what_was_recorded_is_the_databases_and_what_came_since_history(ro
     assert seen.watermark is not None
 
 
-async def test_a_finished_one_far_back_is_found_with_its_times(room):
+async def test_an_old_finished_message_is_found_with_its_times(room):
     await room.tell("old", "abc")
     await room.catch_up()
     for index in range(3):
@@ -61,7 +61,7 @@ async def test_a_finished_one_far_back_is_found_with_its_times(room):
     assert (stored.is_whole, stored.source) == (True, "database")
 
 
-async def test_a_publisher_is_seen_with_its_lease(room):
+async def test_a_publisher_is_shown_with_its_lease(room):
     async with room.respond("led") as response:
         response.write("so")
         seen = await look(room, "led")
@@ -83,14 +83,14 @@ async def test_gaps_stay_between_the_stretches(room):
     )
 
 
-async def test_what_nobody_knows_is_not_found(room):
+async def test_an_unknown_message_is_not_found(room):
     with pytest.raises(NotFound):
         await look(room, "nobody")
     with pytest.raises(BadParameter, match="message_id"):
         await look(room, "")
 
 
-async def test_a_check_says_what_is_wrong_and_how_long_it_took():
+async def test_a_check_has_the_fault_and_the_time_it_took():
     async def well():
         return None
 
@@ -103,7 +103,7 @@ async def test_a_check_says_what_is_wrong_and_how_long_it_took():
     assert check.ms >= 0
 
 
-def test_recorders_are_behind_once_what_is_open_was_not_read_for_too_long():
+def test_recorders_are_behind_if_an_open_response_was_not_read_in_time():
     well = Check(None, 1)
 
     def health(backlog):

@@ -1,4 +1,4 @@
-"""Whatever goes wrong at the vendor's or with a tool: the answer ends, says why, and everybody hears."""
+"""Model runs that fail, at the vendor or in a tool: the response ends with the reason."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def vendor():
 
 
 async def hang() -> None:
-    """Never comes back."""
+    """Never return."""
     await asyncio.sleep(3600)
 
 
@@ -51,7 +51,7 @@ def said():
 
 
 def also(**event):
-    """What was said, and one more event."""
+    """The published events, and one more."""
     events = said().events
     return [*events, {"sequence_number": len(events), **event}]
 
@@ -120,7 +120,7 @@ async def check(history, conversation, driven, *, followers, status, error):
 
 
 @pytest.mark.parametrize("case", RESPONSES)
-async def test_a_response_ends_and_says_why(history, conversation, vendor, case):
+async def test_a_failed_response_ends_with_the_reason(history, conversation, vendor, case):
     frames, status, error = RESPONSES[case]
     vendor.endpoint.answer = lambda asked: frames
     async with (
@@ -230,7 +230,7 @@ RUNS = {
 
 
 @pytest.mark.parametrize("case", RUNS)
-async def test_a_run_ends_and_says_why(history, conversation, vendor, case):
+async def test_a_failed_run_ends_with_the_reason(history, conversation, vendor, case):
     end, status, error = RUNS[case]
     vendor.endpoint.answer = run_that(end)
     async with (
@@ -251,7 +251,7 @@ async def test_a_run_ends_and_says_why(history, conversation, vendor, case):
         )
 
 
-async def test_an_unknown_thread_is_told_and_not_asked_for_again(history, conversation, vendor):
+async def test_an_unknown_thread_is_reported_and_not_used_again(history, conversation, vendor):
     vendor.endpoint.answer = run_that(lambda t: t.completed())
     ask = {"assistant_id": "a", "input": "?"}
     async with vendor.client() as client:
@@ -265,7 +265,7 @@ async def test_an_unknown_thread_is_told_and_not_asked_for_again(history, conver
     assert (after.outcome.status, after.outcome.thread_id) == ("completed", "thread_1")
 
 
-async def test_an_unknown_previous_response_is_told(history, conversation, vendor):
+async def test_an_unknown_previous_response_is_reported(history, conversation, vendor):
     async with vendor.client() as client:
         driven = await history.run_openai(
             conversation, client, model="gpt-5", input="?", previous_response_id="resp_404"

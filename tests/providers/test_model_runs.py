@@ -1,4 +1,4 @@
-"""Models that answer prompts by the front door: said to followers, stored, stopped, gone on with."""
+"""Model runs by `History`: followed, stored, cancelled and continued."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ async def stored(history, conversation, message_id):
     return json.loads(await history.message(conversation, message_id))
 
 
-async def test_a_prompt_and_its_answer_are_said_and_stored(history, conversation, vendor):
+async def test_a_prompt_and_its_answer_are_published_and_stored(history, conversation, vendor):
     vendor.endpoint.answer = in_order(ResponseTurn("resp_1").message(STORY).completed())
     async with reading(history, conversation) as follower, vendor.client() as client:
         await follower.until(lambda r: r.snapshots)
@@ -168,7 +168,7 @@ async def test_cancelling_the_task_stops_the_answer_and_the_vendor(history, conv
     eventually(lambda: vendor.endpoint.open_streams == 0)
 
 
-async def test_a_conversation_that_is_erased_stops_the_answer_and_the_vendor(
+async def test_erasing_the_conversation_stops_the_answer_and_the_vendor(
     history, conversation, vendor, monkeypatch
 ):
     monkeypatch.setattr("rehydrate.publish.respond.CHECKPOINT_S", 0.05)
@@ -186,7 +186,7 @@ async def test_a_conversation_that_is_erased_stops_the_answer_and_the_vendor(
     eventually(lambda: vendor.endpoint.open_streams == 0)
 
 
-async def test_without_subscribe_capability_nobody_can_stop_it_and_it_goes_on(
+async def test_without_the_subscribe_capability_a_cancel_has_no_effect(
     module_database, conversation, vendor
 ):
     vendor.endpoint.answer = in_order(ResponseTurn("resp_1").message(STORY).completed())
@@ -201,7 +201,7 @@ async def test_without_subscribe_capability_nobody_can_stop_it_and_it_goes_on(
     assert (answer["text"], answer["status"]) == (STORY, "completed")
 
 
-async def test_a_later_prompt_goes_on_from_the_answer_before(history, conversation, vendor):
+async def test_a_later_prompt_continues_from_the_previous_answer(history, conversation, vendor):
     failing = [*ResponseTurn("resp_2").message("Hm").events, Raw(b"data: {nonsense\n\n")]
     vendor.endpoint.answer = in_order(
         ResponseTurn("resp_1").message("One.").completed(),
@@ -221,7 +221,7 @@ async def test_a_later_prompt_goes_on_from_the_answer_before(history, conversati
     ]
 
 
-async def test_a_previous_response_that_the_vendor_forgot_is_told_and_not_asked_for_again(
+async def test_a_previous_response_that_the_vendor_forgot_is_reported_and_not_used_again(
     history, conversation, vendor
 ):
     vendor.endpoint.answer = in_order(
@@ -240,7 +240,7 @@ async def test_a_previous_response_that_the_vendor_forgot_is_told_and_not_asked_
     assert after.outcome.status == "completed"
 
 
-async def test_an_agent_answers_what_a_user_said_on_the_channel_and_says_it_no_second_time(
+async def test_an_agent_answers_a_prompt_on_the_channel_without_publishing_it_again(
     history, conversation, vendor, server
 ):
     vendor.endpoint.answer = in_order(ResponseTurn("resp_1").message(STORY).completed())
@@ -257,7 +257,7 @@ async def test_an_agent_answers_what_a_user_said_on_the_channel_and_says_it_no_s
     assert vendor.endpoint.asked[0].body["input"] == "Tell."
 
 
-async def test_the_same_ids_again_are_a_conflict_and_nothing_is_asked(
+async def test_repeated_ids_are_a_conflict_and_the_vendor_is_not_called(
     history, conversation, vendor
 ):
     vendor.endpoint.answer = in_order(ResponseTurn("resp_1").message("One.").completed())
@@ -269,7 +269,7 @@ async def test_the_same_ids_again_are_a_conflict_and_nothing_is_asked(
     assert len(vendor.endpoint.asked) == 1
 
 
-async def test_what_makes_no_sense_is_refused_before_anything_is_said(
+async def test_invalid_arguments_are_refused_before_anything_is_published(
     history, conversation, vendor
 ):
     async with vendor.client() as client:
@@ -285,7 +285,7 @@ async def test_what_makes_no_sense_is_refused_before_anything_is_said(
     assert (await history.hydrate(conversation)).messages == []
 
 
-async def test_pictures_alone_are_answered_without_a_prompt_that_readers_see(
+async def test_input_without_text_is_answered_without_a_published_prompt(
     history, conversation, vendor
 ):
     vendor.endpoint.answer = in_order(ResponseTurn("resp_1").message("A cat.").completed())
@@ -310,7 +310,7 @@ def run_of(asked):
     return turn.run("in_progress").message("All clear.", f"msg_{asked.run_id}").completed()
 
 
-async def test_an_assistant_answers_with_its_tools_and_its_thread_is_gone_on_with(
+async def test_an_assistant_answers_with_tools_and_its_thread_is_continued(
     history, conversation, vendor
 ):
     vendor.endpoint.answer = run_of
@@ -362,6 +362,6 @@ async def test_a_run_that_waits_for_its_turn_can_be_stopped(history, conversatio
         assert (await stored(history, conversation, response_id))["status"] == "cancelled"
 
 
-def test_the_front_door_does_not_import_the_vendor_s_package():
+def test_history_does_not_import_the_vendors_package():
     code = "import sys, rehydrate.history; sys.exit('openai' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], timeout=60, check=False).returncode == 0

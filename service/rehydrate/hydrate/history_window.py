@@ -83,7 +83,7 @@ class Prefetches:
         return self._known.get(conversation_id)
 
     def put(self, conversation_id: str, channel: str, since_ms: int | None) -> None:
-        """Set what an answer has read; nothing if the store has no watermark (None)."""
+        """Set the prefetch of a conversation; *since_ms* None: the store has no watermark, set none."""
         if since_ms is None:
             return
         self._known[conversation_id] = Prefetch(channel, since_ms)
@@ -93,7 +93,7 @@ class Prefetches:
 
 
 class HistoryQuery(NamedTuple):
-    """What to read of a channel's history, and what the store has of it.
+    """The part of a channel's history to read, and how far the store has recorded it.
 
     Attributes:
         channel: the channel to read.
@@ -115,7 +115,7 @@ class HistoryQuery(NamedTuple):
 
 
 HistorySource = Callable[["Context", HistoryQuery], Awaitable[HistoryWindow]]
-"""Reads the history that a query asks for: `from_channel`, or what a follower has received."""
+"""Reads the queried history: `from_channel`, or from the messages that a follower received."""
 
 
 class _Pages:
@@ -154,7 +154,7 @@ async def early_read(
 
     Most requests need history since nearly the same time as the request before them, and the
     store says so only after a round trip. Reading early overlaps the two. A wrong guess costs one
-    read: `from_channel` uses this one only if it covers what the store turns out to lack.
+    read: `from_channel` uses this one only if it covers everything since the watermark.
     """
     if prefetch is None:
         yield None

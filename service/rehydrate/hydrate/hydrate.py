@@ -1,4 +1,4 @@
-"""Hydrate: the stored conversation, folded further by the channel's history since."""
+"""Hydrate: the stored conversation, with the channel's history since then folded in."""
 
 from __future__ import annotations
 
@@ -142,7 +142,7 @@ async def hydrate(
             reaches at least 2 s before the call.
         page: which finished messages to return.
         prefetch: the history to start reading while the store answers; None: none.
-        source: reads the history since what is stored.
+        source: reads the history since the watermark.
 
     Raises:
         BadParameter: *conversation_id*, *until* or *page* is outside its syntax or range.
@@ -177,7 +177,7 @@ async def hydrate(
 # 4. Fold, in the order of the log, on top of the stored messages. Those that an event names and
 #    that are on no loaded page are loaded first, so that the event continues its message instead
 #    of starting a second one.
-# 5. Load once more what history shows as ended but incomplete. A publisher commits its text
+# 5. Load once more the messages that history shows as ended but incomplete. A publisher commits its text
 #    before it publishes the stop (law 7), so a stop in history proves that the text is stored
 #    now, though it may not have been at step 1.
 async def read(

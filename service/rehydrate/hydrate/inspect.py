@@ -1,4 +1,4 @@
-"""Inspect: one message with the times of its pieces, their sources, its publisher and its lease."""
+"""Inspect: one message with the times and sources of its pieces, its publisher and its lease."""
 
 from __future__ import annotations
 
@@ -23,11 +23,19 @@ if TYPE_CHECKING:
 
 
 class Inspected(NamedTuple):
-    """A message as it stands, and what it stands on.
+    """A message in its current state, with its sources.
 
-    ``stored``: up to where the store has it (its status and last seq); None: not at all.
-    ``stretches``: its pieces by source. ``joined``: how many pieces each of theirs stands for.
-    ``watermark``, ``holes``: of its conversation. ``reasons``: why history could not be read.
+    Attributes:
+        conversation_id: its conversation.
+        channel: the conversation's channel.
+        state: the message, folded up to now.
+        stored: the status and last seq that the store has; None: it is not stored.
+        stretches: spans of its pieces, each from one source.
+        joined: how many pieces one entry of a span stands for.
+        lease: its publisher's lease; None: it never had one.
+        watermark: how far its conversation is recorded.
+        holes: the intervals that its conversation has lost.
+        reasons: why history could not be read.
     """
 
     conversation_id: str
@@ -49,11 +57,11 @@ async def inspect(
     *,
     source: HistorySource = from_channel,
 ) -> Inspected:
-    """Look at one message, stored or only on the channel yet.
+    """Return one message with its details, whether it is stored or only on the channel.
 
     Raises:
         BadParameter: an id is outside its syntax.
-        NotFound: nobody knows of such a message.
+        NotFound: neither the store nor the channel has that message.
         StoreUnavailable: Postgres does not answer.
     """
     check_conversation_id(conversation_id)
@@ -84,18 +92,24 @@ async def inspect(
 
 
 class Check(NamedTuple):
-    """Whether something answers: ``ok``, or what is wrong, in words; and after how long, in ms."""
+    """The result of a check: the fault (None: it is healthy), and how long it took, in ms."""
 
     fault: str | None
     ms: float
 
 
 class ServiceHealth(NamedTuple):
-    """What this process stands on, and what it is behind with.
+    """The state of a process's dependencies, and its backlog.
 
-    ``backlog``: None where the database does not say. ``waiting``: conversations that wait to be
-    recorded here; ``followed``: those that are attached to. ``patience_s``: no open response goes
-    unread for longer, unless the recorders are behind.
+    Attributes:
+        database: the check of the database.
+        channel: the check of Ably.
+        backlog: open and unannounced responses; None: the database does not answer.
+        waiting: how many conversations wait to be recorded in this process.
+        followed: how many conversations this process is attached to.
+        patience_s: the longest time, in seconds, that an open response goes unread while the
+            recorders keep up.
+        now_ms: the time of the check, ms since 1970.
     """
 
     database: Check
@@ -108,14 +122,14 @@ class ServiceHealth(NamedTuple):
 
     @property
     def behind_s(self) -> float:
-        """For how long the recorders have been behind, in seconds; 0: they are not."""
+        """How far the recorders are behind, in seconds; 0: they keep up."""
         if self.backlog is None or self.backlog.oldest_ms is None:
             return 0.0
         return max(0.0, (self.now_ms - self.backlog.oldest_ms) / 1000 - self.patience_s)
 
 
 async def checked(answers: Callable[[], Awaitable[None]]) -> Check:
-    """How *answers* went, which raises what is wrong."""
+    """Run *answers*; an error that it raises is the fault of the returned check."""
     began_s = time.perf_counter()
     fault = None
     try:

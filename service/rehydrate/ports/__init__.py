@@ -1,4 +1,4 @@
-"""The ports: what the acts need of a channel and of a store. Rooms fulfil them structurally."""
+"""The ports: the protocols that the use cases require of a channel and of a store."""
 
 from __future__ import annotations
 

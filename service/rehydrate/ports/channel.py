@@ -1,4 +1,4 @@
-"""The port to a channel: its history, its live messages, and what is published."""
+"""The channel port: history, live messages, publishing, and permissions."""
 
 from __future__ import annotations
 
@@ -56,7 +56,7 @@ class Subscription(Protocol):
 
     @property
     def idle(self) -> bool:
-        """Whether none of them waits to be taken."""
+        """True if no message waits to be read."""
 
     async def alive_within(self, within_s: float) -> bool:
         """Return whether it is attached on a connection proved alive in the last *within_s* seconds.
@@ -67,10 +67,10 @@ class Subscription(Protocol):
 
 
 class ChannelLog(Protocol):
-    """Ably, as far as we need it."""
+    """Ably channels: history, subscriptions and publishing."""
 
     def now_ms(self) -> int:
-        """Ably's time, ms since 1970: never ahead of it once it is known, however ours is set."""
+        """Return Ably's time, ms since 1970: never ahead of it once known, whatever the local clock."""
         ...
 
     async def sync_clock(self) -> None:
@@ -90,16 +90,20 @@ class ChannelLog(Protocol):
         forwards: bool = False,
         limit: int = 1000,
     ) -> AsyncGenerator[list[ChannelMessage]]:
-        """Pages of persisted history, each oldest first.
+        """Yield pages of persisted history, each oldest first.
 
-        Backwards (the default) the newest page comes first, so that a caller may stop early;
-        forwards the oldest. ``since_ms``: nothing with an older timestamp (inclusive). ``until``:
-        up to that attach point, where Ably grants it (RTL10b); where it refuses (90008, 40024),
-        plain history. ``limit``: messages a page.
+        Args:
+            channel: the channel.
+            since_ms: omit messages with an older timestamp, ms since 1970.
+            until: end at that attach point, if Ably permits it (RTL10b); if it refuses (90008,
+                40024), read to the end of history.
+            forwards: yield the oldest page first; otherwise the newest, so that a caller may
+                stop early.
+            limit: messages a page.
 
         Raises:
             ChannelUnavailable: Ably does not answer in time.
-            ChannelRefused: Ably says no.
+            ChannelRefused: Ably refuses the read.
         """
         ...
 
@@ -153,22 +157,22 @@ class PublishTransport(Protocol):
 
 
 class Authority(Protocol):
-    """What tokens and keys permit, as Ably decides it."""
+    """The permissions of tokens and keys, as Ably decides them."""
 
     async def admits(self, token: str, channel: str) -> bool:
-        """Whether Ably lets the bearer of *token* read *channel* (``history`` or ``subscribe``).
+        """Return True if *token* permits reading *channel* (``history`` or ``subscribe``).
 
         Raises:
-            Unauthorized: Ably does not take the token.
+            Unauthorized: Ably rejects the token.
             ChannelUnavailable: Ably does not answer in time.
         """
         ...
 
     async def key_capability(self, key: str) -> dict[str, list[str]]:
-        """What *key* may do: operations by channel pattern, as Ably says.
+        """Return the operations that Ably grants to *key*, by channel pattern.
 
         Raises:
-            Unauthorized: Ably does not know the key.
+            Unauthorized: the key is unknown to Ably.
             ChannelUnavailable: Ably does not answer in time.
         """
         ...

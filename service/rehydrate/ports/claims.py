@@ -1,33 +1,31 @@
-"""The port to the prompts that agents work on."""
+"""The store port for prompts that agents work on."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        Collection,
-    )
+    from collections.abc import Collection
 
 
 class PromptClaims(Protocol):
-    """Which agent is about to answer which prompt. Every call may raise `StoreUnavailable`."""
+    """The leases of agents on prompts. Every call may raise `StoreUnavailable`."""
 
     async def claim(
         self, conversation_id: str, holder: str, lease_s: float, passed: Collection[str]
     ) -> bytes | None:
-        """Claim the first prompt that has no response and no claim, but none of *passed*.
+        """Claim the first prompt outside *passed* that has no response and no claim.
 
-        Returns it in its wire form; None if there is none.
+        Returns it in its wire form; None: no prompt is free.
         """
         ...
 
     async def renew_claim(
         self, conversation_id: str, prompt_id: str, holder: str, lease_s: float
     ) -> bool:
-        """Keep a claim for *lease_s* seconds more; False if it is not *holder*'s any more."""
+        """Renew a claim for *lease_s* seconds; return False if *holder* has lost it."""
         ...
 
     async def release_claim(self, conversation_id: str, prompt_id: str, holder: str) -> None:
-        """Give a claim back."""
+        """Release a claim, so that another agent may take the prompt."""
         ...

@@ -1,4 +1,4 @@
-"""The port to what admins look at: conversations found, leases, what waits."""
+"""The store port of the inspector: lists of conversations, leases and the backlog."""
 
 from __future__ import annotations
 
@@ -9,11 +9,17 @@ if TYPE_CHECKING:
 
 
 class Listed(NamedTuple):
-    """A conversation of a list. Times are ms since 1970.
+    """A conversation in a list. Times are ms since 1970.
 
-    ``open``: how many responses stream in it. ``last_ms``: when the newest message ended, or the
-    newest open one began. ``opens_with``, ``opens_role``: the beginning of the first message's
-    text, and whose it is, unless that message is very long. ``erased``: it has been.
+    Attributes:
+        id: the conversation's id.
+        channel: its channel.
+        created_ms: when its row was created.
+        open: how many responses are streaming in it.
+        last_ms: when the newest message ended, or the newest open one started.
+        opens_with: the beginning of the first message's text; None: that message is very long.
+        opens_role: the role of the first message.
+        erased: the conversation was erased.
     """
 
     id: str
@@ -27,7 +33,7 @@ class Listed(NamedTuple):
 
 
 class LeaseSeen(NamedTuple):
-    """A lease as whoever only looks sees it; see `Lease`. Times are ms since 1970."""
+    """A lease, read without its lock; see `Lease`. Times are ms since 1970."""
 
     holder: str | None
     until_ms: int | None
@@ -37,10 +43,14 @@ class LeaseSeen(NamedTuple):
 
 
 class Backlog(NamedTuple):
-    """What waits for the recorder or a sweeper.
+    """The work that waits for the recorder and the sweepers.
 
-    ``open``: responses that stream, in so many ``conversations``. ``oldest_ms``: when the one of
-    these that was read longest ago was read; None: there is none. ``untold``: ends that are overdue.
+    Attributes:
+        open: how many responses are streaming.
+        conversations: how many conversations they are in.
+        oldest_ms: when the one of these that was read longest ago was read, ms since 1970; None:
+            there are none.
+        untold: how many ended responses have an overdue ``stop``.
     """
 
     open: int
@@ -50,7 +60,7 @@ class Backlog(NamedTuple):
 
 
 class Inspections(Protocol):
-    """What people look at who look into conversations. Every call may raise `StoreUnavailable`."""
+    """The queries of the inspector. Every call may raise `StoreUnavailable`."""
 
     async def listed(
         self,
@@ -60,20 +70,24 @@ class Inspections(Protocol):
         query: str | None = None,
         streaming: bool = False,
     ) -> tuple[list[Listed], Cursor | None]:
-        """Conversations, and the cursor of the next page: all of them, the newest first.
+        """Return conversations, the newest first, and the cursor of the next page.
 
-        With *query*: those whose ids begin with it, by id, and first the one on that channel. With
-        *streaming*: those in which a response is open, by id.
+        Args:
+            limit: how many.
+            before: the cursor of an earlier call.
+            query: only those whose id begins with it, ordered by id, after the one whose channel
+                it is.
+            streaming: only those with an open response, ordered by id.
 
         Raises:
-            BadParameter: *before* is of another list.
+            BadParameter: *before* is a cursor of another list.
         """
         ...
 
     async def lease_seen(self, conversation_id: str, message_id: str) -> LeaseSeen | None:
-        """The lease of a message; None if it never had one."""
+        """Return the lease of a message; None if it never had one."""
         ...
 
     async def backlog(self) -> Backlog:
-        """What waits to be read, or told."""
+        """Return the work that waits for the recorder and the sweepers."""
         ...
