@@ -35,10 +35,15 @@ async def test_a_connection_that_cannot_be_resumed_leads_to_a_new_snapshot(
     async with reading(history, conversation) as follower:
         await follower.until(lambda r: r.snapshots)
         await publisher.say("user-input", {"promptId": "p", "text": "one"})
-        with server.faults.on("refuse_resume"), server.faults.on("refuse_continuity"):
+        with (
+            server.faults.on("refuse_resume") as not_resumed,
+            server.faults.on("refuse_continuity") as not_continued,
+        ):
             server.cut()
             await publisher.stream("r", "abcdef")
             reader = await follower.until(completed("r"))
+    assert not_resumed.fired
+    assert not_continued.fired
     assert reader.texts == {"p": "one", "r": "abcdef"}
     assert "again" in reader.kinds
 
@@ -208,7 +213,7 @@ async def test_a_follower_has_the_whole_ephemeral_response_once_it_has_ended(
 async def test_other_responses_continue_while_one_waits_for_missing_tokens(
     history, server, conversation, publisher
 ):
-    with server.faults.on("delay_history", ms=3_000):
+    with server.faults.on("delay_history", ms=3_000) as delayed:
         async with reading(history, conversation) as follower:
             await follower.until(lambda r: r.snapshots)
             await publisher.say("token", "a", rid="r", seq=1)
@@ -220,6 +225,7 @@ async def test_other_responses_continue_while_one_waits_for_missing_tokens(
             await publisher.say("token", "b", rid="r", seq=2)  # it was only overtaken
             await publisher.say("stop", rid="r", seq=4)
             await follower.until(completed("r"))
+    assert delayed.fired
     assert reader.texts["r"] == "abc"
 
 
@@ -230,9 +236,10 @@ async def test_reported_dropped_deliveries_lead_to_a_new_snapshot(
         await follower.until(lambda r: r.snapshots)
         with server.faults.on(
             "drop_deliveries", channel=f"ai:{conversation}", nth=[3, 4], code=80020
-        ):
+        ) as dropped:
             await publisher.stream("r", "abcdef")
         reader = await follower.until(completed("r"))
+    assert dropped.fired == 2
     assert reader.texts == {"r": "abcdef"}
     assert "again" in reader.kinds
 
@@ -244,9 +251,10 @@ async def test_silently_dropped_deliveries_are_detected_by_seq(
         await follower.until(lambda r: r.snapshots)
         with server.faults.on(
             "drop_deliveries", channel=f"ai:{conversation}", nth=[3, 4], silent=True
-        ):
+        ) as dropped:
             await publisher.stream("r", "abcdef")
         reader = await follower.until(completed("r"))
+    assert dropped.fired == 2
     assert reader.texts == {"r": "abcdef"}
 
 
@@ -254,11 +262,12 @@ async def test_without_history_the_stored_part_comes_first_and_the_rest_once_his
     history, server, conversation, publisher
 ):
     await publisher.stream("r", "abc", stop=False)
-    with server.faults.on("fail_history", status=503):
+    with server.faults.on("fail_history", status=503) as failed:
         async with reading(history, conversation) as follower:
             reader = await follower.until(lambda r: r.snapshots, within_s=30)
             assert not reader.snapshots[0]["complete"]
             assert reader.snapshots[0]["reasons"][0]["retry"]
             server.faults.clear("fail_history")
             await follower.until(lambda r: r.snapshots[-1]["complete"], within_s=30)
+    assert failed.fired
     assert reader.texts == {"r": "abc"}

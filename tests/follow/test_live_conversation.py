@@ -60,6 +60,21 @@ def test_the_next_event_is_applied_and_its_repetition_dropped():
     assert texts(made) == {"r": "ab"}
 
 
+def test_a_live_event_is_looked_up_once_and_checked_once(monkeypatch):
+    calls = []
+    for name in ("find", "rejection"):
+        called = getattr(Timeline, name)
+
+        def counted(timeline, event, *, name=name, called=called):
+            calls.append(name)
+            return called(timeline, event)
+
+        monkeypatch.setattr(Timeline, name, counted)
+    made = conversation()
+    assert verdicts(made, token("r", 1, "a"), token("r", 2, "b")) == [Verdict.APPLY] * 2
+    assert calls == ["rejection", "find"] * 2
+
+
 def test_an_event_after_a_missing_one_is_applied_only_when_forced():
     made = conversation()
     late = token("r", 3, "c")

@@ -4,12 +4,21 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import AsyncExitStack
+from types import SimpleNamespace
 
 import pytest
 
-from rehydrate.core.event import Event
-from rehydrate.core.window import Watermark
-from rehydrate.follow.recent_messages import MAX_EVENTS, RecentMessages, reaches
+from rehydrate.core.event import ChannelMessage, Event
+from rehydrate.core.window import Watermark, Window
+from rehydrate.errors import ChannelRefused
+from rehydrate.follow import recent_messages
+from rehydrate.follow.recent_messages import (
+    MAX_EVENTS,
+    RecentMessages,
+    from_attach_point,
+    reaches,
+)
+from rehydrate.hydrate.history_window import HistoryQuery
 from rehydrate.ports import Outgoing
 from rehydrate.record.import_messages import NewMessage
 from telling import attachments, history_over, reading
@@ -138,3 +147,151 @@ def test_the_oldest_events_are_evicted_and_the_complete_period_shrinks():
     kept = recent.events(Watermark("s", 5_005, 5_005))
     assert [event.seq for event in kept] == list(range(5, MAX_EVENTS + 5))
     assert recent.events(Watermark("s", 5_004, 5_004)) is None
+
+
+def message(at_ms, serial=None):
+    return ChannelMessage("token", "x", f"i-{at_ms}", serial, at_ms)
+
+
+def test_a_rewind_may_be_cut_if_its_last_possible_message_is_as_old_as_the_attach():
+    recent = RecentMessages(10_000, 100)
+    recent.attached(50_000)
+    noticed = [recent.count_delivery(message(40_000 + n)) for n in range(101)]
+    assert noticed == [True] * 99 + [False, True]
+    assert recent.is_cut
+
+
+def test_a_rewind_is_not_cut_if_the_hundredth_message_came_live():
+    recent = RecentMessages(10_000, 100)
+    recent.attached(50_000)
+    for n in range(99):
+        recent.count_delivery(message(52_000 + n))
+    assert not recent.is_cut
+    assert recent.count_delivery(message(52_001))
+
+
+def test_history_meets_a_cut_rewind_if_it_reaches_its_oldest_message():
+    recent = RecentMessages(10_000, 2)
+    recent.attached(50_000)
+    history = Window(50_000)
+    assert recent.meets(history)
+    recent.count_delivery(message(45_000))
+    recent.count_delivery(message(46_000))
+    assert not recent.meets(history)
+    history.add_page([message(44_999)])
+    assert not recent.meets(history)
+    history.add_page([message(45_000)])
+    assert recent.meets(history)
+
+
+def event(at_ms):
+    serial = f"{at_ms:014d}-000@s:000"
+    return Event("token", "r", seq=at_ms, serial=serial, timestamp_ms=at_ms, text="x")
+
+
+def test_the_events_since_the_attach_are_those_of_this_attachment_alone():
+    recent = RecentMessages(10_000, 100)
+    assert recent.since_attach() is None
+    recent.attached(10)
+    recent.append(event(1))
+    recent.attached(20)
+    for at_ms in (12, 13):
+        recent.append(event(at_ms))
+    recent.complete([event(11)], 0)
+    recent.append(event(14))
+    assert [each.timestamp_ms for each in recent.since_attach()] == [12, 13, 14]
+    recent.detached()
+    assert recent.since_attach() is None
+
+
+def test_the_events_since_the_attach_are_unknown_once_some_were_evicted(monkeypatch):
+    monkeypatch.setattr(recent_messages, "MAX_EVENTS", 3)
+    recent = RecentMessages(10_000, 100)
+    recent.append(event(1))
+    recent.attached(10)
+    for at_ms in (2, 3, 4):
+        recent.append(event(at_ms))
+    assert [each.timestamp_ms for each in recent.since_attach()] == [2, 3, 4]
+    recent.append(event(5))
+    assert recent.since_attach() is None
+
+
+class Channel:
+    """A channel whose history has the given pages, newest first; it keeps what was asked."""
+
+    def __init__(self, *pages, error=None):
+        self.pages = pages
+        self.error = error
+        self.asked = []
+
+    async def history(self, channel, **how):
+        self.asked.append({"channel": channel, **how})
+        for page in self.pages:
+            yield page
+        if self.error is not None:
+            raise self.error
+
+
+def token(at_ms):
+    extras = {"headers": {"responseId": "r", "seq": at_ms}}
+    serial = f"{at_ms:014d}-000@s:000"
+    return ChannelMessage("token", "x", f"i-{at_ms}", serial, at_ms, None, extras)
+
+
+async def from_point(channel, recent, at_ms=3):
+    query = HistoryQuery("c", Watermark(None, 6_000, 6_000), None, 20_000)
+    return await from_attach_point(
+        SimpleNamespace(channel=channel),
+        query,
+        recent=recent,
+        attach_point=f"{at_ms:014d}-000@s",
+    )
+
+
+@pytest.fixture
+def attached():
+    made = RecentMessages(10_000, 100)
+    made.attached(15_000)
+    for at_ms in (15_004, 15_005):
+        made.append(event(at_ms))
+    return made
+
+
+async def test_history_up_to_the_attach_point_is_followed_by_what_was_received(attached):
+    channel = Channel([token(15_002), token(15_003)], [token(15_001)])
+    history = await from_point(channel, attached, 15_003)
+    assert [each.seq for each in history.events] == [15_001, 15_002, 15_003, 15_004, 15_005]
+    assert (history.received, history.seam_shown, history.rewound) == (2, True, False)
+    assert history.window.newest_ms == 15_005
+    assert channel.asked == [
+        {
+            "channel": "c",
+            "since_ms": 1_000,
+            "until": f"{15_003:014d}-000@s",
+        }
+    ]
+
+
+async def test_the_seam_is_not_shown_while_history_lags_behind_a_new_attach_point(attached):
+    history = await from_point(Channel([token(15_002)]), attached, 19_000)
+    assert (history.received, history.seam_shown) == (2, False)
+
+
+async def test_history_up_to_the_attach_point_stands_alone_if_received_events_were_evicted(
+    attached, monkeypatch
+):
+    monkeypatch.setattr(recent_messages, "MAX_EVENTS", 1)
+    attached.append(event(15_006))
+    history = await from_point(Channel([token(15_003)]), attached, 15_003)
+    assert ([each.seq for each in history.events], history.received) == ([15_003], 0)
+
+
+async def test_the_rewind_is_used_if_history_up_to_the_attach_point_cannot_be_read(attached):
+    history = await from_point(Channel([token(1)], error=ChannelRefused(40160, "no")), attached)
+    assert history.rewound is False  # the rewind does not reach the store
+    assert history.failure.code == "history_refused"
+    assert history.events == [], "a part of the pages would leave a hole below it"
+    attached.complete([], 0)
+    history = await from_point(Channel(error=ChannelRefused(40160, "no")), attached)
+    assert (history.rewound, history.failure) == (True, None)
+    assert [each.seq for each in history.events] == [15_004, 15_005]

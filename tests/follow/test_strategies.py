@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from contextlib import contextmanager
 
 import pytest
 from ably.transport.defaults import Defaults
@@ -99,6 +100,72 @@ async def test_a_key_without_history_capability_uses_the_rewind_with_either_stra
     assert (snapshot["complete"], snapshot["reasons"]) == (True, [])
 
 
+@contextmanager
+def reads_up_to_attach_points(server):
+    """Count the reads of history up to an attach point that reach the channel server."""
+    with server.faults.on("refuse_until_attach", after=1_000_000) as probe:
+        yield probe
+
+
+async def test_only_the_history_strategy_reads_history_up_to_its_attach_point(
+    module_database, conversation, strategy, monkeypatch
+):
+    """Nothing is recorded, so both need history; one read suffices, since the two parts meet."""
+    async with (
+        LocalAbly() as server,
+        history_over(module_database, server, follow_strategy=strategy) as history,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+    ):
+        await publisher.stream("r", LONG, stop=False)
+        reads = history_reads(history, monkeypatch)
+        with reads_up_to_attach_points(server) as probe:
+            snapshot = await snapshot_with(history, conversation, LONG)
+    assert (snapshot["complete"], snapshot["messages"][0]["text"]) == (True, LONG)
+    assert len(reads) == 1
+    assert probe.asked == (1 if strategy == "history" else 0)
+
+
+async def test_after_a_lost_attachment_history_is_read_up_to_the_new_attach_point(
+    module_database, conversation
+):
+    async with (
+        LocalAbly() as server,
+        history_over(module_database, server, follow_strategy="history") as history,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+        reading(history, conversation) as follower,
+    ):
+        await publisher.stream("r", "ab", stop=False)
+        await follower.until(lambda r: r.texts.get("r") == "ab")
+        with (
+            reads_up_to_attach_points(server) as probe,
+            server.faults.on("refuse_resume") as not_resumed,
+            server.faults.on("refuse_continuity") as not_continued,
+        ):
+            server.cut()
+            await publisher.stream("r", LONG, first=3, start=False, stop=False)
+            reader = await follower.until(lambda r: r.texts.get("r") == f"ab{LONG}")
+    assert "again" in reader.kinds
+    assert not_resumed.fired or not_continued.fired
+    assert probe.asked
+
+
+async def test_history_that_does_not_reach_a_cut_rewind_yet_is_read_again(
+    module_database, conversation, strategy
+):
+    """The text has no seq: if the first read were adopted, nothing would show what it lacks."""
+    async with (
+        LocalAbly() as server,
+        history_over(module_database, server, follow_strategy=strategy) as history,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+    ):
+        for character in LONG:
+            await publisher.say("token", character, rid="r")
+        with server.faults.on("delay_history", ms=1_500) as delayed:
+            snapshot = await snapshot_with(history, conversation, LONG)
+    assert delayed.fired
+    assert snapshot["messages"][0]["text"] != LONG
+
+
 @pytest.mark.parametrize("code", [90008, 40024])
 async def test_plain_history_is_read_if_history_up_to_the_attach_point_is_refused(
     module_database, conversation, code
@@ -109,9 +176,10 @@ async def test_plain_history_is_read_if_history_up_to_the_attach_point_is_refuse
         publisher_to(server, f"ai:{conversation}") as publisher,
     ):
         await publisher.stream("r", LONG, stop=False)
-        with server.faults.on("refuse_until_attach", code=code):
+        with server.faults.on("refuse_until_attach", code=code) as refused:
             snapshot = await snapshot_with(history, conversation, LONG)
-    assert snapshot["complete"]
+    assert refused.fired
+    assert (snapshot["complete"], snapshot["messages"][0]["text"]) == (True, LONG)
 
 
 async def test_a_key_without_history_capability_gets_the_hole_before_the_rewind_reported(

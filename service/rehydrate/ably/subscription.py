@@ -223,7 +223,7 @@ class LiveSubscription:
                 serial = getattr(self._channel, "_RealtimeChannel__attach_serial", None)
                 self.attach_serial = serial if isinstance(serial, str) else None
                 if self._reattach_reason is not None:
-                    self._put(Discontinuity(self._reattach_reason))
+                    self._put(Discontinuity(self._reattach_reason, self.attach_serial))
                 self._collecting = True
             elif not change.resumed:
                 self._overloaded = getattr(change.reason, "code", None) == _MESSAGES_DROPPED

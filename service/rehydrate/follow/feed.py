@@ -25,11 +25,12 @@ from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import channel_serial
 from rehydrate.core.text.append_chains import AppendChains
 from rehydrate.core.timeline import Reason
+from rehydrate.core.window import REWIND_REACH_MS
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, RehydrateError, StoreUnavailable
 from rehydrate.follow import resync
 from rehydrate.follow.event_buffer import EventBuffer
 from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation
-from rehydrate.follow.recent_messages import RecentMessages, from_rewind
+from rehydrate.follow.recent_messages import RecentMessages, from_attach_point, from_rewind
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Page, read
 from rehydrate.ports import Discontinuity
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.follow.event_buffer import FollowEvent
-    from rehydrate.hydrate.history_window import HistoryWindow, Prefetch
+    from rehydrate.hydrate.history_window import HistorySource, HistoryWindow, Prefetch
     from rehydrate.hydrate.hydrate import Reading
     from rehydrate.ports import Subscription
 
@@ -60,7 +61,8 @@ class FollowOptions(NamedTuple):
 
     Attributes:
         strategy: what precedes the live messages. ``rewind``: the messages that the attach rewinds
-            if they reach the store, otherwise history. ``history``: history, otherwise the rewind.
+            if they reach the store, otherwise history. ``history``: history up to the attach
+            point, otherwise the rewind.
         grace_s: how long a conversation stays attached after its last follower left, in seconds.
         rewind_s: how far Ably rewinds, in seconds.
         rewind_most: how many messages Ably rewinds at most.
@@ -131,6 +133,8 @@ class Feed:
         self._channel_name = ""
         self._subscription: Subscription | None = None
         self._snapshot: _Snapshot | None = None
+        self._attach_point: str | None = None
+        self._attached_ms = 0
         self._attaching: asyncio.Task[None] | None = None
         self._resyncing: asyncio.Task[None] | None = None
         self._waking: asyncio.Handle | None = None
@@ -268,14 +272,14 @@ class Feed:
         self._handle(resync.Timer())
 
     async def _read(self, *, fresh: bool) -> None:
-        first = fresh and self._terms.strategy == "rewind"
+        attach_point = self._usable_attach_point if fresh else None
         try:
             reading = await read(
                 self._ctx,
                 self.conversation_id,
                 page=Page(MAX_LIMIT),
-                prefetch=self._likely_prefetch(),
-                source=partial(from_rewind, recent=self.recent, first=first),
+                prefetch=self._likely_prefetch(attach_point),
+                source=self._source(attach_point, fresh=fresh),
             )
         except StoreUnavailable as error:
             _log.warning("the store does not answer while a followed conversation is read")
@@ -284,12 +288,30 @@ class Feed:
             self._snapshot = _Snapshot(reading, LiveConversation(reading))
             self._handle(resync.SnapshotRead())
 
-    def _likely_prefetch(self) -> Prefetch | None:
+    @property
+    def _usable_attach_point(self) -> str | None:
+        """The attach point to read history up to; None: read to the end of history.
+
+        Ably knows an attach point for 2 minutes. Later it would refuse, and cost a request.
+        """
+        if self._terms.strategy != "history":
+            return None
+        young = self._ctx.now_ms() - self._attached_ms < REWIND_REACH_MS
+        return self._attach_point if young else None
+
+    def _source(self, attach_point: str | None, *, fresh: bool) -> HistorySource:
+        if attach_point is not None:
+            return partial(from_attach_point, recent=self.recent, attach_point=attach_point)
+        first = fresh and self._terms.strategy == "rewind"
+        return partial(from_rewind, recent=self.recent, first=first)
+
+    def _likely_prefetch(self, attach_point: str | None) -> Prefetch | None:
         """Return the history to read while the store answers, if it is likely to be needed."""
         prefetch = self._prefetch(self.conversation_id)
         if prefetch is None or prefetch.since_ms < self._ctx.now_ms() - _PREFETCH_MAX_AGE_MS:
             return None
-        return prefetch if self.recent.is_cut or self._terms.strategy == "history" else None
+        likely = self.recent.is_cut or self._terms.strategy == "history"
+        return prefetch._replace(attach_point=attach_point) if likely else None
 
     def _merge(self, *, force: bool) -> None:
         """Apply the received events to the snapshot that was read, and report what is missing."""
@@ -317,24 +339,27 @@ class Feed:
         )
 
     def _meets(self, history: HistoryWindow) -> bool:
-        """Whether what was read reaches the oldest received message.
+        """Whether nothing lies between what was read and what was received.
 
-        If the rewind was used, it must still be taken to reach as far back as when it was used:
-        messages that arrived since then may have shown that it was cut.
+        This is asked once all received events are merged. A rewind that was used instead of history
+        must still be taken to reach as far back as it was when it was used: messages that arrived
+        since then may have shown that it was cut.
         """
-        if not history.rewound:
-            return self.recent.meets(history.window)
-        from_ms = self.recent.complete_from_ms
-        claimed_ms = history.complete_from_ms
-        return from_ms is not None and claimed_ms is not None and from_ms <= claimed_ms
+        if history.rewound:
+            from_ms, claimed_ms = self.recent.complete_from_ms, history.complete_from_ms
+            return from_ms is not None and claimed_ms is not None and from_ms <= claimed_ms
+        if history.received:
+            return history.seam_shown or not self.recent.is_cut
+        return self.recent.meets(history.window)
 
     def _adopt(self, *, complete: bool) -> None:
         if self._snapshot is None:
             return
         reading, conversation = self._snapshot
         self._snapshot = None
-        before = [] if reading.history.rewound else reading.history.events
-        self.recent.complete(before, _complete_from_ms(reading))
+        history = reading.history
+        read_events = history.events[: len(history.events) - history.received]
+        self.recent.complete(read_events, _complete_from_ms(reading))
         self._replace(conversation)
         if complete and reading.timeline.counts[Outcome.FOLDED.value]:
             self._noticed(self.conversation_id)
@@ -372,27 +397,28 @@ class Feed:
             raise
         except ChannelUnavailable as error:
             _log.warning("a followed conversation is not attached: %s", error)
-        self._subscription = None
+        self._subscription = self._attach_point = None
         self.recent.detached()
         self._handle(resync.Detached())
 
     async def _listen(self, subscription: Subscription) -> None:
         self._subscription = subscription
-        self._begin_attachment()
+        self._begin_attachment(subscription.attach_serial)
         self._handle(resync.Attached())
         async for item in subscription:
             if isinstance(item, Discontinuity):
                 _log.info("messages of a conversation may have been missed: %s", item.reason)
-                self._begin_attachment()
+                self._begin_attachment(item.attach_serial)
                 self._handle(resync.Interrupted())
             else:
                 self._receive(item)
                 if subscription.idle:
                     self._wake_now()
 
-    def _begin_attachment(self) -> None:
-        self._last_message_ms = self._ctx.now_ms()
-        self.recent.attached(self._last_message_ms)
+    def _begin_attachment(self, attach_point: str | None) -> None:
+        self._attach_point = attach_point
+        self._attached_ms = self._last_message_ms = self._ctx.now_ms()
+        self.recent.attached(self._attached_ms)
         self._chains = AppendChains()
 
     def _receive(self, message: ChannelMessage) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict, deque
+from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.positions import MARGIN_MS
@@ -61,6 +62,7 @@ class RecentMessages:
         self._rewind_ms = rewind_ms
         self._rewind_most = rewind_most
         self._events: deque[Event] = deque()
+        self._since_attach = 0
         self._growing: OrderedDict[str, Event] = OrderedDict()
         self._from_ms: int | None = None
         self._attached_ms: int | None = None
@@ -71,6 +73,7 @@ class RecentMessages:
         """Start a new attachment: there may be a hole between it and the messages before."""
         self._from_ms, self._oldest_ms = None, None
         self._attached_ms, self._delivered = now_ms, 0
+        self._since_attach = 0
 
     def detached(self) -> None:
         """End the attachment: nothing more is delivered, so the cache is not complete any more."""
@@ -98,6 +101,7 @@ class RecentMessages:
             self._replace_growing(event.serial, event)
             return
         self._events.append(event)
+        self._since_attach += 1
         if len(self._events) > MAX_EVENTS:
             evicted_ms = self._events.popleft().timestamp_ms
             if self._from_ms is not None:
@@ -114,14 +118,25 @@ class RecentMessages:
 
     def complete(self, events: Sequence[Event], from_ms: int | None) -> None:
         """Put *events* before those received: together they are complete since *from_ms*."""
-        received, self._events = self._events, deque()
-        self._from_ms = from_ms
+        received, since_attach = self._events, self._since_attach
+        self._events, self._from_ms = deque(), from_ms
         for event in (*events, *received):
             self.append(event)
+        self._since_attach = since_attach
 
     def since(self, from_ms: int) -> list[Event]:
         """Return the cached events that are not older than *from_ms*."""
         return self._newer(from_ms)
+
+    def since_attach(self) -> list[Event] | None:
+        """Return every event received by this attachment; None if some were evicted.
+
+        Of growing channel messages also those of earlier attachments: their versions never expire.
+        """
+        first = len(self._events) - self._since_attach
+        if self._attached_ms is None or first < 0:
+            return None
+        return [*self._growing.values(), *islice(self._events, first, None)]
 
     @property
     def is_cut(self) -> bool:
@@ -201,6 +216,42 @@ async def from_rewind(
     return history
 
 
+async def from_attach_point(
+    ctx: Context, query: HistoryQuery, *, recent: RecentMessages, attach_point: str
+) -> HistoryWindow:
+    """Read history up to the attach point, followed by the messages received since.
+
+    The seam is exact by construction. History ends with the last message before the attach
+    (``untilAttach``, RTL10b), and the attachment delivers every message after it, the rewound ones
+    first: no overlap has to be recognised, and nothing can lie between the two.
+
+    One thing can still open a gap: history that lags behind the attach by up to 2 s. The rewind of
+    10 s covers that, unless it was cut at 100 messages; then the message at the attach point has to
+    be in history (``seam_shown``), otherwise the caller reads again.
+
+    If Ably refuses the attach point (90008: it is older than 2 minutes; 40024: another region
+    answers), the port reads plain history, which reaches beyond it; the overlap is then dropped
+    event by event, as in every other read. If history cannot be read at all, the rewound messages
+    are used, provided that they reach the store.
+
+    Args:
+        ctx: the adapters and limits.
+        query: what to read.
+        recent: the received messages.
+        attach_point: the channelSerial at which the present attachment began.
+    """
+    history = await from_channel(ctx, query._replace(attach_point=attach_point))
+    if history.failure is not None:
+        return _rewound(query, recent) or history
+    received = recent.since_attach()
+    if received is None:
+        return history
+    seam_shown = history.shows(attach_point)
+    history.window.add_page(received)  # type: ignore[arg-type] # it reads times and serials only
+    events = [*history.events, *received]
+    return history._replace(events=events, received=len(received), seam_shown=seam_shown)
+
+
 def _rewound(query: HistoryQuery, recent: RecentMessages) -> HistoryWindow | None:
     """Return the rewound messages if they reach the store.
 
@@ -211,7 +262,8 @@ def _rewound(query: HistoryQuery, recent: RecentMessages) -> HistoryWindow | Non
     from_ms = rewound.complete_from_ms
     if query.may_have_grown or from_ms is None or not reaches(query.watermark, from_ms):
         return None
-    return _received(query, rewound.events, from_ms)._replace(rewound=True)
+    count = len(rewound.events)
+    return _received(query, rewound.events, from_ms)._replace(rewound=True, received=count)
 
 
 def _received(query: HistoryQuery, events: list[Event], from_ms: int) -> HistoryWindow:

@@ -39,6 +39,8 @@ class HistoryWindow(NamedTuple):
         meets_store: the events are known to continue the store's, so no gap has to be looked for.
         complete_from_ms: no event since this time, in ms, is missing; None: unknown.
         rewound: the events are those that an attach rewound.
+        received: how many of the events, the last ones, were received live and not read.
+        seam_shown: history shows the message at the attach point, after which those follow.
         failure: why history could not be read to its end; None: it could.
     """
 
@@ -48,6 +50,8 @@ class HistoryWindow(NamedTuple):
     meets_store: bool = False
     complete_from_ms: int | None = None
     rewound: bool = False
+    received: int = 0
+    seam_shown: bool = False
     failure: Reason | None = None
 
     def shows(self, until: str | None) -> bool:
@@ -66,10 +70,12 @@ class Prefetch(NamedTuple):
     Attributes:
         channel: the channel of the conversation.
         since_ms: the time that the earlier read began at, ms since 1970.
+        attach_point: see `HistoryQuery`.
     """
 
     channel: str
     since_ms: int
+    attach_point: str | None = None
 
 
 class Prefetches:
@@ -104,6 +110,8 @@ class HistoryQuery(NamedTuple):
         may_have_grown: the store has appended messages whose next versions history lists where
             the message was created, however long ago.
         early: a read that began before the store answered.
+        attach_point: read history up to this channelSerial and no further (``untilAttach``, RTL10b);
+            the caller's attachment delivers every message after it. None: read to the end.
     """
 
     channel: str
@@ -112,6 +120,7 @@ class HistoryQuery(NamedTuple):
     read_at_ms: int
     may_have_grown: bool = False
     early: EarlyRead | None = None
+    attach_point: str | None = None
 
 
 HistorySource = Callable[["Context", HistoryQuery], Awaitable[HistoryWindow]]
@@ -140,10 +149,12 @@ class EarlyRead(NamedTuple):
     pages: _Pages
     task: asyncio.Task[None]
 
-    def serves(self, channel: str, since_ms: int | None) -> bool:
-        """Return True if it reads *channel*, from *since_ms* or before."""
-        guess = self.prefetch
-        return guess.channel == channel and since_ms is not None and guess.since_ms <= since_ms
+    def serves(self, query: HistoryQuery) -> bool:
+        """Return True if it reads what *query* asks for, or more."""
+        guess, since_ms = self.prefetch, read_from_ms(query.watermark)
+        if (guess.channel, guess.attach_point) != (query.channel, query.attach_point):
+            return False
+        return since_ms is not None and guess.since_ms <= since_ms
 
 
 @asynccontextmanager
@@ -160,7 +171,7 @@ async def early_read(
         yield None
         return
     pages = _Pages(read_at_ms)
-    reading = _read(ctx, pages, prefetch.channel, prefetch.since_ms)
+    reading = _read(ctx, pages, prefetch.channel, prefetch.since_ms, prefetch.attach_point)
     task = asyncio.create_task(reading, name="reading history early")
     try:
         yield EarlyRead(prefetch, pages, task)
@@ -177,13 +188,16 @@ async def from_channel(ctx: Context, query: HistoryQuery) -> HistoryWindow:
     """
     since_ms = read_from_ms(query.watermark)
     early, pages, failure = query.early, _Pages(query.read_at_ms), None
-    if early is not None and early.serves(query.channel, since_ms):
+    if early is not None and early.serves(query):
         pages = early.pages
     else:
         early = None
     try:
         async with asyncio.timeout(HISTORY_TIMEOUT_S):
-            await (early.task if early else _read(ctx, pages, query.channel, since_ms))
+            if early:
+                await early.task
+            else:
+                await _read(ctx, pages, query.channel, since_ms, query.attach_point)
             for pause_s in _RETRY_AFTER_S:
                 if _shows(pages.window, query.until):
                     break
@@ -203,12 +217,30 @@ async def from_channel(ctx: Context, query: HistoryQuery) -> HistoryWindow:
     )
 
 
-async def _read(ctx: Context, pages: _Pages, channel: str, since_ms: int | None) -> None:
+async def _read(
+    ctx: Context,
+    pages: _Pages,
+    channel: str,
+    since_ms: int | None,
+    attach_point: str | None = None,
+) -> None:
+    """Add the pages of history to *pages*, oldest first.
+
+    Up to an attach point Ably pages backwards only. Those pages are added once all were read: a
+    part of them would leave a hole below it.
+    """
     since_ms = None if since_ms is None else max(0, since_ms)
-    history = ctx.channel.history(channel, since_ms=since_ms, forwards=True)
+    if attach_point is None:
+        history = ctx.channel.history(channel, since_ms=since_ms, forwards=True)
+        async with aclosing(history) as found:
+            async for page in found:
+                pages.add(page)
+        return
+    history = ctx.channel.history(channel, since_ms=since_ms, until=attach_point)
     async with aclosing(history) as found:
-        async for page in found:
-            pages.add(page)
+        newest_first = [page async for page in found]
+    for page in reversed(newest_first):
+        pages.add(page)
 
 
 def _shows(window: Window, until: str | None) -> bool:

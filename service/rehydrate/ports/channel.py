@@ -39,9 +39,16 @@ Batch = Union["Sequence[Outgoing]", "Callable[[], Sequence[Outgoing]]"]
 
 
 class Discontinuity(NamedTuple):
-    """Messages may have been missed here; hydrate again."""
+    """Messages may have been missed here; hydrate again.
+
+    Attributes:
+        reason: why.
+        attach_serial: the attach point of the new attachment, whose messages follow; None: it is
+            not attached yet, or the SDK does not expose it.
+    """
 
     reason: str
+    attach_serial: str | None = None
 
 
 class Subscription(Protocol):
