@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from contextlib import AsyncExitStack
 from types import SimpleNamespace
 
@@ -18,7 +19,7 @@ from rehydrate.follow.recent_messages import (
     from_attach_point,
     reaches,
 )
-from rehydrate.hydrate.history_window import HistoryQuery
+from rehydrate.hydrate.history_window import HistoryQuery, HistoryWindow
 from rehydrate.ports import Outgoing
 from rehydrate.record.import_messages import NewMessage
 from telling import attachments, history_over, reading
@@ -173,15 +174,40 @@ def test_a_rewind_is_not_cut_if_the_hundredth_message_came_live():
 def test_history_meets_a_cut_rewind_if_it_reaches_its_oldest_message():
     recent = RecentMessages(10_000, 2)
     recent.attached(50_000)
-    history = Window(50_000)
+    window = Window(50_000)
+    history = HistoryWindow([], window, Counter())
     assert recent.meets(history)
     recent.count_delivery(message(45_000))
     recent.count_delivery(message(46_000))
     assert not recent.meets(history)
-    history.add_page([message(44_999)])
+    window.add_page([message(44_999)])
     assert not recent.meets(history)
-    history.add_page([message(45_000)])
+    window.add_page([message(45_000)])
     assert recent.meets(history)
+
+
+def test_history_up_to_the_attach_point_meets_a_cut_rewind_if_it_shows_its_end():
+    recent = RecentMessages(10_000, 2)
+    recent.attached(50_000)
+    recent.count_delivery(message(45_000))
+    history = HistoryWindow([], Window(50_000), Counter(), received=1)
+    history.window.add_page([message(45_000)])  # the received message itself proves nothing
+    assert recent.meets(history)
+    recent.count_delivery(message(46_000))
+    assert not recent.meets(history)
+    assert recent.meets(history._replace(seam_shown=True))
+
+
+def test_a_rewind_does_not_meet_if_it_turned_out_to_be_cut_after_it_was_used():
+    recent = RecentMessages(10_000, 2)
+    recent.attached(50_000)
+    recent.count_delivery(message(45_000))
+    used = HistoryWindow([], Window(50_000), Counter(), complete_from_ms=40_000, rewound=True)
+    assert recent.meets(used)
+    recent.count_delivery(message(46_000))
+    assert not recent.meets(used)
+    recent.detached()
+    assert not recent.meets(used)
 
 
 def event(at_ms):

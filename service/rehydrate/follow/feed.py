@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.follow.event_buffer import FollowEvent
-    from rehydrate.hydrate.history_window import HistorySource, HistoryWindow, Prefetch
+    from rehydrate.hydrate.history_window import HistorySource, Prefetch
     from rehydrate.hydrate.hydrate import Reading
     from rehydrate.ports import Subscription
 
@@ -153,7 +153,11 @@ class Feed:
         """Detach; the followers end."""
         self.closed = True
         self.wake()
-        await self._end_tasks()
+        tasks = [task for task in (self._resyncing, self._attaching) if task is not None]
+        self._handle(resync.Stopped())
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
 
     def snapshot(self, limit: int) -> FollowEvent | None:
         """Return a snapshot with *limit* finished messages; None until the conversation was read."""
@@ -333,24 +337,10 @@ class Feed:
                 forced=force,
                 missing=frozenset() if force else frozenset(event.message_id for event in stuck),
                 stale=conversation.stale,
-                meets=self._meets(reading.history),
+                meets=self.recent.meets(reading.history),
                 by_rewind=reading.history.rewound,
             )
         )
-
-    def _meets(self, history: HistoryWindow) -> bool:
-        """Whether nothing lies between what was read and what was received.
-
-        This is asked once all received events are merged. A rewind that was used instead of history
-        must still be taken to reach as far back as it was when it was used: messages that arrived
-        since then may have shown that it was cut.
-        """
-        if history.rewound:
-            from_ms, claimed_ms = self.recent.complete_from_ms, history.complete_from_ms
-            return from_ms is not None and claimed_ms is not None and from_ms <= claimed_ms
-        if history.received:
-            return history.seam_shown or not self.recent.is_cut
-        return self.recent.meets(history.window)
 
     def _adopt(self, *, complete: bool) -> None:
         if self._snapshot is None:
@@ -491,13 +481,6 @@ class Feed:
         for task in (self._attaching, self._resyncing):
             if task is not None and task is not current:
                 task.cancel()
-
-    async def _end_tasks(self) -> None:
-        tasks = [task for task in (self._resyncing, self._attaching) if task is not None]
-        self._handle(resync.Stopped())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
 
 
 def _complete_from_ms(reading: Reading) -> int | None:

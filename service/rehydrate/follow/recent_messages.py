@@ -143,11 +143,22 @@ class RecentMessages:
         """Whether so many messages were delivered that the rewind may have been cut short."""
         return self._delivered >= self._rewind_most
 
-    def meets(self, history: Window) -> bool:
-        """Whether *history* reaches the oldest rewound message, as far as can be determined."""
-        if not self.is_cut or self._oldest_ms is None:
+    def meets(self, history: HistoryWindow) -> bool:
+        """Whether nothing lies between *history* and the received messages, as far as is known.
+
+        Ask this when all received events are merged. A rewind that was used instead of history must
+        still be taken to reach as far back as it was when it was used: messages that arrived since
+        then may have shown that it was cut. History up to the attach point must show its end, and
+        plain history must reach the oldest received message, unless the rewind is complete: it
+        then covers 10 s before the attach, more than history can lag.
+        """
+        if history.rewound:
+            from_ms, claimed_ms = self.complete_from_ms, history.complete_from_ms
+            return from_ms is not None and claimed_ms is not None and from_ms <= claimed_ms
+        if not self.is_cut or self._oldest_ms is None or history.seam_shown:
             return True
-        return history.newest_ms is not None and history.newest_ms >= self._oldest_ms
+        newest_ms = history.window.newest_ms
+        return not history.received and newest_ms is not None and newest_ms >= self._oldest_ms
 
     @property
     def complete_from_ms(self) -> int | None:
