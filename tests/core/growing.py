@@ -1,4 +1,4 @@
-"""Channel messages that grow, of a test's own making."""
+"""Versioned channel messages for tests."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Channel messages and events of a test's own making, with a serial and a time that follow on."""
+"""Channel messages and events for tests, with consecutive serials and times."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def serial(at_ms, index=0):
 
 
 def said(name, data=None, *, at_s=0, id_=None, client_id=None, action=0, serials=True, **headers):
-    """A channel message; *headers* are those of its extras (none: extras are null)."""
+    """Return a channel message with *headers*; without any, its extras are null."""
     at_ms = BEGAN_MS + round(at_s * 1000)
     return ChannelMessage(
         name,
@@ -33,7 +33,7 @@ def said(name, data=None, *, at_s=0, id_=None, client_id=None, action=0, serials
 def event(
     kind, seq=None, text=None, *, at_s=None, id_=None, serials=True, message_id="r", **fields
 ):
-    """An event of response ``r``; without a time of its own it comes *seq* seconds in."""
+    """Return an event of response ``r``, by default *seq* seconds after the start."""
     at_s = (seq or 0) if at_s is None else at_s
     at_ms = BEGAN_MS + round(at_s * 1000)
     return Event(
@@ -61,7 +61,7 @@ def stop(seq, **fields):
 
 
 def folded(*events, state=None):
-    """The state that *events* add up to."""
+    """Return the state after *events*."""
     state = MessageState("r") if state is None else state
     for each in events:
         fold(state, each)
@@ -69,7 +69,7 @@ def folded(*events, state=None):
 
 
 def shown(*messages, **how):
-    """The timeline of channel messages."""
+    """Return the timeline after channel messages."""
     timeline = Timeline(**how)
     timeline.fold(decode_all(messages))
     return timeline

@@ -1,4 +1,4 @@
-"""Whatever a channel carries: no error, no neighbour lost, and answers that everybody can read."""
+"""Arbitrary channel messages: no error, no other response changed, valid answers."""
 
 from __future__ import annotations
 
@@ -99,7 +99,7 @@ def refuse(constant):
 
 
 def checked(state):
-    """The wire form of *state* as everybody reads it; it can be read back."""
+    """Return the wire form of *state*, parsed, after reading it back."""
     body = json.loads(wire.encode(state), parse_constant=refuse)
     again = json.loads(wire.encode(wire.state_of(body)), parse_constant=refuse)
     assert again == body
@@ -116,7 +116,7 @@ NEIGHBOUR = [
 
 @st.composite
 def logs(draw):
-    """Anything at all, with a well-behaved response in between."""
+    """Return arbitrary messages with a well-formed response in between."""
     log = list(draw(st.lists(messages(), min_size=1, max_size=12)))
     for each in NEIGHBOUR:
         log.insert(draw(st.integers(0, len(log))), each)
@@ -125,7 +125,7 @@ def logs(draw):
 
 @settings(max_examples=400, deadline=None)
 @given(logs())
-def test_whatever_is_said_answers_can_be_read_and_neighbours_are_whole(log):
+def test_after_any_messages_answers_are_valid_and_neighbours_are_whole(log):
     timeline = shown(*log)
     bodies = {state.id: checked(state) for state in timeline.ordered}
     assert all(id_ and "\x00" not in id_ and id_.encode() for id_ in bodies)
@@ -137,7 +137,7 @@ def test_whatever_is_said_answers_can_be_read_and_neighbours_are_whole(log):
 
 @settings(max_examples=400, deadline=None)
 @given(logs(), st.integers(0, 16))
-def test_whatever_is_said_live_a_reader_goes_on_and_neighbours_are_whole(log, cut):
+def test_after_any_live_messages_a_view_is_valid_and_neighbours_are_whole(log, cut):
     before, after = log[:cut], log[cut:]
     bodies = [wire.message(state) for state in shown(*before).ordered]
     view = View({"messages": json.loads(json.dumps(bodies)), "reasons": []})

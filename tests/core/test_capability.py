@@ -82,7 +82,7 @@ def test_the_same_resource_written_in_two_ways_grants_both():
     "text",
     ["", "nope", "[]", "null", '"*"', '{"*":"history"}', '{"*":[1]}', '{"*":null}', "[" * 100_000],
 )
-def test_what_is_no_capability_is_refused(text):
+def test_text_that_is_not_a_capability_is_refused(text):
     with pytest.raises(ValueError, match=r".*"):
         Capability.parse(text)
 
@@ -104,8 +104,8 @@ _qualifier = st.sampled_from(["", "", "", "[meta]", "[queue]", "[*]", "[?rewind=
         st.lists(st.sampled_from(["a", "b", "a*", ""]), min_size=1, max_size=4),
     ),
 )
-def test_reader_and_channel_server_judge_alike(resources, channel):
-    """Two implementations that share nothing: what one grants, the other grants."""
+def test_the_reader_and_the_channel_server_grant_the_same(resources, channel):
+    """Two independent implementations grant the same operations."""
     text = json.dumps(resources)
     ours, theirs = Capability.parse(text), ServerCapability.parse(text)
     servers = {each for each in ("history", "subscribe") if theirs.allows(channel, each)}

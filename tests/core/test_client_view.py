@@ -30,7 +30,7 @@ def bare(kind, text=None, *, at_s, **fields):
 
 
 def answered(*states, reasons=()):
-    """The answer that shows *states*, parsed."""
+    """Return the answer with *states*, parsed."""
     return json.loads(
         wire.answer(
             conversation_id="c",
@@ -62,7 +62,7 @@ STORED.status = "completed"
 
 TABLE = {
     "a lower gen": (TAKEN, token(2, "b", gen=2), DROP),
-    "a higher gen begins anew": (OPEN, start(gen=2, at_s=9), APPLY),
+    "a higher gen empties the message": (OPEN, start(gen=2, at_s=9), APPLY),
     "a higher gen whose start was missed": (OPEN, token(1, "A", gen=2, at_s=9), APPLY),
     "a higher gen in its middle": (OPEN, token(2, "B", gen=2, at_s=9), AGAIN),
     "a higher gen of what has ended": (ENDED, start(gen=2, at_s=9), DROP),
@@ -95,8 +95,8 @@ TABLE = {
     "without seq, old": (BARE, bare("token", "b", at_s=2, id_="other"), DROP),
     "without seq, new": (BARE, bare("token", "c", at_s=3), APPLY),
     "without seq and serial": (BARE, bare("token", "c", at_s=3, serials=False), APPLY),
-    "somebody else's": (OPEN, token(4, "x", client_id="ann"), DROP),
-    "somebody else's stop": (OPEN, stop(4, client_id="ann"), DROP),
+    "another publisher's": (OPEN, token(4, "x", client_id="ann"), DROP),
+    "another publisher's stop": (OPEN, stop(4, client_id="ann"), DROP),
     "what a backend stored": (STORED, token(1, "a"), DROP),
     "the first of what is only claimed": (MessageState("r"), token(1, "a"), APPLY),
     "the middle of what is only claimed": (MessageState("r"), token(2, "b"), AGAIN),
@@ -128,7 +128,7 @@ def shown(view):
 
 
 def live(message, **more):
-    """*message* as an SDK gives it."""
+    """Return *message* as an SDK delivers it."""
     told = message._asdict() | {"timestamp": message.timestamp_ms} | more
     return SimpleNamespace(**told)
 
@@ -153,7 +153,7 @@ class TestView:
         ]
         assert view.open == ["r", "s"]
 
-    def test_it_takes_what_sdks_without_serials_and_actions_give(self):
+    def test_messages_of_sdks_without_serials_and_actions_are_applied(self):
         view = View(answered())
         message = SimpleNamespace(
             name="token", data="a", id="m", timestamp=None, client_id=None, extras=None
@@ -161,24 +161,24 @@ class TestView:
         assert view.apply(message)
         assert [m["text"] for m in view.messages] == ["a"]
 
-    def test_what_means_nothing_changes_nothing(self):
+    def test_messages_that_are_not_events_change_nothing(self):
         view = View(answered(OPEN))
         assert view.apply(live(said("odd", None, at_s=9)))
         assert view.apply(live(said("cancel", None, at_s=9, responseId="r")))
         assert view.apply(live(said("token", "x", at_s=9, responseId="r", seq=4), action=4))
         assert shown(view) == [("r", "abc", "in_progress")]
 
-    def test_it_says_when_it_lacks_something_and_does_not_guess(self):
+    def test_a_view_that_lacks_an_event_asks_for_a_new_answer_and_stays(self):
         view = View(answered(OPEN))
         assert not view.apply(live(said("token", "e", at_s=9, responseId="r", seq=5)))
         assert shown(view) == [("r", "abc", "in_progress")]
 
-    def test_a_repair_of_less_than_is_shown_is_not_taken_for_the_whole(self):
+    def test_a_repair_of_less_than_is_shown_is_not_applied(self):
         view = View(answered(OPEN))
         assert view.apply_event(repair(2, "AB", at_s=9)) is AGAIN
         assert [(m["text"], m["repaired"]) for m in view.messages] == [("abc", None)]
 
-    def test_an_answer_that_may_be_better_later_is_stale(self):
+    def test_an_answer_that_a_retry_can_improve_is_stale(self):
         assert not View(answered(reasons=[Reason("not_exact", retry=False, detail="")])).stale
         assert View(answered(reasons=[Reason("history_unavailable", retry=True, detail="")])).stale
 
@@ -196,7 +196,7 @@ class TestView:
         assert view.apply_event(nameless) is DROP
         assert shown(view) == []
 
-    def test_the_stream_without_a_name_goes_on(self):
+    def test_an_anonymous_stream_continues(self):
         first = said("token", "a", at_s=0)
         view = View(answered())
         assert view.apply(live(first))
@@ -207,7 +207,7 @@ class TestView:
         assert again.apply(live(said("token", "c", at_s=3)))
         assert shown(again) == [("m0", "ab", "completed"), ("m3", "c", "in_progress")]
 
-    def test_what_is_older_than_every_nameless_stream_is_dropped(self):
+    def test_an_event_older_than_every_anonymous_stream_is_dropped(self):
         view = View(answered())
         view.apply(live(said("token", "b", at_s=5)))
         old = Event("token", None, serial=serial(BEGAN_MS), id="old", text="a")
@@ -218,7 +218,9 @@ def ENDED_OF(rid):  # noqa: N802 - reads like the table's states
     return folded(*ABC, stop(4), state=MessageState(rid))
 
 
-def test_of_twice_as_many_responses_as_are_kept_one_more_asks_again(monkeypatch):
+def test_a_view_shows_twice_as_many_open_responses_as_the_store_and_then_hydrates_again(
+    monkeypatch,
+):
     monkeypatch.setattr(timeline, "MAX_OPEN", 2)
     monkeypatch.setattr(reader, "MAX_OPEN", 2)
     view = View(answered(OPEN))

@@ -19,7 +19,7 @@ def test_every_status_but_one_is_terminal():
     assert len(TERMINAL) == 5
 
 
-def test_what_appends_text_is_content():
+def test_kinds_that_append_text_are_content():
     assert TEXTUAL < CONTENT
     assert not CONTENT & {"prompt", "start", "stop", "repair", "cancel"}
 

@@ -1,4 +1,4 @@
-"""The fold: what a message is, after the events that were seen of it."""
+"""The fold: one message after its events."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def nameless(kind, text=None, *, at_s, **fields):
 
 
 def idle(state):
-    """The idle limit ends it, for the time being."""
+    """End *state* by the idle limit."""
     state.status, state.provisional, state.finished_ms = "interrupted", True, BEGAN_MS
 
 
@@ -62,7 +62,7 @@ class TestNumbered:
         assert text_of(folded(*reversed(ABC))) == "abc"
         assert text_of(folded(ABC[2], ABC[0], ABC[3], ABC[1])) == "abc"
 
-    def test_a_missing_seq_is_a_gap_and_filled_by_who_comes_late(self):
+    def test_a_missing_seq_is_a_gap_that_a_late_event_fills(self):
         state = folded(start(), token(1, "a"), token(4, "d"))
         assert state.gaps() == [(2, 3)]
         fold(state, token(3, "c"))
@@ -74,11 +74,11 @@ class TestNumbered:
     def test_tokens_numbered_from_one_without_a_start_are_whole(self):
         assert folded(token(1, "a"), token(2, "b")).gaps() == []
 
-    def test_what_is_before_the_first_token_seen_is_a_gap(self):
+    def test_seqs_before_the_first_token_seen_are_a_gap(self):
         state = folded(token(3, "c"))
         assert (state.gaps(), state.contains(2), state.contains(3)) == ([(1, 2)], False, True)
 
-    def test_a_stop_says_how_many_there_are(self):
+    def test_a_stop_counts_the_events(self):
         assert folded(start(), stop(4)).gaps() == [(1, 3)]
         assert folded(*ABC, stop(6)).gaps() == [(4, 5)]
 
@@ -95,12 +95,12 @@ class TestNumbered:
         assert fold(state, event("stop", 5, status="failed", error="late")) is Outcome.OLD
         assert (state.status, state.error) == ("completed", None)
 
-    def test_a_stop_that_counts_fewer_than_were_seen_keeps_them_and_says_what_is_missing(self):
+    def test_a_stop_that_counts_fewer_events_than_were_seen_removes_none(self):
         state = folded(start(), token(1, "a"), token(2, "b"), token(5, "e"), stop(3))
         assert (text_of(state), state.status, state.gaps()) == ("abe", "completed", [(3, 4)])
         assert folded(*ABC, stop(3, at_s=9)).gaps() == []
 
-    def test_a_void_event_is_no_gap(self):
+    def test_a_void_event_is_not_a_gap(self):
         state = folded(start(), token(1, "a"), event("void", 2), token(3, "c"))
         assert (text_of(state), state.gaps()) == ("ac", [])
 
@@ -114,7 +114,7 @@ class TestNumbered:
         state = folded(token(MAX_SEQ, "z", at_s=1), token(1, "a", at_s=2))
         assert (text_of(state), state.gaps()) == ("az", [(2, MAX_SEQ - 1)])
 
-    def test_holes_have_a_bound_and_beyond_it_nothing_is_glued(self):
+    def test_the_number_of_gaps_is_limited_and_text_is_not_joined_beyond_it(self):
         state = MessageState("r")
         for seq in range(1, 2 * MAX_RUNS, 2):
             assert fold(state, token(seq, "x", at_s=1)) is Outcome.FOLDED
@@ -122,11 +122,11 @@ class TestNumbered:
         assert fold(state, token(2, "z", at_s=1)) is Outcome.FOLDED
         assert len(state.gaps()) == MAX_RUNS - 2
 
-    def test_late_tokens_join_the_run_behind_them(self):
+    def test_late_tokens_join_the_next_run(self):
         state = folded(token(4, "d"), token(3, "c"), token(1, "a"), token(2, "b"))
         assert (text_of(state), len(state.runs)) == ("abcd", 1)
 
-    def test_a_start_that_comes_late_says_of_which_prompt(self):
+    def test_a_late_start_still_names_the_prompt(self):
         state = folded(token(1, "a"), start(prompt_id="p"))
         assert (state.prompt_id, state.started_ms) == ("p", BEGAN_MS)
 
@@ -142,7 +142,7 @@ class TestNumbered:
         fold(state, start(id_="two", at_s=5))
         assert state.exact
 
-    def test_a_cancel_is_no_step_of_a_message(self):
+    def test_a_cancel_does_not_change_a_message(self):
         assert fold(folded(*ABC), event("cancel", None, at_s=9)) is Outcome.OLD
 
 
@@ -158,7 +158,7 @@ class TestUnnumbered:
         fold(state, nameless("stop", at_s=4, status="completed"))
         assert (text_of(state), state.status, state.gaps()) == ("ab", "completed", [])
 
-    def test_text_whose_start_nobody_saw_is_not_exact(self):
+    def test_text_without_its_start_is_not_exact(self):
         state = folded(nameless("token", "b", at_s=3))
         assert (text_of(state), state.exact) == ("b", False)
 
@@ -175,14 +175,14 @@ class TestUnnumbered:
         late = nameless("token", "b", at_s=2 + MARGIN_MS / 1000, serials=False)
         assert not folded(*begun, late).exact
 
-    def test_text_with_nothing_to_know_it_by_is_not_exact(self):
+    def test_text_without_seq_serial_and_id_is_not_exact(self):
         state = folded(
             nameless("start", at_s=0),
             nameless("token", "a", at_s=1, serials=False)._replace(id=None),
         )
         assert (text_of(state), state.exact) == ("a", False)
 
-    def test_the_ids_of_the_margin_have_a_bound(self):
+    def test_the_number_of_ids_of_the_margin_is_limited(self):
         state = MessageState("r")
         for index in range(MAX_RECENT_IDS + 5):
             fold(state, nameless("token", "a", at_s=1 + index / 1_000, id_=f"i{index}"))
@@ -193,14 +193,14 @@ class TestUnnumbered:
         state = folded(nameless("token", "a", at_s=5))
         assert fold(state, nameless(kind, at_s=4, status=None)) is Outcome.OLD
 
-    def test_the_second_start_is_old_also_where_nobody_numbered_it(self):
+    def test_a_second_start_without_seq_is_old_too(self):
         state = folded(nameless("start", at_s=1)._replace(id=None), nameless("token", "a", at_s=2))
         assert fold(state, nameless("start", at_s=3)._replace(id=None)) is Outcome.OLD
         assert state.exact
 
 
 class TestTakeOver:
-    def test_a_higher_gen_begins_anew(self):
+    def test_a_higher_gen_empties_the_message(self):
         state = folded(*ABC, start(gen=2, at_s=5), token(1, "A", gen=2, at_s=6))
         assert (text_of(state), state.gen, state.started_ms) == ("A", 2, BEGAN_MS + 5000)
         assert state.position == start().serial
@@ -216,13 +216,13 @@ class TestTakeOver:
         assert fold(state, start(gen=2, at_s=9)) is Outcome.OLD
         assert (text_of(state), state.gen) == ("abc", 1)
 
-    def test_what_was_repaired_and_counted_goes_with_its_gen(self):
+    def test_repairs_and_gaps_of_an_earlier_gen_are_discarded(self):
         state = folded(*ABC, repair(3, "ABC", at_s=4), token(1, "x", gen=2, at_s=6))
         assert (state.repaired, state.gaps(), text_of(state)) == (None, [], "x")
 
 
 class TestWhose:
-    def test_the_first_event_says_whose_it_is(self):
+    def test_the_publisher_of_the_first_event_is_the_owner(self):
         state = folded(token(1, "a", client_id="agent"))
         assert fold(state, token(2, "b", client_id="ann")) is Outcome.FOREIGN
         assert fold(state, token(2, "b", client_id=None)) is Outcome.FOREIGN
@@ -230,17 +230,17 @@ class TestWhose:
         assert fold(state, repair(2, "x", client_id="ann")) is Outcome.FOREIGN
         assert fold(state, token(2, "b", client_id="agent")) is Outcome.FOLDED
 
-    def test_nobody_is_somebody_too(self):
+    def test_an_absent_client_id_is_an_owner_too(self):
         state = folded(token(1, "a"))
         assert fold(state, token(2, "b", client_id="ann")) is Outcome.FOREIGN
 
-    def test_what_nobody_published_takes_no_event_when_it_has_ended(self):
+    def test_a_finished_message_without_an_owner_accepts_no_event(self):
         state = MessageState("r")
         state.status = "completed"
         for each in (*ABC, repair(3, "x"), stop(4)):
             assert fold(state, each) is Outcome.OLD
 
-    def test_a_prompt_is_no_response_and_a_response_no_prompt(self):
+    def test_events_of_the_other_role_change_nothing(self):
         prompt = folded(event("prompt", None, "hi", at_s=0), state=MessageState("p", "user"))
         assert (text_of(prompt), prompt.status, prompt.ended) == ("hi", "completed", True)
         assert fold(prompt, token(1, "a")) is Outcome.OLD
@@ -249,7 +249,7 @@ class TestWhose:
 
 
 class TestProvisionalEnds:
-    def test_a_later_event_reopens_what_only_the_idle_limit_ended(self):
+    def test_a_later_event_reopens_a_provisional_end(self):
         state = folded(*ABC)
         idle(state)
         assert not state.ended
@@ -262,14 +262,14 @@ class TestProvisionalEnds:
         fold(state, stop(4))
         assert (state.status, state.ended) == ("completed", True)
 
-    def test_what_was_seen_already_does_not_reopen_it(self):
+    def test_a_repeated_event_does_not_reopen_it(self):
         state = folded(*ABC)
         idle(state)
         assert fold(state, token(3, "c")) is Outcome.OLD
         assert state.status == "interrupted"
 
 
-def test_a_call_that_was_open_at_the_end_is_incomplete():
+def test_a_call_that_is_open_at_the_end_is_incomplete():
     call = event("tool_call", 1, tool_call_id="c", name="f", value="")
     assert folded(call).parts()[0]["status"] == "in_progress"
     assert folded(call, stop(2)).parts()[0]["status"] == "incomplete"
@@ -277,20 +277,20 @@ def test_a_call_that_was_open_at_the_end_is_incomplete():
     assert folded(call, done, stop(3)).parts()[0]["status"] == "completed"
 
 
-def test_a_terminal_message_takes_only_what_fills_repairs_or_says_it_began():
+def test_an_ended_message_accepts_every_kind_but_a_stop():
     assert {kind for phase, kind in STEPS if phase == "open"} - {
         kind for phase, kind in STEPS if phase == "ended"
     } == {"stop"}
     assert all(status in TERMINAL for status in ("completed", "interrupted"))
 
 
-def test_what_has_to_be_kept_are_its_runs_and_its_tail():
+def test_all_runs_are_those_with_seqs_and_the_tail():
     state = folded(*ABC, nameless("token", "x", at_s=9))
     assert [run.first for run in state.all_runs()] == [0, -1]
     assert text_of(state) == "abcx"
 
 
-def test_a_change_is_noted():
+def test_a_folded_event_marks_the_state_as_changed():
     state = MessageState("r")
     assert not state.changed
     fold(state, token(1, "a"))
@@ -298,7 +298,7 @@ def test_a_change_is_noted():
 
 
 class TestRepairs:
-    """The rules; test_fold_repairs.py shows what they come to."""
+    """The rules; test_fold_repairs.py shows them combined."""
 
     def test_a_repair_replaces_all_up_to_its_seq_and_an_older_one_is_old(self):
         state = folded(*ABC, repair(2, "AB", at_s=4))

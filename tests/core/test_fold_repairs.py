@@ -23,7 +23,7 @@ class TestRepairs:
         assert (text_of(state), state.gaps(), state.repaired) == ("abc", [], 3)
         assert fold(state, token(2, "b")) is Outcome.OLD
 
-    def test_what_comes_behind_a_repair_is_appended(self):
+    def test_an_event_behind_a_repair_is_appended(self):
         state = folded(start(), token(1, "a"), repair(2, "ab", at_s=2), token(3, "c"), stop(4))
         assert (text_of(state), state.gaps()) == ("abc", [])
 
@@ -31,7 +31,7 @@ class TestRepairs:
         state = folded(*ABC, token(4, "d"), token(5, "e"), repair(3, "ABC", at_s=6))
         assert (text_of(state), state.through.seq, state.gaps()) == ("ABCde", 5, [])
 
-    def test_the_split_keeps_holes_behind_the_repair(self):
+    def test_gaps_behind_the_repair_stay(self):
         state = folded(
             start(), token(1, "a"), token(4, "d"), token(5, "e"), repair(2, "AB", at_s=6)
         )
@@ -94,19 +94,19 @@ class TestRepairs:
         state = folded(repair(3, "abc", at_s=4), *ABC, token(4, "d"))
         assert (text_of(state), state.gaps()) == ("abcd", [])
 
-    def test_a_repair_makes_a_text_exact_whose_start_nobody_saw(self):
+    def test_a_repair_makes_text_without_its_start_exact(self):
         state = folded(nameless("token", "c", at_s=3), nameless("repair", "abc", at_s=4))
         assert (text_of(state), state.exact) == ("abc", True)
 
 
 class TestRepairsOfWhatWasToldAsAWhole:
-    def test_a_repair_that_says_what_is_there_keeps_its_pieces_and_their_times(self):
+    def test_a_repair_that_changes_nothing_keeps_the_runs_and_their_times(self):
         state = folded(*ABC)
         ticks = list(state.runs[0].timings.entries)
         assert fold(state, repair(3, "abc", at_s=9)) is Outcome.FOLDED
         assert (state.runs[0].timings.entries, state.repaired) == (ticks, 3)
 
-    def test_what_was_told_later_as_a_whole_is_not_cut(self):
+    def test_a_later_collapsed_run_is_not_cut(self):
         state = MessageState("r")
         state.seq, state.start_id = 3, ""
         state.runs = [collapsed_run(0, 3, [{"type": "text", "text": "ABC"}], BEGAN_MS)]

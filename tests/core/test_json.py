@@ -1,4 +1,4 @@
-"""JSON as it goes out."""
+"""JSON as the service writes it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def test_halves_of_a_pair_are_escaped_and_meet_again():
         nested(MAX_LEVELS),
     ],
 )
-def test_what_json_can_say_is_json(value):
+def test_json_serializable_values_are_json(value):
     assert is_json(value)
     json.loads(dump(value))
 
@@ -69,7 +69,7 @@ def test_what_json_can_say_is_json(value):
     ],
     ids=lambda value: type(value).__name__,
 )
-def test_what_json_cannot_say_is_none(value):
+def test_other_values_are_not_json(value):
     assert not is_json(value)
 
 

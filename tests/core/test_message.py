@@ -1,4 +1,4 @@
-"""What is known of a message, before and after it is emptied or sealed."""
+"""The state of a message, and the methods that change it."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from rehydrate.core.message import read_again_from
 from rehydrate.core.text import size_budget
 
 
-def test_a_message_of_which_nothing_was_seen_is_open_and_exact():
+def test_a_message_without_events_is_open_and_exact():
     state = MessageState("r")
     assert (state.status, state.ended, state.exact) == ("in_progress", False, True)
     assert (state.parts(), state.gaps(), state.all_runs()) == ([], [], [])
     assert not state.contains(0)
 
 
-def test_who_takes_it_over_finds_it_empty():
+def test_a_restarted_message_is_empty():
     state = MessageState("r")
     fold(state, start())
     fold(state, token(1, "a"))
@@ -25,13 +25,13 @@ def test_who_takes_it_over_finds_it_empty():
     assert state.started_ms is None
 
 
-def test_what_is_sealed_holds_only_what_has_a_seq():
+def test_a_sealed_message_has_only_content_with_seqs():
     state = shown(create(1, "a")).messages["r"]
     state.seal()
     assert (state.versioned, state.tail, state.sealed, state.exact) == ({}, None, True, True)
 
 
-def test_the_runs_that_are_kept_are_those_of_cells_too():
+def test_all_runs_include_those_of_versioned_messages():
     state = shown(create(1, "a"), create(2, "b")).messages["r"]
     assert [run.first for run in state.all_runs()] == [-2, -3]
 

@@ -31,7 +31,7 @@ X = "01767225600000-000@series"
 @pytest.mark.parametrize(
     "good", ["a", "conv-42", "日本語", "a:b", "a[b", " ", "x" * 128, "😀" * 128]
 )
-def test_a_conversation_id_that_can_name_a_channel_is_taken(good):
+def test_a_conversation_id_that_can_name_a_channel_is_returned(good):
     assert check_conversation_id(good) == good
 
 
@@ -57,7 +57,7 @@ def test_an_until_outside_the_syntax_names_its_parameter(bad):
 
 
 @pytest.mark.parametrize("bad", ["", "x" * 257, "a\nb", "a\x00", "\ud83d", 5, None, b"x"])
-def test_what_is_no_name_names_no_message(bad):
+def test_a_value_that_is_not_a_name_is_refused(bad):
     assert not is_name(bad)
     with pytest.raises(BadParameter) as caught:
         check_message_id(bad, "response_id")
@@ -75,7 +75,7 @@ def test_control_characters_are_seen(control):
     assert has_control(f"a{control}b")
 
 
-def test_what_is_no_control_character_is_not_taken_for_one():
+def test_other_characters_are_not_control_characters():
     assert not has_control("a b~\xa0\u2028é😀")
 
 
@@ -145,14 +145,14 @@ def test_a_cursor_is_read_as_it_was_written_or_refused(cursor):
         "\ud800",
     ],
 )
-def test_what_is_no_cursor_names_its_parameter(bad):
+def test_text_that_is_not_a_cursor_names_its_parameter(bad):
     with pytest.raises(BadParameter) as caught:
         decode_cursor(bad, "after")
     assert caught.value.parameter == "after"
 
 
 @pytest.mark.parametrize("held", [b'["a\\u0000","b"]', b'["a","\\ud83d"]'])
-def test_a_cursor_that_the_store_could_not_look_for_is_none(held):
+def test_a_cursor_with_text_that_the_store_cannot_hold_is_refused(held):
     with pytest.raises(BadParameter):
         decode_cursor(base64.urlsafe_b64encode(held).decode())
 

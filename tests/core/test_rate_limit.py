@@ -10,7 +10,7 @@ from rehydrate.core.rate_limit import CongestionWindow, MinimumLatency, RateLimi
 
 
 def done_at(pace, asked_at):
-    """When each thing is done that is asked for at one of *asked_at* (in order), as soon as may be."""
+    """Return the times of acts that are requested at *asked_at*, each as early as allowed."""
     done, now_s = [], 0.0
     for at_s in asked_at:
         now_s = max(now_s, at_s)
@@ -32,7 +32,7 @@ def test_no_second_holds_more_than_is_allowed(per_s, asked_at):
         assert len(within) <= per_s
 
 
-def test_a_tenth_may_come_at_once_and_the_rest_is_spread():
+def test_a_burst_is_a_tenth_of_the_rate_and_the_rest_is_spread():
     done = done_at(RateLimit(50), [0.0] * 50)
     assert done[:5] == [0.0] * 5
     gaps = [after - before for before, after in pairwise(done[4:])]
@@ -53,7 +53,7 @@ def test_without_a_rate_nothing_waits():
 
 
 @pytest.mark.parametrize("per_s", [0.2, 0.5, 1, 3])
-def test_rare_things_are_done_one_at_a_time(per_s):
+def test_a_low_rate_allows_no_burst(per_s):
     done = done_at(RateLimit(per_s), [0.0] * 3)
     assert done == [0.0, pytest.approx(1 / per_s), pytest.approx(2 / per_s)]
 
@@ -64,7 +64,7 @@ def test_what_costs_more_takes_the_room_of_more():
     assert pace.wait_s(0.0) == pytest.approx(1 - 4 / 46)
 
 
-def test_the_quickest_of_lately_is_forgotten_in_time():
+def test_the_lowest_latency_expires():
     quickest = MinimumLatency(period_s=10)
     assert quickest.update(0.01, now_s=0.0) == 0.01
     assert quickest.update(0.2, now_s=5.0) == 0.01
@@ -74,7 +74,7 @@ def test_the_quickest_of_lately_is_forgotten_in_time():
 
 
 def answered_by(server_per_s, window, seconds, senders=1, way_s=0.001):
-    """What *senders* with windows like *window* have: their width and how long answers took."""
+    """Return the windows of *senders*, and how long their acknowledgements took."""
     windows, quickest = [window() for _ in range(senders)], MinimumLatency()
     free_s, took, under_way = 0.0, [], []
     now_s = 0.0
@@ -101,13 +101,13 @@ def test_a_window_grows_back_while_answers_are_quick():
     assert window.width == 16
 
 
-def test_senders_that_are_too_many_for_the_other_side_do_not_let_it_fall_behind():
+def test_many_senders_do_not_overload_a_slow_receiver():
     _, took = answered_by(1_000, lambda: CongestionWindow(16), 5, senders=20)
     late = sorted(took[len(took) // 2 :])
     assert late[-1] < 0.12  # with windows of 16 each it would be 0.32
 
 
-def test_far_away_is_not_slow():
+def test_a_constant_latency_does_not_shrink_the_window():
     (window,), _ = answered_by(100_000, lambda: CongestionWindow(16), 20, way_s=0.2)
     assert window.width == 16
 

@@ -1,4 +1,4 @@
-"""The seam: one conversation over its stored part and channel history."""
+"""A timeline: the messages of one conversation, event by event."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def texts(timeline):
 
 
 def whole(rid, text, at_s):
-    """A whole response of one token, three seconds long."""
+    """Return the messages of a response of one token, three seconds long."""
     return [
         said("start", None, at_s=at_s, responseId=rid, seq=0),
         said("token", text, at_s=at_s + 1, responseId=rid, seq=1),
@@ -31,7 +31,7 @@ def whole(rid, text, at_s):
 
 
 def anonymous(*told):
-    """Channel messages that name no response: (name, data) or (name, data, more), a second apart."""
+    """Return messages without a response id, a second apart: (name, data[, headers])."""
     return [
         said(name, data, at_s=at_s, **(more[0] if more else {}))
         for at_s, (name, data, *more) in enumerate(told)
@@ -54,7 +54,7 @@ class TestMessages:
             ("a", "assistant", "A"),
         ]
 
-    def test_what_became_of_events_is_counted(self):
+    def test_outcomes_are_counted(self):
         timeline = shown(*whole("a", "x", 0), *whole("a", "x", 0))
         assert timeline.counts == {"folded": 3, "old": 3}
 
@@ -68,10 +68,10 @@ class TestMessages:
             ("b", "in_progress", []),
         ]
 
-    def test_a_cancel_makes_no_message(self):
+    def test_a_cancel_does_not_begin_a_message(self):
         assert not shown(said("cancel", None, responseId="r")).messages
 
-    def test_a_pointer_to_what_is_not_known_makes_no_message(self):
+    def test_a_pointer_does_not_begin_a_message(self):
         timeline = shown(said("response-complete", None, responseId="r", seq=4))
         assert (timeline.counts, timeline.messages) == ({"pointer": 1}, {})
 
@@ -113,7 +113,7 @@ class TestAnonymous:
         )
         assert texts(timeline) == {"m0": "a", "m2": "bc"}
 
-    def test_a_second_start_begins_another_though_nobody_ended_the_first(self):
+    def test_a_second_start_begins_another_stream_although_the_first_has_not_ended(self):
         timeline = shown(
             *anonymous(("start", None), ("token", "a"), ("start", None), ("token", "b"))
         )
@@ -121,13 +121,13 @@ class TestAnonymous:
         later = shown(*anonymous(("token", "a"), ("start", None), ("token", "b")))
         assert texts(later) == {"m0": "a", "m1": "b"}
 
-    def test_messages_that_are_read_again_find_the_stream_that_has_them(self):
+    def test_repeated_events_belong_to_the_stream_that_contains_them(self):
         messages = anonymous(
             ("start", None), ("token", "a"), ("stop", None), ("start", None), ("token", "b")
         )
         assert texts(shown(*messages, *messages)) == {"m0": "a", "m3": "b"}
 
-    def test_numbered_ones_too(self):
+    def test_repeated_events_with_seqs_too(self):
         messages = anonymous(
             ("start", None, {"seq": 0}),
             ("token", "a", {"seq": 1}),
@@ -137,31 +137,31 @@ class TestAnonymous:
         )
         assert texts(shown(*messages, *messages)) == {"m0": "a", "m3": "b"}
 
-    def test_what_is_older_than_everything_known_is_dropped(self):
+    def test_an_event_older_than_every_known_stream_is_dropped(self):
         timeline = shown(said("token", "b", at_s=9))
         timeline.apply(Event("token", None, serial=serial(BEGAN_MS), id="old", text="a"))
         assert texts(timeline) == {"m9": "b"}
 
-    def test_what_lies_between_two_streams_is_of_the_first(self):
+    def test_an_event_between_two_streams_belongs_to_the_first(self):
         timeline = shown(*anonymous(("token", "a"), ("stop", None), ("stop", None), ("token", "b")))
         late = Event("token", None, serial=serial(BEGAN_MS + 500), id="late", text="x")
         assert timeline.apply(late).outcome is Outcome.OLD
 
-    def test_a_late_one_of_the_open_stream_is_of_it(self):
+    def test_a_late_event_of_the_open_stream_belongs_to_it(self):
         timeline = shown(*anonymous(("token", "a"), ("token", "b")))
         late = Event("token", None, serial=serial(BEGAN_MS + 500), id="late", text="x")
         assert timeline.apply(late).outcome is Outcome.OLD
         assert texts(timeline) == {"m0": "ab"}
 
     @pytest.mark.parametrize("odd", ["a\x00", "\ud83d", "x" * 300, ""])
-    def test_an_id_that_names_nothing_names_no_message(self, odd):
+    def test_an_invalid_id_does_not_name_a_message(self, odd):
         (state,) = shown(said("token", "a", id_=odd)).messages.values()
         assert (state.id, text_of(state)) == (serial(BEGAN_MS), "a")
 
-    def test_what_nothing_names_is_dropped(self):
+    def test_an_event_without_any_name_is_dropped(self):
         assert not shown(said("token", "a", id_="", serials=False)).messages
 
-    def test_stored_ones_are_known_in_their_order(self):
+    def test_stored_streams_are_ordered_by_position(self):
         timeline = shown(*anonymous(("token", "a"), ("stop", None), ("token", "b")))
         again = Timeline(reversed(timeline.ordered))
         again.apply(
@@ -185,7 +185,7 @@ class TestErased:
         stone = Tombstone(serial(BEGAN_MS), BEGAN_MS, frozenset({erased_mark("a")}))
         assert not shown(*whole("a", "x", 0), tombstone=stone).messages
 
-    def test_without_serials_the_time_says_it(self):
+    def test_without_serials_the_time_decides(self):
         stone = Tombstone(None, BEGAN_MS + 2000)
         messages = [*whole("a", "x", 0), *whole("b", "y", 3)]
         assert texts(shown(*messages, tombstone=stone)) == {"b": "y"}
@@ -196,7 +196,7 @@ class TestErased:
 
 
 class TestLost:
-    def test_open_text_without_seq_may_lack_a_piece(self):
+    def test_open_text_without_seq_is_inexact_after_missed_events(self):
         bare = folded(event("start", None, at_s=0), event("token", None, "a", at_s=1))
         numbered = folded(start(), token(1, "a"), state=MessageState("n"))
         ended = folded(
@@ -213,7 +213,7 @@ class TestLost:
         assert bare.changed
 
 
-def test_a_stop_of_a_finished_response_is_nobodys_news():
+def test_a_second_stop_of_a_response_is_old():
     timeline = shown(*whole("a", "x", 0))
     assert timeline.apply(stop(9, message_id="a")).outcome is Outcome.OLD
 
@@ -229,7 +229,7 @@ def begun(*, numbers, **how):
 
 
 @pytest.mark.usefixtures("three")
-def test_a_response_more_is_refused_and_when_that_was_is_known():
+def test_a_response_over_the_limit_is_refused_and_its_time_recorded():
     timeline = begun(numbers=range(6))
     assert list(timeline.messages) == ["r0", "r1", "r2"]
     assert timeline.counts == {"folded": 3, "refused": 3}
@@ -237,7 +237,7 @@ def test_a_response_more_is_refused_and_when_that_was_is_known():
 
 
 @pytest.mark.usefixtures("three")
-def test_those_there_go_on_and_prompts_come_in():
+def test_known_responses_continue_and_prompts_are_accepted():
     timeline = begun(numbers=range(6))
     prompt = Event("prompt", "p", id="p", serial=serial(BEGAN_MS + 9_000), text="hi")
     more = token(1, "a", message_id="r2", at_s=7)
@@ -246,7 +246,7 @@ def test_those_there_go_on_and_prompts_come_in():
 
 
 @pytest.mark.usefixtures("three")
-def test_there_is_room_again_where_one_has_ended():
+def test_an_ended_response_makes_room():
     timeline = begun(numbers=range(4))
     timeline.fold([stop(1, message_id="r1", at_s=7), token(2, "b", message_id="r3", at_s=8)])
     assert timeline.messages["r3"].gaps() == [(1, 1)]
@@ -255,7 +255,7 @@ def test_there_is_room_again_where_one_has_ended():
 
 
 @pytest.mark.usefixtures("three")
-def test_those_that_are_known_already_have_no_bound():
+def test_stored_responses_are_not_limited():
     ours = [MessageState(f"o{n}") for n in range(5)]
     timeline = begun(numbers=range(1), states=ours)
     timeline.fold([start(message_id="o4", at_s=1), token(1, "x", message_id="o4", at_s=2)])
@@ -263,12 +263,12 @@ def test_those_that_are_known_already_have_no_bound():
 
 
 @pytest.mark.usefixtures("three")
-def test_those_elsewhere_count():
+def test_open_responses_elsewhere_count():
     assert list(begun(numbers=range(3), elsewhere=2).messages) == ["r0"]
 
 
 @pytest.mark.usefixtures("three")
-def test_anonymous_ones_count_and_nothing_is_glued_to_what_was_refused():
+def test_anonymous_responses_count_and_refused_text_is_not_joined():
     timeline = begun(numbers=range(3))
     plain = [event("token", None, t, message_id=None, at_s=9 + n) for n, t in enumerate("ab")]
     timeline.fold(plain)
@@ -280,7 +280,7 @@ def test_anonymous_ones_count_and_nothing_is_glued_to_what_was_refused():
 
 
 @pytest.mark.usefixtures("three")
-def test_one_that_the_idle_limit_ended_takes_its_text_and_stays_ended():
+def test_a_provisional_end_stays_while_there_is_no_room_and_text_is_added():
     idle = folded(start(), token(1, "a"))
     idle.status, idle.provisional, idle.finished_ms = "interrupted", True, BEGAN_MS
     timeline = begun(numbers=range(5, 8), states=[idle])
@@ -292,7 +292,7 @@ def test_one_that_the_idle_limit_ended_takes_its_text_and_stays_ended():
 
 @pytest.mark.usefixtures("three")
 @pytest.mark.parametrize("cut", range(7))
-def test_split_folds_equal_whole_ones(cut):
+def test_folding_in_two_parts_refuses_the_same_responses(cut):
     numbers = list(range(6))
     whole_fold, first = begun(numbers=numbers), begun(numbers=numbers[:cut])
     later = begun(numbers=numbers[cut:], states=first.messages.values())

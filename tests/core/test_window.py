@@ -1,4 +1,4 @@
-"""Where the windows of a conversation meet: watermark, lost intervals, what a walk has shown."""
+"""The seam: watermarks, windows of history, and lost intervals."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RETENTION_MS = 120_000
 
 
 class TestWindow:
-    def test_it_notes_the_oldest_and_newest_over_all_pages(self):
+    def test_a_window_has_the_oldest_and_newest_of_all_pages(self):
         window = Window(NOW_MS)
         window.add_page([])
         assert (window.count, window.oldest_ms, window.newest_serial) == (0, None, None)
@@ -35,7 +35,7 @@ class TestWindow:
         assert (window.oldest_ms, window.newest_ms) == (BEGAN_MS + 3000, BEGAN_MS + 9000)
         assert window.newest_serial == serial(BEGAN_MS + 5000)
 
-    def test_a_reader_may_rewind_to_what_is_older_than_the_margin_and_still_held(self):
+    def test_a_reader_may_rewind_to_a_serial_older_than_the_margin_that_ably_still_has(self):
         window = Window(NOW_MS)
         second = lambda ms: said("token", at_s=(ms - BEGAN_MS) / 1000)  # noqa: E731 - a key
         window.add_page([second(NOW_MS - REWIND_REACH_MS - 1), second(NOW_MS - MARGIN_MS + 1)])
@@ -43,7 +43,7 @@ class TestWindow:
         window.add_page([second(NOW_MS - REWIND_REACH_MS), second(NOW_MS - MARGIN_MS)])
         assert window.rewind_from == serial(NOW_MS - MARGIN_MS)
 
-    def test_who_rewinds_sees_a_message_that_the_answer_has(self):
+    def test_a_rewind_begins_with_a_message_that_the_answer_contains(self):
         window = Window(NOW_MS)
         at_s = (NOW_MS - BEGAN_MS) / 1000
         window.add_page([said("token", at_s=at_s - 30)])
@@ -69,9 +69,7 @@ def test_history_is_read_again_from_the_margin_before_the_watermark():
         (Watermark(serial(NOW_MS), NOW_MS, 0), serial(NOW_MS - MARGIN_MS), False),
     ],
 )
-def test_the_store_alone_reaches_what_was_read_later_than_that_by_the_margin(
-    watermark, until, expected
-):
+def test_the_store_alone_answers_if_it_was_read_a_margin_after_until(watermark, until, expected):
     assert needs_no_read(watermark, until) is expected
 
 
@@ -88,33 +86,33 @@ EDGE_MS = NOW_MS - RETENTION_MS
 @pytest.mark.parametrize(
     ("watermark", "created_ms", "oldest_ms", "hole"),
     [
-        # history showed what was folded already
+        # history showed a message at the watermark
         (Watermark("s", EDGE_MS + 5, 0), 0, EDGE_MS + 5, None),
-        # the last read is young enough for all since then to be retained
+        # the last complete read is so recent that everything since is retained
         (Watermark("s", 0, EDGE_MS + HISTORY_LAG_MS), 0, NOW_MS, None),
         (Watermark("s", 0, NOW_MS), 0, None, None),
-        # the lag counts: what was published in it may be shown after the read, and then expire
+        # the lag counts: a message of that time may have become visible later, and expired
         (
             Watermark("s", 0, EDGE_MS + HISTORY_LAG_MS - 1),
             0,
             NOW_MS,
             LostInterval(EDGE_MS - 1, NOW_MS),
         ),
-        # nobody saw what came between
+        # nothing was read between them
         (Watermark("s", 50_000, 60_000), 0, NOW_MS - 5, LostInterval(58_000, NOW_MS - 5)),
         (Watermark("s", 50_000, 1_000), 0, None, LostInterval(0, NOW_MS)),
-        # a conversation that was never recorded was last known whole when it was made
+        # a conversation without a watermark was last whole when it was created
         (None, EDGE_MS + HISTORY_LAG_MS, NOW_MS, None),
         (None, EDGE_MS + HISTORY_LAG_MS - 1, NOW_MS, LostInterval(EDGE_MS - 1, NOW_MS)),
         (None, 10_000, NOW_MS, LostInterval(8_000, NOW_MS)),
         (None, EDGE_MS - 10_000, EDGE_MS - 10_000, None),
-        # one that nobody has heard of is whole unless its history begins at the edge of retention
+        # one without a row is whole unless its history begins at the edge of retention
         (None, None, EDGE_MS + MARGIN_MS + 1, None),
         (None, None, None, None),
         (None, None, EDGE_MS + MARGIN_MS, LostInterval(0, EDGE_MS + MARGIN_MS)),
     ],
 )
-def test_windows_meet_or_what_lies_between_them_is_a_hole(watermark, created_ms, oldest_ms, hole):
+def test_windows_meet_or_the_interval_between_them_is_lost(watermark, created_ms, oldest_ms, hole):
     assert missed(watermark, created_ms, window_from(oldest_ms), RETENTION_MS) == hole
 
 
@@ -148,7 +146,7 @@ def test_the_first_watermark_of_a_silent_channel_is_the_time_of_reading():
         (serial(NOW_MS - MARGIN_MS), False),
     ],
 )
-def test_history_may_be_needed_where_no_store_can_reach_by_now(until, expected):
+def test_history_may_be_needed_for_a_recent_attach_point(until, expected):
     assert may_need_read(until, NOW_MS) is expected
 
 

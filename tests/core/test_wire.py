@@ -17,7 +17,7 @@ CALL = event("tool_call", 2, tool_call_id="c", name="f", value={"q": 1})
 
 
 def back(state):
-    """*state*, as a client has it that parsed its wire form."""
+    """Return *state* as a client reads it from the wire form."""
     return wire.state_of(json.loads(wire.encode(state)))
 
 
@@ -40,12 +40,12 @@ def test_a_time_of_another_zone_or_of_none_is_read():
     assert wire.timestamp_ms("2026-01-01T00:00:00") == BEGAN_MS
 
 
-def test_what_is_no_time_is_refused():
+def test_text_that_is_not_a_time_is_refused():
     with pytest.raises(ValueError, match="Invalid"):
         wire.timestamp_ms("yesterday")
 
 
-def test_a_response_in_progress_says_how_far_it_is():
+def test_a_response_in_progress_has_its_position():
     body = wire.message(folded(start(prompt_id="p-1"), token(1, "Once "), token(2, "upon")))
     assert body == {
         "id": "r",
@@ -77,7 +77,7 @@ def test_a_prompt_has_its_text_and_no_parts():
     assert body["finished_at"] == body["started_at"]
 
 
-def test_usage_error_and_metadata_are_told_where_there_are_any():
+def test_usage_error_and_metadata_are_present_if_set():
     state = folded(token(1, "a"), stop(2, value={"n": 1}, error="e"))
     state.metadata = {"k": "v"}
     body = wire.message(state)
@@ -101,7 +101,7 @@ STATES = {
     "ended with an open call": folded(CALL, stop(3)),
     "repaired": folded(token(1, "a"), event("repair", 3, "abc"), token(4, "d")),
     "taken over": folded(token(1, "a"), token(1, "b", gen=2, at_s=3)),
-    "of somebody": folded(token(1, "a", client_id="agent")),
+    "with an owner": folded(token(1, "a", client_id="agent")),
     "without seq": folded(
         event("start", None, at_s=0),
         event("token", None, "a", at_s=1),
@@ -137,7 +137,7 @@ def test_what_goes_on_from_the_wire_form_goes_on_from_the_state():
         assert wire.message(read) | {"recent_ids": 0} == wire.message(state) | {"recent_ids": 0}
 
 
-def test_an_end_by_the_idle_limit_does_not_say_how_many_events_there_are():
+def test_an_end_by_the_idle_limit_does_not_count_the_events():
     state = folded(start(), token(1, "a"))
     state.status, state.provisional = "interrupted", True
     read = back(state)
@@ -190,7 +190,7 @@ def test_an_answer_with_a_reason_is_not_complete():
     assert told["reasons"] == [{"code": "history_unavailable", "retry": True, "detail": "because"}]
 
 
-def test_a_repair_of_all_that_was_said_replaces_it_also_after_the_stop():
+def test_a_repair_of_the_whole_replaces_it_after_the_stop_too():
     read = back(folded(start(), token(1, "a"), token(2, "b"), stop(3)))
     fold(read, event("repair", 2, "AB", at_s=9))
     assert (text_of(read), read.repaired, read.gaps()) == ("AB", 2, [])

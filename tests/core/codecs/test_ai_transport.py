@@ -1,4 +1,4 @@
-"""The AI Transport SDK's wire format: runs, steps, parts, and what is said about them."""
+"""The AI Transport SDK's wire format: runs, steps, parts and their headers."""
 
 from __future__ import annotations
 
@@ -92,7 +92,7 @@ def test_a_run_ends_for_a_reason(reason, status):
     assert shown(START, end(3, reason))["R"]["status"] == status
 
 
-def test_a_run_that_failed_says_why():
+def test_a_failed_run_has_its_error():
     failed = end(3, "error", error_code="104009", error_message="no model")
     run = shown(START, failed)["R"]
     assert (run["status"], run["error"]) == ("failed", {"code": "104009", "message": "no model"})
@@ -121,7 +121,7 @@ def test_text_of_either_codec_is_a_part(kind, type_):
     assert part["through"]["version"] == at(4)
 
 
-def test_only_what_streams_still_may_grow():
+def test_only_a_message_that_still_streams_may_grow():
     versions = [decode(m).version for m in (streamed(3, "text"), grown(3, 4, "text", "a"))]
     assert [version.is_last for version in versions] == [False, True]
     assert decode(grown(3, 4, "text", "a", status="cancelled")).version.is_last
@@ -136,7 +136,7 @@ def test_a_streamed_tool_call_of_the_vercel_codec():
     assert (part["result"], part["status"]) == ([2], "completed")
 
 
-def test_a_tool_call_that_came_whole():
+def test_a_tool_call_that_is_published_whole():
     call = {"toolCallId": "t", "toolName": "add"}
     (part,) = parts(output(3, "tool-input", {"a": 1}, codec=call))
     assert (part["args"], part["status"]) == ({"a": 1}, "in_progress")
@@ -150,13 +150,13 @@ def test_a_tool_call_that_came_whole():
         ("tool-output-denied", "", {"error": "denied"}),
     ],
 )
-def test_a_tool_that_failed_says_so_and_why(kind, data, result):
+def test_a_failed_tool_has_its_error(kind, data, result):
     call = output(3, "tool-input", {}, codec={"toolCallId": "t", "toolName": "add"})
     (part,) = parts(call, output(4, kind, data, codec={"toolCallId": "t"}))
     assert (part["result"], part["status"]) == (result, "failed")
 
 
-def test_a_preliminary_output_is_none():
+def test_a_preliminary_output_is_not_an_event():
     early = {"toolCallId": "t", "preliminary": "true"}
     assert decode(output(3, "tool-output-available", {"output": 1}, codec=early)).kind == "void"
 
@@ -170,7 +170,7 @@ def test_a_function_call_of_the_openai_codec():
     assert (part["args"], part["result"]) == ('{"a":1}', "2")
 
 
-def test_a_result_that_a_client_gives_counts_where_agent_and_client_are_the_same():
+def test_a_result_of_a_client_counts_if_agent_and_client_share_a_client_id():
     call = output(3, "tool-input", {}, codec={"toolCallId": "t", "toolName": "ask"})
     given = {"kind": "tool-result", "toolCallId": "t"}
     mine = said("ai-input", 4, {"output": "yes"}, codec=given, run_id="R")
@@ -194,12 +194,12 @@ def test_of_several_attempts_at_a_step_only_the_latest_is_shown():
     assert [part["text"] for part in found] == ["right"]
 
 
-def test_an_attempt_whose_beginning_nobody_saw_is_known_by_its_outputs():
+def test_an_attempt_without_its_beginning_is_recognised_by_its_outputs():
     second = output(6, "start-step", step_start_serial=at(5))
     assert parts(grown(3, 4, "text", "wrong"), second) == []
 
 
-def test_a_run_whose_start_nobody_saw_is_not_shown_as_whole():
+def test_a_run_without_its_start_is_not_exact():
     run = shown(grown(3, 4, "text", "the tail"))["R"]
     assert not run["exact"]
     assert shown(grown(3, 4, "text", "all of it"), START)["R"]["exact"]
@@ -233,18 +233,18 @@ def test_appends_are_known_by_their_envelope_where_the_name_is_not_echoed():
         START._replace(name="ai-run-pause"),
     ],
 )
-def test_what_says_nothing_that_we_tell_is_nothing(message):
+def test_other_messages_are_not_events(message):
     assert decode(message) is None
 
 
 @pytest.mark.parametrize("tier", [None, 5, [], {"run-id": 5}, {"run-id": "\x00"}])
-def test_headers_that_make_no_sense_are_nothing(tier):
+def test_a_message_with_invalid_headers_is_not_an_event(tier):
     for name in ("ai-run-start", "ai-run-end", "ai-step-start", "ai-output", "ai-cancel"):
         message = said(name, 3)._replace(extras={"ai": {"transport": tier, "codec": tier}})
         assert decode(message) is None
 
 
-def test_a_cancel_is_the_users_wish():
+def test_a_cancel_names_the_response_that_a_user_wants_to_end():
     assert decode(said("ai-cancel", 3, None)).kind == "cancel"
     assert shown(START, said("ai-cancel", 3, None, user=True))["R"]["status"] == "in_progress"
 

@@ -1,4 +1,4 @@
-"""Message-per-response: what creates, appends, updates and ends mean, and what they leave out."""
+"""Message-per-response: creates, appends, updates and ends, also incomplete ones."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def test_an_append_whose_name_is_not_echoed_is_placed_by_its_serial():
     assert (event.message_id, event.serial, event.version.is_delta) == (None, at(1), True)
 
 
-def test_other_names_and_channels_without_serials_are_none_of_it():
+def test_messages_with_other_names_or_without_serials_are_not_of_this_codec():
     assert decode(create(1, "a", name="answer")) is None
     assert decode(append(1, 2, "a", name="answer")) is None
     assert decode(create(1, "a", name=None)) is None
@@ -40,11 +40,11 @@ def test_other_names_and_channels_without_serials_are_none_of_it():
 
 
 @pytest.mark.parametrize("data", [None, {"text": "a"}, b"a", 5])
-def test_data_that_is_no_text_says_nothing(data):
+def test_data_that_is_not_text_adds_nothing(data):
     assert decode(create(1, data)).text == ""
 
 
-def test_a_deleted_message_says_nothing_any_more():
+def test_a_deleted_message_has_no_text():
     assert decode(full(1, 2, "secret")._replace(action=DELETE)).text == ""
 
 
@@ -60,11 +60,11 @@ def test_a_deleted_message_says_nothing_any_more():
         (None, None),
     ],
 )
-def test_metadata_of_the_operation_say_that_it_is_done(metadata, status):
+def test_metadata_of_the_operation_end_the_response(metadata, status):
     assert decode(append(1, 2, "")._replace(version_metadata=metadata)).status == status
 
 
-def test_a_header_says_it_too():
+def test_a_header_ends_the_response_too():
     message = append(1, 2, "")
     message.extras["headers"]["phase"] = "done"
     assert decode(message).status == "completed"
@@ -79,7 +79,7 @@ def test_response_end_ends_the_response_that_it_names():
     assert decode(said("response-end")) is None
 
 
-def test_dialects_may_be_mixed_in_one_conversation():
+def test_codecs_may_be_mixed_in_one_conversation():
     events = [decode(create(1, "a")), decode(said("token", "b", at_s=2, responseId="s", seq=1))]
     assert [(event.message_id, event.version is None) for event in events] == [
         ("r", False),

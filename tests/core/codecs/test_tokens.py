@@ -1,4 +1,4 @@
-"""Message-per-token: what each name and header means, and what foreign publishers leave out."""
+"""Message-per-token: names and headers, also as other publishers leave them out."""
 
 from __future__ import annotations
 
@@ -45,15 +45,15 @@ def test_a_prompt_without_an_id_has_that_of_its_message():
         {"promptId": 5, "text": "hi"},
     ],
 )
-def test_a_prompt_without_a_text_or_with_an_odd_id_is_none(data):
+def test_a_prompt_without_text_or_with_an_invalid_id_is_not_an_event(data):
     assert read("user-input", data) is None
 
 
-def test_a_prompt_that_nothing_names_is_none():
+def test_a_prompt_without_any_id_is_not_an_event():
     assert decode(ChannelMessage("user-input", "hi", None, None, 0)) is None
 
 
-def test_a_start_says_whose_and_of_which_prompt():
+def test_a_start_names_its_response_and_its_prompt():
     begun = read("start", None, responseId="r", seq=0, gen=2, promptId="p-1")
     assert begun[:4] == ("start", "r", 2, 0)
     assert begun.prompt_id == "p-1"
@@ -67,7 +67,7 @@ def test_text_is_appended_to_its_part(name):
 
 
 @pytest.mark.parametrize("data", [None, 5, b"x", {}, ["a"], True], ids=str)
-def test_text_that_is_no_text_keeps_its_place_and_says_nothing(data):
+def test_data_that_is_not_text_is_void_and_keeps_its_place(data):
     told = read("token", data, responseId="r", seq=3)
     assert told[:4] == ("void", "r", 1, 3)
     assert told.text is None
@@ -125,7 +125,7 @@ def test_a_step_of_a_call_that_cannot_be_read_keeps_its_place(name, data, header
     assert told[:4] == ("void", "r", 1, 2)
 
 
-def test_a_stop_says_how_it_ended():
+def test_a_stop_has_a_status():
     told = read(
         "stop", {"usage": {"tokens": 3}}, responseId="r", seq=9, status="failed", error={"code": 1}
     )
@@ -146,18 +146,18 @@ def test_a_stop_says_how_it_ended():
         ([], "completed"),
     ],
 )
-def test_a_stop_is_terminal_whatever_it_says(status, meant):
+def test_the_status_of_a_stop_is_always_terminal(status, meant):
     assert read("stop", None, responseId="r", status=status).status == meant
 
 
-def test_a_stop_may_say_why_in_its_data():
+def test_a_stop_may_have_its_error_in_its_data():
     assert read("stop", {"reason": "length"}, responseId="r").error == "length"
 
 
 @pytest.mark.parametrize(
     "odd", [math.inf, b"x", {1: 2}, DEEP], ids=["inf", "bytes", "keys", "deep"]
 )
-def test_what_json_cannot_say_is_left_out_of_a_stop(odd):
+def test_values_that_are_not_json_are_left_out_of_a_stop(odd):
     told = read("stop", {"usage": odd, "reason": odd}, responseId="r", error=odd)
     assert (told.kind, told.value, told.error) == ("stop", None, None)
 
@@ -191,7 +191,7 @@ def test_a_cancel_is_understood():
 
 
 @pytest.mark.parametrize("name", ["", "Token", "\x01", "tokens", None, 5, b"token", "error"])
-def test_other_names_mean_nothing(name):
+def test_messages_with_other_names_are_not_events(name):
     assert read(name, "x", responseId="r", seq=1) is None
 
 
@@ -222,7 +222,7 @@ def test_a_number_may_be_written_in_any_sensible_way(seq, read_as):
      [], {}, b"7"],
     ids=str,
 )  # fmt: skip
-def test_a_number_that_is_none_places_its_message_nowhere(seq):
+def test_a_message_with_an_invalid_seq_is_not_an_event(seq):
     assert read("token", "x", responseId="r", seq=seq) is None
 
 
@@ -232,12 +232,12 @@ def test_without_a_gen_it_is_the_first(gen, read_as):
 
 
 @pytest.mark.parametrize("gen", [0, -1, "x", True])
-def test_a_gen_that_is_none_places_its_message_nowhere(gen):
+def test_a_message_with_an_invalid_gen_is_not_an_event(gen):
     assert read("token", "x", responseId="r", gen=gen) is None
 
 
 @pytest.mark.parametrize("rid", ["", "a\nb", "\x00", "x" * 257, 5, {}, "\ud83d", b"r"], ids=repr)
-def test_a_response_id_that_is_none_places_its_message_nowhere(rid):
+def test_a_message_with_an_invalid_response_id_is_not_an_event(rid):
     assert read("token", "x", responseId=rid) is None
 
 
@@ -249,7 +249,7 @@ def test_a_part_may_be_numbered(part, read_as):
     assert read("token", "x", responseId="r", part=part).part == read_as
 
 
-def test_a_message_of_a_replay_says_of_what():
+def test_a_message_of_a_replay_names_the_response():
     assert read("token", "x", responseId="r", replayOf="q").replay_of == "q"
     assert read("token", "x", responseId="r", replayOf=5).replay_of is None
 
@@ -257,12 +257,12 @@ def test_a_message_of_a_replay_says_of_what():
 @pytest.mark.parametrize(
     ("said", "kept"), [("failed", "failed"), ("completed", None), ("odd", None), (["failed"], None)]
 )
-def test_a_result_says_whether_its_tool_failed(said, kept):
+def test_a_result_has_the_status_of_its_call(said, kept):
     told = read("tool_result", {"result": 1}, responseId="r", toolCallId="c", status=said)
     assert (told.value, told.status) == (1, kept)
 
 
-def test_an_ephemeral_message_says_so():
+def test_an_ephemeral_message_is_marked():
     extras = {"headers": {"responseId": "r"}, "ephemeral": True}
     assert decode(ChannelMessage("token", "x", "m", None, 0, extras=extras)).ephemeral
     assert not read("token", "x", responseId="r").ephemeral
@@ -321,7 +321,7 @@ def test_a_repair_that_does_not_fit_is_a_pointer():
 
 
 @given(st.text(max_size=50), st.integers(0, 3))
-def test_pieces_are_the_text_and_each_fits(text, more):
+def test_split_text_adds_up_and_each_chunk_fits(text, more):
     long = text + "😀" * (more * tokens.CHUNK_CHARACTERS)
     pieces = tokens.split_text(long)
     assert "".join(pieces) == long
@@ -330,7 +330,7 @@ def test_pieces_are_the_text_and_each_fits(text, more):
 
 
 @pytest.mark.parametrize("kind", ["prompt", "cancel"])
-def test_what_users_say_is_read_as_it_was_written(kind):
+def test_messages_of_users_are_decoded_as_they_were_encoded(kind):
     written = Event(kind, "x", id="i", text="Why?" if kind == "prompt" else None)
     name, data, extras = tokens.encode(written)
     assert decode(ChannelMessage(name, data, "i", None, 0, extras=extras)) == written

@@ -1,4 +1,4 @@
-"""A response is taken apart into what it was made of, whatever that was."""
+"""A stored response is split into the chunks that it was published in."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ def said(state):
 
 
 def again(state):
-    """The parts that its pieces add up to, as somebody sees them who is told them anew."""
+    """Return the parts of a reader that receives the chunks of *state*."""
     told = MessageState("again")
     fold(told, Event("start", "again", seq=0))
     for seq, p in enumerate(chunks_of(state), 1):
@@ -31,18 +31,18 @@ def again(state):
 
 
 def plain(parts):
-    """*parts* without up to where they are folded, and what they lack."""
+    """Return *parts* without their positions and gaps."""
     said = ("type", "text", "part", "tool_call_id", "name", "args", "result", "status")
     return [{key: part[key] for key in said if key in part} for part in parts]
 
 
-def test_every_token_is_a_piece_with_its_seq_and_its_time():
+def test_every_token_is_a_chunk_with_its_seq_and_its_time():
     state = folded(start(), *[token(seq, text) for seq, text in enumerate(TEXTS, 1)], stop(9))
     assert said(state) == [("token", text, seq) for seq, text in enumerate(TEXTS, 1)]
     assert [p.at_ms for p in chunks_of(state)] == [BEGAN_MS + seq * 1000 for seq in range(1, 9)]
 
 
-def test_steps_of_tools_reasoning_and_refusals_are_pieces_in_their_order():
+def test_tool_steps_reasoning_and_refusals_are_chunks_in_their_order():
     events = [
         start(),
         event("reasoning", 1, "hm"),
@@ -88,13 +88,13 @@ def test_what_came_as_one_text_is_cut_about_as_tokens_are_and_has_no_times():
 
 
 @pytest.mark.parametrize("status", ["completed", "failed", "in_progress"])
-def test_a_call_that_came_in_one_piece_ends_as_it_did(status):
+def test_a_call_that_was_stored_whole_ends_with_its_status(status):
     part = {"type": "tool_call", "tool_call_id": "c", "name": "f", "args": {"q": 1}}
     state = folded(start(), event("repair", 1, None, value=[{**part, "status": status}]), stop(2))
     assert again(state) == state.parts()
 
 
-def test_messages_that_grow_side_by_side_are_told_as_they_grew():
+def test_versioned_messages_that_grew_in_parallel_are_interleaved():
     state = timeline_of(
         create(1, "thinks"),
         create(2, "sa"),
@@ -127,11 +127,11 @@ def responses(draw):
 
 
 @given(responses())
-def test_pieces_add_up_to_what_was_said(state):
+def test_chunks_add_up_to_the_response(state):
     assert again(state) == plain(state.parts())
 
 
-def test_a_piece_goes_on_with_one_of_its_kind_and_part():
+def test_a_chunk_continues_one_of_its_kind_and_part():
     a = Chunk(0, 1, "token", "a")
     assert Chunk(1, 2, "token", "b").continues(a)
     assert not Chunk(1, 2, "token", "b", part="x").continues(a)

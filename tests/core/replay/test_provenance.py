@@ -1,4 +1,4 @@
-"""Where each piece of a text came from."""
+"""The source of each chunk of a text."""
 
 from __future__ import annotations
 
@@ -15,26 +15,26 @@ def told(stored, now):
 
 
 def further(state, *events):
-    """*state* as it was, and taken further."""
+    """Return *state* as it was, and with *events* folded in."""
     now = copy.deepcopy(state)
     for each in events:
         fold(now, each)
     return state, now
 
 
-def test_what_is_stored_is_the_databases_and_the_rest_history():
+def test_stored_chunks_are_from_the_database_and_the_rest_from_history():
     stored, now = further(folded(start(), token(1, "a"), token(2, "b")), token(3, "c"), stop(4))
     assert told(stored, now) == [("database", 0, 2, 3), ("history", 3, 3, 1)]
     assert [tick.length for tick in spans(stored, now)[0].timings] == [0, 1, 1]
 
 
-def test_what_nobody_stored_is_all_history_and_what_is_only_stored_the_databases():
+def test_an_unstored_message_is_all_history_and_an_unchanged_one_all_database():
     state = folded(start(), token(1, "a"))
     assert told(None, state) == [("history", 0, 1, 2)]
     assert told(state, state) == [("database", 0, 1, 2)]
 
 
-def test_a_gap_parts_stretches_and_what_fills_it_has_its_own_source():
+def test_a_gap_separates_spans_and_the_event_that_fills_it_has_its_own_source():
     stored, now = further(folded(token(1, "a"), token(3, "c"), token(9, "i")), token(2, "b"))
     assert told(stored, now) == [
         ("database", 1, 1, 1),
@@ -57,19 +57,19 @@ def test_a_repair_since_is_history_and_came_as_one_text():
     assert told(now, now)[0][0] == "database"
 
 
-def test_without_seqs_the_first_pieces_are_those_that_were_stored():
+def test_without_seqs_the_first_chunks_are_the_stored_ones():
     stored, now = further(
         folded(event("token", None, "a", at_s=1)), event("token", None, "b", at_s=2)
     )
     assert told(stored, now) == [("database", None, None, 1), ("history", None, None, 1)]
 
 
-def test_a_publisher_that_took_over_has_nothing_of_the_one_before():
+def test_after_a_takeover_nothing_is_from_the_database():
     stored, now = further(folded(token(1, "a")), token(1, "b", gen=2, at_s=3))
     assert told(stored, now) == [("history", 1, 1, 1)]
 
 
-def test_very_many_pieces_are_joined_and_no_character_is_lost():
+def test_very_many_chunks_are_joined_and_no_character_is_lost():
     state = folded(start(), *[token(seq, "ab") for seq in range(1, 2 * MAX_CHUNKS + 10)])
     found, factor = joined(spans(None, state))
     assert factor == 3

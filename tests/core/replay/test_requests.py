@@ -1,4 +1,4 @@
-"""What is known of a replay says whether anything may still change."""
+"""Replays: their states and their wire form."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""When a replay says what: at its times, as often as the rate allows, and always the same."""
+"""A schedule keeps the times, respects the rate, and is reproducible."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ FAST = ReplayTerms(max_rate=1000)
 
 
 def spoken(count, apart_s, text="a"):
-    """A response of *count* tokens, so many seconds apart."""
+    """Return a response of *count* tokens, *apart_s* seconds apart."""
     tokens = [token(seq, text, at_s=seq * apart_s) for seq in range(1, count + 1)]
     return folded(start(), *tokens, stop(count + 1, at_s=(count + 1) * apart_s))
 
@@ -42,7 +42,7 @@ def test_the_speed_divides_the_times(speed):
     assert all(abs(a - b) < 0.01 for a, b in zip(times(schedule), wanted, strict=True))
 
 
-def test_more_than_the_rate_allows_is_joined_and_said():
+def test_chunks_over_the_rate_are_joined_and_counted():
     schedule = scheduled(spoken(100, 0.01), ReplayTerms(max_rate=10))
     assert "".join(step.event.text or "" for step in schedule.steps) == "a" * 100
     assert schedule.chunks < 15
@@ -81,7 +81,7 @@ def test_from_a_seq_on_it_begins_at_once():
     assert [round(at_s, 1) for at_s in times(schedule)] == [0, 0, 1, 2, 3]
 
 
-def test_without_recorded_times_it_is_even_and_says_so():
+def test_without_recorded_times_the_pace_is_even_and_marked():
     text = "one two three four five"
     state = folded(start(), event("repair", 1, text, at_s=100), stop(2, at_s=10))
     state.finished_ms = None
@@ -112,7 +112,7 @@ def test_the_end_is_the_end_that_it_had():
     )
 
 
-def test_nobody_takes_what_has_gaps_for_the_whole():
+def test_a_response_with_gaps_is_replayed_as_incomplete():
     schedule = scheduled(folded(start(), token(1, "a"), token(3, "c"), stop(4)), FAST)
     last = schedule.steps[-1].event
     assert schedule.gaps == [(2, 2)]
@@ -125,7 +125,7 @@ def test_what_does_not_fit_one_message_is_split():
     assert schedule.largest_bytes() < 65_536
 
 
-def test_its_list_tells_no_text():
+def test_a_listed_schedule_contains_no_text():
     told = listed(scheduled(spoken(3, 1.0, "secret"), FAST), 4)
     assert [each["seq"] for each in told] == [0, 1, 2, 3]
     assert told[1] == {"seq": 1, "at_s": 1.0, "kind": "token", "characters": 6, "joined": 1}
@@ -141,7 +141,7 @@ terms = st.builds(
 
 
 @given(responses(), terms)
-def test_every_schedule_says_the_whole_in_order_and_is_the_same_again(state, asked):
+def test_every_schedule_is_complete_ordered_and_reproducible(state, asked):
     schedule = scheduled(state, asked)
     assert schedule.digest() == scheduled(state, asked).digest()
     assert all(a <= b for a, b in pairwise(times(schedule)))

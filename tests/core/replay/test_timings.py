@@ -1,4 +1,4 @@
-"""Tapes: what a replay needs beside the text."""
+"""Timings: the lengths and times of events, packed and unpacked."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ ticks = st.lists(st.builds(Timing, st.integers(0, 70_000), st.integers(0, 2**45)
 
 
 @given(ticks)
-def test_a_tape_is_unpacked_as_it_was_packed(given_ticks):
+def test_timings_are_unpacked_as_they_were_packed(given_ticks):
     assert Timings(packed=Timings(list(given_ticks)).packed()).entries == given_ticks
 
 
 @pytest.mark.parametrize(
     "tape", [Timings(), Timings([]), Timings(packed=b""), Timings(packed=Timings().packed())]
 )
-def test_an_empty_tape_is_empty(tape):
+def test_no_timings_are_packed_as_nothing(tape):
     assert tape.entries == []
 
 
-def test_a_tape_that_was_looked_at_is_packed_with_what_was_appended():
+def test_timings_that_were_unpacked_are_packed_with_the_appended_ones():
     tape = Timings(packed=Timings([Timing(1, 10)]).packed())
     tape.entries.append(Timing(2, 20))
     assert Timings(packed=tape.packed()).entries == [Timing(1, 10), Timing(2, 20)]
 
 
-def test_a_tape_that_nobody_looked_at_is_packed_as_it_lay():
+def test_timings_that_were_not_unpacked_are_the_same_bytes():
     packed = Timings([Timing(1, 10)]).packed()
     assert Timings(packed=packed).packed() is packed
 
@@ -40,7 +40,7 @@ def test_a_steady_stream_takes_about_two_bytes_an_event():
 
 
 @given(ticks)
-def test_ticks_are_counted_without_being_unpacked(given_ticks):
+def test_timings_are_counted_without_being_unpacked(given_ticks):
     packed = Timings(packed=Timings(list(given_ticks)).packed())
     assert len(packed) == len(given_ticks)
     assert len(Timings(list(given_ticks))) == len(given_ticks)

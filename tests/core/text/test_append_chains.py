@@ -1,4 +1,4 @@
-"""The chain of one attachment: whole by itself, and only by itself."""
+"""Append chains: deltas are whole only within one attachment."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rehydrate.core.text.append_chains import AppendChains
 
 
 def told(*messages):
-    """What an attachment that is shown *messages* makes of each."""
+    """Return the whole events that one attachment has after each of *messages*."""
     known = AppendChains()
     return [known.whole(decode(message)) for message in messages]
 
@@ -25,11 +25,11 @@ def test_deltas_grow_what_the_attachment_was_shown_first():
     assert not any(event.version.is_delta for event in events)
 
 
-def test_a_delta_without_a_chain_means_nothing():
+def test_a_delta_without_its_base_is_not_an_event():
     assert told(append(1, 2, "b")) == [None]
 
 
-def test_a_full_update_replaces_the_chain():
+def test_an_update_replaces_the_append_chain():
     assert [e.text for e in told(full(1, 2, "ab"), full(1, 3, "X"), append(1, 4, "y"))] == [
         "ab",
         "X",
@@ -37,7 +37,7 @@ def test_a_full_update_replaces_the_chain():
     ]
 
 
-def test_what_is_delivered_again_adds_nothing():
+def test_a_repeated_delivery_adds_nothing():
     events = told(full(1, 3, "abc"), append(1, 3, "c"), append(1, 2, "b"), append(1, 4, "d"))
     assert [event.text for event in events] == ["abc", "abc", "abc", "abcd"]
 
@@ -50,7 +50,7 @@ def test_an_append_that_drops_name_and_headers_belongs_where_the_message_began()
     assert (replaced.message_id, replaced.text) == ("mine", "X")
 
 
-def test_chains_of_several_messages_are_kept_apart():
+def test_append_chains_of_several_messages_are_separate():
     events = told(create(1, "a"), create(2, "x"), append(1, 3, "b"), append(2, 4, "y"))
     assert [event.text for event in events] == ["a", "x", "ab", "xy"]
 
@@ -61,7 +61,7 @@ def test_events_of_messages_that_do_not_grow_pass():
 
 
 @pytest.mark.parametrize(("most", "bound"), [(2, "MAX_CHAINS"), (5, "MAX_CHARACTERS")])
-def test_memory_has_a_bound_and_what_was_let_go_is_asked_for_again(monkeypatch, most, bound):
+def test_an_evicted_append_chain_needs_a_new_attach(monkeypatch, most, bound):
     monkeypatch.setattr(chains, bound, most)
     events = told(
         create(1, "aa"), create(2, "bb"), create(3, "cc"), append(3, 4, "d"), append(1, 5, "e")

@@ -53,7 +53,7 @@ def test_a_part_of_one_name_is_another_for_another_type():
     assert [p["type"] for p in parts] == ["text", "reasoning"]
 
 
-def test_parts_go_on_over_the_edge_of_a_run():
+def test_a_part_continues_across_runs():
     runs = [run_with(token(1, "a")), run_with(token(3, "c"))]
     assert assemble(runs) == [text("ac")]
 
@@ -86,7 +86,7 @@ def test_arguments_without_their_call_are_a_call_without_a_name():
     ]
 
 
-def test_text_is_not_appended_to_arguments_that_are_no_text():
+def test_text_is_not_appended_to_arguments_that_are_not_text():
     run = run_with(
         event("tool_call", 1, tool_call_id="c", name="f", value={"x": 1}),
         event("tool_args", 2, "y", tool_call_id="c"),
@@ -94,7 +94,7 @@ def test_text_is_not_appended_to_arguments_that_are_no_text():
     assert assemble([run]) == [call("c", "f", {"x": 1})]
 
 
-def test_a_tool_that_failed_is_a_failed_call_and_its_result_says_why():
+def test_the_result_of_a_failed_tool_is_its_error():
     begun = event("tool_call", 1, tool_call_id="c", name="find", value="")
     failed = event("tool_result", 2, tool_call_id="c", value={"error": "no"}, status="failed")
     assert assemble([run_with(begun, failed)]) == [call("c", "find", "", {"error": "no"}, "failed")]
@@ -106,7 +106,7 @@ def test_a_result_without_its_call_is_a_completed_call():
     assert assemble([run_of(result)]) == [call("c", "f", "", "x", "completed")]
 
 
-def test_a_void_event_says_nothing_and_keeps_its_place():
+def test_a_void_event_adds_nothing_and_keeps_its_place():
     run = run_with(token(1, "a"), event("void", 2), token(3, "b"))
     assert (run.first, run.last) == (1, 3)
     assert assemble([run]) == [text("ab")]
@@ -120,7 +120,7 @@ def test_an_empty_text_makes_no_part():
     assert assemble([collapsed_run(0, 3, [text("")], 0)]) == []
 
 
-def test_parts_taken_as_a_whole_are_the_same_parts():
+def test_parts_of_a_collapsed_run_are_the_same_parts():
     assert assemble([collapsed_run(0, 9, PARTS, 0)]) == PARTS
 
 
@@ -129,7 +129,7 @@ def test_a_call_without_an_id_gets_one():
     assert part == call("call-0")
 
 
-def test_text_goes_on_after_parts_that_were_taken_as_a_whole():
+def test_text_continues_after_a_collapsed_run():
     assert assemble([collapsed_run(0, 2, [text("ab")], 0), run_of(token(3, "c"))]) == [text("abc")]
 
 

@@ -1,4 +1,4 @@
-"""What a response says, as runs: joined, cut, and measured."""
+"""Runs: joined, cut and measured."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def test_a_run_takes_the_one_that_begins_behind_it():
     assert [tick.length for tick in run.timings.entries] == [1, 1, 1, 1]
 
 
-def test_a_run_that_begins_behind_the_cut_is_left_whole():
+def test_a_run_behind_the_cut_stays_whole():
     run = run_with(token(5, "e"))
     assert run.after(4) is run
 
@@ -30,7 +30,7 @@ def test_of_a_run_before_the_cut_nothing_is_left(seq):
     assert run_with(token(5, "e"), token(6, "f")).after(seq) is None
 
 
-def test_parts_that_were_taken_as_a_whole_cannot_be_cut():
+def test_a_collapsed_run_cannot_be_cut():
     assert collapsed_run(0, 9, PARTS, 0).after(4) is None
 
 
@@ -68,7 +68,7 @@ def test_what_lies_after_a_cut_is_what_came_after_it(steps, cut):
     assert rest.timings.entries == expected.timings.entries
 
 
-def test_a_tape_counts_the_characters_of_text_and_one_for_a_step_of_a_call():
+def test_timings_count_the_characters_of_text_and_one_for_a_step_of_a_call():
     run = run_with(
         token(1, "語😀"), event("tool_call", 2, tool_call_id="c", value=""), event("void", 3)
     )
@@ -77,7 +77,7 @@ def test_a_tape_counts_the_characters_of_text_and_one_for_a_step_of_a_call():
     assert collapsed_run(0, 3, PARTS[:3], 7).timings.entries == [Timing(2 + 1 + 1 + 1, 7)]
 
 
-def test_a_run_of_events_without_seq_has_none():
+def test_a_run_of_events_without_seqs_has_no_seqs():
     run = run_of(event("token", None, "a"))
     run.append(event("token", None, "b"))
     assert (run.first, run.last) == (-1, -1)

@@ -27,7 +27,7 @@ def test_a_gap_is_marked_where_it_is():
     assert parts == [text("Once a 🌊me", (5, 2, 2), (8, 4, 6))]
 
 
-def test_a_text_without_gaps_says_nothing_of_them():
+def test_a_text_without_gaps_has_no_marks():
     assert parts_of(start(), token(1, "a"), stop(2)) == [text("a")]
 
 
@@ -40,12 +40,12 @@ def test_a_gap_behind_everything_lies_at_the_end():
     assert parts_of(start(), token(1, "a"), stop(4)) == [text("a", (1, 2, 3))]
 
 
-def test_where_nothing_was_said_there_is_no_place():
+def test_a_gap_of_a_message_without_content_has_no_place():
     body = json.loads(wire.encode(folded(start(), stop(4))))
     assert (body["parts"], body["gaps"]) == ([], [[1, 3]])
 
 
-def test_a_gap_lies_in_the_part_that_was_said_last():
+def test_a_gap_lies_in_the_part_that_was_extended_last():
     said = [token(1, "a", part="1"), token(2, "b", part="2"), token(3, "c", part="1")]
     assert parts_of(*said, token(6, "d", part="2")) == [
         text("ac", (2, 4, 5), part="1"),
@@ -68,7 +68,7 @@ def test_the_text_of_a_wire_form_without_places_lies_before_the_first_gap():
     assert parted([part], [(2, 2), (4, 4)]) == [[part], [], []]
 
 
-def test_no_lone_text_is_cut_where_a_reader_would_join_it_otherwise():
+def test_text_without_a_key_is_cut_only_where_a_reader_joins_it_again():
     part = text("ab", (1, 2, 2))
     before, behind = parted([part], [(2, 2)])
     assert [p["text"] for p in before + behind] == ["a", "b"]
@@ -89,7 +89,7 @@ KINDS = st.sampled_from(
 
 
 def _placed(body):
-    """What of a wire form has to do with gaps (a result before its call is told otherwise back)."""
+    """Return the gaps of a wire form (a result before its call is read back differently)."""
     known = ("type", "part", "text", "args", "gaps")
     return body["gaps"], [[part.get(key) for key in known] for part in body["parts"]]
 

@@ -1,4 +1,4 @@
-"""Parts as others send them."""
+"""Parts as other publishers send them."""
 
 from __future__ import annotations
 
@@ -39,15 +39,15 @@ def test_parts_keep_what_the_wire_form_has_and_lose_the_rest():
         ("completed", "completed"),
         ("failed", "failed"),
         ("in_progress", "in_progress"),
-        ("incomplete", "in_progress"),  # what becomes of it in a message that has ended
+        ("incomplete", "in_progress"),  # in a message that has ended
         (["failed"], "in_progress"),
     ],
 )
-def test_a_call_stands_as_it_says(said, kept):
+def test_a_status_other_than_an_end_is_in_progress(said, kept):
     assert clean_parts([CALL | {"status": said}]) == [CALL | {"status": kept}]
 
 
-def test_a_call_that_says_only_its_id_has_the_rest_empty():
+def test_a_call_with_only_an_id_has_empty_fields():
     assert clean_parts(
         [{"type": "tool_call", "tool_call_id": "c", "name": 4, "status": "odd"}]
     ) == [
@@ -84,5 +84,5 @@ def test_a_call_that_says_only_its_id_has_the_rest_empty():
         [{"type": "text", "text": "a"}, {"type": "image"}],
     ],
 )
-def test_one_part_that_makes_no_sense_makes_none_of_them_parts(parts):
+def test_one_invalid_part_makes_the_list_invalid(parts):
     assert clean_parts(parts) is None

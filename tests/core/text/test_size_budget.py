@@ -1,4 +1,4 @@
-"""How much one response may hold, and what becomes of more."""
+"""The limits of one response."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def test_what_is_counted_on_the_way_is_never_less_than_what_is_there(events):
     assert counted.steps >= there.steps
 
 
-def test_what_does_not_fit_ends_the_response_before_it_and_says_so(small):
+def test_an_event_that_does_not_fit_ends_the_response_before_it_with_an_error(small):
     state = folded(start(), token(1, "abc"), token(2, "def"))
     assert fold(state, token(3, "g")) is Outcome.FOLDED
     assert (text_of(state), state.status, state.error) == ("abcdef", "incomplete", TOO_LARGE)
@@ -60,12 +60,12 @@ def test_a_gap_that_was_declared_is_filled_only_while_there_is_room(small):
     assert (text_of(state), state.gaps()) == ("abc", [(4, 4)])
 
 
-def test_text_without_seq_ends_likewise(small):
+def test_text_without_seq_ends_in_the_same_way(small):
     state = folded(*[event("token", text=letter, at_s=s) for s, letter in enumerate("abcdefgh")])
     assert (text_of(state), state.status, state.error) == ("abcdef", "incomplete", TOO_LARGE)
 
 
-def test_a_channel_message_that_grows_ends_it_likewise(small, monkeypatch):
+def test_a_versioned_message_ends_it_in_the_same_way(small, monkeypatch):
     monkeypatch.setattr(extent, "FOLDED_CHARACTERS", 6 + len(at(1)))
     shown = [create(1, "abc"), full(1, 2, "abcdef"), full(1, 3, "abcdefg"), create(4, "x")]
     state = folded(*map(decode, shown))
@@ -113,13 +113,13 @@ letters = st.lists(st.tuples(st.integers(1, 12), st.text("ab", max_size=3)), max
 
 @settings(derandomize=True, deadline=None)
 @given(letters, st.integers(0, 25))
-def test_folding_in_two_parts_equals_folding_the_whole_also_where_it_is_too_much(drawn, cut):
-    """Law 1, at the bound: what is read back is measured as it was counted."""
+def test_folding_in_two_parts_equals_folding_the_whole_at_the_limit_too(drawn, cut):
+    """Law 1 at the limit: content read back is measured as it was counted."""
     events = [token(seq, text, id_=f"{n}") for n, (seq, text) in enumerate(drawn)]
     before, extent.FOLDED_CHARACTERS = extent.FOLDED_CHARACTERS, 7
     try:
         whole, parts = folded(*events), folded(*events[:cut])
-        parts.budget = None  # as it is when it was read from the store
+        parts.budget = None  # as after reading it from the store
         folded(*events[max(0, cut - 5) :], state=parts)
     finally:
         extent.FOLDED_CHARACTERS = before
@@ -130,7 +130,7 @@ def test_folding_in_two_parts_equals_folding_the_whole_also_where_it_is_too_much
     )
 
 
-def test_parts_that_are_given_whole_have_the_same_bound(monkeypatch):
+def test_imported_parts_have_the_same_limits(monkeypatch):
     call = {"type": "tool_call", "tool_call_id": "c", "name": "f", "args": "{}", "result": [1]}
     check_parts([call, {"type": "text", "text": "x" * 100}])
     with pytest.raises(TooLarge):

@@ -1,4 +1,4 @@
-"""Responses made of channel messages that grow: the greatest version of each, whole."""
+"""Versioned messages: the greatest version of each counts, whole."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def text_of(timeline, id_="r"):
 
 
 def cell(kind, created_s, version_s, text=None, *, attempt=None, **fields):
-    """An event of a channel message that grows, of response ``r``."""
+    """Return a version of a channel message of response ``r``."""
     made = event(kind, text=text, at_s=created_s, **fields)
     step = ("s", None if attempt is None else at(attempt))
     version = Version(at(version_s), False, False, *(step if attempt is not None else (None, None)))
@@ -60,21 +60,21 @@ def test_several_channel_messages_are_parts_in_the_order_of_their_creation():
     assert [part["through"]["version"] for part in state.parts()] == [at(2), at(9)]
 
 
-def test_an_update_may_say_something_else():
+def test_an_update_may_replace_the_content():
     assert text_of(shown(full(1, 2, "ab"), full(1, 3, "X"))) == "X"
 
 
-def test_a_response_ends_with_a_version_that_says_so_when_that_was_published():
+def test_a_response_ends_with_its_last_version_at_the_time_of_that_version():
     state = shown(full(1, 5, "ab", done=True)).messages["r"]
     assert (state.status, state.finished_ms) == ("completed", BEGAN_MS + 5_000)
 
 
-def test_what_was_said_before_the_end_and_shows_after_it_is_not_lost():
+def test_a_version_published_before_the_end_and_visible_after_it_is_not_lost():
     ended = shown(full(1, 2, "ab"), said("response-end", at_s=4, responseId="r"), full(1, 3, "abc"))
     assert (text_of(ended), ended.messages["r"].status) == ("abc", "completed")
 
 
-def test_others_cannot_change_it():
+def test_another_client_cannot_change_it():
     assert text_of(shown(create(1, "a"), full(1, 2, "evil", client_id="mallory"))) == "a"
 
 
@@ -83,7 +83,7 @@ def test_a_version_that_dropped_its_headers_belongs_where_the_message_began():
     assert (list(timeline.messages), text_of(timeline, "mine")) == (["mine"], "ab")
 
 
-def test_a_repair_and_who_stores_it_say_all_there_is():
+def test_no_version_is_folded_after_a_repair():
     repair = said("response-complete", "ABC", at_s=3, responseId="r")
     timeline = shown(full(1, 2, "ab"), repair, full(1, 4, "abc"))
     assert text_of(timeline) == "ABC"
@@ -92,7 +92,7 @@ def test_a_repair_and_who_stores_it_say_all_there_is():
     assert text_of(again) == "ABC"
 
 
-def test_a_later_attempt_at_a_step_replaces_an_earlier_one_and_its_late_words():
+def test_a_later_attempt_at_a_step_replaces_an_earlier_one_and_its_late_versions():
     first = cell("token", 2, 4, "one", attempt=1)
     second = cell("token", 6, 7, "two", attempt=5)
     begun = cell("void", 5, 5, attempt=5)
@@ -125,7 +125,7 @@ def test_a_tool_that_failed_ends_its_call_and_not_the_response(result):
     assert wire.state_of(json.loads(wire.encode(state))).parts() == state.parts()
 
 
-def test_the_wire_form_tells_enough_to_go_on_from():
+def test_folding_continues_from_the_wire_form():
     call = {"tool_call_id": "t", "name": "add", "value": ""}
     state = folded(
         cell("reasoning", 1, 3, "hm"),
@@ -162,7 +162,7 @@ def test_memory_has_a_bound(monkeypatch):
     assert fold(state, cell("token", 1, 4, "xy")) is Outcome.FOLDED
 
 
-def test_its_tape_has_the_times_of_the_versions_that_were_seen():
+def test_its_timings_are_those_of_the_versions_that_were_seen():
     state = shown(create(1, "a"), full(1, 3, "abc"), full(1, 4, "X")).messages["r"]
     (run,) = state.all_runs()
     assert [(t.length, t.at_ms - BEGAN_MS) for t in run.timings.entries] == [(1, 4_000)]
