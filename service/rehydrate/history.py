@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from rehydrate.api.conversations import Authorize
     from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.requests import Asker, Mode, Replay
+    from rehydrate.core.replay.requests import Mode, Replay, Requester
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.subscriptions import Follower
     from rehydrate.ports import Conversation
@@ -376,7 +376,7 @@ class History:
         channel: str | None = None,
         from_seq: int = 0,
         max_rate: float = 0.0,
-        asker: Asker = LIBRARY,
+        asker: Requester = LIBRARY,
         idempotency_key: str | None = None,
     ) -> Replay:
         """Publish a stored response again: queue that, for any process to run.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from localably import LocalAbly
-from rehydrate.core.replay.requests import Asker
+from rehydrate.core.replay.requests import Requester
 from replay.rooms import TOKENS, folded, room_over
 from telling import reading
 
@@ -64,5 +64,5 @@ async def test_the_newest_replays_and_audit_entries_come_first_and_in_pages(room
 async def test_a_cancelled_replay_has_ended_when_the_call_returns(room):
     await room.respond("r", pause_s=0.05)
     replay = await room.history.replay(room.id, "r", speed=0.01)
-    cancelled = await room.history.admin.cancel_replay(replay.id, asker=Asker("me"))
+    cancelled = await room.history.admin.cancel_replay(replay.id, asker=Requester("me"))
     assert (cancelled.id, cancelled.state) == (replay.id, "cancelled")

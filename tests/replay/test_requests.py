@@ -5,12 +5,12 @@ from __future__ import annotations
 import pytest
 
 from rehydrate import NewMessage
-from rehydrate.core.replay.requests import Asker, ReplayTerms
+from rehydrate.core.replay.requests import ReplayTerms, Requester
 from rehydrate.errors import BadParameter, Conflict, Forbidden, NotFound
 from replay.rooms import TOKENS
 from telling import publisher_to
 
-ME = Asker("admin:me", "10.0.0.1")
+ME = Requester("admin:me", "10.0.0.1")
 
 
 async def audited(room):

@@ -28,7 +28,7 @@ from rehydrate.api.replay_schemas import (
 from rehydrate.api.routing import Route
 from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor
-from rehydrate.core.replay.requests import Asker
+from rehydrate.core.replay.requests import Requester
 
 if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
@@ -53,14 +53,14 @@ class AdminService(Protocol):
         channel: str | None,
         from_seq: int,
         max_rate: float,
-        asker: Asker,
+        asker: Requester,
         idempotency_key: str | None,
     ) -> Replay:
         """Queue a replay; see `rehydrate.History`."""
         ...
 
     async def replay_dry_run(
-        self, conversation_id: str, response_id: str, terms: ReplayTerms, *, asker: Asker
+        self, conversation_id: str, response_id: str, terms: ReplayTerms, *, asker: Requester
     ) -> CheckedRequest:
         """Return the schedule of what `replay` would publish."""
         ...
@@ -69,7 +69,7 @@ class AdminService(Protocol):
         """Return the current state of a replay."""
         ...
 
-    async def cancel_replay(self, replay_id: str, *, asker: Asker) -> Replay:
+    async def cancel_replay(self, replay_id: str, *, asker: Requester) -> Replay:
         """Cancel a replay; idempotent."""
         ...
 
@@ -90,7 +90,7 @@ class AdminService(Protocol):
         ...
 
 
-CurrentAdmin = Annotated[Asker, Depends(asker_of)]
+CurrentAdmin = Annotated[Requester, Depends(asker_of)]
 
 IdempotencyKey = Annotated[
     str | None,

@@ -10,7 +10,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from rehydrate.core.replay.requests import Asker, Replay, ReplayTerms
+from rehydrate.core.replay.requests import Replay, ReplayTerms, Requester
 from rehydrate.core.replay.schedule import listed
 from rehydrate.history import History
 
@@ -87,7 +87,7 @@ async def replay(
     Raises:
         RehydrateError: as `History.replay` does.
     """
-    asker = Asker(f"command line: {_user()}")
+    asker = Requester(f"command line: {_user()}")
     with _cancelled_by_signal() as cancelled:
         async with History() as history:
             if dry_run:
@@ -110,7 +110,7 @@ async def _watch(
     history: History,
     queued: Replay,
     cancelled: asyncio.Event,
-    asker: Asker,
+    asker: Requester,
     out: TextIO | None,
 ) -> Replay:
     """Show the progress until the replay has ended; cancel it when *cancelled* is set."""

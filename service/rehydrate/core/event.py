@@ -312,7 +312,7 @@ class Event(_Fields):
     def tool_args(
         cls, message_id: str | None, tool_call_id: str, text: str, **envelope: Unpack[Envelope]
     ) -> Event:
-        """Return a piece of the arguments of a tool call, as JSON text."""
+        """Return the next text of the arguments of a tool call, as JSON text."""
         return cls("tool_args", message_id, tool_call_id=tool_call_id, text=text, **envelope)
 
     @classmethod

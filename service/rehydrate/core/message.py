@@ -344,7 +344,7 @@ class MessageState:
     def reserve(self, characters: int) -> bool:
         """Count one more event of *characters*; return False if there is no room for it.
 
-        The count may be too high, since repairs remove content. So it is measured anew before an
+        The count may be too high, since repairs remove content. So it is measured again before an
         event is refused.
         """
         if self.budget is not None and self.budget.reserve(characters):

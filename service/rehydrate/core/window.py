@@ -10,10 +10,10 @@ three times:
 * the retention: how long Ably keeps history, in ms.
 
 **Reads overlap.** A read begins a margin of 5 s *before* the watermark (`read_from_ms`). A
-watermark
-does not promise that everything below it is folded: regions differ in order by some seconds, and
-REST history lags by up to 2 s, so a message below the watermark may become visible after the read
-(exactness S1). The fold drops what it has, so the overlap costs time and never doubles text.
+watermark does not promise that everything below it is folded: regions differ in order by some
+seconds, and REST history lags by up to 2 s, so a message below the watermark may become visible
+after the read (exactness S1). The fold drops what it has, so the overlap costs time and never
+doubles text.
 
 **The store alone** may answer only if it was read a margin later than the client's attach point
 (`needs_no_read`), for the same reason. Comparing `until` with the watermark itself would lose a
@@ -96,9 +96,8 @@ class Window:
         self.rewind_from: str | None = None
         """A serial for a reader to rewind to. It is older than the margin, so that everything
         before it is visible, and not the newest, so that the rewound part begins with a message
-        that the
-        answer contains: that message proves that nothing is missing. None if Ably cannot reach
-            it."""
+        that the answer contains: that message proves that nothing is missing. None if it is too
+        old for Ably to rewind to."""
         self._settled: list[str] = []
         self.count = 0
 
@@ -153,10 +152,10 @@ def missed(
         window: what history showed.
         retention_ms: how long the channel keeps history.
 
-    Returns: None if the windows meet. Without a watermark a conversation was last whole when it was
-        created.
-        Without a row it counts as whole, unless its history begins at the very edge of retention:
-        then an earlier part has probably expired.
+    Returns:
+        None if the windows meet. Without a watermark a conversation was last whole when it was
+        created. Without a row it counts as whole, unless its history begins at the very edge of
+        retention: then an earlier part has probably expired.
     """
     oldest_ms = window.read_at_ms if window.oldest_ms is None else window.oldest_ms
     edge_ms = window.read_at_ms - retention_ms

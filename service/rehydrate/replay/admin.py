@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from rehydrate.core.replay.requests import Asker, ReplayTerms
+from rehydrate.core.replay.requests import ReplayTerms, Requester
 
 if TYPE_CHECKING:
     from rehydrate.context import Context
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 CANCEL_WITHIN_S = 2.0
 """How long a cancel waits for the replay to end."""
 
-LIBRARY = Asker("python")
+LIBRARY = Requester("python")
 """Who requests a replay that the application itself does not attribute to a person."""
 
 _POLL_S = 0.05
@@ -44,7 +44,7 @@ class ReplayAdmin:
         channel: str | None,
         from_seq: int,
         max_rate: float,
-        asker: Asker,
+        asker: Requester,
         idempotency_key: str | None,
     ) -> Replay:
         """Queue a replay; see `rehydrate.History.replay`."""
@@ -59,7 +59,7 @@ class ReplayAdmin:
         response_id: str,
         terms: ReplayTerms,
         *,
-        asker: Asker = LIBRARY,
+        asker: Requester = LIBRARY,
     ) -> CheckedRequest:
         """Return what `replay` would publish on *terms*, and when; publish nothing.
 
@@ -76,7 +76,7 @@ class ReplayAdmin:
         """
         return await self._requests.find(replay_id)
 
-    async def cancel_replay(self, replay_id: str, *, asker: Asker = LIBRARY) -> Replay:
+    async def cancel_replay(self, replay_id: str, *, asker: Requester = LIBRARY) -> Replay:
         """Cancel a replay, and wait up to `CANCEL_WITHIN_S` for it to end; idempotent.
 
         Raises:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.json import dump, is_json
 from rehydrate.core.positions import check_channel, check_conversation_id, check_message_id
-from rehydrate.core.replay.requests import Asker, AuditEntry, Replay, ReplayTerms
+from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayTerms, Requester
 from rehydrate.core.replay.schedule import Schedule, scheduled
 from rehydrate.errors import BadParameter, Conflict, NotFound, RehydrateError
 from rehydrate.replay.validation import (
@@ -85,7 +85,7 @@ class ReplayRequests:
         response_id: str,
         terms: ReplayTerms,
         *,
-        asker: Asker,
+        asker: Requester,
         key: str | None = None,
     ) -> Replay:
         """Queue a replay.
@@ -125,7 +125,7 @@ class ReplayRequests:
         return added
 
     async def dry_run(
-        self, conversation_id: str, response_id: str, terms: ReplayTerms, *, asker: Asker
+        self, conversation_id: str, response_id: str, terms: ReplayTerms, *, asker: Requester
     ) -> CheckedRequest:
         """Check a request and return what `ask` would queue; nothing is published.
 
@@ -149,7 +149,7 @@ class ReplayRequests:
             raise NotFound(f"no replay has the id {replay_id!r}")
         return replay
 
-    async def cancel(self, replay_id: str, *, asker: Asker) -> Replay:
+    async def cancel(self, replay_id: str, *, asker: Requester) -> Replay:
         """Request that a replay end; its process ends it soon. Repeating it changes nothing.
 
         Raises:
@@ -228,7 +228,7 @@ def planned(state: MessageState, terms: ReplayTerms) -> tuple[Schedule, Mapping[
     return schedule, {**plan, "digest": schedule.digest()}
 
 
-def _queued(request: CheckedRequest, asker: Asker) -> Replay:
+def _queued(request: CheckedRequest, asker: Requester) -> Replay:
     schedule = request.schedule
     return Replay(
         conversation_id=request.conversation_id,
@@ -246,7 +246,7 @@ def _queued(request: CheckedRequest, asker: Asker) -> Replay:
 
 
 def _note(
-    asker: Asker, action: str, conversation_id: str, response_id: str, terms: ReplayTerms
+    asker: Requester, action: str, conversation_id: str, response_id: str, terms: ReplayTerms
 ) -> AuditEntry:
     detail = {"response_id": _audited(response_id), **_terms_json(terms)}
     target = terms.channel and _audited(terms.channel)

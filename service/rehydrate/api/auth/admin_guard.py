@@ -9,7 +9,7 @@ from typing import Protocol
 from starlette.requests import Request
 
 from rehydrate.api.auth.access import Access, bearer
-from rehydrate.core.replay.requests import Asker, AuditEntry
+from rehydrate.core.replay.requests import AuditEntry, Requester
 from rehydrate.errors import Forbidden, StoreUnavailable
 
 _log = logging.getLogger(__name__)
@@ -46,7 +46,7 @@ class AdminGuard:
         self._tokens = float(REFUSALS_BURST)
         self._refilled_s = time.monotonic()
 
-    async def __call__(self, request: Request) -> Asker:
+    async def __call__(self, request: Request) -> Requester:
         """Return the admin who sent *request*, and let later dependencies read it by `asker_of`.
 
         Raises:
@@ -55,7 +55,7 @@ class AdminGuard:
         """
         token = bearer(request)
         try:
-            asker = Asker(self._access.admin(token), _address(request))
+            asker = Requester(self._access.admin(token), _address(request))
         except Forbidden:
             if self._audit is not None:
                 await self._record_refusal(self._audit, request, self._access.named(token or ""))
@@ -82,9 +82,9 @@ class AdminGuard:
             _log.warning("could not record a refusal on an admin route: the store is unavailable")
 
 
-def asker_of(request: Request) -> Asker:
+def asker_of(request: Request) -> Requester:
     """Return the admin whom the `AdminGuard` of the route has admitted."""
-    asker: Asker = request.scope[_ASKER]
+    asker: Requester = request.scope[_ASKER]
     return asker
 
 

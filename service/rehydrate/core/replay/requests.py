@@ -39,7 +39,7 @@ class ReplayTerms(NamedTuple):
     max_rate: float = 0.0
 
 
-class Asker(NamedTuple):
+class Requester(NamedTuple):
     """Who requests a replay (never a key itself), and from which address; None: no network."""
 
     actor: str

@@ -57,7 +57,7 @@ def placed(marks: Iterable[tuple[int, int, int]], fragments: Sequence[str]) -> l
 def parted(parts: Sequence[Part], gaps: Iterable[Sequence[int]]) -> list[list[Part]]:
     """Return *parts* cut at the gaps: what precedes each gap, and the rest.
 
-    Only the places are kept: text of parts with keys may come in an earlier piece. A gap that no
+    Only the places are kept: text of parts with keys may come earlier than it did. A gap that no
     part has the place of lies behind everything that is left.
     """
     cutting = _Cutting(parts)

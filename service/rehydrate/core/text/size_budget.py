@@ -1,4 +1,4 @@
-"""The size of one response: memory, rows and answers are bounded, whoever publishes.
+"""The size of one response: memory, rows and answers have limits, for every publisher.
 
 Our own publishers get an error at the limit. Of other publishers the event is not folded: the
 response ends there as ``incomplete`` with the error `TOO_LARGE`, and keeps what it has.
