@@ -173,3 +173,10 @@ def test_the_watermark_waits_for_a_message_that_may_still_grow(created_ms, kept)
     )
     at_ms = created_ms if kept else newest_ms
     assert moved == (serial(at_ms), at_ms, NOW_MS)
+
+
+def test_a_growing_message_of_the_newest_time_does_not_lower_the_serial():
+    newest_ms = NOW_MS - 10
+    growing = VersionedHeader(f"{newest_ms:014d}-000@r:000", -2, "v", newest_ms)
+    moved = advanced(None, window_from(newest_ms), at_end=True, growing=growing)
+    assert moved.serial == serial(newest_ms)
