@@ -3,12 +3,11 @@
 What its messages mean here is specified in docs/protocol.md section 5.
 
 A *run* is a response. `ai-run-start` begins it and `ai-run-end` ends it. Between them are
-`ai-output`
-messages, each of them a part: streamed ones grow by appends, others come whole. Headers are under
-`extras.ai` in two tiers: `transport` names run, step and message, `codec` describes the content.
-Outputs of a *step* count only until a later attempt at it begins. Of the codecs' kinds (Vercel's
-and OpenAI's) text, reasoning, refusals and tool calls are read; others are ignored. A suspended run
-stays open.
+`ai-output` messages, each of them a part: streamed ones grow by appends, others come whole. Headers
+are under `extras.ai` in two tiers: `transport` names run, step and message, `codec` describes the
+content. Outputs of a *step* count only until a later attempt at it begins. Of the codecs' kinds
+(Vercel's and OpenAI's) text, reasoning, refusals and tool calls are read; others are ignored. A
+suspended run stays open.
 """
 
 from __future__ import annotations

@@ -6,8 +6,7 @@ The message is created with the name ``response``. The header ``responseId`` nam
 without it the message's own serial does. It grows by appends and is replaced by updates. It ends
 with an append or update whose metadata have ``phase: done`` (or the header, if the publisher uses
 that), with ``response-end``, or when a backend stores it. Other publishers drop headers, and Ably
-need not echo the
-name of an append: the append chain tells which message a delta belongs to.
+need not echo the name of an append: the append chain tells which message a delta belongs to.
 """
 
 from __future__ import annotations
