@@ -22,6 +22,11 @@ def asked():
 
 
 @pytest.fixture
+def small_cache(monkeypatch):
+    monkeypatch.setattr(channel_names, "MAX_KNOWN", 2)
+
+
+@pytest.fixture
 async def names(rows, asked):
     async def look(conversation_id):
         asked.append(conversation_id)
@@ -76,8 +81,7 @@ async def test_a_caller_that_is_cancelled_leaves_the_query_to_the_others(names):
     assert await two == "ai:own"
 
 
-async def test_the_cache_is_bounded(names, rows, asked, monkeypatch):
-    monkeypatch.setattr(channel_names, "MAX_KNOWN", 2)
+async def test_the_cache_is_bounded(small_cache, names, rows, asked):
     rows.update({name: f"ai:{name}" for name in "bc"})
     for name in "abca":
         await names.of(name)

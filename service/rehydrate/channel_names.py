@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections import OrderedDict
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
+
+from rehydrate.background import BoundedCache
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-
-_Value = TypeVar("_Value")
 
 MAX_KNOWN = 10_000
 
@@ -36,8 +35,8 @@ class ChannelNames:
     ) -> None:
         self._look = look
         self._by_template = by_template
-        self._known: OrderedDict[str, str] = OrderedDict()
-        self._absent_until_s: OrderedDict[str, float] = OrderedDict()
+        self._known = BoundedCache[str, str](MAX_KNOWN)
+        self._absent_until_s = BoundedCache[str, float](MAX_KNOWN)
         self._looking: dict[str, asyncio.Task[str | None]] = {}
 
     async def of(self, conversation_id: str) -> str:
@@ -47,7 +46,7 @@ class ChannelNames:
             name = await self._found(conversation_id)
         if name is None:
             return self._by_template(conversation_id)
-        _remember(self._known, conversation_id, name)
+        self._known[conversation_id] = name
         return name
 
     async def close(self) -> None:
@@ -73,14 +72,7 @@ class ChannelNames:
         name = await self._look(conversation_id)
         if name is None:
             until_s = asyncio.get_running_loop().time() + ABSENT_FOR_S
-            _remember(self._absent_until_s, conversation_id, until_s)
+            self._absent_until_s[conversation_id] = until_s
         else:
-            self._absent_until_s.pop(conversation_id, None)
+            self._absent_until_s.pop(conversation_id)
         return name
-
-
-def _remember(cache: OrderedDict[str, _Value], key: str, value: _Value) -> None:
-    cache[key] = value
-    cache.move_to_end(key)
-    if len(cache) > MAX_KNOWN:
-        cache.popitem(last=False)

@@ -9,12 +9,13 @@ from rehydrate.api.app import create_app
 from rehydrate.api.auth.access import Access
 from rehydrate.api.metrics import Metrics
 from rehydrate.api.webhooks import WebhookSenders
+from rehydrate.background import BoundedCache
 from rehydrate.channel_names import ChannelNames
 from rehydrate.context import Context, PublishOptions
 from rehydrate.database import named_setting
 from rehydrate.follow.feed import FollowOptions
 from rehydrate.follow.subscriptions import Subscriptions
-from rehydrate.hydrate.history_window import Prefetches
+from rehydrate.hydrate.history_window import Prefetch
 from rehydrate.maintenance.inspector import ServiceInspector
 from rehydrate.maintenance.tasks import Maintenance, MaintenanceOptions, MaintenanceParts
 from rehydrate.postgres.store import PostgresStore
@@ -37,6 +38,10 @@ if TYPE_CHECKING:
     from rehydrate.settings import Settings
 
 
+MAX_CONVERSATIONS = 10_000
+"""Conversations for which the beginning of the next history read is cached."""
+
+
 class Adapters(NamedTuple):
     """The adapters of a process, and its caches of conversations."""
 
@@ -44,7 +49,7 @@ class Adapters(NamedTuple):
     channel: AblyChannel
     names: ChannelNames
     metrics: Metrics
-    prefetches: Prefetches
+    prefetches: BoundedCache[str, Prefetch]
     context: Context
 
 
@@ -94,7 +99,7 @@ def adapters(settings: Settings) -> Adapters:
         channel_of=names.of,
         default_channel=settings.channel_of,
     )
-    return Adapters(store, channel, names, Metrics(), Prefetches(), context)
+    return Adapters(store, channel, names, Metrics(), BoundedCache(MAX_CONVERSATIONS), context)
 
 
 def services(

@@ -11,7 +11,7 @@ from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.errors import Busy, ChannelUnavailable, NotFound
 from rehydrate.follow.subscriptions import PromptWatcher
-from rehydrate.hydrate.history_window import from_channel
+from rehydrate.hydrate.history_window import CHANNEL, HistorySource, Prefetch, from_channel
 from rehydrate.hydrate.hydrate import Hydrated, Page, hydrate
 from rehydrate.maintenance.verify import Verified, verify
 from rehydrate.providers.model_runs import RunNames
@@ -117,19 +117,19 @@ class History:
             BadParameter: an argument is outside its syntax or range.
             StoreUnavailable: Postgres does not answer.
         """
-        received, prefetch = None, None
+        source, prefetches = CHANNEL, self._adapters.prefetches
         if before is None:
             received = await self._subscriptions.history_source(conversation_id, until)
-            prefetch = self._adapters.prefetches.get(conversation_id)
+            source = received or HistorySource(from_channel, prefetches.get(conversation_id))
         hydrated = await hydrate(
             self.context,
             conversation_id,
             until=until,
             page=Page(limit, before),
-            prefetch=None if received else prefetch,
-            source=received or from_channel,
+            source=source,
         )
-        self._adapters.prefetches.put(conversation_id, hydrated.channel, hydrated.read_from_ms)
+        if hydrated.read_from_ms is not None:
+            prefetches[conversation_id] = Prefetch(hydrated.channel, hydrated.read_from_ms)
         if hydrated.counts and hydrated.counts[Outcome.FOLDED.value]:
             self._maintenance.wake(conversation_id)
         return hydrated

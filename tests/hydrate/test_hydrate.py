@@ -11,7 +11,7 @@ from exactness.rooms import Gate, Paused, channel_of, now_ms, open_house, within
 from rehydrate.core.positions import at_or_before, channel_serial, decode_cursor
 from rehydrate.errors import BadParameter, StoreUnavailable
 from rehydrate.hydrate import hydrate as hydration
-from rehydrate.hydrate.history_window import Prefetch
+from rehydrate.hydrate.history_window import HistorySource, Prefetch, from_channel
 from rehydrate.hydrate.hydrate import MAX_LIMIT
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.record.import_messages import NewMessage
@@ -121,7 +121,9 @@ async def test_a_prefetched_page_of_history_gives_the_same_answer(room):
     await room.tell("b", "cd", stop=False)
     plain = await room.hydrate()
     for since_ms in (plain.read_from_ms, 0, now_ms() + 60_000):
-        early = await room.hydrate(prefetch=Prefetch(room.name, since_ms))
+        early = await room.hydrate(
+            source=HistorySource(from_channel, Prefetch(room.name, since_ms))
+        )
         assert early.messages == plain.messages
 
 
@@ -129,7 +131,7 @@ async def test_a_prefetch_of_another_channel_than_the_rows_is_dropped(room):
     await room.store_messages(NewMessage("old", "assistant", text="x"))
     await room.tell("a", "ab")
     real, room.name = room.name, "ai:somewhere-else"
-    hydrated = await room.hydrate(prefetch=Prefetch(room.name, 0))
+    hydrated = await room.hydrate(source=HistorySource(from_channel, Prefetch(room.name, 0)))
     assert (hydrated.channel, len(hydrated.messages)) == (real, 2)
 
 

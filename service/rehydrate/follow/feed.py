@@ -31,6 +31,7 @@ from rehydrate.follow import resync
 from rehydrate.follow.event_buffer import EventBuffer
 from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation
 from rehydrate.follow.recent_messages import RecentMessages, from_attach_point, from_rewind
+from rehydrate.hydrate.history_window import HistorySource, Prefetch
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Page, read
 from rehydrate.ports import Discontinuity
 
@@ -40,7 +41,6 @@ if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.follow.event_buffer import FollowEvent
-    from rehydrate.hydrate.history_window import HistorySource, Prefetch
     from rehydrate.hydrate.hydrate import Reading
     from rehydrate.ports import Subscription
 
@@ -282,7 +282,6 @@ class Feed:
                 self._ctx,
                 self.conversation_id,
                 page=Page(MAX_LIMIT),
-                prefetch=self._likely_prefetch(attach_point),
                 source=self._source(attach_point, fresh=fresh),
             )
         except StoreUnavailable as error:
@@ -304,10 +303,12 @@ class Feed:
         return self._attach_point if young else None
 
     def _source(self, attach_point: str | None, *, fresh: bool) -> HistorySource:
+        prefetch, recent = self._likely_prefetch(attach_point), self.recent
         if attach_point is not None:
-            return partial(from_attach_point, recent=self.recent, attach_point=attach_point)
+            read_to = partial(from_attach_point, recent=recent, attach_point=attach_point)
+            return HistorySource(read_to, prefetch)
         first = fresh and self._terms.strategy == "rewind"
-        return partial(from_rewind, recent=self.recent, first=first)
+        return HistorySource(partial(from_rewind, recent=recent, first=first), prefetch)
 
     def _likely_prefetch(self, attach_point: str | None) -> Prefetch | None:
         """Return the history to read while the store answers, if it is likely to be needed."""

@@ -18,6 +18,7 @@ from rehydrate.core.positions import check_conversation_id
 from rehydrate.errors import BadParameter
 from rehydrate.follow.feed import Feed
 from rehydrate.follow.recent_messages import from_recent
+from rehydrate.hydrate.history_window import HistorySource
 from rehydrate.hydrate.hydrate import MAX_LIMIT
 
 if TYPE_CHECKING:
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.feed import FollowOptions
-    from rehydrate.hydrate.history_window import HistorySource, Prefetch
+    from rehydrate.hydrate.history_window import Prefetch
 
 _log = logging.getLogger(__name__)
 
@@ -281,7 +282,7 @@ class Subscriptions:
         feed = self._feeds.get(conversation_id)
         if feed is None or not await feed.is_up_to_date(until):
             return None
-        return partial(from_recent, recent=feed.recent)
+        return HistorySource(partial(from_recent, recent=feed.recent))
 
     @property
     def counts(self) -> Counter[str]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter, OrderedDict
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
 
 HISTORY_TIMEOUT_S = 10.0
 """How long a hydrate waits for the channel before it answers with the stored part alone."""
-
-MAX_PREFETCHES = 10_000
 
 _RETRY_AFTER_S = (0.05, 0.15)
 """When to read again if history does not show ``until`` yet: it lags by about 100 ms."""
@@ -78,26 +76,6 @@ class Prefetch(NamedTuple):
     attach_point: str | None = None
 
 
-class Prefetches:
-    """The prefetches of the conversations that were hydrated recently, by id."""
-
-    def __init__(self) -> None:
-        self._known: OrderedDict[str, Prefetch] = OrderedDict()
-
-    def get(self, conversation_id: str) -> Prefetch | None:
-        """Return the prefetch of a conversation; None if it is unknown."""
-        return self._known.get(conversation_id)
-
-    def put(self, conversation_id: str, channel: str, since_ms: int | None) -> None:
-        """Set the prefetch of a conversation; *since_ms* None: the store has no watermark, set none."""
-        if since_ms is None:
-            return
-        self._known[conversation_id] = Prefetch(channel, since_ms)
-        self._known.move_to_end(conversation_id)
-        if len(self._known) > MAX_PREFETCHES:
-            self._known.popitem(last=False)
-
-
 class HistoryQuery(NamedTuple):
     """The part of a channel's history to read, and how far the store has recorded it.
 
@@ -123,8 +101,16 @@ class HistoryQuery(NamedTuple):
     attach_point: str | None = None
 
 
-HistorySource = Callable[["Context", HistoryQuery], Awaitable[HistoryWindow]]
-"""Reads the queried history: `from_channel`, or from the messages that a follower received."""
+class HistorySource(NamedTuple):
+    """Where a hydrate reads history from.
+
+    Attributes:
+        read: reads the queried history: `from_channel`, or from the messages a follower received.
+        prefetch: the history to start reading from the channel while the store answers; None: none.
+    """
+
+    read: Callable[[Context, HistoryQuery], Awaitable[HistoryWindow]]
+    prefetch: Prefetch | None = None
 
 
 class _Pages:
@@ -251,3 +237,7 @@ def _shows(window: Window, until: str | None) -> bool:
         return True
     until_ms = serial_time_ms(until)
     return until_ms is None or until_ms + HISTORY_LAG_MS <= window.read_at_ms
+
+
+CHANNEL = HistorySource(from_channel)
+"""Read from the channel, once the store has answered."""

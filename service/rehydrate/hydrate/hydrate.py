@@ -13,9 +13,9 @@ from rehydrate.core.timeline import Reason, Timeline
 from rehydrate.core.window import may_need_read, missed, needs_no_read, read_from_ms
 from rehydrate.errors import BadParameter
 from rehydrate.hydrate.history_window import (
+    CHANNEL,
     HistoryQuery,
     early_read,
-    from_channel,
     no_history,
 )
 
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.core.event import Event
     from rehydrate.core.window import Watermark, Window
-    from rehydrate.hydrate.history_window import HistorySource, HistoryWindow, Prefetch
+    from rehydrate.hydrate.history_window import HistorySource, HistoryWindow
     from rehydrate.ports import Stored
 
 EPHEMERAL_LAG_S = 0.7
@@ -130,8 +130,7 @@ async def hydrate(
     *,
     until: str | None = None,
     page: Page = NEWEST,
-    prefetch: Prefetch | None = None,
-    source: HistorySource = from_channel,
+    source: HistorySource = CHANNEL,
 ) -> Hydrated:
     """Return what a client must show before its first live message.
 
@@ -141,17 +140,14 @@ async def hydrate(
         until: the attach point that the answer must reach; it may go beyond. Without one it
             reaches at least 2 s before the call.
         page: which finished messages to return.
-        prefetch: the history to start reading while the store answers; None: none.
-        source: reads the history since the watermark.
+        source: where history is read from, and what of it is read while the store answers.
 
     Raises:
         BadParameter: *conversation_id*, *until* or *page* is outside its syntax or range.
         StoreUnavailable: Postgres does not answer. (If Ably does not, that is a reason in the
             answer, not an error.)
     """
-    reading = await read(
-        ctx, conversation_id, until=until, page=page, prefetch=prefetch, source=source
-    )
+    reading = await read(ctx, conversation_id, until=until, page=page, source=source)
     return answer(reading, page)
 
 
@@ -186,8 +182,7 @@ async def read(
     *,
     until: str | None = None,
     page: Page = NEWEST,
-    prefetch: Prefetch | None = None,
-    source: HistorySource = from_channel,
+    source: HistorySource = CHANNEL,
 ) -> Reading:
     """Read the conversation that `hydrate` answers with; takes and raises the same."""
     check_conversation_id(conversation_id)
@@ -195,7 +190,7 @@ async def read(
     if not 1 <= page.limit <= MAX_LIMIT:
         raise BadParameter("limit", f"limit must be a number from 1 to {MAX_LIMIT}")
     read_at_ms = ctx.now_ms()
-    guess = prefetch if may_need_read(until, read_at_ms) else None
+    guess = source.prefetch if may_need_read(until, read_at_ms) else None
     async with early_read(ctx, guess, read_at_ms) as early:
         stored = await _load(ctx, conversation_id, page)
         channel = stored.conversation and stored.conversation.channel
@@ -206,7 +201,7 @@ async def read(
             grown = any(state.versioned for state in stored.open)
             watermark = _watermark(stored)
             query = HistoryQuery(channel, watermark, until, read_at_ms, grown, early)
-            history = await source(ctx, query)
+            history = await source.read(ctx, query)
     timeline = await _begin(ctx, conversation_id, stored, history.events)
     reasons = _join(timeline, stored, history, until, ctx.retention_ms)
     await _complete_ended(ctx, conversation_id, timeline, history.events)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rehydrate.core.positions import check_conversation_id, check_message_id
 from rehydrate.core.replay.provenance import Span, joined, spans
 from rehydrate.errors import NotFound, RehydrateError
-from rehydrate.hydrate.history_window import from_channel
+from rehydrate.hydrate.history_window import CHANNEL
 from rehydrate.hydrate.hydrate import Page, read
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ async def inspect(
     conversation_id: str,
     message_id: str,
     *,
-    source: HistorySource = from_channel,
+    source: HistorySource = CHANNEL,
 ) -> Inspected:
     """Return one message with its details, whether it is stored or only on the channel.
 

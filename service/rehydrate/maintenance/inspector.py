@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from rehydrate.errors import StoreUnavailable
-from rehydrate.hydrate.history_window import from_channel
+from rehydrate.hydrate.history_window import CHANNEL
 from rehydrate.hydrate.inspect import Inspected, ServiceHealth, checked, inspect
 
 if TYPE_CHECKING:
@@ -63,9 +63,7 @@ class ServiceInspector:
             StoreUnavailable: Postgres does not answer.
         """
         received = await self._subscriptions.history_source(conversation_id, None)
-        return await inspect(
-            self._ctx, conversation_id, message_id, source=received or from_channel
-        )
+        return await inspect(self._ctx, conversation_id, message_id, source=received or CHANNEL)
 
     async def health(self) -> ServiceHealth:
         """Return the state of the database, the channel, the backlog and this process."""
