@@ -276,13 +276,10 @@ class Feed:
         self._handle(resync.Timer())
 
     async def _read(self, *, fresh: bool) -> None:
-        attach_point = self._usable_attach_point if fresh else None
+        source = self._source(fresh=fresh)
         try:
             reading = await read(
-                self._ctx,
-                self.conversation_id,
-                page=Page(MAX_LIMIT),
-                source=self._source(attach_point, fresh=fresh),
+                self._ctx, self.conversation_id, page=Page(MAX_LIMIT), source=source
             )
         except StoreUnavailable as error:
             _log.warning("the store does not answer while a followed conversation is read")
@@ -299,10 +296,11 @@ class Feed:
         """
         if self._terms.strategy != "history":
             return None
-        young = self._ctx.now_ms() - self._attached_ms < REWIND_REACH_MS
-        return self._attach_point if young else None
+        age_ms = self._ctx.now_ms() - self._attached_ms
+        return self._attach_point if age_ms < REWIND_REACH_MS else None
 
-    def _source(self, attach_point: str | None, *, fresh: bool) -> HistorySource:
+    def _source(self, *, fresh: bool) -> HistorySource:
+        attach_point = self._usable_attach_point if fresh else None
         prefetch, recent = self._likely_prefetch(attach_point), self.recent
         if attach_point is not None:
             read_to = partial(from_attach_point, recent=recent, attach_point=attach_point)
@@ -313,10 +311,11 @@ class Feed:
     def _likely_prefetch(self, attach_point: str | None) -> Prefetch | None:
         """Return the history to read while the store answers, if it is likely to be needed."""
         prefetch = self._prefetch(self.conversation_id)
-        if prefetch is None or prefetch.since_ms < self._ctx.now_ms() - _PREFETCH_MAX_AGE_MS:
-            return None
         likely = self.recent.is_cut or self._terms.strategy == "history"
-        return prefetch._replace(attach_point=attach_point) if likely else None
+        oldest_ms = self._ctx.now_ms() - _PREFETCH_MAX_AGE_MS
+        if prefetch is None or prefetch.since_ms < oldest_ms or not likely:
+            return None
+        return prefetch._replace(attach_point=attach_point)
 
     def _merge(self, *, force: bool) -> None:
         """Apply the received events to the snapshot that was read, and report what is missing."""
