@@ -13,7 +13,7 @@ SERVICE_KEY = "service-key-of-a-backend"
 ADMIN_KEY = "admin-key-of-an-operator"
 
 
-def mint(capability=None, *, key=KEY, ttl_s=600, headers=None, **claims):
+def mint(capability=None, *, key=KEY, ttl_s=86_400, headers=None, **claims):
     """Return a JWT; *capability* is a dict or the value of the claim; None: no claim."""
     name, _, secret = key.partition(":")
     now_s = int(time.time())

@@ -178,11 +178,11 @@ async def test_the_command_prints_the_differences_and_exits_with_1(history, data
         return process.returncode, said.decode()
 
     code, said = await run("verify", "v7")
-    assert (code, said) == (0, "1 of 1 messages on the channel compared whole, 0 differ\n")
+    assert (code, said) == (0, "compared 1 of 1 messages on the channel; 0 differ\n")
     await spoil(history, "v7", "texd")
     code, said = await run("verify", "v7")
     assert code == 1
-    assert said.startswith("r1: fault of the store: part 0 differs from character 3 on")
+    assert said.startswith("r1: store is wrong: part 0 differs from character 3 on")
     assert (await run("verify", "v7", "--mend"))[0] == 0
     assert await text(history, "v7") == "text"
     assert await run("erase", "v7") == (0, "erased\n")

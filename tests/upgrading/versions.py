@@ -79,14 +79,8 @@ def newer(folder, head, *migrations):
         _rewrite(
             folder,
             "postgres/attributes.py",
-            '    told.pop("cells", None)\n',
-            '    told.pop("cells", None)\n    told["mood"] = "new"\n',
-        )
-        _rewrite(
-            folder,
-            "postgres/attributes.py",
-            "if name in _NAMES:",
-            "if name in _NAMES and name != 'mood':",
+            '        changed["cells"] = []\n',
+            '        changed["cells"] = []\n    changed["mood"] = "new"\n',
         )
     return folder
 

@@ -34,7 +34,7 @@ def test_a_jwt_signed_with_a_configured_key_yields_its_claims():
     assert claims.key_name == "app1.key1"
     assert claims.client_id == "ann"
     assert claims.capability.granted("ai:x") == {"history", "subscribe"}
-    assert claims.expires_s == pytest.approx(time.time() + 600, abs=60)
+    assert claims.expires_s == pytest.approx(time.time() + 86_400, abs=60)
 
 
 def test_without_a_capability_claim_the_keys_capability_applies():
