@@ -39,7 +39,9 @@ async def test_a_child_ends_even_if_its_block_raises():
 
 
 async def test_a_child_that_ends_before_it_is_ready_raises_not_started(capfd):
-    with pytest.raises(NotStarted, match="rehydrate serve ended with exit code 2 before it was ready"):
+    with pytest.raises(
+        NotStarted, match="rehydrate serve ended with exit code 2 before it was ready"
+    ):
         async with Child("--quiet", "serve"):
             pass
     assert "REHYDRATE_DATABASE_URL" in capfd.readouterr().err
