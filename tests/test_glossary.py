@@ -95,3 +95,15 @@ def test_no_public_class_name_is_defined_twice() -> None:
             if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
                 where[node.name].append(path.relative_to(SERVICE).as_posix())
     assert not {name: files for name, files in where.items() if len(files) > 1}
+
+
+def test_every_class_that_the_glossary_names_exists() -> None:
+    named = {term for names, _ in entries() for term in re.findall(r"`([A-Z]\w*[a-z]\w*)`", names)}
+    known = {
+        node.id if isinstance(node, ast.Name) else node.name
+        for _, tree in parsed(SERVICE)
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ClassDef)
+        or (isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store))
+    }
+    assert not named - known
