@@ -120,6 +120,6 @@ def test_the_table_reports_an_inexact_result():
     bad = Report(
         [Join("rest", [("r", "completed", text[1:], None)], [0.01])], 5, 3, ["ably-js: no"]
     )
-    assert _table(good).endswith("every character is true\n")
+    assert _table(good).endswith("every character is exact\n")
     assert _table(bad).endswith("NOT EXACT\n")
     assert "skipped ably-js: no" in _table(bad)

@@ -125,7 +125,7 @@ async def test_a_refused_publish_leaves_a_gap_until_it_is_repaired(visit, site, 
     await message.get_by_role("button", name="Replay…").click()
     await dialog.get_by_label("Repair what readers see").check()
     await expect(dialog.get_by_role("alert")).to_contain_text(
-        "not stored whole", timeout=PATIENCE_MS
+        "is stored with gaps", timeout=PATIENCE_MS
     )
     await visit.page.keyboard.press("Escape")
     await say("response-complete", {"text": "one two three four"}, 5)
@@ -161,7 +161,9 @@ async def test_the_dialog_reports_why_a_replay_is_refused(visit, site, dialog):
     start = dialog.get_by_role("button", name="Start replay")
     await dialog.get_by_label("Channel").fill("somebody-elses")
     alert = dialog.get_by_role("alert")
-    await expect(alert).to_contain_text("may not go to that channel", timeout=PATIENCE_MS)
+    await expect(alert).to_contain_text(
+        "replays to this channel are not allowed", timeout=PATIENCE_MS
+    )
     await expect(start).to_be_disabled()
     await dialog.get_by_label("Channel").fill("")
     await expect(alert).to_be_hidden(timeout=PATIENCE_MS)

@@ -68,7 +68,8 @@ def random_events(source):
             events.append(event(kind, seq, text, tool_call_id=f"t{calls}", value=value))
         else:
             key = source.choice([None, None, "1", "2"])
-            events.append(event(kind, seq, source.choice(["a", "語 ", "<b>"]), part=key))
+            text = None if kind == "void" else source.choice(["a", "語 ", "<b>"])
+            events.append(event(kind, seq, text, part=key))
     if source.random() < 0.6:
         seq, status = len(events), source.choice(["completed", "failed", "cancelled"])
         events.append(event("stop", seq, status=status))

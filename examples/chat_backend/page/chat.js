@@ -146,8 +146,8 @@ async function post(url, body = {}) {
   const headers = { 'Content-Type': 'application/json' };
   const response = await fetch(url, { method: 'POST', headers, body: JSON.stringify(body) });
   if (response.ok) return;
-  const body = await response.json().catch(() => ({}));
-  throw new Error(typeof body.detail === 'string' ? body.detail : `the backend answered with status ${response.status}`);
+  const refusal = await response.json().catch(() => ({}));
+  throw new Error(typeof refusal.detail === 'string' ? refusal.detail : `the backend answered with status ${response.status}`);
 }
 
 // -- transport ---------------------------------------------------------------------------------------
