@@ -167,7 +167,7 @@ async def test_the_dialog_reports_why_a_replay_is_refused(visit, site, dialog):
     await expect(start).to_be_disabled()
     await dialog.get_by_label("Channel").fill("")
     await expect(alert).to_be_hidden(timeout=PATIENCE_MS)
-    await dialog.get_by_label("Per second").fill("5000")
+    await dialog.get_by_label("Messages/s").fill("5000")
     await expect(alert).to_contain_text("max_rate", timeout=PATIENCE_MS)
     await visit.shot("refused")
 

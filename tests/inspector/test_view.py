@@ -68,8 +68,9 @@ def random_events(source):
             events.append(event(kind, seq, text, tool_call_id=f"t{calls}", value=value))
         else:
             key = source.choice([None, None, "1", "2"])
-            text = None if kind == "void" else source.choice(["a", "語 ", "<b>"])
-            events.append(event(kind, seq, text, part=key))
+            text = source.choice(["a", "語 ", "<b>"])
+            content = {} if kind == "void" else {"text": text, "part": key}
+            events.append(event(kind, seq, **content))
     if source.random() < 0.6:
         seq, status = len(events), source.choice(["completed", "failed", "cancelled"])
         events.append(event("stop", seq, status=status))
