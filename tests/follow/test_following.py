@@ -31,8 +31,8 @@ async def test_a_snapshot_has_the_requested_number_of_finished_messages_and_all_
         for n in range(4):
             await publisher.stream(f"r{n}", "x", stop=n != 1)
         for limit, wanted in ((1, ["r1", "r3"]), (2, ["r1", "r2", "r3"])):
-            async with aclosing(history.follow(conversation, limit=limit)) as told:
-                snapshot = await anext(told)
+            async with aclosing(history.follow(conversation, limit=limit)) as events:
+                snapshot = await anext(events)
             hydrated = await history.hydrate(conversation, limit=limit)
             assert [m["id"] for m in snapshot.data["messages"]] == wanted
             assert snapshot.data["messages"] == hydrated.messages
@@ -56,6 +56,6 @@ async def test_following_without_a_database_fails_and_may_be_tried_again(server)
 
 async def test_followers_end_when_the_history_is_closed(module_database, server):
     async with history_over(module_database, server) as history:
-        told = history.follow("c")
-        await anext(told)
-    assert [each async for each in told] == []
+        events = history.follow("c")
+        await anext(events)
+    assert [each async for each in events] == []
