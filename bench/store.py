@@ -105,7 +105,7 @@ async def end(store: PostgresStore, conversation: str, message_id: str) -> None:
                           client_id="agent"))  # fmt: skip
         await held.put([state])
     async with store.locked(conversation, f"ai:{conversation}") as held:
-        await held.told(message_id)
+        await held.set_stop_acked(message_id)
 
 
 async def side_by_side(rounds: int, **ways: Callable[[], Awaitable[object]]) -> dict[str, float]:

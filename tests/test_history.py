@@ -150,9 +150,9 @@ async def test_simultaneous_first_writes_to_a_conversation_all_succeed(history):
 async def test_ready_names_the_state_of_each_dependency(history, ably):
     assert set((await history.ready()).values()) == {"ok"}
     with ably.faults.on("stall_requests", seconds=30):
-        said = await history.ready()
-    assert said["store"] == "ok"
-    assert said["channel"] != "ok", "which can be lived with"
+        states = await history.ready()
+    assert states["store"] == "ok"
+    assert states["channel"] != "ok", "which does not stop the service"
 
 
 async def test_closing_ends_every_task(settings):

@@ -14,25 +14,25 @@ AT_MS = 1_763_720_000_123
 UNICODE_IDS = ["é", "e\u0301", "語", "😀", "a b", "~", "%", "'", '"', "\\", "a/b", "A", "x" * 256]
 
 
-def said(kind: str, message_id: str | None, seq: int | None = None, **more: Any) -> Event:
-    """An event at a place that follows from its seq."""
+def event_of(kind: str, message_id: str | None, seq: int | None = None, **more: Any) -> Event:
+    """Return an event whose serial, id and timestamp follow from its seq."""
     place = 0 if seq is None else seq
     given = {"serial": f"{AT_MS + place}-000@s:000", "id": f"{message_id}:{place}"}
     return Event(kind, message_id, seq=seq, timestamp_ms=AT_MS + place, **{**given, **more})
 
 
 def response(message_id: str, *texts: str, ended: bool = False, **more: Any) -> MessageState:
-    """A response as folds reach it."""
+    """Return a response, folded from its events."""
     state = MessageState(message_id)
-    fold(state, said("start", message_id, 0, **more))
+    fold(state, event_of("start", message_id, 0, **more))
     for seq, text in enumerate(texts, 1):
-        fold(state, said("token", message_id, seq, text=text))
+        fold(state, event_of("token", message_id, seq, text=text))
     if ended:
-        fold(state, said("stop", message_id, len(texts) + 1))
+        fold(state, event_of("stop", message_id, len(texts) + 1))
     return state
 
 
-def finished(message_id: str, position: str, text: str = "said") -> MessageState:
+def finished(message_id: str, position: str, text: str = "event_of") -> MessageState:
     """A message as a backend hands it over."""
     state = MessageState(message_id)
     state.runs = [collapsed_run(0, 0, [{"type": "text", "text": text}], AT_MS)]

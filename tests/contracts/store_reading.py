@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from contracts.messages import UNICODE_IDS, bodies, finished, further, put, response, said
+from contracts.messages import UNICODE_IDS, bodies, event_of, finished, further, put, response
 from rehydrate.core import wire
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import Cursor
@@ -67,32 +67,32 @@ class Rows:
     async def test_a_response_grows_and_ends(self, store) -> None:
         await put(store, "c", response("m"))
         for seq in range(1, 30):
-            await further(store, "c", said("token", "m", seq, text=f"{seq} "))
-        await further(store, "c", said("stop", "m", 30, status="failed"))
+            await further(store, "c", event_of("token", "m", seq, text=f"{seq} "))
+        await further(store, "c", event_of("stop", "m", 30, status="failed"))
         (body,) = bodies(await store.load("c", limit=1, before=None))
         assert body["text"] == "".join(f"{seq} " for seq in range(1, 30))
         assert body["status"] == "failed"
 
     async def test_a_gap_of_a_finished_message_can_be_filled(self, store) -> None:
         state = response("m", "a")
-        fold(state, said("token", "m", 3, text="c"))
-        fold(state, said("stop", "m", 4))
+        fold(state, event_of("token", "m", 3, text="c"))
+        fold(state, event_of("stop", "m", 4))
         await put(store, "c", state)
         assert bodies(await store.load("c", limit=1, before=None))[0]["gaps"] == [[2, 2]]
-        await further(store, "c", said("token", "m", 2, text="b"))
+        await further(store, "c", event_of("token", "m", 2, text="b"))
         (body,) = bodies(await store.load("c", limit=1, before=None))
         assert (body["text"], body["gaps"]) == ("abc", [])
 
     async def test_a_repair_replaces_what_is_stored(self, store) -> None:
         await put(store, "c", response("m", "a", "b", "c", "d"))
-        await further(store, "c", said("repair", "m", 3, text="XYZ", serial="~"))
+        await further(store, "c", event_of("repair", "m", 3, text="XYZ", serial="~"))
         (read,) = await store.states("c", ["m"])
         assert wire.message(read)["text"] == "XYZd"
         assert read.repaired == 3
 
     async def test_a_take_over_empties_what_is_stored(self, store) -> None:
         await put(store, "c", response("m", "old", "text"))
-        await further(store, "c", said("token", "m", 1, gen=2, text="new"))
+        await further(store, "c", event_of("token", "m", 1, gen=2, text="new"))
         (read,) = (await store.load("c", limit=1, before=None)).open
         assert (read.gen, wire.message(read)["text"]) == (2, "new")
 
@@ -103,22 +103,22 @@ class Rows:
         async with store.locked("c", "ai:c") as held:
             state = (await held.messages(["m"]))["m"]
             state.position = "0"
-            fold(state, said("stop", "m", 2))
+            fold(state, event_of("stop", "m", 2))
             await held.put([state])
         assert (await store.load("c", limit=1, before=None)).finished[0].position == place
 
     async def test_a_position_may_come_later(self, store) -> None:
         state = MessageState("m")
-        fold(state, said("start", "m", 0, serial=None))
+        fold(state, event_of("start", "m", 0, serial=None))
         await put(store, "c", state)
         assert (await store.load("c", limit=1, before=None)).open[0].position is None
-        await further(store, "c", said("token", "m", 1, text="a", serial="5-s"))
+        await further(store, "c", event_of("token", "m", 1, text="a", serial="5-s"))
         assert (await store.load("c", limit=1, before=None)).open[0].position == "5-s"
 
     async def test_a_message_that_ends_without_a_position_gets_one(self, store) -> None:
         state = MessageState("m")
-        fold(state, said("start", "m", 0, serial=None))
-        fold(state, said("stop", "m", 1, serial=None))
+        fold(state, event_of("start", "m", 0, serial=None))
+        fold(state, event_of("stop", "m", 1, serial=None))
         await put(store, "c", state)
         (row,) = (await store.load("c", limit=1, before=None)).finished
         assert row.position
@@ -224,7 +224,7 @@ class Text:
         await put(store, "c", state)
         (read,) = (await store.load("c", limit=1, before=None)).open
         assert wire.message(read)["text"] == f"before {text} after"
-        await further(store, "c", said("stop", "m", 4, error=text, value={text: text}))
+        await further(store, "c", event_of("stop", "m", 4, error=text, value={text: text}))
         (read,) = await store.states("c", ["m"])
         body = wire.message(read)
         assert (body["text"], body["error"]) == (f"before {text} after", text)
@@ -232,7 +232,7 @@ class Text:
 
     async def test_surrogate_halves_stay_separate_until_they_are_read(self, store) -> None:
         await put(store, "c", response("m", "\ud83d", "\ude00", "x"))
-        await further(store, "c", said("repair", "m", 1, text="_", serial="~"))
+        await further(store, "c", event_of("repair", "m", 1, text="_", serial="~"))
         (read,) = await store.states("c", ["m"])
         assert wire.message(read)["text"] == "_\ude00x"
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from contracts.messages import AT_MS, finished, further, put, response, said
+from contracts.messages import AT_MS, event_of, finished, further, put, response
 from rehydrate.core import wire
 from rehydrate.core.fold import fold
 from rehydrate.core.window import LostInterval, Watermark
@@ -60,7 +60,7 @@ class Together:
                 async with store.locked("c", "ai:c") as held:
                     state = (await held.messages(["m"]))["m"]
                     seq = (state.seq or 0) + 1
-                    fold(state, said("token", "m", seq, text=f"{seq} "))
+                    fold(state, event_of("token", "m", seq, text=f"{seq} "))
                     await held.put([state])
 
         await asyncio.gather(*(count(5) for _ in range(4)))
@@ -79,8 +79,8 @@ class Together:
         await put(store, "c", response("m", "a"))
         async with store.locked("c", "ai:c") as held:
             state = (await held.messages(["m"]))["m"]
-            fold(state, said("token", "m", 2, text="b"))
-            fold(state, said("stop", "m", 3))
+            fold(state, event_of("token", "m", 2, text="b"))
+            fold(state, event_of("stop", "m", 3))
             await held.put([state])
             async with asyncio.timeout(5):
                 during = await store.load("c", limit=1, before=None)
@@ -93,8 +93,8 @@ class Together:
 
         async def write() -> None:
             for seq in range(2, 40):
-                await further(store, "c", said("token", "m", seq, text=f"{seq} "))
-            await further(store, "c", said("stop", "m", 40))
+                await further(store, "c", event_of("token", "m", seq, text=f"{seq} "))
+            await further(store, "c", event_of("stop", "m", 40))
             stop.set()
 
         async def read() -> None:
@@ -112,13 +112,13 @@ class Together:
         async with store.locked("c", "ai:c") as held:
             state = response("m", "a")
             await held.put([state])
-            fold(state, said("token", "m", 2, text="b"))
+            fold(state, event_of("token", "m", 2, text="b"))
             await held.put([state])
             state.pointer = 7
             await held.put([state])
             state.pointer = 8
             await held.put([state])
-            fold(state, said("token", "m", 3, text="c"))
+            fold(state, event_of("token", "m", 3, text="c"))
             await held.put([state])
             assert (await held.messages(["m"]))["m"] is state
         (read,) = (await store.load("c", limit=1, before=None)).open
@@ -155,10 +155,10 @@ class Leases:
         async with store.locked("c", "ai:c") as held:
             await held.put([response("m", ended=True)])
             await held.grant("m", "me", 60)
-            await held.told("m")
+            await held.set_stop_acked("m")
             assert await held.lease("m") == (None, True, False, True)
-            await held.told("m")
-            assert (await held.lease("m")).told
+            await held.set_stop_acked("m")
+            assert (await held.lease("m")).stop_acked
 
     async def test_a_grant_for_an_unstored_message_is_refused(self, store) -> None:
         async with store.locked("c", "ai:c") as held:
@@ -174,9 +174,9 @@ class Leases:
             for holder in ("me", "you"):
                 with pytest.raises(Fenced):
                     await held.grant("m", holder, 60)
-        await further(store, "c", said("stop", "m", 1))
+        await further(store, "c", event_of("stop", "m", 1))
         async with store.locked("c", "ai:c") as held:
-            await held.told("m")
+            await held.set_stop_acked("m")
             assert await held.lease("m") == (None, True, True, True)
 
     async def test_a_lease_is_rolled_back_with_the_rest(self, store) -> None:
@@ -194,7 +194,7 @@ class Leases:
 
 
 class Watermarks:
-    """Up to where history is folded, and what nobody saw."""
+    """The watermark, and the intervals that were never read."""
 
     async def test_the_watermark_moves_and_is_read_as_it_was_set(self, store) -> None:
         mark = Watermark("5-s", AT_MS, AT_MS + 7)

@@ -34,8 +34,8 @@ class Test7DeadBetweenTheCommitAndTheStop:
         await room.take_over("r")
         dead = await room.lease("r")
         stopping.open()
-        assert (alive.told, alive.expired) == (False, False)
-        assert (dead.told, dead.expired) == (False, True)
+        assert (alive.stop_acked, alive.expired) == (False, False)
+        assert (dead.stop_acked, dead.expired) == (False, True)
         await within(publishing)
 
 

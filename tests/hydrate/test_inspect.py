@@ -66,10 +66,14 @@ async def test_a_publisher_is_shown_with_its_lease(room):
         response.write("so")
         seen = await look(room, "led")
         assert seen.lease.holder
-        assert (seen.lease.expired, seen.lease.fenced, seen.lease.told_ms) == (False, False, None)
+        assert (seen.lease.expired, seen.lease.fenced, seen.lease.stop_acked_ms) == (
+            False,
+            False,
+            None,
+        )
     seen = await look(room, "led")
     assert (seen.lease.holder, seen.state.status) == (None, "completed")
-    assert seen.lease.told_ms is not None
+    assert seen.lease.stop_acked_ms is not None
 
 
 async def test_gaps_stay_between_the_stretches(room):

@@ -9,7 +9,7 @@ import pytest
 from playwright.async_api import expect
 
 from api.minting import SERVICE_KEY, bearer
-from contracts.messages import further, said
+from contracts.messages import event_of, further
 from inspector.site import PATIENCE_MS
 from rehydrate import NewMessage
 from rehydrate.ports import Outgoing
@@ -140,7 +140,9 @@ async def test_a_repair_gives_live_readers_the_stored_text(visit, site, dialog):
     await visit.reads(message.locator(".text"), TEXT)
     # the stored text is repaired without publishing, so that no reader notices
     last = len(WORDS) + 1
-    await further(site.history._store, "behind", said("repair", "r", last, text="as it should be"))
+    await further(
+        site.history._store, "behind", event_of("repair", "r", last, text="as it should be")
+    )
     await visit.reads(message.locator(".text"), TEXT)
     await message.get_by_role("button", name="Replay…").click()
     await dialog.get_by_label("Repair what readers see").check()

@@ -133,4 +133,4 @@ class MemoryStore:
         return self.leases.get(message_id)
 
     async def grant(self, message_id, holder, lease_s):
-        self.leases[message_id] = Lease(holder, expired=False, fenced=False, told=False)
+        self.leases[message_id] = Lease(holder, expired=False, fenced=False, stop_acked=False)

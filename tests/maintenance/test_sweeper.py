@@ -379,5 +379,5 @@ async def test_all_due_responses_of_a_conversation_are_swept_with_one_read_of_it
             "alive": ("ab", "in_progress"),
         }
         for name in [*names, "ended"]:
-            assert (await room.lease(name)).told
+            assert (await room.lease(name)).stop_acked
         assert not (await room.lease("alive")).fenced

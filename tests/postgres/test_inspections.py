@@ -94,7 +94,7 @@ async def test_a_lease_is_returned_as_stored(store):
     async with store.locked("c", "ai:c") as locked:
         await locked.grant("r", "worker-1", 15)
     lease = await store.lease_seen("c", "r")
-    assert (lease.holder, lease.expired, lease.fenced, lease.told_ms) == (
+    assert (lease.holder, lease.expired, lease.fenced, lease.stop_acked_ms) == (
         "worker-1",
         False,
         False,

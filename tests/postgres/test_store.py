@@ -8,7 +8,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from conftest import connected
-from contracts.messages import AT_MS, finished, further, put, response, said
+from contracts.messages import AT_MS, event_of, finished, further, put, response
 from rehydrate.core import wire
 from rehydrate.core.fold import fold
 from rehydrate.core.text.content import collapsed_run
@@ -37,7 +37,7 @@ async def test_expired_leases_without_an_acknowledged_stop_are_due(without_grace
     await granted(without_grace, "e", 60, response("alive"))
     await granted(without_grace, "f", 0, response("told", ended=True))
     async with without_grace.locked("f", "ai:f") as locked:
-        await locked.told("told")
+        await locked.set_stop_acked("told")
     await put(without_grace, "g", response("without-lease"))
     assert set(await without_grace.due(limit=10)) == {("c", "open", "ai:c"), ("d", "ended", "ai:d")}
     assert len(await without_grace.due(limit=1)) == 1
@@ -66,8 +66,8 @@ async def readable(database: str, conversation: str) -> list[dict]:
 
 async def test_the_readable_view_shows_what_the_wire_form_contains(store, database: str) -> None:
     state = response("m", "Hel", "lo “語” 😀", prompt_id="p")
-    fold(state, said("tool_call", "m", 3, tool_call_id="t", name="n", value={"a": [1]}))
-    fold(state, said("stop", "m", 4, value={"tokens": 7}, error="slow", status="failed"))
+    fold(state, event_of("tool_call", "m", 3, tool_call_id="t", name="n", value={"a": [1]}))
+    fold(state, event_of("stop", "m", 4, value={"tokens": 7}, error="slow", status="failed"))
     state.metadata = {"model": "x"}
     await put(store, "c", state, response("open", "not yet", serial="~"))
     plain, still_open = await readable(database, "c")
@@ -119,19 +119,19 @@ async def test_writes_of_an_open_message_append_chunks_and_leave_its_row(
     async with connected(database) as connection:
         before = await connection.fetch("SELECT ctid, xmin FROM messages")
         for seq in range(2, 12):
-            await further(store, "c", said("token", "m", seq, text="more "))
+            await further(store, "c", event_of("token", "m", seq, text="more "))
         assert await connection.fetch("SELECT ctid, xmin FROM messages") == before
         rows = await connection.fetch("SELECT ordinal, xmin FROM chunks ORDER BY ordinal")
         assert [row["ordinal"] for row in rows] == list(range(11))
         assert len({row["xmin"] for row in rows}) == 11
-        await further(store, "c", said("stop", "m", 12))
+        await further(store, "c", event_of("stop", "m", 12))
         assert await connection.fetchval("SELECT count(*) FROM chunks") == 0
 
 
 async def test_chunks_replaced_by_a_repair_are_deleted(store, database: str) -> None:
     await put(store, "c", response("m", "a", "b"))
-    await further(store, "c", said("token", "m", 3, text="c"))
-    await further(store, "c", said("repair", "m", 3, text="whole", serial="~"))
+    await further(store, "c", event_of("token", "m", 3, text="c"))
+    await further(store, "c", event_of("repair", "m", 3, text="whole", serial="~"))
     async with connected(database) as connection:
         bodies = [row[0] for row in await connection.fetch("SELECT body FROM chunks")]
     assert len(bodies) == 1

@@ -46,22 +46,26 @@ async def hang() -> None:
     await asyncio.sleep(3600)
 
 
-def said():
+def text_turn():
     return ResponseTurn("resp_1").message(TEXT)
 
 
 def also(**event):
     """The published events, and one more."""
-    events = said().events
+    events = text_turn().events
     return [*events, {"sequence_number": len(events), **event}]
 
 
 def called(name, args):
-    return said().calls(("call_a", name, args)).completed()
+    return text_turn().calls(("call_a", name, args)).completed()
 
 
 RESPONSES = {
-    "malformed JSON": ([*said().events, Raw(b"data: {nonsense\n\n")], "failed", "malformed_event"),
+    "malformed JSON": (
+        [*text_turn().events, Raw(b"data: {nonsense\n\n")],
+        "failed",
+        "malformed_event",
+    ),
     "an event without what it must have": (
         also(type="response.output_item.added", output_index=1),
         "failed",
@@ -86,7 +90,7 @@ RESPONSES = {
     "arguments that are no JSON": (called("hang", '{"a": '), "failed", "bad_arguments: hang"),
     "a tool that hangs": (called("hang", {}), "failed", "tool_timeout: hang"),
     "the vendor's failure": (
-        said().failed("server_error", "Sorry"),
+        text_turn().failed("server_error", "Sorry"),
         "failed",
         "server_error: Sorry",
     ),
@@ -95,15 +99,19 @@ RESPONSES = {
         "failed",
         "overloaded: Later",
     ),
-    "an early end": (said().incomplete("max_output_tokens"), "incomplete", "max_output_tokens"),
-    "a stream that breaks off": (said().events, "incomplete", "stream_broke_off"),
-    "a connection that is cut": ([*said().events, CUT], "incomplete", "connection_lost"),
-    "silence": ([*said().events, Stall(60)], "incomplete", "stalled"),
+    "an early end": (
+        text_turn().incomplete("max_output_tokens"),
+        "incomplete",
+        "max_output_tokens",
+    ),
+    "a stream that breaks off": (text_turn().events, "incomplete", "stream_broke_off"),
+    "a connection that is cut": ([*text_turn().events, CUT], "incomplete", "connection_lost"),
+    "silence": ([*text_turn().events, Stall(60)], "incomplete", "stalled"),
 }
 
 
-async def heard(follower, response_id):
-    """What a follower is told of the end."""
+async def seen_end(follower, response_id):
+    """Return the text and status that a follower has at the end."""
     reader = await follower.until(
         lambda r: r.statuses.get(response_id, "in_progress") != "in_progress"
     )
@@ -116,7 +124,7 @@ async def check(history, conversation, driven, *, followers, status, error):
     assert (wire["status"], wire["text"]) == (status, TEXT)
     assert wire["error"].startswith(error)
     for follower in followers:
-        assert await heard(follower, driven.response_id) == (TEXT, status)
+        assert await seen_end(follower, driven.response_id) == (TEXT, status)
 
 
 @pytest.mark.parametrize("case", RESPONSES)
@@ -167,9 +175,9 @@ async def test_every_follower_ends_with_the_vendor_s_final_text(
             conversation, client, model="gpt-5", input="?", background=True
         )
         for follower in (one, other):
-            told = await heard(follower, driven.response_id)
-            assert told == (TEXT + " And more.", "completed")
-    assert json.loads(await history.message(conversation, driven.response_id))["text"] == told[0]
+            end = await seen_end(follower, driven.response_id)
+            assert end == (TEXT + " And more.", "completed")
+    assert json.loads(await history.message(conversation, driven.response_id))["text"] == end[0]
 
 
 def run_that(end):

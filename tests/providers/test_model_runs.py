@@ -122,7 +122,7 @@ async def test_calls_and_results_are_seen_by_every_follower_while_they_happen(
     assert driven.outcome.response_ids == ("resp_1", "resp_2")
 
 
-@pytest.mark.parametrize("who", ["the front door", "somebody on the channel"])
+@pytest.mark.parametrize("who", ["the library", "a client on the channel"])
 async def test_a_cancel_on_the_channel_stops_the_answer_and_the_vendor(
     history, conversation, vendor, server, who
 ):
@@ -132,7 +132,7 @@ async def test_a_cancel_on_the_channel_stops_the_answer_and_the_vendor(
             history.run_openai(conversation, client, input="?", response_id="r", **ASK)
         )
         await follower.until(lambda r: r.texts.get("r") == "One")
-        if who == "the front door":
+        if who == "the library":
             await history.cancel(conversation, "another")
             await history.cancel(conversation, "r")
         else:
@@ -231,10 +231,10 @@ async def test_a_previous_response_that_the_vendor_forgot_is_reported_and_not_us
     async with vendor.client() as client:
         await history.run_openai(conversation, client, input="?", **ASK)
         vendor.endpoint.forget()
-        told = await history.run_openai(conversation, client, input="?", **ASK)
+        run = await history.run_openai(conversation, client, input="?", **ASK)
         after = await history.run_openai(conversation, client, input="?", **ASK)
-    assert told.outcome.status == "failed"
-    answer = await stored(history, conversation, told.response_id)
+    assert run.outcome.status == "failed"
+    answer = await stored(history, conversation, run.response_id)
     assert answer["status"] == "failed"
     assert answer["error"].startswith("previous_response_not_found")
     assert after.outcome.status == "completed"

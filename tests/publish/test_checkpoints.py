@@ -70,9 +70,9 @@ async def test_the_end_is_committed_with_unstored_events_and_then_marked_acknowl
     await checkpoints.claim("r", None, None)
     await checkpoints.commit(Written("a"), [event_of("stop", "r", 2, status="completed")])
     assert await kept(room) == (1, "a", "completed")
-    assert not (await room.lease("r")).told
+    assert not (await room.lease("r")).stop_acked
     await checkpoints.mark_stop_acked(Written())
-    assert (await room.lease("r")).told
+    assert (await room.lease("r")).stop_acked
 
 
 async def test_a_commit_to_a_hanging_store_has_a_time_limit(room, monkeypatch):

@@ -184,7 +184,7 @@ class TestEnds:
         with pytest.raises(asyncio.CancelledError):
             await within(publishing)
         assert (await room.shown())["r"] == ("ab", "completed")
-        assert (await room.lease("r")).told
+        assert (await room.lease("r")).stop_acked
 
     async def test_finish_takes_precedence_over_an_exception_of_the_block(self, room):
         with pytest.raises(RuntimeError):  # noqa: PT012 - its end raises

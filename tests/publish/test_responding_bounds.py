@@ -102,7 +102,7 @@ class TestTooMuch:
             response.finish("failed", usage=["u" * 15_000, 2**1000], error="e" * 15_000)
         assert [name for name, *_ in await room.spoken()][-1] == "stop"
         lease = await room.lease("r")
-        assert lease.told
+        assert lease.stop_acked
         message = await room.message()
         assert (message["status"], message["text"], len(message["error"])) == (
             "failed",

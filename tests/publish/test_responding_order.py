@@ -67,11 +67,11 @@ class TestLaw7:
             ("response-complete", 1, 1),
         ]
         lease = await room.lease("r")
-        assert (lease.told, lease.holder is None) == (False, False)
+        assert (lease.stop_acked, lease.holder is None) == (False, False)
         stop.open()
         await within(publishing)
         assert (await room.spoken())[-1] == ("stop", 2, 1)
-        assert (await room.lease("r")).told
+        assert (await room.lease("r")).stop_acked
 
     @pytest.mark.parametrize("refused", [2, [2, 4], [1]], ids=str)
     async def test_a_refused_publish_is_repaired_for_readers(self, room, refused):
@@ -108,7 +108,7 @@ class TestLaw7:
                 response.write("abc")
         assert await room.stored() == {"r": ("abc", "completed")}
         lease = await room.lease("r")
-        assert (lease.told, lease.holder is None) == (False, False)
+        assert (lease.stop_acked, lease.holder is None) == (False, False)
 
     @pytest.mark.parametrize(
         ("parts", "text"),
@@ -145,7 +145,7 @@ class TestLaw7:
             response.write("draft")
             response.finish(parts=[{"type": "text", "text": "語" * count}])
         assert [name for name, _, _ in await room.spoken()][-1] == "stop"
-        assert (await room.lease("r")).told
+        assert (await room.lease("r")).stop_acked
         assert (await room.shown())["r"] == ("語" * count, "completed")
 
 

@@ -217,7 +217,7 @@ def _lease_body(lease: LeaseSeen) -> dict[str, Any]:
         "until": timestamp(lease.until_ms),
         "expired": bool(lease.expired),
         "fenced": lease.fenced,
-        "told_at": timestamp(lease.told_ms),
+        "told_at": timestamp(lease.stop_acked_ms),
     }
 
 

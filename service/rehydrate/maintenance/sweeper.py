@@ -145,7 +145,7 @@ async def _fence(
     fenced = []
     for state in (await locked.messages([each.message_id for each in due])).values():
         lease = await locked.lease(state.id)
-        if lease is None or lease.told or not lease.expired:
+        if lease is None or lease.stop_acked or not lease.expired:
             continue
         if state.ended or last_event_ms(state) <= alive_since_ms:
             await locked.fence(state.id, holder, SWEEP_LEASE_S)
@@ -166,7 +166,7 @@ async def _mark_acked(locked: LockedConversation, ids: Sequence[str]) -> list[st
     states = (await locked.messages(ids)).values()
     for state in states:
         if state.ended:
-            await locked.told(state.id)
+            await locked.set_stop_acked(state.id)
     return [state.id for state in states if not state.ended]
 
 

@@ -39,7 +39,7 @@ class LeaseSeen(NamedTuple):
     until_ms: int | None
     expired: bool | None
     fenced: bool
-    told_ms: int | None
+    stop_acked_ms: int | None
 
 
 class Backlog(NamedTuple):

@@ -62,13 +62,13 @@ class Lease(NamedTuple):
         expired: it has run out, by the store's clock.
         fenced: a sweeper treats the publisher as dead: it may not write, and no other publisher
             may take the response over.
-        told: the channel has acknowledged the response's ``stop``.
+        stop_acked: the channel has acknowledged the response's ``stop``.
     """
 
     holder: str | None
     expired: bool
     fenced: bool
-    told: bool
+    stop_acked: bool
 
 
 class Due(NamedTuple):
@@ -94,7 +94,7 @@ class LockedLeases(Protocol):
         """Take the response from its publisher permanently; *holder* ends it within *for_s*."""
         ...
 
-    async def told(self, message_id: str) -> None:
+    async def set_stop_acked(self, message_id: str) -> None:
         """Record that the channel acknowledged the message's ``stop``; this ends its lease."""
         ...
 

@@ -122,7 +122,7 @@ class PostgresLockedConversation:
         terms = (self.conversation.id, checked_id(message_id), checked_id(holder), float(for_s))
         await self._session.execute(statements.FENCE, *terms)
 
-    async def told(self, message_id: str) -> None:
+    async def set_stop_acked(self, message_id: str) -> None:
         """Record that Ably acknowledged the ``stop`` of the message; this ends its lease."""
         key = (self.conversation.id, checked_id(message_id))
         await self._session.execute(statements.STOP_ACKED, *key)

@@ -126,7 +126,7 @@ class Checkpoints:
         """Record that the stop was acknowledged. If that fails, a sweeper publishes it again."""
         try:
             async with self._store.locked(*self._where) as held:
-                await held.told(writer.id)
+                await held.set_stop_acked(writer.id)
         except StoreUnavailable:
             _log.warning(
                 "an acknowledged stop could not be recorded; a sweeper will publish it again"
