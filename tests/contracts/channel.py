@@ -1,7 +1,7 @@
-"""What the project relies on of a channel service, as stock ably-python sees it.
+"""The behaviour of a channel service that the project relies on, observed with ably-python.
 
-Each function is one fact. They run over the local channel server, and over Ably itself where a key
-is given: the local server is only worth something as far as both agree.
+Each function is one fact. They run over the local channel server and, if a key is configured, over
+Ably itself, since the local server is only useful as far as both agree.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ WITHIN_S = 15
 
 @dataclass
 class Service:
-    """A channel service: where it is, the key to it, and clients that are closed afterwards."""
+    """A channel service: its address, its key, and the clients to close at the end."""
 
     key: str
     endpoint: str | None = None
@@ -39,7 +39,7 @@ class Service:
         return client
 
     async def rest(self, **options):
-        """Return a REST client; the SDK shows keys over https only, so it asks for a token."""
+        """Return a REST client with a token, since the SDK sends keys over https only."""
         if not {"token", "key"} & options.keys():
             options |= {"key": self.key, "use_token_auth": True}
         if self.endpoint is not None:
@@ -51,7 +51,7 @@ class Service:
 
 
 def a_name(prefix="contract"):
-    """Return the name of a channel that nobody else uses."""
+    """Return an unused channel name."""
     return f"{prefix}:{uuid.uuid4().hex}"
 
 
@@ -86,7 +86,7 @@ async def messages_arrive_in_order_with_their_ids_and_texts(service):
     assert [m.id for m in got] == [f"{name}-{n}" for n in range(20)]
 
 
-async def serials_sort_as_the_messages_were_delivered(service):
+async def serials_sort_in_the_order_of_delivery(service):
     name, client = a_name(), await service.realtime()
     got = await subscribed(client, name)
     for number in range(5):
@@ -96,7 +96,7 @@ async def serials_sort_as_the_messages_were_delivered(service):
     assert serials == [None] * 5 or serials == sorted(set(serials))
 
 
-async def an_id_is_published_once(service):
+async def a_repeated_message_id_is_published_once(service):
     name, rest = a_name(), await service.rest()
     for _ in range(3):
         await rest.channels.get(name).publish(Message(id=name, name="n", data="x"))
@@ -104,7 +104,7 @@ async def an_id_is_published_once(service):
     assert [m.data for m in page.items] == ["x"]
 
 
-async def headers_come_through_as_they_were_sent(service):
+async def headers_arrive_unchanged(service):
     name, client = a_name(), await service.realtime()
     got = await subscribed(client, name)
     extras = {"headers": {"responseId": "r-1", "seq": 7}}
@@ -113,7 +113,7 @@ async def headers_come_through_as_they_were_sent(service):
     assert message.extras["headers"] == extras["headers"]
 
 
-async def rewind_gives_the_newest_before_what_is_live(service):
+async def rewind_delivers_the_newest_messages_before_live_ones(service):
     name, client = a_name(), await service.realtime()
     for number in range(4):
         await client.channels.get(name).publish("n", str(number))
@@ -125,7 +125,7 @@ async def rewind_gives_the_newest_before_what_is_live(service):
         assert reader.channels.get(name).params["rewind"] == rewind
 
 
-async def rewind_never_gives_more_than_a_hundred(service):
+async def rewind_is_limited_to_100_messages(service):
     name, client = a_name(), await service.realtime()
     channel = client.channels.get(name)
     for first in range(0, 120, 20):
@@ -135,7 +135,7 @@ async def rewind_never_gives_more_than_a_hundred(service):
     assert [m.data for m in got] == [str(n) for n in range(20, 120)]
 
 
-async def history_pages_both_ways_and_gives_each_message_once(service):
+async def history_pages_contain_each_message_once_in_both_directions(service):
     name, rest = a_name(), await service.rest()
     channel = rest.channels.get(name)
     for number in range(7):
@@ -149,7 +149,7 @@ async def history_pages_both_ways_and_gives_each_message_once(service):
         assert "".join(found) == wanted
 
 
-async def history_up_to_the_attach_point_has_all_that_came_before_and_nothing_else(service):
+async def history_up_to_the_attach_point_is_complete_and_exact(service):
     name, client = a_name(), await service.realtime()
     channel = client.channels.get(name)
     await channel.publish("n", "before")
@@ -181,7 +181,7 @@ async def a_dropped_connection_is_resumed_without_a_gap(service):
     assert manager.connection_id == before
 
 
-async def a_capability_is_kept_to(service):
+async def a_capability_is_enforced(service):
     name, rest = a_name(), await service.rest()
     details = await rest.auth.request_token({"capability": {name: ["history"]}})
     narrow = await service.rest(token=details.token)
@@ -195,7 +195,7 @@ async def a_capability_is_kept_to(service):
         assert refused.value.code == 40160
 
 
-async def a_message_that_is_too_large_is_40009(service):
+async def a_message_that_is_too_large_is_rejected_with_40009(service):
     rest = await service.rest()
     path = f"/channels/{quote(a_name(), safe='')}/messages"
     answer = await rest.request("POST", path, "5", body={"data": "x" * 300_000})
@@ -205,14 +205,14 @@ async def a_message_that_is_too_large_is_40009(service):
 Fact = Callable[[Service], Awaitable[None]]
 FACTS: tuple[Fact, ...] = (
     messages_arrive_in_order_with_their_ids_and_texts,
-    serials_sort_as_the_messages_were_delivered,
-    an_id_is_published_once,
-    headers_come_through_as_they_were_sent,
-    rewind_gives_the_newest_before_what_is_live,
-    rewind_never_gives_more_than_a_hundred,
-    history_pages_both_ways_and_gives_each_message_once,
-    history_up_to_the_attach_point_has_all_that_came_before_and_nothing_else,
+    serials_sort_in_the_order_of_delivery,
+    a_repeated_message_id_is_published_once,
+    headers_arrive_unchanged,
+    rewind_delivers_the_newest_messages_before_live_ones,
+    rewind_is_limited_to_100_messages,
+    history_pages_contain_each_message_once_in_both_directions,
+    history_up_to_the_attach_point_is_complete_and_exact,
     a_dropped_connection_is_resumed_without_a_gap,
-    a_capability_is_kept_to,
-    a_message_that_is_too_large_is_40009,
+    a_capability_is_enforced,
+    a_message_that_is_too_large_is_rejected_with_40009,
 )

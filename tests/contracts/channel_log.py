@@ -1,4 +1,4 @@
-"""What every ChannelLog keeps, whatever stands behind it."""
+"""The contract of the channel ports, independent of the adapter."""
 
 from __future__ import annotations
 
@@ -38,19 +38,19 @@ def tokens(count, *, run="r", text="token {} "):
 
 
 async def published(log, channel, outgoing):
-    """Publish one by one without waiting in between; the serials."""
+    """Publish one by one without waiting in between; return the serials."""
     answers = [log.publish(channel, [each]) for each in outgoing]
     return [serial for answer in answers for serial in await answer]
 
 
 async def read(log, channel, **how):
-    """All pages of history."""
+    """Return all pages of history."""
     async with aclosing(log.history(channel, **how)) as pages:
         return [page async for page in pages]
 
 
 async def receive(subscription, count, *, within_s=10):
-    """The next *count* items of a subscription."""
+    """Return the next *count* items of a subscription."""
     async with asyncio.timeout(within_s):
         return [await anext(subscription.__aiter__()) for _ in range(count)]
 
@@ -58,14 +58,14 @@ async def receive(subscription, count, *, within_s=10):
 class ChannelLogContract:
     """Needs a fixture ``log`` (a ChannelLog), ``channel`` (a new name), ``key`` (the log's)."""
 
-    async def test_publishing_returns_before_anything_is_acknowledged(self, log, channel):
+    async def test_publish_returns_before_the_acknowledgement(self, log, channel):
         began = asyncio.get_running_loop().time()
         answers = [log.publish(channel, [each]) for each in tokens(100)]
         assert asyncio.get_running_loop().time() - began < 5
         assert all(not answer.done() for answer in map(asyncio.ensure_future, answers))
         assert len({serial for answer in answers for serial in await answer}) == 100
 
-    async def test_what_is_published_without_waiting_keeps_its_order(self, log, channel):
+    async def test_messages_published_without_waiting_stay_in_order(self, log, channel):
         serials = await published(log, channel, tokens(500))
         assert serials == sorted(serials)
         pages = await read(log, channel, forwards=True)
@@ -80,7 +80,7 @@ class ChannelLogContract:
             zip(["t0", "t1", "t2"], serials, strict=True)
         )
 
-    async def test_pages_backwards_begin_with_the_newest_and_are_oldest_first_each(
+    async def test_backward_pages_start_at_the_newest_and_are_sorted_oldest_first(
         self, log, channel
     ):
         await published(log, channel, tokens(25))
@@ -88,16 +88,16 @@ class ChannelLogContract:
         seqs = [[m.extras["headers"]["seq"] for m in page] for page in pages]
         assert seqs == [list(range(15, 25)), list(range(5, 15)), list(range(5))]
 
-    async def test_pages_forwards_begin_with_the_oldest(self, log, channel):
+    async def test_forward_pages_start_at_the_oldest(self, log, channel):
         await published(log, channel, tokens(25))
         pages = await read(log, channel, limit=10, forwards=True)
         seqs = [[m.extras["headers"]["seq"] for m in page] for page in pages]
         assert seqs == [list(range(10)), list(range(10, 20)), list(range(20, 25))]
 
-    async def test_a_channel_that_nobody_used_has_no_history(self, log, channel):
+    async def test_an_unused_channel_has_no_history(self, log, channel):
         assert await read(log, channel) == []
 
-    async def test_since_leaves_out_what_is_older_and_keeps_what_is_as_old(self, log, channel):
+    async def test_since_is_an_inclusive_lower_bound(self, log, channel):
         await published(log, channel, tokens(3))
         await asyncio.sleep(0.05)
         await published(log, channel, tokens(3, run="later"))
@@ -107,7 +107,7 @@ class ChannelLogContract:
         assert [m.id for m in recent] == [m.id for m in page if m.timestamp_ms >= since_ms]
         assert [m.id for m in recent] == ["later-0", "later-1", "later-2"]
 
-    async def test_history_until_an_attach_point_ends_there(self, log, channel):
+    async def test_history_until_an_attach_point_stops_there(self, log, channel):
         await published(log, channel, tokens(3))
         async with log.subscribe(channel) as subscription:
             until = subscription.attach_serial
@@ -123,7 +123,7 @@ class ChannelLogContract:
         (page,) = await read(log, channel, until="00000000000001-000@never:000")
         assert len(page) == 3
 
-    async def test_a_message_says_what_was_published_and_when(self, log, channel):
+    async def test_a_message_has_its_content_and_time(self, log, channel):
         before_ms = time.time_ns() // 1_000_000
         outgoing = Outgoing("token", "x", "id-1", {"headers": {"seq": 0}}, None)
         (serial,) = await log.publish(channel, [outgoing])
@@ -133,18 +133,18 @@ class ChannelLogContract:
         assert (message.client_id, message.extras) == (None, {"headers": {"seq": 0}})
         assert before_ms - 1_000 <= message.timestamp_ms <= before_ms + 60_000
 
-    async def test_a_message_says_who_published_it(self, log, channel):
+    async def test_a_message_has_the_client_id_of_its_publisher(self, log, channel):
         await log.publish(channel, [Outgoing("user-input", "hi", "id-1", client_id="ann")])
         ((message,),) = await read(log, channel)
         assert message.client_id == "ann"
 
-    async def test_the_same_id_twice_is_one_message(self, log, channel):
+    async def test_a_repeated_id_is_stored_once(self, log, channel):
         await published(log, channel, [*tokens(2), *tokens(2)])
         (page,) = await read(log, channel)
         assert [m.id for m in page] == ["r-0", "r-1"]
 
     @pytest.mark.parametrize("text", HARD_TEXTS.values(), ids=HARD_TEXTS.keys())
-    async def test_text_arrives_to_the_character(self, log, channel, text):
+    async def test_text_arrives_unchanged(self, log, channel, text):
         async with log.subscribe(channel) as subscription:
             await log.publish(channel, [Outgoing("token", text, "t")])
             (live,) = await receive(subscription, 1)
@@ -156,7 +156,7 @@ class ChannelLogContract:
         [None, b"\x00\xff\x80", {"promptId": "p", "text": "語"}, [1, 2.5, None, "x"], {}],
         ids=["none", "bytes", "object", "array", "empty object"],
     )
-    async def test_data_arrives_as_what_it_was(self, log, channel, data):
+    async def test_data_keep_their_type(self, log, channel, data):
         async with log.subscribe(channel) as subscription:
             await log.publish(channel, [Outgoing("user-input", data, "t")])
             (live,) = await receive(subscription, 1)
@@ -171,21 +171,21 @@ class ChannelLogContract:
         (stored,) = await read(log, channel)
         assert live == stored
 
-    async def test_a_subscription_gets_what_is_published_after_it(self, log, channel):
+    async def test_a_subscription_receives_later_messages(self, log, channel):
         await published(log, channel, tokens(3))
         async with log.subscribe(channel) as subscription:
             await published(log, channel, tokens(3, run="later"))
             got = await receive(subscription, 3)
         assert [m.id for m in got] == ["later-0", "later-1", "later-2"]
 
-    async def test_a_subscription_with_rewind_gets_what_came_before_it_too(self, log, channel):
+    async def test_a_subscription_with_rewind_also_receives_earlier_messages(self, log, channel):
         await published(log, channel, tokens(5))
         async with log.subscribe(channel, rewind="3") as subscription:
             await published(log, channel, tokens(2, run="later"))
             got = await receive(subscription, 5)
         assert [m.id for m in got] == ["r-2", "r-3", "r-4", "later-0", "later-1"]
 
-    async def test_two_subscriptions_to_a_channel_each_rewind_as_they_asked(self, log, channel):
+    async def test_two_subscriptions_to_a_channel_have_their_own_rewind(self, log, channel):
         await published(log, channel, tokens(5))
         async with (
             log.subscribe(channel, rewind="2") as two,
@@ -195,7 +195,7 @@ class ChannelLogContract:
             assert [m.id for m in await receive(two, 3)] == ["r-3", "r-4", "later-0"]
             assert len(await receive(four, 5)) == 5
 
-    async def test_a_slow_reader_is_told_that_messages_were_dropped_and_overlaps_again(
+    async def test_a_slow_reader_is_notified_of_dropped_messages_and_overlaps_again(
         self, log, channel
     ):
         async with log.subscribe(channel, rewind="5", capacity=20) as subscription:
@@ -210,7 +210,7 @@ class ChannelLogContract:
         assert isinstance(again, Discontinuity)
         assert [m.id for m in rewound] == [each.id for each in newest]
 
-    async def test_a_refused_publish_says_so_and_its_neighbours_arrive(self, log, channel):
+    async def test_a_rejected_publish_raises_and_the_others_arrive(self, log, channel):
         large = Outgoing("token", "x" * 80_000, "large")
         first, refused, last = (
             log.publish(channel, [each]) for each in (*tokens(1), large, *tokens(1, run="last"))
@@ -223,7 +223,7 @@ class ChannelLogContract:
         (page,) = await read(log, channel)
         assert [m.id for m in page] == ["r-0", "last-0"]
 
-    async def test_a_message_named_error_arrives_like_any_other(self, log, channel):
+    async def test_a_message_named_error_is_delivered(self, log, channel):
         names = ["token", "error", "new_listener", "", "all", "\x01", "token"]
         async with log.subscribe(channel) as subscription:
             batch = [Outgoing(name, str(i), f"b:{i}") for i, name in enumerate(names)]
@@ -231,19 +231,19 @@ class ChannelLogContract:
             got = await receive(subscription, len(names))
         assert [m.data for m in got] == [str(i) for i in range(len(names))]
 
-    async def test_the_key_may_do_something(self, log, key):
+    async def test_the_key_has_a_capability(self, log, key):
         capability = await log.key_capability(key)
         assert capability
         assert all(isinstance(each, str) for ops in capability.values() for each in ops)
 
-    async def test_a_key_with_another_secret_is_nobodys(self, log, key):
+    async def test_a_key_with_a_wrong_secret_is_rejected(self, log, key):
         with pytest.raises(Unauthorized):
             await log.key_capability(f"{key.partition(':')[0]}:{'x' * 32}")
 
     @pytest.mark.parametrize("token", ["", "nonsense", "a.b.c", "語", "x\ny"])
-    async def test_what_is_no_token_admits_nobody(self, log, channel, token):
+    async def test_an_invalid_token_is_rejected(self, log, channel, token):
         with pytest.raises(Unauthorized):
             await log.admits(token, channel)
 
-    async def test_it_is_ready(self, log):
+    async def test_the_adapter_is_ready(self, log):
         await log.ready()

@@ -1,4 +1,4 @@
-"""What every store promises: a suite for a class that has a fixture ``store``."""
+"""The contract of the store ports: a suite for a class with a fixture ``store``."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from contracts.store_writing import Leases, Together, Watermarks
 
 
 class StoreContract(Rows, Pages, Text, Together, Leases, Watermarks):
-    """All of it, and that the store is ready."""
+    """The whole contract."""
 
-    async def test_it_is_ready(self, store) -> None:
+    async def test_the_adapter_is_ready(self, store) -> None:
         await store.ready()

@@ -1,4 +1,4 @@
-"""Of the store's contract: messages and pages are read as they were put, whatever they hold."""
+"""The store's contract for reads: messages and pages are returned as they were written."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class Rows:
         assert await store.message("none", "m") is None
         assert await store.conversations(limit=5, before=None) == ([], None)
 
-    async def test_locking_makes_the_conversation(self, store) -> None:
-        async with store.locked("c", "ai:c") as held:
-            made = held.conversation
+    async def test_locking_creates_the_conversation(self, store) -> None:
+        async with store.locked("c", "ai:c") as locked:
+            made = locked.conversation
         assert (made.id, made.channel, made.watermark, made.holes) == ("c", "ai:c", None, ())
         assert (await store.load("c", limit=1, before=None)).conversation == made
         assert await store.conversation("c") == made
@@ -35,8 +35,8 @@ class Rows:
     async def test_the_channel_of_the_row_wins_over_the_given_one(self, store) -> None:
         async with store.locked("c", "first"):
             pass
-        async with store.locked("c", "second") as held:
-            assert held.conversation.channel == "first"
+        async with store.locked("c", "second") as locked:
+            assert locked.conversation.channel == "first"
 
     async def test_a_channel_belongs_to_one_conversation(self, store) -> None:
         async with store.locked("c", "same"):
@@ -100,14 +100,14 @@ class Rows:
         first = response("m", "a")
         await put(store, "c", first)
         place = first.position
-        async with store.locked("c", "ai:c") as held:
-            state = (await held.messages(["m"]))["m"]
+        async with store.locked("c", "ai:c") as locked:
+            state = (await locked.messages(["m"]))["m"]
             state.position = "0"
             fold(state, event_of("stop", "m", 2))
-            await held.put([state])
+            await locked.put([state])
         assert (await store.load("c", limit=1, before=None)).finished[0].position == place
 
-    async def test_a_position_may_come_later(self, store) -> None:
+    async def test_a_position_can_be_set_later(self, store) -> None:
         state = MessageState("m")
         fold(state, event_of("start", "m", 0, serial=None))
         await put(store, "c", state)
@@ -144,8 +144,8 @@ class Rows:
         await put(store, "c", older, newer, named)
         assert [state.id for state in await store.states("c", [None])] == ["b"]
         assert {state.id for state in await store.states("c", [None, "n"])} == {"b", "n"}
-        async with store.locked("c", "ai:c") as held:
-            assert list(await held.messages([None])) == ["b"]
+        async with store.locked("c", "ai:c") as locked:
+            assert list(await locked.messages([None])) == ["b"]
 
 
 class Pages:
@@ -179,7 +179,7 @@ class Pages:
         assert [state.id for state in newest.open] == ["open"]
         assert (await store.load("c", limit=1, before=Cursor("2", ""))).open == []
 
-    async def test_the_newest_messages_are_the_page_and_come_oldest_first(self, store) -> None:
+    async def test_a_page_has_the_newest_messages_oldest_first(self, store) -> None:
         await put(store, "c", *(finished(f"m{n}", f"{n}") for n in (3, 1, 2)))
         page = await store.load("c", limit=2, before=None)
         assert ([row.id for row in page.finished], page.more) == (["m2", "m3"], True)
@@ -206,14 +206,14 @@ class Pages:
 
 
 class Text:
-    """Ids and texts of every kind."""
+    """Ids and texts with unusual characters."""
 
     @pytest.mark.parametrize("id_", UNICODE_IDS)
     async def test_ids_are_stored_unchanged(self, store, id_: str) -> None:
         conversation = id_[:120]
-        async with store.locked(conversation, f"ai:{conversation}") as held:
-            await held.put([response(id_, "text", prompt_id=id_)])
-            await held.grant(id_, id_, 5)
+        async with store.locked(conversation, f"ai:{conversation}") as locked:
+            await locked.put([response(id_, "text", prompt_id=id_)])
+            await locked.grant(id_, id_, 5)
         stored = await store.load(conversation, limit=1, before=None)
         assert stored.conversation.id == conversation
         assert (stored.open[0].id, stored.open[0].prompt_id) == (id_, id_)

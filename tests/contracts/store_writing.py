@@ -1,4 +1,4 @@
-"""Of the store's contract: what is written together, at once, and in whose name."""
+"""The store's contract for writes: atomicity, concurrency, leases and watermarks."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from rehydrate.errors import Fenced, NotFound
 
 
 class Together:
-    """What is written together, and what happens at the same time."""
+    """Atomic writes, and concurrent readers and writers."""
 
     async def test_a_block_that_raises_writes_nothing(self, store) -> None:
         async def fail() -> None:
-            async with store.locked("c", "ai:c") as held:
-                await held.put([response("m", "text")])
-                await held.move(Watermark("1", AT_MS, AT_MS), None)
+            async with store.locked("c", "ai:c") as locked:
+                await locked.put([response("m", "text")])
+                await locked.move(Watermark("1", AT_MS, AT_MS), None)
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
@@ -31,8 +31,8 @@ class Together:
         inside = asyncio.Event()
 
         async def hold() -> None:
-            async with store.locked("c", "ai:c") as held:
-                await held.put([response("m", "text")])
+            async with store.locked("c", "ai:c") as locked:
+                await locked.put([response("m", "text")])
                 inside.set()
                 await asyncio.sleep(60)
 
@@ -46,22 +46,22 @@ class Together:
     async def test_other_open_messages_are_counted_under_the_lock(self, store) -> None:
         await put(store, "c", response("a"), response("b"), response("d"), finished("e", "e"))
         await put(store, "other", response("f"))
-        async with store.locked("c", "ai:c") as held:
-            assert await held.open_beside(["a", "x"], most=10) == 2
-            assert await held.open_beside([], most=2) == 2
-            await held.put([response("g")])
-            assert await held.open_beside([], most=10) == 4
+        async with store.locked("c", "ai:c") as locked:
+            assert await locked.open_beside(["a", "x"], most=10) == 2
+            assert await locked.open_beside([], most=2) == 2
+            await locked.put([response("g")])
+            assert await locked.open_beside([], most=10) == 4
 
     async def test_a_block_waits_for_the_other_and_reads_its_writes(self, store) -> None:
         await put(store, "c", response("m"))
 
         async def count(times: int) -> None:
             for _ in range(times):
-                async with store.locked("c", "ai:c") as held:
-                    state = (await held.messages(["m"]))["m"]
+                async with store.locked("c", "ai:c") as locked:
+                    state = (await locked.messages(["m"]))["m"]
                     seq = (state.seq or 0) + 1
                     fold(state, event_of("token", "m", seq, text=f"{seq} "))
-                    await held.put([state])
+                    await locked.put([state])
 
         await asyncio.gather(*(count(5) for _ in range(4)))
         (read,) = (await store.load("c", limit=1, before=None)).open
@@ -77,17 +77,17 @@ class Together:
 
     async def test_readers_do_not_wait_and_read_only_committed_writes(self, store) -> None:
         await put(store, "c", response("m", "a"))
-        async with store.locked("c", "ai:c") as held:
-            state = (await held.messages(["m"]))["m"]
+        async with store.locked("c", "ai:c") as locked:
+            state = (await locked.messages(["m"]))["m"]
             fold(state, event_of("token", "m", 2, text="b"))
             fold(state, event_of("stop", "m", 3))
-            await held.put([state])
+            await locked.put([state])
             async with asyncio.timeout(5):
                 during = await store.load("c", limit=1, before=None)
         assert (wire.message(during.open[0])["text"], during.finished) == ("a", [])
 
     async def test_a_load_is_one_snapshot(self, store) -> None:
-        """A message is open or finished, never both and never neither, and whole."""
+        """A message is either open or finished, and complete."""
         await put(store, "c", response("m", "0 "))
         stop = asyncio.Event()
 
@@ -103,131 +103,131 @@ class Together:
                 assert len(stored.open) + len(stored.finished) == 1
                 for state in stored.open:
                     assert state.gaps() == []
-                    told = [tick.length for run in state.runs for tick in run.timings.entries]
-                    assert sum(told) == len(wire.message(state)["text"])
+                    lengths = [tick.length for run in state.runs for tick in run.timings.entries]
+                    assert sum(lengths) == len(wire.message(state)["text"])
 
         await asyncio.gather(write(), read(), read())
 
-    async def test_a_state_may_be_put_again_in_one_block(self, store) -> None:
-        async with store.locked("c", "ai:c") as held:
+    async def test_a_state_can_be_written_twice_in_one_block(self, store) -> None:
+        async with store.locked("c", "ai:c") as locked:
             state = response("m", "a")
-            await held.put([state])
+            await locked.put([state])
             fold(state, event_of("token", "m", 2, text="b"))
-            await held.put([state])
+            await locked.put([state])
             state.pointer = 7
-            await held.put([state])
+            await locked.put([state])
             state.pointer = 8
-            await held.put([state])
+            await locked.put([state])
             fold(state, event_of("token", "m", 3, text="c"))
-            await held.put([state])
-            assert (await held.messages(["m"]))["m"] is state
+            await locked.put([state])
+            assert (await locked.messages(["m"]))["m"] is state
         (read,) = (await store.load("c", limit=1, before=None)).open
         assert (wire.message(read)["text"], read.pointer) == ("abc", 8)
 
     async def test_an_unchanged_message_is_not_written(self, store) -> None:
         await put(store, "c", response("m", "a"), response("n", "b", ended=True))
-        async with store.locked("c", "ai:c") as held:
-            states = await held.messages(["m", "n"])
-            await held.put(states.values())
+        async with store.locked("c", "ai:c") as locked:
+            states = await locked.messages(["m", "n"])
+            await locked.put(states.values())
         assert len((await store.load("c", limit=1, before=None)).open) == 1
 
 
 class Leases:
-    """Who publishes, by the store's clock."""
+    """Leases of publishers, measured by the store's clock."""
 
     async def test_an_imported_message_has_no_lease(self, store) -> None:
-        async with store.locked("c", "ai:c") as held:
-            await held.put([response("m")])
-            assert await held.lease("m") is None
-            assert await held.lease("none") is None
+        async with store.locked("c", "ai:c") as locked:
+            await locked.put([response("m")])
+            assert await locked.lease("m") is None
+            assert await locked.lease("none") is None
 
     async def test_a_lease_lasts_and_expires(self, store) -> None:
-        async with store.locked("c", "ai:c") as held:
-            await held.put([response("m")])
-            await held.grant("m", "me", 60)
-            assert await held.lease("m") == ("me", False, False, False)
-            await held.grant("m", "you", 0)
-            assert await held.lease("m") == ("you", True, False, False)
-        async with store.locked("c", "ai:c") as held:
-            assert (await held.lease("m")).holder == "you"
+        async with store.locked("c", "ai:c") as locked:
+            await locked.put([response("m")])
+            await locked.grant("m", "me", 60)
+            assert await locked.lease("m") == ("me", False, False, False)
+            await locked.grant("m", "you", 0)
+            assert await locked.lease("m") == ("you", True, False, False)
+        async with store.locked("c", "ai:c") as locked:
+            assert (await locked.lease("m")).holder == "you"
 
     async def test_an_acknowledged_stop_ends_a_lease(self, store) -> None:
-        async with store.locked("c", "ai:c") as held:
-            await held.put([response("m", ended=True)])
-            await held.grant("m", "me", 60)
-            await held.set_stop_acked("m")
-            assert await held.lease("m") == (None, True, False, True)
-            await held.set_stop_acked("m")
-            assert (await held.lease("m")).stop_acked
+        async with store.locked("c", "ai:c") as locked:
+            await locked.put([response("m", ended=True)])
+            await locked.grant("m", "me", 60)
+            await locked.set_stop_acked("m")
+            assert await locked.lease("m") == (None, True, False, True)
+            await locked.set_stop_acked("m")
+            assert (await locked.lease("m")).stop_acked
 
     async def test_a_grant_for_an_unstored_message_is_refused(self, store) -> None:
-        async with store.locked("c", "ai:c") as held:
+        async with store.locked("c", "ai:c") as locked:
             with pytest.raises(NotFound):
-                await held.grant("m", "me", 60)
+                await locked.grant("m", "me", 60)
 
     async def test_a_fenced_publisher_cannot_write(self, store) -> None:
-        async with store.locked("c", "ai:c") as held:
-            await held.put([response("m")])
-            await held.grant("m", "me", 60)
-            await held.fence("m", "sweeper", 60)
-            assert await held.lease("m") == ("sweeper", False, True, False)
+        async with store.locked("c", "ai:c") as locked:
+            await locked.put([response("m")])
+            await locked.grant("m", "me", 60)
+            await locked.fence("m", "sweeper", 60)
+            assert await locked.lease("m") == ("sweeper", False, True, False)
             for holder in ("me", "you"):
                 with pytest.raises(Fenced):
-                    await held.grant("m", holder, 60)
+                    await locked.grant("m", holder, 60)
         await further(store, "c", event_of("stop", "m", 1))
-        async with store.locked("c", "ai:c") as held:
-            await held.set_stop_acked("m")
-            assert await held.lease("m") == (None, True, True, True)
+        async with store.locked("c", "ai:c") as locked:
+            await locked.set_stop_acked("m")
+            assert await locked.lease("m") == (None, True, True, True)
 
     async def test_a_lease_is_rolled_back_with_the_rest(self, store) -> None:
         await put(store, "c", response("m"))
 
         async def fail() -> None:
-            async with store.locked("c", "ai:c") as held:
-                await held.grant("m", "me", 60)
+            async with store.locked("c", "ai:c") as locked:
+                await locked.grant("m", "me", 60)
                 raise Fenced("by the test")
 
         with pytest.raises(Fenced):
             await fail()
-        async with store.locked("c", "ai:c") as held:
-            assert await held.lease("m") is None
+        async with store.locked("c", "ai:c") as locked:
+            assert await locked.lease("m") is None
 
 
 class Watermarks:
-    """The watermark, and the intervals that were never read."""
+    """Watermarks, and the intervals of history that were lost."""
 
     async def test_the_watermark_moves_and_is_read_as_it_was_set(self, store) -> None:
         mark = Watermark("5-s", AT_MS, AT_MS + 7)
-        async with store.locked("c", "ai:c") as held:
-            await held.move(mark, None)
-            assert held.conversation.watermark == mark
+        async with store.locked("c", "ai:c") as locked:
+            await locked.move(mark, None)
+            assert locked.conversation.watermark == mark
         assert (await store.load("c", limit=1, before=None)).conversation.watermark == mark
-        async with store.locked("c", "ai:c") as held:
-            assert held.conversation.watermark == mark
-            await held.move(Watermark(None, AT_MS, AT_MS + 8), None)
+        async with store.locked("c", "ai:c") as locked:
+            assert locked.conversation.watermark == mark
+            await locked.move(Watermark(None, AT_MS, AT_MS + 8), None)
         ((row,), _) = await store.conversations(limit=1, before=None)
         assert row.watermark == (None, AT_MS, AT_MS + 8)
 
     async def test_lost_intervals_are_stored_and_adjacent_ones_merged(self, store) -> None:
-        async with store.locked("c", "ai:c") as held:
+        async with store.locked("c", "ai:c") as locked:
             for hole in (LostInterval(10, 20), LostInterval(40, 50), LostInterval(15, 30)):
-                await held.move(Watermark("1", AT_MS, AT_MS), hole)
+                await locked.move(Watermark("1", AT_MS, AT_MS), hole)
         row = (await store.load("c", limit=1, before=None)).conversation
         assert row.holes == (LostInterval(10, 30), LostInterval(40, 50))
 
     async def test_the_number_of_lost_intervals_is_bounded(self, store) -> None:
-        async with store.locked("c", "ai:c") as held:
+        async with store.locked("c", "ai:c") as locked:
             for n in range(130):
-                await held.move(Watermark("1", AT_MS, AT_MS), LostInterval(n * 10, n * 10 + 5))
+                await locked.move(Watermark("1", AT_MS, AT_MS), LostInterval(n * 10, n * 10 + 5))
         holes = (await store.load("c", limit=1, before=None)).conversation.holes
         assert len(holes) == 100
         assert (holes[0].from_ms, holes[-1]) == (0, LostInterval(1290, 1295))
 
     async def test_times_are_exact_to_the_millisecond(self, store) -> None:
         for ms in (AT_MS, 1, 999, 1_999_999_999_999, 4_102_444_800_001):
-            async with store.locked("c", "ai:c") as held:
-                await held.move(Watermark("1", ms, ms), None)
+            async with store.locked("c", "ai:c") as locked:
+                await locked.move(Watermark("1", ms, ms), None)
             row = (await store.load("c", limit=1, before=None)).conversation
             assert row.watermark == ("1", ms, ms)
-            async with store.locked("c", "ai:c") as held:
-                assert held.conversation.watermark == ("1", ms, ms)
+            async with store.locked("c", "ai:c") as locked:
+                assert locked.conversation.watermark == ("1", ms, ms)

@@ -1,4 +1,4 @@
-"""The contract of the channel's log: Ably's SDK over the local channel server."""
+"""The channel contract for the Ably adapter, over the local channel server."""
 
 from __future__ import annotations
 

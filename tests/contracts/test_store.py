@@ -1,4 +1,4 @@
-"""The store's contract, over a real Postgres."""
+"""The store contract for the Postgres adapter."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A scripted endpoint on a real socket, and the stock clients of the openai package against it."""
+"""A scripted endpoint on a real socket, and clients of the openai package for it."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from scripted_openai.endpoint import ScriptedEndpoint
 
 
 class Vendor:
-    """The endpoint, and clients of it."""
+    """The endpoint and its clients."""
 
     def __init__(self, endpoint: ScriptedEndpoint, url: str) -> None:
         self.endpoint = endpoint

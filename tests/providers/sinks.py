@@ -1,4 +1,4 @@
-"""Sinks to write answers into: the fold that readers use, without a channel and a store."""
+"""A sink that folds an answer as readers do, without a channel or a store."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from rehydrate.core.text.assembly import spoken_text
 
 
 class Folded:
-    """What a reader of the conversation sees, by the same fold."""
+    """The answer as a reader of the conversation sees it."""
 
     def __init__(self) -> None:
         self.state = MessageState("resp")
@@ -21,8 +21,8 @@ class Folded:
         self._seq = 0
         self._grown = asyncio.Event()
 
-    async def said(self, text: str) -> None:
-        """Wait until all of *text* is said."""
+    async def wait_for_text(self, text: str) -> None:
+        """Wait until the text so far equals *text*."""
         while self.text != text:
             self._grown.clear()
             await asyncio.wait_for(self._grown.wait(), 20)
@@ -37,7 +37,7 @@ class Folded:
 
     @property
     def needs_repair(self) -> bool:
-        """Whether readers saw other content than what is final."""
+        """True if readers saw content that differs from the final parts."""
         return self.final is not None and self.final != self.parts
 
     @property
@@ -49,31 +49,31 @@ class Folded:
         return self.ending[2] if self.ending else None
 
     def write(self, text, *, part=None):
-        self._say("token", text=text, part=part)
+        self._fold("token", text=text, part=part)
 
     def refuse(self, text, *, part=None):
-        self._say("refusal", text=text, part=part)
+        self._fold("refusal", text=text, part=part)
 
     def reason(self, text, *, part=None):
-        self._say("reasoning", text=text, part=part)
+        self._fold("reasoning", text=text, part=part)
 
     def tool_call(self, tool_call_id, name, args=""):
-        self._say("tool_call", tool_call_id=tool_call_id, name=name, value=args)
+        self._fold("tool_call", tool_call_id=tool_call_id, name=name, value=args)
 
     def tool_args(self, tool_call_id, text):
-        self._say("tool_args", tool_call_id=tool_call_id, text=text)
+        self._fold("tool_args", tool_call_id=tool_call_id, text=text)
 
     def tool_result(self, tool_call_id, result, *, name=None, failed=False):
         named = {"tool_call_id": tool_call_id, "name": name}
-        self._say("tool_result", **named, value=result, status="failed" if failed else None)
+        self._fold("tool_result", **named, value=result, status="failed" if failed else None)
 
     def finish(self, status="completed", *, usage=None, error=None, parts=None):
         assert self.ending is None, "a response ends once"
         self.ending = (status, usage, error)
         self.final = parts
 
-    def _say(self, kind, **fields):
-        assert self.ending is None, "nothing is said after the end"
+    def _fold(self, kind, **fields):
+        assert self.ending is None, "an event after the end"
         self._seq += 1
         self.seen.append(kind)
         fold(self.state, Event(kind, "resp", 1, self._seq, **fields))

@@ -1,4 +1,4 @@
-"""Ways to spoil a transcript, by chance and one place after the other."""
+"""Corrupt transcripts, at random or at one place after the other."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ HOWS = ("drop", "repeat", "move", "spoil", "spoil")
 
 
 def places(value, at=()):
-    """Every place in *value*, as the keys that lead to it."""
+    """Yield every place in *value* as the keys that lead to it."""
     if isinstance(value, dict | list):
         for key in value if isinstance(value, dict) else range(len(value)):
             yield (*at, key)
@@ -25,7 +25,7 @@ def places(value, at=()):
 
 
 def put(events, place, junk):
-    """*events* with *junk* at *place*."""
+    """Return *events* with *junk* at *place*."""
     spoiled = copy.deepcopy(events)
     holder = spoiled
     for key in place[:-1]:
@@ -35,7 +35,7 @@ def put(events, place, junk):
 
 
 def spoiled_everywhere(name):
-    """A transcript once for every place in it, spoiled there."""
+    """Yield one corrupted copy of a transcript for every place in it."""
     events = transcript(name)["events"]
     for place, junk in zip(places(events), itertools.cycle(JUNK), strict=False):
         yield put(events, place, junk)
@@ -43,7 +43,7 @@ def spoiled_everywhere(name):
 
 @st.composite
 def spoiled(draw, names):
-    """A transcript with events lost, doubled, moved and spoiled."""
+    """Draw a transcript with lost, repeated, moved and corrupted events."""
     events = copy.deepcopy(transcript(draw(st.sampled_from(names)))["events"])
     for _ in range(draw(st.integers(1, 5))):
         at = draw(st.integers(0, len(events) - 1))
@@ -61,7 +61,7 @@ def spoiled(draw, names):
 
 
 def check_ends_once(stream) -> None:
-    """Whatever incoming, the answer ends once, with an error unless it is complete."""
+    """Check that the answer ends once, with an error unless it completed."""
     sink = Folded()
     seen = list(stream)
     for event in seen:

@@ -1,4 +1,4 @@
-"""Tool calls of a run: deltas by their places, whole calls, results once."""
+"""Tool calls of a run: deltas by index, complete calls, and results that are emitted once."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ def function(args=None, **more):
     return {"type": "function", "function": {"name": "sum", "arguments": args}} | more
 
 
-def test_deltas_of_parallel_calls_are_kept_apart_by_step_and_place():
+def test_deltas_of_parallel_calls_are_separated_by_step_and_index():
     content = RunContent()
     calls = AssistantsCalls(content)
     begun = delta("s", function("", index=0, id="a"), function("", index=1, id="b"))
@@ -45,7 +45,7 @@ def test_deltas_of_parallel_calls_are_kept_apart_by_step_and_place():
     assert list(content.begun) == ["a", "b", "c"]
 
 
-def test_calls_that_are_asked_for_are_said_whole_first():
+def test_required_calls_are_completed_before_they_are_returned():
     calls = AssistantsCalls(RunContent())
     list(calls.delta(delta("s", function('{"a"', index=0, id="a"))))
     asked = [function('{"a": 1}', id="a"), function("{}", id="b")]
@@ -57,7 +57,7 @@ def test_calls_that_are_asked_for_are_said_whole_first():
 
 
 @pytest.mark.parametrize("state", ["completed", "failed"])
-def test_a_result_is_said_once_and_makes_its_part_final(state):
+def test_a_result_is_emitted_once_and_completes_its_part(state):
     content = RunContent()
     calls = AssistantsCalls(content)
     whole = {
@@ -76,7 +76,7 @@ def test_a_result_is_said_once_and_makes_its_part_final(state):
     assert (part["result"], part["status"]) == (result.result, state)
 
 
-def test_arguments_that_differ_from_their_deltas_are_noted():
+def test_arguments_that_differ_from_their_deltas_set_amended():
     calls = AssistantsCalls(RunContent())
     list(calls.delta(delta("s", function("wrong", index=0, id="a"))))
     list(
@@ -90,6 +90,6 @@ def test_arguments_that_differ_from_their_deltas_are_noted():
 @pytest.mark.parametrize(
     "call", [{"id": "a"}, {"id": "a", "index": -1}, {"index": 0}, {"index": 0, "id": 5}]
 )
-def test_a_call_without_a_place_or_an_id_is_refused(call):
+def test_a_call_without_an_index_or_an_id_is_rejected(call):
     with pytest.raises(StreamUnreadable, match="malformed_event"):
         list(AssistantsCalls(RunContent()).delta(delta("s", call)))

@@ -1,4 +1,4 @@
-"""The Assistants driver against the scripted endpoint, by the stock client: every end of the loop."""
+"""The Assistants driver with the package's client and a scripted endpoint: every end of the loop."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def with_tools(asked):
     return turn.run("in_progress").message("All clear.").completed()
 
 
-async def test_a_new_thread_is_made_and_its_answer_said(vendor):
+async def test_a_new_thread_is_created_and_its_answer_published(vendor):
     vendor.endpoint.answer = lambda asked: begun(asked).message("Hello there.").completed()
     sink = Folded()
     async with vendor.client() as client:
@@ -55,7 +55,7 @@ async def test_a_new_thread_is_made_and_its_answer_said(vendor):
     assert vendor.endpoint.threads == {"thread_1": ["Hi"]}
 
 
-async def test_a_thread_is_gone_on_with(vendor):
+async def test_a_thread_is_continued(vendor):
     vendor.endpoint.answer = lambda asked: begun(asked).message("Yes.").completed()
     async with vendor.client() as client:
         first = await run_assistants(Folded(), client, assistant_id="asst_1", input="One")
@@ -67,7 +67,7 @@ async def test_a_thread_is_gone_on_with(vendor):
     assert vendor.endpoint.threads == {"thread_1": ["One", "Two"]}
 
 
-async def test_parallel_and_sequential_calls_until_it_is_completed(vendor):
+async def test_parallel_and_sequential_calls_run_until_completion(vendor):
     vendor.endpoint.answer = with_tools
     sink = Folded()
     async with vendor.client() as client:
@@ -88,7 +88,7 @@ async def test_parallel_and_sequential_calls_until_it_is_completed(vendor):
     assert not sink.needs_repair
 
 
-async def test_the_blocking_client_is_driven_too(vendor):
+async def test_the_sync_client_can_be_used(vendor):
     vendor.endpoint.answer = with_tools
     sink = Folded()
     with vendor.sync_client() as client:
@@ -98,7 +98,7 @@ async def test_the_blocking_client_is_driven_too(vendor):
     assert (outcome.status, sink.text) == ("completed", "All clear.")
 
 
-async def test_tools_are_described_only_when_asked_for(vendor):
+async def test_tools_are_described_only_if_requested(vendor):
     vendor.endpoint.answer = lambda asked: begun(asked).message("Yes.").completed()
     tools = {"weather": weather}
     async with vendor.client() as client:
@@ -137,7 +137,9 @@ async def test_an_exception_becomes_the_output_and_marks_the_part(vendor):
         ("incomplete", {"incomplete_details": {"reason": "max_completion_tokens"}}, "incomplete", "max_completion_tokens"),
     ],
 )  # fmt: skip
-async def test_other_ends_are_told_and_keep_the_text(vendor, state, more, status, error):
+async def test_other_terminal_states_are_reported_and_keep_the_text(
+    vendor, state, more, status, error
+):
     vendor.endpoint.answer = lambda asked: begun(asked).message("So far.").run(state, **more).events
     sink = Folded()
     async with vendor.client() as client:
@@ -146,7 +148,7 @@ async def test_other_ends_are_told_and_keep_the_text(vendor, state, more, status
     assert vendor.endpoint.cancelled == []
 
 
-async def test_an_unknown_thread_fails_and_says_which(vendor):
+async def test_an_unknown_thread_fails_with_its_id(vendor):
     sink = Folded()
     async with vendor.client() as client:
         outcome = await run_assistants(
@@ -177,7 +179,7 @@ async def test_a_tool_that_does_not_exist_fails_and_frees_the_thread(vendor):
     assert vendor.endpoint.cancelled == ["run_1"]
 
 
-async def test_a_run_that_never_stops_calling_is_stopped(vendor):
+async def test_a_run_with_too_many_turns_is_stopped(vendor):
     vendor.endpoint.answer = lambda asked: begun(asked).calls(
         f"step_{asked.number}", (f"call_{asked.number}", "weather", {"city": "X"})
     )
@@ -208,7 +210,7 @@ async def test_cancelling_the_task_cancels_the_run(vendor):
     sink = Folded()
     async with vendor.client() as client:
         task = asyncio.create_task(run_assistants(sink, client, assistant_id="a", input="?"))
-        await sink.said("One")
+        await sink.wait_for_text("One")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -217,12 +219,12 @@ async def test_cancelling_the_task_cancels_the_run(vendor):
     eventually(lambda: vendor.endpoint.open_streams == 0)
 
 
-async def test_a_vendor_that_does_not_answer_a_cancellation_does_not_hold_it_up(vendor):
+async def test_a_vendor_that_does_not_answer_does_not_delay_cancellation(vendor):
     vendor.endpoint.answer = lambda asked: [*begun(asked).message("One").events, Stall(60)]
     sink = Folded()
     async with vendor.client() as client:
         task = asyncio.create_task(run_assistants(sink, client, assistant_id="a", input="?"))
-        await sink.said("One")
+        await sink.wait_for_text("One")
         client.base_url = "http://127.0.0.1:9/v1"
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

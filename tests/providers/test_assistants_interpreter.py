@@ -1,4 +1,4 @@
-"""Bad input of the Assistants API: each kind ends the answer with an error that says which."""
+"""Malformed input of the Assistants API ends the answer with a specific error."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ async def test_a_delta_after_its_message_is_done_is_out_of_order():
     assert sink.error.startswith("event_out_of_order")
 
 
-async def test_what_users_wrote_is_not_the_answer():
+async def test_messages_of_users_are_not_part_of_the_answer():
     turn = RunTurn("thread_1", "run_1").run("created")
     turn.message_event("created", "msg_u", [], role="user")
     turn.message_delta("msg_u", block("My question"))
@@ -93,7 +93,7 @@ async def test_what_users_wrote_is_not_the_answer():
     assert sink.parts == [{"type": "text", "text": "The answer", "part": "0.0"}]
 
 
-async def test_a_message_that_only_its_end_announces_is_said():
+async def test_a_message_without_deltas_is_emitted_at_its_end():
     turn = RunTurn("thread_1", "run_1").run("created")
     content = [{"type": "text", "text": {"value": "All at once"}}]
     sink = Folded()
@@ -102,7 +102,7 @@ async def test_a_message_that_only_its_end_announces_is_said():
     assert not sink.needs_repair
 
 
-async def test_final_text_that_differs_from_the_deltas_is_what_counts():
+async def test_final_text_takes_precedence_over_deltas():
     turn = RunTurn("thread_1", "run_1").run("created").message_event("created", "msg_1", [])
     turn.message_delta("msg_1", block("Wrong"))
     content = [{"type": "text", "text": {"value": "Right"}}]
@@ -113,12 +113,12 @@ async def test_final_text_that_differs_from_the_deltas_is_what_counts():
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_whatever_is_wrong_in_one_place_the_answer_ends_once_and_nothing_is_raised(name):
+def test_one_corruption_anywhere_ends_the_answer_once_without_raising(name):
     for events in spoiled_everywhere(name):
         check_ends_once(AssistantsStream(events))
 
 
 @settings(max_examples=300, deadline=None)
 @given(spoiled(GOLDEN))
-def test_whatever_is_wrong_in_many_places_the_answer_ends_once_and_nothing_is_raised(events):
+def test_many_corruptions_end_the_answer_once_without_raising(events):
     check_ends_once(AssistantsStream(events))

@@ -1,4 +1,4 @@
-"""What both drivers share: usage, calls of either client, and stopping upstream."""
+"""The common part of the drivers: usage, sync and async clients, and stopping the vendor."""
 
 from __future__ import annotations
 
@@ -39,12 +39,12 @@ def test_usage_is_summed_field_by_field(one, other):
             assert total[key] == (mine if mine is not None else yours)
 
 
-def test_usage_that_is_not_known_adds_nothing():
+def test_missing_usage_adds_nothing():
     assert add_usage(None, {"a": 1}) == add_usage({"a": 1}, None) == {"a": 1}
     assert add_usage({"a": 1, "tier": "x"}, {"a": 2, "tier": "y"}) == {"a": 3, "tier": "x"}
 
 
-async def test_a_blocking_method_is_lent_a_thread_and_an_async_one_is_awaited():
+async def test_sync_methods_run_in_a_thread_and_async_ones_are_awaited():
     class SyncAPIClient:
         def ask(self):
             return threading.current_thread()
@@ -65,7 +65,7 @@ async def test_a_blocking_method_is_lent_a_thread_and_an_async_one_is_awaited():
     assert await call_vendor(Async().ask) is here
 
 
-async def test_the_stock_clients_are_told_apart():
+async def test_sync_and_async_clients_are_distinguished():
     async with openai.AsyncOpenAI(api_key="x") as client:
         assert not is_sync(client.responses.create)
         assert not is_sync(client.post)
@@ -74,7 +74,7 @@ async def test_the_stock_clients_are_told_apart():
         assert is_sync(client.post)
 
 
-async def test_what_a_method_raises_is_told_as_what_it_means():
+async def test_exceptions_of_a_client_become_provider_errors():
     def ask():
         raise ConnectionResetError
 
@@ -83,7 +83,7 @@ async def test_what_a_method_raises_is_told_as_what_it_means():
     assert isinstance(caught.value.__cause__, ConnectionResetError)
 
 
-async def test_stopping_does_all_steps_whatever_one_of_them_does(monkeypatch, caplog):
+async def test_stopping_runs_every_step_even_if_one_fails(monkeypatch, caplog):
     monkeypatch.setattr("rehydrate.providers.driving.CANCEL_TIMEOUT_S", 0.02)
     done = []
 
@@ -104,7 +104,7 @@ async def test_stopping_does_all_steps_whatever_one_of_them_does(monkeypatch, ca
     ]
 
 
-async def test_stopping_goes_to_its_end_also_while_being_cancelled():
+async def test_stopping_completes_even_while_being_cancelled():
     begun, done = asyncio.Event(), []
 
     async def slowly():
@@ -120,7 +120,7 @@ async def test_stopping_goes_to_its_end_also_while_being_cancelled():
     assert done == [True]
 
 
-def test_importing_the_room_imports_no_vendor():
+def test_importing_the_package_does_not_import_a_vendor():
     room = Path(driving.__file__).parent
     names = [f"rehydrate.providers.{path.stem}" for path in room.glob("*.py")]
     code = f"import sys, {', '.join(names)}; print('openai' in sys.modules)"
@@ -130,7 +130,7 @@ def test_importing_the_room_imports_no_vendor():
     assert ran.stdout == "False\n"
 
 
-async def test_without_a_final_word_of_one_turn_the_parts_are_what_was_said():
+async def test_without_final_parts_in_one_turn_the_published_parts_are_kept():
     sink = Folded()
     answer = DriverContext(sink, Toolbox({}))
     for events in (

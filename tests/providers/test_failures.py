@@ -1,4 +1,4 @@
-"""Which end every exception of a vendor's package means for the response."""
+"""The mapping from exceptions of a vendor's package to failures of the response."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def raised(call):
         (KeyError("secret"), ProviderError, "source_failed: KeyError"),
     ],
 )
-def test_an_exception_is_told_by_what_it_means(error, kind, told):
+def test_exceptions_are_mapped_to_failures(error, kind, told):
     failure = failure_of(error)
     assert type(failure) is kind
     assert failure.public_detail.startswith(told)
@@ -53,14 +53,14 @@ def test_an_exception_is_told_by_what_it_means(error, kind, told):
     assert failure.__cause__ is error
 
 
-def test_a_failure_stays_what_it_is():
+def test_a_provider_error_is_not_mapped():
     failure = StreamBroken("cut")
     assert failure_of(failure) is failure
     assert isinstance(failure, RehydrateError)
     assert (failure.ending, failure.code, str(failure)) == ("incomplete", "cut", "cut")
 
 
-def test_what_is_told_has_a_bound():
+def test_the_published_detail_is_limited_in_length():
     assert (
         len(vendor_failure({"code": "x", "message": "y" * 5000}).public_detail)
         == ERROR_CHARACTERS_MAX
@@ -68,5 +68,5 @@ def test_what_is_told_has_a_bound():
 
 
 @pytest.mark.parametrize("error", [None, "x", {}, {"code": 5, "message": []}])
-def test_an_error_object_without_a_word_is_a_failure_all_the_same(error):
+def test_an_empty_error_object_is_a_failure(error):
     assert vendor_failure(error).public_detail == "vendor_failed"

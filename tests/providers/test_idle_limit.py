@@ -1,4 +1,4 @@
-"""One timer for many waits: it limits each of them, and no two of them together."""
+"""One timer for many waits limits each wait on its own."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ async def test_a_wait_that_takes_too_long_is_cancelled():
     assert asyncio.current_task().cancelling() == 0
 
 
-async def test_many_waits_may_take_longer_together():
+async def test_waits_are_limited_individually_not_in_total():
     limit = IdleLimit(0.5)
     loop = asyncio.get_running_loop()
     began_s = loop.time()
@@ -43,7 +43,7 @@ async def test_the_time_between_waits_does_not_count():
     limit.close()
 
 
-async def test_the_cancellation_of_somebody_else_stays_one():
+async def test_cancellation_from_outside_propagates():
     limit = IdleLimit(20)
 
     async def hang():
@@ -57,7 +57,7 @@ async def test_the_cancellation_of_somebody_else_stays_one():
     limit.close()
 
 
-async def test_what_is_awaited_raises_as_it_does():
+async def test_exceptions_of_the_awaitable_propagate():
     async def broken():
         raise OSError("gone")
 
@@ -68,7 +68,7 @@ async def test_what_is_awaited_raises_as_it_does():
     limit.close()
 
 
-async def test_without_a_wait_nothing_is_scheduled_and_nobody_cancelled():
+async def test_without_a_wait_no_timer_is_scheduled_and_no_task_cancelled():
     limit = IdleLimit(0.01)
     await limit.wait(asyncio.sleep(0))
     await asyncio.sleep(0.05)

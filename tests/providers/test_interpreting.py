@@ -1,4 +1,4 @@
-"""What interpreters share: the tally of what incoming as deltas, and the count of unknown types."""
+"""The common part of the interpreters: the tally of deltas, and the count of unknown types."""
 
 from __future__ import annotations
 
@@ -20,11 +20,11 @@ from rehydrate.providers.interpreting import (
 )
 from rehydrate.providers.openai_responses import ResponsesStream
 
-TEXT = st.text(alphabet=st.characters(), max_size=12)  # halves of surrogate pairs too
+TEXT = st.text(alphabet=st.characters(), max_size=12)  # including lone surrogates
 
 
 @given(st.lists(TEXT, max_size=6), TEXT)
-def test_the_rest_of_a_text_is_what_its_deltas_lacked(deltas, rest):
+def test_the_rest_of_a_text_is_the_part_its_deltas_lack(deltas, rest):
     tally = Tally()
     for text in deltas:
         tally.add(text)
@@ -39,11 +39,11 @@ def test_another_text_has_no_rest(said, other):
     assert tally.rest(other) == expected
 
 
-def test_a_part_that_was_not_seen_from_its_beginning_has_nothing_to_add():
+def test_a_part_joined_late_has_no_rest():
     assert Tally(whole=False).rest("anything") == ""
 
 
-async def test_unknown_types_are_counted_within_a_bound():
+async def test_unknown_types_are_counted_up_to_a_limit():
     events = [{"type": f"response.new_{n}"} for n in range(UNKNOWN_TYPES_MAX + 5)]
     stream = ResponsesStream([*events, events[0]])
     assert [event.type async for event in stream][-1] == "error"
@@ -62,12 +62,12 @@ async def test_unknown_types_are_counted_within_a_bound():
         (dict_of, {"at": []}),
     ],
 )
-def test_a_field_of_another_kind_is_refused_by_name(read, fields):
+def test_a_field_of_the_wrong_type_is_rejected_by_name(read, fields):
     with pytest.raises(StreamUnreadable, match=r"some\.event has no .* 'at'"):
         read(RawEvent("some.event", None, fields), "at")
 
 
-def test_what_may_be_absent_is_read_as_nothing():
+def test_optional_fields_may_be_absent():
     assert dicts_in(None) == dicts_in("x") == []
     assert dicts_in([{"a": 1}, "x"]) == [{"a": 1}]
     assert (str_or("", "-"), str_or(5, "-"), str_or("x", "-")) == ("-", "-", "x")

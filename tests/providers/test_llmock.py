@@ -1,4 +1,4 @@
-"""Against a mock server that others wrote, by the stock client: what it does, and every way it breaks."""
+"""The drivers against a third-party mock server, including every failure that it can simulate."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ async def client(llmock):
         yield made
 
 
-async def test_text_is_said_and_ends(llmock, client):
+async def test_text_is_published_and_ends(llmock, client):
     llmock.reply(STORY)
     sink = Folded()
     outcome = await run_responses(sink, client, **ASK)
@@ -74,7 +74,7 @@ async def test_parallel_calls_are_all_answered(llmock, client):
     ],
 )
 @pytest.mark.parametrize("after_chunks", [1, 6, 9])
-async def test_a_stream_that_breaks_keeps_its_text_and_says_how(
+async def test_a_broken_stream_keeps_its_text_and_reports_the_cause(
     llmock, client, fault, ending, after_chunks
 ):
     llmock.reply(STORY)
@@ -88,7 +88,7 @@ async def test_a_stream_that_breaks_keeps_its_text_and_says_how(
 
 
 @pytest.mark.parametrize("fault", ["malformed_arguments", "unknown_tool"])
-async def test_a_broken_tool_call_fails_and_says_which(llmock, client, fault):
+async def test_a_broken_tool_call_fails_with_its_name(llmock, client, fault):
     llmock.call_tool("get_weather", {"city": "Paris"}).break_tool_call(fault)
     sink = Folded()
     outcome = await run_responses(sink, client, tools={"get_weather": lambda city: city}, **ASK)
@@ -100,7 +100,7 @@ async def test_a_broken_tool_call_fails_and_says_which(llmock, client, fault):
 @pytest.mark.parametrize(
     ("status", "code"), [(429, "rate_limit_exceeded"), (503, None), (401, None)]
 )
-async def test_an_answer_that_is_refused_fails(llmock, client, status, code):
+async def test_a_rejected_request_fails(llmock, client, status, code):
     llmock.fail(status, code=code, message="Not now")
     sink = Folded()
     outcome = await run_responses(sink, client, **ASK)
@@ -109,7 +109,7 @@ async def test_an_answer_that_is_refused_fails(llmock, client, status, code):
     assert code is None or sink.error.startswith(code)
 
 
-async def test_the_client_s_own_retries_are_left_to_it(llmock):
+async def test_retries_are_left_to_the_client(llmock):
     llmock.fail(503).reply(STORY)
     sink = Folded()
     async with openai.AsyncOpenAI(max_retries=2) as client:
@@ -117,7 +117,7 @@ async def test_the_client_s_own_retries_are_left_to_it(llmock):
     assert (outcome.status, sink.text) == ("completed", STORY)
 
 
-def test_the_blocking_client_reads_the_same_text(llmock, caplog):
+def test_the_sync_client_reads_the_same_text(llmock, caplog):
     caplog.set_level(logging.DEBUG, "rehydrate")
     llmock.reply(STORY)
     with openai.OpenAI(max_retries=0) as client:

@@ -151,18 +151,18 @@ async def test_a_failed_response_ends_with_the_reason(history, conversation, ven
 
 
 def background():
-    """A response in the background whose connection is cut in the middle."""
+    """Return a background response whose connection is cut in the middle."""
     turn = ResponseTurn("resp_1", queued=True).message(TEXT + " And more.").completed()
     return [*turn[:7], CUT, *turn[7:]]
 
 
 def amended():
-    """A response whose final text is another than its deltas."""
+    """Return a response whose final text differs from its deltas."""
     return ResponseTurn("resp_1").message(TEXT + " And more.", pieces=["So ", "fat."]).completed()
 
 
 @pytest.mark.parametrize("frames", [background(), amended()], ids=["resumed", "amended"])
-async def test_every_follower_ends_with_the_vendor_s_final_text(
+async def test_every_follower_ends_with_the_final_text_of_the_vendor(
     history, conversation, vendor, frames
 ):
     vendor.endpoint.answer = lambda asked: frames
@@ -181,7 +181,7 @@ async def test_every_follower_ends_with_the_vendor_s_final_text(
 
 
 def run_that(end):
-    """A run that says the text, and then what *end* adds."""
+    """Return a run with the text, and then the events that *end* adds."""
 
     def answer(asked):
         turn = RunTurn(asked.thread_id, asked.run_id, new_thread=asked.thread_is_new)

@@ -79,7 +79,7 @@ async def test_a_prompt_and_its_answer_are_published_and_stored(history, convers
     assert [m["id"] for m in hydrated.messages] == [driven.prompt_id, driven.response_id]
 
 
-async def test_calls_and_results_are_seen_by_every_follower_while_they_happen(
+async def test_every_follower_receives_calls_and_results_as_they_happen(
     history, conversation, vendor
 ):
     seen, go_on = asyncio.Event(), asyncio.Event()
@@ -333,7 +333,7 @@ async def test_an_assistant_answers_with_tools_and_its_thread_is_continued(
     assert answer["parts"][0]["result"] == "clear in Rome"
 
 
-async def test_a_run_that_waits_for_its_turn_can_be_stopped(history, conversation, vendor):
+async def test_a_queued_run_can_be_cancelled(history, conversation, vendor):
     def answer(asked):
         turn = RunTurn(asked.thread_id, asked.run_id, new_thread=asked.thread_is_new)
         return [*turn.run("created").message("One").events, Stall(60)]

@@ -1,4 +1,4 @@
-"""The Assistants stream: golden transcripts in every form, and by the package's own streams."""
+"""The Assistants stream: golden transcripts in every form, and the package's own streams."""
 
 from __future__ import annotations
 
@@ -12,10 +12,12 @@ from scripted_openai.turns import RunTurn
 
 GOLDEN = [name for name in NAMES if name.startswith("assistants_")]
 FORMS = {
-    "dicts": lambda told: told["events"],
+    "dicts": lambda recorded: recorded["events"],
     "the package's events": typed,
-    "bytes": lambda told: wire(told["events"]) + b"event: done\ndata: [DONE]\n\n",
-    "chunks of bytes": lambda told: (wire(told["events"])[i : i + 9] for i in range(0, 6000, 9)),
+    "bytes": lambda recorded: wire(recorded["events"]) + b"event: done\ndata: [DONE]\n\n",
+    "chunks of bytes": lambda recorded: (
+        wire(recorded["events"])[i : i + 9] for i in range(0, 6000, 9)
+    ),
 }
 
 
@@ -29,22 +31,22 @@ def hello(asked):
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", GOLDEN)
-async def test_a_transcript_says_the_same_in_every_form(name, form):
-    told = transcript(name)
+async def test_a_transcript_gives_the_same_answer_in_every_form(name, form):
+    recorded = transcript(name)
     sink = Folded()
-    await AssistantsStream(FORMS[form](told)).into(sink)
-    assert sink.parts == told["parts"]
-    assert (sink.status, sink.error) == (told["status"], told["error"])
+    await AssistantsStream(FORMS[form](recorded)).into(sink)
+    assert sink.parts == recorded["parts"]
+    assert (sink.status, sink.error) == (recorded["status"], recorded["error"])
     assert not sink.needs_repair
 
 
-def test_every_type_that_the_package_knows_is_in_a_transcript_and_in_the_table():
+def test_every_type_in_the_package_is_in_a_transcript_and_in_the_rules():
     seen = {event["event"] for name in GOLDEN for event in transcript(name)["events"]}
     assert seen >= known_types("assistants")
     assert set(RULES) >= known_types("assistants")
 
 
-async def test_pictures_citations_and_ids_are_typed():
+async def test_images_citations_and_ids_are_typed():
     stream = AssistantsStream(transcript("assistants_content")["events"])
     events = [event async for event in stream]
     assert [event.image for event in events if isinstance(event, Image)] == [
@@ -66,7 +68,7 @@ async def test_text_of_several_messages_is_read_as_one():
     )
 
 
-async def test_a_run_that_waits_goes_on_with_the_stream_of_its_outputs():
+async def test_a_waiting_run_continues_with_the_stream_of_its_outputs():
     first = RunTurn("thread_1", "run_1").run("created")
     stream = AssistantsStream(first.calls("step_1", ("call_a", "weather", {"city": "Paris"})))
     sink = Folded()
@@ -87,7 +89,7 @@ async def test_a_run_that_waits_goes_on_with_the_stream_of_its_outputs():
     assert not sink.needs_repair
 
 
-async def test_the_package_s_streams_are_read(vendor):
+async def test_streams_of_the_package_are_read(vendor):
     vendor.endpoint.answer = hello
     async with vendor.client() as client:
         runs = client.beta.threads
@@ -107,7 +109,7 @@ async def test_the_package_s_streams_are_read(vendor):
     assert (sink.text, stream.thread_id) == ("Hello there.", "thread_1")
 
 
-def test_the_blocking_package_s_streams_are_read(vendor):
+def test_sync_streams_of_the_package_are_read(vendor):
     vendor.endpoint.answer = hello
     with vendor.sync_client() as client:
         runs = client.beta.threads.runs

@@ -1,4 +1,4 @@
-"""The Responses stream: golden transcripts in every form, by the stock client, resumed, read as text."""
+"""The Responses stream: golden transcripts in every form, the package's client, resuming, text."""
 
 from __future__ import annotations
 
@@ -31,28 +31,28 @@ async def chunked(body: bytes, size: int):
 
 
 FORMS = {
-    "dicts": lambda told: told["events"],
-    "a generator of dicts": lambda told: (event for event in told["events"]),
+    "dicts": lambda recorded: recorded["events"],
+    "a generator of dicts": lambda recorded: (event for event in recorded["events"]),
     "the package's events": typed,
-    "bytes": lambda told: wire(told["events"]),
-    "chunks of bytes": lambda told: list(cut(wire(told["events"]), 7)),
-    "async chunks of bytes": lambda told: chunked(wire(told["events"]), 11),
+    "bytes": lambda recorded: wire(recorded["events"]),
+    "chunks of bytes": lambda recorded: list(cut(wire(recorded["events"]), 7)),
+    "async chunks of bytes": lambda recorded: chunked(wire(recorded["events"]), 11),
 }
 
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("name", GOLDEN)
-async def test_a_transcript_says_the_same_in_every_form(name, form):
-    told = transcript(name)
+async def test_a_transcript_gives_the_same_answer_in_every_form(name, form):
+    recorded = transcript(name)
     sink = Folded()
-    end = await ResponsesStream(FORMS[form](told)).into(sink)
-    assert sink.parts == told["parts"]
-    assert (sink.status, sink.error) == (told["status"], told["error"])
-    assert end.status == told["status"]
-    assert not sink.needs_repair, "readers saw by deltas what the vendor says at the end"
+    end = await ResponsesStream(FORMS[form](recorded)).into(sink)
+    assert sink.parts == recorded["parts"]
+    assert (sink.status, sink.error) == (recorded["status"], recorded["error"])
+    assert end.status == recorded["status"]
+    assert not sink.needs_repair, "the deltas equal the final content"
 
 
-def test_every_type_that_the_package_knows_is_in_a_transcript_and_in_the_table():
+def test_every_type_in_the_package_is_in_a_transcript_and_in_the_rules():
     seen = {event["type"] for name in GOLDEN for event in transcript(name)["events"]}
     known = known_types("responses")
     assert known <= seen
@@ -66,7 +66,7 @@ async def test_unknown_types_are_counted_and_passed_on():
     assert stream.unknown == {"response.from_the_future": 1}
 
 
-async def test_the_stock_client_s_streams_are_read(vendor):
+async def test_streams_of_the_client_are_read(vendor):
     vendor.endpoint.answer = lambda asked: ResponseTurn().message("By the client.").completed()
     async with vendor.client() as client:
         stream = ResponsesStream(await client.responses.create(**ASK))
@@ -81,7 +81,7 @@ async def test_the_stock_client_s_streams_are_read(vendor):
     assert sink.text == raw.text == "By the client."
 
 
-def test_the_blocking_client_s_stream_is_a_file_of_text(vendor):
+def test_a_stream_of_the_sync_client_can_be_read_as_a_text_file(vendor):
     vendor.endpoint.answer = lambda asked: (
         ResponseTurn().message("One line.\nAnother line.").completed()
     )
@@ -95,7 +95,7 @@ def test_the_blocking_client_s_stream_is_a_file_of_text(vendor):
     assert isinstance(events[-1], Ended)
 
 
-async def test_an_async_file_of_text_is_read_too(vendor):
+async def test_a_stream_can_be_read_as_an_async_text_file(vendor):
     vendor.endpoint.answer = lambda asked: ResponseTurn().message("One\ntwo\nthree").completed()
     async with vendor.client() as client:
         stream = ResponsesStream(await client.responses.create(**ASK))
@@ -104,13 +104,13 @@ async def test_an_async_file_of_text_is_read_too(vendor):
             assert [line async for line in reader] == ["e\n", "two\n", "three"]
 
 
-async def test_text_is_never_silent_about_a_bad_end():
-    told = transcript("responses_incomplete")
-    reader = ResponsesStream(told["events"]).async_reader()
+async def test_text_readers_raise_the_error_of_the_stream():
+    recorded = transcript("responses_incomplete")
+    reader = ResponsesStream(recorded["events"]).async_reader()
     assert "".join([await reader.read(5) for _ in range(4)]) == "As far as it"
     with pytest.raises(VendorIncomplete, match="max_output_tokens"):
         await reader.read(5)
-    cut = ResponsesStream(told["events"][:6])
+    cut = ResponsesStream(recorded["events"][:6])
     with pytest.raises(StreamBroken):
         list(cut.text_now())
     assert isinstance(cut.error, StreamBroken)
@@ -136,7 +136,7 @@ async def test_leaving_a_stream_closes_its_connection(vendor, blocking):
     eventually(lambda: vendor.endpoint.open_streams == 0)
 
 
-async def test_the_connection_of_a_stream_that_ended_is_used_again(vendor):
+async def test_the_connection_of_a_finished_stream_is_reused(vendor):
     vendor.endpoint.answer = lambda asked: ResponseTurn().message("One").completed()
     async with vendor.client() as client:
         for _ in range(3):
@@ -146,7 +146,7 @@ async def test_the_connection_of_a_stream_that_ended_is_used_again(vendor):
         assert "HTTP/1.1, IDLE, Request Count: 3" in repr(pool.connections[0])
 
 
-async def test_a_background_response_resumes_by_its_number_without_doubling(vendor):
+async def test_a_background_response_resumes_without_duplicates(vendor):
     events = ResponseTurn().message("one two three four").completed()
     vendor.endpoint.answer = lambda asked: [*events[:7], CUT, *events[7:]]
     sink = Folded()
@@ -164,7 +164,7 @@ async def test_a_background_response_resumes_by_its_number_without_doubling(vend
 
 
 @pytest.mark.parametrize("after", range(11))
-async def test_another_process_resumes_anywhere_and_ends_with_the_whole_text(vendor, after):
+async def test_another_process_can_resume_at_any_event(vendor, after):
     events = ResponseTurn().message("one two three").calls(("c", "t", {"a": 1})).completed()
     vendor.endpoint.answer = lambda asked: events
     async with vendor.client() as client:
@@ -182,7 +182,7 @@ async def test_another_process_resumes_anywhere_and_ends_with_the_whole_text(ven
     assert sink.final == sink.parts
 
 
-async def test_final_text_that_differs_from_the_deltas_is_what_counts():
+async def test_final_text_takes_precedence_over_deltas():
     turn = ResponseTurn().message("Right text.", pieces=["Wrong", " text."])
     sink = Folded()
     stream = ResponsesStream(turn.completed())
@@ -191,7 +191,7 @@ async def test_final_text_that_differs_from_the_deltas_is_what_counts():
     assert sink.final == [{"type": "text", "text": "Right text.", "part": "0.0"}]
 
 
-async def test_a_server_that_streams_no_deltas_is_told_all_the_same():
+async def test_an_answer_without_deltas_is_emitted_at_its_end():
     output = ResponseTurn().message("All at once.").calls(("c", "t", {})).output
     response = ResponseTurn().response("completed") | {"output": output}
     sink = Folded()
@@ -204,7 +204,7 @@ async def test_a_server_that_streams_no_deltas_is_told_all_the_same():
     assert not sink.needs_repair
 
 
-async def test_an_error_that_the_package_raises_is_the_vendor_s(vendor):
+async def test_an_error_raised_by_the_package_becomes_the_vendors_error(vendor):
     error = {"type": "error", "error": {"code": "server_error", "message": "Boom"}}
     events = [*ResponseTurn().message("So").events, error]
     vendor.endpoint.answer = lambda asked: events

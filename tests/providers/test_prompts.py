@@ -1,4 +1,4 @@
-"""What readers are shown of a prompt, however the vendor takes it."""
+"""The published text of a prompt, for every form that the vendor accepts."""
 
 from __future__ import annotations
 
@@ -25,5 +25,5 @@ IMAGE = {"type": "input_image", "image_url": "data:…"}
         ([5, {"text": 7}, {"role": "developer", "content": "Be kind."}], None),
     ],
 )
-def test_it_is_the_last_text_of_a_user_s(given, text):
+def test_the_published_prompt_is_the_last_text_of_a_user(given, text):
     assert text_of_input(given) == text

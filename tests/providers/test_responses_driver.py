@@ -1,4 +1,4 @@
-"""The Responses driver against the scripted endpoint, by the stock client: every end of the loop."""
+"""The Responses driver with the package's client and a scripted endpoint: every end of the loop."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def two_calls(**more):
     return ResponseTurn(**more).calls(*calls).completed(tokens=5)
 
 
-async def test_a_plain_answer_is_said_and_ends(vendor):
+async def test_a_plain_answer_is_published_and_ends(vendor):
     vendor.endpoint.answer = in_order(ResponseTurn().message("It is clear.").completed())
     sink = Folded()
     async with vendor.client() as client:
@@ -51,7 +51,7 @@ async def test_a_plain_answer_is_said_and_ends(vendor):
     assert vendor.endpoint.asked[0].body == {**ASK, "stream": True}
 
 
-async def test_parallel_calls_run_and_the_loop_goes_on(vendor):
+async def test_parallel_calls_run_and_the_loop_continues(vendor):
     answer = ResponseTurn("resp_2").message("Clear, and noon.").completed(tokens=7)
     vendor.endpoint.answer = in_order(two_calls(), answer)
     sink = Folded()
@@ -111,7 +111,7 @@ async def test_parallel_calls_run_at_the_same_time(vendor):
     assert outcome.status == "completed"
 
 
-async def test_results_are_seen_before_the_next_turn_is_asked_for(vendor):
+async def test_results_are_published_before_the_next_request(vendor):
     seen = []
     sink = Folded()
 
@@ -153,7 +153,7 @@ async def test_an_exception_of_a_tool_becomes_its_output_and_marks_its_part(vend
         (("call_a", "hang", {}), "tool_timeout: hang"),
     ],
 )
-async def test_a_call_that_cannot_be_run_ends_the_answer_with_its_text_kept(vendor, call, error):
+async def test_a_call_that_cannot_run_ends_the_answer_and_keeps_its_text(vendor, call, error):
     async def hang() -> None:
         await asyncio.sleep(3600)
 
@@ -194,7 +194,7 @@ async def test_without_the_vendor_s_store_everything_is_sent_again(vendor):
     ]
 
 
-async def test_with_a_conversation_of_the_vendor_s_only_the_outputs_are_sent(vendor):
+async def test_with_a_stored_conversation_only_the_outputs_are_sent(vendor):
     vendor.endpoint.answer = in_order(
         ResponseTurn().calls(("call_a", "weather", {"city": "X"})).completed(),
         ResponseTurn("resp_2").message("ok").completed(),
@@ -207,7 +207,7 @@ async def test_with_a_conversation_of_the_vendor_s_only_the_outputs_are_sent(ven
     assert "previous_response_id" not in body
 
 
-async def test_a_model_that_never_stops_calling_is_stopped(vendor):
+async def test_an_answer_with_too_many_turns_is_stopped(vendor):
     vendor.endpoint.answer = lambda asked: (
         ResponseTurn(f"resp_{asked.number}")
         .calls((f"call_{asked.number}", "weather", {"city": "X"}))
@@ -224,7 +224,7 @@ async def test_a_model_that_never_stops_calling_is_stopped(vendor):
     assert "tool_choice" not in vendor.endpoint.asked[1].body
 
 
-async def test_an_unknown_previous_response_fails_and_says_so(vendor):
+async def test_an_unknown_previous_response_fails_with_the_vendors_error(vendor):
     sink = Folded()
     async with vendor.client() as client:
         outcome = await run_responses(sink, client, previous_response_id="resp_404", **ASK)
@@ -262,7 +262,7 @@ async def test_a_stream_that_breaks_off_keeps_its_text(vendor, frames, status, e
     eventually(lambda: vendor.endpoint.open_streams == 0)
 
 
-async def test_a_background_response_is_taken_up_again_without_doubling(vendor):
+async def test_a_broken_background_response_is_resumed_without_duplicates(vendor):
     turn = ResponseTurn(queued=True).message("one two three four five").completed()
     vendor.endpoint.answer = in_order([*turn[:8], CUT, *turn[8:]])
     sink = Folded()
@@ -274,7 +274,7 @@ async def test_a_background_response_is_taken_up_again_without_doubling(vendor):
     assert len(vendor.endpoint.asked) == 1
 
 
-async def test_the_blocking_client_is_driven_without_blocking_the_loop(vendor):
+async def test_the_sync_client_does_not_block_the_event_loop(vendor):
     turns = [two_calls(), ResponseTurn("resp_2").message("Done.").completed()]
     asked_for, loop_runs = threading.Event(), threading.Event()
 
@@ -297,7 +297,7 @@ async def test_the_blocking_client_is_driven_without_blocking_the_loop(vendor):
     assert (outcome.status, sink.text) == ("completed", "Done.")
 
 
-async def test_a_tool_that_cannot_be_described_is_refused_before_anything_is_asked(vendor):
+async def test_a_tool_that_cannot_be_described_is_rejected_before_any_request(vendor):
     def anything(*values):
         return values
 

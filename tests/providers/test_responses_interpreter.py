@@ -1,4 +1,4 @@
-"""Bad input of the Responses API: each kind ends the answer with an error that says which."""
+"""Malformed input of the Responses API ends the answer with a specific error."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GOLDEN = [name for name in NAMES if name.startswith("responses_")]
 
 
 def said(**more):
-    """Events of a response that has said `It is`, then one more."""
+    """Return the events of a response with the text `It is`, and one more."""
     return [*ResponseTurn().message("It is", pieces=["It", " is"]).events[:6], more]
 
 
@@ -75,7 +75,7 @@ async def test_a_delta_after_its_part_is_done_is_out_of_order():
     assert sink.text == "It is"
 
 
-async def test_malformed_json_fails_after_what_came_before_it():
+async def test_malformed_json_fails_after_the_events_before_it():
     sink = Folded()
     body = b'data: {"type": "response.created", "response": {"id": "r"}}\n\ndata: {"type": \n\n'
     await ResponsesStream(body).into(sink)
@@ -93,7 +93,7 @@ async def test_events_that_are_missing_without_a_final_text_leave_it_incomplete(
     assert sink.error.startswith("events_missing")
 
 
-async def test_a_part_that_its_deltas_did_not_fill_is_filled_at_its_end():
+async def test_a_part_with_missing_deltas_is_completed_at_its_end():
     events = ResponseTurn().message("one two three").completed()
     events = [event for event in events if event["sequence_number"] != 6]
     sink = Folded()
@@ -104,7 +104,7 @@ async def test_a_part_that_its_deltas_did_not_fill_is_filled_at_its_end():
     assert not sink.needs_repair
 
 
-async def test_text_of_items_that_are_no_messages_is_not_the_answer_s():
+async def test_text_of_items_other_than_messages_is_not_part_of_the_answer():
     turn = ResponseTurn().calls(("c", "t", {}))
     at = {"item_id": "fc_0", "output_index": 0, "content_index": 0, "delta": "x"}
     event = {"type": "response.output_text.delta", "sequence_number": len(turn.events)}
@@ -113,7 +113,7 @@ async def test_text_of_items_that_are_no_messages_is_not_the_answer_s():
     assert sink.text == ""
 
 
-async def test_numbers_that_json_has_not_are_left_out():
+async def test_numbers_that_are_not_json_are_left_out():
     events = ResponseTurn().message("It is").completed()
     events[-1]["response"]["usage"] = {"total_tokens": float("nan")}
     sink = Folded()
@@ -121,7 +121,7 @@ async def test_numbers_that_json_has_not_are_left_out():
     assert sink.ending == ("completed", None, None)
 
 
-async def test_servers_without_numbers_are_read():
+async def test_streams_without_sequence_numbers_are_read():
     events = [without(event, "sequence_number") for event in transcript("responses_text")["events"]]
     sink = Folded()
     stream = ResponsesStream(events)
@@ -130,12 +130,12 @@ async def test_servers_without_numbers_are_read():
 
 
 @pytest.mark.parametrize("name", GOLDEN)
-def test_whatever_is_wrong_in_one_place_the_answer_ends_once_and_nothing_is_raised(name):
+def test_one_corruption_anywhere_ends_the_answer_once_without_raising(name):
     for events in spoiled_everywhere(name):
         check_ends_once(ResponsesStream(events))
 
 
 @settings(max_examples=300, deadline=None)
 @given(spoiled(GOLDEN))
-def test_whatever_is_wrong_in_many_places_the_answer_ends_once_and_nothing_is_raised(events):
+def test_many_corruptions_end_the_answer_once_without_raising(events):
     check_ends_once(ResponsesStream(events))

@@ -1,4 +1,4 @@
-"""Output items of the Responses API: each type of the package's is a part, a result, or nothing."""
+"""Every type of output item in the package is translated into a part, a result, or nothing."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def known_items() -> set[str]:
 
 
 @pytest.mark.parametrize("kind", sorted(known_items()))
-def test_every_item_that_the_package_knows_has_its_place(kind):
+def test_every_item_type_in_the_package_is_translated(kind):
     item = {"type": kind, "id": "i", "call_id": "c", "status": "completed"}
     places = [
         call_of(item, index=0) is not None,
@@ -53,7 +53,7 @@ def test_every_item_that_the_package_knows_has_its_place(kind):
         ({"type": "mcp_approval_request", "arguments": "{}"}, "{}"),
     ],
 )
-def test_arguments_are_text_as_it_was_streamed_or_json_of_what_was_asked(item, args):
+def test_arguments_are_the_streamed_text_or_the_request_as_json(item, args):
     assert args_of(item) == args
 
 
@@ -68,11 +68,11 @@ def test_arguments_are_text_as_it_was_streamed_or_json_of_what_was_asked(item, a
         ({"type": "image_generation_call", "result": "aGk="}, {"status": "completed"}),
     ],
 )
-def test_a_result_is_what_the_vendor_s_tool_answered(item, result):
+def test_a_result_contains_the_output_of_the_vendors_tool(item, result):
     assert call_of(item, index=3).result == result
 
 
-def test_names_and_ids_fall_back_to_what_there_is():
+def test_missing_names_and_ids_have_fallbacks():
     assert call_of({"type": "future_call"}, index=3)[:3] == ("call-3", "future", "future_call")
     assert output_of({"type": "x_output", "output": 1}, index=3) == ("call-3", "x", 1, False)
     assert output_of({"type": "y_output", "id": "i", "result": 2}, index=0) == ("i", "y", 2, False)
@@ -87,20 +87,20 @@ def test_names_and_ids_fall_back_to_what_there_is():
         ({"type": "web_search_call", "status": "completed"}, False),
     ],
 )
-def test_a_tool_of_the_vendor_s_that_did_not_do_it_has_failed(item, failed):
+def test_a_failed_tool_of_the_vendor_is_marked_as_failed(item, failed):
     assert call_of({**item, "id": "c"}, index=0).failed == failed
     (part,) = parts_of([{**item, "id": "c"}], prefix="")
     assert part["status"] == ("failed" if failed else "completed")
 
 
-def test_a_failed_output_is_one():
+def test_a_failed_output_is_marked_as_failed():
     call = {"type": "apply_patch_call", "call_id": "c"}
     output = {"type": "apply_patch_call_output", "call_id": "c", "status": "failed", "output": "no"}
     (part,) = parts_of([call, output], prefix="")
     assert (part["result"], part["status"]) == ("no", "failed")
 
 
-def test_texts_have_keys_by_their_places():
+def test_texts_have_keys_by_their_indexes():
     message = {"type": "message", "content": [{"text": "a"}, {"type": "refusal", "refusal": "b"}]}
     assert list(texts_of(message, index=2, prefix="1:")) == [
         ("text", "1:2.0", "a"),
@@ -111,7 +111,7 @@ def test_texts_have_keys_by_their_places():
     assert list(texts_of({"type": "message", "content": None}, index=0, prefix="")) == []
 
 
-def test_parts_leave_out_what_is_empty_and_join_outputs_to_their_calls():
+def test_empty_parts_are_left_out_and_outputs_join_their_calls():
     parts = parts_of(
         [
             {"type": "message", "content": [{"text": ""}, {"text": "x"}]},

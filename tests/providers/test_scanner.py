@@ -1,4 +1,4 @@
-"""Both vendors' streams, read like a scanner: typed, as text, as a file, logged, and nothing beside."""
+"""Both vendors' streams read as typed events, as text and as a file, without background tasks."""
 
 from __future__ import annotations
 
@@ -21,14 +21,14 @@ both = pytest.mark.parametrize("vendor", STREAMS)
 
 
 def stream_of(name, events=None):
-    told = transcript(name)
-    return STREAMS[told["vendor"]](told["events"] if events is None else events)
+    recorded = transcript(name)
+    return STREAMS[recorded["vendor"]](recorded["events"] if events is None else events)
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_every_event_has_the_type_of_a_vendor_s_event_and_the_last_is_the_end(name):
-    told = transcript(name)
-    types = {event.get("event") or event["type"] for event in told["events"]}
+def test_every_event_has_the_type_of_its_source_and_the_last_is_the_end(name):
+    recorded = transcript(name)
+    types = {event.get("event") or event["type"] for event in recorded["events"]}
     *before, end = stream_of(name)
     assert isinstance(end, Ended)
     assert not any(isinstance(event, Ended) for event in before)
@@ -48,13 +48,13 @@ def test_events_are_matched_by_their_kind(vendor):
 
 
 @pytest.mark.parametrize("name", NAMES)
-def test_the_log_says_of_every_event_what_became_of_it_and_never_its_text(name, caplog):
+def test_the_log_has_every_translation_and_no_text(name, caplog):
     caplog.set_level(logging.DEBUG, "rehydrate.providers")
-    told = transcript(name)
+    recorded = transcript(name)
     end = [*stream_of(name)][-1]
     said = [record.getMessage() for record in caplog.records]
-    assert len(said) == len(told["events"]) or said[-1].endswith("Ended")
-    for event, line in zip(told["events"], said, strict=False):
+    assert len(said) == len(recorded["events"]) or said[-1].endswith("Ended")
+    for event, line in zip(recorded["events"], said, strict=False):
         assert line.startswith((event.get("event") or event["type"])[:100])
     texts = [part["text"] for part in end.parts or () if "text" in part]
     assert not [
@@ -74,7 +74,7 @@ def test_the_log_says_of_every_event_what_became_of_it_and_never_its_text(name, 
         ({"words": "secret"}, "an unparsed event (None) became Ended"),
     ],
 )
-def test_the_log_says_so_too_of_what_is_unknown_repeated_or_makes_no_sense(raw, line, caplog):
+def test_unknown_repeated_and_malformed_events_are_logged(raw, line, caplog):
     caplog.set_level(logging.DEBUG, "rehydrate.providers")
     list(ResponsesStream([raw], starting_after=3))
     said = [record.getMessage() for record in caplog.records]
@@ -83,7 +83,7 @@ def test_the_log_says_so_too_of_what_is_unknown_repeated_or_makes_no_sense(raw, 
 
 
 @both
-async def test_nothing_runs_beside_an_async_reader(vendor):
+async def test_an_async_reader_starts_no_background_task(vendor):
     events = transcript(f"{vendor}_text")["events"]
 
     async def source():
@@ -97,7 +97,7 @@ async def test_nothing_runs_beside_an_async_reader(vendor):
 
 
 @both
-def test_nothing_runs_beside_a_blocking_reader(vendor):
+def test_a_sync_reader_starts_no_thread(vendor):
     threads = threading.active_count()
     with STREAMS[vendor]([wire(transcript(f"{vendor}_text")["events"])]) as stream:
         for _ in stream:
@@ -106,7 +106,7 @@ def test_nothing_runs_beside_a_blocking_reader(vendor):
 
 
 @both
-async def test_a_bad_end_is_said_whichever_way_it_is_read(vendor):
+async def test_a_failure_is_reported_by_every_kind_of_reader(vendor):
     name = f"{vendor}_failed"
     stream = stream_of(name)
     assert stream.error is None
@@ -128,7 +128,7 @@ async def _later(name):
 
 
 @both
-def test_its_file_is_one_for_whatever_takes_files_of_text(vendor):
+def test_the_text_file_works_with_functions_that_read_files(vendor):
     text = "".join(stream_of(f"{vendor}_text").text_now())
     file = stream_of(f"{vendor}_text").reader()
     assert isinstance(file, io.TextIOBase)
@@ -138,7 +138,7 @@ def test_its_file_is_one_for_whatever_takes_files_of_text(vendor):
 
 
 @both
-async def test_closing_closes_what_it_was_made_from(vendor):
+async def test_closing_closes_the_source(vendor):
     closed = []
 
     class Source(list):

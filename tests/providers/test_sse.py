@@ -1,4 +1,4 @@
-"""The decoder of server-sent events against a second reading of the WHATWG's rules."""
+"""The decoder of server-sent events compared with a second implementation of the rules."""
 
 from __future__ import annotations
 
@@ -36,9 +36,9 @@ def streams(draw) -> bytes:
 
 
 def by_the_rules(body: bytes) -> list[ServerSentEvent]:
-    """The whole stream at once, as the specification words it."""
+    """Decode the whole stream at once, following the text of the specification."""
     stream = body.decode("utf-8", "replace").removeprefix("\ufeff")
-    lines = re.split("\r\n|\r|\n", stream)[:-1]  # what follows the last line end is no line
+    lines = re.split("\r\n|\r|\n", stream)[:-1]  # text after the last line end is not a line
     events, data, event_type, last_id, retry = [], "", "", "", None
     for line in lines:
         if line == "":
@@ -69,34 +69,34 @@ def decoded(body: bytes, cuts: list[int]) -> list[ServerSentEvent]:
 
 @settings(max_examples=600)
 @given(streams(), st.lists(st.integers(0, 10_000), max_size=12))
-def test_any_bytes_in_any_chunks_mean_what_the_rules_say(body, cuts):
+def test_any_bytes_in_any_chunks_are_decoded_by_the_rules(body, cuts):
     assert decoded(body, cuts) == by_the_rules(body)
 
 
 @given(st.binary(max_size=60), st.lists(st.integers(0, 10_000), max_size=6))
-def test_bytes_of_no_kind_are_read_without_a_complaint(body, cuts):
+def test_arbitrary_bytes_are_decoded_without_errors(body, cuts):
     assert decoded(body, cuts) == by_the_rules(body)
 
 
 @given(streams())
-def test_a_byte_at_a_time_is_the_same(body):
+def test_decoding_byte_by_byte_gives_the_same_events(body):
     assert decoded(body, list(range(len(body)))) == by_the_rules(body)
 
 
-def test_an_event_is_there_as_soon_as_its_last_byte_is():
+def test_an_event_is_returned_with_its_last_byte():
     for end in (b"\n\n", b"\r\r", b"\r\n\r\n"):
         decoder = SseDecoder()
         assert [event.data for event in decoder.feed(b"data: now" + end)] == ["now"]
     assert not decoder.feed(b"\n")
 
 
-def test_a_character_may_be_cut_anywhere():
+def test_a_character_may_be_split_over_chunks():
     body = "data: é😀\n\n".encode()
     for cut in range(len(body)):
         assert [event.data for event in decoded(body, [cut])] == ["é😀"]
 
 
-def test_the_marker_of_the_end_is_told_from_json():
+def test_the_end_marker_is_distinguished_from_json():
     (done, text) = SseDecoder().feed(b'data: [DONE]\n\ndata: ["DONE"]\n\n')
     assert (done.is_done, text.is_done) == (True, False)
 
@@ -105,14 +105,14 @@ def test_the_marker_of_the_end_is_told_from_json():
     ("body", "pending"),
     [(b"", False), (b"data: x\n\n", False), (b"data: x\n", True), (b"da", True)],
 )
-def test_an_event_that_was_not_ended_is_pending(body, pending):
+def test_an_unfinished_event_is_pending(body, pending):
     decoder = SseDecoder()
     decoder.feed(body)
     assert decoder.pending is pending
 
 
 @pytest.mark.parametrize("piece", [b"x" * 400, b"data: " + b"y" * 400 + b"\n"])
-def test_an_endless_event_is_refused_and_an_endless_stream_is_not(piece):
+def test_an_endless_event_is_rejected_and_an_endless_stream_is_not(piece):
     decoder = SseDecoder(event_bytes_max=1000)
     decoder.feed(piece)
     decoder.feed(piece)
@@ -124,7 +124,7 @@ def test_an_endless_event_is_refused_and_an_endless_stream_is_not(piece):
         patient.feed(b"data: " + b"z" * 500 + b"\n\n")
 
 
-def test_a_long_line_in_small_chunks_costs_no_copies_of_itself():
+def test_a_long_line_in_small_chunks_is_not_copied_for_each_chunk():
     decoder = SseDecoder()
     tracemalloc.start()
     try:

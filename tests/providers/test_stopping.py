@@ -1,4 +1,4 @@
-"""The Responses driver stopped in the middle: by its task, its tools, its sink; upstream too."""
+"""Stopping the Responses driver by its task, its tools or its sink also stops the vendor."""
 
 from __future__ import annotations
 
@@ -21,12 +21,12 @@ def in_order(*turns):
     return lambda asked: turns[asked.number]
 
 
-async def test_cancelling_the_task_closes_the_stream_and_says_so(vendor):
+async def test_cancelling_the_task_closes_the_stream_and_ends_the_response(vendor):
     vendor.endpoint.answer = in_order([*ResponseTurn().message("One").events, Stall(60)])
     sink = Folded()
     async with vendor.client() as client:
         task = asyncio.create_task(run_responses(sink, client, **ASK))
-        await sink.said("One")
+        await sink.wait_for_text("One")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -35,12 +35,12 @@ async def test_cancelling_the_task_closes_the_stream_and_says_so(vendor):
     assert vendor.endpoint.cancelled == []
 
 
-async def test_cancelling_a_background_response_cancels_it_at_the_vendor_s(vendor):
+async def test_cancelling_a_background_response_cancels_it_at_the_vendor(vendor):
     vendor.endpoint.answer = in_order([*ResponseTurn().message("One").events, Stall(60)])
     sink = Folded()
     async with vendor.client() as client:
         task = asyncio.create_task(run_responses(sink, client, background=True, **ASK))
-        await sink.said("One")
+        await sink.wait_for_text("One")
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
             await task
@@ -69,7 +69,7 @@ async def test_cancelling_while_tools_run_cancels_the_tools(vendor):
     assert sink.status == "cancelled"
 
 
-async def test_a_sink_that_may_not_be_written_any_more_stops_the_vendor(vendor):
+async def test_a_sink_that_raises_stops_the_vendor(vendor):
     class Lost(Folded):
         def write(self, text, *, part=None):
             raise Fenced("taken over")

@@ -63,7 +63,7 @@ async def test_the_async_file_reads_the_same(deltas, size):
     assert await async_reader(deltas).read() == "".join(deltas)
 
 
-def test_a_read_gives_what_there_is_and_waits_for_no_more():
+def test_a_read_returns_available_text_without_waiting():
     def said():
         yield "now"
         raise AssertionError("it read ahead")
@@ -71,13 +71,13 @@ def test_a_read_gives_what_there_is_and_waits_for_no_more():
     assert TextReader(said(), list).read(100) == "now"
 
 
-def test_a_size_of_none_is_everything_and_of_nought_is_nothing():
+def test_a_size_of_none_reads_everything_and_zero_reads_nothing():
     assert reader(["a\n", "b"]).read(None) == "a\nb"
     assert reader(["a"]).read(0) == reader(["a"]).readline(0) == ""
     assert reader(["abc\n"]).readline(2) == "ab"
 
 
-def test_an_error_comes_after_the_text_and_never_silently():
+def test_an_error_is_raised_after_the_text():
     copied = io.StringIO()
     with pytest.raises(StreamBroken):
         shutil.copyfileobj(reader(["one ", "two"], error=StreamBroken("cut")), copied)
@@ -90,7 +90,7 @@ def test_an_error_comes_after_the_text_and_never_silently():
         lines.readline()
 
 
-async def test_an_error_comes_after_the_text_of_an_async_file_too():
+async def test_an_async_file_raises_an_error_after_the_text():
     file = async_reader(["one\ntw"], StreamBroken("cut"))
     assert [await file.readline(), await file.read(9)] == ["one\n", "tw"]
     for read in (file.read, file.readline):
@@ -98,7 +98,7 @@ async def test_an_error_comes_after_the_text_of_an_async_file_too():
             await read()
 
 
-async def test_closing_closes_the_stream_once_and_reading_on_is_refused():
+async def test_closing_closes_the_stream_once_and_later_reads_raise():
     closed = []
     file = TextReader(iter(["a"]), lambda: closed.append("sync"))
     with file:

@@ -1,4 +1,4 @@
-"""Tools: described from their signatures, run with their limits, and what each failure becomes."""
+"""Tools: descriptions from signatures, limits, and the outcome of each failure."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ def test_a_function_is_described_by_its_signature_and_docstring():
     assert (schema["required"], schema["additionalProperties"]) == (["city"], False)
 
 
-def test_a_tool_may_be_described_by_hand():
+def test_a_tool_can_have_an_explicit_description():
     parameters = {"type": "object", "properties": {}}
     tool = Tool(weather, "By hand.", parameters, strict=True)
     (spec,) = Toolbox({"weather": tool}).nested_specs()
@@ -55,7 +55,7 @@ def test_a_tool_may_be_described_by_hand():
 
 
 def unreadable(x: NoSuchType) -> None:  # noqa: F821 - as it may be written by mistake
-    """A tool whose annotation is nowhere."""
+    """A tool whose annotation is not defined."""
 
 
 def variadic(*values) -> None:
@@ -63,7 +63,7 @@ def variadic(*values) -> None:
 
 
 @pytest.mark.parametrize("tool", [unreadable, variadic])
-def test_what_cannot_be_described_is_refused_by_name(tool):
+def test_a_tool_that_cannot_be_described_is_rejected_by_name(tool):
     with pytest.raises(BadParameter, match="tool 'mine'"):
         Toolbox({"mine": tool})
 
@@ -78,12 +78,12 @@ def test_what_cannot_be_described_is_refused_by_name(tool):
         (promised, "", "null", None),
     ],
 )
-async def test_what_a_tool_returns_is_its_output(tool, args, output, result):
+async def test_the_return_value_of_a_tool_is_its_output(tool, args, output, result):
     answer = await Toolbox({"mine": tool}).answer(call("mine", args))
     assert (answer.output, answer.result, answer.failure) == (output, result, None)
 
 
-async def test_arguments_become_what_the_signature_says():
+async def test_arguments_are_converted_by_the_signature():
     seen = []
 
     def take(numbers: list[int], sure: bool = True):
@@ -94,14 +94,14 @@ async def test_arguments_become_what_the_signature_says():
 
 
 @pytest.mark.parametrize("args", ["{}", '{"city": 5}', '{"city": "Oslo", "more": 1}'])
-async def test_arguments_that_do_not_fit_are_told_to_the_model(args):
+async def test_invalid_arguments_are_reported_to_the_model(args):
     answer = await Toolbox({"weather": weather}).answer(call("weather", args))
     assert answer.failure is None
     assert json.loads(answer.output)["error"].startswith("ValidationError")
     assert answer.result == json.loads(answer.output)
 
 
-async def test_an_exception_and_a_result_that_is_no_json_are_told_to_the_model():
+async def test_exceptions_and_results_that_are_not_json_are_reported_to_the_model():
     def broken():
         raise LookupError("no station")
 
@@ -126,7 +126,7 @@ async def _late():
         ("block", "", "tool_timeout"),
     ],
 )
-async def test_what_no_model_can_mend_is_a_failure(name, args, code):
+async def test_errors_that_a_model_cannot_correct_are_failures(name, args, code):
     released = threading.Event()
     tools = {"weather": weather, "hang": asyncio.Event().wait, "block": lambda: released.wait(20)}
     tools["hang"] = Tool(asyncio.Event().wait, "", {}, timeout_s=0.05)
@@ -139,13 +139,13 @@ async def test_what_no_model_can_mend_is_a_failure(name, args, code):
     assert answer.result == {"error": answer.failure.public_detail}
 
 
-async def test_a_result_that_is_too_long_for_readers_reaches_the_model():
+async def test_a_result_too_long_for_readers_is_sent_to_the_model():
     answer = await Toolbox({"long": lambda: "x" * 100_000}).answer(call("long"))
     assert len(answer.output) == 100_000
     assert answer.result["omitted_bytes"] > RESULT_BYTES_MAX
 
 
-async def test_calls_run_at_the_same_time_within_a_bound():
+async def test_calls_run_concurrently_up_to_a_limit():
     running, most = 0, 0
 
     async def count():
@@ -161,7 +161,7 @@ async def test_calls_run_at_the_same_time_within_a_bound():
     assert most == CALLS_AT_ONCE
 
 
-async def test_answers_come_in_the_order_in_which_they_end_and_closing_ends_the_rest():
+async def test_answers_are_yielded_as_calls_end_and_closing_cancels_the_rest():
     ended = []
 
     async def take(seconds: float):
@@ -177,7 +177,7 @@ async def test_answers_come_in_the_order_in_which_they_end_and_closing_ends_the_
     assert ended == [0, 3600]
 
 
-async def test_a_custom_tool_gets_its_text():
+async def test_a_custom_tool_receives_its_text():
     box = Toolbox({"shout": Tool(str.upper, "", {})})
     answer = await box.answer(call("shout", "{not json", kind="custom_tool_call"))
     assert (answer.output, answer.kind) == ("{NOT JSON", "custom_tool_call")

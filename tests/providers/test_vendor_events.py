@@ -1,4 +1,4 @@
-"""Typed events: what each says into a response, and that results too long for readers are left out."""
+"""Typed events: what each writes into a response, and the limit on results shown to readers."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def test_all_events_are_frozen_and_have_their_type_first():
         assert kind.__dataclass_params__.frozen
 
 
-def test_each_event_says_what_it_adds():
+def test_each_event_writes_what_it_adds():
     sink = Folded()
     for event in (
         TextDelta("t", 1, "0.0", "Yes"),
@@ -59,7 +59,7 @@ def test_each_event_says_what_it_adds():
     assert sink.ending == ("incomplete", {"n": 1}, "cut")
 
 
-def test_they_are_made_for_match():
+def test_events_can_be_matched():
     match TextDelta("t", 1, "0.0", "Yes"):
         case TextDelta(type="t", text=text):
             assert text == "Yes"
@@ -67,7 +67,7 @@ def test_they_are_made_for_match():
             pytest.fail("it did not match")
 
 
-def test_a_response_that_is_published_is_a_sink():
+def test_a_published_response_is_a_sink():
     class Out:
         id, gen, said = "r", 1, []
 
@@ -75,7 +75,7 @@ def test_a_response_that_is_published_is_a_sink():
             self.said.append(Event(kind, "r", **fields).kind)
 
     out = Out()
-    response = Response(out)  # the real one, over what it emits to
+    response = Response(out)  # the real class with a fake output
     TextDelta("t", 1, "0.0", "Yes").write_to(response)
     ToolCallStarted("t", 4, "c", "sum", "function_call").write_to(response)
     ToolResult("t", 6, "c", "sum", 7).write_to(response)
@@ -85,7 +85,7 @@ def test_a_response_that_is_published_is_a_sink():
     assert (out.ending.status, out.ending.error) == ("failed", "cut")
 
 
-def test_results_that_readers_cannot_take_are_left_out():
+def test_results_too_large_for_readers_are_left_out():
     assert shown({"a": [1]}) == {"a": [1]}
     assert shown("x" * RESULT_BYTES_MAX) == {"omitted_bytes": RESULT_BYTES_MAX + 2}
     assert shown(object()) == {"omitted": "object"}

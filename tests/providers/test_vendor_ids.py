@@ -1,4 +1,4 @@
-"""Which of the vendor's responses and threads the next prompt goes on with."""
+"""The vendor's response or thread from which the next prompt continues."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ NO_THREAD = "invalid_request_error: No thread found with id 'thread_1'."
         ([answered(thread_id="t")], None),
     ],
 )
-def test_it_goes_on_with_the_newest_answer_that_was_completed(messages, previous):
+def test_the_next_response_continues_from_the_newest_completed_answer(messages, previous):
     assert previous_response_id(messages) == previous
 
 
@@ -43,21 +43,21 @@ def test_it_goes_on_with_the_newest_answer_that_was_completed(messages, previous
         ([answered("failed", NO_THREAD, thread_id="t1"), answered(thread_id="t1")], None),
     ],
 )
-def test_it_goes_on_with_the_newest_thread(messages, thread):
+def test_the_next_run_continues_in_the_newest_thread(messages, thread):
     assert thread_id(messages) == thread
 
 
-def test_ids_are_kept_as_they_come_beside_what_else_is_kept():
-    kept = []
+def test_ids_are_added_to_the_other_metadata():
+    metadata = []
 
     class Response:
-        annotate = staticmethod(kept.append)
+        annotate = staticmethod(metadata.append)
 
     ids = VendorIds(Response(), {"tenant": 7})
     for what, id_ in (("response", "a"), ("response", "b"), ("thread", "t"), ("run", "r")):
         ids(what, id_)
-    assert kept[0] == {"tenant": 7, "openai": {"response_ids": ["a"]}}
-    assert kept[-1] == {
+    assert metadata[0] == {"tenant": 7, "openai": {"response_ids": ["a"]}}
+    assert metadata[-1] == {
         "tenant": 7,
         "openai": {"response_ids": ["a", "b"], "thread_id": "t", "run_id": "r"},
     }

@@ -1,4 +1,4 @@
-"""Any source: what counts as one, how it is pulled, how long it may be silent, how it is closed."""
+"""Sources of events: accepted types, pulling, the limit on silence, and closing."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def later(*items):
 
 
 class Chunked:
-    """What HTTP responses have: chunks by a method, and a way to close them."""
+    """The interface of HTTP responses: a method that yields chunks, and a close method."""
 
     closed = False
 
@@ -53,34 +53,34 @@ class Chunked:
         Chunked(b"data: 1\n\nev", b"ent: e\ndata: 2\n\n"),
     ],
 )
-async def test_bytes_in_every_form_are_events_with_names(origin):
+async def test_bytes_in_every_form_are_decoded(origin):
     assert await everything(origin) == [("message", 1), ("e", 2)]
 
 
-async def test_async_chunks_are_events_too():
+async def test_async_chunks_are_decoded():
     assert await everything(later(b"data: 1\n", b"\n")) == [("message", 1)]
 
 
-async def test_objects_are_handed_on_as_they_are():
+async def test_objects_are_passed_on_unchanged():
     thing = object()
     assert await everything([thing, {"a": 1}]) == [thing, {"a": 1}]
     assert await everything(later(thing)) == [thing]
 
 
 @pytest.mark.parametrize("origin", [{"a": 1}, "data: 1", 5, None])
-def test_what_is_no_stream_is_refused(origin):
+def test_a_source_that_is_not_a_stream_is_rejected(origin):
     with pytest.raises(TypeError):
         source(origin)
 
 
-async def test_bad_json_is_raised_in_its_place():
+async def test_invalid_json_is_raised_in_order():
     reading = source(b"data: 1\n\ndata: {\n\n")
     assert await reading.pull() == ("message", 1)
     with pytest.raises(ValueError, match="Expecting"):
         await reading.pull()
 
 
-async def test_a_blocking_source_is_pulled_without_blocking_the_loop():
+async def test_a_sync_source_does_not_block_the_event_loop():
     asked, answered = threading.Event(), threading.Event()
 
     def blocking():
@@ -100,7 +100,7 @@ async def test_a_blocking_source_is_pulled_without_blocking_the_loop():
 
 
 @pytest.mark.parametrize("blocking", [False, True])
-async def test_silence_has_a_limit(blocking):
+async def test_silence_is_limited(blocking):
     release = threading.Event()
 
     def silent():
@@ -120,7 +120,7 @@ async def test_silence_has_a_limit(blocking):
         release.set()
 
 
-async def test_closing_closes_once_whatever_the_source_has_for_it():
+async def test_closing_calls_the_close_method_of_the_source_once():
     closed = []
 
     class Stream:
@@ -141,7 +141,7 @@ async def test_closing_closes_once_whatever_the_source_has_for_it():
     assert (closed, origin.closed) == (["async"], True)
 
 
-async def test_a_connection_that_does_not_close_is_left_to_itself(monkeypatch):
+async def test_a_connection_that_does_not_close_is_abandoned(monkeypatch):
     monkeypatch.setattr("rehydrate.providers.vendor_source.CLOSE_TIMEOUT_S", 0.01)
 
     class Stuck:
@@ -154,7 +154,7 @@ async def test_a_connection_that_does_not_close_is_left_to_itself(monkeypatch):
     await source(Stuck()).aclose()
 
 
-async def test_draining_reads_little_and_raises_nothing():
+async def test_draining_is_limited_and_does_not_raise():
     read = []
 
     async def endless():

@@ -1,4 +1,4 @@
-"""A stream as a scanner: read once, closed by its end, resumed, its errors never silent."""
+"""A stream is read once, closed at its end, can be resumed, and never hides an error."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ EVENTS = ResponseTurn().message("One two").completed()
 
 
 class Closing:
-    """An async source that notes how it is treated."""
+    """An async source that records how it is used."""
 
     def __init__(self, events, error=None):
         self.events = iter(events)
@@ -39,7 +39,7 @@ class Closing:
         self.closed += 1
 
 
-async def test_a_stream_is_read_as_fast_as_its_reader_reads():
+async def test_a_stream_is_read_only_as_fast_as_its_consumer():
     source = Closing(EVENTS)
     stream = ResponsesStream(source)
     await anext(stream)
@@ -59,7 +59,7 @@ async def test_the_end_closes_the_source_once():
 
 
 @pytest.mark.parametrize("error", [OSError("gone"), ZeroDivisionError(), RuntimeError("odd")])
-async def test_whatever_the_source_raises_is_the_error_of_the_end(error):
+async def test_exceptions_of_the_source_become_the_error_of_the_end(error):
     source = Closing(EVENTS[:-1], error)
     stream = ResponsesStream(source)
     sink = Folded()
@@ -70,7 +70,7 @@ async def test_whatever_the_source_raises_is_the_error_of_the_end(error):
     assert source.closed == 1
 
 
-async def test_what_the_sink_raises_closes_the_source_and_goes_on():
+async def test_exceptions_of_the_sink_close_the_source_and_propagate():
     class Full(Folded):
         def write(self, text, *, part=None):
             raise MemoryError
@@ -81,7 +81,7 @@ async def test_what_the_sink_raises_closes_the_source_and_goes_on():
     assert source.closed == 1
 
 
-async def test_cancellation_closes_the_source_and_goes_on():
+async def test_cancellation_closes_the_source_and_propagates():
     async def silent():
         for event in EVENTS[:6]:
             yield event
@@ -89,14 +89,14 @@ async def test_cancellation_closes_the_source_and_goes_on():
 
     sink = Folded()
     task = asyncio.create_task(ResponsesStream(silent()).into(sink))
-    await sink.said("One two")
+    await sink.wait_for_text("One two")
     task.cancel()
     with pytest.raises(asyncio.CancelledError):
         await task
     assert sink.ending is None
 
 
-async def test_a_stream_that_was_begun_by_hand_goes_on_into_a_sink():
+async def test_a_partly_read_stream_can_be_written_into_a_sink():
     stream, sink = ResponsesStream(EVENTS), Folded()
     for _ in range(6):
         (await anext(stream)).write_to(sink)
@@ -104,7 +104,7 @@ async def test_a_stream_that_was_begun_by_hand_goes_on_into_a_sink():
     assert (sink.text, sink.status) == ("One two", "completed")
 
 
-def test_a_blocking_stream_ends_and_resumes_alike():
+def test_a_sync_stream_ends_and_resumes():
     stream = ResponsesStream(EVENTS[:5])
     assert isinstance(list(stream)[-1], Ended)
     assert isinstance(stream.error, StreamBroken)

@@ -1,4 +1,4 @@
-"""The golden transcripts, and every form in which their events can come."""
+"""The golden transcripts, and every form in which their events can be passed."""
 
 from __future__ import annotations
 
@@ -20,18 +20,18 @@ def wire(events) -> bytes:
     return b"".join(map(sse, events))
 
 
-def typed(told: dict) -> list:
-    """The events as the openai package would hand them out."""
+def typed(recorded: dict) -> list:
+    """Return the events as objects of the openai package."""
     from openai._models import construct_type  # noqa: PLC0415 - as its streams do
     from openai.types.beta import AssistantStreamEvent  # noqa: PLC0415 - only if it is installed
     from openai.types.responses import ResponseStreamEvent  # noqa: PLC0415 - as above
 
-    kind = AssistantStreamEvent if told["vendor"] == "assistants" else ResponseStreamEvent
-    return [construct_type(type_=kind, value=event) for event in told["events"]]
+    kind = AssistantStreamEvent if recorded["vendor"] == "assistants" else ResponseStreamEvent
+    return [construct_type(type_=kind, value=event) for event in recorded["events"]]
 
 
 def known_types(vendor: str) -> set[str]:
-    """The types of events that the installed openai package knows."""
+    """Return the types of events in the installed openai package."""
     from openai.types.beta import AssistantStreamEvent  # noqa: PLC0415 - only if it is installed
     from openai.types.responses import ResponseStreamEvent  # noqa: PLC0415 - as above
 

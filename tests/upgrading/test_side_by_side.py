@@ -1,4 +1,4 @@
-"""A rolling upgrade: code of before and after a migration on one database, while responses stream."""
+"""A rolling upgrade: code before and after a migration on one database, while responses stream."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ TOKENS = 40
 
 @pytest.fixture
 async def world(postgres):
-    """The environment of every process: an empty database, and a channel server."""
+    """Return the environment of every process: an empty database and a channel server."""
     async with new_database(postgres.url) as url, LocalAbly() as ably:
         yield {
             "REHYDRATE_DATABASE_URL": url,
@@ -48,16 +48,16 @@ def is_so_far(text, response_id):
 
 
 async def published(worker, conversation_id, response_id):
-    told = await worker.told("ended", response_id)
-    assert told["outcome"] == "completed", (conversation_id, told)
+    fields = await worker.fields("ended", response_id)
+    assert fields["outcome"] == "completed", (conversation_id, fields)
 
 
 async def all_is_exact(worker, conversation_id, *response_ids, interrupted=()):
-    """Wait until all has ended, and hold it against what was published."""
+    """Wait until all responses have ended, and compare them with what was published."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
-            told = await worker.look(conversation_id)
-            shown = told["shown"]
+            fields = await worker.look(conversation_id)
+            shown = fields["shown"]
             if all(status != "in_progress" for _, status, _ in shown.values()):
                 break
             await asyncio.sleep(0.2)
@@ -69,11 +69,11 @@ async def all_is_exact(worker, conversation_id, *response_ids, interrupted=()):
         assert (status, gaps) == ("interrupted", [])
         assert text
         assert is_so_far(text, response_id)
-    assert told["complete"]
+    assert fields["complete"]
 
 
 async def upgrade(world, old, new):
-    """The whole of a rolling upgrade from the code in *old* to that in *new*."""
+    """Perform a rolling upgrade from the code in *old* to the code in *new*."""
     assert (await run(old, world, "migrate"))[0] == 0
     async with Worker(old, world) as before:
         for response_id in ("o1", "o2"):
@@ -90,7 +90,7 @@ async def upgrade(world, old, new):
             before.ask("publish", "dying", "o4", 10 * TOKENS)
             after.ask("record", "shared")
             for worker in (before, after):
-                await worker.told("recorded")
+                await worker.fields("recorded")
                 for conversation_id in ("shared", "old"):
                     shown = (await worker.look(conversation_id))["shown"]
                     assert all(is_so_far(text, id_) for id_, (text, *_) in shown.items())
@@ -103,7 +103,7 @@ async def upgrade(world, old, new):
             before.kill()  # and what it left behind is ended by the new
             await dying_ended(after)
             after.ask("ready")
-            await after.told("ready")
+            await after.fields("ready")
 
 
 async def dying_ended(worker):
@@ -117,7 +117,7 @@ async def dying_ended(worker):
     assert "".join(f"o4-{number} " for number in range(10 * TOKENS)).startswith(text)
 
 
-async def test_code_of_today_runs_beside_code_of_a_later_schema(world, tmp_path):
+async def test_current_code_runs_beside_code_with_a_later_schema(world, tmp_path):
     await upgrade(world, ROOT, newer(tmp_path, head(), EXPAND))
     async with connected(world["REHYDRATE_DATABASE_URL"]) as connection:
         moods = await connection.fetch("SELECT id, mood FROM messages ORDER BY id")
@@ -125,14 +125,14 @@ async def test_code_of_today_runs_beside_code_of_a_later_schema(world, tmp_path)
     assert {mood for id_, mood in moods if id_.startswith("o")} == {None}
 
 
-async def test_code_of_before_the_newest_migration_runs_beside_code_of_today(world, tmp_path):
+async def test_code_before_the_newest_migration_runs_beside_current_code(world, tmp_path):
     old = before_the_newest_migration(tmp_path)
     if old is None:
         pytest.skip("the checkout has no history that reaches before the newest migration")
     await upgrade(world, old, ROOT)
 
 
-async def test_after_the_contraction_older_code_says_that_it_is_too_old(world, tmp_path):
+async def test_after_a_contraction_older_code_reports_that_it_is_too_old(world, tmp_path):
     expanded = newer(tmp_path / "1", head(), EXPAND)
     contracted = newer(tmp_path / "2", head(), EXPAND, CONTRACT)
     assert (await run(expanded, world, "migrate"))[0] == 0
@@ -141,7 +141,7 @@ async def test_after_the_contraction_older_code_says_that_it_is_too_old(world, t
     async with Worker(ROOT, world) as today, Worker(expanded, world) as later:
         for worker in (today, later):
             worker.ask("ready")
-            await worker.told("ready")
+            await worker.fields("ready")
     assert (await run(contracted, world, "migrate"))[0] == 0
     assert await current(world["REHYDRATE_DATABASE_URL"]) == "9002_contract"
     code, said = await run(expanded, world, "migrate")

@@ -1,4 +1,4 @@
-"""Code of another version than the one that is tested, and processes that run it."""
+"""Code of another version than the tested one, and processes that run it."""
 
 from __future__ import annotations
 
@@ -59,9 +59,9 @@ def downgrade():
 
 
 def newer(folder, head, *migrations):
-    """A copy of the code, in *folder*, as a later version: with *migrations* after *head*.
+    """Copy the code to *folder* as a later version with *migrations* after *head*.
 
-    It writes a column and a fact that the code of today does not know.
+    The copy writes a column and an attribute that the current code does not have.
     """
     shutil.copytree(ROOT / "service", folder / "service", ignore=shutil.ignore_patterns("*.pyc"))
     shutil.copytree(ROOT / "migrations", folder / "migrations")
@@ -93,14 +93,14 @@ def _rewrite(folder, path, old, new):
 
 
 def before_the_newest_migration(folder):
-    """The code of just before the newest migration, from the history of this checkout.
+    """Extract the code before the newest migration from the history of this checkout.
 
-    None if there is no history, or if it does not reach so far.
+    Returns None if there is no history, or if it does not reach back that far.
     """
     added = b""
     for path in sorted((ROOT / "migrations/versions").glob("*.py"), reverse=True):
         added = _git("log", "--diff-filter=A", "--format=%H", "--", str(path.relative_to(ROOT)))
-        if added:  # one that is not committed yet has no past
+        if added:  # a migration that is not committed yet is skipped
             break
     packed = added and _git("archive", f"{added.decode().split()[-1]}^", "service", "migrations")
     if not packed:
@@ -112,10 +112,10 @@ def before_the_newest_migration(folder):
 
 def _git(*arguments):
     try:
-        told = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
+        ran = subprocess.run(["git", *arguments], cwd=ROOT, capture_output=True, check=False)
     except FileNotFoundError:
         return b""
-    return told.stdout if told.returncode == 0 else b""
+    return ran.stdout if ran.returncode == 0 else b""
 
 
 class Worker:
@@ -134,7 +134,7 @@ class Worker:
             stdout=subprocess.PIPE,
             limit=2**22,
         )
-        await self.told("ready")
+        await self.fields("ready")
         return self
 
     async def __aexit__(self, *_):
@@ -145,8 +145,8 @@ class Worker:
     def ask(self, *said):
         self._process.stdin.write(json.dumps(said).encode() + b"\n")
 
-    async def told(self, key, value=None):
-        """The next line that has *key* (with *value*, if that is given); others are kept."""
+    async def fields(self, key, value=None):
+        """Return the next line with *key* (and *value*, if given); keep the others for later."""
 
         def fits(line):
             return key in line and value in (None, line[key])
@@ -163,7 +163,7 @@ class Worker:
 
     async def look(self, conversation_id):
         self.ask("look", conversation_id)
-        return await self.told("shown")
+        return await self.fields("shown")
 
     def kill(self):
         self._process.kill()
@@ -179,7 +179,7 @@ def environment_of(folder, environment):
 
 
 async def run(folder, environment, *arguments):
-    """Run a command of the code in *folder*; its exit code and what it said."""
+    """Run a command of the code in *folder*; return its exit code and output."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         *("-m", "rehydrate", *arguments),

@@ -1,6 +1,7 @@
-"""A process of any version: does what the lines of its input ask, by the public API alone.
+"""A worker process of any version, which executes the commands on its standard input.
 
-Only names that every version has: it runs with the code of before a migration, too.
+It uses only names of the public API that every version has, because it also runs with the code
+before a migration.
 """
 
 from __future__ import annotations
@@ -14,8 +15,8 @@ from rehydrate import History
 PACE_S = 0.05
 
 
-def say(told):
-    sys.stdout.write(json.dumps(told) + "\n")
+def say(fields):
+    sys.stdout.write(json.dumps(fields) + "\n")
     sys.stdout.flush()
 
 
@@ -25,7 +26,7 @@ async def publish(history, conversation_id, response_id, count):
             for number in range(count):
                 response.write(f"{response_id}-{number} ")
                 await asyncio.sleep(PACE_S)
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+    except Exception as error:  # noqa: BLE001 - every error is reported
         say({"ended": response_id, "outcome": f"{type(error).__name__}: {error}"})
     else:
         say({"ended": response_id, "outcome": "completed"})
