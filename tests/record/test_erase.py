@@ -210,7 +210,7 @@ async def test_no_content_is_left_in_the_database(history):
         await asyncio.sleep(0.7)
         await history.catch_up("e11")
     await history.erase("e11")
-    async with history._store._readers._lent() as session:
+    async with history._store._readers._acquired() as session:
         tables = await session.fetch(
             "SELECT tablename FROM pg_tables WHERE schemaname = current_schema()"
         )
