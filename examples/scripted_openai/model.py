@@ -19,12 +19,12 @@ from scripted_openai.turns import ResponseTurn, RunTurn
 REFUSAL = "I would rather not talk about that."
 
 _SENTENCES = (
-    "Streams break where nobody looks: between two tokens, while a tab reloads.",
-    "Whoever joins late should see what everybody else saw, to the letter.",
+    "Streams break where few people look: between two tokens, while a tab reloads.",
+    "A reader who joins late should see exactly what the others saw.",
     "An answer is a log before it is a text 📜.",
-    "Ordering is cheap when every event answer_text which number it is.",
+    "Ordering is cheap when every event carries its number.",
     "A café in Zürich, 東京の夜, and a naïve coroutine walk into a channel.",
-    "What was said once must be shown once: neither twice nor never.",
+    "What was sent once must be shown once: neither twice nor never.",
     "The database is patient and late; the channel is quick and forgetful.",
     "Between them lies a seam, and the seam is where the work is.",
     "If a publisher dies in mid-sentence, its sentence still has to end.",
