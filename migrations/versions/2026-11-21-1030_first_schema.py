@@ -1,6 +1,6 @@
 """The first schema: conversations, messages, chunks, leases, replays, audit.
 
-Locks nothing that was there before.
+Locks no existing table.
 
 Revision: 0001_first_schema
 After: nothing
@@ -19,8 +19,8 @@ depends_on = None
 
 IN_LINE = {"toast_tuple_target": "8160"}
 
-# jsonb holds neither NUL nor halves of surrogate pairs. Where a text has them, everything that is
-# escaped like them is shown as U+FFFD; the stored bytes are not touched.
+# jsonb rejects NUL and lone surrogates. In a text that contains them, every escape of that form is
+# shown as U+FFFD; the stored bytes are not changed.
 READABLE_WIRE = r"""
 CREATE FUNCTION rehydrate_wire(stored bytea) RETURNS jsonb
 LANGUAGE plpgsql IMMUTABLE STRICT PARALLEL SAFE AS $$
@@ -67,22 +67,22 @@ FOR EACH STATEMENT EXECUTE FUNCTION rehydrate_append_only()
 
 
 def ident(name: str, *, nullable: bool = False) -> sa.Column[str]:
-    """A name that compares by code point, as Python does."""
+    """Return a text column that compares by code point, as Python does."""
     return sa.Column(name, sa.Text(collation="C"), nullable=nullable)
 
 
 def time(name: str, *, nullable: bool = True) -> sa.Column[object]:
-    """A time."""
+    """Return a time column."""
     return sa.Column(name, pg.TIMESTAMP(timezone=True), nullable=nullable)
 
 
 def flag(name: str) -> sa.Column[bool]:
-    """A flag, false at first."""
+    """Return a boolean column, false by default."""
     return sa.Column(name, sa.Boolean, nullable=False, server_default=sa.text("false"))
 
 
 def upgrade() -> None:
-    """Make the tables, the view, and the trigger that keeps the audit."""
+    """Create the tables, the view, and the trigger that makes the audit log append-only."""
     conversations()
     messages()
     chunks()
@@ -96,7 +96,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take all of it away, with what it holds."""
+    """Drop everything, including all data."""
     op.execute("DROP VIEW messages_readable")
     op.execute("DROP FUNCTION rehydrate_wire")
     for table in ("audit", "replays", "leases", "chunks", "messages", "conversations"):
@@ -105,7 +105,7 @@ def downgrade() -> None:
 
 
 def conversations() -> None:
-    """A row a conversation."""
+    """Create the table with one row per conversation."""
     op.create_table(
         "conversations",
         ident("id"),
@@ -132,7 +132,7 @@ def conversations() -> None:
 
 
 def messages() -> None:
-    """A row a message: the text of an open one is in its chunks."""
+    """Create the table with one row per message; the text of an open one is in its chunks."""
     op.create_table(
         "messages",
         ident("conversation_id"),
@@ -165,7 +165,7 @@ def messages() -> None:
 
 
 def message_rules() -> list[sa.CheckConstraint]:
-    """What is true of every message."""
+    """Return the constraints on messages."""
     statuses = "'cancelled', 'completed', 'failed', 'in_progress', 'incomplete', 'interrupted'"
     return [
         check("messages_role_known", "role IN ('user', 'assistant')"),
@@ -183,7 +183,7 @@ def message_rules() -> list[sa.CheckConstraint]:
 
 
 def chunks() -> None:
-    """A row for what one write appended to an open message."""
+    """Create the table with one row for what one write appended to an open message."""
     op.create_table(
         "chunks",
         ident("conversation_id"),
@@ -198,7 +198,7 @@ def chunks() -> None:
 
 
 def leases() -> None:
-    """A row a response that has, or had, a publisher."""
+    """Create the table with one row per response that has, or had, a publisher."""
     op.create_table(
         "leases",
         ident("conversation_id"),
@@ -226,7 +226,7 @@ def leases() -> None:
 
 
 def replays() -> None:
-    """A row a replay, from when it is asked for."""
+    """Create the table with one row per requested replay."""
     op.create_table(
         "replays",
         ident("conversation_id"),
@@ -275,7 +275,7 @@ def replays() -> None:
 
 
 def replay_rules() -> list[sa.CheckConstraint]:
-    """What is true of every replay."""
+    """Return the constraints on replays."""
     terminal = "'done', 'failed', 'cancelled'"
     return [
         check("replays_mode_known", "mode IN ('stream', 'repair')"),
@@ -296,7 +296,7 @@ def replay_rules() -> list[sa.CheckConstraint]:
 
 
 def audit() -> None:
-    """A row an act of an admin, for good."""
+    """Create the table with one row per action of an admin, which is never deleted."""
     op.create_table(
         "audit",
         ident("conversation_id"),
@@ -314,5 +314,5 @@ def audit() -> None:
 
 
 def check(name: str, rule: str) -> sa.CheckConstraint:
-    """A rule by its full name, without the prefix that says what it is."""
+    """Return a CHECK constraint; *name* is its full name without the prefix ``ck_``."""
     return sa.CheckConstraint(rule, name=op.f(f"ck_{name}"))

@@ -19,7 +19,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table."""
+    """Create the table."""
     op.create_table(
         "claims",
         sa.Column("conversation_id", sa.Text(collation="C"), nullable=False),
@@ -37,5 +37,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take it away: prompts that are being answered may be answered twice."""
+    """Drop the table. Prompts that are being answered may then be answered twice."""
     op.drop_table("claims")

@@ -1,4 +1,4 @@
-"""How far a replay is, in seconds and generations, what its schedule was, and its id as a key.
+"""Progress of replays in seconds and generations, their schedule's summary, and an index on the id.
 
 Locks replays for a moment; the table is small.
 
@@ -48,7 +48,7 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take them away: replays that run begin anew."""
+    """Drop the columns. Running replays then start from the beginning."""
     op.drop_index("ix_replays_id", "replays")
     for name, _ in RULES:
         op.drop_constraint(op.f(f"ck_replays_{name}"), "replays")

@@ -1,4 +1,4 @@
-"""The floor: the oldest revision whose code may still run beside the schema as it is.
+"""The floor: the oldest revision whose code can still run on the current schema.
 
 Code that is older than the schema looks here whether it may go on. Only a contracting migration
 raises it. Locks nothing that was there before.
@@ -19,7 +19,7 @@ depends_on = None
 
 
 def upgrade() -> None:
-    """Make the table, with its one row: all there was so far only ever added."""
+    """Create the table with its row. All earlier migrations only added to the schema."""
     op.create_table(
         "schema_floor",
         sa.Column("revision", sa.Text(collation="C"), nullable=False),
@@ -31,5 +31,5 @@ def upgrade() -> None:
 
 
 def downgrade() -> None:
-    """Take it away: older code then waits until the schema is exactly its own."""
+    """Drop the table. Older code then requires exactly its own schema."""
     op.drop_table("schema_floor")

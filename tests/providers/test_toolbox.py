@@ -28,7 +28,7 @@ async def nothing():
 
 
 def promised():
-    """Not async itself, but what it returns must be awaited."""
+    """Return an awaitable, without being async."""
     return nothing()
 
 

@@ -100,7 +100,7 @@ async def upgrade(world, old, new):
             for worker in (before, after):
                 await all_is_exact(worker, "shared", "o1", "o2", "n1", "n2")
                 await all_is_exact(worker, "old", "o3", "n3")
-            before.kill()  # and what it left behind is ended by the new
+            before.kill()  # the new code ends its responses
             await dying_ended(after)
             after.ask("ready")
             await after.fields("ready")

@@ -26,9 +26,9 @@ INITDB_TIMEOUT_S = 120.0
 PROBE_TIMEOUT_S = 5.0
 CONNECT_TIMEOUT_S = 1.0
 
-# Durability stays on, because crash safety is demonstrated and tested on this server. What is off
-# costs time, and a server without replicas does not need it (WAL for replicas, JIT, shared memory
-# of parallel workers). Statements and error details are not logged, since they contain message
+# Durability stays on, because crash safety is demonstrated and tested on this server. Disabled
+# features cost time, and a server without replicas does not need them (WAL for replicas, JIT, shared
+# memory of parallel workers). Statements and error details are not logged, since they contain message
 # text.
 SETTINGS = {
     "listen_addresses": "127.0.0.1",

@@ -137,7 +137,7 @@ class EmbeddedPostgres:
         try:
             await asyncio.shield(starting)
         except asyncio.CancelledError:
-            # A thread cannot be cancelled. It ends by its own timeout; then stop what it started.
+            # A thread cannot be cancelled. It ends by its own timeout; then stop the server.
             await asyncio.gather(starting, return_exceptions=True)
             await asyncio.to_thread(self.stop)
             raise
