@@ -317,3 +317,10 @@ class TestLeaseKeeper:
         with pytest.raises(ZeroDivisionError):
             async with keeper.holding():
                 raise ZeroDivisionError
+
+    async def test_a_loss_that_cuts_nothing_off_is_logged(self, lease, caplog):
+        lease.answers = [LeaseLost()]
+        keeper = LeaseKeeper("a claim", lease.renew, every_s=0.01, lease_s=5, cut_off=False)
+        async with asyncio.timeout(20), keeper.holding():
+            await until(lambda: "a claim is lost" in caplog.text)
+        assert not running("a claim")

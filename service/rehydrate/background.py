@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from rehydrate.errors import RehydrateError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, ItemsView
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, ItemsView, Iterator
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -81,7 +81,7 @@ class BoundedCache(Generic[K, V]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __contains__(self, key: K) -> bool:
+    def __contains__(self, key: object) -> bool:
         return key in self._entries
 
     def __setitem__(self, key: K, value: V) -> None:
@@ -89,6 +89,9 @@ class BoundedCache(Generic[K, V]):
         self._entries.move_to_end(key)
         if len(self._entries) > self._capacity:
             self._entries.popitem(last=False)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._entries)
 
     def get(self, key: K) -> V | None:
         """Return the value of *key*, and count that as a use; None if it is absent."""
@@ -100,6 +103,10 @@ class BoundedCache(Generic[K, V]):
     def pop(self, key: K) -> V | None:
         """Remove *key* and return its value; None if it is absent."""
         return self._entries.pop(key, None)
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        self._entries.clear()
 
     def items(self) -> ItemsView[K, V]:
         """Return a view of all entries, the least recently used first."""
@@ -271,16 +278,24 @@ class LeaseKeeper:
             Raises `LeaseLost` if another process has it, `StoreUnavailable` in an outage.
         every_s: the interval between renewals, in seconds.
         lease_s: the length of the lease, in seconds. After an outage that lasts as long, the lease
-            counts as lost: another process may hold it.
+            counts as lost: another process may hold it. Infinite: an outage is never a loss.
+        cut_off: cancel the block when the lease is lost; otherwise the loss is only logged.
     """
 
     def __init__(
-        self, name: str, renew: Callable[[], Awaitable[object]], *, every_s: float, lease_s: float
+        self,
+        name: str,
+        renew: Callable[[], Awaitable[object]],
+        *,
+        every_s: float,
+        lease_s: float,
+        cut_off: bool = True,
     ) -> None:
         self._name = name
         self._renew = renew
         self._every_s = every_s
         self._lease_s = lease_s
+        self._cut_off = cut_off
         self._now = asyncio.Event()
 
     def renew_now(self) -> None:
@@ -289,17 +304,21 @@ class LeaseKeeper:
 
     @asynccontextmanager
     async def holding(self) -> AsyncIterator[None]:
-        """Renew the lease while the block runs, and cancel the block when the lease is lost.
+        """Renew the lease while the block runs.
 
         Raises:
-            LeaseLost: it was lost.
+            LeaseLost: it was lost, and the block was cut off.
         """
         holder = asyncio.current_task()
         lost = False
 
         def cut_off(renewing: asyncio.Task[None]) -> None:
             nonlocal lost
-            if not renewing.cancelled() and holder is not None:
+            if renewing.cancelled() or holder is None:
+                return
+            if not self._cut_off:
+                _log.warning("%s is lost: another process may hold it now", self._name)
+            else:
                 lost = True
                 holder.cancel()
 

@@ -212,7 +212,7 @@ async def test_a_response_has_limits_and_keeps_what_fitted(out, queue, monkeypat
 
 
 async def test_a_final_event_is_retried_until_it_is_acknowledged(out, queue, monkeypatch):
-    monkeypatch.setattr(module.random, "uniform", lambda *_: 0.0)
+    monkeypatch.setattr(module, "FIRST_RETRY_S", 0.0)
     queue.take()
     queue.acknowledge()
     (stop,) = await out.end()
@@ -225,7 +225,7 @@ async def test_a_final_event_is_retried_until_it_is_acknowledged(out, queue, mon
 
 
 async def test_a_final_event_without_acknowledgement_has_a_time_limit(out, queue, monkeypatch):
-    monkeypatch.setattr(module.random, "uniform", lambda *_: 0.0)
+    monkeypatch.setattr(module, "FIRST_RETRY_S", 0.0)
     monkeypatch.setattr(module, "ACK_TIMEOUT_S", 0.01)
     queue.take()
     queue.acknowledge()

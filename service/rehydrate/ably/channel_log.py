@@ -20,7 +20,6 @@ The modules of this package work around the SDK's shortcomings; each workaround 
 from __future__ import annotations
 
 import logging
-import random
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Self
 
@@ -36,6 +35,7 @@ from rehydrate.ably.endpoint import Endpoint
 from rehydrate.ably.requests import Requests
 from rehydrate.ably.sender import Sender
 from rehydrate.ably.subscription import LiveSubscription
+from rehydrate.background import jittered
 
 if TYPE_CHECKING:
     import asyncio
@@ -45,7 +45,7 @@ if TYPE_CHECKING:
     from rehydrate.core.event import ChannelMessage
     from rehydrate.ports import Batch
 
-_RETRY_MS = (1_000, 2_000)
+_RETRY_MS = 1_500
 _SUSPENDED_RETRY_MS = 5_000
 _CLOSING_S = 2.0
 _LARGEST_PUBLISH_BYTES = 262_144 + 8_192
@@ -230,7 +230,7 @@ class AblyChannel:
             queue_messages=False,
             realtime_request_timeout=self._timeout_s * 1000,
             # the SDK's retries have no jitter
-            disconnected_retry_timeout=random.uniform(*_RETRY_MS),  # noqa: S311 - spreads load
+            disconnected_retry_timeout=jittered(_RETRY_MS, 1 / 3),
             suspended_retry_timeout=_SUSPENDED_RETRY_MS,
             channel_retry_timeout=_SUSPENDED_RETRY_MS,
             **self._endpoint.realtime_options(),

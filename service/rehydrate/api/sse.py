@@ -13,7 +13,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 import signal
 import threading
 import time
@@ -23,6 +22,7 @@ from typing import TYPE_CHECKING, Any
 from starlette.responses import Response
 
 from rehydrate.api.direct_answers import Unfinished, direct, step
+from rehydrate.background import jittered
 from rehydrate.errors import RehydrateError
 
 if TYPE_CHECKING:
@@ -49,8 +49,8 @@ _CHECK_INTERVAL_S = 1.0
 _MAX_WRITE = 65_536
 """Bytes per ASGI message: limits the data that the server buffers for one slow client."""
 
-_RETRY_MS = (1_000, 3_000)
-"""Range of the clients' reconnect delay; random, so that they do not reconnect all at once."""
+_RETRY_MS, _RETRY_SPREAD = 2_000, 0.5
+"""The clients' reconnect delay, varied at random, so that they do not reconnect all at once."""
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
@@ -231,7 +231,7 @@ class EventStream(Response):
     async def _write(self, send: Send) -> None:
         start = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **start})
-        retry = b"retry: %d\n\n" % random.randint(*_RETRY_MS)  # noqa: S311 - spreads load
+        retry = b"retry: %d\n\n" % jittered(_RETRY_MS, _RETRY_SPREAD)
         await self._send(send, retry + self.first)
         self._follower.listen(self._on_event)
         try:

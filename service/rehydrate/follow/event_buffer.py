@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections import OrderedDict, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.background import BoundedCache
 from rehydrate.core.json import dump
 
 if TYPE_CHECKING:
@@ -122,7 +123,7 @@ class EventBuffer:
         self._token = secrets.token_hex(4)
         self._events: deque[FollowEvent] = deque()
         self._characters = 0
-        self._snapshots: OrderedDict[int, FollowEvent] = OrderedDict()
+        self._snapshots: BoundedCache[int, FollowEvent] = BoundedCache(_MAX_SNAPSHOTS)
         self.number = 0
         self.first = 0
 
@@ -181,9 +182,6 @@ class EventBuffer:
             id_ = self._id(self.number)
             cached = FollowEvent("snapshot", self.number, id_, body=answer(limit))
             self._snapshots[limit] = cached
-            self._snapshots.move_to_end(limit)
-            if len(self._snapshots) > _MAX_SNAPSHOTS:
-                self._snapshots.popitem(last=False)
         return cached
 
     def drop_snapshots(self) -> None:

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict, deque
+from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rehydrate.background import BoundedCache
 from rehydrate.core import wire
 from rehydrate.core.client_view import Verdict, verdict
 from rehydrate.core.event import TERMINAL, Event
@@ -289,7 +290,7 @@ class FollowedReplays:
 
     def __init__(self, agents: frozenset[str] = frozenset()) -> None:
         self._agents = agents
-        self._replays: OrderedDict[str, tuple[MessageState, int]] = OrderedDict()
+        self._replays: BoundedCache[str, tuple[MessageState, int]] = BoundedCache(_MAX_REPLAYS)
 
     def apply(self, event: Event, number: int) -> int | None:
         """Return the buffer position of the start of *event*'s replay; None to drop the event.
@@ -302,16 +303,15 @@ class FollowedReplays:
             return None
         if self._agents and event.client_id not in self._agents:
             return None
-        if event.message_id not in self._replays:
+        replay = self._replays.get(event.message_id)
+        if replay is None:
             if event.kind != "start":
                 return None
-            self._replays[event.message_id] = (MessageState(event.message_id), number)
-            if len(self._replays) > _MAX_REPLAYS:
-                self._replays.popitem(last=False)
-        state, started = self._replays[event.message_id]
+            replay = self._replays[event.message_id] = (MessageState(event.message_id), number)
+        state, started = replay
         folded = fold(state, event._replace(replay_of=None)) is Outcome.FOLDED
         return started if folded else None
 
     def running_since_before(self, number: int) -> bool:
         """Whether a replay is running that started at or before position *number*."""
-        return any(not state.ended and at <= number for state, at in self._replays.values())
+        return any(not state.ended and at <= number for _, (state, at) in self._replays.items())

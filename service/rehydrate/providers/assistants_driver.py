@@ -7,10 +7,10 @@ no method for: its methods for this API are deprecated and will be removed.
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from rehydrate.background import jittered
 from rehydrate.providers.driving import (
     TURNS_MAX,
     DriverContext,
@@ -156,7 +156,7 @@ class _AssistantsRun:
         """Cancel a run and wait until it has ended, since its thread accepts no message before."""
         run = await self._post(f"{path}/cancel", {})
         while isinstance(run, dict) and run.get("status") == "cancelling":
-            await asyncio.sleep(random.uniform(0.1, 0.3))  # noqa: S311 - jitter
+            await asyncio.sleep(jittered(0.2, 0.5))
             options = {"headers": _HEADERS}
             run = await call_vendor(self._client.get, path, cast_to=object, options=options)
 

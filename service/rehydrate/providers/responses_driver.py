@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.background import Backoff
 from rehydrate.providers.driving import (
     TURNS_MAX,
     DriverContext,
@@ -113,10 +113,11 @@ class _ResponsesRun:
         stream = ResponsesStream(source, prefix=prefix, idle_timeout_s=self._idle_timeout_s)
         self._stream = stream
         end, calls = await self._context.write_turn(stream)
-        for attempt in range(RESUMES_MAX):
+        backoff = Backoff(0.25, 2.0)
+        for _ in range(RESUMES_MAX):
             if not self._can_resume(end, stream):
                 break
-            await asyncio.sleep(random.uniform(0.5, 1) * 2**attempt / 4)  # noqa: S311 - jitter
+            await asyncio.sleep(backoff.next_s())
             end, more = await self._resume(end, stream)
             calls += more
         if stream.response_id is not None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-import random
 import uuid
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.background import jittered
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import insertion_position
 from rehydrate.errors import Conflict, Fenced, StoreUnavailable
@@ -120,7 +120,7 @@ class Checkpoints:
                     raise StoreUnavailable(
                         "Postgres did not commit the end of a response in time"
                     ) from error
-                await asyncio.sleep(random.uniform(0.2, 0.6))  # noqa: S311 - jitter
+                await asyncio.sleep(jittered(0.4, 0.5))
 
     async def mark_stop_acked(self, writer: ResponseWriter) -> None:
         """Record that the stop was acknowledged. If that fails, a sweeper publishes it again."""

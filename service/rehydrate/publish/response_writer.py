@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-import random
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rehydrate.background import Backoff
 from rehydrate.core.codecs import tokens
 from rehydrate.core.event import CONTENT, TEXTUAL, Event, Kind, Status
 from rehydrate.core.fold import MessageState, fold
@@ -21,6 +21,8 @@ ACK_TIMEOUT_S = 30.0
 """How long the end of a response waits for outstanding acknowledgements."""
 
 PUBLISH_ATTEMPTS = 4
+FIRST_RETRY_S = 0.25
+MAX_RETRY_S = 2.0
 
 _GROWING = TEXTUAL | {"tool_args"}
 """Kinds whose events grow while they wait to be sent."""
@@ -208,12 +210,13 @@ class ResponseWriter:
         Raises:
             ChannelUnavailable: every attempt failed. A sweeper will publish the event.
         """
-        for attempt in range(PUBLISH_ATTEMPTS):
+        backoff = Backoff(FIRST_RETRY_S, MAX_RETRY_S)
+        for _ in range(PUBLISH_ATTEMPTS):
             try:
                 async with asyncio.timeout(ACK_TIMEOUT_S):
                     await self._queue.publish_one(event)
             except (ChannelUnavailable, TimeoutError):
-                await asyncio.sleep(random.uniform(0.5, 1) * 2**attempt / 4)  # noqa: S311 - jitter
+                await asyncio.sleep(backoff.next_s())
             else:
                 return
         raise ChannelUnavailable(f"the {event.kind} of {self.id!r} was not acknowledged")

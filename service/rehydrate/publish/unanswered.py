@@ -7,14 +7,14 @@ the claim of a dead agent expires.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import logging
+import math
 import uuid
-from collections import OrderedDict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
+from rehydrate.background import BoundedCache, LeaseKeeper, LeaseLost
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.errors import StoreUnavailable
@@ -69,15 +69,13 @@ async def unanswered(
     """
     check_conversation_id(conversation_id)
     holder = uuid.uuid4().hex
-    offered: OrderedDict[str, None] = OrderedDict()
+    offered: BoundedCache[str, None] = BoundedCache(_MAX_OFFERED)
     await record(conversation_id)
     while True:
         wire = await ctx.store.claim(conversation_id, holder, lease_s, offered)
         if wire is not None:
             prompt = _prompt(wire)
             offered[prompt.id] = None
-            if len(offered) > _MAX_OFFERED:
-                offered.popitem(last=False)
             async with _claimed(ctx.store, (conversation_id, prompt.id, holder), lease_s):
                 yield prompt
         elif wait is None or not await wait():
@@ -97,24 +95,19 @@ async def _claimed(
     claims: PromptClaims, claim: tuple[str, str, str], lease_s: float
 ) -> AsyncIterator[None]:
     """Renew the *claim* while the block runs, then release it."""
-    renewing = asyncio.create_task(_renew(claims, claim, lease_s), name="renewing a claim")
+
+    async def renew() -> None:
+        if not await claims.renew_claim(*claim, lease_s):
+            raise LeaseLost
+
+    keeper = LeaseKeeper(
+        "a prompt claim", renew, every_s=lease_s / 3, lease_s=math.inf, cut_off=False
+    )
     try:
-        yield
+        async with keeper.holding():
+            yield
     finally:
-        renewing.cancel()
-        await asyncio.gather(renewing, return_exceptions=True)
         try:
             await claims.release_claim(*claim)
         except StoreUnavailable:
             _log.warning("a prompt claim could not be released; it expires with its lease")
-
-
-async def _renew(claims: PromptClaims, claim: tuple[str, str, str], lease_s: float) -> None:
-    while True:
-        await asyncio.sleep(lease_s / 3)
-        try:
-            if not await claims.renew_claim(*claim, lease_s):
-                _log.warning("a prompt claim has expired: another agent may answer the prompt")
-                return
-        except StoreUnavailable:
-            _log.warning("a prompt claim could not be renewed: the store is unavailable; retrying")

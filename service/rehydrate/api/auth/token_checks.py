@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import time
 from collections.abc import Awaitable, Callable, Collection, Mapping
 
 from rehydrate.api.auth.tokens import digest, key_name
 from rehydrate.api.problems import TooMany
 from rehydrate.api.ttl_cache import TtlCache
+from rehydrate.background import jittered
 from rehydrate.core.capability import Capability
 from rehydrate.errors import ChannelUnavailable, Unauthorized
 
@@ -101,7 +101,7 @@ class KeyCapabilities:
             _log.warning("could not fetch the capability of a key: %s", type(error).__name__)
         finally:
             entry.attempted, entry.task = True, None
-            entry.due_s = self._clock() + wait_s * random.uniform(0.8, 1.2)  # noqa: S311 - jitter
+            entry.due_s = self._clock() + jittered(wait_s)
 
 
 class _KeyEntry:
