@@ -57,7 +57,7 @@ class Jobs:
     async def recorder(self, history, server, conversation):
         async with publisher_to(server, f"ai:{conversation}") as publisher:
             await publisher.say("user-input", {"promptId": "p", "text": "hi"})
-            history._upkeep.wake(conversation)
+            history._maintenance.wake(conversation)
             await recorded(history, conversation, "p")
 
     async def webhook_wakeups(self, history, server, conversation):
@@ -104,7 +104,7 @@ class Jobs:
         replay = await history.replay(conversation, "r", speed=0)
 
         async def done():
-            return (await history.find_replay(replay.id)).state == "done"
+            return (await history._store.find_replay(replay.id)).state == "done"
 
         await until(done)
 
@@ -120,7 +120,7 @@ NAMES = sorted(name for name in vars(Jobs) if not name.startswith("_"))
 
 def named(history, name):
     """Return the task of that name."""
-    tasks = [*history._upkeep.tasks, history._jobs.task, history._channel._clock.task]
+    tasks = [*history._maintenance.tasks, history._replay_worker.task, history._channel._clock.task]
     return next(task for task in tasks if key(task.name) == key(name))
 
 
