@@ -18,7 +18,7 @@ class RecentAcks:
     def find(self, serial: int, mark: int) -> dict[str, Any] | None:
         """Return how the frame was answered; *mark* stands for its content.
 
-        A msgSerial alone is not enough: these may begin anew after a failed resume.
+        A msgSerial alone is not enough: a client may restart them at 0 after a failed resume.
         """
         known = self._known.get(serial)
         return known[1] if known is not None and known[0] == mark else None

@@ -76,7 +76,7 @@ def rewound(log: MessageLog, params: dict[str, str], now_ms: int, cap: int) -> M
     """Return the messages that `rewind` asks for: a count, a window, or those after a serial.
 
     Raises:
-        RefusedError: 40000, `rewind` or `rewindLimit` is none of these.
+        RefusedError: 40000, `rewind` or `rewindLimit` is invalid.
     """
     wanted = params.get("rewind")
     if wanted is None:

@@ -1,4 +1,4 @@
-"""Who is asking: an Identity from a key, an opaque token or a JWT."""
+"""Authentication: an Identity from a key, an opaque token or a JWT."""
 
 from __future__ import annotations
 
@@ -17,13 +17,13 @@ from .errors import RefusedError
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """Who asks, and what that grants.
+    """An authenticated caller and its permissions.
 
     Attributes:
         app: the app.
         key: the key, itself or of the token.
-        capability: what is granted.
-        client_id: `*` may be anybody, None may be nobody, anything else is that client.
+        capability: the granted operations by channel.
+        client_id: `*` permits any clientId, None permits none, any other value only itself.
         expires_ms: when the token expires, in milliseconds; None for a key.
     """
 

@@ -1,4 +1,4 @@
-"""A channel: its log, who is attached and present, and the fan-out to them."""
+"""A channel: its log, attachments and members, and the fan-out to them."""
 
 from __future__ import annotations
 
@@ -38,8 +38,8 @@ class Attachment:
     Attributes:
         subscriber: the connection.
         wire_name: the channel's name as that client writes it.
-        modes: what was granted.
-        wished: what was asked for; a wider token may grant more of it later.
+        modes: the granted modes.
+        wished: the requested modes; a token with wider permissions may grant more later.
         params: the params that are in force.
         seen: serials of the mutable messages of which this attachment has had the full text; None
             on a channel whose messages do not change.
@@ -61,9 +61,9 @@ class Surroundings:
     """What a channel asks of the server around it.
 
     Attributes:
-        on_kept: told of each message that is kept, new or in a new version.
-        lags: says whether history is made to lag, so that former states are needed.
-        gate: returns None, or what says whether a delivery to an attachment is let through.
+        on_kept: called with each stored message, new or in a new version.
+        lags: returns whether history is delayed, so that former states are needed.
+        gate: returns None, or a predicate that decides on a delivery to an attachment.
         schedule: calls back after so many seconds.
     """
 
@@ -114,7 +114,7 @@ class Channel:
         self.attachments.pop((connection_id, wire_name), None)
 
     def prune(self, now_ms: int) -> None:
-        """Forget what is older than the retention, also in what attachments have seen."""
+        """Drop messages older than the retention, also from the state of attachments."""
         self.log.prune(now_ms)
         if not self.mutable:
             return

@@ -84,9 +84,9 @@ async def _serve(server: LocalAbly, *, show_key: bool) -> None:
 
 
 def _collect_rarely() -> None:
-    """Let the garbage collector pass by what is loaded, and by the messages that are kept.
+    """Exclude loaded code and stored messages from garbage collection.
 
-    They are no garbage, and there are so many that looking through them stops all connections.
+    There are so many live objects that scanning them would pause all connections.
     """
     gc.collect()
     gc.freeze()

@@ -22,7 +22,7 @@ class Key:
         app_id: the app it belongs to.
         key_id: its public half within the app.
         secret: its private half.
-        capability: what it grants.
+        capability: the operations it grants.
         revocable_tokens: whether tokens of it may be revoked (kept for the test suites).
     """
 
@@ -34,7 +34,7 @@ class Key:
 
     @property
     def name(self) -> str:
-        """`appId.keyId`, which is no secret."""
+        """`appId.keyId`, which is not a secret."""
         return f"{self.app_id}.{self.key_id}"
 
     @property
@@ -68,7 +68,7 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Namespace:
-    """Rules of the channels whose names begin with `id:`, or are `id`.
+    """Rules of the channels named `id`, or with names that start with `id:`.
 
     Attributes:
         id: the first segment of the channels' names.

@@ -41,7 +41,7 @@ def settings_from(item: Mapping[str, Any]) -> LocalAblySettings:
     """Return the settings in a config file.
 
     Raises:
-        RefusedError: 40000, there is no such setting, or its value has the wrong type.
+        RefusedError: 40000, the setting does not exist, or its value has the wrong type.
     """
     known = {one.name: one.default for one in fields(LocalAblySettings)}
     for name, value in item.items():
@@ -54,7 +54,7 @@ def settings_from(item: Mapping[str, Any]) -> LocalAblySettings:
 
 
 def read_config(path: Path) -> dict[str, Any]:
-    """Return what a config file (TOML) says: `settings`, `apps`, `webhooks`.
+    """Return the content of a config file (TOML): `settings`, `apps`, `webhooks`.
 
     Raises:
         OSError: it cannot be read.

@@ -1,6 +1,6 @@
 """One realtime connection, as a state machine without a socket.
 
-The shell hands in each frame with `receive` and sends what has gathered in `outgoing`; `wake` is
+The shell hands in each frame with `receive` and sends the frames in `outgoing`; `wake` is
 called when there is something to send. `closing` asks the shell to close the socket once that is
 done. A connection outlives its socket for the time to live, so that it can be resumed.
 """
@@ -40,7 +40,7 @@ class ClientConnection:
         lost_ms: when its socket was lost, in milliseconds; None while it has one.
         socket: counts the sockets it has had, so that an old one notices that it was replaced.
         renew_at_ms: when its client is to be asked for a new token; None for never.
-        inbound_rate, outbound_rate: what it may publish and receive where limits are enforced.
+        inbound_rate, outbound_rate: its publish and receive limits, where enforced.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class ClientConnection:
         self.renew_at_ms = renew_at_ms if renew_at_ms > self.hub.now_ms() else None
 
     def open(self, form: Format, wake: Callable[[], None]) -> None:
-        """Begin on a new socket, also in place of another; attachments begin anew."""
+        """Start on a new socket, replacing another if there is one; attachments restart."""
         self._let_go()
         self.socket += 1
         self.form = form
@@ -144,7 +144,7 @@ class ClientConnection:
         )
 
     def disconnect(self, error: RefusedError) -> None:
-        """Close the socket after telling why; the client may come back and resume (RTN15h)."""
+        """Send the reason and close the socket; the client may reconnect and resume (RTN15h)."""
         self.send({"action": int(Action.DISCONNECTED), "error": error.as_wire()})
         self.closing = True
 
@@ -155,7 +155,7 @@ class ClientConnection:
         self.hub.forget(self)
 
     def receive(self, data: bytes | str) -> None:
-        """Handle one frame of the client; what is wrong with it is answered, never raised."""
+        """Handle one frame of the client; errors in it are answered, never raised."""
         if self.closing:
             return
         try:
@@ -227,7 +227,7 @@ class ClientConnection:
     def _backlog(
         self, message: dict[str, Any], channel: Channel, params: dict[str, str]
     ) -> tuple[MissedMessages, bool]:
-        """Return what comes before live messages, and whether nothing was missed (RTL4c1)."""
+        """Return the backlog sent before live messages, and whether it is complete (RTL4c1)."""
         channel.rollup.flush()
         channel.log.prune(self.hub.now_ms())
         if message["channel"] in self._attached:

@@ -33,7 +33,7 @@ def routes() -> list[web.RouteDef]:
 
 
 def check_is_local(request: web.Request) -> None:
-    """Refuse whoever is not on this machine, and pages of other origins.
+    """Refuse callers on other machines, and pages of other origins.
 
     Raises:
         RefusedError: 40300.
@@ -83,7 +83,7 @@ async def post_expire(request: web.Request) -> web.Response:
 
 
 async def post_restart(request: web.Request) -> web.Response:
-    """Forget what a server that starts anew does not have, and drop every socket."""
+    """Drop everything that does not survive a restart, and every socket."""
     check_is_local(request)
     request.app[SERVER].restart()
     return answer(request, {})

@@ -1,6 +1,6 @@
 """Switches that make the faults happen which a real channel service has now and then.
 
-A fault that is on has parameters. Those of every fault say when it fires: `nth` (a number or a list,
+An enabled fault has parameters. Common to all faults are those for when it fires: `nth` (a number or a list,
 counted from 1), `every` (each n-th time), `share` (0 to 1, drawn with `seed`), `after` (not the first
 n times), `count` (at most n times), `channel` (a name, or a beginning with a trailing `*`). Without
 any of them it fires always.
@@ -20,9 +20,9 @@ KNOWN: Final = {
     "refuse_attach": "answer ATTACH with `code` (40160)",
     "refuse_resume": "resume no connection: a new one with `code` (80008)",
     "refuse_continuity": "continue no channel: attached without RESUMED, with `code` (90003)",
-    "drop_deliveries": "drop a delivery to an attachment; `code` 80020 tells it, `silent` does not",
+    "drop_deliveries": "drop a delivery to an attachment; `code` 80020 reports it, `silent` does not",
     "lose_acks": "publish, but do not acknowledge",
-    "delay_history": "history shows what is older than `ms` (1000)",
+    "delay_history": "history shows only messages older than `ms` (1000)",
     "refuse_until_attach": "history up to an attach point is refused with `code` (90008)",
     "fail_history": "history answers `status` (500; 503, 429), with `retry_after_s` if given",
     "stall_requests": "REST requests are answered after `seconds` (30)",
@@ -107,10 +107,10 @@ class Faults:
         self._on: dict[str, Fault] = {}
 
     def set(self, name: str, /, **parameters: Any) -> Fault:
-        """Switch a fault on, or on anew with other parameters.
+        """Enable a fault, or replace its parameters.
 
         Raises:
-            RefusedError: 40000, there is no such fault, or a parameter is wrong.
+            RefusedError: 40000, the fault does not exist, or a parameter is invalid.
         """
         if name not in KNOWN:
             raise RefusedError(40000, f"there is no fault {name!r}; there are {', '.join(KNOWN)}")
@@ -162,7 +162,7 @@ class Faults:
             raise error_of(fault, code)
 
     def listing(self) -> dict[str, Any]:
-        """Return every fault: what it does, whether it is on, its parameters and counts."""
+        """Return every fault: description, whether it is enabled, parameters and counts."""
         return {name: self._entry(name, does) for name, does in KNOWN.items()}
 
     def _entry(self, name: str, does: str) -> dict[str, Any]:

@@ -185,7 +185,7 @@ def from_json(message: dict[str, Any]) -> dict[str, Any]:
     """Undo base64 at the end of the encoding, so that one form is kept for both formats.
 
     Raises:
-        FrameError: the data is not base64 though its encoding says so.
+        FrameError: the data is not base64, which its encoding names.
     """
     encoding = message.get("encoding")
     data = message.get("data")
@@ -197,7 +197,7 @@ def from_json(message: dict[str, Any]) -> dict[str, Any]:
     try:
         plain = base64.b64decode(data, validate=True)
     except (binascii.Error, ValueError) as error:
-        raise FrameError("data is not base64 though its encoding says so") from error
+        raise FrameError("the encoding is base64, but the data is not") from error
     decoded = message | {"data": plain, "encoding": rest}
     if not slash:
         del decoded["encoding"]

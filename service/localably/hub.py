@@ -31,7 +31,7 @@ class ChannelStorage(Protocol):
         """Take note of a new message, or of a newer version of one."""
 
     def load(self, channel: Channel, now_ms: int) -> None:
-        """Put what was kept of a channel into its log."""
+        """Load the stored messages of a channel into its log."""
 
     def drop(self, app_id: str, name: str | None = None, floor: str | None = None) -> None:
         """Forget a channel, or all channels of an app; it is whole from *floor* on."""
@@ -41,7 +41,7 @@ class Hub:
     """The channels and connections of one server.
 
     Attributes:
-        listeners: are told of each message that is kept, new or in a new version.
+        listeners: called with each stored message, new or in a new version.
         faults: the switches.
         store: keeps persisted channels; None keeps them in memory only.
 
@@ -114,7 +114,7 @@ class Hub:
         return sessions.connect(self, identity, query, wake)
 
     def welcome(self, connection: ClientConnection, error: RefusedError | None = None) -> None:
-        """Queue the CONNECTED of a connection; *error* says why it is not the old one."""
+        """Queue the CONNECTED of a connection; *error* explains why the old one was not resumed."""
         message: dict[str, Any] = {
             "action": int(Action.CONNECTED),
             "connectionId": connection.connection_id,
@@ -125,7 +125,7 @@ class Hub:
         connection.send(message)
 
     def forget(self, connection: ClientConnection) -> None:
-        """Let go of a connection for good."""
+        """Release a connection permanently."""
         connection.end()
         self.connections.pop(connection.connection_id, None)
 
@@ -196,7 +196,7 @@ class Hub:
         return len(concerned)
 
     def restart(self) -> None:
-        """Forget what a server that is started anew does not have: all but what was persisted."""
+        """Drop everything that does not survive a restart: all that was not persisted."""
         for connection in list(self.connections.values()):
             connection.closing = True
             connection.outgoing = []
@@ -242,7 +242,7 @@ class Hub:
         now_ms = self.now_ms()
         namespace = app.namespaces.get(name.partition(":")[0])
         retention_ms = self.settings.retention_ms(namespace)
-        # whatever an earlier log of this name held has expired, so it begins where that ended
+        # messages of an earlier log of this name have expired, so it starts where that ended
         begin_ms = max(self._began_ms, now_ms - retention_ms)
         clock = SerialClock(secrets.token_hex(6), begin_ms)
         log = MessageLog(clock, retention_ms, begin_ms, self.settings.channel_memory_bytes)
@@ -271,7 +271,7 @@ class Hub:
         return self._lets_through
 
     def _lets_through(self, channel: Channel, attachment: Attachment) -> bool:
-        """Say whether a delivery is let through; what is dropped is told, unless silently (80020)."""
+        """Return whether to deliver; a drop is reported (80020), unless it is silent."""
         subscriber = attachment.subscriber
         fault = self.faults.now("drop_deliveries", channel.name)
         if fault is not None:

@@ -24,7 +24,7 @@ def publish_frame(connection: ClientConnection, message: dict[str, Any]) -> dict
     """Do what a MESSAGE frame asks for, and return its entry of an ACK's `res`.
 
     Raises:
-        RefusedError: what the NACK says.
+        RefusedError: sent to the client as a NACK.
     """
     hub = connection.hub
     name = names.parse(channel_name(message))
@@ -48,7 +48,7 @@ def presence_frame(connection: ClientConnection, message: dict[str, Any]) -> Non
     """Do what a PRESENCE frame asks for (RTP8, RTP9, RTP10).
 
     Raises:
-        RefusedError: what the NACK says.
+        RefusedError: sent to the client as a NACK.
     """
     hub = connection.hub
     name = names.parse(channel_name(message))

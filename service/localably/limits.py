@@ -14,7 +14,7 @@ class Rate:
         self._at_ms = 0
 
     def takes(self, now_ms: int) -> bool:
-        """Take one message out, or say that there is none left now."""
+        """Take one message from the budget; return False if it is used up."""
         passed_ms = max(0, now_ms - self._at_ms)
         self._left = min(self.per_second, self._left + passed_ms * self.per_second / 1000)
         self._at_ms = now_ms

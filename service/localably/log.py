@@ -1,4 +1,4 @@
-"""A channel's log: what was published, in order, for as long as it is kept.
+"""A channel's log: published messages in order, for the retention time.
 
 No input or output, and no clock of its own. Every message has one row at the place of its creation;
 a newer version replaces the row's content and moves it to the end of `recent`, the order of last
@@ -19,7 +19,7 @@ from .serials import SerialClock, channel_serial_of, is_serial, milliseconds_of,
 Direction = Literal["backwards", "forwards"]
 _COMPACT_AFTER: Final = 1024
 _MOST_STATES: Final = 1000
-_BYTES_PER_ROW: Final = 600  # what Python itself needs for a row, beside its text
+_BYTES_PER_ROW: Final = 600  # Python's overhead per row, in addition to its text
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,7 +75,7 @@ class MessageLog:
         clock: gives the serials; the first one is spent on the log's own beginning.
         retention_ms: how long a message is kept after its creation.
         now_ms: the time of the beginning.
-        most_bytes: how much is kept at the most; the oldest goes first.
+        most_bytes: the maximum size; the oldest messages are dropped first.
 
     Attributes:
         floor: every change after this channelSerial is held.
@@ -138,7 +138,7 @@ class MessageLog:
         self._grow(serial, size if keep_version else size - self._sizes[serial] + _BYTES_PER_ROW)
 
     def restore(self, versions: list[tuple[Message, int]], floor: str | None, now_ms: int) -> None:
-        """Take over what was kept elsewhere: versions by serial, with their sizes in bytes.
+        """Load stored messages: versions by serial, with their sizes in bytes.
 
         Everything after *floor*, or within the retention, counts as held.
         """
@@ -160,7 +160,7 @@ class MessageLog:
         self.prune(now_ms)
 
     def keep_state(self, message: Message) -> None:
-        """Remember how a message was, though it is no version, for a history that lags."""
+        """Keep a former state of a message that is not a version, for delayed history."""
         states = self._states.setdefault(message.serial, deque(maxlen=_MOST_STATES))
         states.append(message)
 
@@ -181,7 +181,7 @@ class MessageLog:
         return known[0] if known is not None and known[1] >= since_ms else None
 
     def prune(self, now_ms: int) -> None:
-        """Forget what is older than the retention, and the oldest where memory is full."""
+        """Drop messages older than the retention, and the oldest when memory is full."""
         oldest_ms = now_ms - self.retention_ms
         start = self._start
         while start < len(self._rows) and (
@@ -234,7 +234,7 @@ class MessageLog:
         return self._backlog(found, self.floor)
 
     def after(self, serial: str, cap: int) -> MissedMessages:
-        """Return every change after *serial*, or what is held of them and the error that says so.
+        """Return every change after *serial*; if some have expired, the rest and an error.
 
         The errors are those of continuity: 90003 expired, 90004 too many, 90005 another series.
         """
@@ -257,7 +257,7 @@ class MessageLog:
         return MissedMessages(self._backlog(found, position).groups, position)
 
     def holds_position(self, serial: str) -> bool:
-        """Say whether history up to *serial* can be told apart from what came after it."""
+        """Return True if history up to *serial* can be separated from later messages."""
         held = moment_of(self.floor), moment_of(self.head)
         return is_serial(serial) and held[0] <= moment_of(serial) <= held[1]
 
@@ -296,7 +296,7 @@ class MessageLog:
         return low, high
 
     def _seen_at(self, serial: str, visible_ms: int | None) -> Message:
-        """Return a message as it was at that time, as far as its states were kept."""
+        """Return a message in its state at that time, as far as states were kept."""
         latest = self._by_serial[serial]
         if visible_ms is None:
             return latest

@@ -1,4 +1,4 @@
-"""Messages: what a publish may say, and each message's form on the wire, encoded at most once."""
+"""Messages: the fields a publish may have, and each message's wire form, encoded at most once."""
 
 from __future__ import annotations
 

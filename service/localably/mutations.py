@@ -30,7 +30,7 @@ def mutate(
     Args:
         channel: where the message is.
         raw: the operation: `serial`, `action`, and the fields that change.
-        origin: who asks.
+        origin: the caller.
         now_ms: the time.
         most_bytes: the most that the message may have afterwards (TM6).
         drops_extras: remove the extras of the message if the operation brings none.
@@ -97,7 +97,7 @@ def _require(channel: Channel, before: Message, action: int, origin: Origin) -> 
 def _changed(
     before: Message, raw: dict[str, Any], action: int, *, drops_extras: bool
 ) -> dict[str, Any]:
-    """Return the fields of the new version: what is not given stays as it was."""
+    """Return the fields of the new version: omitted fields keep their values."""
     fields = dict(before.fields)
     for name in _PATCHED:
         if name in raw:
@@ -123,7 +123,7 @@ def _appended(fields: dict[str, Any], raw: dict[str, Any]) -> Any:
     if before is None:
         return more
     if type(before) is not type(more) or fields.get("encoding") != raw.get("encoding"):
-        raise FrameError("what is appended has to be of the same kind as the message's data")
+        raise FrameError("appended data must have the same type as the message's data")
     return before + more
 
 

@@ -1,4 +1,4 @@
-"""Who is present on a channel (RTP)."""
+"""The presence set of a channel (RTP)."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _PAGE_BYTES: Final = 131_072  # with one member more it is still far below any c
 
 
 class PresenceAction(IntEnum):
-    """What a presence message says (TP2)."""
+    """The content of a presence message (TP2)."""
 
     ABSENT = 0
     PRESENT = 1
@@ -92,7 +92,7 @@ def presence_action(raw: dict[str, Any]) -> PresenceAction:
     """Return what a client's presence message asks for.
 
     Raises:
-        FrameError: it is none of enter, update and leave.
+        FrameError: the action is not enter, update or leave.
     """
     action = raw.get("action")
     if action not in (PresenceAction.ENTER, PresenceAction.UPDATE, PresenceAction.LEAVE):

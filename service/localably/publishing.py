@@ -1,4 +1,4 @@
-"""Publishing: what is checked, what becomes of a publish, and to whom it goes."""
+"""Publishing: validation, deduplication and delivery of a publish."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _INDEXED_ID: Final = re.compile(r"\A(.*):(\d{1,9})\Z", re.DOTALL | re.ASCII)
 
 @dataclass(frozen=True, slots=True)
 class Origin:
-    """Where a publish comes from; REST may name a connection on whose behalf it is (TM2h).
+    """The origin of a publish; REST may name the connection it publishes for (TM2h).
 
     Attributes:
         identity: who publishes.
         base_id: the id of the publish, from which its messages get theirs (TM2a).
-        connection_id: the connection it came over, or on whose behalf; None over REST.
+        connection_id: the connection it came over, or that REST named; None otherwise.
         client_id: the connection's clientId, where it has one.
     """
 

@@ -43,7 +43,7 @@ async def body_of(request: web.Request) -> Any:
     """Return the decoded body.
 
     Raises:
-        FrameError: it is not in the format that its Content-Type says.
+        FrameError: it is not in the format of its Content-Type.
         RefusedError: 40009, it is too large.
     """
     try:
@@ -87,7 +87,7 @@ def refusal(request: web.Request, error: RefusedError) -> web.Response:
 
 
 def identity_of(request: web.Request) -> Identity:
-    """Return who asks.
+    """Return the caller.
 
     Raises:
         RefusedError: 40101 and the other codes of authentication.
@@ -126,7 +126,7 @@ async def errors_and_origins(request: web.Request, handler: Handler) -> web.Stre
             await _stall(request)
             response = await handler(request)
             if not response.prepared:
-                # what is answered has to outlive a kill -9
+                # an acknowledged publish must survive kill -9
                 request.app[DURABLE]()
         except RefusedError as error:
             response = refusal(request, error)

@@ -35,7 +35,7 @@ async def get_time(request: web.Request) -> web.Response:
 
 
 async def request_token(request: web.Request) -> web.Response:
-    """Return a token for a signed request, or for one whose sender shows the key (RSA8)."""
+    """Return a token for a signed request, or for one sent with the key itself (RSA8)."""
     authenticator = request.app[HUB].authenticator
     body = await map_of(request)
     has_shown = request.headers.get("Authorization") or request.query.get("key")
@@ -45,7 +45,7 @@ async def request_token(request: web.Request) -> web.Response:
 
 
 async def get_stats(request: web.Request) -> web.Response:
-    """Return no statistics: there are none here."""
+    """Return an empty list: localably keeps no statistics."""
     identity_of(request)
     return answer(request, [])
 

@@ -91,7 +91,7 @@ async def get_versions(request: web.Request) -> web.Response:
 
 
 async def get_presence(request: web.Request) -> web.Response:
-    """Return a page of who is present (RSP3)."""
+    """Return a page of the present members (RSP3)."""
     hub = request.app[HUB]
     identity, name = _asked(request, "presence", "subscribe")
     params = request.query
@@ -117,7 +117,7 @@ async def get_presence_history(request: web.Request) -> web.Response:
 
 
 async def get_batch_presence(request: web.Request) -> web.Response:
-    """Return who is present on several channels (RSC24)."""
+    """Return the present members of several channels (RSC24)."""
     hub = request.app[HUB]
     identity = identity_of(request)
     results: list[dict[str, Any]] = []
@@ -139,8 +139,8 @@ async def get_status(request: web.Request) -> web.Response:
     channel = request.app[HUB].channel(identity.app, name.base)
     metrics = _metrics(channel)
     status = {"isActive": True, "occupancy": {"metrics": metrics}}
-    told = {"channelId": name.wire, "status": status}
-    return answer(request, {**told, "name": name.wire})
+    details = {"channelId": name.wire, "status": status}
+    return answer(request, {**details, "name": name.wire})
 
 
 async def get_channels(request: web.Request) -> web.Response:
@@ -190,7 +190,7 @@ def page_limit(request: web.Request, hub: Hub) -> int:
 
 
 def _asked(request: web.Request, *operations: str) -> tuple[Identity, names.ChannelName]:
-    """Return who asks about which channel; one of the operations has to be granted."""
+    """Return the caller and the channel; one of the operations must be granted."""
     identity = identity_of(request)
     name = names.parse(request.match_info["channel"])
     if not any(identity.capability.allows(name.base, operation) for operation in operations):

@@ -1,6 +1,6 @@
 """Appends that are held back for a moment and delivered as one.
 
-Ably delivers the appends of one stream about 25 times a second. What is published meanwhile is
+Ably delivers the appends of one stream about 25 times a second. Appends published in between are
 delivered at once, and so may overtake an append that is held; and the delivery has the extras of the
 last append only. Both are as Ably does it.
 """
@@ -49,7 +49,7 @@ class Rollup:
             self._schedule(window_ms / 1000, lambda: self.flush(serial))
 
     def flush(self, serial: str | None = None) -> None:
-        """Deliver what is held of one message, or of all."""
+        """Deliver the held appends of one message, or of all."""
         for one in [serial] if serial is not None else list(self._held):
             held = self._held.pop(one, None)
             if held is not None:

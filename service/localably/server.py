@@ -171,7 +171,7 @@ class LocalAbly:
         return self.hub.expire(channel)
 
     def restart(self) -> None:
-        """Forget what a server that starts anew does not have, and drop every socket."""
+        """Drop everything that does not survive a restart, and every socket."""
         self._make_durable()
         self.hub.restart()
         self.cut()

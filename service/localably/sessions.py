@@ -1,4 +1,4 @@
-"""Opening and resuming connections (RTN15, RTN16), and what a client is told about them."""
+"""Opening and resuming connections (RTN15, RTN16), and the connection details sent to clients."""
 
 from __future__ import annotations
 
@@ -52,7 +52,7 @@ def connect(
 def details(connection: ClientConnection) -> dict[str, Any]:
     """Return the connectionDetails of a CONNECTED (CD2)."""
     settings = connection.hub.settings
-    told: dict[str, Any] = {
+    details: dict[str, Any] = {
         "connectionKey": connection.connection_key,
         "connectionStateTtl": int(settings.connection_state_ttl_s * 1000),
         "maxIdleInterval": int(settings.max_idle_interval_s * 1000),
@@ -63,8 +63,8 @@ def details(connection: ClientConnection) -> dict[str, Any]:
     }
     client_id = connection.client_id or connection.identity.client_id
     if client_id is not None:
-        told["clientId"] = client_id
-    return told
+        details["clientId"] = client_id
+    return details
 
 
 def connection_of_key(hub: Hub, key: str) -> ClientConnection | None:
@@ -84,7 +84,7 @@ def _new(hub: Hub, identity: Identity) -> ClientConnection:
 
 
 def _new_key(connection_id: str) -> str:
-    """Return a key with a checksum, which tells an expired key (80008) from no key at all (80018)."""
+    """Return a key with a checksum, so that expired (80008) and invalid (80018) keys differ."""
     body = f"{connection_id}!{secrets.token_hex(8)}"
     return f"{body}-{zlib.crc32(body.encode()):08x}"
 

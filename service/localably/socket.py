@@ -24,7 +24,7 @@ _THAW_S = 0.02
 
 
 class Turn:
-    """Collects what has to be written and writes it once per turn of the event loop.
+    """Buffers outgoing frames and writes them once per turn of the event loop.
 
     Args:
         before: called first; makes durable what the frames acknowledge.
@@ -83,7 +83,7 @@ class Socket:
         return self._websocket
 
     def flush(self) -> None:
-        """Write what has gathered; end a reader that is too slow, or a connection that is over."""
+        """Write the buffered frames; close a reader that is too slow, or a finished connection."""
         connection, transport = self.connection, self._transport
         if connection is None or transport is None or self._hub.faults.is_on("freeze"):
             return
@@ -115,7 +115,7 @@ class Socket:
         )
 
     def tend(self) -> None:
-        """Flush what a freeze held back, and give up where it became too much."""
+        """Flush frames held by a freeze; give up if there are too many."""
         if self.connection is None or not self.connection.outgoing:
             return
         if sum(map(len, self.connection.outgoing)) > self._hub.settings.slow_reader_bytes:

@@ -81,7 +81,7 @@ class ChannelStore:
         )
 
     def load(self, channel: Channel, now_ms: int) -> None:
-        """Put what was kept of a channel into its log."""
+        """Load the stored messages of a channel into its log."""
         key = (channel.app_id, channel.name)
         rows = self._db.execute(
             "SELECT appended, body FROM version WHERE app_id = ? AND channel = ?"
@@ -96,7 +96,7 @@ class ChannelStore:
         channel.log.restore(sized, floor[0] if floor else None, now_ms)
 
     def drop(self, app_id: str, name: str | None = None, floor: str | None = None) -> None:
-        """Forget a channel, or all channels of an app; *floor* says from where on it is whole."""
+        """Forget a channel, or all channels of an app; it is complete from *floor* on."""
         self._begin()
         for table in ("version", "floor"):
             self._db.execute(
@@ -107,7 +107,7 @@ class ChannelStore:
             self._db.execute("INSERT INTO floor VALUES (?, ?, ?)", (app_id, name, floor))
 
     def purge(self, retention_ms: Callable[[str, str], int], now_ms: int) -> None:
-        """Delete what is older than its channel's retention, by app and name, in milliseconds."""
+        """Delete messages older than their channel's retention (by app and name, in ms)."""
         channels = self._db.execute("SELECT DISTINCT app_id, channel FROM version").fetchall()
         self._begin()
         for app_id, name in channels:
@@ -119,7 +119,7 @@ class ChannelStore:
         self.commit()
 
     def commit(self) -> None:
-        """Make durable what was written."""
+        """Make all writes durable."""
         if self._db.in_transaction:
             self._db.execute("COMMIT")
 

@@ -1,6 +1,6 @@
 """Tokens: making them for token requests, and reading them, opaque ones and JWTs.
 
-An opaque token says what it grants and is sealed with its key's secret, so that nothing has to be
+An opaque token contains its grants and is sealed with its key's secret, so that nothing has to be
 remembered and a token outlives a restart of the server.
 """
 
@@ -47,7 +47,7 @@ def issue(
         key: the key that the request names.
         request: its fields.
         now_ms: the time, in milliseconds.
-        nonces: the nonces seen lately and when, if the request has to prove itself by its mac;
+        nonces: recently seen nonces and their times, if the request is authenticated by its MAC;
             None if its sender has shown the key.
 
     Raises:
@@ -93,7 +93,7 @@ def read_opaque(key: Key, token: str, now_ms: int) -> Grant:
 
 
 def key_name_of_opaque(token: str) -> str | None:
-    """Return the name of the key that an opaque token says it is of; None if it is no token."""
+    """Return the key name in an opaque token; None if the text is not a token."""
     app_id, _, rest = token.partition(".")
     try:
         raw = base64.urlsafe_b64decode(_padded(rest))

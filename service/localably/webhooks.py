@@ -1,4 +1,4 @@
-"""Webhook rules: what is published on a channel goes to a URL, as Ably's integrations do it."""
+"""Webhook rules: messages of a channel are posted to a URL, as Ably's integrations do."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ class WebhookRule:
 
     Attributes:
         url: receives a POST.
-        app_id: the app whose messages are meant; empty for every app.
+        app_id: the app the rule applies to; empty: every app.
         channel_filter: a regular expression that the channel's name has to match from its start.
         batched: many events in one request, signed; else one request for each.
         enveloped: with what Ably knows about the message; else its data alone. Batches always are.
         signing_key: the key (`appId.keyId:secret`) that signs batches.
         headers: are added to every request.
-        rule_id: is told in the envelope.
+        rule_id: appears in the envelope.
     """
 
     url: str
@@ -75,7 +75,7 @@ class Webhook:
     """Delivers the events of one rule, in order, from a bounded queue.
 
     Args:
-        rule: what goes where.
+        rule: the rule to apply.
         faults: switches that drop, repeat, delay or reorder deliveries.
     """
 
@@ -128,7 +128,7 @@ class Webhook:
         return events
 
     async def _deliver(self, session: aiohttp.ClientSession, events: list[_Event]) -> None:
-        """Post, and try again with growing pauses; what is five minutes old is given up."""
+        """Post, and retry with growing pauses; give up after five minutes."""
         body, headers = self._request(events)
         delay_s = _FIRST_DELAY_S
         while True:
@@ -198,7 +198,7 @@ class Webhook:
 
     def _bare_headers(self, event: _Event) -> dict[str, str]:
         fields = event.fields
-        told = {
+        details = {
             "X-Ably-Envelope-Source": "channel.message",
             "X-Ably-Envelope-AppId": event.app_id,
             "X-Ably-Envelope-Channel": event.channel,
@@ -210,7 +210,7 @@ class Webhook:
             "X-Ably-Message-Client-Id": fields.get("clientId", ""),
             "X-Ably-Message-Connection-Id": fields.get("connectionId", ""),
         }
-        return {name: value for name, value in told.items() if value and value.isprintable()}
+        return {name: value for name, value in details.items() if value and value.isprintable()}
 
 
 def _bare_body(event: _Event) -> bytes:
