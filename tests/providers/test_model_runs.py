@@ -100,6 +100,8 @@ async def test_every_follower_receives_calls_and_results_as_they_happen(
         reading(history, conversation) as other,
         vendor.client() as client,
     ):
+        for follower in (one, other):  # before anything is published: the calls arrive as events
+            await follower.until(lambda r: r.snapshots)
         running = asyncio.create_task(
             history.run_openai(conversation, client, input="?", tools=tools, **ASK)
         )

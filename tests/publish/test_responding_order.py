@@ -90,7 +90,7 @@ class TestLaw7:
         assert [shown["text"] for shown in await follow(room, delivered)] == ["abcde"]
 
     async def test_a_publish_without_acknowledgement_is_repaired(self, room, house):
-        async with channel_of(house.server, ack_timeout_s=0.5) as hasty:
+        async with channel_of(house.server, ack_timeout_s=3.0) as hasty:
             with room.faults.on("lose_acks", nth=4, channel=room.name):
                 async with room.respond("r", channel=hasty) as response:
                     for letter in "abc":
