@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 
-from rehydrate.core.json import MAX_LEVELS, dump, is_json, sent_bytes
+from rehydrate.core.json import MAX_LEVELS, dump, is_json, load, sent_bytes
 
 
 def nested(levels):
@@ -45,7 +45,46 @@ def test_halves_of_a_pair_are_escaped_and_meet_again():
 )
 def test_json_serializable_values_are_json(value):
     assert is_json(value)
-    json.loads(dump(value))
+    assert load(dump(value)) == value
+
+
+@pytest.mark.parametrize("value", [2**63, 2**64, -(2**64), 20_000_000_000_000_000_001, 10**300])
+def test_integers_of_any_size_are_read_as_they_were_written(value):
+    assert load(dump({"n": [value]})) == {"n": [value]}
+    assert load(f" {value} ") == value
+
+
+@pytest.mark.parametrize("number", [1.5, -0.0, 1e300, 5e-324, 2.0**70])
+def test_floats_stay_floats(number):
+    assert repr(load(dump(number))) == repr(number)
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("text", ["", "\ud83d"])
+def test_numbers_that_are_not_finite_are_not_written(number, text):
+    with pytest.raises(ValueError, match="JSON"):
+        dump({text: [number]})
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"NaN",
+        b"[Infinity]",
+        "-Infinity",
+        b"1e999",
+        "-1e999",
+        b"",
+        b"{",
+        b"\xff",
+        b"[" * 200_000,
+        "1" * 5_000,
+    ],
+    ids=lambda body: body[:9],
+)
+def test_what_is_not_json_is_not_read(body):
+    with pytest.raises(ValueError):  # noqa: PT011 - of the parser or of ours
+        load(body)
 
 
 @pytest.mark.parametrize(

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from rehydrate.core.fold import MessageState, Owner
-from rehydrate.core.json import dump
+from rehydrate.core.json import dump, load
 from rehydrate.postgres import attributes
 
 ids = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 3), max_size=6)
@@ -15,7 +15,7 @@ ids = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 3), max_size=6
 @given(before=ids, now=ids)
 def test_applying_a_recent_change_restores_the_ids_in_order(before: dict, now: dict) -> None:
     dropped, appended = attributes.recent_change(before, now)
-    appended = attributes.parse_json(dump(appended))
+    appended = load(dump(appended))
     after = attributes.apply_recent_change(dict(before), dropped, appended)
     assert list(after.items()) == list(now.items())
 
@@ -42,7 +42,7 @@ def test_difference_contains_only_changed_attributes() -> None:
     changed = attributes.difference(state, fresh)
     assert changed == {"seq": 3, "owner": (None,), "usage": {"a": "\ud83d\0"}}
     other = MessageState("m")
-    attributes.apply(other, attributes.parse_json(dump(changed)))
+    attributes.apply(other, load(dump(changed)))
     assert attributes.values(other) == attributes.values(state)
 
 

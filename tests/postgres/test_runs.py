@@ -5,9 +5,9 @@ from __future__ import annotations
 import pytest
 
 from rehydrate.core.event import Event
+from rehydrate.core.json import load
 from rehydrate.core.text.content import Run, collapsed_run, run_of
 from rehydrate.postgres import runs
-from rehydrate.postgres.attributes import parse_json
 
 
 def token(seq: int | None, text: str, part: str | None = None) -> Event:
@@ -23,7 +23,7 @@ def stream(*texts: str) -> Run:
 
 def read(*chunks: runs.StoredChunk) -> runs.RunReader:
     reader = runs.RunReader()
-    rows = [parse_json(chunk.body(None)) for chunk in chunks]
+    rows = [load(chunk.body(None)) for chunk in chunks]
     reader.add(rows, [chunk.tape for chunk in chunks], range(len(chunks)))
     return reader
 

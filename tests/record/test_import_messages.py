@@ -60,6 +60,37 @@ async def test_the_same_again_changes_nothing(room):
     assert (await room.hydrate()).messages == before
 
 
+HUGE = 20_000_000_000_000_000_001
+"""An integer that neither 64 bits nor a float can hold."""
+
+
+async def test_integers_of_any_size_are_stored_and_shown_exactly(room):
+    call = {"type": "tool_call", "tool_call_id": "c", "name": "f", "status": "completed"}
+    said = NewMessage(
+        "r",
+        "assistant",
+        parts=[{**call, "args": {"n": HUGE}, "result": [-HUGE]}],
+        usage={"n": HUGE},
+        metadata={"n": [HUGE]},
+    )
+    await room.store_messages(said)
+    assert await room.store_messages(said) == ([], ["r"])
+    [shown] = (await room.hydrate()).messages
+    assert (shown["parts"][0]["args"], shown["parts"][0]["result"]) == ({"n": HUGE}, [-HUGE])
+    assert (shown["usage"], shown["metadata"]) == ({"n": HUGE}, {"n": [HUGE]})
+
+
+async def test_integers_of_any_size_in_an_open_response_are_recorded_exactly(room):
+    await room.say("start", responseId="r", seq=0)
+    call = {"name": "f", "args": {"n": HUGE}}
+    await room.say("tool_call", call, responseId="r", seq=1, toolCallId="c")
+    await room.catch_up()
+    await room.say("tool_result", {"result": HUGE}, responseId="r", seq=2, toolCallId="c")
+    await room.catch_up()
+    [part] = (await room.hydrate()).messages[0]["parts"]
+    assert (part["args"], part["result"]) == ({"n": HUGE}, HUGE)
+
+
 @pytest.mark.parametrize(
     "other",
     [

@@ -7,11 +7,11 @@ dependency runs, that is before authorization and without a limit of size or tim
 from __future__ import annotations
 
 import asyncio
+import json
 from typing import TYPE_CHECKING, Any
 
-import orjson
-
 from rehydrate.api.problems import TooSlow, UnsupportedMediaType
+from rehydrate.core.json import load
 from rehydrate.errors import BadParameter, TooLarge
 
 if TYPE_CHECKING:
@@ -39,9 +39,11 @@ async def read_json(request: Request, limit_bytes: int) -> Any:
         raise UnsupportedMediaType("the body must be JSON, with Content-Type: application/json")
     body = await read_bytes(request, limit_bytes)
     try:
-        value = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadParameter("body", f"the body is not JSON: {error.msg} at {error.pos}") from error
+        value = load(body)
+        if rb"\u" in body:
+            json.dumps(value, ensure_ascii=False).encode()  # refuses halves of surrogate pairs
+    except ValueError as error:
+        raise BadParameter("body", f"the body is not JSON: {_why(error)}") from error
     if _deeper_than(value, DEPTH):
         raise BadParameter("body", f"the body is nested deeper than {DEPTH} levels")
     return value
@@ -75,6 +77,13 @@ async def read_bytes(request: Request, limit_bytes: int, within_s: float | None 
     except TimeoutError as error:
         raise TooSlow(f"the body did not arrive within {within_s:g} s") from error
     return b"".join(chunks)
+
+
+def _why(error: ValueError) -> str:
+    """Return the reason without the body, which `UnicodeError` quotes."""
+    return (
+        error.reason if isinstance(error, UnicodeDecodeError | UnicodeEncodeError) else str(error)
+    )
 
 
 def _deeper_than(value: Any, depth: int) -> bool:

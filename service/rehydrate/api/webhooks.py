@@ -12,7 +12,6 @@ import hmac
 from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
-import orjson
 from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
@@ -22,6 +21,7 @@ from rehydrate.api.concurrency_limit import ConcurrencyLimit
 from rehydrate.api.openapi import problems
 from rehydrate.api.routing import Route
 from rehydrate.api.service import Service
+from rehydrate.core.json import load
 from rehydrate.errors import BadParameter, Unauthorized
 
 LIMIT_BYTES = 8 * 1024 * 1024
@@ -93,9 +93,9 @@ def channels_of(headers: Mapping[str, str], body: bytes) -> list[str]:
     if bare is not None:
         return [bare] if headers.get("x-ably-envelope-source", _MESSAGES) == _MESSAGES else []
     try:
-        parsed = orjson.loads(body)
-    except orjson.JSONDecodeError as error:
-        raise BadParameter("body", f"the body is not JSON: {error.msg} at {error.pos}") from error
+        parsed = load(body)
+    except ValueError as error:
+        raise BadParameter("body", f"the body is not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise BadParameter("body", "the body is neither an event nor a batch of events")
     return list(dict.fromkeys(_channels(parsed)))

@@ -1,4 +1,9 @@
-"""JSON as the service writes it: compact, in UTF-8, also where text is not valid Unicode."""
+"""JSON as the service writes and reads it: `dump` and `load` are exact inverses.
+
+Compact, in UTF-8, also where text is not valid Unicode. Integers have any size: faster parsers
+return those beyond 64 bits as floats, so that a stored value would differ from the published one.
+NaN and the infinities are not JSON, and are neither written nor read.
+"""
 
 from __future__ import annotations
 
@@ -18,12 +23,39 @@ def dump(value: Any) -> bytes:
 
     Halves of surrogate pairs, which a publisher may have cut apart, are escaped: a reader that
     joins the texts has the character.
+
+    Raises:
+        TypeError, ValueError: *value* is not JSON-serializable; NaN and the infinities are not.
     """
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False)
     try:
         return text.encode()
     except UnicodeEncodeError:
-        return json.dumps(value, separators=(",", ":")).encode()
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode()
+
+
+def load(body: bytes | str) -> Any:
+    """Return the value that *body* contains, with integers of any size.
+
+    Raises:
+        ValueError: *body* is not JSON in UTF-8, is nested too deeply, or contains a number that is
+            not finite, or an integer of more than 4,300 digits.
+    """
+    try:
+        return _DECODER.decode(body if isinstance(body, str) else body.decode())
+    except RecursionError:
+        raise ValueError("nested too deeply") from None
+
+
+def _finite(text: str) -> float:
+    """Return the number *text*; a literal such as 1e999 would become infinite."""
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError(f"{text[:20]} is not a finite number")
+    return number
+
+
+_DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def sent_bytes(value: Any) -> int:

@@ -6,10 +6,7 @@ have their default, or follow from the wire form, so only the difference is writ
 
 from __future__ import annotations
 
-import json
 from typing import TYPE_CHECKING, Any
-
-import orjson
 
 from rehydrate.core.fold import MessageState, Owner
 from rehydrate.core.text.versioned_messages import VersionedHeader, VersionedMessage
@@ -29,18 +26,6 @@ the key ``cells``; their content is stored with the runs.
 """
 
 _NAMES = frozenset(NAMES)
-
-
-def parse_json(body: bytes) -> Any:
-    """Parse JSON that `core.json.dump` wrote.
-
-    orjson rejects lone surrogates, which publishers may send, so the standard library is the
-    fallback for those bodies only.
-    """
-    try:
-        return orjson.loads(body)
-    except orjson.JSONDecodeError:
-        return json.loads(body)
 
 
 def values(state: MessageState) -> dict[str, Any]:

@@ -5,11 +5,11 @@ from __future__ import annotations
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.core.json import load
 from rehydrate.core.positions import Cursor
 from rehydrate.errors import BadParameter
 from rehydrate.ports import Backlog, LeaseSeen, Listed
 from rehydrate.postgres import statements
-from rehydrate.postgres.attributes import parse_json
 from rehydrate.postgres.compact import expanded
 from rehydrate.postgres.message_rows import as_ms, as_time
 
@@ -89,7 +89,7 @@ class PostgresInspections:
 def _listed(row: Any) -> Listed:
     opens_with, role = None, None
     if row["first_wire"] is not None:
-        first = parse_json(expanded(row["first_wire"]))
+        first = load(expanded(row["first_wire"]))
         opens_with, role = first["text"][:_SHOWN], first["role"]
     return Listed(
         row["id"],

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 from rehydrate.core import wire as wire_form
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.fold import MessageState
-from rehydrate.core.json import dump
+from rehydrate.core.json import dump, load
 from rehydrate.postgres import attributes, runs
 from rehydrate.postgres.compact import compacted, expanded, inflated
 
@@ -123,10 +123,10 @@ def read_open(
     """
     state = MessageState(key[0])
     state.place(key[1])
-    attributes.apply(state, attributes.parse_json(stored_attributes))
+    attributes.apply(state, load(stored_attributes))
     base = attributes.values(state) if ordinals is not None else {}
     reader = runs.RunReader()
-    chunks = attributes.parse_json(b"[%b]" % b",".join(map(inflated, bodies)))
+    chunks = load(b"[%b]" % b",".join(map(inflated, bodies)))
     reader.add(chunks, tapes, range(len(tapes)) if ordinals is None else ordinals)
     for *_, head in chunks:
         if head is not None and head[1:] != _SAME_IDS:
@@ -147,8 +147,8 @@ def read_finished(
 ) -> StoredState:
     """Return a finished message in the state in which it was written, with its runs."""
     inflate = zlib.decompressobj(zdict=stored_wire[-_WINDOW_BYTES:])
-    differing, layout = attributes.parse_json(inflate.decompress(stored_attributes))
-    state = wire_form.state_of(attributes.parse_json(expanded(stored_wire)), position=position)
+    differing, layout = load(inflate.decompress(stored_attributes))
+    state = wire_form.state_of(load(expanded(stored_wire)), position=position)
     attributes.apply(state, differing)
     tapes, at = [], 0
     for *_, tape_bytes in layout:
@@ -271,7 +271,7 @@ def _open_row(state: MessageState) -> tuple[Any, ...]:
 def _finished_row(state: MessageState) -> tuple[Any, ...]:
     body = wire_form.encode(state)
     stored = compacted(body)
-    base = attributes.values(wire_form.state_of(attributes.parse_json(body)))
+    base = attributes.values(wire_form.state_of(load(body)))
     chunks = [runs.full_chunk(run, runs.kind_of(run, state.tail)) for run in state.all_runs()]
     layout = [[c.first, c.last, c.kind, c.segments, len(c.tape)] for c in chunks]
     deflate = zlib.compressobj(zdict=stored[-_WINDOW_BYTES:])

@@ -11,11 +11,10 @@ from collections.abc import Mapping
 from datetime import datetime
 from typing import Any
 
-from rehydrate.core.json import dump
+from rehydrate.core.json import dump, load
 from rehydrate.core.positions import Cursor
 from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayTerms
 from rehydrate.errors import BadParameter, Busy, Conflict
-from rehydrate.postgres.attributes import parse_json
 from rehydrate.postgres.message_rows import as_ms, as_time, storable
 from rehydrate.postgres.pool import Pool, Session
 
@@ -313,14 +312,14 @@ def _entry(row: Any) -> AuditEntry:
         row["conversation_id"],
         row["target"],
         row["address"],
-        row["detail"] and parse_json(row["detail"]),
+        row["detail"] and load(row["detail"]),
         row["id"],
         as_ms(row["at"]),
     )
 
 
 def _replay(row: Any) -> Replay:
-    plan: Mapping[str, Any] = parse_json(row["plan"])
+    plan: Mapping[str, Any] = load(row["plan"])
     times = [
         None if row[name] is None else as_ms(row[name]) for name in ("started_at", "finished_at")
     ]
@@ -346,5 +345,5 @@ def _replay(row: Any) -> Replay:
         cancel_asked=row["cancel_asked"],
         started_ms=times[0],
         finished_ms=times[1],
-        error=row["error"] and parse_json(row["error"]),
+        error=row["error"] and load(row["error"]),
     )

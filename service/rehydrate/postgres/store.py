@@ -10,13 +10,13 @@ from typing import Any
 
 from rehydrate.core import wire
 from rehydrate.core.fold import MessageState
+from rehydrate.core.json import load
 from rehydrate.core.positions import Cursor
 from rehydrate.core.timeline import Tombstone
 from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import BadParameter, Conflict, StoreUnavailable
 from rehydrate.ports import Conversation, Due, Finished, Stored
 from rehydrate.postgres import migrations, statements
-from rehydrate.postgres.attributes import parse_json
 from rehydrate.postgres.compact import expanded
 from rehydrate.postgres.inspections import PostgresInspections
 from rehydrate.postgres.locked_conversation import (
@@ -270,9 +270,9 @@ def _conversation(row: Any) -> Conversation:
         row["channel"],
         as_ms(row["created_at"]),
         watermark,
-        _holes(parse_json(row["holes"].encode())),
-        _tombstone(row["tombstone"] and parse_json(row["tombstone"].encode())),
-        row["metadata"] and parse_json(row["metadata"]),
+        _holes(load(row["holes"])),
+        _tombstone(row["tombstone"] and load(row["tombstone"])),
+        row["metadata"] and load(row["metadata"]),
     )
 
 
@@ -280,7 +280,7 @@ def _loaded(
     conversation_id: str, channel: str, encoded: str, metadata: bytes | None
 ) -> Conversation:
     """Return the conversation of a `statements.LOAD` row, whose other columns are one JSON array."""
-    created_ms, serial, at_ms, read_ms, holes, tombstone = parse_json(encoded.encode())
+    created_ms, serial, at_ms, read_ms, holes, tombstone = load(encoded)
     return Conversation(
         conversation_id,
         channel,
@@ -288,7 +288,7 @@ def _loaded(
         None if read_ms is None else Watermark(serial, round(at_ms), round(read_ms)),
         _holes(holes),
         _tombstone(tombstone),
-        metadata and parse_json(metadata),
+        metadata and load(metadata),
     )
 
 
