@@ -12,8 +12,8 @@ from exactness.rooms import open_house, until
 from exactness.viewing import viewing
 from rehydrate.core import client_view as reader
 from rehydrate.core import timeline
-from rehydrate.core.text import size_budget as extent
-from rehydrate.core.text.size_budget import MAX_SEQ, TOO_LARGE
+from rehydrate.core.text import content
+from rehydrate.core.text.content import MAX_SEQ, TOO_LARGE
 from rehydrate.follow import live_conversation as standing
 from rehydrate.maintenance.sweeper import unannounced_end
 from rehydrate.record import catch_up as recording
@@ -58,7 +58,7 @@ async def told(room):
 
 @pytest.mark.parametrize("numbered", [True, False])
 async def test_ten_megabytes_and_more_end_a_response_that_says_so(room, numbered):
-    count = extent.MAX_CHARACTERS // len(PIECE) + 20
+    count = content.MAX_CHARACTERS // len(PIECE) + 20
     await room.tell("beside", "int", stop=False)
     await room.say("start", responseId="r", **({"seq": 0} if numbered else {}))
     for seq in range(1, count + 1):
@@ -69,7 +69,7 @@ async def test_ten_megabytes_and_more_end_a_response_that_says_so(room, numbered
     message = await told(room)
     assert (message["status"], message["error"]) == ("incomplete", TOO_LARGE)
     assert message["text"] == PIECE * (len(message["text"]) // len(PIECE))
-    assert extent.MAX_CHARACTERS <= len(message["text"]) <= extent.FOLDED_CHARACTERS
+    assert content.MAX_CHARACTERS <= len(message["text"]) <= content.FOLDED_CHARACTERS
     held = await lines_of(room)
     await room.say("token", PIECE, responseId="r", **({"seq": count + 1} if numbered else {}))
     await room.say("stop", responseId="r", **({"seq": count + 2} if numbered else {}))
@@ -82,15 +82,15 @@ async def test_ten_megabytes_and_more_end_a_response_that_says_so(room, numbered
 async def test_more_tokens_or_parts_than_fit_end_it_likewise(
     room, monkeypatch, numbered, limit, most
 ):
-    monkeypatch.setattr(extent, limit, most)
+    monkeypatch.setattr(content, limit, most)
     for number in range(60):
         headers = {"responseId": "r", "part": f"p{number}"}
         await room.say("token", "x", **headers, **({"seq": number} if numbered else {}))
         if number == 20:
             await room.catch_up()
-    monkeypatch.setattr(extent, limit, 1_000)
+    monkeypatch.setattr(content, limit, 1_000)
     await room.tell("beside", "intact")
-    monkeypatch.setattr(extent, limit, most)
+    monkeypatch.setattr(content, limit, most)
     message = await told(room)
     assert (message["text"], len(message["parts"])) == ("x" * most, most)
     assert (message["status"], message["error"]) == ("incomplete", TOO_LARGE)

@@ -20,7 +20,7 @@ from rehydrate.core.client_view import View
 from rehydrate.core.codecs import ai_transport, appends, tokens
 from rehydrate.core.event import STATUSES, ChannelMessage, Event, Kind
 from rehydrate.core.message import MessageState, Owner
-from rehydrate.core.text.size_budget import MAX_CHARACTERS, MAX_EVENTS, MAX_SEQ, MAX_STEPS
+from rehydrate.core.text.content import MAX_CHARACTERS, MAX_EVENTS, MAX_SEQ, MAX_STEPS
 from rehydrate.core.text.versioned_messages import MAX_VERSIONED
 from rehydrate.core.timeline import MAX_OPEN
 from rehydrate.follow.event_buffer import FollowEvent

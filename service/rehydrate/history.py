@@ -33,7 +33,7 @@ if TYPE_CHECKING:
 
     from rehydrate.api.conversations import Authorize
     from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.requests import Mode, Replay, Requester
+    from rehydrate.core.replay.schedule import Mode, Replay, Requester
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.subscriptions import Follower
     from rehydrate.ports import Conversation

@@ -13,8 +13,7 @@ from rehydrate.api.replay_schemas import (
     dry_run_body,
     replay_asked,
 )
-from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayTerms
-from rehydrate.core.replay.schedule import scheduled
+from rehydrate.core.replay.schedule import AuditEntry, Replay, ReplayTerms, scheduled
 from rehydrate.errors import BadParameter
 from rehydrate.replay.requests import CheckedRequest
 

@@ -12,7 +12,7 @@ from demo.command_line import Command, ran, settings_on
 from localably import LocalAbly
 from rehydrate import History, NewMessage
 from rehydrate.cli.progress import ProgressBar
-from rehydrate.core.replay.requests import Replay, ReplayTerms
+from rehydrate.core.replay.schedule import Replay, ReplayTerms
 from rehydrate.settings import load_settings
 
 TOKENS = ["むかし", "👩‍👩‍👧", "x", "y", "z"]

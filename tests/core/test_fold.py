@@ -18,9 +18,8 @@ from rehydrate.core.fold import (
     fold,
 )
 from rehydrate.core.positions import MARGIN_MS
-from rehydrate.core.text import size_budget, versioned_messages
-from rehydrate.core.text.content import collapsed_run
-from rehydrate.core.text.size_budget import MAX_SEQ, TOO_LARGE
+from rehydrate.core.text import content, versioned_messages
+from rehydrate.core.text.content import MAX_SEQ, TOO_LARGE, collapsed_run
 
 ABC = (start(), token(1, "a"), token(2, "b"), token(3, "c"))
 
@@ -408,7 +407,7 @@ def void_of_step(step, at_s):
 class TestLimits:
     @pytest.fixture(autouse=True)
     def _six_characters(self, monkeypatch):
-        monkeypatch.setattr(size_budget, "FOLDED_CHARACTERS", 6)
+        monkeypatch.setattr(content, "FOLDED_CHARACTERS", 6)
 
     def test_a_response_ends_before_the_event_that_does_not_fit(self):
         state = folded(start(), token(1, "abc"), token(2, "defg"), stop(3))

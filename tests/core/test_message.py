@@ -6,7 +6,7 @@ from core.growing import at, create, full
 from core.saying import BEGAN_MS, event, folded, shown, start, stop, text, text_of, token
 from rehydrate.core.fold import MessageState, Owner, fold
 from rehydrate.core.message import read_again_from
-from rehydrate.core.text import size_budget
+from rehydrate.core.text import content
 
 
 def test_a_message_without_events_is_open_and_exact():
@@ -151,7 +151,7 @@ def test_content_without_seq_comes_behind_the_numbered_runs():
 
 def test_room_is_measured_again_before_an_event_is_refused(monkeypatch):
     state = folded(start(), token(1, "abc"))
-    monkeypatch.setattr(size_budget, "FOLDED_CHARACTERS", 6)
+    monkeypatch.setattr(content, "FOLDED_CHARACTERS", 6)
     state.budget.characters = 6
     assert state.reserve(3)
     assert not state.reserve(9)

@@ -11,7 +11,7 @@ from rehydrate.core import timeline as timelines
 from rehydrate.core.client_view import Verdict
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import ChannelMessage, Event, Version
-from rehydrate.core.text import size_budget
+from rehydrate.core.text import content
 from rehydrate.core.timeline import Timeline, Tombstone
 from rehydrate.follow import live_conversation as module
 from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation, grown
@@ -100,7 +100,7 @@ def test_a_finished_message_is_kept_in_its_wire_form_and_found_again():
 
 @pytest.mark.parametrize("numbered", [True, False])
 def test_a_response_beyond_the_size_limit_is_emitted_as_ended_once(monkeypatch, numbered):
-    monkeypatch.setattr(size_budget, "FOLDED_CHARACTERS", 2)
+    monkeypatch.setattr(content, "FOLDED_CHARACTERS", 2)
     made = conversation()
     emitted = []
     for seq, letter in enumerate("abcd", 1):
@@ -115,7 +115,7 @@ def test_a_response_beyond_the_size_limit_is_emitted_as_ended_once(monkeypatch, 
 def test_a_growing_message_beyond_the_size_limit_is_emitted_as_ended(monkeypatch):
     made = conversation()
     made.apply(decode(create(1, "ab")))
-    monkeypatch.setattr(size_budget, "FOLDED_CHARACTERS", 2 + len(at(1)))
+    monkeypatch.setattr(content, "FOLDED_CHARACTERS", 2 + len(at(1)))
     (stop,) = made.apply(decode(full(1, 2, "abc"))).emitted
     assert (stop.kind, stop.status, stop.error["code"]) == ("stop", "incomplete", "too_large")
     assert texts(made) == {"r": "ab"}

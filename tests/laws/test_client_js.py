@@ -18,7 +18,7 @@ from laws.test_joining import FEATURES
 from laws.worlds import worlds
 from rehydrate.core.client_view import Verdict, View
 from rehydrate.core.codecs import decode
-from rehydrate.core.text.size_budget import MAX_SEQ
+from rehydrate.core.text.content import MAX_SEQ
 
 CLIENT = Path(__file__).parents[2] / "service/rehydrate/api/client.js"
 EMPTY = {"messages": [], "reasons": [], "complete": True}

@@ -16,7 +16,7 @@ from laws.worlds import worlds
 from rehydrate.core import wire
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.positions import MARGIN_MS
-from rehydrate.core.text.append_chains import AppendChains
+from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import Timeline
 
 LAWFUL = [name for name in FEATURES if "short retention" not in name]

@@ -19,7 +19,7 @@ from laws.worlds import serial, worlds
 from rehydrate.core.client_view import Verdict, View
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import ChannelMessage
-from rehydrate.core.text.append_chains import AppendChains
+from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.follow.event_buffer import FollowEvent
 from rehydrate.follow.live_conversation import LiveConversation
 from rehydrate.hydrate.hydrate import MAX_LIMIT, hydrate, read

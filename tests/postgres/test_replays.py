@@ -9,7 +9,7 @@ import pytest
 from conftest import connected
 from contracts.messages import put, response
 from rehydrate.core.positions import Cursor
-from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayTerms
+from rehydrate.core.replay.schedule import AuditEntry, Replay, ReplayTerms
 from rehydrate.errors import BadParameter, Busy, Conflict
 from rehydrate.postgres import replays as module
 from rehydrate.postgres.store import PostgresStore

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rehydrate.core.replay.timings import Timing, Timings
+from rehydrate.core.text.content import Timing, Timings
 from rehydrate.postgres.stored_timings import StoredTimings
 
 TIMINGS = [Timing(3, 1_000), Timing(0, 1_020), Timing(5, 900)]

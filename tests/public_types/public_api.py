@@ -15,7 +15,7 @@ from starlette.requests import Request
 
 from rehydrate import History, Hydrated, NewMessage, RehydrateError, Response, Settings, View
 from rehydrate.core.positions import Cursor
-from rehydrate.core.replay.requests import Replay
+from rehydrate.core.replay.schedule import Replay
 from rehydrate.follow.event_buffer import FollowEvent
 from rehydrate.maintenance.verify import Verified
 from rehydrate.ports import Conversation

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from exactness.rooms import open_house
-from rehydrate.core.text import size_budget as extent
+from rehydrate.core.text import content
 from rehydrate.errors import BadParameter, TooLarge
 
 
@@ -73,13 +73,13 @@ class TestTooMuch:
     @pytest.mark.parametrize(
         "call",
         [
-            lambda response: response.write("x" * (extent.MAX_CHARACTERS + 1)),
-            lambda response: response.tool_call("c", "f", {"x": "語" * (extent.VALUE_BYTES // 6)}),
-            lambda response: response.tool_result("c", "y" * extent.VALUE_BYTES),
-            lambda response: response.finish(usage=["x" * extent.END_BYTES]),
-            lambda response: response.finish(error="x" * extent.END_BYTES),
+            lambda response: response.write("x" * (content.MAX_CHARACTERS + 1)),
+            lambda response: response.tool_call("c", "f", {"x": "語" * (content.VALUE_BYTES // 6)}),
+            lambda response: response.tool_result("c", "y" * content.VALUE_BYTES),
+            lambda response: response.finish(usage=["x" * content.END_BYTES]),
+            lambda response: response.finish(error="x" * content.END_BYTES),
             lambda response: response.finish(
-                parts=[{"type": "text", "text": "x" * (extent.MAX_CHARACTERS + 1)}]
+                parts=[{"type": "text", "text": "x" * (content.MAX_CHARACTERS + 1)}]
             ),
         ],
     )
@@ -93,7 +93,7 @@ class TestTooMuch:
         assert await room.shown() == {"r": ("ab", "completed")}
 
     async def test_input_at_the_limits_is_published_and_stored(self, room):
-        long = "語" * ((extent.VALUE_BYTES - 2) // 6)
+        long = "語" * ((content.VALUE_BYTES - 2) // 6)
         async with room.respond("r", metadata="m" * 60_000) as response:
             response.tool_call("c" * 256, "f" * 256, long)
             response.tool_result("c" * 256, long)
@@ -122,7 +122,7 @@ class TestTooMuch:
         assert (await room.catch_up()).counts["folded"] == 0
 
     async def test_a_million_tokens_are_too_many(self, room, monkeypatch):
-        monkeypatch.setattr(extent, "MAX_EVENTS", 50)
+        monkeypatch.setattr(content, "MAX_EVENTS", 50)
         with pytest.raises(TooLarge, match="50 events"):  # noqa: PT012 - at whichever write exceeds it
             async with room.respond("r") as response:
                 for number in range(100):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from localably import LocalAbly
-from rehydrate.core.replay.requests import Requester
+from rehydrate.core.replay.schedule import Requester
 from replay.rooms import TOKENS, folded, room_over
 from telling import reading
 

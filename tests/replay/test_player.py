@@ -11,8 +11,7 @@ from hypothesis import strategies as st
 from core.saying import folded, start, stop, token
 from rehydrate.core.client_view import Verdict, View
 from rehydrate.core.event import Event
-from rehydrate.core.replay.requests import Replay, ReplayTerms
-from rehydrate.core.replay.schedule import scheduled
+from rehydrate.core.replay.schedule import Replay, ReplayTerms, scheduled
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.replay import player as playing
 from rehydrate.replay.player import Player

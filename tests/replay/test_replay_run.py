@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from rehydrate.background import LeaseLost
-from rehydrate.core.replay.requests import Replay, ReplayTerms
+from rehydrate.core.replay.schedule import Replay, ReplayTerms
 from rehydrate.errors import StoreUnavailable
 from rehydrate.replay import replay_run
 from rehydrate.replay.replay_run import ReplayRun

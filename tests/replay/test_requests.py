@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from rehydrate import NewMessage
-from rehydrate.core.replay.requests import ReplayTerms, Requester
+from rehydrate.core.replay.schedule import ReplayTerms, Requester
 from rehydrate.errors import BadParameter, Conflict, Forbidden, NotFound
 from replay.rooms import TOKENS
 from telling import publisher_to

@@ -7,8 +7,7 @@ import math
 import pytest
 
 from core.saying import event, folded, start, stop, token
-from rehydrate.core.replay.requests import ReplayTerms
-from rehydrate.core.replay.schedule import scheduled
+from rehydrate.core.replay.schedule import ReplayTerms, scheduled
 from rehydrate.errors import BadParameter, Conflict, Forbidden, TooLarge
 from rehydrate.replay.validation import (
     Targets,

@@ -28,11 +28,11 @@ from rehydrate.api.replay_schemas import (
 from rehydrate.api.routing import Route
 from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor
-from rehydrate.core.replay.requests import Requester
+from rehydrate.core.replay.schedule import Requester
 
 if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.requests import AuditEntry, Mode, Replay, ReplayTerms
+    from rehydrate.core.replay.schedule import AuditEntry, Mode, Replay, ReplayTerms
     from rehydrate.replay.requests import CheckedRequest
 
 BODY_BYTES = 64 * 1024

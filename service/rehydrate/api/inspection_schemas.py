@@ -8,12 +8,12 @@ from pydantic import BaseModel
 
 from rehydrate.api.schemas import PositionOut, ReasonOut
 from rehydrate.core.event import Status
-from rehydrate.core.replay.provenance import Source
+from rehydrate.core.replay.chunks import Source
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.wire import timestamp
 
 if TYPE_CHECKING:
-    from rehydrate.core.replay.provenance import Span
+    from rehydrate.core.replay.chunks import Span
     from rehydrate.hydrate.inspect import Check, Inspected, ServiceHealth
     from rehydrate.ports import LeaseSeen, Listed
 

@@ -8,8 +8,15 @@ from pydantic import BaseModel, Field, TypeAdapter
 
 from rehydrate.api.schemas import Strict, checked
 from rehydrate.core.positions import CHANNEL_LENGTH
-from rehydrate.core.replay.requests import MAX_SPEED, AuditEntry, Mode, ReplayState, ReplayTerms
-from rehydrate.core.replay.schedule import Schedule, listed
+from rehydrate.core.replay.schedule import (
+    MAX_SPEED,
+    AuditEntry,
+    Mode,
+    ReplayState,
+    ReplayTerms,
+    Schedule,
+    listed,
+)
 from rehydrate.core.wire import timestamp
 from rehydrate.replay.requests import CheckedRequest
 

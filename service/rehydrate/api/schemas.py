@@ -19,7 +19,7 @@ from pydantic import (
 from rehydrate.api.parameters import MESSAGE_ID_LENGTH, PRINTABLE
 from rehydrate.core.event import CallStatus, Status
 from rehydrate.core.positions import has_control
-from rehydrate.core.text.parts import clean_parts
+from rehydrate.core.text.content import clean_parts
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.errors import BadParameter
 from rehydrate.record.import_messages import NewMessage

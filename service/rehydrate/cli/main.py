@@ -15,7 +15,7 @@ import os
 import sys
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.core.replay.requests import MODES, ReplayTerms
+from rehydrate.core.replay.schedule import MODES, ReplayTerms
 from rehydrate.errors import BadRequest, NotConfigured, RehydrateError
 
 if TYPE_CHECKING:

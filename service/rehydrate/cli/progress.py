@@ -10,8 +10,7 @@ import sys
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, TextIO
 
-from rehydrate.core.replay.requests import Replay, ReplayTerms, Requester
-from rehydrate.core.replay.schedule import listed
+from rehydrate.core.replay.schedule import Replay, ReplayTerms, Requester, listed
 from rehydrate.history import History
 
 if TYPE_CHECKING:

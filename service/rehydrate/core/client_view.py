@@ -23,7 +23,7 @@ from rehydrate.core import wire
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import CONTENT, TERMINAL, ChannelMessage, Event
 from rehydrate.core.fold import STEPS, MessageState, Outcome
-from rehydrate.core.text.append_chains import AppendChains
+from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import MAX_OPEN, Timeline
 
 if TYPE_CHECKING:

@@ -52,8 +52,7 @@ from rehydrate.core.message import MessageState, Owner, Position
 from rehydrate.core.positions import MARGIN_MS
 from rehydrate.core.text import versioned_messages
 from rehydrate.core.text.assembly import assemble
-from rehydrate.core.text.content import NO_SEQ, Run, collapsed_run, run_of
-from rehydrate.core.text.size_budget import MAX_SEQ, TOO_LARGE, adds
+from rehydrate.core.text.content import MAX_SEQ, NO_SEQ, TOO_LARGE, Run, adds, collapsed_run, run_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -21,8 +21,7 @@ from rehydrate.core.event import TERMINAL, Status
 from rehydrate.core.positions import MARGIN_MS
 from rehydrate.core.text import versioned_messages
 from rehydrate.core.text.assembly import assemble
-from rehydrate.core.text.content import collapsed_run
-from rehydrate.core.text.size_budget import SizeBudget, measured
+from rehydrate.core.text.content import SizeBudget, collapsed_run, measured
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping

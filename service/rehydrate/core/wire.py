@@ -12,9 +12,8 @@ from typing import TYPE_CHECKING, Any
 from rehydrate.core.fold import MessageState, Owner
 from rehydrate.core.json import dump
 from rehydrate.core.text import versioned_messages
-from rehydrate.core.text.assembly import spoken_text
+from rehydrate.core.text.assembly import parted, spoken_text
 from rehydrate.core.text.content import NO_SEQ, collapsed_run
-from rehydrate.core.text.gaps import parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

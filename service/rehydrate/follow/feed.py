@@ -23,7 +23,7 @@ from rehydrate.core.client_view import Verdict
 from rehydrate.core.codecs import decode
 from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import channel_serial
-from rehydrate.core.text.append_chains import AppendChains
+from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import Reason
 from rehydrate.core.window import REWIND_REACH_MS
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, RehydrateError, StoreUnavailable

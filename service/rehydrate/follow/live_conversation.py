@@ -13,7 +13,7 @@ from rehydrate.core.event import TERMINAL, Event
 from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
 from rehydrate.core.positions import MARGIN_MS, serial_time_ms
 from rehydrate.core.text.assembly import spoken_text
-from rehydrate.core.text.size_budget import TOO_LARGE
+from rehydrate.core.text.content import TOO_LARGE
 from rehydrate.core.timeline import MAX_OPEN
 from rehydrate.core.window import REWIND_REACH_MS
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated, Page, answer

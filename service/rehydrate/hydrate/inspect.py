@@ -6,7 +6,7 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.positions import check_conversation_id, check_message_id
-from rehydrate.core.replay.provenance import Span, joined, spans
+from rehydrate.core.replay.chunks import Span, joined, spans
 from rehydrate.errors import NotFound, RehydrateError
 from rehydrate.hydrate.history_window import CHANNEL
 from rehydrate.hydrate.hydrate import Page, read

@@ -59,8 +59,7 @@ from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
 from rehydrate.core.positions import HISTORY_LAG_MS
-from rehydrate.core.text.content import NO_SEQ
-from rehydrate.core.text.size_budget import END_BYTES
+from rehydrate.core.text.content import END_BYTES, NO_SEQ
 from rehydrate.errors import ChannelRefused, StoreUnavailable, Unavailable
 from rehydrate.publish.publish_queue import packed
 

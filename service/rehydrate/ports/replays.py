@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.requests import AuditEntry, Replay
+    from rehydrate.core.replay.schedule import AuditEntry, Replay
 
 
 class ReplayStore(Protocol):

@@ -13,7 +13,7 @@ from typing import Any
 
 from rehydrate.core.json import dump, load
 from rehydrate.core.positions import Cursor
-from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayTerms
+from rehydrate.core.replay.schedule import AuditEntry, Replay, ReplayTerms
 from rehydrate.errors import BadParameter, Busy, Conflict
 from rehydrate.postgres.message_rows import as_ms, as_time, storable
 from rehydrate.postgres.pool import Pool, Session

@@ -12,8 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.json import dump
-from rehydrate.core.replay.timings import Timing, Timings
-from rehydrate.core.text.content import Run, Segment
+from rehydrate.core.text.content import Run, Segment, Timing, Timings
 from rehydrate.core.text.versioned_messages import VERSIONED_FIRST
 from rehydrate.postgres.stored_timings import StoredTimings
 

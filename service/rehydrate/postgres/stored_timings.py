@@ -6,7 +6,7 @@ earlier events each time would make the cost of a write grow with the length of 
 
 from __future__ import annotations
 
-from rehydrate.core.replay.timings import Timing, Timings, count
+from rehydrate.core.text.content import Timing, Timings, count
 
 
 class StoredTimings(Timings):

@@ -32,7 +32,7 @@ from sqlalchemy import (
 from sqlalchemy.dialects.postgresql import DOUBLE_PRECISION, JSONB, TIMESTAMP
 
 from rehydrate.core.event import STATUSES
-from rehydrate.core.replay.requests import REPLAY_STATES
+from rehydrate.core.replay.schedule import REPLAY_STATES
 
 _IN_LINE = {"toast_tuple_target": "8160"}
 """Keep rows of up to a page in line and uncompressed: a hydrate reads hundreds of them."""

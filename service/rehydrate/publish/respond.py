@@ -18,8 +18,13 @@ from rehydrate.core.event import TERMINAL, Kind, Status
 from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
 from rehydrate.core.positions import check_conversation_id, check_message_id
 from rehydrate.core.text.assembly import spoken_text
-from rehydrate.core.text.parts import clean_parts
-from rehydrate.core.text.size_budget import END_BYTES, LABEL_CHARACTERS, VALUE_BYTES, check_parts
+from rehydrate.core.text.content import (
+    END_BYTES,
+    LABEL_CHARACTERS,
+    VALUE_BYTES,
+    check_parts,
+    clean_parts,
+)
 from rehydrate.errors import BadParameter, StoreUnavailable, TooLarge
 from rehydrate.publish.checkpoints import Checkpoints
 from rehydrate.publish.response_writer import Ending, ResponseWriter

@@ -10,7 +10,7 @@ from rehydrate.background import Backoff
 from rehydrate.core.codecs import tokens
 from rehydrate.core.event import CONTENT, TEXTUAL, Event, Kind, Status
 from rehydrate.core.fold import MessageState, fold
-from rehydrate.core.text import size_budget as extent
+from rehydrate.core.text import content
 from rehydrate.errors import ChannelUnavailable, Fenced, TooLarge
 
 if TYPE_CHECKING:
@@ -121,7 +121,7 @@ class ResponseWriter:
         """
         if self.closed is not None:
             raise Fenced(self.closed)
-        length = len(text or "") + extent.value_length(fields.get("name"), fields.get("value"))
+        length = len(text or "") + content.value_length(fields.get("name"), fields.get("value"))
         self.check_room(length)
         self._characters += length
         if kind in _GROWING and text is not None:
@@ -227,16 +227,16 @@ class ResponseWriter:
         Raises:
             TooLarge: the response would exceed the limits of a response.
         """
-        if self._seq >= extent.MAX_EVENTS:
+        if self._seq >= content.MAX_EVENTS:
             raise TooLarge(
-                f"response {self.id!r} has {extent.MAX_EVENTS} events, which is the limit"
+                f"response {self.id!r} has {content.MAX_EVENTS} events, which is the limit"
             )
-        if self._characters + length > extent.MAX_CHARACTERS:
-            raise TooLarge(f"response {self.id!r} would exceed {extent.MAX_CHARACTERS} characters")
+        if self._characters + length > content.MAX_CHARACTERS:
+            raise TooLarge(f"response {self.id!r} would exceed {content.MAX_CHARACTERS} characters")
         budget = self.state.budget
-        if budget is not None and budget.steps >= extent.MAX_STEPS:
+        if budget is not None and budget.steps >= content.MAX_STEPS:
             raise TooLarge(
-                f"response {self.id!r} switched parts {extent.MAX_STEPS} times, which is the limit"
+                f"response {self.id!r} switched parts {content.MAX_STEPS} times, which is the limit"
             )
 
     def _grow(self, kind: Kind, text: str, part: str | None, tool_call_id: str | None) -> None:

@@ -10,8 +10,7 @@ from rehydrate.core.event import TERMINAL, Status
 from rehydrate.core.fold import MessageState
 from rehydrate.core.json import is_json
 from rehydrate.core.positions import check_conversation_id, check_message_id, insertion_position
-from rehydrate.core.text.parts import clean_parts
-from rehydrate.core.text.size_budget import check_parts
+from rehydrate.core.text.content import check_parts, clean_parts
 from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict
 from rehydrate.record.catch_up import catch_up
 

@@ -5,12 +5,12 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from rehydrate.core.replay.requests import ReplayTerms, Requester
+from rehydrate.core.replay.schedule import ReplayTerms, Requester
 
 if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.requests import AuditEntry, Mode, Replay
+    from rehydrate.core.replay.schedule import AuditEntry, Mode, Replay
     from rehydrate.replay.requests import CheckedRequest, ReplayRequests
 
 CANCEL_WITHIN_S = 2.0

@@ -21,8 +21,7 @@ from rehydrate.errors import ChannelRefused, ChannelUnavailable
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
-    from rehydrate.core.replay.requests import Replay
-    from rehydrate.core.replay.schedule import Schedule
+    from rehydrate.core.replay.schedule import Replay, Schedule
     from rehydrate.ports import ChannelLog
 
 WINDOW = 64

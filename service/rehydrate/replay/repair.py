@@ -11,7 +11,7 @@ from rehydrate.replay.player import publish_with_retries
 from rehydrate.replay.validation import check_repairable
 
 if TYPE_CHECKING:
-    from rehydrate.core.replay.requests import Replay
+    from rehydrate.core.replay.schedule import Replay
     from rehydrate.ports import Conversations
     from rehydrate.replay.player import Outlet
 

@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.background import Backoff, LeaseKeeper, LeaseLost
-from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayState
+from rehydrate.core.replay.schedule import AuditEntry, Replay, ReplayState
 from rehydrate.errors import StoreUnavailable
 
 if TYPE_CHECKING:

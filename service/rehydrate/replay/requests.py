@@ -12,8 +12,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.json import dump, is_json
 from rehydrate.core.positions import check_channel, check_conversation_id, check_message_id
-from rehydrate.core.replay.requests import AuditEntry, Replay, ReplayTerms, Requester
-from rehydrate.core.replay.schedule import Schedule, scheduled
+from rehydrate.core.replay.schedule import (
+    AuditEntry,
+    Replay,
+    ReplayTerms,
+    Requester,
+    Schedule,
+    scheduled,
+)
 from rehydrate.errors import BadParameter, Conflict, NotFound, RehydrateError
 from rehydrate.replay.validation import (
     Targets,

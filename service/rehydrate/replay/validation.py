@@ -6,7 +6,7 @@ import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.capability import Capability
-from rehydrate.core.replay.requests import MAX_RATE, MAX_SPEED, MODES, ReplayTerms
+from rehydrate.core.replay.schedule import MAX_RATE, MAX_SPEED, MODES, ReplayTerms
 from rehydrate.errors import BadParameter, Conflict, Forbidden, TooLarge
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ import uuid
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.background import LeaseLost, PeriodicTask, TaskPool, log_failure
-from rehydrate.core.replay.requests import Replay, ReplayState
+from rehydrate.core.replay.schedule import Replay, ReplayState
 from rehydrate.errors import BadRequest, ChannelUnavailable, RehydrateError
 from rehydrate.replay.player import Player
 from rehydrate.replay.repair import repair

@@ -11,7 +11,7 @@ from core.saying import BEGAN_MS
 from rehydrate.core import wire
 from rehydrate.core.codecs import decode, decode_all
 from rehydrate.core.event import APPEND, CREATE, UPDATE, ChannelMessage
-from rehydrate.core.text.append_chains import AppendChains
+from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import Timeline
 
 

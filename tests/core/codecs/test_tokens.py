@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from core.saying import event, said
 from rehydrate.core.codecs import decode, decode_all, tokens
 from rehydrate.core.event import ChannelMessage, Event
-from rehydrate.core.text.size_budget import MAX_SEQ
+from rehydrate.core.text.content import MAX_SEQ
 
 DEEP = json.loads("[" * 100 + "]" * 100)
 

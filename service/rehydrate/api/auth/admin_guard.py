@@ -9,7 +9,7 @@ from typing import Protocol
 from starlette.requests import Request
 
 from rehydrate.api.auth.access import Access, bearer
-from rehydrate.core.replay.requests import AuditEntry, Requester
+from rehydrate.core.replay.schedule import AuditEntry, Requester
 from rehydrate.errors import Forbidden, StoreUnavailable
 
 _log = logging.getLogger(__name__)

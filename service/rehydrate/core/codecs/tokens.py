@@ -14,8 +14,7 @@ from rehydrate.core.event import STATUSES, TERMINAL, ChannelMessage, Event, Kind
 from rehydrate.core.json import is_json, sent_bytes
 from rehydrate.core.positions import is_name
 from rehydrate.core.text.assembly import spoken_text
-from rehydrate.core.text.parts import clean_parts
-from rehydrate.core.text.size_budget import MAX_SEQ
+from rehydrate.core.text.content import MAX_SEQ, clean_parts
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping

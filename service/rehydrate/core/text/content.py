@@ -1,20 +1,31 @@
-"""The content of a response, as runs of consecutive events.
+"""The content of a response: runs of consecutive events, with their timings, parts and size.
 
 A *run* holds the content of the seqs ``first`` … ``last`` without a gap, as *segments*: text of one
 part, or a step of one tool call. Runs are apart exactly where seqs are missing, so a late event
-finds its place between them. `assembly` puts the parts together.
+finds its place between them. `assembly` puts the parts together. *Timings*, the length and time of
+each event, lie beside the text for replays; packed they take about two bytes an event.
+
+The size of a response is limited, for every publisher. Our own publishers get an error at the
+limit. Of other publishers the event is not folded: the response ends there as ``incomplete`` with
+the error `TOO_LARGE`, and keeps what it has.
 """
 
 from __future__ import annotations
 
+import json
+import zlib
+from itertools import pairwise
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rehydrate.core.event import TEXTUAL, Event
-from rehydrate.core.replay.timings import Timing, Timings
-from rehydrate.core.text.parts import call_status
+from rehydrate.core.event import SETTLED, TEXTUAL, Event
+from rehydrate.core.json import dump, is_json
+from rehydrate.errors import TooLarge
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+
+    from rehydrate.core.event import CallStatus
+
 
 _PART_TYPES = {"token": "text", "refusal": "refusal", "reasoning": "reasoning"}
 
@@ -183,3 +194,225 @@ def _cut(into: list[Segment], segment: Segment, skip: int) -> int:
         skip = 0
     _put(into, segment)
     return skip
+
+
+_PLAIN = b"\x00"
+_DEFLATED = b"\x01"
+_WORTH_DEFLATING_BYTES = 256
+
+
+class Timing(NamedTuple):
+    """One event: its length in characters (0: no text), and its time in ms since 1970."""
+
+    length: int
+    at_ms: int
+
+
+class Timings:
+    """The timings of consecutive events, unpacked on first access."""
+
+    __slots__ = ("_entries", "_packed")
+
+    def __init__(self, entries: list[Timing] | None = None, packed: bytes | None = None) -> None:
+        self._entries = entries if entries is not None or packed is not None else []
+        self._packed = packed
+
+    @property
+    def entries(self) -> list[Timing]:
+        """The timings, to which the caller may append."""
+        if self._entries is None:
+            self._entries = _unpack(self._packed or b"")
+        self._packed = None
+        return self._entries
+
+    def __len__(self) -> int:
+        """How many there are; counting unpacks nothing."""
+        return len(self._entries or ()) if self._packed is None else count(self._packed)
+
+    def append(self, timing: Timing) -> None:
+        """Add *timing* behind the others."""
+        self.entries.append(timing)
+
+    def packed(self) -> bytes:
+        """Return the compact form: a tag, then lengths and time differences; empty for none."""
+        if self._packed is None:
+            self._packed = _pack(self._entries or [])
+        return self._packed
+
+
+def _pack(entries: list[Timing]) -> bytes:
+    if not entries:
+        return b""
+    lengths = [timing.length for timing in entries]
+    distances = [b.at_ms - a.at_ms for a, b in pairwise(entries)]
+    plain = json.dumps([entries[0].at_ms, lengths, distances], separators=(",", ":")).encode()
+    if len(plain) < _WORTH_DEFLATING_BYTES:
+        return _PLAIN + plain
+    return _DEFLATED + zlib.compress(plain)
+
+
+def count(packed: bytes) -> int:
+    """Count packed timings: they are twice as many numbers, separated by commas."""
+    return (_body(packed).count(b",") + 1) // 2 if packed else 0
+
+
+def _body(packed: bytes) -> bytes:
+    return zlib.decompress(packed[1:]) if packed[:1] == _DEFLATED else packed[1:]
+
+
+def _unpack(packed: bytes) -> list[Timing]:
+    if not packed:
+        return []
+    at_ms, lengths, distances = json.loads(_body(packed))
+    entries = []
+    for length, distance in zip(lengths, [0, *distances], strict=True):
+        at_ms += distance
+        entries.append(Timing(length, at_ms))
+    return entries
+
+
+_TEXT_TYPES = frozenset({"text", "refusal", "reasoning"})
+
+
+def clean_parts(parts: Any) -> list[dict[str, Any]] | None:
+    """Return *parts* with only the keys of the wire form; None if it is not a list of parts."""
+    if not isinstance(parts, list) or not parts:
+        return None
+    cleaned = [_clean(part) for part in parts]
+    return None if any(part is None for part in cleaned) else [part for part in cleaned if part]
+
+
+def call_status(part: Mapping[str, Any]) -> CallStatus:
+    """Return the status of the tool call *part*; without a result it is in progress."""
+    status = part.get("status")
+    return status if isinstance(status, str) and status in SETTLED else "in_progress"  # type: ignore[return-value] # as tested
+
+
+def _clean(part: Any) -> dict[str, Any] | None:
+    if not isinstance(part, dict):
+        return None
+    if not (isinstance(part.get("type"), str) and is_json(part)):
+        return None
+    if part["type"] in _TEXT_TYPES and isinstance(part.get("text"), str):
+        cleaned = {"type": part["type"], "text": part["text"]}
+        if isinstance(part.get("part"), str):
+            cleaned["part"] = part["part"]
+        return cleaned
+    if part["type"] == "tool_call" and isinstance(part.get("tool_call_id"), str):
+        name = part.get("name")
+        return {
+            "type": "tool_call",
+            "tool_call_id": part["tool_call_id"],
+            "name": name if isinstance(name, str) else None,
+            "args": part.get("args", ""),
+            "result": part.get("result"),
+            "status": call_status(part),
+        }
+    return None
+
+
+MAX_CHARACTERS = 10 * 1024 * 1024
+"""Of its text, its reasoning, and the JSON of its tool calls together."""
+
+MAX_EVENTS = 1_000_000
+MAX_SEQ = 2 * MAX_EVENTS
+"""A seq beyond it is not a place in a response; the message is not an event."""
+
+MAX_STEPS = 100_000
+"""How often a response may change from one part to another, which bounds its parts."""
+
+VALUE_BYTES = 56_000
+"""Of tool arguments or a result, as JSON in ASCII. With its headers it has to fit a channel
+message of the smallest size (64 KiB).
+"""
+
+END_BYTES = 16_000
+"""Of a usage, and of an error, as JSON: a stop has to fit a channel message."""
+
+LABEL_CHARACTERS = 256
+"""Of the name of a part, of a tool, or of a call."""
+
+FOLDED_CHARACTERS = MAX_CHARACTERS + MAX_CHARACTERS // 20
+FOLDED_EVENTS = MAX_EVENTS + MAX_EVENTS // 20
+FOLDED_STEPS = MAX_STEPS + MAX_STEPS // 20
+"""The fold accepts a little more than our publishers may send, so that it never cuts a response
+of theirs.
+"""
+
+TOO_LARGE = {"code": "too_large", "message": "the response is larger than one may be"}
+
+
+class SizeBudget:
+    """How much a response holds. The count may be too high, and never too low."""
+
+    __slots__ = ("characters", "events", "steps")
+
+    def __init__(self, characters: int = 0, events: int = 0, steps: int = 0) -> None:
+        self.characters = characters
+        self.events = events
+        self.steps = steps
+
+    def reserve(self, characters: int) -> bool:
+        """Count an event of *characters*; return False if there is no room for it."""
+        total = self.characters + characters
+        if total > FOLDED_CHARACTERS or self.events >= FOLDED_EVENTS or self.steps >= FOLDED_STEPS:
+            return False
+        self.characters = total
+        self.events += 1
+        return True
+
+
+def measured(runs: Iterable[Run]) -> SizeBudget:
+    """Return the size of *runs*."""
+    found = SizeBudget()
+    for run in runs:
+        found.characters += sum(map(_counted, run.segments))
+        found.steps += len(run.segments)
+        numbered = run.first >= 0 and not run.collapsed
+        found.events += run.last - run.first + 1 if numbered else len(run.timings)
+    return found
+
+
+def check_parts(parts: Sequence[Mapping[str, Any]]) -> None:
+    """Return if a message may consist of *parts*.
+
+    Raises:
+        TooLarge: they are too many, or too long.
+    """
+    characters = 0
+    for part in parts:
+        characters += len(part.get("text") or "") + len(part.get("part") or "")
+        for key in ("name", "args", "result"):
+            characters += value_length(None, part.get(key))
+    if len(parts) > MAX_STEPS or characters > MAX_CHARACTERS:
+        raise TooLarge(
+            f"the parts are {len(parts)}, of {characters} characters; "
+            f"at most {MAX_STEPS} and {MAX_CHARACTERS} are allowed"
+        )
+
+
+def adds(event: Event) -> int:
+    """Return how many characters *event* adds at most."""
+    length = len(event.text) if event.text else 0
+    if event.part is None and event.tool_call_id is None and event.version is None:
+        return length  # nearly always
+    if event.part is not None:
+        length += len(event.part)
+    if event.version is not None:  # its serial names its parts, and its arguments are a second step
+        length += len(event.serial or "") + len(event.tool_call_id or "")
+    if event.tool_call_id is not None:
+        length += len(event.tool_call_id) + value_length(event.name, event.value)
+    return length
+
+
+def value_length(name: str | None, value: object) -> int:
+    """Return how many characters a whole tool call or result counts."""
+    return len(name or "") + (0 if value is None else len(dump(value)))
+
+
+def _counted(segment: Segment) -> int:
+    length = sum(map(len, segment.fragments)) + len(segment.key or "")
+    if segment.value is not None:
+        value = segment.value
+        length += value_length(value.get("name"), value.get("args", value.get("result")))
+    return length

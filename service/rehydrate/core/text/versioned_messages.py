@@ -2,21 +2,28 @@
 
 A response of such a codec consists of versioned messages, in the order in which they were created.
 Folding is a maximum by version, so order, repetition and overlap do not matter. A delta is never
-folded: what it means depends on what its attachment received before (`append_chains`).
+folded: what it means depends on what its attachment received before.
+
+*Append chains* are what one attachment received of such messages. The first delivery of a message
+is all of it; every later one is what was appended since. So the chain of one attachment is whole by
+itself, and only by itself. A delta fits no text from elsewhere: it may cover several appends, some
+of which that text has (docs/exactness.md section 9).
 """
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rehydrate.core.event import Event
+from rehydrate.core.event import TEXTUAL, Event
 from rehydrate.core.positions import serial_time_ms
-from rehydrate.core.replay.timings import Timings
-from rehydrate.core.text.content import NO_SEQ, Run, Segment, result_segment
-from rehydrate.core.text.size_budget import measured
+from rehydrate.core.text.content import NO_SEQ, Run, Segment, Timings, measured, result_segment
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+    from rehydrate.core.event import Version
+
 
 MAX_VERSIONED = 1_000
 """How many versioned messages one response may consist of."""
@@ -209,3 +216,72 @@ def _segments_of_part(part: Mapping[str, Any], key: str) -> list[Segment]:
         "tool_call", call_id, [], {"name": part["name"], "args": "" if streamed else args}
     )
     return [head, Segment("tool_args", call_id, [args])] if streamed else [head]
+
+
+_WITH_TEXT = TEXTUAL | {"prompt", "tool_call", "tool_args"}
+
+MAX_CHAINS = 2_000
+MAX_CHAINED_CHARACTERS = 16 * 1024 * 1024
+"""Of all chains together. The least recently used chain is evicted; its next delta then needs a new
+attach.
+"""
+
+
+class AppendChains:
+    """The channel messages that one attachment received, whole, by serial."""
+
+    def __init__(self) -> None:
+        self._known: OrderedDict[str, Event] = OrderedDict()
+        self._characters = 0
+
+    def whole(self, event: Event) -> Event | None:
+        """Return the whole channel message that *event* completes.
+
+        None if *event* is a delta whose base was never delivered: only a new attach can help.
+        Events of messages that do not grow are returned as they are.
+        """
+        version, serial = event.version, event.serial
+        if version is None or serial is None:
+            return event
+        base = self._known.get(serial)
+        if base is None or base.version is None:
+            if version.is_delta:
+                return None
+        elif version.serial <= base.version.serial:
+            return base
+        else:
+            event = _after(base, base.version, event, version)
+        self._keep(serial, event)
+        return event
+
+    def _keep(self, serial: str, event: Event) -> None:
+        before = self._known.pop(serial, None)
+        self._known[serial] = event
+        self._characters += _text_length(event) - (0 if before is None else _text_length(before))
+        while len(self._known) > MAX_CHAINS or (
+            self._characters > MAX_CHAINED_CHARACTERS and len(self._known) > 1
+        ):
+            _, oldest = self._known.popitem(last=False)
+            self._characters -= _text_length(oldest)
+
+
+def _after(base: Event, was: Version, event: Event, version: Version) -> Event:
+    """Return the whole message that *event* makes of *base*.
+
+    An append may drop the headers that name the response; then those of the base count.
+    """
+    text = (base.text or "") + (event.text or "") if version.is_delta else event.text or ""
+    whole = version._replace(
+        is_delta=False, step=version.step or was.step, attempt=version.attempt or was.attempt
+    )
+    if event.message_id is None or event.message_id == event.serial:
+        made = base._replace(id=event.id, status=event.status)
+    elif version.is_delta and event.kind == base.kind:
+        made = event._replace(value=base.value, name=event.name or base.name)
+    else:
+        made = event
+    return made._replace(text=text if made.kind in _WITH_TEXT else None, version=whole)
+
+
+def _text_length(event: Event) -> int:
+    return len(event.text or "")
