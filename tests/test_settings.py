@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from pathlib import Path
 
 import pytest
@@ -122,6 +123,57 @@ def test_no_secret_shows_in_the_representation():
         ably_keys="a.b:hush-5",
     )
     assert "hush" not in repr(settings) + str(settings)
+
+
+@pytest.mark.parametrize("change", [str, str.upper])
+def test_a_variable_with_the_bare_name_of_a_field_changes_nothing(bare, change):
+    values = {
+        "database_url": "postgres://someone-else@h/d",
+        "port": "5000",
+        "lease_s": "1",
+        "retention_ms": "5m",
+        "follow_strategy": "history",
+        "ably_api_key": KEY,
+    }
+    before = Settings()
+    documented = set(VARIABLES)
+    for name in Settings.model_fields:
+        if change(name) not in documented:  # ABLY_API_KEY is both
+            bare.setenv(change(name), values.get(name, "7"))
+    assert Settings() == before
+    assert load_settings() == before
+
+
+def test_a_variable_is_read_only_in_the_documented_spelling(bare):
+    bare.setenv("rehydrate_port", "5000")
+    assert load_settings().port == 8000
+
+
+def test_code_gives_settings_by_the_names_of_the_attributes(bare):
+    bare.setenv("REHYDRATE_PORT", "1")
+    bare.setenv("REHYDRATE_HOST", "0.0.0.0")
+    given = Settings(database_url="postgres://h/d", port=2, ably_api_key=KEY)
+    assert (given.required_database_url(), given.port) == ("postgres://h/d", 2)
+    assert (given.required_ably_key(), given.host) == (KEY, "0.0.0.0")
+    assert Settings(**given.model_dump()) == given
+
+
+def test_unknown_variables_are_named_on_one_line_without_their_values(bare, caplog):
+    bare.setenv("REHYDRATE_SERVICE_KEY", "hush")
+    bare.setenv("REHYDRATE_COLOUR", "hush")
+    bare.setenv("REHYDRATE_LOCAL_ABLY_KEY", "hush")
+    with caplog.at_level(logging.WARNING):
+        load_settings()
+    (line,) = caplog.messages
+    assert line == (
+        "ignored unknown variables: "
+        "REHYDRATE_COLOUR, REHYDRATE_SERVICE_KEY (is REHYDRATE_SERVICE_KEYS meant?)"
+    )
+    caplog.clear()
+    bare.delenv("REHYDRATE_SERVICE_KEY")
+    bare.delenv("REHYDRATE_COLOUR")
+    load_settings()
+    assert not caplog.messages
 
 
 def test_settings_are_frozen():

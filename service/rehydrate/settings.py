@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+import difflib
+import logging
+import os
 import re
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import platformdirs
 from pydantic import Field, SecretStr, ValidationError, field_validator
-from pydantic_settings import BaseSettings, NoDecode, SettingsConfigDict
+from pydantic_settings import (
+    BaseSettings,
+    InitSettingsSource,
+    NoDecode,
+    PydanticBaseSettingsSource,
+    SettingsConfigDict,
+)
 
 from rehydrate.errors import NotConfigured
+
+_log = logging.getLogger(__name__)
+
+_PREFIX = "REHYDRATE_"
+_OTHERS = frozenset({"REHYDRATE_LOCAL_ABLY_KEY"})
+"""Documented variables that are not settings of the service."""
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _KEY = re.compile(r"[^.:\s]+\.[^.:\s]+:\S+")
@@ -24,6 +39,10 @@ Secrets = Annotated[tuple[SecretStr, ...], NoDecode]
 
 class Settings(BaseSettings):
     """The settings of a deployment. Its representation does not contain secrets.
+
+    Keyword arguments have the names of the attributes, and take precedence over the environment,
+    which is read by the documented variables alone: another program's ``PORT`` or ``DATABASE_URL``
+    is not a setting.
 
     Attributes:
         database_url: Postgres, any libpq connection string.
@@ -90,6 +109,22 @@ class Settings(BaseSettings):
     ably_endpoint: str | None = Field(None, validation_alias="ABLY_ENDPOINT")
     ably_port: int | None = Field(None, ge=1, le=65535, validation_alias="ABLY_PORT")
     ably_tls: bool = Field(True, validation_alias="ABLY_TLS")
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        *_others: PydanticBaseSettingsSource,
+        **_named: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """Read the keyword arguments, then the documented variables.
+
+        The library's own source of variables also reads one with the name of each field, since
+        ``populate_by_name`` is set.
+        """
+        given = {name: os.environ[name] for name in _variables() if name in os.environ}
+        return init_settings, InitSettingsSource(settings_cls, given)
 
     @field_validator(
         "database_url",
@@ -193,12 +228,36 @@ def revealed(secrets: tuple[SecretStr, ...]) -> list[str]:
     return [secret.get_secret_value() for secret in secrets]
 
 
+def _variables() -> list[str]:
+    """Return the documented variables of the settings."""
+    return [str(field.validation_alias) for field in Settings.model_fields.values()]
+
+
+def unknown_variables() -> list[str]:
+    """Describe each variable of the environment that has our prefix and is not a setting.
+
+    Only names are described: the value of a misspelt variable may be a secret.
+    """
+    known = _OTHERS.union(_variables())
+    ends = [name.removeprefix(_PREFIX) for name in known if name.startswith(_PREFIX)]
+    described = []
+    for name in sorted(os.environ.keys() - known):
+        if name.upper().startswith(_PREFIX):
+            close = difflib.get_close_matches(name[len(_PREFIX) :].upper(), ends, 1)
+            described.append(f"{name} (is {_PREFIX}{close[0]} meant?)" if close else name)
+    return described
+
+
 def load_settings(**values: Any) -> Settings:
     """Read the settings from the environment; *values* take precedence.
+
+    Variables with our prefix that are not settings are logged.
 
     Raises:
         NotConfigured: a setting is invalid; names its variable.
     """
+    if unknown := unknown_variables():
+        _log.warning("ignored unknown variables: %s", ", ".join(unknown))
     try:
         return Settings(**values)
     except ValidationError as error:

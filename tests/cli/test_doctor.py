@@ -57,6 +57,15 @@ async def test_all_checks_pass(database, ably, examined):
     assert found["retention"][0] == "?", "there is no message yet"
 
 
+async def test_a_misspelt_variable_is_named(examined):
+    code, found = await examined(REHYDRATE_DATABASE_URI=SECRET)
+    assert code == 2
+    assert found["variables"] == (
+        "?",
+        "ignored, unknown: REHYDRATE_DATABASE_URI (is REHYDRATE_DATABASE_URL meant?)",
+    )
+
+
 async def test_a_missing_setting_is_named(examined):
     code, found = await examined(ABLY_API_KEY=f"a.b:{SECRET}")
     assert code == 2

@@ -119,6 +119,21 @@ def test_a_missing_setting_is_named_with_exit_code_2(here, argv, missing):
     assert f"{missing} is not set" in one_line(here(*argv, **given), 2)
 
 
+@pytest.mark.parametrize("command", ["serve", "migrate"])
+def test_the_database_of_another_program_is_not_used(here, command):
+    other = {"DATABASE_URL": f"postgres://u:{SECRET}@127.0.0.1:1/theirs", "SERVICE_KEYS": SECRET}
+    line = one_line(here(command, **other, ABLY_API_KEY=GOOD["ABLY_API_KEY"]), 2)
+    assert "REHYDRATE_DATABASE_URL is not set" in line
+
+
+async def test_a_misspelt_variable_is_reported_on_one_line_without_its_value():
+    result = await ran("migrate", REHYDRATE_DATABASE_URI=SECRET)
+    warned, failed = result.err.splitlines()
+    assert "REHYDRATE_DATABASE_URI (is REHYDRATE_DATABASE_URL meant?)" in warned
+    assert failed.startswith("rehydrate: REHYDRATE_DATABASE_URL is not set")
+    assert SECRET not in result.err
+
+
 @pytest.mark.parametrize(
     ("name", "value"),
     [

@@ -14,7 +14,7 @@ from rehydrate.core.wire import timestamp_ms
 from rehydrate.database import schema_revision
 from rehydrate.errors import NotConfigured, RehydrateError
 from rehydrate.history import History
-from rehydrate.settings import Settings, load_settings
+from rehydrate.settings import Settings, load_settings, unknown_variables
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -48,6 +48,8 @@ async def examine() -> int:
     Returns:
         The exit code: 0 if no check failed, 1 if one did, 2 if a setting is missing or invalid.
     """
+    if unknown := unknown_variables():
+        _print(Finding("variables", good=None, detail=f"ignored, unknown: {', '.join(unknown)}"))
     try:
         settings = load_settings()
         history = History(settings)

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 from rehydrate.database import embedded_postgres, migrate
 from rehydrate.demo.processes import Child, NotStarted
 from rehydrate.errors import NotConfigured
-from rehydrate.settings import Settings, load_settings
+from rehydrate.settings import Settings
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -48,7 +48,7 @@ async def embedded(settings: Settings) -> AsyncIterator[Settings]:
             postgres = embedded_postgres(folder / "postgres")
             found["database_url"] = await stack.enter_async_context(postgres)
         await stack.enter_async_context(_channel(settings, found))
-        completed = load_settings(**(settings.model_dump() | found))
+        completed = Settings(**(settings.model_dump() | found))
         await migrate(completed.required_database_url())
         yield completed
 
