@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import re
 import secrets
 import shutil
 import subprocess
@@ -20,11 +21,13 @@ from api.serving import served_beside
 from api.sse import streamed
 from localably import LocalAbly
 from rehydrate.api import sse as stream_module
+from rehydrate.api import ui_messages
 from rehydrate.history import History
 from telling import publisher_to, settings_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 SERVICE_KEY = "service-key-of-the-stream"
+UI = "format=ui-message-stream"
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +47,13 @@ async def history(module_database, server):
 async def url(history):
     async with served_beside(history.app()) as url:
         yield url
+
+
+@pytest.fixture
+async def own(module_database, server):
+    """A service in the loop of the test."""
+    async with History(settings_for(module_database, server, service_keys=SERVICE_KEY)) as opened:
+        yield opened
 
 
 @pytest.fixture
@@ -183,6 +193,71 @@ async def test_a_stream_ends_cleanly_when_the_readers_token_expires(url, server,
     ):
         await stream.take(1)
         assert await stream.next() is None
+
+
+async def test_a_stream_that_never_stops_sending_ends_when_the_readers_token_expires(
+    client, url, server, conversation, history
+):
+    path = f"/v1/conversations/{conversation}"
+    for id_ in "abcd":
+        long = {"id": id_, "role": "assistant", "text": "x" * 4_000_000}
+        (await client.post(f"{path}/messages", json={"messages": [long]})).raise_for_status()
+    shown = token(server, {f"ai:{conversation}": ["history"]}, ttl_s=3)
+    host, port = httpx.URL(url).host, httpx.URL(url).port
+    reader, writer = await asyncio.open_connection(host, port, limit=1024)
+    request = f"GET {path}/stream HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {shown}\r\n\r\n"
+    writer.write(request.encode())
+    assert b"200 OK" in await reader.readline()  # and reads nothing more
+    async with asyncio.timeout(stream_module.SEND_TIMEOUT_S / 2):
+        while history._subscriptions._feeds[conversation].followers:  # noqa: ASYNC110 - another loop's
+            await asyncio.sleep(0.01)
+    writer.close()
+
+
+BEGINNINGS = [("", "send"), ("", "events"), (UI, "send"), (UI, "events")]
+
+
+@pytest.mark.parametrize("beginning", BEGINNINGS, ids=str)
+async def test_a_stream_that_fails_at_its_beginning_releases_its_place(
+    own, server, conversation, monkeypatch, beginning
+):
+    (query, fault), failed = beginning, []
+
+    def fail(*_):
+        failed.append(fault)
+        raise RuntimeError("injected")
+
+    async def send(message):
+        if fault == "send":
+            fail(message)
+
+    async def receive():
+        await asyncio.Event().wait()
+
+    if fault == "events":
+        where = (ui_messages.Chunks, "convert") if query else (stream_module, "frame")
+        monkeypatch.setattr(*where, fail)
+    app = own.app()
+    async with (
+        httpx.ASGITransport(app) as transport,
+        httpx.AsyncClient(transport=transport, base_url="http://test") as direct,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+    ):
+        await publisher.say("start", rid="r", seq=0)
+        scope = {
+            "type": "http",
+            "method": "GET",
+            "path": f"/v1/conversations/{conversation}/stream",
+            "query_string": query.encode(),
+            "headers": [(b"authorization", f"Bearer {SERVICE_KEY}".encode())],
+        }
+        with contextlib.suppress(RuntimeError):
+            async with asyncio.timeout(20):
+                await app(scope, receive, send)
+        assert failed
+        metrics = (await direct.get("/metrics")).text
+        assert re.search(r"^rehydrate_streams_open 0", metrics, re.MULTILINE)
+        assert own._subscriptions._feeds[conversation].followers == 0
 
 
 async def test_a_silent_stream_sends_heartbeats(client, conversation, monkeypatch):

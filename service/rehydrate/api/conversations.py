@@ -299,10 +299,10 @@ class _Conversations:
                 follower.close()
             expires_s = getattr(reader, "expires_s", None)
             kind = EventStream if shown is None else ui_messages.UiMessageStream
-            stream = kind(follower, stack.pop_all(), self.streams, expires_s=expires_s)
+            stream = kind(follower, self.streams, expires_s=expires_s)
             if shown is not None and isinstance(stream, ui_messages.UiMessageStream):
                 stream.start_with(events, shown["id"])
-            return stream
+            return stream.adopt(stack)
 
     async def message(
         self, request: Request, conversation_id: ConversationId, message_id: MessageId

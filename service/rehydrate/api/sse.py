@@ -16,8 +16,8 @@ import math
 import signal
 import threading
 import time
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, Self
 
 from starlette.responses import Response
 
@@ -27,7 +27,6 @@ from rehydrate.errors import RehydrateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Mapping
-    from contextlib import AsyncExitStack
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
@@ -143,7 +142,6 @@ class EventStream(Response):
 
     Args:
         follower: the source of the events.
-        stack: closed when the stream has ended.
         streams: registry of the open streams of this process.
         expires_s: when the reader's token expires, in seconds since 1970; None: never.
         clock: seconds since 1970.
@@ -159,7 +157,6 @@ class EventStream(Response):
     def __init__(
         self,
         follower: Follower,
-        stack: AsyncExitStack,
         streams: Streams,
         *,
         expires_s: float | None = None,
@@ -171,7 +168,7 @@ class EventStream(Response):
         self.init_headers({**_HEADERS, **self.own_headers})
         del self.headers["content-length"]
         self._follower = follower
-        self._stack = stack
+        self._stack = AsyncExitStack()
         self._streams = streams
         self._expires_s = math.inf if expires_s is None else expires_s
         self._clock = clock
@@ -180,7 +177,7 @@ class EventStream(Response):
         self._unfinished: Unfinished | None = None
         self._direct: Send | None = None
         self._written_s = 0.0
-        self._sending = self._silent = self._timed_out = False
+        self._sending = self._silent = self._timed_out = self._expired = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the follower ends or the client disconnects."""
@@ -201,20 +198,34 @@ class EventStream(Response):
                 if self._unfinished is not None:
                     self._unfinished.close()
 
+    def adopt(self, stack: AsyncExitStack) -> Self:
+        """Take over the contexts that were entered into *stack*: they are left when the stream ends."""
+        self._stack = stack.pop_all()
+        return self
+
     def end(self) -> None:
         """End the stream cleanly."""
         self._follower.close()
 
     def check(self) -> None:
-        """Abort a stalled stream, end one whose credentials expired, or make one send a heartbeat."""
+        """End a stream whose credentials expired, abort a stalled one, or cause a heartbeat.
+
+        Expiry is a hard time limit: a stream that is still sending one check later, because its
+        client reads slowly, is aborted.
+        """
         idle_s = time.monotonic() - self._written_s
-        if self._sending:
-            if idle_s > SEND_TIMEOUT_S and self._writing is not None and not self._timed_out:
-                _log.info("aborting a stream: its client read nothing for %g s", SEND_TIMEOUT_S)
+        if self._clock() >= self._expires_s and not self._expired:
+            self._expired = True
+            self.end()
+        elif self._sending:
+            stalled = idle_s > SEND_TIMEOUT_S
+            if (stalled or self._expired) and self._writing is not None and not self._timed_out:
+                why = (
+                    f"read nothing for {SEND_TIMEOUT_S:g} s" if stalled else "is no longer allowed"
+                )
+                _log.info("aborting a stream: its client %s", why)
                 self._timed_out = True
                 self._writing.cancel()
-        elif self._clock() >= self._expires_s:
-            self.end()
         elif idle_s >= HEARTBEAT_S:
             self._silent = True
             self._follower.nudge()
@@ -287,6 +298,8 @@ class EventStream(Response):
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         else:
             for at in range(0, len(chunk), _MAX_WRITE):
+                if self._expired:
+                    break  # clients drop an event that is cut off by the end of the stream
                 piece = chunk[at : at + _MAX_WRITE]
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 self._written_s = time.monotonic()
