@@ -96,6 +96,23 @@ def test_a_call_that_was_stored_whole_ends_with_its_status(status):
     assert again(state) == state.parts()
 
 
+@pytest.mark.parametrize("status", ["completed", "failed"])
+def test_the_result_of_a_call_that_was_stored_whole_is_one_chunk(status):
+    part = {"type": "tool_call", "tool_call_id": "c", "name": "f", "args": {"q": 1}}
+    parts = [{**part, "result": {"error": "no"}, "status": status}]
+    state = folded(start(), event("repair", 1, None, value=parts), stop(2))
+    assert [chunk.kind for chunk in chunks_of(state)] == ["tool_call", "tool_result"]
+    assert again(state) == state.parts()
+
+
+def test_a_call_that_is_listed_twice_keeps_its_result():
+    part = {"type": "tool_call", "tool_call_id": "c", "name": "f", "args": "", "status": "failed"}
+    parts = [{**part, "result": "r"}, {**part, "result": None}]
+    state = folded(start(), event("repair", 1, None, value=parts), stop(2))
+    assert state.parts() == [{**part, "result": "r"}]
+    assert again(state) == state.parts()
+
+
 def test_versioned_messages_that_grew_in_parallel_are_interleaved():
     state = timeline_of(
         create(1, "thinks"),

@@ -136,15 +136,21 @@ class _SegmentReader:
 def _cut_evenly(segments: list[Segment], first: int, last: int) -> Iterator[Chunk]:
     """Yield chunks about as long as tokens, numbered within ``first`` … ``last`` if known."""
     cut: list[Chunk] = []
+    results: dict[str | None, Any] = {}
     for index, segment in enumerate(segments):
         if segment.value is None:
             text = "".join(segment.fragments)
             cut.extend(_text_chunk(segment, word) for word in _WORD.findall(text))
             continue
         cut.append(_step(segment))
-        follows = index + 1 < len(segments) and segments[index + 1].type == "tool_result"
-        if segment.value.get("status") in SETTLED and not follows:  # its result is null
-            cut.append(_step(result_segment(segment.key, None, None, segment.value["status"])))
+        if segment.type == "tool_result":
+            results[segment.key] = segment.value["result"]
+        elif segment.value.get("status") in SETTLED:
+            next_type = segments[index + 1].type if index + 1 < len(segments) else None
+            if next_type != "tool_result":  # a call without a result, or one that came before it
+                known = results.get(segment.key)
+                ended = result_segment(segment.key, None, known, segment.value["status"])
+                cut.append(_step(ended))
     room = last - first + 1
     for index, chunk in enumerate(cut):
         yield chunk._replace(seq=first + (index * room // len(cut) if room > 0 else index))
