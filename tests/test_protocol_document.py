@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from laws.memory import MemoryChannel, MemoryStore, Posted, memory_context
 from rehydrate import errors
-from rehydrate.api import conversations, problems, schemas
+from rehydrate.api import answers, conversations, schemas
 from rehydrate.core import wire
 from rehydrate.core.client_view import View
 from rehydrate.core.codecs import ai_transport, appends, tokens
@@ -169,12 +169,12 @@ def test_problems_are_those_of_the_code():
             yield from codes(each)
 
     known = {code for code in codes(errors.RehydrateError) if code}
-    known |= set(problems._CODES.values()) | {"refused"}
+    known |= set(answers._CODES.values()) | {"refused"}
     assert set(first_column("codes")) == known
     for row in rows("codes"):
-        for status, code in problems._CODES.items():
+        for status, code in answers._CODES.items():
             assert row[0] != f"`{code}`" or row[1].startswith(str(status)), row
-    problem = problems.Problem(422, "bad_parameter", "t", "d", "limit").response("r")
+    problem = answers.Problem(422, "bad_parameter", "t", "d", "limit").response("r")
     assert set(first_column("problem")) == json.loads(problem.body).keys()
 
 

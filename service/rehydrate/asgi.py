@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rehydrate.api.logs import log_to_stderr
+from rehydrate.api.telemetry import log_to_stderr
 from rehydrate.history import History
 
 log_to_stderr()

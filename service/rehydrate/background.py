@@ -19,6 +19,7 @@ from rehydrate.errors import RehydrateError, StoreUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, ItemsView, Iterator
 
+
 K = TypeVar("K")
 V = TypeVar("V")
 
@@ -126,6 +127,37 @@ def log_failure(logger: logging.Logger, message: str, error: BaseException) -> N
     expected = isinstance(error, RehydrateError | TimeoutError)
     level = logging.WARNING if expected else logging.ERROR
     logger.log(level, "%s: %s", message, type(error).__name__)
+
+
+class TtlCache(Generic[V]):
+    """A least-recently-used cache of values by digest, each with its own expiry time.
+
+    Args:
+        capacity: maximum number of entries.
+        clock: the clock, in seconds, that the expiry times of `put` refer to.
+    """
+
+    def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._entries: BoundedCache[bytes, tuple[V, float]] = BoundedCache(capacity)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: bytes) -> V | None:
+        """Return the value of *key*, or None if it is missing or expired."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        value, expires_s = entry
+        if expires_s <= self._clock():
+            self._entries.pop(key)
+            return None
+        return value
+
+    def put(self, key: bytes, value: V, expires_s: float) -> None:
+        """Cache *value* by *key* until the clock shows *expires_s*."""
+        self._entries[key] = (value, expires_s)
 
 
 class PeriodicTask:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.api.app import create_app
 from rehydrate.api.auth.access import Access
-from rehydrate.api.metrics import Metrics
+from rehydrate.api.telemetry import Metrics
 from rehydrate.api.webhooks import WebhookSenders
 from rehydrate.background import BoundedCache
 from rehydrate.channel_names import ChannelNames

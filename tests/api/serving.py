@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager, contextmanager
 
 import uvicorn
 
-from rehydrate.api.logs import uvicorn_options
+from rehydrate.api.telemetry import uvicorn_options
 
 
 @contextmanager

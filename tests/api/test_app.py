@@ -10,7 +10,7 @@ from api.conftest import ORIGIN, calling, make_access, problem
 from api.minting import ADMIN_KEY, READER, SERVICE_KEY, bearer, mint
 from rehydrate.api.app import create_app
 from rehydrate.api.auth.access import Access
-from rehydrate.api.metrics import Metrics
+from rehydrate.api.telemetry import Metrics
 from rehydrate.errors import NotConfigured, StoreUnavailable
 
 

@@ -12,7 +12,7 @@ from fastapi.responses import JSONResponse, PlainTextResponse
 
 from api.conftest import calling, problem
 from rehydrate.api.conversations import Limits, router
-from rehydrate.api.metrics import Metrics
+from rehydrate.api.telemetry import Metrics
 from rehydrate.errors import StoreUnavailable, Unauthorized
 
 MESSAGES = {"messages": [{"id": "a", "role": "assistant", "text": "x"}]}

@@ -11,10 +11,10 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rehydrate.api import answers
+from rehydrate.api.answers import Route
 from rehydrate.api.auth.admin_guard import AdminGuard, asker_of
-from rehydrate.api.bodies import read_json
 from rehydrate.api.openapi import ADMINS, inlined, problems, secured
-from rehydrate.api.parameters import ConversationId, Paging, ReplayId, ResponseId
+from rehydrate.api.parameters import ConversationId, Paging, ReplayId, ResponseId, read_json
 from rehydrate.api.replay_schemas import (
     AuditsOut,
     DryRunOut,
@@ -25,7 +25,6 @@ from rehydrate.api.replay_schemas import (
     dry_run_body,
     replay_asked,
 )
-from rehydrate.api.routing import Route
 from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor
 from rehydrate.core.replay.schedule import Requester

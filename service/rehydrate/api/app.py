@@ -16,19 +16,16 @@ from starlette.types import Receive, Scope, Send
 
 from rehydrate.api import answers
 from rehydrate.api.admin import AdminService, admin_router
+from rehydrate.api.answers import Route, offer_direct, problem_of, request_id
 from rehydrate.api.auth.access import Access, Reader, bearer
 from rehydrate.api.auth.admin_guard import AdminGuard
 from rehydrate.api.conversations import LIMITS, Limits, router
-from rehydrate.api.direct_answers import offer_direct
 from rehydrate.api.inspection import Inspector, inspection_router
-from rehydrate.api.metrics import CONTENT_TYPE, Metrics
-from rehydrate.api.middleware import AccessLogMiddleware, query_token
 from rehydrate.api.openapi import SECURITY_SCHEMES, drop_annotations, problems
-from rehydrate.api.problems import problem_of
-from rehydrate.api.routing import Route, request_id
 from rehydrate.api.schemas import Readiness
 from rehydrate.api.service import Service
 from rehydrate.api.static_files import pages_router
+from rehydrate.api.telemetry import CONTENT_TYPE, AccessLogMiddleware, Metrics, query_token
 from rehydrate.api.webhooks import WebhookSenders, events_router
 from rehydrate.core.json import dump
 from rehydrate.errors import NotConfigured, RehydrateError

@@ -13,13 +13,9 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rehydrate.api import answers, parameters, ui_messages
-from rehydrate.api.bodies import read_json
-from rehydrate.api.concurrency_limit import ConcurrencyLimit
-from rehydrate.api.metrics import Metrics
-from rehydrate.api.middleware import is_head
+from rehydrate.api.answers import ConcurrencyLimit, Route
 from rehydrate.api.openapi import BACKENDS, READERS, messages_body, not_modified, problems, secured
-from rehydrate.api.parameters import ConversationId, MessageId, Paging, described
-from rehydrate.api.routing import Route
+from rehydrate.api.parameters import ConversationId, MessageId, Paging, described, read_json
 from rehydrate.api.schemas import (
     ConversationOut,
     ConversationsOut,
@@ -29,6 +25,7 @@ from rehydrate.api.schemas import (
 )
 from rehydrate.api.service import Service
 from rehydrate.api.sse import EventStream, Streams, last_event_id
+from rehydrate.api.telemetry import Metrics, is_head
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor

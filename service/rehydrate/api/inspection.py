@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rehydrate.api import answers
-from rehydrate.api.concurrency_limit import ConcurrencyLimit
+from rehydrate.api.answers import ConcurrencyLimit, Route
 from rehydrate.api.inspection_schemas import (
     HealthOut,
     ListedsOut,
@@ -27,7 +27,6 @@ from rehydrate.api.parameters import (
     SearchText,
     StreamingOnly,
 )
-from rehydrate.api.routing import Route
 from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor
 

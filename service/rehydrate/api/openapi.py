@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.api.problems import MEDIA_TYPE
+from rehydrate.api.answers import MEDIA_TYPE
 from rehydrate.api.schemas import MAX_MESSAGES, MessagesIn
 
 if TYPE_CHECKING:

@@ -1,7 +1,7 @@
 """Server-sent events of a followed conversation. Each event is encoded once for all readers.
 
 Under uvicorn the feed writes new events directly to all streams whose clients keep up (see
-`direct_answers`). A stream's own task opens and closes it, and writes to a client that is slow.
+`answers`). A stream's own task opens and closes it, and writes to a client that is slow.
 
 The ``id`` of an event is a position in the event buffer of this process, valid while the
 conversation is followed here without a break. A reader that reconnects with such an id receives
@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from starlette.responses import Response
 
-from rehydrate.api.direct_answers import Unfinished, direct, step
+from rehydrate.api.answers import Unfinished, direct, step
 from rehydrate.background import jittered
 from rehydrate.errors import RehydrateError
 

@@ -18,7 +18,7 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 
 from rehydrate.api import answers
-from rehydrate.api.routing import Route
+from rehydrate.api.answers import Route
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

@@ -16,10 +16,9 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rehydrate.api.bodies import read_bytes
-from rehydrate.api.concurrency_limit import ConcurrencyLimit
+from rehydrate.api.answers import ConcurrencyLimit, Route
 from rehydrate.api.openapi import problems
-from rehydrate.api.routing import Route
+from rehydrate.api.parameters import read_bytes
 from rehydrate.api.service import Service
 from rehydrate.core.json import load
 from rehydrate.errors import BadParameter, Unauthorized

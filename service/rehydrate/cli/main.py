@@ -65,7 +65,7 @@ def _log(options: Any) -> None:
         stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
     )
     if options.run is _run_serve:
-        from rehydrate.api.logs import log_to_stderr  # noqa: PLC0415 - only a server needs it
+        from rehydrate.api.telemetry import log_to_stderr  # noqa: PLC0415 - only a server needs it
 
         log_to_stderr(level)
     for noisy in ("httpx", "httpcore", "alembic"):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 import uvicorn
 
-from rehydrate.api.logs import uvicorn_options
+from rehydrate.api.telemetry import uvicorn_options
 from rehydrate.errors import NotConfigured
 from rehydrate.history import History
 

@@ -7,9 +7,18 @@ import hmac
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
-from rehydrate.api.auth.token_checks import Admits, KeyCapabilities, KeyCapability, TokenChecks
-from rehydrate.api.auth.tokens import LONGEST_TOKEN, JwtVerifier, TokenClaims, is_jwt, key_name
-from rehydrate.api.problems import MissingCredentials
+from rehydrate.api.answers import MissingCredentials
+from rehydrate.api.auth.tokens import (
+    LONGEST_TOKEN,
+    Admits,
+    JwtVerifier,
+    KeyCapabilities,
+    KeyCapability,
+    TokenChecks,
+    TokenClaims,
+    is_jwt,
+    key_name,
+)
 from rehydrate.core.capability import READING
 from rehydrate.errors import ChannelUnavailable, Forbidden, NotConfigured, Unauthorized
 

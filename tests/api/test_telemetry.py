@@ -1,18 +1,29 @@
+"""The access log, request ids, HEAD, tokens in the query, metrics, and JSON lines."""
+
 from __future__ import annotations
 
+import json
 import logging
+import subprocess
+import sys
 
 import httpx
 import pytest
 from fastapi import FastAPI
+from prometheus_client.parser import text_string_to_metric_families
 from starlette.requests import Request
 
 from api.conftest import calling, make_access
 from api.serving import served
 from api.standin import StandIn
 from rehydrate.api.app import create_app
-from rehydrate.api.metrics import Metrics
-from rehydrate.api.middleware import AccessLogMiddleware, query_token
+from rehydrate.api.telemetry import (
+    AccessLogMiddleware,
+    JsonLines,
+    Metrics,
+    query_token,
+    uvicorn_options,
+)
 
 SECRET = "token-that-nobody-may-see"
 
@@ -115,3 +126,106 @@ async def test_every_response_has_its_request_id():
             answer = await client.get(path, headers={"X-Request-Id": "mine"})
             assert answer.headers.get_list("x-request-id") == ["mine"]
             assert (await client.get(path)).headers["x-request-id"] not in ("", "mine")
+
+
+def samples(metrics):
+    return {
+        (sample.name, *sorted(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(metrics.text().decode())
+        for sample in family.samples
+    }
+
+
+def test_requests_are_counted_by_route_method_and_status():
+    metrics = Metrics()
+    metrics.request("/v1/conversations/{conversation_id}", "GET", 200, 0.002)
+    metrics.request("/v1/conversations/{conversation_id}", "GET", 200, 0.002)
+    found = samples(metrics)
+    labels = (
+        ("method", "GET"),
+        ("route", "/v1/conversations/{conversation_id}"),
+        ("status", "200"),
+    )
+    assert found["rehydrate_http_requests_total", *labels] == 2
+    assert found["rehydrate_http_request_seconds_count", labels[1]] == 2
+
+
+def test_hydrates_are_counted_with_the_reasons_why_they_are_incomplete():
+    metrics = Metrics()
+    metrics.hydrated([], {})
+    metrics.hydrated(["history_unavailable", "not_exact"], {"folded": 40, "old": 2})
+    found = samples(metrics)
+    assert found["rehydrate_hydrates_total", ("complete", "true")] == 1
+    assert found["rehydrate_hydrates_total", ("complete", "false")] == 1
+    assert found["rehydrate_hydrate_reasons_total", ("code", "not_exact")] == 1
+    assert found["rehydrate_hydrate_events_total", ("outcome", "folded")] == 40
+
+
+def test_use_cases_report_sources_and_outcomes():
+    metrics = Metrics()
+    metrics.observe("source", "channel", 3)
+    metrics.observe("outcome", "folded", 40)
+    metrics.observe("outcome", "folded")
+    metrics.in_flight(7)
+    found = samples(metrics)
+    assert found["rehydrate_messages_total", ("source", "channel")] == 3
+    assert found["rehydrate_events_total", ("outcome", "folded")] == 41
+    assert found["rehydrate_hydrates_in_flight",] == 7
+    with pytest.raises(ValueError, match="no series"):
+        metrics.observe("tokens", "secret")
+
+
+def test_two_instances_share_nothing():
+    one, other = Metrics(), Metrics()
+    one.hydrated([], {})
+    assert ("rehydrate_hydrates_total", ("complete", "true")) not in samples(other)
+
+
+def test_follower_counts_are_read_at_each_scrape():
+    metrics, counts = Metrics(), {"apply": 3}
+    metrics.count_followed(lambda: counts)
+    counts["ignored"] = 1
+    found = samples(metrics)
+    assert found["rehydrate_followed_messages_total", ("outcome", "apply")] == 3
+    assert found["rehydrate_followed_messages_total", ("outcome", "ignored")] == 1
+
+
+def record(message, *args, **more):
+    made = logging.LogRecord("rehydrate.x", logging.WARNING, "f", 1, message, args, None)
+    vars(made).update(more)
+    return made
+
+
+def test_a_record_is_one_line_of_json():
+    line = JsonLines().format(record("a %s\nb", "é", fields={"status": 200}))
+    assert "\n" not in line
+    parsed = json.loads(line)
+    assert parsed.pop("time").endswith("+00:00")
+    assert parsed == {
+        "level": "warning", "logger": "rehydrate.x", "message": "a é\nb", "status": 200
+    }  # fmt: skip
+
+
+def test_the_traceback_is_part_of_the_line():
+    with pytest.raises(ValueError, match="not a number") as error:
+        int("not a number")
+    line = JsonLines().format(record("failed", exc_info=error._excinfo))
+    assert "ValueError: invalid literal" in json.loads(line)["exception"]
+    assert "\n" not in line
+
+
+def test_logs_go_to_standard_error_and_nothing_to_standard_output():
+    program = (
+        "import logging; from rehydrate.api.telemetry import log_to_stderr; log_to_stderr();"
+        "logging.getLogger('x').info('hello'); logging.getLogger('x').debug('not this')"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert ran.stdout == ""
+    (line,) = ran.stderr.splitlines()
+    assert json.loads(line)["message"] == "hello"
+
+
+def test_uvicorns_access_log_is_off():
+    assert uvicorn_options()["access_log"] is False
