@@ -42,7 +42,6 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "ports/publishing": "publish/test_publish_queue",  # as above
     "ports/replays": "postgres/test_replays",  # as above
     "ports/store": "contracts/test_store",  # as above
-    "postgres/url_syntax": "postgres/test_url",  # a URL is parsed in order to connect
 }
 
 

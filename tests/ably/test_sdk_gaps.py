@@ -2,9 +2,9 @@
 
 gap  behaviour of the SDK                                  reproduced in
 1    the WebSocket ignores the port option                 test_endpoint
-2    keys are refused over plain http                      test_requests, test_credentials
+2    keys are refused over plain http                      test_rest
 3    the attach point is private                           test_subscription, here
-4    request() does not renew a token                      test_requests
+4    request() does not renew a token                      test_rest
 5    requests of a realtime client wait for its socket     here
 6    the error of an attach is dropped (limited rewind)    test_subscription, follow/
 7    a re-attach does not rewind                           test_subscription
@@ -15,8 +15,8 @@ gap  behaviour of the SDK                                  reproduced in
 12   a message named "error" loses the rest of its frame   here
 13   attach returns or raises None; release does nothing   here, test_subscription
 14   frames of more than 1 MiB end the connection          here
-15   arguments of history are compared as strings          here, test_history
-16   one attempt, no time limit, unwrapped HTTP errors     test_requests
+15   arguments of history are compared as strings          here, test_rest
+16   one attempt, no time limit, unwrapped HTTP errors     test_rest
 17   sizes are checked against 65536 bytes                 here
 18   the synchronous client has no realtime part           not used
 19   silence is measured by the wall clock                 here

@@ -19,7 +19,7 @@ from ably.types.tokendetails import TokenDetails
 
 from chaos.processes import said_to_us, say
 from chaos.showing import Shown, of_messages
-from rehydrate.ably.credentials import AblyKey, Credentials
+from rehydrate.ably.rest import AblyKey, Credentials
 from rehydrate.demo.reader import join
 from rehydrate.errors import RehydrateError
 from rehydrate.history import History

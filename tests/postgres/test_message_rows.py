@@ -1,4 +1,4 @@
-"""Round trip through the store: any state, written in any batches, is read as it was folded."""
+"""Rows hold exactly the state, its attributes and its wire form; writes are small."""
 
 from __future__ import annotations
 
@@ -13,8 +13,21 @@ from hypothesis import strategies as st
 
 from rehydrate.core import wire
 from rehydrate.core.event import Event
-from rehydrate.core.fold import MessageState, fold
-from rehydrate.postgres import attributes
+from rehydrate.core.fold import MessageState, Owner, fold
+from rehydrate.core.json import dump, load
+from rehydrate.core.text.content import collapsed_run
+from rehydrate.postgres.message_rows import (
+    NAMES,
+    apply_recent_change,
+    attributes_of,
+    changed_attributes,
+    compacted,
+    deflated,
+    expanded,
+    inflated,
+    recent_change,
+    restore_attributes,
+)
 from rehydrate.postgres.store import PostgresStore
 
 IDLE = "idle"
@@ -162,7 +175,7 @@ def apply(state: MessageState, event: Event | str) -> None:
 
 def canonical(state: MessageState) -> dict[str, Any]:
     """Return everything in a state that matters. The split into fragments does not matter."""
-    found = attributes.values(state)
+    found = attributes_of(state)
     found["recent"] = list(state.recent.items())
     found["id"], found["position"] = state.id, state.position
     found["runs"] = [shape(run) for run in state.runs]
@@ -231,3 +244,133 @@ async def test_a_state_written_in_batches_is_read_as_it_was_folded(pg_store, log
         assert canonical(read) == canonical(mirror)
         assert wire.message(read) == wire.message(mirror)
         await check_load(pg_store, conversation, mirror)
+
+
+ids = st.dictionaries(st.sampled_from("abcdefgh"), st.integers(0, 3), max_size=6)
+
+
+@given(before=ids, now=ids)
+def test_applying_a_recent_change_restores_the_ids_in_order(before: dict, now: dict) -> None:
+    dropped, appended = recent_change(before, now)
+    appended = load(dump(appended))
+    after = apply_recent_change(dict(before), dropped, appended)
+    assert list(after.items()) == list(now.items())
+
+
+def test_dropped_and_appended_ids_are_encoded_as_a_difference() -> None:
+    before, now = {"a": 1, "b": 2, "c": 3}, {"b": 2, "c": 3, "d": 4}
+    assert recent_change(before, now) == (1, {"d": 4})
+
+
+def test_an_id_that_left_and_came_back_has_its_new_time() -> None:
+    changed = {"a": 9, "b": 9}
+    assert recent_change({"a": 1}, changed) == (None, changed)
+
+
+def test_reordered_ids_are_encoded_completely() -> None:
+    assert recent_change({"a": 1, "b": 2}, {"b": 2, "a": 1}) == (None, {"b": 2, "a": 1})
+
+
+def test_difference_contains_only_changed_attributes() -> None:
+    state = MessageState("m")
+    fresh = attributes_of(MessageState("m"))
+    assert changed_attributes(state, fresh) == {}
+    state.seq, state.owner, state.usage = 3, Owner(None), {"a": "\ud83d\0"}
+    changed = changed_attributes(state, fresh)
+    assert changed == {"seq": 3, "owner": (None,), "usage": {"a": "\ud83d\0"}}
+    other = MessageState("m")
+    restore_attributes(other, load(dump(changed)))
+    assert attributes_of(other) == attributes_of(state)
+
+
+def test_values_do_not_change_with_the_state() -> None:
+    state = MessageState("m")
+    before = attributes_of(state)
+    state.recent["id"] = 1
+    assert changed_attributes(state, before) == {"recent": {"id": 1}}
+
+
+def test_every_slot_of_a_state_is_stored() -> None:
+    stored_elsewhere = {"id", "position", "runs", "tail", "versioned", "changed", "budget"}
+    assert set(MessageState.__slots__) == set(NAMES) | stored_elsewhere
+
+
+TRICKS = [
+    '","parts":[{"type":"text","text":"',
+    '"}]',
+    '"text":"',
+    "\\",
+    '"',
+    "\0",
+    "\ud83d",
+    "語",
+    "~",
+]
+repeated_texts = st.one_of(st.text(), st.lists(st.sampled_from(TRICKS), max_size=5).map("".join))
+
+
+def message(text: str, **attributes: object) -> bytes:
+    state = MessageState(attributes.pop("id", "m"))
+    parts = attributes.pop("parts", [{"type": "text", "text": text}])
+    state.runs = [collapsed_run(0, 0, parts, 5)]
+    state.status, state.finished_ms = "completed", 5
+    for name, value in attributes.items():
+        setattr(state, name, value)
+    return wire.encode(state)
+
+
+@given(
+    text=repeated_texts,
+    id_=repeated_texts,
+    metadata=st.one_of(repeated_texts, st.dictionaries(repeated_texts, repeated_texts)),
+)
+def test_expanding_a_compacted_message_restores_its_bytes(text, id_, metadata) -> None:
+    body = message(text, id=id_, metadata=metadata)
+    assert expanded(compacted(body)) == body
+
+
+@given(text=repeated_texts)
+def test_a_plain_text_is_stored_once(text: str) -> None:
+    body = message(text)
+    assert len(compacted(body)) <= len(body) - len(dump(text)) + 2 + 9
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        [{"type": "text", "text": "a"}, {"type": "reasoning", "text": "b"}],
+        [{"type": "text", "text": "a", "part": "x"}],
+        [{"type": "refusal", "text": "a"}],
+        [{"type": "tool_call", "tool_call_id": "c", "name": "n", "args": {}}],
+    ],
+)
+def test_messages_with_other_parts_are_not_changed(parts: list) -> None:
+    body = message("", parts=parts)
+    assert compacted(body) == body == expanded(body)
+
+
+def test_metadata_that_looks_like_a_message_is_not_changed() -> None:
+    lookalike = json.loads(message("inner"))
+    for parts in ([{"type": "refusal", "text": "a"}], [{"type": "text", "text": "a"}]):
+        body = message("", parts=parts, metadata=lookalike)
+        assert expanded(compacted(body)) == body
+
+
+@given(words=st.lists(st.one_of(repeated_texts, st.just("again and again"))))
+def test_inflating_a_deflated_chunk_restores_its_bytes(words: list[str]) -> None:
+    body = dump([0, len(words), 0, [["text", None, words]], None])
+    assert inflated(deflated(body)) == body
+    assert len(deflated(body)) <= len(body)
+
+
+def test_a_chunk_of_prose_is_much_smaller() -> None:
+    text = "A chunk is read by few and only for as long as its response is open, but goes to the "
+    text += "write-ahead log beside the final text: it is deflated. What is written goes to that "
+    text += "log twice, once as the chunk, and once as the text that the response ends with."
+    body = dump([0, 80, 0, [["text", None, text]], None])
+    assert len(deflated(body)) < len(body) * 0.65
+
+
+def test_a_chunk_stored_without_deflation_can_be_read() -> None:
+    body = dump([0, 1, 0, [["text", None, "word"]], None])
+    assert inflated(body) == body

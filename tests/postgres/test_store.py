@@ -12,7 +12,7 @@ from contracts.messages import AT_MS, event_of, finished, further, put, response
 from rehydrate.core import wire
 from rehydrate.core.fold import fold
 from rehydrate.core.text.content import collapsed_run
-from rehydrate.postgres.compact import inflated
+from rehydrate.postgres.message_rows import inflated
 from rehydrate.postgres.store import PostgresStore
 
 

@@ -78,7 +78,7 @@ def newer(folder, head, *migrations):
         _rewrite(folder, "postgres/statements.py", "$12, $13)\n", "$12, $13, 'new')\n")
         _rewrite(
             folder,
-            "postgres/attributes.py",
+            "postgres/message_rows.py",
             '        changed["cells"] = []\n',
             '        changed["cells"] = []\n    changed["mood"] = "new"\n',
         )

@@ -2,9 +2,9 @@
 
 The modules of this package work around the SDK's shortcomings; each workaround names its gap:
   1 the WebSocket ignores the port option                    endpoint
-  2 keys are refused over http and sent in clear over ws     credentials
+  2 keys are refused over http and sent in clear over ws     rest
   3 the attach point is private                              subscription
-  4 plain requests do not renew a token                      requests
+  4 plain requests do not renew a token                      rest
   7 rewind must be set before the attach                     subscription
   8 the position is lost after SUSPENDED                     subscription
   9 a dead connection is reported as connected               connection
@@ -13,7 +13,7 @@ The modules of this package work around the SDK's shortcomings; each workaround 
  12 messages named "error" break listeners; async listeners
     overtake each other; one bad message loses its frame     subscription, sdk_fixes
  13 a release does not detach; reasons are lost              subscription, token_check
- 16 time limits are per phase; errors are not wrapped        requests
+ 16 time limits are per phase; errors are not wrapped        rest
  17 the SDK's size limit is not Ably's                       channel_log
 """
 
@@ -25,14 +25,13 @@ from typing import TYPE_CHECKING, Self
 
 from ably import AblyRealtime
 
-from rehydrate.ably import history, token_check
+from rehydrate.ably import rest, token_check
 from rehydrate.ably.clock import ServerClock
 from rehydrate.ably.connection import Connection
 from rehydrate.ably.connection_pool import Assignment, ConnectionPool
 from rehydrate.ably.connection_slots import UNACKNOWLEDGED, ConnectionSlots
-from rehydrate.ably.credentials import AblyKey, Credentials
 from rehydrate.ably.endpoint import Endpoint
-from rehydrate.ably.requests import Requests
+from rehydrate.ably.rest import AblyKey, Credentials, Requests
 from rehydrate.ably.sender import Sender
 from rehydrate.ably.subscription import LiveSubscription
 from rehydrate.background import jittered
@@ -150,7 +149,7 @@ class AblyChannel:
         limit: int = 1000,
     ) -> AsyncGenerator[list[ChannelMessage]]:
         """See the port. Forwards, or where *until* is refused, pages reach the newest message."""
-        return history.pages(
+        return rest.pages(
             self._requests,
             channel,
             since_ms=since_ms,

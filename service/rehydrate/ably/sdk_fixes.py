@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.ably.messages import decoded
+from rehydrate.ably.rest import decoded
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -14,7 +14,7 @@ from ably.types.connectionstate import ConnectionState
 from ably.util.exceptions import AblyException
 
 from rehydrate.ably.errors import CAPABILITY, channel_error, describe
-from rehydrate.ably.messages import from_live
+from rehydrate.ably.rest import from_live
 from rehydrate.ably.sdk_fixes import harden
 from rehydrate.background import Backoff
 from rehydrate.errors import ChannelRefused, ChannelUnavailable

@@ -14,16 +14,15 @@ from ably.util.exceptions import AblyException
 
 from rehydrate.ably.connecting import Connecting
 from rehydrate.ably.connection import discard
-from rehydrate.ably.credentials import AblyKey
 from rehydrate.ably.errors import CAPABILITY, channel_error, is_unauthorized
-from rehydrate.ably.history import messages_path
+from rehydrate.ably.rest import AblyKey, messages_path
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, NotConfigured, Unauthorized
 
 if TYPE_CHECKING:
     from ably.realtime.channel import RealtimeChannel
 
     from rehydrate.ably.endpoint import Endpoint
-    from rehydrate.ably.requests import Requests
+    from rehydrate.ably.rest import Requests
 
 LONGEST_TOKEN = 16_384
 _BRIEF_MS = 60_000

@@ -10,8 +10,7 @@ from rehydrate.core.positions import Cursor
 from rehydrate.errors import BadParameter
 from rehydrate.ports import Backlog, LeaseSeen, Listed
 from rehydrate.postgres import statements
-from rehydrate.postgres.compact import expanded
-from rehydrate.postgres.message_rows import as_ms, as_time
+from rehydrate.postgres.message_rows import as_ms, as_time, expanded
 
 if TYPE_CHECKING:
     from rehydrate.postgres.pool import Pool

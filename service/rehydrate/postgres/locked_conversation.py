@@ -19,11 +19,11 @@ from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import BadParameter, Conflict, Fenced, NotFound
 from rehydrate.ports import Conversation, Lease
 from rehydrate.postgres import statements
-from rehydrate.postgres.compact import deflated
 from rehydrate.postgres.message_rows import (
     RowChange,
     StoredState,
     as_time,
+    deflated,
     first_write,
     next_write,
     read_finished,

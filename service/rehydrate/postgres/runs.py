@@ -4,6 +4,10 @@ A chunk is what one write added to one run, as JSON ``[first, last, kind, segmen
 range of seqs that the run then has, the segments that were added, and (in the last chunk of a
 write) the attributes that differ from the message's row. Chunks are appended or deleted, never
 changed.
+
+Timings are read in packed parts and unpacked on first use. Folding one more event onto an open
+response only appends a timing. Unpacking the timings of all earlier events each time would make the
+cost of a write grow with the length of the response.
 """
 
 from __future__ import annotations
@@ -12,14 +16,14 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.json import dump
-from rehydrate.core.text.content import Run, Segment, Timing, Timings
+from rehydrate.core.text.content import Run, Segment, Timing, Timings, count
 from rehydrate.core.text.versioned_messages import VERSIONED_FIRST
-from rehydrate.postgres.stored_timings import StoredTimings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rehydrate.core.fold import MessageState
+
 
 PLAIN, COLLAPSED, TAIL, CELL = 0, 1, 2, 3
 """Kinds of runs, as they are stored.
@@ -198,3 +202,56 @@ def _append_segment(segments: list[Segment], entry: Sequence[Any]) -> None:
         last.fragments.append(text)
     else:
         last.fragments.extend(text)
+
+
+class StoredTimings(Timings):
+    """The timings of one run, from the packed parts of its chunks."""
+
+    __slots__ = ("_appended", "_parts", "_stored")
+
+    def __init__(self, parts: list[bytes]) -> None:
+        super().__init__(packed=b"")
+        self._parts: list[bytes] | None = parts
+        self._appended: list[Timing] = []
+        self._stored = 0
+
+    @property
+    def entries(self) -> list[Timing]:
+        """All timings, unpacked; the caller may append to the list."""
+        if self._parts is not None:
+            parts, self._parts = self._parts, None
+            stored = [timing for part in parts for timing in Timings(packed=part).entries]
+            self._stored = len(stored)
+            self._entries = stored + self._appended
+        return super().entries
+
+    @property
+    def appended(self) -> list[Timing]:
+        """The timings that were appended since the parts were read."""
+        return self._appended if self._parts is not None else self.entries[self._stored :]
+
+    @property
+    def unpacked(self) -> bool:
+        """True once the parts have been unpacked."""
+        return self._parts is None
+
+    def __len__(self) -> int:
+        """Return the number of timings."""
+        if self._parts is not None:
+            return sum(map(count, self._parts)) + len(self._appended)
+        return super().__len__()
+
+    def append(self, timing: Timing) -> None:
+        """Append *timing* without unpacking the parts."""
+        if self._parts is not None:
+            self._appended.append(timing)
+        else:
+            super().append(timing)
+
+    def packed(self) -> bytes:
+        """Return the packed form of all timings."""
+        if self._parts is not None:
+            if len(self._parts) == 1 and not self._appended:
+                return self._parts[0]
+            self.entries  # noqa: B018 - unpacks the parts, so that they can be packed as one
+        return super().packed()

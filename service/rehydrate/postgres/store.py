@@ -17,7 +17,6 @@ from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import BadParameter, Conflict, StoreUnavailable
 from rehydrate.ports import Conversation, Due, Finished, Stored
 from rehydrate.postgres import migrations, statements
-from rehydrate.postgres.compact import expanded
 from rehydrate.postgres.inspections import PostgresInspections
 from rehydrate.postgres.locked_conversation import (
     PostgresLockedConversation,
@@ -25,7 +24,7 @@ from rehydrate.postgres.locked_conversation import (
     select_messages,
     stored_state_of,
 )
-from rehydrate.postgres.message_rows import as_ms, as_time, read_open, storable
+from rehydrate.postgres.message_rows import as_ms, as_time, expanded, read_open, storable
 from rehydrate.postgres.pool import Pool, Session
 from rehydrate.postgres.replays import PostgresReplays
 
