@@ -271,6 +271,33 @@ class TestWhoseItIs:
         assert await room.shown() == {"r": ("ab", "completed")}
         assert {m.client_id for m in await room.on_channel()} == {"bot", "ann"}
 
+    async def test_the_gen_of_another_client_is_not_inherited(self, room):
+        bot = PublishOptions(client_id="bot")
+        await room.say("token", "x", client_id="ann", responseId="r", seq=1, gen=2_000_000)
+        await room.catch_up()
+        async with room.respond("r", options=bot) as response:
+            assert response.gen == 1
+            response.write("answer")
+            await room.say("token", "y", client_id="ann", responseId="r", seq=2, gen=2_000_000)
+        for _ in range(2):
+            assert await room.shown() == {"r": ("answer", "completed")}
+            await room.catch_up()
+
+    async def test_the_gen_of_a_publisher_with_the_same_client_id_is_raised(self, room):
+        await room.say("token", "x", responseId="r", seq=1, gen=6)
+        await room.catch_up()
+        async with room.respond("r") as response:
+            assert response.gen == 7
+            response.write("answer")
+        assert await room.shown() == {"r": ("answer", "completed")}
+
+    async def test_a_response_whose_gen_cannot_be_raised_is_refused(self, room):
+        await room.say("token", "x", responseId="r", seq=1, gen=2_000_000)
+        await room.catch_up()
+        with pytest.raises(Conflict, match="new id"):
+            async with room.respond("r"):
+                pass
+
 
 class TestWithoutTheStore:
     @pytest.fixture

@@ -9,8 +9,9 @@ import uuid
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.background import jittered
-from rehydrate.core.fold import MessageState, fold
+from rehydrate.core.fold import MessageState, Owner, fold
 from rehydrate.core.positions import insertion_position
+from rehydrate.core.text.content import MAX_GEN
 from rehydrate.errors import Conflict, Fenced, StoreUnavailable
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
 
     from rehydrate.context import Context
     from rehydrate.core.event import Event
-    from rehydrate.ports import LockedConversation
+    from rehydrate.ports import Lease, LockedConversation
     from rehydrate.publish.response_writer import ResponseWriter
 
 _log = logging.getLogger(__name__)
@@ -50,7 +51,8 @@ class Checkpoints:
         """Claim the response; return its gen and the conversation's channel name.
 
         Raises:
-            Conflict: it has ended, is being ended by a sweeper, or its publisher is alive.
+            Conflict: it has ended, is being ended by a sweeper, or its publisher is alive; or its
+                gen cannot be raised further.
         """
         async with self._store.locked(*self._where) as held:
             tombstone = held.conversation.tombstone
@@ -60,8 +62,7 @@ class Checkpoints:
             if state is None:
                 state = MessageState(response_id)
             else:
-                await _check_free(held, state)
-                state.restart(state.gen + 1)
+                state.restart(await self._next_gen(held, state))
             state.claim(
                 self._terms.client_id,
                 at_ms=self._now_ms(),
@@ -74,6 +75,26 @@ class Checkpoints:
             await held.grant(response_id, self._holder, self._terms.lease_s)
         self._granted_s = now_s
         return state.gen, held.conversation.channel
+
+    async def _next_gen(self, held: LockedConversation, state: MessageState) -> int:
+        """Return the gen of the publisher that takes over the stored response.
+
+        It is one more than the last, so that readers prefer this publisher. Two cases differ,
+        because any client can publish an event with any gen before our publisher begins. A client
+        with another clientId cannot compete with this publisher, whatever its gen is, so that gen
+        does not count. One with the same clientId can, and if no greater gen is valid, readers
+        would ignore everything that is published.
+
+        Raises:
+            Conflict: as `claim`.
+        """
+        lease = await held.lease(state.id)
+        _check_free(state, lease)
+        if lease is None and state.owner != Owner(self._terms.client_id):
+            return 1
+        if state.gen >= MAX_GEN:
+            raise Conflict(f"response {state.id!r} has the largest gen: begin one with a new id")
+        return state.gen + 1
 
     async def checkpoint(self, writer: ResponseWriter, ending: Sequence[Event] = ()) -> None:
         """Fold the events that are not stored yet, and *ending*, onto the current row.
@@ -137,10 +158,9 @@ def _now_s() -> float:
     return asyncio.get_running_loop().time()
 
 
-async def _check_free(held: LockedConversation, state: MessageState) -> None:
+def _check_free(state: MessageState, lease: Lease | None) -> None:
     if state.ended:
         raise Conflict(f"response {state.id!r} has ended")
-    lease = await held.lease(state.id)
     if lease is not None and lease.fenced:
         raise Conflict(f"response {state.id!r} is being ended: begin one with a new id")
     if lease is not None and lease.holder is not None and not lease.expired:

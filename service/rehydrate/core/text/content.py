@@ -318,6 +318,9 @@ MAX_EVENTS = 1_000_000
 MAX_SEQ = 2 * MAX_EVENTS
 """A seq beyond it is not a place in a response; the message is not an event."""
 
+MAX_GEN = MAX_SEQ
+"""A larger gen is not valid on the channel: every reader ignores the message."""
+
 MAX_STEPS = 100_000
 """How often a response may change from one part to another, which bounds its parts."""
 
