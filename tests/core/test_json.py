@@ -112,6 +112,6 @@ def test_other_values_are_not_json(value):
     assert not is_json(value)
 
 
-def test_the_length_of_data_counts_what_the_sdk_escapes():
+def test_the_length_of_data_is_in_bytes_of_utf_8():
     assert sent_bytes("a") == 3
-    assert sent_bytes("語") == 8
+    assert sent_bytes(["語"]) == 7

@@ -124,6 +124,31 @@ async def test_every_follower_receives_calls_and_results_as_they_happen(
     assert driven.outcome.response_ids == ("resp_1", "resp_2")
 
 
+@pytest.mark.parametrize("letter", ["я", "語", "a"])
+async def test_long_results_and_call_ids_never_end_the_answer(
+    history, conversation, vendor, letter
+):
+    calls = (("c" * 300 + "1", "long", {"of": 10_000}), ("c" * 300 + "2", "long", {"of": 40_000}))
+    vendor.endpoint.answer = in_order(
+        ResponseTurn("resp_1").calls(*calls).completed(),
+        ResponseTurn("resp_2").message(STORY).completed(),
+    )
+    async with vendor.client() as client:
+        driven = await history.run_openai(
+            conversation, client, input="?", tools={"long": lambda of: letter * of}, **ASK
+        )
+    assert driven.outcome.error is None
+    answer = await stored(history, conversation, driven.response_id)
+    assert (answer["status"], answer["text"]) == ("completed", STORY)
+    one, other, _ = answer["parts"]
+    assert (one["result"], one["status"]) == (letter * 10_000, "completed")
+    assert other["result"] == {"omitted_bytes": len(letter.encode()) * 40_000 + 2}
+    assert one["tool_call_id"] != other["tool_call_id"]
+    assert all(len(part["tool_call_id"]) == 256 for part in (one, other))
+    given = {item["call_id"]: item["output"] for item in vendor.endpoint.asked[1].body["input"]}
+    assert given == {calls[0][0]: letter * 10_000, calls[1][0]: letter * 40_000}
+
+
 @pytest.mark.parametrize("who", ["the library", "a client on the channel"])
 async def test_a_cancel_on_the_channel_stops_the_answer_and_the_vendor(
     history, conversation, vendor, server, who

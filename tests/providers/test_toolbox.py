@@ -111,6 +111,36 @@ async def test_exceptions_and_results_that_are_not_json_are_reported_to_the_mode
     assert (await box.answer(call("late"))).result == {"error": "TimeoutError: its own"}
 
 
+async def _cancelled_inside():
+    inner = asyncio.create_task(asyncio.sleep(3600))
+    inner.cancel()
+    await inner
+
+
+async def test_a_tool_whose_own_task_was_cancelled_has_failed():
+    answer = await Toolbox({"t": _cancelled_inside}).answer(call("t"))
+    assert answer.failed
+    assert json.loads(answer.output)["error"].startswith("CancelledError")
+    both = [call("t", "", "one"), call("weather", '{"city": "Oz"}', "two")]
+    box = Toolbox({"t": _cancelled_inside, "weather": weather})
+    answers = {each.tool_call_id: each.failed async for each in box.answers(both)}
+    assert answers == {"one": True, "two": False}
+
+
+async def test_a_cancelled_answer_cancels_its_tools():
+    began = asyncio.Event()
+
+    async def wait():
+        began.set()
+        await asyncio.sleep(3600)
+
+    task = asyncio.create_task(Toolbox({"wait": wait}).answer(call("wait")))
+    await began.wait()
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+
+
 async def _late():
     raise TimeoutError("its own")
 

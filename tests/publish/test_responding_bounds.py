@@ -74,7 +74,7 @@ class TestTooMuch:
         "call",
         [
             lambda response: response.write("x" * (content.MAX_CHARACTERS + 1)),
-            lambda response: response.tool_call("c", "f", {"x": "語" * (content.VALUE_BYTES // 6)}),
+            lambda response: response.tool_call("c", "f", {"x": "語" * (content.VALUE_BYTES // 3)}),
             lambda response: response.tool_result("c", "y" * content.VALUE_BYTES),
             lambda response: response.finish(usage=["x" * content.END_BYTES]),
             lambda response: response.finish(error="x" * content.END_BYTES),
@@ -93,7 +93,7 @@ class TestTooMuch:
         assert await room.shown() == {"r": ("ab", "completed")}
 
     async def test_input_at_the_limits_is_published_and_stored(self, room):
-        long = "語" * ((content.VALUE_BYTES - 2) // 6)
+        long = "語" * ((content.VALUE_BYTES - 2) // 3)
         async with room.respond("r", metadata="m" * 60_000) as response:
             response.tool_call("c" * 256, "f" * 256, long)
             response.tool_result("c" * 256, long)

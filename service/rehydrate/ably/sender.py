@@ -13,6 +13,7 @@ from ably.types.message import Message
 from ably.util.exceptions import AblyException
 
 from rehydrate.ably.errors import channel_error, describe
+from rehydrate.core.json import dump
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:
@@ -82,12 +83,13 @@ class Sender:
             `ChannelRefused` or `ChannelUnavailable`.
         """
         loop = asyncio.get_running_loop()
-        publish = _Unacknowledged(
-            channel,
-            [_to_sdk(message) for message in messages],
-            loop.create_future(),
-            loop.time() + self._ack_timeout_s,
-        )
+        ack: Ack = loop.create_future()
+        try:
+            encoded = [_to_sdk(message) for message in messages]
+        except _BAD_DATA as error:
+            ack.set_exception(_refusal_of(error))
+            return ack
+        publish = _Unacknowledged(channel, encoded, ack, loop.time() + self._ack_timeout_s)
         if self._closed:
             publish.fail(ChannelUnavailable("the Ably channel log is closed"))
             return publish.ack
@@ -198,9 +200,16 @@ class Sender:
 
 
 def _to_sdk(message: Outgoing) -> Message:
+    """Return *message* for the SDK, with JSON encoded in UTF-8: the SDK would escape all but ASCII.
+
+    Raises:
+        TypeError, ValueError: its data is not JSON-serializable.
+    """
+    is_json = isinstance(message.data, (dict, list))
     return Message(
         name=message.name,
-        data=message.data,
+        data=dump(message.data).decode() if is_json else message.data,
+        encoding="json" if is_json else "",
         id=message.id,
         client_id=message.client_id,
         extras=message.extras,

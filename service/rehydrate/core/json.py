@@ -59,8 +59,8 @@ _DECODER = json.JSONDecoder(parse_float=_finite, parse_constant=_finite)
 
 
 def sent_bytes(value: Any) -> int:
-    """Return the length of *value* as message data: Ably's SDK for Python escapes all but ASCII."""
-    return len(json.dumps(value))
+    """Return the length of *value* as message data, in bytes of UTF-8."""
+    return len(dump(value))
 
 
 HEADER_BITS = 63

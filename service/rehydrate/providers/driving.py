@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from rehydrate.providers.failures import ProviderError, failure_of
 from rehydrate.providers.interpreting import set_result
-from rehydrate.providers.vendor_events import Ended, Started, ToolCallDone, ToolResult
+from rehydrate.providers.vendor_events import Ended, Started, ToolCallDone, ToolResult, label
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Iterable
@@ -90,7 +90,7 @@ class DriverContext:
             elif isinstance(event, Started):
                 if self._noted is not None and event.what in _REPORTED:
                     self._noted(event.what, event.id)
-            elif not (isinstance(event, ToolResult) and event.tool_call_id in self._answers):
+            elif not (isinstance(event, ToolResult) and label(event.tool_call_id) in self._answers):
                 event.write_to(self._sink)
         assert end is not None, "every stream ends with Ended"  # noqa: S101 - the stream's promise
         return end, calls
@@ -112,10 +112,9 @@ class DriverContext:
         async with aclosing(self._toolbox.answers(calls)) as coming:
             async for answer in coming:
                 answers[answer.tool_call_id] = answer
-                self._answers[answer.tool_call_id] = answer
-                self._sink.tool_result(
-                    answer.tool_call_id, answer.result, name=answer.name, failed=answer.failed
-                )
+                shown_id, name = label(answer.tool_call_id), label(answer.name)
+                self._answers[shown_id] = answer
+                self._sink.tool_result(shown_id, answer.result, name=name, failed=answer.failed)
         failures = [answer.failure for answer in answers.values() if answer.failure is not None]
         if failures:
             raise failures[0]

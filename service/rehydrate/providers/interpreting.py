@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 
 from rehydrate.core.json import is_json
 from rehydrate.providers.failures import ProviderError, StreamBroken, StreamUnreadable, failure_of
-from rehydrate.providers.vendor_events import Ended, Unknown, VendorEvent
+from rehydrate.providers.vendor_events import Ended, Unknown, VendorEvent, label
 
 _log = logging.getLogger(__name__)
 
@@ -239,8 +239,8 @@ def call_part(call_id: str, name: str, args: str) -> dict[str, Any]:
     """Return the part of a tool call without a result."""
     return {
         "type": "tool_call",
-        "tool_call_id": call_id,
-        "name": name,
+        "tool_call_id": label(call_id),
+        "name": label(name),
         "args": args,
         "result": None,
         "status": "in_progress",

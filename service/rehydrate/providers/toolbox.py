@@ -131,6 +131,12 @@ class Toolbox:
         try:
             async with limit:
                 value = await self._run(tool.function, call.name, arguments)
+        except asyncio.CancelledError:
+            if _is_being_cancelled():
+                raise
+            return _error_answer(
+                call, "CancelledError: something the tool waited for was cancelled"
+            )
         except Exception as error:  # noqa: BLE001 - the error is the tool's output
             if limit.expired():
                 return _fatal_answer(call, ToolFailed("tool_timeout", call.name))
@@ -170,6 +176,12 @@ class Toolbox:
             "parameters": dict(tool.parameters),
             "strict": tool.strict,
         }
+
+
+def _is_being_cancelled() -> bool:
+    """Return True if the current task was asked to end, rather than something that it awaits."""
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 def toolbox_of(

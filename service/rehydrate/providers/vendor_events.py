@@ -16,10 +16,12 @@ index of the content in it.
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Protocol
 
 from rehydrate.core.json import dump, is_json
+from rehydrate.core.text.content import LABEL_CHARACTERS
 
 if TYPE_CHECKING:
     from rehydrate.core.event import Status
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 
 RESULT_BYTES_MAX = 32_000
 """A longer result of a tool is not published to readers; the model gets all of it."""
+
+_DIGEST_CHARACTERS = 16
 
 
 class Sink(Protocol):
@@ -149,7 +153,7 @@ class ToolCallStarted(VendorEvent):
 
     def write_to(self, sink: Sink) -> None:
         """Begin the tool call."""
-        sink.tool_call(self.tool_call_id, self.name)
+        sink.tool_call(label(self.tool_call_id), label(self.name))
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,7 +165,7 @@ class ToolArgsDelta(VendorEvent):
 
     def write_to(self, sink: Sink) -> None:
         """Append the text."""
-        sink.tool_args(self.tool_call_id, self.text)
+        sink.tool_args(label(self.tool_call_id), self.text)
 
 
 @dataclass(frozen=True, slots=True)
@@ -188,7 +192,7 @@ class ToolResult(VendorEvent):
 
     def write_to(self, sink: Sink) -> None:
         """Set the result of the tool call."""
-        sink.tool_result(self.tool_call_id, self.result, failed=self.failed)
+        sink.tool_result(label(self.tool_call_id), self.result, failed=self.failed)
 
 
 @dataclass(frozen=True, slots=True)
@@ -249,6 +253,18 @@ class Ended(VendorEvent):
         """End the response."""
         detail = None if self.error is None else self.error.public_detail
         sink.finish(self.status, usage=self.usage, error=detail, parts=self.parts)
+
+
+def label(name: str) -> str:
+    """Return the id or name of a call as published to readers.
+
+    Labels are short; vendors' ids need not be. A longer one is cut and ends with its digest, so that
+    two calls stay two; the vendor and the model get the original.
+    """
+    if len(name) <= LABEL_CHARACTERS:
+        return name
+    digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()[:_DIGEST_CHARACTERS]
+    return f"{name[: LABEL_CHARACTERS - _DIGEST_CHARACTERS - 1]}~{digest}"
 
 
 def shown(result: Any) -> Any:

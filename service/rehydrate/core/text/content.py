@@ -325,7 +325,7 @@ MAX_STEPS = 100_000
 """How often a response may change from one part to another, which bounds its parts."""
 
 VALUE_BYTES = 56_000
-"""Of tool arguments or a result, as JSON in ASCII. With its headers it has to fit a channel
+"""Of tool arguments or a result, as JSON in UTF-8. With its headers it has to fit a channel
 message of the smallest size (64 KiB).
 """
 
