@@ -25,7 +25,7 @@ FUNCTION_LINES_MAX = 45
 PORT_METHODS_MAX = 6
 ADAPTERS = ("ably", "api", "embedded", "postgres", "providers")
 FACADE = (
-    "asgi", "channel_names", "cli", "composition", "database", "demo", "history", "__main__",
+    "asgi", "cli", "composition", "database", "demo", "history", "__main__",
 )  # fmt: skip
 
 # Modules without a test file of their own name: which tests use them, and why that is enough.

@@ -10,8 +10,7 @@ from rehydrate.api.auth.access import Access
 from rehydrate.api.telemetry import Metrics
 from rehydrate.api.webhooks import WebhookSenders
 from rehydrate.background import BoundedCache
-from rehydrate.channel_names import ChannelNames
-from rehydrate.context import Context, PublishOptions
+from rehydrate.context import ChannelNames, Context, PublishOptions
 from rehydrate.database import named_setting
 from rehydrate.follow.feed import FollowOptions
 from rehydrate.follow.subscriptions import Subscriptions
@@ -92,7 +91,7 @@ def adapters(settings: Settings) -> Adapters:
         store=store,
         channel=channel,
         publish_queue=PublishQueue(channel),
-        now_ms=channel.now_ms,
+        now_ms=channel.clock.now_ms,
         retention_ms=settings.retention_ms,
         agents=frozenset(agents),
         publish_options=PublishOptions(client_id, settings.lease_s),

@@ -1,9 +1,21 @@
-"""Context: the adapters and limits that every use case receives in addition to its arguments."""
+"""Context: the adapters and limits that every use case receives in addition to its arguments.
+
+Its clock is Ably's (`ServerClock`), and its channel names are those in the rows, or the template's
+(`ChannelNames`). Serials, timestamps and retention follow Ably's clock, so times that are compared
+with them must be Ably's too. The server is asked for its time every few minutes; in between, a
+monotonic clock carries the last answer forward.
+"""
 
 from __future__ import annotations
 
+import asyncio
+import logging
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
+
+from rehydrate.background import Backoff, BoundedCache, PeriodicTask
+from rehydrate.errors import ChannelUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -54,3 +66,173 @@ class Context:
     publish_options: PublishOptions
     channel_of: Callable[[str], Awaitable[str]]
     default_channel: Callable[[str], str]
+
+
+MAX_KNOWN = 10_000
+
+ABSENT_FOR_S = 1.0
+"""How long a missing row is remembered. A page that opens a new chat needs the channel several times
+within a second, for the access check and for the answer. A row that another process creates in the
+meantime has the same channel, unless that process runs with another template."""
+
+
+class ChannelNames:
+    """Channel names by conversation, cached; simultaneous lookups of one share a query.
+
+    A row's channel never changes, so it is cached without a time limit.
+
+    Args:
+        look: returns the channel in a conversation's row; None if it has no row.
+        by_template: returns the channel of a conversation without a row.
+    """
+
+    def __init__(
+        self,
+        look: Callable[[str], Awaitable[str | None]],
+        by_template: Callable[[str], str],
+    ) -> None:
+        self._look = look
+        self._by_template = by_template
+        self._known = BoundedCache[str, str](MAX_KNOWN)
+        self._absent_until_s = BoundedCache[str, float](MAX_KNOWN)
+        self._looking: dict[str, asyncio.Task[str | None]] = {}
+
+    async def of(self, conversation_id: str) -> str:
+        """Return the channel of a conversation; raises what the query raises."""
+        name = self._known.get(conversation_id)
+        if name is None and not self._is_absent(conversation_id):
+            name = await self._found(conversation_id)
+        if name is None:
+            return self._by_template(conversation_id)
+        self._known[conversation_id] = name
+        return name
+
+    async def close(self) -> None:
+        """Cancel the queries that are running."""
+        looking = list(self._looking.values())
+        for task in looking:
+            task.cancel()
+        await asyncio.gather(*looking, return_exceptions=True)
+
+    def _is_absent(self, conversation_id: str) -> bool:
+        until_s = self._absent_until_s.get(conversation_id)
+        return until_s is not None and asyncio.get_running_loop().time() < until_s
+
+    async def _found(self, conversation_id: str) -> str | None:
+        task = self._looking.get(conversation_id)
+        if task is None:
+            task = asyncio.create_task(self._look_for(conversation_id), name="naming a channel")
+            self._looking[conversation_id] = task
+            task.add_done_callback(lambda _: self._looking.pop(conversation_id, None))
+        return await asyncio.shield(task)  # others may be waiting for the same query
+
+    async def _look_for(self, conversation_id: str) -> str | None:
+        name = await self._look(conversation_id)
+        if name is None:
+            until_s = asyncio.get_running_loop().time() + ABSENT_FOR_S
+            self._absent_until_s[conversation_id] = until_s
+        else:
+            self._absent_until_s.pop(conversation_id)
+        return name
+
+
+_log = logging.getLogger("rehydrate.ably")
+
+ASK_EVERY_S = 300.0
+_FIRST_WAIT_S = 2.0
+"""How long `open` waits for the server's time. Without an answer, history cannot be read either."""
+
+_FIRST_DELAY_S = 0.2
+_LONGEST_DELAY_S = 2.0
+_SKEW_WARNING_MS = 1_000
+
+
+class ServerClock:
+    """Estimate of Ably's time: never ahead of it, and behind by at most one request's duration.
+
+    Args:
+        ask: fetches Ably's time, ms since 1970.
+        wall_ms: this machine's wall clock, ms since 1970; used until Ably has answered.
+        steady_ms: a monotonic clock, ms, that also counts while the machine sleeps.
+    """
+
+    def __init__(
+        self,
+        ask: Callable[[], Awaitable[float]],
+        *,
+        wall_ms: Callable[[], int] = lambda: time.time_ns() // 1_000_000,
+        steady_ms: Callable[[], int] | None = None,
+    ) -> None:
+        self._ask = ask
+        self._wall_ms = wall_ms
+        self._steady_ms = steady_ms or _steady_ms
+        self._offset_ms: int | None = None
+        self._lock = asyncio.Lock()
+        self.task = PeriodicTask("channel clock", self._refresh, every_s=ASK_EVERY_S)
+
+    @property
+    def known(self) -> bool:
+        """True once Ably has answered with its time."""
+        return self._offset_ms is not None
+
+    def now_ms(self) -> int:
+        """Return Ably's time, ms since 1970; this machine's time until Ably has answered."""
+        if self._offset_ms is None:
+            return self._wall_ms()
+        return self._steady_ms() + self._offset_ms
+
+    async def sync(self) -> None:
+        """Return once Ably's time is known; immediate if it already is.
+
+        Raises:
+            ChannelUnavailable: Ably does not answer.
+        """
+        if self.known:
+            return
+        async with self._lock:
+            if not self.known:
+                await self._fetch()
+
+    async def open(self) -> None:
+        """Fetch the time, and keep refreshing it in the background."""
+        if self.task.is_open:
+            return
+        try:
+            async with asyncio.timeout(_FIRST_WAIT_S):
+                await self.sync()
+        except (ChannelUnavailable, TimeoutError):
+            _log.warning(
+                "Ably did not answer with its time; using this machine's clock until it does"
+            )
+        self.task.open()
+        if not self.known:
+            self.task.wake()
+
+    async def close(self) -> None:
+        """Stop refreshing."""
+        await self.task.close()
+
+    async def _refresh(self) -> None:
+        backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
+        while not self.known:  # until it is, history cannot be read: do not wait for the interval
+            await asyncio.sleep(backoff.next_s())
+            try:
+                await self.sync()
+            except ChannelUnavailable as error:
+                _log.debug("fetching Ably's time: %s", error)
+            else:
+                return
+        async with self._lock:
+            await self._fetch()
+
+    async def _fetch(self) -> None:
+        server_ms = await self._ask()
+        skew_ms = self._wall_ms() - server_ms
+        if not self.known and abs(skew_ms) > _SKEW_WARNING_MS:
+            _log.warning("this machine's clock is %d ms ahead of Ably's", skew_ms)
+        self._offset_ms = int(server_ms) - self._steady_ms()
+
+
+def _steady_ms() -> int:
+    boot_clock = getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC)
+    return time.clock_gettime_ns(boot_clock) // 1_000_000

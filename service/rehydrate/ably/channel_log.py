@@ -26,7 +26,6 @@ from typing import TYPE_CHECKING, Self
 from ably import AblyRealtime
 
 from rehydrate.ably import rest, token_check
-from rehydrate.ably.clock import ServerClock
 from rehydrate.ably.connection import Connection
 from rehydrate.ably.connection_pool import Assignment, ConnectionPool
 from rehydrate.ably.connection_slots import UNACKNOWLEDGED, ConnectionSlots
@@ -35,6 +34,7 @@ from rehydrate.ably.rest import AblyKey, Credentials, Requests
 from rehydrate.ably.sender import Sender
 from rehydrate.ably.subscription import LiveSubscription
 from rehydrate.background import jittered
+from rehydrate.context import ServerClock
 
 if TYPE_CHECKING:
     import asyncio
@@ -71,6 +71,9 @@ class AblyChannel:
         messages_per_connection: how many messages a second Ably delivers to one connection.
         ping_every_s: interval between pings of a connection.
 
+    Attributes:
+        clock: Ably's time.
+
     Raises:
         NotConfigured: *key* has an invalid syntax.
     """
@@ -97,7 +100,7 @@ class AblyChannel:
         self._ping_every_s = ping_every_s
         self._credentials = Credentials(AblyKey.parse(key), client_id, self._server_ms)
         self._requests = Requests(self._credentials, self._endpoint, request_timeout_s)
-        self._clock = ServerClock(self._server_ms)
+        self.clock = ServerClock(self._server_ms)
         self._ack_timeout_s = ack_timeout_s
         self._slots = ConnectionSlots(
             self._sender,
@@ -122,22 +125,22 @@ class AblyChannel:
 
     async def open(self) -> None:
         """Fetch Ably's time. Connections are opened later, on first use."""
-        await self._clock.open()
+        await self.clock.open()
 
     async def close(self) -> None:
         """Wait up to 2 s for outstanding acknowledgements, then close all connections permanently."""
-        await self._clock.close()
+        await self.clock.close()
         await self._slots.close(_CLOSING_S)
         await self._pool.close()
         await self._requests.close()
 
     def now_ms(self) -> int:
         """See the port."""
-        return self._clock.now_ms()
+        return self.clock.now_ms()
 
     async def sync_clock(self) -> None:
         """See the port."""
-        await self._clock.sync()
+        await self.clock.sync()
 
     def history(
         self,
