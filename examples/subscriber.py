@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import sys
 
 from rehydrate import History
@@ -38,8 +39,8 @@ async def main() -> None:
 
 
 def show(line: str) -> None:
-    """Print a line immediately."""
-    sys.stdout.write(line + "\n")
+    """Print a line immediately, without what could control the terminal."""
+    sys.stdout.write(re.sub(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]", "?", line) + "\n")
     sys.stdout.flush()
 
 

@@ -7,6 +7,7 @@ import asyncio
 import contextlib
 import gc
 import logging
+import os
 import signal
 import sys
 from collections.abc import Sequence
@@ -46,8 +47,10 @@ def main(argv: Sequence[str] | None = None, prog: str = "localably") -> int:
         server = _server(options)
         with _runner() as runner:
             runner.run(_serve(server, show_key=not (options.key or options.config)))
+    except BrokenPipeError:
+        return 1
     except (RefusedError, OSError) as error:
-        sys.stderr.write(f"{prog}: {error}\n")
+        print(f"{prog}: {error}", file=sys.stderr)  # noqa: T201 - the command's own output
         return 2
     return 0
 
@@ -78,9 +81,21 @@ async def _serve(server: LocalAbly, *, show_key: bool) -> None:
         if show_key:
             # a key that was made here and now, so that there is something to connect with
             _LOG.info("made the key %s", server.key)
-        sys.stdout.write(f"ready {server.url}\n")
-        sys.stdout.flush()
+        _announce(server.url)
         await stopped.wait()
+
+
+def _announce(url: str) -> None:
+    """Print the line that a starting program waits for.
+
+    Raises:
+        OSError: standard output does not accept it.
+    """
+    try:
+        print(f"ready {url}", flush=True)  # noqa: T201 - the command's own output
+    except OSError:  # or the interpreter's flush at exit fails, too
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        raise
 
 
 def _collect_rarely() -> None:

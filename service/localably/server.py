@@ -14,6 +14,7 @@ from aiohttp import web
 
 from . import control, page, rest, rest_apps, rest_history, rest_publish
 from .config import STANDARD_NAMESPACES, App, Key, LocalAblySettings, Namespace, apps_of
+from .errors import RefusedError
 from .faults import Faults
 from .hub import Hub
 from .socket import Socket, Turn
@@ -24,6 +25,7 @@ _LOG = logging.getLogger("localably")
 _TICK_S = 0.25
 _PURGE_S = 60.0
 _SHUTDOWN_S = 2.0
+_LARGEST_PORT = 65_535
 _LARGEST_BODY_BYTES = 4 * 1024 * 1024
 
 
@@ -47,6 +49,9 @@ class LocalAbly:
 
     Attributes:
         hub: channels and connections.
+
+    Raises:
+        RefusedError: *port* is outside its range.
     """
 
     def __init__(
@@ -61,6 +66,8 @@ class LocalAbly:
         webhooks: Sequence[WebhookRule] = (),
         settings: LocalAblySettings | None = None,
     ) -> None:
+        if not 0 <= port <= _LARGEST_PORT:  # the event loop would use it modulo 65536
+            raise RefusedError(40000, f"the port must be 0 to {_LARGEST_PORT}, not {port}")
         chosen = settings or LocalAblySettings()
         if retention_s is not None:
             chosen = replace(chosen, retention_s=retention_s)

@@ -269,6 +269,22 @@ def test_a_malformed_key_of_local_ably_is_reported(here):
     assert "appId.keyId:secret" in result.err
 
 
+@pytest.mark.parametrize("port", ["-1", "65536", "99999"])
+def test_a_port_of_local_ably_out_of_range_is_one_line_and_exit_code_2(here, port):
+    result = here("local-ably", "--port", port)
+    assert (result.code, result.out) == (2, "")
+    (line,) = result.err.splitlines()
+    assert line.endswith(f"the port must be 0 to 65535, not {port}")
+
+
+@pytest.mark.parametrize("joins", ["0", "-3", "many"])
+def test_a_number_of_joins_that_checks_nothing_is_refused(here, joins):
+    result = here("demo", "--check", "--joins", joins)
+    assert (result.code, result.out) == (2, "")
+    assert "--joins" in result.err
+    assert "Traceback" not in result.err
+
+
 async def test_ctrl_c_prints_no_traceback(configured):
     async with Command("serve", **configured) as command:
         await command.ready()

@@ -10,7 +10,7 @@ import socket
 import httpx
 import pytest
 
-from demo.command_line import Command, refuses, settings_on
+from demo.command_line import Command, ran, refuses, settings_on
 from localably import LocalAbly
 from rehydrate.cli.serve import _listen
 from rehydrate.errors import NotConfigured
@@ -99,6 +99,28 @@ async def test_all_addresses_of_a_host_name_use_one_port():
     finally:
         for each in sockets:
             each.close()
+
+
+async def test_an_address_that_the_machine_lacks_is_left_out(monkeypatch):
+    """`localhost` also resolves to ``::1`` where IPv6 is switched off."""
+    resolve = asyncio.get_running_loop().getaddrinfo
+
+    async def with_a_foreign_address(host, port, **how):
+        foreign = await resolve("192.0.2.1", port, **how)
+        return [*foreign, *await resolve("127.0.0.1", port, **how), *foreign]
+
+    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", with_a_foreign_address)
+    (only,) = await _listen("localhost", 0)
+    with only:
+        assert only.getsockname()[0] == "127.0.0.1"
+
+
+@pytest.mark.parametrize("port", ["-1", "65536", "99999"])
+async def test_a_port_out_of_range_is_one_line_and_exit_code_2(port):
+    result = await ran("serve", "--port", port)
+    assert (result.code, result.out) == (2, "")
+    (line,) = result.err.splitlines()
+    assert "port: Input should be" in line
 
 
 async def test_an_address_that_cannot_be_bound_is_named():

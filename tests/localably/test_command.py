@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import signal
+import subprocess
 import sys
 from types import SimpleNamespace
 
@@ -47,6 +48,25 @@ async def test_a_taken_port_is_an_error_and_exit_code_2():
 def test_what_is_wrong_is_said_and_the_exit_code_is_2(arguments, capsys):
     assert main(["--port", "0", *arguments]) == 2
     assert capsys.readouterr().err.startswith("localably: ")
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_it_runs_without_standard_streams(closed):
+    """uvloop aborts the process if one of its own descriptors has the number of one."""
+    script = f'"$@" {closed} & sleep 2; kill $! && wait $!'
+    argv = ("/bin/sh", "-c", script, "sh", sys.executable, "-m", "localably", "--port", "0")
+    ended = subprocess.run(argv, timeout=30, check=False, stdout=subprocess.DEVNULL)
+    assert ended.returncode in {0, 128 + signal.SIGTERM}, "not aborted"
+
+
+@pytest.mark.parametrize(("to", "code", "lines"), [("| true", 0, 0), ("> /dev/full", 2, 1)])
+def test_an_output_that_accepts_nothing_is_no_traceback(to, code, lines):
+    script = f'"$@" {to}'
+    argv = ("/bin/sh", "-c", script, "sh", sys.executable, "-m", "localably")
+    ended = subprocess.run(
+        [*argv, "--port", "0", "--key", KEY], timeout=30, check=False, capture_output=True
+    )
+    assert (ended.returncode, len(ended.stderr.splitlines())) == (code, lines)
 
 
 def test_help_explains(capsys):

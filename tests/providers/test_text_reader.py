@@ -120,3 +120,25 @@ async def test_closing_closes_the_stream_once_and_later_reads_raise():
     with pytest.raises(ValueError, match="closed"):
         await later.read()
     assert closed == ["sync", "async"]
+
+
+@pytest.mark.parametrize("name", ["read", "readline"])
+def test_small_reads_of_a_long_text_cost_its_length_and_not_its_square(name):
+    """Copying the rest of the text for each read would copy 2 TB here, and time out."""
+    text = "x" * 2_000_000
+    read = getattr(reader([text]), name)
+    count = 0
+    while read(1):
+        count += 1
+    assert count == len(text)
+    lines = reader(["ab\n" * 500_000])
+    assert sum(1 for _ in lines) == 500_000
+
+
+async def test_lines_of_a_long_text_are_read_asynchronously_without_copying_the_rest():
+    file = async_reader(["ab\n" * 500_000])
+    count = 0
+    async for line in file:
+        assert line == "ab\n"
+        count += 1
+    assert count == 500_000

@@ -8,18 +8,26 @@ from __future__ import annotations
 import argparse
 import asyncio
 import contextlib
-import io
 import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
+from rehydrate.cli.output import (
+    NotWritten,
+    PrintableOutput,
+    open_standard_streams,
+    printable,
+    printable_output,
+)
 from rehydrate.core.replay.schedule import MODES, ReplayTerms
 from rehydrate.errors import BadRequest, NotConfigured, RehydrateError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine, Sequence
+
+T = TypeVar("T")
 
 _logger = logging.getLogger("rehydrate")
 
@@ -38,23 +46,20 @@ these are not set. The README lists all settings.
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one command; return its exit code."""
+    open_standard_streams()
     options = _parser().parse_args(argv)
     _log(options)
-    if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")  # text may hold unencodable characters
     try:
-        code = int(options.run(options))
-        sys.stdout.flush()
-    except BrokenPipeError:  # the reader closed the pipe, for example `| head`
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 1
+        with printable_output():
+            return int(options.run(options))
+    except NotWritten as error:  # for example `| head`, which needs no message
+        return _complain(error, 1) if error.is_fault else 1
     except (NotConfigured, BadRequest) as error:
         return _complain(error, 2)
     except RehydrateError as error:
         return _complain(error, 1)
     except KeyboardInterrupt:
         return 130
-    return code
 
 
 def _log(options: Any) -> None:
@@ -62,7 +67,9 @@ def _log(options: Any) -> None:
     level = logging.DEBUG if options.verbose else logging.INFO
     level = logging.WARNING if options.quiet else level
     logging.basicConfig(
-        stream=sys.stderr, level=level, format="%(asctime)s %(levelname)s %(name)s: %(message)s"
+        stream=PrintableOutput(sys.stderr),
+        level=level,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
     )
     if options.run is _run_serve:
         from rehydrate.api.telemetry import log_to_stderr  # noqa: PLC0415 - only a server needs it
@@ -74,8 +81,10 @@ def _log(options: Any) -> None:
         logging.getLogger("ably").setLevel(logging.CRITICAL)
 
 
-def _complain(error: RehydrateError, code: int) -> int:
-    sys.stderr.write(f"rehydrate: {error}\n")
+def _complain(error: Exception, code: int) -> int:
+    with contextlib.suppress(OSError):  # nothing is left to complain to
+        sys.stderr.write(printable(f"rehydrate: {error}\n"))
+        sys.stderr.flush()
     return code
 
 
@@ -123,10 +132,17 @@ def _add_demo(commands: Any) -> None:
         action="store_true",
         help="join at random moments, compare every character, report lost and duplicated ones",
     )
-    demo.add_argument("--joins", type=int, default=50, help="number of joins (default: 50)")
+    demo.add_argument("--joins", type=_count, default=50, help="number of joins (default: 50)")
     demo.add_argument(
         "--json", action="store_true", help="print the result of --check as JSON, on the last line"
     )
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count < 1:
+        raise argparse.ArgumentTypeError(f"must be at least 1, not {count}")
+    return count
 
 
 def _add_serving(commands: Any) -> None:
@@ -236,7 +252,7 @@ def _add_replay(commands: Any) -> None:
     )
 
 
-def _run(main: Coroutine[Any, Any, int]) -> int:
+def _run(main: Coroutine[Any, Any, T]) -> T:
     with contextlib.suppress(ImportError):
         import uvloop  # noqa: PLC0415 - optional
 
@@ -296,18 +312,17 @@ def _run_local_ably(options: Any) -> int:
 def _run_hydrate(options: Any) -> int:
     from rehydrate.history import History  # noqa: PLC0415 - as above
 
-    async def run() -> int:
+    async def run() -> bytes:
         async with History() as history:
             hydrated = await history.hydrate(
                 options.conversation, until=options.until, limit=options.limit
             )
-        if options.json:
-            sys.stdout.write(hydrated.body.decode() + "\n")
-        else:
-            sys.stdout.write(_readable(json.loads(hydrated.body)))
-        return 0
+        return hydrated.body
 
-    return _run(run())
+    body = _run(run())
+    # outside the event loop, whose signal handlers do not interrupt a write to a full pipe
+    sys.stdout.write(body.decode() + "\n" if options.json else _readable(json.loads(body)))
+    return 0
 
 
 def _readable(answer: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import gc
 import signal
 import socket
@@ -19,6 +20,8 @@ from rehydrate.history import History
 
 if TYPE_CHECKING:
     from rehydrate.settings import Settings
+
+_ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 
 
 class _Server(uvicorn.Server):
@@ -80,14 +83,26 @@ async def serve(settings: Settings) -> int:
 
 
 async def _listen(host: str, port: int) -> list[socket.socket]:
-    """Listen on every address of *host*, on the same port."""
+    """Listen on every address of *host* that this machine has, on the same port.
+
+    Name resolution also returns addresses of families that the machine has switched off, such as
+    ``::1`` for ``localhost``.
+    """
     loop = asyncio.get_running_loop()
     sockets: list[socket.socket] = []
+    absent: OSError | None = None
     try:
         found = await loop.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         for family, address in dict.fromkeys((each[0], each[4]) for each in found):
             bound_port = sockets[0].getsockname()[1] if sockets else port
-            sockets.append(socket.create_server((address[0], bound_port), family=family))
+            try:
+                sockets.append(socket.create_server((address[0], bound_port), family=family))
+            except OSError as error:
+                if error.errno not in _ABSENT:
+                    raise
+                absent = error
+        if not sockets and absent is not None:
+            raise absent
     except OSError as error:
         for each in sockets:
             each.close()

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
-import os
 import signal
 import sys
 from contextlib import aclosing
 from typing import TYPE_CHECKING, Any, TextIO
 
+from rehydrate.cli.output import NotWritten
 from rehydrate.history import History
 
 if TYPE_CHECKING:
@@ -94,17 +95,22 @@ async def follow(conversation_id: str, *, limit: int, as_json: bool) -> int:
     """
     ended = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def end(_number: int, _frame: object) -> None:
+        if getattr(sys.stdout, "writing", False):  # to a pipe that is full: the loop is blocked
+            raise NotWritten(BrokenPipeError(errno.EPIPE, "the reader does not read"))
+        loop.call_soon_threadsafe(ended.set)
+
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, ended.set)
+        signal.signal(number, end)
     showing = asyncio.create_task(_show(conversation_id, limit, as_json=as_json))
     waiting = asyncio.create_task(ended.wait())
     await asyncio.wait({showing, waiting}, return_when=asyncio.FIRST_COMPLETED)
     for task in (showing, waiting):
         task.cancel()
     shown, _ = await asyncio.gather(showing, waiting, return_exceptions=True)
-    if isinstance(shown, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # flushed at exit
-    elif isinstance(shown, Exception):
+    stopped = isinstance(shown, NotWritten) and not shown.is_fault
+    if isinstance(shown, Exception) and not stopped:
         raise shown
     return 0
 

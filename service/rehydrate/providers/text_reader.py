@@ -16,39 +16,57 @@ if TYPE_CHECKING:
 
 
 class _Buffer:
-    """Text that was received but not read: the rest of a delta, or the beginning of a line."""
+    """Text that was received but not read: the rest of a delta, or the beginning of a line.
+
+    What was read is skipped by an index, and text is searched for a line feed once: the cost of
+    all reads is proportional to the text, however small the reads are.
+    """
 
     def __init__(self) -> None:
-        self._fragments: list[str] = []
+        self._text = ""
+        self._read = 0  # characters of `_text` that were read
+        self._searched = 0  # there is no line feed from `_read` to here
+        self._fragments: list[str] = []  # follow `_text`
         self.has_line = False
 
     def __bool__(self) -> bool:
-        return bool(self._fragments)
+        return self._read < len(self._text) or bool(self._fragments)
 
     def append(self, text: str) -> None:
-        """Take *text* in."""
+        """Append *text*."""
         if text:
             self._fragments.append(text)
             self.has_line = self.has_line or "\n" in text
 
     def read(self, size: int) -> str:
-        """At most *size* characters; all for a negative *size*."""
-        text = "".join(self._fragments)
-        taken = text if size < 0 else text[:size]
-        self._set(text[len(taken) :])
-        return taken
+        """Return at most *size* characters; all for a negative *size*."""
+        self._join()
+        return self._take(len(self._text) if size < 0 else self._read + size)
 
     def read_line(self, size: int) -> str:
-        """Up to the end of the first line, at most *size* characters if that is not negative."""
-        text = "".join(self._fragments)
-        end = text.find("\n") + 1 or len(text)
-        taken = text[: end if size < 0 else min(size, end)]
-        self._set(text[len(taken) :])
+        """Return the first line, at most *size* characters of it if that is not negative."""
+        self._join()
+        end = self._find_line() or len(self._text)
+        return self._take(end if size < 0 else min(self._read + size, end))
+
+    def _join(self) -> None:
+        if self._fragments:
+            self._text = "".join([self._text[self._read :], *self._fragments])
+            self._searched -= self._read
+            self._read = 0
+            self._fragments = []
+
+    def _take(self, end: int) -> str:
+        taken = self._text[self._read : end]
+        self._read += len(taken)
+        self.has_line = self._find_line() > 0
         return taken
 
-    def _set(self, text: str) -> None:
-        self._fragments = [text] if text else []
-        self.has_line = "\n" in text
+    def _find_line(self) -> int:
+        """Return the index after the next line feed, or 0."""
+        at = self._text.find("\n", max(self._read, self._searched))
+        self._searched = len(self._text) if at < 0 else at
+        return at + 1
 
 
 class TextReader(io.TextIOBase):
