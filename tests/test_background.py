@@ -15,9 +15,11 @@ from rehydrate.background import (
     LeaseKeeper,
     LeaseLost,
     PeriodicTask,
+    SupervisedTask,
     TaskPool,
     TtlCache,
     jittered,
+    tasks_state,
 )
 from rehydrate.errors import StoreUnavailable
 
@@ -219,6 +221,75 @@ class TestPeriodicTask:
         assert "did not stop within 0.01 s" in caplog.text
         gate.set()
         await until(lambda: not running("sample"))
+
+    async def test_a_turn_that_fails_or_hangs_or_ended_makes_it_overdue(self, opened, monkeypatch):
+        failing, gate = [True], asyncio.Event()
+
+        async def run():
+            if failing:
+                raise StoreUnavailable("away")
+            await gate.wait()
+
+        task = opened(run)
+        assert (task.overdue_s, tasks_state([task])) == (0.0, "ok")
+        task.wake()
+        await until(lambda: task.overdue_s > 0.05)
+        for killed in running("sample"):
+            killed.cancel()
+        await until(lambda: task.overdue_s > 0.1)
+        failing.clear()
+        await until(lambda: task.overdue_s > 0.2)
+        monkeypatch.setattr(background, "LATE_S", 0.2)
+        assert tasks_state([task]) == "late: sample (0 s)"
+        gate.set()
+        await until(lambda: task.overdue_s == 0.0)
+        await task.close()
+        task.wake()
+        assert task.overdue_s == 0.0
+
+
+@pytest.mark.usefixtures("soon")
+class TestSupervisedTask:
+    async def test_work_that_ends_in_any_way_is_started_again(self, caplog):
+        endings, begun = [None, KeyError("secret"), asyncio.CancelledError()], []
+
+        async def work():
+            begun.append(None)
+            if not endings:
+                await asyncio.Event().wait()
+            if (error := endings.pop(0)) is not None:
+                raise error
+
+        task = SupervisedTask("sample", work)
+        task.open()
+        task.open()
+        await until(lambda: len(begun) == 4)
+        assert task.restarts == 3
+        assert [record.getMessage().rpartition(" ")[2] for record in caplog.records] == [
+            "done",
+            "KeyError",
+            "cancelled",
+        ]
+        await task.close()
+        assert not running("sample")
+
+    async def test_closing_cancels_again_what_swallows_a_cancellation(self):
+        swallowed = []
+
+        async def work():
+            while len(swallowed) < 2:
+                try:
+                    await asyncio.Event().wait()
+                except asyncio.CancelledError:
+                    swallowed.append(None)
+            await asyncio.Event().wait()
+
+        task = SupervisedTask("sample", work)
+        task.open()
+        await asyncio.sleep(0)
+        await task.close(timeout_s=1)
+        assert len(swallowed) == 2
+        assert not running("sample")
 
 
 class TestTaskPool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 import subprocess
 import sys
 
@@ -12,7 +13,7 @@ import pytest
 import rehydrate
 from demo.command_line import settings_on
 from localably import LocalAbly
-from rehydrate import History, NewMessage
+from rehydrate import History, NewMessage, background
 from rehydrate.errors import (
     ChannelUnavailable,
     Conflict,
@@ -164,8 +165,56 @@ async def test_closing_ends_every_task(settings):
     assert asyncio.all_tasks() <= before
     with pytest.raises(StoreUnavailable):
         await history.hydrate("c")
-    async with history:
-        assert (await history.hydrate("c")).messages, "and it may be opened again"
+
+
+async def test_one_that_was_closed_is_opened_again_and_works(settings):
+    history = History(settings)
+    for number in range(3):
+        async with asyncio.timeout(30), history, history.joined("c") as follower:
+            assert len((await anext(follower)).data["messages"]) == number
+            async with history.respond("c", f"r{number}") as response:
+                response.write("hello")
+            while (event := await anext(follower)).kind != "stop":
+                pass
+            assert event.data["message_id"] == f"r{number}"
+
+
+async def test_opening_that_is_cancelled_leaves_nothing_open(settings, ably):
+    ably.faults.set("freeze")  # Ably's time is awaited
+    before = asyncio.all_tasks()
+    history = History(settings)
+    opening = asyncio.create_task(history.open())
+    async with asyncio.timeout(10):
+        while history._channel._requests._client is None:  # noqa: ASYNC110 - of what has no event
+            await asyncio.sleep(0.01)
+    opening.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await opening
+    ably.faults.clear()
+    with pytest.raises(StoreUnavailable):
+        await history.hydrate("c")
+    assert asyncio.all_tasks() <= before
+
+
+async def test_readiness_and_metrics_report_a_background_task_that_is_late(history, monkeypatch):
+    monkeypatch.setattr(background, "LATE_S", 0.2)
+    assert (await history.ready())["tasks"] == "ok"
+
+    async def never():
+        await asyncio.Event().wait()
+
+    task = history._maintenance._poller.task
+    monkeypatch.setattr(task, "_run", never)
+    task.wake()
+    async with asyncio.timeout(20):
+        while (state := (await history.ready())["tasks"]) == "ok":  # noqa: ASYNC110 - no event
+            await asyncio.sleep(0.05)
+    assert state.startswith("late: poller (")
+    shown = history._metrics.text().decode()
+    (overdue,) = re.findall(r'task_overdue_seconds{task="poller"} ([0-9.]+)', shown)
+    assert float(overdue) > 0.2
+    assert 'rehydrate_task_overdue_seconds{task="replays"}' in shown
+    assert 'rehydrate_task_restarts_total{task="poller"} 0.0' in shown
 
 
 async def test_the_service_refuses_webhooks_and_erasures_without_credentials(history):

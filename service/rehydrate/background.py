@@ -1,8 +1,9 @@
 """Background tasks, lease keeping, retry delays and bounded caches: one mechanism for each.
 
-Whatever runs beside the calls of a process runs in a `PeriodicTask`, so that all of them end only
-when they are closed, log in the same way, and report when they last succeeded. Whatever must renew
-a lease while it works does so inside a `LeaseKeeper`.
+Whatever runs beside the calls of a process runs in a `SupervisedTask`, most of it in a
+`PeriodicTask`, so that all of them end only when they are closed, log in the same way, and report
+when their work is overdue. Whatever must renew a lease while it works does so inside a
+`LeaseKeeper`.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import time
 from collections import OrderedDict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
@@ -17,7 +19,15 @@ from typing import TYPE_CHECKING, Any, Generic, TypeVar
 from rehydrate.errors import RehydrateError, StoreUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, ItemsView, Iterator
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Coroutine,
+        ItemsView,
+        Iterable,
+        Iterator,
+    )
 
 
 K = TypeVar("K")
@@ -29,9 +39,16 @@ RETRY_S = 1.0
 """The first delay before a failed run is repeated, unless the task runs more often than that."""
 
 RESTART_S = 0.5
-"""The delay before a task that was ended from outside is started again."""
+"""The first delay before a task that was ended from outside is started again."""
+
+_LONGEST_RESTART_S = 30.0
+
+LATE_S = 60.0
+"""A turn that is due and has not succeeded for so long is reported as late."""
 
 CLOSE_TIMEOUT_S = 5.0
+_CANCELLATIONS = 4
+"""How often a task is cancelled while it is closed: an SDK may swallow a cancellation."""
 
 
 def jittered(seconds: float, spread: float = 0.25) -> float:
@@ -160,37 +177,26 @@ class TtlCache(Generic[V]):
         self._entries[key] = (value, expires_s)
 
 
-class PeriodicTask:
-    """Call *run* again and again in the background, until closed.
-
-    An exception of *run* is logged, once for as long as it repeats, and the call is repeated: after
-    `RETRY_S`, then less and less often, but at least at the interval. If the task itself is
-    ended from outside, it is started again.
+class SupervisedTask:
+    """Run *work* in a task until closed; if the task ends in another way, start it again.
 
     Args:
         name: the name of the task, in the log and in debuggers.
-        run: the work of one turn.
-        every_s: the interval in seconds, varied by a quarter; None: only when woken.
+        work: what the task does; does not return before it is closed.
 
     Attributes:
         name: as above.
-        last_ok_s: when *run* last returned, in seconds of the loop's clock; before that, when the
-            task was opened; None before then.
-        restarts: how often the task was ended from outside and started again.
+        restarts: how often the task ended and was started again.
     """
 
-    def __init__(
-        self, name: str, run: Callable[[], Awaitable[object]], *, every_s: float | None = None
-    ) -> None:
+    def __init__(self, name: str, work: Callable[[], Coroutine[Any, Any, None]]) -> None:
         self.name = name
-        self.last_ok_s: float | None = None
         self.restarts = 0
-        self._run = run
-        self._every_s = every_s
-        self._wake = asyncio.Event()
+        self._work = work
         self._task: asyncio.Task[None] | None = None
         self._restart: asyncio.TimerHandle | None = None
-        self._failure: type[Exception] | None = None
+        self._backoff = Backoff(RESTART_S, _LONGEST_RESTART_S)
+        self._started_s = 0.0
 
     @property
     def is_open(self) -> bool:
@@ -200,7 +206,6 @@ class PeriodicTask:
     def open(self) -> None:
         """Start the task; opening an open one changes nothing."""
         if not self.is_open:
-            self.last_ok_s = asyncio.get_running_loop().time()
             self._start()
 
     async def close(self, timeout_s: float = CLOSE_TIMEOUT_S) -> None:
@@ -209,39 +214,94 @@ class PeriodicTask:
         if self._restart is not None:
             self._restart.cancel()
             self._restart = None
-        if task is not None:
+        if task is None:
+            return
+        for _ in range(_CANCELLATIONS):
             task.cancel()
-            _, late = await asyncio.wait({task}, timeout=timeout_s)
-            if late:
-                _log.error("background task %s did not stop within %g s", self.name, timeout_s)
-
-    def wake(self) -> None:
-        """Call *run* as soon as possible; while it runs, once more after that."""
-        self._wake.set()
+            if (await asyncio.wait({task}, timeout=timeout_s / _CANCELLATIONS))[0]:
+                return
+        _log.error("background task %s did not stop within %g s", self.name, timeout_s)
 
     def _start(self) -> None:
         self._restart = None
-        self._task = asyncio.create_task(self._loop(), name=self.name)
+        self._started_s = time.monotonic()
+        self._task = asyncio.create_task(self._work(), name=self.name)
         self._task.add_done_callback(self._ended)
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         error = None if task.cancelled() else task.exception()
         if self._task is not task:
             return  # closed
-        reason = "cancelled" if error is None else type(error).__name__
+        reason = "cancelled" if task.cancelled() else type(error).__name__ if error else "done"
         _log.error("background task %s ended and is restarted: %s", self.name, reason)
         self.restarts += 1
         self._task = None
-        self._wake.set()  # the turn that was cut off is repeated
+        if time.monotonic() - self._started_s > _LONGEST_RESTART_S:
+            self._backoff.reset()
         # later, not at once: a loop that is shutting down cancels all tasks, and then stops
-        self._restart = task.get_loop().call_later(RESTART_S, self._start)
+        self._restart = task.get_loop().call_later(self._backoff.next_s(), self._start)
+
+
+class PeriodicTask(SupervisedTask):
+    """Call *run* again and again in the background, until closed.
+
+    An exception of *run* is logged, once for as long as it repeats, and the call is repeated: after
+    `RETRY_S`, then less and less often, but at least at the interval. If the task itself is
+    ended from outside, it is started again, and repeats the call.
+
+    Args:
+        name: the name of the task, in the log and in debuggers.
+        run: the work of one turn.
+        every_s: the interval in seconds, varied by a quarter; None: only when woken.
+
+    Attributes:
+        last_ok_s: when *run* last returned, by the monotonic clock, in seconds; before that, when
+            the task was opened; None before then.
+    """
+
+    def __init__(
+        self, name: str, run: Callable[[], Awaitable[object]], *, every_s: float | None = None
+    ) -> None:
+        super().__init__(name, self._loop)
+        self.last_ok_s: float | None = None
+        self._run = run
+        self._every_s = every_s
+        self._wake = asyncio.Event()
+        self._due_s: float | None = None
+        self._failure: type[Exception] | None = None
+
+    @property
+    def overdue_s(self) -> float:
+        """For how many seconds a turn has been due, or under way, that has not succeeded."""
+        return 0.0 if self._due_s is None or not self.is_open else time.monotonic() - self._due_s
+
+    def open(self) -> None:
+        """Start the task; opening an open one changes nothing."""
+        if not self.is_open:
+            self.last_ok_s = time.monotonic()
+            self._due_s = None
+        super().open()
+
+    def wake(self) -> None:
+        """Call *run* as soon as possible; while it runs, once more after that."""
+        self._note_due()
+        self._wake.set()
+
+    def _note_due(self) -> None:
+        if self._due_s is None:
+            self._due_s = time.monotonic()
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if self._task is task:
+            self.wake()  # the turn that was cut off is repeated
+        super()._ended(task)
 
     async def _loop(self) -> None:
         this = asyncio.current_task()
         every_s = self._every_s or RETRY_S
         backoff = Backoff(min(RETRY_S, every_s), max(RETRY_S, every_s))
         while self._task is this:  # a run that swallows its cancellation must not outlive `close`
-            await self._due()
+            await self._until_due()
             try:
                 await self._run()
             except Exception as error:  # noqa: BLE001 - no failure of one turn ends the task
@@ -255,16 +315,24 @@ class PeriodicTask:
                     _log.info("background task %s works again", self.name)
                 self._failure = None
                 backoff.reset()
-                self.last_ok_s = asyncio.get_running_loop().time()
+                self.last_ok_s = time.monotonic()
+                self._due_s = self.last_ok_s if self._wake.is_set() else None
 
-    async def _due(self) -> None:
+    async def _until_due(self) -> None:
         every_s = self._every_s
         try:
             async with asyncio.timeout(None if every_s is None else jittered(every_s)):
                 await self._wake.wait()
         except TimeoutError:
             pass
+        self._note_due()
         self._wake.clear()
+
+
+def tasks_state(tasks: Iterable[PeriodicTask]) -> str:
+    """Return "ok", or the names of the *tasks* that are late and for how many seconds."""
+    late = [f"{task.name} ({task.overdue_s:.0f} s)" for task in tasks if task.overdue_s > LATE_S]
+    return f"late: {', '.join(late)}" if late else "ok"
 
 
 class TaskPool:

@@ -9,12 +9,13 @@ from rehydrate.api.app import create_app
 from rehydrate.api.auth.access import Access
 from rehydrate.api.telemetry import Metrics
 from rehydrate.api.webhooks import WebhookSenders
-from rehydrate.background import BoundedCache
+from rehydrate.background import BoundedCache, PeriodicTask
 from rehydrate.context import ChannelNames, Context, PublishOptions
 from rehydrate.database import named_setting
 from rehydrate.follow.feed import FollowOptions
 from rehydrate.follow.subscriptions import Subscriptions
 from rehydrate.hydrate.history_window import Prefetch
+from rehydrate.lifespan import Lifespan, Part
 from rehydrate.maintenance.inspector import ServiceInspector
 from rehydrate.maintenance.tasks import Maintenance, MaintenanceOptions, MaintenanceParts
 from rehydrate.postgres.store import PostgresStore
@@ -152,6 +153,27 @@ def services(
         ReplayAdmin(ctx, requests),
         ServiceInspector(ctx, subscriptions, maintenance),
         ModelRuns(ctx, respond=respond, cancels=subscriptions.cancels),
+    )
+
+
+def tasks(made: Adapters, running: Services) -> list[PeriodicTask]:
+    """Return the background tasks of a process that have turns; its metrics show them."""
+    found = [*running.maintenance.tasks, running.replay_worker.task, made.channel.clock.task]
+    made.metrics.watch_tasks(found)
+    return found
+
+
+def lifespan(made: Adapters, running: Services) -> Lifespan:
+    """Return what opens and closes the adapters and services of a process."""
+    return Lifespan(
+        [
+            Part(made.store.open, made.store.close),
+            Part(made.channel.open, made.channel.close),
+            Part(lambda: None, made.names.close),
+            Part(running.maintenance.open, running.maintenance.close),
+            Part(lambda: None, running.subscriptions.close),
+            Part(running.replay_worker.open, running.replay_worker.close),
+        ]
     )
 
 

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rehydrate import composition
 from rehydrate.api.conversations import router
+from rehydrate.background import tasks_state
 from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.errors import Busy, ChannelUnavailable, NotFound
@@ -73,26 +74,19 @@ class History:
         self._maintenance = running.maintenance
         self._replay_worker = running.replay_worker
         self.admin, self.inspector = running.admin, running.inspector
+        self._tasks = composition.tasks(made, running)
+        self._lifespan = composition.lifespan(made, running)
 
     async def open(self) -> None:
         """Connect to the store, and read Ably's clock; Ably is connected to when first needed.
 
-        Raises:
-            StoreUnavailable: Postgres does not answer.
+        Opening an open one changes nothing, and a closed one may be opened again.
         """
-        await self._store.open()
-        await self._channel.open()
-        self._maintenance.open()
-        self._replay_worker.open()
+        await self._lifespan.open()
 
     async def close(self) -> None:
-        """End all tasks and close all connections."""
-        await self._replay_worker.close()
-        await self._subscriptions.close()
-        await self._maintenance.close()
-        await self._adapters.names.close()
-        await self._channel.close()
-        await self._store.close()
+        """End all tasks and close all connections; without effect unless it is open."""
+        await self._lifespan.close()
 
     async def __aenter__(self) -> Self:
         await self.open()
@@ -471,17 +465,20 @@ class History:
         self._maintenance.announce(channels)
 
     async def ready(self) -> dict[str, str]:
-        """Return the state of each dependency by name: "ok", or a fault that does not stop it.
+        """Return the state of each dependency, and of the background tasks, by name.
+
+        "ok", or a fault that does not stop the service.
 
         Raises:
             StoreUnavailable: Postgres does not answer, or its schema is not at head.
         """
         await self._store.ready()
+        checks = {"store": "ok", "channel": "ok", "tasks": tasks_state(self._tasks)}
         try:
             await self._channel.ready()
         except ChannelUnavailable as error:
-            return {"store": "ok", "channel": str(error)}
-        return {"store": "ok", "channel": "ok"}
+            checks["channel"] = str(error)
+        return checks
 
     def router(self, *, authorize: Authorize) -> APIRouter:
         """Return the HTTP routes, for an application whose lifespan opens and closes this.

@@ -59,6 +59,23 @@ async def test_a_resumed_connection_misses_nothing_and_reports_no_gap(server, lo
     assert [m.data for m in got] == [str(n) for n in range(60)]
 
 
+@pytest.mark.parametrize("name", ["rehydrate subscription", "rehydrate channel connection"])
+async def test_a_task_that_is_cancelled_from_outside_is_restarted(server, log, name):
+    async with log.subscribe(C, rewind="10s") as subscription:
+        await publish(log, 0)
+        await up_to(subscription, 0)
+        killed = [task for task in asyncio.all_tasks() if task.get_name() == name]
+        assert killed
+        for task in killed:
+            task.cancel()
+        await asyncio.wait(killed)
+        await publish(log, 1)
+        await up_to(subscription, 1)
+        server.cut(channel=C)
+        await publish(log, 2)
+        await up_to(subscription, 2)
+
+
 async def test_idle_is_false_while_messages_wait(server, log):
     async with log.subscribe(C) as subscription:
         assert subscription.idle

@@ -16,6 +16,7 @@ class TcpProxy:
 
     def __init__(self, url):
         self._parts = urlsplit(url)
+        self._far = self._parts
         self._server = None
         self._port = 0
         self._ends = set()
@@ -44,12 +45,14 @@ class TcpProxy:
             end.transport.abort()
         await asyncio.wait_for(self._server.wait_closed(), 10)
 
+    def leads_to(self, url):
+        """New connections lead to the server of *url*."""
+        self._far = urlsplit(url)
+
     async def _join(self, reader, writer):
         there = None
         try:
-            far_reader, there = await asyncio.open_connection(
-                self._parts.hostname, self._parts.port
-            )
+            far_reader, there = await asyncio.open_connection(self._far.hostname, self._far.port)
             self._ends |= {writer, there}
             async with asyncio.TaskGroup() as both:
                 both.create_task(_pass_on(reader, there))

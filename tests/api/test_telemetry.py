@@ -175,6 +175,22 @@ def test_use_cases_report_sources_and_outcomes():
         metrics.observe("tokens", "secret")
 
 
+class Late:
+    """A background task that is late."""
+
+    name, restarts, overdue_s = "sample", 2, 90.5
+
+
+def test_background_tasks_are_shown_as_they_are_at_the_scrape():
+    metrics, task = Metrics(), Late()
+    metrics.watch_tasks([task])
+    assert samples(metrics)["rehydrate_task_overdue_seconds", ("task", "sample")] == 90.5
+    task.overdue_s = 0.0
+    found = samples(metrics)
+    assert found["rehydrate_task_overdue_seconds", ("task", "sample")] == 0
+    assert found["rehydrate_task_restarts_total", ("task", "sample")] == 2
+
+
 def test_two_instances_share_nothing():
     one, other = Metrics(), Metrics()
     one.hydrated([], {})

@@ -92,7 +92,8 @@ async def opaque(rest, capability):
 
 async def test_it_is_ready(client):
     answer = await client.get("/readyz")
-    assert answer.json() == {"status": "ok", "checks": {"store": "ok", "channel": "ok"}}
+    checks = {"store": "ok", "channel": "ok", "tasks": "ok"}
+    assert answer.json() == {"status": "ok", "checks": checks}
 
 
 async def test_messages_are_stored_once_read_back_and_paged(backend):

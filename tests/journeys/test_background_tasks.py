@@ -120,7 +120,7 @@ NAMES = sorted(name for name in vars(Jobs) if not name.startswith("_"))
 
 def named(history, name):
     """Return the task of that name."""
-    tasks = [*history._maintenance.tasks, history._replay_worker.task, history._channel._clock.task]
+    tasks = [*history._maintenance.tasks, history._replay_worker.task, history._channel.clock.task]
     return next(task for task in tasks if key(task.name) == key(name))
 
 

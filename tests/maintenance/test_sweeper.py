@@ -55,12 +55,11 @@ async def history(history_settings):
 async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="write", pause_s=0):
     """Publish *texts*, then stop like a killed publisher: while writing, or after the commit."""
 
-    async def no_end(*_):
-        return None
+    async def no_end(publication, ledger, keeping):
+        await keeping.close()
 
     async def commit_only(publication, ledger, keeping):
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+        await keeping.close()
         await ledger.commit(publication, await publication.end())
 
     with monkeypatch.context() as patch:
@@ -70,9 +69,6 @@ async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="
                 response.write(text)
                 await asyncio.sleep(pause_s)
             await asyncio.sleep(0.8)  # one checkpoint, and the acknowledgements
-    for task in asyncio.all_tasks():
-        if task.get_name() == f"checkpoints of {response_id}":
-            task.cancel()
 
 
 async def ended(history, conversation_id, response_id):
@@ -149,8 +145,8 @@ async def test_a_reader_who_lacks_stored_text_receives_it_with_the_end(history, 
 
 
 async def test_unfinished_tool_calls_are_closed_and_finished_ones_stay(history, monkeypatch):
-    async def no_end(*_):
-        return None
+    async def no_end(publication, ledger, keeping):
+        await keeping.close()
 
     with monkeypatch.context() as patch:
         patch.setattr(responding, "_end", no_end)
@@ -162,9 +158,6 @@ async def test_unfinished_tool_calls_are_closed_and_finished_ones_stay(history, 
             response.tool_call("half", "find")
             response.tool_args("half", '{"q":')
             await asyncio.sleep(0.8)
-    for task in asyncio.all_tasks():
-        if task.get_name() == "checkpoints of r1":
-            task.cancel()
     message = await ended(history, "sweep-9", "r1")
     assert message["status"] == "interrupted"
     assert [(part["status"], part["args"], part["result"]) for part in message["parts"]] == [

@@ -118,8 +118,7 @@ async def test_an_end_that_was_never_published_is_published_with_the_text(
     history, ably, monkeypatch
 ):
     async def commit_only(publication, ledger, keeping):
-        keeping.cancel()
-        await asyncio.gather(keeping, return_exceptions=True)
+        await keeping.close()
         await ledger.commit(publication, await publication.end())
 
     monkeypatch.setattr(responding, "_end", commit_only)

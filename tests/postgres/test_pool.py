@@ -11,6 +11,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from api.tcp_proxy import TcpProxy
 from conftest import connected, database_url
 from contracts.messages import finished, put, response
 from contracts.store_reading import Rows
@@ -19,7 +20,13 @@ from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.errors import BadParameter, StoreUnavailable
 from rehydrate.postgres import pool as pool_module
 from rehydrate.postgres.migrations import migrate
-from rehydrate.postgres.pool import ConnectionLost, ConstraintViolated, Pool, translated
+from rehydrate.postgres.pool import (
+    ConnectionLost,
+    ConstraintViolated,
+    Pool,
+    StatementFailed,
+    translated,
+)
 from rehydrate.postgres.store import PostgresStore
 
 NOWHERE = "postgresql://postgres@127.0.0.1:1/none"
@@ -62,6 +69,25 @@ async def test_a_pooler_is_detected(pooled_database: str) -> None:
 async def test_a_direct_connection_is_not_detected_as_a_pooler(store) -> None:
     await store.ready()
     assert store._readers._pooled is False
+
+
+async def test_a_pooler_that_is_put_in_between_later_is_detected(
+    database: str, pooled_database: str
+) -> None:
+    async with TcpProxy(database) as proxy, opened(proxy.url) as store:
+        await put(store, "c", finished("m", "1"))
+        await asyncio.gather(*(store.load("c", limit=1, before=None) for _ in range(5)))
+        await proxy.disconnect()
+        proxy.leads_to(pooled_database)
+        await proxy.connect()
+        for number in range(2, 8):
+            try:
+                await put(store, "c", finished(f"m{number}", str(number)))
+            except StoreUnavailable:  # the loss of the connection to the server itself
+                await put(store, "c", finished(f"m{number}", str(number)))
+            loads = (store.load("c", limit=1, before=None) for _ in range(10))
+            for stored in await asyncio.gather(*loads):
+                assert stored.finished[0].id == f"m{number}"
 
 
 async def test_terminated_connections_are_replaced(store, database: str) -> None:
@@ -220,6 +246,44 @@ async def test_a_violated_constraint_is_named_without_the_row(store) -> None:
     assert caught.value.__suppress_context__
 
 
+async def test_a_value_that_a_statement_fails_on_is_not_shown(store) -> None:
+    with pytest.raises(StatementFailed) as caught:
+        await store._readers.read("SELECT $1::text::int", "a secret")
+    assert "secret" not in f"{caught.value!r} {caught.value.__cause__!r}"
+    assert caught.value.__suppress_context__
+
+
+async def test_an_operation_that_the_driver_cancels_is_no_cancellation_of_the_caller(
+    store, monkeypatch
+) -> None:
+    async def fetch(*_: object) -> None:
+        raise asyncio.CancelledError
+
+    await store.ready()
+    monkeypatch.setattr(asyncpg.Connection, "fetch", fetch)
+    with pytest.raises(ConnectionLost):
+        await store.ready()
+
+
+async def test_a_connection_that_cannot_be_given_back_fails_no_statement(
+    database: str, monkeypatch
+) -> None:
+    plain, failures = asyncpg.Pool.release, []
+
+    async def release(self: asyncpg.Pool, connection: object, **how: object) -> None:
+        if not failures:
+            failures.append(connection)
+            raise TimeoutError
+        await plain(self, connection, **how)
+
+    monkeypatch.setattr(asyncpg.Pool, "release", release)
+    async with opened(database, pool_size=1) as store:
+        await put(store, "c", finished("m", "1"))
+        assert failures
+        await put(store, "c", finished("n", "2"))
+        assert len(await store.states("c", ["m", "n"])) == 2
+
+
 @pytest.mark.parametrize(
     ("error", "expected"),
     [
@@ -234,6 +298,8 @@ async def test_a_violated_constraint_is_named_without_the_row(store) -> None:
         (asyncpg.ReadOnlySQLTransactionError("x"), StoreUnavailable),
         (asyncpg.UndefinedTableError("x"), StoreUnavailable),
         (asyncpg.AdminShutdownError("x"), ConnectionLost),
+        (asyncpg.InvalidSQLStatementNameError("x"), ConnectionLost),
+        (asyncpg.DuplicatePreparedStatementError("x"), ConnectionLost),
         (asyncpg.CannotConnectNowError("x"), ConnectionLost),
         (asyncpg.ConnectionDoesNotExistError("x"), ConnectionLost),
         (asyncpg.InterfaceError("connection is closed"), ConnectionLost),

@@ -11,6 +11,7 @@ from exactness.rooms import Cable, Gate, Paused, open_house, within
 from rehydrate.context import PublishOptions
 from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
 from rehydrate.postgres.store import PostgresStore
+from rehydrate.publish.checkpoints import Checkpoints
 
 TEXT = "むかし👩‍👩‍👧é\u0302ab"
 
@@ -100,6 +101,29 @@ class TestTheStream:
             async with asyncio.timeout(20):
                 while (await room.stored())["r"][0] != "abc":  # noqa: ASYNC110 - a task writes
                     await asyncio.sleep(0.01)
+
+    async def test_checkpoints_go_on_after_a_failure_of_any_kind_and_a_cancellation(
+        self, room, often, monkeypatch
+    ):
+        monkeypatch.setattr("rehydrate.background.RESTART_S", 0.01)
+        left = [KeyError("a defect"), TimeoutError(), StoreUnavailable("away")]
+        plain = Checkpoints.checkpoint
+
+        async def checkpoint(self, writer, ending=()):
+            if left:
+                raise left.pop()
+            await plain(self, writer, ending)
+
+        async with room.respond("r") as response:
+            monkeypatch.setattr(Checkpoints, "checkpoint", checkpoint)
+            response.write("a")
+            await room.keeps("r", "a")
+            assert not left
+            (saving,) = [task for task in asyncio.all_tasks() if task.get_name() == "checkpoints"]
+            saving.cancel()
+            await asyncio.wait([saving])
+            response.write("b")
+            await room.keeps("r", "ab")
 
     async def test_metadata_may_be_replaced_while_streaming(self, room, often):
         async with room.respond("r", metadata={"k": 1}) as response:

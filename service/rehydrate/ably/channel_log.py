@@ -21,6 +21,7 @@ from __future__ import annotations
 
 import logging
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Self
 
 from ably import AblyRealtime
@@ -99,15 +100,16 @@ class AblyChannel:
         self._timeout_s = request_timeout_s
         self._ping_every_s = ping_every_s
         self._credentials = Credentials(AblyKey.parse(key), client_id, self._server_ms)
-        self._requests = Requests(self._credentials, self._endpoint, request_timeout_s)
         self.clock = ServerClock(self._server_ms)
         self._ack_timeout_s = ack_timeout_s
-        self._slots = ConnectionSlots(
+        self._make_slots = partial(
+            ConnectionSlots,
             self._sender,
             rate_per_s=publish_rate,
             capacity=unacknowledged,
             unacknowledged=publishes_in_flight,
         )
+        self._renew()
         self._pool = ConnectionPool(
             self._connection,
             channels_per_connection=channels_per_connection,
@@ -125,10 +127,16 @@ class AblyChannel:
 
     async def open(self) -> None:
         """Fetch Ably's time. Connections are opened later, on first use."""
+        if self._closed:
+            self._renew()
         await self.clock.open()
 
     async def close(self) -> None:
-        """Wait up to 2 s for outstanding acknowledgements, then close all connections permanently."""
+        """Wait up to 2 s for outstanding acknowledgements, then close all connections.
+
+        What is published or read after that is refused, until `open` is called again.
+        """
+        self._closed = True
         await self.clock.close()
         await self._slots.close(_CLOSING_S)
         await self._pool.close()
@@ -213,6 +221,12 @@ class AblyChannel:
 
     async def _server_ms(self) -> float:
         return await self._requests.time_ms()
+
+    def _renew(self) -> None:
+        """Create what refuses everything once it is closed."""
+        self._closed = False
+        self._requests = Requests(self._credentials, self._endpoint, self._timeout_s)
+        self._slots = self._make_slots()
 
     def _sender(self) -> Sender:
         return Sender(self._connection(), ack_timeout_s=self._ack_timeout_s)

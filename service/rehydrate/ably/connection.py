@@ -11,7 +11,7 @@ from ably.types.connectionstate import ConnectionState
 
 from rehydrate.ably.connecting import Connecting
 from rehydrate.ably.errors import channel_error, describe, is_token_refusal
-from rehydrate.background import Backoff
+from rehydrate.background import Backoff, SupervisedTask
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 
 if TYPE_CHECKING:
@@ -31,6 +31,9 @@ _TIMEOUTS_UNTIL_REPLACED = 6
 
 _ECHO_S = 1.0
 """Time limit of a ping that `alive_within` waits for; its callers can do without the answer."""
+
+_CLOSE_TIMEOUTS = 4
+"""Time limits that closing may take: a close frame, and cancellations that the SDK swallows."""
 
 _TERMINAL = (ConnectionState.FAILED, ConnectionState.CLOSED)
 
@@ -75,7 +78,7 @@ class Connection:
         self._invalidate_token = invalidate_token
         self._timeout_s = timeout_s
         self._ping_every_s = ping_every_s
-        self._task: asyncio.Task[None] | None = None
+        self._task = SupervisedTask("rehydrate channel connection", self._run)
         self._client: AblyRealtime | None = None
         self._refusal: ChannelRefused | None = None
         self._closed = self._must_replace = False
@@ -87,8 +90,8 @@ class Connection:
 
     def start(self) -> None:
         """Begin to connect, if that has not begun yet."""
-        if self._task is None and not self._closed:
-            self._task = asyncio.create_task(self._run(), name="rehydrate channel connection")
+        if not self._closed:
+            self._task.open()
 
     def ping_now(self) -> None:
         """Ping now instead of at the next interval: an expected message did not arrive."""
@@ -149,11 +152,7 @@ class Connection:
     async def close(self) -> None:
         """Close the connection permanently."""
         self._closed = True
-        task, self._task = self._task, None
-        if task is not None:
-            while not task.done():  # the SDK may swallow a cancellation: cancel again
-                task.cancel()
-                await asyncio.wait([task], timeout=self._timeout_s)
+        await self._task.close(_CLOSE_TIMEOUTS * self._timeout_s)
 
     async def _run(self) -> None:
         backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)

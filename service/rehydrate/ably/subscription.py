@@ -16,7 +16,7 @@ from ably.util.exceptions import AblyException
 from rehydrate.ably.errors import CAPABILITY, channel_error, describe
 from rehydrate.ably.rest import from_live
 from rehydrate.ably.sdk_fixes import harden
-from rehydrate.background import Backoff
+from rehydrate.background import Backoff, SupervisedTask
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.ports import Discontinuity
 
@@ -77,7 +77,7 @@ class LiveSubscription:
         self._overloaded = False
         self._client: AblyRealtime | None = None
         self._channel: RealtimeChannel | None = None
-        self._task: asyncio.Task[None] | None = None
+        self._task = SupervisedTask("rehydrate subscription", self._reattach_loop)
 
     async def open(self) -> None:
         """Attach.
@@ -88,8 +88,7 @@ class LiveSubscription:
         """
         await self._attach()
         self._connection.listeners.append(self)
-        self._task = asyncio.create_task(self._reattach_loop(), name="rehydrate subscription")
-        self._task.add_done_callback(lambda _: self._item_added.set())
+        self._task.open()
 
     async def close(self) -> bool:
         """Detach. Return whether Ably has confirmed it."""
@@ -97,9 +96,7 @@ class LiveSubscription:
         self._item_added.set()
         if self in self._connection.listeners:
             self._connection.listeners.remove(self)
-        if self._task is not None:
-            self._task.cancel()
-            await asyncio.wait([self._task])
+        await self._task.close(self._timeout_s)
         return await self._detach()
 
     def __aiter__(self) -> AsyncIterator[ChannelMessage | Discontinuity]:
@@ -109,8 +106,6 @@ class LiveSubscription:
         while not self._items:
             if self._closed:
                 raise StopAsyncIteration
-            if self._task is not None and self._task.done():
-                self._task.result()  # re-raises a bug that ended the task
             if self._overflowed:
                 # Not before the reader has caught up: a rewind would overflow the buffer again.
                 self._overflowed = False
@@ -147,6 +142,8 @@ class LiveSubscription:
 
     async def _reattach_loop(self) -> None:
         """Attach again whenever that was requested, retrying until it succeeds."""
+        if self._task.restarts:  # it may have ended between a detach and an attach
+            self._reattach("its task ended and was started again")
         while True:
             await self._reattach_needed.wait()
             backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)

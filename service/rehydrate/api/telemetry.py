@@ -10,7 +10,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import unquote_plus
@@ -24,7 +24,7 @@ from prometheus_client import (
     ProcessCollector,
     generate_latest,
 )
-from prometheus_client.core import CounterMetricFamily
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
 from rehydrate.api.answers import request_id
@@ -32,6 +32,8 @@ from rehydrate.api.answers import request_id
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+    from rehydrate.background import PeriodicTask
 
 
 _log = logging.getLogger("rehydrate.access")
@@ -172,6 +174,10 @@ class Metrics:
         """Add live messages of followed conversations; *counts* is called at each scrape."""
         self._registry.register(_Followed(counts))
 
+    def watch_tasks(self, tasks: Sequence[PeriodicTask]) -> None:
+        """Add the state of background *tasks*, which is read at each scrape."""
+        self._registry.register(_Tasks(tasks))
+
     def _counter(self, name: str, text: str, *labels: str) -> Counter:
         return Counter(f"rehydrate_{name}", text, labels, registry=self._registry)
 
@@ -277,3 +283,21 @@ def uvicorn_options() -> dict[str, Any]:
         "timeout_keep_alive": 75,
         "timeout_graceful_shutdown": 10,
     }
+
+
+class _Tasks(Collector):
+    """Background tasks: how late their turns are, and how often they were started again."""
+
+    def __init__(self, tasks: Sequence[PeriodicTask]) -> None:
+        self._tasks = tasks
+
+    def collect(self) -> Iterator[Metric]:
+        text = "Seconds for which a turn of a background task has been due without success."
+        overdue = GaugeMetricFamily("rehydrate_task_overdue_seconds", text, labels=["task"])
+        text = "How often a background task ended and was started again."
+        restarts = CounterMetricFamily("rehydrate_task_restarts", text, labels=["task"])
+        for task in self._tasks:
+            overdue.add_metric([task.name], task.overdue_s)
+            restarts.add_metric([task.name], task.restarts)
+        yield overdue
+        yield restarts

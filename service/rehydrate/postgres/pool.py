@@ -8,9 +8,10 @@ called.
 from __future__ import annotations
 
 import asyncio
+import logging
 import re
-from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
-from contextlib import asynccontextmanager, suppress
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
+from contextlib import asynccontextmanager, contextmanager, suppress
 from types import MappingProxyType
 from typing import Any, NoReturn
 
@@ -18,6 +19,8 @@ import asyncpg
 
 from rehydrate.errors import BadParameter, RehydrateError, StoreUnavailable
 from rehydrate.postgres.url import behind_pooler, connect_arguments
+
+_log = logging.getLogger(__name__)
 
 CONNECT_TIMEOUT_S = 5.0
 POOL_TIMEOUT_S = 5.0
@@ -48,6 +51,9 @@ _NO_SCHEMA = ("3F000", "42P01", "42703")
 _BAD_TEXT = ("22000", "22021")
 """SQLSTATEs for text that the driver cannot encode, or the server cannot store."""
 
+_NO_STATEMENT = ("26000", "42P05")
+"""SQLSTATEs for a prepared statement that the server lacks, or has twice: a pooler is in between."""
+
 _CLOSED = re.compile("clos|released")
 """Matches the driver's errors for a connection or pool that has been closed."""
 
@@ -56,7 +62,14 @@ class ConnectionLost(StoreUnavailable):
     """The connection was lost; a statement that only reads can be repeated on another one."""
 
 
-class ConstraintViolated(RehydrateError):
+class StatementFailed(RehydrateError):
+    """The driver or the server rejects a statement. This is a bug of the service.
+
+    The message has no values, since they may be message text.
+    """
+
+
+class ConstraintViolated(StatementFailed):
     """A write violated a constraint of the schema. This is a bug of the service.
 
     The message has the constraint but no values, since the row may contain message text.
@@ -92,8 +105,8 @@ def _by_code(code: str, error: BaseException) -> BaseException:
     if code in _BAD_TEXT:
         return BadParameter("id", "an id must be valid Unicode without NUL characters")
     name = type(error).__name__
-    if code.startswith("57P"):
-        return ConnectionLost(f"Postgres closed the connection ({name})")
+    if code.startswith("57P") or code in _NO_STATEMENT:
+        return ConnectionLost(f"Postgres cannot go on with the connection ({name})")
     return StoreUnavailable(f"Postgres: {name}") if code.startswith(_UNAVAILABLE) else error
 
 
@@ -107,6 +120,29 @@ def raise_translated(error: BaseException) -> NoReturn:
     raise ours from error
 
 
+@contextmanager
+def _translating() -> Iterator[None]:
+    """Raise the service's errors for those of the driver, which then leave the pool in no case.
+
+    An operation of the driver may also be cancelled by the driver itself, when it gives a
+    connection up. That is a lost connection, and not a cancellation of the caller.
+    """
+    try:
+        yield
+    except asyncio.CancelledError:
+        task = asyncio.current_task()
+        if task is None or task.cancelling():
+            raise
+        raise ConnectionLost("the driver gave the connection up") from None
+    except _DRIVER_ERRORS as error:
+        ours = translated(error)
+        if isinstance(ours, StoreUnavailable | BadParameter):
+            raise ours from error
+        if isinstance(ours, ConstraintViolated):
+            raise ours from None  # the driver's error contains the row
+        raise StatementFailed(f"Postgres rejects a statement ({type(error).__name__})") from None
+
+
 class Session:
     """A connection acquired from the pool, with the driver's errors translated."""
 
@@ -115,44 +151,52 @@ class Session:
 
     async def fetch(self, sql: str, *arguments: Any) -> list[Any]:
         """Run a statement and return its rows."""
-        rows: list[Any] = await _call(self._driver, "fetch", sql, *arguments)
-        return rows
+        with _translating():
+            rows: list[Any] = await self._driver.fetch(sql, *arguments)
+            return rows
 
     async def execute(self, sql: str, *arguments: Any) -> str:
         """Run a statement and return its command tag, such as ``UPDATE 1``."""
-        return str(await _call(self._driver, "execute", sql, *arguments))
+        with _translating():
+            return str(await self._driver.execute(sql, *arguments))
 
     async def execute_many(self, sql: str, rows: Iterable[Sequence[Any]]) -> None:
         """Run a statement for each of *rows*, pipelined."""
-        await _call(self._driver, "executemany", sql, rows)
+        with _translating():
+            await self._driver.executemany(sql, rows)
 
     async def rollback(self) -> None:
         """Roll back, or close the connection if it cannot."""
         try:
-            await self._driver.execute("ROLLBACK", timeout=CLOSE_TIMEOUT_S)
-        except _DRIVER_ERRORS:
-            self._terminate()  # the caller is handling the error that led here
+            with _translating():
+                await self._driver.execute("ROLLBACK", timeout=CLOSE_TIMEOUT_S)
+        except RehydrateError:
+            self.terminate()  # the caller is handling the error that led here
         except BaseException:
-            self._terminate()
+            self.terminate()
             raise
 
-    def _terminate(self) -> None:
+    def terminate(self) -> None:
+        """Close the connection without waiting for the server."""
         with suppress(asyncpg.InterfaceError):  # already closed and back in the pool
             self._driver.terminate()
 
-
-async def _call(driver: Any, method: str, *arguments: Any) -> Any:
-    try:
-        return await getattr(driver, method)(*arguments)
-    except _DRIVER_ERRORS as error:
-        raise_translated(error)
+    async def give_back(self, pool: Any) -> None:
+        """Return the connection to *pool*. What it was used for is done, so a failure is none."""
+        try:
+            with _translating():
+                await pool.release(self._driver, timeout=CLOSE_TIMEOUT_S)
+        except RehydrateError as error:
+            _log.debug("a connection could not be returned to the pool, and is closed: %s", error)
+            self.terminate()
 
 
 class Pool:
     """At most *size* connections to *url*, opened on demand.
 
-    The first connect detects a pooler in transaction mode. Behind one, statements are not prepared
-    and reads run in transactions.
+    A pooler in transaction mode is detected by the first connect, and by the next one after a
+    connection was lost or refused, since it may have been put in between. Behind one, statements
+    are not prepared and reads run in transactions.
 
     Args:
         url: a libpq URL.
@@ -173,7 +217,8 @@ class Pool:
         settings = "; ".join(f"SET LOCAL {name} = {value}" for name, value in reading.items())
         self._begin_reading = f"BEGIN READ ONLY; {settings}"
         self._pool: Any = None
-        self._pooled: bool | None = None
+        self._pooled = False
+        self._must_detect = True
 
     async def open(self) -> None:
         """Create the pool. No connection is opened yet."""
@@ -240,24 +285,31 @@ class Pool:
         pool = self._pool
         if pool is None:
             raise StoreUnavailable("the store is not open")
-        try:
+        with _translating():
             async with asyncio.timeout(POOL_TIMEOUT_S):
-                driver = await pool.acquire()
-        except _DRIVER_ERRORS as error:
-            raise_translated(error)
+                session = Session(await pool.acquire())
         try:
-            yield Session(driver)
+            yield session
+        except ConnectionLost:
+            self._must_detect = True
+            session.terminate()
+            raise
         finally:
-            await pool.release(driver, timeout=CLOSE_TIMEOUT_S)
+            await session.give_back(pool)
 
     async def _connect(self, _dsn: None, **given: Any) -> Any:
-        if self._pooled is None:
+        must_detect, self._must_detect = self._must_detect, True
+        # once found it stays: a connection to it, which is still in use, could be taken for direct
+        if must_detect and not self._pooled:
             self._pooled = await behind_pooler(self._arguments)
         arguments = {**given, **self._arguments}
         if self._pooled:
-            return await asyncpg.connect(**arguments, statement_cache_size=0)
-        settings = {**self._reading, **arguments.pop("server_settings", {})}
-        return await asyncpg.connect(**arguments, server_settings=settings)
+            connection = await asyncpg.connect(**arguments, statement_cache_size=0)
+        else:
+            settings = {**self._reading, **arguments.pop("server_settings", {})}
+            connection = await asyncpg.connect(**arguments, server_settings=settings)
+        self._must_detect = False
+        return connection
 
 
 async def _keep_session(connection: Any) -> None:

@@ -32,7 +32,13 @@ _RENEW_EARLY = 0.8
 
 
 class Checkpoints:
-    """Writes of a publisher into the store, for as long as it holds the lease of its response."""
+    """Writes of a publisher into the store, for as long as it holds the lease of its response.
+
+    Attributes:
+        lost: whether a checkpoint found that the response belongs to this publisher no longer.
+        lease_s: the length of the lease, in seconds.
+        renew_s: the interval at which it is renewed, in seconds.
+    """
 
     def __init__(self, ctx: Context, conversation_id: str) -> None:
         terms = ctx.publish_options
@@ -43,7 +49,13 @@ class Checkpoints:
         self._holder = uuid.uuid4().hex
         self.lease_s = terms.lease_s
         self.renew_s = terms.lease_s / 3
-        self._granted_s = -math.inf
+        self.lost = False
+        self._granted_s = self._saved_s = -math.inf
+
+    @property
+    def idle_s(self) -> float:
+        """The time since the last claim or checkpoint, in seconds."""
+        return _now_s() - self._saved_s
 
     async def claim(
         self, response_id: str, prompt_id: str | None, metadata: Any, *, ephemeral: bool = False
@@ -73,7 +85,7 @@ class Checkpoints:
             await held.put([state])
             now_s = _now_s()
             await held.grant(response_id, self._holder, self._terms.lease_s)
-        self._granted_s = now_s
+        self._granted_s = self._saved_s = now_s
         return state.gen, held.conversation.channel
 
     async def _next_gen(self, held: LockedConversation, state: MessageState) -> int:
@@ -108,6 +120,7 @@ class Checkpoints:
             lease = await held.lease(writer.id) if state else None
             if state is None or lease is None or lease.holder != self._holder or lease.fenced:
                 writer.closed = f"response {writer.id!r} no longer belongs to this publisher"
+                self.lost = True
                 raise Fenced(writer.closed)
             for event in (*events, *ending):
                 fold(state, event)
@@ -122,6 +135,7 @@ class Checkpoints:
             if renews:
                 await held.grant(writer.id, self._holder, self._terms.lease_s)
         self._granted_s = now_s if renews else self._granted_s
+        self._saved_s = _now_s()
         writer.stored(len(events))
 
     async def commit(self, writer: ResponseWriter, ending: Sequence[Event]) -> None:

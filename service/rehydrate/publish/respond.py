@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.background import PeriodicTask
 from rehydrate.core.codecs import tokens
 from rehydrate.core.event import TERMINAL, Kind, Status
 from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
@@ -25,7 +27,7 @@ from rehydrate.core.text.content import (
     check_parts,
     clean_parts,
 )
-from rehydrate.errors import BadParameter, StoreUnavailable, TooLarge
+from rehydrate.errors import BadParameter, Fenced, TooLarge
 from rehydrate.publish.checkpoints import Checkpoints
 from rehydrate.publish.response_writer import Ending, ResponseWriter
 
@@ -216,9 +218,9 @@ async def respond(
     with ctx.publish_queue.channel(name) as queue:
         writer = ResponseWriter(ctx, response_id, gen, queue=queue, ephemeral=ephemeral)
         writer.start(prompt_id)
-        saving = asyncio.create_task(
-            _save_checkpoints(writer, checkpoints), name=f"checkpoints of {response_id}"
-        )
+        save = partial(_save_if_due, writer, checkpoints)
+        saving = PeriodicTask("checkpoints", save, every_s=CHECKPOINT_S)
+        saving.open()
         try:
             yield Response(writer)
         except BaseException as error:
@@ -228,34 +230,26 @@ async def respond(
         await _run_to_end(_end(writer, checkpoints, saving))
 
 
-async def _save_checkpoints(writer: ResponseWriter, checkpoints: Checkpoints) -> None:
-    """Append new events to the store at intervals, and renew the lease.
+async def _save_if_due(writer: ResponseWriter, checkpoints: Checkpoints) -> None:
+    """Append new events to the store, and renew the lease, each when it is due.
 
-    The channel has the events in the meantime. Where it lacks some, every interval is used.
+    The channel has the events in the meantime. Where it lacks some, every interval is used. A
+    failure is repeated at the next interval, for as long as the response is this publisher's.
     """
-    idle_s = 0.0
-    while True:
-        await asyncio.sleep(CHECKPOINT_S)
-        idle_s += CHECKPOINT_S
-        calm_s = min(CALM_INTERVALS * CHECKPOINT_S, checkpoints.lease_s / 5)
-        due_s = calm_s if writer.unstored else checkpoints.renew_s
-        if idle_s >= due_s or (writer.unstored and writer.needs_store):
-            try:
-                await checkpoints.checkpoint(writer)
-                idle_s = 0.0
-            except StoreUnavailable:
-                _log.warning("a checkpoint failed: the store is unavailable; retrying")
+    calm_s = min(CALM_INTERVALS * CHECKPOINT_S, checkpoints.lease_s / 5)
+    due_s = calm_s if writer.unstored else checkpoints.renew_s
+    must_save = bool(writer.unstored) and writer.needs_store
+    if not checkpoints.lost and (checkpoints.idle_s >= due_s or must_save):
+        with suppress(Fenced):  # what is written next raises it
+            await checkpoints.checkpoint(writer)
 
 
-async def _end(
-    writer: ResponseWriter, checkpoints: Checkpoints, saving: asyncio.Task[None]
-) -> None:
+async def _end(writer: ResponseWriter, checkpoints: Checkpoints, saving: PeriodicTask) -> None:
     """End the response by law 7: commit the text, publish a repair if needed, then the stop."""
     try:
         ending = await writer.end()  # may take long; the lease is renewed in the meantime
     finally:
-        saving.cancel()
-        await asyncio.gather(saving, return_exceptions=True)
+        await saving.close()
     await checkpoints.commit(writer, ending)
     for event in ending:
         await writer.publish_until_acked(event)
