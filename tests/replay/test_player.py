@@ -15,6 +15,7 @@ from rehydrate.core.replay.schedule import Replay, ReplayTerms, scheduled
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.replay import player as playing
 from rehydrate.replay.player import Player
+from waiting import PATIENCE_S
 
 TERMS = ReplayTerms("stream", 0, "ai:c", 0, 1000.0)
 TEXT = "abcdefghijklmnop"
@@ -55,7 +56,7 @@ class Wire:
     async def until(self, count):
         """Wait until *count* events were accepted."""
         self._wanted = count
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await self._reached.wait()
 
     def take(self, event):

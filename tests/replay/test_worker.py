@@ -12,6 +12,7 @@ from rehydrate import NewMessage
 from rehydrate.replay import replay_run, worker
 from replay.rooms import TOKENS, folded, room_over
 from telling import reading
+from waiting import PATIENCE_S
 
 LONG = [f"{number} " for number in range(40)]
 SLOW = {"speed": 0, "max_rate": 20}
@@ -31,7 +32,7 @@ def short_leases(monkeypatch):
 
 
 async def until(condition):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(0.02)
 
