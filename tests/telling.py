@@ -9,7 +9,8 @@ from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.history import History
 from rehydrate.ports import Outgoing
 from rehydrate.settings import load_settings
-from waiting import PATIENCE_S
+
+PATIENCE_S = 15.0
 
 
 def settings_for(database, server, **more):

@@ -22,11 +22,10 @@ from rehydrate.background import (
     tasks_state,
 )
 from rehydrate.errors import StoreUnavailable
-from waiting import PATIENCE_S
 
 
 async def until(condition):
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - of what has no event for it
             await asyncio.sleep(0.005)
 
@@ -217,7 +216,7 @@ class TestPeriodicTask:
 
         task = opened(run, every_s=0.001)
         await stubborn.wait()
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(5):
             await task.close(timeout_s=0.01)
         assert "did not stop within 0.01 s" in caplog.text
         gate.set()
@@ -339,14 +338,14 @@ def lease():
 class TestLeaseKeeper:
     async def test_it_is_renewed_again_and_again(self, lease):
         keeper = LeaseKeeper("lease", lease.renew, every_s=0.01, lease_s=5)
-        async with asyncio.timeout(PATIENCE_S), keeper.holding():
+        async with asyncio.timeout(20), keeper.holding():
             for _ in range(3):
                 await lease.renewed.acquire()
         assert not running("lease")
 
     async def test_it_is_renewed_at_once_on_request(self, lease):
         keeper = LeaseKeeper("lease", lease.renew, every_s=60, lease_s=60)
-        async with asyncio.timeout(PATIENCE_S), keeper.holding():
+        async with asyncio.timeout(20), keeper.holding():
             keeper.renew_now()
             await lease.renewed.acquire()
 
@@ -354,7 +353,7 @@ class TestLeaseKeeper:
         lease.answers = [LeaseLost()]
         keeper = LeaseKeeper("lease", lease.renew, every_s=0.01, lease_s=5)
         with pytest.raises(LeaseLost):
-            async with asyncio.timeout(PATIENCE_S), keeper.holding():
+            async with asyncio.timeout(20), keeper.holding():
                 await asyncio.Event().wait()
 
     @pytest.mark.parametrize("error", [StoreUnavailable("away"), TimeoutError(), KeyError("x")])
@@ -364,7 +363,7 @@ class TestLeaseKeeper:
         renewals = []
 
         async def block():
-            async with asyncio.timeout(PATIENCE_S), keeper.holding():
+            async with asyncio.timeout(20), keeper.holding():
                 while True:
                     renewals.append(await lease.renewed.acquire())
 
@@ -394,7 +393,7 @@ class TestLeaseKeeper:
     async def test_a_loss_that_cuts_nothing_off_is_logged(self, lease, caplog):
         lease.answers = [LeaseLost()]
         keeper = LeaseKeeper("a claim", lease.renew, every_s=0.01, lease_s=5, cut_off=False)
-        async with asyncio.timeout(PATIENCE_S), keeper.holding():
+        async with asyncio.timeout(20), keeper.holding():
             await until(lambda: "a claim is lost" in caplog.text)
         assert not running("a claim")
 

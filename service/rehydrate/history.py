@@ -434,13 +434,13 @@ class History:
         return result
 
     async def erase(self, conversation_id: str) -> None:
-        """Erase everything published in a conversation so far, permanently.
+        """Erase everything published in a conversation so far, permanently. Takes a second.
 
         Raises:
             StoreUnavailable: Postgres does not answer; nothing is erased.
         """
-        await erase(self.context, conversation_id)
-        self._subscriptions.changed(conversation_id)
+        wake = (self._subscriptions.changed, lambda _: self._replay_worker.wake())
+        await erase(self.context, conversation_id, wake)
 
     async def verify(self, conversation_id: str, *, mend: bool = False) -> Verified:
         """Compare the stored messages with those still on the channel; *mend*: repair differences.

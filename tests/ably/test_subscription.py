@@ -10,7 +10,6 @@ from ably_channel import ends, opened, until
 from localably import Key, LocalAbly
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.ports import Discontinuity, Outgoing
-from waiting import PATIENCE_S
 
 C = "ai:conv"
 
@@ -25,7 +24,7 @@ async def publish(log, *numbers):
         await answer
 
 
-async def receive(subscription, count, *, within_s=PATIENCE_S):
+async def receive(subscription, count, *, within_s=10):
     async with asyncio.timeout(within_s):
         return [await anext(subscription) for _ in range(count)]
 

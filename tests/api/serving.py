@@ -11,7 +11,6 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 
 from rehydrate.api.telemetry import uvicorn_options
-from waiting import PATIENCE_S
 
 
 @contextmanager
@@ -24,7 +23,7 @@ def served(app, **options):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
-            deadline_s = time.monotonic() + PATIENCE_S
+            deadline_s = time.monotonic() + 20
             while not server.started:
                 assert thread.is_alive(), "the server did not start"
                 assert time.monotonic() < deadline_s

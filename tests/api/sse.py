@@ -7,7 +7,7 @@ import json
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-from waiting import PATIENCE_S
+PATIENCE_S = 15
 
 
 class Told(NamedTuple):
@@ -22,6 +22,7 @@ class Stream:
     def __init__(self, response):
         self.response = response
         self.retry_ms = None
+        self.comments = 0
         self._lines = response.aiter_lines()
 
     async def next(self):
@@ -35,16 +36,13 @@ class Stream:
                     return Told(fields["event"], fields["id"], json.loads(fields["data"]))
                 if not line:
                     fields = {}
+                elif not name:
+                    self.comments += 1
                 elif name == "retry":
                     self.retry_ms = int(value)
-                elif name:
+                else:
                     fields[name] = value
         return None
-
-    async def comment(self):
-        """Return the next comment, as it was sent."""
-        async with asyncio.timeout(PATIENCE_S):
-            return await anext(line async for line in self._lines if line.startswith(":"))
 
     async def take(self, count):
         return [await self.next() for _ in range(count)]

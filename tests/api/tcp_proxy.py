@@ -6,8 +6,6 @@ import asyncio
 import contextlib
 from urllib.parse import urlsplit, urlunsplit
 
-from waiting import PATIENCE_S
-
 
 class TcpProxy:
     """Forwards bytes between its own port and the server of *url*.
@@ -45,7 +43,7 @@ class TcpProxy:
         self._server.close()
         for end in list(self._ends):
             end.transport.abort()
-        await asyncio.wait_for(self._server.wait_closed(), PATIENCE_S)
+        await asyncio.wait_for(self._server.wait_closed(), 10)
 
     def leads_to(self, url):
         """New connections lead to the server of *url*."""

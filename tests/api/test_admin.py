@@ -13,7 +13,6 @@ from api.minting import bearer
 from localably import LocalAbly
 from rehydrate import History, NewMessage
 from telling import settings_for
-from waiting import PATIENCE_S
 
 ADMIN, SERVICE = "an admin's key", "a backend's key"
 START = "/v1/admin/conversations/c/responses/r/replay"
@@ -67,7 +66,7 @@ async def clients(app, key):
 
 
 async def ended(client, replay_id):
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(20):
         while True:
             body = (await client.get(f"/v1/admin/replays/{replay_id}")).json()
             if body["state"] in {"done", "failed", "cancelled"}:

@@ -20,7 +20,6 @@ from api.tcp_proxy import TcpProxy
 from localably import LocalAbly
 from rehydrate.history import History
 from telling import publisher_to, settings_for
-from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
@@ -114,7 +113,7 @@ async def browsing(site, streaming):
             start_new_session=True,
         )
         try:
-            async with asyncio.timeout(PATIENCE_S):
+            async with asyncio.timeout(60):
                 yield
         finally:
             with contextlib.suppress(ProcessLookupError):

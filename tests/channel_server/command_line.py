@@ -7,8 +7,6 @@ import contextlib
 import os
 import sys
 
-from waiting import PATIENCE_S
-
 KEY = "app.key:" + "s" * 32
 
 
@@ -27,7 +25,7 @@ async def running(*arguments):
         env=os.environ,
     )
     try:
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(20):
             line = (await process.stdout.readline()).decode().split()
         assert line[:1] == ["ready"], (await process.stderr.read()).decode()
         yield process, line[1]

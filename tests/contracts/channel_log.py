@@ -12,7 +12,6 @@ import pytest
 from rehydrate.core.positions import at_or_before
 from rehydrate.errors import ChannelRefused, Unauthorized
 from rehydrate.ports import Discontinuity, Outgoing
-from waiting import PATIENCE_S
 
 HARD_TEXTS = {
     "japanese": "こんにちは、世界。ｶﾅ",
@@ -50,7 +49,7 @@ async def read(log, channel, **how):
         return [page async for page in pages]
 
 
-async def receive(subscription, count, *, within_s=PATIENCE_S):
+async def receive(subscription, count, *, within_s=10):
     """Return the next *count* items of a subscription."""
     async with asyncio.timeout(within_s):
         return [await anext(subscription.__aiter__()) for _ in range(count)]

@@ -185,6 +185,12 @@ class TestErased:
         stone = Tombstone(serial(BEGAN_MS), BEGAN_MS, frozenset({erased_mark("a")}))
         assert not shown(*whole("a", "x", 0), tombstone=stone).messages
 
+    def test_a_replay_of_what_was_erased_is_covered(self):
+        stone = Tombstone(None, BEGAN_MS, frozenset({erased_mark("a")}))
+        late = Event("token", "x", seq=1, text="t", timestamp_ms=BEGAN_MS + 1, replay_of="a")
+        assert stone.covers(late)
+        assert not stone.covers(late._replace(replay_of="b"))
+
     def test_without_serials_the_time_decides(self):
         stone = Tombstone(None, BEGAN_MS + 2000)
         messages = [*whole("a", "x", 0), *whole("b", "y", 3)]

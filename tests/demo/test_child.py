@@ -7,8 +7,6 @@ import os
 import signal
 import sys
 
-from waiting import PATIENCE_S
-
 ENDS = "import os, sys, time; from rehydrate.demo import child; "
 
 
@@ -23,7 +21,7 @@ async def started(script):
 
 async def ended(process):
     try:
-        return await asyncio.wait_for(process.wait(), PATIENCE_S)
+        return await asyncio.wait_for(process.wait(), 30)
     finally:
         if process.returncode is None:
             process.kill()

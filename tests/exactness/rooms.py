@@ -29,7 +29,8 @@ from rehydrate.publish.publish_queue import PublishQueue
 from rehydrate.publish.respond import respond
 from rehydrate.record.catch_up import catch_up
 from rehydrate.record.import_messages import store_messages
-from waiting import PATIENCE_S
+
+PATIENCE_S = 30
 
 
 def now_ms():

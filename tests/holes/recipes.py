@@ -15,8 +15,7 @@ from ably import AblyRealtime, AblyRest
 from ably.types.message import Message, MessageAction
 from ably.util.exceptions import AblyException
 
-from waiting import PATIENCE_S
-
+PATIENCE_S = 30.0
 STREAMING, DONE = "in progress", "completed"
 
 

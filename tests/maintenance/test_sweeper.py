@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from ably import AblyRealtime
 
-from exactness.rooms import open_house
+from exactness.rooms import Paused, open_house
 from localably import LocalAbly
 from rehydrate.core.fold import Outcome
 from rehydrate.demo.reader import join
@@ -21,11 +21,11 @@ from rehydrate.publish import respond as responding
 from rehydrate.publish.publish_queue import PublishQueue
 from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
-from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
 LEASE_S = 1.0
+WITHIN_S = 30.0
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="
 
 
 async def ended(history, conversation_id, response_id):
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(WITHIN_S):
         while True:
             messages = (await history.hydrate(conversation_id)).messages
             found = [m for m in messages if m["id"] == response_id]
@@ -82,14 +82,14 @@ async def ended(history, conversation_id, response_id):
 
 
 async def until(condition):
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(WITHIN_S):
         while not condition():  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(0.05)
 
 
 async def stops(history, conversation_id, response_id):
     """Return the stops of a response on the channel, once there is one."""
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(WITHIN_S):
         while True:
             found = []
             async for page in history._channel.history(f"ai:{conversation_id}"):
@@ -239,7 +239,7 @@ async def test_a_publisher_that_waits_for_acknowledgements_keeps_its_lease(histo
         ending = asyncio.create_task(responding.__aexit__(None, None, None))
         await asyncio.sleep(3 * LEASE_S)
         assert not ending.done()  # the frozen server acknowledges nothing
-    await asyncio.wait_for(ending, PATIENCE_S)
+    await asyncio.wait_for(ending, 40)
     message = await ended(history, "sweep-8", "r1")
     assert (message["status"], message["text"]) == ("completed", "first last")
 
@@ -374,3 +374,37 @@ async def test_all_due_responses_of_a_conversation_are_swept_with_one_read_of_it
         for name in [*names, "ended"]:
             assert (await room.lease(name)).stop_acked
         assert not (await room.lease("alive")).fenced
+
+
+@pytest.mark.parametrize("large", [False, True], ids=["before the first publish", "between two"])
+async def test_a_conversation_that_is_erased_while_it_is_swept_gets_only_its_stops(house, large):
+    asked = []
+    with house.room() as room:
+
+        async def erase():
+            asked.append("conversation")
+            if len(asked) == 1 + large:
+                async with house.store.locked(room.id, room.name) as locked:
+                    await locked.erase(room.ctx.now_ms(), [])
+
+        for name in ("r1", "r2"):
+            await room.claimed(name)
+            if large:
+                await room.say("start", responseId=name, seq=0)
+                await room.say("token", "x" * 20_000, responseId=name, seq=1)
+            else:
+                await room.tell(name, "ab", stop=False)
+        await room.catch_up()
+        for name in ("r1", "r2"):
+            await room.take_over(name)
+        channel = CountingChannel(room.channel)
+        ctx = room.context(store=Paused(house.store, conversation=erase))
+        due = [Due(room.id, name, room.name) for name in ("r1", "r2")]
+        queue = PublishQueue(channel)
+        await sweep(
+            replace(ctx, publish_queue=queue), due, record=lambda _: room.catch_up(), lease_s=0.0
+        )
+        assert len(asked) >= 1 + large, "the erasure happened"
+        stops = ["stop", "stop"]
+        assert channel.publishes == ([["response-complete", "stop"], stops] if large else [stops])
+        assert not await room.stored()

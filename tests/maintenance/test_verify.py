@@ -5,17 +5,20 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from dataclasses import replace
 
 import pytest
 
+from exactness.rooms import Paused
 from localably import LocalAbly
 from rehydrate.core.event import Event
 from rehydrate.core.fold import fold
 from rehydrate.history import History
+from rehydrate.maintenance.verify import verify
 from rehydrate.ports import Outgoing
 from rehydrate.publish import respond as responding
 from rehydrate.settings import load_settings
-from waiting import PATIENCE_S, until
+from waiting import until
 
 
 @pytest.fixture
@@ -157,6 +160,24 @@ async def test_a_message_whose_start_expired_is_compared_from_there_on(history, 
     assert finding.detail.startswith("from seq 2 on")
 
 
+async def test_an_erased_text_is_not_published_to_mend_the_channel(history):
+    async with history.respond("v7", "r1") as response:
+        response.write("what readers saw")
+    await spoil(history, "v7", "what was committed")
+    asked = []
+
+    async def erase():
+        asked.append(1)
+        if len(asked) == 2:  # the permit to publish
+            async with history._store.locked("v7", "ai:v7") as locked:
+                await locked.erase(history._channel.now_ms(), [])
+
+    ctx = replace(history.context, store=Paused(history._store, conversation=erase))
+    await verify(ctx, "v7", record=history.catch_up, mend=True)
+    assert len(asked) == 2, "the erasure happened"
+    assert "response-complete" not in await shown(history, "ai:v7")
+
+
 async def test_the_command_prints_the_differences_and_exits_with_1(history, database, ably):
     await foreign(history, "v7", "text")
     environment = {
@@ -172,7 +193,7 @@ async def test_the_command_prints_the_differences_and_exits_with_1(history, data
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "rehydrate", *arguments, env=environment, stdout=-1
         )
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(60):
             said, _ = await process.communicate()
         return process.returncode, said.decode()
 

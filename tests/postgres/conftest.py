@@ -16,7 +16,6 @@ import pytest
 
 from rehydrate.embedded.binaries import identity, run_as
 from rehydrate.postgres.url import connect_arguments
-from waiting import PATIENCE_S
 
 SETTINGS = """
 [databases]
@@ -80,4 +79,4 @@ async def pooled_database(database: str) -> AsyncIterator[str]:
             yield url
         finally:
             process.terminate()
-            process.wait(PATIENCE_S)
+            process.wait(30)

@@ -13,8 +13,6 @@ from pathlib import Path
 
 import asyncpg
 
-from waiting import PATIENCE_S
-
 OWNER = textwrap.dedent(
     """
     import signal, sys
@@ -88,7 +86,7 @@ async def run(url: str, *statements: str) -> list[object]:
 
 
 async def run_when_back(url: str, statement: str) -> object:
-    deadline = time.monotonic() + PATIENCE_S
+    deadline = time.monotonic() + 30
     while True:
         try:
             return (await run(url, statement))[0]

@@ -9,7 +9,7 @@ import pytest
 from conftest import connected
 from contracts.messages import put, response
 from rehydrate.core.positions import Cursor
-from rehydrate.core.replay.schedule import AuditEntry, Replay, ReplayTerms
+from rehydrate.core.replay.schedule import MAX_SECONDS, AuditEntry, Replay, ReplayTerms
 from rehydrate.errors import BadParameter, Busy, Conflict
 from rehydrate.postgres import replays as module
 from rehydrate.postgres.store import PostgresStore
@@ -41,6 +41,16 @@ async def test_a_queued_replay_is_found_unchanged(replays):
     assert await replays.find_replay("x") == added
     assert await replays.find_replay("y") is None
     assert await replays.find_replay("\0") is None
+
+
+async def test_an_endless_replay_of_an_earlier_release_is_listed_with_a_finite_time(
+    replays, database
+):
+    await add(replays)
+    async with connected(database) as connection:
+        await connection.execute("UPDATE replays SET seconds = 'Infinity'")
+    ((found,), _) = await replays.replays(limit=1, before=None)
+    assert found.body()["seconds"] == MAX_SECONDS
 
 
 async def test_concurrent_requests_with_the_same_key_queue_one_replay(replays):
@@ -102,7 +112,7 @@ async def test_progress_is_stored_and_resets_the_attempts(replays):
     claimed = await replays.claim_replay("h", 60, **LIMITS)
     assert claimed.attempts == 1
     further = claimed._replace(done=3, seconds_done=0.7, gen=2, gen_from=1)
-    assert await replays.keep_replay(further, "h", 60) is False
+    assert await replays.keep_replay(further, "h", 60) == "play"
     found = await replays.find_replay("x")
     assert (found.done, found.seconds_done, found.gen, found.gen_from, found.attempts) == (
         3,
@@ -128,7 +138,7 @@ async def test_a_replay_is_cancelled_once(replays):
         assert await replays.find_replay(name) == before
     assert (await replays.find_replay("b")).state == "cancelled"
     assert (await replays.find_replay("a")).state == "running"
-    assert await replays.keep_replay(running, "h", 60) is True
+    assert await replays.keep_replay(running, "h", 60) == "cancel"
     entries, _ = await replays.audit(limit=4, before=None)
     assert [each.outcome for each in entries] == ["unchanged", "accepted"] * 2
 
@@ -167,13 +177,37 @@ async def test_audit_entries_are_listed_newest_first_in_pages(store):
 
 
 async def test_erasing_a_conversation_deletes_its_replays_and_keeps_the_audit(replays):
-    await add(replays)
+    for name in ("x", "y"):
+        await add(replays, name)
+    await replays.claim_replay("h", 60, **LIMITS)
+    async with replays.locked("c", "ai:c") as locked:
+        await locked.erase(1_763_720_100_000, ())
+    assert await replays.find_replay("y") is None
+    assert len((await replays.audit(limit=5, before=None))[0]) == 2
+
+
+async def test_of_a_running_replay_an_erasure_leaves_what_its_stop_needs(replays, database):
+    await add(replays, key="k")
     claimed = await replays.claim_replay("h", 60, **LIMITS)
     async with replays.locked("c", "ai:c") as locked:
         await locked.erase(1_763_720_100_000, ())
+    assert await replays.keep_replay(claimed, "h", 60) == "erased"
+    async with connected(database) as connection:
+        (row,) = await connection.fetch("SELECT * FROM replays")
+    assert (row["request"], row["plan"], row["idempotency_key"]) == (b"", b"{}", None)
+    assert await replays.end_replay(claimed._replace(state="cancelled"), "h", NOTE)
+    async with replays.locked("c", "ai:c") as locked:
+        await locked.erase(1_763_720_200_000, ())
     assert await replays.find_replay("x") is None
-    assert await replays.keep_replay(claimed, "h", 60) is None
-    assert len((await replays.audit(limit=5, before=None))[0]) == 1
+
+
+async def test_a_tombstone_names_an_old_response_that_was_replayed_recently(replays, database):
+    await add(replays)
+    async with connected(database) as connection:
+        await connection.execute("UPDATE messages SET finished_at = '2020-01-01'")
+    async with replays.locked("c", "ai:c") as locked:
+        await locked.erase(1_763_720_100_000, ())
+        assert locked.conversation.tombstone.erases("r")
 
 
 async def test_each_replay_is_claimed_once_behind_a_pooler(pooled_database):

@@ -19,7 +19,6 @@ import pytest
 from rehydrate.embedded.binaries import identity, run_as
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.postgres.url import DatabaseUrlError, behind_pooler, connect_arguments, redacted
-from waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -363,7 +362,7 @@ def pooler(parts: Parts) -> Iterator[int]:
             yield port
         finally:
             process.terminate()
-            process.wait(PATIENCE_S)
+            process.wait(30)
 
 
 async def test_a_pooler_is_detected_and_a_server_is_not(

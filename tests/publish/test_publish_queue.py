@@ -15,6 +15,7 @@ from rehydrate.core.codecs import decode_all
 from rehydrate.core.event import Event
 from rehydrate.errors import BadParameter, ChannelUnavailable, Fenced, TooLarge
 from rehydrate.history import History
+from rehydrate.permits import PermitExpired
 from rehydrate.ports import Outgoing
 from rehydrate.publish import publish_queue as module
 from rehydrate.publish import response_writer
@@ -209,14 +210,14 @@ async def test_while_ably_is_unreachable_text_merges_and_is_published_afterwards
 
 
 async def test_a_response_has_limits_and_reports_them(database, monkeypatch):
-    monkeypatch.setattr(response_writer.extent, "MAX_CHARACTERS", 100)
+    monkeypatch.setattr(response_writer.content, "MAX_CHARACTERS", 100)
     async with opened(database) as (_, history):
         async with history.respond("bounds", "r1") as response:
             response.write("x" * 100)
             for _ in range(2):
                 with pytest.raises(TooLarge):
                     response.write("y")
-        monkeypatch.setattr(response_writer.extent, "MAX_EVENTS", 3)
+        monkeypatch.setattr(response_writer.content, "MAX_EVENTS", 3)
         with pytest.raises(TooLarge):  # noqa: PT012 - at whichever write exceeds it
             async with history.respond("bounds", "r2") as response:
                 for n in range(50):
@@ -324,6 +325,30 @@ async def test_giving_up_one_publish_keeps_those_behind_it(database):
             await asyncio.gather(*acks[:2], *acks[3:])
         await nothing_is_reserved(history)
         assert [m.id for m in await published(history, "ai:left")] == ["x0", "x1", "x3", "x4"]
+
+
+async def test_a_publish_that_is_not_permitted_at_its_turn_is_refused(database):
+    async with opened(database, publish_rate=10) as (_, history):
+        permitted = {"x0", "x2"}
+        with history.context.publish_queue.channel("ai:permits") as queue:
+            acks = [
+                queue.post(
+                    Event("start", name, seq=0, id=name),
+                    is_permitted=lambda name=name: name in permitted,
+                )
+                for name in ("x0", "x1", "x2", "x3")
+            ]
+            permitted.add("x3")  # while it waits for its turn
+            permitted.discard("x2")
+            answers = await asyncio.gather(*acks, return_exceptions=True)
+        await nothing_is_reserved(history)
+        assert [isinstance(answer, PermitExpired) for answer in answers] == [
+            False,
+            True,
+            True,
+            False,
+        ]
+        assert [m.id for m in await published(history, "ai:permits")] == ["x0", "x3"]
 
 
 async def test_a_queue_that_is_left_while_a_publish_waits_is_kept_until_it_is_sent(database):

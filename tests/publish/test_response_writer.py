@@ -12,7 +12,6 @@ from rehydrate.context import PublishOptions
 from rehydrate.errors import ChannelUnavailable, Fenced, TooLarge
 from rehydrate.publish import response_writer as module
 from rehydrate.publish.response_writer import Ending, ResponseWriter
-from waiting import PATIENCE_S
 
 
 class ManualQueue:
@@ -134,7 +133,7 @@ async def test_the_end_waits_for_outstanding_acknowledgements(out, queue):
     await asyncio.sleep(0)
     assert not ending.done()
     queue.acknowledge()
-    assert [event.kind for event in await asyncio.wait_for(ending, PATIENCE_S)] == ["stop"]
+    assert [event.kind for event in await asyncio.wait_for(ending, 10)] == ["stop"]
 
 
 @pytest.mark.parametrize("refused", [0, 1, 2])
@@ -202,7 +201,7 @@ async def test_the_fenced_error_gives_the_reason(out):
 
 @pytest.mark.parametrize(("limit", "most"), [("MAX_CHARACTERS", 5), ("MAX_EVENTS", 3)])
 async def test_a_response_has_limits_and_keeps_what_fitted(out, queue, monkeypatch, limit, most):
-    monkeypatch.setattr(module.extent, limit, most)
+    monkeypatch.setattr(module.content, limit, most)
     with pytest.raises(TooLarge):  # noqa: PT012 - at whichever write does not fit
         for letter in "abcdefghij":
             out.emit("token", text=letter)

@@ -12,10 +12,10 @@ from core.saying import folded, start, stop, token
 from rehydrate.core.client_view import Verdict, View
 from rehydrate.core.event import Event
 from rehydrate.core.replay.schedule import Replay, ReplayTerms, scheduled
-from rehydrate.errors import ChannelRefused, ChannelUnavailable
+from rehydrate.errors import ChannelRefused, ChannelUnavailable, StoreUnavailable
+from rehydrate.permits import PermitExpired, PublishPermit, TextErased
 from rehydrate.replay import player as playing
 from rehydrate.replay.player import Player
-from waiting import PATIENCE_S
 
 TERMS = ReplayTerms("stream", 0, "ai:c", 0, 1000.0)
 TEXT = "abcdefghijklmnop"
@@ -34,10 +34,16 @@ class Wire:
         self.view = View({"messages": [], "reasons": []})
         self.again = 0
         self._never = []
+        self.expiring = 0
         self.dies_at, self.died = 10**9, asyncio.Event()
         self._wanted, self._reached = 0, asyncio.Event()
 
-    async def post(self, event):
+    async def post(self, event, *, is_permitted=None):
+        if is_permitted is not None and not is_permitted():
+            raise PermitExpired("too late")
+        if is_permitted is not None and self.expiring:
+            self.expiring -= 1
+            raise PermitExpired("too late")
         if self.posts >= self.dies_at:
             self.died.set()
             self._never.append(asyncio.get_running_loop().create_future())
@@ -56,7 +62,7 @@ class Wire:
     async def until(self, count):
         """Wait until *count* events were accepted."""
         self._wanted = count
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(20):
             await self._reached.wait()
 
     def take(self, event):
@@ -83,14 +89,20 @@ class Stored:
             "c", "x", "r", "ai:c", terms, "running", len(text), 1.0, "a", 0, {}, started_ms=1
         )
         self.wire = Wire()
-        self.saves = 0
+        self.asked = self.away = 0
+        self.erased = False
 
     def player(self, **more):
-        async def save():
-            self.saves += 1
+        async def ask():
+            self.asked += 1
             self.replay = self.replay._replace(gen=made.gen, gen_from=made.gen_from)
+            if self.away:
+                self.away -= 1
+                raise StoreUnavailable("away")
+            return not self.erased
 
-        made = Player(self.replay._replace(**more), self.schedule, self.wire, None, save)
+        permit = PublishPermit(ask)
+        made = Player(self.replay._replace(**more), self.schedule, self.wire, None, permit)
         return made
 
 
@@ -149,6 +161,7 @@ async def test_a_cancelled_stream_ends_after_the_published_text(kept):
     await kept.wire.until(4)
     player.cancel()
     assert not await playing_on
+    await player.stop("cancelled")
     text, status = kept.wire.shown
     assert status == "cancelled"
     assert TEXT.startswith(text)
@@ -160,8 +173,81 @@ async def test_a_cancelled_stream_ends_after_the_published_text(kept):
 async def test_a_stream_that_is_cancelled_before_its_first_step_starts_and_stops(kept):
     player = kept.player(cancel_asked=True)
     assert not await player.play()
+    await player.stop("cancelled")
     assert [(e.kind, e.seq) for e in kept.wire.taken] == [("start", 0), ("stop", 1)]
     assert kept.wire.shown == ("", "cancelled")
+
+
+async def test_without_a_permit_the_stream_pauses_until_the_store_answers(kept):
+    kept.away = 3
+    assert await kept.player().play()
+    assert kept.away == 0, "the fault fired"
+    assert kept.wire.shown == (TEXT, "completed")
+
+
+async def test_an_erased_text_is_not_published_further_and_its_stream_gets_its_stop(kept):
+    kept = Stored(TERMS._replace(max_rate=50.0))
+    player = kept.player()
+    playing_on = asyncio.create_task(player.play())
+    await kept.wire.until(4)
+    kept.erased = True
+    with pytest.raises(TextErased):
+        await player._permit.renew()
+    before = len(kept.wire.taken)
+    assert not await playing_on
+    await player.stop("cancelled")
+    assert [(e.kind, e.seq) for e in kept.wire.taken[before:]] == [("stop", before)]
+    assert kept.wire.shown == (TEXT[: before - 1], "cancelled")
+
+
+@pytest.mark.parametrize("erased_at", [0, 1, 2, 3])
+async def test_an_erased_text_is_not_published_as_the_repair_of_a_later_gen(kept, erased_at):
+    player = kept.player(gen=2, gen_from=6, done=6)
+    permit, ask = player._permit, player._permit._ask
+
+    async def erase_in_time():
+        kept.erased = kept.asked >= erased_at
+        return await ask()
+
+    permit._ask = erase_in_time
+    played = await player.play()
+    if not played:
+        await player.stop("cancelled")
+    texts = [e for e in kept.wire.taken if e.kind in ("token", "repair")]
+    assert bool(texts) == (erased_at > 0)
+    assert kept.wire.taken[-1].kind == "stop"
+
+
+async def test_a_publish_that_waited_longer_than_its_permit_is_repeated(kept):
+    kept.wire.expiring = 2
+    assert await kept.player().play()
+    assert kept.wire.expiring == 0, "the fault fired"
+    assert kept.wire.shown == (TEXT, "completed")
+
+
+async def test_what_still_waits_for_its_turn_is_given_up_with_the_player(kept):
+    class Queue:
+        def __init__(self):
+            self.waiting = []
+
+        def post(self, event, *, is_permitted=None):
+            ack = asyncio.get_running_loop().create_future()
+            if event.kind == "start":
+                ack.set_result([None])
+            else:
+                self.waiting.append(ack)
+                sent.set()
+            return ack
+
+    player, sent = kept.player(), asyncio.Event()
+    queue = player._outlet = Queue()
+    playing_on = asyncio.create_task(player.play())
+    await asyncio.wait_for(sent.wait(), 20)
+    playing_on.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await playing_on
+    assert queue.waiting
+    assert all(ack.cancelled() for ack in queue.waiting)
 
 
 class Past:
@@ -180,7 +266,8 @@ class Past:
         page = []
         for number, each in enumerate(self._events):
             name, data, extras = tokens.encode(each)
-            page.append(ChannelMessage(name, data, each.id, f"{number:05}", 0, None, extras))
+            serial, owner = f"{number:05}", each.client_id
+            page.append(ChannelMessage(name, data, each.id, serial, 0, owner, extras))
         yield page
 
 
@@ -224,6 +311,39 @@ async def test_a_gap_that_another_process_left_is_repaired(kept):
     assert (player.gen, player.gen_from) == (2, 3)
     assert await player.play()
     assert kept.wire.shown == (TEXT, "completed")
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [{"client_id": "stranger"}, {"text": "other"}, {"part": "x"}, {"kind": "reasoning"}],
+    ids=["another client", "another text", "another part", "another kind"],
+)
+async def test_steps_that_a_stranger_published_do_not_count(kept, changed):
+    await kept.player().play()
+    whole = kept.wire.taken
+    before = whole[:4]
+    forged = [each._replace(id=f"x{each.seq}", **changed) for each in whole[4:8]]
+    kept.wire.__init__()
+    for each in before:
+        kept.wire.take(each)
+    player = kept.player(done=2)
+    await player.resume(Past([*before, *forged]), "ai:c", 0)
+    assert (player.acknowledged, player.gen) == (3, 1)
+    assert await player.play()
+    assert kept.wire.shown == (TEXT, "completed")
+    assert not kept.wire.again
+
+
+async def test_a_stop_that_a_dead_process_published_ends_the_replay(kept):
+    player = kept.player(cancel_asked=True)
+    assert not await player.play()
+    await player.stop("failed")
+    *_, stop_ = kept.wire.taken
+    successor = kept.player(attempts=2)
+    await successor.resume(Past([stop_._replace(client_id="stranger")]), "ai:c", 0)
+    assert successor.stopped_as is None
+    await successor.resume(Past(kept.wire.taken), "ai:c", 0)
+    assert successor.stopped_as == "failed"
 
 
 async def test_a_later_gen_is_continued_by_another_process(kept):

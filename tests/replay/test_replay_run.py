@@ -11,7 +11,6 @@ from rehydrate.core.replay.schedule import Replay, ReplayTerms
 from rehydrate.errors import StoreUnavailable
 from rehydrate.replay import replay_run
 from rehydrate.replay.replay_run import ReplayRun
-from waiting import PATIENCE_S
 
 REPLAY = Replay(
     "c", "x", "r", "ai:c", ReplayTerms(channel="ai:c"), "running", 5, 1.0, "admin:1", 0, {}
@@ -22,7 +21,8 @@ class ReplayRows:
     """A store with one replay."""
 
     def __init__(self):
-        self.answer = False
+        self.answer = "play"
+        self.leases = []
         self.away = False
         self.kept = asyncio.Semaphore(0)
         self.ended = []
@@ -35,6 +35,7 @@ class ReplayRows:
     async def keep_replay(self, replay, holder, lease_s):
         self.kept.release()
         self._fail()
+        self.leases.append(lease_s)
         return self.answer
 
     async def end_replay(self, replay, holder, note):
@@ -75,7 +76,7 @@ def made_run(ledger):
 
 
 async def test_the_lease_is_renewed_while_the_replay_runs(run, ledger):
-    async with asyncio.timeout(PATIENCE_S), run.lease():
+    async with asyncio.timeout(20), run.lease():
         for _ in range(3):
             await ledger.kept.acquire()
 
@@ -83,19 +84,19 @@ async def test_the_lease_is_renewed_while_the_replay_runs(run, ledger):
 async def test_a_run_that_lost_its_lease_is_cut_off(run, ledger):
     ledger.answer = None
     with pytest.raises(LeaseLost):
-        async with asyncio.timeout(PATIENCE_S), run.lease():
+        async with asyncio.timeout(20), run.lease():
             await asyncio.Event().wait()
 
 
 async def test_a_short_outage_of_the_store_does_not_cut_a_run_off(run, ledger, monkeypatch):
     ledger.away = True
-    async with asyncio.timeout(PATIENCE_S), run.lease():
+    async with asyncio.timeout(20), run.lease():
         for _ in range(3):
             await ledger.kept.acquire()
     monkeypatch.setattr(replay_run, "LEASE_S", 0.0)
     run = made_run(ledger)
     with pytest.raises(LeaseLost):
-        async with asyncio.timeout(PATIENCE_S), run.lease():
+        async with asyncio.timeout(20), run.lease():
             await asyncio.Event().wait()
 
 
@@ -120,10 +121,40 @@ async def test_an_exception_of_the_block_comes_out(run):
 async def test_a_cancellation_reaches_the_player_at_once(ledger, monkeypatch):
     monkeypatch.setattr(replay_run, "RENEW_EVERY_S", 60)
     run = made_run(ledger)
-    ledger.answer = True
-    async with asyncio.timeout(PATIENCE_S), run.lease():
+    ledger.answer = "cancel"
+    async with asyncio.timeout(20), run.lease():
         run.renew_now()
         await run.player.cancelled.wait()
+
+
+async def test_an_erased_replay_keeps_its_lease_and_loses_its_permit(run, ledger):
+    await run.permit.renew()
+    assert run.permit.is_valid()
+    ledger.answer = "erased"
+    async with asyncio.timeout(20), run.lease():
+        await run.player.cancelled.wait()
+        for _ in range(3):
+            await ledger.kept.acquire()
+    assert not run.permit.is_valid()
+    assert run.permit.erased
+
+
+async def test_the_permit_of_a_run_that_was_taken_over_is_not_renewed(run, ledger):
+    ledger.answer = None
+    with pytest.raises(LeaseLost):
+        await run.permit.renew()
+    assert not run.permit.is_valid()
+
+
+async def test_a_failed_run_is_begun_again_later_each_time(ledger):
+    delays = []
+    for attempts in (1, 2, 3, 40):
+        failed = ReplayRun(REPLAY._replace(attempts=attempts), "h", ledger)
+        await failed.retry_later()
+        delays.append(ledger.leases[-1])
+    assert delays == pytest.approx([2, 4, 8, 30], rel=0.25)
+    ledger.away = True
+    await failed.retry_later()
 
 
 async def test_the_final_state_is_stored_with_the_progress(run, ledger):

@@ -96,6 +96,20 @@ async def test_the_same_key_returns_the_same_replay(room):
     await room.ended(first)
 
 
+async def test_the_same_key_with_the_same_terms_in_other_types_is_the_same_request(room):
+    await room.respond("r")
+    terms = (
+        {"speed": 1, "max_rate": 20},
+        {"speed": 1.0, "max_rate": 20.0},
+        {"speed": True, "max_rate": 20},
+    )
+    replays = [
+        await room.history.replay(room.id, "r", **each, idempotency_key="k") for each in terms
+    ]
+    assert len({replay.id for replay in replays}) == 1
+    await room.ended(replays[0])
+
+
 async def test_an_unknown_replay_cannot_be_cancelled(room):
     with pytest.raises(NotFound):
         await room.history.admin.cancel_replay("replay-none")

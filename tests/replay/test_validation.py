@@ -7,7 +7,8 @@ import math
 import pytest
 
 from core.saying import event, folded, start, stop, token
-from rehydrate.core.replay.schedule import ReplayTerms, scheduled
+from rehydrate.core.json import dump
+from rehydrate.core.replay.schedule import MAX_SECONDS, ReplayTerms, scheduled
 from rehydrate.errors import BadParameter, Conflict, Forbidden, TooLarge
 from rehydrate.replay.validation import (
     Targets,
@@ -17,14 +18,19 @@ from rehydrate.replay.validation import (
     check_terms,
 )
 
+BAD_SPEEDS = (-0.1, -1e-300, 5e-324, 1e-300, 0.0099, 1000.1, math.nan, math.inf, -math.inf)
+
 
 @pytest.mark.parametrize(
     ("terms", "parameter"),
     [
         (ReplayTerms("loop"), "mode"),
-        *((ReplayTerms(speed=wrong), "speed") for wrong in (-0.1, 1000.1, math.nan, math.inf)),
+        *((ReplayTerms(speed=wrong), "speed") for wrong in BAD_SPEEDS),
         *((ReplayTerms(from_seq=wrong), "from_seq") for wrong in (-1, 2**31)),
-        *((ReplayTerms(max_rate=wrong), "max_rate") for wrong in (-1, 0.05, 1e5, math.nan)),
+        *(
+            (ReplayTerms(max_rate=wrong), "max_rate")
+            for wrong in (-1, 0.05, 1e5, math.nan, math.inf)
+        ),
     ],
 )
 def test_terms_outside_their_ranges_are_named(terms, parameter):
@@ -35,7 +41,34 @@ def test_terms_outside_their_ranges_are_named(terms, parameter):
 
 def test_terms_at_the_limits_of_their_ranges_are_accepted():
     for terms in (ReplayTerms(), ReplayTerms("repair", 0), ReplayTerms(speed=1000, max_rate=0.1)):
-        check_terms(terms)
+        assert check_terms(terms) == terms
+    assert check_terms(ReplayTerms(speed=0.01)) == ReplayTerms(speed=0.01)
+
+
+def test_equal_numbers_of_other_types_are_the_same_terms():
+    for given, same in ((1, 1.0), (True, 1.0), (0, 0.0), (-0.0, 0.0)):
+        checked = check_terms(ReplayTerms(speed=given, max_rate=25))
+        assert dump(checked) == dump(ReplayTerms(speed=same, max_rate=25.0))
+
+
+@pytest.mark.parametrize(
+    ("terms", "accepted"),
+    [
+        (ReplayTerms(speed=1.0, max_rate=25.0), True),
+        (ReplayTerms(speed=0.9, max_rate=25.0), False),
+        (ReplayTerms(speed=0.01, max_rate=25.0), False),
+        (ReplayTerms(speed=0, max_rate=25.0), True),
+    ],
+)
+def test_a_replay_has_a_longest_time(terms, accepted):
+    state = folded(start(), token(1, "a"), stop(2, at_s=MAX_SECONDS))
+    schedule = scheduled(state, terms)
+    if accepted:
+        check_schedule(schedule, terms)
+        return
+    with pytest.raises(BadParameter, match="hours, and 6 is the most") as caught:
+        check_schedule(schedule, terms)
+    assert caught.value.parameter == "speed"
 
 
 @pytest.mark.parametrize("key", ["", "x" * 257, "é", "a\n", "a\0"])

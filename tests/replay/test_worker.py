@@ -6,13 +6,14 @@ import asyncio
 
 import pytest
 
+from api.tcp_proxy import TcpProxy
 from conftest import connected
 from localably import LocalAbly, LocalAblySettings
 from rehydrate import NewMessage
+from rehydrate.errors import ChannelUnavailable
 from rehydrate.replay import replay_run, worker
 from replay.rooms import TOKENS, folded, room_over
-from telling import reading
-from waiting import PATIENCE_S
+from telling import publisher_to, reading
 
 LONG = [f"{number} " for number in range(40)]
 SLOW = {"speed": 0, "max_rate": 20}
@@ -31,8 +32,15 @@ def short_leases(monkeypatch):
     monkeypatch.setattr(replay_run, "LEASE_S", 1.0)
 
 
+async def kill(dying):
+    """End the worker of a process without releasing its leases."""
+    for run in dying._runs.values():
+        run._replays = None
+    await dying.close()
+
+
 async def until(condition):
-    async with asyncio.timeout(PATIENCE_S):
+    async with asyncio.timeout(20):
         while not condition():  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(0.02)
 
@@ -64,10 +72,7 @@ async def test_the_replay_of_a_dead_process_is_continued(alone, database, short_
     await alone.respond("r", LONG)
     replay = await alone.history.replay(alone.id, "r", **SLOW)
     await alone.reached(replay, 5)
-    dying = alone.history._replay_worker
-    for run in dying._runs.values():  # a dead process does not release its lease
-        run._replays = None
-    await dying.close()
+    await kill(alone.history._replay_worker)
     async with room_over(database, alone.server) as other:
         there = other._replace(id=alone.id)
         ended = await there.ended(replay)
@@ -121,15 +126,202 @@ async def test_replays_on_one_channel_run_one_after_the_other(alone):
     assert [texts(await alone.events(each)) for each in both] == [LONG[:10]] * 2
 
 
-async def test_a_replay_ends_when_its_conversation_is_erased(alone):
+async def test_after_an_erasure_was_answered_a_replay_publishes_only_its_stop(alone, database):
     await alone.respond("r", LONG)
-    replay = await alone.history.replay(alone.id, "r", speed=0, max_rate=5)
-    await alone.reached(replay, 2)
+    replay = await alone.history.replay(alone.id, "r", **SLOW)
+    async with room_over(database, alone.server) as other:
+        await alone.reached(replay, 3)
+        await other.history.erase(alone.id)
+        published = texts(await alone.events(replay))
+        await asyncio.sleep(0.5)
+        assert texts(await alone.events(replay)) == published
+        ended = await alone.ended(replay)
+    events = await alone.events(replay)
+    assert (ended.state, ended.error["code"]) == ("cancelled", "erased")
+    assert texts(events) == published
+    assert 3 <= len(published) < len(LONG)
+    assert [e.kind for e in events].count("stop") == 1
+    assert folded(events, replay.id).status == "cancelled"
+
+
+async def test_a_replay_whose_store_is_away_stops_before_an_erasure_is_answered(
+    database, replay_server
+):
+    async with (
+        TcpProxy(database) as cable,
+        room_over(cable.url, replay_server) as cut_off,
+        room_over(database, replay_server) as other,
+    ):
+        await other.history._replay_worker.close()
+        await cut_off.respond("r", LONG)
+        replay = await cut_off.history.replay(cut_off.id, "r", speed=0, max_rate=8)
+        there = other._replace(id=cut_off.id)
+        await there.reached(replay, 3)
+        await cable.disconnect()
+        await other.history.erase(cut_off.id)
+        published = texts(await there.events(replay))
+        await asyncio.sleep(0.5)
+        assert texts(await there.events(replay)) == published
+        await cable.connect()
+        ended = await there.ended(replay, within_s=30)
+        events = await there.events(replay)
+    assert (ended.state, ended.error["code"]) == ("cancelled", "erased")
+    assert texts(events) == published
+    assert 3 <= len(published) < len(LONG)
+    assert folded(events, replay.id).status == "cancelled"
+
+
+async def test_a_dead_process_s_stream_of_an_erased_text_gets_its_stop_from_another(
+    alone, database, short_leases
+):
+    await alone.respond("r", LONG)
+    replay = await alone.history.replay(alone.id, "r", **SLOW)
+    await alone.reached(replay, 5)
+    await kill(alone.history._replay_worker)
     await alone.history.erase(alone.id)
-    await until(lambda: not alone.history._replay_worker._running)
-    published = len(await alone.events(replay))
-    await asyncio.sleep(0.5)
-    assert len(await alone.events(replay)) == published < len(LONG)
+    async with room_over(database, alone.server) as other:
+        there = other._replace(id=alone.id)
+        ended = await there.ended(replay)
+        events = await there.events(replay)
+    assert (ended.state, ended.error["code"]) == ("cancelled", "erased")
+    assert folded(events, replay.id).status == "cancelled"
+    assert len(texts(events)) < len(LONG)
+
+
+async def test_an_erased_text_is_not_published_as_a_repair(alone, database):
+    await alone.respond("r", LONG)
+    async with room_over(database, alone.server) as other:
+        with alone.server.faults.on("refuse_publish", code=42911) as fault:
+            replay = await alone.history.replay(alone.id, "r", mode="repair")
+            await until(lambda: fault.fired)
+            await other.history.erase(alone.id)
+        ended = await alone.ended(replay)
+    assert (ended.state, ended.error["code"]) == ("cancelled", "erased")
+    assert not [e for e in await alone.events() if e.kind == "repair"]
+
+
+async def test_a_follower_receives_nothing_more_of_a_replay_of_an_erased_response(alone):
+    await alone.respond("r", LONG[:3])
+    await alone.history.erase(alone.id)
+    async with (
+        publisher_to(alone.server, f"ai:{alone.id}") as foreign,
+        reading(alone.history, alone.id) as reader,
+    ):
+        await reader.until(lambda r: r.snapshots)
+        for rid, of in (("x1", "r"), ("x2", "another")):
+            await foreign.say("start", rid=rid, seq=0, replayOf=of)
+            await foreign.say("token", "late", rid=rid, seq=1, replayOf=of)
+            await foreign.say("stop", rid=rid, seq=2, replayOf=of)
+        seen = await reader.until(lambda r: r.statuses.get("x2") == "completed")
+    assert seen.texts == {"x2": "late"}
+
+
+async def test_a_continued_replay_skips_no_step_that_only_a_stranger_published(
+    alone, database, short_leases
+):
+    await alone.respond("r", LONG)
+    replay = await alone.history.replay(alone.id, "r", **SLOW)
+    await alone.reached(replay, 5)
+    await kill(alone.history._replay_worker)
+    async with publisher_to(alone.server, f"ai:{alone.id}") as stranger:
+        for seq in range(1, len(LONG) + 1):
+            await stranger.say("token", "?", rid=replay.id, seq=seq, gen=1, replayOf="r")
+    async with room_over(database, alone.server) as other:
+        there = other._replace(id=alone.id)
+        assert (await there.ended(replay)).state == "done"
+        events = await there.events(replay)
+    assert texts(e for e in events if e.text != "?") == LONG
+
+
+async def test_a_replay_that_fails_by_a_fault_of_ours_has_failed_after_a_few_attempts(
+    database, replay_server, monkeypatch
+):
+    tried = []
+
+    def broken(state, terms):
+        tried.append(state.id)
+        raise ZeroDivisionError
+
+    monkeypatch.setattr(worker, "CLAIM_EVERY_S", 0.05)
+    monkeypatch.setattr(replay_run, "RETRY_S", 0.01)
+    async with room_over(database, replay_server) as alone:
+        await alone.respond("r")
+        for mode, function in (("stream", "planned"), ("repair", "repair")):
+            tried.clear()
+            with monkeypatch.context() as patch:
+                if mode == "stream":
+                    patch.setattr(worker, function, broken)
+                else:
+                    patch.setattr(worker, function, lambda replay, **_: broken(replay, None))
+                replay = await alone.history.replay(alone.id, "r", mode=mode)
+                ended = await alone.ended(replay)
+            assert len(tried) == worker.MAX_ATTEMPTS
+            assert (ended.state, ended.error["code"]) == ("failed", "internal")
+            assert "ZeroDivisionError" in ended.error["detail"]
+            stops = [e.kind for e in await alone.events(replay)]
+            assert stops == (["stop"] if mode == "stream" else [])
+
+
+async def test_a_replay_that_runs_far_longer_than_planned_has_failed(alone, database):
+    await alone.respond("r", LONG)
+    await alone.history._replay_worker.close()
+    replay = await alone.history.replay(alone.id, "r", **SLOW)
+    async with connected(database) as connection:
+        await connection.execute("UPDATE replays SET started_at = now() - interval '1 hour'")
+    alone.history._replay_worker.open()
+    ended = await alone.ended(replay)
+    assert (ended.state, ended.error["code"]) == ("failed", "timeout")
+    assert [e.kind for e in await alone.events(replay)] == ["stop"]
+
+
+async def test_the_stop_of_a_replay_is_published_when_ably_answers_again(
+    database, replay_server, monkeypatch
+):
+    monkeypatch.setattr(worker, "CLAIM_EVERY_S", 0.05)
+    monkeypatch.setattr(replay_run, "RETRY_S", 0.01)
+    tried = []
+    publish = worker.publish_with_retries
+
+    async def away(outlet, event):
+        tried.append(event.kind)
+        if len(tried) < 4:
+            raise ChannelUnavailable("away")
+        await publish(outlet, event)
+
+    monkeypatch.setattr(worker, "publish_with_retries", away)
+    async with room_over(database, replay_server) as alone:
+        await alone.respond("r")
+        await alone.history._replay_worker.close()
+        replay = await alone.history.replay(alone.id, "r", speed=0)
+        async with connected(database) as connection:
+            await connection.execute("UPDATE replays SET attempts = $1", worker.MAX_ATTEMPTS)
+        alone.history._replay_worker.open()
+        ended = await alone.ended(replay)
+        events = await alone.events(replay)
+    assert tried == ["stop"] * 4
+    assert (ended.state, [e.kind for e in events]) == ("failed", ["stop"])
+
+
+async def test_a_stop_that_ably_never_accepts_is_given_up(database, replay_server, monkeypatch):
+    monkeypatch.setattr(worker, "CLAIM_EVERY_S", 0.02)
+    monkeypatch.setattr(replay_run, "RETRY_S", 0.001)
+    monkeypatch.setattr(replay_run, "MAX_RETRY_S", 0.01)
+    tried = []
+
+    async def away(outlet, event):
+        tried.append(event.kind)
+        raise ChannelUnavailable("away")
+
+    monkeypatch.setattr(worker, "publish_with_retries", away)
+    async with room_over(database, replay_server) as alone:
+        await alone.respond("r")
+        await alone.history._replay_worker.close()
+        replay = await alone.history.replay(alone.id, "r", speed=0)
+        async with connected(database) as connection:
+            await connection.execute("UPDATE replays SET attempts = $1", worker.MAX_ATTEMPTS)
+        alone.history._replay_worker.open()
+        assert (await alone.ended(replay)).state == "failed"
+    assert len(tried) == worker.MAX_STOPS - worker.MAX_ATTEMPTS + 1
 
 
 async def test_a_replay_survives_lost_connections_to_the_store(alone, database):

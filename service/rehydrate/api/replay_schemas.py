@@ -9,7 +9,9 @@ from pydantic import BaseModel, Field, TypeAdapter
 from rehydrate.api.schemas import Strict, checked
 from rehydrate.core.positions import CHANNEL_LENGTH
 from rehydrate.core.replay.schedule import (
+    MAX_SECONDS,
     MAX_SPEED,
+    MIN_SPEED,
     AuditEntry,
     Mode,
     ReplayState,
@@ -31,7 +33,10 @@ class ReplayIn(Strict):
     speed: Annotated[
         float,
         Field(
-            ge=0, le=MAX_SPEED, description="Multiple of the original pace; 0: as fast as allowed."
+            ge=0,
+            le=MAX_SPEED,
+            description=f"Multiple of the original pace, from {MIN_SPEED} on; 0: as fast as "
+            f"allowed. A replay takes at most {MAX_SECONDS / 3600:g} hours.",
         ),
     ] = 1.0
     channel: Annotated[

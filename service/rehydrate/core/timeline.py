@@ -45,8 +45,9 @@ class Tombstone(NamedTuple):
         return bool(self.erased) and erased_mark(message_id) in self.erased
 
     def covers(self, event: Event) -> bool:
-        """Return True if *event* belongs to what was erased."""
-        if event.message_id is not None and self.erases(event.message_id):
+        """Return True if *event* belongs to what was erased, also as part of a replay."""
+        named = (event.message_id, event.replay_of)
+        if any(name is not None and self.erases(name) for name in named):
             return True
         if self.serial is not None and event.serial is not None:
             return event.serial <= self.serial

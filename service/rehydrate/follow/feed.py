@@ -422,7 +422,7 @@ class Feed:
             if event.message_id in self.cancels:
                 self.cancels[event.message_id].set()
         elif event.replay_of is not None:
-            started = self._replays.apply(event, self.buffer.number + 1)
+            started = self._replays.apply(event, self.buffer.number + 1, self.conversation)
             if started is not None:
                 self.buffer.append(_kind_for_followers(event), event, event.message_id, started)
                 self.wake()

@@ -117,6 +117,11 @@ class LiveConversation:
             self._settle(message)
         return Change(Verdict.APPLY, emitted, message.id)
 
+    def has_erased(self, event: Event) -> bool:
+        """Whether *event* belongs to what was erased."""
+        row = self._reading.stored.conversation
+        return row is not None and row.tombstone is not None and row.tombstone.covers(event)
+
     def names_message_of(self, event: Event) -> bool:
         """Whether the message that *event* belongs to can be named."""
         return self._timeline.name(event) is not None
@@ -292,14 +297,19 @@ class FollowedReplays:
         self._agents = agents
         self._replays: BoundedCache[str, tuple[MessageState, int]] = BoundedCache(_MAX_REPLAYS)
 
-    def apply(self, event: Event, number: int) -> int | None:
+    def apply(
+        self, event: Event, number: int, conversation: LiveConversation | None = None
+    ) -> int | None:
         """Return the buffer position of the start of *event*'s replay; None to drop the event.
 
         Args:
             event: an event of a replay.
             number: the position that the event would have in the buffer.
+            conversation: the conversation; replays of what was erased of it are dropped.
         """
         if event.message_id is None or event.replay_of is None:
+            return None
+        if conversation is not None and conversation.has_erased(event):
             return None
         if self._agents and event.client_id not in self._agents:
             return None

@@ -61,12 +61,14 @@ from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
 from rehydrate.core.positions import HISTORY_LAG_MS
 from rehydrate.core.text.content import END_BYTES, NO_SEQ
 from rehydrate.errors import ChannelRefused, StoreUnavailable, Unavailable
+from rehydrate.permits import TextErased, permit_of
 from rehydrate.publish.publish_queue import packed
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from rehydrate.context import Context
+    from rehydrate.permits import PublishPermit
     from rehydrate.ports import Due, LockedConversation, Publisher
 
 _log = logging.getLogger(__name__)
@@ -124,7 +126,8 @@ async def sweep(
     for _ in range(MAX_ATTEMPTS):
         async with ctx.store.locked(conversation_id, name) as locked:
             events = await _ends(locked, ids)
-        await publish_acked(ctx.publish_queue, name, events)  # 4
+            permit = permit_of(ctx.store, locked.conversation)
+        await publish_acked(ctx.publish_queue, name, events, permit)  # 4
         for wait in (False, True):  # an ended row needs no fold, and therefore no wait
             if wait:
                 await asyncio.sleep(HISTORY_LAG_MS / 1000)
@@ -215,17 +218,36 @@ def _event(kind: str, state: MessageState, seq: int | None, **fields: object) ->
     )
 
 
-async def publish_acked(queue: Publisher, channel_name: str, events: Sequence[Event]) -> None:
+async def publish_acked(
+    queue: Publisher, channel_name: str, events: Sequence[Event], permit: PublishPermit
+) -> None:
     """Publish *events* in order, in as few publishes as they fit, each awaited before the next.
 
-    So an event is never acknowledged before an earlier one.
+    So an event is never acknowledged before an earlier one. If the conversation is erased meanwhile,
+    the streams get their stops, and nothing else of the store is published.
+
+    Args:
+        queue: the publish queue.
+        channel_name: the channel.
+        events: the events, made of stored text.
+        permit: the permit to publish that text.
 
     Raises:
+        StoreUnavailable: Postgres does not answer.
         ChannelUnavailable: Ably refuses one, or does not answer.
         TimeoutError: Ably did not acknowledge one within 10 s.
     """
     with queue.channel(channel_name) as channel_queue:
         for together in packed(events):
+            async with asyncio.timeout(ACK_TIMEOUT_S):
+                try:
+                    await permit.publish(channel_queue, together)
+                except TextErased:
+                    break
+        else:
+            return
+        stops = [each for each in events if each.kind == "stop"]
+        for together in packed(each._replace(value=None, error=None) for each in stops):
             async with asyncio.timeout(ACK_TIMEOUT_S):
                 await channel_queue.post_batch(together)
 

@@ -15,6 +15,7 @@ from rehydrate.core.text.assembly import assemble
 from rehydrate.core.text.content import Run
 from rehydrate.core.timeline import Timeline
 from rehydrate.maintenance.sweeper import publish_acked, unannounced_end
+from rehydrate.permits import permit_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
@@ -200,5 +201,6 @@ async def _mend_channel(ctx: Context, where: tuple[str, str], message_id: str) -
             return False
         ending = unannounced_end(state)
         await locked.put([state])
-    await publish_acked(ctx.publish_queue, where[1], ending)
+        permit = permit_of(ctx.store, locked.conversation)
+    await publish_acked(ctx.publish_queue, where[1], ending, permit)
     return True

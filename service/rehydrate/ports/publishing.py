@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
     from contextlib import AbstractContextManager
 
     from rehydrate.core.event import Event
@@ -48,12 +48,19 @@ class ChannelPublisher(Protocol):
         """
         ...
 
-    def post(self, event: Event) -> asyncio.Future[Sequence[str | None]]:
-        """Publish *event* by itself; the future resolves when it is acknowledged."""
+    def post(
+        self, event: Event, *, is_permitted: Callable[[], bool] | None = None
+    ) -> asyncio.Future[Sequence[str | None]]:
+        """Publish *event* by itself; the future resolves when it is acknowledged.
+
+        *is_permitted* is called at its turn; if it returns False, the publish is refused.
+        """
         ...
 
-    def post_batch(self, events: Sequence[Event]) -> asyncio.Future[Sequence[str | None]]:
-        """Publish *events* together: all or none; the future resolves when acknowledged."""
+    def post_batch(
+        self, events: Sequence[Event], *, is_permitted: Callable[[], bool] | None = None
+    ) -> asyncio.Future[Sequence[str | None]]:
+        """Publish *events* together: all or none, as `post` does."""
         ...
 
 

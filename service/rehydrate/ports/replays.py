@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.schedule import AuditEntry, Replay
+
+ReplayOrder = Literal["play", "cancel", "erased"]
+"""What the holder of a replay has to do: go on; end it; end it without publishing any more text."""
 
 
 class ReplayStore(Protocol):
@@ -57,10 +60,10 @@ class ReplayQueue(Protocol):
         """Take the oldest replay without a holder; None if there is none, or enough run."""
         ...
 
-    async def keep_replay(self, replay: Replay, holder: str, lease_s: float) -> bool | None:
+    async def keep_replay(self, replay: Replay, holder: str, lease_s: float) -> ReplayOrder | None:
         """Store the progress of *replay* and renew its lease.
 
-        Returns whether it is to be cancelled; None if *holder* has lost it.
+        Returns what *holder* has to do; None if it has lost the replay.
         """
         ...
 

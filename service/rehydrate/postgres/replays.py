@@ -13,8 +13,9 @@ from typing import Any
 
 from rehydrate.core.json import dump, load
 from rehydrate.core.positions import Cursor
-from rehydrate.core.replay.schedule import AuditEntry, Replay, ReplayTerms
+from rehydrate.core.replay.schedule import MAX_SECONDS, AuditEntry, Replay, ReplayTerms
 from rehydrate.errors import BadParameter, Busy, Conflict
+from rehydrate.ports.replays import ReplayOrder
 from rehydrate.postgres.message_rows import as_ms, as_time, storable
 from rehydrate.postgres.pool import Pool, Session
 
@@ -74,7 +75,7 @@ _RENEW = """
         attempts = CASE WHEN $5 > done THEN 0 ELSE attempts END,
         done = $5, seconds_done = $6, gen = $7, gen_from = $8
     WHERE conversation_id = $1 AND id = $2 AND lease_holder = $3 AND state = 'running'
-    RETURNING cancel_asked
+    RETURNING CASE WHEN request = '' THEN 'erased' WHEN cancel_asked THEN 'cancel' ELSE 'play' END
 """
 
 _RELEASE = """
@@ -201,11 +202,11 @@ class PostgresReplays:
             rows = await session.fetch(_CLAIM, holder, lease_s, at_once, per_channel)
         return _replay(rows[0]) if rows else None
 
-    async def keep_replay(self, replay: Replay, holder: str, lease_s: float) -> bool | None:
+    async def keep_replay(self, replay: Replay, holder: str, lease_s: float) -> ReplayOrder | None:
         """Store the progress of *replay* and renew its lease.
 
         Returns:
-            True if its cancellation was requested; None if *holder* has lost it.
+            What *holder* has to do; None if it has lost the replay.
         """
         async with self._writers.transaction() as session:
             rows = await session.fetch(
@@ -219,7 +220,7 @@ class PostgresReplays:
                 replay.gen,
                 replay.gen_from,
             )
-        return bool(rows[0][0]) if rows else None
+        return rows[0][0] if rows else None
 
     async def release_replay(self, replay: Replay, holder: str) -> None:
         """Store the progress of *replay* and release it, so another process can continue it."""
@@ -333,7 +334,7 @@ def _replay(row: Any) -> Replay:
         ),
         state=row["state"],
         chunks=row["chunks"],
-        seconds=row["seconds"],
+        seconds=min(row["seconds"], MAX_SECONDS),  # earlier releases stored up to Infinity
         asked_by=row["asked_by"],
         created_ms=as_ms(row["created_at"]),
         plan=plan,

@@ -209,15 +209,26 @@ OTHER_OPEN = """
 
 RECENT_RESPONSES = """
     SELECT id FROM messages WHERE conversation_id = $1 AND role = 'assistant'
-        AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 day')
+        AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 day'
+            OR id IN (
+                SELECT message_id FROM replays WHERE conversation_id = $1
+                    AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 day')
+            ))
     ORDER BY finished_at DESC NULLS FIRST LIMIT $2
 """
-"""Responses that are open or ended within a day, newest first. $1 conversation, $2 limit."""
+"""Responses that are open, or ended or were replayed within a day. $1 conversation, $2 limit."""
+
+_ERASE_RUNNING_REPLAYS = """
+    UPDATE replays SET cancel_asked = true, request = '', plan = '{}', idempotency_key = NULL
+    WHERE conversation_id = $1
+"""
+"""What is left of a running replay is what its holder needs to publish the stop of the stream."""
 
 DELETE_ALL = (
     "DELETE FROM chunks WHERE conversation_id = $1",
     "DELETE FROM leases WHERE conversation_id = $1",
-    "DELETE FROM replays WHERE conversation_id = $1",
+    "DELETE FROM replays WHERE conversation_id = $1 AND state <> 'running'",
+    _ERASE_RUNNING_REPLAYS,
     "DELETE FROM messages WHERE conversation_id = $1",
 )
 

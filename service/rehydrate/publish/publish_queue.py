@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.codecs import tokens
 from rehydrate.core.event import TEXTUAL, Event
+from rehydrate.permits import PermitExpired
 from rehydrate.ports import Outgoing
 
 if TYPE_CHECKING:
@@ -60,10 +61,11 @@ _MAX_UTF8_BYTES = 4
 
 
 class _Posted(NamedTuple):
-    """A publish that is complete, and the future of its serials."""
+    """A publish that is complete, the future of its serials, and what permits it at its turn."""
 
     messages: list[Outgoing]
     ack: Ack
+    is_permitted: Callable[[], bool] | None
 
 
 class _Turn:
@@ -129,15 +131,22 @@ class ChannelQueue:
         serials = await self.post(event)
         return serials[0] if serials else None
 
-    def post(self, event: Event) -> Ack:
+    def post(self, event: Event, *, is_permitted: Callable[[], bool] | None = None) -> Ack:
         """Publish *event* by itself; the future resolves when it is acknowledged.
 
         Cancelling the future gives the publish up, if it was not sent yet.
-        """
-        return self.post_batch([event])
 
-    def post_batch(self, events: Sequence[Event]) -> Ack:
-        """Publish *events* together, all or none; the future resolves when acknowledged.
+        Args:
+            event: the event, with its id.
+            is_permitted: called at its turn; if it returns False, the publish is refused with
+                `PermitExpired`.
+        """
+        return self.post_batch([event], is_permitted=is_permitted)
+
+    def post_batch(
+        self, events: Sequence[Event], *, is_permitted: Callable[[], bool] | None = None
+    ) -> Ack:
+        """Publish *events* together, all or none, as `post` does.
 
         Several events get ids that depend on their own ids only, so the same batch has the same
         ids whenever it is posted.
@@ -148,7 +157,7 @@ class ChannelQueue:
             ids = "\n".join(message.id for message in messages)
             base_id = hashlib.sha256(ids.encode("utf-8", "surrogatepass")).hexdigest()[:32]
             messages = [each._replace(id=f"{base_id}:{n}") for n, each in enumerate(messages)]
-        self._posted.append(_Posted(messages, ack))
+        self._posted.append(_Posted(messages, ack, is_permitted))
         ack.add_done_callback(self._drop_if_given_up)
         self._request_turn()
         return ack
@@ -196,8 +205,11 @@ class ChannelQueue:
     def _take_posted(self) -> tuple[Sequence[Outgoing], Callable[[Ack], None]] | None:
         while self._posted:
             posted = self._posted.popleft()
-            if not posted.ack.done():
+            if posted.ack.done():
+                continue
+            if posted.is_permitted is None or posted.is_permitted():
                 return posted.messages, partial(_resolve, posted.ack)
+            posted.ack.set_exception(PermitExpired("the publish waited too long for its turn"))
         return None
 
     def _take_batch(self) -> tuple[Sequence[Outgoing], Callable[[Ack], None]] | None:

@@ -2,7 +2,8 @@
 
 The tombstone outlives everything that the channel retains. It is written under the lock that
 recorders and publishers take, and every reader, recorder and follower drops the events that it
-covers (law 8). A publisher finds its response erased at its next checkpoint, and is fenced.
+covers (law 8). A publisher finds its response erased at its next checkpoint, and is fenced. Whatever
+publishes text of the store needs a permit (`rehydrate.permits`), which the tombstone ends.
 """
 
 from __future__ import annotations
@@ -16,8 +17,11 @@ from rehydrate.core.codecs import decode_all
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.core.window import read_from_ms
 from rehydrate.errors import ChannelUnavailable
+from rehydrate.permits import PERMIT_S
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from rehydrate.context import Context
     from rehydrate.ports import ChannelLog, Conversation
 
@@ -30,15 +34,19 @@ MAX_IDS = 10_000
 """How many responses that are not recorded a tombstone names."""
 
 
-async def erase(ctx: Context, conversation_id: str) -> None:
+async def erase(
+    ctx: Context, conversation_id: str, notify: Iterable[Callable[[str], object]] = ()
+) -> None:
     """Erase everything published in a conversation until now. Repeating it changes nothing more.
 
     Later events of responses that began before the erasure are dropped as well. New messages begin
-    the conversation again.
+    the conversation again. When it returns, no text of the conversation is published from the store
+    any more, in any process.
 
     Args:
         ctx: the adapters and limits.
         conversation_id: the conversation.
+        notify: called with its id as soon as it is erased in the store.
 
     Raises:
         StoreUnavailable: Postgres does not answer; nothing is erased.
@@ -58,6 +66,9 @@ async def erase(ctx: Context, conversation_id: str) -> None:
         return  # neither the store nor the channel has anything to erase
     async with ctx.store.locked(conversation_id, name) as locked:
         await locked.erase(max(now_ms, unrecorded.newest_ms), unrecorded.ids)
+    for each in notify:
+        each(conversation_id)
+    await asyncio.sleep(PERMIT_S)  # until the last permit has run out
 
 
 class _Unrecorded:

@@ -13,15 +13,18 @@ from typing import TYPE_CHECKING, Protocol
 
 from rehydrate.background import Backoff
 from rehydrate.core.codecs import decode_all
+from rehydrate.core.codecs.tokens import encode
 from rehydrate.core.event import Event
 from rehydrate.core.positions import MARGIN_MS
 from rehydrate.core.rate_limit import RateLimit
-from rehydrate.errors import ChannelRefused, ChannelUnavailable
+from rehydrate.errors import ChannelRefused, ChannelUnavailable, StoreUnavailable
+from rehydrate.permits import TextErased
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Sequence
 
     from rehydrate.core.replay.schedule import Replay, Schedule
+    from rehydrate.permits import PublishPermit
     from rehydrate.ports import ChannelLog
 
 WINDOW = 64
@@ -42,8 +45,14 @@ _NO_ACK = f"Ably acknowledged nothing for {ACK_TIMEOUT_S:g} s"
 class Outlet(Protocol):
     """Where a replay publishes, in order."""
 
-    def post(self, event: Event) -> Awaitable[Sequence[str | None]]:
+    def post(
+        self, event: Event, *, is_permitted: Callable[[], bool] | None = None
+    ) -> Awaitable[Sequence[str | None]]:
         """Send *event* in a publish of its own; return at once.
+
+        Args:
+            event: the event, with its id.
+            is_permitted: whether it may still be published when its turn comes.
 
         Returns:
             An awaitable of the serials, once the publish is acknowledged. It raises
@@ -60,12 +69,13 @@ class Player:
         schedule: all steps of it.
         outlet: where to publish.
         client_id: the clientId to publish with.
-        save: stores the progress and the gen.
+        permit: the permit to publish the text; renewing it stores the progress and the gen.
 
     Attributes:
         acknowledged: the last step up to which all are acknowledged; -1 if none is.
         gen: the gen of the stream.
         gen_from: the last step whose content this gen received from a repair.
+        stopped_as: the status of the stop that history shows; None if it shows none.
     """
 
     def __init__(
@@ -74,18 +84,20 @@ class Player:
         schedule: Schedule,
         outlet: Outlet,
         client_id: str | None,
-        save: Callable[[], Awaitable[object]],
+        permit: PublishPermit,
     ) -> None:
+        self._replay = replay
         self._id = replay.id
         self._steps = schedule.steps
         self._schedule = schedule
         self._outlet = outlet
         self._client_id = client_id
-        self._save = save
+        self._permit = permit
         self._pace = RateLimit(replay.terms.max_rate)
         self.acknowledged = replay.done or -1
         self.gen = replay.gen
         self.gen_from = replay.gen_from
+        self.stopped_as: str | None = None
         self._start_pending = replay.gen > 1 or self.acknowledged < 0
         self._sent: deque[tuple[int, asyncio.Future[Sequence[str | None]]]] = deque()
         self._changed = asyncio.Event()
@@ -121,13 +133,8 @@ class Player:
                 pages = channel.history(name, since_ms=since_ms - MARGIN_MS)
                 async with aclosing(pages):
                     async for page in pages:
-                        seen.update(
-                            event.seq
-                            for event in decode_all(page)
-                            if event.message_id == self._id
-                            and event.gen == self.gen
-                            and event.seq is not None
-                        )
+                        for event in decode_all(page):
+                            self._find_place(event, seen)
         except (ChannelUnavailable, TimeoutError):
             return  # a step that is published twice has the same id, and is dropped
         while self.acknowledged + 1 in seen:
@@ -136,15 +143,37 @@ class Player:
         if any(seq > self.acknowledged for seq in seen):
             await self._restart_in_next_gen()
 
+    def _find_place(self, event: Event, seen: set[int]) -> None:
+        """Add the seq of *event* to *seen* if it is a step of this replay, published by one of us.
+
+        Anyone who may publish can send events with the replay's id. A step counts as published
+        only if the channel has its very content, from our own clientId.
+        """
+        if (event.message_id, event.gen) != (self._id, self.gen) or event.seq is None:
+            return
+        if event.id == _stop_id(self._id, self.gen) and event.client_id == self._client_id:
+            self.stopped_as = event.status
+        elif event.seq < len(self._steps) and _same(event, self._event(event.seq)):
+            seen.add(event.seq)
+
     async def play(self) -> bool:
         """Publish all remaining steps.
 
         Returns:
-            True when all are acknowledged; False if the replay was cancelled.
+            True when all are acknowledged; False if the replay was cancelled, or its text erased.
 
         Raises:
             ChannelUnavailable: Ably refuses a step permanently, or refused it `MAX_ATTEMPTS` times.
         """
+        try:
+            return await self._play()
+        except TextErased:
+            return False
+        finally:
+            for _, ack in self._sent:
+                ack.cancel()  # what still waits for its turn
+
+    async def _play(self) -> bool:
         attempts, backoff = 0, Backoff(2 * RETRY_S, MAX_RETRY_S)
         while True:
             before = self.acknowledged
@@ -160,10 +189,7 @@ class Player:
                     raise
                 await asyncio.sleep(backoff.next_s())
                 continue
-            if self.acknowledged == len(self._steps) - 1:
-                return True
-            await self.stop("cancelled")
-            return False
+            return self.acknowledged == len(self._steps) - 1
 
     async def stop(self, status: str) -> None:
         """End the stream after the last acknowledged step, with *status*.
@@ -171,11 +197,13 @@ class Player:
         Raises:
             ChannelUnavailable: Ably refuses the stop.
         """
-        await self._publish_start()
-        stop = self._event(len(self._steps) - 1)._replace(
-            seq=self.acknowledged + 1, id=f"{self._id}:{self.gen}:stop", value=None, error=None
-        )
-        await publish_with_retries(self._outlet, stop._replace(status=status))  # type: ignore[arg-type]  # of two words
+        try:
+            if not self._permit.erased:
+                await self._publish_start()
+        except TextErased:
+            pass  # the stop alone needs no permit
+        reached = self._replay._replace(gen=self.gen, done=max(self.acknowledged, 0))
+        await publish_with_retries(self._outlet, stop_event(reached, status, self._client_id))
 
     async def _stream(self) -> None:
         """Send the remaining steps at their times, until all are acknowledged or it is cancelled."""
@@ -183,6 +211,9 @@ class Player:
         index = self.acknowledged + 1
         base_s = loop.time() - self._steps[self.acknowledged].at_s
         while index < len(self._steps) and not self._cancelled and self._failed is None:
+            if not self._permit.is_valid():
+                await self._await_permit()
+                continue
             now_s = loop.time()
             early_s = base_s + self._steps[index].at_s - now_s
             if len(self._sent) >= WINDOW:
@@ -195,8 +226,21 @@ class Player:
                 index += 1
         await self._await_all_acks()
 
+    async def _await_permit(self) -> None:
+        """Ask for the permit; return when it was given, or the replay is cancelled.
+
+        While the store is away the stream pauses, until the lease is lost.
+        """
+        try:
+            await self._permit.renew()
+        except TextErased:
+            self.cancel()
+        except StoreUnavailable:
+            await self._wait_for_change(RETRY_S)
+
     def _send(self, index: int) -> None:
-        ack = asyncio.ensure_future(self._outlet.post(self._event(index)))
+        posted = self._outlet.post(self._event(index), is_permitted=self._permit.is_valid)
+        ack = asyncio.ensure_future(posted)
         self._sent.append((index, ack))
         ack.add_done_callback(self._on_ack)
 
@@ -251,7 +295,8 @@ class Player:
         self.gen += 1
         self.gen_from = max(self.acknowledged, 0)
         self._start_pending = True
-        await self._save()  # before it is used: a successor must not continue the earlier gen
+        await self._permit.renew()  # stores it before it is used: a successor must not continue
+        # the earlier gen
 
     async def _publish_start(self) -> None:
         """Publish the start of the gen, and a repair with the text of earlier gens.
@@ -272,7 +317,7 @@ class Player:
                 client_id=self._client_id,
                 replay_of=last.replay_of,
             )
-            await publish_with_retries(self._outlet, repair)
+            await publish_with_retries(self._outlet, repair, self._permit)
         self.acknowledged = max(self.acknowledged, 0)
         self._start_pending = False
 
@@ -282,17 +327,29 @@ class Player:
         return event._replace(message_id=self._id, gen=self.gen, id=id_, client_id=self._client_id)
 
 
-async def publish_with_retries(outlet: Outlet, event: Event) -> None:
+async def publish_with_retries(
+    outlet: Outlet, event: Event, permit: PublishPermit | None = None
+) -> None:
     """Publish *event*, and return when it is acknowledged; retry refusals that may pass.
 
+    Args:
+        outlet: where to publish.
+        event: the event, with its id.
+        permit: the permit to publish it, if it has text of the store.
+
     Raises:
+        TextErased: the text was erased.
+        StoreUnavailable: Postgres does not answer.
         ChannelUnavailable: Ably refuses it, or does not acknowledge it.
     """
     backoff = Backoff(RETRY_S, MAX_RETRY_S)
+    is_permitted = None if permit is None else permit.is_valid
     for attempt in range(MAX_ATTEMPTS):
+        if permit is not None:
+            await permit.renew()
         try:
             async with asyncio.timeout(ACK_TIMEOUT_S):
-                await outlet.post(event)
+                await outlet.post(event, is_permitted=is_permitted)
         except TimeoutError:
             if attempt == MAX_ATTEMPTS - 1:
                 raise ChannelUnavailable(_NO_ACK) from None
@@ -302,6 +359,28 @@ async def publish_with_retries(outlet: Outlet, event: Event) -> None:
         else:
             return
         await asyncio.sleep(backoff.next_s())
+
+
+def stop_event(replay: Replay, status: str, client_id: str | None) -> Event:
+    """Return the stop of a stream that ends before its last step, after ``done`` chunks."""
+    return Event.stop(
+        replay.id,
+        status=status,  # type: ignore[arg-type]  # of two words
+        gen=replay.gen,
+        seq=replay.done + 1,
+        id=_stop_id(replay.id, replay.gen),
+        client_id=client_id,
+        replay_of=replay.response_id,
+    )
+
+
+def _stop_id(replay_id: str, gen: int) -> str:
+    return f"{replay_id}:{gen}:stop"
+
+
+def _same(event: Event, step: Event) -> bool:
+    """Return True if both have the same place, content and clientId."""
+    return event.client_id == step.client_id and encode(event) == encode(step)
 
 
 def _error_of(ack: asyncio.Future[Sequence[str | None]]) -> ChannelUnavailable:

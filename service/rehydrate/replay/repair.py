@@ -12,11 +12,14 @@ from rehydrate.replay.validation import check_repairable
 
 if TYPE_CHECKING:
     from rehydrate.core.replay.schedule import Replay
+    from rehydrate.permits import PublishPermit
     from rehydrate.ports import Conversations
     from rehydrate.replay.player import Outlet
 
 
-async def repair(replay: Replay, *, store: Conversations, outlet: Outlet) -> None:
+async def repair(
+    replay: Replay, *, store: Conversations, outlet: Outlet, permit: PublishPermit
+) -> None:
     """Publish the repair of a response, and its stop for readers who missed that.
 
     The row records the repair before it is published, so that a reader who loads the conversation
@@ -26,9 +29,11 @@ async def repair(replay: Replay, *, store: Conversations, outlet: Outlet) -> Non
         replay: the request, in mode ``repair``.
         store: the store.
         outlet: where to publish.
+        permit: the permit to publish the text.
 
     Raises:
         Conflict: the response is not stored any more, or has gaps.
+        TextErased: it was erased after it was read; its text is not published.
         ChannelUnavailable: Ably refuses the repair or the stop.
     """
     async with store.locked(replay.conversation_id, replay.channel) as locked:
@@ -42,7 +47,7 @@ async def repair(replay: Replay, *, store: Conversations, outlet: Outlet) -> Non
             fold(state, events[0])
             await locked.put([state])
     for event in events:
-        await publish_with_retries(outlet, event)
+        await publish_with_retries(outlet, event, permit)
 
 
 def repair_events(state: MessageState, name: str) -> list[Event]:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.background import Backoff, LeaseKeeper, LeaseLost
+from rehydrate.background import Backoff, LeaseKeeper, LeaseLost, jittered
 from rehydrate.core.replay.schedule import AuditEntry, Replay, ReplayState
 from rehydrate.errors import StoreUnavailable
+from rehydrate.permits import PublishPermit, TextErased
 
 if TYPE_CHECKING:
     from rehydrate.ports import ReplayQueue
@@ -23,6 +24,9 @@ LEASE_S = 5.0
 
 RENEW_EVERY_S = 0.5
 END_RETRIES = 20
+RETRY_S = 1.0
+MAX_RETRY_S = 30.0
+"""The delay before a failed replay is begun again: at first, and at most."""
 
 
 class ReplayRun:
@@ -31,6 +35,7 @@ class ReplayRun:
     Attributes:
         replay: the replay as it was claimed.
         player: its player; None before it plays, and for a repair.
+        permit: the permit to publish its text.
     """
 
     def __init__(self, replay: Replay, holder: str, replays: ReplayQueue) -> None:
@@ -39,8 +44,9 @@ class ReplayRun:
         self._holder = holder
         self._replays = replays
         self._done = replay.done
+        self.permit = PublishPermit(self._save)
         self._keeper = LeaseKeeper(
-            f"lease of {replay.id}", self.save, every_s=RENEW_EVERY_S, lease_s=LEASE_S
+            f"lease of {replay.id}", self._renew, every_s=RENEW_EVERY_S, lease_s=LEASE_S
         )
 
     def renew_now(self) -> None:
@@ -57,18 +63,32 @@ class ReplayRun:
         async with self._keeper.holding():
             yield
 
-    async def save(self) -> None:
-        """Store the progress, renew the lease, and cancel the player if that was requested.
+    async def _renew(self) -> None:
+        """Renew lease and permit; an erased replay keeps its lease until its stop is published.
 
         Raises:
-            LeaseLost: another process has the replay, or it was erased.
+            LeaseLost: another process has the replay.
             StoreUnavailable: Postgres does not answer.
         """
-        cancel = await self._replays.keep_replay(self.progress(), self._holder, LEASE_S)
-        if cancel is None:
+        with suppress(TextErased):
+            await self.permit.renew()
+
+    async def _save(self) -> bool:
+        """Store the progress, renew the lease, and cancel the player if that was requested.
+
+        Returns:
+            False if the text was erased.
+
+        Raises:
+            LeaseLost: another process has the replay.
+            StoreUnavailable: Postgres does not answer.
+        """
+        order = await self._replays.keep_replay(self.progress(), self._holder, LEASE_S)
+        if order is None:
             raise LeaseLost
-        if cancel and self.player is not None:
+        if order != "play" and self.player is not None:
             self.player.cancel()
+        return order != "erased"
 
     async def end(self, state: ReplayState, error: Any) -> bool:
         """Store the final state, and an audit entry.
@@ -98,6 +118,14 @@ class ReplayRun:
             except StoreUnavailable:
                 await asyncio.sleep(backoff.next_s())
         return await self._replays.end_replay(ended, self._holder, note)
+
+    async def retry_later(self) -> None:
+        """Have some process begin the replay again, later with each attempt without progress."""
+        delay_s = min(RETRY_S * 2**self.replay.attempts, MAX_RETRY_S)
+        try:
+            await self._replays.keep_replay(self.progress(), self._holder, jittered(delay_s))
+        except StoreUnavailable:
+            _log.warning("a replay could not be postponed; it is retried when its lease runs out")
 
     async def release(self) -> None:
         """Release the lease, so that another process continues the replay at once."""

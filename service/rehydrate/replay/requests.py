@@ -182,7 +182,7 @@ class ReplayRequests:
     ) -> CheckedRequest:
         check_conversation_id(conversation_id)
         check_message_id(response_id, "response_id")
-        check_terms(terms)
+        terms = check_terms(terms)
         conversation, state = await self._find_response(conversation_id, response_id)
         channel, own = terms.channel, conversation.channel
         if channel is None:
@@ -225,7 +225,7 @@ def planned(state: MessageState, terms: ReplayTerms) -> tuple[Schedule, Mapping[
     """Return the schedule of *state* on *terms*, and the part of it that is stored.
 
     Raises:
-        BadParameter: the response has no event from ``from_seq`` on.
+        BadParameter: the response has no event from ``from_seq`` on, or it would take too long.
         TooLarge: a part of it does not fit a channel message.
     """
     schedule = scheduled(state, terms)

@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-import math
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.capability import Capability
-from rehydrate.core.replay.schedule import MAX_RATE, MAX_SPEED, MODES, ReplayTerms
+from rehydrate.core.replay.schedule import (
+    MAX_RATE,
+    MAX_SECONDS,
+    MAX_SPEED,
+    MIN_SPEED,
+    MODES,
+    ReplayTerms,
+)
 from rehydrate.errors import BadParameter, Conflict, Forbidden, TooLarge
 
 if TYPE_CHECKING:
@@ -71,20 +77,26 @@ class Targets(NamedTuple):
         return asked
 
 
-def check_terms(terms: ReplayTerms) -> None:
-    """Return if *terms* are within their ranges.
+def check_terms(terms: ReplayTerms) -> ReplayTerms:
+    """Return *terms* if they are within their ranges, with numbers of the declared types.
+
+    So a speed of 1 and one of 1.0 are the same request.
 
     Raises:
         BadParameter: one is not; names it.
     """
     if terms.mode not in MODES:
         raise BadParameter("mode", "mode must be stream or repair")
-    if not (math.isfinite(terms.speed) and 0 <= terms.speed <= MAX_SPEED):
-        raise BadParameter("speed", f"speed must be a number from 0 to {MAX_SPEED:g}")
+    if terms.speed != 0 and not MIN_SPEED <= terms.speed <= MAX_SPEED:  # NaN is not, either
+        limits = f"{MIN_SPEED:g} to {MAX_SPEED:g}"
+        raise BadParameter("speed", f"speed must be a number from {limits}, or 0")
     if not 0 <= terms.from_seq <= MAX_SEQ:
         raise BadParameter("from_seq", f"from_seq must be an integer from 0 to {MAX_SEQ}")
     if terms.max_rate and not MIN_RATE <= terms.max_rate <= MAX_ANY_RATE:
         raise BadParameter("max_rate", f"max_rate is a number from {MIN_RATE} to {MAX_ANY_RATE:g}")
+    return terms._replace(
+        speed=abs(float(terms.speed)), from_seq=int(terms.from_seq), max_rate=float(terms.max_rate)
+    )
 
 
 def check_key(key: str | None) -> None:
@@ -119,9 +131,16 @@ def check_schedule(schedule: Schedule, terms: ReplayTerms) -> None:
     """Return if *schedule* can be published.
 
     Raises:
-        BadParameter: the response has no event from ``from_seq`` on.
+        BadParameter: the response has no event from ``from_seq`` on, or it would take too long.
         TooLarge: a part of it does not fit a channel message.
     """
+    if schedule.seconds > MAX_SECONDS:
+        hours, most = schedule.seconds / 3600, MAX_SECONDS / 3600
+        raise BadParameter(
+            "speed",
+            f"the replay would take {hours:.1f} hours, and {most:g} is the most: use a higher speed, "
+            "speed 0, or a higher max_rate",
+        )
     if terms.from_seq and not schedule.chunks:
         raise BadParameter("from_seq", f"the response has no event from seq {terms.from_seq} on")
     if schedule.largest_bytes() > MAX_BYTES:

@@ -14,8 +14,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.background import LeaseLost, PeriodicTask, TaskPool, log_failure
 from rehydrate.core.replay.schedule import Replay, ReplayState
-from rehydrate.errors import BadRequest, ChannelUnavailable, RehydrateError
-from rehydrate.replay.player import Player
+from rehydrate.errors import BadRequest, ChannelRefused, ChannelUnavailable, RehydrateError
+from rehydrate.permits import TextErased
+from rehydrate.replay.player import Player, publish_with_retries, stop_event
 from rehydrate.replay.repair import repair
 from rehydrate.replay.replay_run import LEASE_S, ReplayRun
 from rehydrate.replay.requests import planned
@@ -32,6 +33,12 @@ _log = logging.getLogger(__name__)
 CLAIM_EVERY_S = 1.0
 MAX_ATTEMPTS = 5
 """How often a replay is started without progress before it counts as failed."""
+
+MAX_STOPS = 15
+"""How often its stop is tried while Ably does not answer; the delays then add up to minutes."""
+
+SLACK_S = 600.0
+"""How much longer than twice its planned time a replay may run, in seconds."""
 
 
 class ReplayOptions(NamedTuple):
@@ -121,61 +128,113 @@ class ReplayWorker:
             await run.release()
             raise
         except LeaseLost:
-            _log.info("a replay was taken over by another process, or erased")
-        except Exception as error:  # noqa: BLE001 - its lease runs out, and it is claimed again
+            _log.info("a replay was taken over by another process")
+        except Exception as error:  # noqa: BLE001 - it is begun again, `MAX_ATTEMPTS` times
             log_failure(_log, "a replay was interrupted, will retry", error)
+            await run.retry_later()
         finally:
             self._runs.pop(run.replay.id, None)
             self._noticed(run.replay.conversation_id)
             self.task.wake()
 
-    async def _perform(self, run: ReplayRun) -> tuple[ReplayState, Any]:
-        """Run a replay to its end; return its final state, and the problem if it failed."""
+    async def _perform(self, run: ReplayRun) -> _Ended:
+        """Run a replay to its end, and stop its stream; return its state, and why it failed."""
         replay = run.replay
         with self._ctx.publish_queue.channel(
             replay.channel, steady_per_s=replay.terms.max_rate
         ) as outlet:
-            try:
+            ended = await self._attempt(run, outlet)
+            if ended.state != "done" and replay.terms.mode == "stream":
+                await self._stop(run, outlet, ended.state)
+        return ended
+
+    async def _attempt(self, run: ReplayRun, outlet: Outlet) -> _Ended:
+        """Run a replay; a fault that was not foreseen is raised `MAX_ATTEMPTS` times, then final."""
+        replay = run.replay
+        if replay.attempts > MAX_ATTEMPTS:
+            return _failed("attempts", f"started {MAX_ATTEMPTS} times without progress")
+        try:
+            async with asyncio.timeout(self._left_s(replay)):
                 if replay.terms.mode == "stream":
                     return await self._stream(run, outlet)
                 if replay.cancel_asked:
-                    return "cancelled", None
-                await repair(replay, store=self._ctx.store, outlet=outlet)
+                    return _Ended("cancelled")
+                await repair(replay, store=self._ctx.store, outlet=outlet, permit=run.permit)
                 run.mark_done()
-            except (BadRequest, ChannelUnavailable) as error:
-                return "failed", _problem(error)
-        return "done", None
+                return _Ended("done")
+        except LeaseLost:
+            raise
+        except TextErased as error:
+            return _Ended("cancelled", _problem(error))
+        except TimeoutError:
+            return _failed("timeout", "it took more than twice as long as planned")
+        except (BadRequest, ChannelUnavailable) as error:
+            return _Ended("failed", _problem(error))
+        except Exception as error:
+            if replay.attempts < MAX_ATTEMPTS:
+                raise
+            log_failure(_log, "a replay has failed", error)
+            why = f"failed {MAX_ATTEMPTS} times without progress: {type(error).__name__}"
+            return _failed("internal", why)
 
-    async def _stream(self, run: ReplayRun, outlet: Outlet) -> tuple[ReplayState, Any]:
+    async def _stream(self, run: ReplayRun, outlet: Outlet) -> _Ended:
         replay = run.replay
         state = await self._state(replay)
         if state is None:
-            return "failed", {"code": "gone", "detail": "the response is not stored any more"}
+            return _Ended("cancelled", _ERASED)
         schedule, plan = await asyncio.to_thread(planned, state, replay.terms)
-        player = Player(replay, schedule, outlet, self._rules.client_id, run.save)
+        player = Player(replay, schedule, outlet, self._rules.client_id, run.permit)
         run.player = player
         if replay.attempts > 1 or replay.done:
             await player.resume(self._ctx.channel, replay.channel, replay.started_ms or 0)
-        problem: Any = None
+        if player.stopped_as is not None:
+            return _Ended("cancelled" if player.stopped_as == "cancelled" else "failed")
         if plan["digest"] != replay.plan.get("digest"):
-            problem = {"code": "conflict", "detail": "the stored response has changed"}
-        elif replay.attempts > MAX_ATTEMPTS:
-            detail = f"started {MAX_ATTEMPTS} times without progress"
-            problem = {"code": "attempts", "detail": detail}
+            return _failed("conflict", "the stored response has changed")
+        if await player.play():
+            return _Ended("done")
+        return _Ended("cancelled", _ERASED if run.permit.erased else None)
+
+    async def _stop(self, run: ReplayRun, outlet: Outlet, status: str) -> None:
+        """Publish the stop of a stream that did not reach its own.
+
+        Raises:
+            ChannelUnavailable: Ably does not answer; the replay is begun again later.
+        """
         try:
-            if problem is None:
-                return ("done" if await player.play() else "cancelled"), None
+            if run.player is None:
+                event = stop_event(run.replay, status, self._rules.client_id)
+                await publish_with_retries(outlet, event)
+            elif run.player.stopped_as is None:
+                await run.player.stop(status)
         except ChannelUnavailable as error:
-            problem = _problem(error)
-        try:
-            await player.stop("failed")
-        except ChannelUnavailable:
-            _log.warning("the stop of a failed replay could not be published")
-        return "failed", problem
+            if run.replay.attempts <= MAX_STOPS and not isinstance(error, ChannelRefused):
+                raise
+            _log.warning("the stop of a replay could not be published")
+
+    def _left_s(self, replay: Replay) -> float:
+        """Return for how long *replay* may still run, in seconds."""
+        begun_ms = self._ctx.now_ms() if replay.started_ms is None else replay.started_ms
+        since_s = (self._ctx.now_ms() - begun_ms) / 1000
+        return max(2 * replay.seconds + SLACK_S - max(since_s, 0.0), 0.0)
 
     async def _state(self, replay: Replay) -> MessageState | None:
         found = await self._ctx.store.states(replay.conversation_id, [replay.response_id])
         return next((state for state in found if state.id == replay.response_id), None)
+
+
+class _Ended(NamedTuple):
+    """The final state of a replay, and the problem if there was one."""
+
+    state: ReplayState
+    problem: Any = None
+
+
+_ERASED = {"code": TextErased.code, "detail": "the response was erased"}
+
+
+def _failed(code: str, detail: str) -> _Ended:
+    return _Ended("failed", {"code": code, "detail": detail})
 
 
 def _problem(error: RehydrateError) -> dict[str, str]:

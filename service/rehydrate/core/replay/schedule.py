@@ -29,7 +29,11 @@ MODES: tuple[str, ...] = get_args(Mode)
 REPLAY_STATES: tuple[str, ...] = get_args(ReplayState)
 ENDED: frozenset[str] = frozenset({"done", "failed", "cancelled"})
 
-MAX_SPEED = 1000.0
+MIN_SPEED, MAX_SPEED = 0.01, 1000.0
+
+MAX_SECONDS = 6 * 3600.0
+"""The longest a replay may take: as long as it runs it occupies one of a few places."""
+
 MAX_RATE = 25.0
 """The largest rate of a replay, in channel messages a second, beside live responses."""
 
@@ -39,7 +43,7 @@ class ReplayTerms(NamedTuple):
 
     Attributes:
         mode: as a stream of its own, or as a repair of what readers show.
-        speed: a factor of the original pace; 0: as fast as allowed.
+        speed: a factor of the original pace, from `MIN_SPEED` on; 0: as fast as allowed.
         channel: where to publish; None: on the conversation's own channel.
         from_seq: nothing before that seq.
         max_rate: channel messages a second; 0: the default of the channel.
