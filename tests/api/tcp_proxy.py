@@ -20,6 +20,7 @@ class TcpProxy:
         self._server = None
         self._port = 0
         self._ends = set()
+        self._doomed = set()
 
     async def __aenter__(self):
         await self.connect()
@@ -45,6 +46,11 @@ class TcpProxy:
             end.transport.abort()
         await asyncio.wait_for(self._server.wait_closed(), 10)
 
+    def doom(self):
+        """Cut each present connection when its client next sends something, unnoticed until then."""
+        self._doomed |= self._ends
+        return len(self._ends) // 2
+
     def leads_to(self, url):
         """New connections lead to the server of *url*."""
         self._far = urlsplit(url)
@@ -55,18 +61,18 @@ class TcpProxy:
             far_reader, there = await asyncio.open_connection(self._far.hostname, self._far.port)
             self._ends |= {writer, there}
             async with asyncio.TaskGroup() as both:
-                both.create_task(_pass_on(reader, there))
-                both.create_task(_pass_on(far_reader, writer))
+                both.create_task(self._pass_on(reader, there))
+                both.create_task(self._pass_on(far_reader, writer))
         finally:
             for end in (writer, there):
                 if end is not None:
                     end.transport.abort()
                     self._ends.discard(end)
+                    self._doomed.discard(end)
 
-
-async def _pass_on(reader, writer):
-    with contextlib.suppress(ConnectionError):
-        while chunk := await reader.read(65_536):
-            writer.write(chunk)
-            await writer.drain()
-    writer.transport.abort()
+    async def _pass_on(self, reader, writer):
+        with contextlib.suppress(ConnectionError):
+            while (chunk := await reader.read(65_536)) and writer not in self._doomed:
+                writer.write(chunk)
+                await writer.drain()
+        writer.transport.abort()

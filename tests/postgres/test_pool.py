@@ -119,6 +119,15 @@ async def test_a_block_that_loses_its_connection_writes_nothing(store, database:
     assert (await store.load("c", limit=1, before=None)).conversation is None
 
 
+async def test_a_read_that_loses_its_connection_is_repeated_on_a_new_one(database: str) -> None:
+    """The others were lost with it, perhaps unnoticed."""
+    async with TcpProxy(database) as proxy, opened(proxy.url, pool_size=3) as store:
+        loads = (store.load("c", limit=1, before=None) for _ in range(20))
+        await asyncio.gather(*loads)
+        assert proxy.doom() >= 2
+        await store.load("c", limit=1, before=None)
+
+
 async def test_a_connection_lost_at_commit_raises(store, database: str) -> None:
     async def block() -> None:
         async with store.locked("c", "ai:c") as locked:

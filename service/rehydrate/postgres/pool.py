@@ -238,7 +238,7 @@ class Pool:
             pool.terminate()
 
     async def read(self, sql: str, *arguments: Any) -> list[Any]:
-        """Return the rows of one statement; retry once if the connection was lost.
+        """Return the rows of one statement; retry once, on a new connection, if it was lost.
 
         The statement must only read, since it may run twice.
 
@@ -293,6 +293,8 @@ class Pool:
         except ConnectionLost:
             self._must_detect = True
             session.terminate()
+            # those opened before may have been lost with it, unnoticed: the next one is new
+            await pool.expire_connections()
             raise
         finally:
             await session.give_back(pool)
