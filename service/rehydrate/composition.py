@@ -9,12 +9,11 @@ from rehydrate.api.app import create_app
 from rehydrate.api.auth.access import Access
 from rehydrate.api.telemetry import Metrics
 from rehydrate.api.webhooks import WebhookSenders
-from rehydrate.background import BoundedCache, PeriodicTask
+from rehydrate.background import PeriodicTask
 from rehydrate.context import ChannelNames, Context, PublishOptions
 from rehydrate.database import named_setting
 from rehydrate.follow.feed import FollowOptions
 from rehydrate.follow.subscriptions import Subscriptions
-from rehydrate.hydrate.history_window import Prefetch
 from rehydrate.lifespan import Lifespan, Part
 from rehydrate.maintenance.inspector import ServiceInspector
 from rehydrate.maintenance.tasks import Maintenance, MaintenanceOptions, MaintenanceParts
@@ -38,18 +37,13 @@ if TYPE_CHECKING:
     from rehydrate.settings import Settings
 
 
-MAX_CONVERSATIONS = 10_000
-"""Conversations for which the beginning of the next history read is cached."""
-
-
 class Adapters(NamedTuple):
-    """The adapters of a process, and its caches of conversations."""
+    """The adapters of a process, and the context of its use cases."""
 
     store: PostgresStore
     channel: AblyChannel
     names: ChannelNames
     metrics: Metrics
-    prefetches: BoundedCache[str, Prefetch]
     context: Context
 
 
@@ -99,7 +93,7 @@ def adapters(settings: Settings) -> Adapters:
         channel_of=names.of,
         default_channel=settings.channel_of,
     )
-    return Adapters(store, channel, names, Metrics(), BoundedCache(MAX_CONVERSATIONS), context)
+    return Adapters(store, channel, names, Metrics(), context)
 
 
 def services(
@@ -126,7 +120,6 @@ def services(
         ctx,
         terms=FollowOptions(settings.follow_strategy, settings.follow_grace_s),
         noticed=attend,
-        prefetch=made.prefetches.get,
     )
     metrics.count_followed(lambda: subscriptions.counts)
     maintenance = Maintenance(

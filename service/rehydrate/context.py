@@ -11,14 +11,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.background import Backoff, BoundedCache, PeriodicTask
 from rehydrate.errors import ChannelUnavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterable
 
     from rehydrate.ports import ChannelLog, Publisher, Store
 
@@ -34,6 +34,58 @@ class PublishOptions(NamedTuple):
 
     client_id: str | None = None
     lease_s: float = 15.0
+
+
+class Prefetch(NamedTuple):
+    """A guess, from an earlier answer, of the history that the next one needs.
+
+    Attributes:
+        channel: the channel of the conversation.
+        since_ms: the time that the earlier read began at, ms since 1970.
+        attach_point: read history up to this channelSerial; None: to its end.
+    """
+
+    channel: str
+    since_ms: int
+    attach_point: str | None = None
+
+
+class WakeQueue:
+    """Names that wait for a periodic task, each once; the task takes all of them in its next turn.
+
+    Nothing waits while no task is open, or beyond *capacity*.
+
+    Attributes:
+        task: the task, once there is one.
+    """
+
+    def __init__(self, capacity: int = 10_000) -> None:
+        self.task: PeriodicTask | None = None
+        self._capacity = capacity
+        self._waiting: dict[str, None] = {}
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def full(self) -> bool:
+        """Whether further names are dropped."""
+        return len(self._waiting) >= self._capacity
+
+    def add(self, name: str) -> None:
+        """Queue *name* and wake the task; return at once."""
+        if self.task is not None and self.task.is_open and not self.full:
+            self._waiting[name] = None
+            self.task.wake()
+
+    def put_back(self, names: Iterable[str]) -> None:
+        """Queue *names* that were taken, even beyond the capacity; the task is not woken."""
+        self._waiting.update(dict.fromkeys(names))
+
+    def take(self) -> list[str]:
+        """Remove all names and return them, in the order in which they were queued."""
+        taken, self._waiting = list(self._waiting), {}
+        return taken
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,6 +107,8 @@ class Context:
             `default_channel`. May query the store.
         default_channel: return the channel name that the template gives a conversation without
             a row. A use case that reads the row anyway falls back on this one.
+        prefetches: the history that the next hydrate is likely to need, by conversation.
+        unrecorded: the conversations whose channel is known to have more than the store.
     """
 
     store: Store
@@ -66,8 +120,13 @@ class Context:
     publish_options: PublishOptions
     channel_of: Callable[[str], Awaitable[str]]
     default_channel: Callable[[str], str]
+    prefetches: BoundedCache[str, Prefetch] = field(
+        default_factory=lambda: BoundedCache(MAX_PREFETCHES)
+    )
+    unrecorded: WakeQueue = field(default_factory=WakeQueue)
 
 
+MAX_PREFETCHES = 10_000
 MAX_KNOWN = 10_000
 
 ABSENT_FOR_S = 1.0

@@ -8,12 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 from rehydrate import composition
 from rehydrate.api.conversations import router
 from rehydrate.background import tasks_state
-from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.errors import Busy, ChannelUnavailable, NotFound
 from rehydrate.follow.subscriptions import PromptWatcher
-from rehydrate.hydrate.history_window import CHANNEL, HistorySource, Prefetch, from_channel
-from rehydrate.hydrate.hydrate import Hydrated, Page, hydrate
 from rehydrate.maintenance.verify import Verified, verify
 from rehydrate.providers.model_runs import RunNames
 from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Toolbox
@@ -36,7 +33,8 @@ if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.schedule import Mode, Replay, Requester
     from rehydrate.follow.event_buffer import FollowEvent
-    from rehydrate.follow.subscriptions import Follower
+    from rehydrate.follow.subscriptions import Follower, Subscriptions
+    from rehydrate.hydrate.hydrate import Hydrated
     from rehydrate.ports import Conversation
     from rehydrate.providers.model_runs import Driven, Tools
     from rehydrate.publish.unanswered import Prompt
@@ -95,6 +93,11 @@ class History:
     async def __aexit__(self, *error: object) -> None:
         await self.close()
 
+    @property
+    def reading(self) -> Subscriptions:
+        """The use cases of readers, as the HTTP API calls them."""
+        return self._subscriptions
+
     async def hydrate(
         self,
         conversation_id: str,
@@ -111,22 +114,9 @@ class History:
             BadParameter: an argument is outside its syntax or range.
             StoreUnavailable: Postgres does not answer.
         """
-        source, prefetches = CHANNEL, self._adapters.prefetches
-        if before is None:
-            received = await self._subscriptions.history_source(conversation_id, until)
-            source = received or HistorySource(from_channel, prefetches.get(conversation_id))
-        hydrated = await hydrate(
-            self.context,
-            conversation_id,
-            until=until,
-            page=Page(limit, before),
-            source=source,
+        return await self._subscriptions.hydrate(
+            conversation_id, until=until, limit=limit, before=before
         )
-        if hydrated.read_from_ms is not None:
-            prefetches[conversation_id] = Prefetch(hydrated.channel, hydrated.read_from_ms)
-        if hydrated.counts and hydrated.counts[Outcome.FOLDED.value]:
-            self._maintenance.wake(conversation_id)
-        return hydrated
 
     async def message(self, conversation_id: str, message_id: str) -> bytes:
         """Return one stored message in its wire form, encoded as JSON.

@@ -38,6 +38,10 @@ class StandIn:
     async def close(self):
         self.closed += 1
 
+    @property
+    def reading(self):
+        return self
+
     async def channel_of(self, conversation_id):
         self._fail()
         return self.channels.get(conversation_id, f"ai:{conversation_id}")

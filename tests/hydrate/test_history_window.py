@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from laws.memory import memory_context
+from rehydrate.context import Prefetch
 from rehydrate.core.event import ChannelMessage
 from rehydrate.core.positions import MARGIN_MS
 from rehydrate.core.window import Watermark
@@ -14,7 +15,6 @@ from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.hydrate import history_window
 from rehydrate.hydrate.history_window import (
     HistoryQuery,
-    Prefetch,
     early_read,
     from_channel,
     no_history,

@@ -8,10 +8,11 @@ import json
 import pytest
 
 from exactness.rooms import Gate, Paused, channel_of, now_ms, open_house, within
+from rehydrate.context import Prefetch
 from rehydrate.core.positions import at_or_before, channel_serial, decode_cursor
 from rehydrate.errors import BadParameter, StoreUnavailable
 from rehydrate.hydrate import hydrate as hydration
-from rehydrate.hydrate.history_window import HistorySource, Prefetch, from_channel
+from rehydrate.hydrate.history_window import HistorySource, from_channel
 from rehydrate.hydrate.hydrate import MAX_LIMIT
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.record.import_messages import NewMessage
@@ -120,7 +121,7 @@ async def test_a_prefetched_page_of_history_gives_the_same_answer(room):
     await room.catch_up()
     await room.tell("b", "cd", stop=False)
     plain = await room.hydrate()
-    for since_ms in (plain.read_from_ms, 0, now_ms() + 60_000):
+    for since_ms in (room.ctx.prefetches.get(room.conversation_id).since_ms, 0, now_ms() + 60_000):
         early = await room.hydrate(
             source=HistorySource(from_channel, Prefetch(room.name, since_ms))
         )

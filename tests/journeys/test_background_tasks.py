@@ -57,7 +57,7 @@ class Jobs:
     async def recorder(self, history, server, conversation):
         async with publisher_to(server, f"ai:{conversation}") as publisher:
             await publisher.say("user-input", {"promptId": "p", "text": "hi"})
-            history._maintenance.wake(conversation)
+            history.context.unrecorded.add(conversation)
             await recorded(history, conversation, "p")
 
     async def webhook_wakeups(self, history, server, conversation):

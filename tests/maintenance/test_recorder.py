@@ -9,6 +9,7 @@ from collections import Counter
 import pytest
 
 from exactness.rooms import Gate, until, within
+from rehydrate.context import WakeQueue
 from rehydrate.errors import StoreUnavailable
 from rehydrate.maintenance.recorder import Recorder
 from rehydrate.record.catch_up import Recorded
@@ -38,7 +39,7 @@ async def counting():
 
 @pytest.fixture
 async def recorder(counting):
-    made = Recorder(counting, pause_s=0.01, capacity=3)
+    made = Recorder(counting, queue=WakeQueue(3), pause_s=0.01)
     made.open()
     yield made
     await made.close()
@@ -46,17 +47,17 @@ async def recorder(counting):
 
 async def test_repeated_wake_ups_record_a_conversation_once(recorder, counting):
     for _ in range(50):
-        recorder.wake("a")
-    recorder.wake("b")
+        recorder.queue.add("a")
+    recorder.queue.add("b")
     await until(lambda: counting.seen["b"])
     assert counting.seen == {"a": 1, "b": 1}
 
 
 async def test_a_wake_up_during_recording_records_it_again(recorder, counting):
     counting.gate = Gate()
-    recorder.wake("a")
+    recorder.queue.add("a")
     await counting.gate.reached()
-    recorder.wake("a")
+    recorder.queue.add("a")
     counting.gate.open()
     await until(lambda: counting.seen["a"] == 2)
 
@@ -66,8 +67,8 @@ async def test_a_conversation_that_fails_is_retried_and_does_not_delay_others(
 ):
     counting.faults["secret-id"] = StoreUnavailable("away")
     with caplog.at_level(logging.WARNING):
-        recorder.wake("secret-id")
-        recorder.wake("b")
+        recorder.queue.add("secret-id")
+        recorder.queue.add("b")
         await until(lambda: counting.seen["secret-id"] >= 3)
     assert counting.seen["b"] == 1
     assert "secret-id" not in caplog.text
@@ -78,9 +79,9 @@ async def test_a_conversation_that_fails_is_retried_and_does_not_delay_others(
 
 async def test_an_unexpected_exception_does_not_end_it(recorder, counting, caplog):
     counting.faults["a"] = KeyError("secret text")
-    recorder.wake("a")
+    recorder.queue.add("a")
     await until(lambda: counting.seen["a"])
-    recorder.wake("b")
+    recorder.queue.add("b")
     await until(lambda: counting.seen["b"])
     assert "KeyError" in caplog.text
     assert "secret text" not in caplog.text
@@ -88,34 +89,34 @@ async def test_an_unexpected_exception_does_not_end_it(recorder, counting, caplo
 
 async def test_wake_ups_over_the_capacity_are_dropped(recorder, counting):
     counting.gate = Gate()
-    recorder.wake("first")
+    recorder.queue.add("first")
     await counting.gate.reached()
     for index in range(10):
-        recorder.wake(f"c{index}")
+        recorder.queue.add(f"c{index}")
     counting.gate.open()
     await until(lambda: counting.seen["c2"])
     assert set(counting.seen) == {"first", "c0", "c1", "c2"}
 
 
 async def test_it_records_only_while_it_is_open(counting):
-    recorder = Recorder(counting, pause_s=0.01)
-    recorder.wake("a")
+    recorder = Recorder(counting, queue=WakeQueue(), pause_s=0.01)
+    recorder.queue.add("a")
     recorder.open()
     recorder.open()
-    recorder.wake("b")
+    recorder.queue.add("b")
     await until(lambda: counting.seen["b"])
     await recorder.close()
     await recorder.close()
-    recorder.wake("c")
+    recorder.queue.add("c")
     await asyncio.sleep(0)
     assert counting.seen == {"b": 1}
 
 
 async def test_closing_cancels_a_recording_that_is_under_way(counting):
-    recorder = Recorder(counting)
+    recorder = Recorder(counting, queue=WakeQueue())
     counting.gate = Gate()
     recorder.open()
-    recorder.wake("a")
+    recorder.queue.add("a")
     await counting.gate.reached()
     await within(recorder.close(), 5)
     assert not counting.seen
@@ -123,7 +124,7 @@ async def test_closing_cancels_a_recording_that_is_under_way(counting):
 
 async def test_a_batch_that_was_cut_off_is_recorded_after_a_restart(recorder, counting):
     counting.gate = Gate()
-    recorder.wake("a")
+    recorder.queue.add("a")
     await counting.gate.reached()
     for task in asyncio.all_tasks():
         if task.get_name() == "recorder":

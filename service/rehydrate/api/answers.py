@@ -22,6 +22,7 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 from urllib.parse import unquote
 
+from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from fastapi.routing import APIRoute
 from starlette.exceptions import HTTPException
@@ -395,3 +396,12 @@ def direct(scope: Scope) -> Send | None:
     """Return the server's own ``send``, which may be stepped by hand; None for other servers."""
     found: Send | None = scope.get(_DIRECT)
     return found
+
+
+class DirectFastAPI(FastAPI):
+    """FastAPI that offers the server's own ``send`` to its streams."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request."""
+        offer_direct(scope, send)
+        await super().__call__(scope, receive, send)

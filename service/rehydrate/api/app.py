@@ -12,12 +12,11 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
 
 from rehydrate.api import answers
 from rehydrate.api.admin import AdminService, admin_router
-from rehydrate.api.answers import Route, offer_direct, problem_of, request_id
-from rehydrate.api.auth.access import Access, Reader, bearer
+from rehydrate.api.answers import DirectFastAPI, Route, problem_of, request_id
+from rehydrate.api.auth.access import Access, bearer
 from rehydrate.api.auth.admin_guard import AdminGuard
 from rehydrate.api.conversations import LIMITS, Limits, router
 from rehydrate.api.inspection import Inspector, inspection_router
@@ -25,7 +24,7 @@ from rehydrate.api.openapi import SECURITY_SCHEMES, drop_annotations, problems
 from rehydrate.api.schemas import Readiness
 from rehydrate.api.service import Service
 from rehydrate.api.static_files import pages_router
-from rehydrate.api.telemetry import CONTENT_TYPE, AccessLogMiddleware, Metrics, query_token
+from rehydrate.api.telemetry import CONTENT_TYPE, AccessLogMiddleware, Metrics
 from rehydrate.api.webhooks import WebhookSenders, events_router
 from rehydrate.core.json import dump
 from rehydrate.errors import NotConfigured, RehydrateError
@@ -76,7 +75,7 @@ def create_app(
     app = _bare(access)
     conversations = router(
         service,
-        authorize=_ReaderAuthorization(service, access),
+        authorize=access.authorizer(service.reading.channel_of),
         authorize_backend=lambda request: _backend(access, request),
         metrics=metrics,
         limits=limits,
@@ -112,12 +111,8 @@ def _bare(access: Access) -> FastAPI:
     return app
 
 
-class _App(FastAPI):
+class _App(DirectFastAPI):
     """FastAPI with security schemes in its document, and direct sending for streams."""
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        offer_direct(scope, send)
-        await super().__call__(scope, receive, send)
 
     def openapi(self) -> dict[str, Any]:
         """Return the OpenAPI document."""
@@ -126,20 +121,6 @@ class _App(FastAPI):
             document.setdefault("components", {})["securitySchemes"] = SECURITY_SCHEMES
             drop_annotations(document)
         return super().openapi()
-
-
-class _ReaderAuthorization:
-    """Authorizes a reader by the token of the request, for the conversation's channel."""
-
-    def __init__(self, service: Service, access: Access) -> None:
-        self._service = service
-        self._access = access
-
-    async def __call__(self, request: Request, conversation_id: str) -> Reader:
-        token = bearer(request)
-        if token is None and getattr(request.scope.get("route"), "path", "").endswith("/stream"):
-            token = query_token(request)  # EventSource cannot send headers
-        return await self._access.reader(token, lambda: self._service.channel_of(conversation_id))
 
 
 def _backend(access: Access, request: Request) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from rehydrate.core.positions import Cursor
@@ -15,18 +15,11 @@ if TYPE_CHECKING:
     from rehydrate.record.import_messages import NewMessage, StoreResult
 
 
-class Service(Protocol):
-    """The use cases behind the routes. Each call may raise `StoreUnavailable`."""
+class Reading(Protocol):
+    """What the two hot routes call for every request, without a facade in between."""
 
-    async def open(self) -> None:
-        """Connect; called by the lifespan of the app before the first request."""
-        ...
-
-    async def close(self) -> None:
-        """Release all resources; called by the lifespan after the last request."""
-        ...
-
-    async def channel_of(self, conversation_id: str) -> str:
+    @property
+    def channel_of(self) -> Callable[[str], Awaitable[str]]:
         """Return the channel of a conversation: stored, or by the template. Cached."""
         ...
 
@@ -45,6 +38,23 @@ class Service(Protocol):
         self, conversation_id: str, *, limit: int = 50, after: str | None = None
     ) -> AbstractAsyncContextManager[Follower]:
         """Follow the conversation while the block runs, from the event *after* on if possible."""
+        ...
+
+
+class Service(Protocol):
+    """The use cases behind the routes. Each call may raise `StoreUnavailable`."""
+
+    @property
+    def reading(self) -> Reading:
+        """The use cases of readers."""
+        ...
+
+    async def open(self) -> None:
+        """Connect; called by the lifespan of the app before the first request."""
+        ...
+
+    async def close(self) -> None:
+        """Release all resources; called by the lifespan after the last request."""
         ...
 
     async def message(self, conversation_id: str, message_id: str) -> bytes:

@@ -31,14 +31,14 @@ from rehydrate.follow import resync
 from rehydrate.follow.event_buffer import EventBuffer
 from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation
 from rehydrate.follow.recent_messages import RecentMessages, from_attach_point, from_rewind
-from rehydrate.hydrate.history_window import HistorySource, Prefetch
+from rehydrate.hydrate.history_window import HistorySource
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Page, read
 from rehydrate.ports import Discontinuity
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from rehydrate.context import Context
+    from rehydrate.context import Context, Prefetch
     from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.hydrate.hydrate import Reading
@@ -91,7 +91,6 @@ class Feed:
         conversation_id: the conversation.
         terms: how to follow.
         noticed: called with the conversation id when there is something to record.
-        prefetch: returns the history to start reading while the store answers, if it is known.
 
     Attributes:
         conversation: the current state; None until it was read.
@@ -112,7 +111,6 @@ class Feed:
         *,
         terms: FollowOptions,
         noticed: Callable[[str], None],
-        prefetch: Callable[[str], Prefetch | None],
     ) -> None:
         self.conversation_id = conversation_id
         self.conversation: LiveConversation | None = None
@@ -127,7 +125,6 @@ class Feed:
         self._ctx = ctx
         self._terms = terms
         self._noticed = noticed
-        self._prefetch = prefetch
         self._loop = asyncio.get_running_loop()
         self._state = resync.State()
         self._channel_name = ""
@@ -310,7 +307,7 @@ class Feed:
 
     def _likely_prefetch(self, attach_point: str | None) -> Prefetch | None:
         """Return the history to read while the store answers, if it is likely to be needed."""
-        prefetch = self._prefetch(self.conversation_id)
+        prefetch = self._ctx.prefetches.get(self.conversation_id)
         likely = self.recent.is_cut or self._terms.strategy == "history"
         oldest_ms = self._ctx.now_ms() - _PREFETCH_MAX_AGE_MS
         if prefetch is None or prefetch.since_ms < oldest_ms or not likely:

@@ -19,15 +19,16 @@ from rehydrate.errors import BadParameter
 from rehydrate.follow.feed import Feed
 from rehydrate.follow.recent_messages import from_recent
 from rehydrate.hydrate.history_window import HistorySource
-from rehydrate.hydrate.hydrate import MAX_LIMIT
+from rehydrate.hydrate.hydrate import MAX_LIMIT, Page, hydrate
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from rehydrate.context import Context
+    from rehydrate.core.positions import Cursor
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.feed import FollowOptions
-    from rehydrate.hydrate.history_window import Prefetch
+    from rehydrate.hydrate.hydrate import Hydrated
 
 _log = logging.getLogger(__name__)
 
@@ -207,7 +208,6 @@ class Subscriptions:
         ctx: the adapters and limits.
         terms: how to follow.
         noticed: called with a conversation id when a message in it has started or ended.
-        prefetch: returns the history to start reading while the store answers, if it is known.
     """
 
     def __init__(
@@ -216,12 +216,10 @@ class Subscriptions:
         *,
         terms: FollowOptions,
         noticed: Callable[[str], None],
-        prefetch: Callable[[str], Prefetch | None],
     ) -> None:
         self._ctx = ctx
         self._terms = terms
         self._noticed = noticed
-        self._prefetch = prefetch
         self._feeds: dict[str, Feed] = {}
         self._grace_timers: dict[Feed, asyncio.TimerHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
@@ -229,6 +227,27 @@ class Subscriptions:
 
     def __len__(self) -> int:
         return len(self._feeds)
+
+    @property
+    def channel_of(self) -> Callable[[str], Awaitable[str]]:
+        """See `rehydrate.context.Context.channel_of`."""
+        return self._ctx.channel_of
+
+    async def hydrate(
+        self,
+        conversation_id: str,
+        *,
+        until: str | None = None,
+        limit: int = 50,
+        before: Cursor | None = None,
+    ) -> Hydrated:
+        """Return what a client must show before its first live message.
+
+        History is read from the messages of a followed conversation, if they reach far enough.
+        """
+        source = None if before else await self.history_source(conversation_id, until)
+        page = Page(limit, before)
+        return await hydrate(self._ctx, conversation_id, until=until, page=page, source=source)
 
     @asynccontextmanager
     async def joined(
@@ -328,7 +347,6 @@ class Subscriptions:
                 conversation_id,
                 terms=self._terms,
                 noticed=self._noticed,
-                prefetch=self._prefetch,
             )
             feed.open()
         if (timer := self._grace_timers.pop(feed, None)) is not None:

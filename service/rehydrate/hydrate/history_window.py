@@ -17,7 +17,7 @@ from rehydrate.errors import ChannelRefused, ChannelUnavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
 
-    from rehydrate.context import Context
+    from rehydrate.context import Context, Prefetch
     from rehydrate.core.event import ChannelMessage, Event
 
 HISTORY_TIMEOUT_S = 10.0
@@ -60,20 +60,6 @@ class HistoryWindow(NamedTuple):
 def no_history(read_at_ms: int) -> HistoryWindow:
     """Return the window for a request that the store answers alone."""
     return HistoryWindow((), Window(read_at_ms), Counter(), meets_store=True)
-
-
-class Prefetch(NamedTuple):
-    """A guess, from an earlier answer, of the history that the next one needs.
-
-    Attributes:
-        channel: the channel of the conversation.
-        since_ms: the time that the earlier read began at, ms since 1970.
-        attach_point: see `HistoryQuery`.
-    """
-
-    channel: str
-    since_ms: int
-    attach_point: str | None = None
 
 
 class HistoryQuery(NamedTuple):

@@ -6,8 +6,10 @@ import asyncio
 import json
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rehydrate.context import Prefetch
 from rehydrate.core import wire
 from rehydrate.core.event import TERMINAL
+from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import Cursor, check_conversation_id, check_until, encode_cursor
 from rehydrate.core.timeline import Reason, Timeline
 from rehydrate.core.window import may_need_read, missed, needs_no_read, read_from_ms
@@ -15,7 +17,9 @@ from rehydrate.errors import BadParameter
 from rehydrate.hydrate.history_window import (
     CHANNEL,
     HistoryQuery,
+    HistorySource,
     early_read,
+    from_channel,
     no_history,
 )
 
@@ -26,7 +30,7 @@ if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.core.event import Event
     from rehydrate.core.window import Watermark, Window
-    from rehydrate.hydrate.history_window import HistorySource, HistoryWindow
+    from rehydrate.hydrate.history_window import HistoryWindow
     from rehydrate.ports import Stored
 
 EPHEMERAL_LAG_S = 0.7
@@ -51,7 +55,6 @@ class Hydrated(NamedTuple):
         wires: the messages in their wire form, in order.
         settled: nothing in it is live, so a client may cache it.
         counts: how many channel events were folded or dropped, by outcome.
-        read_from_ms: the time that the next read of history begins at, ms since 1970.
     """
 
     conversation_id: str
@@ -63,7 +66,6 @@ class Hydrated(NamedTuple):
     wires: list[bytes]
     settled: bool = False
     counts: Counter[str] | None = None
-    read_from_ms: int | None = None
 
     @property
     def complete(self) -> bool:
@@ -130,7 +132,7 @@ async def hydrate(
     *,
     until: str | None = None,
     page: Page = NEWEST,
-    source: HistorySource = CHANNEL,
+    source: HistorySource | None = None,
 ) -> Hydrated:
     """Return what a client must show before its first live message.
 
@@ -140,14 +142,23 @@ async def hydrate(
         until: the attach point that the answer must reach; it may go beyond. Without one it
             reaches at least 2 s before the call.
         page: which finished messages to return.
-        source: where history is read from, and what of it is read while the store answers.
+        source: where history is read from, and what of it is read while the store answers; None:
+            from the channel, beginning with what an earlier answer needed.
 
     Raises:
         BadParameter: *conversation_id*, *until* or *page* is outside its syntax or range.
         StoreUnavailable: Postgres does not answer. (If Ably does not, that is a reason in the
             answer, not an error.)
     """
+    if source is None:
+        likely = None if page.before else ctx.prefetches.get(conversation_id)
+        source = HistorySource(from_channel, likely)
     reading = await read(ctx, conversation_id, until=until, page=page, source=source)
+    since_ms = read_from_ms(_watermark(reading.stored))
+    if since_ms is not None:
+        ctx.prefetches[conversation_id] = Prefetch(reading.channel, since_ms)
+    if reading.timeline.counts[Outcome.FOLDED.value]:
+        ctx.unrecorded.add(conversation_id)
     return answer(reading, page)
 
 
@@ -321,7 +332,6 @@ def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
         [body or wire.encode(timeline.messages[id_]) for _, id_, body in rows],
         settled=page.before is not None and not window.count,
         counts=timeline.counts,
-        read_from_ms=read_from_ms(watermark),
     )
 
 

@@ -11,6 +11,7 @@ from rehydrate.background import PeriodicTask, jittered, log_failure
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from rehydrate.context import WakeQueue
     from rehydrate.record.catch_up import Recorded
 
 _log = logging.getLogger(__name__)
@@ -23,7 +24,8 @@ class Recorder:
         record: catches one conversation up.
         pause_s: the least delay before a conversation that was recorded is recorded again, in
             seconds.
-        capacity: how many may wait. Further ones are dropped; the poller finds them later.
+        queue: the conversations that wait. Those that find it full are dropped; the poller finds
+            them later.
         at_once: how many are recorded at a time.
     """
 
@@ -31,32 +33,15 @@ class Recorder:
         self,
         record: Callable[[str], Awaitable[Recorded]],
         *,
+        queue: WakeQueue,
         pause_s: float = 1.0,
-        capacity: int = 10_000,
         at_once: int = 4,
     ) -> None:
         self._record = record
         self._pause_s = pause_s
-        self._capacity = capacity
         self._at_once = at_once
-        self._waiting: dict[str, None] = {}
-        self.task = PeriodicTask("recorder", self._record_waiting)
-
-    @property
-    def full(self) -> bool:
-        """Whether the queue is full."""
-        return len(self._waiting) >= self._capacity
-
-    @property
-    def waiting(self) -> int:
-        """The number of conversations that wait to be recorded."""
-        return len(self._waiting)
-
-    def wake(self, conversation_id: str) -> None:
-        """Queue a conversation whose channel may have new messages; return at once."""
-        if self.task.is_open and not self.full:
-            self._waiting[conversation_id] = None
-            self.task.wake()
+        self.queue = queue
+        self.task = queue.task = PeriodicTask("recorder", self._record_waiting)
 
     def open(self) -> None:
         """Start recording."""
@@ -67,15 +52,14 @@ class Recorder:
         await self.task.close()
 
     async def _record_waiting(self) -> None:
-        due, self._waiting = list(self._waiting), {}
+        due = self.queue.take()
         try:
             while due:
                 batch = due[: self._at_once]
                 await asyncio.gather(*map(self._record_one, batch))
                 del due[: self._at_once]
         finally:
-            for conversation_id in due:  # the task was cancelled; a restarted one goes on
-                self._waiting.setdefault(conversation_id)
+            self.queue.put_back(due)  # the task was cancelled; a restarted one goes on
         await asyncio.sleep(jittered(self._pause_s * 1.25, 0.2))
 
     async def _record_one(self, conversation_id: str) -> None:
@@ -83,5 +67,5 @@ class Recorder:
             await self._record(conversation_id)
         except Exception as error:  # noqa: BLE001 - the other conversations are recorded anyway
             log_failure(_log, "a conversation could not be recorded, will retry", error)
-            self._waiting.setdefault(conversation_id)
+            self.queue.put_back([conversation_id])
             self.task.wake()

@@ -78,13 +78,12 @@ class Maintenance:
         self._options = terms
         self._record = record
         self._kept = kept
-        self._recorder = Recorder(record)
-        self._wakeups = WebhookWakeups(ctx.store.on_channels, by_template, self._recorder.wake)
+        wake = ctx.unrecorded.add
+        self._recorder = Recorder(record, queue=ctx.unrecorded)
+        self._wakeups = WebhookWakeups(ctx.store.on_channels, by_template, wake)
         retention_s = terms.retention_ms / 1000
         self._poll_every_s = min(_MAX_INTERVAL_S, retention_s / 4)
-        self._poller = Poller(
-            self._overdue, self._recorder.wake, every_s=self._poll_every_s, for_s=retention_s
-        )
+        self._poller = Poller(self._overdue, wake, every_s=self._poll_every_s, for_s=retention_s)
         every_s, lease_s = min(1.0, terms.lease_s / 4), terms.lease_s
         self._sweepers = [Sweeper(self._due, self._sweep, every_s=every_s, lease_s=lease_s)]
         self._idle_every_ms = min(int(_MAX_INTERVAL_S * 1000), terms.idle_ms // 4)
@@ -129,21 +128,17 @@ class Maintenance:
     @property
     def busy(self) -> bool:
         """Whether a queue is full, so that announcements are refused."""
-        return self._recorder.full or self._wakeups.full
+        return self._ctx.unrecorded.full or self._wakeups.full
 
     @property
     def waiting(self) -> int:
         """The number of conversations that wait to be recorded."""
-        return self._recorder.waiting
+        return len(self._ctx.unrecorded)
 
     @property
     def patience_s(self) -> float:
         """How long an open conversation may go unread, in seconds: two intervals of the poller."""
         return 2 * self._poll_every_s
-
-    def wake(self, conversation_id: str) -> None:
-        """Record a conversation that has new messages."""
-        self._recorder.wake(conversation_id)
 
     def attend(self, conversation_id: str) -> None:
         """Record a conversation that is in use, now and for a while."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 import time
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.api.answers import MissingCredentials
@@ -19,6 +20,7 @@ from rehydrate.api.auth.tokens import (
     is_jwt,
     key_name,
 )
+from rehydrate.api.telemetry import query_token
 from rehydrate.core.capability import READING
 from rehydrate.errors import ChannelUnavailable, Forbidden, NotConfigured, Unauthorized
 
@@ -153,6 +155,23 @@ class Access:
         if not await self._admissions.admitted(token, await channel()):
             raise Forbidden(_NO_CAPABILITY)
         return Reader()
+
+    def authorizer(
+        self, channel_of: Callable[[str], Awaitable[str]]
+    ) -> Callable[[HTTPConnection, str], Awaitable[Reader]]:
+        """Return what authorizes requests to read a conversation, whose channel is *channel_of* it.
+
+        A stream's token may be in the query: EventSource cannot send headers.
+        """
+
+        async def authorize(request: HTTPConnection, conversation_id: str) -> Reader:
+            token = bearer(request)
+            path = getattr(request.scope.get("route"), "path", "")
+            if token is None and path.endswith("/stream"):
+                token = query_token(request)
+            return await self.reader(token, partial(channel_of, conversation_id))
+
+        return authorize
 
     def backend(self, token: str | None) -> None:
         """Check that *token* is a service key or an admin key.
