@@ -4,10 +4,6 @@ A chunk is what one write added to one run, as JSON ``[first, last, kind, segmen
 range of seqs that the run then has, the segments that were added, and (in the last chunk of a
 write) the attributes that differ from the message's row. Chunks are appended or deleted, never
 changed.
-
-Timings are read in packed parts and unpacked on first use. Folding one more event onto an open
-response only appends a timing. Unpacking the timings of all earlier events each time would make the
-cost of a write grow with the length of the response.
 """
 
 from __future__ import annotations
@@ -16,7 +12,7 @@ import re
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core.json import dump
-from rehydrate.core.text.content import Run, Segment, Timing, Timings, count
+from rehydrate.core.text.content import Run, Segment, Timings
 from rehydrate.core.text.versioned_messages import VERSIONED_FIRST
 
 if TYPE_CHECKING:
@@ -81,7 +77,7 @@ def kind_of(run: Run, tail: Run | None) -> int:
 def mark(run: Run, kind: int, ordinals: tuple[int, ...]) -> Mark:
     """Return the mark of a *run* that is fully stored, in the chunks *ordinals*."""
     fragments = len(run.segments[-1].fragments) if run.segments else 0
-    return Mark(run, kind, ordinals, len(run.segments), fragments, len(_new_timings(run.timings)))
+    return Mark(run, kind, ordinals, len(run.segments), fragments, len(run.timings.appended))
 
 
 def full_chunk(run: Run, kind: int) -> StoredChunk:
@@ -93,7 +89,7 @@ def full_chunk(run: Run, kind: int) -> StoredChunk:
 def new_chunk(stored: Mark) -> StoredChunk | None:
     """Return a chunk with what was added to a run since *stored*; None if nothing was."""
     run = stored.run
-    timings = _new_timings(run.timings)[stored.timings :]
+    timings = run.timings.appended[stored.timings :]
     if not timings:  # every event adds a timing, also one without content
         return None
     added = run.segments[stored.segments :]
@@ -103,11 +99,6 @@ def new_chunk(stored: Mark) -> StoredChunk | None:
             added = [Segment(last.type, last.key, last.fragments[stored.fragments :]), *added]
     segments = _encode_segments(added)
     return StoredChunk(run.first, run.last, stored.kind, segments, Timings(timings).packed())
-
-
-def _new_timings(timings: Timings) -> list[Timing]:
-    """Return the timings that were not read from the store."""
-    return timings.appended if isinstance(timings, StoredTimings) else timings.entries
 
 
 def _encode_segments(segments: Iterable[Segment]) -> list[list[Any]]:
@@ -164,7 +155,7 @@ class RunReader:
         found = self._found.get((first, kind))
         if found is None:
             packed: list[bytes] = []
-            run = Run(first, first, [], StoredTimings(packed), collapsed=kind == COLLAPSED)
+            run = Run(first, first, [], Timings(parts=packed), collapsed=kind == COLLAPSED)
             found = self._found[first, kind] = (run, packed, [])
         return found
 
@@ -202,56 +193,3 @@ def _append_segment(segments: list[Segment], entry: Sequence[Any]) -> None:
         last.fragments.append(text)
     else:
         last.fragments.extend(text)
-
-
-class StoredTimings(Timings):
-    """The timings of one run, from the packed parts of its chunks."""
-
-    __slots__ = ("_appended", "_parts", "_stored")
-
-    def __init__(self, parts: list[bytes]) -> None:
-        super().__init__(packed=b"")
-        self._parts: list[bytes] | None = parts
-        self._appended: list[Timing] = []
-        self._stored = 0
-
-    @property
-    def entries(self) -> list[Timing]:
-        """All timings, unpacked; the caller may append to the list."""
-        if self._parts is not None:
-            parts, self._parts = self._parts, None
-            stored = [timing for part in parts for timing in Timings(packed=part).entries]
-            self._stored = len(stored)
-            self._entries = stored + self._appended
-        return super().entries
-
-    @property
-    def appended(self) -> list[Timing]:
-        """The timings that were appended since the parts were read."""
-        return self._appended if self._parts is not None else self.entries[self._stored :]
-
-    @property
-    def unpacked(self) -> bool:
-        """True once the parts have been unpacked."""
-        return self._parts is None
-
-    def __len__(self) -> int:
-        """Return the number of timings."""
-        if self._parts is not None:
-            return sum(map(count, self._parts)) + len(self._appended)
-        return super().__len__()
-
-    def append(self, timing: Timing) -> None:
-        """Append *timing* without unpacking the parts."""
-        if self._parts is not None:
-            self._appended.append(timing)
-        else:
-            super().append(timing)
-
-    def packed(self) -> bytes:
-        """Return the packed form of all timings."""
-        if self._parts is not None:
-            if len(self._parts) == 1 and not self._appended:
-                return self._parts[0]
-            self.entries  # noqa: B018 - unpacks the parts, so that they can be packed as one
-        return super().packed()

@@ -128,25 +128,25 @@ ticks = st.lists(st.builds(Timing, st.integers(0, 70_000), st.integers(0, 2**45)
 
 @given(ticks)
 def test_timings_are_unpacked_as_they_were_packed(given_ticks):
-    assert Timings(packed=Timings(list(given_ticks)).packed()).entries == given_ticks
+    assert Timings(parts=[Timings(list(given_ticks)).packed()]).entries == given_ticks
 
 
 @pytest.mark.parametrize(
-    "tape", [Timings(), Timings([]), Timings(packed=b""), Timings(packed=Timings().packed())]
+    "tape", [Timings(), Timings([]), Timings(parts=[b""]), Timings(parts=[Timings().packed()])]
 )
 def test_no_timings_are_packed_as_nothing(tape):
     assert tape.entries == []
 
 
 def test_timings_that_were_unpacked_are_packed_with_the_appended_ones():
-    tape = Timings(packed=Timings([Timing(1, 10)]).packed())
+    tape = Timings(parts=[Timings([Timing(1, 10)]).packed()])
     tape.entries.append(Timing(2, 20))
-    assert Timings(packed=tape.packed()).entries == [Timing(1, 10), Timing(2, 20)]
+    assert Timings(parts=[tape.packed()]).entries == [Timing(1, 10), Timing(2, 20)]
 
 
 def test_timings_that_were_not_unpacked_are_the_same_bytes():
     packed = Timings([Timing(1, 10)]).packed()
-    assert Timings(packed=packed).packed() is packed
+    assert Timings(parts=[packed]).packed() is packed
 
 
 def test_a_steady_stream_takes_about_two_bytes_an_event():
@@ -156,13 +156,13 @@ def test_a_steady_stream_takes_about_two_bytes_an_event():
 
 @given(ticks)
 def test_timings_are_counted_without_being_unpacked(given_ticks):
-    packed = Timings(packed=Timings(list(given_ticks)).packed())
+    packed = Timings(parts=[Timings(list(given_ticks)).packed()])
     assert len(packed) == len(given_ticks)
     assert len(Timings(list(given_ticks))) == len(given_ticks)
 
 
 def test_a_timing_is_appended_behind_the_stored_ones():
-    timings = Timings(packed=Timings([Timing(1, 10)]).packed())
+    timings = Timings(parts=[Timings([Timing(1, 10)]).packed()])
     timings.append(Timing(2, 20))
     assert timings.entries == [Timing(1, 10), Timing(2, 20)]
 
@@ -376,3 +376,57 @@ def test_imported_parts_have_the_same_limits(monkeypatch):
 def test_labels_count():
     assert adds(token(1, "abc", part="p" * 10)) == 13
     assert adds(event("tool_args", 1, "{}", tool_call_id="c" * 10)) == 12
+
+
+TIMINGS = [Timing(3, 1_000), Timing(0, 1_020), Timing(5, 900)]
+
+
+def stored(*parts: list[Timing]) -> Timings:
+    return Timings(parts=[Timings(part).packed() for part in parts])
+
+
+def test_parts_are_unpacked_in_order() -> None:
+    timings = stored(TIMINGS[:1], [], TIMINGS[1:])
+    assert not timings.unpacked
+    assert timings.entries == TIMINGS
+    assert timings.unpacked
+    assert timings.appended == []
+
+
+def test_appended_timings_follow_the_stored_ones() -> None:
+    timings = stored(TIMINGS)
+    timings.append(Timing(1, 2_000))
+    assert not timings.unpacked
+    assert timings.appended == [Timing(1, 2_000)]
+    assert timings.entries == [*TIMINGS, Timing(1, 2_000)]
+    timings.append(Timing(2, 3_000))
+    assert timings.appended == [Timing(1, 2_000), Timing(2, 3_000)]
+    assert Timings(parts=[timings.packed()]).entries == [*TIMINGS, *timings.appended]
+
+
+def test_appended_timings_are_packed_with_a_single_part() -> None:
+    timings = stored(TIMINGS)
+    timings.append(Timing(1, 2_000))
+    assert Timings(parts=[timings.packed()]).entries == [*TIMINGS, Timing(1, 2_000)]
+
+
+def test_a_single_part_is_returned_as_packed() -> None:
+    timings = stored(TIMINGS)
+    assert timings.packed() == Timings(TIMINGS).packed()
+    assert not timings.unpacked
+
+
+def test_several_parts_are_packed_as_one() -> None:
+    assert stored(TIMINGS[:2], TIMINGS[2:]).packed() == Timings(list(TIMINGS)).packed()
+
+
+def test_timings_without_parts_are_empty() -> None:
+    assert Timings(parts=[]).entries == []
+    assert Timings(parts=[Timings(parts=[]).packed()]).entries == []
+
+
+def test_parts_are_counted_without_unpacking() -> None:
+    timings = stored(TIMINGS[:1], [], TIMINGS[1:])
+    timings.append(Timing(1, 2_000))
+    assert (len(timings), timings.unpacked) == (4, False)
+    assert len(timings.entries) == len(timings) == 4

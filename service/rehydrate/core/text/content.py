@@ -209,35 +209,58 @@ class Timing(NamedTuple):
 
 
 class Timings:
-    """The timings of consecutive events, unpacked on first access."""
+    """The timings of consecutive events: those that were stored, in packed parts, and those since.
 
-    __slots__ = ("_entries", "_packed")
+    The parts are unpacked on first access. Appending and counting unpack nothing: otherwise a write
+    would cost more the longer a response has become.
 
-    def __init__(self, entries: list[Timing] | None = None, packed: bytes | None = None) -> None:
-        self._entries = entries if entries is not None or packed is not None else []
-        self._packed = packed
+    Args:
+        entries: timings that were never stored.
+        parts: packed timings that were stored and precede *entries*.
+    """
+
+    __slots__ = ("_entries", "_parts", "_stored")
+
+    def __init__(
+        self, entries: list[Timing] | None = None, parts: list[bytes] | None = None
+    ) -> None:
+        self._parts = parts
+        self._entries = [] if entries is None else entries
+        self._stored = 0
 
     @property
     def entries(self) -> list[Timing]:
-        """The timings, to which the caller may append."""
-        if self._entries is None:
-            self._entries = _unpack(self._packed or b"")
-        self._packed = None
+        """All timings, to which the caller may append."""
+        if self._parts is not None:
+            parts, self._parts = self._parts, None
+            stored = [timing for part in parts for timing in _unpack(part)]
+            self._stored = len(stored)
+            self._entries = stored + self._entries
         return self._entries
 
+    @property
+    def appended(self) -> list[Timing]:
+        """The timings since the parts were stored."""
+        return self._entries[self._stored :] if self._stored else self._entries
+
+    @property
+    def unpacked(self) -> bool:
+        """True once the parts have been unpacked."""
+        return self._parts is None
+
     def __len__(self) -> int:
-        """How many there are; counting unpacks nothing."""
-        return len(self._entries or ()) if self._packed is None else count(self._packed)
+        """How many there are."""
+        return len(self._entries) + sum(map(_count, self._parts or ()))
 
     def append(self, timing: Timing) -> None:
         """Add *timing* behind the others."""
-        self.entries.append(timing)
+        self._entries.append(timing)
 
     def packed(self) -> bytes:
         """Return the compact form: a tag, then lengths and time differences; empty for none."""
-        if self._packed is None:
-            self._packed = _pack(self._entries or [])
-        return self._packed
+        if self._parts is not None and len(self._parts) == 1 and not self._entries:
+            return self._parts[0]
+        return _pack(self.entries)
 
 
 def _pack(entries: list[Timing]) -> bytes:
@@ -251,7 +274,7 @@ def _pack(entries: list[Timing]) -> bytes:
     return _DEFLATED + zlib.compress(plain)
 
 
-def count(packed: bytes) -> int:
+def _count(packed: bytes) -> int:
     """Count packed timings: they are twice as many numbers, separated by commas."""
     return (_body(packed).count(b",") + 1) // 2 if packed else 0
 
