@@ -26,7 +26,7 @@ from bench._table import Row, show
 from bench.channel import KEY, local_server
 from bench.store import tokens
 
-from rehydrate.core.codecs import tokens as dialect
+from rehydrate.core import codecs as dialect
 from rehydrate.core.event import ChannelMessage
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.history import History

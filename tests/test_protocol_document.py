@@ -15,9 +15,8 @@ from fastapi import FastAPI
 from laws.memory import MemoryChannel, MemoryStore, Posted, memory_context
 from rehydrate import errors
 from rehydrate.api import answers, conversations, schemas
-from rehydrate.core import wire
+from rehydrate.core import ai_transport, appends, codecs, wire
 from rehydrate.core.client_view import View
-from rehydrate.core.codecs import ai_transport, appends, tokens
 from rehydrate.core.event import STATUSES, ChannelMessage, Event, Kind
 from rehydrate.core.message import MessageState, Owner
 from rehydrate.core.text.content import MAX_CHARACTERS, MAX_EVENTS, MAX_SEQ, MAX_STEPS
@@ -78,7 +77,7 @@ def what_is_read(codec, names):
 @pytest.mark.parametrize(
     ("codec", "mark", "names"),
     [
-        (tokens, "tokens", set(tokens._READERS)),
+        (codecs, "tokens", set(codecs._READERS)),
         (appends, "appends", {appends.NAME, appends.END}),
     ],
 )
@@ -86,7 +85,7 @@ def test_names_and_headers_are_those_of_the_codec(codec, mark, names):
     headers, members = what_is_read(codec, names)
     assert set(first_column(f"names: {mark}")) == names
     assert set(first_column(f"headers: {mark}")) == headers
-    assert members <= set(re.findall(r"""[`"](\w+)[`"]""", section(3 if codec is tokens else 4)))
+    assert members <= set(re.findall(r"""[`"](\w+)[`"]""", section(3 if codec is codecs else 4)))
 
 
 def test_events_are_those_of_the_codecs():
@@ -94,7 +93,7 @@ def test_events_are_those_of_the_codecs():
     assert kinds | {"void"} == KINDS
     for row in rows("names: tokens"):
         message = ChannelMessage(named(row[0])[0], "t", "i", "s", 0, None, None)
-        event = tokens.decode(message)
+        event = codecs.decode(message)
         assert event.kind == named(row[1])[0] or event.kind == "void"
     assert {f"`{kind}`" for kind in KINDS} <= set(re.findall("`[a-z_]+`", section(3)))
 
@@ -104,7 +103,7 @@ def test_ai_transport_is_named_as_its_codec_reads_it():
     said = set(named(section(5)))
     assert set(ai_transport._OUTPUTS) | set(ai_transport._TEXTUAL) <= said
     assert set(ai_transport._ENDS) <= said
-    tree = ast.parse((SERVICE / "core/codecs/ai_transport.py").read_text())
+    tree = ast.parse((SERVICE / "core/ai_transport.py").read_text())
     read = {
         node.args[0].value
         for node in ast.walk(tree)
@@ -206,12 +205,14 @@ def test_parameters_are_those_of_the_routes():
 class _NoService:
     """Serves nothing: the routes are only described."""
 
+    readers = None
+
 
 def test_limits_are_those_of_the_code():
     for limit in (MAX_SEQ, MAX_CHARACTERS, MAX_EVENTS, MAX_STEPS, MAX_OPEN, MAX_VERSIONED):
         assert f"{limit:,}" in section(7)
-    assert f"{tokens.CHUNK_CHARACTERS:,}" in section(7)
-    assert f"{tokens.REPAIR_BYTES:,}" in section(7)
+    assert f"{codecs.CHUNK_CHARACTERS:,}" in section(7)
+    assert f"{codecs.REPAIR_BYTES:,}" in section(7)
 
 
 def test_the_drop_rule_is_numbered_without_holes():
@@ -258,10 +259,10 @@ def test_the_example_is_what_a_hydrate_answers():
 def test_the_reader_of_the_example_does_what_the_overview_says():
     view = View(example("answer"))
     *_, upon = messages_of_the_example()
-    view.apply_event(tokens.decode(upon))
+    view.apply_event(codecs.decode(upon))
     for seq, name, data in ((3, "token", "a time"), (4, "stop", None)):
         headers = {"responseId": "resp_1", "seq": seq, "gen": 1}
         live = upon._replace(name=name, data=data, id=f"a1:{seq}", extras={"headers": headers})
-        view.apply_event(tokens.decode(live))
+        view.apply_event(codecs.decode(live))
     shown = view.messages[-1]
     assert (shown["text"], shown["status"]) == ("Once upon a time", "completed")

@@ -9,6 +9,7 @@ when their work is overdue. Whatever must renew a lease while it works does so i
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import random
 import time
@@ -144,6 +145,11 @@ def log_failure(logger: logging.Logger, message: str, error: BaseException) -> N
     expected = isinstance(error, RehydrateError | TimeoutError)
     level = logging.WARNING if expected else logging.ERROR
     logger.log(level, "%s: %s", message, type(error).__name__)
+
+
+def digest(token: str, *more: str) -> bytes:
+    """Return the cache key of *token*; caches never store the token itself."""
+    return hashlib.sha256("\0".join((token, *more)).encode()).digest()
 
 
 class TtlCache(Generic[V]):

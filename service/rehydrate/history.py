@@ -94,7 +94,7 @@ class History:
         await self.close()
 
     @property
-    def reading(self) -> Subscriptions:
+    def readers(self) -> Subscriptions:
         """The use cases of readers, as the HTTP API calls them."""
         return self._subscriptions
 

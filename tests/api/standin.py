@@ -39,7 +39,7 @@ class StandIn:
         self.closed += 1
 
     @property
-    def reading(self):
+    def readers(self):
         return self
 
     async def channel_of(self, conversation_id):

@@ -5,13 +5,16 @@ import inspect
 import pytest
 
 from api.standin import StandIn
-from rehydrate.api.service import Reading, Service
+from rehydrate.api.service import ReaderService, Service
 from rehydrate.follow.subscriptions import Subscriptions
 from rehydrate.history import History
 
 CALLS = [
     (protocol, kind, name)
-    for protocol, kinds in ((Service, (History, StandIn)), (Reading, (Subscriptions, StandIn)))
+    for protocol, kinds in (
+        (Service, (History, StandIn)),
+        (ReaderService, (Subscriptions, StandIn)),
+    )
     for kind in kinds
     for name, call in vars(protocol).items()
     if inspect.isfunction(call) and not name.startswith("_")

@@ -19,7 +19,7 @@ from fault_checks import every_fault_fires
 from localably import LocalAbly
 from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.context import Context, PublishOptions
-from rehydrate.core.codecs import tokens
+from rehydrate.core import codecs
 from rehydrate.core.event import Event
 from rehydrate.hydrate.hydrate import Page, hydrate
 from rehydrate.ports import Outgoing
@@ -221,7 +221,7 @@ class Room:
 
     async def stored(self):
         """What the store alone shows: text and status by id."""
-        ids = {e.message_id for m in await self.on_channel() if (e := tokens.decode(m))}
+        ids = {e.message_id for m in await self.on_channel() if (e := codecs.decode(m))}
         states = await self.store.states(self.id, ids)
         return {s.id: ("".join(p["text"] for p in s.parts()), s.status) for s in states}
 

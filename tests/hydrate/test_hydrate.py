@@ -121,7 +121,7 @@ async def test_a_prefetched_page_of_history_gives_the_same_answer(room):
     await room.catch_up()
     await room.tell("b", "cd", stop=False)
     plain = await room.hydrate()
-    for since_ms in (room.ctx.prefetches.get(room.conversation_id).since_ms, 0, now_ms() + 60_000):
+    for since_ms in (room.ctx.prefetches.get(room.id).since_ms, 0, now_ms() + 60_000):
         early = await room.hydrate(
             source=HistorySource(from_channel, Prefetch(room.name, since_ms))
         )

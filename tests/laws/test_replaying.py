@@ -14,8 +14,7 @@ from hypothesis import HealthCheck, event, given, settings
 from hypothesis import strategies as st
 
 from core.replay.test_chunks import plain
-from rehydrate.core.codecs import decode
-from rehydrate.core.codecs.tokens import encode
+from rehydrate.core.codecs import decode, encode
 from rehydrate.core.event import TERMINAL, ChannelMessage, Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.replay.schedule import ReplayTerms, scheduled

@@ -258,14 +258,14 @@ class Past:
         self._error = error
 
     async def history(self, name, *, since_ms):
-        from rehydrate.core.codecs import tokens  # noqa: PLC0415 - used here only
+        from rehydrate.core import codecs  # noqa: PLC0415 - used here only
         from rehydrate.core.event import ChannelMessage  # noqa: PLC0415 - used here only
 
         if self._error:
             raise self._error
         page = []
         for number, each in enumerate(self._events):
-            name, data, extras = tokens.encode(each)
+            name, data, extras = codecs.encode(each)
             serial, owner = f"{number:05}", each.client_id
             page.append(ChannelMessage(name, data, each.id, serial, 0, owner, extras))
         yield page

@@ -75,7 +75,7 @@ def create_app(
     app = _bare(access)
     conversations = router(
         service,
-        authorize=access.authorizer(service.reading.channel_of),
+        authorize=access.authorizer(service.readers.channel_of),
         authorize_backend=lambda request: _backend(access, request),
         metrics=metrics,
         limits=limits,

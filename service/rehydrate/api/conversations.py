@@ -254,7 +254,7 @@ class _Conversations:
         metrics: Metrics,
         limits: Limits,
     ) -> None:
-        self._service, self._reading = service, service.reading
+        self._service, self._readers = service, service.readers
         self._authorize = authorize
         self._authorize_backend = authorize_backend
         self._metrics = metrics
@@ -269,7 +269,7 @@ class _Conversations:
         until, before = parameters.until(request), parameters.before(request)
         limit = parameters.limit(request)
         with self._hydrating:
-            hydrated = await self._reading.hydrate(
+            hydrated = await self._readers.hydrate(
                 conversation_id, until=until, limit=limit, before=before
             )
             ui = parameters.format(request, ui_messages.MESSAGES)
@@ -285,7 +285,7 @@ class _Conversations:
         async with AsyncExitStack() as stack:
             stack.enter_context(self._streaming)
             follower = await stack.enter_async_context(
-                self._reading.joined(conversation_id, limit=limit, after=after)
+                self._readers.joined(conversation_id, limit=limit, after=after)
             )
             await follower.ready()
             events = follower.poll() if ui else []

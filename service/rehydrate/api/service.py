@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rehydrate.record.import_messages import NewMessage, StoreResult
 
 
-class Reading(Protocol):
+class ReaderService(Protocol):
     """What the two hot routes call for every request, without a facade in between."""
 
     @property
@@ -45,7 +45,7 @@ class Service(Protocol):
     """The use cases behind the routes. Each call may raise `StoreUnavailable`."""
 
     @property
-    def reading(self) -> Reading:
+    def readers(self) -> ReaderService:
         """The use cases of readers."""
         ...
 

@@ -39,7 +39,7 @@ from contextlib import contextmanager
 from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
-from rehydrate.core.codecs import tokens
+from rehydrate.core import codecs
 from rehydrate.core.event import TEXTUAL, Event
 from rehydrate.permits import PermitExpired
 from rehydrate.ports import Outgoing
@@ -285,7 +285,7 @@ class PublishQueue:
 
 def outgoing(event: Event) -> Outgoing:
     """Return the channel message that encodes *event*."""
-    name, data, extras = tokens.encode(event)
+    name, data, extras = codecs.encode(event)
     return Outgoing(name, data, event.id or "", extras, event.client_id)
 
 

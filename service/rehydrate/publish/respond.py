@@ -15,7 +15,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.background import PeriodicTask
-from rehydrate.core.codecs import tokens
+from rehydrate.core import codecs
 from rehydrate.core.event import TERMINAL, Kind, Status
 from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
 from rehydrate.core.positions import check_conversation_id, check_message_id
@@ -163,7 +163,7 @@ class Response:
         for name, value in fields.items():
             if value is not None:
                 _check_label(name, value)
-        pieces = tokens.split_text(text)
+        pieces = codecs.split_text(text)
         if len(pieces) > 1:
             self._writer.check_room(len(text))
         for piece in pieces:

@@ -7,7 +7,7 @@ from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.background import Backoff
-from rehydrate.core.codecs import tokens
+from rehydrate.core import codecs
 from rehydrate.core.event import CONTENT, TEXTUAL, Event, Kind, Status
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.text import content
@@ -51,7 +51,7 @@ class _Draft:
 
     def accepts(self, kind: Kind, part: str | None, tool_call_id: str | None, length: int) -> bool:
         same = (self.kind, self.part, self.tool_call_id) == (kind, part, tool_call_id)
-        return same and self.characters + length <= tokens.CHUNK_CHARACTERS
+        return same and self.characters + length <= codecs.CHUNK_CHARACTERS
 
 
 class ResponseWriter:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple, get_args
 
-from rehydrate.core.codecs.tokens import CHUNK_CHARACTERS, encode, split_text
+from rehydrate.core.codecs import CHUNK_CHARACTERS, encode, split_text
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.json import dump

@@ -1,15 +1,20 @@
-"""Message-per-token: every token is a channel message; headers name its response and its seq.
+"""Codecs turn channel messages into events: this one our own, `ai_transport` and `appends` others.
 
-The wire format is specified in docs/protocol.md section 3: names in 3.1, headers in 3.2, members of
-``data`` in 3.3. Publishers other than ours leave things out or get them wrong, so `decode` never
-raises (section 3.4): a message that cannot be placed in a response is not an event (None), and one
-that can be placed but not read is a ``void``, which keeps its seq so that no neighbour looks lost.
+No other module knows the names and headers of a publisher.
+
+Our own codec is *message-per-token*: every token is a channel message; headers name its response
+and its seq. The wire format is specified in docs/protocol.md section 3: names in 3.1, headers in
+3.2, members of ``data`` in 3.3. Publishers other than ours leave things out or get them wrong, so
+decoding never raises (section 3.4): a message that cannot be placed in a response is not an event
+(None), and one that can be placed but not read is a ``void``, which keeps its seq so that no
+neighbour looks lost.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.core import ai_transport, appends
 from rehydrate.core.event import STATUSES, TERMINAL, ChannelMessage, Event, Kind, TextKind
 from rehydrate.core.json import is_json, sent_bytes
 from rehydrate.core.positions import is_name
@@ -17,7 +22,7 @@ from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.text.content import MAX_SEQ, clean_parts
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
 _NO_HEADERS: Mapping[str, Any] = {}
 _CREATE = 0
@@ -29,7 +34,19 @@ class _Unplaced(Exception):
 
 
 def decode(message: ChannelMessage) -> Event | None:
-    """Return the event that *message* means; None: it is not of this codec, or has no place."""
+    """Return the event that *message* means; None: no codec recognises it."""
+    return _decode(message) or ai_transport.decode(message) or appends.decode(message)
+
+
+def decode_all(messages: Iterable[ChannelMessage]) -> Iterator[Event]:
+    """Yield the events among *messages*, in their order."""
+    for message in messages:
+        event = decode(message)
+        if event is not None:
+            yield event
+
+
+def _decode(message: ChannelMessage) -> Event | None:
     reader = _READERS.get(message.name) if isinstance(message.name, str) else None
     if reader is None or message.action != _CREATE:
         return None

@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.core.codecs.appends import text_of, version_of
+from rehydrate.core.appends import text_of, version_of
 from rehydrate.core.event import APPEND, ChannelMessage, Event, Kind, Status
 from rehydrate.core.json import is_json
 from rehydrate.core.positions import is_name

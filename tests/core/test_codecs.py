@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from core.saying import event, said
-from rehydrate.core.codecs import decode, decode_all, tokens
+from rehydrate.core import codecs
+from rehydrate.core.codecs import decode, decode_all
 from rehydrate.core.event import ChannelMessage, Event
 from rehydrate.core.text.content import MAX_SEQ
 
@@ -291,7 +292,7 @@ WRITTEN = [
 
 @pytest.mark.parametrize("written", WRITTEN, ids=lambda each: each.kind)
 def test_what_is_published_is_read_as_it_was_written(written):
-    name, data, extras = tokens.encode(written)
+    name, data, extras = codecs.encode(written)
     message = ChannelMessage(
         name, data, written.id, written.serial, written.timestamp_ms, written.client_id, extras
     )
@@ -299,7 +300,7 @@ def test_what_is_published_is_read_as_it_was_written(written):
 
 
 def repaired(parts):
-    name, data, extras = tokens.encode(event("repair", 9, value=parts))
+    name, data, extras = codecs.encode(event("repair", 9, value=parts))
     return decode(ChannelMessage(name, data, "m", None, 0, extras=extras)), data
 
 
@@ -315,15 +316,15 @@ def test_a_repair_of_nothing_replaces_by_nothing():
 
 
 def test_a_repair_that_does_not_fit_is_a_pointer():
-    told, data = repaired([{"type": "text", "text": "語" * tokens.REPAIR_BYTES}])
+    told, data = repaired([{"type": "text", "text": "語" * codecs.REPAIR_BYTES}])
     assert data is None
     assert told.is_pointer
 
 
 @given(st.text(max_size=50), st.integers(0, 3))
 def test_split_text_adds_up_and_each_chunk_fits(text, more):
-    long = text + "😀" * (more * tokens.CHUNK_CHARACTERS)
-    pieces = tokens.split_text(long)
+    long = text + "😀" * (more * codecs.CHUNK_CHARACTERS)
+    pieces = codecs.split_text(long)
     assert "".join(pieces) == long
     assert all(len(piece.encode(errors="surrogatepass")) <= 48_000 for piece in pieces)
     assert len(pieces) >= 1
@@ -332,5 +333,5 @@ def test_split_text_adds_up_and_each_chunk_fits(text, more):
 @pytest.mark.parametrize("kind", ["prompt", "cancel"])
 def test_messages_of_users_are_decoded_as_they_were_encoded(kind):
     written = Event(kind, "x", id="i", text="Why?" if kind == "prompt" else None)
-    name, data, extras = tokens.encode(written)
+    name, data, extras = codecs.encode(written)
     assert decode(ChannelMessage(name, data, "i", None, 0, extras=extras)) == written
