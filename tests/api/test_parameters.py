@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pydantic import TypeAdapter
 from starlette.requests import Request
 
-from rehydrate.api import parameters
+from rehydrate.api import conversations, parameters
 from rehydrate.api.answers import TooSlow, UnsupportedMediaType
 from rehydrate.core.positions import Cursor, encode_cursor
 from rehydrate.errors import BadParameter, TooLarge
@@ -33,41 +33,43 @@ def refused(read, **asked):
 
 
 def test_a_limit_is_a_number_from_1_to_200():
-    assert parameters.limit(asking()) == 50
-    assert [parameters.limit(asking(limit=n)) for n in (1, 50, 200)] == [1, 50, 200]
+    assert conversations.limit_of(asking()) == 50
+    assert [conversations.limit_of(asking(limit=n)) for n in (1, 50, 200)] == [1, 50, 200]
     for wrong in ("0", "201", "-1", "", "x", "1.0", "1e1", " 5", "+5", "05", "５", "9" * 5000):
-        assert refused(parameters.limit, limit=wrong) == "limit"
+        assert refused(conversations.limit_of, limit=wrong) == "limit"
 
 
 def test_until_is_a_serial():
-    assert parameters.until(asking()) is None
+    assert conversations.until_of(asking()) is None
     for good in ("01826232498871-001@abcdefghij:001", "x" * 256, "日本語"):
-        assert parameters.until(asking(until=good)) == good
+        assert conversations.until_of(asking(until=good)) == good
     for wrong in ("", "x" * 257, "a\0b", "a\nb", "\x7f", "\x85"):
-        assert refused(parameters.until, until=wrong) == "until"
+        assert refused(conversations.until_of, until=wrong) == "until"
 
 
 def test_before_is_a_cursor_of_an_earlier_answer():
-    assert parameters.before(asking()) is None
+    assert conversations.before_of(asking()) is None
     cursor = Cursor("0" * 256, "é" * 256)
-    assert parameters.before(asking(before=encode_cursor(cursor))) == cursor
+    assert conversations.before_of(asking(before=encode_cursor(cursor))) == cursor
     nested = base64.urlsafe_b64encode(b"[" * 2000).decode()
     for wrong in ("", "x", "e30", "W10", "bnVsbA", "!", nested, "A" * 50_000, "é"):
-        assert refused(parameters.before, before=wrong) == "before"
+        assert refused(conversations.before_of, before=wrong) == "before"
 
 
 @given(st.text(max_size=200) | st.binary(max_size=200).map(lambda b: base64.b64encode(b).decode()))
 def test_any_text_is_either_a_cursor_or_refused(text):
     with contextlib.suppress(BadParameter):
-        assert all(isinstance(part, str) for part in parameters.before(asking(before=text)))
+        assert all(isinstance(part, str) for part in conversations.before_of(asking(before=text)))
 
 
 def test_a_conversation_id_can_name_a_channel():
     good = ("conv-42", "x" * 128, "a/b c", "日本語 🙂", "100%")
-    assert [parameters.conversation_id(asking({"conversation_id": i})) for i in good] == list(good)
+    assert [conversations.conversation_id_of(asking({"conversation_id": i})) for i in good] == list(
+        good
+    )
     for wrong in ("", "x" * 129, "a*", "[x", ":x", "a\0b", "\x9f", "\udc80"):
         path = {"conversation_id": wrong}
-        assert refused(parameters.conversation_id, path=path) == "conversation_id"
+        assert refused(conversations.conversation_id_of, path=path) == "conversation_id"
 
 
 def test_a_message_id_has_no_control_characters():

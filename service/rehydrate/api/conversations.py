@@ -28,9 +28,15 @@ from rehydrate.api.sse import EventStream, Streams, last_event_id
 from rehydrate.api.telemetry import Metrics, is_head
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.json import dump
-from rehydrate.core.positions import encode_cursor
+from rehydrate.core.positions import (
+    Cursor,
+    check_conversation_id,
+    check_message_id,
+    check_until,
+    encode_cursor,
+)
 from rehydrate.core.wire import timestamp
-from rehydrate.errors import Forbidden
+from rehydrate.errors import BadParameter, Forbidden
 
 Authorize = Callable[[Request, str], Any]
 """Decide whether a request may read a conversation: ``(request, conversation_id)``.
@@ -266,13 +272,13 @@ class _Conversations:
 
     async def hydrate(self, request: Request) -> Response:
         conversation_id, _ = await self._authorized(request)
-        until, before = parameters.until(request), parameters.before(request)
-        limit = parameters.limit(request)
+        until, before = until_of(request), before_of(request)
+        limit = limit_of(request)
         with self._hydrating:
             hydrated = await self._readers.hydrate(
                 conversation_id, until=until, limit=limit, before=before
             )
-            ui = parameters.format(request, ui_messages.MESSAGES)
+            ui = format_of(request, ui_messages.MESSAGES)
             body = ui_messages.answer(hydrated) if ui else hydrated.body
         codes = [reason.code for reason in hydrated.reasons]
         self._metrics.hydrated(codes, hydrated.counts or {})
@@ -280,8 +286,8 @@ class _Conversations:
 
     async def stream(self, request: Request) -> Response:
         conversation_id, reader = await self._authorized(request)
-        limit, ui = parameters.limit(request), parameters.format(request, ui_messages.STREAM)
-        response_id, after = parameters.response(request), None if ui else last_event_id(request)
+        limit, ui = limit_of(request), format_of(request, ui_messages.STREAM)
+        response_id, after = response_of(request), None if ui else last_event_id(request)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._streaming)
             follower = await stack.enter_async_context(
@@ -335,7 +341,7 @@ class _Conversations:
 
     async def _authorized(self, request: Request) -> tuple[str, Any]:
         """Return the conversation id of the path and what `Authorize` returned for the request."""
-        conversation_id = parameters.conversation_id(request)
+        conversation_id = conversation_id_of(request)
         return conversation_id, await _permitted(self._authorize(request, conversation_id))
 
     async def admit_reader(self, request: Request, conversation_id: ConversationId) -> None:
@@ -354,6 +360,69 @@ class _Conversations:
         """
         if self._authorize_backend is not None:
             await _permitted(self._authorize_backend(request), "allowed for backends only")
+
+
+# What the two hot routes read by hand.
+
+
+def conversation_id_of(request: Request) -> str:
+    """Return the conversation id of the path.
+
+    Raises:
+        BadParameter: it is not a valid conversation id.
+    """
+    return check_conversation_id(request.path_params["conversation_id"])
+
+
+def limit_of(request: Request) -> int:
+    """Return the maximum number of results.
+
+    Raises:
+        BadParameter: it is not an integer from 1 to 200.
+    """
+    given = request.query_params.get("limit")
+    return parameters.DEFAULT_LIMIT if given is None else parameters.check_limit(given)
+
+
+def until_of(request: Request) -> str | None:
+    """Return the attach point that the answer must reach; None without one.
+
+    Raises:
+        BadParameter: it is not a valid serial.
+    """
+    return check_until(request.query_params.get("until"))
+
+
+def before_of(request: Request) -> Cursor | None:
+    """Return the cursor of the page to read; None for the newest page.
+
+    Raises:
+        BadParameter: it is not a cursor.
+    """
+    given = request.query_params.get("before")
+    return None if given is None else parameters.check_cursor(given)
+
+
+def format_of(request: Request, known: str) -> bool:
+    """Return True if the format *known* is requested, False for the default format.
+
+    Raises:
+        BadParameter: another format is requested.
+    """
+    given = request.query_params.get("format")
+    if given not in (None, known):
+        raise BadParameter("format", f"format must be {known}, or be omitted")
+    return given is not None
+
+
+def response_of(request: Request) -> str | None:
+    """Return the id of the requested response; None without one.
+
+    Raises:
+        BadParameter: it is not a valid response id.
+    """
+    given = request.query_params.get("response")
+    return None if given is None else check_message_id(given, "response")
 
 
 async def _permitted(verdict: Any, refusal: str = "not allowed for this conversation") -> Any:

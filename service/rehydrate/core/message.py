@@ -333,7 +333,7 @@ class MessageState:
 
     def visible_versioned(self) -> list[versioned_messages.VersionedMessage]:
         """Return the versioned messages that count, in the order of their creation."""
-        return versioned_messages.visible(self.versioned, self.steps)
+        return versioned_messages.visible(self.versioned, self.steps) if self.versioned else []
 
     def all_runs(self) -> list[Run]:
         """Return the runs with seqs, then the one without, then those of versioned messages."""
