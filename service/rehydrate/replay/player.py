@@ -12,8 +12,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, Protocol
 
 from rehydrate.background import Backoff
-from rehydrate.core.codecs import decode_all
-from rehydrate.core.codecs.tokens import encode
+from rehydrate.core.codecs import decode_all, encode
 from rehydrate.core.event import Event
 from rehydrate.core.positions import MARGIN_MS
 from rehydrate.core.rate_limit import RateLimit
