@@ -1,18 +1,16 @@
-"""The database of a deployment: its schema, and an embedded server for machines without one."""
+"""The database of a deployment: its schema, and the setting that names it."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
-from rehydrate.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
-from rehydrate.errors import NotConfigured, StoreUnavailable
+from rehydrate.errors import NotConfigured
 from rehydrate.postgres import migrations
 from rehydrate.postgres.url import DatabaseUrlError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Iterator
-    from pathlib import Path
+    from collections.abc import Iterator
 
 
 async def migrate(database_url: str) -> None:
@@ -33,20 +31,6 @@ async def schema_revision(database_url: str) -> str | None:
         StoreUnavailable: Postgres does not answer.
     """
     return await migrations.current(database_url)
-
-
-@asynccontextmanager
-async def embedded_postgres(folder: Path) -> AsyncIterator[str]:
-    """Run a Postgres server in *folder* while the block runs; yield its URL.
-
-    Raises:
-        StoreUnavailable: it does not start or stop; names the cause and what to do.
-    """
-    try:
-        async with EmbeddedPostgres(folder) as postgres:
-            yield postgres.url
-    except EmbeddedPostgresError as error:
-        raise StoreUnavailable(str(error)) from error
 
 
 @contextmanager

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import signal
 import socket
 
@@ -11,8 +12,11 @@ import httpx
 import pytest
 
 from demo.command_line import Command, ran, refuses, settings_on
+from embedded.channel_owners import channel_servers
 from localably import LocalAbly
+from postgres.embedded_owners import guard_of, wait_until
 from rehydrate.cli.serve import _listen
+from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.errors import NotConfigured
 
 
@@ -90,6 +94,27 @@ async def test_an_embedded_service_starts_the_missing_services_and_logs_their_fo
     assert str(tmp_path) in result.err
     key = (tmp_path / "localably" / "key").read_text()
     assert key not in result.err
+
+
+async def test_an_embedded_service_is_not_ready_while_a_service_of_its_own_is_down(tmp_path):
+    settings = {"REHYDRATE_DATA_DIR": tmp_path, "REHYDRATE_PORT": "0"}
+    async with Command("serve", "--embedded", **settings) as service:
+        url = await service.ready()
+        servers = [EmbeddedPostgres(tmp_path / "postgres").pid]
+        servers += channel_servers(tmp_path / "localably")
+        assert len(servers) == 2
+        for pid in servers:
+            guard = guard_of(pid)
+            os.kill(guard, signal.SIGSTOP)  # so that it cannot restart its server
+            os.kill(pid, signal.SIGKILL)
+            assert await asyncio.to_thread(readiness, url) == 503
+            os.kill(guard, signal.SIGCONT)
+            await asyncio.to_thread(wait_until, lambda: readiness(url) == 200, 60)
+        assert (await service.terminated()).code == 0
+
+
+def readiness(url):
+    return httpx.get(f"{url}/readyz", timeout=30).status_code
 
 
 async def test_all_addresses_of_a_host_name_use_one_port():

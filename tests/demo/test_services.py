@@ -3,29 +3,18 @@
 from __future__ import annotations
 
 import asyncio
-import stat
-from concurrent.futures import ThreadPoolExecutor
+import os
+import signal
 
 import httpx
 import pytest
 
-from rehydrate.demo.services import _channel, _stored_key, embedded
+from embedded.channel_owners import channel_servers
+from postgres.embedded_owners import guard_of, is_running, run_when_back, wait_until
+from rehydrate.demo.services import NotRunning, embedded
+from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.errors import NotConfigured
 from rehydrate.settings import load_settings
-
-
-def test_concurrent_processes_generate_one_key_per_folder(tmp_path):
-    with ThreadPoolExecutor(16) as pool:
-        made = list(pool.map(_stored_key, [tmp_path / "key"] * 64))
-    assert len(set(made)) == 1
-    assert made[0].startswith("local.demo:")
-    assert [each.name for each in tmp_path.iterdir()] == ["key"]
-    assert stat.S_IMODE((tmp_path / "key").stat().st_mode) == 0o600
-    assert _stored_key(tmp_path / "key") == made[0]
-
-
-def test_another_folder_has_another_key(tmp_path):
-    assert _stored_key(tmp_path / "one") != _stored_key(tmp_path / "two")
 
 
 async def test_configured_services_are_not_started(configured, tmp_path):
@@ -35,40 +24,38 @@ async def test_configured_services_are_not_started(configured, tmp_path):
     assert list((tmp_path / "data").iterdir()) == []
 
 
-async def test_a_second_process_shares_the_channel_server_of_the_first(tmp_path):
-    settings = load_settings(REHYDRATE_DATA_DIR=tmp_path)
-    first, second = {}, {}
-    async with _channel(settings, first):
-        async with _channel(settings, second):
-            assert first == second
-        time = f"http://127.0.0.1:{first['ably_port']}/time"
-        async with httpx.AsyncClient() as http:
-            assert (await http.get(time)).status_code == 200, "it outlives who did not start it"
-    async with httpx.AsyncClient() as http:
-        with pytest.raises(httpx.ConnectError):
-            await http.get(time)
+async def test_services_that_end_are_started_again_for_as_long_as_they_are_used(tmp_path):
+    """The guards restart their servers; here the guards are killed as well."""
+    async with embedded(load_settings(REHYDRATE_DATA_DIR=tmp_path)) as completed:
+        channel = f"http://127.0.0.1:{completed.ably_port}/time"
+        servers = [EmbeddedPostgres(tmp_path / "postgres").pid]
+        servers += channel_servers(tmp_path / "localably")
+        for pid in servers:
+            os.kill(guard_of(pid), signal.SIGKILL)
+        for pid in servers:
+            await asyncio.to_thread(wait_until, lambda pid=pid: not is_running(pid))
+        await asyncio.to_thread(wait_until, lambda: answers(channel))
+        await run_when_back(completed.required_database_url(), "select 1")
 
 
-async def test_concurrent_processes_start_one_channel_server(tmp_path):
-    settings = load_settings(REHYDRATE_DATA_DIR=tmp_path)
-    here, ports = asyncio.Barrier(3), []
-
-    async def ask():
-        found = {}
-        async with _channel(settings, found):
-            ports.append(found["ably_port"])
-            await here.wait()
-
-    async with asyncio.TaskGroup() as group:
-        for _ in range(3):
-            group.create_task(ask())
-    assert len(ports) == 3
-    assert len(set(ports)) == 1
+def answers(url):
+    try:
+        return httpx.get(url).status_code == 200
+    except httpx.TransportError:
+        return False
 
 
 async def test_a_folder_that_cannot_be_created_is_named(tmp_path):
     (tmp_path / "file").touch()
     settings = load_settings(REHYDRATE_DATA_DIR=tmp_path / "file" / "folder")
     with pytest.raises(NotConfigured, match="REHYDRATE_DATA_DIR"):
+        async with embedded(settings):
+            pass
+
+
+async def test_a_service_that_cannot_start_is_named_with_its_folder(tmp_path):
+    (tmp_path / "postgres").touch()
+    settings = load_settings(REHYDRATE_DATA_DIR=tmp_path)
+    with pytest.raises(NotRunning, match=f"PostgreSQL cannot use {tmp_path}"):
         async with embedded(settings):
             pass

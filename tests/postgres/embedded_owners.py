@@ -70,6 +70,11 @@ def is_running(pid: int) -> bool:
     return state not in "ZX"
 
 
+def guard_of(pid: int) -> int:
+    """Return the pid of the guard of an embedded server, its parent."""
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
 def wait_until(condition: Callable[[], bool], timeout_s: float = 30.0) -> None:
     deadline = time.monotonic() + timeout_s
     while not condition():

@@ -281,7 +281,7 @@ def _run_serve(options: Any) -> int:
             return await serve(settings)
         async with embedded(settings) as completed:
             _logger.info("embedded services keep their data in %s", settings.data_dir)
-            return await serve(completed)
+            return await serve(completed, own_channel=settings.ably_api_key is None)
 
     return _run(run())
 

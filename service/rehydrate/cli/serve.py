@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from rehydrate.api.telemetry import uvicorn_options
-from rehydrate.errors import NotConfigured
+from rehydrate.errors import ChannelUnavailable, NotConfigured
 from rehydrate.history import History
 
 if TYPE_CHECKING:
@@ -63,8 +63,25 @@ def _collect_rarely() -> None:
     gc.set_threshold(10_000, 20, 50)
 
 
-async def serve(settings: Settings) -> int:
+class _OwnChannelHistory(History):
+    """A history whose channel server was started for it: without that, the service is not ready.
+
+    Where Ably is the channel server, its outage is reported, but no process is taken out of use.
+    """
+
+    async def ready(self) -> dict[str, str]:
+        checks = await super().ready()
+        if checks["channel"] != "ok":
+            raise ChannelUnavailable(checks["channel"])
+        return checks
+
+
+async def serve(settings: Settings, *, own_channel: bool = False) -> int:
     """Serve until SIGTERM or SIGINT.
+
+    Args:
+        settings: the settings.
+        own_channel: the channel server was started for this service, and must run.
 
     Returns:
         The exit code: 0, or 1 if the service did not start.
@@ -72,7 +89,7 @@ async def serve(settings: Settings) -> int:
     Raises:
         NotConfigured: a setting is missing, or the address cannot be bound; names the setting.
     """
-    app = History(settings).app()
+    app = (_OwnChannelHistory if own_channel else History)(settings).app()
     with ExitStack() as stack:
         sockets = await _listen(settings.host, settings.port)
         for each in sockets:

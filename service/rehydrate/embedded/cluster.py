@@ -6,25 +6,19 @@ import contextlib
 import os
 import secrets
 import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import quote
 
-from rehydrate.embedded.binaries import (
-    Binaries,
-    EmbeddedPostgresError,
-    RunAs,
-    clean_environment,
-    identity,
-)
+from rehydrate.embedded.binaries import Binaries, RunAs, clean_environment, identity
+from rehydrate.embedded.folder import EmbeddedError, read_hint, write_hint
+from rehydrate.embedded.server import accepts_connections
 
 INITDB_TIMEOUT_S = 120.0
 PROBE_TIMEOUT_S = 5.0
-CONNECT_TIMEOUT_S = 1.0
 
 # Durability stays on, because crash safety is demonstrated and tested on this server. Disabled
 # features cost time, and a server without replicas does not need them (WAL for replicas, JIT, shared
@@ -73,30 +67,48 @@ class Cluster:
         """PostgreSQL's data folder; it is owned by the user that the server runs as."""
         return self.folder / "data"
 
-    @property
-    def lock(self) -> Path:
-        """The file on which the owner, its guard and every server process hold a lock."""
-        return self.folder / "owner.lock"
-
-    @property
-    def log(self) -> Path:
-        """The output of the server and its guard since the last start."""
-        return self.folder / "log"
-
     def major(self) -> int | None:
-        """Return the major version of PostgreSQL that created the data; None if there are none.
+        """Return the major version of PostgreSQL that created the data; None if not known.
 
         Raises:
-            EmbeddedPostgresError: the password file is missing.
+            EmbeddedError: the password file is missing.
         """
         if not self.data.exists():
             return None
-        if not (self.folder / "password").exists():
-            raise EmbeddedPostgresError(
+        self._password()
+        # the databases have the same file, which replaces one that a crash has emptied
+        found = [read_hint(path, _major_number) for path in self._version_files()]
+        return next(filter(None, found), None)
+
+    def _version_files(self) -> list[Path]:
+        return [self.data / "PG_VERSION", self.data / "base" / "1" / "PG_VERSION"]
+
+    def _password(self) -> str:
+        password = read_hint(self.folder / "password", str.strip)
+        if not password:
+            raise EmbeddedError(
                 f"{self.folder / 'password'} is missing, and the data cannot be opened without it: "
                 "restore it, or delete the folder to start empty"
             )
-        return int((self.data / "PG_VERSION").read_text())
+        return password
+
+    def adopt(self, major: int, user: RunAs | None) -> None:
+        """Make existing data ones that *user* can serve, whoever copied them, with all locks held.
+
+        Args:
+            major: the version that created them.
+            user: the user to serve them as; None: the current one, who owns them.
+        """
+        if user is not None and self.data.stat().st_uid != user.uid:
+            for path in [self.data, *self.data.rglob("*")]:
+                os.chown(path, user.uid, user.gid, follow_symlinks=False)
+        self.data.chmod(0o700)
+        version = self._version_files()[0]
+        if read_hint(version, _major_number) != major:
+            write_hint(version, f"{major}\n")
+            if user is not None:
+                os.chown(version, user.uid, user.gid)
+        self._remove_stale_postmaster(user)
 
     def make(self, binaries: Binaries, user: RunAs | None) -> None:
         """Create the data folder with initdb.
@@ -105,7 +117,7 @@ class Cluster:
         folder that looks complete.
 
         Raises:
-            EmbeddedPostgresError: initdb failed.
+            EmbeddedError: initdb failed.
         """
         fresh = self.folder / "data.new"
         shutil.rmtree(fresh, ignore_errors=True)
@@ -113,7 +125,7 @@ class Cluster:
         if user is not None:
             os.chown(fresh, user.uid, user.gid)
         password = secrets.token_hex(24)
-        self._write_password(password)
+        write_hint(self.folder / "password", password)
         reader, writer = os.pipe()  # *user* may not be able to reach the password file
         try:
             os.write(writer, f"{password}\n".encode())
@@ -126,15 +138,6 @@ class Cluster:
             os.close(reader)
         fresh.rename(self.data)
 
-    def _write_password(self, password: str) -> None:
-        path = self.folder / "password"
-        path.unlink(missing_ok=True)
-        fd = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(fd, "w") as file:
-            file.write(password)
-            file.flush()
-            os.fsync(fd)
-
     def command(self, binaries: Binaries, data_name: str, port: int) -> list[str]:
         """Return the command that runs the server."""
         command = [str(binaries.bindir / "postgres"), "-D", data_name, "-p", str(port)]
@@ -146,84 +149,57 @@ class Cluster:
         """Return the content of `postmaster.pid`.
 
         Raises:
-            EmbeddedPostgresError: no server is running, or it has only just begun to start.
+            EmbeddedError: no server is running, or it has only just begun to start.
         """
         try:
             lines = (self.data / "postmaster.pid").read_text().split("\n")
             return Postmaster(int(lines[0]), int(lines[3]), lines[7].strip() == "ready")
         except (OSError, ValueError, IndexError) as error:
-            raise EmbeddedPostgresError(
-                f"Postgres is not running in {self.folder}: start it"
-            ) from error
-
-    def owner_is_alive(self) -> bool:
-        """Return True if the process that last took the lock is still running."""
-        try:
-            return _program_of(int(self.lock.read_text())) is not None
-        except (OSError, ValueError):
-            return False
+            raise EmbeddedError(f"Postgres is not running in {self.folder}: start it") from error
 
     def answers(self) -> bool:
         """Return True if a server has reported that it is ready, and accepts connections."""
         try:
             server = self.postmaster()
-            if not server.ready:
-                return False
-            address = ("127.0.0.1", server.port)
-            with socket.create_connection(address, timeout=CONNECT_TIMEOUT_S):
-                return True
-        except (OSError, EmbeddedPostgresError):
+        except EmbeddedError:
             return False
+        return server.ready and accepts_connections(server.port)
 
     def url(self, *, by_socket: bool) -> str:
         """Return the libpq URL of the running server, with its password."""
         port = self.postmaster().port
-        login = f"postgresql://postgres:{(self.folder / 'password').read_text()}"
+        login = f"postgresql://postgres:{self._password()}"
         if by_socket:
             return f"{login}@/postgres?host={quote(str(self.data))}&port={port}"
         return f"{login}@127.0.0.1:{port}/postgres"
 
-    def remove_stale_postmaster(self) -> None:
-        """Remove a stale `postmaster.pid` and stale socket files. The caller must hold the lock.
+    def _remove_stale_postmaster(self, user: RunAs | None) -> None:
+        """Remove a stale `postmaster.pid` and stale socket files. The caller must hold the locks.
 
-        Every process of a server that this class started holds that lock. So a process that has
-        the recorded pid now is an unrelated one that was given the same number, or a zombie, and
-        PostgreSQL would mistake either for a running server. Only a server that was started by
-        other means is a real conflict.
+        Every process of a server that this package started holds one. So a process that has the
+        recorded pid now is unrelated: it was given the same number, or the file was copied with the
+        data of a server that runs elsewhere. PostgreSQL would mistake it for a server of these
+        data. Only a server that was started here by other means is a real conflict.
 
         Raises:
-            EmbeddedPostgresError: such a server is running.
+            EmbeddedError: such a server is running.
         """
         pid_file = self.data / "postmaster.pid"
-        with contextlib.suppress(OSError, ValueError):
-            pid = int(pid_file.read_text().split("\n")[0])
-            if _program_of(pid) == "postgres":
-                raise EmbeddedPostgresError(
-                    f"a PostgreSQL started by other means (pid {pid}) uses {self.data}: stop it"
-                )
+        pid = read_hint(pid_file, lambda text: int(text.split("\n")[0]))
+        if pid and _program_of(pid) == "postgres" and _works_in(pid, self.data, user):
+            raise EmbeddedError(
+                f"a PostgreSQL started by other means (pid {pid}) uses {self.data}: stop it"
+            )
         pid_file.unlink(missing_ok=True)
         for stale in self.data.glob(".s.PGSQL.*"):
             stale.unlink(missing_ok=True)
 
-    def choose_port(self, *, as_before: bool) -> int:
-        """Return a free port of 127.0.0.1 and save it.
 
-        Args:
-            as_before: prefer the port of the last start, if it is free.
-
-        Raises:
-            EmbeddedPostgresError: no port is free.
-        """
-        saved = self.folder / "port"
-        last = int(saved.read_text()) if as_before and saved.exists() else 0
-        for wanted in (last, 0):
-            with socket.socket() as probe, contextlib.suppress(OSError):
-                probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                probe.bind(("127.0.0.1", wanted))
-                free = int(probe.getsockname()[1])
-                saved.write_text(str(free))
-                return free
-        raise EmbeddedPostgresError("no TCP port is free on 127.0.0.1: close other programs")
+def _major_number(text: str) -> int:
+    major = int(text)
+    if not 0 < major < 100:  # noqa: PLR2004 - two digits, for the next 80 years
+        raise ValueError(text)
+    return major
 
 
 @contextlib.contextmanager
@@ -236,13 +212,13 @@ def reachable_name(folder: Path, user: RunAs | None) -> Iterator[tuple[str, list
     requested folder, and the permissions of its parents stay as they are.
 
     Raises:
-        EmbeddedPostgresError: *user* cannot reach the folder, and this system has no such paths.
+        EmbeddedError: *user* cannot reach the folder, and this system has no such paths.
     """
     if user is None or _can_enter(folder, user):
         yield str(folder), []
         return
     if sys.platform != "linux" or not Path("/proc/self/fd").is_dir():
-        raise EmbeddedPostgresError(
+        raise EmbeddedError(
             f"PostgreSQL must run as the user {user.name}, who cannot reach {folder}: "
             "set REHYDRATE_DATA_DIR to a folder that every user can reach, or do not run as root"
         )
@@ -254,13 +230,31 @@ def reachable_name(folder: Path, user: RunAs | None) -> Iterator[tuple[str, list
 
 
 def _can_enter(folder: Path, user: RunAs) -> bool:
-    tried = subprocess.run(  # noqa: S603 - the only check that takes ACLs into account
-        ["/bin/sh", "-c", 'cd "$1"', "sh", str(folder)],
+    # the only check that takes ACLs into account
+    return _succeeds('cd "$1"', str(folder), user=user)
+
+
+def _works_in(pid: int, data: Path, user: RunAs | None) -> bool:
+    """Return True if *data* is the working folder of a process, as of the server that serves them.
+
+    As *user*, who runs such a server: even root may be denied to look at a process of another user.
+    """
+    if sys.platform != "linux":
+        return True  # not known
+    with reachable_name(data, user) as (name, fds):
+        return _succeeds('[ "/proc/$1/cwd" -ef "$2" ]', str(pid), name, user=user, fds=fds)
+
+
+def _succeeds(script: str, *arguments: str, user: RunAs | None, fds: Sequence[int] = ()) -> bool:
+    """Return True if a shell script succeeds as *user*."""
+    tried = subprocess.run(  # noqa: S603 - scripts of this module
+        ["/bin/sh", "-c", script, "sh", *arguments],
         **identity(user),
         env=clean_environment(),
         cwd="/",
         stdin=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        pass_fds=fds,
         timeout=PROBE_TIMEOUT_S,
         check=False,
     )
@@ -284,7 +278,7 @@ def _initdb(
         check=False,
     )
     if ran.returncode != 0:
-        raise EmbeddedPostgresError(f"initdb failed: {ran.stderr.strip()}")
+        raise EmbeddedError(f"initdb failed: {ran.stderr.strip()}")
 
 
 def _program_of(pid: int) -> str | None:

@@ -1,4 +1,4 @@
-"""The guard: a small process between an owner and its Postgres.
+"""The guard: a small process between an owner and its server, which is Postgres or localably.
 
 It runs as a script (``python -I -S guard.py PLAN``) and imports only the standard library. Its
 standard input is a pipe whose other end only the owner has open. However the owner ends, the pipe
@@ -71,9 +71,9 @@ class Guard:
             self._child_pid = self._spawn()
             status = self._watch()
             if not self._wanted:
-                return 0 if status is None else self._shut_down()
-            if status == 0 or not self._was_ready or not self._wait_for_restart():
-                return 0 if status == 0 else 1
+                return self._shut_down() if status is None else int(status != 0)
+            if not self._was_ready or not self._wait_for_restart():
+                return int(status != 0)
 
     def _listen_for_signals(self) -> None:
         os.set_blocking(self._wake_read, False)
@@ -110,13 +110,13 @@ class Guard:
             os.execv(self._plan.command[0], self._plan.command)  # noqa: S606 - without a shell
 
     def _watch(self) -> int | None:
-        """Wait until the child or the owner ends; return the child's exit code, or -1."""
+        """Wait until the child or the owner ends; return the child's exit code, or None."""
         while self._wanted:
             pid, status = os.waitpid(self._child_pid, os.WNOHANG)
             if pid:
                 return os.waitstatus_to_exitcode(status)
             self._wait(OWNER_CHECK_S)
-        return -1
+        return None
 
     def _wait(self, seconds: float) -> None:
         """Sleep until the owner writes to the pipe or ends, a signal arrives, or time is up."""
