@@ -19,9 +19,10 @@ from rehydrate.background import (
     TaskPool,
     TtlCache,
     jittered,
+    settled,
     tasks_state,
 )
-from rehydrate.errors import StoreUnavailable
+from rehydrate.errors import OutcomeUnknown, StoreUnavailable
 
 
 async def until(condition):
@@ -51,6 +52,36 @@ class TestDelays:
             backoff.next_s()
         backoff.reset()
         assert backoff.next_s() <= 1.0
+
+
+class TestSettled:
+    @pytest.fixture(autouse=True)
+    def soon(self, monkeypatch):
+        monkeypatch.setattr(background, "_FIRST_SETTLE_S", 0.01)
+
+    async def test_a_write_is_repeated_only_after_an_unknown_outcome(self):
+        answers = [OutcomeUnknown("lost"), StoreUnavailable("away"), 7]
+
+        async def write():
+            answer = answers.pop(0)
+            if isinstance(answer, Exception):
+                raise answer
+            return answer
+
+        assert await settled(write) == 7
+        answers = [StoreUnavailable("away"), 8]
+        with pytest.raises(StoreUnavailable):
+            await settled(write)
+
+    async def test_it_is_given_up_after_a_while(self, monkeypatch):
+        monkeypatch.setattr(background, "SETTLE_S", 0.05)
+
+        async def write():
+            raise OutcomeUnknown("lost")
+
+        async with asyncio.timeout(20):
+            with pytest.raises(OutcomeUnknown):
+                await settled(write)
 
 
 class TestBoundedCache:

@@ -17,7 +17,7 @@ from collections import OrderedDict
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any, Generic, TypeVar
 
-from rehydrate.errors import RehydrateError, StoreUnavailable
+from rehydrate.errors import OutcomeUnknown, RehydrateError, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import (
@@ -46,6 +46,11 @@ _LONGEST_RESTART_S = 30.0
 
 LATE_S = 60.0
 """A turn that is due and has not succeeded for so long is reported as late."""
+
+SETTLE_S = 10.0
+"""How long a write whose outcome is unknown is repeated."""
+
+_FIRST_SETTLE_S = 0.1
 
 CLOSE_TIMEOUT_S = 5.0
 _CANCELLATIONS = 4
@@ -84,6 +89,28 @@ class Backoff:
     def reset(self) -> None:
         """Start again from *first_s*, after a success."""
         self._whole_s = self._first_s
+
+
+async def settled(write: Callable[[], Awaitable[V]]) -> V:
+    """Return what *write* returns; repeat it while the outcome of its commit is unknown.
+
+    Args:
+        write: has the same effect and the same result when it is repeated after a success.
+
+    Raises:
+        StoreUnavailable: the store did not answer, or not within `SETTLE_S` after a commit.
+    """
+    until_s: float | None = None
+    backoff = Backoff(_FIRST_SETTLE_S, RETRY_S)
+    while True:
+        try:
+            return await write()
+        except StoreUnavailable as error:
+            if until_s is None and isinstance(error, OutcomeUnknown):
+                until_s = time.monotonic() + SETTLE_S
+            if until_s is None or time.monotonic() > until_s:
+                raise
+        await asyncio.sleep(backoff.next_s())
 
 
 class BoundedCache(Generic[K, V]):

@@ -11,6 +11,7 @@
     │   └── Forbidden           403 forbidden
     ├── Unavailable             a failure in rehydrate or a dependency; retry
     │   ├── StoreUnavailable    503 store_unavailable (Postgres)
+    │   │   └── OutcomeUnknown  503 store_unavailable (the answer to a commit was lost)
     │   ├── Busy                429 too_many (a concurrency or queue limit was reached)
     │   └── ChannelUnavailable  503 channel_unavailable (Ably)
     │       └── ChannelRefused  502 channel_unavailable (Ably returned an error code)
@@ -116,6 +117,10 @@ class StoreUnavailable(Unavailable):
 
     code = "store_unavailable"
     title = "The store is unavailable"
+
+
+class OutcomeUnknown(StoreUnavailable):
+    """Postgres did not answer a commit: the write may have happened, or not."""
 
 
 class ChannelUnavailable(Unavailable):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+from functools import partial
 from urllib.parse import urlsplit, urlunsplit
 
 
@@ -12,6 +13,7 @@ class TcpProxy:
 
     Attributes:
         url: *url* with the host and port of the proxy.
+        answers_lost: how many answers were lost by `lose_answer_to`.
     """
 
     def __init__(self, url):
@@ -21,6 +23,8 @@ class TcpProxy:
         self._port = 0
         self._ends = set()
         self._doomed = set()
+        self._cut_after = None
+        self.answers_lost = 0
 
     async def __aenter__(self):
         await self.connect()
@@ -55,14 +59,19 @@ class TcpProxy:
         """New connections lead to the server of *url*."""
         self._far = urlsplit(url)
 
+    def lose_answer_to(self, sent):
+        """Pass on the next chunk that contains *sent*, and cut the connection at its answer."""
+        self._cut_after = sent
+
     async def _join(self, reader, writer):
         there = None
         try:
             far_reader, there = await asyncio.open_connection(self._far.hostname, self._far.port)
             self._ends |= {writer, there}
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass_on(reader, there))
-                both.create_task(self._pass_on(far_reader, writer))
+                cut = asyncio.Event()
+                both.create_task(self._pass_on(reader, there, partial(self._see, cut)))
+                both.create_task(self._pass_on(far_reader, writer, partial(self._lose, cut)))
         finally:
             for end in (writer, there):
                 if end is not None:
@@ -70,9 +79,21 @@ class TcpProxy:
                     self._ends.discard(end)
                     self._doomed.discard(end)
 
-    async def _pass_on(self, reader, writer):
+    def _see(self, cut, chunk):
+        if self._cut_after is not None and self._cut_after in chunk:
+            self._cut_after = None
+            cut.set()
+        return True
+
+    def _lose(self, cut, _chunk):
+        self.answers_lost += cut.is_set()
+        return not cut.is_set()
+
+    async def _pass_on(self, reader, writer, may_pass):
         with contextlib.suppress(ConnectionError):
             while (chunk := await reader.read(65_536)) and writer not in self._doomed:
+                if not may_pass(chunk):
+                    break
                 writer.write(chunk)
                 await writer.drain()
         writer.transport.abort()

@@ -149,7 +149,6 @@ async def test_waiting_for_a_lock_times_out(store, monkeypatch) -> None:
 async def test_waiting_for_a_pooled_connection_times_out(database: str, monkeypatch) -> None:
     monkeypatch.setattr(pool_module, "POOL_TIMEOUT_S", 0.1)
     async with opened(database, pool_size=1) as store:
-        await store.ready()
         async with store.locked("c", "ai:c"):
             with pytest.raises(StoreUnavailable):
                 await put(store, "d", response("m"))

@@ -13,6 +13,8 @@ from rehydrate.core.replay.schedule import MAX_SECONDS, AuditEntry, Replay, Repl
 from rehydrate.errors import BadParameter, Busy, Conflict
 from rehydrate.postgres import replays as module
 from rehydrate.postgres.store import PostgresStore
+from setting_clock import settable
+from waiting import until
 
 NOTE = AuditEntry("admin:1", "replay", "accepted", "c", "ai:c", "127.0.0.1", {"n": 1})
 LIMITS = {"at_once": 8, "per_channel": 8}
@@ -105,6 +107,31 @@ async def test_a_holder_that_lost_its_lease_cannot_write(replays):
     assert await replays.end_replay(done, "h2", NOTE)
     assert (await replays.find_replay("x")).state == "done"
     assert await replays.keep_replay(second, "h2", 60) is None
+
+
+async def test_a_step_of_the_clock_frees_no_replay_and_exceeds_no_limit(database):
+    async with settable(database) as set_by:
+        store = PostgresStore(database)
+        await store.open()
+        try:
+            async with store.locked("c", "ai:c"):
+                pass  # the row of the conversation
+            await add(store, "x", channel="ai:1")
+            await add(store, "y", channel="ai:2")
+            limits = {"at_once": 1, "per_channel": 1}
+            claimed = await store.claim_replay("h1", 5.0, **limits)
+            await set_by(3600)
+            assert await store.claim_replay("h2", 5.0, **limits) is None
+            assert await store.keep_replay(claimed, "h1", 5.0) is False
+            await set_by(-7200)
+            assert await store.claim_replay("h2", 0.2, **limits) is None
+
+            async def freed():
+                return await store.claim_replay("h2", 0.2, **limits)
+
+            assert (await until(freed)).id == "x"
+        finally:
+            await store.close()
 
 
 async def test_progress_is_stored_and_resets_the_attempts(replays):

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import pytest
 
+from api.tcp_proxy import TcpProxy
 from exactness.rooms import Gate, Paused, event_of, open_house, within
 from rehydrate.errors import Conflict, Fenced, StoreUnavailable
+from rehydrate.postgres.store import PostgresStore
 from rehydrate.publish import checkpoints as module
 from rehydrate.publish.checkpoints import Checkpoints
+from rehydrate.publish.prompts import prompt
 
 
 @pytest.fixture(scope="module")
@@ -52,6 +55,44 @@ async def test_a_claim_holds_until_the_lease_expires(room):
     assert await second.claim("r", None, None) == (2, room.name)
     with pytest.raises(Fenced):
         await first.checkpoint(Written("a"))
+
+
+async def test_a_claim_whose_answer_is_lost_is_found_again(room):
+    async with TcpProxy(room.house.database) as proxy:
+        store = PostgresStore(proxy.url)
+        await store.open()
+        try:
+            checkpoints = checkpoints_of(room, store)
+            async with store.locked(f"{room.id}-other", f"{room.name}-other"):
+                pass  # the connection is open
+            proxy.lose_answer_to(b"COMMIT")
+            assert await checkpoints.claim("r", "p", None) == (1, room.name)
+            assert proxy.answers_lost == 1
+            await checkpoints.commit(Written("a"), [event_of("stop", "r", 2, status="completed")])
+        finally:
+            await store.close()
+    assert await kept(room) == (1, "a", "completed")
+
+
+async def test_an_end_whose_answer_is_lost_is_committed_once(room):
+    async with TcpProxy(room.house.database) as proxy:
+        store = PostgresStore(proxy.url)
+        await store.open()
+        try:
+            checkpoints = checkpoints_of(room, store)
+            await checkpoints.claim("r", "p", None)
+            proxy.lose_answer_to(b"COMMIT")
+            await checkpoints.commit(Written("a"), [event_of("stop", "r", 2, status="completed")])
+            assert proxy.answers_lost == 1
+        finally:
+            await store.close()
+    assert await kept(room) == (1, "a", "completed")
+
+
+async def test_the_id_of_a_prompt_is_refused_with_the_remedy(room):
+    await prompt(room.ctx, room.id, "hostile", prompt_id="r")
+    with pytest.raises(Conflict, match="id of a prompt: use a new id"):
+        await checkpoints_of(room).claim("r", None, None)
 
 
 async def test_a_checkpoint_appends_the_events_since_the_last(room):

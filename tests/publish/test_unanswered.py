@@ -8,6 +8,7 @@ from contextlib import aclosing
 
 import pytest
 
+from api.tcp_proxy import TcpProxy
 from localably import LocalAbly
 from rehydrate.ports import Outgoing
 from rehydrate.publish import unanswered as unanswered_module
@@ -106,6 +107,47 @@ async def test_prompts_of_one_millisecond_are_yielded_once_and_in_order_across_r
             if prompt.id == "p1":
                 break
     assert await ids(other.unanswered(conversation)) == wanted == ["p2", "p3"]
+
+
+async def test_a_prompt_whose_claim_was_not_answered_is_yielded_at_once(
+    module_database, server, conversation, publisher
+):
+    await send(publisher, "p1")
+    async with TcpProxy(module_database) as proxy, history_over(proxy.url, server) as agent:
+        await agent.catch_up(conversation)
+        plain, claims = agent._store.claim, []
+
+        async def claim(*terms):
+            if not claims:
+                proxy.lose_answer_to(b"COMMIT")
+            claims.append(terms)
+            return await plain(*terms)
+
+        agent._store.claim = claim
+        async with asyncio.timeout(15):  # less than a claim lasts
+            assert await ids(agent.unanswered(conversation)) == ["p1"]
+        assert proxy.answers_lost == 1
+
+
+async def test_a_prompt_that_is_erased_while_it_is_claimed_does_not_end_the_iterator(
+    history, conversation, publisher
+):
+    await send(publisher, "p1")
+    await history.catch_up(conversation)
+    plain, erased = history._store.message, []
+
+    async def message(*ids_):
+        if not erased:
+            erased.append(ids_)
+            await history.erase(conversation)
+            await send(publisher, "p2")
+            await history.catch_up(conversation)
+        return await plain(*ids_)
+
+    history._store.message = message  # between the claim and a read of its own
+    async with aclosing(history.unanswered(conversation)) as prompts:
+        assert (await anext(prompts)).id == "p1"
+    assert not erased
 
 
 async def test_two_agents_at_once_never_get_the_same_prompt(

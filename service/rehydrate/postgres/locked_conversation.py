@@ -31,6 +31,7 @@ from rehydrate.postgres.message_rows import (
     storable,
 )
 from rehydrate.postgres.pool import Session
+from rehydrate.postgres.store_clock import StoreClock
 
 MAX_HOLES = 100
 """Lost intervals per conversation; beyond that the oldest are merged into one longer interval."""
@@ -40,10 +41,21 @@ MAX_MARKS = 10_000
 
 
 class PostgresLockedConversation:
-    """`rehydrate.ports.LockedConversation` within one transaction."""
+    """`rehydrate.ports.LockedConversation` within one transaction.
 
-    def __init__(self, session: Session, conversation: Conversation) -> None:
+    Args:
+        session: the transaction.
+        conversation: the row, which is locked.
+        clock: judges which leases have expired.
+        lease_s: the length of a lease, in seconds.
+    """
+
+    def __init__(
+        self, session: Session, conversation: Conversation, clock: StoreClock, lease_s: float
+    ) -> None:
         self.conversation = conversation
+        self._clock = clock
+        self._lease_s = lease_s
         self._session = session
         self._read_states: dict[str, StoredState] = {}
 
@@ -67,8 +79,14 @@ class PostgresLockedConversation:
     async def lease(self, message_id: str) -> Lease | None:
         """Return the lease of a stored message, or None if it has none."""
         key = (self.conversation.id, checked_id(message_id))
+        sent_s = self._clock.now_s()
         rows = await self._session.fetch(statements.LEASE, *key)
-        return Lease(*rows[0]) if rows else None
+        if not rows:
+            return None
+        holder, until_s, fenced, acked, store_s = rows[0]
+        self._clock.sample(store_s, sent_s)
+        expired = until_s is None or self._clock.expired(until_s, store_s, self._lease_s)
+        return Lease(holder, expired, fenced, acked)
 
     async def put(self, states: Collection[MessageState]) -> None:
         """Write what was folded into *states*, which were read in this block or are new.

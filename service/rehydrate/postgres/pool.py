@@ -17,7 +17,7 @@ from typing import Any, NoReturn
 
 import asyncpg
 
-from rehydrate.errors import BadParameter, RehydrateError, StoreUnavailable
+from rehydrate.errors import BadParameter, OutcomeUnknown, RehydrateError, StoreUnavailable
 from rehydrate.postgres.url import behind_pooler, connect_arguments
 
 _log = logging.getLogger(__name__)
@@ -165,6 +165,17 @@ class Session:
         with _translating():
             await self._driver.executemany(sql, rows)
 
+    async def commit(self) -> None:
+        """Commit.
+
+        Raises:
+            OutcomeUnknown: Postgres did not answer.
+        """
+        try:
+            await self.execute("COMMIT")
+        except StoreUnavailable as error:
+            raise OutcomeUnknown(f"the outcome of a commit is unknown: {error}") from error
+
     async def rollback(self) -> None:
         """Roll back, or close the connection if it cannot."""
         try:
@@ -270,12 +281,13 @@ class Pool:
 
         Raises:
             StoreUnavailable: Postgres does not answer, or a lock was not granted in 5 s.
+            OutcomeUnknown: it did not answer the commit.
         """
         async with self._acquired() as session:
             try:
                 await session.execute(_BEGIN)
                 yield session
-                await session.execute("COMMIT")
+                await session.commit()
             except BaseException:
                 await session.rollback()
                 raise

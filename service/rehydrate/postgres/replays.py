@@ -16,8 +16,10 @@ from rehydrate.core.positions import Cursor
 from rehydrate.core.replay.schedule import MAX_SECONDS, AuditEntry, Replay, ReplayTerms
 from rehydrate.errors import BadParameter, Busy, Conflict
 from rehydrate.ports.replays import ReplayOrder
+from rehydrate.postgres import statements
 from rehydrate.postgres.message_rows import as_ms, as_time, storable
 from rehydrate.postgres.pool import Pool, Session
+from rehydrate.postgres.store_clock import StoreClock, far_s
 
 MAX_WAITING = 1_000
 """Replays that may be queued or running; further requests are rejected."""
@@ -51,13 +53,19 @@ _ADD = f"""
     ) ON CONFLICT (conversation_id, idempotency_key) DO NOTHING RETURNING {_COLUMNS}
 """  # noqa: S608 - as above
 
+_FREE = """
+    (
+        lease_until IS NULL OR (lease_until <= clock_timestamp() AND $5)
+        OR (lease_until > clock_timestamp() + make_interval(secs => $6) AND $7)
+    )
+"""
+
 _CLAIM = f"""
     WITH held AS (
-        SELECT channel FROM replays WHERE state = 'running' AND lease_until > clock_timestamp()
+        SELECT channel FROM replays WHERE state = 'running' AND NOT {_FREE}
     ), next AS (
         SELECT conversation_id, id FROM replays AS r
-        WHERE r.state IN ('queued', 'running')
-            AND (r.lease_until IS NULL OR r.lease_until <= clock_timestamp())
+        WHERE r.state IN ('queued', 'running') AND {_FREE}
             AND (SELECT count(*) FROM held) < $3
             AND (SELECT count(*) FROM held WHERE held.channel = r.channel) < $4
         ORDER BY r.created_at LIMIT 1 FOR UPDATE SKIP LOCKED
@@ -68,7 +76,10 @@ _CLAIM = f"""
     WHERE (conversation_id, id) = (SELECT conversation_id, id FROM next)
     RETURNING {_COLUMNS}
 """  # noqa: S608 - as above
-"""$1 holder, $2 lease in seconds, $3 limit of running replays, $4 limit per channel."""
+"""$1 holder, $2 lease in seconds, $3 limit of running replays, $4 limit per channel.
+
+$5 whether leases that have expired are free, and $7 those that expire more than $6 seconds ahead.
+"""
 
 _RENEW = """
     UPDATE replays SET lease_until = clock_timestamp() + make_interval(secs => $4),
@@ -114,6 +125,7 @@ class PostgresReplays:
 
     _readers: Pool
     _writers: Pool
+    _clock: StoreClock
 
     async def add_replay(
         self, replay: Replay, *, request: bytes, key: str | None, note: AuditEntry
@@ -199,7 +211,9 @@ class PostgresReplays:
         """
         async with self._writers.transaction() as session:
             await session.execute(_LOCK, _CLAIM_LOCK)
-            rows = await session.fetch(_CLAIM, holder, lease_s, at_once, per_channel)
+            past, far = await believed(self._clock, session, lease_s)
+            limits = (at_once, per_channel, past, far_s(lease_s), far)
+            rows = await session.fetch(_CLAIM, holder, lease_s, *limits)
         return _replay(rows[0]) if rows else None
 
     async def keep_replay(self, replay: Replay, holder: str, lease_s: float) -> ReplayOrder | None:
@@ -276,6 +290,13 @@ class PostgresReplays:
         rows = await self._readers.read(_AUDITED, limit + 1, below)
         found = [_entry(row) for row in rows[:limit]]
         return found, Cursor(str(found[-1].id), "") if len(rows) > limit else None
+
+
+async def believed(clock: StoreClock, session: Session, lease_s: float) -> tuple[bool, bool]:
+    """Compare the clocks; return whether leases that expired count, and far ones."""
+    sent_s = clock.now_s()
+    clock.sample((await session.fetch(statements.NOW_MS))[0][0] / 1000, sent_s)
+    return clock.believes(lease_s)
 
 
 async def _add_audit(session: Session, entry: AuditEntry) -> None:

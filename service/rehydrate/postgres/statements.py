@@ -143,7 +143,8 @@ CLEAR_CHUNKS = """
 """
 
 LEASE = """
-    SELECT holder, until IS NULL OR until <= clock_timestamp(), fenced, told_at IS NOT NULL
+    SELECT holder, extract(epoch FROM until)::float8, fenced, told_at IS NOT NULL,
+        extract(epoch FROM clock_timestamp())::float8
     FROM leases WHERE conversation_id = $1 AND message_id = $2
 """
 
@@ -168,16 +169,25 @@ FENCE = """
     WHERE conversation_id = $1 AND message_id = $2
 """
 
-# pg_postmaster_start_time: publishers cannot renew while the database is down, so after its restart
-# each gets the length of a lease to do so.
 DUE = """
-    SELECT l.conversation_id, l.message_id, c.channel
-    FROM leases AS l JOIN conversations AS c ON c.id = l.conversation_id
-    WHERE l.told_at IS NULL AND l.until <= clock_timestamp()
-        AND pg_postmaster_start_time() < clock_timestamp() - make_interval(secs => $2)
-    ORDER BY l.until LIMIT $1
+    SELECT extract(epoch FROM clock_timestamp())::float8,
+        extract(epoch FROM pg_postmaster_start_time())::float8, due.*
+    FROM (SELECT) AS one LEFT JOIN (
+        SELECT l.conversation_id, l.message_id, c.channel
+        FROM leases AS l JOIN conversations AS c ON c.id = l.conversation_id
+        WHERE l.told_at IS NULL
+            AND (
+                l.until <= clock_timestamp()
+                OR l.until > clock_timestamp() + make_interval(secs => $2)
+            )
+        ORDER BY l.until LIMIT $1
+    ) AS due ON true
 """
-"""$1 limit, $2 length of a lease in seconds."""
+"""$1 limit, $2 how far ahead no lease expires, in seconds.
+
+The first columns are the time, and when the server started. There is always a row, without a lease
+if none is due.
+"""
 
 STOP_ACKED = """
     INSERT INTO leases (conversation_id, message_id, told_at)
@@ -273,7 +283,10 @@ CLAIM = """
     SELECT $1, p.id, $2, clock_timestamp() + make_interval(secs => $3)
     FROM messages AS p LEFT JOIN claims AS c ON c.conversation_id = $1 AND c.prompt_id = p.id
     WHERE p.conversation_id = $1 AND p.role = 'user' AND p.id <> ALL($4::text[])
-        AND (c.prompt_id IS NULL OR c.until <= clock_timestamp())
+        AND (
+            c.prompt_id IS NULL OR c.holder = $2 OR (c.until <= clock_timestamp() AND $5)
+            OR (c.until > clock_timestamp() + make_interval(secs => $6) AND $7)
+        )
         AND NOT EXISTS (
             SELECT FROM messages AS r
             WHERE r.conversation_id = $1 AND r.role = 'assistant' AND r.prompt_id = p.id
@@ -283,11 +296,14 @@ CLAIM = """
         DO UPDATE SET holder = excluded.holder, until = excluded.until
     RETURNING prompt_id
 """
-"""$1 conversation, which the caller has locked; $2 holder, $3 seconds, $4 ids to leave out."""
+"""$1 conversation, which the caller has locked; $2 holder, $3 seconds, $4 ids to leave out.
+
+$5 whether claims that have expired are free, and $7 those that expire more than $6 seconds ahead.
+"""
 
 RENEW_CLAIM = """
     UPDATE claims SET until = clock_timestamp() + make_interval(secs => $4)
-    WHERE conversation_id = $1 AND prompt_id = $2 AND holder = $3 AND until > clock_timestamp()
+    WHERE conversation_id = $1 AND prompt_id = $2 AND holder = $3
 """
 
 RELEASE_CLAIM = """

@@ -26,7 +26,8 @@ from rehydrate.postgres.locked_conversation import (
 )
 from rehydrate.postgres.message_rows import as_ms, as_time, expanded, read_open, storable
 from rehydrate.postgres.pool import Pool, Session
-from rehydrate.postgres.replays import PostgresReplays
+from rehydrate.postgres.replays import PostgresReplays, believed
+from rehydrate.postgres.store_clock import StoreClock, far_s
 
 POOL_SIZE = 10
 _READING = {"enable_bitmapscan": "off", "plan_cache_mode": "force_generic_plan"}
@@ -48,8 +49,9 @@ class PostgresStore(PostgresInspections, PostgresReplays):
     Args:
         url: the database, in any form that libpq accepts.
         pool_size: connections for readers, and again for writers.
-        grace_s: seconds after a restart of Postgres in which `due` returns nothing. Publishers
-            could not renew their leases while it was down, and get the length of a lease to do so.
+        grace_s: the length of a lease, in seconds. For so long after a restart of Postgres, and
+            after its clock was set, `due` returns nothing: publishers could not renew their leases
+            while it was down, or renewed them by another clock.
 
     Raises:
         DatabaseUrlError: *url* cannot be parsed.
@@ -57,6 +59,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
 
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE, grace_s: float = 15.0) -> None:
         self._grace_s = grace_s
+        self._clock = StoreClock()
         self._readers = Pool(url, size=pool_size, reading=_READING)
         self._writers = Pool(url, size=pool_size)
 
@@ -136,7 +139,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         checked_id(conversation_id)
         async with self._writers.transaction() as session:
             row = await _locked_row(session, conversation_id, checked_id(channel))
-            yield PostgresLockedConversation(session, row)
+            yield PostgresLockedConversation(session, row, self._clock, self._grace_s)
 
     async def erased(self, ids: Collection[str]) -> dict[str, int]:
         """Return the erased conversations among *ids*, with the time of erasure in ms."""
@@ -164,8 +167,12 @@ class PostgresStore(PostgresInspections, PostgresReplays):
 
     async def due(self, *, limit: int) -> list[Due]:
         """Return responses whose lease has expired and whose ``stop`` was not acknowledged."""
-        rows = await self._readers.read(statements.DUE, limit, self._grace_s)
-        return [Due(*row) for row in rows]
+        sent_s, lease_s = self._clock.now_s(), self._grace_s
+        rows = await self._readers.read(statements.DUE, limit, far_s(lease_s))
+        store_s, started_s, *_ = rows[0]
+        if self._clock.sample(store_s, sent_s, started_s) and self._clock.even_for(lease_s):
+            return [Due(*due) for _, _, *due in rows if due[0] is not None]
+        return []
 
     async def conversations(
         self, *, limit: int, before: Cursor | None
@@ -188,7 +195,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
     async def claim(
         self, conversation_id: str, holder: str, lease_s: float, passed: Collection[str]
     ) -> bytes | None:
-        """Claim the oldest prompt that has no response and no live claim.
+        """Claim the oldest prompt that has no response and no live claim, or one of *holder*.
 
         Args:
             conversation_id: the conversation.
@@ -202,10 +209,13 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         async with self._writers.transaction() as session:
             if not await session.fetch(statements.LOCK, checked_id(conversation_id)):
                 return None
-            rows = await session.fetch(
-                statements.CLAIM, conversation_id, holder, lease_s, list(passed)
-            )
-        return await self.message(conversation_id, rows[0][0]) if rows else None
+            past, far = await believed(self._clock, session, lease_s)
+            terms = (holder, lease_s, list(passed), past, far_s(lease_s), far)
+            rows = await session.fetch(statements.CLAIM, conversation_id, *terms)
+            if not rows:
+                return None
+            (row,) = await session.fetch(statements.STATES, conversation_id, [rows[0][0]])
+        return expanded(row["wire"])
 
     async def renew_claim(
         self, conversation_id: str, prompt_id: str, holder: str, lease_s: float

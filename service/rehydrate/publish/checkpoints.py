@@ -6,9 +6,10 @@ import asyncio
 import logging
 import math
 import uuid
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.background import jittered
+from rehydrate.background import jittered, settled
 from rehydrate.core.fold import MessageState, Owner, fold
 from rehydrate.core.positions import insertion_position
 from rehydrate.core.text.content import MAX_GEN
@@ -19,7 +20,7 @@ if TYPE_CHECKING:
 
     from rehydrate.context import Context
     from rehydrate.core.event import Event
-    from rehydrate.ports import Lease, LockedConversation
+    from rehydrate.ports import Lease
     from rehydrate.publish.response_writer import ResponseWriter
 
 _log = logging.getLogger(__name__)
@@ -62,19 +63,31 @@ class Checkpoints:
     ) -> tuple[int, str]:
         """Claim the response; return its gen and the conversation's channel name.
 
+        If the answer to the commit is lost, the claim is looked up again, so that an id is not
+        used up by a claim that succeeded.
+
         Raises:
             Conflict: it has ended, is being ended by a sweeper, or its publisher is alive; or its
-                gen cannot be raised further.
+                gen cannot be raised further; or the id is that of a prompt.
         """
+        claim = partial(self._claim, response_id, prompt_id, metadata, ephemeral=ephemeral)
+        return await settled(claim)
+
+    async def _claim(
+        self, response_id: str, prompt_id: str | None, metadata: Any, *, ephemeral: bool
+    ) -> tuple[int, str]:
         async with self._store.locked(*self._where) as held:
             tombstone = held.conversation.tombstone
             if tombstone is not None and tombstone.erases(response_id):
                 raise Conflict(f"response {response_id!r} was erased: use a new id")
             state = (await held.messages([response_id])).get(response_id)
+            lease = await held.lease(response_id) if state else None
             if state is None:
                 state = MessageState(response_id)
+            elif lease is not None and lease.holder == self._holder and not lease.fenced:
+                return state.gen, held.conversation.channel  # an earlier attempt was committed
             else:
-                state.restart(await self._next_gen(held, state))
+                state.restart(self._next_gen(state, lease))
             state.claim(
                 self._terms.client_id,
                 at_ms=self._now_ms(),
@@ -88,7 +101,7 @@ class Checkpoints:
         self._granted_s = self._saved_s = now_s
         return state.gen, held.conversation.channel
 
-    async def _next_gen(self, held: LockedConversation, state: MessageState) -> int:
+    def _next_gen(self, state: MessageState, lease: Lease | None) -> int:
         """Return the gen of the publisher that takes over the stored response.
 
         It is one more than the last, so that readers prefer this publisher. Two cases differ,
@@ -100,7 +113,6 @@ class Checkpoints:
         Raises:
             Conflict: as `claim`.
         """
-        lease = await held.lease(state.id)
         _check_free(state, lease)
         if lease is None and state.owner != Owner(self._terms.client_id):
             return 1
@@ -173,6 +185,8 @@ def _now_s() -> float:
 
 
 def _check_free(state: MessageState, lease: Lease | None) -> None:
+    if state.role == "user":
+        raise Conflict(f"{state.id!r} is the id of a prompt: use a new id")
     if state.ended:
         raise Conflict(f"response {state.id!r} has ended")
     if lease is not None and lease.fenced:

@@ -14,7 +14,7 @@ import uuid
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-from rehydrate.background import BoundedCache, LeaseKeeper, LeaseLost
+from rehydrate.background import BoundedCache, LeaseKeeper, LeaseLost, settled
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.errors import StoreUnavailable
@@ -72,7 +72,7 @@ async def unanswered(
     offered: BoundedCache[str, None] = BoundedCache(_MAX_OFFERED)
     await record(conversation_id)
     while True:
-        wire = await ctx.store.claim(conversation_id, holder, lease_s, offered)
+        wire = await settled(lambda: ctx.store.claim(conversation_id, holder, lease_s, offered))
         if wire is not None:
             prompt = _prompt(wire)
             offered[prompt.id] = None
