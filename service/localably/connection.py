@@ -62,6 +62,7 @@ class ClientConnection:
         self.outbound_rate = Rate(hub.settings.connection_rate_per_s)
         self._wake: Callable[[], None] = _asleep
         self._attached: dict[str, tuple[Channel, Attachment]] = {}
+        self._held_back: dict[str, list[bytes]] = {}
         self._present_on: set[Channel] = set()
         self._acks = RecentAcks()
         self.identify(identity)
@@ -126,7 +127,11 @@ class ClientConnection:
 
     def deliver(self, delivery: Delivery, channel: str) -> None:
         """Queue messages of a channel, as bytes that are shared with other connections."""
-        self.outgoing.append(delivery.frame(self.form, channel))
+        framed = delivery.frame(self.form, channel)
+        if (held_back := self._held_back.get(channel)) is not None:
+            held_back.append(framed)
+            return
+        self.outgoing.append(framed)
         self.quiet = False
         self._wake()
 
@@ -264,10 +269,25 @@ class ClientConnection:
         self.send(answer)
         self._attached[attachment.wire_name] = (channel, attachment)
         channel.attach(attachment)
+        late = self.hub.faults.now("delay_backlog", channel.name) if backlog.groups else None
+        if late is not None:
+            self._hold_back(attachment.wire_name, late.get("ms", 1000) / 1000)
         channel.replay(attachment, backlog.groups)
         if Flag.PRESENCE_SUBSCRIBE in attachment.modes:
             for page in channel.members.sync(channel.log.head):
                 self.deliver(page, attachment.wire_name)
+
+    def _hold_back(self, wire_name: str, seconds: float) -> None:
+        """Hold deliveries of a channel back for some time, unless it is left before."""
+        held_back = self._held_back[wire_name] = []
+
+        def release() -> None:
+            if self._held_back.get(wire_name) is held_back:
+                del self._held_back[wire_name]
+                self.outgoing += held_back
+                self._wake()
+
+        self.hub.schedule(seconds, release)
 
     def _refuse_channel(self, wire_name: str, error: RefusedError) -> None:
         """Fail one channel; the connection goes on (RTL14)."""
@@ -280,6 +300,7 @@ class ClientConnection:
 
     def _leave(self, wire_name: str) -> None:
         found = self._attached.pop(wire_name, None)
+        self._held_back.pop(wire_name, None)
         if found is not None:
             channel = found[0]
             channel.detach(self.connection_id, wire_name)
@@ -292,6 +313,7 @@ class ClientConnection:
         for wire_name, (channel, _) in self._attached.items():
             channel.detach(self.connection_id, wire_name)
         self._attached.clear()
+        self._held_back.clear()
 
     def _on_message(self, message: dict[str, Any]) -> None:
         self._answer(message, inbound.publish_frame)

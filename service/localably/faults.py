@@ -20,6 +20,7 @@ KNOWN: Final = {
     "refuse_attach": "answer ATTACH with `code` (40160)",
     "refuse_resume": "resume no connection: a new one with `code` (80008)",
     "refuse_continuity": "continue no channel: attached without RESUMED, with `code` (90003)",
+    "delay_backlog": "send the backlog of an attach, and what follows it, `ms` (1000) after ATTACHED",
     "drop_deliveries": "drop a delivery to an attachment; `code` 80020 reports it, `silent` does not",
     "lose_acks": "publish, but do not acknowledge",
     "delay_history": "history shows only messages older than `ms` (1000)",

@@ -69,6 +69,7 @@ class Hub:
         self.store: ChannelStorage | None = None
         self._channels: dict[tuple[str, str], Channel] = {}
         self._rates: dict[tuple[str, str], Rate] = {}
+        self.schedule = schedule
         self._around = Surroundings(self._kept, self._lags, self._gate, schedule)
         self._began_ms = now_ms()
 

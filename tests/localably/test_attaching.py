@@ -85,6 +85,36 @@ def test_an_attach_again_on_a_live_channel_is_resumed_and_sends_nothing_twice():
     assert Flag.RESUMED & attached["flags"]
 
 
+def test_a_backlog_can_arrive_late_and_live_messages_stay_behind_it():
+    world = World()
+    writer = world.connect()
+    writer.publish({"data": "a"})
+    fault = world.hub.faults.set("delay_backlog", ms=500)
+    reader, other = world.connect(), world.connect()
+    [attached] = reader.attach(params={"rewind": "1"})
+    assert Flag.HAS_BACKLOG & attached["flags"]
+    other.attach()  # without a backlog
+    assert fault.fired == 1
+    writer.publish({"data": "b"})
+    assert (texts(reader.take()), texts(other.take())) == ([], ["b"])
+    world.pass_ms(500)
+    assert texts(reader.take()) == ["a", "b"]
+    writer.publish({"data": "c"})
+    assert texts(reader.take()) == ["c"]
+
+
+def test_a_late_backlog_of_a_channel_that_was_left_does_not_arrive():
+    world = World()
+    world.connect().publish({"data": "a"})
+    reader = world.connect()
+    with world.hub.faults.on("delay_backlog", ms=500):
+        reader.attach(params={"rewind": "1"})
+    reader.send(action=Action.DETACH, channel="room")
+    world.pass_ms(500)
+    assert texts(reader.take()) == []
+    assert texts(reader.attach(params={"rewind": "1"})) == ["a"]
+
+
 @pytest.mark.parametrize("rewind", ["", "x", "-1", "10h", "9999999999", "1.5", "٣"])
 def test_a_rewind_that_is_none_fails_the_channel_and_not_the_connection(rewind):
     peer = World().connect()
