@@ -13,8 +13,8 @@ from rehydrate.ably.sdk_fixes import harden
 async def channel():
     client = AblyRealtime(key="a.b:" + "c" * 32, auto_connect=False)
     made = client.channels.get("c")
-    harden(made)
-    made.delivered = []
+    made.delivered, made.backlogs = [], []
+    harden(made, made.backlogs.append)
 
     def deliver(message):
         made.delivered.append(message)
@@ -73,3 +73,9 @@ def test_other_frames_are_delivered_unchanged(channel):
     assert channel._RealtimeChannel__attach_serial == "at"
     channel._on_message(frame())
     assert channel.delivered == []
+
+
+@pytest.mark.parametrize(("flags", "has_backlog"), [({}, False), ({"flags": 2}, True)])
+def test_the_flag_has_backlog_of_an_attach_is_reported(channel, flags, has_backlog):
+    channel._on_message({"action": 11, "channel": "c", "channelSerial": "s", **flags})
+    assert channel.backlogs == [has_backlog]

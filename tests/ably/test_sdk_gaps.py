@@ -38,7 +38,7 @@ from ably_channel import Stub, opened, until
 from localably import LocalAbly, LocalAblySettings
 from rehydrate.ably.connection import discard
 from rehydrate.errors import ChannelUnavailable
-from rehydrate.ports import Discontinuity, Outgoing
+from rehydrate.ports import BacklogEnd, Discontinuity, Outgoing
 
 C = "ai:conv"
 
@@ -51,13 +51,13 @@ async def up_to(subscription, last):
     """Receive up to the message whose data is *last*."""
     got = []
     async with asyncio.timeout(20):
-        while not got or isinstance(got[-1], Discontinuity) or got[-1].data != last:
+        while not got or isinstance(got[-1], Discontinuity | BacklogEnd) or got[-1].data != last:
             got.append(await anext(subscription))
     return got
 
 
 def texts(got):
-    return [each.data for each in got if not isinstance(each, Discontinuity)]
+    return [each.data for each in got if not isinstance(each, Discontinuity | BacklogEnd)]
 
 
 async def test_gap_3_without_the_private_attach_point_everything_else_works(log, monkeypatch):

@@ -8,8 +8,10 @@ import pytest
 
 from ably_channel import ends, opened, until
 from localably import Key, LocalAbly
+from localably.capability import ServerCapability
+from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
-from rehydrate.ports import Discontinuity, Outgoing
+from rehydrate.ports import BacklogEnd, Discontinuity, Outgoing
 
 C = "ai:conv"
 
@@ -25,8 +27,13 @@ async def publish(log, *numbers):
 
 
 async def receive(subscription, count, *, within_s=10):
+    """Return the next *count* items of a subscription, without the ends of backlogs."""
+    got = []
     async with asyncio.timeout(within_s):
-        return [await anext(subscription) for _ in range(count)]
+        while len(got) < count:
+            item = await anext(subscription)
+            got += [] if isinstance(item, BacklogEnd) else [item]
+    return got
 
 
 async def to_discontinuity(subscription):
@@ -108,6 +115,84 @@ async def test_a_channel_that_cannot_continue_reports_it_and_overlaps(server, lo
         got = await up_to(subscription, 2)
     assert "without resuming" in got[0].reason
     assert [m.data for m in got if not isinstance(m, Discontinuity)] == ["0", "1", "2"]
+
+
+async def to_backlog_end(subscription):
+    """Receive the messages up to the end of the backlog; return their data, and the end."""
+    got = []
+    async with asyncio.timeout(10):
+        while True:
+            item = await anext(subscription)
+            if isinstance(item, BacklogEnd):
+                return got, item
+            got.append(item.data)
+
+
+async def test_without_a_backlog_its_end_comes_first_and_nothing_is_published(server, log):
+    async with log.subscribe(C, rewind="10s") as subscription:
+        assert await to_backlog_end(subscription) == ([], BacklogEnd(proved=True))
+    assert not server.hub.channels()[0].published
+
+
+async def test_the_end_of_a_late_backlog_is_marked_after_all_of_it(server, log):
+    await publish(log, 0, 1)
+    with server.faults.on("delay_backlog", ms=500) as late:
+        async with log.subscribe(C, rewind="10s") as subscription:
+            await publish(log, 2)
+            assert late.fired == 1
+            assert not await subscription.alive_within(2.0)
+            got, end = await to_backlog_end(subscription)
+            assert await subscription.alive_within(2.0)
+    assert (got[:2], end) == (["0", "1"], BacklogEnd(proved=True))
+
+
+async def test_an_echo_that_is_refused_is_published_again(server, log):
+    await publish(log, 0)
+    with server.faults.on("refuse_publish", count=2) as refusal:
+        async with log.subscribe(C, rewind="10s") as subscription:
+            assert await to_backlog_end(subscription) == (["0"], BacklogEnd(proved=True))
+    assert refusal.fired == 2
+
+
+async def test_echoes_are_not_delivered_not_even_those_of_others(server, log):
+    await publish(log, 0)
+    async with log.subscribe(C, rewind="10s") as subscription:
+        await to_backlog_end(subscription)
+        await log.publish(C, [Outgoing("rehydrate.echo", None, "of another process")])
+        await publish(log, 1)
+        assert [m.data for m in await receive(subscription, 1)] == ["1"]
+
+
+async def test_a_key_that_may_not_publish_leaves_the_end_open_until_a_message_is_surely_live(
+    monkeypatch,
+):
+    narrow = Key("app", "narrow", "n" * 32, ServerCapability({"*": ["subscribe", "history"]}))
+    async with (
+        LocalAbly(keys=[Key("app", "whole", "w" * 32), narrow]) as server,
+        opened(server, key=narrow.value) as log,
+        AblyChannel(server.key, endpoint="127.0.0.1", port=server.port, tls=False) as publisher,
+    ):
+        await publish(publisher, 0)
+        async with log.subscribe(C, rewind="10s") as subscription:
+            assert not (await to_backlog_end(subscription))[1].proved
+            await publish(publisher, 1)
+            await up_to(subscription, 1)
+            assert not await subscription.alive_within(2.0)
+            monkeypatch.setattr("rehydrate.ably.subscription._CLOCKS_DIFFER_MS", -60_000)
+            await publish(publisher, 2)
+            assert await to_backlog_end(subscription) == ([], BacklogEnd(proved=True))
+            assert await subscription.alive_within(2.0)
+
+
+async def test_after_a_resume_the_subscription_is_not_up_to_date_before_its_echo(server, log):
+    async with log.subscribe(C, rewind="10s") as subscription:
+        await to_backlog_end(subscription)
+        with server.faults.on("refuse_publish") as refusal:
+            server.cut(channel=C)
+            await until(lambda: refusal.fired)
+            assert not await subscription.alive_within(2.0)
+        await to_backlog_end(subscription)
+        assert await subscription.alive_within(2.0)
 
 
 async def test_dropped_deliveries_are_reported_and_delivered_again(server, log):

@@ -154,21 +154,47 @@ def message(at_ms, serial=None):
     return ChannelMessage("token", "x", f"i-{at_ms}", serial, at_ms)
 
 
-def test_a_rewind_may_be_cut_if_its_last_possible_message_is_as_old_as_the_attach():
+@pytest.mark.parametrize(("rewound", "is_cut"), [(99, False), (100, True)])
+def test_a_rewind_may_be_cut_if_a_hundred_messages_precede_its_end(rewound, is_cut):
     recent = RecentMessages(10_000, 100)
     recent.attached(50_000)
-    noticed = [recent.count_delivery(message(40_000 + n)) for n in range(101)]
-    assert noticed == [True] * 99 + [False, True]
-    assert recent.is_cut
+    for n in range(rewound):
+        recent.count_delivery(message(40_000 + n))
+    recent.end_backlog(proved=True)
+    for n in range(100):
+        recent.count_delivery(message(50_000 + n))
+    assert recent.is_cut is is_cut
 
 
-def test_a_rewind_is_not_cut_if_the_hundredth_message_came_live():
+async def test_a_read_waits_for_the_end_of_the_rewind(monkeypatch):
+    monkeypatch.setattr(recent_messages, "BACKLOG_TIMEOUT_S", 0.01)
     recent = RecentMessages(10_000, 100)
     recent.attached(50_000)
-    for n in range(99):
-        recent.count_delivery(message(52_000 + n))
-    assert not recent.is_cut
-    assert recent.count_delivery(message(52_001))
+    assert not await recent.backlog()
+    monkeypatch.setattr(recent_messages, "BACKLOG_TIMEOUT_S", 30.0)
+    waiting = asyncio.create_task(recent.backlog())
+    await asyncio.sleep(0)
+    recent.end_backlog(proved=True)
+    assert await waiting
+    recent.attached(60_000)
+    recent.end_backlog(proved=False)
+    assert not await recent.backlog()
+    recent.attached(70_000)
+    recent.detached()
+    assert not await recent.backlog()
+
+
+def test_a_rewind_without_an_end_may_be_missing_until_history_has_had_its_time():
+    recent = RecentMessages(10_000, 100)
+    recent.attached(50_000)
+    early, late = (HistoryWindow([], Window(at), Counter()) for at in (51_999, 52_000))
+    assert recent.may_miss_backlog(early)
+    assert not recent.may_miss_backlog(late)
+    recent.end_backlog(proved=True)
+    assert not recent.may_miss_backlog(early)
+    recent.attached(60_000)
+    recent.detached()  # nothing more will be delivered: that is another reason
+    assert not recent.may_miss_backlog(early)
 
 
 def test_history_meets_a_cut_rewind_if_it_reaches_its_oldest_message():
@@ -196,18 +222,6 @@ def test_history_up_to_the_attach_point_meets_a_cut_rewind_if_it_shows_its_end()
     recent.count_delivery(message(46_000))
     assert not recent.meets(history)
     assert recent.meets(history._replace(seam_shown=True))
-
-
-def test_a_rewind_does_not_meet_if_it_turned_out_to_be_cut_after_it_was_used():
-    recent = RecentMessages(10_000, 2)
-    recent.attached(50_000)
-    recent.count_delivery(message(45_000))
-    used = HistoryWindow([], Window(50_000), Counter(), complete_from_ms=40_000, rewound=True)
-    assert recent.meets(used)
-    recent.count_delivery(message(46_000))
-    assert not recent.meets(used)
-    recent.detached()
-    assert not recent.meets(used)
 
 
 def event(at_ms):
@@ -318,6 +332,9 @@ async def test_the_rewind_is_used_if_history_up_to_the_attach_point_cannot_be_re
     assert history.failure.code == "history_refused"
     assert history.events == [], "a part of the pages would leave a hole below it"
     attached.complete([], 0)
+    history = await from_point(Channel(error=ChannelRefused(40160, "no")), attached)
+    assert history.rewound is False  # more of the rewind may follow
+    attached.end_backlog(proved=True)
     history = await from_point(Channel(error=ChannelRefused(40160, "no")), attached)
     assert (history.rewound, history.failure) == (True, None)
     assert [each.seq for each in history.events] == [15_004, 15_005]

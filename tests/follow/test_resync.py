@@ -29,7 +29,6 @@ from rehydrate.follow.resync import (
     Opened,
     Read,
     ReadFailed,
-    RewindCut,
     SnapshotRead,
     State,
     Stopped,
@@ -95,8 +94,6 @@ CASES = [
         (FIRST_WAIT,),
     ),
     (LIVE, StoreChanged(), PAUSING._replace(reread=True), (FIRST_WAIT,)),
-    (LIVE, RewindCut(), LIVE, ()),
-    (LIVE._replace(by_rewind=True), RewindCut(), PAUSING, (FIRST_WAIT,)),
     (LIVE, Interrupted(), lost(), (Announce(), FIRST_WAIT)),
     (
         LIVE,
@@ -152,12 +149,6 @@ CASES = [
         Merged(True, stale=True),
         READING._replace(continued=True),
         (NEXT_WAIT,),
-    ),
-    (
-        READING,
-        Merged(False, by_rewind=True),
-        LIVE._replace(began_s=10.0, by_rewind=True),
-        (Adopt(True),),
     ),
     # stopped
     (READING, Stopped(), State("stopped"), (Cancel(),)),
@@ -328,8 +319,6 @@ def one_of(kind, runner, data):
                 runner.give(Gap(event.message_id))
         case "interrupt":
             runner.give(Interrupted())
-        case "cut":
-            runner.give(RewindCut())
         case "timer":
             runner.flight = None
             runner.give(Timer())
@@ -341,7 +330,6 @@ def one_of(kind, runner, data):
                 missing=frozenset(data.draw(st.sets(st.sampled_from(["r", "s"])))),
                 stale=data.draw(st.booleans()),
                 meets=data.draw(st.booleans()),
-                by_rewind=data.draw(st.booleans()),
             )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from contextlib import contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import pytest
 from ably.transport.defaults import Defaults
@@ -12,7 +12,7 @@ from ably.transport.defaults import Defaults
 from localably import Key, LocalAbly, LocalAblySettings
 from localably.capability import ServerCapability
 from rehydrate.history import History
-from telling import history_over, publisher_to, reading, settings_for
+from telling import Reader, history_over, publisher_to, reading, settings_for
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 LONG = "".join(chr(0x3042 + n % 80) for n in range(140))
@@ -98,6 +98,91 @@ async def test_a_key_without_history_capability_uses_the_rewind_with_either_stra
         async with History(settings_for(module_database, server, **narrow)) as history:
             snapshot = await snapshot_with(history, conversation, "abc")
     assert (snapshot["complete"], snapshot["reasons"]) == (True, [])
+
+
+READ_ONLY = ServerCapability({"*": ["subscribe", "history"]})
+
+
+@asynccontextmanager
+async def late_rewind(database, conversation, strategy, capability=None):
+    """A followed conversation with 150 recent tokens without seq, of which an attach rewinds 100.
+
+    50 of them are recorded, and the rewind arrives 1.5 s after the attach. Yield the history, the
+    publisher and the text.
+    """
+    keys = [Key("app", "whole", "w" * 32)]
+    if capability is not None:
+        keys.append(Key("app", "narrow", "n" * 32, capability))
+    text = LONG + LONG[:10]
+    async with (
+        LocalAbly(keys=keys) as server,
+        publisher_to(server, f"ai:{conversation}") as publisher,
+        history_over(database, server) as recorder,
+    ):
+        await publisher.say("start", rid="r")
+        for at, letter in enumerate(text):
+            if at == 10:
+                await recorder.catch_up(conversation)
+            await publisher.say("token", letter, rid="r")
+        settings = {"ably_api_key": keys[-1].value, "follow_strategy": strategy}
+        async with History(settings_for(database, server, **settings)) as history:
+            with server.faults.on("delay_backlog", ms=1_500) as late:
+                yield history, publisher, text
+            assert late.fired
+
+
+async def texts_shown(history, conversation, text):
+    """Follow until the text of `r` is *text*; return every text that was shown."""
+    reader, shown = Reader(), [""]
+    async with asyncio.timeout(15), aclosing(history.follow(conversation)) as events:
+        while shown[-1] != text:
+            reader.take(await anext(events))
+            shown.append(reader.texts.get("r", ""))
+    return shown
+
+
+@pytest.mark.parametrize("capability", [None, READ_ONLY], ids=["publishes", "reads only"])
+async def test_text_is_never_joined_over_a_rewind_that_is_still_arriving(
+    module_database, conversation, strategy, capability
+):
+    async with late_rewind(module_database, conversation, strategy, capability) as followed:
+        history, publisher, text = followed
+        following = asyncio.create_task(texts_shown(history, conversation, f"{text}!"))
+        await publisher.say("token", "!", rid="r")
+        for shown in await following:
+            assert f"{text}!".startswith(shown)
+
+
+async def test_answers_do_not_lack_a_rewind_that_is_still_arriving(
+    module_database, conversation, strategy
+):
+    async with (
+        late_rewind(module_database, conversation, strategy) as (history, _, text),
+        reading(history, conversation) as follower,
+    ):
+        await follower.until(lambda r: r.snapshots)
+        hydrated = await history.hydrate(conversation)
+        assert [m["text"] for m in hydrated.messages] == [text]
+        await follower.until(lambda r: r.texts["r"] == text)
+
+
+async def test_with_a_key_that_only_reads_a_message_newer_than_the_attach_proves_its_rewind(
+    module_database, conversation, strategy, monkeypatch
+):
+    async with (
+        late_rewind(module_database, conversation, strategy, READ_ONLY) as followed,
+        reading(followed[0], conversation) as follower,
+    ):
+        history, publisher, text = followed
+        await follower.until(lambda r: r.texts.get("r") == text)
+        feed = history._subscriptions._feeds[conversation]
+        while not await feed.is_up_to_date(None):
+            text += "."
+            await publisher.say("token", ".", rid="r")
+            await follower.until(lambda r, text=text: r.texts["r"] == text)
+        reads = history_reads(history, monkeypatch)
+        hydrated = await history.hydrate(conversation)
+        assert ([m["text"] for m in hydrated.messages], reads) == ([text], [])
 
 
 @contextmanager

@@ -187,7 +187,12 @@ class AblyChannel:
         """
         assignment = Assignment(self._pool, channel)
         subscription = LiveSubscription(
-            assignment, channel, rewind=rewind, capacity=capacity, timeout_s=self._timeout_s
+            assignment,
+            channel,
+            now_ms=self.now_ms,
+            rewind=rewind,
+            capacity=capacity,
+            timeout_s=self._timeout_s,
         )
         clean = False
         try:

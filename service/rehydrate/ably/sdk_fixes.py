@@ -14,11 +14,15 @@ if TYPE_CHECKING:
 
 _LOG = logging.getLogger("rehydrate.ably")
 
-_MESSAGE = 15
+_ATTACHED, _MESSAGE = 11, 15
+_HAS_BACKLOG = 1 << 1
 
 
-def harden(channel: RealtimeChannel) -> None:
+def harden(channel: RealtimeChannel, on_attached: Callable[[bool], None]) -> None:
     """Make *channel* deliver every readable message of a frame (gap 12).
+
+    Also call *on_attached* for each ATTACHED, before the SDK handles it, with its flag HAS_BACKLOG:
+    whether messages from before the attach follow (TR3b). The SDK does not expose it (gap 6).
 
     The SDK decodes all messages of a frame before it delivers the first, so an error in one of them
     silently loses all. Encodings are therefore undone here, as for history, and a frame that the
@@ -28,6 +32,8 @@ def harden(channel: RealtimeChannel) -> None:
 
     def deliver_frame(frame: dict[str, Any]) -> None:
         messages = frame.get("messages")
+        if frame.get("action") == _ATTACHED:
+            on_attached(bool(frame.get("flags", 0) & _HAS_BACKLOG))
         if frame.get("action") != _MESSAGE or not isinstance(messages, list):
             return deliver(frame)
         for message in messages:

@@ -1,9 +1,24 @@
-"""A subscription: an attached channel, its messages in order, every discontinuity marked."""
+"""A subscription: an attached channel, its messages in order, every discontinuity marked.
+
+Ably delivers the backlog (the rewound messages, or those missed before a resume) after ATTACHED and
+before live messages, but not at once. How far it has been received is not visible: a ping is
+answered by the connection, whatever its channels still have to deliver. What was received of a
+rewind must not pass for all of it, so its end is proved by the order of deliveries, in one of these
+ways, and marked by a `BacklogEnd`:
+
+* ATTACHED has no flag HAS_BACKLOG: there is none.
+* An echo: after the attach an ephemeral message with a random id is published on the channel. When
+  it is delivered, everything before it was. It is dropped here, and all others named so.
+* A message is delivered whose timestamp is later than the attach by more than clocks differ.
+
+A key that may not publish has no echo; then the end may remain unproved.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import logging
+import secrets
 from collections import deque
 from typing import TYPE_CHECKING
 
@@ -11,6 +26,7 @@ from ably.types.channelmode import ChannelMode
 from ably.types.channeloptions import ChannelOptions
 from ably.types.channelstate import ChannelState
 from ably.types.connectionstate import ConnectionState
+from ably.types.message import Message
 from ably.util.exceptions import AblyException
 
 from rehydrate.ably.errors import CAPABILITY, channel_error, describe
@@ -18,18 +34,17 @@ from rehydrate.ably.rest import from_live
 from rehydrate.ably.sdk_fixes import harden
 from rehydrate.background import Backoff, SupervisedTask
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
-from rehydrate.ports import Discontinuity
+from rehydrate.ports import BacklogEnd, Discontinuity
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from ably import AblyRealtime
     from ably.realtime.channel import RealtimeChannel
     from ably.types.channelstate import ChannelStateChange
-    from ably.types.message import Message
 
     from rehydrate.ably.connection_pool import Assignment
-    from rehydrate.core.event import ChannelMessage
+    from rehydrate.ports import Delivered
 
 _LOG = logging.getLogger("rehydrate.ably")
 
@@ -37,6 +52,13 @@ _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 30.0
 _MESSAGES_DROPPED = 80020
 """Ably's code for deliveries dropped because the connection exceeded its rate."""
+
+_ECHO = "rehydrate.echo"
+"""The name of the messages that prove the end of a backlog; every reader ignores it."""
+
+_ECHO_ATTEMPTS = 4
+_CLOCKS_DIFFER_MS = 2_000
+"""A message up to this much newer than the attach may still belong to the backlog."""
 
 _GONE = (ChannelState.SUSPENDED, ChannelState.FAILED, ChannelState.DETACHED)
 
@@ -59,6 +81,7 @@ class LiveSubscription:
         assignment: Assignment,
         channel: str,
         *,
+        now_ms: Callable[[], int],
         rewind: str | None,
         capacity: int,
         timeout_s: float,
@@ -69,7 +92,8 @@ class LiveSubscription:
         self._params = {"rewind": rewind} if rewind else None
         self._capacity = capacity
         self._timeout_s = timeout_s
-        self._items: deque[ChannelMessage | Discontinuity] = deque()
+        self._now_ms = now_ms
+        self._items: deque[Delivered] = deque()
         self._item_added = asyncio.Event()
         self._reattach_needed = asyncio.Event()
         self._reattach_reason: str | None = None
@@ -78,6 +102,11 @@ class LiveSubscription:
         self._client: AblyRealtime | None = None
         self._channel: RealtimeChannel | None = None
         self._task = SupervisedTask("rehydrate subscription", self._reattach_loop)
+        self._echoing: asyncio.Task[None] | None = None
+        self._echo_id: str | None = None
+        self._attached_ms = 0
+        self._has_backlog = True
+        self._backlog_ended = False
 
     async def open(self) -> None:
         """Attach.
@@ -97,12 +126,15 @@ class LiveSubscription:
         if self in self._connection.listeners:
             self._connection.listeners.remove(self)
         await self._task.close(self._timeout_s)
+        if self._echoing is not None:
+            self._echoing.cancel()
+            await asyncio.gather(self._echoing, return_exceptions=True)
         return await self._detach()
 
-    def __aiter__(self) -> AsyncIterator[ChannelMessage | Discontinuity]:
+    def __aiter__(self) -> AsyncIterator[Delivered]:
         return self
 
-    async def __anext__(self) -> ChannelMessage | Discontinuity:
+    async def __anext__(self) -> Delivered:
         while not self._items:
             if self._closed:
                 raise StopAsyncIteration
@@ -123,6 +155,7 @@ class LiveSubscription:
         """See the port."""
         return (
             self._collecting
+            and self._backlog_ended
             and not self._reattach_needed.is_set()
             and await self._connection.alive_within(within_s)
             and self._collecting
@@ -134,7 +167,8 @@ class LiveSubscription:
             self._reattach("the connection was replaced")
 
     def down(self) -> None:
-        """Do nothing: the SDK resumes, or reports that it could not."""
+        """Expect a backlog: the SDK resumes, or reports that it could not."""
+        self._backlog_ended = False
 
     def refused(self, refusal: ChannelRefused) -> None:
         """Report to the reader that deliveries have stopped."""
@@ -171,9 +205,10 @@ class LiveSubscription:
     async def _attach(self) -> None:
         client = self._client = await self._connection.client()
         self._attaching = True
-        options = ChannelOptions(params=self._params, modes=[ChannelMode.SUBSCRIBE])
+        modes = [ChannelMode.SUBSCRIBE, ChannelMode.PUBLISH]
+        options = ChannelOptions(params=self._params, modes=modes)
         channel = self._channel = client.channels.get(self._name, options)
-        harden(channel)
+        harden(channel, self._on_attached)
         channel.on(self._on_state)
         try:
             async with asyncio.timeout(self._timeout_s):
@@ -222,9 +257,13 @@ class LiveSubscription:
                 if self._reattach_reason is not None:
                     self._put(Discontinuity(self._reattach_reason, self.attach_serial))
                 self._collecting = True
+                self._find_backlog_end()
             elif not change.resumed:
                 self._overloaded = getattr(change.reason, "code", None) == _MESSAGES_DROPPED
                 self._reattach(f"attached without resuming: {describe(change.reason)}")
+            else:
+                self._has_backlog = True  # it may be set or not: what was missed may follow
+                self._find_backlog_end()
         elif change.current in _GONE and self._collecting:
             reason = f"the channel is {change.current.value}: {describe(change.reason)}"
             self._report_gap(reason)
@@ -235,12 +274,64 @@ class LiveSubscription:
         self._assignment.count_message()
         if not self._collecting:
             return
+        if message.name == _ECHO:
+            if message.id == self._echo_id:
+                self._end_backlog(proved=True)
+            return
+        if not self._backlog_ended and self._is_live(message):
+            self._end_backlog(proved=True)
         if len(self._items) >= self._capacity:
             self._items.clear()
             self._collecting, self._overflowed = False, True
             self._report_gap(f"more than {self._capacity} messages waited to be read")
             return
         self._put(from_live(message))
+
+    def _on_attached(self, has_backlog: bool) -> None:
+        """Note whether a backlog follows; without a rewind there can be none at the first attach."""
+        self._has_backlog = has_backlog and self._params is not None
+
+    def _find_backlog_end(self) -> None:
+        """Prove the end of the backlog that follows, if there is one."""
+        self._attached_ms, self._backlog_ended = self._now_ms(), False
+        if self._echoing is not None:
+            self._echoing.cancel()
+        if not self._has_backlog:
+            self._end_backlog(proved=True)
+            return
+        self._echo_id = secrets.token_hex(16)
+        echo = Message(name=_ECHO, id=self._echo_id, extras={"ephemeral": True})
+        self._echoing = asyncio.create_task(self._echo(echo), name="echo of a backlog's end")
+
+    async def _echo(self, echo: Message) -> None:
+        """Publish *echo*, retrying where that may help; report if it cannot be published."""
+        backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
+        for _ in range(_ECHO_ATTEMPTS):
+            channel = self._channel
+            if (
+                self._backlog_ended
+                or channel is None
+                or (channel.modes and ChannelMode.PUBLISH not in channel.modes)
+            ):
+                break
+            try:
+                async with asyncio.timeout(self._timeout_s):
+                    await channel.publish(echo)
+            except (TimeoutError, AblyException, TypeError) as error:
+                _LOG.debug("no echo of a backlog's end: %s", describe(error))
+            else:
+                return
+            await asyncio.sleep(backoff.next_s())
+        if not self._backlog_ended:
+            self._end_backlog(proved=False)
+
+    def _is_live(self, message: Message) -> bool:
+        return (message.timestamp or 0) > self._attached_ms + _CLOCKS_DIFFER_MS
+
+    def _end_backlog(self, *, proved: bool) -> None:
+        self._backlog_ended = proved
+        if self._params is not None:
+            self._put(BacklogEnd(proved))
 
     def _reattach(self, reason: str) -> None:
         self._collecting = False
@@ -252,7 +343,7 @@ class LiveSubscription:
         if not (self._items and isinstance(self._items[-1], Discontinuity)):
             self._put(Discontinuity(reason))
 
-    def _put(self, item: ChannelMessage | Discontinuity) -> None:
+    def _put(self, item: Delivered) -> None:
         self._items.append(item)
         self._item_added.set()
 

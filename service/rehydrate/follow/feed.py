@@ -33,7 +33,7 @@ from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation
 from rehydrate.follow.recent_messages import RecentMessages, from_attach_point, from_rewind
 from rehydrate.hydrate.history_window import HistorySource
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Page, read
-from rehydrate.ports import Discontinuity
+from rehydrate.ports import BacklogEnd, Discontinuity
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -333,9 +333,8 @@ class Feed:
             resync.Merged(
                 forced=force,
                 missing=frozenset() if force else frozenset(event.message_id for event in stuck),
-                stale=conversation.stale,
+                stale=conversation.stale or self.recent.may_miss_backlog(reading.history),
                 meets=self.recent.meets(reading.history),
-                by_rewind=reading.history.rewound,
             )
         )
 
@@ -397,6 +396,8 @@ class Feed:
                 _log.info("messages of a conversation may have been missed: %s", item.reason)
                 self._begin_attachment(item.attach_serial)
                 self._handle(resync.Interrupted())
+            elif isinstance(item, BacklogEnd):
+                self.recent.end_backlog(proved=item.proved)
             else:
                 self._receive(item)
                 if subscription.idle:
@@ -410,8 +411,7 @@ class Feed:
 
     def _receive(self, message: ChannelMessage) -> None:
         self._last_message_ms = self._ctx.now_ms()
-        if not self.recent.count_delivery(message):
-            self._handle(resync.RewindCut())
+        self.recent.count_delivery(message)
         event = decode(message)
         if event is None:
             self.counts["ignored"] += 1

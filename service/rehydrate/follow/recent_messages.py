@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections import Counter, OrderedDict, deque
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
-from rehydrate.core.positions import MARGIN_MS
+from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS
 from rehydrate.core.window import Window, read_from_ms
 from rehydrate.hydrate.history_window import HistoryWindow, from_channel
 
@@ -24,8 +25,8 @@ MAX_EVENTS = 5_000
 MAX_GROWING = 200
 """How many growing channel messages (appends) are cached."""
 
-_BACKLOG_MS = 2_000
-"""Clock skew: a message up to this much newer than the attach may still be a rewound one."""
+BACKLOG_TIMEOUT_S = 1.0
+"""How long a read waits for the rest of a rewind before it reads history instead."""
 
 
 def reaches(watermark: Watermark | None, from_ms: int) -> bool:
@@ -55,10 +56,13 @@ class RecentMessages:
 
     Attributes:
         serial: the greatest serial that was delivered.
+        is_backlog_received: all messages that the attach rewound were delivered.
     """
 
     def __init__(self, rewind_ms: int, rewind_most: int) -> None:
         self.serial: str | None = None
+        self.is_backlog_received = False
+        self._backlog_ended = asyncio.Event()
         self._rewind_ms = rewind_ms
         self._rewind_most = rewind_most
         self._events: deque[Event] = deque()
@@ -73,27 +77,40 @@ class RecentMessages:
         """Start a new attachment: there may be a hole between it and the messages before."""
         self._from_ms, self._oldest_ms = None, None
         self._attached_ms, self._delivered = now_ms, 0
+        self.is_backlog_received, self._backlog_ended = False, asyncio.Event()
         self._since_attach = 0
 
     def detached(self) -> None:
         """End the attachment: nothing more is delivered, so the cache is not complete any more."""
         self._from_ms = self._attached_ms = None
+        self.end_backlog(proved=False)
 
-    def count_delivery(self, message: ChannelMessage) -> bool:
-        """Count a delivered message; return False if it shows that the rewind was cut short.
+    def end_backlog(self, *, proved: bool) -> None:
+        """Note that all rewound messages were delivered, or that this cannot be proved."""
+        self.is_backlog_received = proved
+        self._backlog_ended.set()
+
+    async def backlog(self) -> bool:
+        """Wait until all rewound messages were delivered; False: that is not known in time."""
+        try:
+            async with asyncio.timeout(BACKLOG_TIMEOUT_S):
+                await self._backlog_ended.wait()
+        except TimeoutError:
+            return False
+        return self.is_backlog_received
+
+    def count_delivery(self, message: ChannelMessage) -> None:
+        """Count a delivered message.
 
         Ably rewinds `rewind_most` messages at most and the SDK does not report a cut (gap 6). The
-        rewind may have been cut if that many messages were delivered and the last of them is old
-        enough to belong to the rewind.
+        rewind may have been cut if that many messages were delivered before its end was proved.
         """
         if message.serial is not None and (self.serial is None or message.serial > self.serial):
             self.serial = message.serial
         at_ms = message.timestamp_ms
-        self._delivered += 1
+        self._delivered += not self.is_backlog_received
         if self._oldest_ms is None or at_ms < self._oldest_ms:
             self._oldest_ms = at_ms
-        attached_ms = self._attached_ms or 0
-        return self._delivered != self._rewind_most or at_ms > attached_ms + _BACKLOG_MS
 
     def append(self, event: Event) -> None:
         """Append the next event; for a growing channel message, its whole content."""
@@ -143,18 +160,29 @@ class RecentMessages:
         """Whether so many messages were delivered that the rewind may have been cut short."""
         return self._delivered >= self._rewind_most
 
+    def may_miss_backlog(self, history: HistoryWindow) -> bool:
+        """Whether rewound messages may be neither in *history* nor received yet.
+
+        Once history has had the time to show what was published before the attach, the rewind is
+        not needed any more. Before that its end has to be proved: if it was cut, messages lie
+        between the end of history and the oldest rewound one, and text without seq would be joined
+        over them (exactness S15).
+        """
+        if self.is_backlog_received or self._attached_ms is None:
+            return False
+        return history.window.read_at_ms < self._attached_ms + HISTORY_LAG_MS
+
     def meets(self, history: HistoryWindow) -> bool:
         """Whether nothing lies between *history* and the received messages, as far as is known.
 
-        Ask this when all received events are merged. A rewind that was used instead of history must
-        still be taken to reach as far back as it was when it was used: messages that arrived since
-        then may have shown that it was cut. History up to the attach point must show its end, and
-        plain history must reach the oldest received message, unless the rewind is complete: it
-        then covers 10 s before the attach, more than history can lag.
+        Ask this when all received events are merged. A rewind that was used instead of history
+        does; whether it reaches the store was decided when its end was proved. History up to the
+        attach point must show its end, and plain history must reach the oldest received message,
+        unless the rewind is complete: it then covers 10 s before the attach, more than history can
+        lag.
         """
         if history.rewound:
-            from_ms, claimed_ms = self.complete_from_ms, history.complete_from_ms
-            return from_ms is not None and claimed_ms is not None and from_ms <= claimed_ms
+            return True
         if not self.is_cut or self._oldest_ms is None or history.seam_shown:
             return True
         newest_ms = history.window.newest_ms
@@ -219,7 +247,7 @@ async def from_rewind(
         first: use the rewound messages if they reach the store, and read history only if they do
             not; otherwise read history first, and use them only if that fails.
     """
-    if first and (history := _rewound(query, recent)) is not None:
+    if first and await recent.backlog() and (history := _rewound(query, recent)) is not None:
         return history
     history = await from_channel(ctx, query)
     if history.failure is not None:
@@ -264,14 +292,16 @@ async def from_attach_point(
 
 
 def _rewound(query: HistoryQuery, recent: RecentMessages) -> HistoryWindow | None:
-    """Return the rewound messages if they reach the store.
+    """Return the rewound messages if all of them were received and they reach the store.
 
     They cannot while the store has growing messages: an append to a message that was created
     before the rewind's window is not in it.
     """
     rewound = recent.rewound()
     from_ms = rewound.complete_from_ms
-    if query.may_have_grown or from_ms is None or not reaches(query.watermark, from_ms):
+    if not recent.is_backlog_received or query.may_have_grown:
+        return None
+    if from_ms is None or not reaches(query.watermark, from_ms):
         return None
     count = len(rewound.events)
     return _received(query, rewound.events, from_ms)._replace(rewound=True, received=count)

@@ -6,7 +6,7 @@ of inputs can be tested as a plain list.
 
 Why a followed conversation needs this at all. A follower holds text that was read (the store, then
 channel history) and text that arrived live. The two agree only if nothing was missed in between,
-and four things break that silently or half-silently:
+and three things break that silently or half-silently:
 
 * The attachment is lost, or is resumed without its messages (`Interrupted`, `Detached`). Any number
   of messages of any response may be missing, and text without seq shows no gap afterwards. So
@@ -15,7 +15,6 @@ and four things break that silently or half-silently:
   dropped, or a region overtook another. Only that response has to wait; the drop rule keeps the
   others exact, because their events carry a seq, a version or are complete in themselves. Text
   without seq cannot be placed while anything is missing, so it waits as well.
-* A rewind that served as history turns out to have been cut at 100 messages (`RewindCut`).
 * The store changed without a channel message (`StoreChanged`): an import, a deletion, another
   process ending a response.
 
@@ -69,7 +68,6 @@ class State(NamedTuple):
         waiting: the messages whose events wait for missing ones; None: messages without an id.
         announced: followers have received ``again`` since the last snapshot.
         continued: followers continue from an old state that is marked incomplete.
-        by_rewind: the adopted state relies on the rewind instead of history.
         attaches: how many attaches in a row have ended.
     """
 
@@ -81,7 +79,6 @@ class State(NamedTuple):
     waiting: frozenset[str | None] = frozenset()
     announced: bool = False
     continued: bool = False
-    by_rewind: bool = False
     attaches: int = 0
 
 
@@ -110,10 +107,6 @@ class Gap(NamedTuple):
     message_id: str | None
 
 
-class RewindCut(NamedTuple):
-    """The rewind was cut short: it does not reach as far back as was assumed."""
-
-
 class StoreChanged(NamedTuple):
     """The store may have changed without a channel message."""
 
@@ -140,14 +133,12 @@ class Merged(NamedTuple):
         missing: the messages of which events still do not fit.
         stale: another read may add what the snapshot lacks.
         meets: the snapshot reaches the oldest received message.
-        by_rewind: the snapshot relies on the rewind instead of history.
     """
 
     forced: bool
     missing: frozenset[str | None] = frozenset()
     stale: bool = False
     meets: bool = True
-    by_rewind: bool = False
 
 
 class LiveEvent(NamedTuple):
@@ -166,7 +157,6 @@ Input = (
     | Interrupted
     | Detached
     | Gap
-    | RewindCut
     | StoreChanged
     | Timer
     | SnapshotRead
@@ -302,12 +292,6 @@ def _gap(state: State, gap: Gap, now_s: float) -> Result:
     return _begin(state._replace(waiting=state.waiting | {gap.message_id}), now_s)
 
 
-def _rewind_cut(state: State, _: RewindCut, now_s: float) -> Result:
-    if not state.by_rewind:
-        return state, ()
-    return _begin(state._replace(by_rewind=False), now_s)
-
-
 def _store_changed(state: State, _: StoreChanged, now_s: float) -> Result:
     return _begin(state._replace(reread=True), now_s)
 
@@ -337,7 +321,6 @@ def _merged(state: State, merged: Merged, _: float) -> Result:
             waiting=merged.missing,
             announced=False,
             continued=False,
-            by_rewind=merged.by_rewind,
         )
     elif merged.forced and not state.continued:
         effects = (Continue(lost=state.announced),)
@@ -417,7 +400,6 @@ STEPS: dict[Phase, dict[type, Callable[..., Result]]] = {
         Attached: _attached,
         Interrupted: _interrupted,
         Detached: _detached,
-        RewindCut: _rewind_cut,
         StoreChanged: _store_changed,
         Stopped: _stop,
     },
@@ -427,7 +409,6 @@ STEPS: dict[Phase, dict[type, Callable[..., Result]]] = {
         Attached: _attached,
         Interrupted: _interrupted,
         Detached: _detached,
-        RewindCut: _rewind_cut,
         StoreChanged: _store_changed,
         Timer: _timer,
         SnapshotRead: _snapshot_read,

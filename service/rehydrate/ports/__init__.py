@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from rehydrate.ports.channel import (
     Authority,
+    BacklogEnd,
     Batch,
     ChannelLog,
+    Delivered,
     Discontinuity,
     Outgoing,
     PublishTransport,
@@ -31,11 +33,13 @@ from rehydrate.ports.store import (
 __all__ = [
     "Authority",
     "Backlog",
+    "BacklogEnd",
     "Batch",
     "ChannelLog",
     "ChannelPublisher",
     "Conversation",
     "Conversations",
+    "Delivered",
     "Discontinuity",
     "Due",
     "EventProducer",

@@ -51,14 +51,31 @@ class Discontinuity(NamedTuple):
     attach_serial: str | None = None
 
 
+class BacklogEnd(NamedTuple):
+    """The rewound messages of the attachment end here; every later one is live.
+
+    Attributes:
+        proved: False: it could not be found out where they end, so any number may still follow.
+    """
+
+    proved: bool
+
+
+Delivered = Union["ChannelMessage", Discontinuity, BacklogEnd]
+"""What a subscription yields."""
+
+
 class Subscription(Protocol):
-    """An attached channel: messages in the order of delivery, from the attach on."""
+    """An attached channel: messages in the order of delivery, from the attach on.
+
+    With a rewind, a `BacklogEnd` follows the rewound messages of each attachment.
+    """
 
     attach_serial: str | None
     """The attach point, if the SDK tells it."""
 
-    def __aiter__(self) -> AsyncIterator[ChannelMessage | Discontinuity]:
-        """Messages and discontinuities, until the subscription is closed."""
+    def __aiter__(self) -> AsyncIterator[Delivered]:
+        """Messages, and marks between them, until the subscription is closed."""
         ...
 
     @property
@@ -68,7 +85,8 @@ class Subscription(Protocol):
     async def alive_within(self, within_s: float) -> bool:
         """Return whether it is attached on a connection proved alive in the last *within_s* seconds.
 
-        Pings the connection if necessary.
+        Pings the connection if necessary. False while messages from before the attach, or from the
+        time of a lost connection, may still be on their way.
         """
         ...
 
