@@ -2,6 +2,7 @@
 # ARGS is passed to the command: make test ARGS="-k seam", make demo ARGS="--check", make bench ARGS="--list".
 
 SHELL := /bin/sh
+unexport PYTHONDONTWRITEBYTECODE # else every worker compiles all tests again
 VENV := .venv
 BIN := $(VENV)/bin
 ARGS ?=

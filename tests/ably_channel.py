@@ -11,8 +11,9 @@ import jwt
 from aiohttp import web
 
 from rehydrate.ably.channel_log import AblyChannel
+from waiting import PATIENCE_S
 
-FAST = {"request_timeout_s": 2.0, "ack_timeout_s": 5.0, "ping_every_s": 0.2}
+FAST = {"request_timeout_s": 20.0, "ack_timeout_s": 30.0, "ping_every_s": 0.2}
 
 
 @asynccontextmanager
@@ -27,7 +28,7 @@ async def opened(server, key=None, **options):
         await ends(before)
 
 
-async def ends(before, *, within_s=20.0):
+async def ends(before, *, within_s=PATIENCE_S):
     """Wait until only tasks of *before* are running (timers of the SDK run for 10 s)."""
     deadline_s = asyncio.get_running_loop().time() + within_s
     while left := {task for task in asyncio.all_tasks() - before if _is_ours(task)}:
@@ -41,7 +42,7 @@ def _is_ours(task):
     return "/ably/" in name or "/rehydrate/ably/" in name or "/websockets/" in name
 
 
-async def until(condition, *, within_s=10.0):
+async def until(condition, *, within_s=PATIENCE_S):
     """Wait until *condition* holds."""
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - the server has no event for it

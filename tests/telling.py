@@ -9,8 +9,7 @@ from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.history import History
 from rehydrate.ports import Outgoing
 from rehydrate.settings import load_settings
-
-PATIENCE_S = 15.0
+from waiting import PATIENCE_S
 
 
 def settings_for(database, server, **more):

@@ -12,6 +12,7 @@ import pytest
 
 from demo.command_line import environment, settings_on
 from localably import LocalAbly
+from waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -32,16 +33,16 @@ async def uvicorn(**settings):
 async def test_the_app_serves_and_shuts_down_under_uvicorn(database, ably):
     server = await uvicorn(**settings_on(database, ably))
     try:
-        async with asyncio.timeout(30):
+        async with asyncio.timeout(PATIENCE_S):
             while not (
                 found := re.search(rb"running on (http://\S+)", line := await _line(server))
             ):
                 assert b"Traceback" not in line
-        async with httpx.AsyncClient(base_url=found[1].decode()) as http:
+        async with httpx.AsyncClient(base_url=found[1].decode(), timeout=PATIENCE_S) as http:
             assert (await http.get("/readyz")).status_code == 200
             assert (await http.get("/v1/conversations/c")).status_code == 401
         server.send_signal(signal.SIGTERM)
-        rest = await asyncio.wait_for(server.stderr.read(), 30)
+        rest = await asyncio.wait_for(server.stderr.read(), PATIENCE_S)
         assert b"Traceback" not in rest
     finally:
         await _end(server)
@@ -50,7 +51,7 @@ async def test_the_app_serves_and_shuts_down_under_uvicorn(database, ably):
 async def test_without_a_database_it_names_the_missing_setting():
     server = await uvicorn()
     try:
-        output = await asyncio.wait_for(server.stderr.read(), 30)
+        output = await asyncio.wait_for(server.stderr.read(), PATIENCE_S)
     finally:
         await _end(server)
     assert server.returncode != 0

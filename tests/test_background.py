@@ -23,10 +23,11 @@ from rehydrate.background import (
     tasks_state,
 )
 from rehydrate.errors import OutcomeUnknown, StoreUnavailable
+from waiting import PATIENCE_S
 
 
 async def until(condition):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - of what has no event for it
             await asyncio.sleep(0.005)
 
@@ -79,7 +80,7 @@ class TestSettled:
         async def write():
             raise OutcomeUnknown("lost")
 
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(OutcomeUnknown):
                 await settled(write)
 
@@ -247,7 +248,7 @@ class TestPeriodicTask:
 
         task = opened(run, every_s=0.001)
         await stubborn.wait()
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(PATIENCE_S):
             await task.close(timeout_s=0.01)
         assert "did not stop within 0.01 s" in caplog.text
         gate.set()
@@ -369,14 +370,14 @@ def lease():
 class TestLeaseKeeper:
     async def test_it_is_renewed_again_and_again(self, lease):
         keeper = LeaseKeeper("lease", lease.renew, every_s=0.01, lease_s=5)
-        async with asyncio.timeout(20), keeper.holding():
+        async with asyncio.timeout(PATIENCE_S), keeper.holding():
             for _ in range(3):
                 await lease.renewed.acquire()
         assert not running("lease")
 
     async def test_it_is_renewed_at_once_on_request(self, lease):
         keeper = LeaseKeeper("lease", lease.renew, every_s=60, lease_s=60)
-        async with asyncio.timeout(20), keeper.holding():
+        async with asyncio.timeout(PATIENCE_S), keeper.holding():
             keeper.renew_now()
             await lease.renewed.acquire()
 
@@ -384,7 +385,7 @@ class TestLeaseKeeper:
         lease.answers = [LeaseLost()]
         keeper = LeaseKeeper("lease", lease.renew, every_s=0.01, lease_s=5)
         with pytest.raises(LeaseLost):
-            async with asyncio.timeout(20), keeper.holding():
+            async with asyncio.timeout(PATIENCE_S), keeper.holding():
                 await asyncio.Event().wait()
 
     @pytest.mark.parametrize("error", [StoreUnavailable("away"), TimeoutError(), KeyError("x")])
@@ -394,7 +395,7 @@ class TestLeaseKeeper:
         renewals = []
 
         async def block():
-            async with asyncio.timeout(20), keeper.holding():
+            async with asyncio.timeout(PATIENCE_S), keeper.holding():
                 while True:
                     renewals.append(await lease.renewed.acquire())
 
@@ -424,7 +425,7 @@ class TestLeaseKeeper:
     async def test_a_loss_that_cuts_nothing_off_is_logged(self, lease, caplog):
         lease.answers = [LeaseLost()]
         keeper = LeaseKeeper("a claim", lease.renew, every_s=0.01, lease_s=5, cut_off=False)
-        async with asyncio.timeout(20), keeper.holding():
+        async with asyncio.timeout(PATIENCE_S), keeper.holding():
             await until(lambda: "a claim is lost" in caplog.text)
         assert not running("a claim")
 

@@ -22,6 +22,7 @@ from rehydrate.errors import (
     StoreUnavailable,
 )
 from rehydrate.settings import load_settings
+from waiting import PATIENCE_S
 
 AWAY = "postgres://u:p@127.0.0.1:1/x"
 
@@ -170,7 +171,7 @@ async def test_closing_ends_every_task(settings):
 async def test_one_that_was_closed_is_opened_again_and_works(settings):
     history = History(settings)
     for number in range(3):
-        async with asyncio.timeout(30), history, history.joined("c") as follower:
+        async with asyncio.timeout(PATIENCE_S), history, history.joined("c") as follower:
             assert len((await anext(follower)).data["messages"]) == number
             async with history.respond("c", f"r{number}") as response:
                 response.write("hello")
@@ -184,7 +185,7 @@ async def test_opening_that_is_cancelled_leaves_nothing_open(settings, ably):
     before = asyncio.all_tasks()
     history = History(settings)
     opening = asyncio.create_task(history.open())
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while history._channel._requests._client is None:  # noqa: ASYNC110 - of what has no event
             await asyncio.sleep(0.01)
     opening.cancel()
@@ -206,7 +207,7 @@ async def test_readiness_and_metrics_report_a_background_task_that_is_late(histo
     task = history._maintenance._poller.task
     monkeypatch.setattr(task, "_run", never)
     task.wake()
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while (state := (await history.ready())["tasks"]) == "ok":  # noqa: ASYNC110 - no event
             await asyncio.sleep(0.05)
     assert state.startswith("late: poller (")

@@ -19,6 +19,7 @@ from rehydrate.api.auth.access import Access
 from rehydrate.api.webhooks import WebhookSenders
 from rehydrate.cli.main import _parser
 from rehydrate.settings import Settings
+from waiting import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -84,7 +85,7 @@ def test_the_example_is_short_and_runs(database, tmp_path):
         )
     finally:
         server.terminate()
-        server.communicate(timeout=20)
+        server.communicate(timeout=PATIENCE_S)
     assert ran.returncode == 0, ran.stderr
     assert ran.stdout == "Once upon a time\n"
     assert ran.stderr == ""
@@ -99,7 +100,7 @@ async def test_the_embedded_router_opens_serves_and_closes(database, ably, monke
     assert pool._pool is None, "not open yet"
     where = "/history/v1/conversations/conv-42"
     with served(space["app"]) as url:
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
             stranger = await http.get(where)
             reader = await http.get(
                 where, headers={"cookie": "session=session-of-a-user-with-access"}

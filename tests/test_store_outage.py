@@ -15,6 +15,7 @@ from rehydrate.history import History
 from rehydrate.publish import checkpoints as ledger
 from rehydrate.publish import respond as responding
 from rehydrate.settings import load_settings
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -73,7 +74,7 @@ def away(postgres, database):
 
 
 async def ended(history, conversation_id):
-    async with asyncio.timeout(40):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             try:
                 (message,) = (await history.hydrate(conversation_id)).messages
@@ -117,7 +118,7 @@ async def test_the_end_waits_for_the_store(history, away):
         await asyncio.sleep(1)
         assert not ending.done()
         assert "stop" not in [m.name for m in await on_channel(history, "waits")]
-    await asyncio.wait_for(ending, 40)
+    await asyncio.wait_for(ending, PATIENCE_S)
     assert [m.name for m in await on_channel(history, "waits")][-1] == "stop"
     message = await ended(history, "waits")
     assert (message["status"], message["text"]) == ("completed", "all of it")

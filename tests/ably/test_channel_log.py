@@ -11,6 +11,7 @@ from ably_channel import opened
 from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.errors import NotConfigured
 from rehydrate.ports import Discontinuity, Outgoing
+from waiting import PATIENCE_S
 
 C = "ai:conv"
 
@@ -86,7 +87,7 @@ async def test_one_channel_log_serves_many_conversations(server, log):
             await asyncio.gather(*answers)
             return got
 
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         talks = await asyncio.gather(*(converse(n) for n in range(30)))
     assert talks == [[f"{n}.{k}" for k in range(20)] for n in range(30)]
 

@@ -29,6 +29,7 @@ from rehydrate.ably.rest import (
 from rehydrate.core.event import ChannelMessage
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, NotConfigured, Unauthorized
 from rehydrate.ports import Outgoing
+from waiting import PATIENCE_S
 
 HTML = (502, "text/html", b"<html>bad gateway</html>")
 EMPTY = (200, "application/json", b"[]")
@@ -103,7 +104,7 @@ async def test_a_refusal_is_not_retried(stub, status, code):
 async def test_a_silent_server_fails_within_the_time_limit(server):
     server.faults.set("stall_requests", seconds=60)
     async with opened(server, request_timeout_s=0.6) as log:
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             with pytest.raises(ChannelUnavailable, match=r"within 0\.6 s"):
                 await read(log)
         server.faults.clear()

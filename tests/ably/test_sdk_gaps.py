@@ -39,6 +39,7 @@ from localably import LocalAbly, LocalAblySettings
 from rehydrate.ably.connection import discard
 from rehydrate.errors import ChannelUnavailable
 from rehydrate.ports import BacklogEnd, Discontinuity, Outgoing
+from waiting import PATIENCE_S
 
 C = "ai:conv"
 
@@ -50,7 +51,7 @@ def message_of(n, data=None, name="token"):
 async def up_to(subscription, last):
     """Receive up to the message whose data is *last*."""
     got = []
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not got or isinstance(got[-1], Discontinuity | BacklogEnd) or got[-1].data != last:
             got.append(await anext(subscription))
     return got
@@ -77,7 +78,7 @@ async def test_gap_5_history_is_read_while_the_realtime_connection_hangs(server,
         await log.publish(C, [message_of(0)])
         await up_to(subscription, "0")
         with server.faults.on("freeze"):
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 pages = [page async for page in log.history(C)]
     assert [m.data for page in pages for m in page] == ["0"]
 
@@ -96,7 +97,7 @@ async def test_gap_8_after_a_suspension_messages_are_delivered_again_from_before
         states = []
         client.connection.on(lambda change: states.append(change.current.value))
         await server.stop()
-        await until(lambda: "suspended" in states, within_s=20)
+        await until(lambda: "suspended" in states)
         await server.start()
         await log.publish(C, [message_of(1)])
         got = await up_to(subscription, "1")

@@ -12,6 +12,7 @@ from localably.capability import ServerCapability
 from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.ports import BacklogEnd, Discontinuity, Outgoing
+from waiting import PATIENCE_S
 
 C = "ai:conv"
 
@@ -26,7 +27,7 @@ async def publish(log, *numbers):
         await answer
 
 
-async def receive(subscription, count, *, within_s=10):
+async def receive(subscription, count, *, within_s=PATIENCE_S):
     """Return the next *count* items of a subscription, without the ends of backlogs."""
     got = []
     async with asyncio.timeout(within_s):
@@ -120,7 +121,7 @@ async def test_a_channel_that_cannot_continue_reports_it_and_overlaps(server, lo
 async def to_backlog_end(subscription):
     """Receive the messages up to the end of the backlog; return their data, and the end."""
     got = []
-    async with asyncio.timeout(10):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             item = await anext(subscription)
             if isinstance(item, BacklogEnd):

@@ -13,6 +13,7 @@ from api.standin import StandIn
 from rehydrate.api.app import create_app
 from rehydrate.api.auth.access import Access
 from rehydrate.api.conversations import Limits
+from waiting import PATIENCE_S
 
 ORIGIN = "https://chat.example"
 
@@ -79,7 +80,9 @@ async def real(over_the_network):
     """A client of the real server, with a service key, and its stand-in service."""
     url, behind = over_the_network
     behind.fault, behind.gate = None, None
-    async with httpx.AsyncClient(base_url=url, headers=bearer(SERVICE_KEY), timeout=20) as client:
+    async with httpx.AsyncClient(
+        base_url=url, headers=bearer(SERVICE_KEY), timeout=PATIENCE_S
+    ) as client:
         yield client, behind
 
 

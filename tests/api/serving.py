@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager, contextmanager
 import uvicorn
 
 from rehydrate.api.telemetry import uvicorn_options
+from waiting import PATIENCE_S
 
 
 @contextmanager
@@ -23,7 +24,7 @@ def served(app, **options):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
-            deadline_s = time.monotonic() + 20
+            deadline_s = time.monotonic() + PATIENCE_S
             while not server.started:
                 assert thread.is_alive(), "the server did not start"
                 assert time.monotonic() < deadline_s

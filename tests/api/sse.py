@@ -7,7 +7,7 @@ import json
 from contextlib import asynccontextmanager
 from typing import NamedTuple
 
-PATIENCE_S = 15
+from waiting import PATIENCE_S
 
 
 class Told(NamedTuple):
@@ -22,7 +22,6 @@ class Stream:
     def __init__(self, response):
         self.response = response
         self.retry_ms = None
-        self.comments = 0
         self._lines = response.aiter_lines()
 
     async def next(self):
@@ -36,13 +35,16 @@ class Stream:
                     return Told(fields["event"], fields["id"], json.loads(fields["data"]))
                 if not line:
                     fields = {}
-                elif not name:
-                    self.comments += 1
                 elif name == "retry":
                     self.retry_ms = int(value)
-                else:
+                elif name:
                     fields[name] = value
         return None
+
+    async def comment(self):
+        """Return the next comment, as it was sent."""
+        async with asyncio.timeout(PATIENCE_S):
+            return await anext(line async for line in self._lines if line.startswith(":"))
 
     async def take(self, count):
         return [await self.next() for _ in range(count)]

@@ -14,6 +14,7 @@ from rehydrate.errors import Conflict, NotFound
 from rehydrate.hydrate.hydrate import Hydrated
 from rehydrate.ports import Conversation
 from rehydrate.record.import_messages import StoreResult
+from waiting import PATIENCE_S
 
 NOW_MS = 1_767_225_600_000
 
@@ -51,7 +52,7 @@ class StandIn:
         self._fail()
         if self.gate is not None:
             self.arrived.release()
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 await self.gate.wait()
         rows = list(self.conversations_by_id.get(conversation_id, {}).items())
         if before is not None:

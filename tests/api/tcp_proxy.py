@@ -7,6 +7,8 @@ import contextlib
 from functools import partial
 from urllib.parse import urlsplit, urlunsplit
 
+from waiting import PATIENCE_S
+
 
 class TcpProxy:
     """Forwards bytes between its own port and the server of *url*.
@@ -48,7 +50,7 @@ class TcpProxy:
         self._server.close()
         for end in list(self._ends):
             end.transport.abort()
-        await asyncio.wait_for(self._server.wait_closed(), 10)
+        await asyncio.wait_for(self._server.wait_closed(), PATIENCE_S)
 
     def doom(self):
         """Cut each present connection when its client next sends something, unnoticed until then."""

@@ -13,6 +13,7 @@ from api.minting import bearer
 from localably import LocalAbly
 from rehydrate import History, NewMessage
 from telling import settings_for
+from waiting import PATIENCE_S
 
 ADMIN, SERVICE = "an admin's key", "a backend's key"
 START = "/v1/admin/conversations/c/responses/r/replay"
@@ -66,7 +67,7 @@ async def clients(app, key):
 
 
 async def ended(client, replay_id):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             body = (await client.get(f"/v1/admin/replays/{replay_id}")).json()
             if body["state"] in {"done", "failed", "cancelled"}:

@@ -38,6 +38,7 @@ from rehydrate.api.answers import (
 )
 from rehydrate.history import History
 from telling import publisher_to, settings_for
+from waiting import PATIENCE_S
 
 
 def asking(if_none_match=None):
@@ -437,7 +438,7 @@ async def test_a_stream_is_the_same_with_and_without_direct_sending(database, ow
         headers = {"Authorization": "Bearer k"}
         async with (
             served_beside(app) as url,
-            httpx.AsyncClient(base_url=url, headers=headers, timeout=30) as client,
+            httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE_S) as client,
             publisher_to(server, f"ai:{conversation}") as publisher,
             streamed(client, conversation) as stream,
         ):

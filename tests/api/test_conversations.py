@@ -12,6 +12,7 @@ from api.standin import StandIn
 from rehydrate.api.app import create_app
 from rehydrate.core.positions import Cursor, encode_cursor
 from rehydrate.errors import ChannelRefused, StoreUnavailable
+from waiting import PATIENCE_S
 
 
 def posting(*ids, **fields):
@@ -101,7 +102,7 @@ class TestReading:
         standin.gate = asyncio.Event()
         under_way = [asyncio.create_task(backend.get("/v1/conversations/c")) for _ in range(2)]
         for _ in under_way:
-            await asyncio.wait_for(standin.arrived.acquire(), 10)
+            await asyncio.wait_for(standin.arrived.acquire(), PATIENCE_S)
         answer = await backend.get("/v1/conversations/c")
         problem(answer, 429, "too_many")
         assert answer.headers["retry-after"] == "1"

@@ -18,8 +18,7 @@ from localably import LocalAbly
 from rehydrate.api import webhooks as events
 from rehydrate.history import History
 from rehydrate.settings import load_settings
-
-PATIENCE_S = 20
+from waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -118,7 +117,7 @@ async def test_webhooks_beyond_the_limit_are_429_with_retry_after(service, clien
     url, ably, _ = service
     body = batch("ai:slow")
     headers = signed(body, ably.key)
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         slow = [half_said(url, headers, body) for _ in range(events.AT_ONCE)]
         opened = [await each.__aenter__() for each in slow]
         while (answer := await post(client, body, headers)).status_code != 429:  # noqa: ASYNC110 - a server in a thread

@@ -16,6 +16,7 @@ from rehydrate.errors import NotFound
 from rehydrate.history import History
 from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
+from waiting import PATIENCE_S
 
 PATHS = (
     "/v1/admin/conversations",
@@ -160,7 +161,7 @@ async def test_inspection_requests_beyond_the_limit_are_429(standin):
         calling(
             create_app(standin, make_access(), inspector=Busy()), **bearer(ADMIN_KEY)
         ) as client,
-        asyncio.timeout(20),
+        asyncio.timeout(PATIENCE_S),
         asyncio.TaskGroup() as group,
     ):
         for _ in range(inspection.AT_ONCE):

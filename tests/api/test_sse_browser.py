@@ -20,6 +20,7 @@ from api.tcp_proxy import TcpProxy
 from localably import LocalAbly
 from rehydrate.history import History
 from telling import publisher_to, settings_for
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
@@ -113,7 +114,7 @@ async def browsing(site, streaming):
             start_new_session=True,
         )
         try:
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 yield
         finally:
             with contextlib.suppress(ProcessLookupError):

@@ -24,6 +24,7 @@ from rehydrate.api.telemetry import (
     query_token,
     uvicorn_options,
 )
+from waiting import PATIENCE_S
 
 SECRET = "token-that-nobody-may-see"
 
@@ -68,7 +69,7 @@ def test_no_server_log_shows_it_even_with_the_access_log_on(caplog, monkeypatch)
     caplog.set_level(logging.INFO, "uvicorn.access")  # whatever other servers made of it
     with (
         served(create_app(StandIn(), make_access()), access_log=True) as url,
-        httpx.Client() as client,
+        httpx.Client(timeout=PATIENCE_S) as client,
     ):
         logging.getLogger("httpx").setLevel(logging.WARNING)  # the caller's own log
         try:

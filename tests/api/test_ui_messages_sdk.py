@@ -18,11 +18,11 @@ from localably import LocalAbly
 from rehydrate.api import ui_messages
 from rehydrate.history import History
 from telling import publisher_to, settings_for
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 SERVICE_KEY = "service-key-of-ui-messages"
 MODULES = Path(__file__).parents[1] / "js"
-PATIENCE_S = 30
 
 
 @pytest.fixture(scope="module")
@@ -40,7 +40,9 @@ async def url(module_database, server):
 
 @pytest.fixture
 async def client(url):
-    async with httpx.AsyncClient(base_url=url, headers=bearer(SERVICE_KEY), timeout=30) as made:
+    async with httpx.AsyncClient(
+        base_url=url, headers=bearer(SERVICE_KEY), timeout=PATIENCE_S
+    ) as made:
         yield made
 
 

@@ -24,6 +24,7 @@ from rehydrate.api.webhooks import WebhookSenders, channels_of
 from rehydrate.errors import BadParameter, Busy
 from rehydrate.history import History
 from rehydrate.settings import load_settings
+from waiting import PATIENCE_S
 
 SECRET = "a secret of the rule"
 PATH = "/v1/ably/events"
@@ -142,7 +143,9 @@ async def test_a_rule_triggers_recording_and_a_backend_erases(database, batched)
         )
         async with (
             served_beside(History(settings).app()) as url,
-            httpx.AsyncClient(base_url=url, headers=bearer(SERVICE_KEY), timeout=30) as backend,
+            httpx.AsyncClient(
+                base_url=url, headers=bearer(SERVICE_KEY), timeout=PATIENCE_S
+            ) as backend,
             History(settings) as elsewhere,
             AsyncExitStack() as stack,
         ):
@@ -159,7 +162,7 @@ async def test_a_rule_triggers_recording_and_a_backend_erases(database, batched)
             async with elsewhere.respond("ruled", "r1") as response:
                 response.write("heard of")
             path = "/v1/conversations/ruled"
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while True:
                     row = (await elsewhere._store.load("ruled", limit=1, before=None)).conversation
                     if row is not None and row.watermark is not None:

@@ -19,6 +19,7 @@ from localably.capability import ServerCapability
 from localably.config import Key
 from rehydrate.history import History
 from rehydrate.settings import load_settings
+from waiting import PATIENCE_S
 
 KEY = "app1.whole:0123456789abcdef0123456789abcdef"
 NARROW_KEY = "app1.narrow:abcdef0123456789abcdef0123456789"
@@ -66,7 +67,7 @@ async def url(settings):
 
 @pytest.fixture
 async def client(url):
-    async with httpx.AsyncClient(base_url=url, timeout=30) as made:
+    async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as made:
         yield made
 
 
@@ -160,7 +161,7 @@ async def test_finished_and_streaming_responses_are_in_one_answer(client, settin
         for n in range(20):
             one.write(f"{TEXT}{n}")
             two.write(f"{n}{TEXT}")
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 answer = await client.get("/v1/conversations/streaming", headers=bearer(token))
                 texts = {each["id"]: each for each in answer.json()["messages"]}
@@ -231,7 +232,10 @@ async def test_a_host_app_mounts_it_and_its_lifespan_opens_it(settings):
 
     app = FastAPI()
     app.include_router(history.router(authorize=by_cookie), prefix="/history")
-    async with served_beside(app) as url, httpx.AsyncClient(base_url=url, timeout=30) as client:
+    async with (
+        served_beside(app) as url,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
+    ):
         path = "/history/v1/conversations/ann%2F1"
         problem(await client.get(path), 401, "unauthorized")
         client.cookies.set("user", "ann")
@@ -248,7 +252,7 @@ async def test_without_the_channel_the_stored_part_is_served(backend, module_dat
         settings = settings_for(module_database, nobody.getsockname()[1])
         async with (
             served_beside(History(settings).app()) as url,
-            httpx.AsyncClient(base_url=url, timeout=60) as client,
+            httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
         ):
             headers = bearer(mint(READER, key=KEY))
             answer = await client.get("/v1/conversations/stored-part", headers=headers)
@@ -270,7 +274,7 @@ async def test_a_database_that_goes_away_is_a_503_until_it_comes_back(module_dat
     async with (
         TcpProxy(module_database) as proxy,
         served_beside(History(settings_for(proxy.url, ably.port)).app()) as url,
-        httpx.AsyncClient(base_url=url, headers=headers, timeout=60) as client,
+        httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE_S) as client,
     ):
         assert (await client.post(f"{path}/messages", json=body)).status_code == 201
         await proxy.disconnect()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from ably import AblyRealtime, AblyRest
 
 from localably import LocalAbly
+from waiting import PATIENCE_S
 
 
 @dataclass
@@ -26,7 +27,7 @@ class Clients:
         options.setdefault("use_binary_protocol", self.binary)
         client = AblyRealtime(endpoint=f"127.0.0.1:{self.server.port}", tls=False, **options)
         self._stack.push_async_callback(client.close)
-        await asyncio.wait_for(client.connection.once_async("connected"), 10)
+        await asyncio.wait_for(client.connection.once_async("connected"), PATIENCE_S)
         return client
 
     async def rest(self, **options):
@@ -41,7 +42,7 @@ class Clients:
         await self._stack.aclose()
 
 
-async def arrives(items, count, *, within_s=20.0):
+async def arrives(items, count, *, within_s=PATIENCE_S):
     """Wait until *items* has *count* entries, and return them."""
     deadline = asyncio.get_running_loop().time() + within_s
     while len(items) < count:

@@ -7,6 +7,8 @@ import contextlib
 import os
 import sys
 
+from waiting import PATIENCE_S
+
 KEY = "app.key:" + "s" * 32
 
 
@@ -25,7 +27,7 @@ async def running(*arguments):
         env=os.environ,
     )
     try:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             line = (await process.stdout.readline()).decode().split()
         assert line[:1] == ["ready"], (await process.stderr.read()).decode()
         yield process, line[1]

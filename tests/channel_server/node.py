@@ -13,9 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from waiting import PATIENCE_S
+
 HERE = Path(__file__).parent
 PACKAGE = HERE.parent / "js"
-TIMEOUT_S = 60
 
 
 def ably_js() -> Path:
@@ -44,7 +45,7 @@ async def run_scenario(modules, server, name, *, binary, given):
         stderr=asyncio.subprocess.PIPE,
     )
     try:
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(PATIENCE_S):
             out, err = await process.communicate()
     finally:
         if process.returncode is None:

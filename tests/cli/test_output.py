@@ -24,6 +24,7 @@ from rehydrate import History, NewMessage
 from rehydrate.cli.output import NotWritten, PrintableOutput, printable
 from rehydrate.settings import load_settings
 from telling import publisher_to
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
@@ -75,7 +76,7 @@ async def at_a_terminal(configured, *argv, until=None):
                     process.send_signal(signal.SIGINT)
 
     try:
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             await asyncio.to_thread(read)
             code = await process.wait()
     finally:
@@ -94,7 +95,7 @@ async def with_shell(configured, script, *argv):
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
     )
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         out, err = await process.communicate()
     return process.returncode, out.decode(), err.decode()
 
@@ -209,7 +210,7 @@ async def test_follow_ends_while_its_reader_does_not_read(configured, ably, numb
         try:
             await asyncio.to_thread(wait_until, lambda: unread(reading) >= PIPE_BYTES)
             process.send_signal(number)
-            async with asyncio.timeout(60):
+            async with asyncio.timeout(PATIENCE_S):
                 _, err = await process.communicate()
         finally:
             os.close(reading)

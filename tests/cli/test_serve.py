@@ -18,6 +18,7 @@ from postgres.embedded_owners import guard_of, wait_until
 from rehydrate.cli.serve import _listen
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.errors import NotConfigured
+from waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -34,7 +35,7 @@ def configured(database, ably):
 async def test_it_serves_once_ready_is_printed_and_exits_with_0_at_sigterm(configured):
     async with Command("serve", **configured) as service:
         url = await service.ready()
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
             assert (await http.get("/healthz")).status_code == 200
             assert (await http.get("/readyz")).status_code == 200
         result = await service.terminated()
@@ -47,7 +48,7 @@ async def test_it_serves_once_ready_is_printed_and_exits_with_0_at_sigterm(confi
 async def test_its_log_is_json_lines_without_secrets(configured):
     async with Command("serve", **configured) as service:
         url = await service.ready()
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
             token = configured["REHYDRATE_SERVICE_KEYS"]
             await http.get("/v1/conversations/c", headers={"authorization": f"Bearer {token}"})
         result = await service.terminated()
@@ -70,7 +71,7 @@ async def test_a_request_in_progress_is_answered_before_shutdown(configured, abl
     async with Command("serve", **configured) as service:
         url = await service.ready()
         headers = {"authorization": f"Bearer {configured['REHYDRATE_SERVICE_KEYS']}"}
-        async with httpx.AsyncClient(base_url=url, headers=headers) as http:
+        async with httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE_S) as http:
             body = {"messages": [{"id": "p", "role": "user", "text": "hello"}]}
             await http.post("/v1/conversations/c/messages", json=body)
             with ably.faults.on("stall_requests", seconds=1) as stalled:
@@ -86,7 +87,7 @@ async def test_an_embedded_service_starts_the_missing_services_and_logs_their_fo
     settings = {"REHYDRATE_DATA_DIR": tmp_path, "REHYDRATE_PORT": "0"}
     async with Command("serve", "--embedded", **settings) as service:
         url = await service.ready()
-        async with httpx.AsyncClient(base_url=url) as http:
+        async with httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as http:
             ready = await http.get("/readyz")
         result = await service.terminated()
     assert ready.status_code == 200

@@ -15,6 +15,7 @@ from rehydrate.cli.terminal import Screen
 from rehydrate.core.event import Event
 from rehydrate.follow.event_buffer import FollowEvent
 from telling import publisher_to
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
@@ -116,7 +117,7 @@ async def test_the_command_prints_a_conversation_until_sigterm(module_database, 
         await publisher.stream("r", "はい", stop=False)
         process = await following(module_database, server, conversation, "--json")
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 first = json.loads(await process.stdout.readline())
                 await publisher.stream("r", "!", first=3, start=False)
                 received = [json.loads(await process.stdout.readline()) for _ in range(2)]
@@ -138,7 +139,7 @@ async def test_a_closed_pipe_ends_it_quietly(module_database, server):
         await publisher.stream("r", "ab", stop=False)
         process = await following(module_database, server, conversation)
         try:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(PATIENCE_S):
                 assert await process.stdout.readline() == b"assistant r  [in_progress]\n"
                 process._transport.get_pipe_transport(1).close()
                 for seq in range(3, 40):

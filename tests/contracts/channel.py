@@ -17,7 +17,7 @@ import pytest
 from ably import AblyException, AblyRealtime, AblyRest
 from ably.types.message import Message
 
-WITHIN_S = 15
+from waiting import PATIENCE_S
 
 
 @dataclass
@@ -35,7 +35,7 @@ class Service:
             options |= {"endpoint": f"{self.endpoint}:{self.port}", "tls": False}
         client = AblyRealtime(self.key, **options)
         self._stack.push_async_callback(client.close)
-        await asyncio.wait_for(client.connection.once_async("connected"), WITHIN_S)
+        await asyncio.wait_for(client.connection.once_async("connected"), PATIENCE_S)
         return client
 
     async def rest(self, **options):
@@ -57,7 +57,7 @@ def a_name(prefix="contract"):
 
 async def arriving(items, count):
     """Wait until *items* has *count* entries."""
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(PATIENCE_S):
         while len(items) < count:  # noqa: ASYNC110 - the SDK's listeners are plain functions
             await asyncio.sleep(0.01)
     return items

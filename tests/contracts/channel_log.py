@@ -12,6 +12,7 @@ import pytest
 from rehydrate.core.positions import at_or_before
 from rehydrate.errors import ChannelRefused, Unauthorized
 from rehydrate.ports import BacklogEnd, Discontinuity, Outgoing
+from waiting import PATIENCE_S
 
 HARD_TEXTS = {
     "japanese": "こんにちは、世界。ｶﾅ",
@@ -49,7 +50,7 @@ async def read(log, channel, **how):
         return [page async for page in pages]
 
 
-async def receive(subscription, count, *, within_s=10):
+async def receive(subscription, count, *, within_s=PATIENCE_S):
     """Return the next *count* items of a subscription, without the ends of backlogs."""
     got = []
     async with asyncio.timeout(within_s):

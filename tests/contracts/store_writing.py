@@ -11,6 +11,7 @@ from rehydrate.core import wire
 from rehydrate.core.fold import fold
 from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import Fenced, NotFound
+from waiting import PATIENCE_S
 
 
 class Together:
@@ -72,7 +73,7 @@ class Together:
         assert len((await store.load("c", limit=50, before=None)).finished) == 8
 
     async def test_other_conversations_do_not_wait(self, store) -> None:
-        async with store.locked("c", "ai:c"), asyncio.timeout(5):
+        async with store.locked("c", "ai:c"), asyncio.timeout(PATIENCE_S):
             await put(store, "d", response("m"))
 
     async def test_readers_do_not_wait_and_read_only_committed_writes(self, store) -> None:
@@ -82,7 +83,7 @@ class Together:
             fold(state, event_of("token", "m", 2, text="b"))
             fold(state, event_of("stop", "m", 3))
             await locked.put([state])
-            async with asyncio.timeout(5):
+            async with asyncio.timeout(PATIENCE_S):
                 during = await store.load("c", limit=1, before=None)
         assert (wire.message(during.open[0])["text"], during.finished) == ("a", [])
 

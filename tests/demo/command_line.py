@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-TIMEOUT_S = 60.0
+from waiting import PATIENCE_S
 
 
 class Ran(NamedTuple):
@@ -76,7 +76,7 @@ class Command:
 
     async def ready(self):
         """The URL of its line ``ready <url>``."""
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(PATIENCE_S):
             line = (await self._process.stdout.readline()).decode()
         word, _, self.url = line.strip().partition(" ")
         assert word == "ready", line + self._errors.decode()
@@ -84,7 +84,7 @@ class Command:
 
     async def line(self):
         """The next line of its standard output."""
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(PATIENCE_S):
             return await self._process.stdout.readline()
 
     def hear_no_more(self):
@@ -93,14 +93,14 @@ class Command:
 
     async def prints(self, text):
         """Wait until it prints *text* on standard error."""
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(PATIENCE_S):
             while text not in self.stderr_text:
                 self._heard.clear()
                 await self._heard.wait()
 
     async def end(self):
         """Wait for its end; return the rest of its output."""
-        async with asyncio.timeout(TIMEOUT_S):
+        async with asyncio.timeout(PATIENCE_S):
             out = await self._process.stdout.read()
             code = await self._process.wait()
             await self._reading
@@ -132,7 +132,7 @@ def processes_on(folder):
     return found
 
 
-async def all_gone(folder, within_s=30.0):
+async def all_gone(folder, within_s=PATIENCE_S):
     """Wait until no process uses *folder*."""
     deadline = time.monotonic() + within_s
     while found := processes_on(folder):

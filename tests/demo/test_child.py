@@ -7,6 +7,8 @@ import os
 import signal
 import sys
 
+from waiting import PATIENCE_S
+
 ENDS = "import os, sys, time; from rehydrate.demo import child; "
 
 
@@ -21,7 +23,7 @@ async def started(script):
 
 async def ended(process):
     try:
-        return await asyncio.wait_for(process.wait(), 30)
+        return await asyncio.wait_for(process.wait(), PATIENCE_S)
     finally:
         if process.returncode is None:
             process.kill()

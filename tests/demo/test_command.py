@@ -16,6 +16,7 @@ from demo.command_line import Command, all_gone, listening_ports, processes_on, 
 from rehydrate.demo.check import Join, Report
 from rehydrate.demo.command import _table
 from rehydrate.demo.texts import tokens_of
+from waiting import PATIENCE_S
 
 needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /proc")
 
@@ -23,7 +24,9 @@ needs_proc = pytest.mark.skipif(sys.platform != "linux", reason="looks into /pro
 async def inspected(tour):
     """Open the inspector at the printed URL, with the printed key."""
     key, page = re.search(r"admin key (\S+):\n\n +(http://\S+/ui)#/c/demo\n", tour).groups()
-    async with httpx.AsyncClient(headers={"authorization": f"Bearer {key}"}) as http:
+    async with httpx.AsyncClient(
+        headers={"authorization": f"Bearer {key}"}, timeout=PATIENCE_S
+    ) as http:
         answer = await http.get(page.removesuffix("/ui") + "/v1/admin/health")
         return (await http.get(page)).raise_for_status().text, answer.raise_for_status().json()
 
@@ -31,7 +34,7 @@ async def inspected(tour):
 async def shown(curl):
     """Return the answer to the ``curl`` command that the demo prints."""
     token, url = re.search(r"TOKEN=(\S+)\n.* (http://\S+)", curl).groups()
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         answer = await http.get(url, headers={"authorization": f"Bearer {token}"})
     return answer.raise_for_status().json()
 

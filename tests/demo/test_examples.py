@@ -11,6 +11,7 @@ from demo.command_line import ran
 from rehydrate.demo import examples
 from rehydrate.demo.examples import run_example, started_chat
 from rehydrate.errors import NotConfigured
+from waiting import PATIENCE_S
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +42,7 @@ async def test_a_chat_and_a_scripted_model_are_started_and_the_variables_printed
         assert f"export OPENAI_BASE_URL={chat.children[0].url}/v1" in chat.tour
         assert "export OPENAI_API_KEY=scripted" in chat.tour
         assert f"export ABLY_API_KEY={configured['ABLY_API_KEY']}" in chat.tour
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
             assert "<title>Chat" in (await http.get(url)).text
     with pytest.raises(httpx.ConnectError):
         httpx.get(url)

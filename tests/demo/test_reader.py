@@ -10,6 +10,7 @@ from ably.types.message import Message
 
 from localably import LocalAbly
 from rehydrate.demo.reader import join
+from waiting import PATIENCE_S
 
 EMPTY = {"messages": [], "reasons": [], "until": None, "rewind_from": None}
 
@@ -99,4 +100,4 @@ async def test_a_failing_call_raises_from_the_reader(ably):
         raise ConnectionError("no service")
 
     with pytest.raises(ConnectionError):
-        await asyncio.wait_for(join(ably, "room", load, lambda view: None), 10)
+        await asyncio.wait_for(join(ably, "room", load, lambda view: None), PATIENCE_S)

@@ -22,6 +22,7 @@ from postgres.embedded_owners import (
     starting_owners,
 )
 from rehydrate.embedded.postgres import EmbeddedError, EmbeddedPostgres
+from waiting import PATIENCE_S
 
 needs_root = pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
 
@@ -142,7 +143,7 @@ async def test_root_can_run_data_that_an_ordinary_user_created(owners) -> None:
         await run(read_url(owner), "create table kept as select 11 as x")
         assert Path(f"/proc/{EmbeddedPostgres(folder).pid}").stat().st_uid == user.pw_uid
         owner.stdin.close()
-        assert owner.wait(30) == 0
+        assert owner.wait(PATIENCE_S) == 0
         with EmbeddedPostgres(folder) as server:  # root becomes the owner of the data
             assert await run(server.url, "select x from kept") == [11]
             assert Path(f"/proc/{server.pid}").stat().st_uid == user.pw_uid

@@ -28,6 +28,7 @@ from postgres.embedded_owners import (
     wait_until,
 )
 from rehydrate.embedded.postgres import EmbeddedError, EmbeddedPostgres
+from waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -142,7 +143,7 @@ async def test_a_terminated_owner_ends_its_server_cleanly(tmp_path: Path, owners
     owner = owners(tmp_path)
     read_url(owner)
     owner.terminate()
-    assert owner.wait(30) == 0
+    assert owner.wait(PATIENCE_S) == 0
     assert "database system is shut down" in (tmp_path / "log").read_text()
 
 
@@ -162,7 +163,7 @@ async def test_the_server_of_a_killed_owner_ends_despite_a_forked_child(
     )
     try:
         read_url(owner)
-        assert owner.wait(30) == 9
+        assert owner.wait(PATIENCE_S) == 9
         wait_until(lambda: not (tmp_path / "data" / "postmaster.pid").exists())
     finally:
         with contextlib.suppress(ProcessLookupError):

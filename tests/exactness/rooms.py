@@ -29,8 +29,7 @@ from rehydrate.publish.publish_queue import PublishQueue
 from rehydrate.publish.respond import respond
 from rehydrate.record.catch_up import catch_up
 from rehydrate.record.import_messages import store_messages
-
-PATIENCE_S = 30
+from waiting import PATIENCE_S
 
 
 def now_ms():

@@ -16,6 +16,7 @@ from providers.conftest import scripted
 from rehydrate import History
 from scripted_openai.model import answer
 from telling import settings_for
+from waiting import PATIENCE_S
 
 
 class Chat(NamedTuple):
@@ -28,7 +29,7 @@ class Chat(NamedTuple):
     @asynccontextmanager
     async def visitor(self):
         """A visitor who has loaded the page, and a function that returns ids of the visitor's conversations."""
-        async with httpx.AsyncClient(base_url=self.url, timeout=30) as http:
+        async with httpx.AsyncClient(base_url=self.url, timeout=PATIENCE_S) as http:
             assert (await http.get("/")).status_code == 200
             owner = (await http.get("/me")).json()["owner"]
             yield http, lambda name: f"{owner}-{name}"

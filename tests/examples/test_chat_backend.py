@@ -15,6 +15,7 @@ from providers.conftest import eventually
 from scripted_openai.endpoint import Stall
 from scripted_openai.model import answer_text, output_text
 from scripted_openai.turns import ResponseTurn
+from waiting import PATIENCE_S
 
 both = pytest.mark.parametrize(
     "api",
@@ -38,7 +39,7 @@ async def ask(http, conversation, text):
 async def ended(http, conversation, response_id):
     """Wait for the end of the message; return it."""
     url = f"/history/v1/conversations/{conversation}/messages/{response_id}"
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             answer = await http.get(url)
             if answer.status_code == 200 and answer.json()["status"] != "in_progress":
@@ -122,7 +123,7 @@ async def test_another_visitor_has_no_access(chat):
             ("POST", f"/chat/{of('main')}/prompts"),
             ("POST", f"/chat/{of('main')}/responses/{response_id}/stop"),
         ]
-        async with httpx.AsyncClient(base_url=chat.url) as nobody:
+        async with httpx.AsyncClient(base_url=chat.url, timeout=PATIENCE_S) as nobody:
             for method, url in calls:
                 body = prompt_of("Hm") if url.endswith("prompts") else None
                 for caller, status in ((stranger, 403), (nobody, 401)):
@@ -132,7 +133,7 @@ async def test_another_visitor_has_no_access(chat):
 
 
 async def test_the_page_gets_a_strict_cookie_and_a_token_for_one_channel(chat):
-    async with httpx.AsyncClient(base_url=chat.url) as http:
+    async with httpx.AsyncClient(base_url=chat.url, timeout=PATIENCE_S) as http:
         page = await http.get("/")
         cookie = page.headers["set-cookie"]
         assert "HttpOnly" in cookie
@@ -204,7 +205,7 @@ async def test_answers_are_cancelled_at_shutdown(module_database, server, chat):
     async with chat.visitor() as (http, of):
         async with (
             served_beside(app) as url,
-            httpx.AsyncClient(base_url=url, cookies=http.cookies) as other,
+            httpx.AsyncClient(base_url=url, cookies=http.cookies, timeout=PATIENCE_S) as other,
         ):
             response_id = await ask(other, of("main"), "Why?")
             eventually(lambda: chat.model.endpoint.open_streams == 1)

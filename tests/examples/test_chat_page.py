@@ -10,11 +10,12 @@ import pytest
 
 from chat_backend.app import ABLY_JS
 from scripted_openai.model import answer_text, output_text
+from waiting import PATIENCE_S
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 QUESTIONS = ("What is the weather in Lisbon?", "Why do streams break?", "What is a seam?")
 SLOWLY_S, QUICKLY_S = 0.2, 0.002
-PATIENCE_MS = 30_000
+PATIENCE_MS = PATIENCE_S * 1000
 
 ARTICLES = """() => Object.fromEntries([...document.querySelectorAll('article')].map((each) => [
   each.dataset.id,

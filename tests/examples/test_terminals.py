@@ -13,6 +13,7 @@ from demo.command_line import environment, settings_on
 from localably import LocalAbly
 from providers.conftest import scripted
 from scripted_openai.model import answer, answer_text
+from waiting import PATIENCE_S
 
 EXAMPLES = Path(__file__).parents[2] / "examples"
 QUESTIONS = ("Why do streams break?", "What is a seam?", "Who reads this?")
@@ -40,7 +41,7 @@ async def program(name, *argv, **settings):
 async def until(process, holds):
     """Read the output of *process* until *holds* is true of it; return it."""
     output = ""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(PATIENCE_S):
         while not holds(output):
             line = await process.stdout.readline()
             assert line, (output, await process.stderr.read())
@@ -82,7 +83,7 @@ async def test_subscribers_assemble_interleaved_answers(database):
 @pytest.mark.slow
 async def test_a_program_without_settings_names_the_missing_one():
     async with program("subscriber.py") as process:
-        _, err = await asyncio.wait_for(process.communicate(), 60)
+        _, err = await asyncio.wait_for(process.communicate(), PATIENCE_S)
     assert process.returncode == 1
     assert b"REHYDRATE_DATABASE_URL" in err
 

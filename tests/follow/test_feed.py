@@ -15,6 +15,7 @@ from rehydrate.errors import ChannelRefused
 from rehydrate.history import History
 from rehydrate.publish import respond
 from telling import attachments, completed, history_over, publisher_to, reading, settings_for
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
@@ -62,7 +63,7 @@ async def test_one_attachment_serves_all_followers_and_ends_after_the_grace_peri
         async with reading(history, conversation) as three:
             await three.until(completed("r"))
             assert len(attachments(server, conversation)) == 1
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             while attachments(server, conversation):  # noqa: ASYNC110 - the server has no event for it
                 await asyncio.sleep(0.02)
         assert len(history._subscriptions) == 0
@@ -72,7 +73,7 @@ async def test_following_without_subscribe_capability_is_refused(module_database
     key = Key("app", "key", "s" * 32, ServerCapability({"*": ["history", "publish"]}))
     async with LocalAbly(keys=[key]) as server, history_over(module_database, server) as history:
         with pytest.raises(ChannelRefused):
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 await anext(history.follow(conversation))
 
 
@@ -160,14 +161,14 @@ async def test_a_cancel_reaches_the_response_that_it_names_and_no_follower(
         await follower.until(completed("other"))
         assert not requested.is_set()
         await publisher.say("cancel", rid="r")
-        await asyncio.wait_for(requested.wait(), 15)
+        await asyncio.wait_for(requested.wait(), PATIENCE_S)
         assert set(follower.reader.kinds) <= {"snapshot", "start", "token", "stop"}
 
 
 async def test_a_cancel_published_before_the_attach_is_received(history, conversation, publisher):
     await publisher.say("cancel", rid="r")
     async with history._subscriptions.cancels(conversation, "r") as requested:
-        await asyncio.wait_for(requested.wait(), 15)
+        await asyncio.wait_for(requested.wait(), PATIENCE_S)
 
 
 # -- missing messages -----------------------------------------------------------------------------
@@ -264,10 +265,10 @@ async def test_without_history_the_stored_part_comes_first_and_the_rest_once_his
     await publisher.stream("r", "abc", stop=False)
     with server.faults.on("fail_history", status=503) as failed:
         async with reading(history, conversation) as follower:
-            reader = await follower.until(lambda r: r.snapshots, within_s=30)
+            reader = await follower.until(lambda r: r.snapshots)
             assert not reader.snapshots[0]["complete"]
             assert reader.snapshots[0]["reasons"][0]["retry"]
             server.faults.clear("fail_history")
-            await follower.until(lambda r: r.snapshots[-1]["complete"], within_s=30)
+            await follower.until(lambda r: r.snapshots[-1]["complete"])
     assert failed.fired
     assert reader.texts == {"r": "abc"}

@@ -13,6 +13,7 @@ from localably import Key, LocalAbly, LocalAblySettings
 from localably.capability import ServerCapability
 from rehydrate.history import History
 from telling import Reader, history_over, publisher_to, reading, settings_for
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 LONG = "".join(chr(0x3042 + n % 80) for n in range(140))
@@ -134,7 +135,7 @@ async def late_rewind(database, conversation, strategy, capability=None):
 async def texts_shown(history, conversation, text):
     """Follow until the text of `r` is *text*; return every text that was shown."""
     reader, shown = Reader(), [""]
-    async with asyncio.timeout(15), aclosing(history.follow(conversation)) as events:
+    async with asyncio.timeout(PATIENCE_S), aclosing(history.follow(conversation)) as events:
         while shown[-1] != text:
             reader.take(await anext(events))
             shown.append(reader.texts.get("r", ""))
@@ -312,12 +313,12 @@ async def test_after_a_suspension_a_new_snapshot_has_the_messages_published_mean
         seen = []
         client.connection.on(lambda change: seen.append(change.current.value))
         await server.stop()
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             while "suspended" not in seen:  # noqa: ASYNC110 - set by an SDK callback
                 await asyncio.sleep(0.01)
         await server.start()
         for text in "bc":  # without seq, only the discontinuity shows that they are missing
             await publisher.say("token", text, rid="r")
-        reader = await follower.until(lambda r: "bc" in r.texts.get("r", ""), within_s=40)
+        reader = await follower.until(lambda r: "bc" in r.texts.get("r", ""))
     assert "again" in reader.kinds
     assert reader.texts["r"] in ("abc", "bc")

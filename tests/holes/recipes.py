@@ -15,7 +15,8 @@ from ably import AblyRealtime, AblyRest
 from ably.types.message import Message, MessageAction
 from ably.util.exceptions import AblyException
 
-PATIENCE_S = 30.0
+from waiting import PATIENCE_S
+
 STREAMING, DONE = "in progress", "completed"
 
 

@@ -8,6 +8,7 @@ from contextlib import aclosing
 import pytest
 
 from holes.recipes import ResumingAgent
+from waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -83,7 +84,7 @@ async def test_h25_prompts_are_skipped_for_ever(stage, row, agents):
     await agent.resuming.wait()
     await answered(stage, ours, most=1)
     await ask(stage, "P3")
-    await asyncio.wait_for(done.wait(), 10)
+    await asyncio.wait_for(done.wait(), PATIENCE_S)
     await agent.crash()
     theirs.clear()
     agent = agents(work)
@@ -114,7 +115,7 @@ async def test_h26_prompts_are_answered_out_of_order(stage, row, agents):
     await agent.resuming.wait()
     await answered(stage, ours, most=1)
     await ask(stage, "P3")
-    await asyncio.wait_for(resuming, 10)
+    await asyncio.wait_for(resuming, PATIENCE_S)
     await answered(stage, ours)
     assert theirs == ["P1", "P3", "P2"]
     assert ours == ["P1", "P2", "P3"]

@@ -16,9 +16,10 @@ from api.minting import ADMIN_KEY, SERVICE_KEY
 from api.serving import served_beside
 from rehydrate.history import History
 from rehydrate.settings import load_settings
+from waiting import PATIENCE_S
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-PATIENCE_MS = 15_000
+PATIENCE_MS = PATIENCE_S * 1000
 WIDE, NARROW = (1600, 1000), (400, 820)
 MOST_BYTES = 200_000
 SHOTS = Path(tempfile.gettempdir()) / "rehydrate-inspector"

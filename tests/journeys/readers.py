@@ -14,8 +14,8 @@ import pytest
 from ably import AblyRealtime
 
 from journeys.snippets import javascript, python_join
+from waiting import PATIENCE_S
 
-PATIENCE_S = 40.0
 HERE = Path(__file__).parent
 MODULES = HERE.parent / "js"
 
@@ -96,7 +96,7 @@ class Eye:
 async def by_python(target, texts, plans, *, status="completed"):
     """Join by stock ably-python and the README's Python, as each of *plans* says."""
     join = python_join()
-    async with httpx.AsyncClient(timeout=20) as http, asyncio.TaskGroup() as group:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http, asyncio.TaskGroup() as group:
         tasks = [
             group.create_task(_python_reader(target, http, join, plan, Eye(texts, status)))
             for plan in plans

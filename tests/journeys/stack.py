@@ -15,6 +15,7 @@ import jwt
 from rehydrate.demo.check import Target
 from rehydrate.demo.processes import Child
 from rehydrate.settings import Settings, load_settings
+from waiting import PATIENCE_S
 
 ORIGIN = "https://chat.example"
 SERVICE_KEY = secrets.token_urlsafe(24)
@@ -56,7 +57,7 @@ class Stack(NamedTuple):
     async def fault(self, name, **parameters):
         """A fault of the channel server, for as long as the block runs; gives its counts."""
         where = f"{self.ably.url}/localably/faults"
-        async with httpx.AsyncClient() as http:
+        async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
             switched = await http.put(f"{where}/{name}", json=parameters)
             assert switched.status_code == 200, switched.text
 

@@ -20,6 +20,7 @@ from journeys.readers import (
 from journeys.stack import stacked
 from rehydrate.demo.texts import tokens_of
 from rehydrate.history import History
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -103,8 +104,8 @@ async def test_what_the_published_ai_transport_says_is_read_whole(stack, convers
     async with History(stack.settings) as history:
         following = asyncio.create_task(followed(history, conversation))
         runs = await run_node("transport.mjs", job(stack, target, tokens))
-        last = await asyncio.wait_for(following, 30)
-    async with httpx.AsyncClient(timeout=20) as http:
+        last = await asyncio.wait_for(following, PATIENCE_S)
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         headers = {"authorization": f"Bearer {target.token}"}
         answer = (await http.get(target.hydrate_url, headers=headers)).json()
     found = {message["id"]: message for message in answer["messages"]}

@@ -10,7 +10,7 @@ import pytest
 from localably import LocalAbly
 from rehydrate import NewMessage
 from telling import history_over, publisher_to
-from waiting import until
+from waiting import PATIENCE_S, until
 
 SETTINGS = {"lease_s": 1.0, "idle_limit_ms": 1000, "retention_ms": 2000}
 
@@ -75,7 +75,7 @@ class Jobs:
 
     async def erasure_watch(self, history, server, conversation):
         await history.store_messages(conversation, [NewMessage("p", "user", text="hi")])
-        async with asyncio.timeout(20), history.joined(conversation) as follower:
+        async with asyncio.timeout(PATIENCE_S), history.joined(conversation) as follower:
             assert (await anext(follower)).data["messages"]
             async with history._store.locked(conversation, f"ai:{conversation}") as locked:
                 await locked.erase(history._channel.now_ms(), ["p"])  # as another process does

@@ -10,6 +10,7 @@ import pytest
 
 from journeys.readers import by_javascript, by_python, must_show, plans, skip_without_node
 from rehydrate.demo.texts import tokens_of
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -31,7 +32,7 @@ async def _publish(history, conversation_id, id_, said):
 
 async def hydrates(target):
     """How many answers the service has given."""
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         told = (await http.get(f"{target.url}/metrics")).text
     return sum(map(float, re.findall(r"rehydrate_hydrates_total\{.*\} (\S+)", told)))
 

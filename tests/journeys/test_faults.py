@@ -9,6 +9,7 @@ import pytest
 
 from journeys.readers import by_javascript, by_python, must_show, plans, skip_without_node
 from journeys.streams import Streams
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -27,7 +28,7 @@ async def everybody(stack, history, streams, folder, joins, *, meanwhile=None):
 
 async def attached(http, channel, count):
     """Wait until so many are attached to *channel*."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             channels = (await http.get("/channels")).json()["channels"]
             if any(c["name"] == channel and c["attachments"] >= count for c in channels):
@@ -56,7 +57,9 @@ async def test_readers_whose_connections_are_cut_show_the_truth(
     joins = plans(0.5, 2)
 
     async def cut():
-        async with httpx.AsyncClient(base_url=f"{stack.ably.url}/localably") as http:
+        async with httpx.AsyncClient(
+            base_url=f"{stack.ably.url}/localably", timeout=PATIENCE_S
+        ) as http:
             await attached(http, stack.settings.channel_of(conversation), len(joins))
             assert (await http.post("/cut", json={})).json()["cut"] >= len(joins)
             await asyncio.sleep(1.5)

@@ -14,6 +14,7 @@ from journeys.stack import stacked
 from rehydrate.demo.check import check
 from rehydrate.demo.processes import Child
 from rehydrate.demo.texts import tokens_of
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -26,7 +27,7 @@ async def alone(database, without_settings):
 
 
 async def responses(target):
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         headers = {"authorization": f"Bearer {target.token}"}
         answer = (await http.get(target.hydrate_url, headers=headers)).raise_for_status().json()
     assert answer["complete"], answer["reasons"]
@@ -35,7 +36,7 @@ async def responses(target):
 
 async def three_streams(target):
     """Wait until three responses stream; their ids."""
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             await asyncio.sleep(0.5)
             found = {m["id"] for m in await responses(target) if m["status"] == "in_progress"}

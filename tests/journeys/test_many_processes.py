@@ -20,11 +20,11 @@ from rehydrate import History
 from rehydrate.demo.processes import Child
 from rehydrate.demo.texts import tokens_of
 from upgrading.versions import ROOT, Worker
+from waiting import PATIENCE_S
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 LEASE_S = 3
-PATIENCE_S = 60
 DYING = [f"dying-{number}" for number in range(8)]
 
 
@@ -45,7 +45,7 @@ async def services(alone):
         )
         clients = [
             await stack.enter_async_context(
-                httpx.AsyncClient(base_url=each.url, headers=headers, timeout=30)
+                httpx.AsyncClient(base_url=each.url, headers=headers, timeout=PATIENCE_S)
             )
             for each in (alone.service, second)
         ]
@@ -65,14 +65,14 @@ async def recorded(client):
 
 
 async def both_record(clients):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         for client in clients:
             while not await recorded(client):  # noqa: ASYNC110 - it is another process
                 await asyncio.sleep(0.1)
 
 
 async def begins(client, id_):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not (await shown(client, id_)).get(id_, ("",))[0]:  # noqa: ASYNC110 - as above
             await asyncio.sleep(0.1)
 

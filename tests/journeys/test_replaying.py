@@ -17,6 +17,7 @@ from rehydrate import History
 from rehydrate.core.codecs import decode_all
 from rehydrate.demo.processes import Child
 from rehydrate.demo.texts import tokens_of
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
@@ -40,7 +41,9 @@ class Admin:
 
     async def _ask(self, method, path, **how):
         headers = {"authorization": f"Bearer {ADMIN_KEY}"}
-        async with httpx.AsyncClient(base_url=self.url, headers=headers, timeout=20) as http:
+        async with httpx.AsyncClient(
+            base_url=self.url, headers=headers, timeout=PATIENCE_S
+        ) as http:
             answer = await http.request(method, path, **how)
         assert answer.is_success, answer.text
         return answer.json()
@@ -53,7 +56,7 @@ class Admin:
 
     async def reached(self, replay_id, done):
         """The replay, once it has said so many chunks, or has ended."""
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             while True:
                 found = await self._ask("GET", f"/v1/admin/replays/{replay_id}")
                 if found["done"] >= done or found["state"] in {"done", "failed", "cancelled"}:
@@ -71,7 +74,10 @@ async def said_of(history, channel, replay_id):
 
 
 async def attached(ably, channel, count):
-    async with httpx.AsyncClient(base_url=ably.url) as http, asyncio.timeout(30):
+    async with (
+        httpx.AsyncClient(base_url=ably.url, timeout=PATIENCE_S) as http,
+        asyncio.timeout(PATIENCE_S),
+    ):
         while True:
             channels = (await http.get("/localably/channels")).json()["channels"]
             if any(c["name"] == channel and c["attachments"] >= count for c in channels):

@@ -97,7 +97,7 @@ async def test_after_a_stall_every_task_works_and_every_reader_goes_on(server_of
         assert errors  # it was noticed
         assert {type(error) for error in errors if not isinstance(error, StoreUnavailable)} == set()
         await publisher.stream("r1", "after", first=8, start=False)
-        shown = await before.until(completed("r1", "r2"), within_s=60)
+        shown = await before.until(completed("r1", "r2"))
         assert shown.texts == {"r1": "before after", "r2": "one two three"}
         assert shown.wrong == []
         async with reading(history, "c") as late:

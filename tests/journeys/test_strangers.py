@@ -8,6 +8,7 @@ from ably.util.exceptions import AblyException
 
 from journeys.readers import Plan, by_python
 from journeys.stack import ORIGIN, SERVICE_KEY
+from waiting import PATIENCE_S
 
 SECRET = "nobody else may see this"
 
@@ -15,7 +16,7 @@ SECRET = "nobody else may see this"
 @pytest.fixture
 async def told(stack, conversation):
     """A conversation that holds a text."""
-    async with httpx.AsyncClient(base_url=stack.service.url) as http:
+    async with httpx.AsyncClient(base_url=stack.service.url, timeout=PATIENCE_S) as http:
         answer = await http.post(
             f"/v1/conversations/{conversation}/messages",
             headers={"authorization": f"Bearer {SERVICE_KEY}"},
@@ -27,7 +28,7 @@ async def told(stack, conversation):
 
 async def asked(target, token, **headers):
     headers = {"authorization": f"Bearer {token}", **headers}
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         return await http.get(target.hydrate_url, headers=headers)
 
 
@@ -72,7 +73,7 @@ async def test_pages_of_the_origin_that_is_set_may_call(stack, told):
     answer = await asked(target, target.token, origin=ORIGIN)
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == ORIGIN
-    async with httpx.AsyncClient() as http:
+    async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         preflight = await http.options(
             target.hydrate_url,
             headers={

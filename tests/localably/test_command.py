@@ -14,6 +14,7 @@ import pytest
 from channel_server.command_line import KEY, running
 from channel_server.node import run_scenario
 from localably.command import main
+from waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
@@ -22,7 +23,7 @@ async def test_it_says_where_it_is_ready_and_ends_cleanly(number):
         async with aiohttp.ClientSession() as session, session.get(f"{url}/time") as answer:
             assert answer.status == 200
         process.send_signal(number)
-        async with asyncio.timeout(10):
+        async with asyncio.timeout(PATIENCE_S):
             out, err = await process.communicate()
         assert (process.returncode, out) == (0, b"")
         assert b"secret" not in err
@@ -36,7 +37,7 @@ async def test_a_taken_port_is_an_error_and_exit_code_2():
             sys.executable, "-m", "localably", "--port", port,
             stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
-        _, err = await asyncio.wait_for(other.communicate(), 20)
+        _, err = await asyncio.wait_for(other.communicate(), PATIENCE_S)
         assert other.returncode == 2
         assert b"in use" in err
 

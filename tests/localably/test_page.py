@@ -6,6 +6,8 @@ import shutil
 
 import pytest
 
+from waiting import PATIENCE_S
+
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
@@ -34,12 +36,12 @@ async def test_a_browser_shows_channels_as_they_come_and_go(server, clients):
             page.on("console", lambda m: problems.append(m.text) if m.type == "error" else None)
             await page.goto(server.url)
             row = page.get_by_role("row", name="mutable:room <b>")
-            await row.wait_for(timeout=10_000)
+            await row.wait_for(timeout=PATIENCE_S * 1000)
             assert (await row.locator("td").all_inner_texts())[1:4] == ["1", "1", "1"]
             await client.channels.get("another").attach()
             server.faults.set("freeze", count=0)
-            await page.get_by_role("row", name="another").wait_for(timeout=10_000)
-            await page.get_by_text("freeze").first.wait_for(timeout=10_000)
+            await page.get_by_role("row", name="another").wait_for(timeout=PATIENCE_S * 1000)
+            await page.get_by_text("freeze").first.wait_for(timeout=PATIENCE_S * 1000)
             assert str(server.port) in await page.locator("#javascript").inner_text()
             assert server.key.split(":")[1] not in await page.content()
             assert problems == []

@@ -7,6 +7,7 @@ import asyncio
 from channel_server.clients import arrives, into
 from channel_server.worlds import World
 from localably.frames import Action, Flag
+from waiting import PATIENCE_S
 
 
 async def test_enter_update_get_and_leave(js):
@@ -32,7 +33,7 @@ async def test_python_enters_gets_and_leaves(clients):
     await bob.channels.get("room").presence.subscribe(into(events))
     await ann.channels.get("room").presence.enter("hi")
     await arrives(events, 1)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         members = await bob.channels.get("room").presence.get()
     assert [(m.client_id, m.data) for m in members] == [("ann", "hi")]
     await ann.channels.get("room").presence.leave()

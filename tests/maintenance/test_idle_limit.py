@@ -11,6 +11,7 @@ from localably import LocalAbly
 from rehydrate.history import History
 from rehydrate.ports import Outgoing
 from rehydrate.settings import load_settings
+from waiting import PATIENCE_S
 
 LIMIT_MS = 1000
 
@@ -48,7 +49,7 @@ async def say(history, conversation_id, seq, name, text=None):
 
 
 async def once(history, conversation_id, status):
-    async with asyncio.timeout(30):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             (message,) = (await history.hydrate(conversation_id)).messages
             if message["status"] == status:
@@ -77,7 +78,7 @@ async def test_a_follower_in_this_process_receives_the_end(history):
     await say(history, "told", 0, "start")
     await say(history, "told", 1, "token", "a")
     await history.catch_up("told")
-    async with asyncio.timeout(30), history.joined("told") as follower:
+    async with asyncio.timeout(PATIENCE_S), history.joined("told") as follower:
         await received_the_end(follower)
 
 
@@ -95,7 +96,7 @@ async def test_followers_in_every_process_receive_the_end_whichever_process_ende
     await say(history, "all", 1, "token", "a")
     await history.catch_up("all")
     async with (
-        asyncio.timeout(30),
+        asyncio.timeout(PATIENCE_S),
         history.joined("all") as here,
         other.joined("all") as there,
         asyncio.TaskGroup() as group,

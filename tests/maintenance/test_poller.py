@@ -13,9 +13,10 @@ from rehydrate.history import History
 from rehydrate.maintenance.poller import Poller
 from rehydrate.ports import Outgoing
 from rehydrate.settings import load_settings
+from waiting import PATIENCE_S
 
 
-async def until(condition, *, within_s=10.0):
+async def until(condition, *, within_s=PATIENCE_S):
     async with asyncio.timeout(within_s):
         while not condition():  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(0.01)
@@ -47,7 +48,7 @@ async def say(history, channel, text, id_="p-1"):
 
 
 async def recorded(history, conversation_id):
-    async with asyncio.timeout(15):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             page = (await history._store.load(conversation_id, limit=10, before=None)).finished
             if page:
@@ -96,7 +97,7 @@ async def test_conversations_that_this_process_publishes_in_are_recorded_with_ot
         await say(history, "ai:own", "a prompt")
         async with history.respond("own", "r-1") as response:
             response.write("an answer")
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             while len(ids := await recorded(history, "own")) < 2:  # noqa: ASYNC110 - there is no event to await
                 await asyncio.sleep(0.05)
         assert set(ids) == {"p-1", "r-1"}

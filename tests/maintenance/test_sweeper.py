@@ -21,11 +21,11 @@ from rehydrate.publish import respond as responding
 from rehydrate.publish.publish_queue import PublishQueue
 from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
 LEASE_S = 1.0
-WITHIN_S = 30.0
 
 
 @pytest.fixture
@@ -72,7 +72,7 @@ async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="
 
 
 async def ended(history, conversation_id, response_id):
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             messages = (await history.hydrate(conversation_id)).messages
             found = [m for m in messages if m["id"] == response_id]
@@ -82,14 +82,14 @@ async def ended(history, conversation_id, response_id):
 
 
 async def until(condition):
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(0.05)
 
 
 async def stops(history, conversation_id, response_id):
     """Return the stops of a response on the channel, once there is one."""
-    async with asyncio.timeout(WITHIN_S):
+    async with asyncio.timeout(PATIENCE_S):
         while True:
             found = []
             async for page in history._channel.history(f"ai:{conversation_id}"):
@@ -239,7 +239,7 @@ async def test_a_publisher_that_waits_for_acknowledgements_keeps_its_lease(histo
         ending = asyncio.create_task(responding.__aexit__(None, None, None))
         await asyncio.sleep(3 * LEASE_S)
         assert not ending.done()  # the frozen server acknowledges nothing
-    await asyncio.wait_for(ending, 40)
+    await asyncio.wait_for(ending, PATIENCE_S)
     message = await ended(history, "sweep-8", "r1")
     assert (message["status"], message["text"]) == ("completed", "first last")
 

@@ -18,7 +18,7 @@ from rehydrate.maintenance.verify import verify
 from rehydrate.ports import Outgoing
 from rehydrate.publish import respond as responding
 from rehydrate.settings import load_settings
-from waiting import until
+from waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -193,7 +193,7 @@ async def test_the_command_prints_the_differences_and_exits_with_1(history, data
         process = await asyncio.create_subprocess_exec(
             sys.executable, "-m", "rehydrate", *arguments, env=environment, stdout=-1
         )
-        async with asyncio.timeout(60):
+        async with asyncio.timeout(PATIENCE_S):
             said, _ = await process.communicate()
         return process.returncode, said.decode()
 

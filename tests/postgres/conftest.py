@@ -16,6 +16,7 @@ import pytest
 
 from rehydrate.embedded.binaries import identity, run_as
 from rehydrate.postgres.url import connect_arguments
+from waiting import PATIENCE_S
 
 SETTINGS = """
 [databases]
@@ -79,4 +80,4 @@ async def pooled_database(database: str) -> AsyncIterator[str]:
             yield url
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE_S)

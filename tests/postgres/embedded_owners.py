@@ -13,6 +13,8 @@ from pathlib import Path
 
 import asyncpg
 
+from waiting import PATIENCE_S
+
 OWNER = textwrap.dedent(
     """
     import signal, sys
@@ -91,7 +93,7 @@ async def run(url: str, *statements: str) -> list[object]:
 
 
 async def run_when_back(url: str, statement: str) -> object:
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + PATIENCE_S
     while True:
         try:
             return (await run(url, statement))[0]

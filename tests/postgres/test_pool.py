@@ -147,12 +147,12 @@ async def test_waiting_for_a_lock_times_out(store, monkeypatch) -> None:
 
 
 async def test_waiting_for_a_pooled_connection_times_out(database: str, monkeypatch) -> None:
-    monkeypatch.setattr(pool_module, "POOL_TIMEOUT_S", 0.1)
     async with opened(database, pool_size=1) as store:
         async with store.locked("c", "ai:c"):
+            monkeypatch.setattr(pool_module, "POOL_TIMEOUT_S", 0.1)
             with pytest.raises(StoreUnavailable):
                 await put(store, "d", response("m"))
-        monkeypatch.setattr(pool_module, "POOL_TIMEOUT_S", 5.0)
+            monkeypatch.undo()
         await put(store, "d", response("m"))
 
 

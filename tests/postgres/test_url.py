@@ -19,6 +19,7 @@ import pytest
 from rehydrate.embedded.binaries import identity, run_as
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.postgres.url import DatabaseUrlError, behind_pooler, connect_arguments, redacted
+from waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -362,7 +363,7 @@ def pooler(parts: Parts) -> Iterator[int]:
             yield port
         finally:
             process.terminate()
-            process.wait(30)
+            process.wait(PATIENCE_S)
 
 
 async def test_a_pooler_is_detected_and_a_server_is_not(

@@ -12,6 +12,7 @@ import pytest
 import uvicorn
 
 from scripted_openai.endpoint import ScriptedEndpoint
+from waiting import PATIENCE_S
 
 
 class Vendor:
@@ -37,7 +38,7 @@ def served(app):
         thread = threading.Thread(target=server.run, kwargs={"sockets": [listening]}, daemon=True)
         thread.start()
         try:
-            deadline_s = time.monotonic() + 20
+            deadline_s = time.monotonic() + PATIENCE_S
             while not server.started:
                 assert thread.is_alive()
                 assert time.monotonic() < deadline_s

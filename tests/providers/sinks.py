@@ -8,6 +8,7 @@ from typing import Any
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.text.assembly import spoken_text
+from waiting import PATIENCE_S
 
 
 class Folded:
@@ -25,7 +26,7 @@ class Folded:
         """Wait until the text so far equals *text*."""
         while self.text != text:
             self._grown.clear()
-            await asyncio.wait_for(self._grown.wait(), 20)
+            await asyncio.wait_for(self._grown.wait(), PATIENCE_S)
 
     @property
     def parts(self) -> list[dict[str, Any]]:

@@ -17,6 +17,7 @@ from rehydrate.errors import BadParameter, Conflict, Fenced
 from scripted_openai.endpoint import Raw, Stall
 from scripted_openai.turns import ResponseTurn, RunTurn
 from telling import history_over, publisher_to, reading
+from waiting import PATIENCE_S
 
 ASK = {"model": "gpt-5"}
 STORY = "Once upon a time."
@@ -165,7 +166,7 @@ async def test_a_cancel_on_the_channel_stops_the_answer_and_the_vendor(
         else:
             async with publisher_to(server, f"ai:{conversation}") as publisher:
                 await publisher.say("cancel", rid="r")
-        driven = await asyncio.wait_for(running, 20)
+        driven = await asyncio.wait_for(running, PATIENCE_S)
         reader = await follower.until(lambda r: "stop" in r.kinds)
     assert driven.outcome.status == "cancelled"
     assert driven.outcome.response_ids == ("resp_1",)
@@ -208,7 +209,7 @@ async def test_erasing_the_conversation_stops_the_answer_and_the_vendor(
         await follower.until(lambda r: r.texts.get("r"))
         await history.erase(conversation)
         with pytest.raises(Fenced):
-            await asyncio.wait_for(running, 30)
+            await asyncio.wait_for(running, PATIENCE_S)
     assert (await history.hydrate(conversation)).messages == []
     eventually(lambda: vendor.endpoint.open_streams == 0)
 
@@ -376,7 +377,7 @@ async def test_a_queued_run_can_be_cancelled(history, conversation, vendor):
             await follower.until(lambda r, i=response_id, s=shown: r.texts.get(i) == s)
         for response_id in ("r2", "r1"):
             await history.cancel(conversation, response_id)
-        driven = [await asyncio.wait_for(run, 20) for run in runs]
+        driven = [await asyncio.wait_for(run, PATIENCE_S) for run in runs]
         vendor.endpoint.answer = run_of
         tools = {"weather": weather}
         after = await history.run_openai_assistant(

@@ -15,6 +15,7 @@ from rehydrate.providers.responses_driver import run_responses
 from rehydrate.providers.toolbox import Tool
 from scripted_openai.endpoint import CUT, Raw, Stall
 from scripted_openai.turns import ResponseTurn
+from waiting import PATIENCE_S
 
 ASK = {"model": "gpt-5", "input": "What is the weather?"}
 
@@ -280,7 +281,7 @@ async def test_the_sync_client_does_not_block_the_event_loop(vendor):
 
     def answer(asked):
         asked_for.set()
-        assert loop_runs.wait(20), "the client keeps the event loop from running"
+        assert loop_runs.wait(PATIENCE_S), "the client keeps the event loop from running"
         return turns[asked.number]
 
     async def run_on() -> None:

@@ -12,6 +12,7 @@ import pytest
 from rehydrate.errors import BadParameter
 from rehydrate.providers.toolbox import CALLS_AT_ONCE, Tool, Toolbox
 from rehydrate.providers.vendor_events import RESULT_BYTES_MAX, ToolCallDone
+from waiting import PATIENCE_S
 
 
 def call(name, args="", call_id="call_1", kind="function_call"):
@@ -158,7 +159,11 @@ async def _late():
 )
 async def test_errors_that_a_model_cannot_correct_are_failures(name, args, code):
     released = threading.Event()
-    tools = {"weather": weather, "hang": asyncio.Event().wait, "block": lambda: released.wait(20)}
+    tools = {
+        "weather": weather,
+        "hang": asyncio.Event().wait,
+        "block": lambda: released.wait(PATIENCE_S),
+    }
     tools["hang"] = Tool(asyncio.Event().wait, "", {}, timeout_s=0.05)
     try:
         answer = await Toolbox(tools, timeout_s=0.05).answer(call(name, args))

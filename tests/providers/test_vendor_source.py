@@ -8,6 +8,7 @@ import threading
 import pytest
 
 from rehydrate.providers.vendor_source import Exhausted, VendorSource
+from waiting import PATIENCE_S
 
 
 def source(origin, idle_timeout_s=20.0):
@@ -85,7 +86,7 @@ async def test_a_sync_source_does_not_block_the_event_loop():
 
     def blocking():
         asked.set()
-        assert answered.wait(20), "the loop does not run"
+        assert answered.wait(PATIENCE_S), "the loop does not run"
         yield "now"
 
     reading = source(blocking())
@@ -104,7 +105,7 @@ async def test_silence_is_limited(blocking):
     release = threading.Event()
 
     def silent():
-        release.wait(20)
+        release.wait(PATIENCE_S)
         yield
 
     async def silent_too():

@@ -12,6 +12,7 @@ from rehydrate.context import PublishOptions
 from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.publish.checkpoints import Checkpoints
+from waiting import PATIENCE_S
 
 TEXT = "むかし👩‍👩‍👧é\u0302ab"
 
@@ -98,7 +99,7 @@ class TestTheStream:
                 response.write(letter)
                 await room.heard(1 + len(response.text))
                 assert await room.shown() == {"r": (response.text, "in_progress")}
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while (await room.stored())["r"][0] != "abc":  # noqa: ASYNC110 - a task writes
                     await asyncio.sleep(0.01)
 
@@ -253,7 +254,7 @@ class TestWhoseItIs:
                     zombie.write("again")
                     await room.heard(5)
                     assert await room.shown() == {"r": ("second", "in_progress")}
-                async with asyncio.timeout(20):
+                async with asyncio.timeout(PATIENCE_S):
                     while True:
                         zombie.write("x")
                         await asyncio.sleep(0.01)

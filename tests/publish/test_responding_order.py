@@ -11,6 +11,7 @@ import pytest
 from exactness.rooms import Gate, Paused, channel_of, open_house, within
 from rehydrate.core.client_view import View
 from rehydrate.errors import ChannelUnavailable
+from waiting import PATIENCE_S
 
 
 @pytest.fixture(scope="module")
@@ -80,7 +81,7 @@ class TestLaw7:
                 async with room.respond("r") as response:
                     for letter in "abcde":
                         response.write(letter)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while not delivered or delivered[-1].name != "stop":  # noqa: ASYNC110 - filled by the SDK
                     await asyncio.sleep(0.01)
         names = [m.name for m in delivered]
@@ -120,7 +121,7 @@ class TestLaw7:
             async with room.respond("r") as response:
                 response.write("draft")
                 response.finish(parts=parts)
-            async with asyncio.timeout(20):
+            async with asyncio.timeout(PATIENCE_S):
                 while not delivered or delivered[-1].name != "stop":  # noqa: ASYNC110 - filled by the SDK
                     await asyncio.sleep(0.01)
         assert (await room.shown())["r"] == (text, "completed")

@@ -12,6 +12,7 @@ from rehydrate.context import PublishOptions
 from rehydrate.errors import ChannelUnavailable, Fenced, TooLarge
 from rehydrate.publish import response_writer as module
 from rehydrate.publish.response_writer import Ending, ResponseWriter
+from waiting import PATIENCE_S
 
 
 class ManualQueue:
@@ -133,7 +134,7 @@ async def test_the_end_waits_for_outstanding_acknowledgements(out, queue):
     await asyncio.sleep(0)
     assert not ending.done()
     queue.acknowledge()
-    assert [event.kind for event in await asyncio.wait_for(ending, 10)] == ["stop"]
+    assert [event.kind for event in await asyncio.wait_for(ending, PATIENCE_S)] == ["stop"]
 
 
 @pytest.mark.parametrize("refused", [0, 1, 2])

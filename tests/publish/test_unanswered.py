@@ -15,6 +15,7 @@ from rehydrate.publish import unanswered as unanswered_module
 from rehydrate.publish.unanswered import unanswered
 from rehydrate.record.import_messages import NewMessage
 from telling import history_over, publisher_to
+from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
@@ -124,7 +125,7 @@ async def test_a_prompt_whose_claim_was_not_answered_is_yielded_at_once(
             return await plain(*terms)
 
         agent._store.claim = claim
-        async with asyncio.timeout(15):  # less than a claim lasts
+        async with asyncio.timeout(PATIENCE_S):  # less than a claim lasts
             assert await ids(agent.unanswered(conversation)) == ["p1"]
         assert proxy.answers_lost == 1
 
@@ -196,7 +197,7 @@ async def test_a_live_prompt_waits_behind_earlier_ones(history, conversation, pu
     await send(publisher, "p1", "p2")
     found = []
     async with aclosing(history.unanswered(conversation, wait=True)) as prompts:
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             async for prompt in prompts:
                 found.append(prompt.id)
                 if prompt.id == "p1":
@@ -219,7 +220,7 @@ async def test_a_prompt_left_without_a_response_is_not_yielded_twice_in_a_row(
         await asyncio.sleep(0.5)
         assert not nothing.done()
         await send(publisher, "p2")
-        async with asyncio.timeout(15):
+        async with asyncio.timeout(PATIENCE_S):
             assert (await nothing).id == "p2"
 
 

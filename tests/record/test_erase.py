@@ -13,6 +13,7 @@ from rehydrate.history import History
 from rehydrate.ports import Outgoing
 from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
+from waiting import PATIENCE_S
 
 
 @pytest.fixture
@@ -189,7 +190,7 @@ async def test_followers_in_every_process_receive_an_empty_snapshot(history, ano
     await history.catch_up("e10")
     async with (
         another() as elsewhere,
-        asyncio.timeout(30),
+        asyncio.timeout(PATIENCE_S),
         history.joined("e10") as here,
         elsewhere.joined("e10") as there,
     ):

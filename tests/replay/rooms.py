@@ -10,8 +10,8 @@ from typing import NamedTuple
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.fold import MessageState, fold
 from telling import history_over
+from waiting import PATIENCE_S
 
-PATIENCE_S = 20.0
 TOKENS = ["Once ", "upon ", "a ", "time ", "there ", "was ", "むかし", "👩‍👩‍👧", "."]
 
 

@@ -16,6 +16,7 @@ from rehydrate.errors import ChannelRefused, ChannelUnavailable, StoreUnavailabl
 from rehydrate.permits import PermitExpired, PublishPermit, TextErased
 from rehydrate.replay import player as playing
 from rehydrate.replay.player import Player
+from waiting import PATIENCE_S
 
 TERMS = ReplayTerms("stream", 0, "ai:c", 0, 1000.0)
 TEXT = "abcdefghijklmnop"
@@ -62,7 +63,7 @@ class Wire:
     async def until(self, count):
         """Wait until *count* events were accepted."""
         self._wanted = count
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(PATIENCE_S):
             await self._reached.wait()
 
     def take(self, event):
@@ -242,7 +243,7 @@ async def test_what_still_waits_for_its_turn_is_given_up_with_the_player(kept):
     player, sent = kept.player(), asyncio.Event()
     queue = player._outlet = Queue()
     playing_on = asyncio.create_task(player.play())
-    await asyncio.wait_for(sent.wait(), 20)
+    await asyncio.wait_for(sent.wait(), PATIENCE_S)
     playing_on.cancel()
     with pytest.raises(asyncio.CancelledError):
         await playing_on

@@ -11,6 +11,7 @@ from rehydrate.core.replay.schedule import Replay, ReplayTerms
 from rehydrate.errors import StoreUnavailable
 from rehydrate.replay import replay_run
 from rehydrate.replay.replay_run import ReplayRun
+from waiting import PATIENCE_S
 
 REPLAY = Replay(
     "c", "x", "r", "ai:c", ReplayTerms(channel="ai:c"), "running", 5, 1.0, "admin:1", 0, {}
@@ -76,7 +77,7 @@ def made_run(ledger):
 
 
 async def test_the_lease_is_renewed_while_the_replay_runs(run, ledger):
-    async with asyncio.timeout(20), run.lease():
+    async with asyncio.timeout(PATIENCE_S), run.lease():
         for _ in range(3):
             await ledger.kept.acquire()
 
@@ -84,19 +85,19 @@ async def test_the_lease_is_renewed_while_the_replay_runs(run, ledger):
 async def test_a_run_that_lost_its_lease_is_cut_off(run, ledger):
     ledger.answer = None
     with pytest.raises(LeaseLost):
-        async with asyncio.timeout(20), run.lease():
+        async with asyncio.timeout(PATIENCE_S), run.lease():
             await asyncio.Event().wait()
 
 
 async def test_a_short_outage_of_the_store_does_not_cut_a_run_off(run, ledger, monkeypatch):
     ledger.away = True
-    async with asyncio.timeout(20), run.lease():
+    async with asyncio.timeout(PATIENCE_S), run.lease():
         for _ in range(3):
             await ledger.kept.acquire()
     monkeypatch.setattr(replay_run, "LEASE_S", 0.0)
     run = made_run(ledger)
     with pytest.raises(LeaseLost):
-        async with asyncio.timeout(20), run.lease():
+        async with asyncio.timeout(PATIENCE_S), run.lease():
             await asyncio.Event().wait()
 
 
@@ -122,7 +123,7 @@ async def test_a_cancellation_reaches_the_player_at_once(ledger, monkeypatch):
     monkeypatch.setattr(replay_run, "RENEW_EVERY_S", 60)
     run = made_run(ledger)
     ledger.answer = "cancel"
-    async with asyncio.timeout(20), run.lease():
+    async with asyncio.timeout(PATIENCE_S), run.lease():
         run.renew_now()
         await run.player.cancelled.wait()
 
@@ -131,7 +132,7 @@ async def test_an_erased_replay_keeps_its_lease_and_loses_its_permit(run, ledger
     await run.permit.renew()
     assert run.permit.is_valid()
     ledger.answer = "erased"
-    async with asyncio.timeout(20), run.lease():
+    async with asyncio.timeout(PATIENCE_S), run.lease():
         await run.player.cancelled.wait()
         for _ in range(3):
             await ledger.kept.acquire()

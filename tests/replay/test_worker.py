@@ -14,6 +14,7 @@ from rehydrate.errors import ChannelUnavailable
 from rehydrate.replay import replay_run, worker
 from replay.rooms import TOKENS, folded, room_over
 from telling import publisher_to, reading
+from waiting import PATIENCE_S
 
 LONG = [f"{number} " for number in range(40)]
 SLOW = {"speed": 0, "max_rate": 20}
@@ -40,7 +41,7 @@ async def kill(dying):
 
 
 async def until(condition):
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(PATIENCE_S):
         while not condition():  # noqa: ASYNC110 - there is no event to await
             await asyncio.sleep(0.02)
 
@@ -163,7 +164,7 @@ async def test_a_replay_whose_store_is_away_stops_before_an_erasure_is_answered(
         await asyncio.sleep(0.5)
         assert texts(await there.events(replay)) == published
         await cable.connect()
-        ended = await there.ended(replay, within_s=30)
+        ended = await there.ended(replay)
         events = await there.events(replay)
     assert (ended.state, ended.error["code"]) == ("cancelled", "erased")
     assert texts(events) == published

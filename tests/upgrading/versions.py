@@ -12,9 +12,10 @@ import sys
 import tarfile
 from pathlib import Path
 
+from waiting import PATIENCE_S
+
 ROOT = Path(__file__).parents[2]
 WORKER = Path(__file__).with_name("worker.py")
-PATIENCE_S = 60
 
 EXPAND = """
 import sqlalchemy as sa

@@ -16,6 +16,7 @@ from api.minting import KEY, OTHER_KEY, READER, mint
 from rehydrate.api.auth.access import JwtVerifier, KeyCapabilities, is_jwt, key_name
 from rehydrate.background import digest
 from rehydrate.errors import ChannelUnavailable, NotConfigured, Unauthorized
+from waiting import PATIENCE_S
 
 
 def refused(token, keys=(KEY,), **options):
@@ -160,7 +161,7 @@ class Ably:
     async def __call__(self, *question):
         self.asked.append(question)
         if self.gate is not None:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 await self.gate.wait()
         if isinstance(self.answer, Exception):
             raise self.answer
@@ -267,7 +268,7 @@ async def test_a_request_waits_only_briefly_for_the_first_fetch(capabilities):
     ably = Ably({"*": ["*"]})
     ably.gate = asyncio.Event()
     tested = capabilities(ably, patience_s=0.01)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(PATIENCE_S):
         assert await tested.of("app1.key1", needed=True) is None
 
 

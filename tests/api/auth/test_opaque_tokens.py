@@ -9,6 +9,7 @@ import pytest
 from rehydrate.api.answers import TooMany
 from rehydrate.api.auth.opaque_tokens import TokenChecks
 from rehydrate.errors import ChannelUnavailable, Unauthorized
+from waiting import PATIENCE_S
 
 
 class Ably:
@@ -22,7 +23,7 @@ class Ably:
     async def __call__(self, *question):
         self.asked.append(question)
         if self.gate is not None:
-            async with asyncio.timeout(10):
+            async with asyncio.timeout(PATIENCE_S):
                 await self.gate.wait()
         if isinstance(self.answer, Exception):
             raise self.answer
