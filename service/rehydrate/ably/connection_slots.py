@@ -44,7 +44,7 @@ from rehydrate.errors import ChannelUnavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from rehydrate.ably.sender import Sender
+    from rehydrate.ably.sender import Result, Sender
     from rehydrate.ports import Batch, Outgoing
 
     Ack = asyncio.Future[Sequence[str | None]]
@@ -259,22 +259,26 @@ class ConnectionSlots:
         loop = asyncio.get_running_loop()
         now_s = loop.time()
         slot.timer, slot.sending = None, True
+        waits_s = []
         try:
             for _ in range(len(slot.waiting)):
                 if slot.rate.wait_s(now_s):
                     break
                 channel = slot.waiting.popleft()
-                if not channel.rate.wait_s(now_s):
+                if not (wait_s := channel.rate.wait_s(now_s)):
                     self._send_next(channel, now_s)
+                    wait_s = channel.rate.wait_s(now_s)
                 channel.queued = self._may_send(channel)
                 if channel.queued:
                     slot.waiting.append(channel)
+                    waits_s.append(wait_s)
                 else:
                     self._forget_if_idle(channel)
         finally:
             slot.sending = False
         if slot.waiting:
-            soonest_s = min(channel.rate.wait_s(now_s) for channel in slot.waiting)
+            # a channel that the loop did not reach may wait less: its turn comes with the slot's
+            soonest_s = min(waits_s) if len(waits_s) == len(slot.waiting) else 0.0
             wait_s = max(soonest_s, slot.rate.wait_s(now_s))
             slot.timer = loop.call_later(wait_s, self._take_turns, slot)
 
@@ -296,28 +300,24 @@ class ConnectionSlots:
             slot.used = True
             slot.open += len(messages) - publish.size
             channel.unacknowledged += 1
-            ack = slot.sender.send(channel.name, messages)
-            acknowledged = partial(
-                self._acknowledged, channel, publish.answer, now_s, len(messages)
-            )
-            ack.add_done_callback(acknowledged)
+            on_result = partial(self._on_result, channel, publish.answer, now_s, len(messages))
+            slot.sender.send(channel.name, messages, on_result)
             return
 
-    def _acknowledged(
-        self, channel: _Channel, answer: Ack, sent_s: float, count: int, ack: Ack
+    def _on_result(
+        self, channel: _Channel, answer: Ack, sent_s: float, count: int, result: Result
     ) -> None:
-        slot, now_s = channel.slot, ack.get_loop().time()
+        slot, now_s = channel.slot, answer.get_loop().time()
         was_full = slot.open >= self._capacity
         slot.open -= count
         channel.unacknowledged -= 1
         took_s = now_s - sent_s
         channel.window.answered(took_s, slot.quickest.update(took_s, now_s), now_s)
-        error = ack.exception()
         if not answer.done():  # else its caller has given it up
-            if error is None:
-                answer.set_result(ack.result())
+            if isinstance(result, ChannelUnavailable):
+                answer.set_exception(result)
             else:
-                answer.set_exception(error)
+                answer.set_result(result)
         self._pump(channel)
         self._forget_if_idle(channel)
         if was_full:

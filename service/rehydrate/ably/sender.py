@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from rehydrate.ably.connection import Connection
     from rehydrate.ports import Outgoing
 
-    Ack = asyncio.Future[Sequence[str | None]]
+    Result = Sequence[str | None] | ChannelUnavailable
 
 _TICK_S = 0.25
 _CHANNELS_KEPT = 1_000
@@ -37,19 +37,20 @@ _BAD_DATA = (TypeError, ValueError, OverflowError)
 class _Unacknowledged:
     """A publish without acknowledgement; ``task`` is None until it is written to a connection."""
 
-    __slots__ = ("ack", "channel", "count", "expires_s", "messages", "task")
+    __slots__ = ("channel", "expires_s", "messages", "on_result", "task")
 
-    def __init__(self, channel: str, messages: list[Message], ack: Ack, expires_s: float) -> None:
+    def __init__(
+        self,
+        channel: str,
+        messages: list[Message],
+        on_result: Callable[[Result], None],
+        expires_s: float,
+    ) -> None:
         self.channel = channel
         self.messages = messages
-        self.count = len(messages)
-        self.ack = ack
+        self.on_result = on_result
         self.expires_s = expires_s
         self.task: asyncio.Task[Any] | None = None
-
-    def fail(self, error: ChannelUnavailable) -> None:
-        if not self.ack.done():
-            self.ack.set_exception(error)
 
 
 class Sender:
@@ -75,31 +76,34 @@ class Sender:
         self._closed = False
         connection.listeners.append(self)
 
-    def send(self, channel: str, messages: Sequence[Outgoing]) -> Ack:
+    def send(
+        self, channel: str, messages: Sequence[Outgoing], on_result: Callable[[Result], None]
+    ) -> None:
         """Send *messages* as one publish, after all that were sent before.
 
-        Returns:
-            A future of the messages' serials, set when Ably acknowledges them. It fails with
-            `ChannelRefused` or `ChannelUnavailable`.
+        Args:
+            channel: the channel's name.
+            messages: the messages of the publish.
+            on_result: called once, perhaps within this call: with the messages' serials when Ably
+                acknowledges them, or with `ChannelRefused` or `ChannelUnavailable`. A callback
+                rather than a future, which would cost a turn of the event loop for each publish.
         """
-        loop = asyncio.get_running_loop()
-        ack: Ack = loop.create_future()
+        if self._closed:
+            on_result(ChannelUnavailable("the Ably channel log is closed"))
+            return
         try:
             encoded = [_to_sdk(message) for message in messages]
         except _BAD_DATA as error:
-            ack.set_exception(_refusal_of(error))
-            return ack
-        publish = _Unacknowledged(channel, encoded, ack, loop.time() + self._ack_timeout_s)
-        if self._closed:
-            publish.fail(ChannelUnavailable("the Ably channel log is closed"))
-            return publish.ack
+            on_result(_refusal_of(error))
+            return
+        loop = asyncio.get_running_loop()
+        publish = _Unacknowledged(channel, encoded, on_result, loop.time() + self._ack_timeout_s)
         self._unacknowledged[publish] = None
         self.connection.start()
         if self._client is not None:
             self._write(self._client, publish)
         if self._timer is None:
             self._timer = loop.call_later(_TICK_S, self._tick)
-        return publish.ack
 
     async def close(self) -> None:
         """Fail everything that has no acknowledgement, and send nothing more."""
@@ -160,9 +164,9 @@ class Sender:
             return
         del self._unacknowledged[publish]
         if error is not None:
-            publish.fail(_refusal_of(error))
-        elif not publish.ack.done():
-            publish.ack.set_result(task.result().serials or [None] * publish.count)
+            publish.on_result(_refusal_of(error))
+        else:
+            publish.on_result(task.result().serials or [None] * len(publish.messages))
 
     def _is_loss(self, error: BaseException) -> bool:
         """Return whether the connection failed, and not the publish."""
@@ -177,6 +181,8 @@ class Sender:
         for publish in list(self._unacknowledged):  # in the order in which they expire
             if publish.expires_s > now_s:
                 break
+            if publish not in self._unacknowledged:
+                continue  # failed meanwhile, by what another's result led to
             del self._unacknowledged[publish]
             if publish.task is not None:
                 self.connection.ping_now()
@@ -185,7 +191,7 @@ class Sender:
                 if publish.task is None
                 else "did not acknowledge it within"
             )
-            publish.fail(
+            publish.on_result(
                 ChannelUnavailable(
                     f"Ably {why} {self._ack_timeout_s:g} s; the message may have been published"
                 )
@@ -196,7 +202,7 @@ class Sender:
     def _fail_all(self, error: Callable[[], ChannelUnavailable]) -> None:
         failing, self._unacknowledged = self._unacknowledged, {}
         for publish in failing:
-            publish.fail(error())
+            publish.on_result(error())
 
 
 def _to_sdk(message: Outgoing) -> Message:
