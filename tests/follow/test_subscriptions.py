@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from rehydrate.follow import event_buffer
+from rehydrate.core.event import Event
+from rehydrate.follow import event_buffer, subscriptions
+from rehydrate.follow.subscriptions import PromptWatcher
 from rehydrate.record.import_messages import NewMessage
 from telling import completed, reading
 
@@ -96,3 +98,39 @@ async def test_a_replay_is_followed_live_from_its_start_and_no_snapshot_contains
     assert early.reader.texts == {"again-r": "ab", "r2": "x"}
     assert late.reader.texts in ({"r2": "x"}, early.reader.texts)  # all of it or none of it
     assert all("again-r" not in str(each) for each in late.reader.snapshots)
+
+
+class ScriptedFollower:
+    """Returns *batches* one after the other, then empty ones; records the time limit of each."""
+
+    def __init__(self, *batches):
+        self.ended = False
+        self.limits_s = []
+        self._batches = list(batches)
+
+    async def batch(self, limit_s):
+        self.limits_s.append(limit_s)
+        return self._batches.pop(0) if self._batches else []
+
+
+async def test_a_prompt_allows_several_checks_in_short_succession(monkeypatch):
+    monkeypatch.setattr(subscriptions, "_RECHECK_S", 0.001)
+    monkeypatch.setattr(subscriptions, "_RECHECKS", 2)
+    token, prompt = Event("token", "r", seq=1, text="x"), Event("prompt", "p", text="?")
+    follower = ScriptedFollower([token], [prompt])
+    watcher = PromptWatcher(follower)
+    assert await watcher.wait()
+    first, second = follower.limits_s
+    assert subscriptions._POLL_S >= first >= second > 0, "one wait, in which a token came first"
+    assert await watcher.wait()
+    assert await watcher.wait()
+    assert max(follower.limits_s[2:]) <= 0.001, "both rechecks end without a prompt"
+    follower.ended = True
+    assert not await watcher.wait()
+
+
+async def test_without_prompts_there_is_a_check_at_every_poll(monkeypatch):
+    monkeypatch.setattr(subscriptions, "_POLL_S", 0.001)
+    follower = ScriptedFollower()
+    assert await PromptWatcher(follower).wait()
+    assert 0 < max(follower.limits_s) <= 0.001

@@ -11,6 +11,7 @@ from localably import LocalAbly
 from rehydrate.errors import ChannelUnavailable, Conflict, Fenced
 from rehydrate.history import History
 from rehydrate.ports import Outgoing
+from rehydrate.record import erase as module
 from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
 from waiting import PATIENCE_S
@@ -165,6 +166,26 @@ async def test_repeating_an_erasure_changes_nothing_and_an_empty_one_creates_no_
     assert await texts(history, "e8") == []
     await history.erase("unknown")
     assert [row.id for row in (await history.conversations())[0]] == ["e8"]
+
+
+async def test_no_more_of_the_channel_is_read_than_a_tombstone_can_name(history, monkeypatch):
+    for number in range(5):
+        await token(history, "e10", f"r{number}", 1, "not recorded")
+    read_history, pages = history._channel.history, []
+
+    async def by_message(channel, **how):
+        async for page in read_history(channel, **how, limit=1):
+            pages.append(page)
+            yield page
+
+    monkeypatch.setattr(module, "MAX_IDS", 2)
+    monkeypatch.setattr(history._channel, "history", by_message)
+    await history.erase("e10")
+    assert [message.extras["headers"]["responseId"] for page in pages for message in page] == [
+        "r4",
+        "r3",
+        "r2",
+    ]
 
 
 async def test_a_conversation_is_erased_although_ably_does_not_answer(history, ably):
