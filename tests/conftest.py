@@ -12,6 +12,7 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from fault_checks import every_fault_fires
 from rehydrate.embedded import cluster
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.postgres.migrations import migrate
@@ -56,6 +57,16 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
         path = item.path.relative_to(Path(__file__).parent)
         if path.parts[0] in SLOW or path.as_posix() in SLOW:
             item.add_marker(pytest.mark.slow)
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_call(item: pytest.Item) -> Iterator[None]:
+    """Fail a test in which a fault was switched on and never fired."""
+    if item.get_closest_marker("faults_may_not_fire"):
+        yield
+    else:
+        with every_fault_fires():
+            yield
 
 
 def database_url(server_url: str, name: str) -> str:

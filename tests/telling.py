@@ -1,4 +1,4 @@
-"""A conversation over the real ports, and a reader that only does what it is told."""
+"""A conversation over the real ports, and a reader that applies every event."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from waiting import PATIENCE_S
 
 
 def settings_for(database, server, **more):
-    """Settings of a service over *database* and the channel server *server*."""
+    """Return settings of a service on *database* and the channel server *server*."""
     given = {
         "database_url": database,
         "ably_api_key": server.key,
@@ -26,25 +26,25 @@ def settings_for(database, server, **more):
 
 @asynccontextmanager
 async def history_over(database, server, **more):
-    """An open `History`."""
+    """Open a `History` on *database* and *server* for the block."""
     async with History(settings_for(database, server, **more)) as history:
         yield history
 
 
 @asynccontextmanager
 async def publisher_to(server, channel):
-    """A publisher of another program, which keeps to the channel alone."""
+    """Open a foreign publisher, which uses only the channel, for the block."""
     async with AblyChannel(server.key, endpoint="127.0.0.1", port=server.port, tls=False) as ably:
         yield Publisher(ably, channel)
 
 
 def completed(*rids):
-    """Whether a reader has seen the responses *rids* completed."""
+    """Return True if a reader has seen the responses *rids* completed."""
     return lambda reader: all(reader.statuses.get(rid) == "completed" for rid in rids)
 
 
 class Publisher:
-    """Says single events of responses."""
+    """Publishes single channel messages of responses."""
 
     def __init__(self, ably, channel):
         self._ably = ably
@@ -60,7 +60,7 @@ class Publisher:
         return await self._ably.publish(self._channel, [outgoing])
 
     async def stream(self, rid, text, *, first=1, start=True, stop=True):
-        """A whole response, a character a token."""
+        """Publish a whole response, a character per token."""
         if start:
             await self.say("start", rid=rid, seq=0)
         for seq, letter in enumerate(text, start=first):
@@ -70,9 +70,9 @@ class Publisher:
 
 
 class Reader:
-    """A reader that believes what it is told: a snapshot is all, a token is appended.
+    """A reader that applies every event: a snapshot replaces all messages, a token is appended.
 
-    It notices what comes twice, and out of order, where there are seqs.
+    It records duplicates and events out of order, where there are seqs.
     """
 
     def __init__(self):
@@ -118,7 +118,7 @@ class Reader:
 
 
 class Reading:
-    """A reader that follows in a task of its own."""
+    """A reader that follows in its own task."""
 
     def __init__(self, events):
         self.reader = Reader()
@@ -133,7 +133,7 @@ class Reading:
             self._came.set()
 
     async def until(self, condition, *, within_s=PATIENCE_S):
-        """Wait until *condition* of the reader holds; return the reader."""
+        """Wait until *condition* is true of the reader; return the reader."""
         async with asyncio.timeout(within_s):
             while not condition(self.reader):
                 if self._task.done():
@@ -151,7 +151,7 @@ class Reading:
 
 @asynccontextmanager
 async def reading(history, conversation_id, **how):
-    """A reader that follows until the block ends."""
+    """Run a reader for the block."""
     made = Reading(history.follow(conversation_id, **how))
     try:
         yield made
@@ -160,7 +160,7 @@ async def reading(history, conversation_id, **how):
 
 
 def attachments(server, conversation_id):
-    """Who is attached to the channel of a conversation with a rewind: followers."""
+    """Return the attachments of a conversation's channel that rewind: those of followers."""
     found = [c for c in server.hub.channels() if c.name == f"ai:{conversation_id}"]
     attached = [each for channel in found for each in channel.attachments.values()]
     return [each for each in attached if each.params.get("rewind")]

@@ -1,4 +1,4 @@
-"""What foreign publishers may send, through a stock SDK: more than fits, and numbers that are none."""
+"""Foreign publishers that exceed limits or send invalid numbers, with a stock SDK."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def room(house):
 
 
 async def lines_of(room):
-    """How many bytes the database holds of the conversation."""
+    """Return the size of the conversation in the database, in bytes."""
     sql = """SELECT (SELECT coalesce(sum(length(body) + length(tape)), 0) FROM chunks
             WHERE conversation_id = $1)
         + (SELECT coalesce(sum(length(facts) + coalesce(length(wire), 0)
@@ -45,8 +45,8 @@ async def lines_of(room):
         return int(await connection.fetchval(sql, room.id))
 
 
-async def told(room):
-    """The message ``r`` as it is answered, and as it is once it is recorded: the same."""
+async def recorded_message(room):
+    """Return the message ``r`` of the answer; assert that recording does not change it."""
     before = {m["id"]: m for m in (await room.hydrate()).messages}
     await room.catch_up()
     after = {m["id"]: m for m in (await room.hydrate()).messages}
@@ -57,7 +57,7 @@ async def told(room):
 
 
 @pytest.mark.parametrize("numbered", [True, False])
-async def test_ten_megabytes_and_more_end_a_response_that_says_so(room, numbered):
+async def test_a_response_above_ten_megabytes_ends_and_is_marked(room, numbered):
     count = content.MAX_CHARACTERS // len(PIECE) + 20
     await room.tell("beside", "int", stop=False)
     await room.say("start", responseId="r", **({"seq": 0} if numbered else {}))
@@ -66,20 +66,20 @@ async def test_ten_megabytes_and_more_end_a_response_that_says_so(room, numbered
         if seq == count // 2:
             await room.catch_up()
     await room.tell("beside", "act", start=False, first=4)
-    message = await told(room)
+    message = await recorded_message(room)
     assert (message["status"], message["error"]) == ("incomplete", TOO_LARGE)
     assert message["text"] == PIECE * (len(message["text"]) // len(PIECE))
     assert content.MAX_CHARACTERS <= len(message["text"]) <= content.FOLDED_CHARACTERS
     held = await lines_of(room)
     await room.say("token", PIECE, responseId="r", **({"seq": count + 1} if numbered else {}))
     await room.say("stop", responseId="r", **({"seq": count + 2} if numbered else {}))
-    assert await told(room) == message
+    assert await recorded_message(room) == message
     assert await lines_of(room) == held
 
 
 @pytest.mark.parametrize(("limit", "most"), [("FOLDED_EVENTS", 40), ("FOLDED_STEPS", 10)])
 @pytest.mark.parametrize("numbered", [True, False])
-async def test_more_tokens_or_parts_than_fit_end_it_likewise(
+async def test_too_many_tokens_or_parts_also_end_a_response(
     room, monkeypatch, numbered, limit, most
 ):
     monkeypatch.setattr(content, limit, most)
@@ -91,7 +91,7 @@ async def test_more_tokens_or_parts_than_fit_end_it_likewise(
     monkeypatch.setattr(content, limit, 1_000)
     await room.tell("beside", "intact")
     monkeypatch.setattr(content, limit, most)
-    message = await told(room)
+    message = await recorded_message(room)
     assert (message["text"], len(message["parts"])) == ("x" * most, most)
     assert (message["status"], message["error"]) == ("incomplete", TOO_LARGE)
 
@@ -99,7 +99,7 @@ async def test_more_tokens_or_parts_than_fit_end_it_likewise(
 @pytest.mark.parametrize(
     "seq", [-1, 1.5, "x", "-1", 2**40, MAX_SEQ + 1, 1e300, True, [2], {"n": 2}, ""]
 )
-async def test_a_seq_that_is_none_is_ignored_and_counted(room, seq):
+async def test_an_invalid_seq_is_ignored_and_counted(room, seq):
     await room.say("start", responseId="r", seq=0)
     await room.say("token", "a", responseId="r", seq=1)
     await room.say("token", "?", responseId="r", seq=seq)
@@ -109,17 +109,17 @@ async def test_a_seq_that_is_none_is_ignored_and_counted(room, seq):
     await room.tell("beside", "intact")
     assert (await room.hydrate()).counts["ignored"] == 2
     assert (await room.catch_up()).counts["ignored"] == 2
-    message = await told(room)
+    message = await recorded_message(room)
     assert (message["text"], message["status"], message["gaps"]) == ("ab", "completed", [])
 
 
-async def test_a_gigantic_gap_is_declared_and_costs_nothing(room):
+async def test_a_huge_gap_is_declared_and_costs_nothing(room):
     await room.say("start", responseId="r", seq=0)
     await room.say("token", "a", responseId="r", seq=1)
     await room.say("token", "z", responseId="r", seq=MAX_SEQ - 1)
     await room.say("stop", responseId="r", seq=MAX_SEQ)
     await room.tell("beside", "intact")
-    message = await told(room)
+    message = await recorded_message(room)
     assert (message["text"], message["gaps"]) == ("az", [[2, MAX_SEQ - 2]])
     assert await lines_of(room) < 10_000
 
@@ -140,12 +140,12 @@ async def test_odd_and_large_tool_calls_and_repairs_leave_the_rest_exact(room, n
     await room.say(name, data, responseId="r", seq=2, toolCallId="c")
     await room.say("token", "b", responseId="r", seq=3)
     await room.tell("beside", "act", start=False, first=4)
-    message = await told(room)
+    message = await recorded_message(room)
     assert message["text"].endswith("b")
     assert (message["status"], message["gaps"]) == ("in_progress", [])
 
 
-async def test_a_sweep_tells_an_end_whose_usage_fits_no_stop(room):
+async def test_a_sweep_announces_an_end_whose_usage_exceeds_a_stop(room):
     await room.tell("r", "ab", stop=False)
     await room.catch_up()
     usage = {"n": "x" * 100_000}
@@ -186,7 +186,7 @@ async def test_more_responses_than_may_be_open_are_refused_and_the_rest_stays_ex
         assert not now.complete
 
 
-async def test_what_was_refused_stays_said_when_there_is_room_again(room, monkeypatch):
+async def test_refused_responses_stay_reported_when_there_is_room_again(room, monkeypatch):
     monkeypatch.setattr(timeline, "MAX_OPEN", 2)
     for number in range(4):
         await room.say("start", responseId=f"x{number}", seq=0)
@@ -198,9 +198,7 @@ async def test_what_was_refused_stays_said_when_there_is_room_again(room, monkey
     assert [(r.code, r.retry) for r in answer.reasons] == [("history_expired", False)]
 
 
-async def test_a_reader_sees_our_own_response_beside_more_invented_ones_than_are_kept(
-    room, monkeypatch
-):
+async def test_a_reader_sees_our_response_among_more_foreign_ones_than_are_kept(room, monkeypatch):
     monkeypatch.setattr(timeline, "MAX_OPEN", 10)
     monkeypatch.setattr(reader, "MAX_OPEN", 10)
     async with viewing(room) as viewer:
@@ -212,7 +210,7 @@ async def test_a_reader_sees_our_own_response_beside_more_invented_ones_than_are
         assert viewer.agains == 0
 
 
-async def test_a_follower_is_told_of_our_own_response_whatever_was_invented(
+async def test_a_follower_receives_our_response_despite_many_foreign_ones(
     house, module_database, monkeypatch
 ):
     for module in (timeline, standing):

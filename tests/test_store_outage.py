@@ -1,4 +1,4 @@
-"""Postgres goes away while a response streams."""
+"""Postgres is unavailable while a response streams."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ async def ably():
 
 @pytest.fixture
 def opened(database, ably):
-    """A process's History over the same database and channels."""
+    """Return a function that opens the `History` of another process on the same adapters."""
 
     def made(url=database, lease_s=LEASE_S):
         settings = load_settings(
@@ -54,7 +54,7 @@ async def history(opened):
 
 @pytest.fixture
 def away(postgres, database):
-    """A block during which nobody reaches this test's database."""
+    """Make this test's database unreachable for the block."""
     name = database.rpartition("/")[2]
 
     @asynccontextmanager
@@ -91,7 +91,7 @@ async def on_channel(history, conversation_id):
     return [message async for page in pages for message in page]
 
 
-async def test_tokens_flow_on_and_all_of_them_are_committed_in_the_end(history, away):
+async def test_tokens_continue_to_stream_and_all_are_committed_in_the_end(history, away):
     async with history.respond("flow", "r1") as response:
         response.write("before ")
         await asyncio.sleep(0.7)
@@ -124,7 +124,7 @@ async def test_the_end_waits_for_the_store(history, away):
     assert (message["status"], message["text"]) == ("completed", "all of it")
 
 
-async def test_if_it_does_not_come_back_the_caller_is_told_and_the_sweep_ends_it_later(
+async def test_if_it_stays_away_the_caller_gets_an_error_and_a_sweep_ends_it_later(
     history, away, monkeypatch
 ):
     monkeypatch.setattr(ledger, "COMMIT_TIMEOUT_S", 0.5)
@@ -137,14 +137,18 @@ async def test_if_it_does_not_come_back_the_caller_is_told_and_the_sweep_ends_it
         with pytest.raises(StoreUnavailable):
             await ending.__aexit__(None, None, None)
         names = [m.name for m in await on_channel(history, "gone")]
-        assert "stop" not in names  # durable before told
+        assert "stop" not in names  # durable before it is announced
     message = await ended(history, "gone")
     assert (message["status"], message["text"]) == ("interrupted", "stored only said")
 
 
-async def test_who_was_silent_meanwhile_has_a_lease_to_come_back(opened, away, monkeypatch):
-    """Nobody could renew; whoever looks first afterwards, in any process, takes none for dead."""
-    monkeypatch.setattr(responding, "CHECKPOINT_S", 2.4)  # its third turn is after others look
+async def test_a_publisher_that_could_not_renew_has_time_to_do_so_afterwards(
+    opened, away, monkeypatch
+):
+    """No lease could be renewed; the first sweep afterwards, in any process, ends no response."""
+    monkeypatch.setattr(
+        responding, "CHECKPOINT_S", 2.4
+    )  # its third renewal is after the others' sweeps
     async with opened(lease_s=3) as history, opened(lease_s=3) as elsewhere:
         async with history.respond("silent", "r1") as response:
             response.write("thinking")
@@ -158,7 +162,7 @@ async def test_who_was_silent_meanwhile_has_a_lease_to_come_back(opened, away, m
             assert (message["status"], message["text"]) == ("completed", "thinking it over")
 
 
-async def test_a_database_that_hangs_is_given_up_as_one_that_is_gone(database, opened, monkeypatch):
+async def test_a_hanging_database_is_treated_as_an_unreachable_one(database, opened, monkeypatch):
     monkeypatch.setattr(ledger, "COMMIT_TIMEOUT_S", 1.0)
     async with Cable(database) as cable, opened(cable.url) as frail:
         ending = frail.respond("hangs", "r1")
@@ -166,7 +170,7 @@ async def test_a_database_that_hangs_is_given_up_as_one_that_is_gone(database, o
         response.write("only said")
         await asyncio.sleep(0.2)
         cable.hold()
-        async with asyncio.timeout(13):  # less than one statement may take
+        async with asyncio.timeout(13):  # less than the time limit of a statement
             with pytest.raises(StoreUnavailable):
                 await ending.__aexit__(None, None, None)
         names = [m.name for m in await on_channel(frail, "hangs")]
@@ -176,5 +180,5 @@ async def test_a_database_that_hangs_is_given_up_as_one_that_is_gone(database, o
         assert (message["status"], message["text"]) == ("interrupted", "only said")
 
 
-def test_the_end_waits_for_as_long_as_is_promised():
+def test_the_end_waits_for_the_documented_time():
     assert ledger.COMMIT_TIMEOUT_S == 30

@@ -1,9 +1,12 @@
-"""Switches that make the faults happen which a real channel service has now and then.
+"""Switches for the faults that a real channel service has from time to time.
 
-An enabled fault has parameters. Common to all faults are those for when it fires: `nth` (a number or a list,
-counted from 1), `every` (each n-th time), `share` (0 to 1, drawn with `seed`), `after` (not the first
-n times), `count` (at most n times), `channel` (a name, or a beginning with a trailing `*`). Without
-any of them it fires always.
+The parameters common to all faults choose when one fires: `nth` (a number or a list, counted from 1),
+`every` (each n-th time), `share` (0 to 1, drawn with `seed`), `after` (not the first n times), `count`
+(at most n times), `channel` (a name, or a prefix followed by `*`). Without any of them it fires every
+time. `freeze` and `enforce_limits` are states: they last while they are on, whatever those parameters.
+
+Every fault counts its opportunities (`asked`) and its effects (`fired`), also after it is switched off,
+until it is switched on again: a test can assert that a fault had an effect.
 """
 
 from __future__ import annotations
@@ -55,7 +58,13 @@ _PARAMETERS: Final = {
 
 
 class Fault:
-    """One fault that is on; counts how often it was asked and how often it fired."""
+    """A fault with its parameters.
+
+    Attributes:
+        asked: opportunities to fire so far.
+        fired: effects so far. Of `freeze`: writes that were held back, and readers that were stopped.
+            Of `enforce_limits`: publishes, deliveries and attachments above a limit.
+    """
 
     def __init__(self, name: str, parameters: dict[str, Any]) -> None:
         self.name = name
@@ -65,7 +74,7 @@ class Fault:
         self._random = random.Random(parameters.get("seed", 0))  # noqa: S311 - reproducible
 
     def fires(self, channel: str | None) -> bool:
-        """Say whether it happens this time."""
+        """Count an opportunity; return True if the fault happens this time."""
         if not self._concerns(channel):
             return False
         self.asked += 1
@@ -75,7 +84,7 @@ class Fault:
         return True
 
     def get(self, parameter: str, default: Any = None) -> Any:
-        """Return one of its parameters."""
+        """Return a parameter, or *default*."""
         return self.parameters.get(parameter, default)
 
     def _concerns(self, channel: str | None) -> bool:
@@ -106,6 +115,7 @@ class Faults:
 
     def __init__(self) -> None:
         self._on: dict[str, Fault] = {}
+        self._latest: dict[str, Fault] = {}
 
     def set(self, name: str, /, **parameters: Any) -> Fault:
         """Enable a fault, or replace its parameters.
@@ -114,19 +124,19 @@ class Faults:
             RefusedError: 40000, the fault does not exist, or a parameter is invalid.
         """
         if name not in KNOWN:
-            raise RefusedError(40000, f"there is no fault {name!r}; there are {', '.join(KNOWN)}")
+            raise RefusedError(40000, f"unknown fault {name!r}; known are {', '.join(KNOWN)}")
         for parameter, value in parameters.items():
             kind: Any = _PARAMETERS.get(parameter)
             if kind is None or not isinstance(value, kind):
-                raise RefusedError(40000, f"the fault's parameter {parameter!r} is not right")
+                raise RefusedError(40000, f"invalid fault parameter: {parameter!r}")
         if parameters.get("every", 1) < 1:
-            raise RefusedError(40000, "every is at least 1")
+            raise RefusedError(40000, "every must be at least 1")
         fault = Fault(name, parameters)
-        self._on[name] = fault
+        self._on[name] = self._latest[name] = fault
         return fault
 
     def clear(self, name: str | None = None) -> None:
-        """Switch one fault off, or all of them."""
+        """Switch one fault off, or all of them; their counts stay in `listing`."""
         if name is None:
             self._on.clear()
         else:
@@ -134,7 +144,7 @@ class Faults:
 
     @contextmanager
     def on(self, name: str, /, **parameters: Any) -> Iterator[Fault]:
-        """Switch a fault on for as long as the block runs."""
+        """Keep a fault on for the duration of the block."""
         fault = self.set(name, **parameters)
         try:
             yield fault
@@ -149,11 +159,18 @@ class Faults:
         return fault if fault is not None and fault.fires(channel) else None
 
     def is_on(self, name: str) -> bool:
-        """Say whether a fault is switched on, without counting."""
+        """Return True if a fault is switched on; counts nothing."""
         return name in self._on
 
+    def count(self, name: str) -> None:
+        """Count an effect of a fault that is a state; does nothing while it is off."""
+        fault = self._on.get(name)
+        if fault is not None:
+            fault.asked += 1
+            fault.fired += 1
+
     def refuse(self, name: str, code: int, channel: str | None = None) -> None:
-        """Raise what the fault answers with, if it happens this time.
+        """Raise the error of the fault, if it happens this time.
 
         Raises:
             RefusedError: with the fault's `code`, or *code*.
@@ -163,19 +180,19 @@ class Faults:
             raise error_of(fault, code)
 
     def listing(self) -> dict[str, Any]:
-        """Return every fault: description, whether it is enabled, parameters and counts."""
+        """Return every fault: whether it is on, its description and, once it was on, its counts."""
         return {name: self._entry(name, does) for name, does in KNOWN.items()}
 
     def _entry(self, name: str, does: str) -> dict[str, Any]:
-        fault = self._on.get(name)
+        fault = self._latest.get(name)
         if fault is None:
             return {"on": False, "does": does}
         counts = {"asked": fault.asked, "fired": fault.fired}
-        return {"on": True, "does": does, "parameters": fault.parameters, **counts}
+        return {"on": name in self._on, "does": does, "parameters": fault.parameters, **counts}
 
 
 def error_of(fault: Fault, code: int) -> RefusedError:
-    """Return the error that a fault answers with."""
+    """Return the error of a fault."""
     chosen = fault.get("code", code)
     return RefusedError(chosen, f"{fault.name} is switched on", _STATUS.get(chosen))
 

@@ -152,6 +152,7 @@ class Hub:
         if self.is_limited:
             most = min(most, _CHANNELS_WHERE_LIMITED)
         if connection.attachments >= most:
+            self.faults.count("enforce_limits")
             raise RefusedError(90021, f"a connection may attach to at most {most} channels", 400)
 
     def check_rates(self, connection: ClientConnection | None, channel: str) -> None:
@@ -164,10 +165,12 @@ class Hub:
             return
         now_ms = self.now_ms()
         if connection is not None and not connection.inbound_rate.takes(now_ms):
+            self.faults.count("enforce_limits")
             raise RefusedError(42911, "the connection's rate of publishes is exceeded")
         app_id = connection.identity.app.app_id if connection is not None else ""
         rate = self._rates.setdefault((app_id, channel), Rate(self.settings.channel_rate_per_s))
         if not rate.takes(now_ms):
+            self.faults.count("enforce_limits")
             raise RefusedError(42913, "the channel's rate of publishes is exceeded")
 
     @property
@@ -284,6 +287,7 @@ class Hub:
             return True
         if connection.outbound_rate.takes(self.now_ms()):
             return True
+        self.faults.count("enforce_limits")
         error = RefusedError(80020, "continuity lost: the connection's outbound rate is exceeded")
         subscriber.tell_loss(attachment, channel.log.head, error)
         return False

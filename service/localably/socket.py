@@ -85,7 +85,11 @@ class Socket:
     def flush(self) -> None:
         """Write the buffered frames; close a reader that is too slow, or a finished connection."""
         connection, transport = self.connection, self._transport
-        if connection is None or transport is None or self._hub.faults.is_on("freeze"):
+        if connection is None or transport is None:
+            return
+        if self._hub.faults.is_on("freeze"):
+            if connection.outgoing or connection.closing:
+                self._hub.faults.count("freeze")
             return
         if self._is_replaced():
             transport.abort()
@@ -155,6 +159,7 @@ class Socket:
     async def _read(self) -> None:
         connection = self.connection
         async for message in self._websocket:
+            self._hub.faults.count("freeze")
             while self._hub.faults.is_on("freeze"):  # noqa: ASYNC110 - a switch, flipped from anywhere
                 await asyncio.sleep(_THAW_S)
             if connection is None or self._is_replaced():

@@ -8,15 +8,13 @@ import pytest
 from aiohttp import web
 
 from ably_channel import Stub, opened
-from fault_checks import every_fault_fires
 from localably import LocalAbly, LocalAblySettings
 
 
 @pytest.fixture
 async def server():
     async with LocalAbly(settings=LocalAblySettings(max_idle_interval_s=2.0)) as running:
-        with every_fault_fires(running.faults):
-            yield running
+        yield running
 
 
 @pytest.fixture

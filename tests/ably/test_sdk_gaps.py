@@ -78,8 +78,11 @@ async def test_gap_5_history_is_read_while_the_realtime_connection_hangs(server,
         await log.publish(C, [message_of(0)])
         await up_to(subscription, "0")
         with server.faults.on("freeze"):
+            hanging = log.publish(C, [message_of(1)])
             async with asyncio.timeout(PATIENCE_S):
                 pages = [page async for page in log.history(C)]
+            assert not hanging.done()
+        await hanging
     assert [m.data for page in pages for m in page] == ["0"]
 
 

@@ -1,4 +1,4 @@
-"""The server as a process of its own."""
+"""The server as a separate process."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ KEY = "app.key:" + "s" * 32
 
 @contextlib.asynccontextmanager
 async def running(*arguments):
-    """Run the command until it says that it is ready; yield the process and its address."""
+    """Start the command; yield the process and its address once it is ready."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-m",

@@ -49,7 +49,7 @@ class World:
 
 
 class Peer:
-    """The client's end of a connection: sends frames, takes the answers apart."""
+    """The client's end of a connection: sends frames, and parses the answers."""
 
     def __init__(self, connection, form=Format.JSON):
         self.connection = connection
@@ -76,7 +76,7 @@ class Peer:
 
 
 def payload_of(frame):
-    """Return what is in one unmasked WebSocket frame."""
+    """Return the payload of one unmasked WebSocket frame."""
     length = frame[1]
     skip = {126: 4, 127: 10}.get(length, 2)
     return frame[skip:]

@@ -1,11 +1,12 @@
-"""Breaks everything at seeded random moments, and says what became of every character.
+"""Inject faults at seeded random moments, and account for every character.
 
 `python -m chaos --rounds 200 [--seed N] [--json] [--faults NAME,NAME] [--each N]`: real processes,
-real kill -9. There are two worlds, side by side: one keeps its channels when the channel server
-starts anew, the other loses them. Exit code 0: nothing was lost or doubled, and within two leases
-after the last fault of each round every reader had seen every response end. (The time for which a
-busy machine gave us no turn, which is measured and told, does not count. A stock client has 35 s
-more in a round in which connections become half-open and its clock is set back: see `judging`.)
+real kill -9. Two worlds run at the same time: one keeps its channels when the channel server restarts,
+the other loses them. Exit code 0: nothing was lost or doubled, every fault had an effect, and within
+two leases after the last fault of each round every reader had seen every response end. (The time for
+which a busy machine did not schedule this process is measured, reported and subtracted. A stock client
+has 35 s more in a round in which connections become half-open and its clock is set back: see
+`judging`.)
 """
 
 from __future__ import annotations
@@ -24,17 +25,26 @@ from chaos.judging import LIMIT_S
 from chaos.rounds import play
 from chaos.world import running
 
-WRONG = ("lost", "doubled", "late", "unended", "betrayed", "changed")
-"""What there must be none of."""
+WRONG = ("lost", "doubled", "late", "unended", "wrong_outcomes", "changed", "silent")
+"""Counts that must be 0, and lists that must be empty."""
 
 
 def report(worlds):
-    """What is told of the rounds of *worlds*."""
+    """Return the report on the rounds of *worlds*."""
     rounds = [round_ for world in worlds for round_ in world["rounds"]]
     ended = [each for round_ in rounds for each in round_.ended]
+    fired = [
+        (name, count)
+        for round_ in rounds
+        for name, count in zip(round_.faults, round_.fired, strict=True)
+        if count is not None
+    ]
+    effects = sum((Counter({name: count}) for name, count in fired), Counter())
     return {
         "rounds": len(rounds),
-        "faults": dict(Counter(name for round_ in rounds for name in round_.faults)),
+        "faults": dict(Counter(name for name, _ in fired)),
+        "effects": dict(effects),
+        "silent": [name for name, count in fired if count == 0],
         "skipped": {name: why for world in worlds for name, why in world["skipped"].items()},
         "refusals": dict(sum((world["refusals"] for world in worlds), Counter())),
         "responses": len(ended),
@@ -45,7 +55,7 @@ def report(worlds):
         "ends": dict(Counter(each.status for each in ended)),
         "late": sum(each.late for each in ended),
         "unended": sum(len(round_.unended) for round_ in rounds),
-        "betrayed": sum(len(round_.betrayed) for round_ in rounds),
+        "wrong_outcomes": sum(len(round_.wrong_outcomes) for round_ in rounds),
         "changed": sum(world["changed"] for world in worlds),
         "longest_s": round(max((each.after_s for each in ended), default=0.0), 2),
         "stock_longest_s": round(max((each.stock_s for each in ended), default=0.0), 2),
@@ -55,26 +65,28 @@ def report(worlds):
     }
 
 
-def is_good(told):
-    return bool(told["responses"]) and not any(told[name] for name in WRONG)
+def is_good(reported):
+    return bool(reported["responses"]) and not any(reported[name] for name in WRONG)
 
 
 def line(round_):
-    """What is said of one round."""
+    """Return the line that reports one round."""
     longest_s = max((each.after_s for each in round_.ended), default=0.0)
     stock_s = max((each.stock_s for each in round_.ended), default=0.0)
     stalled_s = max((each.stock_stalled_s for each in round_.ended), default=0.0)
-    said = f"{round_.conversation_id}: {', '.join(round_.faults)}: {longest_s:.1f} s"
-    said += f", a stock client {stock_s:.1f} s" if stock_s - longest_s > 1 else ""
-    said += f" ({stalled_s:.1f} s stalled)" if stalled_s > 1 else ""
+    text = f"{round_.conversation_id}: {', '.join(round_.faults)}: {longest_s:.1f} s"
+    text += f", a stock client {stock_s:.1f} s" if stock_s - longest_s > 1 else ""
+    text += f" ({stalled_s:.1f} s stalled)" if stalled_s > 1 else ""
     bad = [each for each in round_.ended if each.lost or each.doubled or each.late]
-    if bad or round_.unended or round_.betrayed:
-        said += f": WRONG {bad} unended {round_.unended} betrayed {round_.betrayed}"
-    return said
+    silent = [name for name, n in zip(round_.faults, round_.fired, strict=True) if n == 0]
+    if bad or round_.unended or round_.wrong_outcomes or silent:
+        text += f": WRONG {bad} unended {round_.unended} wrong outcomes {round_.wrong_outcomes}"
+        text += f" never fired {silent}"
+    return text
 
 
 async def changed(world, rounds):
-    """How many responses say something else than when they had ended (law 5)."""
+    """Return how many responses have changed since their end (law 5)."""
     count = 0
     for round_ in rounds:
         for answer in await world.hydrated(round_.conversation_id):
@@ -89,7 +101,7 @@ async def changed(world, rounds):
 
 
 async def played_in(plan, chance, *, keeps_channels, no_mounts, folder):
-    """Play the rounds of *plan*, each its number and the faults, in one world."""
+    """Play the rounds of *plan*, pairs of a number and the faults, in one world."""
     async with running(keeps_channels=keeps_channels, no_mounts=no_mounts, folder=folder) as world:
         rounds = []
         for number, names in plan:
@@ -104,7 +116,7 @@ async def played_in(plan, chance, *, keeps_channels, no_mounts, folder):
 
 
 async def played(plans, seed, *, no_mounts=None, folder=None):
-    """Play each of *plans* in a world of its own, side by side; every other keeps its channels."""
+    """Play each of *plans* in a world of its own, concurrently; every other one keeps its channels."""
     async with asyncio.TaskGroup() as group:
         playing = []
         for index, plan in enumerate(plans):
@@ -125,14 +137,14 @@ async def played(plans, seed, *, no_mounts=None, folder=None):
     return [each.result() for each in playing]
 
 
-def plans(asked):
-    """The rounds of each world: numbers, and the faults if they are not left to chance."""
-    names = asked.faults.split(",") if asked.faults else None
-    if asked.each:
+def plans(options):
+    """Return the rounds of each world: numbers, and the faults unless they are random."""
+    names = options.faults.split(",") if options.faults else None
+    if options.each:
         names = names or list(FAULTS)
-        cut = [names[at : at + asked.each] for at in range(0, len(names), asked.each)]
+        cut = [names[at : at + options.each] for at in range(0, len(names), options.each)]
         return [list(enumerate(cut))[0::2], list(enumerate(cut))[1::2]]
-    numbers = [(number, names) for number in range(asked.rounds)]
+    numbers = [(number, names) for number in range(options.rounds)]
     return [each for each in (numbers[0::2], numbers[1::2]) if each]
 
 
@@ -142,20 +154,20 @@ def main(argv=None):
     parser.add_argument("--seed", type=int, default=None)
     parser.add_argument("--json", action="store_true", help="the report as JSON, last line")
     parser.add_argument("--faults", help=f"only these: {', '.join(FAULTS)}")
-    parser.add_argument("--each", type=int, help="every fault once, so many in a round")
-    parser.add_argument("--keep", type=Path, help="a new folder for the logs, which are kept")
-    asked = parser.parse_args(argv)
-    seed = random.randrange(2**32) if asked.seed is None else asked.seed
+    parser.add_argument("--each", type=int, help="every fault once, this many in a round")
+    parser.add_argument("--keep", type=Path, help="a new folder in which the logs are kept")
+    options = parser.parse_args(argv)
+    seed = random.randrange(2**32) if options.seed is None else options.seed
     sys.stderr.write(f"seed {seed}\n")
     no_mounts = own_mounts()
-    worlds = asyncio.run(played(plans(asked), seed, no_mounts=no_mounts, folder=asked.keep))
-    told = {"seed": seed, **report(worlds)}
-    if asked.json:
-        sys.stdout.write(json.dumps(told) + "\n")
+    worlds = asyncio.run(played(plans(options), seed, no_mounts=no_mounts, folder=options.keep))
+    reported = {"seed": seed, **report(worlds)}
+    if options.json:
+        sys.stdout.write(json.dumps(reported) + "\n")
     else:
-        for name, value in told.items():
+        for name, value in reported.items():
             sys.stdout.write(f"{name:12} {value}\n")
-    return 0 if is_good(told) else 1
+    return 0 if is_good(reported) else 1
 
 
 if __name__ == "__main__":

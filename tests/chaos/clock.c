@@ -1,5 +1,5 @@
-/* Preloaded into a process: its wall clock is what the first 8 bytes of the file $CHAOS_CLOCK say,
-   in ns, ahead of the machine's. The monotonic clocks stay as they are, as when a clock is set. */
+/* Preloaded into a process: its wall clock is ahead of the machine's by the first 8 bytes of the file
+   $CHAOS_CLOCK, in ns. The monotonic clocks are unchanged, as when a clock is set. */
 #define _GNU_SOURCE
 #include <fcntl.h>
 #include <stdlib.h>

@@ -1,4 +1,4 @@
-"""Wall clocks that can be set: one for each process, a library that is preloaded into it."""
+"""Wall clocks that can be set, one for each process, by a preloaded library."""
 
 from __future__ import annotations
 
@@ -12,10 +12,13 @@ SOURCE = Path(__file__).with_name("clock.c")
 
 
 class Clocks:
-    """The clocks of the processes of one world; ``why_not``: why there are none.
+    """The clocks of the processes of one world.
 
     Args:
-        folder: where the library and the clocks lie.
+        folder: the folder of the library and of the files with the clocks.
+
+    Attributes:
+        why_not: why there are none; None if there are.
     """
 
     def __init__(self, folder):
@@ -33,25 +36,26 @@ class Clocks:
         return built.stderr.strip()[:200] or None if built.returncode else None
 
     def environment(self, name):
-        """What lets the process *name* have a clock of its own."""
+        """Return the environment variables that give the process *name* a clock of its own."""
         if self.why_not is not None:
             return {}
         self.set(name, 0)
         return {"LD_PRELOAD": str(self._library), "CHAOS_CLOCK": str(self._path(name))}
 
     def set(self, name, ahead_s):
-        """Let the clock of *name* be so far ahead, or, below 0, behind; from now on.
+        """Set the clock of *name* ahead of the machine's, or behind if *ahead_s* is negative.
 
-        Returns how far that moved it, in s; below 0: back.
+        Returns:
+            How far that moved it, in seconds; negative: back.
         """
-        path, said = self._path(name), struct.pack("=q", int(ahead_s * 1e9))
+        path, packed = self._path(name), struct.pack("=q", int(ahead_s * 1e9))
         before_s = self._ahead_s.get(name, 0)
         self._ahead_s[name] = ahead_s
         if path.exists():
-            with path.open("r+b") as file:  # the process looks at this very file
-                file.write(said)
+            with path.open("r+b") as file:  # the process has mapped this file
+                file.write(packed)
         else:
-            path.write_bytes(said)
+            path.write_bytes(packed)
         return ahead_s - before_s
 
     def _path(self, name):

@@ -1,4 +1,4 @@
-"""A small disk of its own for the database, which can be filled: a real ENOSPC."""
+"""A small file system for the database, which can be filled: a real ENOSPC."""
 
 from __future__ import annotations
 
@@ -16,12 +16,15 @@ _PIECE = 1 << 20
 
 
 def own_mounts():
-    """Give this process, and its children, mounts of their own, which end with them.
+    """Give this process and its children mounts of their own, which end with them.
 
-    To be called before anything else has begun. Returns why not, or None.
+    Must be called before any thread or child is started.
+
+    Returns:
+        Why that is not possible; None if it was done.
     """
     if sys.platform != "linux":
-        return "mounts of one's own are Linux's"
+        return "private mounts need Linux"
     libc = ctypes.CDLL(None, use_errno=True)
     uid, gid = os.getuid(), os.getgid()
     if libc.unshare(_NEW_NAMESPACE) != 0:
@@ -39,7 +42,7 @@ def own_mounts():
 
 
 class Disk:
-    """A tmpfs on *folder*; ``why_not``: why it is none."""
+    """A tmpfs on *folder*; ``why_not``: why it could not be mounted, or None."""
 
     def __init__(self, folder, why_not=None):
         self._ballast = folder / "ballast"
@@ -55,7 +58,7 @@ class Disk:
         return None
 
     def fill(self):
-        """Leave no room."""
+        """Use up all space."""
         with self._ballast.open("wb", buffering=0) as file:
             for piece in (_PIECE, 4096):
                 with suppress(OSError):
@@ -63,12 +66,12 @@ class Disk:
                         file.write(bytes(piece))
 
     def free(self):
-        """Give the room back."""
+        """Release the space."""
         self._ballast.unlink(missing_ok=True)
 
     @property
     def is_full(self):
-        """Whether it takes nothing more."""
+        """True if a write fails with ENOSPC."""
         try:
             (self._folder / "probe").write_bytes(bytes(8192))
         except OSError as error:
@@ -79,6 +82,6 @@ class Disk:
         return False
 
     def close(self):
-        """Unmount; what still uses it keeps it until it ends."""
+        """Unmount; processes that still use it keep it until they end."""
         if self.why_not is None:
             ctypes.CDLL(None).umount2(bytes(self._folder), 2)

@@ -1,4 +1,8 @@
-"""What is done to a world: each fault returns when it is over, and what it broke runs again."""
+"""The faults of a world. Each returns when it is over and what it broke runs again.
+
+The result is the number of its effects. One that needs traffic lasts until its first effect, at most
+`FIRES_WITHIN_S`; a fault without any is a finding of the round.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ from contextlib import suppress
 import asyncpg
 
 from chaos.world import LEASE_S
+from fault_checks import until_fired
 
 _CLOCK_S = 600.0
 
@@ -15,54 +20,62 @@ _CLOCK_S = 600.0
 async def publisher_dies(world, chance):
     """kill -9 in the middle of responses; the other publisher lives."""
     publisher = chance.choice(world.publishers)
-    world.dead.add(publisher.name)
-    await publisher.kill()
+    world.deaths[publisher.name] += 1
+    killed = await publisher.kill()
     publisher.start_again()
+    return killed
 
 
 async def publisher_sleeps(world, chance):
-    """It wakes up when its lease has run out, and goes on as if nothing had been."""
+    """Suspend a publisher until its lease has expired; it then continues, unaware of that."""
     publisher = chance.choice(world.publishers)
-    world.dead.add(publisher.name)
+    world.deaths[publisher.name] += 1
     await publisher.is_back()
     publisher.pause()
     await asyncio.sleep(LEASE_S * chance.uniform(1.0, 1.8))
     publisher.resume()
+    return 1
 
 
 async def sweepers_die(world, chance):
-    """kill -9 of those who may be just ending what a publisher left behind."""
-    await publisher_dies(world, chance)
+    """kill -9 of services that may be ending the responses of a dead publisher."""
+    killed = [await publisher_dies(world, chance)]
     await asyncio.sleep(LEASE_S + chance.uniform(0.5, 4))
     victims = chance.sample(world.services, k=chance.randint(1, len(world.services)))
     for service in victims:
-        await service.kill()
+        killed.append(await service.kill())
         service.start_again()
     if len(victims) == len(world.services):
-        await victims[0].is_back()  # readers of the service can see nothing before
+        await victims[0].is_back()  # until then, readers of the service receive nothing
+    return min(killed)
 
 
 async def service_dies(world, chance):
     """kill -9 of one of two services."""
     service = chance.choice(world.services)
-    await service.kill()
+    killed = await service.kill()
     service.start_again()
+    return killed
 
 
 async def every_service_dies(world, chance):
-    """kill -9 of all; what is left are the publishers, which record and sweep as well."""
-    await asyncio.gather(*(each.kill() for each in world.services))
+    """kill -9 of both services; the publishers, which also record and sweep, remain."""
+    killed = await asyncio.gather(*(each.kill() for each in world.services))
     await asyncio.sleep(chance.uniform(0, 2))
-    await asyncio.gather(*(each.start() for each in world.services))  # over when they answer
+    await asyncio.gather(
+        *(each.start() for each in world.services)
+    )  # the fault is over when they answer
+    return min(killed)
 
 
 async def postgres_stops(world, chance):
     """An immediate stop, and recovery."""
-    await world.stop_postgres()
+    return await world.stop_postgres()
 
 
 async def disk_is_full(world, chance):
-    """No room for the database: it refuses what grows, or falls over."""
+    """The database's disk is full: it refuses writes, or crashes."""
+    refusals = world.refusals.total()
     world.disk.fill()
     try:
         await _use_up(world)
@@ -70,10 +83,11 @@ async def disk_is_full(world, chance):
     finally:
         world.disk.free()
         await world.start_postgres()
+    return world.refusals.total() - refusals
 
 
 async def _use_up(world):
-    """Write to the database until it says that the disk is full (53100), or is gone."""
+    """Write to the database until it reports a full disk (53100), or is gone."""
     assert world.disk.is_full
     try:
         connection = await asyncpg.connect(world.postgres.url, timeout=5)
@@ -93,57 +107,83 @@ async def _use_up(world):
 
 async def channels_restart(world, chance):
     """kill -9 of the channel server: persisted channels are kept, others are lost."""
-    await world.restart_channels()
+    return await world.restart_channels()
 
 
 async def channels_pause(world, chance):
-    """SIGSTOP: every connection to it is there, and silent."""
+    """SIGSTOP of the channel server: every connection stays open, and silent."""
     world.channels.pause()
     await asyncio.sleep(chance.uniform(1, 6))
     world.channels.resume()
+    return 1
 
 
 async def connections_are_cut(world, chance):
-    """All at once."""
-    await world.control("POST", "cut", {})
+    """Every connection is lost, all at the same time."""
+
+    async def connections():
+        return (await world.control("POST", "cut", {}))["cut"]
+
+    return await until_fired(connections)
 
 
 async def connections_are_half_open(world, chance):
-    """Most of them lead nowhere from now on, and nobody is told."""
-    world.proxy.swallow(chance, 0.7)
+    """Most connections pass nothing on any more; neither side learns of it."""
     world.half_open = True
+
+    async def connections():
+        return world.proxy.make_half_open(chance, 0.7)
+
+    return await until_fired(connections)
+
+
+async def _switched(world, name, lasts_s, **parameters):
+    """Keep a fault of the channel server on for *lasts_s*, and until it fires; return how often."""
+
+    async def fired():
+        return (await world.control("GET", "faults"))[name]["fired"]
+
+    await world.control("PUT", f"faults/{name}", parameters)
+    try:
+        await asyncio.sleep(lasts_s)
+        return await until_fired(fired)
+    finally:
+        await world.control("DELETE", f"faults/{name}")
 
 
 async def publishes_are_refused(world, chance):
-    """By Ably's limits, for a while."""
-    await world.control("PUT", "faults/refuse_publish", {"share": 0.3, "count": 8})
-    await asyncio.sleep(1)
-    await world.control("DELETE", "faults/refuse_publish")
+    """Ably's limits refuse publishes, for a second."""
+    return await _switched(world, "refuse_publish", 1, share=0.3, count=8)
 
 
 async def acknowledgements_are_lost(world, chance):
-    """What is published may or may not be there, as far as the publisher knows."""
-    await world.control("PUT", "faults/lose_acks", {"share": 0.3, "count": 5})
-    await asyncio.sleep(1)
-    await world.control("DELETE", "faults/lose_acks")
+    """Messages are published, but the publisher does not learn of it."""
+    return await _switched(world, "lose_acks", 1, share=0.3, count=5)
 
 
 async def history_lags(world, chance):
-    """It shows what is older than a while, as REST may."""
-    await world.control("PUT", "faults/delay_history", {"ms": 1500})
-    await asyncio.sleep(chance.uniform(1, 4))
-    await world.control("DELETE", "faults/delay_history")
+    """History lacks the newest messages, as REST may; readers load the conversation meanwhile."""
+    lasts_s = chance.uniform(1, 4)
+    async with asyncio.TaskGroup() as group:
+        lagging = group.create_task(_switched(world, "delay_history", lasts_s, ms=1500))
+        while not lagging.done():
+            await world.hydrated(world.conversation_id)
+            await asyncio.sleep(0.2)
+    return lagging.result()
 
 
 async def clocks_are_set(world, chance):
-    """Wall clocks go wrong by minutes, and stay wrong: of one machine, or each by its own."""
+    """Wall clocks become wrong by minutes, and stay so: all by the same, or each by its own amount."""
     ahead_s = chance.uniform(-_CLOCK_S, _CLOCK_S)
     together = chance.random() < 0.5
-    for each in world.everybody:
+    moved = 0
+    for each in world.own_processes:
         moved_s = world.clocks.set(
             each.name, ahead_s if together else chance.uniform(-_CLOCK_S, _CLOCK_S)
         )
         world.set_back |= each is world.readers and moved_s < 0
+        moved += moved_s != 0
+    return moved
 
 
 FAULTS = {
@@ -168,26 +208,25 @@ FAULTS = {
 }
 
 _WEIGHTS = {"publisher_dies": 4, "publisher_sleeps": 0.5, "sweepers_die": 0.7}
-"""What is to happen more, or less, often than the rest."""
+"""The faults that occur more, or less, often than the others."""
 
 
-def some(world, chance):
-    """One to three faults that can be made in *world*."""
+def draw(world, chance):
+    """Draw one to three faults that are possible in *world*."""
     names = [name for name in FAULTS if name not in world.skipped]
     weights = [_WEIGHTS.get(name, 1) for name in names]
     return chance.choices(names, weights, k=chance.choice([1, 1, 2, 2, 3]))
 
 
-async def make(world, name, chance):
-    """Make one fault; it is over when this returns."""
-    if name not in world.skipped:
-        await FAULTS[name](world, chance)
+async def inject(world, name, chance):
+    """Inject a fault, and wait for its end; return the number of its effects, None if not possible."""
+    return None if name in world.skipped else await FAULTS[name](world, chance)
 
 
-async def mend(world):
-    """See to it that none is left on."""
+async def end_all(world):
+    """Switch off every fault, and wait until every process runs."""
     world.disk.free()
     with suppress(Exception):
         await world.control("DELETE", "faults")
-    for each in world.everybody:
+    for each in world.own_processes:
         await each.is_back()

@@ -1,4 +1,4 @@
-"""A follower over server-sent events that comes again, to whichever service answers."""
+"""A follower over server-sent events, which reconnects to any service that answers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from chaos.showing import Shown
 
 
 class Follower:
-    """A plain reader of the stream; what it shows is in ``shown``."""
+    """A plain reader of the event stream; ``shown`` is what it shows."""
 
     def __init__(self, world, conversation_id):
         self._world = world
@@ -37,4 +37,4 @@ class Follower:
             if name == "event":
                 kind = value
             elif name == "data":
-                self.shown.take(kind, json.loads(value))
+                self.shown.apply(kind, json.loads(value))

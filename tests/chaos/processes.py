@@ -1,4 +1,4 @@
-"""Processes that are started, stopped, killed, and started again as they were."""
+"""Processes that are started, suspended, killed, and started again with the same arguments."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ TESTS = Path(__file__).parent.parent
 
 
 class Process:
-    """A Python program that says ``ready`` when it is, and then what it has to say, in lines.
+    """A Python program that prints ``ready`` once it is, and then lines of output.
 
     Args:
         argv: the module and its arguments.
-        environment: added to ours.
-        log: where its standard error goes.
+        environment: added to the environment of this process.
+        log: the file for its standard error.
     """
 
     def __init__(self, *argv, environment, log):
@@ -34,6 +34,7 @@ class Process:
         self._reading = None
         self.lines = asyncio.Queue()
         self.kills = 0
+        self.is_ready = False
         self._starting = None
 
     async def start(self):
@@ -43,7 +44,7 @@ class Process:
                 "-m",
                 *self._argv,
                 env=self._environment,
-                stdin=subprocess.PIPE,  # whoever reads it ends with us
+                stdin=subprocess.PIPE,  # a program that reads it ends when this process ends
                 stdout=subprocess.PIPE,
                 stderr=log,
             )
@@ -51,48 +52,52 @@ class Process:
             line = await self._process.stdout.readline()
         assert line.startswith(b"ready"), f"{self._argv} ended: see {self._log}"
         self._reading = asyncio.create_task(self._read(self._process.stdout))
+        self.is_ready = True
 
     async def kill(self):
-        """kill -9, if it runs."""
+        """kill -9, if it runs; return how many processes that ended, 0 or 1."""
         await self.is_back()
         process, self._process = self._process, None
+        self.is_ready = False
         if process is None:
-            return
+            return 0
         self.kills += 1
         with suppress(ProcessLookupError):
             process.kill()
         async with asyncio.timeout(60):
-            await process.wait()
+            ended_by = await process.wait()
         if self._reading is not None:
             await self._reading
+        return int(ended_by == -signal.SIGKILL)
 
     def start_again(self):
-        """Start it, while other things go on; see `is_back`."""
+        """Begin to start it in the background; see `is_back`."""
         self._starting = asyncio.create_task(self.start())
 
     async def is_back(self):
-        """Return when it has started again, if it is about to."""
+        """Wait until it runs, if `start_again` was called."""
         starting, self._starting = self._starting, None
         if starting is not None:
             await starting
 
     def pause(self):
-        """SIGSTOP: it does nothing, and its connections stay."""
+        """SIGSTOP: it does nothing, and its connections stay open."""
         self._process.send_signal(signal.SIGSTOP)
 
     def resume(self):
         self._process.send_signal(signal.SIGCONT)
 
-    def say(self, said):
-        self._process.stdin.write(json.dumps(said).encode() + b"\n")
+    def send(self, command):
+        """Write *command*, as a line of JSON, to its standard input."""
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
 
     async def _read(self, output):
         async for line in output:
             self.lines.put_nowait(line)
 
 
-async def said_to_us():
-    """The lines of our own standard input, parsed; for the programs of the chaos."""
+async def input_lines():
+    """Yield the lines of this process's standard input, parsed as JSON."""
     loop = asyncio.get_running_loop()
     reader = asyncio.StreamReader()
     await loop.connect_read_pipe(lambda: asyncio.StreamReaderProtocol(reader), sys.stdin)
@@ -100,8 +105,8 @@ async def said_to_us():
         yield json.loads(line)
 
 
-def say(said):
-    """Say a line to whoever started us."""
-    text = said if isinstance(said, str) else json.dumps(said)
+def print_line(value):
+    """Print a line for the process that started this one: a string, or *value* as JSON."""
+    text = value if isinstance(value, str) else json.dumps(value)
     sys.stdout.write(text + "\n")
     sys.stdout.flush()

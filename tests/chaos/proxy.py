@@ -1,4 +1,4 @@
-"""Between everybody and the channel server: connections that can be made half-open."""
+"""A proxy before the channel server, whose connections can be made half-open."""
 
 from __future__ import annotations
 
@@ -8,30 +8,30 @@ from contextlib import suppress
 _PIECE = 65_536
 
 
-class _Passing:
-    """One connection that passes through."""
+class _Forwarded:
+    """A connection through the proxy."""
 
     def __init__(self):
-        self.swallowed = False
+        self.half_open = False
 
 
 class Proxy:
-    """Passes bytes on, until they are swallowed: neither side learns that the other is gone.
+    """Forwards bytes, and drops those of half-open connections, which neither side learns of.
 
     Args:
-        port: where it listens.
-        target: the port that it leads to.
+        port: the port on which it listens.
+        target: the port to which it connects.
     """
 
     def __init__(self, port, target):
         self._port = port
         self._target = target
-        self._passing = set()
+        self._connections = set()
         self._tasks = set()
         self._server = None
 
     async def start(self):
-        self._server = await asyncio.start_server(self._pass, "127.0.0.1", self._port)
+        self._server = await asyncio.start_server(self._forward, "127.0.0.1", self._port)
 
     async def close(self):
         if self._server is not None:
@@ -40,46 +40,46 @@ class Proxy:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    def swallow(self, chance, share):
-        """Make a *share* of the connections half-open; new ones work. How many that were."""
-        alive = [each for each in self._passing if not each.swallowed]
+    def make_half_open(self, chance, share):
+        """Make a *share* of the connections half-open; new ones work. Return how many that were."""
+        alive = [each for each in self._connections if not each.half_open]
         chosen = [each for each in alive if chance.random() < share]
         for each in chosen:
-            each.swallowed = True
+            each.half_open = True
         return len(chosen)
 
-    async def _pass(self, reader, writer):
+    async def _forward(self, reader, writer):
         task = asyncio.current_task()
         self._tasks.add(task)
-        passing = _Passing()
-        self._passing.add(passing)
+        forwarded = _Forwarded()
+        self._connections.add(forwarded)
         behind = None
         try:
             there, behind = await asyncio.open_connection("127.0.0.1", self._target)
             ways = [
-                asyncio.create_task(self._pump(passing, *way))
+                asyncio.create_task(self._pump(forwarded, *way))
                 for way in ((reader, behind), (there, writer))
             ]
             try:
                 await asyncio.wait(ways, return_when=asyncio.FIRST_COMPLETED)
-                if passing.swallowed:
-                    await asyncio.Event().wait()  # nobody says goodbye
+                if forwarded.half_open:
+                    await asyncio.Event().wait()  # neither side is closed
             finally:
                 for way in ways:
                     way.cancel()
                 await asyncio.gather(*ways, return_exceptions=True)
         except (OSError, asyncio.CancelledError):
-            pass  # the server is not there, so is the answer; or it is over
+            pass  # the server is not reachable, or the test is over
         finally:
-            self._passing.discard(passing)
+            self._connections.discard(forwarded)
             self._tasks.discard(task)
             for each in (writer, behind):
                 if each is not None:
                     each.transport.abort()
 
-    async def _pump(self, passing, reader, writer):
+    async def _pump(self, forwarded, reader, writer):
         with suppress(OSError):
             while data := await reader.read(_PIECE):
-                if not passing.swallowed:
+                if not forwarded.half_open:
                     writer.write(data)
                     await writer.drain()

@@ -1,11 +1,11 @@
-"""A publisher's process: answers the lines of its input, each a conversation and its responses."""
+"""A publisher's process: each line of its input is a conversation with responses to publish."""
 
 from __future__ import annotations
 
 import asyncio
 import random
 
-from chaos.processes import said_to_us, say
+from chaos.processes import input_lines, print_line
 from rehydrate.demo.texts import tokens_of
 from rehydrate.errors import StoreUnavailable
 from rehydrate.history import History
@@ -22,29 +22,31 @@ async def answer(history, conversation_id, response_id, *, ephemeral):
                 await asyncio.sleep(random.expovariate(1 / PACE_S))
     except StoreUnavailable as error:
         return f"StoreUnavailable: {error}"
-    except Exception as error:  # noqa: BLE001 - whatever it is, it is told
+    except Exception as error:  # noqa: BLE001 - every error is reported
         return f"{type(error).__name__}: {error}"
     return "completed"
 
 
-async def tell(history, conversation_id, response_id, *, after_s, ephemeral):
+async def publish(history, conversation_id, response_id, *, after_s, ephemeral):
     await asyncio.sleep(after_s)
-    say([response_id, await answer(history, conversation_id, response_id, ephemeral=ephemeral)])
+    print_line(
+        [response_id, await answer(history, conversation_id, response_id, ephemeral=ephemeral)]
+    )
 
 
 async def main():
     async with History() as history, asyncio.TaskGroup() as group:
-        say("ready")
-        async for asked in said_to_us():
+        print_line("ready")
+        async for asked in input_lines():
             for response_id, after_s in asked["responses"].items():
-                telling = tell(
+                publishing = publish(
                     history,
                     asked["conversation"],
                     response_id,
                     after_s=after_s,
                     ephemeral=asked["ephemeral"],
                 )
-                group.create_task(telling)
+                group.create_task(publishing)
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A process of readers: `History.follow`, and stock ably-python with the README's join.
 
-Each line of its input is a conversation to follow, or one to leave; each line it says is what one
-of its readers shows of a conversation, whenever that has changed.
+Each line of its input is a conversation to follow, or one to leave; each line of its output is what
+one of its readers shows of a conversation, at every change.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import httpx
 from ably import AblyRealtime
 from ably.types.tokendetails import TokenDetails
 
-from chaos.processes import said_to_us, say
+from chaos.processes import input_lines, print_line
 from chaos.showing import Shown, of_messages
 from rehydrate.ably.rest import AblyKey, Credentials
 from rehydrate.demo.reader import join
@@ -25,34 +25,34 @@ from rehydrate.errors import RehydrateError
 from rehydrate.history import History
 
 
-class Telling:
-    """Says what a reader of *conversation_id* shows, when that changes."""
+class Reporter:
+    """Prints what a reader of *conversation_id* shows, at every change."""
 
     def __init__(self, conversation_id, kind):
         self._name = [conversation_id, kind]
-        self._said = None
+        self._last = None
 
     def show(self, shown):
-        said = json.dumps([*self._name, shown])
-        if said != self._said:
-            self._said = said
-            say(said)
+        line = json.dumps([*self._name, shown])
+        if line != self._last:
+            self._last = line
+            print_line(line)
 
 
 async def follow(history, conversation_id):
-    """As a backend follows: by the library, again whenever it gives up."""
-    telling = Telling(conversation_id, "library")
+    """Follow as a backend does: with the library, and again after an error."""
+    reporter = Reporter(conversation_id, "library")
     while True:
         shown = Shown()
         with suppress(RehydrateError):
             async for event in history.follow(conversation_id):
-                shown.take(event.kind, event.data)
-                telling.show(shown.messages)
+                shown.apply(event.kind, event.data)
+                reporter.show(shown.messages)
         await asyncio.sleep(random.uniform(0.1, 0.4))
 
 
 class Server:
-    """Where a stock client loads from: whichever service answers."""
+    """The services from which a stock client loads: the next that answers."""
 
     def __init__(self, client):
         self._client = client
@@ -72,7 +72,7 @@ class Server:
 
 
 def stock_client():
-    """A stock client as an app makes it, that does not wait long before it connects again."""
+    """Return a stock client as an app creates it, with short pauses before it reconnects."""
     signing = Credentials(AblyKey.parse(os.environ["ABLY_API_KEY"]), "reader", _no_time)
 
     async def token(params):
@@ -95,22 +95,22 @@ async def _no_time():
 
 
 async def stock(server, conversation_id):
-    """As a client joins: the README's lines, and a new client when they or the SDK fail."""
-    telling = Telling(conversation_id, "stock")
+    """Join as a client does: with the README's code, and with a new client after an error."""
+    reporter = Reporter(conversation_id, "stock")
     channel = os.environ["REHYDRATE_CHANNEL_TEMPLATE"].replace("{conversation_id}", conversation_id)
 
     async def load(until=None):
         return await server.load(conversation_id, until)
 
     def render(view):
-        telling.show(of_messages(view.messages))
+        reporter.show(of_messages(view.messages))
 
     for way in itertools.cycle(random.sample((1, 2, 3), 3)):
         ably = stock_client()
         try:
             await join(ably, channel, load, render, way)
         except Exception as error:  # noqa: BLE001 - of the SDK or of its socket: an app joins again
-            say(["", "trouble", f"{type(error).__name__}: {error}"])
+            print_line(["", "trouble", f"{type(error).__name__}: {error}"])
         finally:
             with suppress(Exception):
                 async with asyncio.timeout(3):
@@ -123,13 +123,13 @@ async def main():
     headers = {"Authorization": f"Bearer {os.environ['REHYDRATE_SERVICE_KEYS']}"}
     async with History() as history, httpx.AsyncClient(headers=headers, timeout=15) as client:
         server = Server(client)
-        say("ready")
-        async for asked in said_to_us():
-            if "follow" in asked:
-                id_ = asked["follow"]
-                begun = (follow(history, id_), stock(server, id_))
-                readers[id_] = [asyncio.create_task(each) for each in begun]
-            for task in readers.pop(asked.get("leave"), []):
+        print_line("ready")
+        async for command in input_lines():
+            if "follow" in command:
+                id_ = command["follow"]
+                reading = (follow(history, id_), stock(server, id_))
+                readers[id_] = [asyncio.create_task(each) for each in reading]
+            for task in readers.pop(command.get("leave"), []):
                 task.cancel()
 
 

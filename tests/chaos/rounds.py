@@ -1,4 +1,4 @@
-"""One round: responses stream, something breaks, and every reader sees all of them end."""
+"""One round: responses stream, faults occur, and every reader sees every response end."""
 
 from __future__ import annotations
 
@@ -12,32 +12,34 @@ from chaos.following import Follower
 from chaos.judging import KILLED, measured, never_begun, taken_s
 
 PATIENCE_S = 90.0
-RESPONSES = 4
-"""And two more for each fault; they begin one after the other, so that each meets some."""
+RESPONSES, MORE = 4, 2
+"""Responses at the beginning of a round, and with each of its faults, so that each affects some."""
 
 OURS = ("sse", "library")
-"""Kinds of readers that see a connection die by our own pings."""
+"""Kinds of readers that notice a dead connection by our own pings."""
 
-_A_FAULT_S = 1.6
+_BEGIN_WITHIN_S, _MORE_WITHIN_S = 1.6, 0.8
 _TURN_S = 0.05
 
 
 class Round(NamedTuple):
-    """What became of a round.
+    """The result of a round.
 
-    ``unended``: responses that some reader never saw end. ``betrayed``: what publishers that lived
-    were told instead of an end, by response, though they should not have been.
+    ``unended``: responses that some reader never saw end. ``wrong_outcomes``: errors that live
+    publishers received, by response, though it should have ended. ``fired``: the effects of each
+    fault; None: it is not possible here.
     """
 
     conversation_id: str
     faults: list[str]
+    fired: list[int | None]
     ended: list
     unended: dict[str, str]
-    betrayed: dict[str, str]
+    wrong_outcomes: dict[str, str]
 
 
 class _Playing:
-    """A round while it goes on."""
+    """A round that is being played."""
 
     def __init__(self, world, number, chance, names):
         self.world = world
@@ -45,51 +47,66 @@ class _Playing:
         self.chance = chance
         self.conversation_id = f"round-{number}"
         self.ephemeral = world.keeps_channels and number % 5 == 4
-        count = RESPONSES + 2 * len(names)
+        count = RESPONSES + MORE * len(names)
         self.ids = [
             f"{self.conversation_id}-r{n}-{chance.getrandbits(32):08x}" for n in range(count)
         ]
         self.publisher_of = {id_: chance.choice(world.publishers) for id_ in self.ids}
         self.losses = world.losses
-        self.kills = {each: each.kills for each in world.publishers}
+        self.deaths, self.kills = {}, {}
+        self.fired = []
         self.outcomes = {}
         self.over_s = self.stalled_s = 0.0
-        self.told_s = {}
+        self.outcome_s = {}
         self.follower = Follower(world, self.conversation_id)
-        world.dead.clear()
+        world.conversation_id = self.conversation_id
         world.half_open = world.set_back = False
 
-    def begin(self):
-        self.world.readers.say({"follow": self.conversation_id})
-        within_s = _A_FAULT_S * len(self.names)
-        begins_s = {id_: self.chance.uniform(0, within_s) for id_ in self.ids}
-        for publisher in self.world.publishers:
-            mine = {id_: begins_s[id_] for id_ in self.ids if self.publisher_of[id_] is publisher}
-            asked = {"conversation": self.conversation_id, "responses": mine}
-            publisher.say({**asked, "ephemeral": self.ephemeral})
+    async def begin(self):
+        self.world.readers.send({"follow": self.conversation_id})
+        await self._respond(self.ids[:RESPONSES], _BEGIN_WITHIN_S)
+
+    async def _respond(self, ids, within_s):
+        """Begin responses, each by its publisher, or by the other if that one was just killed."""
+        for id_ in ids:
+            begins_s = self.chance.uniform(0, within_s)
+            publisher = self.publisher_of[id_]
+            if not publisher.is_ready:
+                ready = [each for each in self.world.publishers if each.is_ready]
+                publisher = self.publisher_of[id_] = (ready or [publisher])[0]
+                await publisher.is_back()
+            self.kills[id_], self.deaths[id_] = publisher.kills, self.world.deaths[publisher.name]
+            command = {"conversation": self.conversation_id, "responses": {id_: begins_s}}
+            publisher.send({**command, "ephemeral": self.ephemeral})
+
+    def lives(self, id_):
+        """Return True if the publisher of a response was neither killed nor suspended since it began."""
+        return self.world.deaths[self.publisher_of[id_].name] == self.deaths[id_]
 
     async def break_things(self):
+        later = iter(self.ids[RESPONSES:])
         for name in self.names:
             await asyncio.sleep(self.chance.uniform(0.1, 1.2))
-            await faults.make(self.world, name, self.chance)
+            await self._respond([next(later) for _ in range(MORE)], _MORE_WITHIN_S)
+            self.fired.append(await faults.inject(self.world, name, self.chance))
         self.over_s, self.stalled_s = time.monotonic(), 0.0
 
-    def listen(self):
-        """Take what publishers say became of their responses; of one that was killed, nothing."""
+    def read_outcomes(self):
+        """Read the outcomes that publishers report; a killed publisher reports none."""
         for publisher in self.world.publishers:
-            killed = publisher.kills > self.kills[publisher]
             while not publisher.lines.empty():
                 id_, outcome = json.loads(publisher.lines.get_nowait())
-                self.outcomes[id_], self.told_s[id_] = outcome, time.monotonic()
-            mine = [id_ for id_ in self.ids if self.publisher_of[id_] is publisher]
-            self.outcomes |= {id_: KILLED for id_ in mine if killed and id_ not in self.outcomes}
+                self.outcomes[id_], self.outcome_s[id_] = outcome, time.monotonic()
+        for id_ in self.ids:
+            if id_ not in self.outcomes and self.publisher_of[id_].kills > self.kills[id_]:
+                self.outcomes[id_] = KILLED
 
     def since(self, id_):
-        """How long ago everything worked again, and the publisher was done with *id_*, in s."""
-        return max(0.0, time.monotonic() - max(self.over_s, self.told_s.get(id_, 0.0)))
+        """Return the time since all faults were over and the publisher of *id_* was done, in s."""
+        return max(0.0, time.monotonic() - max(self.over_s, self.outcome_s.get(id_, 0.0)))
 
     async def watch_the_machine(self):
-        """Add up how long a process that wants to run has to wait for its turn."""
+        """Add up how long the machine delays a process that is ready to run."""
         while True:
             began_s = time.monotonic()
             await asyncio.sleep(_TURN_S)
@@ -97,26 +114,28 @@ class _Playing:
 
     @property
     def shown(self):
-        """What readers show, by kind."""
+        """The messages that readers show, by kind of reader."""
         return {"sse": self.follower.shown.messages, **self.world.shown[self.conversation_id]}
 
 
 async def play(world, number, chance, *, names=None):
-    """Play one round; *names*: of faults, instead of chance."""
-    playing = _Playing(world, number, chance, names or faults.some(world, chance))
+    """Play one round; *names*: the faults, otherwise random."""
+    playing = _Playing(world, number, chance, names or faults.draw(world, chance))
     beside = [asyncio.create_task(playing.follower.run())]
     beside.append(asyncio.create_task(playing.watch_the_machine()))
     try:
-        playing.begin()
+        await playing.begin()
         await playing.break_things()
         ended, unended = await _see_the_end(playing)
         if not playing.ephemeral and playing.losses == world.losses:
             ended = await _against_channel(world, playing.conversation_id, ended)
-        betrayed = _betrayed(playing, ended)
-        return Round(playing.conversation_id, playing.names, ended, unended, betrayed)
+        wrong_outcomes = _wrong_outcomes(playing, ended)
+        return Round(
+            playing.conversation_id, playing.names, playing.fired, ended, unended, wrong_outcomes
+        )
     finally:
-        await faults.mend(world)
-        world.readers.say({"leave": playing.conversation_id})
+        await faults.end_all(world)
+        world.readers.send({"leave": playing.conversation_id})
         for task in beside:
             task.cancel()
         await asyncio.gather(*beside, return_exceptions=True)
@@ -124,12 +143,12 @@ async def play(world, number, chance, *, names=None):
 
 
 async def _see_the_end(playing):
-    """Wait until every service says, and every reader shows, how each response ended."""
+    """Wait until every service and every reader shows how each response ended."""
     ended, left, ours_s = [], set(playing.ids), {}
-    missing = dict.fromkeys(playing.ids, "its publisher says nothing")
+    missing = dict.fromkeys(playing.ids, "its publisher reported no outcome")
     deadline_s = time.monotonic() + PATIENCE_S
     while left and time.monotonic() < deadline_s:
-        playing.listen()
+        playing.read_outcomes()
         done = sorted(left & playing.outcomes.keys())
         answers = await playing.world.hydrated(playing.conversation_id)
         for id_ in done:
@@ -149,12 +168,12 @@ async def _see_the_end(playing):
 
 
 def _seen_by(kinds, answers, shown, id_):
-    """The message, if readers of *kinds* and services agree that it has ended; else who does not."""
+    """Return the ended message if services and readers of *kinds* agree; otherwise who differs."""
     found = []
-    for answer in filter(None, answers):  # one that was killed may still be starting again
+    for answer in filter(None, answers):  # a killed service may still be starting
         message = next((m for m in answer["messages"] if m["id"] == id_), None)
         if message is None or message["status"] == "in_progress":
-            return "not ended, a service says"
+            return "not ended for a service"
         found.append(message)
     if not found:
         return "no service answers"
@@ -177,8 +196,8 @@ def _brief(shown):
 
 
 async def _against_channel(world, conversation_id, ended):
-    """Count as lost what the channel shows and the answer does not."""
-    shown = await world.said(conversation_id)
+    """Count as lost the characters that the channel has and the answer lacks."""
+    shown = await world.channel_texts(conversation_id)
     found = []
     for each in ended:
         behind = len(shown.get(each.id, "")) - each.characters
@@ -186,18 +205,18 @@ async def _against_channel(world, conversation_id, ended):
     return found
 
 
-def _betrayed(playing, ended):
-    """What publishers were told that they should not have been.
+def _wrong_outcomes(playing, ended):
+    """Return the outcomes that publishers should not have received.
 
-    One that was killed says nothing; one that slept is fenced. Else a response ends as its
-    publisher wants, or was never begun, and the caller knows; or its end is told by a sweep.
+    A killed publisher reports none; a suspended one is fenced. Otherwise a response ends as its
+    publisher wants, or was never begun, which its caller learns; or a sweeper announces its end.
     """
     begun = {each.id for each in ended}
     wrong = {}
     for id_, outcome in playing.outcomes.items():
-        dead = playing.publisher_of[id_].name in playing.world.dead
+        dead = not playing.lives(id_)
         refused = outcome.startswith("StoreUnavailable") and id_ not in begun
-        untold = outcome.startswith("ChannelUnavailable") and id_ in begun
-        if outcome != "completed" and not (dead or refused or untold):
+        unannounced = outcome.startswith("ChannelUnavailable") and id_ in begun
+        if outcome != "completed" and not (dead or refused or unannounced):
             wrong[id_] = outcome
     return wrong

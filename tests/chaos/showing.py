@@ -1,20 +1,20 @@
-"""What a plain reader shows: text, status and whether something is missing, by message."""
+"""What a plain reader shows of each message: text, status, and whether there are gaps."""
 
 from __future__ import annotations
 
 
 def of_messages(messages):
-    """What a reader of *messages*, in their wire form, shows."""
+    """Return what a reader of *messages*, in their wire form, shows."""
     return {each["id"]: [each["text"], each["status"], bool(each["gaps"])] for each in messages}
 
 
 class Shown:
-    """What a reader shows that is told of a snapshot and of events, and can add."""
+    """What a reader shows that replaces its messages by a snapshot, and applies events."""
 
     def __init__(self):
         self.messages = {}
 
-    def take(self, kind, data):
+    def apply(self, kind, data):
         if kind == "snapshot":
             self.messages = of_messages(data["messages"])
             return

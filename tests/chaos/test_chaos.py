@@ -1,4 +1,4 @@
-"""A short version of `make chaos`: nearly each fault once, seven in a round, all at once."""
+"""A short `make chaos`: almost every fault once, seven in a round, both worlds at the same time."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ from chaos.processes import TESTS
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOO_SLOW = {"publisher_sleeps", "sweepers_die"}
-"""They take more than a lease; `tests/upkeep/test_sweeping.py` has one that wakes up too late."""
+"""They take more than a lease; `tests/exactness/test_sweeps.py` has a publisher that wakes up late."""
 
 
-async def test_whatever_breaks_every_character_is_accounted_for(tmp_path):
+async def test_every_character_is_accounted_for_despite_all_faults(tmp_path):
     names = [name for name in FAULTS if name not in TOO_SLOW]
-    asked = ("--each", "7", "--faults", ",".join(names), "--seed", "20", "--json")
+    options = ("--each", "7", "--faults", ",".join(names), "--seed", "20", "--json")
     playing = await asyncio.create_subprocess_exec(
-        sys.executable,  # a process of its own, which may have mounts of its own
+        sys.executable,  # a process of its own, which can have private mounts
         "-m",
         "chaos",
-        *asked,
+        *options,
         env={**os.environ, "PYTHONPATH": str(TESTS)},
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    said, errors = await playing.communicate()
-    told = json.loads(said.splitlines()[-1]) if said else {}
-    assert playing.returncode == 0, f"{told} {errors.decode()}"
-    assert is_good(told)
-    assert told["faults"].keys() | told["skipped"].keys() == set(names)
+    output, errors = await playing.communicate()
+    report = json.loads(output.splitlines()[-1]) if output else {}
+    assert playing.returncode == 0, f"{report} {errors.decode()}"
+    assert is_good(report)
+    assert report["faults"].keys() | report["skipped"].keys() == set(names)

@@ -1,4 +1,4 @@
-"""What rounds of chaos are played on: real processes, each killed and started again."""
+"""The world of a round: real processes, each of which is killed and started again."""
 
 from __future__ import annotations
 
@@ -28,14 +28,14 @@ from rehydrate.postgres.migrations import migrate
 KEY = "chaos.key:" + "k" * 32
 SERVICE_KEY = "the-service-key-of-chaos"
 LEASE_S = 10.0
-"""Of the default's 15 s; what has to happen within two of them takes one and about 4 s, and as long
-as it takes to notice that a connection is dead, which is about 10 s."""
+"""Shorter than the default of 15 s. The end of a response has to be shown within two leases: it takes
+one lease, about 4 s, and about 10 s until a dead connection is noticed."""
 
 _CHANNELS = "[settings]\nmax_idle_interval_s = 2.0\n"
-"""How soon stock SDKs notice that a connection is dead: Ably's 15 s, with the lease made shorter."""
+"""How soon stock SDKs notice a dead connection: Ably's 15 s, shortened as the lease is."""
 
 _MIGRATING = asyncio.Lock()
-"""Alembic runs once at a time in a process."""
+"""Alembic can run only once at a time in a process."""
 
 
 def free_port():
@@ -49,12 +49,13 @@ class World:
 
     Attributes:
         shown: what readers in other processes show, by conversation and kind.
-        losses: how often the channel server lost what it had.
+        losses: how often the channel server lost its channels.
         half_open: whether connections were made half-open in this round.
         set_back: whether the clock of the readers was set back in this round.
-        dead: publishers that were killed, or slept too long, in this round, by name.
-        refusals: what the database said when its disk was full.
-        skipped: faults that cannot be made here, and why.
+        conversation_id: the conversation of the round.
+        deaths: how often each publisher was killed or suspended for longer than its lease, by name.
+        refusals: the database's errors when its disk was full, with their number.
+        skipped: faults that are not possible here, and why.
     """
 
     def __init__(self, folder, *, keeps_channels, no_mounts=None):
@@ -75,11 +76,12 @@ class World:
         self.troubles = []
         self.losses = 0
         self.half_open = self.set_back = False
-        self.dead = set()
+        self.conversation_id = None
+        self.deaths = Counter()
         self.refusals = Counter()
         skipped = {"disk_is_full": self.disk.why_not, "clocks_are_set": self.clocks.why_not}
         self.skipped = {name: why for name, why in skipped.items() if why is not None}
-        self._hearing = None
+        self._reading = None
 
     @property
     def template(self):
@@ -87,12 +89,12 @@ class World:
 
     @property
     def blinded(self):
-        """Whether the SDK of a stock client may not see in time that its connection is dead."""
+        """True if a stock client's SDK may notice a dead connection late."""
         return self.half_open and self.set_back
 
     @property
-    def everybody(self):
-        """The processes of ours, which have clocks of their own."""
+    def own_processes(self):
+        """Our own processes, which have clocks of their own."""
         return [*self.services, *self.publishers, self.readers]
 
     def process(self, name, *argv, timed=True):
@@ -127,13 +129,13 @@ class World:
             self.services.append(self.process(f"service-{number}", *serve))
         self.publishers = [self.process(f"publisher-{n}", "chaos.publisher") for n in range(2)]
         self.readers = self.process("readers", "chaos.reader")
-        await asyncio.gather(*(each.start() for each in self.everybody))
-        self._hearing = asyncio.create_task(self._hear())
+        await asyncio.gather(*(each.start() for each in self.own_processes))
+        self._reading = asyncio.create_task(self._read_shown())
 
     async def end(self):
-        if self._hearing is not None:
-            self._hearing.cancel()
-        for each in (*self.everybody, self.channels):
+        if self._reading is not None:
+            self._reading.cancel()
+        for each in (*self.own_processes, self.channels):
             if each is not None:
                 await each.kill()
         await self.proxy.close()
@@ -143,13 +145,15 @@ class World:
         self.disk.close()
 
     async def stop_postgres(self):
-        """An immediate stop, as of a lost machine; whoever guards it starts it again."""
-        os.kill(self.postgres.pid, signal.SIGQUIT)
+        """Stop Postgres immediately, as a lost machine does, and start it; return the stops: 1."""
+        stopped = self.postgres.pid
+        os.kill(stopped, signal.SIGQUIT)
         await asyncio.sleep(0.2)
         await self.start_postgres()
+        return int(self.postgres.pid != stopped)
 
     async def start_postgres(self):
-        """Return when it answers."""
+        """Start Postgres; return when it answers."""
         async with asyncio.timeout(60):
             while True:
                 with suppress(Exception):
@@ -160,16 +164,18 @@ class World:
     async def restart_channels(self):
         if not self.keeps_channels:
             self.losses += 1
-        await self.channels.kill()
+        killed = await self.channels.kill()
         await self.channels.start()
+        return killed
 
     async def control(self, method, path, body=None):
-        """Ask the channel server for a fault; it has to answer."""
+        """Request something of the channel server's control endpoint; return the parsed answer."""
         url = f"http://127.0.0.1:{self.channel_port}/localably/{path}"
-        (await self.client.request(method, url, json=body)).raise_for_status()
+        answer = await self.client.request(method, url, json=body)
+        return answer.raise_for_status().json()
 
     async def hydrated(self, conversation_id):
-        """The conversation as each service answers; None of one that does not just now."""
+        """Return the conversation as each service answers it; None for one that does not answer."""
         answers = []
         for url in self.urls:
             answers.append(None)
@@ -179,8 +185,8 @@ class World:
                     answers[-1] = answer.json()
         return answers
 
-    async def said(self, conversation_id):
-        """The texts that the channel shows, by response."""
+    async def channel_texts(self, conversation_id):
+        """Return the texts of the channel's history, by response."""
         how = {"endpoint": "127.0.0.1", "port": self.channel_port, "tls": False}
         timeline = Timeline()
         async with AblyChannel(KEY, **how) as log:
@@ -189,7 +195,7 @@ class World:
                 timeline.fold(decode_all(page))
         return {id_: spoken_text(each.parts()) for id_, each in timeline.messages.items()}
 
-    async def _hear(self):
+    async def _read_shown(self):
         while True:
             conversation_id, kind, shown = json.loads(await self.readers.lines.get())
             if kind == "trouble":
@@ -200,7 +206,7 @@ class World:
 
 @asynccontextmanager
 async def running(*, keeps_channels, no_mounts=None, folder=None):
-    """A world, while the block runs; *folder*: where, and it is kept."""
+    """Start a world, and stop it after the block; *folder*: its folder, which is then kept."""
     async with AsyncExitStack() as stack:
         where = folder or stack.enter_context(tempfile.TemporaryDirectory(prefix="chaos-"))
         world = World(where, keeps_channels=keeps_channels, no_mounts=no_mounts)

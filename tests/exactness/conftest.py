@@ -8,7 +8,7 @@ from rehydrate.hydrate import history_window as walking
 
 @pytest.fixture
 def simulated_time(monkeypatch):
-    """The clock of a scene stands while an act runs: it would wait in vain for history."""
+    """Do not wait for history to catch up: the simulated clock stands still while an act runs."""
     monkeypatch.setattr(walking, "_RETRY_AFTER_S", ())
 
 

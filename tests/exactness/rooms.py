@@ -1,7 +1,7 @@
-"""Conversations over a real Postgres and a real channel server, with a way to stop time in between.
+"""Conversations over a real Postgres and a real channel server, in which a test controls the order.
 
-`House` opens the rooms once for a module; `Room` is one conversation in it. `Paused` lends a port
-with a pause before chosen calls, so that a test says which of two goes first, and sleeps never do.
+`House` holds the real adapters, once for a module; `Room` is one conversation on them. `Paused` wraps a
+port and pauses before chosen calls, so that a test decides which of two goes first, without sleeping.
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from fault_checks import every_fault_fires
 from localably import LocalAbly
 from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.context import Context, PublishOptions
@@ -37,7 +36,7 @@ def now_ms():
 
 
 class Paused:
-    """A port that awaits ``pauses[name]()`` before a call of that name is passed on."""
+    """A port that awaits ``pauses[name]()`` before it passes on a call of that name."""
 
     def __init__(self, port, **pauses):
         self._port = port
@@ -91,7 +90,7 @@ class Paused:
 
 
 class Gate:
-    """Stops who comes to it, and tells that somebody did."""
+    """Holds back callers until it is opened; ``reached`` waits for the first caller."""
 
     def __init__(self):
         self._arrived, self._opened = asyncio.Event(), asyncio.Event()
@@ -109,7 +108,7 @@ class Gate:
 
 
 class Room:
-    """One conversation of a house."""
+    """One conversation on the adapters of a house."""
 
     def __init__(self, house, *, clock, retention_ms, agents):
         self.id = f"c-{secrets.token_hex(5)}"
@@ -135,7 +134,7 @@ class Room:
         return self.name
 
     def context(self, *, store=None, channel=None, ahead_ms=0, options=None):
-        """The context of this conversation, with another store, channel or options, or a clock that is ahead."""
+        """Return this conversation's context, with another store, channel, options or clock."""
         changes = {}
         if store is not None:
             changes["store"] = store
@@ -165,14 +164,14 @@ class Room:
         return await store_messages(self.ctx, self.id, messages)
 
     async def say(self, name, data=None, *, client_id=None, **headers):
-        """Publish one message, and wait until it is acknowledged; its serial."""
+        """Publish one message; return its serial once it is acknowledged."""
         extras = {"headers": headers} if headers else None
         said = Outgoing(name, data, f"{self.id}-{next(self._count)}", extras, client_id)
         (serial,) = await self.channel.publish(self.name, [said])
         return serial
 
     async def tell(self, rid, text, *, start=True, stop=True, first=1, **headers):
-        """Publish a response, a letter a token, as somebody else would; the last serial."""
+        """Publish a response as a foreign publisher does, a letter per token; return the last serial."""
         last = None
         if start:
             last = await self.say("start", responseId=rid, seq=0, **headers)
@@ -183,7 +182,7 @@ class Room:
         return last
 
     async def on_channel(self):
-        """The channel messages, oldest first."""
+        """Return the channel messages, oldest first."""
         found = []
         async with aclosing(self.channel.history(self.name, forwards=True)) as pages:
             async for page in pages:
@@ -197,7 +196,7 @@ class Room:
                 await asyncio.sleep(0.01)
 
     async def shown(self, **asked):
-        """What a hydrate shows: text and status by id."""
+        """Hydrate; return text and status by id."""
         hydrated = await self.hydrate(**asked)
         return {m["id"]: (m["text"], m["status"]) for m in hydrated.messages}
 
@@ -205,12 +204,12 @@ class Room:
         return (await self.store.load(self.id, limit=1, before=None)).conversation
 
     async def spoken(self):
-        """Name, seq and gen of the channel messages, in order."""
+        """Return name, seq and gen of the channel messages, in order."""
         told = [(m.name, m.extras["headers"]) for m in await self.on_channel()]
         return [(name, headers["seq"], headers["gen"]) for name, headers in told]
 
     async def message(self):
-        """The only message that a hydrate shows."""
+        """Hydrate; return the only message."""
         (message,) = (await self.hydrate()).messages
         return message
 
@@ -219,7 +218,7 @@ class Room:
             return await held.lease(rid)
 
     async def stored(self):
-        """What the store alone shows: text and status by id."""
+        """Return text and status by id, from the store alone."""
         ids = {e.message_id for m in await self.on_channel() if (e := codecs.decode(m))}
         states = await self.store.states(self.id, ids)
         return {s.id: ("".join(p["text"] for p in s.parts()), s.status) for s in states}
@@ -231,19 +230,19 @@ class Room:
                 await asyncio.sleep(0.01)
 
     async def claimed(self, rid):
-        """A lease on *rid* whose publisher only says what the test says."""
+        """Claim a lease on *rid*, whose publisher publishes only what the test publishes."""
         ledger = Checkpoints(self.ctx, self.id)
         await ledger.claim(rid, None, None)
         return ledger
 
     async def take_over(self, rid):
-        """Give the lease of *rid* to somebody else, and let it run out at once."""
+        """Give the lease of *rid* to another holder, already expired."""
         async with self.store.locked(self.id, self.name) as held:
             await held.grant(rid, "nobody that lives", -1.0)
 
     @asynccontextmanager
     async def listening(self):
-        """All that the channel delivers meanwhile, into a list."""
+        """Collect what the channel delivers during the block, in a list."""
         heard = []
 
         async def listen(subscription):
@@ -260,7 +259,7 @@ class Room:
 
 
 class House:
-    """The rooms of a module: Postgres, the channel server, and two connections to it."""
+    """The adapters of a module's rooms: Postgres, the channel server, and two connections to it."""
 
     def __init__(self, store, server, channel, other, database):
         self.store, self.server, self.channel, self.other = store, server, channel, other
@@ -268,7 +267,7 @@ class House:
         self._tasks = []
 
     def spawn(self, coroutine):
-        """Run *coroutine* beside the test; it ends with the house at the latest."""
+        """Run *coroutine* as a task, which is cancelled at the latest when the house is closed."""
         task = asyncio.create_task(coroutine)
         self._tasks.append(task)
         return task
@@ -280,10 +279,9 @@ class House:
 
     @contextlib.contextmanager
     def room(self, *, retention_ms=120_000, agents=frozenset(), clock=now_ms):
-        """A conversation of its own; its faults must fire, and are switched off after it."""
+        """Create a conversation for the block; its faults are switched off at the end."""
         try:
-            with every_fault_fires(self.server.faults):
-                yield Room(self, clock=clock, retention_ms=retention_ms, agents=agents)
+            yield Room(self, clock=clock, retention_ms=retention_ms, agents=agents)
         finally:
             self.server.faults.clear()
 
@@ -322,7 +320,7 @@ def event_of(kind, rid, seq, text=None, **fields):
 
 
 class Cable:
-    """A TCP connection to Postgres that can be cut, and mended."""
+    """A TCP connection to Postgres that can be cut, restored and stalled."""
 
     def __init__(self, url):
         self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
@@ -358,7 +356,7 @@ class Cable:
         self._flowing.set()
 
     def hold(self):
-        """Let nothing pass, and end nothing: nobody is told that the other is gone."""
+        """Pass nothing on, and close nothing: neither side learns that the other is gone."""
         self._flowing.clear()
 
     async def _serve(self, reader, writer):

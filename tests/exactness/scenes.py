@@ -1,9 +1,9 @@
-"""Channels said message by message, and readers who join them at every moment, in every way."""
+"""Channels given message by message, and readers that join them at every time, in every way."""
 
 from __future__ import annotations
 
 from laws.readers import Life, judge, read
-from laws.worlds import Joiner, Said, World, posted
+from laws.worlds import Joiner, Planned, World, posted
 
 LETTERS = "abcdefghij"
 
@@ -29,7 +29,7 @@ def prompt(at_s, text="hi"):
 
 
 def _said(name, rid, seq, at_s, *, lag_s=0, index=0, **more):
-    return Said(name, rid, seq, **more), round(at_s * 1000), round(lag_s * 1000), index
+    return Planned(name, rid, seq, **more), round(at_s * 1000), round(lag_s * 1000), index
 
 
 def bare(*said):
@@ -38,7 +38,7 @@ def bare(*said):
 
 
 def world(*said, serials=True, record_s=(), **more):
-    """The channel on which *said* was said, in the order of its serials."""
+    """Return the world of a channel with the messages *said*, in the order of their serials."""
     placed = sorted(enumerate(said), key=lambda each: (each[1][1], each[1][3]))
     log = [
         posted(each, at_ms, index, serials=serials, extra_lag_ms=lag_ms, number=number)
@@ -48,12 +48,12 @@ def world(*said, serials=True, record_s=(), **more):
 
 
 def wrong(world_, way, at_s, delay_s=0.0):
-    """What is wrong with what a reader shows who joins at *at_s*; nothing, if it is exact."""
+    """Return what is wrong with what a reader shows that joins at *at_s*; empty if it is exact."""
     return judge(world_, Joiner(way, round(at_s * 1000), round(delay_s * 1000)))
 
 
 def wrong_anywhere(world_, ways=(1, 2, 3), first_s=9):
-    """What goes wrong for readers who join at any half second, early or late for the answer."""
+    """Return what is wrong for readers that join at any half second, before or after the answer."""
     last_ms = world_.log[-1].message.timestamp_ms + 2500
     joiners = [
         Joiner(way, at_ms, delay_ms)
@@ -65,7 +65,7 @@ def wrong_anywhere(world_, ways=(1, 2, 3), first_s=9):
 
 
 async def answer_at(world_, at_s):
-    """The answer of a hydrate at a moment, and its messages by id."""
+    """Return the answer of a hydrate at *at_s*, and its messages by id."""
     life = Life(world_)
     await life.until(round(at_s * 1000))
     hydrated = await life.hydrate()
@@ -73,7 +73,7 @@ async def answer_at(world_, at_s):
 
 
 async def shown(world_, way, at_s, delay_s=0.0):
-    """What a reader shows: text and status by id; and the answer it began with."""
+    """Return what a reader shows, text and status by id, and the answer that it began with."""
     view, answer, failure = await read(
         world_, Joiner(way, round(at_s * 1000), round(delay_s * 1000))
     )

@@ -10,12 +10,12 @@ from appending import DONE, appender_to
 from exactness.rooms import Gate, Paused, until, within
 from exactness.viewing import as_sdk
 from laws.readers import judge
-from laws.worlds import Joiner, Said, World, posted
+from laws.worlds import Joiner, Planned, World, posted
 from rehydrate.core.client_view import View
 
 
 def growing(*said, **more):
-    """A channel on which each of *said* came a second after the one before."""
+    """Return the world of a channel with the messages *said*, one per second."""
     creates = {}
     log = [
         posted(each, 10_000 + 1000 * number, number=number, creates=creates)
@@ -25,7 +25,7 @@ def growing(*said, **more):
 
 
 def letters(text, cell=0):
-    return [Said("response", "A", data=letter, cell=cell) for letter in text]
+    return [Planned("response", "A", data=letter, cell=cell) for letter in text]
 
 
 def wrong_anywhere(world):
@@ -51,7 +51,7 @@ class Paged(Paused):
 
 @pytest.fixture
 def grown(room):
-    """A room on a channel whose messages may change."""
+    """A room on a channel with appends."""
     room.name = f"mutable:{room.id}"
     return room
 
@@ -64,22 +64,22 @@ async def appending(room):
 
 class Test9VersionsAreNotPositions:
     def test_a_delta_that_overlaps_the_answer_is_not_appended_to_it(self):
-        said = [*letters("abc"), Said("response-end", "A")]
+        said = [*letters("abc"), Planned("response-end", "A")]
         held = frozenset({f"{11_000:014d}-000@s:000"})  # b is delivered with c, as one
         assert wrong_anywhere(growing(*said, held=held)) == []
 
     def test_the_first_full_update_is_the_base_of_later_deltas_even_if_the_answer_has_it(self):
-        said = [*letters("abcdef"), Said("response-end", "A")]
+        said = [*letters("abcdef"), Planned("response-end", "A")]
         for catch_up_s in (11, 13, 15):
             assert wrong_anywhere(growing(*said, catch_ups=(catch_up_s * 1000,))) == []
 
     def test_each_channel_message_has_its_own_position_in_an_answer(self):
         said = [*letters("a", 0), *letters("b", 1), *letters("c", 0), *letters("d", 1)]
-        world = growing(*said, Said("response-end", "A"), lag_ms=1000)
+        world = growing(*said, Planned("response-end", "A"), lag_ms=1000)
         assert wrong_anywhere(world) == []
 
     async def test_pages_read_at_different_times_lose_no_live_append(self, grown):
-        """m0 is read, grows, m1 is created and read: the answer is older in m0 than in m1."""
+        """m0 is read and grows; m1 is created and read: the answer's m0 is older than its m1."""
         turning, read = Gate(), Gate()
         gates = iter([turning, read])
 
@@ -168,7 +168,7 @@ class TestS2CatchUpPageByPage:
             await publisher.append(serial, "y", rid="r")
             await grown.catch_up()
             assert await _stored(grown, "r") == {"r": ("Xy", "in_progress")}
-            await publisher.append(serial, "z")  # drops the headers that said whose it is
+            await publisher.append(serial, "z")  # drops the headers with the response id
             await publisher.end("r")
             await grown.catch_up()
         assert await _stored(grown, "r") == {"r": ("Xyz", "completed")}

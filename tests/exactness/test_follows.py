@@ -71,7 +71,7 @@ class Test11ALiveFoldIsNotSaved:
             await publisher.say("token", "c", rid="r")
             await follower.until(lambda r: r.texts.get("r") == "abc")
             while not (await history.catch_up(conversation)).moved:
-                pass  # the background recorder holds the conversation, and may have read earlier
+                pass  # the background recorder has locked the conversation, and may have read earlier
         states = await history._store.states(conversation, {"r"})
         assert [spoken_text(state.parts()) for state in states] == ["abc"]
 
@@ -87,7 +87,7 @@ class TestS9AnswersFromAFollower:
             await publisher.stream("r", "ab", stop=False)
             await follower.until(lambda r: r.texts.get("r") == "ab")
             connection = history._channel._pool._pooled[0].connection
-            with server.faults.on("freeze"):  # its connection looks alive, and is not
+            with server.faults.on("freeze"):  # its connection seems alive, but is not
                 connection._echoed_s -= 100
                 extras = {"headers": {"responseId": "r", "seq": 3}}
                 said = Message(name="token", data="c", extras=extras)
@@ -108,7 +108,7 @@ class TestS10Pointers:
             async with room.respond("r") as response:
                 response.write("draft")
                 response.finish(parts=[{"type": "text", "text": whole}])
-            await view.heard("stop", 1)
+            await view.wait_for("stop", 1)
             assert view.texts == {"r": (whole, "completed")}
         assert view.agains == 1
 
@@ -229,7 +229,7 @@ class TestM7TextAfterTheStop:
             await room.say("token", "a", responseId="r")
             await room.say("stop", responseId="r")
             await room.say("token", "late", responseId="r")
-            await view.heard("token", 2)
+            await view.wait_for("token", 2)
             assert view.texts == {"r": ("a", "completed")}
         assert await room.shown() == {"r": ("a", "completed")}
         await room.catch_up()

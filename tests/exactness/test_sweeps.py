@@ -73,13 +73,13 @@ class Test8TheSweeperKeepsAllText:
             await until(lambda: view.texts == {"r": ("abc", "interrupted")})
         assert await room.stored() == {"r": ("abc", "interrupted")}
         with pytest.raises(Fenced):
-            await zombie.checkpoint(_saying("r", "d"))
+            await zombie.checkpoint(_written("r", "d"))
         assert await room.stored() == {"r": ("abc", "interrupted")}
 
     async def test_a_zombie_token_with_the_seq_of_the_stop_does_not_prevent_or_change_the_end(
         self, room
     ):
-        """It comes first, live: the stop seems old, and is the end all the same."""
+        """The token arrives first: the stop seems old, but ends the response."""
         await room.claimed("r")
         await room.tell("r", "ab", stop=False)
         await room.take_over("r")
@@ -99,7 +99,7 @@ class Test8TheSweeperKeepsAllText:
                 again = unannounced_end(state)
                 await held.put([state])
             assert await room.stored() == {"r": ("abc", "interrupted")}
-            for event in again:  # as a sweeper does that died before it had noted what it told
+            for event in again:  # like a sweeper that died before it recorded its announcement
                 await room.say(
                     {"repair": "response-complete"}.get(event.kind, event.kind),
                     {"parts": event.value} if event.kind == "repair" else None,
@@ -108,7 +108,7 @@ class Test8TheSweeperKeepsAllText:
                     gen=event.gen,
                     **({"status": event.status} if event.status else {}),
                 )
-            await view.heard("stop", 2)
+            await view.wait_for("stop", 2)
             await until(lambda: view.texts == {"r": ("abc", "interrupted")})
         await room.catch_up()
         assert await room.stored() == {"r": ("abc", "interrupted")}
@@ -118,7 +118,7 @@ class Test8TheSweeperKeepsAllText:
         async with viewing(room) as view:
             await room.tell("r", "ab", stop=False)
             await until(lambda: view.texts == {"r": ("ab", "in_progress")})
-            await ledger.checkpoint(_saying("r", "abcd"))
+            await ledger.checkpoint(_written("r", "abcd"))
             await room.take_over("r")
             assert await swept(room, "r")
             await until(lambda: view.texts == {"r": ("abcd", "interrupted")})
@@ -141,8 +141,8 @@ class Test8TheSweeperKeepsAllText:
         assert "".join(part["text"] for part in other.parts()) == "ab"
 
 
-class _saying:  # noqa: N801 - what a checkpoint takes of a publication
-    """A publication that has said *text*, a letter a seq."""
+class _written:  # noqa: N801 - what a checkpoint reads of a writer
+    """A writer that has published *text*, a letter per seq."""
 
     def __init__(self, rid, text):
         self.id, self.position, self.closed, self.metadata = rid, None, None, None
@@ -210,7 +210,7 @@ class TestS12TheEndWhilePostgresIsAway:
                 assert not publishing.done()
                 assert [name for name, _, _ in await room.spoken()] == ["start", "token"]
                 cable.mend()
-                with pytest.raises(Fenced):  # somebody else has the lease now
+                with pytest.raises(Fenced):  # another publisher has the lease now
                     await within(publishing)
                 assert await swept(room, "r")
                 await until(lambda: view.texts == {"r": ("abc", "interrupted")})

@@ -13,7 +13,7 @@ pytestmark = pytest.mark.usefixtures("simulated_time")
 
 RETENTION_MS = 6_000
 EARLY = [3, 6, 9, 11.5]
-"""Recorded often enough up to then that nothing was missed."""
+"""The time until which recording was frequent enough to miss nothing."""
 
 ABC = (start("A", 11), token("A", 1, 12), token("A", 2, 13), token("A", 3, 20), stop("A", 4, 21))
 

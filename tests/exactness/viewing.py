@@ -1,4 +1,4 @@
-"""A live reader of a room: the client's duty, over the room's own hydrate and a real subscription."""
+"""A live reader of a room: the rules of a client, with the room's hydrate and a real subscription."""
 
 from __future__ import annotations
 
@@ -12,32 +12,32 @@ from rehydrate.core.client_view import View
 
 
 def as_sdk(message):
-    """*message* as ably-python gives it."""
+    """Return *message* as ably-python delivers it."""
     version = SimpleNamespace(serial=message.version_serial, metadata=message.version_metadata)
     fields = message._asdict() | {"timestamp": message.timestamp_ms, "version": version}
     return SimpleNamespace(**fields)
 
 
 class Viewing:
-    """What a reader shows that attached, hydrated, and hydrates again where it must.
+    """A reader that attaches, hydrates, and hydrates again when the drop rule requires it.
 
     Attributes:
-        agains: how often it did.
+        agains: how often it hydrated again.
     """
 
-    def __init__(self, room, heard):
+    def __init__(self, room, wait_for):
         self._room = room
-        self._heard = heard
+        self._heard = wait_for
         self._view = View({"messages": [], "reasons": []})
         self.agains = 0
 
     @property
     def texts(self):
-        """Text and status, by id."""
+        """Return text and status, by id."""
         return {m["id"]: (m["text"], m["status"]) for m in self._view.messages}
 
-    async def heard(self, name, count):
-        """Wait until so many messages of that name were delivered."""
+    async def wait_for(self, name, count):
+        """Wait until *count* messages of that name were delivered and applied."""
         await until(lambda: sum(m.name == name for m in self._heard) >= count)
         await asyncio.sleep(0.1)  # and taken
 
@@ -69,9 +69,9 @@ class Viewing:
 
 @asynccontextmanager
 async def viewing(room):
-    """A reader of *room*, while the block runs."""
-    async with room.listening() as heard:
-        viewer = Viewing(room, heard)
+    """Run a reader of *room* for the block."""
+    async with room.listening() as wait_for:
+        viewer = Viewing(room, wait_for)
         task = asyncio.create_task(viewer.run())
         try:
             yield viewer

@@ -189,7 +189,7 @@ async def test_with_a_key_that_only_reads_a_message_newer_than_the_attach_proves
 @contextmanager
 def reads_up_to_attach_points(server):
     """Count the reads of history up to an attach point that reach the channel server."""
-    with server.faults.on("refuse_until_attach", after=1_000_000) as probe:
+    with server.faults.on("refuse_until_attach", count=0) as probe:
         yield probe
 
 

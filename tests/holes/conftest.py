@@ -17,19 +17,19 @@ from localably import LocalAbly
 from rehydrate.core.positions import MARGIN_MS
 
 OLD_S = MARGIN_MS / 1000 + 0.5
-FORGOTTEN_S = 60.0  # half of what the channel keeps
+FORGOTTEN_S = 60.0  # half of the channel's retention
 
 
 @pytest.fixture(scope="module")
 async def channels(without_settings):
-    """The channel server."""
+    """The channel server of all rows."""
     async with LocalAbly() as server:
         yield server
 
 
 @pytest.fixture(scope="module")
 async def node(tmp_path_factory):
-    """Readers with stock ably-js; None where it is not installed: then ably-python reads alone."""
+    """Readers with stock ably-js; None where it is not installed: then only ably-python reads."""
     if not shutil.which("node") or not (MODULES / "node_modules/ably/package.json").exists():
         yield None
         return
@@ -51,7 +51,7 @@ async def house(channels, holes_database, node):
 
 @pytest.fixture(scope="module")
 async def growing_house(channels, holes_database, node):
-    """A service whose conversations are on channels that keep messages, which may grow."""
+    """A service whose channels persist messages, to which appends are possible."""
     template = "mutable:{conversation_id}"
     async with house_of(channels, holes_database, node, channel_template=template) as opened:
         yield opened
@@ -71,16 +71,17 @@ async def _closed(stages):
 
 @pytest.fixture
 async def old_stage(house, old_stages):
-    """A conversation whose answers say what to rewind to: both its prompts are seconds old.
+    """A conversation whose answers contain a serial to rewind to: its two prompts are seconds old.
 
-    Two are made at a time, so that the second test that needs one does not wait.
+    Two are created at a time, so that the second test that needs one does not wait.
     """
     if not old_stages or time.monotonic() - old_stages[-1].created_s > FORGOTTEN_S:
         await _closed(old_stages)
         old_stages[:] = [Stage(house), Stage(house)]
         for each in old_stages:
             for id_, text in (("p", "Well?"), ("q", "And?")):
-                await each.say("user-input", {"promptId": id_, "text": text}, id_=id_)
+                await each.publish("user-input", {"promptId": id_, "text": text}, id_=id_)
+            each.created_s = time.monotonic()
     made = old_stages.pop()
     await asyncio.sleep(max(0, made.created_s + OLD_S - time.monotonic()))
     yield made
@@ -95,7 +96,7 @@ async def stage(house):
 
 @pytest.fixture
 async def growing(growing_house):
-    """A conversation on a channel that keeps messages, which may grow."""
+    """A conversation on a channel that persists messages, to which appends are possible."""
     async with staged(growing_house) as made:
         yield made
 
@@ -109,7 +110,7 @@ def table():
 
 
 class TableRow:
-    """The row of a test `test_h01_…`; its docstring says what the hole is."""
+    """The row of a test `test_h01_…`, whose docstring describes the hole."""
 
     def __init__(self, table, request):
         number = re.match(r"test_([hs])(\w+?)_", request.node.name)
@@ -118,9 +119,9 @@ class TableRow:
         self._table = table
 
     def shows(self, name, recipe, ours):
-        """*recipe* (by its name) and *ours*: what readers show, or words that say it."""
-        said = [each if isinstance(each, str) else cell(each) for each in (recipe, ours)]
-        self._table.take(self._number, [self._hole, name, *said])
+        """Record what readers of *recipe*, called *name*, and of *ours* show: messages or a text."""
+        cells = [each if isinstance(each, str) else cell(each) for each in (recipe, ours)]
+        self._table.add(self._number, [self._hole, name, *cells])
 
 
 @pytest.fixture

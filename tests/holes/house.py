@@ -1,4 +1,4 @@
-"""What the rows run on: a channel server, the service over it, and an agent with the library."""
+"""The environment of the rows: a channel server, the service, and an agent with the library."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ from telling import settings_for
 HEARTBEAT_S = 0.005
 
 
-class Held:
-    """The service, whose answers about a conversation can be held back on their way to readers."""
+class HeldAnswers:
+    """The service, with answers that can be held back on their way to readers."""
 
     def __init__(self, app):
         self._app = app
         self._held = {}
-        self._lock = threading.Lock()  # it serves from a thread of its own
+        self._lock = threading.Lock()  # the service runs in a thread of its own
 
     def hold(self, path):
         self._held[path] = 0
@@ -29,8 +29,8 @@ class Held:
         with self._lock:
             self._held.pop(path, None)
 
-    def held(self, path):
-        """How many answers are on their way."""
+    def held_count(self, path):
+        """Return how many answers are held back."""
         return self._held.get(path, 0)
 
     async def __call__(self, scope, receive, send):
@@ -53,7 +53,7 @@ class Held:
             await send(message)
 
 
-class House:
+class Environment:
     """A channel server, a service over it, and an agent that uses the library."""
 
     def __init__(self, server, history, service, url, node):
@@ -65,7 +65,7 @@ class House:
 
     @property
     def environment(self):
-        """Its settings, for a process of its own."""
+        """Its settings, as environment variables of another process."""
         settings = self.history.settings
         return {
             "REHYDRATE_DATABASE_URL": settings.required_database_url(),
@@ -81,8 +81,8 @@ class House:
 
 @asynccontextmanager
 async def house_of(server, database, node, **more):
-    """A service on *server* and *database*, while the block runs; *more* are its settings."""
+    """Run a service on *server* and *database* for the block; *more*: its settings."""
     settings = settings_for(database, server, service_keys=SERVICE_KEY, publish_rate=0, **more)
-    service = Held(History(settings).app())
+    service = HeldAnswers(History(settings).app())
     async with served_beside(service) as url, History(settings) as history:
-        yield House(server, history, service, url, node)
+        yield Environment(server, history, service, url, node)

@@ -1,4 +1,4 @@
-"""A publisher's process, to be killed: says one response, and then waits for more that never comes."""
+"""A publisher's process, to be killed: publishes a response, and then waits for more text."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rehydrate.publish import respond as responding
 
 
 async def respond(job):
-    """With our library; *keeps* is false where the store is not to have it before the end."""
+    """Publish with our library; without ``keeps``, the store has no text before the end."""
     if not job["keeps"]:
         responding.CHECKPOINT_S = 3600
     async with History() as history:
@@ -26,7 +26,7 @@ async def respond(job):
 
 
 async def append(job):
-    """With a stock ably-python: a create, and appends to it."""
+    """Publish with stock ably-python: a create, and appends to it."""
     async with appender_to(SimpleNamespace(**job["server"]), job["channel"]) as appender:
         serial = await appender.create(job["id"])
         for token in job["tokens"]:

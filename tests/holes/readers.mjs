@@ -1,5 +1,5 @@
-// Readers with a stock ably-js that run the README's JavaScript. Told by lines of JSON on standard
-// input who joins and who leaves; tells by lines of JSON what each shows.
+// Readers with stock ably-js that run the README's JavaScript. Reads commands (join, leave) as lines of
+// JSON from standard input; writes what each reader shows as lines of JSON.
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
 
@@ -7,7 +7,7 @@ const [client, modules] = process.argv.slice(2);
 const { join } = await import(client);
 const Ably = createRequire(modules + '/')('ably');
 const readers = new Map();
-const tell = (told) => process.stdout.write(JSON.stringify(told) + '\n');
+const print = (output) => process.stdout.write(JSON.stringify(output) + '\n');
 
 async function start({ join: reader, way, channel, token, url, options }) {
   const ably = new Ably.Realtime({ token, ...options, logLevel: 0 });
@@ -19,10 +19,10 @@ async function start({ join: reader, way, channel, token, url, options }) {
     if (!response.ok) throw new Error(`GET ${response.status}`);
     return response.json();
   };
-  const render = (view) => readers.has(reader) && tell({ reader, messages: [...view.values()] });
+  const render = (view) => readers.has(reader) && print({ reader, messages: [...view.values()] });
   const joining = join(ably.channels.get(channel), load, render, way);
   readers.get(reader).joining = joining;
-  joining.catch((error) => tell({ reader, error: String(error) }));
+  joining.catch((error) => print({ reader, error: String(error) }));
 }
 
 async function leave({ leave: reader }) {
@@ -31,11 +31,11 @@ async function leave({ leave: reader }) {
   const joined = await Promise.race([joining.catch(() => null), new Promise((done) => setTimeout(done, 1000))]);
   await joined?.close();
   ably.close();
-  tell({ reader, left: true });
+  print({ reader, left: true });
 }
 
 for await (const line of createInterface({ input: process.stdin })) {
-  const told = JSON.parse(line);
-  await ('join' in told ? start(told) : leave(told));
+  const command = JSON.parse(line);
+  await ('join' in command ? start(command) : leave(command));
 }
 for (const { ably } of readers.values()) ably.close();

@@ -1,6 +1,6 @@
-"""Our readers: the README's own code, by stock ably-python and stock ably-js, in all three ways;
+"""Our readers: the README's code with stock ably-python and stock ably-js, in all three ways to join;
 
-and one who follows the service's stream of events.
+and a reader of the service's event stream.
 """
 
 from __future__ import annotations
@@ -21,19 +21,19 @@ _LINE_BYTES = 1 << 24
 TERMINAL = ("completed", "incomplete", "failed", "cancelled", "interrupted")
 
 
-class Eye:
-    """What one reader showed: all that was not true of it, and the last."""
+class RenderingCheck:
+    """What one reader showed: the wrong messages, and the last rendering."""
 
     def __init__(self, name, truth):
         self.name = name
         self.renders = 0
-        self.untrue = []
+        self.wrong = []
         self.last = {}
         self.failure = None
         self._truth = truth
 
-    def see(self, messages):
-        """Every text is a beginning of the true one, or says what it lacks; an end is whole."""
+    def render(self, messages):
+        """Check a rendering: a text is a prefix of the published one or declares gaps; an end is whole."""
         self.renders += 1
         self.last = {m["id"]: shown(m) for m in messages}
         for each in self.last.values():
@@ -41,7 +41,7 @@ class Eye:
             ended = each.status in TERMINAL
             exact = each.text == true if ended else (true or "").startswith(each.text)
             if true is not None and not exact and not each.gaps:
-                self.untrue.append(each)
+                self.wrong.append(each)
 
 
 def shown(message):
@@ -52,50 +52,50 @@ def shown(message):
     return Shown(message["id"], message["text"], status, gaps)
 
 
-class Ours:
-    """Readers of one conversation who have joined, or are about to."""
+class OurReaders:
+    """The readers of one conversation."""
 
     def __init__(self, target, truth, node):
         self._target = target
         self._truth = truth
         self._node = node
-        self._came = asyncio.Event()
+        self._rendered = asyncio.Event()
         self._tasks = []
         self._numbers = []
         self._http = httpx.AsyncClient(timeout=PATIENCE_S)
-        self.eyes = []
+        self.checks = []
 
     def join(self):
-        """All of them, each in a way and by an SDK."""
+        """Start a reader for each SDK and way to join, and one of the event stream."""
         for way in WAYS:
-            eye = self._eye(f"ably-python, way {way}")
-            self._tasks.append(asyncio.create_task(self._python(eye, way)))
+            check = self._check(f"ably-python, way {way}")
+            self._tasks.append(asyncio.create_task(self._python(check, way)))
             if self._node is not None:
-                eye = self._eye(f"ably-js, way {way}")
-                self._numbers.append(self._node.join(self._target, way, self._receiver(eye)))
-        self._tasks.append(asyncio.create_task(self._follower(self._eye("the service's stream"))))
+                check = self._check(f"ably-js, way {way}")
+                self._numbers.append(self._node.join(self._target, way, self._receiver(check)))
+        self._tasks.append(asyncio.create_task(self._follower(self._check("the service's stream"))))
 
     @property
-    def asking(self):
-        """How many of them ask for an answer; the last follows a stream."""
-        return len(self.eyes) - 1
+    def hydrating(self):
+        """The number of readers that hydrate: all but the last, which reads the stream."""
+        return len(self.checks) - 1
 
     async def joined(self):
-        """Wait until each has shown something."""
-        await self._until(lambda: all(eye.renders for eye in self.eyes))
+        """Wait until each has rendered something."""
+        await self._until(lambda: all(check.renders for check in self.checks))
 
-    async def show(self, *expected, allowed=()):
-        """Wait until every reader shows that, and nothing else; nobody showed what was untrue.
+    async def must_show(self, *expected, allowed=()):
+        """Wait until every reader shows *expected* alone; assert that none showed a wrong text.
 
-        *allowed*: texts that were true once.
+        *allowed*: texts that were correct earlier.
         """
         wanted = {each.id: each for each in expected}
-        await self._until(lambda: all(eye.last == wanted for eye in self.eyes))
-        for eye in self.eyes:
-            assert not eye.failure, f"{eye.name}: {eye.failure}"
-            untrue = [each for each in eye.untrue if each.text not in allowed]
-            assert not untrue, f"{eye.name} showed {untrue[0]}"
-            assert eye.last == wanted, f"{eye.name} shows {list(eye.last.values())}"
+        await self._until(lambda: all(check.last == wanted for check in self.checks))
+        for check in self.checks:
+            assert not check.failure, f"{check.name}: {check.failure}"
+            wrong = [each for each in check.wrong if each.text not in allowed]
+            assert not wrong, f"{check.name} showed {wrong[0]}"
+            assert check.last == wanted, f"{check.name} shows {list(check.last.values())}"
 
     async def close(self):
         for task in self._tasks:
@@ -108,26 +108,26 @@ class Ours:
     async def _until(self, holds):
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
-                while not holds() and not any(eye.failure for eye in self.eyes):
-                    self._came.clear()
-                    await self._came.wait()
+                while not holds() and not any(check.failure for check in self.checks):
+                    self._rendered.clear()
+                    await self._rendered.wait()
 
-    def _eye(self, name):
-        self.eyes.append(Eye(name, self._truth))
-        return self.eyes[-1]
+    def _check(self, name):
+        self.checks.append(RenderingCheck(name, self._truth))
+        return self.checks[-1]
 
-    def _receiver(self, eye):
+    def _receiver(self, check):
         def receive(messages, failure=None):
             if failure is not None:
-                eye.failure = failure
+                check.failure = failure
             else:
-                eye.see(messages)
-            self._came.set()
+                check.render(messages)
+            self._rendered.set()
 
         return receive
 
-    async def _python(self, eye, way):
-        target, receive = self._target, self._receiver(eye)
+    async def _python(self, check, way):
+        target, receive = self._target, self._receiver(check)
         headers = {"authorization": f"Bearer {target.token}"}
         endpoint = f"{target.endpoint}:{target.port}"
         ably = AblyRealtime(token=target.token, endpoint=endpoint, tls=False)
@@ -145,9 +145,9 @@ class Ours:
         finally:
             await ably.close()
 
-    async def _follower(self, eye):
-        """A reader that only does what the service's stream tells."""
-        receive, told = self._receiver(eye), Followed()
+    async def _follower(self, check):
+        """Read the service's event stream, and apply every event."""
+        receive, view = self._receiver(check), StreamView()
         headers = {"authorization": f"Bearer {self._target.token}"}
         try:
             url = f"{self._target.url}/stream"
@@ -158,25 +158,25 @@ class Ours:
                     if name == "event":
                         kind = value
                     elif name == "data":
-                        told.take(kind, json.loads(value))
-                        receive(list(told.messages.values()))
+                        view.apply(kind, json.loads(value))
+                        receive(list(view.messages.values()))
         except Exception as error:  # noqa: BLE001 - whatever it is, the test fails by it
             receive([], repr(error))
 
 
-class Followed:
-    """What a reader holds who believes what the service's stream tells: nothing is dropped."""
+class StreamView:
+    """The messages of a reader that applies every event of the service's stream."""
 
     def __init__(self):
         self.messages = {}
 
-    def take(self, kind, data):
+    def apply(self, kind, data):
         if kind == "snapshot":
             self.messages = {m["id"]: m for m in data["messages"]}
         elif kind != "again":
             id_ = data["message_id"]
             new = {"id": id_, "text": "", "status": "in_progress", "gaps": []}
-            if kind == "start":  # also when another publisher begins anew
+            if kind == "start":  # also when another publisher restarts the response
                 self.messages[id_] = new
             message = self.messages.setdefault(id_, new)
             if kind == "prompt":
@@ -200,10 +200,10 @@ class Node:
         self._reading = asyncio.create_task(self._read())
 
     def join(self, target, way, receive):
-        """A reader more; *receive* gets what it shows. Returns its number."""
+        """Start a reader, and call *receive* with what it shows; return its number."""
         self._count += 1
         self._receivers[self._count] = receive
-        self._say(
+        self._send(
             join=self._count,
             way=way,
             channel=target.channel,
@@ -215,22 +215,22 @@ class Node:
 
     async def leave(self, number):
         self._left[number] = asyncio.Event()
-        self._say(leave=number)
+        self._send(leave=number)
         async with asyncio.timeout(PATIENCE_S):
             await self._left[number].wait()
 
-    def _say(self, **told):
-        self._process.stdin.write(json.dumps(told).encode() + b"\n")
+    def _send(self, **command):
+        self._process.stdin.write(json.dumps(command).encode() + b"\n")
 
     async def _read(self):
         async for line in self._process.stdout:
-            told = json.loads(line)
-            number = told["reader"]
-            if "left" in told:
+            output = json.loads(line)
+            number = output["reader"]
+            if "left" in output:
                 del self._receivers[number]
                 self._left.pop(number).set()
             elif number in self._receivers:
-                self._receivers[number](told.get("messages", []), told.get("error"))
+                self._receivers[number](output.get("messages", []), output.get("error"))
 
     async def close(self):
         self._process.stdin.close()
@@ -241,7 +241,7 @@ class Node:
 
 @contextlib.asynccontextmanager
 async def node_running(folder):
-    """The process, while the block runs."""
+    """Run the process for the block."""
     client = folder / "client.mjs"
     client.write_text(javascript())
     process = await asyncio.create_subprocess_exec(

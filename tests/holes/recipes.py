@@ -1,8 +1,8 @@
-"""The known recipes for hydration, run as they are documented, by a stock ably-python.
+"""The known recipes for hydration, as documented, with stock ably-python.
 
-Each has the steps of its recipe as methods, in any order that a test likes to call them in, and
-nothing beyond the recipe: what it gets wrong is what a row of `docs/holes.md` is about. The
-application's database is a list of finished messages, in the order in which they were inserted.
+The steps of a recipe are methods, which a test calls in the order it needs. They do nothing beyond the
+recipe: the rows of `docs/holes.md` show what it gets wrong. The application's database is a list of
+finished messages, in the order of insertion.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ STREAMING, DONE = "in progress", "completed"
 
 
 class Row(NamedTuple):
-    """A finished message of the application's database; *at_ms*: when it was created."""
+    """A finished message in the application's database; ``at_ms``: its creation."""
 
     id: str
     text: str
@@ -51,10 +51,10 @@ class Line:
         """History up to the attach point, the newest page first.
 
         Raises:
-            AblyException: it is refused, as the SDK says it.
+            AblyException: Ably refuses the request.
         """
-        asked = {"from_serial": self.attach_serial, "direction": "backwards", **params}
-        page = await self._rest.request("GET", self._path, "5", params=asked)
+        query = {"from_serial": self.attach_serial, "direction": "backwards", **params}
+        page = await self._rest.request("GET", self._path, "5", params=query)
         while True:
             if not page.success:
                 raise AblyException("history is refused", page.status_code, page.error_code)
@@ -65,7 +65,7 @@ class Line:
 
     @property
     def attach_serial(self):
-        """The attach point, which the SDK keeps to itself."""
+        """The attach point, a private attribute of the SDK."""
         return self.channel._RealtimeChannel__attach_serial
 
     async def close(self):
@@ -74,7 +74,7 @@ class Line:
 
 
 class Recipe:
-    """What a reader holds who follows a recipe: what is stored, and what is being streamed."""
+    """A reader that uses a recipe: its stored and its streaming messages."""
 
     params: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
 
@@ -87,25 +87,25 @@ class Recipe:
         self.error_code = None
 
     async def read_database(self):
-        """Take the finished messages, once."""
+        """Read the finished messages, once."""
         self.stored = list(self._database)
 
     async def attach(self):
-        """Subscribe to what is live, and to what the attach rewinds."""
+        """Subscribe to live messages, and to those that the attach rewinds."""
         await self._line.channel.subscribe(self._receive)
 
     async def hydrate(self):
-        """All steps, in the documented order."""
+        """Take all steps, in the documented order."""
         await self.read_database()
         await self.attach()
 
-    def take(self, message):
-        """A message that was delivered."""
+    def apply(self, message):
+        """Apply a delivered message."""
         raise NotImplementedError
 
     @property
     def noticed(self):
-        """The error that the SDK shows of the attach."""
+        """The error of the attach, as the SDK exposes it."""
         return self._line.channel.error_reason
 
     @property
@@ -119,12 +119,12 @@ class Recipe:
 
     @property
     def shown(self):
-        """What is on the screen."""
+        """The messages that are shown."""
         stored = [Shown(row.id, row.text, DONE) for row in self.stored]
         return [*stored, *(Shown(id_, text, STREAMING) for id_, text in self.streaming.items())]
 
     async def shows(self, *expected):
-        """Wait until that is on the screen."""
+        """Wait until these messages are shown."""
         try:
             async with asyncio.timeout(PATIENCE_S):
                 while self.shown != list(expected):
@@ -137,25 +137,25 @@ class Recipe:
         await self._line.close()
 
     def _receive(self, message):
-        self.take(message)
+        self.apply(message)
         self._came.set()
 
 
 class TokenRewind(Recipe):
-    """Message per token: the database's set, then an attach that rewinds two minutes."""
+    """Message per token: the database's finished set, then an attach that rewinds two minutes."""
 
     params = {"rewind": "2m"}  # noqa: RUF012 - nobody writes to it
 
-    def take(self, message):
+    def apply(self, message):
         if message.name == "token" and response_of(message) not in self.stored_ids:
             id_ = response_of(message)
-            self.streaming[id_] = self.streaming.get(id_, "") + said(message)
+            self.streaming[id_] = self.streaming.get(id_, "") + as_text(message)
 
 
 class TokenHistory(TokenRewind):
     """Message per token: the set, then an attach, then history back to a response of the set.
 
-    The documented loop looks at no names: that is a hole of its own, *any_name*.
+    The documented loop does not check names, which is a hole of its own: ``any_name``.
     """
 
     params = {}  # noqa: RUF012 - nobody writes to it
@@ -173,7 +173,7 @@ class TokenHistory(TokenRewind):
                 id_ = response_of(message)
                 if id_ in self.stored_ids:
                     return
-                self.streaming[id_] = said(message) + self.streaming.get(id_, "")
+                self.streaming[id_] = as_text(message) + self.streaming.get(id_, "")
 
 
 class ResponseRewind(Recipe):
@@ -181,14 +181,14 @@ class ResponseRewind(Recipe):
 
     params = {"rewind": "2m"}  # noqa: RUF012 - nobody writes to it
 
-    def take(self, message):
+    def apply(self, message):
         id_ = response_of(message)
         if id_ == UNDEFINED or id_ in self.stored_ids:
-            return  # "missing responseId" is warned of, and left
+            return  # the recipe warns of a missing responseId, and drops it
         grown = (
             self.streaming.get(id_, "") if message.action == MessageAction.MESSAGE_APPEND else ""
         )
-        self.streaming[id_] = grown + said(message)
+        self.streaming[id_] = grown + as_text(message)
 
 
 class ResponseHistory(ResponseRewind):
@@ -201,28 +201,28 @@ class ResponseHistory(ResponseRewind):
         self.fold(await self.fetch())
 
     async def fetch(self):
-        """Pages of history as they come from the network."""
+        """Yield pages of history as they arrive."""
         newest = max((row.at_ms for row in self.stored), default=0)
         return [page async for page in self._line.pages(start=str(newest))]
 
     def fold(self, pages):
         for page in pages:
             for message in page:
-                self.streaming[response_of(message)] = said(message)
+                self.streaming[response_of(message)] = as_text(message)
 
 
 class Finalising(ResponseRewind):
-    """Message per response, where a message of its own says that a response has ended."""
+    """Message per response, with a separate message that ends a response."""
 
     def __init__(self, *args):
         super().__init__(*args)
         self.ended = set()
 
-    def take(self, message):
+    def apply(self, message):
         if message.name == "response-end":
             self.ended.add(response_of(message))
         elif response_of(message) not in self.ended:
-            super().take(message)
+            super().apply(message)
 
     @property
     def shown(self):
@@ -232,9 +232,9 @@ class Finalising(ResponseRewind):
 
 
 class Seam(TokenRewind):
-    """A seed from the database, and history down to one seam: the id of the seed's last message.
+    """A seed from the database, and history back to one seam: the id of the seed's last message.
 
-    History shows the branch that is visible: what another message supersedes is not on it.
+    Only the visible branch is shown: messages that another supersedes are left out.
     """
 
     params = {}  # noqa: RUF012 - nobody writes to it
@@ -249,7 +249,7 @@ class Seam(TokenRewind):
         await self.read_history()
 
     async def read_history(self):
-        """Walk back, when the reader first scrolls up or at once."""
+        """Read history back to the seam: at once, or when the reader first scrolls up."""
         seam = self.stored[-1].id if self.stored else None
         try:
             async for page in self._line.pages():
@@ -262,7 +262,7 @@ class Seam(TokenRewind):
         except AblyException as error:
             self.error_code = error.code
 
-    def take(self, message):
+    def apply(self, message):
         self._fold(message, older=False)
 
     def _fold(self, message, *, older):
@@ -274,7 +274,7 @@ class Seam(TokenRewind):
             grown = self.streaming.pop(id_, "") if older else self.streaming.get(id_, "")
             if message.action == MessageAction.MESSAGE_UPDATE:
                 grown = ""
-            text = said(message) + grown if older else grown + said(message)
+            text = as_text(message) + grown if older else grown + as_text(message)
             self.streaming = (
                 {id_: text, **self.streaming} if older else {**self.streaming, id_: text}
             )
@@ -287,9 +287,9 @@ class Seam(TokenRewind):
 
 
 class ResumingAgent:
-    """An agent that answers prompts, and resumes from the timestamp of the last it has processed.
+    """An agent that answers prompts, and resumes from the timestamp of the last processed one.
 
-    *checkpoint* is what it keeps on disk; *work* answers a prompt.
+    *checkpoint*: its state on disk. *work*: answers a prompt.
     """
 
     def __init__(self, server, channel, checkpoint, work):
@@ -303,7 +303,7 @@ class ResumingAgent:
         await self._line.channel.subscribe("user-input", self._receive)
 
     async def resume(self):
-        """Process what was sent since the checkpoint, in its order."""
+        """Process the prompts since the checkpoint, in order."""
         start = str(self._checkpoint.get("at_ms", 0))
         backlog = [each async for page in self._line.pages(start=start) for each in page]
         self.resuming.set()
@@ -312,7 +312,7 @@ class ResumingAgent:
                 await self._process(message)
 
     async def crash(self):
-        """All ends at once, whatever was under way."""
+        """Cancel everything immediately."""
         for task in self._tasks:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -341,8 +341,8 @@ def response_of(message):
     return headers_of(message).get("responseId", UNDEFINED)
 
 
-def said(message):
-    """What a message adds to a string, as JavaScript has it: the recipes are written in that."""
+def as_text(message):
+    """Return a message's data as JavaScript, the language of the recipes, appends it to a string."""
     if isinstance(message.data, dict):
         return "[object Object]"
     return UNDEFINED if message.data is None else message.data

@@ -1,4 +1,4 @@
-"""One conversation of a row: its channel, its publishers, the application's database, its readers."""
+"""The conversation of a row: its channel, publishers, application database and readers."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ably.types.message import Message
 from api.minting import mint
 from appending import Appender, appender_to
 from holes.house import HEARTBEAT_S
-from holes.readers import Ours
+from holes.readers import OurReaders
 from holes.recipes import PATIENCE_S, Row
 from rehydrate import NewMessage
 
@@ -27,7 +27,7 @@ TESTS = Path(__file__).parents[1]
 
 
 class Target(NamedTuple):
-    """What a reader needs to know."""
+    """What a reader needs in order to join."""
 
     url: str
     channel: str
@@ -36,8 +36,8 @@ class Target(NamedTuple):
     port: int
 
 
-class Speaker:
-    """A response that our library publishes, token by token, each on the channel before the next."""
+class OwnResponse:
+    """A response that our library publishes; each token is on the channel before the next."""
 
     def __init__(self, stage, rid, block):
         self.id = rid
@@ -48,18 +48,18 @@ class Speaker:
 
     async def begin(self):
         self.response = await self._block.__aenter__()
-        await self._stage.heard(self.id, 0)
+        await self._stage.wait_for_event(self.id, 0)
         return self
 
-    async def say(self, *tokens, refused=False):
+    async def write(self, *tokens, refused=False):
         for token in tokens:
             self.response.write(token)
             self._seq += 1
             if not refused:
-                await self._stage.heard(self.id, self._seq)
+                await self._stage.wait_for_event(self.id, self._seq)
 
     async def end(self, error=None):
-        """End it as the block would; *error*: what the block raised."""
+        """End the response, as the end of the block does; *error*: what the block raised."""
         if self._block is None:
             return
         block, self._block = self._block, None
@@ -73,7 +73,7 @@ class Speaker:
 
 @asynccontextmanager
 async def staged(house):
-    """A conversation in *house*, while the block runs."""
+    """Create a conversation in *house* for the block."""
     made = Stage(house)
     try:
         yield made
@@ -82,7 +82,12 @@ async def staged(house):
 
 
 class Stage:
-    """One conversation. *database* is what the application itself has stored; *truth*, by id."""
+    """One conversation.
+
+    Attributes:
+        database: what the application itself has stored.
+        truth: the published texts, by message id.
+    """
 
     def __init__(self, house):
         self.house = house
@@ -105,71 +110,71 @@ class Stage:
 
     @property
     def _log(self):
-        found = [c.log for c in self.server.hub.channels() if c.name == self.channel]
-        return found[0] if found else ()
+        named = [c.log for c in self.server.hub.channels() if c.name == self.channel]
+        return named[0] if named else ()
 
     def on_channel(self):
-        """The channel's messages as the server keeps them, oldest first."""
+        """Return the server's messages of the channel, oldest first."""
         log = self._log
         return [log.find(serial) for serial in log._rows[log._start :]] if log else []
 
-    async def heard(self, rid, seq):
-        """Wait until that event is on the channel."""
+    async def wait_for_event(self, rid, seq):
+        """Wait until the event *seq* of *rid* is on the channel."""
         async with asyncio.timeout(PATIENCE_S):
-            while (rid, seq) not in self._said():  # noqa: ASYNC110 - others say it
+            while (rid, seq) not in self._events():  # noqa: ASYNC110 - published elsewhere
                 await asyncio.sleep(HEARTBEAT_S)
 
-    def _said(self):
+    def _events(self):
         extras = [each.fields.get("extras") or {} for each in self.on_channel()]
         headers = [each.get("headers") or {} for each in extras]
         return {(each.get("responseId"), each.get("seq")) for each in headers}
 
     async def begin(self, rid, **more):
-        """Our library begins to publish a response."""
-        speaker = Speaker(self, rid, self.history.respond(self.id, rid, **more))
-        await speaker.begin()
-        self._stack.push_async_callback(speaker.end)
-        return speaker
+        """Begin a response with our library."""
+        response = OwnResponse(self, rid, self.history.respond(self.id, rid, **more))
+        await response.begin()
+        self._stack.push_async_callback(response.end)
+        return response
 
     async def respond(self, rid, *tokens, **more):
-        """A whole response by our library; the application stores it too."""
-        speaker = await self.begin(rid, **more)
-        await speaker.say(*tokens)
-        await speaker.end()
+        """Publish a whole response with our library, and store it in the application's database."""
+        response = await self.begin(rid, **more)
+        await response.write(*tokens)
+        await response.end()
         self.store(rid, "".join(tokens))
 
-    async def say(self, name, data=None, *, rid=None, id_=None, **headers):
-        """A message by another program, with a stock ably-python; its serial."""
+    async def publish(self, name, data=None, *, rid=None, id_=None, **headers):
+        """Publish a message as a foreign program does, with stock ably-python; return its serial."""
         if self._publisher is None:
             where = f"127.0.0.1:{self.server.port}"
             self._publisher = AblyRealtime(key=self.server.key, endpoint=where, tls=False)
-        found = {"responseId": rid, **headers}
-        found = {key: value for key, value in found.items() if value is not None}
-        extras = {"headers": found} if found else None
-        said = Message(name=name, data=data, extras=extras, id=id_)
-        return (await self._publisher.channels.get(self.channel).publish(said)).serials[0]
+        named = {"responseId": rid, **headers}
+        named = {key: value for key, value in named.items() if value is not None}
+        extras = {"headers": named} if named else None
+        message = Message(name=name, data=data, extras=extras, id=id_)
+        return (await self._publisher.channels.get(self.channel).publish(message)).serials[0]
 
     async def another_connection(self):
-        """What is said from now on comes over another connection."""
+        """Use another connection for later messages."""
         if self._publisher is not None:
             self._stack.push_async_callback(self._publisher.close)
         self._publisher = None
 
-    async def tell(self, rid, *tokens, first=1, stop=False, **headers):
-        """A response by another program that numbers its events, as the README shows it."""
+    async def publish_response(self, rid, *tokens, first=1, stop=False, **headers):
+        """Publish a response as a foreign program with seqs does, as in the README."""
         if first == 1:
-            await self.say("start", rid=rid, seq=0, **headers)
+            await self.publish("start", rid=rid, seq=0, **headers)
         for seq, token in enumerate(tokens, first):
-            await self.say("token", token, rid=rid, seq=seq, **headers)
+            await self.publish("token", token, rid=rid, seq=seq, **headers)
         if stop:
-            await self.say("stop", rid=rid, seq=first + len(tokens), **headers)
+            await self.publish("stop", rid=rid, seq=first + len(tokens), **headers)
 
     async def appender(self):
-        """Another program that says responses by appends."""
+        """Return a foreign publisher that appends."""
         return await self._stack.enter_async_context(appender_to(self.server, self.channel))
 
     async def holding_appender(self, window_ms):
-        """As `appender`, by a connection whose appends Ably holds back, to deliver some at once."""
+        """Return a foreign publisher whose appends Ably holds back and delivers several at once."""
         ably = AblyRealtime(
             key=self.server.key,
             endpoint=f"127.0.0.1:{self.server.port}",
@@ -179,16 +184,16 @@ class Stage:
         self._stack.push_async_callback(ably.close)
         return Appender(ably.channels.get(self.channel))
 
-    async def ask(self, **asked):
-        """The service's answer to a reader."""
+    async def hydrate(self, **parameters):
+        """Return the service's answer to a reader."""
         target = self.target()
         headers = {"authorization": f"Bearer {target.token}"}
         async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
-            answer = await http.get(target.url, headers=headers, params=asked)
+            answer = await http.get(target.url, headers=headers, params=parameters)
         return answer.raise_for_status().json()
 
     def created_ms(self, rid):
-        """When the first channel message of a response was created."""
+        """Return the creation time of the first channel message of a response, in ms."""
         for message in self.on_channel():
             extras = message.fields.get("extras") or {}
             if (extras.get("headers") or {}).get("responseId") == rid:
@@ -196,28 +201,28 @@ class Stage:
         return 0
 
     def store(self, rid, text):
-        """The application stores a response that has ended."""
+        """Store an ended response in the application's database."""
         self.database.append(Row(rid, text, self.created_ms(rid)))
 
     async def store_everywhere(self, rid, text):
-        """As `store`; and it tells the service, since the response is not of our library."""
+        """Store an ended foreign response in the application's database and in the service."""
         self.store(rid, text)
         await self.history.store_messages(self.id, [NewMessage(rid, "assistant", text=text)])
 
     async def record(self):
-        """What a webhook has the service do: store what the channel says."""
+        """Record the channel, as the service does after a webhook."""
         while not (await self.history.catch_up(self.id)).moved:
-            pass  # the service's own recorder was quicker, and may have read earlier
+            pass  # the service's recorder was first, and may have read earlier
 
-    def forget(self):
-        """The channel's retention has passed."""
+    def expire(self):
+        """Expire the channel's history."""
         self.server.expire(self.channel)
 
     def fault(self, name, **parameters):
         return self.server.faults.on(name, channel=self.channel, **parameters)
 
     def recipe(self, kind):
-        """A reader of that recipe, who does only what the test says."""
+        """Return a reader that uses the recipe *kind*; the test calls its steps."""
         made = kind(self.server, self.channel, self.database)
         self._stack.push_async_callback(made.close)
         return made
@@ -233,17 +238,17 @@ class Stage:
         )
 
     async def readers(self):
-        """Our readers, who have joined."""
+        """Start our readers; return once they have joined."""
         made = self._readers()
         await made.joined()
         return made
 
     async def waiting_readers(self):
-        """Our readers, whose first answers are on their way: `answer` lets them through."""
+        """Start our readers, whose first answers are held back until `answer` is called."""
         self.house.service.hold(self.path)
         made = self._readers()
         async with asyncio.timeout(PATIENCE_S):
-            while self.house.service.held(self.path) < made.asking:  # noqa: ASYNC110 - as above
+            while self.house.service.held_count(self.path) < made.hydrating:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(HEARTBEAT_S)
         return made
 
@@ -251,18 +256,18 @@ class Stage:
         self.house.service.release(self.path)
 
     def _readers(self):
-        made = Ours(self.target(), self.truth, self.house.node)
+        made = OurReaders(self.target(), self.truth, self.house.node)
         self._stack.push_async_callback(made.close)
         made.join()
         return made
 
     async def process(self, rid, *tokens, keeps=True, ends=False):
-        """A process that publishes *tokens* by our library: to be killed."""
+        """Start a process that publishes *tokens* with our library; the test kills it."""
         job = {"conversation": self.id, "keeps": keeps, "ends": ends}
         return await self._process(rid, tokens, job)
 
     async def appending_process(self, rid, *tokens):
-        """A process that appends *tokens* with a stock ably-python: to be killed."""
+        """Start a process that appends *tokens* with stock ably-python; the test kills it."""
         server = {"key": self.server.key, "port": self.server.port}
         return await self._process(rid, tokens, {"channel": self.channel, "server": server})
 
@@ -285,12 +290,12 @@ class Stage:
         self._stack.push_async_callback(end)
         return process
 
-    async def keeps(self, rid, text):
+    async def wait_until_stored(self, rid, text):
         """Wait until the store has *text* of a response."""
         async with asyncio.timeout(PATIENCE_S):
-            while await self._kept(rid) != text:  # noqa: ASYNC110 - another process writes it
+            while await self._stored_text(rid) != text:  # noqa: ASYNC110 - another process writes it
                 await asyncio.sleep(HEARTBEAT_S)
 
-    async def _kept(self, rid):
+    async def _stored_text(self, rid):
         states = await self.history._store.states(self.id, {rid})
         return "".join(part["text"] for state in states for part in state.parts())

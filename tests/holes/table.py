@@ -1,4 +1,4 @@
-"""The table of `docs/holes.md`: a row for each hole, as its test has seen it."""
+"""The table of `docs/holes.md`: a row for each hole, written by its test."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ HEAD = "| # | hole | recipe | the recipe shows | rehydrate shows |"
 
 
 def cell(shown):
-    """What a reader shows, in a cell."""
+    """Return what a reader shows as the text of a cell."""
     return "; ".join(_message(each) for each in shown).replace("|", "\\|") or "nothing"
 
 
@@ -29,18 +29,18 @@ def _message(shown):
 
 
 class Table:
-    """The rows that tests have made, and those that are committed."""
+    """The rows of the tests that ran, and the committed rows."""
 
     def __init__(self):
         self.made = {}
         self.committed = committed()
 
-    def take(self, number, cells):
-        """A test's row: to be written, or the same as is committed."""
+    def add(self, number, cells):
+        """Add the row of a test; assert that it equals the committed one, unless rows are written."""
         line = "| " + " | ".join([number, *cells]) + " |"
         self.made[number] = line
         if not WRITING:
-            assert self.committed.get(number) == line, "docs/holes.md is not of today: make holes"
+            assert self.committed.get(number) == line, "docs/holes.md is outdated: make holes"
 
     def write(self):
         rows = {**self.committed, **self.made}
@@ -51,7 +51,7 @@ class Table:
 
 
 def committed():
-    """The committed rows, by number."""
+    """Return the committed rows, by number."""
     rows = {}
     for line in PAPER.read_text().splitlines():
         if matched := re.match(r"\| ([HS]\w\w?) \|", line):

@@ -13,7 +13,7 @@ from waiting import PATIENCE_S
 
 @pytest.fixture
 async def agents(stage):
-    """Agents by the recipe, over one disk; those that live end with the test."""
+    """Agents that use the recipe and share one disk; they end with the test."""
     disk, alive = {}, []
 
     def make(work):
@@ -28,12 +28,12 @@ async def agents(stage):
 
 async def ask(stage, *ids):
     for id_ in ids:
-        await stage.say("user-input", {"promptId": id_, "text": f"{id_}?"}, id_=id_)
+        await stage.publish("user-input", {"promptId": id_, "text": f"{id_}?"}, id_=id_)
         await asyncio.sleep(0.002)  # the next millisecond
 
 
 async def answered(stage, answers, *, most=99):
-    """What an agent of ours answers that starts now, and dies after *most*."""
+    """Start one of our agents, which dies after *most* prompts; return what it answers."""
     async with aclosing(stage.history.unanswered(stage.id)) as prompts:
         async for prompt in prompts:
             async with stage.history.respond(
@@ -65,9 +65,9 @@ async def test_h24_the_last_prompt_is_answered_again(stage, row, agents):
     row.shows("resuming agent", f"answers {', '.join(theirs)}", f"answers {', '.join(ours)}")
 
 
-async def test_h25_prompts_are_skipped_for_ever(stage, row, agents):
-    """While the backlog P1, P2 is worked on, P3 comes live and moves the checkpoint; then the agent
-    crashes: P1 and P2 are never answered."""
+async def test_h25_prompts_are_skipped_permanently(stage, row, agents):
+    """While the backlog P1, P2 is processed, P3 arrives live and moves the checkpoint; then the
+    agent crashes: P1 and P2 are never answered."""
     theirs, ours = [], []
     done = asyncio.Event()
 
@@ -97,7 +97,7 @@ async def test_h25_prompts_are_skipped_for_ever(stage, row, agents):
 
 
 async def test_h26_prompts_are_answered_out_of_order(stage, row, agents):
-    """A prompt that comes live is worked on at once, before the backlog that was sent before it."""
+    """A prompt that arrives live is processed at once, before the backlog that was sent earlier."""
     theirs, ours = [], []
     live = asyncio.Event()
 

@@ -1,4 +1,4 @@
-"""H10, H11, H27, Sc, Sg: publishers that die, and texts that are made good. Their processes are real."""
+"""H10, H11, H27, Sc, Sg: publishers that die, in real processes, and texts that are repaired."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LEASE_S = 1.5
 
 @pytest.fixture(scope="module")
 async def mortal_house(channels, module_database, node):
-    """A service that soon takes a silent publisher for dead."""
+    """A service that considers a silent publisher dead after a short time."""
     async with house_of(channels, module_database, node, lease_s=LEASE_S) as opened:
         yield opened
 
@@ -41,7 +41,7 @@ async def mortal_too(mortal_house):
 
 @pytest.fixture
 async def idle(channels, database, node):
-    """As `mortal`, on a channel whose messages grow; whoever says nothing for a second has ended."""
+    """Like `mortal`, on a channel with appends, and with an idle limit of one second."""
     more = {"channel_template": "mutable:{conversation_id}", "idle_limit_ms": 1000}
     async with house_of(channels, database, node, **more) as opened, staged(opened) as made:
         yield made
@@ -54,26 +54,26 @@ async def kill(process):
 
 
 async def too_large_a_repair(stage):
-    """A response whose repair is too large for a message; what its readers show."""
+    """Publish a response whose repair is too large for a message; return what readers show."""
     chunks = [f"C{n} {'x ' * 4_990}C{n}. " for n in range(1, 8)]
     stage.truth["C"] = "".join(chunks)
     recipe = stage.recipe(TokenRewind)
     await recipe.hydrate()
     ours = await stage.readers()
     c = await stage.begin("C")
-    await c.say(*chunks[:-1])
+    await c.write(*chunks[:-1])
     with stage.fault("refuse_publish", code=42911, nth=1):
-        await c.say(chunks[-1], refused=True)
+        await c.write(chunks[-1], refused=True)
         await c.end()
     right = Shown("C", stage.truth["C"], DONE)
-    await ours.show(right)
+    await ours.must_show(right)
     wrong = Shown("C", "".join(chunks[:-1]), STREAMING)
     await recipe.shows(wrong)
     return wrong, right
 
 
 async def dies_without_its_repair(stage, id_, *, keeps):
-    """A response whose second token is refused, by a process that is killed then; two readers."""
+    """Publish, in a process that is then killed, a response whose second token is refused."""
     tokens = [f"{id_}{n} " for n in (1, 2, 3)]
     stage.truth[id_] = "".join(tokens)
     recipe = stage.recipe(TokenRewind)
@@ -81,17 +81,17 @@ async def dies_without_its_repair(stage, id_, *, keeps):
     ours = await stage.readers()
     with stage.fault("refuse_publish", code=42911, nth=3):
         process = await stage.process(id_, *tokens, keeps=keeps)
-        await stage.heard(id_, 3)
+        await stage.wait_for_event(id_, 3)
     if keeps:
-        await stage.keeps(id_, stage.truth[id_])
+        await stage.wait_until_stored(id_, stage.truth[id_])
     await kill(process)
     return recipe, ours
 
 
 async def test_h10_the_repair_is_lost(mortal, mortal_too, stage, row):
-    """A token is refused, and its publisher dies before it says the repair: the hole is for ever.
-    (B: as A, but it dies before its store has the token; that text is gone. C: it lives, and its
-    repair is larger than a message may be.)"""
+    """A token is refused, and its publisher dies before it publishes the repair: the gap is
+    permanent. (B: as A, but it dies before its store has the token, so that text is lost. C: it
+    lives, but its repair exceeds the size of a message.)"""
     right = [Shown("A", A, CUT), Shown("B", "B1 B3 ", CUT, ((2, 2),))]
     wrong = [Shown("A", "A1 A3 ", STREAMING), Shown("B", "B1 B3 ", STREAMING)]
     scenes = [
@@ -99,53 +99,53 @@ async def test_h10_the_repair_is_lost(mortal, mortal_too, stage, row):
         (mortal_too, *await dies_without_its_repair(mortal_too, "B", keeps=False)),
     ]
     for (scene, recipe, ours), theirs, true in zip(scenes, wrong, right, strict=True):
-        await ours.show(true)
+        await ours.must_show(true)
         await recipe.shows(theirs)
         late = await scene.readers()
-        await late.show(true)
+        await late.must_show(true)
     theirs, true = await too_large_a_repair(stage)
     row.shows("token R, H", [*wrong, theirs], [*right, true])
 
 
 async def test_h11_the_agent_crashes(mortal, row):
-    """An agent is killed: its response is never stored, and has no end: it streams for every later
-    reader, until the channel forgets it, and then it was never there."""
+    """An agent is killed: its response is never stored and has no end. It streams for every later
+    reader until it expires on the channel, and then it does not exist."""
     tokens = [f"A{n} " for n in range(1, 51)]
     mortal.truth["A"] = "".join(tokens)
     process = await mortal.process("A", *tokens)
-    await mortal.keeps("A", mortal.truth["A"])
+    await mortal.wait_until_stored("A", mortal.truth["A"])
     await kill(process)
     recipe = mortal.recipe(TokenRewind)
     await recipe.hydrate()
     ours = await mortal.readers()
     right = Shown("A", mortal.truth["A"], CUT)
-    await ours.show(right)
+    await ours.must_show(right)
     streams = right._replace(status=STREAMING)
     await recipe.shows(streams)
-    mortal.forget()
+    mortal.expire()
     reloaded = mortal.recipe(TokenRewind)
     await reloaded.hydrate()
     assert reloaded.shown == []
     late = await mortal.readers()
-    await late.show(right)
+    await late.must_show(right)
     row.shows("token R", f"{cell([streams])}; later: nothing", [right])
 
 
-async def test_h27_what_is_stored_is_not_what_was_shown(stage, row):
-    """The agent stores what it wrote, and not what readers got: a reload changes the text. And an
-    agent that dies is followed by one that tells the same response anew, in other words."""
+async def test_h27_the_stored_text_is_not_the_shown_one(stage, row):
+    """The agent stores what it wrote, not what readers received: a reload changes the text. And the
+    successor of a dead agent publishes the same response again with other text."""
     stage.truth |= {"A": A, "B": "B1 B2 "}
     recipe = stage.recipe(TokenRewind)
     await recipe.hydrate()
     a = await stage.begin("A")
-    await a.say("A1 ")
+    await a.write("A1 ")
     with stage.fault("refuse_publish", code=42911, nth=1):
-        await a.say("A2 ", refused=True)
-        await a.say("A3 ")
-    await stage.tell("B", "wrong ")
+        await a.write("A2 ", refused=True)
+        await a.write("A3 ")
+    await stage.publish_response("B", "wrong ")
     ours = await stage.readers()
     stage.truth["B"] = "B1 B2 "
-    await stage.tell("B", "B1 ", "B2 ", gen=2, stop=True)
+    await stage.publish_response("B", "B1 ", "B2 ", gen=2, stop=True)
     await a.end()
     stage.store("A", A)
     wrong = [Shown("A", "A1 A3 ", STREAMING), Shown("B", "wrong B1 B2 ", STREAMING)]
@@ -154,18 +154,20 @@ async def test_h27_what_is_stored_is_not_what_was_shown(stage, row):
     await reloaded.hydrate()
     await reloaded.shows(Shown("A", A, DONE), wrong[1])
     right = [Shown("A", A, DONE), Shown("B", "B1 B2 ", DONE)]
-    await ours.show(*right, allowed=("wrong ",))
+    await ours.must_show(*right, allowed=("wrong ",))
     late = await stage.readers()
-    await late.show(*right, allowed=("wrong ",))  # where Ably is slow, an answer is what is stored
+    await late.must_show(
+        *right, allowed=("wrong ",)
+    )  # if Ably is slow, the answer consists of the stored part
     row.shows("token R, H", f"{cell(wrong)}; reloaded: {cell(reloaded.shown)}", right)
 
 
-async def test_sc_stored_after_its_end_was_told(mortal, row):
-    """A run's end is published, and the agent dies before it stores it; the next run is stored, and
-    the seam passes the first: it is lost."""
+async def test_sc_stored_after_its_end_was_published(mortal, row):
+    """The end of a run is published, and the agent dies before it stores the run; the next run is
+    stored, and the seam moves past the first: it is lost."""
     mortal.truth |= {"R1": "R1a R1b ", "R2": "R2a "}
     process = await mortal.process("R1", "R1a ", "R1b ", ends=True)
-    await mortal.heard("R1", 3)
+    await mortal.wait_for_event("R1", 3)
     await kill(process)
     await mortal.respond("R2", "R2a ")
     recipe = mortal.recipe(Seam)
@@ -174,17 +176,17 @@ async def test_sc_stored_after_its_end_was_told(mortal, row):
     two = Shown("R2", "R2a ", DONE)
     right = [Shown("R1", "R1a R1b ", DONE), two]
     await recipe.shows(two)
-    await ours.show(*right)
-    mortal.forget()
+    await ours.must_show(*right)
+    mortal.expire()
     late = await mortal.readers()
-    await late.show(*right)
+    await late.must_show(*right)
     row.shows("seam", [two], right)
 
 
 async def test_sg_the_agent_crashes(idle, row):
-    """An agent that appends is killed: its run streams for ever on every screen. (It has no lease,
-    not being ours: a limit of silence ends it, until it says more. Who follows the service sees
-    that; who is attached to Ably, with the next answer.)"""
+    """An agent that appends is killed: its run streams without end for every reader. (A foreign
+    publisher has no lease: the idle limit ends the run until more output arrives. Readers of the
+    service's stream see that; readers attached to Ably see it with the next answer.)"""
     idle.truth["R1"] = "R1a R1b "
     recipe = idle.recipe(Seam)
     await recipe.hydrate()
@@ -192,13 +194,13 @@ async def test_sg_the_agent_crashes(idle, row):
     process = await idle.appending_process("R1", "R1a ", "R1b ")
     streams = Shown("R1", "R1a R1b ", STREAMING)
     await recipe.shows(streams)
-    await ours.show(streams)
+    await ours.must_show(streams)
     right = streams._replace(status=CUT)
     async with reading(idle.history, idle.id) as following:
         await kill(process)
         await following.until(lambda reader: reader.statuses.get("R1") == CUT)
         assert following.reader.texts == {"R1": right.text}
     late = await idle.readers()
-    await late.show(right)
+    await late.must_show(right)
     await recipe.shows(streams)
     row.shows("seam", [streams], [right])

@@ -1,4 +1,4 @@
-"""The table in `docs/holes.md` has every row, and a test behind it."""
+"""The table in `docs/holes.md` has every row, and each row has its test."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def test_every_hole_has_its_row_in_order():
     assert HEAD in PAPER.read_text()
 
 
-def test_every_row_has_its_test_which_says_what_the_hole_is():
+def test_every_row_has_its_test_whose_docstring_describes_the_hole():
     found = {}
     for path in Path(__file__).parent.glob("test_*.py"):
         for node in ast.walk(ast.parse(path.read_text())):
@@ -35,7 +35,7 @@ def test_every_row_has_its_test_which_says_what_the_hole_is():
     assert {number: cells[1].strip() for number, cells in rows().items()} == found
 
 
-def test_no_recipe_shows_what_is_shown_here():
+def test_no_recipe_shows_the_same_as_rehydrate():
     for number, cells in rows().items():
         assert len(cells) == 5, number
         assert cells[3] != cells[4], number

@@ -1,4 +1,4 @@
-"""One service and one channel server for the journeys, which keep apart by their conversations."""
+"""One service and one channel server for all journeys, which use different conversations."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ async def stack(postgres, template, without_settings):
 
 @pytest.fixture
 async def history(stack):
-    """A publisher of ours, in this process."""
+    """Our publisher, in this process."""
     async with History(stack.settings) as opened:
         yield opened
 

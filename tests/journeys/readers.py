@@ -1,4 +1,4 @@
-"""Readers with stock SDKs that run the README's own code, and what they showed."""
+"""Readers with stock SDKs that run the README's code, and a check of what they show."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ def skip_without_node():
 
 
 class Plan(NamedTuple):
-    """When and how a reader joins; *reload_s* later it leaves and joins anew."""
+    """When and how a reader joins; *reload_s* seconds later it leaves and joins again."""
 
     at_s: float
     way: int
@@ -36,7 +36,7 @@ class Plan(NamedTuple):
 
 
 class Shown(NamedTuple):
-    """What a reader showed: how often, what of it was not true, and the last it showed."""
+    """What a reader showed: the number of renderings, the wrong ones, and the last one."""
 
     plan: Plan
     renders: int
@@ -45,14 +45,14 @@ class Shown(NamedTuple):
 
 
 def plans(within_s, count, *, reload_s=None):
-    """*count* joins in each of the three ways, at random moments."""
+    """Return *count* joins in each of the three ways, at random times."""
     return [
         Plan(random.uniform(0, within_s), way, reload_s) for _ in range(count) for way in (1, 2, 3)
     ]
 
 
-def must_show(shown: list[Shown], texts: dict[str, str], status: str = "completed") -> None:
-    """Every reader showed nothing but the truth, and in the end the whole of it."""
+def assert_shown(shown: list[Shown], texts: dict[str, str], status: str = "completed") -> None:
+    """Assert that every reader showed only published text, and all of it in the end."""
     assert shown
     for each in shown:
         assert each.renders
@@ -61,10 +61,10 @@ def must_show(shown: list[Shown], texts: dict[str, str], status: str = "complete
             assert each.last.get(id_) == (status, text), f"{each.plan} {id_}"
 
 
-class Eye:
-    """Looks at every rendering: is each text a beginning of the true one, and are all whole?
+class RenderingCheck:
+    """Checks every rendering: each text is a prefix of the published one, and whole in the end.
 
-    A response that streams may lack what it says that it lacks, by its gaps.
+    An open response may lack text that its gaps declare.
     """
 
     def __init__(self, texts: dict[str, str], status: str) -> None:
@@ -75,7 +75,7 @@ class Eye:
         self.last: dict[str, tuple[str, str]] = {}
         self.done = asyncio.Event()
 
-    def see(self, messages: list[dict[str, Any]]) -> None:
+    def render(self, messages: list[dict[str, Any]]) -> None:
         self.renders += 1
         self.last = {m["id"]: (m["status"], m["text"]) for m in messages}
         for message in messages:
@@ -94,17 +94,19 @@ class Eye:
 
 
 async def by_python(target, texts, plans, *, status="completed"):
-    """Join by stock ably-python and the README's Python, as each of *plans* says."""
+    """Join with stock ably-python and the README's Python code, according to *plans*."""
     join = python_join()
     async with httpx.AsyncClient(timeout=PATIENCE_S) as http, asyncio.TaskGroup() as group:
         tasks = [
-            group.create_task(_python_reader(target, http, join, plan, Eye(texts, status)))
+            group.create_task(
+                _python_reader(target, http, join, plan, RenderingCheck(texts, status))
+            )
             for plan in plans
         ]
     return [task.result() for task in tasks]
 
 
-async def _python_reader(target, http, join, plan, eye):
+async def _python_reader(target, http, join, plan, check):
     async def load(until=None):
         url = target.hydrate_url + (f"&until={until}" if until else "")
         answer = await http.get(url, headers={"authorization": f"Bearer {target.token}"})
@@ -112,20 +114,20 @@ async def _python_reader(target, http, join, plan, eye):
         return answer.json()
 
     def joined(ably):
-        return join(ably, target.channel, load, lambda view: eye.see(view.messages), plan.way)
+        return join(ably, target.channel, load, lambda view: check.render(view.messages), plan.way)
 
     await asyncio.sleep(plan.at_s)
     for stay_s in (plan.reload_s, PATIENCE_S):
         if stay_s is not None:
-            await _python_stay(target, joined, eye, stay_s)
-    return Shown(plan, eye.renders, eye.untrue, eye.last)
+            await _python_stay(target, joined, check, stay_s)
+    return Shown(plan, check.renders, check.untrue, check.last)
 
 
-async def _python_stay(target, joined, eye, stay_s):
+async def _python_stay(target, joined, check, stay_s):
     endpoint = f"{target.endpoint}:{target.port}"
     ably = AblyRealtime(token=target.token, endpoint=endpoint, tls=False)
     joining = asyncio.create_task(joined(ably))
-    done = asyncio.create_task(eye.done.wait())
+    done = asyncio.create_task(check.done.wait())
     await asyncio.wait({joining, done}, timeout=stay_s, return_when=asyncio.FIRST_COMPLETED)
     for task in (joining, done):
         task.cancel()
@@ -136,7 +138,7 @@ async def _python_stay(target, joined, eye, stay_s):
 
 
 async def by_javascript(folder, target, texts, plans, *, status="completed"):
-    """Join by stock ably-js and the README's JavaScript, as each of *plans* says."""
+    """Join with stock ably-js and the README's JavaScript code, according to *plans*."""
     client = folder / "client.mjs"
     client.write_text(javascript())
     job = {
@@ -165,7 +167,7 @@ async def by_javascript(folder, target, texts, plans, *, status="completed"):
 
 
 async def run_node(script, job):
-    """Run a script of this folder; return the lines of JSON that it printed."""
+    """Run a script of this folder; return the JSON lines that it printed."""
     node = await asyncio.create_subprocess_exec(
         "node",
         str(HERE / script),

@@ -1,4 +1,4 @@
-"""The code that the README shows, as a reader of it would copy it."""
+"""The code of the README, as a user would copy it."""
 
 from __future__ import annotations
 
@@ -12,18 +12,18 @@ _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
 def blocks(language: str) -> list[str]:
-    """The README's code blocks in *language*, in order."""
+    """Return the README's code blocks in *language*, in order."""
     return [code for said, code in _FENCE.findall(README) if said == language]
 
 
 def block(language: str, holding: str) -> str:
-    """The one block that holds *holding*."""
+    """Return the only block that contains *holding*."""
     (found,) = [code for code in blocks(language) if holding in code]
     return found
 
 
 def region(path: str, name: str) -> str:
-    """What lies between the marks ``--8<-- [start:name]`` and ``[end:name]`` of a source file."""
+    """Return the text between the marks ``--8<-- [start:name]`` and ``[end:name]`` of a file."""
     text = (ROOT / path).read_text()
     (found,) = re.findall(
         rf"^\S+ --8<-- \[start:{name}\]\n(.*?)^\S+ --8<-- \[end:{name}\]$",
@@ -34,12 +34,12 @@ def region(path: str, name: str) -> str:
 
 
 def python_join():
-    """The README's Python reader."""
+    """Return the README's Python reader."""
     space = {}
     exec(compile(block("python", "async def join("), "README.md", "exec"), space)
     return space["join"]
 
 
 def javascript() -> str:
-    """The README's JavaScript client, as one module."""
+    """Return the README's JavaScript client, as one module."""
     return "\n".join(blocks("js"))

@@ -1,4 +1,4 @@
-"""A real service, a real channel server, a real Postgres: each a process of its own."""
+"""A real service, channel server and Postgres, each in its own process."""
 
 from __future__ import annotations
 
@@ -9,20 +9,19 @@ from contextlib import asynccontextmanager
 from typing import NamedTuple
 from urllib.parse import urlsplit
 
-import httpx
 import jwt
 
+from fault_checks import remote_fault
 from rehydrate.demo.check import Target
 from rehydrate.demo.processes import Child
 from rehydrate.settings import Settings, load_settings
-from waiting import PATIENCE_S
 
 ORIGIN = "https://chat.example"
 SERVICE_KEY = secrets.token_urlsafe(24)
 
 
 class Stack(NamedTuple):
-    """What a test joins."""
+    """A running service and channel server."""
 
     service: Child
     ably: Child
@@ -30,7 +29,7 @@ class Stack(NamedTuple):
     environment: dict[str, str]
 
     def token(self, conversation_id, operations=("subscribe", "history")):
-        """A reader's token for that conversation alone."""
+        """Return a reader's token for one conversation."""
         name, _, secret = self.settings.required_ably_key().partition(":")
         now_s = int(time.time())
         claims = {
@@ -53,26 +52,14 @@ class Stack(NamedTuple):
             tls=False,
         )
 
-    @asynccontextmanager
-    async def fault(self, name, **parameters):
-        """A fault of the channel server, for as long as the block runs; gives its counts."""
-        where = f"{self.ably.url}/localably/faults"
-        async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
-            switched = await http.put(f"{where}/{name}", json=parameters)
-            assert switched.status_code == 200, switched.text
-
-            async def fired():
-                return (await http.get(where)).json()[name]["fired"]
-
-            try:
-                yield fired
-            finally:
-                await http.delete(f"{where}/{name}")
+    def fault(self, name, **parameters):
+        """Keep a fault of the channel server on for the block; assert that it fired."""
+        return remote_fault(self.ably.url, name, **parameters)
 
 
 @asynccontextmanager
 async def stacked(database, port="0", **more):
-    """Start them all; the database is there. *more* are settings of the service."""
+    """Start a channel server and a service on *database* for the block; *more*: settings."""
     key = f"journey.key:{secrets.token_urlsafe(24)}"
     argv = ("--quiet", "local-ably", "--port", "0")
     async with Child(*argv, environment={"REHYDRATE_LOCAL_ABLY_KEY": key}) as ably:

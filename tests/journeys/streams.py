@@ -1,4 +1,4 @@
-"""Three streams at once on one conversation, whose text is known beforehand."""
+"""Three concurrent streams of one conversation, whose texts are known beforehand."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ PAUSE_S = 1 / 15
 
 
 class Streams:
-    """What three lanes will say in a conversation: *rounds* responses each, one after the other."""
+    """The responses of three publishers in a conversation: *rounds* each, one after the other."""
 
     def __init__(self, conversation_id, *, rounds=2, mean=36):
         self.conversation_id = conversation_id
@@ -25,18 +25,18 @@ class Streams:
 
     @property
     def seconds(self):
-        """For how long they will stream, about."""
+        """Roughly how long they stream."""
         return max(sum(len(self.tokens[id_]) for id_ in ids) * PAUSE_S for ids in self._lanes)
 
     async def publish(self, history):
-        """Say it all, by ``History.respond``, once somebody has asked."""
+        """Publish everything with ``History.respond``, once the service was read for the first time."""
         asks = NewMessage(f"{self.conversation_id}-p", "user", text="Tell me three things.")
         await history.store_messages(self.conversation_id, [asks])
         async with asyncio.TaskGroup() as group:
             for ids in self._lanes:
-                group.create_task(self._lane(history, ids))
+                group.create_task(self._publish_all(history, ids))
 
-    async def _lane(self, history, ids):
+    async def _publish_all(self, history, ids):
         for id_ in ids:
             async with history.respond(self.conversation_id, id_) as response:
                 for token in self.tokens[id_]:

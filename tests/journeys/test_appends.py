@@ -1,4 +1,4 @@
-"""Responses that grow by appends, and the AI Transport SDK's: stock publishers, stock readers."""
+"""Responses that grow by appends, and those of the AI Transport SDK, with stock publishers and readers."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ import pytest
 
 from journeys.readers import (
     MODULES,
+    assert_shown,
     by_javascript,
     by_python,
-    must_show,
     plans,
     run_node,
     skip_without_node,
@@ -48,7 +48,7 @@ def job(stack, target, tokens, **more):
 
 
 async def joined(stack, conversation, folder, **how):
-    """Readers of all kinds, at random moments, while a stock ably-js appends a response."""
+    """Join with readers of all kinds at random times while stock ably-js appends a response."""
     tokens = tokens_of(conversation, mean=60)
     texts, target = {"grown": "".join(tokens)}, stack.target(conversation)
     more = {"response_id": "grown", "window_ms": 40, "wait_ms": 0, "within_s": 3, **how}
@@ -58,25 +58,21 @@ async def joined(stack, conversation, folder, **how):
         ours = group.create_task(by_python(target, texts, plans(within_s, 2)))
         theirs = group.create_task(by_javascript(folder, target, texts, plans(within_s, 2)))
     shown = ours.result() + theirs.result()
-    if not how.get("done"):  # the end is told before the tail: it is there, but was not at first
+    if not how.get("done"):  # the end is published before the tail, which is therefore late
         shown = [each._replace(untrue=[]) for each in shown]
-    must_show(shown, texts)
+    assert_shown(shown, texts)
 
 
-async def test_a_response_that_says_that_it_is_done_is_whole_for_everybody(
-    stack, conversation, tmp_path
-):
+async def test_a_response_with_phase_done_is_whole_for_every_reader(stack, conversation, tmp_path):
     await joined(stack, conversation, tmp_path, done=True)
 
 
-async def test_an_end_that_overtakes_appends_that_are_held_loses_nothing(
-    stack, conversation, tmp_path
-):
+async def test_an_end_that_overtakes_held_back_appends_loses_nothing(stack, conversation, tmp_path):
     await joined(stack, conversation, tmp_path, window_ms=400)
 
 
 async def test_appends_that_drop_the_headers_are_still_the_responses(stack, conversation, tmp_path):
-    """For whoever has seen it begin: history says no more whose it is."""
+    """For readers that saw it begin: history no longer contains the response id."""
     bare = {"bare_every": 3, "window_ms": 0, "wait_ms": 3000, "within_s": 0}
     async with stack.fault("drop_append_extras") as fired:
         await joined(stack, conversation, tmp_path, **bare)
@@ -89,14 +85,16 @@ async def test_history_that_lags_hides_nothing(stack, conversation, tmp_path):
         await joined(stack, conversation, tmp_path, done=True)
 
 
-async def test_who_lost_the_create_gets_all_by_a_new_attach(stack, conversation, tmp_path):
+async def test_a_reader_that_lost_the_create_gets_all_by_attaching_again(
+    stack, conversation, tmp_path
+):
     channel = stack.settings.channel_of(conversation)
     async with stack.fault("drop_deliveries", channel=channel, every=20) as fired:
         await joined(stack, conversation, tmp_path, done=True)
         assert await fired()
 
 
-async def test_what_the_published_ai_transport_says_is_read_whole(stack, conversation):
+async def test_runs_of_the_published_ai_transport_are_read_whole(stack, conversation):
     if not (MODULES / "node_modules/@ably/ai-transport/package.json").exists():
         pytest.skip("the npm package @ably/ai-transport is not installed: npm ci in tests/js")
     tokens = tokens_of(conversation, mean=40)
@@ -125,7 +123,7 @@ async def test_what_the_published_ai_transport_says_is_read_whole(stack, convers
 
 
 async def followed(history, conversation):
-    """What a follower shows who is told of three runs until they have ended: by id."""
+    """Follow three runs until they have ended; return what is shown, by id."""
     shown, ended = {}, 0
     async for event in history.follow(conversation):
         data = event.data

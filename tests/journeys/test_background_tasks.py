@@ -32,13 +32,13 @@ async def opened(module_database, server):
 
 
 def ours(task):
-    """Whether the project started *task*: the database driver and the SDK have their own."""
+    """Return True if the project started *task*: the database driver and the SDK have tasks, too."""
     return not task.get_coro().cr_code.co_filename.count("site-packages")
 
 
 @pytest.fixture
 def place(opened, server):
-    """Where a job is done: a `History`, the channel server, and a new conversation."""
+    """A `History`, the channel server, and a new conversation, for one job."""
     return opened[0], server, f"b-{secrets.token_hex(4)}"
 
 
@@ -78,7 +78,7 @@ class Jobs:
         async with asyncio.timeout(PATIENCE_S), history.joined(conversation) as follower:
             assert (await anext(follower)).data["messages"]
             async with history._store.locked(conversation, f"ai:{conversation}") as locked:
-                await locked.erase(history._channel.now_ms(), ["p"])  # as another process does
+                await locked.erase(history._channel.now_ms(), ["p"])  # as another process would
             while (event := await anext(follower)).kind != "snapshot" or event.data["messages"]:
                 pass
 

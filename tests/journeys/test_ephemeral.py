@@ -1,4 +1,4 @@
-"""Responses whose tokens Ably does not keep: readers rest on checkpoints, half a second apart."""
+"""Ephemeral responses: readers depend on checkpoints, half a second apart."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import re
 import httpx
 import pytest
 
-from journeys.readers import by_javascript, by_python, must_show, plans, skip_without_node
+from journeys.readers import assert_shown, by_javascript, by_python, plans, skip_without_node
 from rehydrate.demo.texts import tokens_of
 from waiting import PATIENCE_S
 
@@ -31,13 +31,13 @@ async def _publish(history, conversation_id, id_, said):
 
 
 async def hydrates(target):
-    """How many answers the service has given."""
+    """Return how many answers the service has sent."""
     async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
-        told = (await http.get(f"{target.url}/metrics")).text
-    return sum(map(float, re.findall(r"rehydrate_hydrates_total\{.*\} (\S+)", told)))
+        metrics = (await http.get(f"{target.url}/metrics")).text
+    return sum(map(float, re.findall(r"rehydrate_hydrates_total\{.*\} (\S+)", metrics)))
 
 
-async def test_readers_show_the_truth_after_at_most_one_more_try(
+async def test_readers_show_every_character_after_at_most_one_retry(
     stack, history, conversation, tmp_path
 ):
     skip_without_node()
@@ -50,7 +50,7 @@ async def test_readers_show_the_truth_after_at_most_one_more_try(
         ours = group.create_task(by_python(target, texts, plans(4, 2)))
         theirs = group.create_task(by_javascript(tmp_path, target, texts, plans(4, 2)))
     shown = ours.result() + theirs.result()
-    must_show(shown, texts)
+    assert_shown(shown, texts)
     kept = [m.name async for page in history._channel.history(target.channel) for m in page]
     assert set(kept) == {"start", "stop"}
     assert await hydrates(target) - before <= 2 * len(shown)

@@ -1,4 +1,4 @@
-"""What goes wrong on the way: refused tokens, cut connections, readers who leave and come back."""
+"""Refused tokens, cut connections, and readers that leave and join again."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ import asyncio
 import httpx
 import pytest
 
-from journeys.readers import by_javascript, by_python, must_show, plans, skip_without_node
+from journeys.readers import assert_shown, by_javascript, by_python, plans, skip_without_node
 from journeys.streams import Streams
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
 
 
-async def everybody(stack, history, streams, folder, joins, *, meanwhile=None):
-    """Publish *streams* while readers of both kinds read; they must show the truth."""
+async def publish_to_readers(stack, history, streams, folder, joins, *, meanwhile=None):
+    """Publish *streams* while readers of both kinds read; they must show what was published."""
     target = stack.target(streams.conversation_id)
     async with asyncio.TaskGroup() as group:
         group.create_task(streams.publish(history))
@@ -23,11 +23,11 @@ async def everybody(stack, history, streams, folder, joins, *, meanwhile=None):
         theirs = group.create_task(by_javascript(folder, target, streams.texts, joins))
         if meanwhile is not None:
             group.create_task(meanwhile)
-    must_show(ours.result() + theirs.result(), streams.texts)
+    assert_shown(ours.result() + theirs.result(), streams.texts)
 
 
 async def attached(http, channel, count):
-    """Wait until so many are attached to *channel*."""
+    """Wait until *channel* has *count* attachments."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             channels = (await http.get("/channels")).json()["channels"]
@@ -36,20 +36,18 @@ async def attached(http, channel, count):
             await asyncio.sleep(0.05)
 
 
-async def test_tokens_that_ably_refuses_are_made_good_for_every_reader(
-    stack, history, conversation, tmp_path
-):
+async def test_refused_tokens_are_repaired_for_every_reader(stack, history, conversation, tmp_path):
     skip_without_node()
     streams = Streams(conversation, rounds=1)
     joins = plans(streams.seconds, 2)
     channel = stack.settings.channel_of(conversation)
     refused = [20, 21, 50, 80]
     async with stack.fault("refuse_publish", channel=channel, nth=refused, code=42911) as fired:
-        await everybody(stack, history, streams, tmp_path, joins)
+        await publish_to_readers(stack, history, streams, tmp_path, joins)
         assert await fired() == len(refused)
 
 
-async def test_readers_whose_connections_are_cut_show_the_truth(
+async def test_readers_whose_connections_are_cut_show_every_character(
     stack, history, conversation, tmp_path
 ):
     skip_without_node()
@@ -63,13 +61,13 @@ async def test_readers_whose_connections_are_cut_show_the_truth(
             await attached(http, stack.settings.channel_of(conversation), len(joins))
             assert (await http.post("/cut", json={})).json()["cut"] >= len(joins)
             await asyncio.sleep(1.5)
-            await http.post("/cut", json={})  # whoever is back by then
+            await http.post("/cut", json={})  # all that have reconnected
 
-    await everybody(stack, history, streams, tmp_path, joins, meanwhile=cut())
+    await publish_to_readers(stack, history, streams, tmp_path, joins, meanwhile=cut())
 
 
-async def test_readers_who_reload_show_the_truth(stack, history, conversation, tmp_path):
+async def test_readers_that_reload_show_every_character(stack, history, conversation, tmp_path):
     skip_without_node()
     streams = Streams(conversation, rounds=1)
     joins = plans(streams.seconds / 3, 2, reload_s=streams.seconds / 3)
-    await everybody(stack, history, streams, tmp_path, joins)
+    await publish_to_readers(stack, history, streams, tmp_path, joins)

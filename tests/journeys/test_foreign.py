@@ -1,4 +1,4 @@
-"""Publishers that are not ours: a message a token, without seq, without start."""
+"""Foreign publishers: a message per token, without seq and without start."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from ably.types.message import Message
 
 from journeys.readers import (
     MODULES,
+    assert_shown,
     by_javascript,
     by_python,
-    must_show,
     plans,
     run_node,
     skip_without_node,
@@ -26,7 +26,7 @@ PAUSE_S = 0.05
 
 
 async def by_ably_python(stack, channel, streams, *, stop):
-    """Publish *streams* at once (response id to tokens; None: nothing says which response)."""
+    """Publish *streams* concurrently (response id to tokens; None: without a response id)."""
     ably = AblyRealtime(
         key=stack.environment["ABLY_API_KEY"],
         endpoint=f"127.0.0.1:{stack.settings.ably_port}",
@@ -43,7 +43,7 @@ async def by_ably_python(stack, channel, streams, *, stop):
 
 async def _publish(channel, response_id, tokens, *, stop):
     extras = {"headers": {"responseId": response_id}} if response_id else None
-    first = f"{channel.name.removeprefix('ai:')}-first"  # a message is named by its first event
+    first = f"{channel.name.removeprefix('ai:')}-first"  # the first event gives a message its id
     for index, token in enumerate(tokens):
         id_ = None if response_id or index else first
         await channel.publish(Message(name="token", data=token, extras=extras, id=id_))
@@ -66,7 +66,7 @@ async def test_two_streams_of_ably_python_without_an_end_stay_open_and_whole(
         theirs = group.create_task(
             by_javascript(tmp_path, target, texts, more, status="in_progress")
         )
-    must_show(ours.result() + theirs.result(), texts, "in_progress")
+    assert_shown(ours.result() + theirs.result(), texts, "in_progress")
 
 
 async def test_a_stream_of_ably_js_ends_completed_and_whole(stack, conversation, tmp_path):
@@ -88,10 +88,10 @@ async def test_a_stream_of_ably_js_ends_completed_and_whole(stack, conversation,
         group.create_task(run_node("publisher.mjs", job))
         ours = group.create_task(by_python(target, texts, joins))
         theirs = group.create_task(by_javascript(tmp_path, target, texts, more))
-    must_show(ours.result() + theirs.result(), texts)
+    assert_shown(ours.result() + theirs.result(), texts)
 
 
-async def test_a_stream_that_names_no_response_is_one_message(stack, conversation, tmp_path):
+async def test_a_stream_without_response_id_is_one_message(stack, conversation, tmp_path):
     skip_without_node()
     tokens = tokens_of(conversation, mean=60)
     texts = {f"{conversation}-first": "".join(tokens)}
@@ -101,7 +101,7 @@ async def test_a_stream_that_names_no_response_is_one_message(stack, conversatio
         group.create_task(by_ably_python(stack, target.channel, {None: tokens}, stop=True))
         ours = group.create_task(by_python(target, texts, joins))
         theirs = group.create_task(by_javascript(tmp_path, target, texts, more))
-    must_show(ours.result() + theirs.result(), texts)
+    assert_shown(ours.result() + theirs.result(), texts)
 
 
 async def test_history_that_lags_hides_nothing_of_a_stream_without_numbers(
@@ -119,4 +119,4 @@ async def test_history_that_lags_hides_nothing_of_a_stream_without_numbers(
         group.create_task(by_ably_python(stack, target.channel, {"lagging": tokens}, stop=True))
         ours = group.create_task(by_python(target, texts, joins))
         theirs = group.create_task(by_javascript(tmp_path, target, texts, more))
-    must_show(ours.result() + theirs.result(), texts)
+    assert_shown(ours.result() + theirs.result(), texts)

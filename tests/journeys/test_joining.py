@@ -1,4 +1,4 @@
-"""Readers who join three interleaved streams, at any moment, in each of the three ways."""
+"""Readers that join three interleaved streams at any time, in each of the three ways."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from journeys.readers import by_javascript, by_python, must_show, plans, skip_without_node
+from journeys.readers import assert_shown, by_javascript, by_python, plans, skip_without_node
 from journeys.streams import Streams
 
 pytestmark = pytest.mark.slow
@@ -24,7 +24,7 @@ async def test_python_readers_show_every_response_whole(stack, history, conversa
     streams = Streams(conversation)
     joins = plans(streams.seconds, 5)
     readers = by_python(stack.target(conversation), streams.texts, joins)
-    must_show(await published(streams, history, readers), streams.texts)
+    assert_shown(await published(streams, history, readers), streams.texts)
 
 
 async def test_javascript_readers_show_every_response_whole(stack, history, conversation, tmp_path):
@@ -32,4 +32,4 @@ async def test_javascript_readers_show_every_response_whole(stack, history, conv
     streams = Streams(conversation)
     joins = plans(streams.seconds, 8)
     readers = by_javascript(tmp_path, stack.target(conversation), streams.texts, joins)
-    must_show(await published(streams, history, readers), streams.texts)
+    assert_shown(await published(streams, history, readers), streams.texts)

@@ -1,4 +1,4 @@
-"""kill -9 of the service in the middle of three streams; all else is processes that live on."""
+"""kill -9 of the service in the middle of three streams; all other processes continue."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture
 async def alone(database, without_settings):
-    """A stack that nobody else needs."""
+    """A stack for this module alone."""
     async with stacked(database) as running:
         yield running
 
@@ -35,7 +35,7 @@ async def responses(target):
 
 
 async def three_streams(target):
-    """Wait until three responses stream; their ids."""
+    """Wait until three responses stream; return their ids."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             await asyncio.sleep(0.5)
@@ -44,7 +44,7 @@ async def three_streams(target):
                 return found
 
 
-async def test_what_streams_while_the_service_is_killed_is_shown_exactly_by_the_next(
+async def test_responses_that_stream_while_the_service_is_killed_are_exact_at_the_next(
     alone, conversation
 ):
     target = alone.target(conversation)

@@ -1,4 +1,4 @@
-"""Two services and two backends that embed us, on one database: shared, and one after another dies."""
+"""Two services and two backends with the library on one database; they die one after another."""
 
 from __future__ import annotations
 
@@ -30,14 +30,14 @@ DYING = [f"dying-{number}" for number in range(8)]
 
 @pytest.fixture
 async def alone(database, without_settings):
-    """A stack that nobody else needs."""
+    """A stack for this module alone."""
     async with stacked(database, REHYDRATE_LEASE_SECONDS=str(LEASE_S)) as running:
         yield running
 
 
 @pytest.fixture
 async def services(alone):
-    """Two services, and clients of both."""
+    """Two services, and an HTTP client of each."""
     headers = {"Authorization": f"Bearer {SERVICE_KEY}"}
     async with AsyncExitStack() as stack:
         second = await stack.enter_async_context(
@@ -59,9 +59,11 @@ async def shown(client, conversation_id):
 
 
 async def recorded(client):
-    """How many events a service has folded into the store."""
-    told = (await client.get("/metrics")).text
-    return sum(map(float, re.findall(r'rehydrate_events_total\{outcome="folded"\} (\S+)', told)))
+    """Return how many events a service has folded into the store."""
+    received = (await client.get("/metrics")).text
+    return sum(
+        map(float, re.findall(r'rehydrate_events_total\{outcome="folded"\} (\S+)', received))
+    )
 
 
 async def both_record(clients):
@@ -77,8 +79,8 @@ async def begins(client, id_):
             await asyncio.sleep(0.1)
 
 
-async def reads_on(client, conversation_ids, texts):
-    """Ask again and again, as clients that reload do: what is shown is always a beginning."""
+async def keep_reading(client, conversation_ids, texts):
+    """Hydrate repeatedly, as clients that reload do; every text must be a prefix."""
     while True:
         for conversation_id in conversation_ids:
             for id_, (text, *_) in (await shown(client, conversation_id)).items():
@@ -103,7 +105,7 @@ async def all_end(client, conversation_id, texts, *, interrupted=()):
             assert (text, status, gaps) == (texts[id_], "completed", []), id_
 
 
-async def test_the_work_is_shared_and_who_dies_is_replaced(alone, services, database):
+async def test_the_work_is_shared_and_a_dead_process_is_replaced(alone, services, database):
     ours = Streams("ours", rounds=2, mean=30)
     foreign = {id_: tokens_of(f"{id_}!", mean=200) for id_ in ("f1", "f2")}
     by_others = {id_: "".join(tokens) for id_, tokens in foreign.items()}
@@ -115,7 +117,7 @@ async def test_the_work_is_shared_and_who_dies_is_replaced(alone, services, data
         Worker(ROOT, alone.environment) as worker,
         asyncio.TaskGroup() as group,
     ):
-        reading = [group.create_task(reads_on(each, asked, texts)) for each in services]
+        reading = [group.create_task(keep_reading(each, asked, texts)) for each in services]
         publishing = [
             group.create_task(ours.publish(backend)),
             group.create_task(by_ably_python(alone, "ai:foreign", foreign, stop=True)),
@@ -141,7 +143,7 @@ async def test_the_work_is_shared_and_who_dies_is_replaced(alone, services, data
 
 
 async def caught_up(history, conversation_id):
-    """The row, once somebody has recorded all that its channel says, and what that is."""
+    """Wait until the whole channel is recorded; return the row, and the channel's messages."""
     async with asyncio.timeout(PATIENCE_S):
         while True:
             row = (await history._store.load(conversation_id, limit=1, before=None)).conversation
@@ -160,12 +162,12 @@ async def all_is_recorded_once(alone, database, conversation_ids):
             assert not (await fresh.catch_up(conversation_id)).counts["folded"], conversation_id
             assert not row.holes
             stops = [m.extras["headers"]["responseId"] for m in said if m.name == "stop"]
-            assert sorted(stops) == sorted(set(stops))  # each end was told once
+            assert sorted(stops) == sorted(set(stops))  # each end was published once
         deadlocks = "SELECT deadlocks FROM pg_stat_database WHERE datname = current_database()"
         assert await connection.fetchval(deadlocks) == 0
 
 
-async def test_what_one_erases_is_gone_for_all_of_them(alone, services):
+async def test_text_that_one_process_erases_is_gone_for_all(alone, services):
     here, there = services
     async with History(alone.settings) as backend, backend.joined("gone") as follower:
         async with backend.respond("gone", "r1") as response:
@@ -173,15 +175,17 @@ async def test_what_one_erases_is_gone_for_all_of_them(alone, services):
         assert (await anext(follower)).kind == "snapshot"
         async with streamed(here, "gone") as at_here, streamed(there, "gone") as at_there:
             for stream in (at_here, at_there):
-                told = await stream.next()
-                assert [m["text"] for m in told.data["messages"]] == ["to be forgotten"]
+                received = await stream.next()
+                assert [m["text"] for m in received.data["messages"]] == ["to be forgotten"]
             assert (await there.delete("/v1/conversations/gone")).status_code == 204
             for stream in (at_here, at_there):
-                while (told := await stream.next()).kind != "snapshot":
+                while (received := await stream.next()).kind != "snapshot":
                     pass
-                assert told.data["messages"] == []
+                assert received.data["messages"] == []
         async with asyncio.timeout(PATIENCE_S):
-            while (told := await anext(follower)).kind != "snapshot" or told.data["messages"]:
+            while (received := await anext(follower)).kind != "snapshot" or received.data[
+                "messages"
+            ]:
                 pass
         foreign = {"r1": tokens_of("late", mean=4)}
         await by_ably_python(alone, "ai:gone", foreign, stop=False)

@@ -11,7 +11,7 @@ from contextlib import aclosing, asynccontextmanager
 import httpx
 import pytest
 
-from journeys.readers import Plan, by_javascript, by_python, must_show, skip_without_node
+from journeys.readers import Plan, assert_shown, by_javascript, by_python, skip_without_node
 from journeys.stack import stacked
 from rehydrate import History
 from rehydrate.core.codecs import decode_all
@@ -27,19 +27,19 @@ RATE = 12.0
 
 @pytest.fixture
 async def alone(database, without_settings):
-    """A stack that nobody else needs."""
+    """A stack for this module alone."""
     async with stacked(database, REHYDRATE_ADMIN_KEYS=ADMIN_KEY) as running:
         yield running
 
 
 class Admin:
-    """Somebody with an admin key, at the service that answers now."""
+    """A client with an admin key, of the service that runs now."""
 
     def __init__(self, url, conversation_id):
         self.url = url
         self._start = f"/v1/admin/conversations/{conversation_id}/responses/r/replay"
 
-    async def _ask(self, method, path, **how):
+    async def _request(self, method, path, **how):
         headers = {"authorization": f"Bearer {ADMIN_KEY}"}
         async with httpx.AsyncClient(
             base_url=self.url, headers=headers, timeout=PATIENCE_S
@@ -49,23 +49,23 @@ class Admin:
         return answer.json()
 
     async def replay(self, **body):
-        return (await self._ask("POST", self._start, json=body))["replay_id"]
+        return (await self._request("POST", self._start, json=body))["replay_id"]
 
     async def cancel(self, replay_id):
-        return await self._ask("DELETE", f"/v1/admin/replays/{replay_id}")
+        return await self._request("DELETE", f"/v1/admin/replays/{replay_id}")
 
     async def reached(self, replay_id, done):
-        """The replay, once it has said so many chunks, or has ended."""
+        """Wait until the replay has published *done* chunks, or has ended; return it."""
         async with asyncio.timeout(PATIENCE_S):
             while True:
-                found = await self._ask("GET", f"/v1/admin/replays/{replay_id}")
+                found = await self._request("GET", f"/v1/admin/replays/{replay_id}")
                 if found["done"] >= done or found["state"] in {"done", "failed", "cancelled"}:
                     return found
                 await asyncio.sleep(0.05)
 
 
-async def said_of(history, channel, replay_id):
-    """What the channel has of a replay: kinds and seqs, in order."""
+async def published_of(history, channel, replay_id):
+    """Return the channel messages of a replay, in order: kind and seq."""
     found = []
     async with aclosing(history._channel.history(channel, forwards=True)) as pages:
         async for page in pages:
@@ -86,7 +86,7 @@ async def attached(ably, channel, count):
 
 
 async def published(settings, conversation_id, tokens):
-    """A response that can be replayed, a chunk a token; whoever published it runs no replays."""
+    """Publish a response that can be replayed, a chunk per token, by a process without replays."""
     async with History(settings) as history:
         await history._replay_worker.close()
         async with history.respond(conversation_id, "r") as response:
@@ -97,7 +97,7 @@ async def published(settings, conversation_id, tokens):
 
 @asynccontextmanager
 async def followed(alone, conversation_id, folder, tokens, admin):
-    """A replay that waits until stock SDKs follow it, and then runs; and what they will show."""
+    """Start a replay once stock SDKs follow it; yields it, and what they will show."""
     target = alone.target(conversation_id)
     before = await admin.replay(speed=0, max_rate=1)  # the next one waits for it
     replay_id = await admin.replay(speed=0, max_rate=RATE)
@@ -112,7 +112,7 @@ async def followed(alone, conversation_id, folder, tokens, admin):
         await admin.cancel(before)
         yield replay_id, readers
         ours, theirs = await readers
-        must_show(ours + theirs, texts)
+        assert_shown(ours + theirs, texts)
     finally:
         readers.cancel()
 
@@ -134,15 +134,13 @@ async def test_a_replay_outlives_the_process_that_ran_it(alone, conversation, tm
             await readers
             assert (await admin.reached(replay_id, 10**6))["state"] == "done"
     async with History(alone.settings) as history:
-        said = await said_of(history, alone.settings.channel_of(conversation), replay_id)
-        assert Counter(e.seq for e in said) == Counter(range(len(tokens) + 2))
+        messages = await published_of(history, alone.settings.channel_of(conversation), replay_id)
+        assert Counter(e.seq for e in messages) == Counter(range(len(tokens) + 2))
         answer = await history.hydrate(conversation)
         assert [m["id"] for m in answer.messages] == ["r"]
 
 
-async def test_chunks_that_ably_refuses_are_made_good_for_every_follower(
-    alone, conversation, tmp_path
-):
+async def test_refused_chunks_are_repaired_for_every_follower(alone, conversation, tmp_path):
     skip_without_node()
     tokens = tokens_of("r", mean=60)
     admin = Admin(alone.service.url, conversation)

@@ -1,4 +1,4 @@
-"""Who may not read sees nothing; pages of other origins may call where a setting says so."""
+"""Unauthorized readers get no text; pages of other origins may call if a setting permits it."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ SECRET = "nobody else may see this"
 
 
 @pytest.fixture
-async def told(stack, conversation):
-    """A conversation that holds a text."""
+async def stored(stack, conversation):
+    """A conversation with a text."""
     async with httpx.AsyncClient(base_url=stack.service.url, timeout=PATIENCE_S) as http:
         answer = await http.post(
             f"/v1/conversations/{conversation}/messages",
@@ -26,29 +26,29 @@ async def told(stack, conversation):
     return conversation
 
 
-async def asked(target, token, **headers):
+async def requested(target, token, **headers):
     headers = {"authorization": f"Bearer {token}", **headers}
     async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
         return await http.get(target.hydrate_url, headers=headers)
 
 
-async def test_a_reader_of_the_conversation_gets_the_text(stack, told):
-    target = stack.target(told)
-    answer = await asked(target, target.token)
+async def test_a_reader_of_the_conversation_gets_the_text(stack, stored):
+    target = stack.target(stored)
+    answer = await requested(target, target.token)
     assert answer.status_code == 200
     assert [m["text"] for m in answer.json()["messages"]] == [SECRET]
 
 
 @pytest.mark.parametrize("operations", [(), ("publish",), ("presence",)])
-async def test_a_token_that_may_not_read_is_forbidden_and_sees_no_text(stack, told, operations):
-    answer = await asked(stack.target(told), stack.token(told, operations))
+async def test_a_token_that_may_not_read_is_forbidden_and_sees_no_text(stack, stored, operations):
+    answer = await requested(stack.target(stored), stack.token(stored, operations))
     assert (answer.status_code, answer.json()["code"]) == (403, "forbidden")
     assert SECRET not in answer.text
 
 
-async def test_a_conversation_of_others_looks_the_same_whether_it_exists_or_not(stack, told):
+async def test_another_users_conversation_looks_the_same_whether_it_exists_or_not(stack, stored):
     token = stack.token("mine")
-    there, nowhere = [await asked(stack.target(id_), token) for id_ in (told, "nowhere")]
+    there, nowhere = [await requested(stack.target(id_), token) for id_ in (stored, "nowhere")]
     for answer in (there, nowhere):
         assert answer.status_code == 403
     without = {"request_id": None}
@@ -56,8 +56,8 @@ async def test_a_conversation_of_others_looks_the_same_whether_it_exists_or_not(
 
 
 @pytest.mark.parametrize("way", [1, 2, 3])
-async def test_a_stranger_who_runs_the_readers_code_is_refused_before_any_text(stack, told, way):
-    target = stack.target(told, stack.token("mine"))
+async def test_an_unauthorized_reader_is_refused_before_any_text(stack, stored, way):
+    target = stack.target(stored, stack.token("mine"))
     with pytest.raises(ExceptionGroup) as caught:
         await by_python(target, {"m-1": SECRET}, [Plan(0, way)])
     (error,) = caught.value.exceptions
@@ -68,9 +68,9 @@ async def test_a_stranger_who_runs_the_readers_code_is_refused_before_any_text(s
         assert error.code == 40160
 
 
-async def test_pages_of_the_origin_that_is_set_may_call(stack, told):
-    target = stack.target(told)
-    answer = await asked(target, target.token, origin=ORIGIN)
+async def test_pages_of_the_configured_origin_may_call(stack, stored):
+    target = stack.target(stored)
+    answer = await requested(target, target.token, origin=ORIGIN)
     assert answer.status_code == 200
     assert answer.headers["access-control-allow-origin"] == ORIGIN
     async with httpx.AsyncClient(timeout=PATIENCE_S) as http:
@@ -87,11 +87,11 @@ async def test_pages_of_the_origin_that_is_set_may_call(stack, told):
     assert "authorization" in preflight.headers["access-control-allow-headers"].lower()
 
 
-async def test_pages_of_other_origins_are_told_nothing_that_a_browser_would_show(stack, told):
-    target = stack.target(told)
+async def test_pages_of_other_origins_get_no_readable_answer(stack, stored):
+    target = stack.target(stored)
     for origin in ("https://evil.example", "null", ORIGIN + ".evil.example"):
-        answer = await asked(target, target.token, origin=origin)
+        answer = await requested(target, target.token, origin=origin)
         assert "access-control-allow-origin" not in answer.headers
-    errors = await asked(target, "nonsense", origin=ORIGIN)
+    errors = await requested(target, "nonsense", origin=ORIGIN)
     assert errors.status_code == 401
     assert errors.headers["access-control-allow-origin"] == ORIGIN

@@ -1,8 +1,8 @@
-// Applies live messages to answers by client.js: one JSON case a line in, one verdict a line out.
+// Applies live messages to answers with client.js: reads JSON cases and writes verdicts, one per line.
 import { createInterface } from 'node:readline';
 
 const { show, apply } = await import(process.argv[2]);
-function said(part) {                               // what it says, apart from how far it reaches
+function contentOf(part) {                          // without its position
   const { type, part: name, text, tool_call_id, name: tool, args, result, status } = part;
   return type === 'tool_call' ? { type, tool_call_id, name: tool, args, result, status } : { type, ...(name != null && { part: name }), text };
 }
@@ -13,6 +13,6 @@ for await (const line of createInterface({ input: process.stdin })) {
   const at = messages.findIndex((m) => !apply(view, m));
   const responses = [...view.values()].filter((m) => m.role === 'assistant');
   console.log(JSON.stringify({
-    at, messages: responses.map(({ id, status, text, parts }) => ({ id, status, text, parts: (parts ?? []).map(said) })),
+    at, messages: responses.map(({ id, status, text, parts }) => ({ id, status, text, parts: (parts ?? []).map(contentOf) })),
   }));
 }

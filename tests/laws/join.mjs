@@ -1,10 +1,10 @@
-// What `join` of client.js does when something goes wrong on the way: a scene a run, over a channel
-// that does what the scene says. Prints the last text shown, and how often the service was asked.
+// What `join` of client.js does after failures: one scene per run, over a channel that follows the scene.
+// Prints the last text shown, and the number of hydrates.
 import { setImmediate } from 'node:timers';
 
 const [client, scene] = process.argv.slice(2);
 const { join } = await import(client);
-globalThis.setTimeout = (act) => setImmediate(act);                      // pauses are not waited for
+globalThis.setTimeout = (act) => setImmediate(act);                      // without the pauses
 
 const extras = { headers: { responseId: 'r' } };
 const token = (n, data) => ({ name: 'token', data, id: `m${n}`, serial: `0${n}`, extras });
@@ -14,7 +14,7 @@ const told = (...letters) => ({ messages: letters.length ? [text(letters.join(''
 class Channel {
   state = 'initialized';
   attaches = 0;
-  backlog = [];                                                          // of each attach
+  backlog = [];                                                          // for each attach
   on(_, heard) { this.heard = heard; }
   off() {}
   async subscribe(receive) { this.receive = receive; }

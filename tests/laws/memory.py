@@ -1,4 +1,4 @@
-"""The two ports over plain memory and a simulated clock: channels that lag and forget."""
+"""Both ports in memory, with a simulated clock: channels whose history lags and expires."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from rehydrate.ports import Conversation, Finished, Lease, Stored
 
 
 class Posted(NamedTuple):
-    """A channel message, and how much later than the rest REST history shows it."""
+    """A channel message, and its additional delay until REST history shows it."""
 
     message: ChannelMessage
     extra_lag_ms: int = 0
 
 
 def memory_context(store, channel, now_ms, *, retention_ms=120_000, options=PublishOptions()):  # noqa: B008 - frozen
-    """A context over the conversation ``c`` alone, whose channel is ``ai:c``."""
+    """Return a context with one conversation, ``c``, whose channel is ``ai:c``."""
 
     async def channel_of(_):
         return "ai:c"
@@ -42,7 +42,7 @@ def memory_context(store, channel, now_ms, *, retention_ms=120_000, options=Publ
 
 
 class MemoryChannel:
-    """History as REST shows it at ``now_ms``: what is retained, and older than the lag."""
+    """History as REST shows it at ``now_ms``: messages within retention, and older than the lag."""
 
     def __init__(self, log, *, lag_ms=0, retention_ms=10**9, page=1000):
         self.log = list(log)
@@ -69,7 +69,7 @@ class MemoryChannel:
 
 
 class MemoryStore:
-    """One process's store: rows are copies, and finished messages pass through their wire form."""
+    """The store of one process: rows are copies, and finished messages pass through their wire form."""
 
     def __init__(self):
         self.conversation = None
@@ -118,7 +118,7 @@ class MemoryStore:
             kept.changed = False
             if (
                 kept.ended and not kept.gaps()
-            ):  # as a store does: what was, is known by its wire form
+            ):  # as the store does: finished messages are kept in their wire form
                 finished = wire.state_of(wire.message(kept))
                 finished.position = kept.position or insertion_position(self.now_ms, 0)
                 finished.recent = kept.recent

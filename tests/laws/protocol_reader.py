@@ -1,7 +1,7 @@
 """A reader in plain Python, written from docs/protocol.md alone: sections 3, 4, 6, 9 and 11.
 
-It imports nothing of rehydrate. Where it and the service differ, the document is wrong, or is
-missing a sentence.
+It imports nothing of rehydrate. Where it differs from the service, the document is wrong or
+incomplete.
 """
 
 from __future__ import annotations
@@ -133,15 +133,15 @@ def decode_version(m, e, headers):  # section 4.1
     e.kind, e.text = "token", m.data if isinstance(m.data, str) and m.action != 2 else ""
     e.rid = e.rid if is_id(e.rid) else m.serial if m.name == "response" else None
     e.version, e.delta, e.replay = m.version_serial or m.serial, m.action == 5, False
-    for said in (m.version_metadata, headers):
-        if isinstance(said, dict) and said.get("phase") == "done":
-            e.status = ended_as(said.get("status"))
+    for metadata in (m.version_metadata, headers):
+        if isinstance(metadata, dict) and metadata.get("phase") == "done":
+            e.status = ended_as(metadata.get("status"))
             break
     return e
 
 
 class Reader:
-    """Messages as dicts, as in the answer; `receive` returns what the drop rule says."""
+    """Messages as dicts, as in the answer; `receive` returns the verdict of the drop rule."""
 
     def __init__(self, answer):
         self.messages = {m["id"]: copy.deepcopy(m) for m in answer["messages"]}
@@ -255,7 +255,7 @@ class Reader:
 
 
 class StreamReader:
-    """Messages as dicts, from the events of the stream: section 11 of the document."""
+    """Messages as dicts, built from the events of the stream: section 11 of the document."""
 
     def __init__(self, snapshot):
         self.messages = Reader(snapshot).messages
@@ -287,7 +287,7 @@ class StreamReader:
             value = data.get("result" if kind == "tool_result" else "args")
             given = {"kind": kind, "call": data.get("tool_call_id"), "value": value}
             given |= {key: data.get(key) for key in ("text", "part", "name", "status")}
-            say(v["parts"], SimpleNamespace(**given))
+            add_text(v["parts"], SimpleNamespace(**given))
 
 
 def ended(v):
@@ -370,11 +370,11 @@ def change(v, e):  # section 6
         if seals:
             v["sealed"] = True
     else:
-        say(v["parts"], e)
+        add_text(v["parts"], e)
     return None
 
 
-def say(parts, e):  # section 6.4
+def add_text(parts, e):  # section 6.4
     if e.kind in TYPES:
         return text(parts, TYPES[e.kind], e.part, e.text)
     if e.kind == "void":

@@ -1,4 +1,4 @@
-"""Readers in the three ways, over the acts themselves; and what they ought to show."""
+"""Readers in the three ways to join, over the use cases themselves, and what they have to show."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ from rehydrate.record.catch_up import catch_up
 REWIND_MS = 10_000
 PATIENCE = 40
 AWAKE_MS = 4000
-"""Who slept between the answer and the attach does not sleep again."""
+"""A reader that paused between the answer and the attach does not pause again."""
 
 
 def truth(world):
-    """What the log means: the fold of everything that the channel ever accepted."""
+    """Return the fold of everything that the channel ever accepted."""
     timeline = Timeline()
     timeline.fold(decode_all(each.message for each in rolled(world.log)))
     return timeline.messages
 
 
 class Life:
-    """The store and the channel of a world, lived through up to a moment."""
+    """The store and the channel of a world, simulated up to a moment."""
 
     def __init__(self, world):
         self.world = world
@@ -41,7 +41,7 @@ class Life:
             world.log, lag_ms=world.lag_ms, retention_ms=world.retention_ms, page=world.page
         )
         self.now_ms = 0
-        if world.retention_ms < REWIND_MS:  # who was never heard of cannot be known to be cut
+        if world.retention_ms < REWIND_MS:  # a cut is unknown for a conversation without a row
             self.store.conversation = Conversation("c", "ai:c", 0)
         self.ctx = memory_context(
             self.store, self.channel, lambda: self.now_ms, retention_ms=world.retention_ms
@@ -51,7 +51,7 @@ class Life:
         self._jobs = sorted(jobs, key=lambda job: job[0])
 
     async def until(self, at_ms):
-        """Live on to *at_ms*."""
+        """Continue the simulation to *at_ms*."""
         while self._jobs and self._jobs[0][0] <= at_ms:
             when, what, rid = self._jobs.pop(0)
             self._at(when)
@@ -68,7 +68,7 @@ class Life:
         self.now_ms = self.store.now_ms = self.channel.now_ms = at_ms
 
     async def _commit_final(self, rid):
-        """As `respond` does: everything that was written, and a repair if readers lack some."""
+        """Commit as `respond` does: all that was written, and a repair if readers lack some of it."""
         mine = [e for e in decode_all(p.message for p in self.world.log) if e.message_id == rid]
         stop = next(e for e in mine if e.kind == "stop")
         repairs = [e for e in mine if e.kind == "repair"]
@@ -85,13 +85,13 @@ class Life:
 
 
 def written(rid, tokens):
-    """What the publisher of *rid* wrote."""
+    """Return what the publisher of *rid* wrote."""
     first = 7 * "ABC".index(rid)
     return "abcdefghijklmnopqrstuvwxyz"[first : first + tokens]
 
 
 async def read(world, joiner):
-    """What a reader shows long after the last message; (view, answer, what went wrong)."""
+    """Return what a reader shows long after the last message: the view, the answer, and a finding."""
     life = Life(world)
     end_ms = changed_ms(world.log[-1].message) + 50_000
     way, at_ms, delay_ms = joiner
@@ -109,7 +109,7 @@ async def read(world, joiner):
 
 
 async def _join(life, at_ms, way, delay_ms):
-    """Attach and ask in the order of *way*; returns the answer and the messages of the overlap."""
+    """Attach and hydrate in the order of *way*; return the answer and the messages of the overlap."""
     world = life.world
     if way in (1, 2):
         feed = _rewound(world, at_ms)
@@ -144,7 +144,7 @@ def _version(message):
 
 
 def _follow(view, feed, attached_ms, world, end_ms):
-    """Apply the overlap, then what is live; returns when the view lacked something, or None."""
+    """Apply the overlap and the live messages; return when the view lacked something, or None."""
     for each in (*feed, *live(world, attached_ms, feed)):
         if changed_ms(each.message) > end_ms:
             break
@@ -155,7 +155,7 @@ def _follow(view, feed, attached_ms, world, end_ms):
 
 
 def judge(world, joiner):
-    """What is wrong with what the reader shows; nothing, if the laws hold."""
+    """Return what is wrong with what the reader shows; empty if the laws hold."""
     view, answer, failure = asyncio.run(read(world, joiner))
     if failure:
         return [failure]

@@ -1,4 +1,4 @@
-"""Channel messages that grow, as history and as attachments show them."""
+"""Channel messages that grow by appends, as history and as attachments deliver them."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from rehydrate.core.event import APPEND, UPDATE
 
 
 def rolled(posted):
-    """What history shows of *posted*: each channel message once, where it was created, whole."""
+    """Return history after *posted*: each channel message once, at its creation, with its whole text."""
     rows = {}
     for each in posted:
         message = each.message
@@ -20,22 +20,22 @@ def rolled(posted):
 
 
 def changed_ms(message):
-    """When *message* was created, or had its newest version."""
+    """Return when *message* was created or last changed, in ms."""
     return message.timestamp_ms if not message.action else int(message.version_serial[:14])
 
 
 def rewound(log, at_ms, low_ms):
-    """What an attach at *at_ms* is shown first: what was changed since *low_ms*."""
+    """Return what an attach at *at_ms* rewinds: the messages that changed since *low_ms*."""
     past = [each for each in log if changed_ms(each.message) <= at_ms]
     found = [each for each in rolled(past) if changed_ms(each.message) >= low_ms]
     return sorted(found, key=lambda each: changed_ms(each.message))
 
 
 def live(world, attached_ms, shown):
-    """What it is shown then: all of a message at first sight, what was appended ever after.
+    """Return what it receives then: a message whole the first time, and later the appended parts.
 
-    *shown*: the messages of which it has had all. An append that is held back comes with the next
-    one of its message, behind whatever else was said meanwhile.
+    *shown*: the messages that it has received whole. An append that is held back is delivered with
+    the next one of its message, after all that was published meanwhile.
     """
     known = {each.message.serial for each in shown}
     held, delivered, past = {}, [], []

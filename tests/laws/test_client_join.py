@@ -1,4 +1,4 @@
-"""The client's duty in JavaScript, where attaching and asking go wrong in the middle of it."""
+"""The JavaScript client when attaching or hydrating fails while it joins."""
 
 from __future__ import annotations
 
@@ -25,11 +25,11 @@ def played(scene):
     return json.loads(ran.stdout)
 
 
-def test_a_reader_that_nothing_befalls_asks_once():
+def test_a_reader_without_faults_hydrates_once():
     assert played("calm") == {"shown": "a", "asked": 1, "failure": None}
 
 
-def test_what_was_dropped_while_the_answer_was_awaited_is_not_glued_over():
+def test_text_dropped_before_the_answer_arrives_leaves_no_wrong_join():
     assert played("torn") == {"shown": "abc", "asked": 2, "failure": None}
 
 
@@ -37,11 +37,11 @@ def test_a_channel_that_failed_is_attached_again():
     assert played("refused") == {"shown": "ab", "asked": 2, "failure": None}
 
 
-def test_a_reader_that_has_begun_never_gives_up():
+def test_a_reader_that_has_joined_retries_without_end():
     assert played("away") == {"shown": "a", "asked": 32, "failure": None}
 
 
-def test_a_reader_that_cannot_begin_is_told_why():
+def test_a_reader_that_cannot_join_gets_the_error():
     told = played("nobody answers")
     assert told == {"shown": "", "asked": 11, "failure": "503"}
 
@@ -50,7 +50,7 @@ def test_leaving_a_channel_that_failed_is_no_error():
     assert played("closed")["failure"] is None
 
 
-def test_it_holds_no_more_than_is_shown_of_what_has_ended():
+def test_it_keeps_only_the_shown_part_of_ended_messages():
     ran = subprocess.run(
         ["node", HERE / "holding.mjs", CLIENT.as_uri()],
         capture_output=True,
@@ -61,6 +61,6 @@ def test_it_holds_no_more_than_is_shown_of_what_has_ended():
     assert ran.returncode == 0, ran.stderr
     told = json.loads(ran.stdout)
     assert told["texts"] == ["ab"] * 200 + ["open"]
-    assert told["ids"] == 1  # of the one that is open
+    assert told["ids"] == 1  # of the open message
     assert told["chains"] <= 21
     assert told["open"] == ["open", "open!"]

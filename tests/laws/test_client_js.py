@@ -1,4 +1,4 @@
-"""The drop rule in JavaScript says what the drop rule in Python says, message by message."""
+"""The drop rule in JavaScript has the same verdict as the one in Python for every message."""
 
 from __future__ import annotations
 
@@ -26,13 +26,13 @@ HERE = Path(__file__).parent
 ACTIONS = {0: "message.create", 1: "message.update", 2: "message.delete", 5: "message.append"}
 UNLIKE = {
     "no seq, no serial, attach first",  # without serials, JavaScript keeps no margin
-    "published twice, no seq",  # nor does it forget the ids of long ago, as the fold does
+    "published twice, no seq",  # nor does it drop old ids, as the fold does
     "no seq, repaired, twice",  # as above
 }
 
 
 async def case(world, joiner):
-    """An answer, and the messages that a reader who attached receives beside and after it."""
+    """Draw an answer, and the messages that an attached reader receives before and after it."""
     life = Life(world)
     await life.until(joiner.at_ms + joiner.delay_ms)
     answer = json.loads((await life.hydrate()).body)
@@ -50,20 +50,20 @@ def in_python(answer, messages):
             break
     shown = [
         {key: m[key] for key in ("id", "status", "text")}
-        | {"parts": list(map(said_in, m["parts"]))}
+        | {"parts": list(map(content_of, m["parts"]))}
         for m in view.messages
         if m["role"] == "assistant"
     ]
     return {"at": at, "messages": shown}
 
 
-def said_in(part):
-    """What a part says, apart from how far it reaches."""
+def content_of(part):
+    """Return the content of a part, without its position."""
     names = ("type", "part", "text", "tool_call_id", "name", "args", "result", "status")
     return {name: part[name] for name in names if name in part}
 
 
-def as_ably_js_gives_it(message):
+def as_ably_js_delivers_it(message):
     return {
         "name": message.name,
         "data": message.data,
@@ -77,9 +77,9 @@ def as_ably_js_gives_it(message):
 
 
 def in_javascript(cases):
-    """The same, of all *cases*, by the module that readers load."""
+    """Return the same for all *cases*, computed by the module that readers load."""
     lines = [
-        json.dumps({"answer": answer, "messages": list(map(as_ably_js_gives_it, messages))})
+        json.dumps({"answer": answer, "messages": list(map(as_ably_js_delivers_it, messages))})
         for answer, messages in cases
     ]
     node = subprocess.run(
@@ -95,7 +95,7 @@ def in_javascript(cases):
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 @pytest.mark.parametrize("name", [name for name in FEATURES if name not in UNLIKE])
-def test_both_clients_say_the_same(name):
+def test_both_clients_have_the_same_verdicts(name):
     cases = []
 
     @settings(
@@ -111,7 +111,7 @@ def test_both_clients_say_the_same(name):
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
-def test_numbers_that_are_none_mean_nothing_to_either():
+def test_both_ignore_invalid_numbers():
     odd = [-1, 1.5, "x", "", 2**40, 1e300, MAX_SEQ + 1, True, {}, "-1", "1.0", "٣"]
     plain = [
         said("start", responseId="r", seq=0),

@@ -26,12 +26,12 @@ BROADLY = settings(
 
 
 def seen(timeline):
-    """What a reader could see of it."""
+    """Return what a reader can see of *state*."""
     return [wire.message(state) for state in timeline.ordered]
 
 
 async def folded_in_parts(log, cuts, overlaps):
-    """The fold of *log* in windows between *cuts*, each reaching back, through a store."""
+    """Fold *log* through a store, in windows between *cuts* that overlap backwards."""
     store = MemoryStore()
     edges = [0, *sorted(cuts), len(log)]
     for (begin, end), overlap_ms in zip(pairwise(edges), overlaps, strict=False):
@@ -70,13 +70,13 @@ def test_folding_windows_that_overlap_equals_folding_the_whole(name):
 
 
 def visible(timeline):
-    """What must be equal: everything but bookkeeping of the margin."""
+    """Return what must be equal: everything except the bookkeeping of the margin."""
     bookkeeping = ("recent_ids", "position")
     return [{k: v for k, v in m.items() if k not in bookkeeping} for m in seen(timeline)]
 
 
 @pytest.mark.parametrize("name", LAWFUL)
-def test_a_terminal_response_never_changes_but_for_gaps_and_repairs(name):
+def test_a_terminal_response_changes_only_by_filled_gaps_and_repairs(name):
     @BROADLY
     @given(st.data())
     def search(data):
@@ -92,7 +92,7 @@ def test_a_terminal_response_never_changes_but_for_gaps_and_repairs(name):
                 if was is not None:
                     assert now["status"] == was["status"]
                     filled = event.seq is not None and any(a <= event.seq <= b for a, b in gaps)
-                    if event.version is not None:  # overtaken by the end, and by its publisher
+                    if event.version is not None:  # the end overtakes it, and so does its publisher
                         assert now["text"].startswith(was["text"])
                     elif not (filled or event.kind == "repair"):
                         assert now["text"] == was["text"]

@@ -1,4 +1,4 @@
-"""Laws 2 to 4: whatever happens on the channel, a reader in any of the three ways is exact."""
+"""Laws 2 to 4: a reader in any of the three ways is exact, whatever happens on the channel."""
 
 from __future__ import annotations
 

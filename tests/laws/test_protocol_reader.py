@@ -1,4 +1,4 @@
-"""A reader that was written from docs/protocol.md alone shows what `View` shows."""
+"""A reader that was written from docs/protocol.md alone shows the same as `View`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from laws.memory import MemoryChannel, MemoryStore, Posted, memory_context
 from laws.protocol_reader import Reader, StreamReader, shown
 from laws.readers import Life, _rewound
 from laws.rolling import live as delivered
-from laws.test_client_js import said_in
+from laws.test_client_js import content_of
 from laws.test_joining import FEATURES
 from laws.worlds import serial, worlds
 from rehydrate.core.client_view import Verdict, View
@@ -67,7 +67,7 @@ HEADERS = {
 
 @st.composite
 def channels(draw):
-    """Any messages of the vocabulary, mostly in the order of their seq; where a reader joins."""
+    """Draw messages of the vocabulary, mostly in seq order, and the place where a reader joins."""
     numbered, seq, log = draw(st.booleans()), 0, []
     names = st.sampled_from([*NAMES, "start", *["token"] * 8])
     for index in range(draw(st.integers(1, 12))):
@@ -92,7 +92,7 @@ def channels(draw):
 
 @st.composite
 def growing(draw):
-    """Channel messages that grow, as one attachment and others receive them; where a reader joins."""
+    """Draw growing channel messages, as attachments receive them, and where a reader joins."""
     log, creates = [], []
     for index in range(draw(st.integers(1, 12))):
         at_ms = 10_000 + index * 1000
@@ -142,7 +142,7 @@ async def joined(world, joiner):
 def as_shown(bodies):
     return [
         {key: body[key] for key in ("id", "status", "text")}
-        | {"parts": list(map(said_in, body["parts"]))}
+        | {"parts": list(map(content_of, body["parts"]))}
         for body in bodies
         if body.get("role") != "user"
     ]
@@ -161,7 +161,7 @@ def compare(answer, messages):
 
 
 def compare_stream(past, messages):
-    """What the stream sends adds up to the next snapshot."""
+    """Check that the events of the stream add up to the next snapshot."""
     conversation, chains = LiveConversation(asyncio.run(read(context(past), "c"))), AppendChains()
     stream = StreamReader(json.loads(conversation.answer(MAX_LIMIT, NOW_MS).body))
     for message in messages:
@@ -200,7 +200,7 @@ def test_it_shows_the_same_in_the_worlds_of_the_laws(name):
 
 @settings(searched, max_examples=600)
 @given(channels())
-def test_it_shows_the_same_of_any_messages_of_the_vocabulary(drawn):
+def test_it_shows_the_same_for_any_messages_of_the_vocabulary(drawn):
     log, cut, overlap = drawn
     answer = answered(log[:cut])
     for body in answer["messages"]:
@@ -215,7 +215,7 @@ def test_it_shows_the_same_of_any_messages_of_the_vocabulary(drawn):
 
 @settings(searched, max_examples=300)
 @given(growing())
-def test_it_shows_the_same_of_channel_messages_that_grow(drawn):
+def test_it_shows_the_same_for_channel_messages_that_grow(drawn):
     past, messages = drawn
     compare(answered(past), messages)
 

@@ -1,4 +1,4 @@
-"""Law 3: an answer reaches at least the attach point; it may be ahead, and says how far."""
+"""Law 3: an answer reaches at least the attach point; it may reach further, and states how far."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ async def answer_at(world, now_ms, until):
 
 
 @pytest.mark.parametrize("name", SEARCHED)
-def test_an_answer_holds_all_that_history_shows_up_to_until_and_says_how_far_it_goes(name):
+def test_an_answer_contains_history_up_to_until_and_states_how_far_it_reaches(name):
     @settings(
         max_examples=100, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
     )

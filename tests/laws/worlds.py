@@ -1,7 +1,7 @@
-"""Random channels, recorders and readers: what the laws are searched over.
+"""Random channels, recorders and readers, over which the laws are searched.
 
-Times are in ms. A `World` is a log with everything that the design allows to happen to it; a
-`Joiner` is a reader in one of the three ways.
+Times are in ms. A `World` is a log with everything that the design permits to happen to it; a
+`Joiner` is a reader that joins in one of the three ways.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ class World(NamedTuple):
     log: tuple[Posted, ...]
     catch_ups: tuple[int, ...] = ()
     finals: tuple[tuple[int, str], ...] = ()
-    """Publishers that commit their final row: when, and whose."""
+    """The commits of final rows: when, and of which response."""
     lag_ms: int = 0
     retention_ms: int = 10**9
     page: int = 1000
     rewind_cap: int = 100
     held: frozenset[str] = frozenset()
-    """Versions of channel messages whose delivery is held back until the next one."""
+    """The versions of channel messages that are delivered together with the next version."""
 
 
 class Joiner(NamedTuple):
@@ -35,8 +35,8 @@ class Joiner(NamedTuple):
     delay_ms: int
 
 
-class Said(NamedTuple):
-    """A channel message before it has its time."""
+class Planned(NamedTuple):
+    """A channel message without its time."""
 
     name: str
     rid: str | None
@@ -48,33 +48,33 @@ class Said(NamedTuple):
     status: str | None = None
     part: str | None = None
     cell: int | None = None
-    """Of a response that appends: which of its channel messages this is, or is appended to."""
+    """For a response that appends: which of its channel messages this creates or appends to."""
 
 
 def serial(at_ms, index=0):
     return f"{at_ms:014d}-000@s:{index:03d}"
 
 
-def posted(said, at_ms, index=0, *, serials=True, extra_lag_ms=0, number=0, creates=None):
+def posted(planned, at_ms, index=0, *, serials=True, extra_lag_ms=0, number=0, creates=None):
     headers = {}
-    if said.rid is not None and said.name != "user-input":
-        headers["responseId"] = said.rid
-    if said.seq is not None:
-        headers["seq"] = said.seq
-    if said.gen != 1:
-        headers["gen"] = said.gen
-    if said.replay:
+    if planned.rid is not None and planned.name != "user-input":
+        headers["responseId"] = planned.rid
+    if planned.seq is not None:
+        headers["seq"] = planned.seq
+    if planned.gen != 1:
+        headers["gen"] = planned.gen
+    if planned.replay:
         headers["replayOf"] = "R"
-    if said.status:
-        headers["status"] = said.status
-    if said.part:
-        headers["part"] = said.part
-    if said.cell is not None:
-        return Posted(appended(said, serial(at_ms, index), at_ms, number, creates), extra_lag_ms)
+    if planned.status:
+        headers["status"] = planned.status
+    if planned.part:
+        headers["part"] = planned.part
+    if planned.cell is not None:
+        return Posted(appended(planned, serial(at_ms, index), at_ms, number, creates), extra_lag_ms)
     message = ChannelMessage(
-        said.name,
-        said.data,
-        said.id or f"m{number}",
+        planned.name,
+        planned.data,
+        planned.id or f"m{number}",
         serial(at_ms, index) if serials else None,
         at_ms,
         None,
@@ -83,130 +83,130 @@ def posted(said, at_ms, index=0, *, serials=True, extra_lag_ms=0, number=0, crea
     return Posted(message, extra_lag_ms)
 
 
-def appended(said, own, at_ms, number, creates):
-    """A create, or an append to the one that *creates* knows."""
-    first = creates.setdefault((said.rid, said.cell), (own, at_ms))
+def appended(planned, own, at_ms, number, creates):
+    """Return a create, or an append to the message in *creates*."""
+    first = creates.setdefault((planned.rid, planned.cell), (own, at_ms))
     return ChannelMessage(
-        said.name,
-        said.data,
+        planned.name,
+        planned.data,
         f"m{number}",
         first[0],
         first[1],
         None,
-        {"headers": {"responseId": said.rid}},
+        {"headers": {"responseId": planned.rid}},
         0 if own == first[0] else 5,
         own,
-        {"phase": "done"} if said.status else None,
+        {"phase": "done"} if planned.status else None,
     )
 
 
 @st.composite
 def appending(draw, index, features):
-    """A response of one channel message, or of several, to which its publisher appends."""
+    """Draw a response of one or several channel messages, to which its publisher appends."""
     rid, cells = "ABC"[index], features.get("cells", 1)
-    said = []
+    planned = []
     for j in range(draw(st.integers(1, 5))):
         cell = 0 if not j else draw(st.integers(0, cells - 1))
-        said.append(Said("response", rid, data=LETTERS[j + 7 * index], cell=cell))
+        planned.append(Planned("response", rid, data=LETTERS[j + 7 * index], cell=cell))
     if features.get("done"):
-        said[-1] = said[-1]._replace(status="done")
+        planned[-1] = planned[-1]._replace(status="done")
     else:
-        said.append(Said("response-end", rid))
+        planned.append(Planned("response-end", rid))
     if features.get("stop_first"):
-        said.append(said.pop(-2))
-    return said
+        planned.append(planned.pop(-2))
+    return planned
 
 
 @st.composite
 def response(draw, index, features):
-    """The channel messages of one response, in its publisher's order, after what befell them."""
+    """Draw the channel messages of one response, in its publisher's order, after random faults."""
     if features.get("appends") and (index or features["appends"] != "mixed"):
         return draw(appending(index, features))
     rid, tokens = "ABC"[index], draw(st.integers(1, 4))
-    said = draw(written(index, tokens, features))
-    if features.get("late") and tokens > 1 and len(said) > 3:
-        at = draw(st.integers(1, len(said) - 2))
-        said.insert(draw(st.integers(at + 1, len(said) - 1)), said.pop(at))
+    planned = draw(written(index, tokens, features))
+    if features.get("late") and tokens > 1 and len(planned) > 3:
+        at = draw(st.integers(1, len(planned) - 2))
+        planned.insert(draw(st.integers(at + 1, len(planned) - 1)), planned.pop(at))
     if features.get("short_stop"):
-        said[-1] = said[-1]._replace(seq=said[-1].seq - 1, status="interrupted")
+        planned[-1] = planned[-1]._replace(seq=planned[-1].seq - 1, status="interrupted")
     if features.get("stop_first"):
-        said.append(said.pop(-2))
+        planned.append(planned.pop(-2))
     if features.get("replay") and index == features["responses"] - 1:
-        said = [each._replace(replay=True) for each in said]
+        planned = [each._replace(replay=True) for each in planned]
     if features.get("twice"):
-        said = [each._replace(id=f"{rid}{j}") for j, each in enumerate(said)]
-        at = draw(st.integers(0, len(said) - 1))
-        said.insert(draw(st.integers(at + 1, len(said))), said[at])
+        planned = [each._replace(id=f"{rid}{j}") for j, each in enumerate(planned)]
+        at = draw(st.integers(0, len(planned) - 1))
+        planned.insert(draw(st.integers(at + 1, len(planned))), planned[at])
     if not features.get("seq", True):
-        said = [each._replace(seq=None) for each in said]
+        planned = [each._replace(seq=None) for each in planned]
     if features.get("anonymous"):
-        said = [each._replace(rid=None) for each in said]
-    return said
+        planned = [each._replace(rid=None) for each in planned]
+    return planned
 
 
 @st.composite
 def written(draw, index, tokens, features):
-    """What its publisher wrote: refused here, repaired there, taken over."""
+    """Draw what its publisher wrote: with refusals, repairs, and a takeover."""
     rid = "ABC"[index]
     letter = lambda j: LETTERS[j + 7 * index]  # noqa: E731 - a table
     full = "".join(letter(j) for j in range(tokens))
-    said = [Said("start", rid, 0)] if features.get("start", True) else []
-    said += [Said("token", rid, j + 1, letter(j)) for j in range(tokens)]
+    planned = [Planned("start", rid, 0)] if features.get("start", True) else []
+    planned += [Planned("token", rid, j + 1, letter(j)) for j in range(tokens)]
     if features.get("stop", True):
-        said.append(Said("stop", rid, tokens + 1))
+        planned.append(Planned("stop", rid, tokens + 1))
     if features.get("gen"):
-        said = draw(taken_over(said, rid, tokens))
+        planned = draw(taken_over(planned, rid, tokens))
     if features.get("parts"):
-        said = [draw(in_a_part(each)) if each.name == "token" else each for each in said]
+        planned = [draw(in_a_part(each)) if each.name == "token" else each for each in planned]
     gone = None
     if features.get("refuse"):
         gone = draw(st.integers(1, tokens))
-        said = [each for each in said if each.seq != gone]
+        planned = [each for each in planned if each.seq != gone]
     repair = features.get("repair")
     if repair == "before":
-        said.insert(len(said) - 1, Said("response-complete", rid, tokens, full))
+        planned.insert(len(planned) - 1, Planned("response-complete", rid, tokens, full))
     if repair == "after":
-        said.append(Said("response-complete", rid, tokens, full))
+        planned.append(Planned("response-complete", rid, tokens, full))
     if repair == "mid":
         upto = draw(st.integers(1, tokens))
         at = upto + 1 - (gone is not None and gone <= upto)
-        said.insert(at, Said("response-complete", rid, upto, full[:upto]))
-    return said
+        planned.insert(at, Planned("response-complete", rid, upto, full[:upto]))
+    return planned
 
 
 @st.composite
-def in_a_part(draw, said):
-    """A token, or other text, for a part of its own name or for the one that is being said."""
+def in_a_part(draw, planned):
+    """Draw a token or other text, for a named part or for the current one."""
     kinds = st.sampled_from(["token", "token", "refusal", "reasoning"])
-    return said._replace(name=draw(kinds), part=draw(st.sampled_from([None, "x", "y"])))
+    return planned._replace(name=draw(kinds), part=draw(st.sampled_from([None, "x", "y"])))
 
 
 @st.composite
-def taken_over(draw, said, rid, tokens):
-    """A second publisher starts over with other text; a zombie's tokens may come after it."""
+def taken_over(draw, planned, rid, tokens):
+    """Let a second publisher restart with other text; a zombie's tokens may follow."""
     at = draw(st.integers(1, tokens))
-    zombie = [each for each in said[at + 1 :] if each.name == "token"][: draw(st.integers(0, 1))]
-    second = [Said("start", rid, 0, gen=2)]
-    second += [Said("token", rid, j + 1, LETTERS[j].upper(), gen=2) for j in range(tokens)]
-    second.append(Said("stop", rid, tokens + 1, gen=2))
-    return [*said[: at + 1], second[0], *zombie, *second[1:]]
+    zombie = [each for each in planned[at + 1 :] if each.name == "token"][: draw(st.integers(0, 1))]
+    second = [Planned("start", rid, 0, gen=2)]
+    second += [Planned("token", rid, j + 1, LETTERS[j].upper(), gen=2) for j in range(tokens)]
+    second.append(Planned("stop", rid, tokens + 1, gen=2))
+    return [*planned[: at + 1], second[0], *zombie, *second[1:]]
 
 
 @st.composite
 def worlds(draw, **features):
-    """A world with up to ``responses`` interleaved responses and the given *features*."""
+    """Draw a world with up to ``responses`` interleaved responses and the given *features*."""
     most = features.setdefault("responses", 2)
     count = draw(st.integers(1, most))
     streams = [draw(response(i, features | {"responses": count})) for i in range(count)]
     if features.get("anonymous"):
         streams = [[each for stream in streams for each in stream]]
     if features.get("prompts"):
-        streams.append([Said("user-input", None, data={"promptId": "P", "text": "hi"})])
+        streams.append([Planned("user-input", None, data={"promptId": "P", "text": "hi"})])
     lags = [draw(st.integers(0, 2)) * 1000 for _ in range(count)]
     log, at_ms, index, creates = [], 10_000, 0, {}
     while any(streams):
         which = draw(st.sampled_from([i for i, stream in enumerate(streams) if stream]))
-        said = streams[which].pop(0)
+        planned = streams[which].pop(0)
         if features.get("batch") and log and draw(st.booleans()):
             index += 1
         else:
@@ -218,7 +218,7 @@ def worlds(draw, **features):
             extra_ms = draw(st.integers(0, 2)) * 1000
         log.append(
             posted(
-                said,
+                planned,
                 at_ms,
                 index,
                 serials=features.get("serials", True),

@@ -32,7 +32,7 @@ def node_modules():
 
 @pytest.fixture(params=[True, False], ids=["js-msgpack", "js-json"])
 def js(request, server, node_modules):
-    """Return what runs a scenario of stock ably-js against the server, in either format."""
+    """Return a function that runs a scenario of stock ably-js against the server, in either format."""
 
     async def run(name, *, on=None, **given):
         return await run_scenario(

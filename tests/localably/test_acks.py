@@ -3,7 +3,7 @@ from __future__ import annotations
 from localably.acks import RecentAcks
 
 
-def test_a_frame_sent_again_is_answered_as_before_and_another_with_its_number_is_not():
+def test_a_resent_frame_gets_the_same_answer_but_another_frame_with_its_serial_does_not():
     acks = RecentAcks()
     acks.add(0, 11, {"res": ["first"]})
     assert acks.find(0, 11) == {"res": ["first"]}
@@ -12,7 +12,7 @@ def test_a_frame_sent_again_is_answered_as_before_and_another_with_its_number_is
     assert acks.find(0, 12) == {"res": ["second"]}
 
 
-def test_only_the_newest_thousand_are_remembered():
+def test_only_the_newest_thousand_are_kept():
     acks = RecentAcks()
     for serial in range(1500):
         acks.add(serial, serial, {})

@@ -8,7 +8,7 @@ from channel_server.worlds import World, texts
 from localably.frames import Action, Flag
 
 
-async def test_rtl4k_rtl4l_params_and_modes_are_granted_as_asked(js):
+async def test_rtl4k_rtl4l_params_and_modes_are_granted_as_requested(js):
     seen = await js("params_and_modes")
     assert seen["seen"]["params"] == {"modes": "subscribe", "delta": "vcdiff"}
     assert seen["seen"]["modes"] == ["subscribe"]
@@ -39,13 +39,13 @@ async def test_rewind_takes_a_number_a_time_a_serial_a_limit_and_a_qualifier(js)
     }
 
 
-async def test_rewind_ends_at_a_hundred_and_says_so(js):
+async def test_rewind_ends_at_a_hundred_and_reports_it(js):
     seen = await js("rewind_cap")
     assert (seen["count"], seen["first"], seen["last"]) == (100, "m20", "m119")
     assert seen["reason"]["code"] == 90004
 
 
-def test_rewind_by_time_reaches_back_as_far_as_it_says():
+def test_rewind_by_time_reaches_back_as_far_as_requested():
     world = World()
     writer = world.connect()
     for text in "abc":
@@ -116,7 +116,7 @@ def test_a_late_backlog_of_a_channel_that_was_left_does_not_arrive():
 
 
 @pytest.mark.parametrize("rewind", ["", "x", "-1", "10h", "9999999999", "1.5", "٣"])
-def test_a_rewind_that_is_none_fails_the_channel_and_not_the_connection(rewind):
+def test_an_invalid_rewind_fails_the_channel_and_not_the_connection(rewind):
     peer = World().connect()
     [answer] = peer.attach(params={"rewind": rewind})
     assert answer["action"] == Action.ERROR
@@ -125,7 +125,7 @@ def test_a_rewind_that_is_none_fails_the_channel_and_not_the_connection(rewind):
     assert peer.attach()[0]["action"] == Action.ATTACHED
 
 
-def test_a_connection_has_as_many_channels_as_it_may_and_keeps_them():
+def test_a_connection_attaches_up_to_its_limit_and_keeps_its_channels():
     world = World(channels_per_connection=3)
     peer = world.connect()
     answers = [peer.attach(f"c{n}")[0] for n in range(4)]

@@ -19,7 +19,7 @@ def a_jwt(key, capability='{"*":["*"]}', **claims):
     return jwt.encode(body, secret, "HS256", headers={"kid": name})
 
 
-async def test_a_jwt_connects_and_its_capability_is_kept_to(clients):
+async def test_a_jwt_connects_and_its_capability_is_enforced(clients):
     token = a_jwt(clients.server.key, '{"room":["subscribe","history"]}')
     client = await clients.realtime(token=token)
     await client.channels.get("room").attach()
@@ -53,7 +53,7 @@ async def test_rsa4a2_an_expired_jwt_is_40142_and_a_forged_one_40144(http, serve
 
 
 @pytest.mark.parametrize("key", ["api:key", "nonsense"])
-async def test_a_key_that_is_none_fails_the_connection_with_40101(clients, key):
+async def test_an_invalid_key_fails_the_connection_with_40101(clients, key):
     from ably import AblyRealtime  # noqa: PLC0415 - beside the one use of a client that fails
 
     client = AblyRealtime(key="a.b:c", endpoint=f"127.0.0.1:{clients.server.port}", tls=False)
@@ -71,7 +71,7 @@ async def test_a_token_that_expires_disconnects_and_the_client_renews_it(js):
     assert seen["clientId"] == "ann"
 
 
-async def test_rtn22_the_server_asks_for_a_new_token_before_the_old_one_expires(js):
+async def test_rtn22_the_server_requests_a_new_token_before_the_old_one_expires(js):
     async with LocalAbly(settings=LocalAblySettings(token_warning_s=26)) as server:
         seen = await js("tokens", on=server, ttl=30_000)
     assert seen["reason"] == "update"
@@ -87,7 +87,7 @@ async def test_rtc8a1_a_narrower_token_fails_the_channels_it_does_not_cover(js):
     assert seen["widened"] is None
 
 
-async def test_rsa7_client_ids_are_those_of_the_credentials(js):
+async def test_rsa7_client_ids_come_from_the_credentials(js):
     assert await js("client_ids") == {
         "wrong": {"code": 40012, "statusCode": 400},
         "clientId": "ann",
@@ -97,7 +97,7 @@ async def test_rsa7_client_ids_are_those_of_the_credentials(js):
     }
 
 
-async def test_python_may_authorize_anew_while_connected():
+async def test_python_may_authorize_again_while_connected():
     async with LocalAbly() as server:
         clients = Clients(server)
         try:
@@ -114,7 +114,7 @@ async def test_python_may_authorize_anew_while_connected():
             await clients.close()
 
 
-async def test_python_renews_a_token_that_expires_and_goes_on(clients):
+async def test_python_renews_an_expired_token_and_continues(clients):
     rest = await clients.rest()
     issued = []
 

@@ -1,4 +1,4 @@
-"""D:auth/capabilities: which channels a resource covers, and what two capabilities share."""
+"""D:auth/capabilities: the channels that a resource covers, and the intersection of capabilities."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ def meet(key, asked):
     return str(ServerCapability.parse(key).meet(ServerCapability.parse(asked)))
 
 
-def test_a_token_has_what_it_and_its_key_share():
+def test_a_token_has_the_intersection_with_its_key():
     key = '{"channel2":["publish","subscribe"],"channel6":["*"],"ns:*":["subscribe"]}'
     assert meet(key, '{"channel2":["presence","subscribe"]}') == '{"channel2":["subscribe"]}'
     assert meet(key, '{"channel2":["*"]}') == '{"channel2":["publish","subscribe"]}'
@@ -53,13 +53,13 @@ def test_a_token_has_what_it_and_its_key_share():
 @pytest.mark.parametrize(
     "text", ["", "[]", "x", '{"a":[]}', '{"a":["publish_"]}', '{"a":["*","publish"]}', '{"a":[1]}']
 )
-def test_a_capability_that_is_none_is_refused(text):
+def test_an_invalid_capability_is_refused(text):
     with pytest.raises(RefusedError) as refused:
         ServerCapability.parse(text)
     assert refused.value.code == 40000
 
 
-async def test_tokens_are_granted_what_their_key_has(js):
+async def test_tokens_are_granted_no_more_than_their_key(js):
     seen = await js("capability")
     assert seen["subset"] == {"a:b": ["subscribe"]}
     assert seen["default"] == {"[*]*": ["*"]}

@@ -1,4 +1,4 @@
-"""Fan-out: who gets what, and the bytes are made once."""
+"""Fan-out: which attachments receive a message, encoded once."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def test_every_attachment_of_a_format_gets_the_same_bytes():
     assert [texts(peer.take()) for peer in peers] == [["x"]] * 4
 
 
-def test_who_was_not_granted_subscribe_gets_nothing():
+def test_an_attachment_without_subscribe_receives_nothing():
     world = World()
     peer = world.connect()
     peer.attach(flags=int(Flag.PUBLISH))
@@ -30,7 +30,7 @@ def test_who_was_not_granted_subscribe_gets_nothing():
     assert peer.take() == []
 
 
-def test_a_channel_known_by_a_qualified_name_is_told_by_it():
+def test_messages_carry_the_qualified_name_of_the_attachment():
     world = World()
     peer = world.connect()
     [attached] = peer.attach("[?rewind=1]room")
@@ -54,7 +54,7 @@ def test_a_publish_of_several_messages_is_resumed_whole_or_not_at_all():
     assert [len(f.get("messages", ())) for f in frames] == [0, 2]
 
 
-def test_what_an_attachment_has_seen_is_forgotten_with_the_messages():
+def test_the_seen_serials_of_an_attachment_are_dropped_with_the_messages():
     world = World(persisted_retention_s=5)
     reader, writer = world.connect(), world.connect()
     reader.attach("mutable:a")

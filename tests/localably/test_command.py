@@ -1,4 +1,4 @@
-"""The server as a process of its own."""
+"""The server as a separate process."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from waiting import PATIENCE_S
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-async def test_it_says_where_it_is_ready_and_ends_cleanly(number):
+async def test_it_prints_its_address_and_ends_cleanly(number):
     async with running("--key", KEY) as (process, url):
         async with aiohttp.ClientSession() as session, session.get(f"{url}/time") as answer:
             assert answer.status == 200
@@ -46,7 +46,7 @@ async def test_a_taken_port_is_an_error_and_exit_code_2():
     "arguments",
     [["--key", "nonsense"], ["--config", "/no/such/file"], ["--data-dir", "/dev/null/x"]],
 )
-def test_what_is_wrong_is_said_and_the_exit_code_is_2(arguments, capsys):
+def test_an_invalid_option_is_reported_with_exit_code_2(arguments, capsys):
     assert main(["--port", "0", *arguments]) == 2
     assert capsys.readouterr().err.startswith("localably: ")
 
@@ -70,7 +70,7 @@ def test_an_output_that_accepts_nothing_is_no_traceback(to, code, lines):
     assert (ended.returncode, len(ended.stderr.splitlines())) == (code, lines)
 
 
-def test_help_explains(capsys):
+def test_help_describes_the_command(capsys):
     with pytest.raises(SystemExit) as ended:
         main(["--help"])
     assert ended.value.code == 0

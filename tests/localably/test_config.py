@@ -7,13 +7,13 @@ from localably.errors import RefusedError
 
 
 @pytest.mark.parametrize("value", ["", "x", "a:b", "a.b", ".b:c", "a.:c", "a.b:"])
-def test_a_key_that_is_none_is_refused(value):
+def test_an_invalid_key_is_refused(value):
     with pytest.raises(RefusedError) as refused:
         Key.parse(value)
     assert refused.value.code == 40101
 
 
-def test_a_key_is_made_where_none_is_given_and_its_secret_is_not_shown():
+def test_a_missing_key_is_generated_and_its_secret_is_not_shown():
     [app] = apps_of([]).values()
     [key] = app.keys.values()
     assert Key.parse(key.value).name == key.name
@@ -43,7 +43,7 @@ def test_retention_is_the_namespaces_or_that_of_persistence_or_two_minutes():
     "item",
     [{}, {"id": ""}, {"id": 5}, {"id": "x", "retention_s": "1"}, {"id": "x", "retention_s": 0}],
 )
-def test_a_namespace_that_is_none_is_refused(item):
+def test_an_invalid_namespace_is_refused(item):
     with pytest.raises(RefusedError):
         namespace_from(item)
 

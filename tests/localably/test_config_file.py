@@ -24,7 +24,7 @@ batched = true
 """
 
 
-def test_the_file_says_settings_apps_and_webhooks(tmp_path):
+def test_the_file_contains_settings_apps_and_webhooks(tmp_path):
     path = tmp_path / "localably.toml"
     path.write_text(EXAMPLE)
     config = read_config(path)
@@ -38,7 +38,7 @@ def test_the_file_says_settings_apps_and_webhooks(tmp_path):
 
 
 @pytest.mark.parametrize("text", ["x", "[other]\n", "a = 1", "\x00"])
-def test_a_file_that_is_none_is_refused_with_its_path(tmp_path, text):
+def test_an_invalid_file_is_refused_with_its_path(tmp_path, text):
     path = tmp_path / "localably.toml"
     path.write_text(text)
     with pytest.raises(RefusedError, match=r"localably\.toml"):
@@ -48,7 +48,7 @@ def test_a_file_that_is_none_is_refused_with_its_path(tmp_path, text):
 @pytest.mark.parametrize(
     "item", [{"no_such": 1}, {"retention_s": "x"}, {"rewind_limit": 1.5}, {"retention_s": -1}]
 )
-def test_a_setting_that_is_none_is_named(item):
+def test_an_unknown_setting_is_named(item):
     with pytest.raises(RefusedError, match=next(iter(item))):
         settings_from(item)
 

@@ -45,7 +45,7 @@ def test_close_is_answered_and_the_connection_is_gone():
     ],
     ids=repr,
 )
-def test_a_frame_that_is_none_ends_its_own_connection_and_no_other(form, frame):
+def test_an_invalid_frame_ends_its_own_connection_and_no_other(form, frame):
     world = World()
     other = world.connect()
     other.attach()
@@ -74,7 +74,7 @@ def test_a_frame_that_is_none_ends_its_own_connection_and_no_other(form, frame):
     ],
     ids=lambda f: str(f)[:40],
 )
-def test_a_publish_that_is_wrong_is_refused_and_the_connection_goes_on(fields):
+def test_an_invalid_publish_is_refused_and_the_connection_continues(fields):
     peer = World().connect()
     [nack] = peer.send(action=Action.MESSAGE, msgSerial=0, **{"channel": "room", **fields})
     assert (nack["action"], nack["msgSerial"], nack["count"]) == (Action.NACK, 0, 1)
@@ -90,7 +90,7 @@ def test_rtn7a_msg_serial_0_is_written_and_acks_come_in_order():
     assert all(len(a["res"][0]["serials"]) == 1 for a in answers)
 
 
-def test_rtn19a_a_frame_sent_again_is_acknowledged_and_not_published_again():
+def test_rtn19a_a_resent_frame_is_acknowledged_and_not_published_again():
     world = World()
     peer = world.connect()
     first = peer.publish({"data": "x"}, msgSerial=0)
@@ -181,7 +181,7 @@ def test_frames_of_any_kind_are_answered_and_never_raise(frames, form):
 
 
 class Conversation(RuleBasedStateMachine):
-    """Readers that come, go, are cut and resume, against a writer: none misses or repeats a message."""
+    """Readers that attach, leave, are cut and resume, and a writer: none misses or repeats a message."""
 
     @initialize()
     def begin(self):

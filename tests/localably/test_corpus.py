@@ -1,4 +1,4 @@
-"""What the coverage-guided run of `fuzz_frames.py` kept is played on every test run."""
+"""Replay the inputs that the coverage-guided run of `fuzz_frames.py` kept."""
 
 from __future__ import annotations
 

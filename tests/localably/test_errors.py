@@ -8,7 +8,7 @@ from localably.errors import FrameError, RefusedError
 @pytest.mark.parametrize(
     ("code", "status"), [(40160, 401), (42911, 429), (50003, 500), (80008, 400), (93002, 400)]
 )
-def test_the_status_is_the_one_inside_the_code(code, status):
+def test_the_status_is_contained_in_the_code(code, status):
     assert RefusedError(code, "x").as_wire() == {
         "code": code,
         "statusCode": status,

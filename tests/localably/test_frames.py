@@ -1,4 +1,4 @@
-"""The decoder: nothing that arrives may do more than be refused."""
+"""The decoder: invalid input is refused, and has no other effect."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ VALUES = st.recursive(
 
 
 @given(VALUES, st.sampled_from(Format))
-def test_what_is_packed_comes_out_the_same(value, form):
+def test_packed_values_decode_to_the_same(value, form):
     again = unpack(pack(value, form), form)
     assert again == value or form is Format.JSON
 
 
-# the corpus of a coverage-guided run: each of these once took another way through the decoder
+# from a coverage-guided run: each of these covered another branch of the decoder
 SEEDS = [
     b"",
     b"\x80",
@@ -84,7 +84,7 @@ def test_any_text_is_decoded_or_refused(text):
         VALUES,
     )
 )
-def test_fields_of_any_type_are_taken_or_refused(fields):
+def test_fields_of_any_type_are_accepted_or_refused(fields):
     refused_or_decoded(msgpack.packb(fields))
 
 
@@ -96,7 +96,7 @@ def refused_or_decoded(data):
 
 
 @pytest.mark.parametrize("size", [0, 1, 125, 126, 65_535, 65_536, 100_000])
-def test_a_websocket_frame_holds_its_payload(size):
+def test_a_websocket_frame_contains_its_payload(size):
     frame = websocket_frame(b"x" * size, 2)
     assert frame[0] == 0x82
     assert payload_of(frame) == b"x" * size
@@ -110,6 +110,6 @@ def test_binary_data_goes_through_json_and_back(data, encoding):
     assert from_json(shown) == message
 
 
-def test_base64_that_is_none_is_refused():
+def test_invalid_base64_is_refused():
     with pytest.raises(FrameError):
         from_json({"data": "not base64!", "encoding": "base64"})

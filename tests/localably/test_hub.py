@@ -53,7 +53,7 @@ def test_ten_thousand_channels_come_and_go():
     assert world.hub.channels() == []
 
 
-def test_a_restart_forgets_connections_and_channels_that_are_not_persisted():
+def test_a_restart_drops_connections_and_channels_without_persistence():
     world = World()
     peer = world.connect()
     peer.attach()
@@ -67,7 +67,7 @@ def test_a_restart_forgets_connections_and_channels_that_are_not_persisted():
     assert attached["error"]["code"] == 90003
 
 
-def test_an_app_that_is_deleted_takes_its_connections_and_channels_along():
+def test_deleting_an_app_removes_its_connections_and_channels():
     world = World()
     peer = world.connect()
     peer.attach()
@@ -77,7 +77,7 @@ def test_an_app_that_is_deleted_takes_its_connections_and_channels_along():
     assert not world.hub.channels()
 
 
-def test_a_channel_that_was_let_go_begins_where_the_old_one_ended():
+def test_a_released_channel_continues_after_its_old_position():
     world = World(retention_s=5, connection_state_ttl_s=5)
     writer = world.connect()
     [ack] = writer.publish({"data": "old"})

@@ -23,7 +23,7 @@ def test_a_publish_needs_no_attachment_but_an_attachment_without_the_mode_forbid
     assert peer.publish({"data": "x"})[0]["error"]["code"] == 40160
 
 
-def test_the_nth_publish_is_refused_by_the_switch_and_the_next_is_not():
+def test_the_fault_refuses_the_nth_publish_and_not_the_next():
     world = World()
     world.hub.faults.set("refuse_publish", nth=2, code=42913)
     peer = world.connect()
@@ -32,7 +32,7 @@ def test_the_nth_publish_is_refused_by_the_switch_and_the_next_is_not():
     assert [m.fields["data"] for m in world.channel().log._by_serial.values()] == ["0", "2"]
 
 
-def test_the_switch_for_bare_messages_hides_serials_from_readers():
+def test_the_fault_omit_serials_removes_serials_from_messages():
     world = World()
     world.hub.faults.set("omit_serials")
     reader = world.connect()
@@ -44,7 +44,7 @@ def test_the_switch_for_bare_messages_hides_serials_from_readers():
 
 
 @pytest.mark.parametrize(("text", "window_ms"), [(None, 40), ("0", 0), ("500", 500)])
-def test_the_rollup_window_is_forty_milliseconds_unless_asked_otherwise(text, window_ms):
+def test_the_rollup_window_is_forty_milliseconds_by_default(text, window_ms):
     assert rollup_window_ms(text) == window_ms
 
 

@@ -7,7 +7,7 @@ from localably.frames import Action
 from localably.limits import Rate
 
 
-def test_a_rate_lets_so_many_through_a_second_and_fills_again():
+def test_a_rate_admits_its_number_a_second_and_refills():
     rate = Rate(50)
     assert [rate.takes(10_000) for _ in range(51)] == [True] * 50 + [False]
     assert [rate.takes(10_020) for _ in range(2)] == [True, False]
@@ -29,14 +29,14 @@ def test_42911_a_connection_may_publish_fifty_a_second():
     assert codes(peer.publish({"data": "x"})) == [None]
 
 
-def test_42913_a_channel_takes_fifty_a_second_from_all():
+def test_42913_a_channel_accepts_fifty_a_second_in_total():
     world = World(enforce_limits=True)
     peers = [world.connect() for _ in range(3)]
     answers = [peers[n % 3].publish({"data": "x"})[0] for n in range(60)]
     assert codes(answers) == [None] * 50 + [42913] * 10
 
 
-def test_80020_what_a_reader_cannot_take_is_dropped_and_told():
+def test_80020_deliveries_above_the_rate_are_dropped_and_reported():
     world = World(enforce_limits=True)
     reader = world.connect()
     reader.attach("one")
@@ -57,9 +57,24 @@ def test_90021_a_connection_may_attach_to_two_hundred_channels():
     assert answers[200]["error"]["code"] == 90021
 
 
-def test_without_the_switch_nothing_is_limited():
+def test_without_the_fault_nothing_is_limited():
     world = World()
     peer = world.connect()
     assert codes([peer.publish({"data": "x"})[0] for _ in range(200)]) == [None] * 200
-    world.hub.faults.set("enforce_limits")
-    assert 42911 in codes([peer.publish({"data": "x"})[0] for _ in range(60)])
+    limits = world.hub.faults.set("enforce_limits")
+    answers = codes([peer.publish({"data": "x"})[0] for _ in range(60)])
+    assert 42911 in answers
+    assert limits.fired == len(answers) - answers.count(None)
+
+
+def test_attachments_and_deliveries_above_a_limit_are_counted_as_well():
+    world = World()
+    limits = world.hub.faults.set("enforce_limits")
+    reader = world.connect()
+    answers = [reader.attach(f"c{n}")[0] for n in range(201)]
+    assert (answers[200]["error"]["code"], limits.fired) == (90021, 1)
+    writers = [world.connect(), world.connect()]
+    published = [writers[n % 2].publish({"data": "x"}, channel=f"c{n % 2}")[0] for n in range(80)]
+    assert codes(published) == [None] * 80
+    frames = reader.take()
+    assert limits.fired == 1 + 80 - sum(f["action"] == Action.MESSAGE for f in frames)

@@ -68,7 +68,7 @@ def test_pages_give_every_message_once_and_in_order(count, limit, direction):
     assert found == (wanted if direction == "forwards" else wanted[::-1])
 
 
-def test_pages_stay_as_they_are_while_messages_arrive():
+def test_pages_do_not_change_while_messages_arrive():
     filled = Filled()
     for number in range(6):
         filled.add(str(number))
@@ -77,7 +77,7 @@ def test_pages_stay_as_they_are_while_messages_arrive():
     assert texts(filled.page(limit=2, cursor=first.cursor).messages) == ["3", "2"]
 
 
-def test_start_and_end_take_their_own_milliseconds_in():
+def test_start_and_end_are_inclusive():
     filled = Filled()
     for text in "abc":
         filled.add(text, ms=10)
@@ -86,7 +86,7 @@ def test_start_and_end_take_their_own_milliseconds_in():
     assert texts(filled.page(start_ms=T0 + 20, end_ms=T0 + 20).messages) == ["b"]
 
 
-def test_rtl10b_history_up_to_a_position_takes_its_publish_in_whole():
+def test_rtl10b_history_up_to_a_position_includes_its_whole_publish():
     filled = Filled()
     filled.add("a")
     position = filled.add("b", "c")
@@ -107,7 +107,7 @@ def test_retention_really_deletes():
     assert filled.log.size_bytes == 0
 
 
-def test_memory_is_bounded_and_the_oldest_goes_first():
+def test_memory_is_bounded_and_the_oldest_is_dropped_first():
     filled = Filled(most_bytes=10_000)
     for number in range(100):
         filled.add(f"{number:0500d}")
@@ -116,7 +116,7 @@ def test_memory_is_bounded_and_the_oldest_goes_first():
     assert texts(filled.page(limit=1).messages) == [f"{99:0500d}"]
 
 
-def test_a_position_before_what_is_held_is_90003_and_gives_what_is_held():
+def test_a_position_before_the_log_is_90003_and_returns_the_whole_log():
     filled = Filled(retention_ms=1000)
     position = filled.add("a")
     filled.add("b", ms=1500)
@@ -141,7 +141,7 @@ def test_a_position_of_the_future_is_90005_and_nonsense_is_90003():
 
 
 @given(st.integers(0, 30), st.data())
-def test_what_comes_after_a_position_is_all_that_was_published_after_it(count, data):
+def test_messages_after_a_position_are_all_that_were_published_after_it(count, data):
     filled = Filled()
     positions = [filled.log.head] + [filled.add(str(n), f"{n}b") for n in range(count)]
     place = data.draw(st.integers(0, count))
@@ -163,7 +163,7 @@ def test_backlog_and_history_below_it_are_the_whole_log_once(count, wanted):
     assert len(rewound) == min(wanted, count)
 
 
-def test_the_cap_of_a_rewind_is_told_only_if_it_cut_something_off():
+def test_the_limit_of_a_rewind_is_reported_only_if_it_cut_messages_off():
     filled = Filled()
     for number in range(10):
         filled.add(str(number))
@@ -183,7 +183,7 @@ def test_a_changed_message_keeps_its_place_in_history_and_moves_in_a_backlog():
     assert texts(filled.log.versions(first)) == ["a", "A"]
 
 
-def test_a_row_of_appends_is_one_version():
+def test_consecutive_appends_are_one_version():
     filled = Filled()
     first = filled.add("a") + ":000"
     log = filled.log
@@ -196,7 +196,7 @@ def test_a_row_of_appends_is_one_version():
     assert texts(log.versions(first)) == ["a", "abc"]
 
 
-def test_an_id_is_known_for_as_long_as_its_message_is_held():
+def test_an_id_is_known_as_long_as_its_message_is_kept():
     filled = Filled(retention_ms=1000)
     position = filled.add("a")
     assert filled.log.published_as("a", 0) == f"{position}:000"
@@ -205,7 +205,7 @@ def test_an_id_is_known_for_as_long_as_its_message_is_held():
     assert filled.log.published_as("a", 0) is None
 
 
-def test_a_history_that_lags_shows_what_was_there_then():
+def test_lagging_history_shows_the_earlier_state():
     filled = Filled()
     first = filled.add("a", ms=10) + ":000"
     filled.change(first, "A", ms=10)
@@ -215,7 +215,7 @@ def test_a_history_that_lags_shows_what_was_there_then():
     assert texts(filled.page(visible_ms=T0 + 5).messages) == []
 
 
-def test_a_restored_log_goes_on_where_it_was():
+def test_a_restored_log_continues_at_its_position():
     filled = Filled()
     filled.add("a")
     position = filled.add("b")
@@ -228,7 +228,7 @@ def test_a_restored_log_goes_on_where_it_was():
 
 
 @pytest.mark.parametrize("gone", [True, False])
-def test_clearing_forgets_everything_and_says_so(gone):
+def test_clearing_drops_everything_and_reports_it(gone):
     filled = Filled()
     position = filled.add("a")
     later = filled.add("b")

@@ -34,7 +34,7 @@ def test_a_message_of_wrong_types_is_refused(raw):
 @pytest.mark.parametrize(
     ("data", "text"), [(5, "5"), ({"a": 1}, '{"a":1}'), ([1], "[1]"), (True, "true")]
 )
-def test_data_that_is_no_text_is_kept_as_json(data, text):
+def test_data_that_is_not_text_is_stored_as_json(data, text):
     assert accepted({"data": data}, Format.JSON) == {"data": text, "encoding": "json"}
 
 
@@ -66,6 +66,6 @@ def test_a_page_is_the_rows_and_each_is_encoded_once():
     assert [m["data"] for m in shown] == ["AA=="] * 3
 
 
-def test_a_bare_message_shows_neither_serial_nor_version():
+def test_a_message_without_serials_has_neither_serial_nor_version():
     message = Message({"data": "x", "serial": "s", "version": {}}, bare=True)
     assert orjson.loads(message.row(Format.JSON)) == {"data": "x"}

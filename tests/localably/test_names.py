@@ -11,7 +11,7 @@ from localably.errors import RefusedError
 @pytest.mark.parametrize(
     "name", ["", ":hell", "a:*", "*", "a\nb", "[bad]a", "[?rewind=1", "[?rewind=1]", "x" * 3000]
 )
-def test_40010_a_name_that_is_none_is_refused(name):
+def test_40010_an_invalid_name_is_refused(name):
     with pytest.raises(RefusedError) as refused:
         names.parse(name)
     assert refused.value.code == 40010
@@ -28,7 +28,7 @@ def test_40010_a_name_that_is_none_is_refused(name):
         ("日本語", "日本語", {}, "日本語"),
     ],
 )
-def test_a_name_is_taken_apart(name, base, params, namespace):
+def test_a_name_is_parsed_into_its_parts(name, base, params, namespace):
     parsed = names.parse(name)
     assert (parsed.wire, parsed.base, parsed.params) == (name, base, params)
     assert parsed.namespace == namespace

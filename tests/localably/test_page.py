@@ -1,4 +1,4 @@
-"""The page, in a real browser where there is one."""
+"""The page, in a real browser if one is installed."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from waiting import PATIENCE_S
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 
 
-async def test_the_root_is_a_page_that_asks_nothing_of_other_hosts(http):
+async def test_the_root_is_a_page_that_loads_nothing_from_other_hosts(http):
     async with http.get("/") as answer:
         assert answer.content_type == "text/html"
         assert "connect-src 'self'" in answer.headers["Content-Security-Policy"]

@@ -1,4 +1,4 @@
-"""Presence as far as ordinary clients use it: RTP6, RTP8 to RTP11, RSP3."""
+"""The presence features that ordinary clients use: RTP6, RTP8 to RTP11, RSP3."""
 
 from __future__ import annotations
 
@@ -81,7 +81,7 @@ def test_pages_of_large_members_stay_below_the_limit_of_a_frame():
     assert sum(len(f.get("presence", ())) for f in watcher.take()) == 40
 
 
-def test_who_is_lost_is_present_for_a_while_and_then_leaves():
+def test_a_lost_member_stays_present_for_a_while_and_then_leaves():
     world = World()
     peer = entered(world, "ann")
     watcher = world.connect()
@@ -94,7 +94,7 @@ def test_who_is_lost_is_present_for_a_while_and_then_leaves():
     assert left["presence"][0]["action"] == 3
 
 
-def test_who_detaches_leaves_and_who_is_nobody_cannot_enter():
+def test_a_detached_member_leaves_and_an_anonymous_client_cannot_enter():
     world = World()
     peer = entered(world, "ann")
     peer.send(action=Action.DETACH, channel="room")

@@ -19,7 +19,7 @@ def a_jwt(key, capability, **claims):
     return jwt.encode(body, secret, "HS256", headers={"kid": name})
 
 
-async def test_what_is_published_arrives_with_its_serial_and_id_in_order(clients):
+async def test_published_messages_arrive_in_order_with_serial_and_id(clients):
     client = await clients.realtime()
     channel = client.channels.get("room")
     got = []
@@ -61,7 +61,7 @@ async def test_history_pages_backwards_and_forwards(clients):
         assert "".join(found) == wanted
 
 
-async def test_history_from_an_attach_serial_takes_that_publish_in(clients):
+async def test_history_from_an_attach_serial_includes_that_publish(clients):
     rest = await clients.rest()
     channel = rest.channels.get("room")
     serials = [(await channel.publish("n", str(n))).serials[0] for n in range(4)]
@@ -80,7 +80,7 @@ async def test_a_message_published_twice_with_one_id_is_kept_once(clients):
     assert len((await channel.history()).items) == 1
 
 
-async def test_a_jwt_connects_and_its_capability_is_kept_to(clients):
+async def test_a_jwt_connects_and_its_capability_is_enforced(clients):
     token = a_jwt(clients.server.key, '{"room":["subscribe","history"]}')
     client = await clients.realtime(token=token)
     await client.channels.get("room").attach()

@@ -11,7 +11,7 @@ import pytest
 from localably.rest import link_headers
 
 
-async def test_the_answer_is_in_the_format_asked_for(http):
+async def test_the_answer_is_in_the_requested_format(http):
     async with http.get("/time", headers={"Accept": "application/x-msgpack"}) as answer:
         assert answer.content_type == "application/x-msgpack"
         assert isinstance(msgpack.unpackb(await answer.read())[0], int)
@@ -30,7 +30,7 @@ async def test_the_answer_is_in_the_format_asked_for(http):
         (b"[5]", "application/json"),
     ],
 )
-async def test_a_body_that_is_none_is_a_bad_request_with_its_headers(http, body, kind):
+async def test_an_invalid_body_is_a_bad_request_with_its_headers(http, body, kind):
     headers = {"Content-Type": kind}
     async with http.post("/channels/a/messages", data=body, headers=headers) as answer:
         assert answer.status == 400
@@ -40,7 +40,7 @@ async def test_a_body_that_is_none_is_a_bad_request_with_its_headers(http, body,
         assert (error["code"], error["statusCode"]) == (40000, 400)
 
 
-async def test_a_body_beyond_reason_is_refused(http):
+async def test_a_body_above_the_limit_is_refused(http):
     async with http.post("/channels/a/messages", data=io.BytesIO(b"x" * 5_000_000)) as answer:
         assert answer.status == 413
         assert answer.headers["X-Ably-ErrorCode"] == "40009"
@@ -49,13 +49,13 @@ async def test_a_body_beyond_reason_is_refused(http):
 @pytest.mark.parametrize(
     ("method", "path"), [("GET", "/no/such"), ("GET", "/keys/a.b/requestToken"), ("PUT", "/time")]
 )
-async def test_what_is_not_there_is_40400(http, method, path):
+async def test_an_unknown_resource_is_40400(http, method, path):
     async with http.request(method, path) as answer:
         assert answer.status == 404
         assert answer.headers["X-Ably-ErrorCode"] == "40400"
 
 
-async def test_pages_of_other_origins_may_ask(http):
+async def test_pages_of_other_origins_may_call(http):
     origin = {"Origin": "http://app.example"}
     async with http.options("/channels/a/messages", headers=origin) as answer:
         assert answer.status == 204
@@ -73,7 +73,7 @@ async def test_without_credentials_it_is_40101(http):
         assert answer.status == 200
 
 
-async def test_requests_are_stalled_by_the_switch(http, server):
+async def test_the_fault_stalls_requests(http, server):
     server.faults.set("stall_requests", seconds=60, count=1)
     with pytest.raises(TimeoutError):
         async with asyncio.timeout(0.3), http.get("/time"):
@@ -82,7 +82,7 @@ async def test_requests_are_stalled_by_the_switch(http, server):
         assert answer.status == 200
 
 
-def test_links_are_as_ably_js_reads_them():
+def test_links_have_the_form_that_ably_js_reads():
     links = link_headers("messages", {"limit": "2"}, {"limit": "2", "cursor": "a,b@c"})
     assert [value for _, value in links] == [
         '<./messages?limit=2>; rel="first"',

@@ -1,4 +1,4 @@
-"""The apps that the SDKs' own suites make for themselves."""
+"""The apps that the SDKs' own test suites create."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ async def made(http):
         return await answer.json()
 
 
-async def test_an_app_is_made_with_keys_namespaces_and_members(http):
+async def test_an_app_is_created_with_keys_namespaces_and_members(http):
     app = await made(http)
     assert len(app["keys"]) == 3
     assert [n["id"] for n in app["namespaces"]] == ["persisted", "mutable"]
@@ -62,14 +62,14 @@ async def test_an_app_is_deleted_with_its_own_key_only(http, server):
 @pytest.mark.parametrize(
     "spec", [[], {"keys": "x"}, {"keys": [1]}, {"namespaces": [{}]}, {"channels": [5]}]
 )
-async def test_a_spec_that_is_none_makes_no_app(http, server, spec):
+async def test_an_invalid_spec_creates_no_app(http, server, spec):
     before = len(server.hub.apps)
     async with http.post("/apps", json=spec) as answer:
         assert answer.status == 400
     assert len(server.hub.apps) == before
 
 
-async def test_statistics_are_empty_and_taken_in(http):
+async def test_statistics_are_accepted_and_empty(http):
     async with http.get("/stats") as answer:
         assert await answer.json() == []
     async with http.post("/stats", json=[{"intervalId": "x"}]) as answer:

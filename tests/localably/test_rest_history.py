@@ -33,19 +33,19 @@ async def read(http, channel="a", **params):
     ],
     ids=str,
 )
-async def test_a_parameter_that_is_wrong_is_named(http, params):
+async def test_an_invalid_parameter_is_named(http, params):
     async with http.get("/channels/a/messages", params=params) as answer:
         assert answer.status == 400
         message = (await answer.json())["error"]["message"]
     assert any(name in message for name in params)
 
 
-async def test_an_unknown_channel_is_empty_and_not_made(http, server):
+async def test_an_unknown_channel_is_empty_and_not_created(http, server):
     assert await read(http, "nobody") == []
     assert server.hub.channels() == []
 
 
-async def test_a_position_that_is_gone_is_90008(http):
+async def test_an_expired_position_is_90008(http):
     await filled(http, "x")
     async with http.get(
         "/channels/a/messages", params={"from_serial": "00000000000001-000@x"}
@@ -54,7 +54,7 @@ async def test_a_position_that_is_gone_is_90008(http):
 
 
 @pytest.mark.parametrize(("status", "code"), [(500, "50000"), (503, "50300"), (429, "42900")])
-async def test_history_fails_by_the_switch(http, server, status, code):
+async def test_the_fault_makes_history_fail(http, server, status, code):
     server.faults.set("fail_history", status=status, retry_after_s=7, count=1)
     async with http.get("/channels/a/messages") as answer:
         assert answer.status == status
@@ -63,7 +63,7 @@ async def test_history_fails_by_the_switch(http, server, status, code):
     assert await read(http) == []
 
 
-async def test_history_lags_by_the_switch(http, server):
+async def test_the_fault_makes_history_lag(http, server):
     await filled(http, "x")
     with server.faults.on("delay_history", ms=60_000):
         assert await read(http) == []
@@ -79,7 +79,7 @@ async def test_a_message_is_read_by_its_serial_and_needs_the_capability(http):
         assert answer.status == 401
 
 
-async def test_rsl8_the_status_counts_who_is_there(http, clients):
+async def test_rsl8_the_status_counts_the_attachments(http, clients):
     client = await clients.realtime()
     await client.channels.get("room").attach()
     async with http.get("/channels/room") as answer:

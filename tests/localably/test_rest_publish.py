@@ -21,7 +21,7 @@ async def test_refusals_have_their_codes(js):
     assert seen["unknown"] == [404, 40400]
 
 
-async def test_rsc22_a_batch_publishes_where_it_may(js):
+async def test_rsc22_a_batch_publishes_where_it_is_permitted(js):
     seen = await js("batch")
     result = seen["result"]
     assert (result["successCount"], result["failureCount"]) == (1, 1)
@@ -56,7 +56,7 @@ async def test_a_batch_of_the_old_protocol_that_fails_in_part_is_40020(http):
     ],
     ids=range(6),
 )
-async def test_a_batch_that_is_none_is_refused(http, body):
+async def test_an_invalid_batch_is_refused(http, body):
     async with http.post("/messages", json=body) as answer:
         assert answer.status == (201 if body == [] else 400)
 
@@ -64,7 +64,7 @@ async def test_a_batch_that_is_none_is_refused(http, body):
 @pytest.mark.parametrize(
     "body", [{}, {"action": 0}, {"action": 9}, [], {"action": 1, "version": 5}]
 )
-async def test_a_change_that_is_none_is_refused(http, body):
+async def test_an_invalid_change_is_refused(http, body):
     async with http.post("/channels/mutable:a/messages", json={"data": "x"}) as answer:
         [serial] = (await answer.json())["serials"]
     async with http.patch(f"/channels/mutable:a/messages/{serial}", json=body) as answer:

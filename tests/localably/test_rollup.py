@@ -35,7 +35,7 @@ def test_one_window_is_one_delivery_with_the_last_extras():
     assert (message["data"], message["extras"]) == ("bc", {"n": 2})
 
 
-def test_the_position_never_goes_back_though_an_append_was_overtaken():
+def test_the_position_never_goes_back_after_an_append_was_overtaken():
     world, reader, writer, serial = rolled_up()
     change(writer, 5, serial, data="b")
     writer.publish({"data": "other"}, channel="mutable:a")
@@ -45,7 +45,7 @@ def test_the_position_never_goes_back_though_an_append_was_overtaken():
     assert positions == sorted(positions)
 
 
-def test_who_attaches_meanwhile_gets_no_text_twice():
+def test_an_attach_meanwhile_gets_no_text_twice():
     world, reader, writer, serial = rolled_up()
     change(writer, 5, serial, data="b")
     late = world.connect()

@@ -9,14 +9,14 @@ MOMENTS = st.lists(st.integers(1_700_000_000_000, 1_700_000_000_005), min_size=1
 
 
 @given(MOMENTS)
-def test_serials_never_repeat_and_never_go_back_also_when_the_clock_does(moments):
+def test_serials_never_repeat_nor_go_back_even_if_the_clock_does(moments):
     clock = SerialClock("s1")
     serials = [clock.next(ms) for ms in moments]
     assert serials == sorted(set(serials))
     assert all(is_serial(serial) for serial in serials)
 
 
-def test_a_thousand_in_one_millisecond_borrow_the_next():
+def test_more_than_a_thousand_in_one_millisecond_use_the_next():
     clock = SerialClock("s1")
     serials = [clock.next(5) for _ in range(1001)]
     assert [milliseconds_of(s) for s in (serials[0], serials[999], serials[1000])] == [5, 5, 6]
@@ -30,7 +30,7 @@ def test_a_message_sorts_directly_after_its_publish_and_before_the_next():
     assert moment_of(first) == "00000000000005-000"
 
 
-def test_what_is_no_serial_is_told_apart():
+def test_invalid_serials_are_recognised():
     wrong = [
         "",
         "5",

@@ -9,7 +9,7 @@ from channel_server.clients import Clients
 from localably import LocalAbly, LocalAblySettings
 
 
-async def test_it_serves_between_entering_and_leaving_and_frees_its_port():
+async def test_it_serves_within_its_block_and_releases_its_port():
     async with LocalAbly() as first:
         port = first.port
         assert first.url == f"http://127.0.0.1:{port}"
@@ -30,7 +30,7 @@ async def test_it_leaves_no_task_behind():
     assert left == []
 
 
-async def test_it_listens_on_the_loopback_alone(server):
+async def test_it_listens_on_the_loopback_interface_only(server):
     sockets = [site._server.sockets[0].getsockname() for site in server._runner.sites]
     assert sockets == [("127.0.0.1", server.port)]
 
@@ -41,7 +41,7 @@ async def test_rtn23_idle_connections_stay_up(js):
     assert seen == {"dropped": 0, "same": True, "ping": "number"}
 
 
-async def test_two_servers_run_beside_each_other():
+async def test_two_servers_run_in_one_process():
     async with LocalAbly() as one, LocalAbly() as two:
         assert one.port != two.port
         async with aiohttp.ClientSession() as session, session.get(f"{two.url}/time") as answer:

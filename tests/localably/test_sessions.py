@@ -39,7 +39,7 @@ async def test_rtn15c7_a_refused_resume_gives_a_new_connection_and_the_channel_c
 
 
 @pytest.mark.parametrize("code", [90003, 90004, 90005])
-async def test_rtl12_a_channel_that_cannot_continue_says_so(js, code):
+async def test_rtl12_a_channel_without_continuity_reports_it(js, code):
     given = {"fault": "refuse_continuity", "parameters": {"code": code}}
     seen = await js("resume_refused", **given)
     assert seen["same"] is True
@@ -47,7 +47,7 @@ async def test_rtl12_a_channel_that_cannot_continue_says_so(js, code):
     assert seen["channel"] == {"code": code, "statusCode": 404}
 
 
-async def test_rtn16d_a_recovery_takes_the_connection_over_with_a_new_key(js):
+async def test_rtn16d_a_recovery_takes_over_the_connection_with_a_new_key(js):
     seen = await js("recover")
     assert seen["sameId"] is True
     assert seen["newKey"] is True
@@ -73,7 +73,7 @@ async def test_python_resumes_after_a_cut_and_misses_nothing(clients):
     assert client.connection.connection_manager.connection_id == before
 
 
-async def test_python_is_told_when_its_channel_could_not_continue(clients):
+async def test_python_gets_an_update_when_its_channel_lost_continuity(clients):
     client = await clients.realtime(disconnected_retry_timeout=100)
     channel = client.channels.get("room")
     await channel.attach()
@@ -115,7 +115,7 @@ async def test_readers_that_are_cut_again_and_again_get_every_message_once_and_i
             await clients.close()
 
 
-def test_a_connection_is_gone_after_its_time_to_live():
+def test_a_connection_is_removed_after_its_time_to_live():
     world = World(connection_state_ttl_s=120)
     peer = world.connect()
     key = peer.connection.connection_key
@@ -127,7 +127,7 @@ def test_a_connection_is_gone_after_its_time_to_live():
     assert world.connect(resume=key).connected["error"]["code"] == 80008
 
 
-def test_the_key_of_a_recovered_connection_is_of_no_more_use():
+def test_the_key_of_a_recovered_connection_is_invalid():
     world = World()
     peer = world.connect()
     old = peer.connection.connection_key
@@ -143,7 +143,7 @@ def test_a_rollup_window_out_of_range_is_refused(window):
     assert refused.value.code == 40000
 
 
-def test_cd2_the_connection_details_are_all_there():
+def test_cd2_the_connection_details_are_complete():
     connected = World().connect().connected
     assert connected["action"] == Action.CONNECTED
     assert (

@@ -1,4 +1,4 @@
-"""The WebSocket: bad frames, slow readers, cuts and freezes. The others are never disturbed."""
+"""The WebSocket: invalid frames, slow readers, cuts and freezes, which affect no other client."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ async def test_a_frame_over_the_limit_closes_that_connection(server):
         assert json.loads(await other.recv())["action"] == 11
 
 
-async def test_an_empty_path_and_both_spellings_of_the_token_are_taken(server):
+async def test_an_empty_path_and_both_spellings_of_the_token_are_accepted(server):
     async with connect(f"ws://127.0.0.1:{server.port}?key={server.key}") as connection:
         assert json.loads(await connection.recv())["action"] == 4
     token = server.hub.authenticator.issue_token(
@@ -79,7 +79,7 @@ async def test_a_slow_reader_is_cut_and_the_others_get_everything():
             fast, writer = await clients.realtime(), await clients.realtime()
             got = []
             await fast.channels.get("room").subscribe(into(got))
-            # the system's own buffers take a few megabytes before the server's begin to fill
+            # the system buffers hold a few megabytes before the server's begin to fill
             for number in range(300):
                 await writer.channels.get("room").publish("n", f"{number}:" + "x" * 50_000)
             await arrives(got, 300)
@@ -90,7 +90,7 @@ async def test_a_slow_reader_is_cut_and_the_others_get_everything():
             await clients.close()
 
 
-async def test_a_frozen_server_says_nothing_and_loses_nothing(clients):
+async def test_a_frozen_server_sends_nothing_and_loses_nothing(clients):
     client = await clients.realtime()
     got = []
     await client.channels.get("room").subscribe(into(got))
@@ -112,7 +112,7 @@ async def test_a_socket_that_was_taken_over_is_closed(server):
             assert await spoken(first) == []
 
 
-async def test_half_a_handshake_and_then_silence_harm_nobody(server, http):
+async def test_half_a_handshake_and_then_silence_affect_no_other_client(server, http):
     with sockets.create_connection(("127.0.0.1", server.port), timeout=5) as half:
         half.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n")
         async with http.get("/time") as answer:

@@ -1,4 +1,4 @@
-"""Persisted channels outlive a restart and a kill -9; others do not."""
+"""Persisted channels survive a restart and a kill -9; others do not."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ async def history(url, channel):
     return [m["data"] for m in await call(url, "GET", f"/channels/{channel}/messages")]
 
 
-async def test_all_that_was_acknowledged_is_there_after_kill_9(tmp_path):
+async def test_all_acknowledged_messages_survive_kill_9(tmp_path):
     async with running("--key", KEY, "--data-dir", str(tmp_path)) as (process, url):
         [serial, *_] = await published(url, "mutable:a", "x", "y")
         for text in "bcd":
@@ -59,7 +59,7 @@ async def test_all_that_was_acknowledged_is_there_after_kill_9(tmp_path):
         assert later > serial
 
 
-async def test_a_client_continues_a_persisted_channel_over_a_restart_and_not_another(tmp_path):
+async def test_a_client_continues_only_persisted_channels_after_a_restart(tmp_path):
     async with LocalAbly(data_dir=tmp_path) as server:
         clients = Clients(server)
         try:
@@ -80,7 +80,7 @@ async def test_a_client_continues_a_persisted_channel_over_a_restart_and_not_ano
             await clients.close()
 
 
-async def test_idempotency_outlives_a_restart(tmp_path):
+async def test_idempotency_survives_a_restart(tmp_path):
     body = {"id": "mine:0", "data": "x"}
     async with LocalAbly(data_dir=tmp_path, keys=[KEY]) as server:
         first = await call(server.url, "POST", "/channels/persisted:a/messages", body)
@@ -97,7 +97,7 @@ async def test_two_servers_do_not_share_a_folder(tmp_path):
     ChannelStore(tmp_path).close()
 
 
-async def test_what_is_expired_or_purged_stays_gone(tmp_path):
+async def test_expired_and_purged_messages_do_not_come_back(tmp_path):
     async with LocalAbly(data_dir=tmp_path, keys=[KEY]) as server:
         await published(server.url, "persisted:a", "x")
         await published(server.url, "persisted:b", "y")

@@ -1,4 +1,4 @@
-"""RSA8, TE: token requests and the tokens they give."""
+"""RSA8, TE: token requests and their tokens."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def code_of(request, nonces=None):
     return refused.value.code
 
 
-def test_a_token_says_what_was_granted_and_is_read_back():
+def test_a_token_contains_what_was_granted_and_is_parsed():
     request = signed(clientId="ann", ttl="60000", capability='{"a":["publish"],"c":["*"]}')
     details = tokens.issue(KEY, request, NOW_MS, {})
     assert details["capability"] == '{"a":["publish"]}'
@@ -42,14 +42,14 @@ def test_a_token_says_what_was_granted_and_is_read_back():
     assert (grant.client_id, str(grant.capability)) == ("ann", '{"a":["publish"]}')
 
 
-def test_without_capability_and_ttl_it_has_the_keys_and_an_hour():
+def test_by_default_it_has_the_capability_of_the_key_and_an_hour():
     details = tokens.issue(KEY, signed(), NOW_MS, {})
     assert orjson.loads(details["capability"]) == {"a": ["*"], "b": ["subscribe"]}
     assert details["expires"] - details["issued"] == 3_600_000
     assert "clientId" not in details
 
 
-def test_what_is_wrong_with_a_request_has_its_code():
+def test_each_error_of_a_request_has_its_code():
     assert code_of(signed(mac="12345")) == 40101
     assert code_of(signed(timestamp=NOW_MS - 1_800_000)) == 40104
     assert code_of(signed(nonce="short")) == 40105
@@ -63,19 +63,19 @@ def test_what_is_wrong_with_a_request_has_its_code():
     assert code_of(signed(), nonces) == 40105
 
 
-def test_old_nonces_are_forgotten():
+def test_old_nonces_are_dropped():
     nonces = {"old-nonce-old-nonce": NOW_MS - 2_000_000}
     tokens.issue(KEY, signed(), NOW_MS, nonces)
     assert list(nonces) == ["1234567890123456"]
 
 
 @pytest.mark.parametrize("token", ["", "x", "app.", "app.!!", "app.e30", "app." + "A" * 50])
-def test_a_token_that_is_none_names_no_key(token):
+def test_an_invalid_token_names_no_key(token):
     assert tokens.key_name_of_opaque(token) is None
     assert tokens.key_name_of_jwt(token) is None
 
 
-def test_a_token_of_another_server_and_an_expired_one_are_told_apart():
+def test_a_token_of_another_server_and_an_expired_one_are_distinguished():
     token = tokens.issue(KEY, signed(), NOW_MS, {})["token"]
     other = Key.parse("app.key:other")
     with pytest.raises(RefusedError) as refused:

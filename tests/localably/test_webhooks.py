@@ -18,7 +18,7 @@ from localably.webhooks import rule_from
 
 @contextlib.asynccontextmanager
 async def receiver(statuses=()):
-    """Take webhooks in on a port of its own; answer with *statuses* first, then with 200."""
+    """Receive webhooks on a separate port; answer with *statuses* first, then with 200."""
     got, answers = [], list(statuses)
 
     async def take(request):
@@ -79,7 +79,7 @@ async def test_a_batch_is_signed_with_the_key():
         assert item["data"]["messages"][0]["data"] == "日本"
 
 
-async def test_without_envelope_the_body_is_the_data_and_headers_tell_the_rest():
+async def test_without_envelope_the_body_is_the_data_and_headers_have_the_rest():
     async with hooked(enveloped=False) as (channels, got, _):
         await channels.get("a").publish("n", b"\x00\xff")
         [(headers, body)] = await arrives(got, 1)
@@ -87,7 +87,7 @@ async def test_without_envelope_the_body_is_the_data_and_headers_tell_the_rest()
         assert (headers["X-Ably-Envelope-Channel"], headers["X-Ably-Message-Name"]) == ("a", "n")
 
 
-async def test_a_server_error_is_tried_again_and_the_order_kept():
+async def test_a_server_error_is_retried_in_order():
     async with hooked(statuses=[503]) as (channels, got, _):
         for text in "ab":
             await channels.get("a").publish("n", text)
@@ -95,7 +95,7 @@ async def test_a_server_error_is_tried_again_and_the_order_kept():
         assert [orjson.loads(body)["messages"][0]["data"] for _, body in got] == ["a", "a", "b"]
 
 
-async def test_switches_drop_repeat_delay_and_reorder():
+async def test_faults_drop_repeat_delay_and_reorder():
     async with hooked(batched=True) as (channels, got, server):
         server.faults.set("drop_webhooks", nth=1)
         server.faults.set("repeat_webhooks", nth=2, times=3)
@@ -112,6 +112,6 @@ async def test_switches_drop_repeat_delay_and_reorder():
     "item",
     [{}, {"url": 5}, {"url": "http://x", "no": 1}, {"url": "http://x", "channel_filter": "("}],
 )
-def test_a_rule_that_is_none_is_refused(item):
+def test_an_invalid_rule_is_refused(item):
     with pytest.raises(RefusedError):
         rule_from(item)

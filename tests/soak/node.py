@@ -1,4 +1,4 @@
-"""A process of Node.js in which readers with a stock ably-js read."""
+"""A Node.js process with readers that use stock ably-js."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ CLIENT = HERE.parents[1] / "service" / "rehydrate" / "api" / "client.js"
 
 
 def missing():
-    """Why there is no ably-js; None if there is."""
+    """Return why ably-js is not available; None if it is."""
     if shutil.which("node") is None:
         return "Node.js is not installed"
     if not (MODULES / "node_modules" / "ably" / "package.json").exists():
@@ -24,12 +24,12 @@ def missing():
 
 
 class Node:
-    """Readers in one process."""
+    """The readers of one Node.js process."""
 
     def __init__(self, world):
         self._world = world
         self._process = None
-        self._listening = None
+        self._reading = None
         self._readers = {}
         self._numbers = itertools.count()
 
@@ -42,25 +42,27 @@ class Node:
         )
         async with asyncio.timeout(30):
             await self._process.stdout.readline()
-        self._listening = asyncio.create_task(self._listen(), name="listening to Node.js")
+        self._reading = asyncio.create_task(
+            self._read_output(), name="reading the output of Node.js"
+        )
 
     async def end(self):
         if self._process is not None:
-            self._listening.cancel()
+            self._reading.cancel()
             if self._process.returncode is None:
                 self._process.kill()
             await self._process.wait()
 
     @asynccontextmanager
     async def reading(self, reader, way):
-        """Let *reader* read in there; gives what tells why it could not."""
+        """Run *reader* there for the block; yields a future of the error that ends it."""
         number = next(self._numbers)
         failed = asyncio.get_running_loop().create_future()
         self._readers[number] = (reader, failed)
         plan, world = reader.plan, self._world
         urls = [f"{world.url(plan.conversation_id, service=n)}?limit=200" for n in (0, 1)]
         options = {"endpoint": "127.0.0.1", "port": world.channel_port, "tls": False}
-        self._say(
+        self._send(
             {
                 "number": number,
                 "way": way,
@@ -75,23 +77,23 @@ class Node:
         finally:
             del self._readers[number]
             failed.cancel()
-            self._say({"number": number, "leave": True})
+            self._send({"number": number, "leave": True})
 
-    def _say(self, command):
+    def _send(self, command):
         if self._process.returncode is None:
             self._process.stdin.write(json.dumps(command).encode() + b"\n")
 
-    async def _listen(self):
+    async def _read_output(self):
         async for line in self._process.stdout:
-            told = json.loads(line)
-            reader, failed = self._readers.get(told["number"], (None, None))
+            output = json.loads(line)
+            reader, failed = self._readers.get(output["number"], (None, None))
             if reader is None:
                 continue
-            if "error" in told:
+            if "error" in output:
                 if not failed.done():
-                    failed.set_result(told["error"])
+                    failed.set_result(output["error"])
             else:
-                reader.show(told["messages"], excused=told["excused"])
+                reader.show(output["messages"], excused=output["excused"])
         for _, failed in self._readers.values():
             if not failed.done():
                 failed.set_exception(AssertionError("Node.js ended by itself"))

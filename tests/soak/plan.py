@@ -1,4 +1,4 @@
-"""What a soak will do, drawn from its seed: conversations, what is said in them, who joins, faults."""
+"""The plan of a soak, drawn from its seed: conversations with their messages and readers, and faults."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import random
 from typing import NamedTuple
 
 SPAN_S = 8.0
-"""Within how long the responses of a conversation begin, and most of its readers join."""
+"""The time within which the responses of a conversation begin, and most of its readers join."""
 
 TOKENS = 45
 
@@ -27,11 +27,11 @@ KINDS = {
     "mutable": ("ours", "tokens", "appends", "appends", "transport", "transport", "prompt"),
     "ai": ("ours", "ours", "ephemeral", "taken_over"),
 }
-"""What may be said on the channels of each namespace. The last one forgets, when it is told to."""
+"""The kinds of messages on the channels of each namespace. Channels of the last one may lose history."""
 
 
-class Speech(NamedTuple):
-    """A response, or a prompt: when it begins, and how fast it goes, in seconds a token."""
+class PlannedMessage(NamedTuple):
+    """A response or a prompt: when it begins, and its pace in seconds per token."""
 
     id: str
     kind: str
@@ -40,7 +40,7 @@ class Speech(NamedTuple):
 
 
 class Join(NamedTuple):
-    """A reader: in which way it joins, when, and for how long; None: to the end."""
+    """A reader: how it joins, when, and for how long; ``stay_s`` None: to the end."""
 
     way: str
     at_s: float
@@ -48,33 +48,33 @@ class Join(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """What happens in one conversation."""
+    """The messages and readers of one conversation."""
 
     conversation_id: str
     namespace: str
-    speeches: list[Speech]
+    messages: list[PlannedMessage]
     joins: list[Join]
 
 
 class Fault(NamedTuple):
-    """What befalls everybody, after a pause, and for how long."""
+    """A fault: the pause before it, and how long it lasts."""
 
     name: str
     pause_s: float
     lasts_s: float
     draw: float
-    """For what else it has to choose: 0 to 1."""
+    """A random number, 0 to 1, for the fault's other choices."""
 
 
 def conversation(seed, number, ways=WAYS):
-    """The plan of the *number*-th conversation."""
+    """Return the plan of the *number*-th conversation."""
     chance = random.Random(f"{seed}:{number}")
     namespace = chance.choices(list(KINDS), [3, 3, 2])[0]
     kinds = [chance.choice(KINDS[namespace]) for _ in range(chance.randint(2, 4))]
-    while kinds.count("nameless") > 1:  # it is the conversation's one nameless stream
+    while kinds.count("nameless") > 1:  # a conversation can have only one stream without an id
         kinds[kinds.index("nameless")] = "tokens"
-    speeches = [
-        Speech(
+    messages = [
+        PlannedMessage(
             f"{seed}-{number}-{index}",
             kind,
             chance.uniform(0, SPAN_S / 2),
@@ -90,13 +90,12 @@ def conversation(seed, number, ways=WAYS):
         )
         for _ in range(chance.randint(5, 9))
     ]
-    return Plan(f"{namespace}:soak-{seed}-{number}", namespace, speeches, joins)
+    return Plan(f"{namespace}:soak-{seed}-{number}", namespace, messages, joins)
 
 
 def faults(seed, names):
-    """Faults, one after the other, without end."""
+    """Yield faults without end: rounds of all of *names*, each in a random order."""
     chance = random.Random(f"{seed}:faults")
     while names:
-        yield Fault(
-            chance.choice(names), chance.uniform(0.3, 3), chance.uniform(0.5, 3), chance.random()
-        )
+        for name in chance.sample(names, len(names)):
+            yield Fault(name, chance.uniform(0.3, 3), chance.uniform(0.5, 3), chance.random())

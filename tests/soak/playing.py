@@ -1,4 +1,4 @@
-"""Conversations, one after the other and some at once, until the time is over."""
+"""Run conversations, a few at a time, until the time is over."""
 
 from __future__ import annotations
 
@@ -8,21 +8,21 @@ from contextlib import suppress
 
 from soak import plan as plans
 from soak.faults import FAULTS
+from soak.publishers import PlanPublisher, channel_of, stream_of
 from soak.reading import PATIENCE_S, Reader
-from soak.speaking import Speaker, channel_of, stream_of
 
 AT_ONCE = 3
 
 
 class Soak:
-    """What is going on, and what was counted.
+    """A running soak.
 
     Args:
-        world: what it is played on.
-        seed: says what is done, and when.
-        tally: what is counted.
+        world: the processes that it runs on.
+        seed: determines what is done, and when.
+        tally: receives the counts and findings.
         ways: how readers may join.
-        faults: the names of what may happen.
+        faults: the names of the faults to inject.
     """
 
     def __init__(self, world, seed, tally, *, ways=plans.WAYS, faults=tuple(FAULTS)):
@@ -34,41 +34,44 @@ class Soak:
         self._number = 0
 
     async def run(self, seconds):
-        """Play for *seconds*, and what was begun to its end."""
+        """Begin conversations for *seconds*, then return once all have ended."""
         until_s = time.monotonic() + seconds
         async with asyncio.TaskGroup() as group:
-            befalling = group.create_task(self._befall())
+            injecting = group.create_task(self._inject_faults())
             lanes = [group.create_task(self._lane(until_s)) for _ in range(AT_ONCE)]
             await asyncio.wait(lanes, return_when=asyncio.FIRST_EXCEPTION)
-            befalling.cancel()
+            injecting.cancel()
 
     async def _lane(self, until_s):
         while time.monotonic() < until_s:
             number, self._number = self._number, self._number + 1
             await self._play(plans.conversation(self._seed, number, self._ways))
 
-    async def _befall(self):
+    async def _inject_faults(self):
         for fault in plans.faults(self._seed, self._faults):
             await asyncio.sleep(fault.pause_s)
-            self._tally.faults[fault.name] += 1
-            await FAULTS[fault.name](self._world, fault)
+            fired = await FAULTS[fault.name](self._world, fault)
+            if fired is not None:
+                self._tally.inject(fault.name, fired)
 
     async def _play(self, plan):
-        streams = [stream_of(plan, speech) for speech in plan.speeches]
+        streams = [stream_of(plan, planned) for planned in plan.messages]
         truth = {stream.id: stream for stream in streams}
         if plan.namespace == "ai":
             self._world.forgetful.add(plan.conversation_id)
         try:
             async with channel_of(self._world, plan.conversation_id) as channel:
-                speaker = Speaker(self._world, self._world.author, channel, plan, self._tally)
+                publisher = PlanPublisher(
+                    self._world, self._world.author, channel, plan, self._tally
+                )
                 async with asyncio.TaskGroup() as group:
-                    saying = [
-                        group.create_task(speaker.say(speech, stream))
-                        for speech, stream in zip(plan.speeches, streams, strict=True)
+                    publishing = [
+                        group.create_task(publisher.publish(planned, stream))
+                        for planned, stream in zip(plan.messages, streams, strict=True)
                     ]
                     for join in plan.joins:
                         group.create_task(self._read(plan, truth, join))
-                    group.create_task(self._judge(plan, truth, saying))
+                    group.create_task(self._judge(plan, truth, publishing))
         finally:
             self._world.forgetful.discard(plan.conversation_id)
         self._tally.conversations += 1
@@ -83,8 +86,8 @@ class Soak:
             if join.stay_s is not None:
                 await asyncio.wait({reading}, timeout=join.stay_s)
             else:
-                await _settled(truth, reading)
-                ending = asyncio.create_task(reader.ends())
+                await _ends_known(truth, reading)
+                ending = asyncio.create_task(reader.wait_for_end())
                 await asyncio.wait({reading, ending}, return_when=asyncio.FIRST_COMPLETED)
                 ending.cancel()
             if reading.done():
@@ -92,26 +95,26 @@ class Soak:
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
-            reader.left()
+            reader.count_characters()
 
-    async def _judge(self, plan, truth, saying):
-        """Once all is said: the service's answers say the same, and how what broke has ended."""
-        await asyncio.gather(*saying)
-        asked = Reader(self._world, plan, "rest", truth, self._tally)
+    async def _judge(self, plan, truth, publishing):
+        """Check, once everything is published, the service's answers and the end of broken responses."""
+        await asyncio.gather(*publishing)
+        reader = Reader(self._world, plan, "rest", truth, self._tally)
         broken = [stream for stream in truth.values() if stream.final is None]
         until_s = time.monotonic() + PATIENCE_S
         while broken and time.monotonic() < until_s:
             with suppress(TimeoutError):
-                await asked.once()
+                await reader.load_once()
             for stream in list(broken):
-                message = asked.shown.get(stream.id)
+                message = reader.shown.get(stream.id)
                 if message is None or message["status"] == "in_progress":
                     continue
                 stream.ended(message["status"], message["text"])
                 broken.remove(stream)
                 self._tally.ends[message["status"]] += 1
         for stream in broken:
-            self._tally.find(f"{stream.kind} {stream.id} never ends", unended=1)
+            self._tally.report(f"{stream.kind} {stream.id} never ends", unended=1)
             stream.ended("never", "")
         for service in (0, 1):
             await self._answers(plan, truth, service)
@@ -121,13 +124,13 @@ class Soak:
         reader._turn = 1 - service
         reading = asyncio.create_task(reader.run())
         try:
-            await reader.ends()
+            await reader.wait_for_end()
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
 
 
-async def _settled(truth, reading):
-    """Wait until it is known how everything ends, or *reading* has failed."""
+async def _ends_known(truth, reading):
+    """Wait until the end of every message is known, or *reading* has failed."""
     while not reading.done() and not all(s.final for s in truth.values()):  # noqa: ASYNC110 - of several tasks
         await asyncio.sleep(0.1)

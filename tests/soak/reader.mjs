@@ -1,5 +1,5 @@
-// Readers with a stock ably-js that run the module which a service serves as /client.js. Commands as
-// lines of JSON on standard input; what each reader comes to show, as it changes, on standard output.
+// Readers with stock ably-js and the module that a service serves as /client.js. Reads commands as lines
+// of JSON from standard input; writes what each reader shows, at every change, to standard output.
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
 
@@ -29,7 +29,7 @@ async function read({ number, urls, token, channel, options, way }) {
       } catch (error) {
         if (Date.now() > last) throw error;
       }
-      if (Date.now() > last || reader.left) throw new Error('nobody answers');
+      if (Date.now() > last || reader.left) throw new Error('no service answers');
     }
   };
   const render = (view) => {

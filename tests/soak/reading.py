@@ -1,4 +1,4 @@
-"""Readers of a soak: how each joins, and what it shows, judged at every change."""
+"""Readers of a soak: how each joins, and a check of what it shows at every change."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ _RELOADS = (
     StoreUnavailable,
     ChannelUnavailable,
 )
-"""What a page is reloaded for."""
+"""Errors after which a page is reloaded."""
 
 
 class Reader:
@@ -51,7 +51,7 @@ class Reader:
         self._turn = random.randrange(2)
 
     def show(self, messages, *, excused=None):
-        """It shows *messages* now, beside what it showed."""
+        """Add *messages* to the shown ones, and check them."""
         if excused is not None:
             self.excused = excused
         now_s = time.time()
@@ -63,49 +63,49 @@ class Reader:
         self._changed.set()
 
     def _judge(self, stream, message, now_s):
-        said = stream.judge(message, excused=self.excused)
-        if said.wrong and stream.id not in self._found:
+        verdict = stream.judge(message, excused=self.excused)
+        if verdict.wrong and stream.id not in self._found:
             self._found.add(stream.id)
-            self.tally.find(
+            self.tally.report(
                 f"{self}: {stream.kind} {stream.id} [{message['status']}] {message['text'][-60:]!r} "
                 f"of {len(message['text'])}, gaps {message.get('gaps')}",
-                lost=said.lost,
-                doubled=said.doubled,
+                lost=verdict.lost,
+                doubled=verdict.doubled,
             )
-        if said.admitted and stream.id not in self._admitted:
+        if verdict.admitted and stream.id not in self._admitted:
             self._admitted.add(stream.id)
             self.tally.gaps += 1
-        if not said.wrong and not said.admitted:
-            stream.seen(len(message["text"]), now_s)
+        if not verdict.wrong and not verdict.admitted:
+            stream.note_shown(len(message["text"]), now_s)
 
-    def must_be_fresh(self, asked_s):
-        """What it shows now reaches back to shortly before *asked_s*, or says that it does not."""
+    def check_freshness(self, asked_s):
+        """Check that the shown text is as of shortly before *asked_s*, or is marked as incomplete."""
         for stream in self.truth.values():
             if self.excused or len(stream.texts) > 1 or stream.kind == "ephemeral":
                 continue
             message = self.shown.get(stream.id)
-            known = stream.known_at(asked_s - FRESH_S)
+            known = stream.shown_until(asked_s - FRESH_S)
             behind = known - len(message["text"] if message else "")
             if behind > 0 and not (message and (message.get("gaps") or message["exact"] is False)):
-                self.tally.find(f"{self}: {stream.kind} {stream.id} lacks {behind}", lost=behind)
+                self.tally.report(f"{self}: {stream.kind} {stream.id} lacks {behind}", lost=behind)
 
-    def left(self):
-        """Count what it showed last."""
+    def count_characters(self):
+        """Count the characters that were shown last."""
         texts = [m["text"] for id_, m in self.shown.items() if id_ in self.truth]
         self.tally.characters += sum(map(len, texts))
 
-    async def ends(self):
-        """Wait until it shows everything as it ended; what is wrong otherwise."""
+    async def wait_for_end(self):
+        """Wait until every message is shown as it ended; report those that are not."""
         with suppress(TimeoutError):
             async with asyncio.timeout(PATIENCE_S):
-                while self._lacking():
+                while self._unfinished():
                     self._changed.clear()
                     await self._changed.wait()
-        for stream in self._lacking():
+        for stream in self._unfinished():
             message = self.shown.get(stream.id) or {"text": "", "status": "not there"}
-            if self._says_what_was_forgotten(stream, message):
+            if self._reports_lost_history(stream, message):
                 continue
-            self.tally.find(
+            self.tally.report(
                 f"{self}: {stream.kind} {stream.id} stays [{message['status']}] "
                 f"{len(message['text'])} of {len(stream.final[1])}, {message['text'][-40:]!r}, "
                 f"gaps {message.get('gaps')}, not {stream.final[0]}",
@@ -113,13 +113,15 @@ class Reader:
                 unended=1,
             )
 
-    def _says_what_was_forgotten(self, stream, message):
-        """Whether *message* ended with gaps that it tells, on a channel that had to forget."""
+    def _reports_lost_history(self, stream, message):
+        """Return True if *message* ended with declared gaps, on a channel that lost history."""
         ended = message["status"] == stream.final[0] and self.plan.namespace == "ai"
         return ended and bool(message.get("gaps")) and stream.judge(message).admitted
 
-    def _lacking(self):
-        live = [s for s in self.truth.values() if s.told_live or not self.way.startswith("js")]
+    def _unfinished(self):
+        live = [
+            s for s in self.truth.values() if s.is_live_for_all or not self.way.startswith("js")
+        ]
         return [s for s in live if s.final and self._now(s.id) != s.final]
 
     def _now(self, id_):
@@ -129,7 +131,7 @@ class Reader:
     def __str__(self):
         return f"{self.way} in {self.plan.conversation_id}"
 
-    # -- how it reads -----------------------------------------------------------------------------
+    # -- the ways to read -------------------------------------------------------------------------
 
     async def run(self):
         """Read until cancelled, and join again whenever that fails."""
@@ -145,16 +147,16 @@ class Reader:
                 self.tally.reloads["python: TypeError"] += 1
             await asyncio.sleep(random.uniform(0.2, 0.6))
 
-    async def once(self):
-        """One answer of the service, judged."""
+    async def load_once(self):
+        """Load and check one answer of the service."""
         asked_s = time.time()
         answer = await self.load()
         self.shown.clear()
         self.show(answer["messages"], excused=bool(answer["reasons"]))
-        self.must_be_fresh(asked_s)
+        self.check_freshness(asked_s)
 
     async def load(self, until=None):
-        """The answer of whichever service answers."""
+        """Return the answer of the first service that answers."""
         headers = {"authorization": f"Bearer {self.world.token(self.plan.conversation_id)}"}
         params = {"limit": 200} | ({"until": until} if until else {})
         last_s = time.monotonic() + 30
@@ -170,7 +172,7 @@ class Reader:
             await asyncio.sleep(0.2)
 
     async def _by_rest(self):
-        await self.once()
+        await self.load_once()
         await asyncio.sleep(random.uniform(0.3, 1.5))
 
     async def _by_python(self, way):
@@ -189,12 +191,12 @@ class Reader:
                     await ably.close()
 
     async def _by_follow(self):
-        told = Told(self)
+        view = StreamView(self)
         async for event in self.world.watcher.follow(self.plan.conversation_id, limit=200):
-            told.take(event.kind, event.data)
+            view.apply(event.kind, event.data)
 
     async def _by_sse(self):
-        told, last = Told(self), None
+        view, last = StreamView(self), None
         headers = {"authorization": f"Bearer {self.world.token(self.plan.conversation_id)}"}
         while True:
             self._turn ^= random.randrange(2)
@@ -206,7 +208,7 @@ class Reader:
                 ) as response:
                     lines = EventLines(response)
                     while response.status_code == 200 and (event := await lines.next()):
-                        told.take(event.kind, event.data)
+                        view.apply(event.kind, event.data)
                         last = event.id
             await asyncio.sleep(random.uniform(0.1, 0.4))
 
@@ -215,16 +217,16 @@ class Reader:
             raise OSError(await failed)
 
 
-class Told:
-    """What a reader of the stream shows, who believes what it is told."""
+class StreamView:
+    """The messages that a reader of the event stream shows: it applies every event."""
 
     def __init__(self, reader):
         self._reader = reader
         self._messages = {}
         self._gens = defaultdict(lambda: 1)
 
-    def take(self, kind, data):
-        """Take in the next event."""
+    def apply(self, kind, data):
+        """Apply the next event."""
         if kind == "again":
             return
         if kind == "snapshot":

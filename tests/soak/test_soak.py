@@ -1,4 +1,4 @@
-"""A short version of `make soak`; and that it would notice what it is for."""
+"""A short `make soak`, and tests that it would notice lost and doubled text."""
 
 from __future__ import annotations
 
@@ -7,35 +7,55 @@ import pytest
 from rehydrate.demo.texts import tokens_of
 from soak.__main__ import soak
 from soak.plan import TOKENS, conversation, faults
-from soak.speaking import stream_of
-from soak.truth import Stream
+from soak.publishers import stream_of
+from soak.truth import Stream, Tally
 
 TEXT = "once upon a time"
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-async def test_whatever_happens_every_reader_shows_every_character_once():
+async def test_every_reader_shows_every_character_once_despite_all_faults():
     tally, _ = await soak(25, 7)
-    told = tally.as_json()
-    assert tally.clean, (told, tally.findings)
-    assert told["joins"] > 10
-    assert told["faults"]
+    report = tally.as_json()
+    assert tally.clean, (report, tally.findings)
+    assert report["joins"] > 10
+    assert report["faults"]
+    assert report["effects"].keys() == report["faults"].keys()
 
 
-def test_a_seed_says_what_is_done():
+def test_a_fault_that_never_fires_is_a_finding():
+    tally = Tally()
+    tally.characters, tally.joins["rest"] = 1, 1
+    tally.inject("history fails", 2)
+    assert tally.clean
+    tally.inject("history lags", 0)
+    assert not tally.clean
+    assert tally.findings == ["the fault never fired: history lags"]
+
+
+def test_every_fault_occurs_once_in_each_round():
+    names = ["a", "b", "c", "d"]
+    drawn = faults(1, names)
+    rounds = [[next(drawn).name for _ in names] for _ in range(3)]
+    assert [sorted(each) for each in rounds] == [names] * 3
+
+
+def test_a_seed_determines_the_plan():
     assert conversation(1, 2) == conversation(1, 2) != conversation(1, 3)
     first, same = faults(1, "abc"), faults(1, "abc")
     assert [next(first) for _ in range(9)] == [next(same) for _ in range(9)]
 
 
-def test_the_truth_of_a_response_is_what_its_publisher_will_say():
+def test_the_expected_text_of_a_response_is_what_its_publisher_writes():
     plan = conversation(1, 2)
-    texts = [stream_of(plan, speech).texts[-1] for speech in plan.speeches if speech.kind == "ours"]
+    texts = [
+        stream_of(plan, planned).texts[-1] for planned in plan.messages if planned.kind == "ours"
+    ]
     assert texts == [
-        "".join(tokens_of(speech.id, mean=TOKENS))
-        for speech in plan.speeches
-        if speech.kind == "ours"
+        "".join(tokens_of(planned.id, mean=TOKENS))
+        for planned in plan.messages
+        if planned.kind == "ours"
     ]
 
 
@@ -52,16 +72,16 @@ def test_the_truth_of_a_response_is_what_its_publisher_will_say():
         ("once up", "interrupted", 0, 0),
     ],
 )
-def test_what_is_missing_and_what_is_too_much_is_counted(text, status, lost, doubled):
-    said = Stream("r", "ours", TEXT).judge({"text": text, "status": status, "gaps": []})
-    assert (said.lost, said.doubled, said.wrong) == (lost, doubled, bool(lost or doubled))
+def test_missing_and_extra_characters_are_counted(text, status, lost, doubled):
+    verdict = Stream("r", "ours", TEXT).judge({"text": text, "status": status, "gaps": []})
+    assert (verdict.lost, verdict.doubled, verdict.wrong) == (lost, doubled, bool(lost or doubled))
 
 
-def test_what_others_say_is_never_interrupted():
+def test_a_foreign_response_is_never_interrupted():
     assert Stream("r", "tokens", TEXT).judge({"text": "once", "status": "interrupted"}).wrong
 
 
-def test_less_is_no_loss_where_it_is_said_to_be_less_but_other_text_is():
+def test_declared_gaps_are_not_a_loss_but_other_text_is():
     stream = Stream("r", "ours", TEXT)
     assert stream.judge({"text": "once time", "status": "in_progress", "gaps": [[2, 3]]}).admitted
     assert stream.judge({"text": "once", "status": "completed", "exact": False}).admitted

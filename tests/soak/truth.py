@@ -1,4 +1,4 @@
-"""What is true of a conversation, and what is wrong with what a reader shows of it."""
+"""The published texts of a conversation, and a check of what a reader shows of it."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ from collections import Counter, deque
 from typing import NamedTuple
 
 FRESH_S = 3.0
-"""An answer reaches at least 2 s back; the rest is for clocks and requests under way."""
+"""The age that text in an answer may lack: 2 s, and 1 s for clocks and requests in flight."""
 
 
 OURS = ("ours", "ephemeral", "taken_over")
 
 
 class Verdict(NamedTuple):
-    """Of one message that a reader shows: characters too few and too many."""
+    """The result for one message that a reader shows: characters too few and too many."""
 
     lost: int = 0
     doubled: int = 0
     admitted: bool = False
-    """It is not whole, and says so."""
+    """It is not whole, and is marked as such."""
 
     @property
     def wrong(self):
@@ -26,10 +26,10 @@ class Verdict(NamedTuple):
 
 
 class Stream:
-    """A response, or a prompt: the texts that it has, one after the other, the last one for good.
+    """A response or a prompt, and the texts that it has one after the other; the last one is final.
 
-    ``may_break``: its publisher may die, so that it may end interrupted with a beginning of one.
-    ``told_live``: a client that knows the default dialect and appends alone is told of it live.
+    ``may_break``: its publisher may die, so that it may end interrupted, with a prefix of a text.
+    ``is_live_for_all``: clients that have only the default codec and appends receive it live.
     """
 
     def __init__(self, id_, kind, *texts):
@@ -37,29 +37,29 @@ class Stream:
         self.kind = kind
         self.texts = texts
         self.may_break = kind == "taken_over"
-        self.told_live = kind != "transport"
+        self.is_live_for_all = kind != "transport"
         self.final = None
         self._seen = deque([(0.0, 0)])
 
     def ended(self, status, text):
-        """Everybody has to show this in the end."""
+        """Set what every reader has to show in the end."""
         self.final = (status, text)
 
-    def seen(self, length, at_s):
-        """Somebody has shown so many characters at a moment."""
+    def note_shown(self, length, at_s):
+        """Record that a reader showed *length* characters at *at_s*."""
         if length > self._seen[-1][1]:
             self._seen.append((at_s, length))
 
-    def known_at(self, at_s):
-        """How many characters somebody had shown by then."""
+    def shown_until(self, at_s):
+        """Return how many characters any reader had shown until *at_s*."""
         return max((length for moment, length in self._seen if moment <= at_s), default=0)
 
     def judge(self, message, *, excused=False):
-        """What is wrong with *message*; *excused*: the answer it came with says it may be less."""
+        """Check *message*; *excused*: its answer was marked as incomplete."""
         text, status = message["text"], message["status"]
         if status == "completed":
             good = text in self.texts
-        elif status == "in_progress" or self.kind in OURS:  # it may have been taken for dead
+        elif status == "in_progress" or self.kind in OURS:  # its publisher may have seemed dead
             good = any(true.startswith(text) for true in self.texts)
         else:
             good = False
@@ -77,19 +77,20 @@ class Stream:
 
 
 class Tally:
-    """What was counted, over all conversations."""
+    """Counts and findings over all conversations."""
 
     def __init__(self):
         self.joins = Counter()
         self.faults = Counter()
+        self.effects = Counter()
         self.ends = Counter()
         self.reloads = Counter()
         self.conversations = self.responses = self.characters = 0
         self.lost = self.doubled = self.unended = self.gaps = 0
         self.findings = []
 
-    def find(self, what, *, lost=0, doubled=0, unended=0):
-        """Something is wrong."""
+    def report(self, what, *, lost=0, doubled=0, unended=0):
+        """Add a finding."""
         self.lost, self.doubled, self.unended = (
             self.lost + lost,
             self.doubled + doubled,
@@ -97,9 +98,16 @@ class Tally:
         )
         self.findings.append(what)
 
+    def inject(self, fault, effects):
+        """Count a fault that is over, and its effects: one without any proves nothing."""
+        self.faults[fault] += 1
+        self.effects[fault] += effects
+        if not effects:
+            self.report(f"the fault never fired: {fault}")
+
     @property
     def clean(self):
-        """Whether something was seen, and nothing was wrong."""
+        """True if text was read, and there is no finding."""
         return bool(self.characters and self.joins) and not self.findings
 
     def as_json(self):
@@ -115,6 +123,7 @@ class Tally:
             "by_way": dict(sorted(self.joins.items())),
             "ends": dict(sorted(self.ends.items())),
             "faults": dict(sorted(self.faults.items())),
+            "effects": dict(sorted(self.effects.items())),
             "reloads": dict(sorted(self.reloads.items())),
         }
 
@@ -126,6 +135,6 @@ def _common(a, b):
 
 
 def _within(text, whole):
-    """Whether *text* is *whole* with pieces left out."""
+    """Return True if *text* is *whole* with parts left out."""
     rest = iter(whole)
     return all(character in rest for character in text)

@@ -1,4 +1,4 @@
-"""What a soak is played on: real processes, with channels of every namespace side by side."""
+"""The processes of a soak, with channels of every namespace."""
 
 from __future__ import annotations
 
@@ -26,16 +26,17 @@ from soak.node import Node
 
 KEY = "soak.key:" + "k" * 32
 LEASE_S = 8.0
-"""Longer than a machine that runs all of this at once may keep a publisher waiting."""
+"""Longer than a machine that runs all of this at once may delay a publisher."""
 
 _STARTS = 30
 
-_CHANNELS = "[settings]\nmax_idle_interval_s = 3.0\n"
-"""How soon stock SDKs notice that a connection is dead, at the earliest."""
+_CHANNELS = "[settings]\nmax_idle_interval_s = 3.0\nconnection_rate_per_s = 15\n"
+"""How soon stock SDKs notice that a connection is dead, at the earliest; and a rate that a soak exceeds
+when the limits are enforced: Ably's is 50 a second, and our publishers stay below it."""
 
 
 class Service(Process):
-    """A process that also ends as it is told to, and is started until Postgres is there."""
+    """A process that can be terminated, and whose start is retried until Postgres answers."""
 
     async def start(self):
         for _ in range(_STARTS):
@@ -46,7 +47,7 @@ class Service(Process):
         return await super().start()
 
     def freeze(self):
-        """Stop it for now, if it still runs."""
+        """Suspend it, if it still runs."""
         with suppress(ProcessLookupError):
             self.pause()
 
@@ -54,29 +55,32 @@ class Service(Process):
         with suppress(ProcessLookupError):
             self.resume()
 
-    async def again(self):
-        await self.kill()
+    async def kill_and_start(self):
+        """kill -9, and start; return how many processes that ended: 1, or 0 if it did not run."""
+        killed = await self.kill()
         await self.start()
+        return killed
 
     async def restart(self):
-        """As a deployment does it."""
+        """SIGTERM, wait for the end, and start, as a deployment does; return 1."""
         process, self._process = self._process, None
         process.terminate()
         async with asyncio.timeout(60):
             await process.wait()
         await self._reading
         await self.start()
+        return 1
 
 
 class SoakWorld:
-    """Postgres, the channel server, two services, publishers that may die, and ourselves.
+    """Postgres, the channel server, two services, publishers that may die, and this process.
 
-    A conversation's id is its channel, so that it chooses the namespace.
+    The id of a conversation is also its channel name, so that it determines the namespace.
 
     Attributes:
-        author, watcher: a publisher's `History`, and a follower's, in this process.
-        node: the readers with ably-js, if there is a Node.js.
-        forgetful: channels that may forget: what was said there is kept elsewhere as well.
+        author, watcher: the `History` of a publisher and of a follower, in this process.
+        node: the readers with ably-js; None without Node.js.
+        forgetful: channels whose history may be dropped, because the store has it as well.
     """
 
     def __init__(self, folder):
@@ -126,25 +130,26 @@ class SoakWorld:
         await asyncio.to_thread(self.postgres.stop)
 
     async def stop_postgres(self):
-        """An immediate stop, as of a lost machine; whoever guards it starts it again."""
-        os.kill(self.postgres.pid, signal.SIGQUIT)
+        """Stop Postgres immediately, as a lost machine does, and start it; return the stops: 1."""
+        stopped = self.postgres.pid
+        os.kill(stopped, signal.SIGQUIT)
         await asyncio.sleep(0.2)
         async with asyncio.timeout(60):
             while True:
                 with suppress(Exception):
                     await asyncio.to_thread(self.postgres.start)
-                    return
+                    return int(self.postgres.pid != stopped)
                 await asyncio.sleep(0.1)
 
     async def control(self, method, path, body=None):
-        """Ask the channel server for a fault; one that is just away has none."""
+        """Request something of the channel server's control endpoint; return the parsed answer."""
         url = f"http://127.0.0.1:{self.channel_port}/localably/{path}"
-        with suppress(httpx.TransportError):
-            (await self.client.request(method, url, json=body)).raise_for_status()
+        answer = await self.client.request(method, url, json=body)
+        return answer.raise_for_status().json()
 
     @asynccontextmanager
     async def victim(self):
-        """A publisher of its own, which may be killed."""
+        """Run a publisher in a process of its own, which may be killed, for the block."""
         victim = self._process(f"victim-{next(self._victims)}", "chaos.publisher")
         await victim.start()
         try:
@@ -156,15 +161,15 @@ class SoakWorld:
 
     @property
     def ably(self):
-        """How a stock SDK connects, besides its key or token."""
+        """The options with which a stock realtime client connects, without its key or token."""
         return {"endpoint": f"127.0.0.1:{self.channel_port}", "tls": False}
 
     @property
     def ably_rest(self):
         return {"endpoint": "127.0.0.1", "port": self.channel_port, "tls": False}
 
-    def history(self):
-        """A `History` in this process."""
+    def history(self, **more):
+        """Return a new `History` in this process; *more*: settings."""
         return History(
             load_settings(
                 database_url=self.database_url,
@@ -174,6 +179,7 @@ class SoakWorld:
                 ably_tls=False,
                 channel_template="{conversation_id}",
                 lease_s=LEASE_S,
+                **more,
             )
         )
 
@@ -181,7 +187,7 @@ class SoakWorld:
         return f"http://127.0.0.1:{self._ports[service]}/v1/conversations/{conversation_id}"
 
     def token(self, conversation_id):
-        """A reader's token for that conversation alone."""
+        """Return a reader's token for one conversation."""
         name, _, secret = KEY.partition(":")
         now_s = int(time.time())
         claims = {
@@ -193,15 +199,16 @@ class SoakWorld:
 
 
 @asynccontextmanager
-async def soaking(*, with_node=True):
-    """A world, while the block runs."""
+async def running_world(*, with_node=True):
+    """Start a world, and stop it after the block."""
     async with AsyncExitStack() as stack:
         folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="soak-"))
         world = SoakWorld(folder)
         stack.push_async_callback(world.end)
         await world.start()
         world.author = await stack.enter_async_context(world.history())
-        world.watcher = await stack.enter_async_context(world.history())
+        watcher = world.history(follow_strategy="history")
+        world.watcher = await stack.enter_async_context(watcher)
         if with_node:
             world.node = Node(world)
             stack.push_async_callback(world.node.end)
