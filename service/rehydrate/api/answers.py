@@ -398,6 +398,19 @@ def direct(scope: Scope) -> Send | None:
     return found
 
 
+def server_connections(receive: Receive) -> set[Any] | None:
+    """Return the open connections of the server of a request; None for servers other than uvicorn.
+
+    When uvicorn shuts down, for whatever reason, it calls ``shutdown()`` of each.
+    """
+    cycle = getattr(receive, "__self__", None)
+    if not type(cycle).__module__.startswith(_SERVERS):
+        return None
+    protocol = getattr(getattr(cycle, "on_response", None), "__self__", None)
+    found = getattr(getattr(protocol, "server_state", None), "connections", None)
+    return found if isinstance(found, set) else None
+
+
 class DirectFastAPI(FastAPI):
     """FastAPI that offers the server's own ``send`` to its streams."""
 

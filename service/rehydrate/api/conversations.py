@@ -288,6 +288,7 @@ class _Conversations:
         conversation_id, reader = await self._authorized(request)
         limit, ui = limit_of(request), format_of(request, ui_messages.STREAM)
         response_id, after = response_of(request), None if ui else last_event_id(request)
+        self.streams.end_with_server(request.receive)
         async with AsyncExitStack() as stack:
             stack.enter_context(self._streaming)
             follower = await stack.enter_async_context(

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from starlette.responses import Response
 
-from rehydrate.api.answers import Unfinished, direct, step
+from rehydrate.api.answers import Unfinished, direct, server_connections, step
 from rehydrate.background import jittered
 from rehydrate.errors import RehydrateError
 
@@ -69,6 +69,7 @@ class Streams:
     def __init__(self) -> None:
         self._open: set[EventStream] = set()
         self._watching: asyncio.Task[None] | None = None
+        self._connections: set[Any] | None = None
 
     def __len__(self) -> int:
         return len(self._open)
@@ -97,6 +98,24 @@ class Streams:
         """End all streams cleanly; their clients reconnect, to another process."""
         for stream in list(self._open):
             stream.end()
+
+    def end_with_server(self, receive: Receive) -> None:
+        """End all streams when the server of a request shuts down, if that is uvicorn.
+
+        It does so without a signal, too: after a number of requests, or if its program wants it
+        to. It waits for open responses first, and calls `shutdown` of its connections before; so
+        this is one of them (and counts as one in ``limit_concurrency``).
+        """
+        connections = server_connections(receive)
+        if connections is not None and connections is not self._connections:
+            self._connections = connections
+            connections.add(self)
+
+    def shutdown(self) -> None:
+        """End all streams; called by uvicorn, which waits until it has no more connections."""
+        if self._connections is not None:
+            self._connections.discard(self)
+        self.end()
 
     @contextmanager
     def ending_with_the_process(self) -> Iterator[None]:
