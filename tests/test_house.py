@@ -41,6 +41,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "ports/inspections": "postgres/test_inspections",  # as above
     "ports/publishing": "publish/test_publish_queue",  # as above
     "ports/replays": "postgres/test_replays",  # as above
+    "postgres/row_changes": "postgres/test_message_rows",  # a change is what is read back
     "ports/store": "contracts/test_store",  # as above
 }
 

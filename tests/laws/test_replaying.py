@@ -19,7 +19,7 @@ from rehydrate.core.event import TERMINAL, ChannelMessage, Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.replay.schedule import ReplayTerms, scheduled
 from rehydrate.core.text.content import clean_parts
-from rehydrate.postgres import message_rows
+from rehydrate.postgres import message_rows, row_changes
 
 OFTEN = settings(
     max_examples=600, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck)
@@ -119,7 +119,7 @@ def stored(draw):
         error = draw(st.sampled_from([None, {"code": "x"}]))
         stop = Event.stop("r", status=status, error=error, usage=draw(results), seq=end, id="stop")
         fold(state, stop._replace(timestamp_ms=at_ms + 500))
-    row = message_rows.first_write(state)[0].row
+    row = row_changes.first_write(state)[0].row
     return message_rows.read_finished(state.position, *row[-3:]).state
 
 

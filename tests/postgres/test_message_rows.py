@@ -1,4 +1,4 @@
-"""Rows hold exactly the state, its attributes and its wire form; writes are small."""
+"""Rows hold exactly the state, its attributes, its runs and its wire form; writes are small."""
 
 from __future__ import annotations
 
@@ -15,7 +15,8 @@ from rehydrate.core import wire
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, Owner, fold
 from rehydrate.core.json import dump, load
-from rehydrate.core.text.content import collapsed_run
+from rehydrate.core.text.content import Run, collapsed_run, run_of
+from rehydrate.postgres import message_rows
 from rehydrate.postgres.message_rows import (
     NAMES,
     apply_recent_change,
@@ -374,3 +375,99 @@ def test_a_chunk_of_prose_is_much_smaller() -> None:
 def test_a_chunk_stored_without_deflation_can_be_read() -> None:
     body = dump([0, 1, 0, [["text", None, "word"]], None])
     assert inflated(body) == body
+
+
+def token(seq: int | None, text: str, part: str | None = None) -> Event:
+    return Event("token", "m", seq=seq, text=text, part=part, timestamp_ms=1_000)
+
+
+def stream(*texts: str) -> Run:
+    run = run_of(token(0, texts[0]))
+    for seq, text in enumerate(texts[1:], 1):
+        run.append(token(seq, text))
+    return run
+
+
+def read(*chunks: message_rows.StoredChunk) -> message_rows.RunReader:
+    reader = message_rows.RunReader()
+    rows = [load(chunk.body(None)) for chunk in chunks]
+    reader.add(rows, [chunk.tape for chunk in chunks], range(len(chunks)))
+    return reader
+
+
+def text_of(run: Run) -> str:
+    return "".join("".join(segment.fragments) for segment in run.segments)
+
+
+def test_a_new_chunk_contains_only_what_was_added() -> None:
+    run = stream("a", "b")
+    first = message_rows.full_chunk(run, message_rows.PLAIN)
+    mark = message_rows.mark_of(run, message_rows.PLAIN, (0,))
+    assert message_rows.new_chunk(mark) is None
+    run.append(token(2, "c"))
+    run.append(token(3, "d", part="x"))
+    second = message_rows.new_chunk(mark)
+    assert second.segments == [["text", None, "c"], ["text", "x", "d"]]
+    (again,) = read(first, second).runs()
+    assert (again.first, again.last, text_of(again)) == (0, 3, "abcd")
+    assert again.timings.entries == run.timings.entries
+
+
+def test_an_event_without_content_extends_the_run() -> None:
+    run = stream("a")
+    mark = message_rows.mark_of(run, message_rows.PLAIN, (0,))
+    run.append(Event("void", "m", seq=1, timestamp_ms=2_000))
+    chunk = message_rows.new_chunk(mark)
+    assert (chunk.last, chunk.segments) == (1, [])
+    (again,) = read(message_rows.full_chunk(stream("a"), message_rows.PLAIN), chunk).runs()
+    assert (again.last, len(again.timings.entries)) == (1, 2)
+
+
+def test_a_run_that_was_read_encodes_only_later_events() -> None:
+    reader = read(message_rows.full_chunk(stream("a", "b"), message_rows.PLAIN))
+    (mark,) = reader.marks()
+    assert message_rows.new_chunk(mark) is None
+    mark.run.append(token(2, "c"))
+    assert message_rows.new_chunk(mark).segments == [["text", None, "c"]]
+    assert not mark.run.timings.unpacked
+    again = message_rows.mark_of(mark.run, message_rows.PLAIN, (0, 1))
+    assert message_rows.new_chunk(again) is None
+    assert [timing.length for timing in mark.run.timings.entries] == [1, 1, 1]
+    assert message_rows.new_chunk(again) is None
+    mark.run.append(token(3, "d"))
+    assert message_rows.new_chunk(again).segments == [["text", None, "d"]]
+
+
+@pytest.mark.parametrize(
+    "fragments", [["\ud83d", "\ude00"], ["a\ud83d", "\ude00\ud83d", "\ude00b"]]
+)
+def test_lone_surrogates_are_not_joined_into_one_character(fragments: list[str]) -> None:
+    run = stream(*fragments)
+    (again,) = read(message_rows.full_chunk(run, message_rows.PLAIN)).runs()
+    assert text_of(again) == "".join(fragments)
+    assert len(text_of(again)) == sum(timing.length for timing in again.timings.entries)
+
+
+def test_runs_are_sorted_by_seq_and_the_tail_is_separate() -> None:
+    late, early = Run(5, 5, [], run_of(token(5, "l")).timings), stream("e")
+    tail = run_of(token(None, "t"))
+    whole = collapsed_run(2, 3, [{"type": "text", "text": "w"}], 5)
+    reader = read(
+        message_rows.full_chunk(late, message_rows.PLAIN),
+        message_rows.full_chunk(tail, message_rows.TAIL),
+        message_rows.full_chunk(whole, message_rows.COLLAPSED),
+        message_rows.full_chunk(early, message_rows.PLAIN),
+    )
+    assert [(run.first, run.collapsed) for run in reader.runs()] == [
+        (0, False),
+        (2, True),
+        (5, False),
+    ]
+    assert text_of(reader.tail()) == "t"
+    assert [mark.ordinals for mark in reader.marks()] == [(0,), (1,), (2,), (3,)]
+
+
+def test_a_chunk_with_only_a_head_is_skipped() -> None:
+    reader = message_rows.RunReader()
+    reader.add([[None, None, None, [], [{}, 0, {}]]], [b""], [0])
+    assert (reader.runs(), reader.tail(), reader.marks()) == ([], None, [])

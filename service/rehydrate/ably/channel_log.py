@@ -26,7 +26,7 @@ from typing import TYPE_CHECKING, Self
 
 from ably import AblyRealtime
 
-from rehydrate.ably import rest, token_check
+from rehydrate.ably import token_check
 from rehydrate.ably.connection import Connection
 from rehydrate.ably.connection_pool import Assignment, ConnectionPool
 from rehydrate.ably.connection_slots import UNACKNOWLEDGED, ConnectionSlots
@@ -39,10 +39,9 @@ from rehydrate.context import ServerClock
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncGenerator, AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Sequence
     from contextlib import AbstractContextManager
 
-    from rehydrate.core.event import ChannelMessage
     from rehydrate.ports import Batch
 
 _RETRY_MS = 1_500
@@ -74,6 +73,7 @@ class AblyChannel:
 
     Attributes:
         clock: Ably's time.
+        history: see the port.
 
     Raises:
         NotConfigured: *key* has an invalid syntax.
@@ -150,25 +150,6 @@ class AblyChannel:
         """See the port."""
         await self.clock.sync()
 
-    def history(
-        self,
-        channel: str,
-        *,
-        since_ms: int | None = None,
-        until: str | None = None,
-        forwards: bool = False,
-        limit: int = 1000,
-    ) -> AsyncGenerator[list[ChannelMessage]]:
-        """See the port. Forwards, or where *until* is refused, pages reach the newest message."""
-        return rest.pages(
-            self._requests,
-            channel,
-            since_ms=since_ms,
-            until=until,
-            forwards=forwards,
-            limit=limit,
-        )
-
     def publish(self, channel: str, batch: Batch) -> asyncio.Future[Sequence[str | None]]:
         """See the port. Several messages at once need ids ``base:0``, ``base:1`` … (40031)."""
         return self._slots.publish(channel, batch)
@@ -231,6 +212,7 @@ class AblyChannel:
         """Create what refuses everything once it is closed."""
         self._closed = False
         self._requests = Requests(self._credentials, self._endpoint, self._timeout_s)
+        self.history = self._requests.history
         self._slots = self._make_slots()
 
     def _sender(self) -> Sender:

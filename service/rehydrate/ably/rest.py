@@ -92,6 +92,46 @@ class Requests:
         """Return the page after *page*. Raises what `get` raises."""
         return await self._send(lambda _: page.next(), renewable=True)
 
+    async def history(
+        self,
+        channel: str,
+        *,
+        since_ms: int | None = None,
+        until: str | None = None,
+        forwards: bool = False,
+        limit: int = 1000,
+    ) -> AsyncGenerator[list[ChannelMessage]]:
+        """Yield pages of history, each oldest first (see `rehydrate.ports.ChannelLog.history`).
+
+        Forwards, or where *until* is refused, pages reach the newest message.
+        """
+        params = {"limit": str(limit), "direction": "forwards" if forwards else "backwards"}
+        if since_ms is not None:
+            params["start"] = str(since_ms)
+        if (
+            until is not None and not forwards
+        ):  # RTL10b: an attach point only bounds a backwards read
+            params["from_serial"] = until
+        page: HttpPaginatedResponse | None = None
+        while True:
+            try:
+                page = await (self.next(page) if page else self.get(messages_path(channel), params))
+            except ChannelRefused as refused:
+                if refused.ably_code not in POSITION_REFUSED or "from_serial" not in params:
+                    raise
+                # The attach point has expired, perhaps during the read: continue without it from here.
+                del params["from_serial"]
+                page = None
+                continue
+            messages = _messages(page)
+            if messages and not forwards:
+                messages.reverse()
+                params["end"] = str(messages[0].timestamp_ms)
+            if messages:
+                yield messages
+            if not page.has_next():
+                return
+
     async def time_ms(self) -> float:
         """Return Ably's time, ms since 1970. Sent once, without a token.
 
@@ -197,44 +237,6 @@ def _refusal_of(answer: HttpPaginatedResponse) -> Exception:
 def messages_path(channel: str) -> str:
     """Return the REST path of the messages of *channel*, whose name may contain slashes."""
     return f"/channels/{quote(channel, safe='')}/messages"
-
-
-async def pages(
-    requests: Requests,
-    channel: str,
-    *,
-    since_ms: int | None,
-    until: str | None,
-    forwards: bool,
-    limit: int,
-) -> AsyncGenerator[list[ChannelMessage]]:
-    """Yield pages of history, each oldest first (see `rehydrate.ports.ChannelLog.history`)."""
-    params = {"limit": str(limit), "direction": "forwards" if forwards else "backwards"}
-    if since_ms is not None:
-        params["start"] = str(since_ms)
-    if until is not None and not forwards:  # RTL10b: an attach point only bounds a backwards read
-        params["from_serial"] = until
-    page: HttpPaginatedResponse | None = None
-    while True:
-        try:
-            page = await (
-                requests.next(page) if page else requests.get(messages_path(channel), params)
-            )
-        except ChannelRefused as refused:
-            if refused.ably_code not in POSITION_REFUSED or "from_serial" not in params:
-                raise
-            # The attach point has expired, perhaps during the read: continue without it from here.
-            del params["from_serial"]
-            page = None
-            continue
-        messages = _messages(page)
-        if messages and not forwards:
-            messages.reverse()
-            params["end"] = str(messages[0].timestamp_ms)
-        if messages:
-            yield messages
-        if not page.has_next():
-            return
 
 
 def _messages(page: HttpPaginatedResponse) -> list[ChannelMessage]:

@@ -20,17 +20,15 @@ from rehydrate.errors import BadParameter, Conflict, Fenced, NotFound
 from rehydrate.ports import Conversation, Lease
 from rehydrate.postgres import statements
 from rehydrate.postgres.message_rows import (
-    RowChange,
     StoredState,
     as_time,
     deflated,
-    first_write,
-    next_write,
     read_finished,
     read_open,
     storable,
 )
 from rehydrate.postgres.pool import Session
+from rehydrate.postgres.row_changes import RowChange, first_write, next_write
 from rehydrate.postgres.store_clock import StoreClock
 
 MAX_HOLES = 100

@@ -1,11 +1,12 @@
-"""Read message states from rows, and work out the smallest write that stores a state again.
+"""The stored form of messages: rows, the chunks of open messages, and how states are read from them.
 
-An open message is stored as a row with its attributes, and chunks. Each write appends chunks and
-leaves the row alone; attributes that changed since the row was written are in the newest chunk. So
-a write costs as much as was added, however long the response has become. Most of the about
-twenty-five attributes have their default, or follow from the wire form, so only the difference from
-a base is written. A chunk is rarely read, and only while its response is open. But it goes to the
-write-ahead log in addition to the final text, so it is deflated.
+An open message is stored as a row with its attributes, and chunks. A chunk is what one write added
+to one run, as JSON ``[first, last, kind, segments, head]``: the range of seqs that the run then has,
+the segments that were added, and (in the last chunk of a write) the attributes that differ from the
+message's row. Chunks are appended or deleted, never changed. Most of the about twenty-five
+attributes have their default, or follow from the wire form, so only the difference from a base is
+stored. A chunk is rarely read, and only while its response is open. But it goes to the write-ahead
+log in addition to the final text, so it is deflated. `row_changes` works out what to write.
 
 A finished message is stored as its wire form, which hydrate sends as it is. The attributes and the
 layout of runs that the wire form lacks are deflated with the wire form as dictionary, so the text
@@ -17,24 +18,29 @@ parses nothing, so hydrate can send stored messages without decoding them.
 
 from __future__ import annotations
 
+import re
 import struct
 import zlib
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core import wire as wire_form
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.fold import MessageState, Owner
 from rehydrate.core.json import dump, load
-from rehydrate.core.text.versioned_messages import VersionedHeader, VersionedMessage
-from rehydrate.postgres import runs
+from rehydrate.core.text.content import Run, Segment, Timings
+from rehydrate.core.text.versioned_messages import (
+    VERSIONED_FIRST,
+    VersionedHeader,
+    VersionedMessage,
+)
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
 
-_WINDOW_BYTES = 32_768
+WINDOW_BYTES = 32_768
 """The length of deflate's window; a longer dictionary would not be used."""
 
 _SAME_IDS = [0, {}]  # the change of `recent_change` that changes nothing
@@ -57,26 +63,8 @@ class StoredState:
     base: dict[str, Any]
     seen: dict[str, Any]
     columns: tuple[Any, ...]
-    marks: list[runs.Mark]
+    marks: list[Mark]
     next_ordinal: int
-
-
-@dataclass(slots=True)
-class RowChange:
-    """The writes that bring the store up to date with a state.
-
-    Attributes:
-        row: the derived columns, then the attributes (None: unchanged), wire form and timings.
-            None: the row stays as it is.
-        cleared: delete all chunks of the message.
-        deleted: ordinals of chunks to delete.
-        appended: ordinal, body and timings of chunks to append.
-    """
-
-    row: tuple[Any, ...] | None = None
-    cleared: bool = False
-    deleted: list[int] = field(default_factory=list)
-    appended: list[tuple[int, bytes, bytes]] = field(default_factory=list)
 
 
 def columns_of(state: MessageState) -> tuple[Any, ...]:
@@ -133,7 +121,7 @@ def read_open(
     state.place(key[1])
     restore_attributes(state, load(stored_attributes))
     base = attributes_of(state) if ordinals is not None else {}
-    reader = runs.RunReader()
+    reader = RunReader()
     chunks = load(b"[%b]" % b",".join(map(inflated, bodies)))
     reader.add(chunks, tapes, range(len(tapes)) if ordinals is None else ordinals)
     for *_, head in chunks:
@@ -145,14 +133,14 @@ def read_open(
     reader.restore_into(state)
     if ordinals is None:
         return StoredState(state, base, base, (), [], 0)
-    return _stored_state(state, base, reader.marks(), max(ordinals, default=-1) + 1)
+    return stored_state(state, base, reader.marks(), max(ordinals, default=-1) + 1)
 
 
 def read_finished(
     position: str | None, stored_attributes: bytes, stored_wire: bytes, tape: bytes
 ) -> StoredState:
     """Return a finished message in the state in which it was written, with its runs."""
-    inflate = zlib.decompressobj(zdict=stored_wire[-_WINDOW_BYTES:])
+    inflate = zlib.decompressobj(zdict=stored_wire[-WINDOW_BYTES:])
     differing, layout = load(inflate.decompress(stored_attributes))
     state = wire_form.state_of(load(expanded(stored_wire)), position=position)
     restore_attributes(state, differing)
@@ -160,128 +148,17 @@ def read_finished(
     for *_, tape_bytes in layout:
         tapes.append(tape[at : at + tape_bytes])
         at += tape_bytes
-    reader = runs.RunReader()
+    reader = RunReader()
     reader.add(layout, tapes, range(len(tapes)))
     reader.restore_into(state)
-    return _stored_state(state, {}, reader.marks(), 0)
+    return stored_state(state, {}, reader.marks(), 0)
 
 
-def _stored_state(
-    state: MessageState, base: dict[str, Any], marks: list[runs.Mark], next_ordinal: int
+def stored_state(
+    state: MessageState, base: dict[str, Any], marks: list[Mark], next_ordinal: int
 ) -> StoredState:
+    """Return *state* as it is stored now."""
     return StoredState(state, base, attributes_of(state), columns_of(state), marks, next_ordinal)
-
-
-def first_write(state: MessageState) -> tuple[RowChange, StoredState]:
-    """Return the writes that store the new *state*, and what is stored after them."""
-    change = RowChange()
-    if state.status in TERMINAL:
-        change.row = _finished_row(state)
-        return change, _stored_state(state, {}, _marks_of(state), 0)
-    change.row = _open_row(state)
-    base = attributes_of(state)
-    marks = _append(change, state, [], 0)
-    return change, _stored_state(state, base, marks, len(change.appended))
-
-
-def next_write(stored: StoredState) -> tuple[RowChange | None, StoredState]:
-    """Return the writes that store what was folded into a state since it was read or written.
-
-    Returns:
-        The writes, or None if the state has not changed; and what is stored after them.
-    """
-    state = stored.state
-    changed = bool(changed_attributes(state, stored.seen)) or columns_of(state) != stored.columns
-    was_open = stored.seen["status"] not in TERMINAL
-    if not changed and _runs_are_stored(stored):
-        return None, stored
-    change = RowChange()
-    if state.status in TERMINAL:
-        change.row, change.cleared = _finished_row(state), was_open
-        return change, _stored_state(state, {}, _marks_of(state), 0)
-    if not was_open:
-        return first_write(state)
-    if columns_of(state) != stored.columns:
-        change.row = (*columns_of(state), None, None, None)
-    marks = _append(change, state, stored.marks, stored.next_ordinal)
-    kept = {ordinal for mark in marks for ordinal in mark.ordinals}
-    change.deleted = [o for mark in stored.marks for o in mark.ordinals if o not in kept]
-    _write_head(change, state, stored)
-    next_ordinal = stored.next_ordinal + len(change.appended)
-    return change, _stored_state(state, stored.base, marks, next_ordinal)
-
-
-def _runs_are_stored(stored: StoredState) -> bool:
-    present = stored.state.all_runs()
-    marked = {id(mark.run) for mark in stored.marks}
-    return (
-        len(present) == len(stored.marks)
-        and all(id(run) in marked for run in present)
-        and all(runs.new_chunk(mark) is None for mark in stored.marks)
-    )
-
-
-def _append(
-    change: RowChange, state: MessageState, marks: Sequence[runs.Mark], ordinal: int
-) -> list[runs.Mark]:
-    """Add the chunks that the store lacks to *change*; return the marks after that write."""
-    by_run = {id(mark.run): mark for mark in marks}
-    after = []
-    for run in state.all_runs():
-        kind = runs.kind_of(run, state.tail)
-        mark = by_run.get(id(run))
-        chunk = runs.full_chunk(run, kind) if mark is None else runs.new_chunk(mark)
-        ordinals = () if mark is None else mark.ordinals
-        if chunk is not None:
-            change.appended.append((ordinal, chunk.body(None), chunk.tape))
-            ordinals = (*ordinals, ordinal)
-            ordinal += 1
-            after.append(runs.mark(run, kind, ordinals))
-        elif mark is not None:
-            after.append(mark)
-    return after
-
-
-def _write_head(change: RowChange, state: MessageState, stored: StoredState) -> None:
-    """Write the attributes that differ from the row's into the newest chunk, or into a new one.
-
-    The ids of the overlap margin are the exception: each chunk has their change since the chunk
-    before, as all of them would be too long. If chunks are deleted, their changes are lost, so all
-    ids are written.
-    """
-    differing = changed_attributes(state, stored.base)
-    differing.pop("recent", None)
-    recent: tuple[int | None, Any] = recent_change(stored.seen["recent"], state.recent)
-    if change.deleted:
-        recent = (None, dict(state.recent))
-    head = [differing, *recent]
-    if not change.appended:
-        body, tape = dump([None, None, None, [], head]), b""
-        change.appended.append((stored.next_ordinal, body, tape))
-        return
-    ordinal, body, tape = change.appended[-1]
-    change.appended[-1] = (ordinal, body[: -len(b"null]")] + dump(head) + b"]", tape)
-
-
-def _marks_of(state: MessageState) -> list[runs.Mark]:
-    return [runs.mark(run, runs.kind_of(run, state.tail), (0,)) for run in state.all_runs()]
-
-
-def _open_row(state: MessageState) -> tuple[Any, ...]:
-    fresh = attributes_of(MessageState(state.id))
-    return (*columns_of(state), dump(changed_attributes(state, fresh)), None, None)
-
-
-def _finished_row(state: MessageState) -> tuple[Any, ...]:
-    body = wire_form.encode(state)
-    stored = compacted(body)
-    base = attributes_of(wire_form.state_of(load(body)))
-    chunks = [runs.full_chunk(run, runs.kind_of(run, state.tail)) for run in state.all_runs()]
-    layout = [[c.first, c.last, c.kind, c.segments, len(c.tape)] for c in chunks]
-    deflate = zlib.compressobj(zdict=stored[-_WINDOW_BYTES:])
-    encoded = deflate.compress(dump([changed_attributes(state, base), layout]))
-    encoded += deflate.flush()
-    return (*columns_of(state), encoded, stored, b"".join(chunk.tape for chunk in chunks))
 
 
 NAMES = (
@@ -418,3 +295,179 @@ def inflated(stored: bytes) -> bytes:
     if not stored.startswith(_DEFLATED):
         return stored
     return zlib.decompress(memoryview(stored)[1:], _RAW)
+
+
+PLAIN, COLLAPSED, TAIL, CELL = 0, 1, 2, 3
+"""Kinds of runs, as they are stored.
+
+``PLAIN``: one event per seq. ``COLLAPSED``: a repair or import that covers a range of seqs.
+``TAIL``: the events without a seq. ``CELL``: the content of a versioned channel message.
+"""
+
+_BETWEEN_HALVES = re.compile("(?<=[\ud800-\udbff])(?=[\udc00-\udfff])")
+
+
+class Mark(NamedTuple):
+    """How much of a run is stored.
+
+    Attributes:
+        run: the run.
+        kind: its kind as stored.
+        ordinals: the chunks that contain it.
+        segments: how many of its segments are stored.
+        fragments: how many fragments of the last stored segment are stored.
+        timings: how many of the timings since the run was read are stored.
+    """
+
+    run: Run
+    kind: int
+    ordinals: tuple[int, ...]
+    segments: int
+    fragments: int
+    timings: int
+
+
+class StoredChunk(NamedTuple):
+    """The content of a chunk, before its head is added."""
+
+    first: int
+    last: int
+    kind: int
+    segments: list[list[Any]]
+    tape: bytes
+
+    def body(self, head: Any) -> bytes:
+        """Return the JSON that the row stores, with *head*."""
+        return dump([self.first, self.last, self.kind, self.segments, head])
+
+
+def kind_of(run: Run, tail: Run | None) -> int:
+    """Return the kind of *run*; *tail* is the message's run without seqs."""
+    if run is tail:
+        return TAIL
+    if run.first <= VERSIONED_FIRST:
+        return CELL
+    return COLLAPSED if run.collapsed else PLAIN
+
+
+def mark_of(run: Run, kind: int, ordinals: tuple[int, ...]) -> Mark:
+    """Return the mark of a *run* that is fully stored, in the chunks *ordinals*."""
+    fragments = len(run.segments[-1].fragments) if run.segments else 0
+    return Mark(run, kind, ordinals, len(run.segments), fragments, len(run.timings.appended))
+
+
+def full_chunk(run: Run, kind: int) -> StoredChunk:
+    """Return a chunk with all of *run*."""
+    segments = _encode_segments(run.segments)
+    return StoredChunk(run.first, run.last, kind, segments, run.timings.packed())
+
+
+def new_chunk(stored: Mark) -> StoredChunk | None:
+    """Return a chunk with what was added to a run since *stored*; None if nothing was."""
+    run = stored.run
+    timings = run.timings.appended[stored.timings :]
+    if not timings:  # every event adds a timing, also one without content
+        return None
+    added = run.segments[stored.segments :]
+    if stored.segments:
+        last = run.segments[stored.segments - 1]
+        if len(last.fragments) > stored.fragments:
+            added = [Segment(last.type, last.key, last.fragments[stored.fragments :]), *added]
+    segments = _encode_segments(added)
+    return StoredChunk(run.first, run.last, stored.kind, segments, Timings(timings).packed())
+
+
+def _encode_segments(segments: Iterable[Segment]) -> list[list[Any]]:
+    return [
+        [each.type, each.key, _join_fragments(each.fragments)]
+        if each.value is None
+        else [each.type, each.key, None, each.value]
+        for each in segments
+    ]
+
+
+def _join_fragments(fragments: list[str]) -> str | list[str]:
+    """Return *fragments* as one text, or split where two lone surrogates would form a pair.
+
+    JSON would read the two as one character, but timings count them as two, so the lengths in the
+    timings would no longer match the text.
+    """
+    text = "".join(fragments)
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _BETWEEN_HALVES.split(text)
+    return text
+
+
+class RunReader:
+    """Rebuilds runs from their chunks, which must be added in order."""
+
+    def __init__(self) -> None:
+        self._found: dict[tuple[int, int], tuple[Run, list[bytes], list[int]]] = {}
+
+    def add(
+        self, chunks: Iterable[Sequence[Any]], tapes: Iterable[bytes], ordinals: Iterable[int]
+    ) -> None:
+        """Append parsed *chunks* to their runs; a chunk that contains only a head is skipped."""
+        run: Run | None = None
+        current_kind, packed, run_ordinals = -1, list[bytes](), list[int]()
+        for (first, last, kind, encoded, *_), tape, ordinal in zip(
+            chunks, tapes, ordinals, strict=False
+        ):
+            if kind is None:
+                continue
+            if run is None or first != run.first or kind != current_kind:
+                run, packed, run_ordinals = self._run(first, kind)
+                current_kind = kind
+            run.last = last
+            packed.append(tape)
+            run_ordinals.append(ordinal)
+            segments = run.segments
+            for entry in encoded:
+                _append_segment(segments, entry)
+
+    def _run(self, first: int, kind: int) -> tuple[Run, list[bytes], list[int]]:
+        found = self._found.get((first, kind))
+        if found is None:
+            packed: list[bytes] = []
+            run = Run(first, first, [], Timings(parts=packed), collapsed=kind == COLLAPSED)
+            found = self._found[first, kind] = (run, packed, [])
+        return found
+
+    def runs(self) -> list[Run]:
+        """Return the runs with seqs, in order."""
+        numbered = (PLAIN, COLLAPSED)
+        found = [run for (_, kind), (run, *_) in self._found.items() if kind in numbered]
+        return sorted(found, key=lambda run: run.first)
+
+    def tail(self) -> Run | None:
+        """Return the run without seqs, or None."""
+        return next((run for (_, kind), (run, *_) in self._found.items() if kind == TAIL), None)
+
+    def restore_into(self, state: MessageState) -> None:
+        """Set the runs of *state*, including those of its versioned messages."""
+        versioned = {
+            first: found[0] for (first, kind), found in self._found.items() if kind == CELL
+        }
+        state.restore_runs(self.runs(), self.tail(), versioned)
+
+    def marks(self) -> list[Mark]:
+        """Return a mark for each run: everything that was read is stored."""
+        return [
+            mark_of(run, kind, tuple(rows)) for (_, kind), (run, _, rows) in self._found.items()
+        ]
+
+
+def _append_segment(segments: list[Segment], entry: Sequence[Any]) -> None:
+    type_, key, text = entry[:3]
+    if text is None:
+        segments.append(Segment(type_, key, [], entry[3]))
+        return
+    last = segments[-1] if segments else None
+    if last is None or last.type != type_ or last.key != key or last.value is not None:
+        segments.append(Segment(type_, key, [text] if isinstance(text, str) else text))
+    elif isinstance(text, str):
+        last.fragments.append(text)
+    else:
+        last.fragments.extend(text)

@@ -151,7 +151,7 @@ chunks = Table(
     _id("conversation_id"),
     _id("message_id"),
     Column("ordinal", Integer, nullable=False),
-    # What one write added to one run, as deflated JSON (see `runs`).
+    # What one write added to one run, as deflated JSON (see `message_rows`).
     Column("body", LargeBinary, nullable=False),
     Column("tape", LargeBinary, nullable=False),
     PrimaryKeyConstraint("conversation_id", "message_id", "ordinal"),
