@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 from urllib.parse import quote
 
 from fastapi import APIRouter, Depends, Header
@@ -31,62 +31,12 @@ from rehydrate.core.replay.schedule import Requester
 
 if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.schedule import AuditEntry, Mode, Replay, ReplayTerms
-    from rehydrate.replay.requests import CheckedRequest
+    from rehydrate.core.replay.schedule import Replay
+    from rehydrate.replay.admin import ReplayAdmin
 
 BODY_BYTES = 64 * 1024
 
 _REPLAY = "/v1/admin/replays/{replay_id}"
-
-
-class AdminService(Protocol):
-    """The use cases behind the admin routes. Each call may raise `StoreUnavailable`."""
-
-    async def replay(
-        self,
-        conversation_id: str,
-        response_id: str,
-        *,
-        mode: Mode,
-        speed: float,
-        channel: str | None,
-        from_seq: int,
-        max_rate: float,
-        asker: Requester,
-        idempotency_key: str | None,
-    ) -> Replay:
-        """Queue a replay; see `rehydrate.History`."""
-        ...
-
-    async def replay_dry_run(
-        self, conversation_id: str, response_id: str, terms: ReplayTerms, *, asker: Requester
-    ) -> CheckedRequest:
-        """Return the schedule of what `replay` would publish."""
-        ...
-
-    async def find_replay(self, replay_id: str) -> Replay:
-        """Return the current state of a replay."""
-        ...
-
-    async def cancel_replay(self, replay_id: str, *, asker: Requester) -> Replay:
-        """Cancel a replay; idempotent."""
-        ...
-
-    async def replays(
-        self, *, limit: int, before: Cursor | None
-    ) -> tuple[list[Replay], Cursor | None]:
-        """Return replays, newest first, and the cursor of the next page."""
-        ...
-
-    async def audit(
-        self, *, limit: int, before: Cursor | None
-    ) -> tuple[list[AuditEntry], Cursor | None]:
-        """Return audit entries, newest first, and the cursor of the next page."""
-        ...
-
-    async def note(self, entry: AuditEntry) -> None:
-        """Append *entry* to the audit."""
-        ...
 
 
 CurrentAdmin = Annotated[Requester, Depends(asker_of)]
@@ -113,7 +63,7 @@ async def _replay_in(request: Request) -> ReplayIn:
 ReplayBody = Annotated[ReplayIn, Depends(_replay_in)]
 
 
-def admin_router(service: AdminService, guard: AdminGuard) -> APIRouter:
+def admin_router(service: ReplayAdmin, guard: AdminGuard) -> APIRouter:
     """Return the routes under ``/v1/admin`` for replays and the audit.
 
     Args:
@@ -211,7 +161,7 @@ def _add_watching(made: APIRouter, routes: _Admin) -> None:
 class _Admin:
     """The endpoints and their shared state."""
 
-    def __init__(self, service: AdminService) -> None:
+    def __init__(self, service: ReplayAdmin) -> None:
         self._service = service
 
     async def start(

@@ -14,12 +14,12 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rehydrate.api import answers
-from rehydrate.api.admin import AdminService, admin_router
+from rehydrate.api.admin import admin_router
 from rehydrate.api.answers import DirectFastAPI, Route, problem_of, request_id
 from rehydrate.api.auth.access import Access, bearer
 from rehydrate.api.auth.admin_guard import AdminGuard
 from rehydrate.api.conversations import LIMITS, Limits, router
-from rehydrate.api.inspection import Inspector, inspection_router
+from rehydrate.api.inspection import inspection_router
 from rehydrate.api.openapi import SECURITY_SCHEMES, drop_annotations, problems
 from rehydrate.api.schemas import Readiness
 from rehydrate.api.service import Service
@@ -28,6 +28,8 @@ from rehydrate.api.telemetry import CONTENT_TYPE, AccessLogMiddleware, Metrics
 from rehydrate.api.webhooks import WebhookSenders, events_router
 from rehydrate.core.json import dump
 from rehydrate.errors import NotConfigured, RehydrateError
+from rehydrate.maintenance.inspector import ServiceInspector
+from rehydrate.replay.admin import ReplayAdmin
 
 _SENT_HEADERS = (
     "Authorization",
@@ -48,8 +50,8 @@ def create_app(
     metrics: Metrics | None = None,
     limits: Limits = LIMITS,
     announcers: WebhookSenders | None = None,
-    inspector: Inspector | None = None,
-    admin: AdminService | None = None,
+    inspector: ServiceInspector | None = None,
+    admin: ReplayAdmin | None = None,
 ) -> FastAPI:
     """Return the application; its lifespan opens and closes *service* and *access*.
 

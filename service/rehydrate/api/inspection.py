@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
@@ -31,43 +31,14 @@ from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor
 
 if TYPE_CHECKING:
-    from rehydrate.core.positions import Cursor
-    from rehydrate.hydrate.inspect import Inspected, ServiceHealth
-    from rehydrate.ports import Listed
+    from rehydrate.maintenance.inspector import ServiceInspector
 
 AT_ONCE = 32
 """Maximum number of concurrent inspection requests (429 beyond it): readers have priority."""
 
 
-class Inspector(Protocol):
-    """The use cases behind the inspection routes. Each call may raise `StoreUnavailable`."""
-
-    async def listed(
-        self,
-        *,
-        limit: int,
-        before: Cursor | None,
-        query: str | None,
-        streaming: bool,
-    ) -> tuple[list[Listed], Cursor | None]:
-        """Return matching conversations, newest first, and the cursor of the next page."""
-        ...
-
-    async def inspect(self, conversation_id: str, message_id: str) -> Inspected:
-        """Return one message with its timeline, publisher and lease.
-
-        Raises:
-            NotFound: the message does not exist.
-        """
-        ...
-
-    async def health(self) -> ServiceHealth:
-        """Return the health of this process and its dependencies."""
-        ...
-
-
 def inspection_router(
-    inspector: Inspector, admit: Callable[[Request], Awaitable[object]]
+    inspector: ServiceInspector, admit: Callable[[Request], Awaitable[object]]
 ) -> APIRouter:
     """Return the read-only routes under ``/v1/admin``.
 
@@ -123,7 +94,7 @@ def inspection_router(
 class _Inspection:
     """The endpoints and their shared state."""
 
-    def __init__(self, inspector: Inspector) -> None:
+    def __init__(self, inspector: ServiceInspector) -> None:
         self._inspector = inspector
         self._limit = ConcurrencyLimit(AT_ONCE, "inspection requests")
 

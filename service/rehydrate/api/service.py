@@ -5,47 +5,19 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Sequence
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import Collection, Sequence
 
     from rehydrate.core.positions import Cursor
-    from rehydrate.follow.subscriptions import Follower
-    from rehydrate.hydrate.hydrate import Hydrated
+    from rehydrate.follow.subscriptions import Subscriptions
     from rehydrate.ports import Conversation
     from rehydrate.record.import_messages import NewMessage, StoreResult
-
-
-class ReaderService(Protocol):
-    """What the two hot routes call for every request, without a facade in between."""
-
-    @property
-    def channel_of(self) -> Callable[[str], Awaitable[str]]:
-        """Return the channel of a conversation: stored, or by the template. Cached."""
-        ...
-
-    async def hydrate(
-        self,
-        conversation_id: str,
-        *,
-        until: str | None = None,
-        limit: int = 50,
-        before: Cursor | None = None,
-    ) -> Hydrated:
-        """Return the hydrated conversation; one that does not exist has no messages."""
-        ...
-
-    def joined(
-        self, conversation_id: str, *, limit: int = 50, after: str | None = None
-    ) -> AbstractAsyncContextManager[Follower]:
-        """Follow the conversation while the block runs, from the event *after* on if possible."""
-        ...
 
 
 class Service(Protocol):
     """The use cases behind the routes. Each call may raise `StoreUnavailable`."""
 
     @property
-    def readers(self) -> ReaderService:
+    def readers(self) -> Subscriptions:
         """The use cases of readers."""
         ...
 
