@@ -10,6 +10,7 @@ from ably import AblyRealtime
 from ably_channel import ends, until
 from rehydrate.ably.connection import Connection
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
+from waiting import PATIENCE_S
 
 
 class RecordingListener:
@@ -39,11 +40,11 @@ async def connection(server):
             queue_messages=False,
             endpoint=f"127.0.0.1:{server.port}",
             tls=False,
-            realtime_request_timeout=500,
+            realtime_request_timeout=5000,
             disconnected_retry_timeout=100,
         )
 
-    connection = Connection(build, lambda: None, timeout_s=0.5, ping_every_s=0.1)
+    connection = Connection(build, lambda: None, timeout_s=PATIENCE_S, ping_every_s=0.1)
     connection.key = server.key
     connection.listener = RecordingListener()
     connection.listeners.append(connection.listener)
@@ -106,6 +107,7 @@ async def test_a_refused_key_is_reported_to_listeners_and_retried(server, connec
 
 async def test_an_unreachable_server_is_unavailable_and_used_once_it_is_back(server, connection):
     await server.stop()
+    connection._timeout_s = 0.5
     with pytest.raises(ChannelUnavailable, match=r"0\.5 s"):
         await connection.client()
     await server.start()

@@ -149,7 +149,7 @@ async def test_gap_13_an_attach_answered_with_detached_fails(answer):
     async with _answering(answer) as port:
         stub = Stub()
         stub.port = port
-        async with opened(stub) as log:
+        async with opened(stub, request_timeout_s=2.0) as log:
             with pytest.raises(ChannelUnavailable):
                 async with log.subscribe(C):
                     raise AssertionError("attached")
@@ -190,7 +190,7 @@ async def test_gap_19_a_dead_connection_is_detected_after_the_clock_was_set_back
     monkeypatch.setattr(clock, lambda: time.time_ns() // 1_000_000 - behind_ms)
     async with (
         LocalAbly(settings=LocalAblySettings(max_idle_interval_s=1.0)) as server,
-        opened(server) as log,
+        opened(server, request_timeout_s=2.0) as log,
         log.subscribe(C, rewind="1m") as subscription,
     ):
         ours = subscription._client
