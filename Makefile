@@ -9,8 +9,8 @@ ARGS ?=
 # the first Python that is new enough; to choose another: make test PYTHON=/opt/python/bin/python3.13
 PYTHON ?= $(shell for p in python3 python3.11 python3.12 python3.13 python3.14; do \
 	"$$p" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo "$$p" && break; done)
-# files run in parallel, the tests of a file in order; ARGS="-n0" for one process
-PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile
+# files run in parallel, the longest first, the tests of a file in order; ARGS="-n0" for one process
+PYTEST := $(BIN)/python -m pytest -n auto --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/python -m pip --disable-pip-version-check --quiet --no-input
 COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package rehydrate --strip-extras \
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host

@@ -33,6 +33,16 @@ SLOW = {
 """Tests that start processes or browsers, wait for real time, or search for a long time."""
 
 
+FIRST = (
+    "chaos/test_chaos.py", "soak/test_soak.py", "demo/test_command.py", "journeys/test_kill.py",
+    "upgrading/test_side_by_side.py", "laws/test_folding.py", "laws/test_joining.py",
+    "examples/test_chat_page.py", "demo/test_examples.py", "journeys/test_appends.py",
+    "journeys/test_many_processes.py", "cli/test_main.py", "embedded/test_postgres.py",
+    "postgres/test_message_rows.py", "core/test_any_message.py", "laws/test_client_js.py",
+    "maintenance/test_verify.py", "cli/test_progress.py", "postgres/test_migrations.py",
+)  # fmt: skip
+"""The files that take longest. They begin first, so that no worker is left with one at the end."""
+
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 4 << 30
 """What the temporary files of a run may need, most of them databases."""
@@ -51,10 +61,20 @@ def pytest_configure() -> None:
         os.environ["TMPDIR"] = tempfile.tempdir = str(MEMORY)
 
 
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers() -> int:
+    """Start two workers for each of few cores: for half of their time tests wait."""
+    cores = os.cpu_count() or 1
+    return min(2 * cores, max(cores, 16))
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Mark the slow tests, which the quick run leaves out."""
+    """Mark the slow tests, which the quick run leaves out; begin with the longest files."""
+    places = {name: place for place, name in enumerate(FIRST)}
+    tests = Path(__file__).parent
+    items.sort(key=lambda item: places.get(item.path.relative_to(tests).as_posix(), len(FIRST)))
     for item in items:
-        path = item.path.relative_to(Path(__file__).parent)
+        path = item.path.relative_to(tests)
         if path.parts[0] in SLOW or path.as_posix() in SLOW:
             item.add_marker(pytest.mark.slow)
 

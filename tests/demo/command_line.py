@@ -98,9 +98,9 @@ class Command:
                 self._heard.clear()
                 await self._heard.wait()
 
-    async def end(self):
+    async def end(self, *, within_s=PATIENCE_S):
         """Wait for its end; return the rest of its output."""
-        async with asyncio.timeout(PATIENCE_S):
+        async with asyncio.timeout(within_s):
             out = await self._process.stdout.read()
             code = await self._process.wait()
             await self._reading
@@ -115,7 +115,7 @@ class Command:
 async def ran(*argv, module="rehydrate", **settings):
     """Run a command to its end."""
     async with Command(*argv, module=module, **settings) as command:
-        return await command.end()
+        return await command.end(within_s=3 * PATIENCE_S)
 
 
 def processes_on(folder):
