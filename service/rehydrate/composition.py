@@ -143,7 +143,7 @@ def services(
         subscriptions,
         maintenance,
         worker,
-        ReplayAdmin(ctx, requests),
+        ReplayAdmin(ctx, requests, worker),
         ServiceInspector(ctx, subscriptions, maintenance),
         ModelRuns(ctx, respond=respond, cancels=subscriptions.cancels),
     )

@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import signal
 
 import pytest
 
+from api.tcp_proxy import TcpProxy
 from demo.command_line import Command, ran, settings_on
 from localably import LocalAbly
 from rehydrate import History, NewMessage
 from rehydrate.cli.progress import ProgressBar
 from rehydrate.core.replay.schedule import Replay, ReplayTerms
 from rehydrate.settings import load_settings
+from waiting import until
 
 TOKENS = ["むかし", "👩‍👩‍👧", "x", "y", "z"]
 
@@ -141,6 +144,83 @@ async def test_ctrl_c_cancels_the_replay(configured, database):
         assert newest.state == "cancelled"
         entries, _ = await history.admin.audit()
     assert {"replay", "replay_cancel"} <= {entry.action for entry in entries}
+
+
+class HeldProxy(TcpProxy):
+    """Accepts connections, and forwards nothing before `let_go`."""
+
+    def __init__(self, url):
+        super().__init__(url)
+        self.reached, self.let_go = asyncio.Event(), asyncio.Event()
+
+    async def _join(self, reader, writer):
+        self.reached.set()
+        await self.let_go.wait()
+        await super()._join(reader, writer)
+
+
+async def published(configured, replay_of):
+    """Return the channel messages of replays, by name."""
+    async with History(load_settings(**configured)) as history:
+        pages = history._channel.history("ai:c", forwards=True)
+        messages = [message async for page in pages for message in page]
+        (found, _) = await history.admin.replays()
+    headers = [(m.name, (m.extras or {}).get("headers", {})) for m in messages]
+    return found, [name for name, each in headers if each.get("replayOf") == replay_of]
+
+
+async def has_ended(history, replay_id):
+    return (await history.admin.find_replay(replay_id)).ended
+
+
+async def test_ctrl_c_before_it_begins_does_not_begin_it(configured, database):
+    async with HeldProxy(database) as held:
+        given = configured | {"REHYDRATE_DATABASE_URL": held.url}
+        async with Command("replay", "c", "s", "--speed", "0", **given) as command:
+            await asyncio.wait_for(held.reached.wait(), 30)
+            command.send(signal.SIGINT)
+            await asyncio.sleep(0.5)  # without an answer of the store
+            held.let_go.set()
+            result = await command.end()
+    assert result.code == 130
+    assert "Traceback" not in result.err
+    assert await published(configured, "s") == ([], [])
+
+
+async def test_failed_looks_are_repeated_until_the_store_answers_again(configured, database):
+    async with TcpProxy(database) as cable:
+        given = configured | {"REHYDRATE_DATABASE_URL": cable.url}
+        argv = ("replay", "c", "s", "--speed", "0", "--max-rate", "8")
+        async with Command(*argv, **given) as command:
+            await command.prints("running")
+            await cable.disconnect()
+            await command.prints("store is unavailable")
+            await cable.connect()
+            result = await command.end()
+    assert result.code == 0, result.err
+    assert result.out.startswith("done: ")
+    (replay,), names = await published(configured, "s")
+    assert (replay.state, names.count("stop")) == ("done", 1)
+
+
+async def test_ctrl_c_without_a_store_still_stops_the_stream(configured, database):
+    async with TcpProxy(database) as cable:
+        given = configured | {"REHYDRATE_DATABASE_URL": cable.url}
+        argv = ("replay", "c", "s", "--speed", "0", "--max-rate", "8")
+        async with Command(*argv, **given) as command:
+            await command.prints("running")
+            await cable.disconnect()
+            command.send(signal.SIGINT)
+            result = await command.end()
+    assert result.code == 130
+    assert "Traceback" not in result.err
+    (replay,), names = await published(configured, "s")
+    assert names.count("stop") == 1
+    async with History(load_settings(**configured)) as history:  # as any process of the service
+        await until(lambda: has_ended(history, replay.id))
+        assert (await history.admin.find_replay(replay.id)).state == "cancelled"
+    _, names = await published(configured, "s")
+    assert (names.count("start"), names.count("stop")) == (1, 1)
 
 
 @pytest.mark.parametrize(

@@ -148,7 +148,7 @@ async def test_progress_is_stored_and_resets_the_attempts(replays):
         1,
         0,
     )
-    await replays.release_replay(found._replace(done=4), "h")
+    await replays.release_replay(found._replace(done=4), "h", begun=False)
     again = await replays.claim_replay("h2", 60, **LIMITS)
     assert (again.done, again.gen, again.attempts) == (4, 2, 1)
 
@@ -168,6 +168,17 @@ async def test_a_replay_is_cancelled_once(replays):
     assert await replays.keep_replay(running, "h", 60) == "cancel"
     entries, _ = await replays.audit(limit=4, before=None)
     assert [each.outcome for each in entries] == ["unchanged", "accepted"] * 2
+
+
+@pytest.mark.parametrize("begun", [False, True])
+async def test_a_release_is_no_failed_attempt_but_shows_whether_the_replay_has_begun(
+    replays, begun
+):
+    await add(replays)
+    for claims in range(1, 5):
+        claimed = await replays.claim_replay("h", 60, **LIMITS)
+        assert claimed.attempts == (2 if begun and claims > 1 else 1)
+        await replays.release_replay(claimed, "h", begun=begun)
 
 
 async def test_replays_are_listed_newest_first_in_pages(replays):

@@ -66,3 +66,24 @@ async def test_a_cancelled_replay_has_ended_when_the_call_returns(room):
     replay = await room.history.replay(room.id, "r", speed=0.01)
     cancelled = await room.history.admin.cancel_replay(replay.id, asker=Requester("me"))
     assert (cancelled.id, cancelled.state) == (replay.id, "cancelled")
+
+
+async def test_a_stream_is_stopped_without_the_store_and_ends_as_cancelled(room, database, ably):
+    await room.respond("r", [f"{n} " for n in range(40)])
+    replay = await room.history.replay(room.id, "r", speed=0, max_rate=10)
+    await room.reached(replay, 3)
+    seen = await room.history.admin.find_replay(replay.id)
+    worker = room.history._replay_worker
+    for run in worker._runs.values():
+        run._replays = None  # its process has no store
+    await worker.close()
+    await room.history.admin.stop_stream(seen)
+    async with room_over(database, ably) as other:
+        ended = await other.ended(replay)
+    assert (ended.state, ended.error) == ("cancelled", None)
+    events = await room.events(replay)
+    assert [e.kind for e in events].count("stop") == 1
+    assert folded(events, replay.id).status == "cancelled"
+    await room.history.admin.stop_stream(seen)
+    await room.history.admin.stop_stream(seen._replace(terms=seen.terms._replace(mode="repair")))
+    assert [e.kind for e in await room.events(replay)].count("stop") == 1

@@ -174,6 +174,7 @@ async def test_a_cancelled_stream_ends_after_the_published_text(kept):
 async def test_a_stream_that_is_cancelled_before_its_first_step_starts_and_stops(kept):
     player = kept.player(cancel_asked=True)
     assert not await player.play()
+    assert not kept.wire.taken
     await player.stop("cancelled")
     assert [(e.kind, e.seq) for e in kept.wire.taken] == [("start", 0), ("stop", 1)]
     assert kept.wire.shown == ("", "cancelled")

@@ -44,13 +44,13 @@ class ReplayRows:
         self.ended.append((replay, note))
         return True
 
-    async def release_replay(self, replay, holder):
+    async def release_replay(self, replay, holder, *, begun):
         self._fail()
-        self.released.append(replay)
+        self.released.append((replay, begun))
 
 
 class Player:
-    done, seconds_done, gen, gen_from = 3, 0.5, 2, 1
+    done, seconds_done, gen, gen_from, begun = 3, 0.5, 2, 1, True
 
     def __init__(self):
         self.cancelled = asyncio.Event()
@@ -175,9 +175,26 @@ async def test_the_final_state_waits_for_the_store(run, ledger):
     assert await ending
 
 
+async def test_nothing_was_published_before_the_first_player_has_begun(ledger):
+    run = ReplayRun(REPLAY._replace(attempts=1), "h", ledger)
+    assert not run.may_have_begun
+    run.player = Player()
+    assert run.may_have_begun
+    for more in ({"attempts": 2}, {"done": 1}):
+        assert ReplayRun(REPLAY._replace(attempts=1)._replace(**more), "h", ledger).may_have_begun
+
+
+async def test_a_cancellation_before_there_is_a_player_is_kept_for_it(ledger):
+    run = ReplayRun(REPLAY, "h", ledger)
+    ledger.answer = "cancel"
+    await run.permit.renew()
+    assert run.replay.cancel_asked
+
+
 async def test_it_is_released_with_its_progress_or_its_lease_runs_out(run, ledger):
     await run.release()
-    assert ledger.released[0].done == 3
+    ((released, begun),) = ledger.released
+    assert (released.done, begun) == (3, True)
     ledger.away = True
     await run.release()
     run.player = None

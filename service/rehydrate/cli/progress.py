@@ -7,25 +7,34 @@ import getpass
 import json
 import signal
 import sys
-from contextlib import contextmanager
-from typing import TYPE_CHECKING, TextIO
+from contextlib import AsyncExitStack, contextmanager
+from typing import TYPE_CHECKING, Any, TextIO, TypeVar
 
+from rehydrate.background import Backoff
 from rehydrate.core.replay.schedule import Replay, ReplayTerms, Requester, listed
+from rehydrate.errors import Unavailable
 from rehydrate.history import History
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
     from rehydrate.replay.requests import CheckedRequest
 
 POLL_INTERVAL_S = 0.2
+MAX_RETRY_S = 2.0
 CANCEL_TIMEOUT_S = 15.0
 """Seconds to wait for a cancelled replay to end; longer than the lease of a process that died."""
+
+OUTAGE_TIMEOUT_S = 300.0
+"""Seconds for which the store may fail to answer before the stream is stopped."""
 
 _WIDTH = 30
 _INTERRUPTED = 130
 _MAX_LISTED = 1_000
 _TENTHS = 10
+_UNANSWERED = {"code": "store_unavailable", "detail": "the store did not answer"}
+
+T = TypeVar("T")
 
 
 class ProgressBar:
@@ -88,44 +97,128 @@ async def replay(
     """
     asker = Requester(f"command line: {_user()}")
     with _cancelled_by_signal() as cancelled:
-        async with History() as history:
+        async with AsyncExitStack() as stack:
+            history = await _unless(cancelled, stack.enter_async_context(History()))
+            if history is None:
+                return _not_begun()
             if dry_run:
                 asked = await history.admin.replay_dry_run(
                     conversation_id, response_id, terms, asker=asker
                 )
                 _print_schedule(asked, as_json=as_json)
                 return 0
-            queued = await history.replay(
-                conversation_id, response_id, **terms._asdict(), asker=asker
-            )
-            ended = await _watch(history, queued, cancelled, asker, None if quiet else sys.stderr)
+            asking = history.replay(conversation_id, response_id, **terms._asdict(), asker=asker)
+            queued = await _unless(cancelled, asking)
+            if queued is None:
+                await _cancel_unseen(history, asker, conversation_id, response_id)
+                return _not_begun()
+            watch = _Watch(history, queued, cancelled, asker, None if quiet else sys.stderr)
+            ended = await watch.run()
     _print_result(ended, as_json=as_json)
     if ended.state == "done":
         return 0
     return _INTERRUPTED if cancelled.is_set() else 1
 
 
-async def _watch(
-    history: History,
-    queued: Replay,
-    cancelled: asyncio.Event,
-    asker: Requester,
-    out: TextIO | None,
-) -> Replay:
-    """Show the progress until the replay has ended; cancel it when *cancelled* is set."""
-    bar, now, cancelling = ProgressBar(out), queued, False
-    loop = asyncio.get_running_loop()
-    deadline_s = float("inf")
-    bar.show(now)
-    while not now.ended and loop.time() < deadline_s:
-        if cancelled.is_set() and not cancelling:
-            cancelling, deadline_s = True, loop.time() + CANCEL_TIMEOUT_S
-            now = await history.admin.cancel_replay(queued.id, asker=asker)
+async def _unless(cancelled: asyncio.Event, work: Coroutine[Any, Any, T]) -> T | None:
+    """Return the result of *work*; None if *cancelled* is set first, which cancels the work."""
+    working, signalled = asyncio.ensure_future(work), asyncio.ensure_future(cancelled.wait())
+    try:
+        await asyncio.wait({working, signalled}, return_when=asyncio.FIRST_COMPLETED)
+        if working.done():
+            return working.result()
+    finally:
+        for task in (working, signalled):
+            task.cancel()
+        await asyncio.gather(working, signalled, return_exceptions=True)
+    return None
+
+
+def _not_begun() -> int:
+    sys.stderr.write("rehydrate: cancelled before the replay began\n")
+    return _INTERRUPTED
+
+
+async def _cancel_unseen(
+    history: History, asker: Requester, conversation_id: str, response_id: str
+) -> None:
+    """Cancel a replay that was queued just as its request was cancelled: its commit may win."""
+    found, _ = await history.admin.replays(limit=10)
+    ours = (asker.actor, conversation_id, response_id)
+    for each in found:
+        if (each.asked_by, each.conversation_id, each.response_id) == ours and not each.ended:
+            await history.admin.cancel_replay(each.id, asker=asker)
+            return  # the newest
+
+
+class _Watch:
+    """Shows a replay until it has ended, and cancels it when *cancelled* is set.
+
+    Where the store does not answer, it is asked again. If it does not answer in time, the stream is
+    stopped without it: nobody else may be there to continue it.
+    """
+
+    def __init__(
+        self,
+        history: History,
+        queued: Replay,
+        cancelled: asyncio.Event,
+        asker: Requester,
+        out: TextIO | None,
+    ) -> None:
+        self._admin = history.admin
+        self._now = queued
+        self._cancelled = cancelled
+        self._asker = asker
+        self._out = out
+        self._bar = ProgressBar(out)
+        self._cancel_sent = False
+        self._backoff = Backoff(POLL_INTERVAL_S, MAX_RETRY_S)
+
+    async def run(self) -> Replay:
+        """Return the replay when it has ended, or when its stream was stopped without the store.
+
+        Raises:
+            Unavailable: the store did not answer for `OUTAGE_TIMEOUT_S`.
+        """
+        loop = asyncio.get_running_loop()
+        self._bar.show(self._now)
+        answered_s, cancel_by_s = loop.time(), float("inf")
+        while not self._now.ended:
+            if self._cancelled.is_set():
+                cancel_by_s = min(cancel_by_s, loop.time() + CANCEL_TIMEOUT_S)
+            try:
+                await self._look()
+            except Unavailable as error:
+                if loop.time() > min(cancel_by_s, answered_s + OUTAGE_TIMEOUT_S):
+                    await self._admin.stop_stream(self._now)
+                    if not self._cancelled.is_set():
+                        raise
+                    return self._now._replace(state="cancelled", error=_UNANSWERED)
+                self._report(error)
+                await asyncio.sleep(self._backoff.next_s())
+            else:
+                answered_s = loop.time()
+                self._backoff.reset()
+                if loop.time() > cancel_by_s:
+                    await self._admin.stop_stream(self._now)
+                    break
+        return self._now
+
+    async def _look(self) -> None:
+        """Find the current state after a pause; request the cancellation if that is due."""
+        if self._cancelled.is_set() and not self._cancel_sent:
+            self._now = await self._admin.cancel_replay(self._now.id, asker=self._asker)
+            self._cancel_sent = True
         else:
-            await _pause(cancelled, cancelling=cancelling)
-            now = await history.admin.find_replay(queued.id)
-        bar.show(now)
-    return now
+            await _pause(self._cancelled, cancelling=self._cancel_sent)
+            self._now = await self._admin.find_replay(self._now.id)
+        self._bar.show(self._now)
+
+    def _report(self, error: Unavailable) -> None:
+        if self._out is not None:
+            self._out.write(f"{error.title}, retrying\n")
+            self._out.flush()
 
 
 async def _pause(cancelled: asyncio.Event, *, cancelling: bool) -> None:

@@ -67,8 +67,12 @@ class ReplayQueue(Protocol):
         """
         ...
 
-    async def release_replay(self, replay: Replay, holder: str) -> None:
-        """Give *replay* up, so that another process can continue it at once."""
+    async def release_replay(self, replay: Replay, holder: str, *, begun: bool) -> None:
+        """Give *replay* up, so that another process can continue it at once.
+
+        That is no failed attempt. *begun*: something of it may have been published, so that the
+        next attempt does not count as the first.
+        """
         ...
 
     async def end_replay(self, replay: Replay, holder: str, note: AuditEntry) -> bool:

@@ -91,7 +91,7 @@ _RENEW = """
 
 _RELEASE = """
     UPDATE replays SET lease_holder = NULL, lease_until = NULL, done = $4, seconds_done = $5,
-        attempts = greatest(attempts - 1, 0)
+        attempts = greatest(attempts - 1, $6)
     WHERE conversation_id = $1 AND id = $2 AND lease_holder = $3 AND state = 'running'
 """
 
@@ -236,9 +236,12 @@ class PostgresReplays:
             )
         return rows[0][0] if rows else None
 
-    async def release_replay(self, replay: Replay, holder: str) -> None:
-        """Store the progress of *replay* and release it, so another process can continue it."""
-        progress = (replay.done, replay.seconds_done)
+    async def release_replay(self, replay: Replay, holder: str, *, begun: bool) -> None:
+        """Store the progress of *replay* and release it, so another process can continue it.
+
+        *begun*: the next attempt does not count as the first.
+        """
+        progress = (replay.done, replay.seconds_done, int(begun))
         async with self._writers.transaction() as session:
             await session.execute(_RELEASE, replay.conversation_id, replay.id, holder, *progress)
 

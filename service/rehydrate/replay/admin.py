@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.schedule import AuditEntry, Mode, Replay
     from rehydrate.replay.requests import CheckedRequest, ReplayRequests
+    from rehydrate.replay.worker import ReplayWorker
 
 CANCEL_WITHIN_S = 2.0
 """How long a cancel waits for the replay to end."""
@@ -28,11 +29,13 @@ class ReplayAdmin:
     Args:
         ctx: the adapters and limits.
         requests: validates requests and records them.
+        worker: runs the replays of this process.
     """
 
-    def __init__(self, ctx: Context, requests: ReplayRequests) -> None:
+    def __init__(self, ctx: Context, requests: ReplayRequests, worker: ReplayWorker) -> None:
         self._ctx = ctx
         self._requests = requests
+        self._worker = worker
 
     async def replay(
         self,
@@ -89,6 +92,13 @@ class ReplayAdmin:
             await asyncio.sleep(_POLL_S)
             replay = await self._requests.find(replay_id)
         return replay
+
+    async def stop_stream(self, replay: Replay) -> None:
+        """Publish the stop of *replay* without the store, which does not answer.
+
+        Whichever process continues the replay later finds that stop, and ends it as cancelled.
+        """
+        await self._worker.stop_stream(replay)
 
     async def replays(
         self, *, limit: int = 50, before: Cursor | None = None

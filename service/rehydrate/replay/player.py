@@ -74,6 +74,7 @@ class Player:
         acknowledged: the last step up to which all are acknowledged; -1 if none is.
         gen: the gen of the stream.
         gen_from: the last step whose content this gen received from a repair.
+        begun: whether this player has published anything.
         stopped_as: the status of the stop that history shows; None if it shows none.
     """
 
@@ -96,6 +97,7 @@ class Player:
         self.acknowledged = replay.done or -1
         self.gen = replay.gen
         self.gen_from = replay.gen_from
+        self.begun = False
         self.stopped_as: str | None = None
         self._start_pending = replay.gen > 1 or self.acknowledged < 0
         self._sent: deque[tuple[int, asyncio.Future[Sequence[str | None]]]] = deque()
@@ -177,8 +179,9 @@ class Player:
         while True:
             before = self.acknowledged
             try:
-                await self._publish_start()
-                await self._stream()
+                if self.begun or not self._cancelled:
+                    await self._publish_start()
+                    await self._stream()
             except ChannelUnavailable as error:
                 if self.acknowledged > before:
                     attempts = 0
@@ -302,6 +305,7 @@ class Player:
 
         It is awaited: the times of the steps count from when the connection is up.
         """
+        self.begun = True
         if not self._start_pending:
             return
         await publish_with_retries(self._outlet, self._event(0))

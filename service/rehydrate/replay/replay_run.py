@@ -49,6 +49,12 @@ class ReplayRun:
             f"lease of {replay.id}", self._renew, every_s=RENEW_EVERY_S, lease_s=LEASE_S
         )
 
+    @property
+    def may_have_begun(self) -> bool:
+        """False if nothing of the replay was published, here or by another process."""
+        here = self.player is not None and self.player.begun
+        return here or self.replay.attempts > 1 or self.replay.done > 0
+
     def renew_now(self) -> None:
         """Renew the lease at once, and so see a cancellation at once."""
         self._keeper.renew_now()
@@ -86,8 +92,10 @@ class ReplayRun:
         order = await self._replays.keep_replay(self.progress(), self._holder, LEASE_S)
         if order is None:
             raise LeaseLost
-        if order != "play" and self.player is not None:
-            self.player.cancel()
+        if order != "play":
+            self.replay = self.replay._replace(cancel_asked=True)
+            if self.player is not None:
+                self.player.cancel()
         return order != "erased"
 
     async def end(self, state: ReplayState, error: Any) -> bool:
@@ -130,7 +138,8 @@ class ReplayRun:
     async def release(self) -> None:
         """Release the lease, so that another process continues the replay at once."""
         try:
-            await self._replays.release_replay(self.progress(), self._holder)
+            begun = self.may_have_begun
+            await self._replays.release_replay(self.progress(), self._holder, begun=begun)
         except StoreUnavailable:
             _log.warning("a replay could not be released; it continues when its lease runs out")
 

@@ -37,6 +37,8 @@ MAX_ATTEMPTS = 5
 MAX_STOPS = 15
 """How often its stop is tried while Ably does not answer; the delays then add up to minutes."""
 
+_NO_STOP = "the stop of a replay could not be published"
+
 SLACK_S = 600.0
 """How much longer than twice its planned time a replay may run, in seconds."""
 
@@ -98,6 +100,24 @@ class ReplayWorker:
             run.renew_now()
         self.task.wake()
 
+    async def stop_stream(self, replay: Replay) -> None:
+        """Publish the stop of *replay* without the store; what runs of it here ends.
+
+        If it cannot be published, that is logged.
+        """
+        if replay.terms.mode != "stream":
+            return
+        run = self._runs.get(replay.id)
+        if run is not None and run.player is not None:
+            run.player.cancel()
+            replay = run.progress()
+        with self._ctx.publish_queue.channel(replay.channel) as outlet:
+            event = stop_event(replay, "cancelled", self._rules.client_id)
+            try:
+                await publish_with_retries(outlet, event)
+            except ChannelUnavailable as error:
+                log_failure(_log, _NO_STOP, error)
+
     async def _claim_all(self) -> None:
         """Claim and start replays until none is left, or enough run."""
         while len(self._running) < self._rules.at_once and await self._start_one():
@@ -144,7 +164,7 @@ class ReplayWorker:
             replay.channel, steady_per_s=replay.terms.max_rate
         ) as outlet:
             ended = await self._attempt(run, outlet)
-            if ended.state != "done" and replay.terms.mode == "stream":
+            if ended.state != "done" and replay.terms.mode == "stream" and run.may_have_begun:
                 await self._stop(run, outlet, ended.state)
         return ended
 
@@ -183,7 +203,7 @@ class ReplayWorker:
         if state is None:
             return _Ended("cancelled", _ERASED)
         schedule, plan = await asyncio.to_thread(planned, state, replay.terms)
-        player = Player(replay, schedule, outlet, self._rules.client_id, run.permit)
+        player = Player(run.replay, schedule, outlet, self._rules.client_id, run.permit)
         run.player = player
         if replay.attempts > 1 or replay.done:
             await player.resume(self._ctx.channel, replay.channel, replay.started_ms or 0)
@@ -210,7 +230,7 @@ class ReplayWorker:
         except ChannelUnavailable as error:
             if run.replay.attempts <= MAX_STOPS and not isinstance(error, ChannelRefused):
                 raise
-            _log.warning("the stop of a replay could not be published")
+            log_failure(_log, _NO_STOP, error)
 
     def _left_s(self, replay: Replay) -> float:
         """Return for how long *replay* may still run, in seconds."""
