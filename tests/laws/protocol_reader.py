@@ -150,6 +150,7 @@ class Reader:
             v |= {"recent": {}, "start": ""}
             if not v["parts"] and v["text"]:
                 v["parts"] = [{"type": "text", "text": v["text"]}]
+        self.grown = {t["serial"]: v["id"] for v in self.messages.values() for t in reached(v)}
 
     def receive(self, m):  # section 9
         e = decode(m)
@@ -164,7 +165,7 @@ class Reader:
             e = self.whole(e)
             if isinstance(e, str):
                 return e
-            e.rid = self.grown_in(e.serial) or e.rid
+            e.rid = self.grown.get(e.serial) or e.rid
         v = self.find(e)
         if v == "DROP":
             return v
@@ -173,16 +174,10 @@ class Reader:
             self.apply(v, e)
         return result
 
-    def grown_in(self, serial):
-        for v in self.messages.values():
-            if serial in v.get("versions", {}) or any(t["serial"] == serial for t in reached(v)):
-                return v["id"]
-        return None
-
     def whole(self, e):  # section 9.3
         base = self.chains.get(e.serial)
         if base is None and e.delta:
-            return "AGAIN" if self.grown_in(e.serial) or e.rid is not None else "DROP"
+            return "AGAIN" if self.grown.get(e.serial) or e.rid is not None else "DROP"
         if base is not None:
             if e.version <= base.version:
                 return base
@@ -228,6 +223,8 @@ class Reader:
             v["status"] = "in_progress"
             del v["provisional"]
         change(v, e)
+        if e.version is not None:
+            self.grown[e.serial] = v["id"]
         t = v["through"]
         if e.serial and (t["serial"] is None or e.serial > t["serial"]):
             t["serial"] = e.serial

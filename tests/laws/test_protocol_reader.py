@@ -160,6 +160,15 @@ def compare(answer, messages):
     assert as_shown(map(shown, responses)) == as_shown(view.messages), (answer, messages)
 
 
+def test_a_channel_message_belongs_to_its_message_also_after_a_repair_replaced_its_part():
+    named = {"headers": {"responseId": "r"}}
+    first, second, third = (f"000000000{n}000-000@s:000" for n in (10, 11, 12))
+    log = [ChannelMessage("response", "a", "m0", first, 10_000, None, named, 0, first)]
+    repair = ChannelMessage("response-complete", "E", "m1", second, 11_000, None, named)
+    delta = ChannelMessage(None, "a", "m2", first, 12_000, None, {"headers": {}}, 5, third)
+    compare(answered(log), [repair, delta])
+
+
 def compare_stream(past, messages):
     """Check that the events of the stream add up to the next snapshot."""
     conversation, chains = LiveConversation(asyncio.run(read(context(past), "c"))), AppendChains()
