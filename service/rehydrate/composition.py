@@ -181,6 +181,7 @@ def application(settings: Settings, service: Service, made: Adapters, running: S
         service_keys=revealed(settings.service_keys),
         admin_keys=revealed(settings.admin_keys),
         key_capability=made.channel.key_capability,
+        kept=made.store,
         admits=made.channel.admits,
     )
     secret = settings.webhook_secret

@@ -261,10 +261,26 @@ async def test_without_the_channel_the_stored_part_is_served(backend, module_dat
             assert answer.json()["complete"] is False
             (reason,) = answer.json()["reasons"]
             assert (reason["code"], reason["retry"]) == ("history_unavailable", True)
-            whole = bearer(mint(None, key=KEY))  # only Ably knows what the key may do
+            whole = bearer(
+                mint(None, key=KEY)
+            )  # only Ably knows what the key may do: as last known
             answer = await client.get("/v1/conversations/stored-part", headers=whole)
-            problem(answer, 503, "channel_unavailable")
+            assert answer.status_code == 200
             assert (await client.get("/readyz")).json()["checks"]["channel"] != "ok"
+
+
+async def test_a_key_that_ably_has_never_answered_about_signs_access_to_nothing(database):
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        settings = settings_for(database, nobody.getsockname()[1])
+        async with (
+            served_beside(History(settings).app()) as url,
+            httpx.AsyncClient(base_url=url, timeout=60) as client,
+        ):
+            for capability in (READER, {"*": ["*"]}, None):
+                headers = bearer(mint(capability, key=KEY))
+                answer = await client.get("/v1/conversations/x", headers=headers)
+                problem(answer, 503, "channel_unavailable")
 
 
 async def test_a_database_that_goes_away_is_a_503_until_it_comes_back(module_database, ably):

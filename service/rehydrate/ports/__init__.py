@@ -13,7 +13,7 @@ from rehydrate.ports.channel import (
     PublishTransport,
     Subscription,
 )
-from rehydrate.ports.claims import PromptClaims
+from rehydrate.ports.claims import KeptCapabilities, PromptClaims
 from rehydrate.ports.inspections import Backlog, Inspections, LeaseSeen, Listed
 from rehydrate.ports.publishing import ChannelPublisher, EventProducer, Publisher
 from rehydrate.ports.replays import ReplayQueue, ReplayStore
@@ -45,6 +45,7 @@ __all__ = [
     "EventProducer",
     "Finished",
     "Inspections",
+    "KeptCapabilities",
     "Lease",
     "LeaseSeen",
     "Listed",

@@ -1,4 +1,4 @@
-"""The store port for prompts that agents work on."""
+"""Small ports of the store: prompts that agents work on, and what is known of Ably keys."""
 
 from __future__ import annotations
 
@@ -28,4 +28,16 @@ class PromptClaims(Protocol):
 
     async def release_claim(self, conversation_id: str, prompt_id: str, holder: str) -> None:
         """Release a claim, so that another agent may take the prompt."""
+        ...
+
+
+class KeptCapabilities(Protocol):
+    """The last known capability of each key. Every call may raise `StoreUnavailable`."""
+
+    async def kept_capability(self, key_name: str) -> bytes | None:
+        """Return the JSON kept for the key ``appId.keyId``; None if there is none."""
+        ...
+
+    async def keep_capability(self, key_name: str, capability: bytes) -> None:
+        """Keep *capability*, JSON, for the key ``appId.keyId``."""
         ...

@@ -142,6 +142,15 @@ CLEAR_CHUNKS = """
     DELETE FROM chunks WHERE conversation_id = $1 AND message_id = ANY($2::text[])
 """
 
+KEY_CAPABILITY = """
+    SELECT capability FROM key_capabilities WHERE key_name = $1
+"""
+
+KEEP_KEY_CAPABILITY = """
+    INSERT INTO key_capabilities (key_name, capability) VALUES ($1, $2)
+    ON CONFLICT (key_name) DO UPDATE SET capability = $2
+"""
+
 LEASE = """
     SELECT holder, extract(epoch FROM until)::float8, fenced, told_at IS NOT NULL,
         extract(epoch FROM clock_timestamp())::float8

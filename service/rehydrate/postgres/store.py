@@ -232,6 +232,16 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         async with self._writers.transaction() as session:
             await session.execute(statements.RELEASE_CLAIM, conversation_id, prompt_id, holder)
 
+    async def kept_capability(self, key_name: str) -> bytes | None:
+        """See `rehydrate.ports.KeptCapabilities`."""
+        rows = await self._readers.read(statements.KEY_CAPABILITY, key_name)
+        return rows[0][0] if rows else None
+
+    async def keep_capability(self, key_name: str, capability: bytes) -> None:
+        """See `rehydrate.ports.KeptCapabilities`."""
+        async with self._writers.transaction() as session:
+            await session.execute(statements.KEEP_KEY_CAPABILITY, key_name, capability)
+
     async def ready(self) -> None:
         """Return if Postgres answers and this code can run on its schema.
 

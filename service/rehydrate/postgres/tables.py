@@ -274,6 +274,15 @@ schema_floor = Table(
     CheckConstraint("alone", name="alone"),
 )
 
+# What Ably last answered about each of the deployment's keys, as JSON. Contains no secret.
+key_capabilities = Table(
+    "key_capabilities",
+    metadata,
+    _id("key_name"),
+    Column("capability", LargeBinary, nullable=False),
+    PrimaryKeyConstraint("key_name"),
+)
+
 # Append-only: a trigger, created by the migration, rejects UPDATE, DELETE and TRUNCATE.
 audit = Table(
     "audit",

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import asyncio
+import contextlib
+
 import pytest
 from starlette.requests import Request
 
@@ -66,14 +69,50 @@ async def test_key_and_token_must_both_grant_an_operation():
             await access.reader(token, on(channel))
 
 
-async def test_while_ably_is_unreachable_only_the_claims_decide():
+async def test_before_ably_has_answered_about_a_key_it_signs_access_to_nothing():
     access = make_access(key_capability=away)
+    for token in (mint(READER), mint({"*": ["*"]}), mint()):
+        with pytest.raises(ChannelUnavailable):
+            await access.reader(token, on("ai:x"))
+    await access.close()
+
+
+async def test_after_a_restart_the_last_known_capability_of_a_key_decides(store):
+    before = make_access(key_capability=may_only, kept=store)
+    await before.reader(mint(READER), on("ai:x"))
+    await until_kept(store)
+    await before.close()
+    access = make_access(key_capability=away, kept=store)
     await access.reader(mint(READER), on("ai:x"))
     with pytest.raises(Forbidden):
-        await access.reader(mint(READER), on("b"))
-    with pytest.raises(ChannelUnavailable):
-        await access.reader(mint(), on("ai:x"))
+        await access.reader(mint({"*": ["*"]}), on("c"))  # the key has nothing there
     await access.close()
+
+
+async def test_after_a_restart_a_revoked_key_signs_access_to_nothing(store):
+    async def revoked(_):
+        raise Unauthorized("revoked")
+
+    for answer in (may_only, revoked):
+        before = make_access(key_capability=answer, kept=store)
+        with contextlib.suppress(Unauthorized):
+            await before.reader(mint(READER), on("ai:x"))
+        await until_kept(store, b"{}" if answer is revoked else None)
+        await before.close()
+    access = make_access(key_capability=away, kept=store)
+    with pytest.raises(Forbidden):
+        await access.reader(mint(READER), on("ai:x"))
+    await access.close()
+
+
+async def until_kept(store, capability=None):
+    """Wait until the capability of the first key is stored; None: any."""
+    async with asyncio.timeout(10):
+        while True:
+            kept = await store.kept_capability("app1.key1")
+            if kept is not None and capability in (None, kept):
+                return
+            await asyncio.sleep(0.01)
 
 
 async def test_an_unknown_token_learns_nothing_and_causes_no_lookup():

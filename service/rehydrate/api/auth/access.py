@@ -6,14 +6,13 @@ cached; of other tokens Ably decides (`opaque_tokens`).
 
 from __future__ import annotations
 
-import asyncio
 import hashlib
 import hmac
 import json
 import logging
 import math
 import time
-from collections.abc import Awaitable, Callable, Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -21,21 +20,24 @@ import jwt
 from jwt.algorithms import HMACAlgorithm
 
 from rehydrate.api.answers import MissingCredentials
+from rehydrate.api.auth.key_capabilities import KeyCapabilities, KeyCapability, key_name
 from rehydrate.api.auth.opaque_tokens import Admits, TokenChecks
 from rehydrate.api.telemetry import query_token
-from rehydrate.background import TtlCache, digest, jittered
+from rehydrate.background import TtlCache, digest
 from rehydrate.core.capability import READING, Capability
-from rehydrate.errors import ChannelUnavailable, Forbidden, NotConfigured, Unauthorized
+from rehydrate.errors import (
+    ChannelUnavailable,
+    Forbidden,
+    NotConfigured,
+    Unauthorized,
+)
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
 
+    from rehydrate.ports import KeptCapabilities
+
 _log = logging.getLogger(__name__)
-
-KeyCapability = Callable[[str], Awaitable[Mapping[str, list[str]]]]
-"""Fetch a key's capability from Ably; may raise `Unauthorized` or `ChannelUnavailable`."""
-
-FETCH_TIMEOUT_S = 15.0
 
 LONGEST_TOKEN = 16_384
 """In characters. Ably's own tokens are far shorter, and servers cap headers at 64 KiB."""
@@ -115,19 +117,6 @@ class _AnyLength(HMACAlgorithm):
 
     def check_key_length(self, key: bytes) -> str | None:  # noqa: ARG002 - the library's signature
         return None
-
-
-def key_name(key: str) -> str:
-    """Return the ``appId.keyId`` of an Ably key.
-
-    Raises:
-        NotConfigured: *key* is not ``appId.keyId:secret``.
-    """
-    name, colon, secret = key.partition(":")
-    app_id, dot, key_id = name.partition(".")
-    if not (colon and dot and app_id and key_id and secret):
-        raise NotConfigured("REHYDRATE_ABLY_KEYS: an Ably key has the form appId.keyId:secret")
-    return name
 
 
 def is_jwt(token: str) -> bool:
@@ -218,97 +207,6 @@ def _capability(claim: Any) -> Capability | None:
         raise Unauthorized("the token's claim x-ably-capability is not a capability") from error
 
 
-class KeyCapabilities:
-    """The capability of each key, refreshed every few minutes in the background.
-
-    While Ably is unreachable the last known capability stays in effect.
-
-    Args:
-        keys: Ably keys, ``appId.keyId:secret``.
-        fetch: fetches a key's capability from Ably.
-        fresh_s: seconds after which a capability is fetched again.
-        retry_s: seconds after which a failed fetch is repeated.
-        patience_s: seconds that a request waits for the first fetch.
-        clock: any monotonic clock, in seconds.
-    """
-
-    def __init__(
-        self,
-        keys: Collection[str],
-        fetch: KeyCapability,
-        *,
-        fresh_s: float = 300.0,
-        retry_s: float = 10.0,
-        patience_s: float = 1.0,
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        self._fetch = fetch
-        self._fresh_s, self._retry_s, self._patience_s = fresh_s, retry_s, patience_s
-        self._clock = clock
-        self._entries = {key_name(key): _KeyEntry(key) for key in keys}
-
-    def open(self) -> None:
-        """Start the first fetch of every key, so that the first request need not wait."""
-        for entry in self._entries.values():
-            self._refresh(entry)
-
-    async def close(self) -> None:
-        """Cancel pending fetches."""
-        tasks = [entry.task for entry in self._entries.values() if entry.task is not None]
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-
-    async def of(self, name: str, *, needed: bool) -> Capability | None:
-        """Return the capability of the key *name*; None if it was never fetched successfully.
-
-        Args:
-            name: ``appId.keyId``.
-            needed: True if nothing else can decide; then a pending fetch is waited for.
-
-        Raises:
-            Unauthorized: the key does not exist, or is revoked.
-        """
-        entry = self._entries[name]
-        self._refresh(entry)
-        if entry.task is not None and entry.capability is None and (needed or not entry.attempted):
-            await asyncio.wait({entry.task}, timeout=self._patience_s)
-        if entry.revoked:
-            raise Unauthorized("the key that signed the token does not exist or is revoked")
-        return entry.capability
-
-    def _refresh(self, entry: _KeyEntry) -> None:
-        if entry.task is None and self._clock() >= entry.due_s:
-            entry.task = asyncio.create_task(self._update(entry), name="key capability")
-
-    async def _update(self, entry: _KeyEntry) -> None:
-        wait_s = self._retry_s
-        try:
-            async with asyncio.timeout(FETCH_TIMEOUT_S):
-                entry.capability = Capability.of(dict(await self._fetch(entry.key)))
-            entry.revoked, wait_s = False, self._fresh_s
-        except Unauthorized:
-            entry.capability, entry.revoked = None, True
-            _log.warning("Ably does not recognise the key %s", key_name(entry.key))
-        except Exception as error:  # noqa: BLE001 - logged, and retried after retry_s
-            _log.warning("could not fetch the capability of a key: %s", type(error).__name__)
-        finally:
-            entry.attempted, entry.task = True, None
-            entry.due_s = self._clock() + jittered(wait_s)
-
-
-class _KeyEntry:
-    """The cached capability of one key. ``attempted``: a fetch has ended, with any result."""
-
-    def __init__(self, key: str) -> None:
-        self.key = key
-        self.capability: Capability | None = None
-        self.revoked = False
-        self.attempted = False
-        self.due_s = float("-inf")
-        self.task: asyncio.Task[None] | None = None
-
-
 class Access:
     """Authorizes requests. Tokens and keys are never logged, and are stored as digests only.
 
@@ -318,6 +216,7 @@ class Access:
         admin_keys: secrets of admins, who may also do everything that backends may.
         key_capability: asks Ably for the capability of a key; without it, only the claims of the
             token decide.
+        kept: where the last known capabilities of keys are kept for restarts.
         admits: checks an opaque token with Ably; without it, opaque tokens are rejected.
         clock: seconds since 1970.
 
@@ -332,6 +231,7 @@ class Access:
         service_keys: Collection[str] = (),
         admin_keys: Collection[str] = (),
         key_capability: KeyCapability | None = None,
+        kept: KeptCapabilities | None = None,
         admits: Admits | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -339,7 +239,7 @@ class Access:
         self._apps = {key_name(key).partition(".")[0] for key in ably_keys}
         self._services = _Secrets(service_keys, "REHYDRATE_SERVICE_KEYS")
         self._admins = _Secrets(admin_keys, "REHYDRATE_ADMIN_KEYS")
-        self._keys = KeyCapabilities(ably_keys, key_capability) if key_capability else None
+        self._keys = KeyCapabilities(ably_keys, key_capability, kept) if key_capability else None
         self._admissions = TokenChecks(admits) if admits else None
 
     @property
@@ -439,10 +339,9 @@ class Access:
 
     async def _by_claims(self, claims: TokenClaims, channel: str) -> Reader:
         """Authorize by JWT claims: an operation is granted if both the key and the token grant it."""
-        needed = claims.capability is None
-        of_key = await self._keys.of(claims.key_name, needed=needed) if self._keys else None
-        if of_key is None and needed:
-            raise ChannelUnavailable("could not fetch the capability of the token's key from Ably")
+        of_key = await self._keys.of(claims.key_name) if self._keys else None
+        if of_key is None and claims.capability is None:
+            raise ChannelUnavailable("nothing is known about the capability of the token's key")
         granted = READING
         for capability in (of_key, claims.capability):
             if capability is not None:
