@@ -7,6 +7,7 @@ import pytest
 from api.tcp_proxy import TcpProxy
 from exactness.rooms import Gate, Paused, event_of, open_house, within
 from rehydrate.errors import Conflict, Fenced, StoreUnavailable
+from rehydrate.postgres.locked_conversation import PostgresLockedConversation
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.publish import checkpoints as module
 from rehydrate.publish.checkpoints import Checkpoints
@@ -104,6 +105,26 @@ async def test_a_checkpoint_appends_the_events_since_the_last(room):
     await checkpoints.checkpoint(out)
     await checkpoints.checkpoint(out)
     assert await kept(room) == (1, "abc", "in_progress")
+
+
+async def test_a_checkpoint_renews_the_lease_only_shortly_before_that_is_due(room, monkeypatch):
+    """The lease of 15 s is renewed every 5 s, or by a checkpoint after 4 s."""
+    now_s, granted_s = 100.0, []
+    grant = PostgresLockedConversation.grant
+
+    async def noted_grant(self, *how):
+        granted_s.append(now_s)
+        await grant(self, *how)
+
+    monkeypatch.setattr(module, "_now_s", lambda: now_s)
+    monkeypatch.setattr(PostgresLockedConversation, "grant", noted_grant)
+    checkpoints = checkpoints_of(room)
+    assert (checkpoints.lease_s, checkpoints.renew_s) == (15.0, 5.0)
+    await checkpoints.claim("r", None, None)
+    for at_s in (103.9, 104.0, 107.9, 108.0):
+        now_s = at_s
+        await checkpoints.checkpoint(Written())
+    assert granted_s == [100.0, 104.0, 108.0]
 
 
 async def test_the_end_is_committed_with_unstored_events_and_then_marked_acknowledged(room):

@@ -7,7 +7,9 @@ import asyncio
 import pytest
 
 from exactness.rooms import Gate, Paused, open_house, within
+from rehydrate.core.positions import insertion_position
 from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict, TooLarge
+from rehydrate.publish import prompts as module
 from rehydrate.publish.prompts import cancel, prompt
 from rehydrate.publish.publish_queue import BATCH_BYTES
 
@@ -37,6 +39,20 @@ async def test_a_prompt_has_the_same_position_on_the_channel_and_in_the_store(ro
     assert (state.role, state.status, state.position) == ("user", "completed", message.serial)
     assert await room.shown() == {"p": ("Why? 語😀", "completed")}
     assert (await room.catch_up()).counts == {"old": 1}
+
+
+async def test_a_prompt_whose_acknowledgement_has_no_serial_is_placed_by_its_time(
+    room, monkeypatch
+):
+    publish = module._publish
+
+    async def without_serial(*how):
+        await publish(*how)
+
+    monkeypatch.setattr(module, "_publish", without_serial)
+    await send(room, "p", "Why?")
+    (state,) = await room.store.states(room.id, ["p"])
+    assert state.position == insertion_position(state.started_ms, 0)
 
 
 async def test_a_repeated_prompt_is_not_published_again(room):

@@ -18,7 +18,7 @@ from rehydrate.permits import PermitExpired
 from rehydrate.ports import Outgoing
 from rehydrate.publish import publish_queue as module
 from rehydrate.publish import response_writer
-from rehydrate.publish.publish_queue import packed
+from rehydrate.publish.publish_queue import outgoing, packed
 from rehydrate.settings import load_settings
 from waiting import until
 
@@ -277,6 +277,12 @@ async def test_a_posted_batch_is_one_publish_and_has_the_same_ids_when_repeated(
                 assert len({serial.partition(":")[0] for serial in serials}) == 1
         messages = await published(history, "ai:together")
     assert [m.extras["headers"]["responseId"] for m in messages] == [e.message_id for e in events]
+
+
+@pytest.mark.parametrize("text", ["", "x", "語" * 500, "😀" * 5_000, "\n" * 100])
+def test_the_bound_of_the_size_of_a_token_is_neither_too_low_nor_far_too_high(text):
+    event = Event("token", "r" * 20, seq=1, text=text)
+    assert outgoing(event).size_bytes <= module._max_bytes(event) <= 200 + 4 * (20 + len(text))
 
 
 def test_packed_lists_fit_one_publish_and_keep_their_order():

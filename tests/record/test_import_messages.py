@@ -123,6 +123,11 @@ async def test_the_same_id_twice_in_one_call_has_to_say_the_same(room):
         await room.store_messages(other, one)
 
 
+async def test_a_message_that_is_repeated_in_one_call_is_stored_once(room):
+    one, two = (NewMessage(id_, "assistant", text=id_) for id_ in ("one", "two"))
+    assert await room.store_messages(one, two, two, one) == (["one", "two"], ["two", "one"])
+
+
 async def test_an_open_response_of_somebody_else_is_finished(room):
     await room.tell("r", "ab", stop=False)
     await room.catch_up()
