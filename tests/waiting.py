@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import inspect
 
-PATIENCE_S = 90.0
+PATIENCE_S = 120.0
 """How long tests wait for what must happen: a limit for hangs only, which a busy machine must not reach."""
 
 

@@ -41,7 +41,7 @@ async def test_refused_tokens_are_repaired_for_every_reader(stack, history, conv
     streams = Streams(conversation, rounds=1)
     joins = plans(streams.seconds, 2)
     channel = stack.settings.channel_of(conversation)
-    refused = [20, 21, 50, 80]
+    refused = [8, 9, 20, 30]  # on a busy machine tokens are joined, to few messages
     async with stack.fault("refuse_publish", channel=channel, nth=refused, code=42911) as fired:
         await publish_to_readers(stack, history, streams, tmp_path, joins)
         assert await fired() == len(refused)
