@@ -13,7 +13,7 @@ from starlette.responses import Response
 from rehydrate.api import answers
 from rehydrate.api.answers import Route
 from rehydrate.api.auth.admin_guard import AdminGuard, asker_of
-from rehydrate.api.openapi import ADMINS, inlined, problems, secured
+from rehydrate.api.openapi import ADMINS, answering, inlined
 from rehydrate.api.parameters import ConversationId, Paging, ReplayId, ResponseId, read_json
 from rehydrate.api.replay_schemas import (
     AuditsOut,
@@ -82,37 +82,26 @@ def admin_router(service: ReplayAdmin, guard: AdminGuard) -> APIRouter:
 
 
 def _add_start(made: APIRouter, routes: _Admin) -> None:
+    example = {"mode": "stream", "speed": 2.0, "dry_run": False}
+    body = {"schema": inlined(ReplayIn.model_json_schema()), "example": example}
+    described = answering(
+        ReplayOut,
+        *(404, 408, 409, 413, 415, 422, 429, 502, 503),
+        by=ADMINS,
+        status=202,
+        requestBody={"required": False, "content": {answers.JSON: body}},
+    )
+    described["responses"][200] = {"model": DryRunOut, "content": {answers.JSON: {}}}
+    described["responses"][202]["headers"] = {"Location": {"schema": {"type": "string"}}}
     made.add_api_route(
         "/v1/admin/conversations/{conversation_id}/responses/{response_id}/replay",
         routes.start,
         methods=["POST"],
-        status_code=202,
-        response_class=Response,
         summary="Replay a response",
         description="Publishes a stored response again: as a new stream at the original or another "
         "pace, or as a repair that overwrites what live readers show. The replay is queued, and one "
         "of the service's processes runs it. A dry run returns 200 and the schedule.",
-        responses={
-            200: {"model": DryRunOut, "content": {answers.JSON: {}}},
-            202: {
-                "model": ReplayOut,
-                "content": {answers.JSON: {}},
-                "headers": {"Location": {"schema": {"type": "string"}}},
-            },
-            **problems(401, 403, 404, 408, 409, 413, 415, 422, 429, 500, 502, 503),
-        },
-        openapi_extra={
-            **secured(ADMINS),
-            "requestBody": {
-                "required": False,
-                "content": {
-                    "application/json": {
-                        "schema": inlined(ReplayIn.model_json_schema()),
-                        "example": {"mode": "stream", "speed": 2.0, "dry_run": False},
-                    }
-                },
-            },
-        },
+        **described,
     )
 
 
@@ -131,14 +120,9 @@ def _add_watching(made: APIRouter, routes: _Admin) -> None:
             _REPLAY,
             endpoint,
             methods=[method],
-            response_class=Response,
             summary=summary,
             description=text,
-            responses={
-                200: {"model": ReplayOut, "content": {answers.JSON: {}}},
-                **problems(401, 403, 404, 422, 500, 503),
-            },
-            openapi_extra=secured(ADMINS),
+            **answering(ReplayOut, 404, 422, 503, by=ADMINS),
         )
     for path, listing, model, summary in (
         ("/v1/admin/replays", routes.list, ReplaysOut, "List replays"),
@@ -147,14 +131,9 @@ def _add_watching(made: APIRouter, routes: _Admin) -> None:
         made.add_api_route(
             path,
             listing,
-            response_class=Response,
             summary=summary,
             description="Newest first, in pages.",
-            responses={
-                200: {"model": model, "content": {answers.JSON: {}}},
-                **problems(401, 403, 422, 500, 503),
-            },
-            openapi_extra=secured(ADMINS),
+            **answering(model, 422, 503, by=ADMINS),
         )
 
 

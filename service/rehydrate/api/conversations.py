@@ -14,7 +14,7 @@ from starlette.responses import Response
 
 from rehydrate.api import answers, parameters, ui_messages
 from rehydrate.api.answers import ConcurrencyLimit, Route
-from rehydrate.api.openapi import BACKENDS, READERS, messages_body, not_modified, problems, secured
+from rehydrate.api.openapi import BACKENDS, READERS, answering, messages_body, problems, secured
 from rehydrate.api.parameters import ConversationId, MessageId, Paging, described, read_json
 from rehydrate.api.schemas import (
     ConversationOut,
@@ -127,33 +127,24 @@ def _add_reading(made: APIRouter, routes: _Conversations) -> None:
     made.add_api_route(
         "/v1/conversations/{conversation_id}",
         routes.hydrate,
-        response_class=Response,
         summary="Hydrate a conversation",
         description="Finished and in-progress messages together, exact to the character. "
         "A conversation that does not exist yet has no messages; the status is 200.",
-        responses={
-            200: {"model": ConversationOut, "content": {answers.JSON: {}}},
-            **not_modified(),
-            **problems(401, 403, 422, 429, 500, 502, 503),
-        },
-        openapi_extra={
-            **secured(READERS),
+        **answering(
+            ConversationOut,
+            *(422, 429, 502, 503),
+            by=READERS,
+            cached=True,
             **described("conversation_id", "until", "limit", "before", "format"),
-        },
+        ),
     )
     made.add_api_route(
         "/v1/conversations/{conversation_id}/messages/{message_id}",
         routes.message,
-        response_class=Response,
         summary="Get a message",
         description="One message, as it is stored.",
         dependencies=[Depends(routes.admit_reader)],
-        responses={
-            200: {"model": MessageOut, "content": {answers.JSON: {}}},
-            **not_modified(),
-            **problems(401, 403, 404, 422, 429, 500, 502, 503),
-        },
-        openapi_extra=secured(READERS),
+        **answering(MessageOut, 404, 422, 429, 502, 503, by=READERS, cached=True),
     )
 
 
@@ -205,17 +196,17 @@ def _add_backend(made: APIRouter, routes: _Conversations) -> None:
         "/v1/conversations/{conversation_id}/messages",
         routes.store,
         methods=["POST"],
-        status_code=201,
-        response_class=Response,
         summary="Store finished messages",
         description="Stores all messages or none. Idempotent: storing the same message again changes "
         "nothing; the same id with other content is a conflict.",
         dependencies=[Depends(routes.admit_backend)],
-        responses={
-            201: {"model": StoredOut, "content": {answers.JSON: {}}},
-            **problems(401, 403, 408, 409, 413, 415, 422, 429, 500, 503),
-        },
-        openapi_extra={**secured(BACKENDS), **messages_body()},
+        **answering(
+            StoredOut,
+            *(408, 409, 413, 415, 422, 429, 503),
+            by=BACKENDS,
+            status=201,
+            **messages_body(),
+        ),
     )
     made.add_api_route(
         "/v1/conversations/{conversation_id}",
@@ -233,15 +224,10 @@ def _add_backend(made: APIRouter, routes: _Conversations) -> None:
     made.add_api_route(
         "/v1/conversations",
         routes.list,
-        response_class=Response,
         summary="List conversations",
         description="Newest first, in pages.",
         dependencies=[Depends(routes.admit_backend)],
-        responses={
-            200: {"model": ConversationsOut, "content": {answers.JSON: {}}},
-            **problems(401, 403, 422, 500, 503),
-        },
-        openapi_extra=secured(BACKENDS),
+        **answering(ConversationsOut, 422, 503, by=BACKENDS),
     )
 
 

@@ -19,7 +19,7 @@ from rehydrate.api.inspection_schemas import (
     listed_body,
     timeline_body,
 )
-from rehydrate.api.openapi import ADMINS, problems, secured
+from rehydrate.api.openapi import ADMINS, answering
 from rehydrate.api.parameters import (
     ConversationId,
     MessageId,
@@ -59,7 +59,7 @@ def inspection_router(
             ListedsOut,
             "Find conversations",
             "Newest first, with the number of open responses; with a filter, ordered by id.",
-            (401, 403, 422, 429, 500, 503),
+            (422, 429, 503),
         ),
         (
             "/v1/admin/conversations/{conversation_id}/messages/{message_id}/timeline",
@@ -67,7 +67,7 @@ def inspection_router(
             TimelineOut,
             "Get the timeline of a message",
             "When its chunks arrived, from database or history; its publisher and lease.",
-            (401, 403, 404, 422, 429, 500, 503),
+            (404, 422, 429, 503),
         ),
         (
             "/v1/admin/health",
@@ -75,18 +75,15 @@ def inspection_router(
             HealthOut,
             "Get the health of this process",
             "Database, channel and recorder. The status is 200 even if one of them has failed.",
-            (401, 403, 429, 500),
+            (429,),
         ),
     ):
-        responses = {200: {"model": model, "content": {answers.JSON: {}}}, **problems(*statuses)}
         made.add_api_route(
             path,
             endpoint,
-            response_class=Response,
             summary=summary,
             description=text,
-            responses=responses,
-            openapi_extra=secured(ADMINS),
+            **answering(model, *statuses, by=ADMINS),
         )
     return made
 

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.api.answers import MEDIA_TYPE
+from starlette.responses import Response
+
+from rehydrate.api.answers import JSON, MEDIA_TYPE
 from rehydrate.api.schemas import MAX_MESSAGES, MessagesIn
 
 if TYPE_CHECKING:
@@ -80,6 +82,36 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     Each contains its whole schema: a reference would be wrong in an embedding app's document.
     """
     return {status: _problem(status) for status in statuses}
+
+
+def answering(
+    model: type,
+    *refusals: int,
+    by: Sequence[dict[str, list[str]]],
+    status: int = 200,
+    cached: bool = False,
+    **more: Any,
+) -> dict[str, Any]:
+    """Return the arguments of `add_api_route` for a route that answers with *model* as JSON.
+
+    Args:
+        model: the body of the answer.
+        refusals: the statuses of its problems besides 401, 403 and 500.
+        by: who may call it.
+        status: the status of the answer.
+        cached: clients may cache the answer, and revalidate it.
+        more: further members of the operation, such as its body.
+    """
+    return {
+        "status_code": status,
+        "response_class": Response,
+        "responses": {
+            status: {"model": model, "content": {JSON: {}}},
+            **(not_modified() if cached else {}),
+            **problems(*sorted({401, 403, 500, *refusals})),
+        },
+        "openapi_extra": {**secured(by), **more},
+    }
 
 
 def _problem(status: int) -> dict[str, Any]:
