@@ -12,7 +12,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.background import Backoff, BoundedCache, PeriodicTask
 from rehydrate.errors import ChannelUnavailable
@@ -108,6 +108,9 @@ class Context:
         default_channel: return the channel name that the template gives a conversation without
             a row. A use case that reads the row anyway falls back on this one.
         prefetches: the history that the next hydrate is likely to need, by conversation.
+        followed: of each conversation that is followed here, what returns its received messages
+            as a `rehydrate.hydrate.history_window.HistorySource` that reaches a position; None if
+            they do not reach it.
         unrecorded: the conversations whose channel is known to have more than the store.
     """
 
@@ -123,6 +126,7 @@ class Context:
     prefetches: BoundedCache[str, Prefetch] = field(
         default_factory=lambda: BoundedCache(MAX_PREFETCHES)
     )
+    followed: dict[str, Callable[[str | None], Awaitable[Any]]] = field(default_factory=dict)
     unrecorded: WakeQueue = field(default_factory=WakeQueue)
 
 

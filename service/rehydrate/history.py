@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any, Self
 
 from rehydrate import composition
 from rehydrate.api.conversations import router
+from rehydrate.api.service import ReaderCalls
 from rehydrate.background import tasks_state
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.errors import Busy, ChannelUnavailable, NotFound
 from rehydrate.follow.subscriptions import PromptWatcher
+from rehydrate.hydrate.hydrate import Page, hydrate
 from rehydrate.maintenance.verify import Verified, verify
 from rehydrate.providers.model_runs import RunNames
 from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Toolbox
@@ -33,7 +36,7 @@ if TYPE_CHECKING:
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.schedule import Mode, Replay, Requester
     from rehydrate.follow.event_buffer import FollowEvent
-    from rehydrate.follow.subscriptions import Follower, Subscriptions
+    from rehydrate.follow.subscriptions import Follower
     from rehydrate.hydrate.hydrate import Hydrated
     from rehydrate.ports import Conversation
     from rehydrate.providers.model_runs import Driven, Tools
@@ -53,6 +56,7 @@ class History:
         settings: the settings.
         context: the adapters and limits of the use cases: store, channel, publish queue.
         authority: decides what tokens and keys permit.
+        readers: the use cases behind the two hot routes.
         inspector: the use cases behind the inspection routes.
         admin: the use cases behind the admin routes for replays and the audit.
 
@@ -69,6 +73,11 @@ class History:
             self.settings, made, record=self.catch_up, respond=self.respond
         )
         self._subscriptions = running.subscriptions
+        self.readers = ReaderCalls(
+            self.context.channel_of,
+            partial(hydrate, self.context),
+            self._subscriptions.joined,
+        )
         self._maintenance = running.maintenance
         self._replay_worker = running.replay_worker
         self.admin, self.inspector = running.admin, running.inspector
@@ -93,11 +102,6 @@ class History:
     async def __aexit__(self, *error: object) -> None:
         await self.close()
 
-    @property
-    def readers(self) -> Subscriptions:
-        """The use cases of readers, as the HTTP API calls them."""
-        return self._subscriptions
-
     async def hydrate(
         self,
         conversation_id: str,
@@ -114,9 +118,8 @@ class History:
             BadParameter: an argument is outside its syntax or range.
             StoreUnavailable: Postgres does not answer.
         """
-        return await self._subscriptions.hydrate(
-            conversation_id, until=until, limit=limit, before=before
-        )
+        page = Page(limit, before)
+        return await hydrate(self.context, conversation_id, until=until, page=page)
 
     async def message(self, conversation_id: str, message_id: str) -> bytes:
         """Return one stored message in its wire form, encoded as JSON.

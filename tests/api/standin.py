@@ -47,7 +47,8 @@ class StandIn:
         self._fail()
         return self.channels.get(conversation_id, f"ai:{conversation_id}")
 
-    async def hydrate(self, conversation_id, *, until=None, limit=50, before=None):
+    async def hydrate(self, conversation_id, *, until, page):
+        limit, before = page
         self.asked.append((conversation_id, until, limit, before))
         self._fail()
         if self.gate is not None:

@@ -37,6 +37,7 @@ from rehydrate.core.positions import (
 )
 from rehydrate.core.wire import timestamp
 from rehydrate.errors import BadParameter, Forbidden
+from rehydrate.hydrate.hydrate import Page
 
 Authorize = Callable[[Request, str], Any]
 """Decide whether a request may read a conversation: ``(request, conversation_id)``.
@@ -262,7 +263,7 @@ class _Conversations:
         limit = limit_of(request)
         with self._hydrating:
             hydrated = await self._readers.hydrate(
-                conversation_id, until=until, limit=limit, before=before
+                conversation_id, until=until, page=Page(limit, before)
             )
             ui = format_of(request, ui_messages.MESSAGES)
             body = ui_messages.answer(hydrated) if ui else hydrated.body

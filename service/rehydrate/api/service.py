@@ -2,22 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Sequence
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+    from contextlib import AbstractAsyncContextManager
 
     from rehydrate.core.positions import Cursor
-    from rehydrate.follow.subscriptions import Subscriptions
+    from rehydrate.follow.subscriptions import Follower
+    from rehydrate.hydrate.hydrate import Hydrated
     from rehydrate.ports import Conversation
     from rehydrate.record.import_messages import NewMessage, StoreResult
+
+
+class ReaderCalls(NamedTuple):
+    """What the two hot routes call for every request, without a facade in between.
+
+    Attributes:
+        channel_of: as `rehydrate.context.Context.channel_of`.
+        hydrate: as `rehydrate.hydrate.hydrate.hydrate`, without the context.
+        joined: as `rehydrate.follow.subscriptions.Subscriptions.joined`.
+    """
+
+    channel_of: Callable[[str], Awaitable[str]]
+    hydrate: Callable[..., Awaitable[Hydrated]]
+    joined: Callable[..., AbstractAsyncContextManager[Follower]]
 
 
 class Service(Protocol):
     """The use cases behind the routes. Each call may raise `StoreUnavailable`."""
 
     @property
-    def readers(self) -> Subscriptions:
+    def readers(self) -> ReaderCalls:
         """The use cases of readers."""
         ...
 

@@ -19,16 +19,14 @@ from rehydrate.errors import BadParameter
 from rehydrate.follow.feed import Feed
 from rehydrate.follow.recent_messages import from_recent
 from rehydrate.hydrate.history_window import HistorySource
-from rehydrate.hydrate.hydrate import MAX_LIMIT, Page, hydrate
+from rehydrate.hydrate.hydrate import MAX_LIMIT
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Callable
 
     from rehydrate.context import Context
-    from rehydrate.core.positions import Cursor
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.feed import FollowOptions
-    from rehydrate.hydrate.hydrate import Hydrated
 
 _log = logging.getLogger(__name__)
 
@@ -228,27 +226,6 @@ class Subscriptions:
     def __len__(self) -> int:
         return len(self._feeds)
 
-    @property
-    def channel_of(self) -> Callable[[str], Awaitable[str]]:
-        """See `rehydrate.context.Context.channel_of`."""
-        return self._ctx.channel_of
-
-    async def hydrate(
-        self,
-        conversation_id: str,
-        *,
-        until: str | None = None,
-        limit: int = 50,
-        before: Cursor | None = None,
-    ) -> Hydrated:
-        """Return what a client must show before its first live message.
-
-        History is read from the messages of a followed conversation, if they reach far enough.
-        """
-        source = None if before else await self.history_source(conversation_id, until)
-        page = Page(limit, before)
-        return await hydrate(self._ctx, conversation_id, until=until, page=page, source=source)
-
     @asynccontextmanager
     async def joined(
         self, conversation_id: str, *, limit: int = 50, after: str | None = None
@@ -348,6 +325,7 @@ class Subscriptions:
                 terms=self._terms,
                 noticed=self._noticed,
             )
+            self._ctx.followed[conversation_id] = partial(self.history_source, conversation_id)
             feed.open()
         if (timer := self._grace_timers.pop(feed, None)) is not None:
             timer.cancel()
@@ -365,6 +343,7 @@ class Subscriptions:
             timer.cancel()
         if self._feeds.get(feed.conversation_id) is feed:
             del self._feeds[feed.conversation_id]
+            del self._ctx.followed[feed.conversation_id]
             self._closed_counts.update(feed.counts)
         closing = asyncio.create_task(feed.close(), name="closing a feed")
         self._closing.add(closing)

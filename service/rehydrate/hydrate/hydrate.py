@@ -143,7 +143,8 @@ async def hydrate(
             reaches at least 2 s before the call.
         page: which finished messages to return.
         source: where history is read from, and what of it is read while the store answers; None:
-            from the channel, beginning with what an earlier answer needed.
+            from the messages of a followed conversation if they reach far enough, else from the
+            channel, beginning with what an earlier answer needed.
 
     Raises:
         BadParameter: *conversation_id*, *until* or *page* is outside its syntax or range.
@@ -151,8 +152,7 @@ async def hydrate(
             answer, not an error.)
     """
     if source is None:
-        likely = None if page.before else ctx.prefetches.get(conversation_id)
-        source = HistorySource(from_channel, likely)
+        source = await _source(ctx, conversation_id, until, page)
     reading = await read(ctx, conversation_id, until=until, page=page, source=source)
     since_ms = read_from_ms(_watermark(reading.stored))
     if since_ms is not None:
@@ -160,6 +160,16 @@ async def hydrate(
     if reading.timeline.counts[Outcome.FOLDED.value]:
         ctx.unrecorded.add(conversation_id)
     return answer(reading, page)
+
+
+async def _source(
+    ctx: Context, conversation_id: str, until: str | None, page: Page
+) -> HistorySource:
+    if page.before is not None:
+        return CHANNEL
+    received = ctx.followed.get(conversation_id)
+    source: HistorySource | None = None if received is None else await received(until)
+    return source or HistorySource(from_channel, ctx.prefetches.get(conversation_id))
 
 
 # The store and the channel hold two windows of one log, and neither is enough. The store ends at
