@@ -42,7 +42,6 @@ from rehydrate.errors import (
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from types import TracebackType
 
     from starlette.types import Receive, Scope, Send
 
@@ -327,12 +326,7 @@ class ConcurrencyLimit:
         self._change(1)
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self._change(-1)
 
     def _change(self, by: int) -> None:

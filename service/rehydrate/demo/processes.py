@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Self
 from rehydrate.errors import Unavailable
 
 if TYPE_CHECKING:
-    from types import TracebackType
+    pass
 
 READY_TIMEOUT_S = 60.0
 END_TIMEOUT_S = 20.0
@@ -74,12 +74,7 @@ class Child:
         self._draining = asyncio.create_task(self._drain(), name=f"output of {self.name}")
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.end()
 
     async def wait(self) -> int:

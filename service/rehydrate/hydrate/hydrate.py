@@ -1,4 +1,18 @@
-"""Hydrate: the stored conversation, with the channel's history since then folded in."""
+"""Hydrate: the stored conversation, with the channel's history since then folded in.
+
+`hydrate` is what callers use. `read` does the work, and the comment above it is the argument; start
+there. It needs these terms (docs/glossary.md has all):
+
+* *watermark*: how far the store has recorded the channel, as a serial and as times.
+* *margin*: how far before the watermark history is read again. It is one number, `MARGIN_MS` in
+  `rehydrate.core.positions`, which `read_from_ms` subtracts. To change it, change that number; it
+  must stay above the difference of regions and the lag of history, as its comment there states.
+* *until*: the client's attach point, a serial. The client receives what follows it live, so the
+  answer has to reach it.
+* *position*: the place of a message, which is the serial at which it began. Pages are cut there.
+* *gap*: events that are known to be missing from a text. *Exact*: a text that has none hidden.
+* *pointer*: a repair without content, which only the store has.
+"""
 
 from __future__ import annotations
 
@@ -181,7 +195,7 @@ async def _source(
 # 1. Load. One statement, therefore one snapshot: the watermark and the messages that it covers
 #    belong together. Loading them by two statements would let a recorder move the watermark in
 #    between, and the events it folded meanwhile would be in neither part.
-# 2. Read history from the watermark less the margin (`MARGIN_MS`). Not from the watermark itself:
+# 2. Read history from the watermark less the margin. Not from the watermark itself:
 #    two regions of the channel order the same messages differently by up to that long, and REST
 #    history shows a message up to 2 s after it was delivered. An event that became visible below
 #    the watermark, after the recorder had read past it, would be lost. History is not read at all

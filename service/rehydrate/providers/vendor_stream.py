@@ -17,7 +17,6 @@ from rehydrate.providers.vendor_source import Exhausted, VendorSource
 if TYPE_CHECKING:
     from collections import Counter
     from collections.abc import AsyncIterator, Iterator
-    from types import TracebackType
 
     from rehydrate.providers.failures import ProviderError
     from rehydrate.providers.interpreting import Events, Interpreter
@@ -78,23 +77,13 @@ class VendorStream:
     async def __aenter__(self) -> Self:
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         await self.aclose()
 
     def __enter__(self) -> Self:
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *_: object) -> None:
         self.close()
 
     async def aclose(self) -> None:
