@@ -15,7 +15,8 @@ from ably_channel import opened, until
 from laws.memory import MemoryChannel, MemoryStore, memory_context
 from localably import LocalAbly
 from rehydrate import context
-from rehydrate.context import ChannelNames, ServerClock
+from rehydrate.background import PeriodicTask
+from rehydrate.context import ChannelNames, ServerClock, WakeQueue
 from rehydrate.errors import ChannelUnavailable, StoreUnavailable
 
 
@@ -208,3 +209,31 @@ async def test_the_channel_log_has_the_servers_time_when_the_machines_clock_is_w
         monkeypatch.setattr(time, "time_ns", lambda: true_ns() + MINUTES_10 * 1_000_000)
         assert abs(log.now_ms() - true_ns() // 1_000_000) < 5_000
         monkeypatch.undo()
+
+
+async def test_a_queue_wakes_its_task_which_takes_each_name_once():
+    taken = []
+
+    async def turn():
+        taken.append(queue.take())
+
+    queue = WakeQueue(capacity=2)
+    queue.add("before there is a task")
+    queue.task = PeriodicTask("test", turn)
+    queue.add("before it is open")
+    assert len(queue) == 0
+    queue.task.open()
+    try:
+        for name in ("a", "b", "a", "beyond the capacity"):
+            queue.add(name)
+        assert (len(queue), queue.full) == (2, True)
+        await until(lambda: taken)
+        assert (taken, queue.full) == ([["a", "b"]], False)
+    finally:
+        await queue.task.close()
+
+
+def test_what_was_taken_and_not_done_is_put_back_beyond_the_capacity():
+    queue = WakeQueue(capacity=1)
+    queue.put_back(["a", "b"])
+    assert (queue.take(), queue.take()) == (["a", "b"], [])

@@ -8,8 +8,9 @@ import json
 import pytest
 
 from exactness.rooms import Gate, Paused, channel_of, now_ms, open_house, within
+from rehydrate.background import PeriodicTask
 from rehydrate.context import Prefetch
-from rehydrate.core.positions import at_or_before, channel_serial, decode_cursor
+from rehydrate.core.positions import Cursor, at_or_before, channel_serial, decode_cursor
 from rehydrate.errors import BadParameter, StoreUnavailable
 from rehydrate.hydrate import hydrate as hydration
 from rehydrate.hydrate.history_window import HistorySource, from_channel
@@ -126,6 +127,40 @@ async def test_a_prefetched_page_of_history_gives_the_same_answer(room):
             source=HistorySource(from_channel, Prefetch(room.name, since_ms))
         )
         assert early.messages == plain.messages
+
+
+async def test_a_followed_conversation_is_read_from_its_received_messages(room):
+    await room.tell("a", "ab", stop=False)
+    asked, read = [], []
+
+    async def received(until):
+        asked.append(until)
+        return HistorySource(reading) if until is None else None
+
+    async def reading(ctx, query):
+        read.append(query)
+        return await from_channel(ctx, query)
+
+    room.ctx.followed[room.id] = received
+    newest = await room.hydrate()
+    assert (asked, len(read)) == ([None], 1)
+    assert (await room.hydrate(until=newest.until)).messages == newest.messages
+    assert (asked, len(read)) == ([None, newest.until], 1)  # they did not reach it: the channel did
+    await room.hydrate(before=Cursor("z", "z"))
+    assert len(asked) == 2  # an older page needs none of them
+
+
+async def test_a_conversation_with_unrecorded_events_is_queued_for_the_recorder(room):
+    queue = room.ctx.unrecorded
+    queue.task = PeriodicTask("recorder", lambda: asyncio.sleep(0))
+    await room.tell("a", "ab")
+    queue.task.open()
+    try:
+        await room.hydrate()
+        assert len(queue) == 1
+        assert queue.take() == [room.id]
+    finally:
+        await queue.task.close()
 
 
 async def test_a_prefetch_of_another_channel_than_the_rows_is_dropped(room):
