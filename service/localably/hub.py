@@ -155,8 +155,12 @@ class Hub:
             self.faults.count("enforce_limits")
             raise RefusedError(90021, f"a connection may attach to at most {most} channels", 400)
 
-    def check_rates(self, connection: ClientConnection | None, channel: str) -> None:
+    def check_rates(
+        self, app_id: str, channel: str, connection: ClientConnection | None = None
+    ) -> None:
         """Refuse a publish above the documented rates, where these are enforced.
+
+        A channel has one rate for all its publishes, over REST and connections together.
 
         Raises:
             RefusedError: 42911 of the connection, 42913 of the channel.
@@ -167,7 +171,6 @@ class Hub:
         if connection is not None and not connection.inbound_rate.takes(now_ms):
             self.faults.count("enforce_limits")
             raise RefusedError(42911, "the connection's rate of publishes is exceeded")
-        app_id = connection.identity.app.app_id if connection is not None else ""
         rate = self._rates.setdefault((app_id, channel), Rate(self.settings.channel_rate_per_s))
         if not rate.takes(now_ms):
             self.faults.count("enforce_limits")

@@ -31,7 +31,7 @@ def publish_frame(connection: ClientConnection, message: dict[str, Any]) -> dict
     raw = message.get("messages")
     if not raw:
         raise FrameError("MESSAGE has no messages")
-    hub.check_rates(connection, name.base)
+    hub.check_rates(connection.identity.app.app_id, name.base, connection)
     hub.faults.refuse("refuse_publish", 42911, name.base)
     messages = [accepted(item, connection.form) for item in raw]
     channel = hub.channel(connection.identity.app, name.base)

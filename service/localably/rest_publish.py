@@ -55,7 +55,7 @@ async def patch_message(request: web.Request) -> web.Response:
     raw["serial"] = request.match_info["serial"]
     if raw.get("action") not in MUTATIONS:
         raise FrameError("action is 1 for an update, 2 for a delete, 5 for an append")
-    hub.check_rates(None, name.base)
+    hub.check_rates(identity.app.app_id, name.base)
     hub.faults.refuse("refuse_publish", 42911, name.base)
     version_serial = mutate(
         hub.channel(identity.app, name.base),
@@ -90,7 +90,7 @@ def _publish(
     if not raw:
         raise FrameError("there is no message to publish")
     messages = [accepted(item, form) for item in raw]
-    hub.check_rates(None, name.base)
+    hub.check_rates(identity.app.app_id, name.base)
     hub.faults.refuse("refuse_publish", 42911, name.base)
     base_id = secrets.token_urlsafe(9)
     origin = _origin(hub, identity, messages, base_id)

@@ -36,7 +36,8 @@ def test_a_conversation_id_that_can_name_a_channel_is_returned(good):
 
 
 @pytest.mark.parametrize(
-    "bad", ["", "x" * 129, "a*", "*", "[a", ":a", "a\n", "a\x00", "\x7f", "a\x85", "a\ud83d"]
+    "bad",
+    ["", ".", "..", "x" * 129, "a*", "*", "[a", ":a", "a\n", "a\x00", "\x7f", "a\x85", "a\ud83d"],
 )
 def test_a_conversation_id_outside_the_syntax_names_its_parameter(bad):
     with pytest.raises(BadParameter) as caught:
@@ -56,7 +57,9 @@ def test_an_until_outside_the_syntax_names_its_parameter(bad):
     assert caught.value.parameter == "until"
 
 
-@pytest.mark.parametrize("bad", ["", "x" * 257, "a\nb", "a\x00", "\ud83d", 5, None, b"x"])
+@pytest.mark.parametrize(
+    "bad", ["", ".", "..", "x" * 257, "a\nb", "a\x00", "\ud83d", 5, None, b"x"]
+)
 def test_a_value_that_is_not_a_name_is_refused(bad):
     assert not is_name(bad)
     with pytest.raises(BadParameter) as caught:
@@ -64,7 +67,7 @@ def test_a_value_that_is_not_a_name_is_refused(bad):
     assert caught.value.parameter == "response_id"
 
 
-@pytest.mark.parametrize("good", ["r", "x" * 256, "応答 1", "a*b", ":["])
+@pytest.mark.parametrize("good", ["r", "...", ".a", "x" * 256, "応答 1", "a*b", ":["])
 def test_a_message_may_have_any_short_name(good):
     assert is_name(good)
     assert check_message_id(good) == good

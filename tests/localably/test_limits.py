@@ -36,6 +36,14 @@ def test_42913_a_channel_accepts_fifty_a_second_in_total():
     assert codes(answers) == [None] * 50 + [42913] * 10
 
 
+def test_42913_publishes_over_rest_and_over_connections_share_the_rate_of_a_channel():
+    world = World(enforce_limits=True)
+    for _ in range(40):
+        world.hub.check_rates("app", "room")  # as REST does
+    answers = [world.connect().publish({"data": "x"})[0] for _ in range(12)]
+    assert codes(answers) == [None] * 10 + [42913] * 2
+
+
 def test_80020_deliveries_above_the_rate_are_dropped_and_reported():
     world = World(enforce_limits=True)
     reader = world.connect()

@@ -38,26 +38,36 @@ class Cursor(NamedTuple):
     message_id: str
 
 
+_DOTS = (".", "..")
+"""Not ids: in the path of a URL they mean another path, even percent-encoded."""
+
+
 def is_name(value: Any) -> bool:
-    """Return True if *value* can be the id of a message: 1 to 256 characters of valid text."""
+    """Return True if *value* can be the id of a message: 1 to 256 characters of valid text.
+
+    The ids ``.`` and ``..`` would address other routes.
+    """
     return isinstance(value, str) and 1 <= len(value) <= SERIAL_LENGTH and _can_be_name(value)
 
 
 @lru_cache(maxsize=1_024)
 def _can_be_name(text: str) -> bool:
     """Cached: every token of a response carries the same name."""
-    return not has_control(text) and _is_utf8(text)
+    return not has_control(text) and text not in _DOTS and _is_utf8(text)
 
 
 def check_message_id(message_id: str, parameter: str = "id") -> str:
     """Return *message_id* if it can be one.
 
     Raises:
-        BadParameter: it is empty, longer than 256 characters, or holds a control character; names
-            *parameter*.
+        BadParameter: it is empty, longer than 256 characters, ``.`` or ``..``, or holds a control
+            character; names *parameter*.
     """
     if not is_name(message_id):
-        raise BadParameter(parameter, f"{parameter} has 1 to 256 characters, no control characters")
+        raise BadParameter(
+            parameter,
+            f"{parameter} has 1 to 256 characters, no control characters, and is not . or ..",
+        )
     return message_id
 
 
@@ -70,13 +80,15 @@ def check_conversation_id(conversation_id: str) -> str:
     """Return *conversation_id* if it can name a channel.
 
     Raises:
-        BadParameter: it is empty, longer than 128 characters, holds a control character or
-            ``*``, or begins with ``[`` or ``:`` (Ably gives those a meaning of their own).
+        BadParameter: it is empty, longer than 128 characters, ``.`` or ``..``, holds a control
+            character or ``*``, or begins with ``[`` or ``:`` (Ably gives those a meaning of their own).
     """
     if not 1 <= len(conversation_id) <= CONVERSATION_ID_LENGTH:
         raise BadParameter("conversation_id", "a conversation id has 1 to 128 characters")
     if has_control(conversation_id) or "*" in conversation_id or not _is_utf8(conversation_id):
         raise BadParameter("conversation_id", "a conversation id has no control characters, no *")
+    if conversation_id in _DOTS:
+        raise BadParameter("conversation_id", "a conversation id is not . or ..")
     if conversation_id[0] in "[:":
         raise BadParameter("conversation_id", "a conversation id does not begin with [ or :")
     return conversation_id
