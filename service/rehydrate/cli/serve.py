@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING
 import uvicorn
 
 from rehydrate.api.telemetry import uvicorn_options
+from rehydrate.cli.connections import BoundedProtocol
+from rehydrate.descriptors import raise_limit
 from rehydrate.errors import ChannelUnavailable, NotConfigured
 from rehydrate.history import History
 
@@ -89,12 +91,14 @@ async def serve(settings: Settings, *, own_channel: bool = False) -> int:
     Raises:
         NotConfigured: a setting is missing, or the address cannot be bound; names the setting.
     """
+    raise_limit()
     app = (_OwnChannelHistory if own_channel else History)(settings).app()
     with ExitStack() as stack:
         sockets = await _listen(settings.host, settings.port)
         for each in sockets:
             stack.enter_context(each)
-        server = _Server(uvicorn.Config(app, lifespan="on", **uvicorn_options()))
+        options = {"http": BoundedProtocol, **uvicorn_options()}
+        server = _Server(uvicorn.Config(app, lifespan="on", **options))
         await server.serve(sockets)
     return 0 if server.started else 1
 
