@@ -35,7 +35,6 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "embedded/cluster": "embedded/test_postgres",  # those tests inspect its folder
     "embedded/guard": "embedded/test_postgres",  # runs as a process of its own
     "maintenance/inspector": "api/test_inspection",  # delegates to a tested use case
-    "maintenance/tasks": "maintenance/test_poller",  # composes tested parts
     "ports/channel": "contracts/test_channel_log",  # the contract its adapter is held to
     "ports/claims": "publish/test_unanswered",  # as above
     "ports/inspections": "postgres/test_inspections",  # as above

@@ -12,6 +12,7 @@ import asyncio
 import logging
 import time
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.background import Backoff, BoundedCache, PeriodicTask
@@ -82,9 +83,11 @@ class WakeQueue:
         """Queue *names* that were taken, even beyond the capacity; the task is not woken."""
         self._waiting.update(dict.fromkeys(names))
 
-    def take(self) -> list[str]:
-        """Remove all names and return them, in the order in which they were queued."""
-        taken, self._waiting = list(self._waiting), {}
+    def take(self, most: int | None = None) -> list[str]:
+        """Remove up to *most* names (None: all), return them in the order they were queued."""
+        taken = list(islice(self._waiting, most))
+        for name in taken:
+            del self._waiting[name]
         return taken
 
 

@@ -11,6 +11,7 @@ import pytest
 from exactness.rooms import Gate, until, within
 from rehydrate.context import WakeQueue
 from rehydrate.errors import StoreUnavailable
+from rehydrate.maintenance import recorder as module
 from rehydrate.maintenance.recorder import Recorder
 from rehydrate.record.catch_up import Recorded
 
@@ -128,6 +129,58 @@ async def test_a_batch_that_was_cut_off_is_recorded_after_a_restart(recorder, co
     await counting.gate.reached()
     for task in asyncio.all_tasks():
         if task.get_name() == "recorder":
+            task.cancel()
+    counting.gate.open()
+    await until(lambda: counting.seen["a"])
+
+
+async def test_conversations_whose_history_stalls_or_fails_hold_no_other(counting):
+    recorder = Recorder(counting, queue=WakeQueue(), pause_s=0.01, at_once=4)
+    stalled, begun = asyncio.Event(), []
+    plain = recorder._record
+
+    async def record(conversation_id):
+        if conversation_id == "stalled":
+            begun.append(conversation_id)
+            await stalled.wait()
+        if conversation_id.startswith("failing"):
+            await asyncio.sleep(0.02)
+            raise StoreUnavailable("away")
+        return await plain(conversation_id)
+
+    recorder._record = record
+    recorder.open()
+    for each in ("stalled", *(f"failing{n}" for n in range(20))):
+        recorder.queue.add(each)
+    await until(lambda: begun)
+    for number in range(20):
+        recorder.queue.add(f"c{number}")
+        await until(lambda: counting.seen[f"c{number}"])  # noqa: B023 - it is called in this turn
+    assert begun == ["stalled"]
+    stalled.set()
+    await until(lambda: counting.seen["stalled"])
+    await recorder.close()
+
+
+async def test_a_catch_up_that_takes_too_long_is_cut_off_and_retried(counting, monkeypatch):
+    monkeypatch.setattr(module, "RECORD_TIMEOUT_S", 0.05)
+    counting.gate = Gate()
+    recorder = Recorder(counting, queue=WakeQueue(), pause_s=0.01)
+    recorder.open()
+    recorder.queue.add("a")
+    await counting.gate.reached()
+    await asyncio.sleep(0.1)
+    counting.gate.open()
+    await until(lambda: counting.seen["a"])
+    await recorder.close()
+
+
+async def test_a_recording_that_is_cancelled_from_outside_is_repeated(recorder, counting):
+    counting.gate = Gate()
+    recorder.queue.add("a")
+    await counting.gate.reached()
+    for task in asyncio.all_tasks():
+        if task.get_name() == "recording":
             task.cancel()
     counting.gate.open()
     await until(lambda: counting.seen["a"])

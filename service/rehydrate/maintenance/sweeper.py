@@ -279,6 +279,7 @@ class Sweeper:
         self._sweep = sweep
         self._lease_s = lease_s
         self._outage = False
+        self._resume_s = 0.0
         self._sweeps = TaskPool()
         self._under_way: set[Due] = set()
         self._isolated: set[Due] = set()
@@ -299,9 +300,10 @@ class Sweeper:
         except StoreUnavailable:
             self._outage = True
             raise
+        now_s = asyncio.get_running_loop().time()
         if self._outage:  # publishers could not renew their leases either, and now can
-            self._outage = False
-            await asyncio.sleep(self._lease_s)
+            self._outage, self._resume_s = False, now_s + self._lease_s
+        if now_s < self._resume_s:
             return
         for together in self._by_conversation(due):
             if len(self._sweeps) < MAX_SWEEPS:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from functools import partial
+from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
 
 from rehydrate.maintenance.erasure_watch import ErasureWatch
 from rehydrate.maintenance.idle_limit import end_idle
@@ -19,9 +20,14 @@ if TYPE_CHECKING:
     from rehydrate.ports import Due
     from rehydrate.record.catch_up import Recorded
 
-_QUERY_LIMIT = 100
-_DUE_LIMIT = 1_000
-"""Responses of one conversation are swept together, and a page of its channel holds as many."""
+C = TypeVar("C")
+T = TypeVar("T")
+
+_PAGE = 1_000
+"""Rows of a query. Responses of one conversation are swept together, so it holds many of those."""
+
+_MOST_PAGES = 5
+"""Pages that one turn of a task reads; the next turn continues after them."""
 
 _MAX_INTERVAL_S = 30.0
 
@@ -52,6 +58,30 @@ class MaintenanceParts(NamedTuple):
     ids: Callable[[], Collection[str]]
     changed: Callable[[str], None]
     read_quiet: Callable[[int], None]
+
+
+class _Rotation(Generic[C, T]):
+    """Reads what is due page by page, a few pages a turn, so that nothing stays behind the rest.
+
+    Args:
+        start: what the first page comes after.
+    """
+
+    def __init__(self, start: C) -> None:
+        self._start = self._after = start
+
+    async def turn(
+        self, page: Callable[[C], Awaitable[tuple[list[T], C | None]]], *, most: int = _MOST_PAGES
+    ) -> list[T]:
+        """Return the rows of the next pages, at most *most*; the end of the last one ends a turn."""
+        found: list[T] = []
+        for _ in range(most):
+            rows, after = await page(self._after)
+            found += rows
+            self._after = self._start if after is None else after
+            if after is None:
+                break
+        return found
 
 
 class Maintenance:
@@ -94,6 +124,9 @@ class Maintenance:
                     self._idle, self._end_idle, every_s=every_s, lease_s=lease_s, name="idle limit"
                 )
             )
+        self._overdue_pages: _Rotation[str, str] = _Rotation("")
+        self._due_pages: _Rotation[tuple[str, str], Due] = _Rotation(("", ""))
+        self._idle_pages: _Rotation[tuple[str, str], Due] = _Rotation(("", ""))
         self._erasures = ErasureWatch(kept.ids, ctx.store.erased, kept.changed)
 
     def open(self) -> None:
@@ -149,19 +182,35 @@ class Maintenance:
         self._wakeups.announce(channels)
 
     async def _overdue(self) -> list[str]:
-        return await self._ctx.store.overdue(limit=_QUERY_LIMIT, after_s=self._poll_every_s)
+        async def page(after: str) -> tuple[list[str], str | None]:
+            found = await self._ctx.store.overdue(
+                limit=_PAGE, after_s=self._poll_every_s, after=after
+            )
+            return found, found[-1] if len(found) == _PAGE else None
+
+        return await self._overdue_pages.turn(page)
 
     async def _due(self) -> list[Due]:
-        return await self._ctx.store.due(limit=_DUE_LIMIT)
+        async def page(after: tuple[str, str]) -> tuple[list[Due], tuple[str, str] | None]:
+            found = await self._ctx.store.due(limit=_PAGE, after=after)
+            return found, found[-1][:2] if len(found) == _PAGE else None
+
+        return await self._due_pages.turn(page, most=1)
 
     async def _sweep(self, due: list[Due]) -> int:
         return await sweep(self._ctx, due, record=self._record, lease_s=self._options.lease_s)
 
     async def _idle(self) -> list[Due]:
         # the process that ended a response updates only its own followers; the others read again
-        idle_ms = self._options.idle_ms
-        self._kept.read_quiet(self._ctx.now_ms() - idle_ms - 2 * self._idle_every_ms)
-        return await self._ctx.store.idle(limit=_QUERY_LIMIT, after_s=idle_ms / 1000)
+        idle_ms, now_ms = self._options.idle_ms, self._ctx.now_ms()
+        self._kept.read_quiet(now_ms - idle_ms - 2 * self._idle_every_ms)
+        page = partial(self._idle_page, now_ms - idle_ms)
+        return await self._idle_pages.turn(page)
+
+    async def _idle_page(
+        self, before_ms: int, after: tuple[str, str]
+    ) -> tuple[list[Due], tuple[str, str] | None]:
+        return await self._ctx.store.idle(limit=_PAGE, before_ms=before_ms, after=after)
 
     async def _end_idle(self, due: list[Due]) -> int:
         count = 0

@@ -178,16 +178,25 @@ class MaintenanceStore(Protocol):
         """Return the ids of conversations by channel, for the *channels* that have a row."""
         ...
 
-    async def overdue(self, *, limit: int, after_s: float) -> list[str]:
-        """Return conversations, open or new, that were not read for *after_s* seconds."""
+    async def overdue(self, *, limit: int, after_s: float, after: str = "") -> list[str]:
+        """Return conversations, open or new, not read for *after_s* seconds, by id after *after*."""
         ...
 
-    async def idle(self, *, limit: int, after_s: float) -> list[Due]:
-        """Return open responses without a lease that began more than *after_s* seconds ago."""
+    async def idle(
+        self, *, limit: int, before_ms: int, after: tuple[str, str] = ("", "")
+    ) -> tuple[list[Due], tuple[str, str] | None]:
+        """Return responses without a lease that have no stored event since *before_ms*.
+
+        *limit* open responses are looked at, after the conversation and message *after*. Also
+        returns what to continue after; None at the end.
+        """
         ...
 
-    async def due(self, *, limit: int) -> list[Due]:
-        """Return responses whose leases ran out before their end was acknowledged."""
+    async def due(self, *, limit: int, after: tuple[str, str] = ("", "")) -> list[Due]:
+        """Return responses whose leases ran out before their end was acknowledged.
+
+        They are ordered by conversation and message, after *after*.
+        """
         ...
 
     async def ready(self) -> None:

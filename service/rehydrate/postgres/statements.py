@@ -189,10 +189,11 @@ DUE = """
                 l.until <= clock_timestamp()
                 OR l.until > clock_timestamp() + make_interval(secs => $2)
             )
-        ORDER BY l.until LIMIT $1
+            AND (l.conversation_id, l.message_id) > ($3, $4)
+        ORDER BY l.conversation_id, l.message_id LIMIT $1
     ) AS due ON true
 """
-"""$1 limit, $2 how far ahead no lease expires, in seconds.
+"""$1 limit, $2 how far ahead no lease expires, in seconds, $3 and $4 what to continue after.
 
 The first columns are the time, and when the server started. There is always a row, without a lease
 if none is due.
@@ -269,23 +270,32 @@ OVERDUE = """
         SELECT conversation_id AS id FROM messages WHERE status = 'in_progress'
         UNION SELECT id FROM conversations WHERE created_at > clock_timestamp() - interval '1 hour'
     ) AS active USING (id)
-    WHERE c.read_at IS NULL OR c.read_at < clock_timestamp() - make_interval(secs => $2)
-    ORDER BY c.read_at NULLS FIRST LIMIT $1
+    WHERE (c.read_at IS NULL OR c.read_at < clock_timestamp() - make_interval(secs => $2))
+        AND c.id > $3
+    ORDER BY c.id LIMIT $1
 """
-"""$1 limit, $2 seconds since the last read."""
+"""$1 limit, $2 seconds since the last read, $3 the id to continue after."""
 
 IDLE = """
-    SELECT m.conversation_id, m.id, c.channel
+    SELECT m.conversation_id, m.id, c.channel, (
+        SELECT tape FROM chunks AS t
+        WHERE t.conversation_id = m.conversation_id AND t.message_id = m.id AND t.tape <> ''
+        ORDER BY t.ordinal DESC LIMIT 1
+    )
     FROM messages AS m JOIN conversations AS c ON c.id = m.conversation_id
     WHERE m.status = 'in_progress'
-        AND m.started_at < clock_timestamp() - make_interval(secs => $2)
+        AND m.started_at < $2
         AND NOT EXISTS (
             SELECT FROM leases AS l
             WHERE l.conversation_id = m.conversation_id AND l.message_id = m.id
         )
-    ORDER BY m.started_at LIMIT $1
+        AND (m.conversation_id, m.id) > ($3, $4)
+    ORDER BY m.conversation_id, m.id LIMIT $1
 """
-"""$1 limit, $2 seconds since they began."""
+"""$1 limit, $2 the time before which they began, $3 conversation and $4 message to continue after.
+
+The last column has the timings of the newest stored events.
+"""
 
 CLAIM = """
     INSERT INTO claims (conversation_id, prompt_id, holder, until)

@@ -12,6 +12,7 @@ from rehydrate.core import wire
 from rehydrate.core.fold import MessageState
 from rehydrate.core.json import load
 from rehydrate.core.positions import Cursor
+from rehydrate.core.text.content import Timings
 from rehydrate.core.timeline import Tombstone
 from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import BadParameter, Conflict, StoreUnavailable
@@ -152,23 +153,49 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         rows = await self._readers.read(statements.ON_CHANNELS, wanted)
         return {row[0]: row[1] for row in rows}
 
-    async def overdue(self, *, limit: int, after_s: float) -> list[str]:
-        """Return conversations whose history was not read for *after_s* seconds, oldest first.
+    async def overdue(self, *, limit: int, after_s: float, after: str = "") -> list[str]:
+        """Return conversations whose history was not read for *after_s* seconds, by id.
 
         Only those are considered that have an open response or were created within an hour.
+
+        Args:
+            limit: how many.
+            after_s: as above.
+            after: the id to continue after.
         """
-        rows = await self._readers.read(statements.OVERDUE, limit, after_s)
+        rows = await self._readers.read(statements.OVERDUE, limit, after_s, after)
         return [row[0] for row in rows]
 
-    async def idle(self, *, limit: int, after_s: float) -> list[Due]:
-        """Return open responses without a lease that began more than *after_s* seconds ago."""
-        rows = await self._readers.read(statements.IDLE, limit, after_s)
-        return [Due(*row) for row in rows]
+    async def idle(
+        self, *, limit: int, before_ms: int, after: tuple[str, str] = ("", "")
+    ) -> tuple[list[Due], tuple[str, str] | None]:
+        """Return open responses without a lease whose newest stored event is before *before_ms*.
 
-    async def due(self, *, limit: int) -> list[Due]:
-        """Return responses whose lease has expired and whose ``stop`` was not acknowledged."""
+        Args:
+            limit: how many open responses are looked at.
+            before_ms: a time, in ms since 1970.
+            after: conversation and message to continue after.
+
+        Returns:
+            The responses, and what to continue after; None after the last one.
+        """
+        rows = await self._readers.read(statements.IDLE, limit, as_time(before_ms), *after)
+        found = [
+            Due(*due)
+            for *due, tape in rows
+            if tape is None or Timings(parts=[tape]).entries[-1].at_ms < before_ms
+        ]
+        return found, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
+
+    async def due(self, *, limit: int, after: tuple[str, str] = ("", "")) -> list[Due]:
+        """Return responses whose lease has expired and whose ``stop`` was not acknowledged.
+
+        Args:
+            limit: how many, by conversation and id.
+            after: conversation and message to continue after.
+        """
         sent_s, lease_s = self._clock.now_s(), self._grace_s
-        rows = await self._readers.read(statements.DUE, limit, far_s(lease_s))
+        rows = await self._readers.read(statements.DUE, limit, far_s(lease_s), *after)
         store_s, started_s, *_ = rows[0]
         if self._clock.sample(store_s, sent_s, started_s) and self._clock.even_for(lease_s):
             return [Due(*due) for _, _, *due in rows if due[0] is not None]
