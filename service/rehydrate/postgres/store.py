@@ -61,6 +61,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
     def __init__(self, url: str, *, pool_size: int = POOL_SIZE, grace_s: float = 15.0) -> None:
         self._grace_s = grace_s
         self._clock = StoreClock()
+        self._head: str | None = None
         self._readers = Pool(url, size=pool_size, reading=_READING)
         self._writers = Pool(url, size=pool_size)
 
@@ -278,7 +279,8 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         """
         rows = await self._readers.read(statements.VERSION)
         at = rows[0][0] if rows else None
-        head = await asyncio.to_thread(migrations.head)
+        # read from files once, in a thread; then no thread is needed, since all may be occupied
+        self._head = head = self._head or await asyncio.to_thread(migrations.head)
         if at == head:
             return
         if at is None or at in await asyncio.to_thread(migrations.known_revisions):

@@ -8,8 +8,10 @@ import logging
 from collections.abc import Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
+from rehydrate.providers.blocking_calls import blocking_calls
 from rehydrate.providers.failures import ProviderError, failure_of
 from rehydrate.providers.interpreting import set_result
 from rehydrate.providers.vendor_events import Ended, Started, ToolCallDone, ToolResult, label
@@ -179,7 +181,7 @@ async def call_vendor(method: Callable[..., Any], *args: Any, **keywords: Any) -
     """
     try:
         if is_sync(method):
-            return await asyncio.to_thread(method, *args, **keywords)
+            return await blocking_calls().run(partial(method, *args, **keywords))
         value = method(*args, **keywords)
         return await value if inspect.isawaitable(value) else value
     except Exception as error:

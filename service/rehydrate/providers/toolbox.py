@@ -19,6 +19,7 @@ from typing import Any, NamedTuple
 
 from rehydrate.core.json import dump
 from rehydrate.errors import BadParameter
+from rehydrate.providers.blocking_calls import blocking_calls
 from rehydrate.providers.failures import ERROR_CHARACTERS_MAX, ToolFailed
 from rehydrate.providers.vendor_events import ToolCallDone, shown
 
@@ -154,7 +155,7 @@ class Toolbox:
             call = partial(function, **arguments)
         if inspect.iscoroutinefunction(function):
             return await call()
-        value = await asyncio.to_thread(call)
+        value = await blocking_calls().run(call)
         return await value if inspect.isawaitable(value) else value
 
     def _arguments(self, call: ToolCallDone) -> dict[str, Any] | str:

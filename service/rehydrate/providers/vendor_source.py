@@ -14,8 +14,10 @@ import json
 from collections import deque
 from collections.abc import AsyncIterator, Collection, Iterator
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.providers.blocking_calls import blocking_calls
 from rehydrate.providers.idle_limit import IdleLimit
 from rehydrate.providers.sse import SseDecoder
 
@@ -172,10 +174,13 @@ class VendorSource:
                 self._ready.append(error)  # raised in order, after the events before it
 
     async def _pull_in_thread(self, iterator: Iterator[Any]) -> Any:
-        self._pending_pull = asyncio.get_running_loop().run_in_executor(None, next, iterator, _END)
-        self._pending_pull.add_done_callback(_retrieve)
-        # Shielded, because a thread cannot be cancelled: it ends by itself, or with its socket.
-        item = await self._limit.wait(asyncio.shield(self._pending_pull))
+        self._pending_pull = blocking_calls().start(partial(next, iterator, _END))
+        try:
+            item = await self._limit.wait(asyncio.shield(self._pending_pull))
+        except (asyncio.CancelledError, TimeoutError):
+            # a thread cannot be cancelled: it ends by itself, or with its socket
+            blocking_calls().abandon(self._pending_pull)
+            raise
         self._pending_pull = None
         return item
 
@@ -204,8 +209,3 @@ def _close_methods(*of: Any) -> Iterator[Callable[[], Any]]:
         if close is not None and not any(thing is other for other in seen):
             seen.append(thing)
             yield close
-
-
-def _retrieve(lent: asyncio.Future[Any]) -> None:
-    if not lent.cancelled():
-        lent.exception()  # retrieved, so that asyncio does not report it as lost
