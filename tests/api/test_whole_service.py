@@ -17,6 +17,7 @@ from api.tcp_proxy import TcpProxy
 from localably import LocalAbly
 from localably.capability import ServerCapability
 from localably.config import Key
+from rehydrate.core.positions import Cursor, encode_cursor
 from rehydrate.history import History
 from rehydrate.settings import load_settings
 from waiting import PATIENCE_S
@@ -77,6 +78,12 @@ async def backend(client):
     return client
 
 
+@pytest.fixture
+async def operator(client):
+    client.headers.update(bearer(ADMIN_KEY))
+    return client
+
+
 @pytest.fixture(scope="module")
 async def rest(ably):
     """The stock SDK, with a token that it requests itself."""
@@ -125,6 +132,51 @@ async def test_messages_are_stored_once_read_back_and_paged(backend):
         if tag is not None:
             kept = {"If-None-Match": tag}
             assert (await backend.get(conversation, params=params, headers=kept)).status_code == 304
+
+
+@pytest.mark.parametrize(
+    "at",
+    [
+        "9999-12-31T23:59:59.9999Z",
+        "9999-12-31T23:59:59-14:00",
+        "0001-01-01T00:00:00+14:00",
+        "1969-12-31T23:59:59Z",
+        "2026-02-30T00:00:00Z",
+    ],
+)
+async def test_a_time_outside_the_calendar_is_a_422(backend, at):
+    message = {"id": "m", "role": "user", "text": "x", "started_at": at, "finished_at": at}
+    path = "/v1/conversations/calendar/messages"
+    answer = await backend.post(path, json={"messages": [message]})
+    problem(answer, 422, "bad_parameter", "messages[0].started_at")
+
+
+async def test_the_last_time_of_the_calendar_is_stored(backend):
+    at = "9999-12-31T23:59:59.999Z"
+    message = {"id": "m", "role": "user", "text": "x", "started_at": at, "finished_at": at}
+    path = "/v1/conversations/year-9999"
+    assert (await backend.post(f"{path}/messages", json={"messages": [message]})).status_code == 201
+    (shown,) = (await backend.get(path)).json()["messages"]
+    assert (shown["started_at"], shown["finished_at"]) == (at, at)
+
+
+@pytest.mark.parametrize(
+    "position", ["", "x", "-1", "9" * 13, "9" * 16, "9" * 19, "9" * 400, "9" * 5000, "-" + "9" * 20]
+)
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/v1/conversations",
+        "/v1/conversations/cursors",
+        "/v1/admin/conversations",
+        "/v1/admin/replays",
+        "/v1/admin/audit",
+    ],
+)
+async def test_a_cursor_with_an_extreme_position_is_never_a_500(operator, path, position):
+    cursor = encode_cursor(Cursor(position, "m"))
+    answer = await operator.get(path, params={"before": cursor})
+    assert answer.status_code in (200, 414, 422), answer.text
 
 
 async def test_a_message_is_cached_by_its_etag(backend):

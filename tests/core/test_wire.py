@@ -238,3 +238,12 @@ def test_versioned_messages_and_attempts_are_read_back():
 def test_a_message_of_versioned_messages_alone_has_no_runs():
     state = shown(create(1, "a")).messages["r"]
     assert back(state).runs == []
+
+
+def test_the_last_millisecond_of_the_calendar_is_exact_and_later_times_are_refused():
+    last = "9999-12-31T23:59:59.999Z"
+    assert wire.timestamp_ms(last) == wire.MAX_MS
+    assert wire.timestamp(wire.MAX_MS) == last
+    for later in ("9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59-01:00"):
+        with pytest.raises(ValueError, match="9999"):
+            wire.timestamp_ms(later)

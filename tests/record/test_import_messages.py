@@ -167,6 +167,8 @@ async def test_an_open_response_does_not_become_a_prompt(room):
 @pytest.mark.parametrize(
     ("new", "parameter"),
     [
+        (NewMessage("r", "user", text="x", started_ms=-1), "started_ms"),
+        (NewMessage("r", "user", text="x", finished_ms=253_402_300_800_000), "finished_ms"),
         (NewMessage("", "assistant", text="x"), "id"),
         (NewMessage("a\n", "assistant", text="x"), "id"),
         (NewMessage("x" * 257, "assistant", text="x"), "id"),

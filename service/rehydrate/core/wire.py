@@ -6,7 +6,7 @@ the messages that are open (docs/protocol.md section 8).
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.fold import MessageState, Owner
@@ -25,11 +25,17 @@ _NEVER_EXPIRES_MS = 2**53
 """The time of ids that an answer contains without times: they never leave the margin."""
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+
+MAX_MS = 253_402_300_799_999
+"""The end of the year 9999, the last time that RFC 3339 can express, in ms since 1970."""
+
+
 def timestamp(at_ms: int | None) -> str | None:
     """Return *at_ms*, in ms since 1970, as RFC 3339 in UTC."""
     if at_ms is None:
         return None
-    at = datetime.fromtimestamp(at_ms / 1000, UTC)
+    at = _EPOCH + timedelta(milliseconds=at_ms)  # exact, unlike a float
     return at.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -37,12 +43,15 @@ def timestamp_ms(text: str | None) -> int | None:
     """Return *text*, an RFC 3339 time, in ms since 1970.
 
     Raises:
-        ValueError: *text* is not an RFC 3339 time.
+        ValueError: *text* is not an RFC 3339 time, or in UTC it is not in the year 9999 or before.
     """
     if text is None:
         return None
     at = datetime.fromisoformat(text)
-    return round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    at_ms = round((at if at.tzinfo else at.replace(tzinfo=UTC)).timestamp() * 1000)
+    if at_ms > MAX_MS:
+        raise ValueError(text)
+    return at_ms
 
 
 def message(state: MessageState) -> dict[str, Any]:

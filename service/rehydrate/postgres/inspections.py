@@ -10,7 +10,7 @@ from rehydrate.core.positions import Cursor
 from rehydrate.errors import BadParameter
 from rehydrate.ports import Backlog, LeaseSeen, Listed
 from rehydrate.postgres import statements
-from rehydrate.postgres.message_rows import as_ms, as_time, expanded
+from rehydrate.postgres.message_rows import as_ms, cursor_time, expanded
 
 if TYPE_CHECKING:
     from rehydrate.postgres.pool import Pool
@@ -64,7 +64,7 @@ class PostgresInspections:
     async def _newest(
         self, limit: int, before: Cursor | None
     ) -> tuple[list[Listed], Cursor | None]:
-        at, id_ = (None, None) if before is None else (_created(before), before.message_id)
+        at, id_ = (None, None) if before is None else (cursor_time(before), before.message_id)
         sql = statements.NEWEST if before is None else statements.NEWEST_BEFORE
         rows = await self._readers.read(sql, limit + 1, *(() if before is None else (at, id_)))
         found = [_listed(row) for row in rows[:limit]]
@@ -104,13 +104,6 @@ def _listed(row: Any) -> Listed:
 
 def _ms(at: datetime | None) -> int | None:
     return None if at is None else as_ms(at)
-
-
-def _created(before: Cursor) -> datetime | None:
-    try:
-        return as_time(int(before.position))
-    except (ValueError, OverflowError) as error:
-        raise BadParameter("before", "before must be a cursor from an earlier answer") from error
 
 
 def _after(before: Cursor | None) -> str:

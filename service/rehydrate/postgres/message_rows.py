@@ -22,19 +22,21 @@ import re
 import struct
 import zlib
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.core import wire as wire_form
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.fold import MessageState, Owner
 from rehydrate.core.json import dump, load
+from rehydrate.core.positions import Cursor
 from rehydrate.core.text.content import Run, Segment, Timings
 from rehydrate.core.text.versioned_messages import (
     VERSIONED_FIRST,
     VersionedHeader,
     VersionedMessage,
 )
+from rehydrate.errors import BadParameter
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -90,14 +92,30 @@ def storable(text: str) -> bool:
     return "\0" not in text
 
 
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_MS, _HALF_MS = timedelta(milliseconds=1), timedelta(microseconds=500)
+
+
 def as_time(at_ms: int | None) -> datetime | None:
     """Return *at_ms*, in ms since 1970, as a datetime."""
-    return None if at_ms is None else datetime.fromtimestamp(at_ms / 1000, UTC)
+    return None if at_ms is None else _EPOCH + timedelta(milliseconds=at_ms)
+
+
+def cursor_time(before: Cursor) -> datetime:
+    """Return the time of a cursor whose position is one, in ms since 1970.
+
+    Raises:
+        BadParameter: it is not the cursor of such a listing.
+    """
+    try:
+        return _EPOCH + timedelta(milliseconds=int(before.position))
+    except (ValueError, OverflowError) as error:
+        raise BadParameter("before", "before must be a cursor from an earlier answer") from error
 
 
 def as_ms(at: datetime) -> int:
     """Return *at* in ms since 1970."""
-    return round(at.timestamp() * 1000)
+    return (at - _EPOCH + _HALF_MS) // _MS
 
 
 def read_open(

@@ -8,7 +8,6 @@ exceed the limits. `SKIP LOCKED` passes over a row that is being cancelled or er
 from __future__ import annotations
 
 from collections.abc import Mapping
-from datetime import datetime
 from typing import Any
 
 from rehydrate.core.json import dump, load
@@ -17,7 +16,7 @@ from rehydrate.core.replay.schedule import MAX_SECONDS, AuditEntry, Replay, Repl
 from rehydrate.errors import BadParameter, Busy, Conflict
 from rehydrate.ports.replays import ReplayOrder
 from rehydrate.postgres import statements
-from rehydrate.postgres.message_rows import as_ms, as_time, storable
+from rehydrate.postgres.message_rows import as_ms, cursor_time, storable
 from rehydrate.postgres.pool import Pool, Session
 from rehydrate.postgres.store_clock import StoreClock, far_s
 
@@ -189,7 +188,7 @@ class PostgresReplays:
         if before is None:
             rows = await self._readers.read(_LIST, limit + 1)
         else:
-            created = _created(before)
+            created = cursor_time(before)
             rows = await self._readers.read(_LIST_BEFORE, limit + 1, created, before.message_id)
         found = [_replay(row) for row in rows[:limit]]
         more = len(rows) > limit
@@ -313,13 +312,6 @@ async def _add_audit(session: Session, entry: AuditEntry) -> None:
         entry.outcome,
         None if entry.detail is None else dump(entry.detail),
     )
-
-
-def _created(before: Cursor) -> datetime | None:
-    try:
-        return as_time(int(before.position))
-    except (ValueError, OverflowError, OSError) as error:
-        raise BadParameter("before", "before must be a cursor from an earlier answer") from error
 
 
 def _number(before: Cursor) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager
-from datetime import datetime
 from typing import Any
 
 from rehydrate.core import wire
@@ -15,7 +14,7 @@ from rehydrate.core.positions import Cursor
 from rehydrate.core.text.content import Timings
 from rehydrate.core.timeline import Tombstone
 from rehydrate.core.window import LostInterval, Watermark
-from rehydrate.errors import BadParameter, Conflict, StoreUnavailable
+from rehydrate.errors import Conflict, StoreUnavailable
 from rehydrate.ports import Conversation, Due, Finished, Stored
 from rehydrate.postgres import migrations, statements
 from rehydrate.postgres.inspections import PostgresInspections
@@ -25,7 +24,14 @@ from rehydrate.postgres.locked_conversation import (
     select_messages,
     stored_state_of,
 )
-from rehydrate.postgres.message_rows import as_ms, as_time, expanded, read_open, storable
+from rehydrate.postgres.message_rows import (
+    as_ms,
+    as_time,
+    cursor_time,
+    expanded,
+    read_open,
+    storable,
+)
 from rehydrate.postgres.pool import Pool, Session
 from rehydrate.postgres.replays import PostgresReplays, believed
 from rehydrate.postgres.store_clock import StoreClock, far_s
@@ -214,7 +220,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
             rows = await self._readers.read(statements.CONVERSATIONS, limit + 1)
         else:
             rows = await self._readers.read(
-                statements.CONVERSATIONS_BEFORE, limit + 1, _created(before), before.message_id
+                statements.CONVERSATIONS_BEFORE, limit + 1, cursor_time(before), before.message_id
             )
         found = [_conversation(row) for row in rows[:limit]]
         more = len(rows) > limit and found
@@ -299,13 +305,6 @@ async def _locked_row(session: Session, conversation_id: str, channel: str) -> C
     if not rows:
         raise Conflict(f"channel {channel!r} belongs to another conversation")
     return _conversation(rows[0])
-
-
-def _created(before: Cursor) -> datetime | None:
-    try:
-        return as_time(int(before.position))
-    except (ValueError, OverflowError) as error:
-        raise BadParameter("before", "before must be a cursor from an earlier answer") from error
 
 
 def _conversation(row: Any) -> Conversation:

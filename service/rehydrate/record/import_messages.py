@@ -11,6 +11,7 @@ from rehydrate.core.fold import MessageState
 from rehydrate.core.json import is_json
 from rehydrate.core.positions import check_conversation_id, check_message_id, insertion_position
 from rehydrate.core.text.content import check_parts, clean_parts
+from rehydrate.core.wire import MAX_MS
 from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict
 from rehydrate.record.catch_up import catch_up
 
@@ -180,6 +181,9 @@ def _check(new: NewMessage) -> None:
     if not new.parts and not isinstance(new.text, str):
         raise BadParameter("text", "a message must have text (a string) or parts")
     check_parts(new.parts or [{"text": new.text}])
+    for name, at_ms in (("started_ms", new.started_ms), ("finished_ms", new.finished_ms)):
+        if at_ms is not None and not 0 <= at_ms <= MAX_MS:
+            raise BadParameter(name, f"{name} must be a time from 1970 to 9999, in ms since 1970")
     for name in ("usage", "metadata"):
         if not is_json(getattr(new, name)):
             raise BadParameter(name, f"{name} must be JSON-serializable")
