@@ -51,7 +51,7 @@ class Publisher:
         self._channel = channel
         self._number = 0
 
-    async def say(self, name, data=None, *, rid=None, seq=None, id_=None, **headers):
+    async def publish_message(self, name, data=None, *, rid=None, seq=None, id_=None, **headers):
         self._number += 1
         found = {"responseId": rid, "seq": seq, **headers}
         found = {key: value for key, value in found.items() if value is not None}
@@ -62,11 +62,11 @@ class Publisher:
     async def stream(self, rid, text, *, first=1, start=True, stop=True):
         """Publish a whole response, a character per token."""
         if start:
-            await self.say("start", rid=rid, seq=0)
+            await self.publish_message("start", rid=rid, seq=0)
         for seq, letter in enumerate(text, start=first):
-            await self.say("token", letter, rid=rid, seq=seq)
+            await self.publish_message("token", letter, rid=rid, seq=seq)
         if stop:
-            await self.say("stop", rid=rid, seq=first + len(text))
+            await self.publish_message("stop", rid=rid, seq=first + len(text))
 
 
 class Reader:

@@ -141,11 +141,11 @@ async def test_a_conversation_keeps_its_channel_when_the_template_changes(histor
 
 
 async def test_simultaneous_first_writes_to_a_conversation_all_succeed(history):
-    async def say(number):
+    async def publish_message(number):
         new = NewMessage(f"m-{number}", "user", text="hello")
         return await history.store_messages("c", [new])
 
-    results = await asyncio.gather(*(say(number) for number in range(10)))
+    results = await asyncio.gather(*(publish_message(number) for number in range(10)))
     assert all(len(result.stored) == 1 for result in results)
 
 

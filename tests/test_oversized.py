@@ -59,20 +59,24 @@ async def recorded_message(room):
 @pytest.mark.parametrize("numbered", [True, False])
 async def test_a_response_above_ten_megabytes_ends_and_is_marked(room, numbered):
     count = content.MAX_CHARACTERS // len(PIECE) + 20
-    await room.tell("beside", "int", stop=False)
-    await room.say("start", responseId="r", **({"seq": 0} if numbered else {}))
+    await room.publish_response("beside", "int", stop=False)
+    await room.publish_message("start", responseId="r", **({"seq": 0} if numbered else {}))
     for seq in range(1, count + 1):
-        await room.say("token", PIECE, responseId="r", **({"seq": seq} if numbered else {}))
+        await room.publish_message(
+            "token", PIECE, responseId="r", **({"seq": seq} if numbered else {})
+        )
         if seq == count // 2:
             await room.catch_up()
-    await room.tell("beside", "act", start=False, first=4)
+    await room.publish_response("beside", "act", start=False, first=4)
     message = await recorded_message(room)
     assert (message["status"], message["error"]) == ("incomplete", TOO_LARGE)
     assert message["text"] == PIECE * (len(message["text"]) // len(PIECE))
     assert content.MAX_CHARACTERS <= len(message["text"]) <= content.FOLDED_CHARACTERS
     held = await lines_of(room)
-    await room.say("token", PIECE, responseId="r", **({"seq": count + 1} if numbered else {}))
-    await room.say("stop", responseId="r", **({"seq": count + 2} if numbered else {}))
+    await room.publish_message(
+        "token", PIECE, responseId="r", **({"seq": count + 1} if numbered else {})
+    )
+    await room.publish_message("stop", responseId="r", **({"seq": count + 2} if numbered else {}))
     assert await recorded_message(room) == message
     assert await lines_of(room) == held
 
@@ -85,11 +89,11 @@ async def test_too_many_tokens_or_parts_also_end_a_response(
     monkeypatch.setattr(content, limit, most)
     for number in range(60):
         headers = {"responseId": "r", "part": f"p{number}"}
-        await room.say("token", "x", **headers, **({"seq": number} if numbered else {}))
+        await room.publish_message("token", "x", **headers, **({"seq": number} if numbered else {}))
         if number == 20:
             await room.catch_up()
     monkeypatch.setattr(content, limit, 1_000)
-    await room.tell("beside", "intact")
+    await room.publish_response("beside", "intact")
     monkeypatch.setattr(content, limit, most)
     message = await recorded_message(room)
     assert (message["text"], len(message["parts"])) == ("x" * most, most)
@@ -100,13 +104,13 @@ async def test_too_many_tokens_or_parts_also_end_a_response(
     "seq", [-1, 1.5, "x", "-1", 2**40, MAX_SEQ + 1, 1e300, True, [2], {"n": 2}, ""]
 )
 async def test_an_invalid_seq_is_ignored_and_counted(room, seq):
-    await room.say("start", responseId="r", seq=0)
-    await room.say("token", "a", responseId="r", seq=1)
-    await room.say("token", "?", responseId="r", seq=seq)
-    await room.say("stop", responseId="r", seq=seq)
-    await room.say("token", "b", responseId="r", seq=2)
-    await room.say("stop", responseId="r", seq=3)
-    await room.tell("beside", "intact")
+    await room.publish_message("start", responseId="r", seq=0)
+    await room.publish_message("token", "a", responseId="r", seq=1)
+    await room.publish_message("token", "?", responseId="r", seq=seq)
+    await room.publish_message("stop", responseId="r", seq=seq)
+    await room.publish_message("token", "b", responseId="r", seq=2)
+    await room.publish_message("stop", responseId="r", seq=3)
+    await room.publish_response("beside", "intact")
     assert (await room.hydrate()).counts["ignored"] == 2
     assert (await room.catch_up()).counts["ignored"] == 2
     message = await recorded_message(room)
@@ -114,11 +118,11 @@ async def test_an_invalid_seq_is_ignored_and_counted(room, seq):
 
 
 async def test_a_huge_gap_is_declared_and_costs_nothing(room):
-    await room.say("start", responseId="r", seq=0)
-    await room.say("token", "a", responseId="r", seq=1)
-    await room.say("token", "z", responseId="r", seq=MAX_SEQ - 1)
-    await room.say("stop", responseId="r", seq=MAX_SEQ)
-    await room.tell("beside", "intact")
+    await room.publish_message("start", responseId="r", seq=0)
+    await room.publish_message("token", "a", responseId="r", seq=1)
+    await room.publish_message("token", "z", responseId="r", seq=MAX_SEQ - 1)
+    await room.publish_message("stop", responseId="r", seq=MAX_SEQ)
+    await room.publish_response("beside", "intact")
     message = await recorded_message(room)
     assert (message["text"], message["gaps"]) == ("az", [[2, MAX_SEQ - 2]])
     assert await lines_of(room) < 10_000
@@ -135,18 +139,18 @@ async def test_a_huge_gap_is_declared_and_costs_nothing(room):
     ],
 )
 async def test_odd_and_large_tool_calls_and_repairs_leave_the_rest_exact(room, name, data):
-    await room.tell("beside", "int", stop=False)
-    await room.say("token", "a", responseId="r", seq=1)
-    await room.say(name, data, responseId="r", seq=2, toolCallId="c")
-    await room.say("token", "b", responseId="r", seq=3)
-    await room.tell("beside", "act", start=False, first=4)
+    await room.publish_response("beside", "int", stop=False)
+    await room.publish_message("token", "a", responseId="r", seq=1)
+    await room.publish_message(name, data, responseId="r", seq=2, toolCallId="c")
+    await room.publish_message("token", "b", responseId="r", seq=3)
+    await room.publish_response("beside", "act", start=False, first=4)
     message = await recorded_message(room)
     assert message["text"].endswith("b")
     assert (message["status"], message["gaps"]) == ("in_progress", [])
 
 
 async def test_a_sweep_announces_an_end_whose_usage_exceeds_a_stop(room):
-    await room.tell("r", "ab", stop=False)
+    await room.publish_response("r", "ab", stop=False)
     await room.catch_up()
     usage = {"n": "x" * 100_000}
     await room.store_messages(NewMessage("r", "assistant", text="ab", usage=usage))
@@ -166,13 +170,13 @@ async def test_more_responses_than_may_be_open_are_refused_and_the_rest_stays_ex
 ):
     monkeypatch.setattr(timeline, "MAX_OPEN", 20)
     monkeypatch.setattr(recording, "PAGE", 7)
-    await room.tell("beside", "int", stop=False)
+    await room.publish_response("beside", "int", stop=False)
     for number in range(60):
-        await room.say("start", responseId=f"x{number}", seq=0)
+        await room.publish_message("start", responseId=f"x{number}", seq=0)
     async with room.respond("ours") as response:
         response.write("our own")
-    await room.tell("beside", "act", start=False, stop=False, first=4)
-    await room.say("user-input", {"promptId": "p", "text": "still here?"})
+    await room.publish_response("beside", "act", start=False, stop=False, first=4)
+    await room.publish_message("user-input", {"promptId": "p", "text": "still here?"})
     answer = await room.hydrate()
     assert answer.counts["refused"] == 41
     assert [(r.code, r.retry) for r in answer.reasons] == [("not_exact", False)]
@@ -189,10 +193,10 @@ async def test_more_responses_than_may_be_open_are_refused_and_the_rest_stays_ex
 async def test_refused_responses_stay_reported_when_there_is_room_again(room, monkeypatch):
     monkeypatch.setattr(timeline, "MAX_OPEN", 2)
     for number in range(4):
-        await room.say("start", responseId=f"x{number}", seq=0)
+        await room.publish_message("start", responseId=f"x{number}", seq=0)
     await room.catch_up()
     for number in range(2):
-        await room.say("stop", responseId=f"x{number}", seq=1)
+        await room.publish_message("stop", responseId=f"x{number}", seq=1)
     await room.catch_up()
     answer = await room.hydrate(ahead_ms=60_000)
     assert [(r.code, r.retry) for r in answer.reasons] == [("history_expired", False)]
@@ -203,7 +207,7 @@ async def test_a_reader_sees_our_response_among_more_foreign_ones_than_are_kept(
     monkeypatch.setattr(reader, "MAX_OPEN", 10)
     async with viewing(room) as viewer:
         for number in range(15):
-            await room.say("start", responseId=f"x{number}", seq=0)
+            await room.publish_message("start", responseId=f"x{number}", seq=0)
         async with room.respond("ours") as response:
             response.write("our own")
         await until(lambda: viewer.texts.get("ours") == ("our own", "completed"))
@@ -222,11 +226,11 @@ async def test_a_follower_receives_our_response_despite_many_foreign_ones(
         reading(history, conversation) as follower,
     ):
         for number in range(12):
-            await publisher.say("start", rid=f"x{number}", seq=0)
+            await publisher.publish_message("start", rid=f"x{number}", seq=0)
         async with history.respond(conversation, "ours") as response:
             response.write("our own")
         await follower.until(completed("ours"))
-        await publisher.say("user-input", {"promptId": "p", "text": "still here?"})
+        await publisher.publish_message("user-input", {"promptId": "p", "text": "still here?"})
         await follower.until(lambda r: r.texts.get("p") == "still here?")
         assert follower.reader.texts["ours"] == "our own"
         assert len(follower.reader.texts) <= 2 * 4 + 2

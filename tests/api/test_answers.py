@@ -444,7 +444,7 @@ async def test_a_stream_is_the_same_with_and_without_direct_sending(database, ow
         ):
             assert (await stream.next()).kind == "snapshot"
             for n in range(1, 20):
-                await publisher.say("token", f"{n} ", rid="r", seq=n)
+                await publisher.publish_message("token", f"{n} ", rid="r", seq=n)
             events = await stream.take(19)
         assert [each.data["text"] for each in events] == [f"{n} " for n in range(1, 20)]
 

@@ -91,18 +91,20 @@ async def test_a_snapshot_comes_first_then_every_kind_of_event_with_an_id_each(
         assert snapshot.data["messages"] == answer["messages"]
         assert set(snapshot.data) == set(answer)
         assert 500 <= stream.retry_ms <= 10_000
-        await publisher.say("user-input", {"promptId": "p", "text": "?"})
-        await publisher.say("start", rid="r", seq=0, promptId="p")
-        await publisher.say("reasoning", "hm", rid="r", seq=1)
-        await publisher.say("token", "語", rid="r", seq=2, part="0")
+        await publisher.publish_message("user-input", {"promptId": "p", "text": "?"})
+        await publisher.publish_message("start", rid="r", seq=0, promptId="p")
+        await publisher.publish_message("reasoning", "hm", rid="r", seq=1)
+        await publisher.publish_message("token", "語", rid="r", seq=2, part="0")
         call = {"name": "add", "args": ""}
-        await publisher.say("tool_call", call, rid="r", seq=3, toolCallId="t")
-        await publisher.say("tool_args", "{}", rid="r", seq=4, toolCallId="t")
+        await publisher.publish_message("tool_call", call, rid="r", seq=3, toolCallId="t")
+        await publisher.publish_message("tool_args", "{}", rid="r", seq=4, toolCallId="t")
         result = {"name": "add", "result": [1]}
-        await publisher.say("tool_result", result, rid="r", seq=5, toolCallId="t")
-        await publisher.say("refusal", "no", rid="r", seq=6)
-        await publisher.say("response-complete", {"text": "語"}, rid="r", seq=6)
-        await publisher.say("stop", {"usage": {"n": 1}}, rid="r", seq=7, status="incomplete")
+        await publisher.publish_message("tool_result", result, rid="r", seq=5, toolCallId="t")
+        await publisher.publish_message("refusal", "no", rid="r", seq=6)
+        await publisher.publish_message("response-complete", {"text": "語"}, rid="r", seq=6)
+        await publisher.publish_message(
+            "stop", {"usage": {"n": 1}}, rid="r", seq=7, status="incomplete"
+        )
         received = await stream.take(10)
     kinds = "prompt start reasoning token tool_call tool_args tool_result refusal repair stop"
     assert [each.kind for each in received] == kinds.split()
@@ -124,10 +126,10 @@ async def test_a_reconnecting_reader_receives_exactly_the_missed_events(
     await publisher.stream("r", "ab", stop=False)
     async with streamed(client, conversation) as stream:
         await stream.take(1)
-        await publisher.say("token", "c", rid="r", seq=3)
+        await publisher.publish_message("token", "c", rid="r", seq=3)
         (third,) = await stream.take(1)
-    await publisher.say("token", "d", rid="r", seq=4)
-    await publisher.say("token", "e", rid="r", seq=5)
+    await publisher.publish_message("token", "d", rid="r", seq=4)
+    await publisher.publish_message("token", "e", rid="r", seq=5)
     for how in ({"last": third.id}, {"last_event_id": third.id}):
         async with streamed(client, conversation, **how) as stream:
             received = await stream.take(2)
@@ -246,7 +248,7 @@ async def test_a_stream_that_fails_at_its_beginning_releases_its_place(
         httpx.AsyncClient(transport=transport, base_url="http://test") as direct,
         publisher_to(server, f"ai:{conversation}") as publisher,
     ):
-        await publisher.say("start", rid="r", seq=0)
+        await publisher.publish_message("start", rid="r", seq=0)
         scope = {
             "type": "http",
             "method": "GET",
@@ -274,10 +276,10 @@ async def test_an_unreadable_message_is_skipped_and_counted(client, conversation
     async with streamed(client, conversation) as stream:
         await stream.take(1)
         before = await ignored(client)
-        await publisher.say("token", "x", rid="r", seq="many")
-        await publisher.say("unknown", {"a": 1})
-        await publisher.say("token", {"no": "text"}, rid="r", seq=1)
-        await publisher.say("token", "y", rid="r", seq=2)
+        await publisher.publish_message("token", "x", rid="r", seq="many")
+        await publisher.publish_message("unknown", {"a": 1})
+        await publisher.publish_message("token", {"no": "text"}, rid="r", seq=1)
+        await publisher.publish_message("token", "y", rid="r", seq=2)
         received = await stream.take(2)
         assert await ignored(client) == before + 2
     assert [(each.data["seq"], each.data["text"]) for each in received] == [(1, ""), (2, "y")]
@@ -323,12 +325,12 @@ async def test_a_stalled_reader_does_not_delay_others_and_gets_a_snapshot(
     piece = "x" * 10_000
     async with streamed(client, conversation) as stream:
         await stream.take(1)
-        await publisher.say("start", rid="r", seq=0)
+        await publisher.publish_message("start", rid="r", seq=0)
         for seq in range(1, 1_001):
-            await publisher.say("token", piece, rid="r", seq=seq)
+            await publisher.publish_message("token", piece, rid="r", seq=seq)
             received = await stream.next()
             assert received.kind in ("start", "token")
-        await publisher.say("stop", rid="r", seq=1_001)
+        await publisher.publish_message("stop", rid="r", seq=1_001)
         assert [each.kind for each in await stream.take(2)] == ["token", "stop"]
     snapshots, tail = 0, b""
     async with asyncio.timeout(PATIENCE_S):

@@ -134,9 +134,9 @@ async def test_an_event_source_of_another_origin_follows(
     async with browsing(site, stream_of(url, server, conversation)):
         await site.opened.get()
         for seq, letter in enumerate("もの勝ち", start=3):
-            await publisher.say("token", letter, rid="r", seq=seq)
+            await publisher.publish_message("token", letter, rid="r", seq=seq)
             await asyncio.sleep(0.3)
-        await publisher.say("stop", rid="r", seq=7)
+        await publisher.publish_message("stop", rid="r", seq=7)
         found = await site.seen.get()
     assert found["text"] == "早いもの勝ち"
     assert found["kinds"][0] == "snapshot"
@@ -149,15 +149,15 @@ async def test_it_reconnects_and_receives_exactly_the_missed_events(
     await publisher.stream("r", "早い", stop=False)
     async with TcpProxy(url) as proxy, browsing(site, stream_of(proxy.url, server, conversation)):
         await site.opened.get()
-        await publisher.say("token", "も", rid="r", seq=3)
+        await publisher.publish_message("token", "も", rid="r", seq=3)
         await asyncio.sleep(1)
         await proxy.disconnect()
-        await publisher.say("token", "の", rid="r", seq=4)
+        await publisher.publish_message("token", "の", rid="r", seq=4)
         await asyncio.sleep(0.5)
         await proxy.connect()
         await site.opened.get()
-        await publisher.say("token", "勝", rid="r", seq=5)
-        await publisher.say("stop", rid="r", seq=6)
+        await publisher.publish_message("token", "勝", rid="r", seq=5)
+        await publisher.publish_message("stop", rid="r", seq=6)
         found = await site.seen.get()
     assert found["text"] == "早いもの勝"
     assert found["kinds"].count("snapshot") == 1

@@ -104,25 +104,25 @@ async def chatting(url, conversation):
 
 
 async def test_a_reloaded_chat_resumes_the_streaming_response(chatting, publisher):
-    await publisher.say("user-input", {"promptId": "p", "text": "Tell me."})
-    await publisher.say("start", rid="r", seq=0, promptId="p")
-    await publisher.say("reasoning", "hm", rid="r", seq=1)
-    await publisher.say("token", "Once ", rid="r", seq=2)
+    await publisher.publish_message("user-input", {"promptId": "p", "text": "Tell me."})
+    await publisher.publish_message("start", rid="r", seq=0, promptId="p")
+    await publisher.publish_message("reasoning", "hm", rid="r", seq=1)
+    await publisher.publish_message("token", "Once ", rid="r", seq=2)
     chat = await chatting()
     loaded = await chat.resumed()
     assert [(m["id"], m["role"]) for m in loaded] == [("p", "user"), ("r", "assistant")]
     called = {"rid": "r", "toolCallId": "t"}
-    await publisher.say("token", "upon ", rid="r", seq=3)
-    await publisher.say("tool_call", {"name": "add", "args": ""}, seq=4, **called)
-    await publisher.say("tool_args", '{"a":1}', seq=5, **called)
-    await publisher.say("tool_result", {"name": "add", "result": [2]}, seq=6, **called)
+    await publisher.publish_message("token", "upon ", rid="r", seq=3)
+    await publisher.publish_message("tool_call", {"name": "add", "args": ""}, seq=4, **called)
+    await publisher.publish_message("tool_args", '{"a":1}', seq=5, **called)
+    await publisher.publish_message("tool_result", {"name": "add", "result": [2]}, seq=6, **called)
     failing = {"rid": "r", "toolCallId": "u"}
-    await publisher.say("tool_call", {"name": "add", "args": {}}, seq=7, **failing)
-    await publisher.say(
+    await publisher.publish_message("tool_call", {"name": "add", "args": {}}, seq=7, **failing)
+    await publisher.publish_message(
         "tool_result", {"result": {"error": "no"}}, seq=8, **failing, status="failed"
     )
-    await publisher.say("token", "a time 👩‍🚀", rid="r", seq=9)
-    await publisher.say("stop", {"usage": {"n": 9}}, rid="r", seq=10)
+    await publisher.publish_message("token", "a time 👩‍🚀", rid="r", seq=9)
+    await publisher.publish_message("stop", {"usage": {"n": 9}}, rid="r", seq=10)
     found = await chat.line()
     assert (found["status"], found["errors"]) == ("ready", [])
     assert found["finished"] == [{"finishReason": "stop", "isAbort": False, "isError": False}]
@@ -155,17 +155,19 @@ async def test_without_a_streaming_response_there_is_nothing_to_resume(
 
 
 async def test_a_finished_conversation_is_loaded_and_valid(chatting, publisher):
-    await publisher.say("user-input", {"promptId": "p", "text": "?"})
-    await publisher.say("start", rid="r", seq=0)
+    await publisher.publish_message("user-input", {"promptId": "p", "text": "?"})
+    await publisher.publish_message("start", rid="r", seq=0)
     call_ = {"name": "add", "args": {"a": 1}}
-    await publisher.say("tool_call", call_, rid="r", seq=1, toolCallId="t")
-    await publisher.say("refusal", "no", rid="r", seq=2)
-    await publisher.say("tool_call", call_, rid="r", seq=3, toolCallId="u")
+    await publisher.publish_message("tool_call", call_, rid="r", seq=1, toolCallId="t")
+    await publisher.publish_message("refusal", "no", rid="r", seq=2)
+    await publisher.publish_message("tool_call", call_, rid="r", seq=3, toolCallId="u")
     failed = {"result": {"error": "too large"}}
-    await publisher.say("tool_result", failed, rid="r", seq=4, toolCallId="u", status="failed")
-    await publisher.say("stop", rid="r", seq=5, status="incomplete")
-    await publisher.say("start", rid="empty", seq=0)
-    await publisher.say("stop", rid="empty", seq=1)
+    await publisher.publish_message(
+        "tool_result", failed, rid="r", seq=4, toolCallId="u", status="failed"
+    )
+    await publisher.publish_message("stop", rid="r", seq=5, status="incomplete")
+    await publisher.publish_message("start", rid="empty", seq=0)
+    await publisher.publish_message("stop", rid="empty", seq=1)
     chat = await chatting(response="r")
     loaded = await chat.resumed(204)
     assert [m["id"] for m in loaded] == ["p", "r", "empty"]
@@ -184,9 +186,9 @@ async def test_of_several_streaming_responses_the_requested_one_is_resumed(chatt
     await publisher.stream("new", "xy", stop=False)
     chat = await chatting(response="old")
     await chat.resumed()
-    await publisher.say("token", "z", rid="new", seq=3)
-    await publisher.say("token", "c", rid="old", seq=3)
-    await publisher.say("stop", rid="old", seq=4)
+    await publisher.publish_message("token", "z", rid="new", seq=3)
+    await publisher.publish_message("token", "c", rid="old", seq=3)
+    await publisher.publish_message("stop", rid="old", seq=4)
     shown = {m["id"]: m["parts"][0]["text"] for m in (await chat.line())["shown"]}
     assert shown["old"] == "abc"
     assert shown["new"].startswith("xy")
@@ -196,8 +198,8 @@ async def test_a_response_that_is_repaired_ends_the_stream_with_an_error(chattin
     await publisher.stream("r", "abd", stop=False)
     chat = await chatting()
     await chat.resumed()
-    await publisher.say("token", "!", rid="r", seq=4)
-    await publisher.say("response-complete", "abcd!", rid="r", seq=4)
+    await publisher.publish_message("token", "!", rid="r", seq=4)
+    await publisher.publish_message("response-complete", "abcd!", rid="r", seq=4)
     found = await chat.line()
     assert (found["status"], found["errors"]) == ("error", [ui_messages._CHANGED])
 
@@ -208,7 +210,7 @@ async def test_the_stream_declares_its_protocol_and_its_end(client, conversation
     async with client.stream("GET", path) as answer:
         assert answer.headers["x-vercel-ai-ui-message-stream"] == "v1"
         assert answer.headers["content-type"].startswith("text/event-stream")
-        await publisher.say("stop", rid="r", seq=3)
+        await publisher.publish_message("stop", rid="r", seq=3)
         async with asyncio.timeout(PATIENCE_S):
             lines = [line async for line in answer.aiter_lines() if line.startswith("data:")]
     assert json.loads(lines[0].removeprefix("data:"))["type"] == "start"

@@ -117,7 +117,7 @@ class ChannelLogContract:
         async with log.subscribe(channel) as subscription:
             until = subscription.attach_serial
             if until is None:
-                pytest.skip("the SDK does not tell the attach point")
+                pytest.skip("the SDK does not expose the attach point")
             await published(log, channel, tokens(3, run="later"))
             (page,) = await read(log, channel, until=until)
         assert [m.id for m in page] == ["r-0", "r-1", "r-2"]

@@ -1,6 +1,6 @@
 """Conversations over a real Postgres and a real channel server, in which a test controls the order.
 
-`House` holds the real adapters, once for a module; `Room` is one conversation on them. `Paused` wraps a
+`SharedAdapters` holds the real adapters, once for a module; `IsolatedConversation` is one conversation on them. `Paused` wraps a
 port and pauses before chosen calls, so that a test decides which of two goes first, without sleeping.
 """
 
@@ -107,7 +107,7 @@ class Gate:
         self._opened.set()
 
 
-class Room:
+class IsolatedConversation:
     """One conversation on the adapters of a house."""
 
     def __init__(self, house, *, clock, retention_ms, agents):
@@ -163,22 +163,24 @@ class Room:
     async def store_messages(self, *messages):
         return await store_messages(self.ctx, self.id, messages)
 
-    async def say(self, name, data=None, *, client_id=None, **headers):
+    async def publish_message(self, name, data=None, *, client_id=None, **headers):
         """Publish one message; return its serial once it is acknowledged."""
         extras = {"headers": headers} if headers else None
         said = Outgoing(name, data, f"{self.id}-{next(self._count)}", extras, client_id)
         (serial,) = await self.channel.publish(self.name, [said])
         return serial
 
-    async def tell(self, rid, text, *, start=True, stop=True, first=1, **headers):
+    async def publish_response(self, rid, text, *, start=True, stop=True, first=1, **headers):
         """Publish a response as a foreign publisher does, a letter per token; return the last serial."""
         last = None
         if start:
-            last = await self.say("start", responseId=rid, seq=0, **headers)
+            last = await self.publish_message("start", responseId=rid, seq=0, **headers)
         for seq, letter in enumerate(text, first):
-            last = await self.say("token", letter, responseId=rid, seq=seq, **headers)
+            last = await self.publish_message("token", letter, responseId=rid, seq=seq, **headers)
         if stop:
-            last = await self.say("stop", responseId=rid, seq=first + len(text), **headers)
+            last = await self.publish_message(
+                "stop", responseId=rid, seq=first + len(text), **headers
+            )
         return last
 
     async def on_channel(self):
@@ -189,7 +191,7 @@ class Room:
                 found += page
         return found
 
-    async def heard(self, count):
+    async def wait_for_history(self, count):
         """Wait until history shows *count* messages."""
         async with asyncio.timeout(PATIENCE_S):
             while len(await self.on_channel()) < count:  # noqa: ASYNC110 - others publish them
@@ -203,7 +205,7 @@ class Room:
     async def row(self):
         return (await self.store.load(self.id, limit=1, before=None)).conversation
 
-    async def spoken(self):
+    async def channel_events(self):
         """Return name, seq and gen of the channel messages, in order."""
         told = [(m.name, m.extras["headers"]) for m in await self.on_channel()]
         return [(name, headers["seq"], headers["gen"]) for name, headers in told]
@@ -223,7 +225,7 @@ class Room:
         states = await self.store.states(self.id, ids)
         return {s.id: ("".join(p["text"] for p in s.parts()), s.status) for s in states}
 
-    async def keeps(self, rid, text):
+    async def wait_until_stored(self, rid, text):
         """Wait until the store has *text* of *rid*."""
         async with asyncio.timeout(PATIENCE_S):
             while (await self.stored())[rid][0] != text:  # noqa: ASYNC110 - others write it
@@ -241,7 +243,7 @@ class Room:
             await held.grant(rid, "nobody that lives", -1.0)
 
     @asynccontextmanager
-    async def listening(self):
+    async def deliveries(self):
         """Collect what the channel delivers during the block, in a list."""
         heard = []
 
@@ -258,7 +260,7 @@ class Room:
                 await asyncio.gather(task, return_exceptions=True)
 
 
-class House:
+class SharedAdapters:
     """The adapters of a module's rooms: Postgres, the channel server, and two connections to it."""
 
     def __init__(self, store, server, channel, other, database):
@@ -281,7 +283,7 @@ class House:
     def room(self, *, retention_ms=120_000, agents=frozenset(), clock=now_ms):
         """Create a conversation for the block; its faults are switched off at the end."""
         try:
-            yield Room(self, clock=clock, retention_ms=retention_ms, agents=agents)
+            yield IsolatedConversation(self, clock=clock, retention_ms=retention_ms, agents=agents)
         finally:
             self.server.faults.clear()
 
@@ -294,7 +296,7 @@ def channel_of(server, **more):
 async def open_house(database):
     store = PostgresStore(database)
     async with LocalAbly() as server, channel_of(server) as channel, channel_of(server) as other:
-        house = House(store, server, channel, other, database)
+        house = SharedAdapters(store, server, channel, other, database)
         await store.open()
         try:
             yield house

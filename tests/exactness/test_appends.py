@@ -87,7 +87,7 @@ class Test9VersionsAreNotPositions:
             if (gate := next(gates, None)) is not None:
                 await gate()
 
-        async with appending(grown) as publisher, grown.listening() as heard:
+        async with appending(grown) as publisher, grown.deliveries() as heard:
             first = await publisher.create("r", "a")
             asking = grown.house.spawn(
                 grown.hydrate(channel=Paged(grown.channel, page=at_page), until=None)

@@ -64,11 +64,11 @@ class Test11ALiveFoldIsNotSaved:
         self, history, server, conversation, publisher
     ):
         async with reading(history, conversation) as follower:
-            await publisher.say("token", "a", rid="r")
+            await publisher.publish_message("token", "a", rid="r")
             await follower.until(lambda r: r.texts.get("r") == "a")
             with server.faults.on("drop_deliveries", count=1):
-                await publisher.say("token", "b", rid="r")
-            await publisher.say("token", "c", rid="r")
+                await publisher.publish_message("token", "b", rid="r")
+            await publisher.publish_message("token", "c", rid="r")
             await follower.until(lambda r: r.texts.get("r") == "abc")
             while not (await history.catch_up(conversation)).moved:
                 pass  # the background recorder has locked the conversation, and may have read earlier
@@ -117,16 +117,16 @@ class TestS11AnswersThatARetryImproves:
     async def test_live_text_is_not_joined_to_the_stored_part_while_history_is_unavailable(
         self, room
     ):
-        await room.say("start", responseId="r")
-        await room.say("token", "a", responseId="r")
+        await room.publish_message("start", responseId="r")
+        await room.publish_message("token", "a", responseId="r")
         await room.catch_up()
-        await room.say("token", "b", responseId="r")
+        await room.publish_message("token", "b", responseId="r")
         with room.faults.on("fail_history", status=503):
             answer = await room.hydrate()
         assert [(r.code, r.retry) for r in answer.reasons] == [("history_unavailable", True)]
         assert View(json.loads(answer.body)).stale
         async with viewing(room) as view:
-            await room.say("token", "c", responseId="r")
+            await room.publish_message("token", "c", responseId="r")
             await view.shows(r=("abc", "in_progress"))
 
 
@@ -143,15 +143,15 @@ class TestM1ManyRefusedTokens:
 
         monkeypatch.setattr(history._store, "load", loaded)
         async with reading(history, conversation) as one, reading(history, conversation) as two:
-            await publisher.say("start", rid="r", seq=0)
+            await publisher.publish_message("start", rid="r", seq=0)
             await one.until(lambda r: "r" in r.messages or r.snapshots)
             reads.clear()
             for seq in range(1, 41):
                 if seq % 2:  # every other one was refused
-                    await publisher.say("token", str(seq % 10), rid="r", seq=seq)
+                    await publisher.publish_message("token", str(seq % 10), rid="r", seq=seq)
             whole = "".join(str(seq % 10) for seq in range(1, 41))
-            await publisher.say("response-complete", {"text": whole}, rid="r", seq=40)
-            await publisher.say("stop", rid="r", seq=41)
+            await publisher.publish_message("response-complete", {"text": whole}, rid="r", seq=40)
+            await publisher.publish_message("stop", rid="r", seq=41)
             for follower in (one, two):
                 await follower.until(lambda r: r.statuses.get("r") == "completed")
                 assert follower.reader.texts == {"r": whole}
@@ -162,9 +162,9 @@ class TestM2Positions:
     async def test_responses_are_in_the_order_of_their_starts_in_whatever_order_they_were_stored(
         self, room
     ):
-        await room.say("start", responseId="first", seq=0)
-        await room.tell("second", "b")
-        await room.tell("first", "a", start=False)
+        await room.publish_message("start", responseId="first", seq=0)
+        await room.publish_response("second", "b")
+        await room.publish_response("first", "a", start=False)
         await room.catch_up()
         assert list(await room.shown()) == ["first", "second"]
         async with room.store.locked(room.id, room.name) as held:
@@ -172,10 +172,10 @@ class TestM2Positions:
         assert states["first"].position < states["second"].position
 
     async def test_a_row_that_was_inserted_first_has_the_position_of_its_start(self, room):
-        first = await room.say("start", responseId="first", seq=0)
+        first = await room.publish_message("start", responseId="first", seq=0)
         await asyncio.sleep(0.02)  # positions know milliseconds
         await room.store_messages(NewMessage("later", "assistant", text="x"))
-        await room.tell("first", "a", start=False)
+        await room.publish_response("first", "a", start=False)
         await room.catch_up()
         assert list(await room.shown()) == ["first", "later"]
         (state,) = await room.store.states(room.id, {"first"})
@@ -184,7 +184,7 @@ class TestM2Positions:
 
 class TestM4TokensFromOne:
     async def test_without_a_start_there_is_no_gap(self, room):
-        await room.tell("r", "abc", start=False)
+        await room.publish_response("r", "abc", start=False)
         assert (await room.message())["gaps"] == []
         assert (await room.hydrate()).complete
         await room.catch_up()
@@ -196,9 +196,9 @@ class TestM5ETags:
     async def test_the_etag_changes_when_a_gap_is_filled_and_when_text_is_repaired(
         self, history, conversation, publisher
     ):
-        await publisher.say("start", rid="r", seq=0)
-        await publisher.say("token", "b", rid="r", seq=2)
-        await publisher.say("stop", rid="r", seq=3)
+        await publisher.publish_message("start", rid="r", seq=0)
+        await publisher.publish_message("token", "b", rid="r", seq=2)
+        await publisher.publish_message("stop", rid="r", seq=3)
         await history.store_messages(conversation, [NewMessage("m", "user", text="later")])
         await history.catch_up(conversation)
         path = f"/v1/conversations/{conversation}/messages/r"
@@ -207,10 +207,10 @@ class TestM5ETags:
             transport=httpx.ASGITransport(app), base_url="http://t", headers=bearer(SERVICE_KEY)
         ) as client:
             tags = [await self.tag(client, path)]
-            await publisher.say("token", "a", rid="r", seq=1)
+            await publisher.publish_message("token", "a", rid="r", seq=1)
             await history.catch_up(conversation)
             tags.append(await self.tag(client, path))
-            await publisher.say("response-complete", {"text": "AB"}, rid="r", seq=2)
+            await publisher.publish_message("response-complete", {"text": "AB"}, rid="r", seq=2)
             await history.catch_up(conversation)
             tags.append(await self.tag(client, path))
             unchanged = await client.get(path, headers={"If-None-Match": tags[-1]})
@@ -226,9 +226,9 @@ class TestM5ETags:
 class TestM7TextAfterTheStop:
     async def test_without_seq_it_is_dropped_by_readers_and_by_the_recorder(self, room):
         async with viewing(room) as view:
-            await room.say("token", "a", responseId="r")
-            await room.say("stop", responseId="r")
-            await room.say("token", "late", responseId="r")
+            await room.publish_message("token", "a", responseId="r")
+            await room.publish_message("stop", responseId="r")
+            await room.publish_message("token", "late", responseId="r")
             await view.wait_for("token", 2)
             assert view.texts == {"r": ("a", "completed")}
         assert await room.shown() == {"r": ("a", "completed")}
@@ -239,12 +239,14 @@ class TestM7TextAfterTheStop:
 class TestM9RepairsWithASeq:
     async def test_readers_apply_the_repair_without_hydrating_again(self, room):
         async with viewing(room) as view:
-            await room.say("start", responseId="r", seq=0)
-            await room.say("token", "a", responseId="r", seq=1)
+            await room.publish_message("start", responseId="r", seq=0)
+            await room.publish_message("token", "a", responseId="r", seq=1)
             await view.shows(r=("a", "in_progress"))
-            await room.say("response-complete", {"text": "abc"}, responseId="r", seq=3)
-            await room.say("token", "c", responseId="r", seq=3)  # held back, and in the repair
-            await room.say("token", "d", responseId="r", seq=4)
-            await room.say("stop", responseId="r", seq=5)
+            await room.publish_message("response-complete", {"text": "abc"}, responseId="r", seq=3)
+            await room.publish_message(
+                "token", "c", responseId="r", seq=3
+            )  # held back, and in the repair
+            await room.publish_message("token", "d", responseId="r", seq=4)
+            await room.publish_message("stop", responseId="r", seq=5)
             await view.shows(r=("abcd", "completed"))
         assert view.agains == 0

@@ -42,16 +42,16 @@ class Test7DeadBetweenTheCommitAndTheStop:
 class Test8TheSweeperKeepsAllText:
     async def test_text_published_before_the_sweepers_stop_is_kept(self, room):
         zombie = await room.claimed("r")
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         await room.catch_up()
-        await room.say("token", "c", responseId="r", seq=3)
+        await room.publish_message("token", "c", responseId="r", seq=3)
         async with room.store.locked(room.id, room.name) as held:
             await held.fence("r", "sweeper", 30.0)
         assert await room.stored() == {"r": ("ab", "in_progress")}
         await room.catch_up()
         assert await room.stored() == {"r": ("abc", "in_progress")}
-        await room.say("stop", responseId="r", seq=4, gen=1, status="interrupted")
-        await room.say("token", "d", responseId="r", seq=5)
+        await room.publish_message("stop", responseId="r", seq=4, gen=1, status="interrupted")
+        await room.publish_message("token", "d", responseId="r", seq=5)
         await room.catch_up()
         assert await room.stored() == {"r": ("abc", "interrupted")}
         with pytest.raises(Conflict):
@@ -63,7 +63,7 @@ class Test10ARecorderBesideAPublisherThatFinishes:
         gate = Gate()
         async with room.respond("r") as response:
             response.write("a")
-            await room.heard(2)
+            await room.wait_for_history(2)
             recording = room.house.spawn(room.catch_up(store=Paused(room.store, locked=gate)))
             await gate.reached()
             response.write("b")
@@ -78,26 +78,26 @@ class Test10ARecorderBesideAPublisherThatFinishes:
         async with room.respond("r") as response:
             for letter in text[:16]:
                 response.write(letter)
-            await room.heard(17)
+            await room.wait_for_history(17)
             recording = room.house.spawn(room.catch_up(store=Paused(room.store, locked=gate)))
             await gate.reached()
             for letter in text[16:]:
                 response.write(letter)
-            await room.keeps("r", text)
+            await room.wait_until_stored("r", text)
             gate.open()
             await within(recording)
-            await room.keeps("r", text)
+            await room.wait_until_stored("r", text)
         assert await room.stored() == {"r": (text, "completed")}
 
 
 class Test11OnlyHistoryIsSaved:
     async def test_a_hydrate_moves_no_watermark_and_creates_no_row(self, room):
-        await room.say("token", "a", responseId="r")
+        await room.publish_message("token", "a", responseId="r")
         await room.hydrate()
         assert await room.row() is None
         await room.catch_up()
         before = await room.row()
-        await room.say("token", "b", responseId="r")
+        await room.publish_message("token", "b", responseId="r")
         await room.hydrate()
         assert await room.row() == before
         assert await room.stored() == {"r": ("a", "in_progress")}
@@ -152,7 +152,7 @@ class TestS13RenamedChannels:
         async with room.respond("r") as response:
             response.write("y")
         room.name = real
-        assert [name for name, _, _ in await room.spoken()] == ["start", "token", "stop"]
+        assert [name for name, _, _ in await room.channel_events()] == ["start", "token", "stop"]
         room.name = "ai:by-another-template"
         recorded = await room.catch_up()
         assert (recorded.messages, (await room.row()).channel) == (3, real)
@@ -183,5 +183,5 @@ class TestS14TextThatTheChannelNeverCarried:
                 response.write("a")
                 response.finish(parts=[{"type": "text", "text": "never committed"}])
                 await room.take_over("r")
-        assert "response-complete" not in [name for name, _, _ in await room.spoken()]
+        assert "response-complete" not in [name for name, _, _ in await room.channel_events()]
         assert (await room.shown())["r"] == ("a", "in_progress")

@@ -52,7 +52,7 @@ class Test7DeadBetweenTheCommitAndTheStop:
 
     async def test_a_response_that_a_backend_finished_also_ends_for_live_readers(self, room):
         async with viewing(room) as view:
-            await room.tell("r", "ab", stop=False)
+            await room.publish_response("r", "ab", stop=False)
             await room.catch_up()
             await room.store_messages(NewMessage("r", "assistant", text="abc"))
             await until(lambda: view.texts == {"r": ("ab", "in_progress")})
@@ -64,9 +64,9 @@ class Test7DeadBetweenTheCommitAndTheStop:
 class Test8TheSweeperKeepsAllText:
     async def test_text_the_recorder_had_not_read_is_kept_and_the_zombie_is_fenced(self, room):
         zombie = await room.claimed("r")
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         await room.catch_up()
-        await room.say("token", "c", responseId="r", seq=3)
+        await room.publish_message("token", "c", responseId="r", seq=3)
         await room.take_over("r")
         async with viewing(room) as view:
             assert await swept(room, "r")
@@ -81,7 +81,7 @@ class Test8TheSweeperKeepsAllText:
     ):
         """The token arrives first: the stop seems old, but ends the response."""
         await room.claimed("r")
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         await room.take_over("r")
         stopping = Gate()
         async with viewing(room) as view:
@@ -89,7 +89,7 @@ class Test8TheSweeperKeepsAllText:
                 swept(room, "r", channel=Paused(room.channel, stop=stopping))
             )
             await stopping.reached()
-            await room.say("token", "c", responseId="r", seq=3)
+            await room.publish_message("token", "c", responseId="r", seq=3)
             await until(lambda: view.texts == {"r": ("abc", "in_progress")})
             stopping.open()
             assert await within(sweeping)
@@ -100,7 +100,7 @@ class Test8TheSweeperKeepsAllText:
                 await held.put([state])
             assert await room.stored() == {"r": ("abc", "interrupted")}
             for event in again:  # like a sweeper that died before it recorded its announcement
-                await room.say(
+                await room.publish_message(
                     {"repair": "response-complete"}.get(event.kind, event.kind),
                     {"parts": event.value} if event.kind == "repair" else None,
                     responseId="r",
@@ -116,7 +116,7 @@ class Test8TheSweeperKeepsAllText:
     async def test_text_that_only_a_checkpoint_has_reaches_live_readers_with_the_end(self, room):
         ledger = await room.claimed("r")
         async with viewing(room) as view:
-            await room.tell("r", "ab", stop=False)
+            await room.publish_response("r", "ab", stop=False)
             await until(lambda: view.texts == {"r": ("ab", "in_progress")})
             await ledger.checkpoint(_written("r", "abcd"))
             await room.take_over("r")
@@ -161,7 +161,7 @@ class TestS6TheIdleLimit:
             return now_ms() + ahead_ms[0]
 
         with house.room(clock=clock) as room:
-            await room.tell("r", "a", stop=False)
+            await room.publish_response("r", "a", stop=False)
             await room.catch_up()
             ahead_ms[0] = 60_000
             due = Due(room.id, "r", room.name)
@@ -173,7 +173,7 @@ class TestS6TheIdleLimit:
             assert await room.stored() == {"r": ("a", "interrupted")}
             async with viewing(room) as view:
                 await until(lambda: view.texts == {"r": ("a", "interrupted")})
-                await room.tell("r", "bc", start=False, first=2)
+                await room.publish_response("r", "bc", start=False, first=2)
                 await until(lambda: view.texts == {"r": ("abc", "completed")})
             await room.catch_up()
         assert await room.stored() == {"r": ("abc", "completed")}
@@ -187,7 +187,7 @@ class TestS12TheEndWhilePostgresIsAway:
 
     async def test_a_sweeper_does_not_fence_a_publisher_that_still_publishes(self, room):
         await room.claimed("r")
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         await room.take_over("r")  # it could not renew its lease: Postgres was away
         assert not await swept(room, "r", lease_s=30.0)
         assert not (await room.lease("r")).fenced
@@ -200,7 +200,7 @@ class TestS12TheEndWhilePostgresIsAway:
             async def publish():
                 async with room.respond("r", store=frail) as response:
                     response.write("abc")
-                    await room.heard(2)
+                    await room.wait_for_history(2)
                     cable.cut()
 
             async with viewing(room) as view:
@@ -208,7 +208,7 @@ class TestS12TheEndWhilePostgresIsAway:
                 await until(lambda: view.texts == {"r": ("abc", "in_progress")})
                 await room.take_over("r")  # away for longer than its lease lasts
                 assert not publishing.done()
-                assert [name for name, _, _ in await room.spoken()] == ["start", "token"]
+                assert [name for name, _, _ in await room.channel_events()] == ["start", "token"]
                 cable.mend()
                 with pytest.raises(Fenced):  # another publisher has the lease now
                     await within(publishing)

@@ -70,7 +70,7 @@ class Viewing:
 @asynccontextmanager
 async def viewing(room):
     """Run a reader of *room* for the block."""
-    async with room.listening() as wait_for:
+    async with room.deliveries() as wait_for:
         viewer = Viewing(room, wait_for)
         task = asyncio.create_task(viewer.run())
         try:

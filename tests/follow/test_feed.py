@@ -35,7 +35,7 @@ async def test_a_connection_that_cannot_be_resumed_leads_to_a_new_snapshot(
 ):
     async with reading(history, conversation) as follower:
         await follower.until(lambda r: r.snapshots)
-        await publisher.say("user-input", {"promptId": "p", "text": "one"})
+        await publisher.publish_message("user-input", {"promptId": "p", "text": "one"})
         with (
             server.faults.on("refuse_resume") as not_resumed,
             server.faults.on("refuse_continuity") as not_continued,
@@ -156,17 +156,17 @@ async def test_a_cancel_reaches_the_response_that_it_names_and_no_follower(
         history._subscriptions.cancels(conversation, "r") as requested,
     ):
         await follower.until(lambda r: r.snapshots)
-        await publisher.say("cancel", rid="another")
+        await publisher.publish_message("cancel", rid="another")
         await publisher.stream("other", "a")
         await follower.until(completed("other"))
         assert not requested.is_set()
-        await publisher.say("cancel", rid="r")
+        await publisher.publish_message("cancel", rid="r")
         await asyncio.wait_for(requested.wait(), PATIENCE_S)
         assert set(follower.reader.kinds) <= {"snapshot", "start", "token", "stop"}
 
 
 async def test_a_cancel_published_before_the_attach_is_received(history, conversation, publisher):
-    await publisher.say("cancel", rid="r")
+    await publisher.publish_message("cancel", rid="r")
     async with history._subscriptions.cancels(conversation, "r") as requested:
         await asyncio.wait_for(requested.wait(), PATIENCE_S)
 
@@ -177,14 +177,14 @@ async def test_a_cancel_published_before_the_attach_is_received(history, convers
 async def test_a_refused_token_is_a_gap_until_a_repair_fills_it(history, conversation, publisher):
     async with reading(history, conversation) as follower:
         await follower.until(lambda r: r.snapshots)
-        await publisher.say("start", rid="r", seq=0)
-        await publisher.say("token", "a", rid="r", seq=1)
-        await publisher.say("token", "c", rid="r", seq=3)  # Ably refused the second
-        await publisher.say("token", "x", rid="other", seq=1)
+        await publisher.publish_message("start", rid="r", seq=0)
+        await publisher.publish_message("token", "a", rid="r", seq=1)
+        await publisher.publish_message("token", "c", rid="r", seq=3)  # Ably refused the second
+        await publisher.publish_message("token", "x", rid="other", seq=1)
         reader = await follower.until(lambda r: r.texts.get("r") == "ac")
         assert reader.messages["r"]["gaps"] == [[2, 2]]
-        await publisher.say("response-complete", "abc", rid="r", seq=3)
-        await publisher.say("stop", rid="r", seq=4)
+        await publisher.publish_message("response-complete", "abc", rid="r", seq=3)
+        await publisher.publish_message("stop", rid="r", seq=4)
         await follower.until(completed("r"))
     assert reader.texts == {"r": "abc", "other": "x"}
     assert "again" not in reader.kinds
@@ -217,14 +217,14 @@ async def test_other_responses_continue_while_one_waits_for_missing_tokens(
     with server.faults.on("delay_history", ms=3_000) as delayed:
         async with reading(history, conversation) as follower:
             await follower.until(lambda r: r.snapshots)
-            await publisher.say("token", "a", rid="r", seq=1)
-            await publisher.say("token", "c", rid="r", seq=3)
+            await publisher.publish_message("token", "a", rid="r", seq=1)
+            await publisher.publish_message("token", "c", rid="r", seq=3)
             await publisher.stream("other", "goes on")
             reader = await follower.until(completed("other"))
             assert reader.texts["other"] == "goes on"
             assert reader.texts["r"] == "a"
-            await publisher.say("token", "b", rid="r", seq=2)  # it was only overtaken
-            await publisher.say("stop", rid="r", seq=4)
+            await publisher.publish_message("token", "b", rid="r", seq=2)  # it was only overtaken
+            await publisher.publish_message("stop", rid="r", seq=4)
             await follower.until(completed("r"))
     assert delayed.fired
     assert reader.texts["r"] == "abc"

@@ -120,11 +120,11 @@ async def late_rewind(database, conversation, strategy, capability=None):
         publisher_to(server, f"ai:{conversation}") as publisher,
         history_over(database, server) as recorder,
     ):
-        await publisher.say("start", rid="r")
+        await publisher.publish_message("start", rid="r")
         for at, letter in enumerate(text):
             if at == 10:
                 await recorder.catch_up(conversation)
-            await publisher.say("token", letter, rid="r")
+            await publisher.publish_message("token", letter, rid="r")
         settings = {"ably_api_key": keys[-1].value, "follow_strategy": strategy}
         async with History(settings_for(database, server, **settings)) as history:
             with server.faults.on("delay_backlog", ms=1_500) as late:
@@ -149,7 +149,7 @@ async def test_text_is_never_joined_over_a_rewind_that_is_still_arriving(
     async with late_rewind(module_database, conversation, strategy, capability) as followed:
         history, publisher, text = followed
         following = asyncio.create_task(texts_shown(history, conversation, f"{text}!"))
-        await publisher.say("token", "!", rid="r")
+        await publisher.publish_message("token", "!", rid="r")
         for shown in await following:
             assert f"{text}!".startswith(shown)
 
@@ -179,7 +179,7 @@ async def test_with_a_key_that_only_reads_a_message_newer_than_the_attach_proves
         feed = history._subscriptions._feeds[conversation]
         while not await feed.is_up_to_date(None):
             text += "."
-            await publisher.say("token", ".", rid="r")
+            await publisher.publish_message("token", ".", rid="r")
             await follower.until(lambda r, text=text: r.texts["r"] == text)
         reads = history_reads(history, monkeypatch)
         hydrated = await history.hydrate(conversation)
@@ -245,7 +245,7 @@ async def test_history_that_does_not_reach_a_cut_rewind_yet_is_read_again(
         publisher_to(server, f"ai:{conversation}") as publisher,
     ):
         for character in LONG:
-            await publisher.say("token", character, rid="r")
+            await publisher.publish_message("token", character, rid="r")
         with server.faults.on("delay_history", ms=1_500) as delayed:
             snapshot = await snapshot_with(history, conversation, LONG)
     assert delayed.fired
@@ -306,8 +306,8 @@ async def test_after_a_suspension_a_new_snapshot_has_the_messages_published_mean
         publisher_to(server, f"ai:{conversation}") as publisher,
         reading(history, conversation) as follower,
     ):
-        await publisher.say("user-input", {"promptId": "p", "text": "?"})
-        await publisher.say("token", "a", rid="r")
+        await publisher.publish_message("user-input", {"promptId": "p", "text": "?"})
+        await publisher.publish_message("token", "a", rid="r")
         await follower.until(lambda r: r.texts.get("r") == "a")
         client = history._subscriptions._feeds[conversation]._subscription._client
         seen = []
@@ -318,7 +318,7 @@ async def test_after_a_suspension_a_new_snapshot_has_the_messages_published_mean
                 await asyncio.sleep(0.01)
         await server.start()
         for text in "bc":  # without seq, only the discontinuity shows that they are missing
-            await publisher.say("token", text, rid="r")
+            await publisher.publish_message("token", text, rid="r")
         reader = await follower.until(lambda r: "bc" in r.texts.get("r", ""))
     assert "again" in reader.kinds
     assert reader.texts["r"] in ("abc", "bc")

@@ -19,7 +19,7 @@ async def test_a_follower_of_an_empty_conversation_gets_an_empty_snapshot_then_l
     async with reading(history, conversation) as follower:
         reader = await follower.until(lambda r: r.snapshots)
         assert reader.snapshots[0]["messages"] == []
-        await publisher.say("user-input", {"promptId": "p", "text": "語?"})
+        await publisher.publish_message("user-input", {"promptId": "p", "text": "語?"})
         await publisher.stream("r", "héllo 👩‍👩‍👧")
         await follower.until(lambda r: r.statuses.get("r") == "completed")
     assert reader.texts == {"p": "語?", "r": "héllo 👩‍👩‍👧"}
@@ -33,11 +33,13 @@ async def test_a_late_follower_gets_finished_and_open_responses_and_then_continu
     await publisher.stream("done", "finished")
     for seq in range(5):
         for rid in ("a", "b", "c"):
-            await publisher.say("token" if seq else "start", f"{rid}{seq}", rid=rid, seq=seq)
+            await publisher.publish_message(
+                "token" if seq else "start", f"{rid}{seq}", rid=rid, seq=seq
+            )
     async with reading(history, conversation) as follower:
         reader = await follower.until(lambda r: r.snapshots)
-        await publisher.say("token", "a5", rid="a", seq=5)
-        await publisher.say("stop", rid="b", seq=5)
+        await publisher.publish_message("token", "a5", rid="a", seq=5)
+        await publisher.publish_message("stop", rid="b", seq=5)
         await follower.until(lambda r: r.statuses.get("b") == "completed")
     assert reader.texts == {
         "done": "finished",
@@ -69,13 +71,13 @@ async def test_a_slow_follower_gets_a_new_snapshot_and_does_not_delay_others(
         assert (await slow.batch())[0].kind == "snapshot"
         await fast.until(lambda r: r.snapshots)
         for seq in range(50):
-            await publisher.say("token", str(seq % 10), rid="r", seq=seq + 1)
+            await publisher.publish_message("token", str(seq % 10), rid="r", seq=seq + 1)
             await fast.until(lambda r, n=seq + 1: len(r.texts.get("r", "")) == n)
         assert len(fast.reader.snapshots) == 1
         (snapshot,) = await slow.batch()
         assert snapshot.kind == "snapshot"
         assert snapshot.data["messages"][0]["text"] == "0123456789" * 5
-        await publisher.say("token", "!", rid="r", seq=51)
+        await publisher.publish_message("token", "!", rid="r", seq=51)
         (last,) = await slow.batch()
         assert last.data["text"] == "!"
 
@@ -85,13 +87,13 @@ async def test_a_replay_is_followed_live_from_its_start_and_no_snapshot_contains
 ):
     async with reading(history, conversation) as early:
         await early.until(lambda r: r.snapshots)
-        await publisher.say("start", rid="again-r", seq=0, replayOf="r")
-        await publisher.say("token", "a", rid="again-r", seq=1, replayOf="r")
+        await publisher.publish_message("start", rid="again-r", seq=0, replayOf="r")
+        await publisher.publish_message("token", "a", rid="again-r", seq=1, replayOf="r")
         await early.until(lambda r: r.texts.get("again-r") == "a")
         async with reading(history, conversation) as late:
             await late.until(lambda r: r.snapshots)
-            await publisher.say("token", "b", rid="again-r", seq=2, replayOf="r")
-            await publisher.say("stop", rid="again-r", seq=3, replayOf="r")
+            await publisher.publish_message("token", "b", rid="again-r", seq=2, replayOf="r")
+            await publisher.publish_message("stop", rid="again-r", seq=3, replayOf="r")
             await publisher.stream("r2", "x")
             await early.until(completed("again-r", "r2"))
             await late.until(completed("r2"))

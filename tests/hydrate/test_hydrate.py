@@ -40,9 +40,9 @@ async def test_an_unknown_conversation_is_empty_and_complete(room):
 
 async def test_an_answer_has_finished_and_open_responses(room):
     await room.store_messages(NewMessage("old", "assistant", text="long ago"))
-    await room.say("user-input", {"promptId": "p", "text": "hi"}, client_id="ann")
-    await room.tell("done", "xyz")
-    await room.tell("open", "ab", stop=False)
+    await room.publish_message("user-input", {"promptId": "p", "text": "hi"}, client_id="ann")
+    await room.publish_response("done", "xyz")
+    await room.publish_response("open", "ab", stop=False)
     hydrated = await room.hydrate()
     assert [(m["id"], m["text"], m["status"]) for m in hydrated.messages] == [
         ("old", "long ago", "completed"),
@@ -56,12 +56,12 @@ async def test_an_answer_has_finished_and_open_responses(room):
 @pytest.mark.parametrize("recorded_after", [0, 2, 5])
 async def test_the_answer_is_the_same_however_much_of_it_is_recorded(room, recorded_after):
     for index, text in enumerate(("ab", "cd")):
-        await room.tell(f"r{index}", text)
-    await room.say("start", responseId="r2", seq=0)
+        await room.publish_response(f"r{index}", text)
+    await room.publish_message("start", responseId="r2", seq=0)
     for seq, letter in enumerate("語😀é", 1):
         if seq == recorded_after - 1:
             await room.catch_up()
-        await room.say("token", letter, responseId="r2", seq=seq)
+        await room.publish_message("token", letter, responseId="r2", seq=seq)
     if recorded_after == 5:
         await room.catch_up()
     hydrated = await room.hydrate()
@@ -74,10 +74,10 @@ async def test_the_answer_is_the_same_however_much_of_it_is_recorded(room, recor
 
 
 async def test_the_answer_reaches_at_least_the_attach_point(room):
-    await room.tell("r", "ab", stop=False)
+    await room.publish_response("r", "ab", stop=False)
     async with room.house.other.subscribe(room.name) as subscription:
         point = subscription.attach_serial
-        await room.say("token", "c", responseId="r", seq=3)
+        await room.publish_message("token", "c", responseId="r", seq=3)
         hydrated = await room.hydrate(until=point)
     (message,) = hydrated.messages
     assert message["text"].startswith("ab")
@@ -86,7 +86,7 @@ async def test_the_answer_reaches_at_least_the_attach_point(room):
 
 async def test_history_that_lags_behind_the_attach_point_is_read_again(room):
     with room.faults.on("delay_history", ms=150, channel=room.name):
-        serial = await room.tell("r", "ab")
+        serial = await room.publish_response("r", "ab")
         hydrated = await room.hydrate(until=channel_serial(serial))
     assert [(m["text"], m["status"]) for m in hydrated.messages] == [("ab", "completed")]
 
@@ -105,7 +105,7 @@ async def test_an_ephemeral_response_that_ended_between_the_two_reads_is_complet
 
 
 async def test_the_channel_is_not_read_if_the_store_reaches_until(room):
-    serial = await room.tell("r", "ab")
+    serial = await room.publish_response("r", "ab")
     await room.catch_up(ahead_ms=10_000)
 
     async def read():
@@ -118,9 +118,9 @@ async def test_the_channel_is_not_read_if_the_store_reaches_until(room):
 
 
 async def test_a_prefetched_page_of_history_gives_the_same_answer(room):
-    await room.tell("a", "ab")
+    await room.publish_response("a", "ab")
     await room.catch_up()
-    await room.tell("b", "cd", stop=False)
+    await room.publish_response("b", "cd", stop=False)
     plain = await room.hydrate()
     for since_ms in (room.ctx.prefetches.get(room.id).since_ms, 0, now_ms() + 60_000):
         early = await room.hydrate(
@@ -165,7 +165,7 @@ async def test_a_conversation_with_unrecorded_events_is_queued_for_the_recorder(
 
 async def test_a_prefetch_of_another_channel_than_the_rows_is_dropped(room):
     await room.store_messages(NewMessage("old", "assistant", text="x"))
-    await room.tell("a", "ab")
+    await room.publish_response("a", "ab")
     real, room.name = room.name, "ai:somewhere-else"
     hydrated = await room.hydrate(source=HistorySource(from_channel, Prefetch(room.name, 0)))
     assert (hydrated.channel, len(hydrated.messages)) == (real, 2)
@@ -197,7 +197,7 @@ async def test_a_conversation_id_outside_the_syntax_names_its_parameter(room):
 class TestDegraded:
     async def test_without_the_channel_the_stored_part_is_the_answer(self, room):
         await room.store_messages(NewMessage("old", "assistant", text="kept"))
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         await room.catch_up()
         with room.faults.on("fail_history", status=500):
             hydrated = await within(room.hydrate(), 12)
@@ -251,27 +251,27 @@ class TestPages:
     @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "on the channel only"])
     async def test_pages_go_back_to_the_first_message(self, room, recorded):
         for index in range(5):
-            await room.tell(f"r{index}", "x")
+            await room.publish_response(f"r{index}", "x")
         if recorded:
             await room.catch_up()
         assert await self.read_back(room, 2) == [["r3", "r4"], ["r1", "r2"], ["r0"]]
 
     @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "on the channel only"])
     async def test_pages_are_stable_while_messages_arrive_and_end(self, room, recorded):
-        await room.tell("open", "x", stop=False)
+        await room.publish_response("open", "x", stop=False)
         for index in range(4):
-            await room.tell(f"r{index}", "x")
+            await room.publish_response(f"r{index}", "x")
         if recorded:
             await room.catch_up()
         first = await room.hydrate(limit=2)
         assert [m["id"] for m in first.messages] == ["open", "r2", "r3"]
-        await room.tell("new", "x")
+        await room.publish_response("new", "x")
         if recorded:
             await room.catch_up()
         second = await room.hydrate(limit=2, before=decode_cursor(first.older))
         assert [m["id"] for m in second.messages] == ["r0", "r1"]
         assert second.older is None
-        await room.say("stop", responseId="open", seq=2)
+        await room.publish_message("stop", responseId="open", seq=2)
         if recorded:
             await room.catch_up()
         third = await room.hydrate(limit=2, before=decode_cursor(first.older))
@@ -280,12 +280,12 @@ class TestPages:
 
     async def test_imported_messages_are_in_the_pages(self, room):
         await room.store_messages(*(NewMessage(f"s{i}", "assistant", text="x") for i in range(3)))
-        await room.tell("r0", "x")
+        await room.publish_response("r0", "x")
         assert await self.read_back(room, 2) == [["s2", "r0"], ["s0", "s1"]]
 
     async def test_a_settled_page_may_be_cached_and_the_newest_may_not(self, room):
         for index in range(3):
-            await room.tell(f"r{index}", "x")
+            await room.publish_response(f"r{index}", "x")
         await room.catch_up()
         newest = await room.hydrate(limit=2)
         assert not newest.settled
@@ -293,7 +293,7 @@ class TestPages:
 
     async def test_exactly_a_page_has_no_older_one(self, room):
         for index in range(2):
-            await room.tell(f"r{index}", "x")
+            await room.publish_response(f"r{index}", "x")
         assert (await room.hydrate(limit=2)).older is None
         await room.catch_up()
         assert (await room.hydrate(limit=2)).older is None
@@ -301,76 +301,76 @@ class TestPages:
 
 class TestSeam:
     async def test_windows_that_do_not_meet_are_a_reason(self, room, house):
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         await room.catch_up()
         house.server.expire(room.name)
-        await room.say("token", "d", responseId="r", seq=4)
+        await room.publish_message("token", "d", responseId="r", seq=4)
         hydrated = await room.hydrate(ahead_ms=200_000)
         assert [(r.code, r.retry) for r in hydrated.reasons] == [("history_expired", False)]
         assert [(m["text"], m["gaps"]) for m in hydrated.messages] == [("abd", [[3, 3]])]
 
     async def test_windows_that_meet_are_complete_however_old_the_watermark(self, room):
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         await room.catch_up()
         assert (await room.hydrate(ahead_ms=200_000)).complete
 
     async def test_a_response_that_finished_between_the_two_reads_is_complete(self, room):
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         await room.catch_up()
         gate = Gate()
         hydrating = room.house.spawn(room.hydrate(channel=Paused(room.channel, history=gate)))
         await gate.reached()
-        await room.say("token", "c", responseId="r", seq=3)
-        await room.say("stop", responseId="r", seq=4)
+        await room.publish_message("token", "c", responseId="r", seq=3)
+        await room.publish_message("stop", responseId="r", seq=4)
         await room.catch_up()
         gate.open()
         (message,) = (await within(hydrating)).messages
         assert (message["text"], message["status"]) == ("abc", "completed")
 
     async def test_a_repair_after_the_end_is_shown_before_it_is_recorded(self, room):
-        await room.tell("r", "abc")
+        await room.publish_response("r", "abc")
         await room.catch_up()
-        await room.say("response-complete", "aBc", responseId="r", seq=3)
+        await room.publish_message("response-complete", "aBc", responseId="r", seq=3)
         assert await room.shown() == {"r": ("aBc", "completed")}
-        await room.say("response-complete", "!", responseId="r", seq=2)
+        await room.publish_message("response-complete", "!", responseId="r", seq=2)
         unrecorded = await room.hydrate()
         await room.catch_up()
         assert (await room.hydrate()).messages == unrecorded.messages
 
     async def test_a_repair_of_the_beginning_after_the_end_keeps_the_rest(self, room):
-        await room.tell("r", "abc")
+        await room.publish_response("r", "abc")
         await room.catch_up()
-        await room.say("response-complete", "AB", responseId="r", seq=2)
+        await room.publish_message("response-complete", "AB", responseId="r", seq=2)
         assert await room.shown() == {"r": ("ABc", "completed")}
 
     async def test_a_finished_message_outside_the_page_is_found(self, room):
-        await room.tell("r0", "ab")
+        await room.publish_response("r0", "ab")
         await room.catch_up()
-        await room.tell("r1", "x")
-        await room.say("token", "z", responseId="r0", seq=2)
+        await room.publish_response("r1", "x")
+        await room.publish_message("token", "z", responseId="r0", seq=2)
         hydrated = await room.hydrate(limit=1)
         assert [(m["id"], m["text"]) for m in hydrated.messages] == [("r1", "x")]
         assert hydrated.older is not None
 
     async def test_anonymous_streams_continue_the_stored_text(self, room):
-        await room.say("token", "a")
+        await room.publish_message("token", "a")
         await room.catch_up()
-        await room.say("token", "b")
-        await room.say("stop")
+        await room.publish_message("token", "b")
+        await room.publish_message("stop")
         await room.catch_up()
-        await room.say("token", "c")
+        await room.publish_message("token", "c")
         assert [text for text, _ in (await room.shown()).values()] == ["ab", "c"]
 
 
 async def test_a_pointer_whose_text_is_not_stored_means_again(room):
-    await room.tell("r", "ab", stop=False)
-    await room.say("response-complete", None, responseId="r", seq=2)
+    await room.publish_response("r", "ab", stop=False)
+    await room.publish_message("response-complete", None, responseId="r", seq=2)
     hydrated = await room.hydrate()
     assert [(r.code, r.retry) for r in hydrated.reasons] == [("store_behind", True)]
 
 
 async def test_text_of_unknown_completeness_is_a_reason(room):
-    await room.say("token", "b", responseId="r")
+    await room.publish_message("token", "b", responseId="r")
     hydrated = await room.hydrate()
     assert [(r.code, r.retry) for r in hydrated.reasons] == [("not_exact", False)]
     assert hydrated.messages[0]["exact"] is False
@@ -378,8 +378,8 @@ async def test_text_of_unknown_completeness_is_a_reason(room):
 
 async def test_only_agents_may_publish_responses(house):
     with house.room(agents=frozenset({"bot"})) as room:
-        await room.tell("r", "x", stop=False)
-        await room.say("user-input", {"promptId": "p", "text": "hi"}, client_id="ann")
+        await room.publish_response("r", "x", stop=False)
+        await room.publish_message("user-input", {"promptId": "p", "text": "hi"}, client_id="ann")
         assert await room.shown() == {"p": ("hi", "completed")}
         await room.catch_up()
         assert await room.shown() == {"p": ("hi", "completed")}

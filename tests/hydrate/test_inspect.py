@@ -32,7 +32,7 @@ def sources(inspected):
 
 
 async def test_a_response_that_is_only_on_the_channel_comes_from_history(room):
-    await room.tell("r", "abc", stop=False)
+    await room.publish_response("r", "abc", stop=False)
     seen = await look(room, "r")
     assert (seen.stored, seen.lease, seen.watermark) == (None, None, None)
     assert sources(seen) == [("history", 0, 3)]
@@ -40,9 +40,9 @@ async def test_a_response_that_is_only_on_the_channel_comes_from_history(room):
 
 
 async def test_recorded_events_come_from_the_database_and_later_ones_from_history(room):
-    await room.tell("r", "ab", stop=False)
+    await room.publish_response("r", "ab", stop=False)
     await room.catch_up()
-    await room.say("token", "c", responseId="r", seq=3)
+    await room.publish_message("token", "c", responseId="r", seq=3)
     seen = await look(room, "r")
     assert seen.stored == ("in_progress", 2)
     assert sources(seen) == [("database", 0, 2), ("history", 3, 3)]
@@ -51,7 +51,7 @@ async def test_recorded_events_come_from_the_database_and_later_ones_from_histor
 
 
 async def test_an_old_finished_message_is_found_with_its_times(room):
-    await room.tell("old", "abc")
+    await room.publish_response("old", "abc")
     await room.catch_up()
     for index in range(3):
         await room.store_messages(NewMessage(f"m{index}", "user", text="x"))
@@ -79,7 +79,7 @@ async def test_a_publisher_is_shown_with_its_lease(room):
 async def test_gaps_stay_between_the_stretches(room):
     for seq, text in ((0, None), (1, "a"), (4, "d")):
         name = "start" if text is None else "token"
-        await room.say(name, text, responseId="g", seq=seq)
+        await room.publish_message(name, text, responseId="g", seq=seq)
     seen = await look(room, "g")
     assert (seen.state.gaps(), sources(seen)) == (
         [(2, 3)],

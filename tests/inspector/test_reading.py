@@ -22,7 +22,7 @@ def expect_count(locator, count):
     return expect(locator).to_have_count(count, timeout=PATIENCE_MS)
 
 
-async def say(site, conversation, name, data=None, **headers):
+async def publish_message(site, conversation, name, data=None, **headers):
     """Publish one channel message, as another program would."""
     channel = await site.history.channel_of(conversation)
     id_ = f"{conversation}-{headers.get('responseId')}-{headers.get('seq')}-{name}"
@@ -149,17 +149,21 @@ async def test_three_streams_are_exact_across_a_reload(visit, site):
 
 async def test_parts_are_collapsed_and_gaps_shown_in_place(visit, site):
     conversation = "parts/&?#%"
-    await say(site, conversation, "user-input", {"promptId": "p", "text": "What is the weather?"})
+    await publish_message(
+        site, conversation, "user-input", {"promptId": "p", "text": "What is the weather?"}
+    )
     said = {"responseId": "r"}
-    await say(site, conversation, "start", **said, seq=0, promptId="p")
-    await say(site, conversation, "reasoning", "They want the weather, so I look.", **said, seq=1)
+    await publish_message(site, conversation, "start", **said, seq=0, promptId="p")
+    await publish_message(
+        site, conversation, "reasoning", "They want the weather, so I look.", **said, seq=1
+    )
     call = {"name": "look", "args": {"city": "Faro"}}
-    await say(site, conversation, "tool_call", call, **said, seq=2, toolCallId="t")
-    await say(site, conversation, "tool_result", {"name": "look", "result": {"sky": "clear"}},
+    await publish_message(site, conversation, "tool_call", call, **said, seq=2, toolCallId="t")
+    await publish_message(site, conversation, "tool_result", {"name": "look", "result": {"sky": "clear"}},
               **said, seq=3, toolCallId="t")  # fmt: skip
-    await say(site, conversation, "token", "Clear 🌤 ", **said, seq=4)
-    await say(site, conversation, "token", "and warm, they say.", **said, seq=8)
-    await say(
+    await publish_message(site, conversation, "token", "Clear 🌤 ", **said, seq=4)
+    await publish_message(site, conversation, "token", "and warm, they say.", **said, seq=8)
+    await publish_message(
         site, conversation, "stop", **said, seq=9, status="failed", error="upstream <b>gone</b>"
     )
     await visit.sign_in(at="/ui#/c/parts%2F%26%3F%23%25")

@@ -102,7 +102,7 @@ async def test_a_refused_publish_leaves_a_gap_until_it_is_repaired(visit, site, 
     await visit.sign_in(at="/ui#/c/lossy")
     await visit.sees(visit.page.get_by_text("No messages yet"))
 
-    async def say(name, data, seq):
+    async def publish_message(name, data, seq):
         extras = {"headers": {"responseId": "r", "seq": seq}}
         sent = site.history._channel.publish(
             channel, [Outgoing(name, data, f"{name}{seq}", extras)]
@@ -112,8 +112,8 @@ async def test_a_refused_publish_leaves_a_gap_until_it_is_repaired(visit, site, 
     site.server.faults.set("refuse_publish", nth=4, code=42911, channel=channel)
     try:
         for seq, text in enumerate(["", "one ", "two ", "three ", "four"]):
-            await say("token" if seq else "start", text or None, seq)
-        await say("stop", None, 5)
+            await publish_message("token" if seq else "start", text or None, seq)
+        await publish_message("stop", None, 5)
     finally:
         site.server.faults.clear()
     message = visit.message("r")
@@ -128,7 +128,7 @@ async def test_a_refused_publish_leaves_a_gap_until_it_is_repaired(visit, site, 
         "is stored with gaps", timeout=PATIENCE_MS
     )
     await visit.page.keyboard.press("Escape")
-    await say("response-complete", {"text": "one two three four"}, 5)
+    await publish_message("response-complete", {"text": "one two three four"}, 5)
     await visit.reads(message.locator(".text"), "one two three four")
     await expect(gap).to_have_count(0)
 

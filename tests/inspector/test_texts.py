@@ -64,7 +64,7 @@ async def test_texts_and_names_of_models_are_never_markup(visit, site):
     conversation = "spoken"
     channel = await site.history.channel_of(conversation)
 
-    async def say(number, seq, name, data, **more):
+    async def publish_message(number, seq, name, data, **more):
         headers = {"responseId": CORPUS[number], "seq": seq, **more}
         id_ = f"{conversation}-{number}-{seq}"
         await site.history._channel.publish(
@@ -72,13 +72,17 @@ async def test_texts_and_names_of_models_are_never_markup(visit, site):
         )
 
     for number, text in enumerate(CORPUS):
-        await say(number, 0, "start", None, promptId=text)
-        await say(number, 1, "reasoning", text)
-        await say(number, 2, "tool_call", {"name": text, "args": {text: text}}, toolCallId=text)
-        await say(number, 3, "tool_result", {"name": text, "result": text}, toolCallId=text)
-        await say(number, 4, "refusal", text)
-        await say(number, 5, "token", text)
-        await say(number, 6, "stop", None, status="failed", error=text)
+        await publish_message(number, 0, "start", None, promptId=text)
+        await publish_message(number, 1, "reasoning", text)
+        await publish_message(
+            number, 2, "tool_call", {"name": text, "args": {text: text}}, toolCallId=text
+        )
+        await publish_message(
+            number, 3, "tool_result", {"name": text, "result": text}, toolCallId=text
+        )
+        await publish_message(number, 4, "refusal", text)
+        await publish_message(number, 5, "token", text)
+        await publish_message(number, 6, "stop", None, status="failed", error=text)
     await visit.sign_in(at="/ui#/c/spoken")
     for text in CORPUS:
         message = visit.page.locator(".message").filter(

@@ -56,13 +56,13 @@ class Jobs:
 
     async def recorder(self, history, server, conversation):
         async with publisher_to(server, f"ai:{conversation}") as publisher:
-            await publisher.say("user-input", {"promptId": "p", "text": "hi"})
+            await publisher.publish_message("user-input", {"promptId": "p", "text": "hi"})
             history.context.unrecorded.add(conversation)
             await recorded(history, conversation, "p")
 
     async def webhook_wakeups(self, history, server, conversation):
         async with publisher_to(server, f"ai:{conversation}") as publisher:
-            await publisher.say("user-input", {"promptId": "p", "text": "hi"})
+            await publisher.publish_message("user-input", {"promptId": "p", "text": "hi"})
             history.record_soon([f"ai:{conversation}"])
             await recorded(history, conversation, "p")
 
@@ -70,7 +70,7 @@ class Jobs:
         async with history._store.locked(conversation, f"ai:{conversation}"):
             pass  # the row of a conversation that no process uses
         async with publisher_to(server, f"ai:{conversation}") as publisher:
-            await publisher.say("user-input", {"promptId": "p", "text": "hi"})
+            await publisher.publish_message("user-input", {"promptId": "p", "text": "hi"})
             await recorded(history, conversation, "p")
 
     async def erasure_watch(self, history, server, conversation):

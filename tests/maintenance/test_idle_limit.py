@@ -42,7 +42,7 @@ async def other(settings):
         yield other
 
 
-async def say(history, conversation_id, seq, name, text=None):
+async def publish_message(history, conversation_id, seq, name, text=None):
     headers = {"responseId": "r1", "seq": seq}
     message = Outgoing(name, text, f"id-{seq}", {"headers": headers}, "their-agent")
     await history._channel.publish(f"ai:{conversation_id}", [message])
@@ -58,15 +58,15 @@ async def once(history, conversation_id, status):
 
 
 async def test_a_silent_foreign_response_ends_and_a_later_event_reopens_it(history):
-    await say(history, "idle", 0, "start")
-    await say(history, "idle", 1, "token", "a")
+    await publish_message(history, "idle", 0, "start")
+    await publish_message(history, "idle", 1, "token", "a")
     await history.catch_up("idle")
     assert (await once(history, "idle", "interrupted"))["text"] == "a"
-    await say(history, "idle", 2, "token", "b")
+    await publish_message(history, "idle", 2, "token", "b")
     assert (await once(history, "idle", "in_progress"))["text"] == "ab"
     await history.catch_up("idle")
     assert (await once(history, "idle", "interrupted"))["text"] == "ab"
-    await say(history, "idle", 3, "stop")
+    await publish_message(history, "idle", 3, "stop")
     await history.catch_up("idle")
     message = await once(history, "idle", "completed")
     assert (message["text"], message["gaps"]) == ("ab", [])
@@ -75,8 +75,8 @@ async def test_a_silent_foreign_response_ends_and_a_later_event_reopens_it(histo
 
 
 async def test_a_follower_in_this_process_receives_the_end(history):
-    await say(history, "told", 0, "start")
-    await say(history, "told", 1, "token", "a")
+    await publish_message(history, "told", 0, "start")
+    await publish_message(history, "told", 1, "token", "a")
     await history.catch_up("told")
     async with asyncio.timeout(PATIENCE_S), history.joined("told") as follower:
         await received_the_end(follower)
@@ -92,8 +92,8 @@ async def received_the_end(follower):
 async def test_followers_in_every_process_receive_the_end_whichever_process_ended_it(
     history, other
 ):
-    await say(history, "all", 0, "start")
-    await say(history, "all", 1, "token", "a")
+    await publish_message(history, "all", 0, "start")
+    await publish_message(history, "all", 1, "token", "a")
     await history.catch_up("all")
     async with (
         asyncio.timeout(PATIENCE_S),
@@ -117,10 +117,10 @@ async def test_a_quiet_response_of_our_own_is_read_again_once_per_limit(history)
 
 
 async def test_a_response_that_continues_is_not_ended(history):
-    await say(history, "busy", 0, "start")
+    await publish_message(history, "busy", 0, "start")
     await history.catch_up("busy")
     for seq in range(1, 9):
-        await say(history, "busy", seq, "token", str(seq))
+        await publish_message(history, "busy", seq, "token", str(seq))
         await asyncio.sleep(0.4)
         (message,) = (await history.hydrate("busy")).messages
         assert message["status"] == "in_progress"

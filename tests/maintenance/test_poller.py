@@ -42,7 +42,7 @@ async def opened(database, ably, **more):
         yield history
 
 
-async def say(history, channel, text, id_="p-1"):
+async def publish_message(history, channel, text, id_="p-1"):
     data = {"promptId": id_, "text": text}
     await history._channel.publish(channel, [Outgoing("user-input", data, f"id-{id_}")])
 
@@ -94,7 +94,7 @@ async def test_conversations_that_this_process_publishes_in_are_recorded_with_ot
     database, ably
 ):
     async with opened(database, ably) as history:
-        await say(history, "ai:own", "a prompt")
+        await publish_message(history, "ai:own", "a prompt")
         async with history.respond("own", "r-1") as response:
             response.write("an answer")
         async with asyncio.timeout(PATIENCE_S):
@@ -107,6 +107,6 @@ async def test_messages_that_were_never_announced_are_recorded_by_the_poller(dat
     async with opened(database, ably) as history:
         async with history._store.locked("quiet", "ai:quiet"):
             pass  # the row of a new conversation, which is not used again
-        await say(history, "ai:quiet", "unannounced")
+        await publish_message(history, "ai:quiet", "unannounced")
     async with opened(database, ably, retention_ms=2000) as history:
         assert await recorded(history, "quiet") == ["p-1"]

@@ -351,7 +351,7 @@ async def test_all_due_responses_of_a_conversation_are_swept_with_one_read_of_it
     with house.room() as room:
         for name in [*names, "ended", "alive"]:
             await room.claimed(name)
-            await room.tell(name, "ab", stop=False)
+            await room.publish_response(name, "ab", stop=False)
         await room.catch_up()
         for name in [*names, "ended"]:
             await room.take_over(name)
@@ -390,10 +390,10 @@ async def test_a_conversation_that_is_erased_while_it_is_swept_gets_only_its_sto
         for name in ("r1", "r2"):
             await room.claimed(name)
             if large:
-                await room.say("start", responseId=name, seq=0)
-                await room.say("token", "x" * 20_000, responseId=name, seq=1)
+                await room.publish_message("start", responseId=name, seq=0)
+                await room.publish_message("token", "x" * 20_000, responseId=name, seq=1)
             else:
-                await room.tell(name, "ab", stop=False)
+                await room.publish_response(name, "ab", stop=False)
         await room.catch_up()
         for name in ("r1", "r2"):
             await room.take_over(name)

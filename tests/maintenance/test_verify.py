@@ -41,17 +41,17 @@ async def history(database, ably):
         yield history
 
 
-async def say(history, conversation_id, seq, name="token", text=None):
+async def publish_message(history, conversation_id, seq, name="token", text=None):
     message = Outgoing(name, text, f"r1-{seq}", {"headers": {"responseId": "r1", "seq": seq}})
     await history._channel.publish(f"ai:{conversation_id}", [message])
 
 
 async def foreign(history, conversation_id, *texts):
     """Publish a response as a foreign publisher, and record it."""
-    await say(history, conversation_id, 0, "start")
+    await publish_message(history, conversation_id, 0, "start")
     for seq, text in enumerate(texts, 1):
-        await say(history, conversation_id, seq, text=text)
-    await say(history, conversation_id, len(texts) + 1, "stop")
+        await publish_message(history, conversation_id, seq, text=text)
+    await publish_message(history, conversation_id, len(texts) + 1, "stop")
     await history.catch_up(conversation_id)
 
 
@@ -148,12 +148,12 @@ async def test_the_committed_text_of_our_own_publisher_wins_over_the_channel(his
 
 
 async def test_a_message_whose_start_expired_is_compared_from_there_on(history, ably):
-    await say(history, "v6", 0, "start")
-    await say(history, "v6", 1, text="gone ")
+    await publish_message(history, "v6", 0, "start")
+    await publish_message(history, "v6", 1, text="gone ")
     await history.catch_up("v6")
     ably.expire("ai:v6")
-    await say(history, "v6", 2, text="kept")
-    await say(history, "v6", 3, "stop")
+    await publish_message(history, "v6", 2, text="kept")
+    await publish_message(history, "v6", 3, "stop")
     assert (await history.verify("v6")) == (1, 0, [])
     await spoil(history, "v6", "gone ", "kepd")
     (finding,) = (await history.verify("v6")).findings

@@ -7,7 +7,7 @@ import asyncio
 import pytest
 
 from localably import LocalAbly
-from maintenance.test_poller import opened, recorded, say
+from maintenance.test_poller import opened, publish_message, recorded
 from rehydrate import background
 from rehydrate.errors import Busy, StoreUnavailable
 from rehydrate.maintenance import webhook_wakeups
@@ -102,7 +102,7 @@ async def test_an_unexpected_exception_does_not_end_the_lookups(woken, caplog, m
 
 async def test_an_announced_conversation_is_recorded(database, ably):
     async with opened(database, ably) as history:
-        await say(history, "ai:announced", "hello")
+        await publish_message(history, "ai:announced", "hello")
         history.record_soon(["ai:announced", "[meta]whatever", "elsewhere"])
         assert await recorded(history, "announced") == ["p-1"]
 

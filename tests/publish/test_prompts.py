@@ -63,7 +63,7 @@ async def test_a_repeated_prompt_is_not_published_again(room):
 
 async def test_a_prompt_that_was_published_but_not_stored_is_stored_at_its_position(room):
     """After a publisher that died in between, a retry stores the prompt at the same position."""
-    serial = await room.say("user-input", {"promptId": "p", "text": "Why?"})
+    serial = await room.publish_message("user-input", {"promptId": "p", "text": "Why?"})
     await room.catch_up()
     await send(room, "p", "Why?")
     (state,) = await room.store.states(room.id, ["p"])

@@ -42,7 +42,7 @@ class TestTheStream:
                 response.write(letter)
             assert response.text == TEXT
         count = len(TEXT)
-        assert await room.spoken() == [
+        assert await room.channel_events() == [
             ("start", 0, 1),
             *(("token", seq, 1) for seq in range(1, count + 1)),
             ("stop", count + 1, 1),
@@ -97,7 +97,7 @@ class TestTheStream:
         async with room.respond("r") as response:
             for letter in "abc":
                 response.write(letter)
-                await room.heard(1 + len(response.text))
+                await room.wait_for_history(1 + len(response.text))
                 assert await room.shown() == {"r": (response.text, "in_progress")}
             async with asyncio.timeout(PATIENCE_S):
                 while (await room.stored())["r"][0] != "abc":  # noqa: ASYNC110 - a task writes
@@ -118,19 +118,19 @@ class TestTheStream:
         async with room.respond("r") as response:
             monkeypatch.setattr(Checkpoints, "checkpoint", checkpoint)
             response.write("a")
-            await room.keeps("r", "a")
+            await room.wait_until_stored("r", "a")
             assert not left
             (saving,) = [task for task in asyncio.all_tasks() if task.get_name() == "checkpoints"]
             saving.cancel()
             await asyncio.wait([saving])
             response.write("b")
-            await room.keeps("r", "ab")
+            await room.wait_until_stored("r", "ab")
 
     async def test_metadata_may_be_replaced_while_streaming(self, room, often):
         async with room.respond("r", metadata={"k": 1}) as response:
             response.annotate({"k": 1, "vendor": ["resp_1"]})
             response.write("a")
-            await room.keeps("r", "a")
+            await room.wait_until_stored("r", "a")
             (state,) = await room.store.states(room.id, ["r"])
             assert state.metadata == {"k": 1, "vendor": ["resp_1"]}
             response.annotate({"k": 2})
@@ -157,7 +157,7 @@ class TestTheStream:
     async def test_a_response_without_content_is_a_response(self, room):
         async with room.respond("r"):
             pass
-        assert await room.spoken() == [("start", 0, 1), ("stop", 1, 1)]
+        assert await room.channel_events() == [("start", 0, 1), ("stop", 1, 1)]
         assert (await room.message())["parts"] == []
 
 
@@ -173,7 +173,7 @@ class TestEnds:
             "failed",
             "RuntimeError",
         )
-        assert (await room.spoken())[-1] == ("stop", 2, 1)
+        assert (await room.channel_events())[-1] == ("stop", 2, 1)
         assert "model broke" not in json.dumps(message)
 
     async def test_a_cancelled_block_ends_it_cancelled(self, room):
@@ -191,7 +191,7 @@ class TestEnds:
         with pytest.raises(asyncio.CancelledError):
             await publishing
         assert (await room.shown())["r"] == ("ab", "cancelled")
-        assert (await room.spoken())[-1][0] == "stop"
+        assert (await room.channel_events())[-1][0] == "stop"
 
     async def test_a_cancellation_during_the_end_still_ends_the_response(self, room):
         stop = Gate()
@@ -245,14 +245,14 @@ class TestWhoseItIs:
         with pytest.raises(Fenced):  # noqa: PT012 - wherever the zombie notices
             async with room.respond("r") as zombie:
                 zombie.write("zombie ")
-                await room.heard(2)
+                await room.wait_for_history(2)
                 await room.take_over("r")
                 async with room.respond("r") as second:
                     assert second.gen == 2
                     second.write("second")
-                    await room.heard(4)
+                    await room.wait_for_history(4)
                     zombie.write("again")
-                    await room.heard(5)
+                    await room.wait_for_history(5)
                     assert await room.shown() == {"r": ("second", "in_progress")}
                 async with asyncio.timeout(PATIENCE_S):
                     while True:
@@ -261,7 +261,7 @@ class TestWhoseItIs:
         assert await room.shown() == {"r": ("second", "completed")}
         await room.catch_up()
         assert await room.stored() == {"r": ("second", "completed")}
-        assert [(n, g) for n, _, g in await room.spoken() if n == "stop"] == [("stop", 2)]
+        assert [(n, g) for n, _, g in await room.channel_events() if n == "stop"] == [("stop", 2)]
 
     async def test_a_zombie_that_ends_is_fenced_and_publishes_nothing(self, room):
         with pytest.raises(Fenced):  # noqa: PT012 - its end raises
@@ -270,7 +270,7 @@ class TestWhoseItIs:
                 await room.take_over("r")
                 async with room.respond("r") as second:
                     second.write("second")
-        assert [(n, g) for n, _, g in await room.spoken() if n == "stop"] == [("stop", 2)]
+        assert [(n, g) for n, _, g in await room.channel_events() if n == "stop"] == [("stop", 2)]
         assert await room.stored() == {"r": ("second", "completed")}
 
     async def test_a_response_fenced_by_a_sweeper_is_not_taken_over(self, room):
@@ -283,14 +283,14 @@ class TestWhoseItIs:
                 with pytest.raises(Conflict):
                     async with room.respond("r"):
                         pass
-        assert "stop" not in [name for name, _, _ in await room.spoken()]
+        assert "stop" not in [name for name, _, _ in await room.channel_events()]
 
     async def test_a_response_is_published_with_the_agents_client_id(self, room):
         async with room.respond("r", options=PublishOptions(client_id="bot")) as response:
             response.write("a")
-            await room.heard(2)
-            await room.say("token", "x", client_id="ann", responseId="r", seq=2, gen=1)
-            await room.say("stop", client_id="ann", responseId="r", seq=3, gen=1)
+            await room.wait_for_history(2)
+            await room.publish_message("token", "x", client_id="ann", responseId="r", seq=2, gen=1)
+            await room.publish_message("stop", client_id="ann", responseId="r", seq=3, gen=1)
             assert await room.shown() == {"r": ("a", "in_progress")}
             response.write("b")
         assert await room.shown() == {"r": ("ab", "completed")}
@@ -298,18 +298,22 @@ class TestWhoseItIs:
 
     async def test_the_gen_of_another_client_is_not_inherited(self, room):
         bot = PublishOptions(client_id="bot")
-        await room.say("token", "x", client_id="ann", responseId="r", seq=1, gen=2_000_000)
+        await room.publish_message(
+            "token", "x", client_id="ann", responseId="r", seq=1, gen=2_000_000
+        )
         await room.catch_up()
         async with room.respond("r", options=bot) as response:
             assert response.gen == 1
             response.write("answer")
-            await room.say("token", "y", client_id="ann", responseId="r", seq=2, gen=2_000_000)
+            await room.publish_message(
+                "token", "y", client_id="ann", responseId="r", seq=2, gen=2_000_000
+            )
         for _ in range(2):
             assert await room.shown() == {"r": ("answer", "completed")}
             await room.catch_up()
 
     async def test_the_gen_of_a_publisher_with_the_same_client_id_is_raised(self, room):
-        await room.say("token", "x", responseId="r", seq=1, gen=6)
+        await room.publish_message("token", "x", responseId="r", seq=1, gen=6)
         await room.catch_up()
         async with room.respond("r") as response:
             assert response.gen == 7
@@ -317,7 +321,7 @@ class TestWhoseItIs:
         assert await room.shown() == {"r": ("answer", "completed")}
 
     async def test_a_response_whose_gen_cannot_be_raised_is_refused(self, room):
-        await room.say("token", "x", responseId="r", seq=1, gen=2_000_000)
+        await room.publish_message("token", "x", responseId="r", seq=1, gen=2_000_000)
         await room.catch_up()
         with pytest.raises(Conflict, match="new id"):
             async with room.respond("r"):
@@ -347,7 +351,7 @@ class TestWithoutTheStore:
             cable.mend()
             response.write("after")
         assert await room.stored() == {"r": ("before meanwhile after", "completed")}
-        assert (await room.spoken())[-1][0] == "stop"
+        assert (await room.channel_events())[-1][0] == "stop"
 
     async def test_nothing_is_announced_while_the_store_is_away_at_the_end(
         self, room, cable, frail
@@ -355,12 +359,12 @@ class TestWithoutTheStore:
         async def publish():
             async with room.respond("r", store=frail) as response:
                 response.write("text")
-                await room.heard(2)
+                await room.wait_for_history(2)
                 cable.cut()
 
         publishing = room.house.spawn(publish())
         await asyncio.sleep(0.5)
-        assert [name for name, _, _ in await room.spoken()] == ["start", "token"]
+        assert [name for name, _, _ in await room.channel_events()] == ["start", "token"]
         cable.mend()
         await within(publishing)
         assert await room.stored() == {"r": ("text", "completed")}
@@ -372,9 +376,9 @@ class TestWithoutTheStore:
         with pytest.raises(StoreUnavailable):  # noqa: PT012 - its end raises
             async with room.respond("r", store=frail) as response:
                 response.write("text")
-                await room.heard(2)
+                await room.wait_for_history(2)
                 cable.cut()
-        assert [name for name, _, _ in await room.spoken()] == ["start", "token"]
+        assert [name for name, _, _ in await room.channel_events()] == ["start", "token"]
         assert (await room.shown())["r"] == ("text", "in_progress")
 
     async def test_without_the_store_at_the_start_there_is_no_response(self, room, cable, frail):

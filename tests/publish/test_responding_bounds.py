@@ -100,7 +100,7 @@ class TestTooMuch:
             response.tool_call("n", "f", {"n": 2**1000})
             response.write("a", part="語" * 256)
             response.finish("failed", usage=["u" * 15_000, 2**1000], error="e" * 15_000)
-        assert [name for name, *_ in await room.spoken()][-1] == "stop"
+        assert [name for name, *_ in await room.channel_events()][-1] == "stop"
         lease = await room.lease("r")
         assert lease.stop_acked
         message = await room.message()

@@ -53,16 +53,16 @@ class TestLaw7:
 
         publishing = room.house.spawn(publish())
         await commit.reached()
-        await room.heard(2)
-        assert [name for name, _, _ in await room.spoken()] == ["start", "token"]
+        await room.wait_for_history(2)
+        assert [name for name, _, _ in await room.channel_events()] == ["start", "token"]
         assert await room.shown() == {"r": ("draft", "in_progress")}
         commit.open()
         await repair.reached()
         assert await room.stored() == {"r": ("final", "completed")}
-        assert [name for name, _, _ in await room.spoken()] == ["start", "token"]
+        assert [name for name, _, _ in await room.channel_events()] == ["start", "token"]
         repair.open()
         await stop.reached()
-        assert await room.spoken() == [
+        assert await room.channel_events() == [
             ("start", 0, 1),
             ("token", 1, 1),
             ("response-complete", 1, 1),
@@ -71,12 +71,12 @@ class TestLaw7:
         assert (lease.stop_acked, lease.holder is None) == (False, False)
         stop.open()
         await within(publishing)
-        assert (await room.spoken())[-1] == ("stop", 2, 1)
+        assert (await room.channel_events())[-1] == ("stop", 2, 1)
         assert (await room.lease("r")).stop_acked
 
     @pytest.mark.parametrize("refused", [2, [2, 4], [1]], ids=str)
     async def test_a_refused_publish_is_repaired_for_readers(self, room, refused):
-        async with room.listening() as delivered:
+        async with room.deliveries() as delivered:
             with room.faults.on("refuse_publish", nth=refused, code=42911, channel=room.name):
                 async with room.respond("r") as response:
                     for letter in "abcde":
@@ -96,7 +96,10 @@ class TestLaw7:
                 async with room.respond("r", channel=hasty) as response:
                     for letter in "abc":
                         response.write(letter)
-        assert [name for name, _, _ in await room.spoken()][-2:] == ["response-complete", "stop"]
+        assert [name for name, _, _ in await room.channel_events()][-2:] == [
+            "response-complete",
+            "stop",
+        ]
         assert (await room.shown())["r"] == ("abc", "completed")
 
     async def test_a_refused_stop_leaves_the_text_committed_and_the_lease_in_place(
@@ -117,7 +120,7 @@ class TestLaw7:
         ids=["other", "none", "not given"],
     )
     async def test_the_final_parts_are_shown_to_every_reader(self, room, parts, text):
-        async with room.listening() as delivered:
+        async with room.deliveries() as delivered:
             async with room.respond("r") as response:
                 response.write("draft")
                 response.finish(parts=parts)
@@ -145,7 +148,7 @@ class TestLaw7:
         async with room.respond("r") as response:
             response.write("draft")
             response.finish(parts=[{"type": "text", "text": "語" * count}])
-        assert [name for name, _, _ in await room.spoken()][-1] == "stop"
+        assert [name for name, _, _ in await room.channel_events()][-1] == "stop"
         assert (await room.lease("r")).stop_acked
         assert (await room.shown())["r"] == ("語" * count, "completed")
 

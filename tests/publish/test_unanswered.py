@@ -52,7 +52,7 @@ async def publisher(server, conversation):
 
 async def send(publisher, *ids):
     for id_ in ids:
-        await publisher.say("user-input", {"promptId": id_, "text": f"{id_}?"}, id_=id_)
+        await publisher.publish_message("user-input", {"promptId": id_, "text": f"{id_}?"}, id_=id_)
 
 
 async def answer(history, conversation, prompt):
@@ -70,7 +70,7 @@ async def test_prompts_without_a_response_are_yielded_in_order_each_once(
 ):
     await history.store_messages(conversation, [NewMessage("p0", "user", text="stored")])
     await send(publisher, "p1", "p2", "p3")
-    await publisher.say("start", rid="r2", seq=0, promptId="p2")
+    await publisher.publish_message("start", rid="r2", seq=0, promptId="p2")
     found = [prompt async for prompt in history.unanswered(conversation)]
     assert [(each.id, each.text) for each in found] == [
         ("p0", "stored"),

@@ -26,8 +26,8 @@ def room(house):
 
 class TestCatchUp:
     async def test_the_channels_messages_are_stored(self, room):
-        await room.say("user-input", {"promptId": "p", "text": "hi"}, client_id="ann")
-        await room.tell("r", "abc")
+        await room.publish_message("user-input", {"promptId": "p", "text": "hi"}, client_id="ann")
+        await room.publish_response("r", "abc")
         recorded = await room.catch_up()
         assert (recorded.messages, recorded.counts, recorded.moved) == (6, {"folded": 6}, True)
         room.house.server.expire(room.name)
@@ -40,15 +40,15 @@ class TestCatchUp:
 
     async def test_the_watermark_has_the_newest_message_and_the_time_of_the_read(self, room):
         before = now_ms()
-        last = await room.tell("r", "ab")
+        last = await room.publish_response("r", "ab")
         await room.catch_up()
         watermark = (await room.row()).watermark
         assert watermark.serial == last
         assert before <= watermark.read_at_ms <= now_ms()
 
     async def test_repeating_it_changes_nothing(self, room):
-        await room.tell("r", "abc")
-        await room.say("token", "x")
+        await room.publish_response("r", "abc")
+        await room.publish_message("token", "x")
         await room.catch_up()
         first = (await room.hydrate()).messages
         for _ in range(3):
@@ -57,32 +57,32 @@ class TestCatchUp:
         assert (await room.hydrate()).messages == first
 
     async def test_later_messages_continue_a_stored_response(self, room):
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         await room.catch_up()
-        await room.tell("r", "cd", start=False, first=3)
+        await room.publish_response("r", "cd", start=False, first=3)
         await room.catch_up()
         assert await room.stored() == {"r": ("abcd", "completed")}
 
     async def test_messages_that_no_codec_recognises_are_ignored_and_counted(self, room):
-        await room.say("odd", {"a": 1})
-        await room.say("token", {}, responseId="r", seq=1)
-        await room.say("token", "x", responseId="r", seq="nonsense")
-        await room.say("\x01", "x")
-        await room.say("token", "b", responseId="r", seq=2)
+        await room.publish_message("odd", {"a": 1})
+        await room.publish_message("token", {}, responseId="r", seq=1)
+        await room.publish_message("token", "x", responseId="r", seq="nonsense")
+        await room.publish_message("\x01", "x")
+        await room.publish_message("token", "b", responseId="r", seq=2)
         recorded = await room.catch_up()
         assert (recorded.messages, recorded.counts) == (5, {"folded": 2, "ignored": 3})
         assert await room.shown() == {"r": ("b", "in_progress")}
 
     async def test_a_message_with_an_odd_id_does_not_prevent_recording(self, room):
         await room.channel.publish(room.name, [Outgoing("token", "a", "nul \x00")])
-        await room.tell("r", "x")
+        await room.publish_response("r", "x")
         await room.catch_up()
         assert sorted(text for text, _ in (await room.shown()).values()) == ["a", "x"]
 
     async def test_more_messages_than_a_page_are_folded_page_by_page(self, room, monkeypatch):
         monkeypatch.setattr("rehydrate.record.catch_up.PAGE", 2)
         text = "abcdefg"
-        await room.tell("r", text)
+        await room.publish_response("r", text)
         recorded = await room.catch_up()
         assert recorded.messages == len(text) + 2
         assert await room.stored() == {"r": (text, "completed")}
@@ -92,7 +92,7 @@ class TestCatchUp:
         self, room, monkeypatch
     ):
         monkeypatch.setattr("rehydrate.record.catch_up.PAGE", 2)
-        await room.tell("r", "abcd")
+        await room.publish_response("r", "abcd")
 
         failing = []
 
@@ -113,10 +113,10 @@ class TestCatchUp:
         assert await room.stored() == {"r": ("abcd", "completed")}
 
     async def test_a_lost_interval_is_stored_with_the_watermark_that_passes_it(self, room, house):
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         await room.catch_up()
         house.server.expire(room.name)
-        await room.say("token", "d", responseId="r", seq=4)
+        await room.publish_message("token", "d", responseId="r", seq=4)
         await room.catch_up(ahead_ms=200_000)
         assert len((await room.row()).holes) == 1
         hydrated = await room.hydrate(ahead_ms=200_000)
@@ -126,11 +126,11 @@ class TestCatchUp:
         assert len((await room.row()).holes) == 1
 
     async def test_a_lost_interval_makes_open_text_without_seq_inexact(self, room, house):
-        await room.say("start", responseId="r")
-        await room.say("token", "a", responseId="r")
+        await room.publish_message("start", responseId="r")
+        await room.publish_message("token", "a", responseId="r")
         await room.catch_up()
         house.server.expire(room.name)
-        await room.say("token", "c", responseId="r")
+        await room.publish_message("token", "c", responseId="r")
         await room.catch_up(ahead_ms=200_000)
         (message,) = (await room.hydrate(ahead_ms=200_000)).messages
         assert (message["text"], message["exact"]) == ("ac", False)
@@ -143,8 +143,8 @@ class TestCatchUp:
 
 class TestConcurrency:
     async def test_of_two_that_read_one_commits(self, room):
-        await room.tell("r", "abc", stop=False)
-        await room.say("token", "x")
+        await room.publish_response("r", "abc", stop=False)
+        await room.publish_message("token", "x")
         meeting = asyncio.Barrier(2)
         store = Paused(room.store, locked=meeting.wait)
         both = await within(asyncio.gather(room.catch_up(store=store), room.catch_up(store=store)))
@@ -153,11 +153,11 @@ class TestConcurrency:
         assert [text for text, _ in (await room.shown()).values()] == ["abc", "x"]
 
     async def test_a_slower_one_that_read_less_undoes_nothing(self, room):
-        await room.tell("r", "ab", stop=False)
+        await room.publish_response("r", "ab", stop=False)
         gate = Gate()
         slow = room.house.spawn(room.catch_up(store=Paused(room.store, locked=gate)))
         await gate.reached()
-        await room.tell("r", "cd", start=False, first=3)
+        await room.publish_response("r", "cd", start=False, first=3)
         assert (await room.catch_up()).moved
         gate.open()
         assert not (await within(slow)).moved
@@ -168,7 +168,7 @@ class TestConcurrency:
         async with room.respond("r") as response:
             for letter in "abc":
                 response.write(letter)
-            await room.heard(4)
+            await room.wait_for_history(4)
             slow = room.house.spawn(room.catch_up(store=Paused(room.store, locked=gate)))
             await gate.reached()
         final = await room.stored()

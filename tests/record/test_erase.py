@@ -49,7 +49,7 @@ async def history(another):
         yield made
 
 
-async def say(history, conversation_id, *texts, run="p"):
+async def publish_message(history, conversation_id, *texts, run="p"):
     for index, text in enumerate(texts):
         data = {"promptId": f"{run}-{index}", "text": text}
         message = Outgoing("user-input", data, f"{run}-id-{index}")
@@ -67,7 +67,7 @@ async def texts(history, conversation_id):
 
 
 async def test_erased_messages_are_in_no_answer_and_are_not_recorded_again(history):
-    await say(history, "e1", "a prompt")
+    await publish_message(history, "e1", "a prompt")
     async with history.respond("e1", "r1") as response:
         response.write("an answer")
     assert await texts(history, "e1") == ["a prompt", "an answer"]
@@ -80,7 +80,7 @@ async def test_erased_messages_are_in_no_answer_and_are_not_recorded_again(histo
 
 
 async def test_messages_that_only_the_channel_has_are_erased_too(history):
-    await say(history, "e2", "never recorded")
+    await publish_message(history, "e2", "never recorded")
     await history.erase("e2")
     assert await texts(history, "e2") == []
     assert (await history.catch_up("e2")).moved
@@ -100,10 +100,10 @@ async def test_late_messages_of_an_erased_response_do_not_bring_it_back(history)
 
 
 async def test_new_messages_begin_the_conversation_again(history):
-    await say(history, "e4", "old")
+    await publish_message(history, "e4", "old")
     await history.erase("e4")
     await asyncio.sleep(0.01)
-    await say(history, "e4", "new", run="q")
+    await publish_message(history, "e4", "new", run="q")
     async with history.respond("e4", "r2") as response:
         response.write("answered")
     assert await texts(history, "e4") == ["new", "answered"]
@@ -137,7 +137,7 @@ async def test_an_erased_response_cannot_be_published_or_stored_again(history):
 
 
 async def test_a_catch_up_that_read_before_and_commits_after_restores_nothing(history, monkeypatch):
-    await say(history, "e7", "one", "two")
+    await publish_message(history, "e7", "one", "two")
     channel = history._channel
     reading, erased = asyncio.Event(), asyncio.Event()
     plain = channel.history
@@ -160,7 +160,7 @@ async def test_a_catch_up_that_read_before_and_commits_after_restores_nothing(hi
 
 
 async def test_repeating_an_erasure_changes_nothing_and_an_empty_one_creates_no_row(history):
-    await say(history, "e8", "x")
+    await publish_message(history, "e8", "x")
     for _ in range(3):
         await history.erase("e8")
     assert await texts(history, "e8") == []
@@ -189,7 +189,7 @@ async def test_no_more_of_the_channel_is_read_than_a_tombstone_can_name(history,
 
 
 async def test_a_conversation_is_erased_although_ably_does_not_answer(history, ably):
-    await say(history, "e9", "x")
+    await publish_message(history, "e9", "x")
     await history.catch_up("e9")
     await ably.stop()
     try:
@@ -207,7 +207,7 @@ async def test_a_conversation_is_erased_although_ably_does_not_answer(history, a
 
 
 async def test_followers_in_every_process_receive_an_empty_snapshot(history, another):
-    await say(history, "e10", "x")
+    await publish_message(history, "e10", "x")
     await history.catch_up("e10")
     async with (
         another() as elsewhere,
@@ -226,7 +226,7 @@ async def test_followers_in_every_process_receive_an_empty_snapshot(history, ano
 
 
 async def test_no_content_is_left_in_the_database(history):
-    await say(history, "e11", "SECRET prompt")
+    await publish_message(history, "e11", "SECRET prompt")
     async with history.respond("e11", "SECRET-id", metadata={"k": "SECRET"}) as response:
         response.write("SECRET answer")
         await asyncio.sleep(0.7)

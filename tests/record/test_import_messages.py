@@ -81,11 +81,13 @@ async def test_integers_of_any_size_are_stored_and_shown_exactly(room):
 
 
 async def test_integers_of_any_size_in_an_open_response_are_recorded_exactly(room):
-    await room.say("start", responseId="r", seq=0)
+    await room.publish_message("start", responseId="r", seq=0)
     call = {"name": "f", "args": {"n": HUGE}}
-    await room.say("tool_call", call, responseId="r", seq=1, toolCallId="c")
+    await room.publish_message("tool_call", call, responseId="r", seq=1, toolCallId="c")
     await room.catch_up()
-    await room.say("tool_result", {"result": HUGE}, responseId="r", seq=2, toolCallId="c")
+    await room.publish_message(
+        "tool_result", {"result": HUGE}, responseId="r", seq=2, toolCallId="c"
+    )
     await room.catch_up()
     [part] = (await room.hydrate()).messages[0]["parts"]
     assert (part["args"], part["result"]) == ({"n": HUGE}, HUGE)
@@ -129,12 +131,12 @@ async def test_a_message_that_is_repeated_in_one_call_is_stored_once(room):
 
 
 async def test_an_open_response_of_somebody_else_is_finished(room):
-    await room.tell("r", "ab", stop=False)
+    await room.publish_response("r", "ab", stop=False)
     await room.catch_up()
     assert (await room.store_messages(NewMessage("r", "assistant", text="ab!"))).stored == ["r"]
     assert await room.shown() == {"r": ("ab!", "completed")}
-    await room.say("token", "c", responseId="r", seq=3)
-    await room.say("stop", responseId="r", seq=4)
+    await room.publish_message("token", "c", responseId="r", seq=3)
+    await room.publish_message("stop", responseId="r", seq=4)
     assert await room.shown() == {"r": ("ab!", "completed")}
     await room.catch_up()
     assert await room.shown() == {"r": ("ab!", "completed")}
@@ -143,7 +145,7 @@ async def test_an_open_response_of_somebody_else_is_finished(room):
 
 async def test_what_the_store_knew_before_the_channel_said_it_stays(room):
     await room.store_messages(NewMessage("r", "assistant", text="said"))
-    await room.tell("r", "other")
+    await room.publish_response("r", "other")
     assert await room.shown() == {"r": ("said", "completed")}
     await room.catch_up()
     assert await room.shown() == {"r": ("said", "completed")}
@@ -158,7 +160,7 @@ async def test_a_response_that_is_being_published_is_left_to_its_publisher(room)
 
 
 async def test_an_open_response_does_not_become_a_prompt(room):
-    await room.tell("r", "ab", stop=False)
+    await room.publish_response("r", "ab", stop=False)
     await room.catch_up()
     with pytest.raises(Conflict):
         await room.store_messages(NewMessage("r", "user", text="ab"))
@@ -190,8 +192,8 @@ async def test_what_is_no_message_is_refused_before_anything_is_stored(room, new
 
 
 async def test_gaps_of_an_open_response_close_when_it_is_finished(room):
-    await room.say("start", responseId="r", seq=0)
-    await room.say("token", "c", responseId="r", seq=3)
+    await room.publish_message("start", responseId="r", seq=0)
+    await room.publish_message("token", "c", responseId="r", seq=3)
     await room.catch_up()
     await room.store_messages(NewMessage("r", "assistant", text="abc"))
     (message,) = (await room.hydrate()).messages
@@ -203,10 +205,10 @@ async def test_the_end_of_an_open_response_is_published_with_the_next_seqs(room,
     """Readers order the repair and the stop among the publisher's events by seq alone."""
     await room.claimed("r")
     if recorded:
-        await room.tell("r", recorded, stop=False)
+        await room.publish_response("r", recorded, stop=False)
         await room.catch_up()
     rest = "ab"[len(recorded) :]
-    await room.tell("r", rest, start=not recorded, stop=False, first=1 + len(recorded))
+    await room.publish_response("r", rest, start=not recorded, stop=False, first=1 + len(recorded))
     await room.take_over("r")
     await room.store_messages(NewMessage("r", "assistant", text="ab!"))
     await swept(room, "r")
@@ -217,7 +219,7 @@ async def test_the_end_of_an_open_response_is_published_with_the_next_seqs(room,
 
 
 async def test_an_open_response_is_finished_without_the_channel(room):
-    await room.tell("r", "ab", stop=False)
+    await room.publish_response("r", "ab", stop=False)
     await room.catch_up()
     with room.faults.on("fail_history", status=400) as fault:
         assert (await room.store_messages(NewMessage("r", "assistant", text="ab!"))).stored == ["r"]

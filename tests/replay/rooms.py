@@ -19,7 +19,7 @@ def new_id():
     return f"c-{secrets.token_hex(5)}"
 
 
-class Room(NamedTuple):
+class ReplayConversation(NamedTuple):
     """A conversation, its `History`, and the channel server."""
 
     history: object
@@ -83,4 +83,4 @@ def folded(events, message_id):
 @asynccontextmanager
 async def room_over(database, server, **settings):
     async with history_over(database, server, **settings) as history:
-        yield Room(history, server, new_id())
+        yield ReplayConversation(history, server, new_id())

@@ -82,9 +82,9 @@ async def test_a_repair_that_is_refused_for_its_rate_is_published_again(room):
 
 async def test_a_response_with_gaps_cannot_be_a_repair(room):
     async with publisher_to(room.server, f"ai:{room.id}") as foreign:
-        await foreign.say("start", rid="r", seq=0)
-        await foreign.say("token", "b", rid="r", seq=2)
-        await foreign.say("stop", rid="r", seq=3)
+        await foreign.publish_message("start", rid="r", seq=0)
+        await foreign.publish_message("token", "b", rid="r", seq=2)
+        await foreign.publish_message("stop", rid="r", seq=3)
         await room.history.store_messages(room.id, [NewMessage("p", "user", text="?")])
         with pytest.raises(Conflict, match="stored with gaps"):
             await room.history.replay(room.id, "r", mode="repair")

@@ -239,9 +239,9 @@ async def test_a_follower_receives_nothing_more_of_a_replay_of_an_erased_respons
     ):
         await reader.until(lambda r: r.snapshots)
         for rid, of in (("x1", "r"), ("x2", "another")):
-            await foreign.say("start", rid=rid, seq=0, replayOf=of)
-            await foreign.say("token", "late", rid=rid, seq=1, replayOf=of)
-            await foreign.say("stop", rid=rid, seq=2, replayOf=of)
+            await foreign.publish_message("start", rid=rid, seq=0, replayOf=of)
+            await foreign.publish_message("token", "late", rid=rid, seq=1, replayOf=of)
+            await foreign.publish_message("stop", rid=rid, seq=2, replayOf=of)
         seen = await reader.until(lambda r: r.statuses.get("x2") == "completed")
     assert seen.texts == {"x2": "late"}
 
@@ -255,7 +255,9 @@ async def test_a_continued_replay_skips_no_step_that_only_a_stranger_published(
     await kill(alone.history._replay_worker)
     async with publisher_to(alone.server, f"ai:{alone.id}") as stranger:
         for seq in range(1, len(LONG) + 1):
-            await stranger.say("token", "?", rid=replay.id, seq=seq, gen=1, replayOf="r")
+            await stranger.publish_message(
+                "token", "?", rid=replay.id, seq=seq, gen=1, replayOf="r"
+            )
     async with room_over(database, alone.server) as other:
         there = other._replace(id=alone.id)
         assert (await there.ended(replay)).state == "done"
