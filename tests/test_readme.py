@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from api.serving import served
+from api.standin import StandIn
 from demo.command_line import environment, settings_on
 from journeys.snippets import README, ROOT, block, blocks, region
 from localably import LocalAbly
@@ -146,7 +147,7 @@ def test_all_commands_are_listed_with_their_options():
 
 def test_all_calls_are_listed():
     access, announcers = Access(service_keys=["k"]), WebhookSenders(["a.b:c"])
-    app = create_app(object(), access, announcers=announcers, inspector=object(), admin=object())
+    app = create_app(StandIn(), access, announcers=announcers, inspector=object(), admin=object())
     served_calls = {
         (method.upper(), re.sub(r"\{\w+\}", "{}", path))
         for path, methods in app.openapi()["paths"].items()

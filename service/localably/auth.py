@@ -7,12 +7,14 @@ import binascii
 import hmac
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Final
 
 from . import tokens
 from .capability import ServerCapability
 from .config import App, Key
 from .errors import RefusedError
+
+NO_APP: Final = 40400
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,7 +62,7 @@ class Authenticator:
     def __init__(self, apps: Mapping[str, App], now_ms: Callable[[], int]) -> None:
         self._apps = apps
         self._now_ms = now_ms
-        self._nonces: dict[str, int] = {}
+        self._nonces: dict[tuple[str, str, str], int] = {}
 
     def by_key(self, value: str, client_id: str | None = None) -> Identity:
         """Return the identity of `appId.keyId:secret`; *client_id* narrows it.
@@ -133,7 +135,7 @@ class Authenticator:
             raise RefusedError(40101, "a key is written appId.keyId:secret")
         app = self._apps.get(key_name.partition(".")[0])
         if app is None:
-            raise RefusedError(40400, "there is no app with the id in this key")
+            raise RefusedError(NO_APP, "there is no app with the id in this key")
         key = app.keys.get(key_name)
         if key is None:
             raise RefusedError(40101, "there is no such key")

@@ -13,7 +13,6 @@ from .log import MessageLog
 from .messages import Delivery, Message
 from .presence import Members
 from .rollup import Rollup, Schedule
-from .serials import channel_serial_of
 
 _SEEN_AT_LEAST: Final = 1000
 
@@ -43,6 +42,7 @@ class Attachment:
         params: the params that are in force.
         seen: serials of the mutable messages of which this attachment has had the full text; None
             on a channel whose messages do not change.
+        in_gap: whether the newest message was not delivered, which was reported.
     """
 
     subscriber: Subscriber
@@ -51,6 +51,12 @@ class Attachment:
     wished: Flag
     params: dict[str, str]
     seen: set[str] | None = None
+    in_gap: bool = False
+
+    @property
+    def echoes(self) -> bool:
+        """Whether the connection gets its own messages back (RTL7f, channel param `echo`)."""
+        return self.subscriber.echo and self.params.get("echo") != "false"
 
 
 Gate = Callable[["Channel", Attachment], bool]
@@ -62,14 +68,20 @@ class Surroundings:
 
     Attributes:
         on_kept: called with each stored message, new or in a new version.
+        on_named: called with each id that a publisher gave, its serial and time in milliseconds.
         lags: returns whether history is delayed, so that former states are needed.
         gate: returns None, or a predicate that decides on a delivery to an attachment.
+        is_whole: returns whether an append is delivered as a full update, also in mid-stream.
+        now_ms: the clock, in milliseconds since 1970.
         schedule: calls back after so many seconds.
     """
 
     on_kept: Callable[[Channel, Message], None]
+    on_named: Callable[[Channel, str, str, int], None]
     lags: Callable[[], bool]
     gate: Callable[[], Gate | None]
+    is_whole: Callable[[Channel], bool]
+    now_ms: Callable[[], int]
     schedule: Schedule
 
 
@@ -128,18 +140,24 @@ class Channel:
         """Whether nothing would be lost with it."""
         return not (self.attachments or len(self.log) or len(self.members))
 
-    def keep(self, message: Message, size: int, own_id: str | None) -> None:
+    def remember(self, own_id: str | None, serial: str, now_ms: int) -> None:
+        """Remember the id that a publisher gave a message or a version, so that it is done once."""
+        if own_id is not None:
+            self.log.remember(own_id, serial, now_ms)
+            self._around.on_named(self, own_id, serial, now_ms)
+
+    def keep(self, message: Message, size: int) -> None:
         """Keep a new message."""
-        self.log.add(message, size, own_id)
+        self.log.add(message, size)
         self._around.on_kept(self, message)
 
-    def keep_version(self, message: Message, size: int, own_id: str | None) -> None:
+    def keep_version(self, message: Message, size: int) -> None:
         """Keep a newer version of a message; of a row of appends only the last is a version."""
         before = self.log.find(message.serial)
         separate = before is None or not (before.appended and message.appended)
         if before is not None and not separate and self._around.lags():
             self.log.keep_state(before)
-        self.log.replace(message, size, own_id, keep_version=separate)
+        self.log.replace(message, size, keep_version=separate)
         self._around.on_kept(self, message)
 
     def delivery(self, serial: str, messages: list[Message]) -> Delivery:
@@ -162,10 +180,12 @@ class Channel:
             subscriber = attachment.subscriber
             if Flag.SUBSCRIBE not in attachment.modes:
                 continue
-            if origin_id == subscriber.connection_id and not subscriber.echo:
+            if origin_id == subscriber.connection_id and not attachment.echoes:
                 continue
             if attachment.seen is not None:
                 attachment.seen.update(message.serial for message in delivery.messages)
+            if gate is None:
+                attachment.in_gap = False
             if gate is None or gate(self, attachment):
                 subscriber.deliver(delivery, attachment.wire_name)
 
@@ -185,31 +205,31 @@ class Channel:
             if Flag.PRESENCE_SUBSCRIBE in attachment.modes:
                 attachment.subscriber.deliver(delivery, attachment.wire_name)
 
-    def replay(self, attachment: Attachment, groups: Iterable[list[Message]]) -> None:
+    def replay(self, attachment: Attachment, groups: Iterable[tuple[str, list[Message]]]) -> None:
         """Send a backlog to one attachment, each message in its latest form."""
         if Flag.SUBSCRIBE not in attachment.modes:
             return
-        for group in groups:
+        for position, group in groups:
             if attachment.seen is not None:
                 attachment.seen.update(message.serial for message in group)
-            position = channel_serial_of(group[0].version_serial)
             attachment.subscriber.deliver(self.delivery(position, group), attachment.wire_name)
 
     def _fan_out_append(self, delta: Message, full: Message, origin_id: str | None) -> None:
         """Send an append: the delta to those who have had the message, to others all of it."""
-        # the position is the newest one: a publish may have overtaken an append that was held back
-        small = self.delivery(self.log.head, [delta])
-        large = self.delivery(self.log.head, [full])
-        gate = self._around.gate()
+        # a message may have overtaken an append that was held: the append comes after it
+        position = self.log.place_at_end(full.serial, self._around.now_ms())
+        small = self.delivery(position, [delta])
+        large = self.delivery(position, [full])
+        gate, is_whole = self._around.gate(), self._around.is_whole(self)
         for attachment in tuple(self.attachments.values()):
             subscriber, seen = attachment.subscriber, attachment.seen
             if Flag.SUBSCRIBE not in attachment.modes:
                 continue
-            if origin_id == subscriber.connection_id and not subscriber.echo:
+            if origin_id == subscriber.connection_id and not attachment.echoes:
                 continue
             is_known = seen is not None and full.serial in seen
             if seen is not None:
                 seen.add(full.serial)
             if gate is None or gate(self, attachment):
-                whole = not is_known or attachment.params.get("appendMode") == "full"
+                whole = is_whole or not is_known or attachment.params.get("appendMode") == "full"
                 subscriber.deliver(large if whole else small, attachment.wire_name)

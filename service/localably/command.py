@@ -16,6 +16,7 @@ from pathlib import Path
 from .config_file import apps_from, read_config, settings_from
 from .errors import RefusedError
 from .server import LocalAbly
+from .tls import CERTIFICATE
 from .webhooks import rule_from
 
 _LOG = logging.getLogger("localably")
@@ -35,6 +36,10 @@ def parser(prog: str = "localably") -> argparse.ArgumentParser:
     )
     made.add_argument("--config", type=Path, help="apps, namespaces, webhooks and settings (TOML)")
     made.add_argument("--data-dir", type=Path, help="keep persisted channels in this folder")
+    made.add_argument(
+        "--tls", type=Path, metavar="FOLDER",
+        help="serve over TLS, with a self-signed certificate that is kept in this folder",
+    )  # fmt: skip
     made.add_argument("--retention", type=float, help="seconds of history without persistence")
     return made
 
@@ -46,7 +51,7 @@ def main(argv: Sequence[str] | None = None, prog: str = "localably") -> int:
     try:
         server = _server(options)
         with _runner() as runner:
-            runner.run(_serve(server, show_key=not (options.key or options.config)))
+            runner.run(_serve(server, options))
     except BrokenPipeError:
         return 1
     except (RefusedError, OSError) as error:
@@ -65,22 +70,25 @@ def _server(options: argparse.Namespace) -> LocalAbly:
         keys=options.key,
         apps=apps,
         data_dir=options.data_dir,
+        tls_dir=options.tls,
         retention_s=options.retention,
         webhooks=[rule_from(item) for item in config.get("webhooks", [])],
         settings=settings_from(config.get("settings", {})),
     )
 
 
-async def _serve(server: LocalAbly, *, show_key: bool) -> None:
+async def _serve(server: LocalAbly, options: argparse.Namespace) -> None:
     stopped = asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopped.set)
     async with server:
         _collect_rarely()
-        if show_key:
+        if not (options.key or options.config):
             # a key that was made here and now, so that there is something to connect with
             _LOG.info("made the key %s", server.key)
+        if options.tls is not None:
+            _LOG.info("certificate: %s", options.tls / CERTIFICATE)
         _announce(server.url)
         await stopped.wait()
 

@@ -8,7 +8,7 @@ done. A connection outlives its socket for the time to live, so that it can be r
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar, Final
 
 from . import attaching, inbound, names
 from .acks import RecentAcks
@@ -23,6 +23,8 @@ from .messages import Delivery
 if TYPE_CHECKING:
     from .hub import Hub
 
+PRESENCE_GRACE_MS: Final = 15_000
+
 
 class ClientConnection:
     """A client's connection.
@@ -34,9 +36,11 @@ class ClientConnection:
         client_id: the one client it is; None if it is anonymous or may be anybody.
         echo: whether its own messages come back to it.
         rollup_window_ms: for how long its appends may be held back.
+        idle_ms: the server is never silent for longer (`heartbeatInterval`).
+        presence_ms: how long its members stay present once its socket is lost (`remainPresentFor`).
         outgoing: frames to be sent, in order.
         closing: the socket is to be closed after them.
-        quiet: whether nothing was sent since the last heartbeat.
+        quiet: whether nothing was sent since `quiet_since_ms`.
         lost_ms: when its socket was lost, in milliseconds; None while it has one.
         socket: counts the sockets it has had, so that an old one notices that it was replaced.
         renew_at_ms: when its client is to be asked for a new token; None for never.
@@ -52,10 +56,13 @@ class ClientConnection:
         self.client_id: str | None = None
         self.echo = True
         self.rollup_window_ms = 0
+        self.idle_ms = int(hub.settings.max_idle_interval_s * 1000)
+        self.presence_ms = PRESENCE_GRACE_MS
         self.form = Format.JSON
         self.outgoing: list[bytes] = []
         self.closing = False
         self.quiet = False
+        self.quiet_since_ms = 0
         self.lost_ms: int | None = None
         self.socket = 0
         self.inbound_rate = Rate(hub.settings.connection_rate_per_s)
@@ -166,11 +173,18 @@ class ClientConnection:
         try:
             message = decode(data, Format.JSON if isinstance(data, str) else Format.MSGPACK)
             handler = self._HANDLERS.get(message["action"])
-            if handler is None:
-                raise FrameError(f"a client does not send action {message['action']}")
-            handler(self, message)
+            if handler is not None:
+                handler(self, message)
+            elif isinstance(message.get("msgSerial"), int):
+                self._refuse_action(message)  # others, such as SYNC, are ignored (RSF1)
         except RefusedError as error:
             self.fail(error)
+
+    def _refuse_action(self, message: dict[str, Any]) -> None:
+        """Answer a numbered frame that is not supported, for its sender waits for an answer."""
+        error = RefusedError(40000, f"action {message['action']} is not supported", 400)
+        answer = {"action": int(Action.NACK), "msgSerial": message["msgSerial"], "count": 1}
+        self.send({**answer, "error": error.as_wire()})
 
     def _on_heartbeat(self, message: dict[str, Any]) -> None:
         answer: dict[str, Any] = {"action": int(Action.HEARTBEAT)}
@@ -235,10 +249,10 @@ class ClientConnection:
         """Return the backlog sent before live messages, and whether it is complete (RTL4c1)."""
         channel.rollup.flush()
         channel.log.prune(self.hub.now_ms())
-        if message["channel"] in self._attached:
+        serial = message.get("channelSerial")
+        if serial is None and message["channel"] in self._attached:
             # all that was published so far is on its way to this socket already
             return MissedMessages([], channel.log.head), True
-        serial = message.get("channelSerial")
         if serial is not None:
             backlog = self.hub.continue_from(channel, serial)
             return backlog, backlog.error is None

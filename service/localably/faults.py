@@ -32,6 +32,8 @@ KNOWN: Final = {
     "stall_requests": "REST requests are answered after `seconds` (30)",
     "freeze": "write nothing to the connections, and read nothing from them",
     "omit_serials": "messages carry no serial and no version",
+    "full_updates": "deliver an append as a full update, also to those who have had the message",
+    "omit_version_serials": "acknowledge an update, delete or append with a null version serial",
     "drop_append_extras": "an append without extras removes those of its message",
     "enforce_limits": "keep to the documented rates: 42911, 42913, 80020",
     "drop_webhooks": "do not deliver an event to a webhook",

@@ -21,7 +21,6 @@ from .rollup import Schedule
 from .serials import SerialClock
 
 _RESUME_LIMIT: Final = 10_000
-_PRESENCE_GRACE_MS: Final = 15_000
 
 
 class ChannelStorage(Protocol):
@@ -30,11 +29,14 @@ class ChannelStorage(Protocol):
     def keep(self, channel: Channel, message: Message) -> None:
         """Take note of a new message, or of a newer version of one."""
 
+    def name(self, channel: Channel, own_id: str, serial: str, now_ms: int) -> None:
+        """Take note of the id that a publisher gave to what has *serial*."""
+
     def load(self, channel: Channel, now_ms: int) -> None:
-        """Load the stored messages of a channel into its log."""
+        """Load the stored messages of a channel, and the ids of publishers, into its log."""
 
     def drop(self, app_id: str, name: str | None = None, floor: str | None = None) -> None:
-        """Forget a channel, or all channels of an app; it is whole from *floor* on."""
+        """Forget a channel, or all channels of an app; they are complete from *floor* on."""
 
 
 class Hub:
@@ -70,7 +72,9 @@ class Hub:
         self._channels: dict[tuple[str, str], Channel] = {}
         self._rates: dict[tuple[str, str], Rate] = {}
         self.schedule = schedule
-        self._around = Surroundings(self._kept, self._lags, self._gate, schedule)
+        self._around = Surroundings(
+            self._kept, self._named, self._lags, self._gate, self._is_whole, now_ms, schedule
+        )
         self._began_ms = now_ms()
 
     def channel(self, app: App, name: str) -> Channel:
@@ -134,13 +138,21 @@ class Hub:
         """Return what came after the position of a client that attaches again (RTL4c1)."""
         refused = self.faults.now("refuse_continuity", channel.name)
         if refused is None:
-            return channel.log.after(serial, _RESUME_LIMIT)
+            return channel.log.after(serial, _RESUME_LIMIT, self.continuity_since_ms)
         error = error_of(refused, 90003)
         if error.code == _OTHER_REGION:
             return MissedMessages([], channel.log.head, error)
         cap = self.settings.rewind_limit if error.code == _LIMIT_EXCEEDED else _RESUME_LIMIT
-        held = channel.log.newest(None, None, cap)
+        held = channel.log.newest(None, self.continuity_since_ms, cap)
         return MissedMessages(held.groups, held.position, error)
+
+    @property
+    def continuity_since_ms(self) -> int:
+        """The beginning of the window, of about two minutes, in which channels can be continued.
+
+        Persistence keeps history for longer, but neither RESUMED nor history up to an attach point.
+        """
+        return self.now_ms() - int(self.settings.connection_state_ttl_s * 1000)
 
     def check_room(self, connection: ClientConnection) -> None:
         """Refuse one attachment more than a connection may have.
@@ -193,8 +205,9 @@ class Hub:
             for app in self.apps.values():
                 self.existing_channel(app, channel_name)
         elif self.store is not None:
+            floor = SerialClock("expired").next(self.now_ms())
             for app_id in self.apps:
-                self.store.drop(app_id)
+                self.store.drop(app_id, floor=floor)
         concerned = [one for one in self.channels() if channel_name in (None, one.name)]
         for channel in concerned:
             channel.log.clear()
@@ -232,18 +245,21 @@ class Hub:
             if connection.lost_ms is not None:
                 if now_ms - connection.lost_ms > ttl_ms:
                     self.forget(connection)
-                elif now_ms - connection.lost_ms > _PRESENCE_GRACE_MS:
+                elif now_ms - connection.lost_ms > connection.presence_ms:
                     connection.leave_presence()
             elif not connection.closing:
                 _check_token(connection, now_ms)
 
     def beat(self) -> None:
-        """Send a HEARTBEAT to every connection that was quiet since the last call (RTN23)."""
+        """Send a HEARTBEAT to every connection that is quiet for a third of its interval (RTN23)."""
+        now_ms = self.now_ms()
         for connection in list(self.connections.values()):
-            if connection.lost_ms is None:
-                if connection.quiet:
-                    connection.send({"action": int(Action.HEARTBEAT)})
-                connection.quiet = True
+            if connection.lost_ms is not None:
+                continue
+            if not connection.quiet:
+                connection.quiet, connection.quiet_since_ms = True, now_ms
+            elif now_ms - connection.quiet_since_ms >= connection.idle_ms / 3:
+                connection.send({"action": int(Action.HEARTBEAT)})
 
     def _make_channel(self, app: App, name: str) -> Channel:
         now_ms = self.now_ms()
@@ -269,6 +285,13 @@ class Hub:
         for listener in self.listeners:
             listener(channel, message)
 
+    def _named(self, channel: Channel, own_id: str, serial: str, now_ms: int) -> None:
+        if self.store is not None:
+            self.store.name(channel, own_id, serial, now_ms)
+
+    def _is_whole(self, channel: Channel) -> bool:
+        return self.faults.now("full_updates", channel.name) is not None
+
     def _lags(self) -> bool:
         return self.faults.is_on("delay_history")
 
@@ -278,21 +301,22 @@ class Hub:
         return self._lets_through
 
     def _lets_through(self, channel: Channel, attachment: Attachment) -> bool:
-        """Return whether to deliver; a drop is reported (80020), unless it is silent."""
-        subscriber = attachment.subscriber
+        """Return whether to deliver; a gap is reported once (80020), unless it is silent."""
         fault = self.faults.now("drop_deliveries", channel.name)
         if fault is not None:
             if not fault.get("silent"):
-                subscriber.tell_loss(attachment, channel.log.head, error_of(fault, 80020))
+                _report_gap(channel, attachment, error_of(fault, 80020))
             return False
-        connection = self.connections.get(subscriber.connection_id)
+        connection = self.connections.get(attachment.subscriber.connection_id)
         if not self.is_limited or connection is None:
+            attachment.in_gap = False
             return True
         if connection.outbound_rate.takes(self.now_ms()):
+            attachment.in_gap = False
             return True
         self.faults.count("enforce_limits")
         error = RefusedError(80020, "continuity lost: the connection's outbound rate is exceeded")
-        subscriber.tell_loss(attachment, channel.log.head, error)
+        _report_gap(channel, attachment, error)
         return False
 
 
@@ -300,6 +324,12 @@ _CHANNELS_WHERE_LIMITED: Final = 200
 _OTHER_REGION: Final = 90005
 _LIMIT_EXCEEDED: Final = 90004
 _MOST_RATES: Final = 10_000
+
+
+def _report_gap(channel: Channel, attachment: Attachment, error: RefusedError) -> None:
+    if not attachment.in_gap:
+        attachment.in_gap = True
+        attachment.subscriber.tell_loss(attachment, channel.log.head, error)
 
 
 def _check_token(connection: ClientConnection, now_ms: int) -> None:

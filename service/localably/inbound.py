@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import secrets
 from typing import TYPE_CHECKING, Any, Final
 
 from . import names
 from .errors import FrameError, RefusedError
 from .frames import Flag
-from .messages import CREATE, accepted, check_size
+from .messages import APPEND, CREATE, accepted, check_size
 from .mutations import MUTATIONS, mutate
 from .presence import presence_action
 from .publishing import Origin, check_client_id, concrete_client_id, publish
@@ -31,14 +32,17 @@ def publish_frame(connection: ClientConnection, message: dict[str, Any]) -> dict
     raw = message.get("messages")
     if not raw:
         raise FrameError("MESSAGE has no messages")
-    hub.check_rates(connection.identity.app.app_id, name.base, connection)
-    hub.faults.refuse("refuse_publish", 42911, name.base)
     messages = [accepted(item, connection.form) for item in raw]
     channel = hub.channel(connection.identity.app, name.base)
+    if not _joins_held_append(channel, messages):
+        hub.check_rates(connection.identity.app.app_id, name.base, connection)
+    hub.faults.refuse("refuse_publish", 42911, name.base)
     _check_mode(connection, name.wire, Flag.PUBLISH)
     origin = _origin(connection, message)
     if messages[0].get("action", CREATE) in MUTATIONS:
-        return {"serials": [_change(connection, channel, messages, origin)]}
+        serial = _change(connection, channel, messages, origin)
+        hidden = hub.faults.now("omit_version_serials", name.base) is not None
+        return {"serials": [None if hidden else serial]}
     now_ms, most_bytes = hub.now_ms(), hub.settings.max_message_bytes
     bare = hub.faults.now("omit_serials", name.base) is not None
     return {"serials": publish(channel, messages, origin, now_ms, most_bytes, bare=bare)}
@@ -82,7 +86,9 @@ def presence_frame(connection: ClientConnection, message: dict[str, Any]) -> Non
 def leave_presence(connection: ClientConnection, channel: Channel, now_ms: int) -> None:
     """Let the members that a connection entered leave, because it left the channel (RTP)."""
     for member in channel.members.of_connection(connection.connection_id):
-        leave = {**member, "action": 3, "timestamp": now_ms}
+        # an id that is not of the connection: clients compare such a message by its time (RTP2b1)
+        leave_id = f"leave-{secrets.token_hex(6)}:0"
+        leave = {**member, "id": leave_id, "action": 3, "timestamp": now_ms}
         channel.announce(leave, now_ms)
 
 
@@ -109,6 +115,12 @@ def channel_name(message: dict[str, Any]) -> str:
     if not isinstance(channel, str):
         raise FrameError("the frame names no channel")
     return channel
+
+
+def _joins_held_append(channel: Channel, messages: list[dict[str, Any]]) -> bool:
+    """Return True if a publish adds no delivery: rates count what is left after roll-up."""
+    first = messages[0]
+    return first.get("action") == APPEND and channel.rollup.holds(first.get("serial", ""))
 
 
 def _change(

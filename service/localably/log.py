@@ -1,8 +1,10 @@
 """A channel's log: published messages in order, for the retention time.
 
 No input or output, and no clock of its own. Every message has one row at the place of its creation;
-a newer version replaces the row's content and moves it to the end of `recent`, the order of last
-changes, from which rewinds and resumes are read.
+a newer version replaces the row's content and moves it to the end of `recent`, the order in which
+the last changes were delivered, from which rewinds and resumes are read. An append that is held for
+roll-up moves there again when it is delivered: a client that resumes from the position of a message
+that overtook it has not received it.
 """
 
 from __future__ import annotations
@@ -13,11 +15,12 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 from .errors import RefusedError
-from .messages import Message
+from .messages import Message, size_bytes
 from .serials import SerialClock, channel_serial_of, is_serial, milliseconds_of, moment_of
 
 Direction = Literal["backwards", "forwards"]
 _COMPACT_AFTER: Final = 1024
+_IDEMPOTENCY_MS: Final = 120_000
 _MOST_STATES: Final = 1000
 _BYTES_PER_ROW: Final = 600  # Python's overhead per row, in addition to its text
 
@@ -58,12 +61,12 @@ class MissedMessages:
     """What an attachment gets before the live messages.
 
     Attributes:
-        groups: messages that share a channelSerial, oldest change first.
+        groups: channelSerials with the messages delivered under them, oldest change first.
         position: the channelSerial directly before them.
         error: why it is not all that was asked for; None if it is.
     """
 
-    groups: list[list[Message]]
+    groups: list[tuple[str, list[Message]]]
     position: str
     error: RefusedError | None = None
 
@@ -97,8 +100,8 @@ class MessageLog:
         self._by_serial: dict[str, Message] = {}
         self._recent: dict[str, str] = {}
         self._sizes: dict[str, int] = {}
-        self._ids: dict[str, tuple[str, int]] = {}
-        self._own_ids: dict[str, list[str]] = {}
+        self._latest_sizes: dict[str, int] = {}
+        self._ids: dict[str, tuple[str, int]] = {}  # by time, oldest first
         self._versions: dict[str, list[Message]] = {}
         self._states: dict[str, deque[Message]] = {}
 
@@ -113,29 +116,37 @@ class MessageLog:
         self.head = self._clock.next(now_ms)
         return self.head
 
-    def add(self, message: Message, size: int, own_id: str | None = None) -> None:
-        """Keep a new message; *own_id* is the id its publisher gave it, for idempotency."""
+    def add(self, message: Message, size: int) -> None:
+        """Keep a new message of *size* bytes."""
         serial = message.serial
         self._rows.append(serial)
         self._times.append(message.timestamp_ms)
         self._by_serial[serial] = message
         self._recent[serial] = message.version_serial
-        self._grow(serial, size)
-        self._name(message, own_id)
+        self._latest_sizes[serial] = size
+        self._grow(serial, size + _BYTES_PER_ROW)
 
-    def replace(
-        self, message: Message, size: int, own_id: str | None = None, *, keep_version: bool
-    ) -> None:
+    def replace(self, message: Message, size: int, *, keep_version: bool) -> None:
         """Put a newer version in its message's row; *keep_version* remembers the one before."""
         serial = message.serial
-        self._name(message, own_id)
         before = self._by_serial[serial]
         if keep_version:
             self._versions.setdefault(serial, []).append(before)
         self._by_serial[serial] = message
         self._recent.pop(serial)
         self._recent[serial] = message.version_serial
-        self._grow(serial, size if keep_version else size - self._sizes[serial] + _BYTES_PER_ROW)
+        replaced = -_BYTES_PER_ROW if keep_version else self._latest_sizes[serial]
+        self._latest_sizes[serial] = size
+        self._grow(serial, size - replaced)
+
+    def place_at_end(self, serial: str, now_ms: int) -> str:
+        """Make the last change of a message the channel's newest, and return its channelSerial."""
+        if channel_serial_of(self._recent.get(serial, "")) == self.head:
+            return self.head
+        position = self.next_serial(now_ms)
+        if self._recent.pop(serial, None) is not None:
+            self._recent[serial] = f"{position}:000"
+        return position
 
     def restore(self, versions: list[tuple[Message, int]], floor: str | None, now_ms: int) -> None:
         """Load stored messages: versions by serial, with their sizes in bytes.
@@ -143,13 +154,12 @@ class MessageLog:
         Everything after *floor*, or within the retention, counts as held.
         """
         for message, size in versions:
-            own_id = message.fields.get("id")
             before = self._by_serial.get(message.serial)
             if before is None:
-                self.add(message, size, own_id)
+                self.add(message, size)
             else:
                 separate = not (before.appended and message.appended)
-                self.replace(message, size, own_id, keep_version=separate)
+                self.replace(message, size, keep_version=separate)
         latest = sorted((version, serial) for serial, version in self._recent.items())
         self._recent = {serial: version for version, serial in latest}
         newest_ms = milliseconds_of(latest[-1][0]) if latest else 0
@@ -161,8 +171,11 @@ class MessageLog:
 
     def keep_state(self, message: Message) -> None:
         """Keep a former state of a message that is not a version, for delayed history."""
-        states = self._states.setdefault(message.serial, deque(maxlen=_MOST_STATES))
+        states = self._states.setdefault(message.serial, deque())
         states.append(message)
+        self._grow(message.serial, self._latest_sizes[message.serial])
+        if len(states) > _MOST_STATES:
+            self._grow(message.serial, -size_bytes(states.popleft().fields))
 
     def find(self, serial: str) -> Message | None:
         """Return the latest version of a message, None if it is not held."""
@@ -175,10 +188,21 @@ class MessageLog:
             return []
         return [*self._versions.get(serial, ()), latest]
 
-    def published_as(self, own_id: str, since_ms: int) -> str | None:
-        """Return the (version) serial that was published with *own_id* at *since_ms* or after."""
+    def remember(self, own_id: str, serial: str, at_ms: int) -> None:
+        """Remember the (version) serial of what was published with *own_id*, for two minutes (RSL1k).
+
+        Apart from the messages: of a row of appends only the last is kept, and of an ephemeral
+        message nothing, but neither may be published twice.
+        """
+        self._ids.pop(own_id, None)
+        self._ids[own_id] = (serial, at_ms)
+        while next(iter(self._ids.values()))[1] < at_ms - _IDEMPOTENCY_MS:
+            del self._ids[next(iter(self._ids))]
+
+    def published_as(self, own_id: str, now_ms: int) -> str | None:
+        """Return the (version) serial that was published with *own_id* within two minutes."""
         known = self._ids.get(own_id)
-        return known[0] if known is not None and known[1] >= since_ms else None
+        return known[0] if known is not None and known[1] >= now_ms - _IDEMPOTENCY_MS else None
 
     def prune(self, now_ms: int) -> None:
         """Drop messages older than the retention, and the oldest when memory is full."""
@@ -233,16 +257,24 @@ class MessageLog:
             found.append(message)
         return self._backlog(found, self.floor)
 
-    def after(self, serial: str, cap: int) -> MissedMessages:
+    def after(self, serial: str, cap: int, since_ms: int | None = None) -> MissedMessages:
         """Return every change after *serial*; if some have expired, the rest and an error.
+
+        Args:
+            serial: a channelSerial or a message's serial.
+            cap: the most messages.
+            since_ms: the beginning of the window in which continuity can be shown; changes before
+                it count as expired also where history still has them. None: no such window.
 
         The errors are those of continuity: 90003 expired, 90004 too many, 90005 another series.
         """
         position = channel_serial_of(serial)
         if not is_serial(serial):
-            return self._all_held(RefusedError(90003, "the position is not a known one", 404), cap)
+            error = RefusedError(90003, "the position is not a known one", 404)
+            return self._with_error(error, cap, since_ms)
+        expired = RefusedError(90003, "messages since then have expired", 404)
         if moment_of(position) < moment_of(self.floor):
-            return self._all_held(RefusedError(90003, "messages since then have expired", 404), cap)
+            return self._with_error(expired, cap, since_ms)
         if moment_of(position) > moment_of(self.head):
             error = RefusedError(90005, "the position is of another series of this channel", 404)
             return MissedMessages([], self.head, error)
@@ -251,33 +283,43 @@ class MessageLog:
             # a position that is a message's serial lies between the messages of one publish
             if version <= serial or (serial == position and channel_serial_of(version) <= position):
                 break
+            if since_ms is not None and milliseconds_of(version) < since_ms:
+                return self._backlog(found, version, expired)
             if len(found) == cap:
                 return self._backlog(found, version, _limit_error(cap))
             found.append(self._by_serial[create])
         return MissedMessages(self._backlog(found, position).groups, position)
 
-    def holds_position(self, serial: str) -> bool:
-        """Return True if history up to *serial* can be separated from later messages."""
-        held = moment_of(self.floor), moment_of(self.head)
-        return is_serial(serial) and held[0] <= moment_of(serial) <= held[1]
+    def holds_position(self, serial: str, since_ms: int) -> bool:
+        """Return True if history up to *serial* can be separated from later messages.
 
-    def _all_held(self, error: RefusedError, cap: int) -> MissedMessages:
-        held = self.newest(None, None, cap)
+        It cannot once a change after it was delivered before *since_ms*.
+        """
+        held = moment_of(self.floor), moment_of(self.head)
+        if not is_serial(serial) or not held[0] <= moment_of(serial) <= held[1]:
+            return False
+        for version in reversed(self._recent.values()):
+            if moment_of(version) <= moment_of(serial):
+                break
+            if milliseconds_of(version) < since_ms:
+                return False
+        return True
+
+    def _with_error(self, error: RefusedError, cap: int, since_ms: int | None) -> MissedMessages:
+        held = self.newest(None, since_ms, cap)
         return MissedMessages(held.groups, held.position, error)
 
     def _backlog(
         self, newest_first: list[Message], before: str, error: RefusedError | None = None
     ) -> MissedMessages:
         """Group by publish; a publish that the limit cut in two stays below the position, whole."""
-        groups: list[list[Message]] = []
-        last = ""
+        groups: list[tuple[str, list[Message]]] = []
         for message in reversed(newest_first):
-            position = channel_serial_of(message.version_serial)
-            if position == last:
-                groups[-1].append(message)
+            position = channel_serial_of(self._recent[message.serial])
+            if groups and groups[-1][0] == position:
+                groups[-1][1].append(message)
             else:
-                groups.append([message])
-            last = position
+                groups.append((position, [message]))
         return MissedMessages(groups, channel_serial_of(before) if groups else self.head, error)
 
     def _window(self, query: Query) -> tuple[int, int]:
@@ -305,23 +347,16 @@ class MessageLog:
         return max(old, key=lambda one: one.version_serial, default=latest)
 
     def _grow(self, serial: str, size: int) -> None:
-        self._sizes[serial] = self._sizes.get(serial, 0) + size + _BYTES_PER_ROW
-        self.size_bytes += size + _BYTES_PER_ROW
+        self._sizes[serial] = self._sizes.get(serial, 0) + size
+        self.size_bytes += size
 
     def _forget(self, serial: str) -> None:
         del self._by_serial[serial]
         self.floor = max(self.floor, channel_serial_of(self._recent.pop(serial)))
         self.size_bytes -= self._sizes.pop(serial)
+        self._latest_sizes.pop(serial)
         self._versions.pop(serial, None)
         self._states.pop(serial, None)
-        for own_id in self._own_ids.pop(serial, ()):
-            self._ids.pop(own_id, None)
-
-    def _name(self, message: Message, own_id: str | None) -> None:
-        if own_id is not None:
-            version = message.fields["version"]
-            self._ids[own_id] = (version["serial"], version["timestamp"])
-            self._own_ids.setdefault(message.serial, []).append(own_id)
 
 
 def _limit_error(cap: int) -> RefusedError:

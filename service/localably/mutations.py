@@ -58,7 +58,8 @@ def mutate(
     changed["action"] = DELETE if action == DELETE else UPDATE
     changed["version"] = _version(version_serial, operation, origin)
     message = Message(changed, appended=action == APPEND)
-    channel.keep_version(message, size_bytes(changed), raw.get("id"))
+    channel.keep_version(message, size_bytes(changed))
+    channel.remember(raw.get("id"), version_serial, now_ms)
     if action == APPEND:
         channel.rollup.add(_delta(message, raw), message, origin.connection_id, window_ms)
     else:

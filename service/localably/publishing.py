@@ -12,7 +12,6 @@ from .errors import RefusedError
 from .messages import CREATE, Message, check_size, size_bytes
 from .serials import milliseconds_of
 
-_IDEMPOTENCY_MS: Final = 120_000
 _INDEXED_ID: Final = re.compile(r"\A(.*):(\d{1,9})\Z", re.DOTALL | re.ASCII)
 
 
@@ -64,7 +63,8 @@ def publish(
         message_made.bare = bare
     for raw, kept in zip(messages, made, strict=True):
         if not _is_ephemeral(raw):
-            channel.keep(kept, size_bytes(raw), raw.get("id"))
+            channel.keep(kept, size_bytes(raw))
+        channel.remember(raw.get("id"), kept.serial, now_ms)
     channel.published += len(made)
     channel.log.prune(now_ms)
     channel.fan_out(channel.delivery(serial, made), origin.connection_id)
@@ -131,8 +131,7 @@ def published_before(
     channel: Channel, messages: list[dict[str, Any]], now_ms: int
 ) -> list[str | None] | None:
     """Return the serials of the same publish within the last two minutes; None if there is none."""
-    since_ms = now_ms - _IDEMPOTENCY_MS
     first_id = messages[0].get("id")
-    if first_id is None or channel.log.published_as(first_id, since_ms) is None:
+    if first_id is None or channel.log.published_as(first_id, now_ms) is None:
         return None
-    return [channel.log.published_as(message["id"], since_ms) for message in messages]
+    return [channel.log.published_as(message["id"], now_ms) for message in messages]

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from aiohttp import web
 
 from .config import App, Key, key_from, namespace_from
+from .control import check_is_local
 from .errors import FrameError, RefusedError
 from .frames import Format
 from .messages import accepted
@@ -59,6 +60,7 @@ async def post_stats(request: web.Request) -> web.Response:
 
 async def post_app(request: web.Request) -> web.Response:
     """Make an app with keys, namespaces and members, as Ably's test environment does."""
+    check_is_local(request)
     hub = request.app[HUB]
     body = await map_of(request)
     keys, namespaces = _maps(body, "keys"), _maps(body, "namespaces")
@@ -73,7 +75,9 @@ async def post_app(request: web.Request) -> web.Response:
         channel = hub.channel(app, channel_name)
         for member in members:
             channel.members.apply(member)
-    return answer(request, _described(app, made, namespaces), 201)
+    url = request.url
+    address = {"endpoint": url.host, "port": url.port, "tls": request.secure}
+    return answer(request, {**_described(app, made, namespaces), **address}, 201)
 
 
 async def delete_app(request: web.Request) -> web.Response:

@@ -66,7 +66,7 @@ async def get_history(request: web.Request) -> web.Response:
     if channel is None:
         return raw_answer(form, page([], form))
     channel.log.prune(hub.now_ms())
-    _check_position(channel, query)
+    _check_position(channel, query, hub.continuity_since_ms)
     found = channel.log.history(query)
     first = {key: request.query[key] for key in _PASSED_ON if key in request.query}
     first["limit"] = str(query.limit)
@@ -233,9 +233,9 @@ def _metrics(channel: Channel) -> dict[str, int]:
     }
 
 
-def _check_position(channel: Channel, query: Query) -> None:
+def _check_position(channel: Channel, query: Query, since_ms: int) -> None:
     serial = query.from_serial
-    if serial is None or channel.log.holds_position(serial):
+    if serial is None or channel.log.holds_position(serial, since_ms):
         return
     raise RefusedError(90008, "history up to this attach point is not available any more", 400)
 

@@ -65,6 +65,8 @@ async def patch_message(request: web.Request) -> web.Response:
         most_bytes=hub.settings.max_message_bytes,
         drops_extras=hub.faults.now("drop_append_extras", name.base) is not None,
     )
+    if hub.faults.now("omit_version_serials", name.base) is not None:
+        version_serial = None
     return answer(request, {"versionSerial": version_serial})
 
 

@@ -12,7 +12,7 @@ from typing import Self
 
 from aiohttp import web
 
-from . import control, page, rest, rest_apps, rest_history, rest_publish
+from . import control, page, rest, rest_apps, rest_history, rest_publish, tls
 from .config import STANDARD_NAMESPACES, App, Key, LocalAblySettings, Namespace, apps_of
 from .errors import RefusedError
 from .faults import Faults
@@ -24,6 +24,7 @@ from .webhooks import Webhook, WebhookRule
 _LOG = logging.getLogger("localably")
 _TICK_S = 0.25
 _PURGE_S = 60.0
+_SHORTEST_IDLE_S = 5.0  # the smallest heartbeatInterval
 _SHUTDOWN_S = 2.0
 _LARGEST_PORT = 65_535
 _LARGEST_BODY_BYTES = 4 * 1024 * 1024
@@ -42,6 +43,8 @@ class LocalAbly:
         keys: API keys, `appId.keyId:secret`; none makes one of a new app.
         apps: apps with their keys and namespaces, instead of *keys* and *namespaces*.
         data_dir: where persisted channels are kept; None keeps them in memory only.
+        tls_dir: serves over TLS only, with the self-signed certificate in this folder; it is created
+            if absent. None serves without TLS.
         retention_s: how long channels without persistence keep history; goes before *settings*.
         namespaces: rules of channels by the first segment of their names.
         webhooks: where messages are posted to.
@@ -61,6 +64,7 @@ class LocalAbly:
         keys: Sequence[str | Key] = (),
         apps: Sequence[App] = (),
         data_dir: Path | str | None = None,
+        tls_dir: Path | str | None = None,
         retention_s: float | None = None,
         namespaces: Sequence[Namespace] = STANDARD_NAMESPACES,
         webhooks: Sequence[WebhookRule] = (),
@@ -76,6 +80,7 @@ class LocalAbly:
         self._first_key = next(iter(next(iter(self._apps.values())).keys.values()))
         self._port = port
         self._data_dir = data_dir
+        self._tls_dir = tls_dir
         self._rules = tuple(webhooks)
         self._store: ChannelStore | None = None
         self._sockets: set[Socket] = set()
@@ -90,8 +95,9 @@ class LocalAbly:
 
     @property
     def url(self) -> str:
-        """`http://127.0.0.1:<port>`."""
-        return f"http://127.0.0.1:{self._port}"
+        """`http://127.0.0.1:<port>`, or `https:` with TLS."""
+        scheme = "http" if self._tls_dir is None else "https"
+        return f"{scheme}://127.0.0.1:{self._port}"
 
     @property
     def key(self) -> str:
@@ -114,20 +120,21 @@ class LocalAbly:
         """Serve.
 
         Raises:
-            OSError: the port is taken, or the data folder cannot be used.
+            OSError: the port is taken, or a folder cannot be used.
         """
+        context = None if self._tls_dir is None else tls.server_context(Path(self._tls_dir))
         if self._data_dir is not None:
             self._store = ChannelStore(Path(self._data_dir))
             self.hub.store = self._store
         self._runner = web.AppRunner(self._app(), access_log=None, shutdown_timeout=_SHUTDOWN_S)
         try:
             await self._runner.setup()
-            await web.TCPSite(self._runner, "127.0.0.1", self._port).start()
+            await web.TCPSite(self._runner, "127.0.0.1", self._port, ssl_context=context).start()
         except OSError:
             await self.stop()
             raise
         self._port = self._runner.addresses[0][1]
-        beat_s = self._settings.max_idle_interval_s / 3
+        beat_s = min(self._settings.max_idle_interval_s, _SHORTEST_IDLE_S) / 6
         acts = [(_TICK_S, self._tick), (beat_s, self.hub.beat), (_PURGE_S, self._purge)]
         self._tasks = [asyncio.create_task(_every(interval_s, act)) for interval_s, act in acts]
         for rule in self._rules:

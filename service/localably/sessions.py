@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Final
 
 from .auth import Identity
-from .connection import ClientConnection
+from .connection import PRESENCE_GRACE_MS, ClientConnection
 from .errors import RefusedError
 from .faults import error_of
 from .frames import Format
@@ -18,6 +18,8 @@ from .inbound import rollup_window_ms
 if TYPE_CHECKING:
     from .hub import Hub
 
+_LONGEST_PRESENCE_MS: Final = 60_000
+_IDLE_MS: Final = (5000, 1_800_000)
 _KEY: Final = re.compile(r"\A([0-9A-Za-z_-]{4,64})!([0-9A-Za-z_-]{4,64})-([0-9a-f]{8})\Z")
 
 
@@ -31,6 +33,11 @@ def connect(
     """
     client_id = _client_id(identity, query.get("clientId"))
     window_ms = rollup_window_ms(query.get("appendRollupWindow"))
+    presence_ms = _milliseconds(
+        query, "remainPresentFor", PRESENCE_GRACE_MS, 0, _LONGEST_PRESENCE_MS
+    )
+    usual_ms = int(hub.settings.max_idle_interval_s * 1000)
+    idle_ms = _milliseconds(query, "heartbeatInterval", usual_ms, *_IDLE_MS)
     key = query.get("resume") or query.get("recover")
     connection, error = _resumed(hub, key, identity, client_id) if key else (None, None)
     if connection is None:
@@ -44,6 +51,8 @@ def connect(
     form = Format.MSGPACK if query.get("format") == "msgpack" else Format.JSON
     connection.echo = query.get("echo") != "false"
     connection.rollup_window_ms = window_ms
+    connection.presence_ms = presence_ms
+    connection.idle_ms = idle_ms
     connection.open(form, wake)
     hub.welcome(connection, error)
     return connection
@@ -55,7 +64,7 @@ def details(connection: ClientConnection) -> dict[str, Any]:
     details: dict[str, Any] = {
         "connectionKey": connection.connection_key,
         "connectionStateTtl": int(settings.connection_state_ttl_s * 1000),
-        "maxIdleInterval": int(settings.max_idle_interval_s * 1000),
+        "maxIdleInterval": connection.idle_ms,
         "maxMessageSize": settings.max_message_bytes,
         "maxFrameSize": settings.max_frame_bytes,
         "maxInboundRate": settings.connection_rate_per_s,
@@ -105,6 +114,22 @@ def _resumed(
     if connection.identity.app is not identity.app or connection.client_id != client_id:
         return None, RefusedError(80008, "the connection belongs to another identity", 400)
     return connection, None
+
+
+def _milliseconds(query: Mapping[str, str], name: str, usual: int, least: int, most: int) -> int:
+    """Return a transport param in milliseconds, *usual* if it is absent.
+
+    Raises:
+        RefusedError: 40000, it is not *least* to *most*.
+    """
+    text = query.get(name)
+    if text is None:
+        return usual
+    if not (text.isascii() and text.isdigit() and least <= int(text[:9]) <= most):
+        raise RefusedError(
+            40000, f"{name} must be {least} to {most} milliseconds, not {text[:20]!r}"
+        )
+    return int(text[:9])
 
 
 def _client_id(identity: Identity, asked: str | None) -> str | None:

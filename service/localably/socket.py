@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
 
+from .auth import NO_APP
 from .connection import ClientConnection
 from .errors import RefusedError
 from .frames import CLOSE_FRAME, Action, Format, frame
@@ -137,7 +138,9 @@ class Socket:
         try:
             identity = self._hub.authenticator.of_request(self._request.headers, query)
             self.connection = self._hub.connect(identity, query, self._wake)
-        except RefusedError as error:
+        except RefusedError as refused:
+            # over a WebSocket a key of an unknown app is an invalid credential
+            error = RefusedError(40101, refused.message) if refused.code == NO_APP else refused
             self._refuse(error, Format.MSGPACK if query.get("format") == "msgpack" else Format.JSON)
             return False
         self._epoch = self.connection.socket

@@ -26,6 +26,14 @@ CREATE TABLE IF NOT EXISTS version (
     body BLOB NOT NULL,
     PRIMARY KEY (app_id, channel, serial, version)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS published (
+    app_id TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    id TEXT NOT NULL,
+    serial TEXT NOT NULL,
+    at_ms INTEGER NOT NULL,
+    PRIMARY KEY (app_id, channel, id)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS floor (
     app_id TEXT NOT NULL,
     channel TEXT NOT NULL,
@@ -33,6 +41,8 @@ CREATE TABLE IF NOT EXISTS floor (
     PRIMARY KEY (app_id, channel)
 ) WITHOUT ROWID;
 """
+_TABLES: Final = ("version", "published", "floor")
+_IDEMPOTENCY_MS: Final = 120_000
 _FILE: Final = "channels.sqlite3"
 
 
@@ -80,8 +90,17 @@ class ChannelStore:
             (*key, message.version_serial, message.appended, body),
         )
 
+    def name(self, channel: Channel, own_id: str, serial: str, now_ms: int) -> None:
+        """Write the id that a publisher gave to what has *serial*; durable after `commit`."""
+        if channel.persisted:
+            self._begin()
+            self._db.execute(
+                "INSERT OR REPLACE INTO published VALUES (?, ?, ?, ?, ?)",
+                (channel.app_id, channel.name, own_id, serial, now_ms),
+            )
+
     def load(self, channel: Channel, now_ms: int) -> None:
-        """Load the stored messages of a channel into its log."""
+        """Load the stored messages of a channel, and the ids of publishers, into its log."""
         key = (channel.app_id, channel.name)
         rows = self._db.execute(
             "SELECT appended, body FROM version WHERE app_id = ? AND channel = ?"
@@ -94,11 +113,25 @@ class ChannelStore:
         ).fetchone()
         sized = [(message, size_bytes(message.fields)) for message in found]
         channel.log.restore(sized, floor[0] if floor else None, now_ms)
+        named = self._db.execute(
+            "SELECT id, serial, at_ms FROM published WHERE app_id = ? AND channel = ?"
+            " ORDER BY at_ms",
+            key,
+        )
+        for own_id, serial, at_ms in named:
+            channel.log.remember(own_id, serial, at_ms)
 
     def drop(self, app_id: str, name: str | None = None, floor: str | None = None) -> None:
-        """Forget a channel, or all channels of an app; it is complete from *floor* on."""
+        """Forget a channel, or all channels of an app; they are complete from *floor* on."""
         self._begin()
-        for table in ("version", "floor"):
+        if name is None and floor is not None:
+            # channels that are not loaded have to know where what they keep begins
+            self._db.execute(
+                "INSERT OR REPLACE INTO floor"
+                " SELECT DISTINCT app_id, channel, ? FROM version WHERE app_id = ?",
+                (floor, app_id),
+            )
+        for table in ("version", "published") if name is None and floor else _TABLES:
             self._db.execute(
                 f"DELETE FROM {table} WHERE app_id = ? AND channel = coalesce(?, channel)",  # noqa: S608 - a constant
                 (app_id, name),
@@ -116,6 +149,7 @@ class ChannelStore:
                 "DELETE FROM version WHERE app_id = ? AND channel = ? AND serial < ?",
                 (app_id, name, oldest),
             )
+        self._db.execute("DELETE FROM published WHERE at_ms < ?", (now_ms - _IDEMPOTENCY_MS,))
         self.commit()
 
     def commit(self) -> None:

@@ -28,6 +28,9 @@ _CLOCK_TOLERANCE_MS: Final = 900_000
 _SEAL_BYTES: Final = 16
 _SIGNED_FIELDS: Final = ("keyName", "ttl", "capability", "clientId", "timestamp", "nonce")
 
+# when each nonce was used, by key name, timestamp and nonce (RSA9c)
+Nonces = dict[tuple[str, str, str], int]
+
 
 @dataclass(frozen=True, slots=True)
 class Grant:
@@ -39,7 +42,7 @@ class Grant:
 
 
 def issue(
-    key: Key, request: Mapping[str, Any], now_ms: int, nonces: dict[str, int] | None
+    key: Key, request: Mapping[str, Any], now_ms: int, nonces: Nonces | None
 ) -> dict[str, Any]:
     """Return the TokenDetails for a token request (TE, TD).
 
@@ -55,7 +58,7 @@ def issue(
     """
     if nonces is not None:
         _check_signature(key, request)
-        _check_freshness(request, now_ms, nonces)
+        _check_freshness(key, request, now_ms, nonces)
     capability = _granted(key, request.get("capability"))
     client_id = request.get("clientId")
     if client_id is not None and (not isinstance(client_id, str) or not client_id):
@@ -176,7 +179,7 @@ def _text(value: object) -> str:
     return "" if value is None else str(value)
 
 
-def _check_freshness(request: Mapping[str, Any], now_ms: int, nonces: dict[str, int]) -> None:
+def _check_freshness(key: Key, request: Mapping[str, Any], now_ms: int, nonces: Nonces) -> None:
     timestamp, nonce = request.get("timestamp"), request.get("nonce")
     if not str(timestamp).isdigit() or abs(int(str(timestamp)) - now_ms) > _CLOCK_TOLERANCE_MS:
         raise RefusedError(40104, "the timestamp of the token request is not current")
@@ -184,9 +187,10 @@ def _check_freshness(request: Mapping[str, Any], now_ms: int, nonces: dict[str, 
         raise RefusedError(40105, "the nonce of the token request is missing or too short")
     for old in [seen for seen, at in nonces.items() if now_ms - at > 2 * _CLOCK_TOLERANCE_MS]:
         del nonces[old]
-    if nonce in nonces:
+    used = (key.name, str(timestamp), nonce)
+    if used in nonces:
         raise RefusedError(40105, "the nonce of the token request was used before")
-    nonces[nonce] = now_ms
+    nonces[used] = now_ms
 
 
 _SHORTEST_NONCE: Final = 16

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import hmac
 import logging
@@ -216,7 +217,10 @@ class Webhook:
 def _bare_body(event: _Event) -> bytes:
     data = event.fields.get("data")
     if event.fields.get("encoding") == "base64" and isinstance(data, str):
-        return base64.b64decode(data)
+        with contextlib.suppress(
+            ValueError
+        ):  # a publisher may name an encoding that it did not use
+            return base64.b64decode(data, validate=True)
     return str(data if data is not None else "").encode()
 
 

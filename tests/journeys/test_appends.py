@@ -89,7 +89,7 @@ async def test_a_reader_that_lost_the_create_gets_all_by_attaching_again(
     stack, conversation, tmp_path
 ):
     channel = stack.settings.channel_of(conversation)
-    async with stack.fault("drop_deliveries", channel=channel, every=20) as fired:
+    async with stack.fault("drop_deliveries", channel=channel, every=7) as fired:
         await joined(stack, conversation, tmp_path, done=True)
         assert await fired()
 

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, rule
 
-from channel_server.worlds import World, texts
-from localably.frames import Action, Format, pack
+from channel_server.worlds import World, change, created, texts
+from localably.frames import Action, Flag, Format, pack
 
 
 def test_rtn13e_a_heartbeat_is_answered_with_its_id():
@@ -28,12 +28,47 @@ def test_close_is_answered_and_the_connection_is_gone():
     assert peer.send(action=Action.HEARTBEAT) == []
 
 
+@pytest.mark.parametrize("action", [99, Action.SYNC, Action.CONNECTED])
+def test_a_frame_with_an_action_that_clients_do_not_send_is_ignored_or_refused(action):
+    world = World()
+    peer = world.connect()
+    assert peer.send(action=action) == []
+    [refused] = peer.send(action=action, msgSerial=3)
+    assert (refused["action"], refused["msgSerial"]) == (Action.NACK, 3)
+    assert refused["error"]["code"] == 40000
+    assert not peer.connection.closing
+
+
+def test_an_attach_with_an_older_position_on_a_live_attachment_replays():
+    world = World()
+    peer, writer = world.connect(), world.connect()
+    attached = peer.attach()[0]
+    writer.publish({"data": "1"}, {"data": "2"})
+    assert texts(peer.take()) == ["1", "2"]
+    again, *replayed = peer.attach(channelSerial=attached["channelSerial"])
+    assert again["flags"] & Flag.RESUMED
+    assert texts(replayed) == ["1", "2"]
+    newest = replayed[-1]["channelSerial"]
+    assert texts(peer.attach(channelSerial=newest)) == []
+
+
+def test_the_channel_param_echo_stops_the_echo_of_one_attachment():
+    world = World()
+    peer = world.connect()
+    peer.attach(params={"echo": "false"})
+    peer.attach("other")
+    assert texts(peer.publish({"data": "x"})) == []
+    assert texts(peer.publish({"data": "y"}, channel="other")) == ["y"]
+    silent = world.connect()
+    silent.attach("mutable:a", params={"echo": "false"})
+    change(silent, 5, created(silent), data="more")
+    assert silent.take() == []
+
+
 @pytest.mark.parametrize("form", Format)
 @pytest.mark.parametrize(
     "frame",
     [
-        {"action": 99},
-        {"action": Action.CONNECTED},
         {"action": Action.ATTACH},
         {"action": Action.ATTACH, "channel": 5},
         {"action": Action.MESSAGE, "channel": "a", "messages": [{}]},

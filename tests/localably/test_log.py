@@ -22,7 +22,7 @@ class Filled:
         self.now_ms += ms
         position = self.log.next_serial(self.now_ms)
         for index, text in enumerate(texts):
-            self.log.add(a_message(f"{position}:{index:03d}", text), len(text), text)
+            self.log.add(a_message(f"{position}:{index:03d}", text), len(text))
         return position
 
     def change(self, serial, text, *, appended=False, ms=1):
@@ -128,8 +128,8 @@ def test_a_position_before_the_log_is_90003_and_returns_the_whole_log():
     filled.log.prune(filled.now_ms)
     backlog = filled.log.after(position, 100)
     assert backlog.error.code == 90003
-    assert [texts(group) for group in backlog.groups] == [["c"], ["d"]]
-    assert not filled.log.holds_position(position)
+    assert [texts(group) for _, group in backlog.groups] == [["c"], ["d"]]
+    assert not filled.log.holds_position(position, 0)
 
 
 def test_a_position_of_the_future_is_90005_and_nonsense_is_90003():
@@ -147,7 +147,7 @@ def test_messages_after_a_position_are_all_that_were_published_after_it(count, d
     place = data.draw(st.integers(0, count))
     backlog = filled.log.after(positions[place], 100)
     wanted = [[str(n), f"{n}b"] for n in range(place, count)]
-    assert [texts(group) for group in backlog.groups] == wanted
+    assert [texts(group) for _, group in backlog.groups] == wanted
     assert backlog.error is None
 
 
@@ -157,7 +157,7 @@ def test_backlog_and_history_below_it_are_the_whole_log_once(count, wanted):
     for number in range(count):
         filled.add(str(number))
     backlog = filled.log.newest(wanted, None, 100)
-    rewound = [text for group in backlog.groups for text in texts(group)]
+    rewound = [text for _, group in backlog.groups for text in texts(group)]
     below = texts(filled.page(from_serial=backlog.position).messages)[::-1]
     assert below + rewound == [str(n) for n in range(count)]
     assert len(rewound) == min(wanted, count)
@@ -179,7 +179,7 @@ def test_a_changed_message_keeps_its_place_in_history_and_moves_in_a_backlog():
     position = filled.add("b")
     filled.change(first, "A")
     assert texts(filled.page().messages) == ["b", "A"]
-    assert [texts(g) for g in filled.log.after(position, 100).groups] == [["A"]]
+    assert [texts(g) for _, g in filled.log.after(position, 100).groups] == [["A"]]
     assert texts(filled.log.versions(first)) == ["a", "A"]
 
 
@@ -196,13 +196,51 @@ def test_consecutive_appends_are_one_version():
     assert texts(log.versions(first)) == ["a", "abc"]
 
 
-def test_an_id_is_known_as_long_as_its_message_is_kept():
+def test_an_id_is_known_for_two_minutes_whether_its_message_is_kept_or_not():
     filled = Filled(retention_ms=1000)
+    log, now_ms = filled.log, filled.now_ms
+    log.remember("a", "serial", now_ms)
+    log.prune(now_ms + 1000)
+    assert log.published_as("a", now_ms + 120_000) == "serial"
+    assert log.published_as("a", now_ms + 120_001) is None
+    log.remember("b", "later", now_ms + 120_001)
+    assert len(log._ids) == 1
+
+
+def test_versions_and_former_states_count_towards_the_memory():
+    filled = Filled(retention_ms=10**9, most_bytes=1 << 30)
+    position = filled.add("x" * 1000)
+    serial = f"{position}:000"
+    before = filled.log.size_bytes
+    for number in range(100):
+        filled.change(serial, "y" * 1000, appended=number % 2 == 0)
+    assert filled.log.size_bytes - before > 50 * 1000
+    held = sum(len(version.fields["data"]) for version in filled.log.versions(serial))
+    assert filled.log.size_bytes >= held
+    filled.log.keep_state(filled.log.find(serial))
+    assert filled.log.size_bytes >= held + 1000
+    filled.log.clear()
+    assert filled.log.size_bytes == 0
+
+
+def test_continuity_ends_with_the_live_window_though_history_is_kept():
+    filled = Filled(retention_ms=10**9)
     position = filled.add("a")
-    assert filled.log.published_as("a", 0) == f"{position}:000"
-    assert filled.log.published_as("a", filled.now_ms + 1) is None
-    filled.log.prune(filled.now_ms + 1000)
-    assert filled.log.published_as("a", 0) is None
+    assert filled.log.after(position, 10, filled.now_ms).error is None  # nothing was missed
+    filled.add("b", ms=10)
+    since_ms = filled.now_ms
+    filled.add("c", ms=10)
+    assert texts_after(filled, position, since_ms) == (None, ["b", "c"])
+    assert filled.log.holds_position(position, since_ms)
+    assert texts_after(filled, position, since_ms + 1) == (90003, ["c"])
+    assert not filled.log.holds_position(position, since_ms + 1)
+    assert texts_after(filled, position, None) == (None, ["b", "c"])
+
+
+def texts_after(filled, position, since_ms):
+    found = filled.log.after(position, 10, since_ms)
+    error = None if found.error is None else found.error.code
+    return error, [text for _, group in found.groups for text in texts(group)]
 
 
 def test_lagging_history_shows_the_earlier_state():

@@ -12,6 +12,7 @@ from channel_server.worlds import World, change, created, texts
 from localably.config import Key
 from localably.frames import Action
 from localably.log import Query
+from localably.messages import APPEND, UPDATE
 
 
 async def test_updates_deletes_and_appends_live_in_history_and_as_versions(js):
@@ -191,3 +192,27 @@ def test_appended_text_lags_with_history_while_the_fault_is_on():
         return message.fields["data"]
 
     assert [shown(ago_ms) for ago_ms in (0, 500, 1500, 2000)] == ["xyz", "xy", "x", "x"]
+
+
+def test_an_append_may_arrive_as_a_full_update_in_mid_stream():
+    world = World()
+    reader, writer = world.connect(), world.connect(appendRollupWindow="0")
+    reader.attach("mutable:a")
+    serial = created(writer)
+    with world.hub.faults.on("full_updates", nth=2) as fault:
+        for text in "abc":
+            change(writer, APPEND, serial, data=text)
+    got = [(m["action"], m["data"]) for f in reader.take() for m in f["messages"]]
+    assert got == [(0, "x"), (APPEND, "a"), (UPDATE, "xab"), (APPEND, "c")]
+    assert fault.fired == 1
+
+
+def test_a_version_serial_may_be_missing_from_an_acknowledgement():
+    world = World()
+    writer = world.connect()
+    serial = created(writer)
+    with world.hub.faults.on("omit_version_serials", nth=1) as fault:
+        [hidden, shown] = [change(writer, APPEND, serial, data=text)[0] for text in "ab"]
+    assert hidden["res"][0]["serials"] == [None]
+    assert shown["res"][0]["serials"][0] > serial
+    assert fault.fired == 1

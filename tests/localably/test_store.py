@@ -90,6 +90,50 @@ async def test_idempotency_survives_a_restart(tmp_path):
         assert await history(server.url, "persisted:a") == ["x"]
 
 
+async def test_an_append_that_is_sent_again_after_kill_9_is_applied_once(tmp_path):
+    def append(number):
+        return {"action": 5, "id": f"append-{number}:0", "data": f" {number}"}
+
+    async with running("--key", KEY, "--data-dir", str(tmp_path)) as (process, url):
+        [serial] = await published(url, "mutable:a", "tok")
+        path = f"/channels/mutable:a/messages/{serial}"
+        first = [await call(url, "PATCH", path, append(number)) for number in (1, 2)]
+        process.kill()
+        await process.wait()
+    async with running("--key", KEY, "--data-dir", str(tmp_path)) as (_, url):
+        again = [await call(url, "PATCH", path, append(number)) for number in (1, 2)]
+        assert again == first
+        await call(url, "PATCH", path, append(3))
+        assert await history(url, "mutable:a") == ["tok 1 2 3"]
+
+
+@pytest.mark.parametrize("restarted", [False, True])
+async def test_a_batch_that_begins_with_an_ephemeral_message_is_stored_once(tmp_path, restarted):
+    batch = [
+        {"id": "mine:0", "data": "gone", "extras": {"ephemeral": True}},
+        {"id": "mine:1", "data": "kept"},
+    ]
+    async with LocalAbly(data_dir=tmp_path, keys=[KEY]) as server:
+        first = await call(server.url, "POST", "/channels/persisted:a/messages", batch)
+        if restarted:
+            server.restart()
+        again = await call(server.url, "POST", "/channels/persisted:a/messages", batch)
+        assert first["serials"] == again["serials"]
+        assert await history(server.url, "persisted:a") == ["kept"]
+
+
+async def test_a_channel_that_was_not_loaded_when_all_expired_is_not_resumed(tmp_path):
+    async with LocalAbly(data_dir=tmp_path, keys=[KEY]) as server:
+        [serial, _] = await published(server.url, "persisted:a", "x", "y")
+        position = serial.partition(":")[0]
+        channel = server.hub.channel(server.hub.apps["app"], "persisted:a")
+        assert server.hub.continue_from(channel, position).error is None
+        server.restart()
+        server.expire()
+        channel = server.hub.channel(server.hub.apps["app"], "persisted:a")
+        assert server.hub.continue_from(channel, position).error.code == 90003
+
+
 async def test_two_servers_do_not_share_a_folder(tmp_path):
     async with LocalAbly(data_dir=tmp_path):
         with pytest.raises(OSError, match="cannot be used"):

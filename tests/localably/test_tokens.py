@@ -64,9 +64,19 @@ def test_each_error_of_a_request_has_its_code():
 
 
 def test_old_nonces_are_dropped():
-    nonces = {"old-nonce-old-nonce": NOW_MS - 2_000_000}
+    nonces = {("app.key", "1", "old-nonce-old-nonce"): NOW_MS - 2_000_000}
     tokens.issue(KEY, signed(), NOW_MS, nonces)
-    assert list(nonces) == ["1234567890123456"]
+    assert [nonce for _, _, nonce in nonces] == ["1234567890123456"]
+
+
+def test_rsa9c_a_nonce_is_used_once_with_one_key_and_timestamp():
+    nonces = {}
+    tokens.issue(KEY, signed(), NOW_MS, nonces)
+    tokens.issue(KEY, signed(timestamp=NOW_MS + 1), NOW_MS, nonces)
+    other = Key.parse("app.other:secret")
+    tokens.issue(other, signed(keyName=other.name), NOW_MS, nonces)
+    assert len(nonces) == 3
+    assert code_of(signed(), nonces) == 40105
 
 
 @pytest.mark.parametrize("token", ["", "x", "app.", "app.!!", "app.e30", "app." + "A" * 50])

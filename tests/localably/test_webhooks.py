@@ -7,6 +7,8 @@ import contextlib
 import hashlib
 import hmac
 
+import aiohttp
+import msgpack
 import orjson
 import pytest
 from aiohttp import web
@@ -85,6 +87,19 @@ async def test_without_envelope_the_body_is_the_data_and_headers_have_the_rest()
         [(headers, body)] = await arrives(got, 1)
         assert body == b"\x00\xff"
         assert (headers["X-Ably-Envelope-Channel"], headers["X-Ably-Message-Name"]) == ("a", "n")
+
+
+async def test_data_that_is_not_what_its_encoding_names_is_sent_as_it_is():
+    async with hooked(enveloped=False) as (_, got, server):
+        url = f"{server.url}/channels/ai:a/messages"
+        basic = base64.b64encode(server.key.encode()).decode()
+        headers = {"Content-Type": "application/x-msgpack", "Authorization": f"Basic {basic}"}
+        async with aiohttp.ClientSession(headers=headers) as session:
+            for data, encoding in (("abc", "base64"), ("next", None)):
+                body = msgpack.packb({"data": data, "encoding": encoding})
+                async with session.post(url, data=body) as answer:
+                    assert answer.status == 201
+        assert [body for _, body in await arrives(got, 2)] == [b"abc", b"next"]
 
 
 async def test_a_server_error_is_retried_in_order():

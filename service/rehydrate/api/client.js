@@ -137,18 +137,17 @@ function responseOf(view, m) {                        // find the response of a 
 // load({ until }) fetches GET /v1/conversations/{id}; render(view) shows the view. way 1: attach first
 // (default); 2: attach first and hydrate until the attach point; 3: hydrate first, rewind to the answer.
 export async function join(channel, load, render, way = 1) {
-  let view = null, waiting = [], tries = 0, closed = false, busy = false, begun = false, torn = false;
+  let view = null, waiting = [], tries = 0, closed = false, busy = false, begun = false, torn = false, own = false;
   const receive = (m) => {
     if (!view) waiting.push(m);
     else if (apply(view, m)) render(view);
     else again();
   };
   const attach = async (rewind) => {
-    waiting = [];
     if (!['initialized', 'failed'].includes(channel.state)) await channel.detach();  // only a new attach rewinds
     await channel.setOptions({ params: { rewind }, attachOnSubscribe: false });
-    await channel.attach();
-    torn = false;
+    [waiting, torn, own] = [[], false, true];
+    await channel.attach();                            // a gap right behind it may be reported before this returns
   };
   const merge = (answer) => {
     const next = show(answer);
@@ -186,7 +185,8 @@ export async function join(channel, load, render, way = 1) {
   };
   await channel.setOptions({ attachOnSubscribe: false });
   channel.on(['attached', 'update'], (change) => {                       // messages may have been missed
-    torn ||= !change.resumed;
+    if (own && change.previous !== 'attached') own = false;              // our own attach
+    else torn ||= !change.resumed;
     if (view && torn) again();
   });
   await channel.subscribe(receive);

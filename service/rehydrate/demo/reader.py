@@ -27,14 +27,14 @@ async def join(ably, name, load, render, way=1):
         rewind = answer.get("rewind_from") or "10s"
         live = asyncio.Queue()
         channel = ably.channels.get(name, params={"rewind": rewind})
-        await asyncio.gather(  # both before the attach: its backlog arrives at once
+        channel.on("update", lambda change, live=live: change.resumed or live.put_nowait(None))
+        await asyncio.gather(  # all before the attach: its backlog, or a gap, arrives at once
             channel.subscribe(live.put_nowait),  # not a coroutine function: those lose the order
             channel.subscribe(
                 "error", lambda message: None
             ),  # otherwise pyee raises such a message
         )
         channel.on("attached", lambda change, live=live: change.resumed or live.put_nowait(None))
-        channel.on("update", lambda change, live=live: change.resumed or live.put_nowait(None))
         if rewind == "10s":
             serial = channel._RealtimeChannel__attach_serial if way == 2 else None
             answer = await load(until=serial)

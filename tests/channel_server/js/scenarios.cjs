@@ -285,7 +285,7 @@ const scenarios = {
     const { serials: [serial] } = await channel.publish('r', 'a');
     await Promise.all(['b', 'c', 'd'].map((d) => channel.appendMessage({ serial, data: d })));
     await channel.publish('other', 'overtakes');
-    await until(() => got.length === 3);
+    await until(() => got.length === 4);
     return { live: got.map(brief), history: (await channel.history()).items.map(brief) };
   },
 
@@ -377,7 +377,7 @@ const scenarios = {
       unknown: await refused(issuer.auth.requestToken({ capability: { a: ['publish_'] } })),
       mixed: await refused(issuer.auth.requestToken({ capability: { a: ['*', 'publish'] } })),
       none: await refused(issuer.auth.requestToken({ capability: { a: [] } })),
-      nonce: await refused((async () => { const n = { nonce: '1234567890123456' }; await issuer.auth.requestToken(n); await issuer.auth.requestToken(n); })()),
+      nonce: await refused((async () => { const n = { nonce: '1234567890123456', timestamp: Date.now() }; await issuer.auth.requestToken(n); await issuer.auth.requestToken(n); })()),
       time: await refused(issuer.auth.requestToken({ timestamp: Date.now() - 30 * 60000 })),
       ttl: await refused(issuer.auth.requestToken({ ttl: 365 * 86400000 })) };
   },
