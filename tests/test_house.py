@@ -36,10 +36,6 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "embedded/guard": "embedded/test_postgres",  # runs as a process of its own
     "maintenance/inspector": "api/test_inspection",  # delegates to a tested use case
     "ports/channel": "contracts/test_channel_log",  # the contract its adapter is held to
-    "ports/claims": "publish/test_unanswered",  # as above
-    "ports/inspections": "postgres/test_inspections",  # as above
-    "ports/publishing": "publish/test_publish_queue",  # as above
-    "ports/replays": "postgres/test_replays",  # as above
     "postgres/row_changes": "postgres/test_message_rows",  # a change is what is read back
     "ports/store": "contracts/test_store",  # as above
 }

@@ -7,25 +7,32 @@ from rehydrate.ports.channel import (
     BacklogEnd,
     Batch,
     ChannelLog,
+    ChannelPublisher,
     Delivered,
     Discontinuity,
+    EventProducer,
     Outgoing,
+    Publisher,
     PublishTransport,
     Subscription,
 )
-from rehydrate.ports.claims import KeptCapabilities, PromptClaims
-from rehydrate.ports.inspections import Backlog, Inspections, LeaseSeen, Listed
-from rehydrate.ports.publishing import ChannelPublisher, EventProducer, Publisher
-from rehydrate.ports.replays import ReplayQueue, ReplayStore
 from rehydrate.ports.store import (
+    Backlog,
     Conversation,
     Conversations,
     Due,
     Finished,
+    Inspections,
+    KeptCapabilities,
     Lease,
+    LeaseSeen,
+    Listed,
     LockedConversation,
     LockedLeases,
     MaintenanceStore,
+    PromptClaims,
+    ReplayQueue,
+    ReplayStore,
     Store,
     Stored,
 )

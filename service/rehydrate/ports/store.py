@@ -1,12 +1,11 @@
-"""The store port: conversations, their messages, and the writes made under a row's lock."""
+"""The store's ports, by user: use cases, agents, maintenance, replays, the inspector.
+
+What is written under the lock of a conversation's row is written by `LockedConversation`.
+"""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
-
-from rehydrate.ports.claims import PromptClaims
-from rehydrate.ports.inspections import Inspections
-from rehydrate.ports.replays import ReplayQueue, ReplayStore
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Collection
@@ -14,6 +13,7 @@ if TYPE_CHECKING:
 
     from rehydrate.core.fold import MessageState
     from rehydrate.core.positions import Cursor
+    from rehydrate.core.replay.schedule import AuditEntry, Replay
     from rehydrate.core.timeline import Tombstone
     from rehydrate.core.window import LostInterval, Watermark
 
@@ -205,6 +205,198 @@ class MaintenanceStore(Protocol):
         Raises:
             StoreUnavailable: it does not answer, or the schema is not at head.
         """
+        ...
+
+
+class PromptClaims(Protocol):
+    """The leases of agents on prompts. Every call may raise `StoreUnavailable`."""
+
+    async def claim(
+        self, conversation_id: str, holder: str, lease_s: float, passed: Collection[str]
+    ) -> bytes | None:
+        """Claim the first prompt outside *passed* that has no response and no claim.
+
+        Returns it in its wire form; None: no prompt is free.
+        """
+        ...
+
+    async def renew_claim(
+        self, conversation_id: str, prompt_id: str, holder: str, lease_s: float
+    ) -> bool:
+        """Renew a claim for *lease_s* seconds; return False if *holder* has lost it."""
+        ...
+
+    async def release_claim(self, conversation_id: str, prompt_id: str, holder: str) -> None:
+        """Release a claim, so that another agent may take the prompt."""
+        ...
+
+
+class KeptCapabilities(Protocol):
+    """The last known capability of each key. Every call may raise `StoreUnavailable`."""
+
+    async def kept_capability(self, key_name: str) -> bytes | None:
+        """Return the JSON kept for the key ``appId.keyId``; None if there is none."""
+        ...
+
+    async def keep_capability(self, key_name: str, capability: bytes) -> None:
+        """Keep *capability*, JSON, for the key ``appId.keyId``."""
+        ...
+
+
+ReplayOrder = Literal["play", "cancel", "erased"]
+"""What the holder of a replay has to do: go on; end it; end it without publishing any more text."""
+
+
+class ReplayStore(Protocol):
+    """Requested replays, and the audit. Every call may raise `StoreUnavailable`."""
+
+    async def add_replay(
+        self, replay: Replay, *, request: bytes, key: str | None, note: AuditEntry
+    ) -> Replay:
+        """Queue *replay*, or return the one that the same *key* and *request* queued before.
+
+        Raises:
+            Conflict: the key was used for another request.
+            Busy: too many replays wait.
+        """
+        ...
+
+    async def find_replay(self, replay_id: str) -> Replay | None:
+        """Return the replay with that id; None if there is none."""
+        ...
+
+    async def replays(
+        self, *, limit: int, before: Cursor | None
+    ) -> tuple[list[Replay], Cursor | None]:
+        """Return replays, the newest first, and the cursor of the next page."""
+        ...
+
+    async def cancel_replay(self, replay_id: str, note: AuditEntry) -> bool:
+        """Request that a replay end; return False if it has ended, or was cancelled before."""
+        ...
+
+    async def note(self, entry: AuditEntry) -> None:
+        """Store *entry* in the audit, permanently."""
+        ...
+
+    async def audit(
+        self, *, limit: int, before: Cursor | None
+    ) -> tuple[list[AuditEntry], Cursor | None]:
+        """Return audit entries, the newest first, and the cursor of the next page."""
+        ...
+
+
+class ReplayQueue(Protocol):
+    """The replays that wait for a worker, or run in one. Every call may raise `StoreUnavailable`."""
+
+    async def claim_replay(
+        self, holder: str, lease_s: float, *, at_once: int, per_channel: int
+    ) -> Replay | None:
+        """Take the oldest replay without a holder; None if there is none, or enough run."""
+        ...
+
+    async def keep_replay(self, replay: Replay, holder: str, lease_s: float) -> ReplayOrder | None:
+        """Store the progress of *replay* and renew its lease.
+
+        Returns what *holder* has to do; None if it has lost the replay.
+        """
+        ...
+
+    async def release_replay(self, replay: Replay, holder: str, *, begun: bool) -> None:
+        """Give *replay* up, so that another process can continue it at once.
+
+        That is no failed attempt. *begun*: something of it may have been published, so that the
+        next attempt does not count as the first.
+        """
+        ...
+
+    async def end_replay(self, replay: Replay, holder: str, note: AuditEntry) -> bool:
+        """Store how *replay* ended; return False if *holder* had lost it."""
+        ...
+
+
+class Listed(NamedTuple):
+    """A conversation in a list. Times are ms since 1970.
+
+    Attributes:
+        id: the conversation's id.
+        channel: its channel.
+        created_ms: when its row was created.
+        open: how many responses are streaming in it.
+        last_ms: when the newest message ended, or the newest open one started.
+        opens_with: the beginning of the first message's text; None: that message is very long.
+        opens_role: the role of the first message.
+        erased: the conversation was erased.
+    """
+
+    id: str
+    channel: str
+    created_ms: int
+    open: int
+    last_ms: int | None
+    opens_with: str | None
+    opens_role: str | None
+    erased: bool
+
+
+class LeaseSeen(NamedTuple):
+    """A lease, read without its lock; see `Lease`. Times are ms since 1970."""
+
+    holder: str | None
+    until_ms: int | None
+    expired: bool | None
+    fenced: bool
+    stop_acked_ms: int | None
+
+
+class Backlog(NamedTuple):
+    """The work that waits for the recorder and the sweepers.
+
+    Attributes:
+        open: how many responses are streaming.
+        conversations: how many conversations they are in.
+        oldest_ms: when the one of these that was read longest ago was read, ms since 1970; None:
+            there are none.
+        untold: how many ended responses have an overdue ``stop``.
+    """
+
+    open: int
+    conversations: int
+    oldest_ms: int | None
+    untold: int
+
+
+class Inspections(Protocol):
+    """The queries of the inspector. Every call may raise `StoreUnavailable`."""
+
+    async def listed(
+        self,
+        *,
+        limit: int,
+        before: Cursor | None,
+        query: str | None = None,
+        streaming: bool = False,
+    ) -> tuple[list[Listed], Cursor | None]:
+        """Return conversations, the newest first, and the cursor of the next page.
+
+        Args:
+            limit: how many.
+            before: the cursor of an earlier call.
+            query: only those whose id begins with it, ordered by id, after the one whose channel
+                it is.
+            streaming: only those with an open response, ordered by id.
+
+        Raises:
+            BadParameter: *before* is a cursor of another list.
+        """
+        ...
+
+    async def lease_seen(self, conversation_id: str, message_id: str) -> LeaseSeen | None:
+        """Return the lease of a message; None if it never had one."""
+        ...
+
+    async def backlog(self) -> Backlog:
+        """Return the work that waits for the recorder and the sweepers."""
         ...
 
 

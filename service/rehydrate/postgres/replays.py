@@ -14,7 +14,7 @@ from rehydrate.core.json import dump, load
 from rehydrate.core.positions import Cursor
 from rehydrate.core.replay.schedule import MAX_SECONDS, AuditEntry, Replay, ReplayTerms
 from rehydrate.errors import BadParameter, Busy, Conflict
-from rehydrate.ports.replays import ReplayOrder
+from rehydrate.ports.store import ReplayOrder
 from rehydrate.postgres import statements
 from rehydrate.postgres.message_rows import as_ms, cursor_time, storable
 from rehydrate.postgres.pool import Pool, Session
