@@ -8,6 +8,7 @@ import json
 import logging
 import secrets
 import urllib.request
+from contextlib import ExitStack
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -323,6 +324,32 @@ def test_entering_beyond_the_limit_is_refused_until_a_task_leaves():
             raise AssertionError("it was let in")
         with bound:
             pass
+
+
+def test_an_owner_may_take_a_quarter_of_a_limit_and_others_the_rest():
+    bound = ConcurrencyLimit(80, "streams")
+    with ExitStack() as held:
+        for _ in range(20):
+            held.enter_context(bound.of("a"))
+        with pytest.raises(TooMany, match="20 streams of this token"), bound.of("a"):
+            raise AssertionError("it was let in")
+        for owner in ["b"] * 20 + [None] * 40:  # a backend, without an owner, has no share
+            held.enter_context(bound.of(owner))
+        with pytest.raises(TooMany, match="80 streams are under way"), bound.of("c"):
+            raise AssertionError("it was let in")
+    for _ in range(2):
+        with bound.of("a"):
+            pass
+    assert not bound._by_owner, "nothing is kept of those who have left"
+
+
+def test_a_small_limit_is_not_divided():
+    bound = ConcurrencyLimit(8, "hydrates")
+    with ExitStack() as held:
+        for _ in range(8):
+            held.enter_context(bound.of("a"))
+        with pytest.raises(TooMany, match="8 hydrates are under way"), bound.of("a"):
+            raise AssertionError("it was let in")
 
 
 def test_leaving_by_an_error_frees_the_place():

@@ -14,6 +14,7 @@ import sys
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 from api.conftest import ORIGIN, problem
 from api.minting import READER, bearer, mint
@@ -22,6 +23,8 @@ from api.sse import streamed
 from localably import LocalAbly
 from rehydrate.api import sse as stream_module
 from rehydrate.api import ui_messages
+from rehydrate.api.auth.access import Reader
+from rehydrate.api.conversations import Limits, router
 from rehydrate.history import History
 from telling import publisher_to, settings_for
 from waiting import PATIENCE_S
@@ -398,3 +401,30 @@ async def test_streams_end_cleanly_at_sigterm_and_no_token_is_logged(
         if process.returncode is None:
             process.kill()
             await process.wait()
+
+
+async def test_one_reader_cannot_take_all_streams(module_database, server, conversation):
+    """The limit of 64 leaves 48 to others; in a process with few descriptors, it is lower."""
+
+    async def by_header(request, _conversation_id):
+        return Reader(owner=request.headers.get("x-owner"))
+
+    history = History(settings_for(module_database, server))
+    app = FastAPI()
+    app.include_router(router(history, authorize=by_header, limits=Limits(streams=64)))
+    unbounded = httpx.Limits(max_connections=None)
+    async with (
+        served_beside(app) as url,
+        httpx.AsyncClient(base_url=url, timeout=30, limits=unbounded) as http,
+        contextlib.AsyncExitStack() as stack,
+    ):
+
+        async def status(owner):
+            headers = {"x-owner": owner} if owner else {}
+            path = f"/v1/conversations/{conversation}/stream"
+            stream = http.stream("GET", path, headers=headers)
+            return (await stack.enter_async_context(stream)).status_code
+
+        assert [await status("a") for _ in range(17)] == [200] * 16 + [429]
+        assert await status("b") == 200
+        assert [await status(None) for _ in range(48)] == [200] * 47 + [429]

@@ -16,7 +16,9 @@ import hashlib
 import logging
 import re
 import secrets
+from collections import Counter
 from collections.abc import Coroutine, Generator
+from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
@@ -41,7 +43,7 @@ from rehydrate.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from starlette.types import Receive, Scope, Send
 
@@ -298,6 +300,10 @@ def _path_as_sent(scope: Scope) -> str | None:
     )
 
 
+_OWNERS, _FEWEST_PER_OWNER = 4, 16
+"""The part of a limit that one owner may take: no one reader can take all, but a few can."""
+
+
 class ConcurrencyLimit:
     """A context manager that at most *limit* tasks may be in; it raises rather than waits.
 
@@ -311,9 +317,11 @@ class ConcurrencyLimit:
         self, limit: int, what: str, on_change: Callable[[int], None] | None = None
     ) -> None:
         self._limit = limit
+        self._share = max(_FEWEST_PER_OWNER, limit // _OWNERS)
         self._what = what
         self._on_change = on_change
         self._count = 0
+        self._by_owner: Counter[str] = Counter()
 
     def __enter__(self) -> Self:
         """Enter the block.
@@ -326,8 +334,30 @@ class ConcurrencyLimit:
         self._change(1)
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, *error: object) -> None:
         self._change(-1)
+
+    @contextmanager
+    def of(self, owner: str | None) -> Iterator[None]:
+        """Enter the block on behalf of *owner*, who may have a quarter of the limit; None: all of it.
+
+        Raises:
+            TooMany: the limit, or the owner's, is reached.
+        """
+        if owner is None:
+            with self:
+                yield
+            return
+        if self._by_owner[owner] >= self._share:
+            raise TooMany(f"{self._share} {self._what} of this token are under way; retry later")
+        self._by_owner[owner] += 1
+        try:
+            with self:
+                yield
+        finally:
+            self._by_owner[owner] -= 1
+            if not self._by_owner[owner]:
+                del self._by_owner[owner]
 
     def _change(self, by: int) -> None:
         self._count += by

@@ -36,6 +36,7 @@ from rehydrate.core.positions import (
     encode_cursor,
 )
 from rehydrate.core.wire import timestamp
+from rehydrate.descriptors import most_connections
 from rehydrate.errors import BadParameter, Forbidden
 from rehydrate.hydrate.hydrate import Page
 
@@ -44,7 +45,8 @@ Authorize = Callable[[Request, str], Any]
 
 It returns a truthy value, or an awaitable of one, to permit the request; a falsy value refuses it
 (403). It may raise HTTPException or a `RehydrateError`, which becomes the response. If the value
-has an attribute ``expires_s``, in seconds since 1970, streams end at that time.
+has an attribute ``expires_s``, in seconds since 1970, streams end at that time; if it has an attribute
+``owner``, a string, all requests with the same one may take a quarter of the limits together.
 """
 
 AuthorizeBackend = Callable[[Request], Any]
@@ -59,7 +61,9 @@ class Limits(NamedTuple):
         body_bytes: maximum size of a body.
         hydrates: maximum number of concurrent hydrate calls.
         bodies: maximum number of bodies being read or stored.
-        streams: maximum number of open streams.
+        streams: maximum number of open streams, if the limit of open descriptors permits as many.
+
+    One reader may take a quarter of the hydrates and of the streams.
     """
 
     body_bytes: int = 4 * 1024 * 1024
@@ -254,14 +258,15 @@ class _Conversations:
         self._body_bytes = limits.body_bytes
         self._hydrating = ConcurrencyLimit(limits.hydrates, "hydrates", metrics.in_flight)
         self._storing = ConcurrencyLimit(limits.bodies, "bodies")
-        self._streaming = ConcurrencyLimit(limits.streams, "streams", metrics.streams)
+        streams = min(limits.streams, most_connections())
+        self._streaming = ConcurrencyLimit(streams, "streams", metrics.streams)
         self.streams = Streams()
 
     async def hydrate(self, request: Request) -> Response:
-        conversation_id, _ = await self._authorized(request)
+        conversation_id, reader = await self._authorized(request)
         until, before = until_of(request), before_of(request)
         limit = limit_of(request)
-        with self._hydrating:
+        with self._hydrating.of(getattr(reader, "owner", None)):
             hydrated = await self._readers.hydrate(
                 conversation_id, until=until, page=Page(limit, before)
             )
@@ -277,7 +282,7 @@ class _Conversations:
         response_id, after = response_of(request), None if ui else last_event_id(request)
         self.streams.end_with_server(request.receive)
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._streaming)
+            stack.enter_context(self._streaming.of(getattr(reader, "owner", None)))
             follower = await stack.enter_async_context(
                 self._readers.joined(conversation_id, limit=limit, after=after)
             )

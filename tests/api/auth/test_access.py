@@ -130,6 +130,27 @@ async def test_every_configured_key_can_sign_readers_tokens():
         await access.reader(mint(READER, key=key), on("ai:x"))
 
 
+async def test_requests_have_an_owner_by_clientid_or_token_but_backends_act_for_many():
+    async def admits(_token, _channel):
+        return True
+
+    access = make_access(admits=admits)
+
+    async def owner(token):
+        found = (await access.reader(token, on("ai:x"))).owner
+        assert token not in str(found)
+        return found
+
+    ann = {"x-ably-clientId": "ann"}
+    assert await owner(mint(READER, **ann)) == await owner(mint(READER, ttl_s=60, **ann))
+    tokens = [mint(READER), mint(READER, ttl_s=60), mint(READER, **ann), "app1.a", "app1.b"]
+    owners = [await owner(token) for token in tokens]
+    assert len(set(owners)) == len(tokens)
+    assert await owner(tokens[0]) == owners[0]
+    for key in (SERVICE_KEY, ADMIN_KEY):
+        assert (await access.reader(key, never)).owner is None
+
+
 async def test_an_opaque_token_is_checked_with_ably():
     asked = []
 
@@ -138,7 +159,8 @@ async def test_an_opaque_token_is_checked_with_ably():
         return channel == "ai:mine"
 
     access = make_access(admits=admits)
-    assert await access.reader("app1.opaque", on("ai:mine")) == Reader()
+    reader = await access.reader("app1.opaque", on("ai:mine"))
+    assert reader._replace(owner=None) == Reader()
     with pytest.raises(Forbidden):
         await access.reader("app1.opaque", on("ai:yours"))
     assert asked == [("app1.opaque", "ai:mine"), ("app1.opaque", "ai:yours")]

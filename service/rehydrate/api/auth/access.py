@@ -56,10 +56,13 @@ class Reader(NamedTuple):
     Attributes:
         client_id: the token's clientId, if it has one.
         expires_s: when the token expires, in seconds since 1970; None if unknown.
+        owner: the clientId, or a digest of a token without one: whose share of a limit its requests
+            take; None for backends and admins, who act for many.
     """
 
     client_id: str | None = None
     expires_s: float | None = None
+    owner: str | None = None
 
 
 def bearer(request: HTTPConnection) -> str | None:
@@ -207,6 +210,10 @@ def _capability(claim: Any) -> Capability | None:
         raise Unauthorized("the token's claim x-ably-capability is not a capability") from error
 
 
+def _token_owner(token: str) -> str:
+    return f"token {hashlib.sha256(token.encode()).hexdigest()}"
+
+
 class Access:
     """Authorizes requests. Tokens and keys are never logged, and are stored as digests only.
 
@@ -278,12 +285,14 @@ class Access:
             return Reader()
         if is_jwt(token):
             claims = self._jwts.verify(token)
-            return await self._by_claims(claims, await channel())
+            reader = await self._by_claims(claims, await channel())
+            owner = f"client {claims.client_id}" if claims.client_id else _token_owner(token)
+            return reader._replace(owner=owner)
         if self._admissions is None or token.partition(".")[0] not in self._apps:
             raise Unauthorized("unknown token: not signed with a configured key")
         if not await self._admissions.admitted(token, await channel()):
             raise Forbidden(_NO_CAPABILITY)
-        return Reader()
+        return Reader(owner=_token_owner(token))
 
     def authorizer(
         self, channel_of: Callable[[str], Awaitable[str]]
