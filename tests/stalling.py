@@ -20,7 +20,7 @@ def process_tree(pid):
 
 @contextmanager
 def standing_still(pid):
-    """SIGSTOP *pid* and its descendants for the length of the block, then SIGCONT."""
+    """SIGSTOP *pid* and its descendants for the length of the block, then SIGCONT; yield their pids."""
     stopped = process_tree(pid)
     try:
         for each in stopped:
@@ -28,7 +28,7 @@ def standing_still(pid):
         for each in stopped:
             while state_of(each) != "T":
                 time.sleep(0.001)
-        yield
+        yield stopped
     finally:
         for each in reversed(stopped):
             os.kill(each, signal.SIGCONT)

@@ -13,8 +13,10 @@ import asyncpg
 
 from chaos.world import LEASE_S
 from fault_checks import until_fired
+from stalling import standing_still
 
 _CLOCK_S = 600.0
+_STALL_S = 26.0
 
 
 async def publisher_dies(world, chance):
@@ -71,6 +73,26 @@ async def every_service_dies(world, chance):
 async def postgres_stops(world, chance):
     """An immediate stop, and recovery."""
     return await world.stop_postgres()
+
+
+async def postgres_stalls(world, chance):
+    """Suspend all of its processes for longer than a statement and its connection may take."""
+    with standing_still(world.postgres.pid) as stopped:
+        await asyncio.sleep(_STALL_S)
+    return len(stopped)
+
+
+async def background_tasks_are_killed(world, chance):
+    """Cancel every background task of every process, from outside; all are started again."""
+    for each in (*world.services, *world.publishers):
+        await each.is_back()
+    before = world.killed_tasks()
+
+    async def killed():
+        return world.killed_tasks() - before
+
+    world.kill_tasks()
+    return await until_fired(killed)
 
 
 async def disk_is_full(world, chance):
@@ -195,6 +217,8 @@ FAULTS = {
         service_dies,
         every_service_dies,
         postgres_stops,
+        postgres_stalls,
+        background_tasks_are_killed,
         disk_is_full,
         channels_restart,
         channels_pause,
@@ -207,7 +231,12 @@ FAULTS = {
     )
 }
 
-_WEIGHTS = {"publisher_dies": 4, "publisher_sleeps": 0.5, "sweepers_die": 0.7}
+_WEIGHTS = {
+    "publisher_dies": 4,
+    "publisher_sleeps": 0.5,
+    "sweepers_die": 0.7,
+    "postgres_stalls": 0.3,
+}
 """The faults that occur more, or less, often than the others."""
 
 

@@ -84,6 +84,12 @@ class Process:
         """SIGSTOP: it does nothing, and its connections stay open."""
         self._process.send_signal(signal.SIGSTOP)
 
+    def send_signal(self, number):
+        """Send it a signal, if it runs."""
+        if self._process is not None:
+            with suppress(ProcessLookupError):
+                self._process.send_signal(number)
+
     def resume(self):
         self._process.send_signal(signal.SIGCONT)
 

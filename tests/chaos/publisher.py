@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 
+from chaos.killing import install
 from chaos.processes import input_lines, print_line
 from rehydrate.demo.texts import tokens_of
 from rehydrate.errors import StoreUnavailable
@@ -50,4 +51,5 @@ async def main():
 
 
 if __name__ == "__main__":
+    install()
     asyncio.run(main())

@@ -99,6 +99,7 @@ class World:
 
     def process(self, name, *argv, timed=True):
         environment = {
+            "CHAOS_KILLED": str(self.folder / f"{name}.killed"),
             "REHYDRATE_DATABASE_URL": self.postgres.url,
             "ABLY_API_KEY": KEY,
             "ABLY_ENDPOINT": "127.0.0.1",
@@ -125,7 +126,7 @@ class World:
         await self.channels.start()
         await self.proxy.start()
         for number, url in enumerate(self.urls):
-            serve = ("rehydrate", "serve", "--port", url.rpartition(":")[2])
+            serve = ("chaos.service", "serve", "--port", url.rpartition(":")[2])
             self.services.append(self.process(f"service-{number}", *serve))
         self.publishers = [self.process(f"publisher-{n}", "chaos.publisher") for n in range(2)]
         self.readers = self.process("readers", "chaos.reader")
@@ -160,6 +161,16 @@ class World:
                     await asyncio.to_thread(self.postgres.start)
                     return
                 await asyncio.sleep(0.1)
+
+    def kill_tasks(self):
+        """Have every service and publisher cancel its background tasks, from outside."""
+        for each in (*self.services, *self.publishers):
+            each.send_signal(signal.SIGUSR1)
+
+    def killed_tasks(self):
+        """How many background tasks were cancelled in this world so far."""
+        files = self.folder.glob("*.killed")
+        return sum(int(count) for file in files for count in file.read_text().split())
 
     async def restart_channels(self):
         if not self.keeps_channels:

@@ -12,6 +12,7 @@ from rehydrate.maintenance.idle_limit import end_idle
 from rehydrate.maintenance.sweeper import sweep, unannounced_end
 from rehydrate.ports import Due
 from rehydrate.postgres.store import PostgresStore
+from rehydrate.publish.checkpoints import Checkpoints
 from rehydrate.record.import_messages import NewMessage
 
 pytestmark = pytest.mark.slow
@@ -191,6 +192,12 @@ class TestS12TheEndWhilePostgresIsAway:
         await room.take_over("r")  # it could not renew its lease: Postgres was away
         assert not await swept(room, "r", lease_s=30.0)
         assert not (await room.lease("r")).fenced
+
+    async def test_a_publisher_whose_clock_was_ahead_is_fenced_as_soon_as_any_other(self, room):
+        await Checkpoints(room.context(ahead_ms=3_600_000), room.id).claim("r", None, None)
+        await room.take_over("r")  # it died
+        assert await swept(room, "r", lease_s=5.0) == 1
+        assert (await room.lease("r")).fenced
 
     async def test_a_publisher_retries_the_commit_and_announces_no_end_before_it(self, room, cable):
         frail = PostgresStore(cable.url)

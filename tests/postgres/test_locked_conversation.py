@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from contracts.messages import finished, put, response
 from rehydrate.core.window import LostInterval
 from rehydrate.errors import BadParameter
+from rehydrate.postgres import locked_conversation as module
 from rehydrate.postgres import statements
 from rehydrate.postgres.locked_conversation import (
     MAX_HOLES,
@@ -69,3 +70,15 @@ async def test_a_thousand_messages_are_written_at_once(store) -> None:
     await put(store, "c", *(finished(f"m{n:04}", f"{n:04}") for n in range(1_000)))
     page = await store.load("c", limit=200, before=None)
     assert [row.id for row in page.finished] == [f"m{n:04}" for n in range(800, 1_000)]
+
+
+async def test_ids_that_strangers_named_take_no_mark_from_an_open_response(
+    store, monkeypatch
+) -> None:
+    monkeypatch.setattr(module, "MAX_MARKS", 3)
+    await put(store, "c", response("open", "a"))
+    async with store.locked("c", "ai:c") as locked:
+        await locked.erase(1, [f"stranger{number}" for number in range(5)])
+        tombstone = locked.conversation.tombstone
+    assert len(tombstone.erased) == 3
+    assert tombstone.erases("open")

@@ -115,8 +115,7 @@ async def sweep(
     conversation_id, _, name = due[0]
     await record(conversation_id)  # 1: a publisher may be alive, and cut off from the store only
     async with ctx.store.locked(conversation_id, name) as locked:
-        alive_since_ms = ctx.now_ms() - int(lease_s * 1000)
-        states = await _fence(locked, due, alive_since_ms=alive_since_ms)  # 2
+        states = await _fence(locked, due, ctx.now_ms(), int(lease_s * 1000))  # 2
     if not states:
         return 0
     if not all(state.ended for state in states):
@@ -140,16 +139,20 @@ async def sweep(
 
 
 async def _fence(
-    locked: LockedConversation, due: Sequence[Due], *, alive_since_ms: int
+    locked: LockedConversation, due: Sequence[Due], now_ms: int, lease_ms: int
 ) -> list[MessageState]:
-    """Fence the responses that are still due, and return them."""
+    """Fence the responses that are still due, and return them.
+
+    An event within the last lease shows a living publisher. One that is further ahead than that was
+    dated by a wrong clock and shows nothing: it would keep a dead publisher alive until then.
+    """
     holder = f"sweep-{uuid.uuid4().hex}"
     fenced = []
     for state in (await locked.messages([each.message_id for each in due])).values():
         lease = await locked.lease(state.id)
         if lease is None or lease.stop_acked or not lease.expired:
             continue
-        if state.ended or last_event_ms(state) <= alive_since_ms:
+        if state.ended or abs(now_ms - last_event_ms(state)) >= lease_ms:
             await locked.fence(state.id, holder, SWEEP_LEASE_S)
             fenced.append(state)
     return fenced

@@ -171,7 +171,8 @@ class PostgresLockedConversation:
         """
         conversation_id, old = self.conversation.id, self.conversation.tombstone
         rows = await self._session.fetch(statements.RECENT_RESPONSES, conversation_id, MAX_MARKS)
-        marks = [erased_mark(id_) for id_ in (*ids, *(row[0] for row in rows))][:MAX_MARKS]
+        # the stored responses first: anybody may have named any number of others on the channel
+        marks = [erased_mark(id_) for id_ in (*(row[0] for row in rows), *ids)][:MAX_MARKS]
         if old is not None:
             at_ms = max(at_ms, old.timestamp_ms)
             marks += list(old.erased)[:MAX_MARKS]

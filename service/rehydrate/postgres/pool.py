@@ -176,8 +176,14 @@ class Session:
         except StoreUnavailable as error:
             raise OutcomeUnknown(f"the outcome of a commit is unknown: {error}") from error
 
-    async def rollback(self) -> None:
-        """Roll back, or close the connection if it cannot."""
+    async def rollback_after(self, error: BaseException) -> None:
+        """Roll back because of *error*, or close the connection if it cannot.
+
+        A server that did not answer in time is not waited for again.
+        """
+        if isinstance(error.__cause__, TimeoutError):
+            self.terminate()
+            return
         try:
             with _translating():
                 await self._driver.execute("ROLLBACK", timeout=CLOSE_TIMEOUT_S)
@@ -270,8 +276,8 @@ class Pool:
                 await session.execute(self._begin_reading)
                 rows = await session.fetch(sql, *arguments)
                 await session.execute("COMMIT")
-            except BaseException:
-                await session.rollback()
+            except BaseException as error:
+                await session.rollback_after(error)
                 raise
             return rows
 
@@ -288,8 +294,8 @@ class Pool:
                 await session.execute(_BEGIN)
                 yield session
                 await session.commit()
-            except BaseException:
-                await session.rollback()
+            except BaseException as error:
+                await session.rollback_after(error)
                 raise
 
     @asynccontextmanager
