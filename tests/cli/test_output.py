@@ -125,8 +125,10 @@ async def test_a_terminal_receives_no_control_sequence_of_live_events(
 ):
     async with publisher_to(ably, f"ai:{conversation}") as publisher:
         await publisher.stream("r\x1b[2J", "Once\x1b[2J", stop=False)
-        await publisher.say("tool_call", {"name": "\x9b2J"}, rid="r\x1b[2J", toolCallId="\x1b[2J")
-        await publisher.say("user-input", {"promptId": "p", "text": "\x1b[2J"})
+        await publisher.publish_message(
+            "tool_call", {"name": "\x9b2J"}, rid="r\x1b[2J", toolCallId="\x1b[2J"
+        )
+        await publisher.publish_message("user-input", {"promptId": "p", "text": "\x1b[2J"})
         code, shown = await at_a_terminal(
             configured, "follow", conversation, *options, until="\\u001b[2J"
         )
@@ -198,7 +200,7 @@ async def test_follow_ends_while_its_reader_does_not_read(configured, ably, numb
     conversation_id = f"t-{secrets.token_hex(4)}"
     async with publisher_to(ably, f"ai:{conversation_id}") as publisher:
         for seq in range(1, 6):
-            await publisher.say("token", "x" * 50_000, rid="r", seq=seq)
+            await publisher.publish_message("token", "x" * 50_000, rid="r", seq=seq)
         reading, writing = os.pipe()
         process = await asyncio.create_subprocess_exec(
             *(*REHYDRATE, "follow", conversation_id),

@@ -143,7 +143,7 @@ async def test_a_closed_pipe_ends_it_quietly(module_database, server):
                 assert await process.stdout.readline() == b"assistant r  [in_progress]\n"
                 process._transport.get_pipe_transport(1).close()
                 for seq in range(3, 40):
-                    await publisher.say("token", "x", rid="r", seq=seq)
+                    await publisher.publish_message("token", "x", rid="r", seq=seq)
                     await asyncio.sleep(0.01)
                 errors = await process.stderr.read()
                 await process.wait()

@@ -374,3 +374,19 @@ def test_messages_that_no_codec_recognises_are_counted():
     messages = [said("token", "a", responseId="r", seq=1), said("odd")]
     assert ignored(messages, [decode(messages[0])]) == {"ignored": 1}
     assert ignored(messages[:1], [decode(messages[0])]) == {}
+
+
+def test_a_cancel_of_an_unknown_agent_is_foreign_as_well():
+    timeline = Timeline(agents=frozenset({"agent"}))
+    assert timeline.apply(event("cancel", client_id="user")).outcome is Outcome.FOREIGN
+
+
+def test_a_late_event_without_response_id_belongs_to_the_newest_stream_that_began_before_it():
+    timeline = Timeline()
+    for at_s in (10, 20, 30):
+        timeline.apply(event("token", None, "x", at_s=at_s, message_id=None))
+        timeline.apply(event("stop", at_s=at_s + 1, message_id=None, status="completed"))
+    assert list(timeline.messages) == ["token10", "token20", "token30"]
+    for at_s, id_ in ((15, "token10"), (25, "token20"), (35, None)):
+        found = timeline.find(event("token", None, "late", at_s=at_s, message_id=None))
+        assert (found and found.id) == id_

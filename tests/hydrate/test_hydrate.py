@@ -130,7 +130,7 @@ async def test_a_prefetched_page_of_history_gives_the_same_answer(room):
 
 
 async def test_a_followed_conversation_is_read_from_its_received_messages(room):
-    await room.tell("a", "ab", stop=False)
+    await room.publish_response("a", "ab", stop=False)
     asked, read = [], []
 
     async def received(until):
@@ -153,7 +153,7 @@ async def test_a_followed_conversation_is_read_from_its_received_messages(room):
 async def test_a_conversation_with_unrecorded_events_is_queued_for_the_recorder(room):
     queue = room.ctx.unrecorded
     queue.task = PeriodicTask("recorder", lambda: asyncio.sleep(0))
-    await room.tell("a", "ab")
+    await room.publish_response("a", "ab")
     queue.task.open()
     try:
         await room.hydrate()

@@ -97,7 +97,7 @@ async def test_many_conversations_whose_history_fails_hide_no_other_from_recordi
             return await plain(conversation_id)
 
         history._maintenance._recorder._record = record
-        await publisher.say("user-input", {"promptId": "p", "text": "hi"})
+        await publisher.publish_message("user-input", {"promptId": "p", "text": "hi"})
         await until(lambda: store.states("b", ["p"]), within_s=40)
         await until(lambda: len(failed) == MANY, within_s=40)
 

@@ -165,7 +165,7 @@ async def test_a_cancel_on_the_channel_stops_the_answer_and_the_vendor(
             await history.cancel(conversation, "r")
         else:
             async with publisher_to(server, f"ai:{conversation}") as publisher:
-                await publisher.say("cancel", rid="r")
+                await publisher.publish_message("cancel", rid="r")
         driven = await asyncio.wait_for(running, PATIENCE_S)
         reader = await follower.until(lambda r: "stop" in r.kinds)
     assert driven.outcome.status == "cancelled"
@@ -273,7 +273,7 @@ async def test_an_agent_answers_a_prompt_on_the_channel_without_publishing_it_ag
 ):
     vendor.endpoint.answer = in_order(ResponseTurn("resp_1").message(STORY).completed())
     async with publisher_to(server, f"ai:{conversation}") as publisher, vendor.client() as client:
-        await publisher.say("user-input", {"promptId": "p", "text": "Tell."})
+        await publisher.publish_message("user-input", {"promptId": "p", "text": "Tell."})
         async for prompt in history.unanswered(conversation):
             driven = await history.run_openai(
                 conversation, client, input=prompt.text, prompt_id=prompt.id, **ASK
