@@ -51,7 +51,7 @@ async def test_two_demos_share_a_folder_and_leave_no_process_at_sigterm(tmp_path
         async with Command("demo", REHYDRATE_DATA_DIR=tmp_path) as second:
             await second.ready()
             lines = processes_on(tmp_path).values()
-            assert sum("local-ably" in line for line in lines) == 1
+            assert sum("--quiet local-ably" in line for line in lines) == 1, "and its guard"
             assert sum(bool(re.search(r"postgres .*-D", line)) for line in lines) == 1
             assert sum("--quiet serve" in line for line in lines) == 2
             assert (await second.terminated()).code == 0

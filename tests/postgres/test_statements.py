@@ -20,6 +20,7 @@ ACROSS_CONVERSATIONS = {
     *("CONVERSATIONS", "CONVERSATIONS_BEFORE", "FLOOR", "NOW_MS", "VERSION"),
     *("BACKLOG", "FOUND", "FOUND_ON_CHANNEL", "FOUND_STREAMING"),  # inspector
     *("NEWEST", "NEWEST_BEFORE"),  # inspector
+    *("KEY_CAPABILITY",),  # of an Ably key
     *("DUE", "ERASED", "IDLE", "ON_CHANNELS", "OVERDUE"),  # sweeper, erasure watcher, webhooks
 }
 

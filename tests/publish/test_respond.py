@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from contextlib import suppress
 
 import pytest
 
@@ -251,8 +252,9 @@ class TestWhoseItIs:
                     assert second.gen == 2
                     second.write("second")
                     await room.wait_for_history(4)
-                    zombie.write("again")
-                    await room.wait_for_history(5)
+                    with suppress(Fenced):  # on a busy machine it has noticed before
+                        zombie.write("again")
+                        await room.wait_for_history(5)
                     assert await room.shown() == {"r": ("second", "in_progress")}
                 async with asyncio.timeout(PATIENCE_S):
                     while True:
