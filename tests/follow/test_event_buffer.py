@@ -42,11 +42,23 @@ def test_the_oldest_events_are_dropped_beyond_the_maximum_count(buffer, monkeypa
     assert [each.data["text"] for each in buffer.since(buffer.first)] == ["2", "3", "4"]
 
 
-def test_the_oldest_events_are_dropped_beyond_the_maximum_text(buffer, monkeypatch):
-    monkeypatch.setattr(event_buffer, "MAX_CHARACTERS", 10)
-    for text in ("aaaaaa", "bbb", "cc"):
-        buffer.append("token", token(text), "r")
-    assert [each.data["text"] for each in buffer.since(buffer.first)] == ["bbb", "cc"]
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "token", "text": "語" * 20_000},
+        {"kind": "tool_result", "tool_call_id": "c", "value": ["x" * 50_000]},
+        {"kind": "repair", "value": [{"type": "text", "text": "x" * 50_000}]},
+    ],
+    ids=lambda fields: fields["kind"],
+)
+def test_the_oldest_events_are_dropped_beyond_the_maximum_size(buffer, fields):
+    kind, rest = fields["kind"], {key: fields[key] for key in fields if key != "kind"}
+    for seq in range(1, 200):
+        buffer.append(kind, Event(kind, "r", seq=seq, **rest), "r")
+    kept = buffer.since(buffer.first)
+    assert kept[-1].event.seq == 199
+    sizes = [len(event_buffer.dump([each.event.text, each.event.value])) for each in kept]
+    assert event_buffer.MAX_BYTES / 2 < sum(sizes) <= event_buffer.MAX_BYTES * 1.5
 
 
 def test_a_reader_can_resume_from_an_id_until_the_buffer_restarts(buffer):

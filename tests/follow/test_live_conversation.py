@@ -127,8 +127,31 @@ def test_only_the_newest_finished_messages_are_kept(monkeypatch):
     made = conversation()
     for n in range(7):
         made.apply(live("user-input", {"promptId": f"p{n}", "text": "x"}, at_ms=NOW_MS + n))
-    assert list(texts(made)) == ["p4", "p5", "p6"]
+    assert list(texts(made)) == ["p3", "p4", "p5", "p6"]
     assert made.answer(50, NOW_MS).older
+
+
+@pytest.mark.parametrize(("count", "characters"), [(1_000, 10), (200, 100_000)])
+def test_without_new_followers_finished_messages_are_forgotten_all_the_same(count, characters):
+    made = conversation()
+    for n in range(count):
+        made.apply(
+            live("user-input", {"promptId": f"p{n}", "text": "x" * characters}, at_ms=NOW_MS + n)
+        )
+        kept = made._rows.values()
+        assert len(kept) <= module._MAX_ROWS
+        assert sum(len(row.wire) for row in kept) <= module.MAX_ROW_BYTES
+    shown = made.answer(10, NOW_MS)
+    assert [m["id"] for m in shown.messages] == [f"p{n}" for n in range(count - 10, count)]
+    assert shown.older
+
+
+def test_the_newest_message_is_kept_whatever_its_size(monkeypatch):
+    monkeypatch.setattr(module, "MAX_ROW_BYTES", 1_000)
+    made = conversation()
+    for n, text in enumerate(("a", "x" * 5_000, "y" * 5_000)):
+        made.apply(live("user-input", {"promptId": f"p{n}", "text": text}, at_ms=NOW_MS + n))
+        assert list(texts(made))[-1] == f"p{n}"
 
 
 def test_events_of_clients_other_than_the_agents_are_dropped_except_prompts():

@@ -9,7 +9,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from rehydrate.core.event import ChannelMessage, Event
+from rehydrate.core.event import ChannelMessage, Event, Version
+from rehydrate.core.json import dump
 from rehydrate.core.window import Watermark, Window
 from rehydrate.errors import ChannelRefused
 from rehydrate.follow import recent_messages
@@ -254,6 +255,41 @@ def test_the_events_since_the_attach_are_unknown_once_some_were_evicted(monkeypa
     assert [each.timestamp_ms for each in recent.since_attach()] == [2, 3, 4]
     recent.append(event(5))
     assert recent.since_attach() is None
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"kind": "token", "text": "語" * 50_000},
+        {"kind": "tool_result", "tool_call_id": "c", "value": ["x" * 50_000]},
+    ],
+    ids=lambda fields: fields["kind"],
+)
+def test_the_oldest_events_are_evicted_beyond_the_maximum_size(fields):
+    recent = RecentMessages(10_000, 100)
+    recent.attached(0)
+    for at_ms in range(1, 500):
+        recent.append(Event(message_id="r", seq=at_ms, timestamp_ms=at_ms, **fields))
+    kept = recent.since(0)
+    sizes = [len(dump([each.text, each.value])) for each in kept]
+    assert recent_messages.MAX_BYTES / 2 < sum(sizes) <= recent_messages.MAX_BYTES * 1.5
+    assert kept[-1].seq == 499
+    assert recent.complete_from_ms == kept[0].seq  # what was evicted is not complete any more
+
+
+def test_growing_messages_are_evicted_beyond_the_maximum_size(monkeypatch):
+    monkeypatch.setattr(recent_messages, "MAX_BYTES", 10_000)
+    recent = RecentMessages(10_000, 100)
+    recent.complete([], 0)
+    for version in range(3):
+        for n in range(3):
+            text = "x" * 1_000 * (version + 1)
+            grown = Version(f"{version}", is_delta=False)
+            recent.append(
+                Event("token", "r", serial=f"s{n}", text=text, version=grown, timestamp_ms=n)
+            )
+    assert [each.serial for each in recent.since(0)] == ["s1", "s2"]
+    assert recent.events(None) is None
 
 
 class Channel:

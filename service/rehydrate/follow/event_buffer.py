@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import secrets
+import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
@@ -23,8 +24,13 @@ if TYPE_CHECKING:
 MAX_EVENTS = 2_000
 """How many events a follower may be behind before it gets a new snapshot."""
 
-MAX_CHARACTERS = 2_000_000
-"""How many characters of text a follower may be behind before it gets a new snapshot."""
+MAX_BYTES = 4_000_000
+"""How many bytes of events a follower may be behind before it gets a new snapshot. Encoded events,
+which are cached beside them, take about as much again.
+"""
+
+_EVENT_BYTES = 500
+"""What an event takes in memory without its content, about."""
 
 _MAX_SNAPSHOTS = 2
 _SNAPSHOT_REUSE = 500
@@ -46,9 +52,20 @@ class FollowEvent:
         message_id: the message that the event belongs to.
         replay_from: for an event of a replay, the number of that replay's start.
         frame: the event as an HTTP handler sends it, cached so that it is encoded once.
+        size_bytes: what the channel event takes in memory, about.
     """
 
-    __slots__ = ("_body", "event", "frame", "id", "kind", "message_id", "number", "replay_from")
+    __slots__ = (
+        "_body",
+        "event",
+        "frame",
+        "id",
+        "kind",
+        "message_id",
+        "number",
+        "replay_from",
+        "size_bytes",
+    )
 
     def __init__(
         self,
@@ -68,6 +85,7 @@ class FollowEvent:
         self.message_id = message_id
         self.replay_from = replay_from
         self.frame: bytes | None = None
+        self.size_bytes = _EVENT_BYTES if event is None else event_bytes(event)
         self._body = body
 
     @property
@@ -122,7 +140,7 @@ class EventBuffer:
     def __init__(self) -> None:
         self._token = secrets.token_hex(4)
         self._events: deque[FollowEvent] = deque()
-        self._characters = 0
+        self._bytes = 0
         self._snapshots: BoundedCache[int, FollowEvent] = BoundedCache(_MAX_SNAPSHOTS)
         self.number = 0
         self.first = 0
@@ -145,10 +163,10 @@ class EventBuffer:
             replay_from=replay_from,
         )
         self._events.append(appended)
-        self._characters += _characters(appended)
-        while len(self._events) > MAX_EVENTS or self._characters > MAX_CHARACTERS:
+        self._bytes += appended.size_bytes
+        while len(self._events) > MAX_EVENTS or self._bytes > MAX_BYTES:
             oldest = self._events.popleft()
-            self._characters -= _characters(oldest)
+            self._bytes -= oldest.size_bytes
             self.first = oldest.number
 
     def since(self, number: int) -> list[FollowEvent]:
@@ -168,7 +186,7 @@ class EventBuffer:
         self.first = self.number
         self._events.clear()
         self._snapshots.clear()
-        self._characters = 0
+        self._bytes = 0
 
     def snapshot(self, limit: int, answer: Callable[[int], bytes]) -> FollowEvent:
         """Return a snapshot for a new follower: a cached one if it is recent enough.
@@ -200,6 +218,11 @@ class EventBuffer:
         return f"{self._token}-{number}"
 
 
-def _characters(follow_event: FollowEvent) -> int:
-    event = follow_event.event
-    return 0 if event is None or event.text is None else len(event.text)
+def event_bytes(event: Event) -> int:
+    """Return about how much memory *event* takes: its text, and its value as JSON."""
+    size = _EVENT_BYTES
+    if event.text is not None:
+        size += sys.getsizeof(event.text)
+    if event.value is not None:
+        size += len(dump(event.value))
+    return size

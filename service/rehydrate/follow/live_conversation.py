@@ -20,13 +20,16 @@ from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated, Page, answer
 from rehydrate.ports import Finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from rehydrate.core.event import Kind
     from rehydrate.core.timeline import Reason
     from rehydrate.hydrate.hydrate import Reading
 
 _MAX_ROWS = MAX_LIMIT + 50
+MAX_ROW_BYTES = 8_000_000
+"""How much of the wire form of finished messages is kept; a page then has fewer, and ``older``."""
+
 _MAX_REPLAYS = 100
 
 Part = dict[str, Any]
@@ -59,6 +62,7 @@ class LiveConversation:
         self._timeline = reading.timeline
         self._timeline.spare = MAX_OPEN  # live events do not show which responses have a row
         self._rows = {row.id: row for row in reading.stored.finished}
+        self._row_bytes = sum(len(row.wire) for row in self._rows.values())
         self._rows_changed = False
         self._recent_serials: deque[tuple[int, str]] = deque()
         from_serial = reading.window.rewind_from
@@ -179,19 +183,36 @@ class LiveConversation:
         """Keep a finished message in its wire form only."""
         if state.anonymous or state.position is None or state.gaps() or not state.exact:
             return
-        self._rows[state.id] = Finished(state.position, state.id, wire.encode(state))
+        row = Finished(state.position, state.id, wire.encode(state))
+        replaced = self._rows.get(state.id)
+        self._row_bytes += len(row.wire) - (0 if replaced is None else len(replaced.wire))
+        self._rows[state.id] = row
         self._timeline.messages.pop(state.id, None)
         self._rows_changed = True
+        if len(self._rows) > _MAX_ROWS or self._row_bytes > MAX_ROW_BYTES:
+            self._update_rows()
 
     def _update_rows(self) -> None:
         rows, stored = self._rows, self._reading.stored
-        if len(rows) > _MAX_ROWS:
-            newest = sorted(rows.values())[-MAX_LIMIT:]
-            self._rows = rows = {row.id: row for row in newest}
+        if len(rows) > _MAX_ROWS or self._row_bytes > MAX_ROW_BYTES:
+            self._rows = rows = {row.id: row for row in _newest(rows.values())}
+            self._row_bytes = sum(len(row.wire) for row in rows.values())
             stored = stored._replace(more=True)
         stored = stored._replace(finished=list(rows.values()))
         self._reading = self._reading._replace(stored=stored)
         self._rows_changed = False
+
+
+def _newest(rows: Iterable[Finished]) -> list[Finished]:
+    """Return the newest of *rows*, at least one and at most half of what may be kept."""
+    newest: list[Finished] = []
+    size = 0
+    for row in sorted(rows, reverse=True)[:MAX_LIMIT]:
+        size += len(row.wire)
+        if newest and size > MAX_ROW_BYTES // 2:
+            break
+        newest.append(row)
+    return newest[::-1]
 
 
 def _cut_off(event: Event, message: MessageState) -> Event:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS
 from rehydrate.core.window import Window, read_from_ms
+from rehydrate.follow.event_buffer import event_bytes
 from rehydrate.hydrate.history_window import HistoryWindow, from_channel
 
 if TYPE_CHECKING:
@@ -24,6 +25,11 @@ MAX_EVENTS = 5_000
 
 MAX_GROWING = 200
 """How many growing channel messages (appends) are cached."""
+
+MAX_BYTES = 16_000_000
+"""How much memory the events may take, and again the growing messages. A channel accepts 1 MB a
+second, so what arrives while history is read is never evicted.
+"""
 
 BACKLOG_TIMEOUT_S = 1.0
 """How long a read waits for the rest of a rewind before it reads history instead."""
@@ -66,6 +72,8 @@ class RecentMessages:
         self._rewind_ms = rewind_ms
         self._rewind_most = rewind_most
         self._events: deque[Event] = deque()
+        self._sizes: deque[int] = deque()
+        self._bytes = self._growing_bytes = self._evicted_ms = 0
         self._since_attach = 0
         self._growing: OrderedDict[str, Event] = OrderedDict()
         self._from_ms: int | None = None
@@ -118,25 +126,30 @@ class RecentMessages:
             self._replace_growing(event.serial, event)
             return
         self._events.append(event)
+        self._sizes.append(event_bytes(event))
+        self._bytes += self._sizes[-1]
         self._since_attach += 1
-        if len(self._events) > MAX_EVENTS:
-            evicted_ms = self._events.popleft().timestamp_ms
+        while len(self._events) > MAX_EVENTS or self._bytes > MAX_BYTES:
+            self._bytes -= self._sizes.popleft()
+            self._evicted_ms = self._events.popleft().timestamp_ms
             if self._from_ms is not None:
-                self._from_ms = max(self._from_ms, evicted_ms + 1)
+                self._from_ms = max(self._from_ms, self._evicted_ms + 1)
 
     def _replace_growing(self, serial: str, event: Event) -> None:
         cached = self._growing.get(serial)
         if cached is None or _version(cached) <= _version(event):
             self._growing[serial] = event
             self._growing.move_to_end(serial)
-        if len(self._growing) > MAX_GROWING:
-            self._growing.popitem(last=False)
+            self._growing_bytes += event_bytes(event) - (event_bytes(cached) if cached else 0)
+        while len(self._growing) > MAX_GROWING or self._growing_bytes > MAX_BYTES:
+            self._growing_bytes -= event_bytes(self._growing.popitem(last=False)[1])
             self._from_ms = None
 
     def complete(self, events: Sequence[Event], from_ms: int | None) -> None:
         """Put *events* before those received: together they are complete since *from_ms*."""
         received, since_attach = self._events, self._since_attach
-        self._events, self._from_ms = deque(), from_ms
+        self._events, self._sizes, self._bytes = deque(), deque(), 0
+        self._from_ms = from_ms
         for event in (*events, *received):
             self.append(event)
         self._since_attach = since_attach
@@ -196,6 +209,8 @@ class RecentMessages:
             from_ms = self._attached_ms - self._rewind_ms
             if self.is_cut:
                 from_ms = max(from_ms, self._oldest_ms or 0)
+            if self._since_attach > len(self._events):
+                from_ms = max(from_ms, self._evicted_ms + 1)
         return from_ms
 
     def rewound(self) -> RewoundMessages:
