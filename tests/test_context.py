@@ -165,6 +165,38 @@ async def test_setting_the_machines_clock_has_no_effect(machine, step_ms):
     assert server_clock.now_ms() == 5_000_700
 
 
+async def test_a_slow_answer_is_repeated_and_the_closest_one_counts(machine):
+    delays_ms = [(100, 4_000), (50, 900), (2_000, 2_000)]  # on the way there, and back
+
+    async def fetch():
+        there_ms, back_ms = delays_ms.pop(0)
+        machine.passes(there_ms)
+        server_ms = await machine.fetch()
+        machine.passes(back_ms)
+        return server_ms
+
+    server_clock = ServerClock(
+        fetch, wall_ms=lambda: machine.wall_ms, steady_ms=lambda: machine.steady_ms
+    )
+    await server_clock.sync()
+    assert machine.fetches == 3
+    assert server_clock.now_ms() == machine.ably_ms - 900
+
+
+async def test_a_slow_answer_counts_if_it_cannot_be_repeated(machine):
+    async def fetch():
+        server_ms = await machine.fetch()
+        machine.passes(900)
+        machine.answers = False
+        return server_ms
+
+    server_clock = ServerClock(
+        fetch, wall_ms=lambda: machine.wall_ms, steady_ms=lambda: machine.steady_ms
+    )
+    await server_clock.sync()
+    assert server_clock.now_ms() == machine.ably_ms - 900
+
+
 async def test_a_known_time_is_not_fetched_again(machine):
     server_clock = machine.clock()
     await server_clock.sync()

@@ -211,6 +211,9 @@ _FIRST_WAIT_S = 2.0
 _FIRST_DELAY_S = 0.2
 _LONGEST_DELAY_S = 2.0
 _SKEW_WARNING_MS = 1_000
+_SAMPLES = 3
+_PRECISE_MS = 300
+"""An answer that took longer is repeated, up to `_SAMPLES` times: the time may be so much behind."""
 
 
 class ServerClock:
@@ -292,11 +295,28 @@ class ServerClock:
             await self._fetch()
 
     async def _fetch(self) -> None:
-        server_ms = await self._ask()
-        skew_ms = self._wall_ms() - server_ms
-        if not self.known and abs(skew_ms) > _SKEW_WARNING_MS:
+        closest_ms: int | None = None
+        for _ in range(_SAMPLES):
+            asked_ms = self._steady_ms()
+            try:
+                server_ms = await self._ask()
+            except ChannelUnavailable:
+                if closest_ms is None:
+                    raise
+                return
+            answered_ms = self._steady_ms()
+            if not self.known:
+                self._warn_of_skew(self._wall_ms() - server_ms)
+            # behind by the way of the answer, and never ahead: the greatest offset is the closest
+            offset_ms = int(server_ms) - answered_ms
+            closest_ms = offset_ms if closest_ms is None else max(closest_ms, offset_ms)
+            self._offset_ms = closest_ms
+            if answered_ms - asked_ms <= _PRECISE_MS:
+                return
+
+    def _warn_of_skew(self, skew_ms: float) -> None:
+        if abs(skew_ms) > _SKEW_WARNING_MS:
             _log.warning("this machine's clock is %d ms ahead of Ably's", skew_ms)
-        self._offset_ms = int(server_ms) - self._steady_ms()
 
 
 def _steady_ms() -> int:
