@@ -39,7 +39,10 @@ class TextErased(RehydrateError):
 
 
 class PermitExpired(ChannelUnavailable):
-    """A publish waited longer for its turn than its permit was valid. It was not published."""
+    """A publish waited longer than its permit was valid, for its turn or for a connection.
+
+    It was not sent, or not sent again after a connection was lost before the acknowledgement.
+    """
 
 
 class PublishPermit:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -198,6 +200,33 @@ async def test_a_replay_whose_store_is_away_stops_before_an_erasure_is_answered(
     assert (ended.state, ended.error["code"]) == ("cancelled", "erased")
     assert texts(events) == published
     assert 3 <= len(published) < len(LONG)
+    assert folded(events, replay.id).status == "cancelled"
+
+
+async def test_what_waits_for_a_connection_is_not_published_after_an_erasure(
+    database, replay_server
+):
+    async with TcpProxy(f"http://user@127.0.0.1:{replay_server.port}") as cable:
+        far = SimpleNamespace(key=replay_server.key, port=urlsplit(cable.url).port)
+        async with (
+            room_over(database, far) as cut_off,
+            room_over(database, replay_server) as other,
+        ):
+            await other.history._replay_worker.close()
+            there = other._replace(id=cut_off.id)
+            await there.respond("r", LONG)
+            replay = await cut_off.history.replay(there.id, "r", speed=0, max_rate=10)
+            await there.reached(replay, 3)
+            await cable.disconnect()
+            unsent = cut_off.history._channel._slots._slots[0].sender._unacknowledged
+            await until(lambda: len(unsent) > 3)
+            await other.history.erase(there.id)
+            published = texts(await there.events(replay))
+            await cable.connect()
+            ended = await there.ended(replay, within_s=60)
+            events = await there.events(replay)
+    assert (ended.state, ended.error["code"]) == ("cancelled", "erased")
+    assert texts(events) == published
     assert folded(events, replay.id).status == "cancelled"
 
 

@@ -15,6 +15,7 @@ from ably.util.exceptions import AblyException
 from rehydrate.ably.errors import channel_error, describe
 from rehydrate.core.json import dump
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
+from rehydrate.permits import PermitExpired
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -37,7 +38,7 @@ _BAD_DATA = (TypeError, ValueError, OverflowError)
 class _Unacknowledged:
     """A publish without acknowledgement; ``task`` is None until it is written to a connection."""
 
-    __slots__ = ("channel", "expires_s", "messages", "on_result", "task")
+    __slots__ = ("channel", "expires_s", "is_permitted", "messages", "on_result", "task")
 
     def __init__(
         self,
@@ -45,11 +46,13 @@ class _Unacknowledged:
         messages: list[Message],
         on_result: Callable[[Result], None],
         expires_s: float,
+        is_permitted: Callable[[], bool] | None,
     ) -> None:
         self.channel = channel
         self.messages = messages
         self.on_result = on_result
         self.expires_s = expires_s
+        self.is_permitted = is_permitted
         self.task: asyncio.Task[Any] | None = None
 
 
@@ -97,7 +100,8 @@ class Sender:
             on_result(_refusal_of(error))
             return
         loop = asyncio.get_running_loop()
-        publish = _Unacknowledged(channel, encoded, on_result, loop.time() + self._ack_timeout_s)
+        expires_s, permit = loop.time() + self._ack_timeout_s, messages[0].is_permitted
+        publish = _Unacknowledged(channel, encoded, on_result, expires_s, permit)
         self._unacknowledged[publish] = None
         self.connection.start()
         if self._client is not None:
@@ -133,11 +137,15 @@ class Sender:
         self._fail_all(lambda: ChannelRefused(refusal.ably_code, str(refusal)))
 
     def _write(self, client: AblyRealtime, publish: _Unacknowledged) -> None:
-        """Hand *publish* to the SDK.
+        """Hand *publish* to the SDK, or fail it if it is not permitted any more.
 
         Tasks start in the order in which they are created, and the SDK writes each publish to its
         socket before it first waits, so the order is kept, across channels too.
         """
+        if publish.is_permitted is not None and not publish.is_permitted():
+            del self._unacknowledged[publish]
+            publish.on_result(PermitExpired("the publish waited too long for a connection"))
+            return
         channel = self._channel(client, publish.channel)
         publish.task = asyncio.create_task(channel.publish(publish.messages))
         publish.task.add_done_callback(partial(self._on_sent, publish))

@@ -15,13 +15,18 @@ if TYPE_CHECKING:
 
 
 class Outgoing(NamedTuple):
-    """A channel message to publish. ``id`` makes sending it again harmless."""
+    """A channel message to publish. ``id`` makes sending it again harmless.
+
+    ``is_permitted`` is called each time before it is written to a connection, the first time or
+    again after one was lost; if it returns False, the publish fails with `PermitExpired`.
+    """
 
     name: str
     data: Any
     id: str
     extras: Mapping[str, Any] | None = None
     client_id: str | None = None
+    is_permitted: Callable[[], bool] | None = None
 
     @property
     def size_bytes(self) -> int:

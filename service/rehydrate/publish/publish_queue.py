@@ -138,8 +138,8 @@ class ChannelQueue:
 
         Args:
             event: the event, with its id.
-            is_permitted: called at its turn; if it returns False, the publish is refused with
-                `PermitExpired`.
+            is_permitted: called at its turn, and each time before it is written to a connection;
+                if it returns False, the publish is refused with `PermitExpired`.
         """
         return self.post_batch([event], is_permitted=is_permitted)
 
@@ -152,7 +152,7 @@ class ChannelQueue:
         ids whenever it is posted.
         """
         ack: Ack = asyncio.get_running_loop().create_future()
-        messages = [outgoing(event) for event in events]
+        messages = [outgoing(event)._replace(is_permitted=is_permitted) for event in events]
         if len(messages) > 1:
             ids = "\n".join(message.id for message in messages)
             base_id = hashlib.sha256(ids.encode("utf-8", "surrogatepass")).hexdigest()[:32]
