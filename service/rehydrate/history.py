@@ -11,9 +11,9 @@ from rehydrate.api.conversations import router
 from rehydrate.api.service import ReaderCalls
 from rehydrate.background import tasks_state
 from rehydrate.core.positions import check_conversation_id
-from rehydrate.errors import Busy, ChannelUnavailable, NotFound
+from rehydrate.errors import Busy, ChannelUnavailable
 from rehydrate.follow.subscriptions import PromptWatcher
-from rehydrate.hydrate.hydrate import Page, hydrate
+from rehydrate.hydrate.hydrate import Page, hydrate, hydrate_message
 from rehydrate.maintenance.verify import Verified, verify
 from rehydrate.providers.model_runs import RunNames
 from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Toolbox
@@ -122,16 +122,15 @@ class History:
         return await hydrate(self.context, conversation_id, until=until, page=page)
 
     async def message(self, conversation_id: str, message_id: str) -> bytes:
-        """Return one stored message in its wire form, encoded as JSON.
+        """Return one message in its wire form, encoded as JSON, as `hydrate` shows it.
 
         Raises:
+            BadParameter: *conversation_id* is outside its syntax.
             NotFound: there is no message with that id.
+            ChannelUnavailable: the store has none, and Ably does not answer.
+            StoreUnavailable: Postgres does not answer.
         """
-        check_conversation_id(conversation_id)
-        wire = await self._store.message(conversation_id, message_id)
-        if wire is None:
-            raise NotFound(f"the conversation has no message {message_id!r}")
-        return wire
+        return await hydrate_message(self.context, conversation_id, message_id)
 
     async def conversations(
         self, *, limit: int = 50, before: Cursor | None = None

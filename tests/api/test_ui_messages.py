@@ -25,9 +25,9 @@ def text(value, type_="text", **more):
     return {"type": type_, "text": value, **more}
 
 
-def call(args, result=None, status="in_progress"):
+def call(args, result=None, status="in_progress", **more):
     named = {"type": "tool_call", "tool_call_id": "t", "name": "add"}
-    return {**named, "args": args, "result": result, "status": status}
+    return {**named, "args": args, "result": result, "status": status, **more}
 
 
 class EventStub:
@@ -255,3 +255,80 @@ def test_the_requested_or_the_newest_response_is_streamed():
     assert ui_messages.streaming(events, "a")["id"] == "a"
     assert ui_messages.streaming(events, "c") is None
     assert ui_messages.streaming([], None) is None
+
+
+# -- gaps -----------------------------------------------------------------------------------------
+
+GAP = {"type": "data-gap", "id": "gap-3-3", "data": {"first": 3, "last": 3}}
+GAPPED = body([text("abd", gaps=[[2, 3, 3]])], gaps=[[3, 3]], exact=True)
+
+
+def test_text_is_cut_at_a_gap_and_the_message_is_not_exact():
+    shown = ui_messages.message(GAPPED)
+    texts = [(part["type"], part.get("text")) for part in shown["parts"]]
+    assert texts == [("text", "ab"), ("data-gap", None), ("text", "d")]
+    assert shown["parts"][1] == GAP
+    assert (shown["metadata"]["exact"], shown["metadata"]["gaps"]) == (False, [[3, 3]])
+
+
+def test_gaps_at_the_ends_of_parts_and_of_the_message_are_shown():
+    parts = [
+        text("a", gaps=[[0, 1, 1], [1, 3, 4]]),
+        call("{", gaps=[[0, 6, 6]]),
+        text("", gaps=[[0, 8, 8]]),
+    ]
+    shown = ui_messages.message(body(parts, gaps=[[1, 1], [3, 4], [6, 6], [8, 8]]))
+    assert [part.get("text") or part.get("id") or part["toolCallId"] for part in shown["parts"]] == [
+        "gap-1-1", "a", "gap-3-4", "t", "gap-6-6", "gap-8-8"
+    ]  # fmt: skip
+    empty = ui_messages.message(body(gaps=[[1, 2]]))
+    assert (empty["metadata"]["exact"], empty["metadata"]["gaps"]) == (False, [[1, 2]])
+
+
+def test_a_message_that_is_whole_has_no_gaps_in_its_metadata():
+    metadata = ui_messages.message(body([text("a")], gaps=[], exact=True))["metadata"]
+    assert metadata == {"status": "in_progress", "exact": True}
+    inexact = ui_messages.message(body([text("a")], gaps=[], exact=False))["metadata"]
+    assert (inexact["exact"], inexact["gaps"]) == (False, [])
+
+
+def test_a_stream_sends_a_gap_between_two_texts_and_continues_after_it():
+    made = Chunks("r")
+    (begun, *sent) = made.convert(snapshot(GAPPED))
+    assert (begun["messageMetadata"]["exact"], begun["messageMetadata"]["gaps"]) == (
+        False,
+        [[3, 3]],
+    )
+    sent += made.convert(EventStub("token", text="e"))
+    assert sent == [
+        {"type": "text-start", "id": "0"},
+        {"type": "text-delta", "id": "0", "delta": "ab"},
+        {"type": "text-end", "id": "0"},
+        GAP,
+        {"type": "text-start", "id": "2"},
+        {"type": "text-delta", "id": "2", "delta": "d"},
+        {"type": "text-delta", "id": "2", "delta": "e"},
+    ]
+
+
+@pytest.mark.parametrize("key", [None, "x"])
+def test_a_gap_that_appears_in_the_next_snapshot_is_sent_with_its_metadata(key):
+    part = {} if key is None else {"part": key}
+    later = body([text("ab", gaps=[[2, 3, 3]], **part)], gaps=[[3, 3]], exact=True)
+    made = Chunks("r")
+    made.convert(snapshot(body([text("ab", **part)], exact=True, gaps=[])))
+    assert made.convert(snapshot(later)) == [
+        {"type": "message-metadata", "messageMetadata": {"exact": False, "gaps": [[3, 3]]}},
+        {"type": "text-end", "id": "0"},
+        GAP,
+    ]
+    assert made.convert(snapshot(later)) == []
+    assert kinds(made.convert(EventStub("token", text="d", **part))) == ["text-start", "text-delta"]
+
+
+def test_a_gap_that_is_filled_ends_the_stream_with_an_error():
+    made = Chunks("r")
+    made.convert(snapshot(GAPPED))
+    filled = made.convert(snapshot(body([text("abcd")], gaps=[], exact=True)))
+    assert kinds(filled)[-1] == "error"
+    assert made.done

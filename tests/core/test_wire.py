@@ -174,6 +174,22 @@ def test_an_answer_joins_what_is_encoded_already():
     }
 
 
+@pytest.mark.parametrize(
+    ("state", "whole"),
+    [
+        (folded(start(), token(1, "a"), stop(2)), True),
+        (folded(start(), token(1, "a"), token(3, "c"), stop(4)), False),
+        (folded(token(1, "a")), True),
+        (folded(event("token", None, "a")), False),
+    ],
+    ids=["whole", "a gap", "tokens from 1", "no start"],
+)
+@pytest.mark.parametrize("also", [None, {"exact": False, "gaps": [[1, 2]]}, '"exact":false'])
+def test_a_message_is_whole_if_it_is_exact_and_has_no_gaps(state, whole, also):
+    state.metadata = also
+    assert wire.is_whole(wire.encode(state)) is whole
+
+
 def test_an_answer_with_a_reason_is_not_complete():
     reason = Reason("history_unavailable", retry=True, detail="because")
     body = wire.answer(

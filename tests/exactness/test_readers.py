@@ -281,11 +281,11 @@ class TestS10Pointers:
 
 
 class TestS11AnswersThatARetryImproves:
-    async def test_a_permanent_gap_belongs_to_its_message_and_not_to_the_answer(self):
+    async def test_a_permanent_gap_is_a_reason_without_retry(self):
         log = (start("A", 11), token("A", 2, 12), stop("A", 3, 13))
         _, answer = await shown(world(*log), 1, 14)
-        assert (answer["complete"], answer["reasons"]) == (True, [])
-        assert answer["messages"][0]["gaps"] == [[1, 1]]
+        assert [(r["code"], r["retry"]) for r in answer["reasons"]] == [("not_exact", False)]
+        assert (answer["complete"], answer["messages"][0]["gaps"]) == (False, [[1, 1]])
 
 
 class TestM10HistoryOutOfOrder:

@@ -11,7 +11,7 @@ from exactness.rooms import Gate, Paused, channel_of, now_ms, open_house, within
 from rehydrate.background import PeriodicTask
 from rehydrate.context import Prefetch
 from rehydrate.core.positions import Cursor, at_or_before, channel_serial, decode_cursor
-from rehydrate.errors import BadParameter, StoreUnavailable
+from rehydrate.errors import BadParameter, ChannelUnavailable, NotFound, StoreUnavailable
 from rehydrate.hydrate import hydrate as hydration
 from rehydrate.hydrate.history_window import HistorySource, from_channel
 from rehydrate.hydrate.hydrate import MAX_LIMIT
@@ -306,7 +306,8 @@ class TestSeam:
         house.server.expire(room.name)
         await room.publish_message("token", "d", responseId="r", seq=4)
         hydrated = await room.hydrate(ahead_ms=200_000)
-        assert [(r.code, r.retry) for r in hydrated.reasons] == [("history_expired", False)]
+        reasons = [(r.code, r.retry) for r in hydrated.reasons]
+        assert reasons == [("history_expired", False), ("not_exact", False)]
         assert [(m["text"], m["gaps"]) for m in hydrated.messages] == [("abd", [[3, 3]])]
 
     async def test_windows_that_meet_are_complete_however_old_the_watermark(self, room):
@@ -374,6 +375,77 @@ async def test_text_of_unknown_completeness_is_a_reason(room):
     hydrated = await room.hydrate()
     assert [(r.code, r.retry) for r in hydrated.reasons] == [("not_exact", False)]
     assert hydrated.messages[0]["exact"] is False
+
+
+async def one(room, message_id, **more):
+    return json.loads(await hydration.hydrate_message(room.ctx, room.id, message_id, **more))
+
+
+async def test_one_message_is_found_as_the_conversation_shows_it(room):
+    await room.say("user-input", {"promptId": "p", "text": "hi"})
+    await room.tell("old", "ab")
+    await room.catch_up()
+    await room.tell("done", "xyz")
+    await room.tell("open", "ab", stop=False)
+    shown = (await room.hydrate()).messages
+    assert {m["id"] for m in shown} == {"p", "old", "done", "open"}
+    assert [await one(room, m["id"]) for m in shown] == shown
+    await room.catch_up()
+    assert [await one(room, m["id"]) for m in shown] == (await room.hydrate()).messages
+
+
+async def test_one_message_has_what_the_channel_added_since_it_was_stored(room):
+    await gapped(room)
+    await room.say("stop", responseId="r", seq=4)
+    await room.catch_up()
+    await room.say("token", "b", responseId="r", seq=2)
+    message = await one(room, "r")
+    assert (message["text"], message["gaps"]) == ("abc", [])
+
+
+async def test_a_message_that_is_nowhere_is_not_found_unless_the_channel_is_away(room):
+    await room.tell("r", "ab")
+    for _ in range(2):
+        with pytest.raises(NotFound):
+            await one(room, "unknown")
+        await room.catch_up()
+    with room.faults.on("fail_history", channel=room.name) as fault:
+        with pytest.raises(ChannelUnavailable):
+            await one(room, "unknown")
+        assert (await one(room, "r"))["text"] == "ab"
+    assert fault.fired
+
+
+async def gapped(room):
+    await room.say("start", responseId="r", seq=0)
+    await room.say("token", "a", responseId="r", seq=1)
+    await room.say("token", "c", responseId="r", seq=3)
+
+
+async def test_an_answer_with_a_live_gap_is_not_complete(room):
+    await gapped(room)
+    hydrated = await room.hydrate()
+    assert hydrated.messages[0]["gaps"] == [[2, 2]]
+    assert [(r.code, r.retry) for r in hydrated.reasons] == [("not_exact", False)]
+
+
+@pytest.mark.parametrize("lack", ["gap", "start"])
+async def test_an_answer_of_stored_rows_alone_is_complete_only_if_they_are_whole(room, lack):
+    if lack == "gap":
+        await gapped(room)
+        await room.say("stop", responseId="r", seq=4)
+    else:
+        await room.say("token", "a", responseId="r")
+        await room.say("stop", responseId="r")
+    await room.tell("whole", "ab")
+    live = await room.hydrate()
+    await room.catch_up()
+    far_ms = 30 * 60_000
+    stored = await room.hydrate(ahead_ms=far_ms)
+    older = await room.hydrate(limit=1, before=decode_cursor((await room.hydrate(limit=1)).older))
+    for hydrated in (live, stored, older):
+        assert [reason.code for reason in hydrated.reasons].count("not_exact") == 1
+    assert "not_exact" not in [r.code for r in (await room.hydrate(limit=1)).reasons]
 
 
 async def test_only_agents_may_publish_responses(house):

@@ -163,6 +163,8 @@ def judge(world, joiner):
     retained = world.retention_ms > 10**6
     finals = {rid for _, rid in world.finals}
     wrong = []
+    if answer["complete"] and not all(m["exact"] and not m["gaps"] for m in answer["messages"]):
+        wrong.append("an answer is complete, and a message of it is not whole")
     for rid, true in truth(world).items():
         message = shown.get(rid)
         if message is None:

@@ -147,7 +147,7 @@ def _add_reading(made: APIRouter, routes: _Conversations) -> None:
         "/v1/conversations/{conversation_id}/messages/{message_id}",
         routes.message,
         summary="Get a message",
-        description="One message, as it is stored.",
+        description="One message, as the conversation shows it.",
         dependencies=[Depends(routes.admit_reader)],
         **answering(MessageOut, 404, 422, 429, 502, 503, by=READERS, cached=True),
     )

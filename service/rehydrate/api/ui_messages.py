@@ -4,6 +4,10 @@ With them the SDK's `reconnectToStream` works against this service: the stream s
 from its beginning, as chunks, and continues with live events. The format cannot retract chunks: if
 the response is repaired or taken over so that its text changes, the stream ends with an error and
 the client must load the conversation again.
+
+Text is never joined over a gap: where seqs are missing, the text part ends, a part ``data-gap`` with
+the missing seqs follows, and another text part begins. The metadata has the ``gaps`` of the message,
+and its ``exact`` is false then: it is the only sign that a client of this format may know.
 """
 
 from __future__ import annotations
@@ -26,7 +30,9 @@ STREAM = "ui-message-stream"
 
 _HEADERS = {"x-vercel-ai-ui-message-stream": "v1"}
 _TEXTUAL = ("text", "reasoning", "refusal")
+_GAP = "data-gap"
 _PART_OF_EVENT = {"token": "text", "void": "text", "refusal": "refusal", "reasoning": "reasoning"}
+_WHOLE = {"exact": True, "gaps": []}
 _REFUSAL = {"rehydrate": {"refusal": True}}
 _CHANGED = "the response has changed: load the conversation again"
 _NO_RESULT = "the response ended before the tool returned a result"
@@ -46,9 +52,48 @@ def message(body: Json) -> Json:
     """Convert a message in its wire form to a UI message."""
     ended = body["status"] in TERMINAL
     parts = body["parts"] or [{"type": "text", "text": body["text"]}]
-    metadata = {key: body[key] for key in _KEPT if body.get(key) is not None}
-    shown = [_text(part, ended) if part["type"] in _TEXTUAL else _tool(part) for part in parts]
+    metadata = {key: body[key] for key in _KEPT if body.get(key) is not None} | _wholeness(body)
+    shown = [_shown(part, ended) for part in _cut_at_gaps(parts)]
     return {"id": body["id"], "role": body["role"], "metadata": metadata, "parts": shown}
+
+
+def _wholeness(body: Json) -> Json:
+    """Return ``gaps`` and ``exact`` of a message whose text may lack something; else nothing."""
+    gaps, exact = body.get("gaps") or [], body.get("exact", True)
+    if exact and not gaps:
+        return {}
+    return {"exact": False, "gaps": gaps}
+
+
+def _cut_at_gaps(parts: list[Json]) -> Iterator[Json]:
+    """Yield *parts* with their texts cut where seqs are missing, and a part for each gap."""
+    for part in parts:
+        gaps = part.get("gaps", ())
+        if not gaps or part["type"] not in _TEXTUAL:
+            yield part
+        begin = 0
+        for at, first, last in gaps:
+            yield from _piece(part, begin, at)
+            yield {
+                "type": _GAP,
+                "id": f"gap-{first}-{last}",
+                "data": {"first": first, "last": last},
+            }
+            begin = at
+        if gaps:
+            yield from _piece(part, begin, None)
+
+
+def _piece(part: Json, begin: int, end: int | None) -> Iterator[Json]:
+    """Yield the characters *begin* … *end* of a text part as a part; nothing if there are none."""
+    if part["type"] in _TEXTUAL and (text := part["text"][begin:end]):
+        yield {**part, "text": text}
+
+
+def _shown(part: Json, ended: bool) -> Json:
+    if part["type"] == _GAP:
+        return part
+    return _text(part, ended) if part["type"] in _TEXTUAL else _tool(part)
 
 
 def _text(part: Json, ended: bool) -> Json:
@@ -138,6 +183,7 @@ class Chunks:
         self.done = False
         self._id = response_id
         self._gen: int | None = None
+        self._wholeness: Json = {}
         self._blocks: list[_Block] = []
 
     def convert(self, event: FollowEvent) -> list[Json]:
@@ -157,10 +203,13 @@ class Chunks:
         body = next((each for each in messages if each["id"] == self._id), None)
         if body is None or self._gen not in (None, body["through"]["gen"]):
             raise _ChangedError
+        wholeness = _wholeness(body)
         if self._gen is None:
             metadata = message(body)["metadata"]
             yield {"type": "start", "messageId": self._id, "messageMetadata": metadata}
-        self._gen = body["through"]["gen"]
+        elif wholeness != self._wholeness:
+            yield {"type": "message-metadata", "messageMetadata": {**_WHOLE, **wholeness}}
+        self._gen, self._wholeness = body["through"]["gen"], wholeness
         yield from self._parts(body["parts"])
         if body["status"] in TERMINAL:
             yield from self._stop(body)
@@ -184,15 +233,19 @@ class Chunks:
         Raises:
             _ChangedError: the sent blocks are not a prefix of *parts*.
         """
-        parts = [part for part in parts if part["type"] not in _TEXTUAL or part["text"]]
+        parts = [p for p in _cut_at_gaps(parts) if p["type"] not in _TEXTUAL or p["text"]]
         if len(parts) < len(self._blocks):
             raise _ChangedError
         for index, part in enumerate(parts):
             block = self._blocks[index] if index < len(self._blocks) else None
             is_text = part["type"] in _TEXTUAL
-            key = part.get("part") if is_text else part["tool_call_id"]
+            key = part.get("part") if is_text else part.get("tool_call_id") or part["id"]
             if block is not None and (block.type, block.key) != (part["type"], key):
                 raise _ChangedError
+            if part["type"] == _GAP:
+                if block is None:
+                    yield from self._gap(part)
+                continue
             if is_text:
                 had = "" if block is None else block.text
                 if not part["text"].startswith(had):
@@ -220,10 +273,20 @@ class Chunks:
         block.text += text
         yield {"type": f"{kind}-delta", "id": block.id, "delta": text}
 
+    def _gap(self, part: Json) -> Iterator[Json]:
+        """Yield the part that stands for missing text, after the end of the text before it."""
+        yield from self._end(lambda each: each is self._blocks[-1])
+        self._begin(_GAP, part["id"], part["id"])
+        yield part
+
     def _open(self, type_: str, key: str | None) -> _Block | None:
-        """Return the block that text is appended to; without a key only the last block can be."""
-        found = self._blocks[-1:] if key is None else self._blocks
-        return next((each for each in found if (each.type, each.key) == (type_, key)), None)
+        """Return the block that text is appended to; without a key only the last block can be.
+
+        None after a gap: the text begins another block.
+        """
+        found = self._blocks[-1:] if key is None else self._blocks[::-1]
+        same = (each for each in found if (each.type, each.key) == (type_, key))
+        return next((each for each in same if key is None or not each.ended), None)
 
     def _begin(self, type_: str, key: str | None, id_: str) -> _Block:
         block = _Block(type_, key, id_)

@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.fold import MessageState, Owner
-from rehydrate.core.json import dump
+from rehydrate.core.json import dump, load
 from rehydrate.core.text import versioned_messages
 from rehydrate.core.text.assembly import parted, spoken_text
 from rehydrate.core.text.content import NO_SEQ, collapsed_run
@@ -94,6 +94,18 @@ def message(state: MessageState) -> dict[str, Any]:
 def encode(state: MessageState) -> bytes:
     """Return the wire form of *state* as JSON."""
     return dump(message(state))
+
+
+def is_whole(body: bytes) -> bool:
+    """Return True if the message encoded as *body* is exact and has no gaps.
+
+    A page has many messages that are sent as they are stored. Only one that has the bytes of such a
+    member is parsed: arguments, results and metadata may have them, too.
+    """
+    if b'"exact":false' not in body and b'"gaps":[[' not in body:
+        return True
+    message = load(body)
+    return message.get("exact", True) and not message.get("gaps")
 
 
 def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageState:

@@ -27,7 +27,7 @@ from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import Cursor, check_conversation_id, check_until, encode_cursor
 from rehydrate.core.timeline import Reason, Timeline
 from rehydrate.core.window import may_need_read, missed, needs_no_read, read_from_ms
-from rehydrate.errors import BadParameter
+from rehydrate.errors import BadParameter, ChannelUnavailable, NotFound
 from rehydrate.hydrate.history_window import (
     CHANNEL,
     HistoryQuery,
@@ -174,6 +174,33 @@ async def hydrate(
     if reading.timeline.counts[Outcome.FOLDED.value]:
         ctx.unrecorded.add(conversation_id)
     return answer(reading, page)
+
+
+async def hydrate_message(ctx: Context, conversation_id: str, message_id: str) -> bytes:
+    """Return one message as `hydrate` would show it: stored, with the channel's events since.
+
+    Args:
+        ctx: the adapters and limits.
+        conversation_id: the conversation.
+        message_id: the message.
+
+    Raises:
+        NotFound: there is no message with that id.
+        ChannelUnavailable: the store has none, and Ably does not answer.
+        StoreUnavailable: Postgres does not answer.
+    """
+    page = Page(1)
+    source = await _source(ctx, conversation_id, None, page)
+    reading = await read(ctx, conversation_id, page=page, source=source)
+    state = reading.timeline.messages.get(message_id)
+    if state is not None:
+        return wire.encode(state)
+    body = await ctx.store.message(conversation_id, message_id)
+    if body is not None:
+        return body
+    if any(reason.retry for reason in reading.reasons):
+        raise ChannelUnavailable("the store has no such message, and Ably does not answer")
+    raise NotFound(f"the conversation has no message {message_id!r}")
 
 
 async def _source(
@@ -338,10 +365,11 @@ def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
     stored, timeline, reasons = reading.stored, reading.timeline, reading.reasons
     watermark, window = _watermark(stored), reading.history.window
     rows, older = _page(stored, timeline, page.limit, page.before)
+    messages = [body or wire.encode(timeline.messages[id_]) for _, id_, body in rows]
     states = [timeline.messages[id_] for _, id_, _ in rows if id_ in timeline.messages]
     if any(state.pointer > state.covered for state in states):
         reasons = [*reasons, _STORE_BEHIND]
-    elif any(not state.exact for state in states):
+    elif not all(map(wire.is_whole, messages)):
         reasons = [*reasons, _NOT_EXACT]
     elif timeline.refused is not None:
         reasons = [*reasons, _TOO_MANY]
@@ -351,9 +379,9 @@ def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
         reading.channel,
         max((serial for serial in reached if serial is not None), default=None),
         window.rewind_from,
-        reasons,
+        list({reason.code: reason for reason in reasons}.values()),
         older,
-        [body or wire.encode(timeline.messages[id_]) for _, id_, body in rows],
+        messages,
         settled=page.before is not None and not window.count,
         counts=timeline.counts,
     )
@@ -368,7 +396,9 @@ _BEHIND = Reason(
     "history_unavailable", retry=True, detail="the channel's history does not show `until` yet"
 )
 _STORE_BEHIND = Reason("store_behind", retry=True, detail="a text is not stored yet")
-_NOT_EXACT = Reason("not_exact", retry=False, detail="see exact: false")
+_NOT_EXACT = Reason(
+    "not_exact", retry=False, detail="a message has gaps, or exact: false: it may lack text"
+)
 _TOO_MANY = Reason(
     "not_exact", retry=False, detail="more responses were begun than may be open at once"
 )
