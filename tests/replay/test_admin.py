@@ -87,3 +87,24 @@ async def test_a_stream_is_stopped_without_the_store_and_ends_as_cancelled(room,
     await room.history.admin.stop_stream(seen)
     await room.history.admin.stop_stream(seen._replace(terms=seen.terms._replace(mode="repair")))
     assert [e.kind for e in await room.events(replay)].count("stop") == 1
+
+
+async def test_parts_are_replayed_unchanged(room):
+    async with room.history.respond(room.id, "r") as response:
+        response.reason("hm", part="thoughts")
+        response.write("a", part="x")
+        response.tool_call("t", "find")
+        response.tool_args("t", '{"q":1}')
+        response.tool_result("t", [1, {"é": None}], name="find")
+        response.refuse("no")
+        response.finish("incomplete", usage={"n": 3}, error={"code": "length"})
+    replay = await room.history.replay(room.id, "r", speed=0)
+    assert (await room.ended(replay)).state == "done"
+    replayed = folded(await room.events(replay), replay.id)
+    (shown,) = (await room.history.hydrate(room.id)).messages
+    assert replayed.parts() == shown["parts"]
+    assert (replayed.status, replayed.usage, replayed.error) == (
+        "incomplete",
+        {"n": 3},
+        {"code": "length"},
+    )

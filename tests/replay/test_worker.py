@@ -477,27 +477,6 @@ async def test_an_imported_response_is_replayed_at_an_even_pace(alone):
     assert "".join(texts(await alone.events(replay))) == text
 
 
-async def test_parts_are_replayed_unchanged(alone):
-    async with alone.history.respond(alone.id, "r") as response:
-        response.reason("hm", part="thoughts")
-        response.write("a", part="x")
-        response.tool_call("t", "find")
-        response.tool_args("t", '{"q":1}')
-        response.tool_result("t", [1, {"é": None}], name="find")
-        response.refuse("no")
-        response.finish("incomplete", usage={"n": 3}, error={"code": "length"})
-    replay = await alone.history.replay(alone.id, "r", speed=0, channel="demo:parts")
-    assert (await alone.ended(replay)).state == "done"
-    replayed = folded(await alone.events(replay, "demo:parts"), replay.id)
-    (shown,) = (await alone.history.hydrate(alone.id)).messages
-    assert replayed.parts() == shown["parts"]
-    assert (replayed.status, replayed.usage, replayed.error) == (
-        "incomplete",
-        {"n": 3},
-        {"code": "length"},
-    )
-
-
 async def test_final_states_are_counted_in_the_metrics(alone):
     await alone.respond("r", TOKENS[:2])
     await alone.ended(await alone.history.replay(alone.id, "r", speed=0))
