@@ -382,11 +382,11 @@ async def one(room, message_id, **more):
 
 
 async def test_one_message_is_found_as_the_conversation_shows_it(room):
-    await room.say("user-input", {"promptId": "p", "text": "hi"})
-    await room.tell("old", "ab")
+    await room.publish_message("user-input", {"promptId": "p", "text": "hi"})
+    await room.publish_response("old", "ab")
     await room.catch_up()
-    await room.tell("done", "xyz")
-    await room.tell("open", "ab", stop=False)
+    await room.publish_response("done", "xyz")
+    await room.publish_response("open", "ab", stop=False)
     shown = (await room.hydrate()).messages
     assert {m["id"] for m in shown} == {"p", "old", "done", "open"}
     assert [await one(room, m["id"]) for m in shown] == shown
@@ -396,15 +396,15 @@ async def test_one_message_is_found_as_the_conversation_shows_it(room):
 
 async def test_one_message_has_what_the_channel_added_since_it_was_stored(room):
     await gapped(room)
-    await room.say("stop", responseId="r", seq=4)
+    await room.publish_message("stop", responseId="r", seq=4)
     await room.catch_up()
-    await room.say("token", "b", responseId="r", seq=2)
+    await room.publish_message("token", "b", responseId="r", seq=2)
     message = await one(room, "r")
     assert (message["text"], message["gaps"]) == ("abc", [])
 
 
 async def test_a_message_that_is_nowhere_is_not_found_unless_the_channel_is_away(room):
-    await room.tell("r", "ab")
+    await room.publish_response("r", "ab")
     for _ in range(2):
         with pytest.raises(NotFound):
             await one(room, "unknown")
@@ -417,9 +417,9 @@ async def test_a_message_that_is_nowhere_is_not_found_unless_the_channel_is_away
 
 
 async def gapped(room):
-    await room.say("start", responseId="r", seq=0)
-    await room.say("token", "a", responseId="r", seq=1)
-    await room.say("token", "c", responseId="r", seq=3)
+    await room.publish_message("start", responseId="r", seq=0)
+    await room.publish_message("token", "a", responseId="r", seq=1)
+    await room.publish_message("token", "c", responseId="r", seq=3)
 
 
 async def test_an_answer_with_a_live_gap_is_not_complete(room):
@@ -433,11 +433,11 @@ async def test_an_answer_with_a_live_gap_is_not_complete(room):
 async def test_an_answer_of_stored_rows_alone_is_complete_only_if_they_are_whole(room, lack):
     if lack == "gap":
         await gapped(room)
-        await room.say("stop", responseId="r", seq=4)
+        await room.publish_message("stop", responseId="r", seq=4)
     else:
-        await room.say("token", "a", responseId="r")
-        await room.say("stop", responseId="r")
-    await room.tell("whole", "ab")
+        await room.publish_message("token", "a", responseId="r")
+        await room.publish_message("stop", responseId="r")
+    await room.publish_response("whole", "ab")
     live = await room.hydrate()
     await room.catch_up()
     far_ms = 30 * 60_000
