@@ -109,7 +109,7 @@ async def test_the_content_of_a_seq_never_changes_once_sent(out, queue):
 
 
 async def test_no_event_grows_beyond_what_fits_a_message(out, queue, monkeypatch):
-    monkeypatch.setattr(module.tokens, "CHUNK_CHARACTERS", 4)
+    monkeypatch.setattr(module.codecs, "CHUNK_CHARACTERS", 4)
     for _ in range(5):
         out.emit("token", text="ab")
     queue.take()
