@@ -205,6 +205,11 @@ class AblyChannel:
         """See the port."""
         await self._requests.time_ms()
 
+    @property
+    def silent_s(self) -> float:
+        """For how long REST requests have been without an answer, in seconds; 0 if they have one."""
+        return self._requests.silent_s
+
     async def _server_ms(self) -> float:
         return await self._requests.time_ms()
 

@@ -49,6 +49,10 @@ if TYPE_CHECKING:
 
 PROTOCOL_VERSION = "5"
 _TRIES = 4
+_AT_ONCE = 64
+"""Requests under way at a time, fewer than the 100 connections of the SDK's HTTP client: the client
+leaks the connection of a request that is cancelled while it waits for one, until none is left."""
+_GIVE_UP_CLIENT_AFTER = 20
 _FIRST_DELAY_S = 0.1
 _LONGEST_DELAY_S = 1.0
 
@@ -72,6 +76,10 @@ class Requests:
         self._timeout_s = timeout_s
         self._client: AblyRest | None = None
         self._closed = False
+        self._places = asyncio.Semaphore(_AT_ONCE)
+        self._retired: AblyRest | None = None
+        self._unanswered = 0
+        self._silent_since_s: float | None = None
 
     async def get(
         self, path: str, params: Mapping[str, str], *, token: str | None = None
@@ -139,19 +147,28 @@ class Requests:
             ChannelUnavailable: Ably does not answer in time.
         """
         try:
-            async with asyncio.timeout(self._timeout_s):
-                return float(await self._rest.time())
+            async with asyncio.timeout(self._timeout_s), self._places:
+                answer = float(await self._rest.time())
         except TimeoutError:
             raise self._timed_out() from None
         except AblyException as error:
             raise channel_error(error, "fetching Ably's time") from error
+        self._answered()
+        return answer
+
+    @property
+    def silent_s(self) -> float:
+        """For how long requests have been without an answer, in seconds; 0 if the last one had one."""
+        since_s = self._silent_since_s
+        return 0.0 if since_s is None else time.monotonic() - since_s
 
     async def close(self) -> None:
         """Close the HTTP connections permanently."""
         self._closed = True
-        client, self._client = self._client, None
-        if client is not None:
-            await client.close()
+        clients, self._client, self._retired = (self._client, self._retired), None, None
+        for client in clients:
+            if client is not None:
+                await client.close()
 
     @property
     def _rest(self) -> AblyRest:
@@ -185,27 +202,56 @@ class Requests:
         raise failed
 
     async def _try(self, send: Send, *, renewable: bool) -> HttpPaginatedResponse:
+        client: AblyRest | None = None
         try:
             # half of the time, so that one stuck connection leaves time for a retry
             async with asyncio.timeout(self._timeout_s / 2):
-                if self._credentials.due:
-                    await self._rest.auth.authorize()
-                answer = await send(self._rest)
-                if renewable and not answer.success and is_token_refusal(_code_of(answer)):
-                    # gap 4: the SDK does not renew the token for plain requests
-                    self._credentials.invalidate_token()
-                    await self._rest.auth.authorize()
-                    answer = await send(self._rest)
+                async with self._places:
+                    client = self._rest
+                    return await self._answer(send, renewable=renewable)
         except TimeoutError:
+            await self._no_answer(client)
             raise _TransientError(self._timed_out()) from None
         except _BROKEN as error:
             raise _TransientError(channel_error(error, "sending a request to Ably")) from error
+
+    async def _answer(self, send: Send, *, renewable: bool) -> HttpPaginatedResponse:
+        if self._credentials.due:
+            await self._rest.auth.authorize()
+        answer = await send(self._rest)
+        self._answered()
+        if renewable and not answer.success and is_token_refusal(_code_of(answer)):
+            # gap 4: the SDK does not renew the token for plain requests
+            self._credentials.invalidate_token()
+            await self._rest.auth.authorize()
+            answer = await send(self._rest)
         if not answer.success:
             raise _refusal_of(answer)
         return answer
 
+    def _answered(self) -> None:
+        self._unanswered, self._silent_since_s = 0, None
+
+    async def _no_answer(self, client: AblyRest | None) -> None:
+        """Count a request without an answer; after many in a row, start over with a new client.
+
+        Whatever state the client's connections are in, the requests after an outage do not depend
+        on it. Requests still under way keep the retired client until the next one is retired.
+        """
+        if self._silent_since_s is None:
+            self._silent_since_s = time.monotonic()
+        if client is None or client is not self._client:
+            return
+        self._unanswered += 1
+        if self._unanswered >= _GIVE_UP_CLIENT_AFTER:
+            self._unanswered = 0
+            retired, self._retired, self._client = self._retired, self._client, None
+            if retired is not None:
+                await retired.close()
+
     def _timed_out(self) -> ChannelUnavailable:
-        return ChannelUnavailable(f"Ably did not answer within {self._timeout_s:g} s")
+        silent = f", and no request for {self.silent_s:.0f} s" if self.silent_s >= 1 else ""
+        return ChannelUnavailable(f"Ably did not answer within {self._timeout_s:g} s{silent}")
 
 
 class _TransientError(Exception):
