@@ -64,7 +64,7 @@ def reads_up_to_attach_points(history):
     try:
         yield found
     finally:
-        del channel.history
+        channel.history = plain
 
 
 async def refuse_attach_points(world, fault):
