@@ -10,6 +10,7 @@ from contracts.messages import UNICODE_IDS, bodies, event_of, finished, further,
 from rehydrate.core import wire
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import Cursor
+from rehydrate.core.timeline import Lookup
 from rehydrate.errors import BadParameter, Conflict
 
 
@@ -20,7 +21,7 @@ class Rows:
         stored = await store.load("none", limit=5, before=None)
         assert stored == (None, [], False, [])
         assert await store.conversation("none") is None
-        assert await store.states("none", ["m", None]) == []
+        assert await store.states("none", ["m"]) == []
         assert await store.message("none", "m") is None
         assert await store.conversations(limit=5, before=None) == ([], None)
 
@@ -137,15 +138,23 @@ class Rows:
         assert {state.id for state in await store.states("c", ["m1", "m3", "no"])} == {"m1", "m3"}
         assert await store.states("c", []) == []
 
-    async def test_none_stands_for_the_newest_anonymous_message(self, store) -> None:
-        assert await store.states("c", [None]) == []
-        older, newer, named = finished("a", "1"), finished("b", "2"), finished("n", "3")
-        older.anonymous = newer.anonymous = True
-        await put(store, "c", older, newer, named)
-        assert [state.id for state in await store.states("c", [None])] == ["b"]
-        assert {state.id for state in await store.states("c", [None, "n"])} == {"b", "n"}
+    async def test_a_lookup_finds_all_that_events_may_belong_to(self, store) -> None:
+        from_two = Lookup(frozenset({"n"}), frozenset(), "2")
+        assert await store.states("c", from_two) == []
+        states = [finished(name, place) for name, place in zip("abcdn", "01345", strict=True)]
+        for state in (*states[:4], streaming := response("s")):
+            state.anonymous = True
+        streaming.place("00")
+        await put(store, "c", *states, streaming)
+        await put(store, "d", finished("b", "1"))
+        assert {state.id for state in await store.states("c", from_two)} == set("bcdns")
+        early = Lookup(frozenset({"a"}), frozenset({"3", "00"}), "")
+        assert {state.id for state in await store.states("c", early)} == set("abcds")
+        at_serials = Lookup(frozenset(), frozenset({"4", "00", "9", "d"}))
+        assert {state.id for state in await store.states("c", at_serials)} == {"d", "s"}
         async with store.locked("c", "ai:c") as locked:
-            assert list(await locked.messages([None])) == ["b"]
+            assert await locked.messages(Lookup()) == {}
+            assert set(await locked.messages(from_two)) == set("bcdns")
 
 
 class Pages:

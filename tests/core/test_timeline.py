@@ -103,7 +103,7 @@ class TestAnonymous:
             *anonymous(("start", None), ("token", "a"), ("token", "b"), ("stop", None))
         )
         assert texts(timeline) == {"m0": "ab"}
-        assert timeline.has_anonymous
+        assert timeline.anonymous
 
     def test_after_a_stop_the_next_stream_is_a_message_of_its_own(self):
         timeline = shown(
@@ -278,7 +278,7 @@ def test_anonymous_responses_count_and_refused_text_is_not_joined():
     timeline = begun(numbers=range(3))
     plain = [event("token", None, t, message_id=None, at_s=9 + n) for n, t in enumerate("ab")]
     timeline.fold(plain)
-    assert not timeline.has_anonymous
+    assert not timeline.anonymous
     timeline.fold([stop(1, message_id="r1", at_s=15)])
     timeline.fold([event("token", None, "c", message_id=None, at_s=16)])
     (anonymous,) = (state for state in timeline.messages.values() if state.anonymous)

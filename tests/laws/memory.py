@@ -11,6 +11,7 @@ from rehydrate.context import Context, PublishOptions
 from rehydrate.core import wire
 from rehydrate.core.event import ChannelMessage
 from rehydrate.core.positions import insertion_position
+from rehydrate.core.timeline import Lookup
 from rehydrate.errors import Conflict
 from rehydrate.ports import Conversation, Finished, Lease, Stored
 
@@ -89,11 +90,16 @@ class MemoryStore:
         more = len(ended) > limit
         return Stored(self.conversation, page, more, [] if before is not None else streaming)
 
-    async def states(self, conversation_id, ids):
-        named = [s for s in self.rows.values() if s.id in ids or s.position in ids]
-        if None in ids:
+    async def states(self, conversation_id, wanted):
+        if not isinstance(wanted, Lookup):
+            wanted = Lookup(frozenset(wanted))
+        named = [
+            s for s in self.rows.values() if s.id in wanted.ids or s.position in wanted.serials
+        ]
+        if (place := wanted.anonymous_from) is not None:
             anonymous = [s for s in self.rows.values() if s.anonymous]
-            named += sorted(anonymous, key=lambda s: s.position)[-1:]
+            low = max((s.position for s in anonymous if s.position <= place), default="")
+            named += [s for s in anonymous if s.position >= low or s.status == "in_progress"]
         return [self._read(s) for s in {s.id: s for s in named}.values()]
 
     @asynccontextmanager

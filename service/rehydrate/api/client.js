@@ -5,11 +5,12 @@
 // --8<-- [start:rule]
 const TEXTS = { token: 'text', refusal: 'refusal', reasoning: 'reasoning' };
 const CONTENT = [...Object.keys(TEXTS), 'tool_call', 'tool_args', 'tool_result'];
+const MARGIN = 5000;                                 // how long ids are kept, in ms
 const EVENTS = [...CONTENT, 'start', 'stop', 'response-complete'];
 
 export function show(answer) {                      // convert an answer to a Map of messages by id
   const view = new Map(answer.messages.map((m) => [m.id, structuredClone(m)]));
-  return Object.assign(view, { replays: new Set(), chains: new Map() });
+  return Object.assign(view, { replays: new Set(), chains: new Map(), whole: answer.older == null });
 }
 
 export function apply(view, m) {                    // apply a live message; false: hydrate again
@@ -48,13 +49,14 @@ export function apply(view, m) {                    // apply a live message; fal
     if (seq !== null && v.gaps.some(([a, b]) => a <= seq && seq <= b)) return false;
     if (over) return true;
     if (m.name === 'stop' && v.gaps.length) return false;                  // the store may have the missing text
-    if (seq === null ? t.serial && m.serial <= t.serial : seq <= last) return seq === null || m.name !== 'stop';
+    if (seq === null && (m.serial == null ? m.timestamp < v.newest - MARGIN : t.serial && m.serial <= t.serial)) return true;
+    if (seq !== null && seq <= last) return m.name !== 'stop';
     if (seq !== null && seq > Math.max(last, 0) + 1) return false;
     if (CONTENT.includes(m.name)) addContent(v, m, h);
-    if (m.name === 'stop') v.status = h.status ?? 'completed';
+    if (m.name === 'stop') Object.assign(v, { status: h.status ?? 'completed', finished_at: m.timestamp });
     if (m.name === 'start') v.prompt_id = h.promptId ?? null;
   }
-  if (seq === null || v.anonymous) (v.recent_ids ??= []).push(m.id);
+  if (seq === null || v.anonymous) (v.recent_ids ??= []).push(m.id), (v.newest = m.timestamp);
   if (seq !== null) t.seq = Math.max(last, seq);
   if (m.serial && !(t.serial >= m.serial)) t.serial = m.serial;
   view.set(id, v);
@@ -121,15 +123,30 @@ function applyAppend(view, m) {                            // a response in one 
 }
 
 function responseOf(view, m) {                        // find the response of a message without responseId
-  const known = [...view.values()].filter((v) => v.anonymous);
-  const own = known.find((v) => v.id === m.id || v.recent_ids?.includes(m.id));
-  const last = known.at(-1);
+  const begins = m.name === 'start', place = (v) => v?.position ?? '';
+  const known = [...view.values()].filter((v) => v.anonymous).sort((a, b) => (place(a) < place(b) ? -1 : +(place(a) > place(b))));
+  const endOf = (v) => (v.status === 'in_progress' ? NaN : +new Date(v.finished_at ?? NaN));
+  const own = m.id != null && known.find((v) => [v.id, v.start, ...v.recent_ids ?? []].includes(m.id) && !(m.timestamp > endOf(v) + MARGIN));
   if (own) return own.id;
-  if (last?.position && m.serial < last.position) return known.findLast((v) => v.position <= m.serial)?.id;
-  const seen = last?.through.serial && m.serial <= last.through.serial;
-  if (last && (seen || (m.name !== 'start' && (last.status === 'in_progress' || last.provisional)))) return last.id;
-  view.set(m.id, { id: m.id, role: 'assistant', status: 'in_progress', text: '', gaps: [], anonymous: true, position: m.serial, client_id: m.clientId ?? null, through: { gen: 1, seq: null, serial: null } });
-  return m.id;
+  let v = known.at(-1);
+  if (m.serial == null) {
+    if (v && m.timestamp < ((v.provisional ? NaN : endOf(v)) || parseInt(place(v), 10)) - MARGIN) return null;  // applied long ago
+  } else {
+    const at = known.filter((v) => place(v) <= m.serial).length;       // the messages that began before it
+    if (begins && known[at]?.headless) return null;
+    if (known.length && !at && !(begins && view.whole)) return null;     // of a message that is not shown
+    v = known[at - 1];
+    if (v?.through.serial && m.serial <= v.through.serial) return v.id;
+  }
+  if (v && !begins && (v.status === 'in_progress' || v.provisional)) return v.id;
+  const own_id = typeof m.id === 'string' && /^[^\x00-\x1f\x7f-\x9f]{1,256}$/.test(m.id) ? [m.id] : [];
+  const inserted = (n) => `${String(m.timestamp).padStart(14, '0')}-${String(n).padStart(6, '0')}@inserted`;
+  const id = [...own_id, m.serial ?? (own_id.length ? inserted(0) : null)].find((n) => n != null && !view.has(n));
+  if (id === undefined) return null;                                     // each is the id of another message
+  const after = inserted(view.size), newest = place(known.at(-1));
+  const position = m.serial ?? (after > newest ? after : `${newest}+`);
+  view.set(id, { id, role: 'assistant', status: 'in_progress', text: '', gaps: [], anonymous: true, headless: !begins, start: begins ? m.id : undefined, position, client_id: m.clientId ?? null, through: { gen: 1, seq: null, serial: null } });
+  return id;
 }
 // --8<-- [end:rule]
 

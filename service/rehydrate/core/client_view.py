@@ -75,6 +75,7 @@ def _verdict_on_next(state: MessageState, event: Event) -> Verdict:
         return Verdict.AGAIN  # the text was committed before that end was published (law 7)
     if event.seq is None:
         seen = event.serial and state.serial and event.serial <= state.serial
+        seen = seen or (event.serial is None and state.has_forgotten(event.timestamp_ms))
         sealed = state.sealed and event.kind in CONTENT
         return Verdict.DROP if seen or sealed else Verdict.APPLY
     last = -1 if state.seq is None else state.seq
@@ -124,6 +125,8 @@ class View:
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._timeline = Timeline(wire.state_of(body) for body in answer["messages"])
         self._timeline.spare = MAX_OPEN  # a reader cannot know which responses have a row
+        if answer.get("older") is not None:
+            self._timeline.anonymous.complete_from = None
         self._chains = AppendChains()
         self._replays: set[str] = set()
         self._order: list[str] = [body["id"] for body in answer["messages"]]
@@ -191,6 +194,8 @@ class View:
                 return Verdict.AGAIN  # only the store can tell which of so many exist
             if applied.was_new and applied.state is not None:
                 self._order.append(applied.state.id)
+        elif decision is Verdict.DROP:
+            self._timeline.note_dropped(before, event)
         return decision
 
     @property

@@ -89,6 +89,8 @@ class Outcome(Enum):
     """Over a limit."""
     IGNORED = "ignored"
     """Not an event: no codec recognises the message, or it names no place."""
+    UNRECORDABLE = "unrecordable"
+    """The store cannot hold what it would change; it changes nothing."""
 
 
 def fold(state: MessageState, event: Event) -> Outcome:
@@ -160,8 +162,13 @@ def _remember_id(state: MessageState, event: Event) -> None:
 
 
 def _after_through(state: MessageState, event: Event) -> bool:
-    """Return True if *event*, which has no seq, comes after the folded ones by its serial."""
-    return event.serial is None or state.serial is None or event.serial > state.serial
+    """Return True if *event*, which has no seq, comes after the folded ones.
+
+    By its serial; without one, by its time, if it is older than the ids that are kept.
+    """
+    if event.serial is None:
+        return not state.has_forgotten(event.timestamp_ms)
+    return state.serial is None or event.serial > state.serial
 
 
 def _version(state: MessageState, event: Event) -> Outcome:
@@ -321,7 +328,8 @@ def _repair(state: MessageState, event: Event) -> Outcome:
     elif not _after_through(state, event):
         return Outcome.OLD
     if event.is_pointer:
-        state.pointer = max(state.pointer, event.seq if event.seq is not None else -1)
+        if event.seq is not None:
+            state.note_pointer(event.seq)
         return Outcome.POINTER
     upto = event.seq if event.seq is not None else (-1 if state.seq is None else state.seq)
     if any(run.collapsed and run.last > upto for run in state.runs):

@@ -29,6 +29,10 @@ if TYPE_CHECKING:
     from rehydrate.core.text.content import Run
 
 
+NO_TIME_MS = 2**53
+"""The time of an id that an answer contains without one: it never leaves the margin."""
+
+
 class Position(NamedTuple):
     """Up to where a message is folded; in the wire form: ``through``."""
 
@@ -244,6 +248,14 @@ class MessageState:
         """Record that the text may lack something that no seq can reveal."""
         self.inexact = self.changed = True
 
+    def note_pointer(self, seq: int) -> None:
+        """Record that a repair up to *seq* was published whose content only the store has.
+
+        It is stored, so that the text stays inexact until that content is there.
+        """
+        self.pointer = max(self.pointer, seq)
+        self.changed = True
+
     def mark_changed(self) -> None:
         """Have the store write this message the next time."""
         self.changed = True
@@ -295,6 +307,22 @@ class MessageState:
             return True
         at = self.run_index(seq)
         return at < len(self.runs) and self.runs[at].first <= seq
+
+    def has_forgotten(self, at_ms: int) -> bool:
+        """Return True if the id of an event of the time *at_ms*, in ms since 1970, is not kept any more."""
+        newest_ms = next(reversed(self.recent.values()), None)
+        return newest_ms is not None and at_ms < newest_ms - MARGIN_MS and newest_ms < NO_TIME_MS
+
+    def keep_id(self, id_: str, at_ms: int) -> None:
+        """Keep the id of an event that changed nothing at *at_ms*, as long as that of any other.
+
+        Without a serial only its id shows, when it is read again, that it is not new.
+        """
+        known_ms = self.recent.get(id_, -1)
+        if known_ms < at_ms:
+            self.recent.pop(id_, None)
+            self.recent[id_] = at_ms
+            self.changed = True
 
     def run_index(self, seq: int) -> int:
         """Return the index of the first run that ends at or after *seq*: its place."""

@@ -10,9 +10,10 @@ import hashlib
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
+from rehydrate.core.anonymous import AnonymousMessages, names_of, reach_back
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
-from rehydrate.core.positions import insertion_position, is_name
+from rehydrate.core.positions import insertion_position
 from rehydrate.core.window import LostInterval, spanned
 
 if TYPE_CHECKING:
@@ -45,13 +46,19 @@ class Tombstone(NamedTuple):
         return bool(self.erased) and erased_mark(message_id) in self.erased
 
     def covers(self, event: Event) -> bool:
-        """Return True if *event* belongs to what was erased, also as part of a replay."""
+        """Return True if *event* belongs to what was erased, or to an answer to it or a replay of it."""
         named = (event.message_id, event.replay_of)
         if any(name is not None and self.erases(name) for name in named):
+            return True
+        if self.erases_prompt_of(event):
             return True
         if self.serial is not None and event.serial is not None:
             return event.serial <= self.serial
         return event.timestamp_ms <= self.timestamp_ms
+
+    def erases_prompt_of(self, event: Event) -> bool:
+        """Return True if *event* begins the answer to an erased prompt."""
+        return event.prompt_id is not None and self.erases(event.prompt_id)
 
 
 class Reason(NamedTuple):
@@ -81,9 +88,25 @@ class Applied(NamedTuple):
 
 _WITHOUT_STATE = {outcome: Applied(None, outcome) for outcome in Outcome}
 
-_FORGOTTEN = MessageState("", "user")
-_FORGOTTEN.status = "completed"
-"""Sentinel: the event's message is no longer known. It has ended, so the fold drops the event."""
+
+class Lookup(NamedTuple):
+    """What a store is asked for, so that events find the messages that they belong to.
+
+    Attributes:
+        ids: the messages with these ids, also to see which of the ids are taken.
+        serials: the messages that begin at these serials: an append may name no more than that.
+        anonymous_from: of the anonymous messages those in progress, the newest one at or before
+            this position, and all later ones; None: none.
+    """
+
+    ids: frozenset[str] = frozenset()
+    serials: frozenset[str] = frozenset()
+    anonymous_from: str | None = None
+
+    @property
+    def is_empty(self) -> bool:
+        """True if there is nothing to ask for."""
+        return not self.ids and not self.serials and self.anonymous_from is None
 
 
 class Timeline:
@@ -97,7 +120,9 @@ class Timeline:
 
     Attributes:
         messages: the messages by id.
+        anonymous: those whose events name no message.
         counts: how many events had which outcome.
+        erased: answers to erased prompts that began here; nothing of them is folded.
         refused: when responses began that were over `MAX_OPEN`; None: none did.
         spare: how many more than `MAX_OPEN` may be in progress.
     """
@@ -116,17 +141,13 @@ class Timeline:
         self._open: set[str] = set()
         self.messages: dict[str, MessageState] = {}
         self.counts: Counter[str] = Counter()
+        self.erased: set[str] = set()
         self._agents = agents
         self._tombstone = tombstone
-        self._anonymous: list[MessageState] = []
+        self.anonymous = AnonymousMessages()
         self._message_of_serial: dict[str, str] = {}
         for state in states:
             self.add(state)
-
-    @property
-    def has_anonymous(self) -> bool:
-        """True if an anonymous message is known."""
-        return bool(self._anonymous)
 
     def add(self, state: MessageState) -> None:
         """Add a message that was loaded later."""
@@ -134,8 +155,44 @@ class Timeline:
         self._count(state)
         self._message_of_serial.update(dict.fromkeys(state.versioned, state.id))
         if state.anonymous:
-            self._anonymous.append(state)
-            self._anonymous.sort(key=lambda known: known.position or "")
+            self.anonymous.add(state)
+
+    def lookup(self, events: Iterable[Event], *, anew: bool = False) -> Lookup:
+        """Return what a store has to be asked for before *events* are folded here.
+
+        Everything that they may belong to, and every id that they may begin a message with. "Not
+        known here" never counts as "does not exist": recorders, hydrates, followers and `verify`
+        all ask this, and pass the answer to `learn`.
+
+        Args:
+            events: events in their order.
+            anew: ask also for what is known, since it may have changed.
+        """
+        ids, serials, from_, may_begin = set[str](), set[str](), None, anew
+        for event in events:
+            if event.version is not None or event.message_id is not None:
+                names = {self.name(event), event.message_id} if anew else {self.name(event)}
+                ids.update(name for name in names if name is not None)
+                if event.version is not None and event.message_id in {None, event.serial}:
+                    serials |= {event.serial} if event.serial is not None else set()
+                continue
+            if anew or not self.anonymous.reaches(reach_back(event)):
+                from_ = min(from_ or reach_back(event), reach_back(event))
+            if may_begin or event.kind == "start" or self.find(event) is None:
+                ids.update(names_of(event))
+            may_begin |= event.kind == "stop"
+        if not anew:
+            ids -= self.messages.keys()
+            serials -= self._message_of_serial.keys()
+        return Lookup(frozenset(ids), frozenset(serials), from_)
+
+    def learn(self, asked: Lookup, states: Iterable[MessageState]) -> None:
+        """Add *states*, which are all that a store has of *asked*; what is known stays as it is."""
+        for state in states:
+            if state.id not in self.messages:
+                self.add(state)
+        if asked.anonymous_from is not None:
+            self.anonymous.looked_up(asked.anonymous_from)
 
     def mark_inexact(self) -> None:
         """Record that events were missed: open text without seq may lack some.
@@ -170,13 +227,18 @@ class Timeline:
         Events of replays, erased events, and responses of clients that are not agents are rejected
         whatever the messages contain.
         """
-        if event.replay_of is not None or (
-            self._tombstone is not None and self._tombstone.covers(event)
-        ):
+        if event.replay_of is not None:
+            return Outcome.OLD
+        if self._tombstone is not None and self._is_erased(event, self._tombstone):
             return Outcome.OLD
         if self._agents and event.kind != "prompt" and event.client_id not in self._agents:
             return Outcome.FOREIGN
         return None
+
+    def _is_erased(self, event: Event, tombstone: Tombstone) -> bool:
+        if event.message_id is not None and tombstone.erases_prompt_of(event):
+            self.erased.add(event.message_id)
+        return event.message_id in self.erased or tombstone.covers(event)
 
     def apply_to(self, known: MessageState | None, event: Event) -> Applied:
         """Fold *event* into *known*, which `find` returned for it; None: it may begin a message."""
@@ -188,6 +250,7 @@ class Timeline:
         was = state.status
         outcome = fold(state, event)
         if outcome is not Outcome.FOLDED:
+            self.note_dropped(known, event)
             return Applied(known, outcome)
         was_new = state.id not in self.messages
         if state.status != was:
@@ -195,13 +258,28 @@ class Timeline:
         if was_new or state.status != was:
             self._count(state)
         if state.position is None:
-            state.place(insertion_position(event.timestamp_ms, len(self.messages)))
+            place = self.anonymous.place if state.anonymous else insertion_position
+            state.place(place(event.timestamp_ms, len(self.messages)))
         self.messages[state.id] = state
+        if was_new and state.anonymous:
+            self.anonymous.add(state)
         if event.version is not None and event.serial is not None:
             self._message_of_serial[event.serial] = state.id
             if len(self._message_of_serial) > MAX_TRACKED_SERIALS:
                 del self._message_of_serial[next(iter(self._message_of_serial))]
         return Applied(state, outcome, was_new)
+
+    def note_dropped(self, known: MessageState | None, event: Event) -> None:
+        """Record that *event*, which belongs to *known*, changed nothing.
+
+        Without a serial, or with a seq of its own, only its id shows, when it is read again, that it
+        is not new.
+        """
+        placed = event.serial is not None and event.seq is None
+        if known is None or placed or event.id is None:
+            return
+        if known.anonymous or event.id in known.recent:
+            known.keep_id(event.id, event.timestamp_ms)
 
     @property
     def _is_full(self) -> bool:
@@ -214,14 +292,12 @@ class Timeline:
             self._open.add(state.id)
 
     def _begins(self, state: MessageState, event: Event) -> bool:
-        """Prepare for *state*, which *event* begins; return False if there is no room."""
+        """Return False if there is no room for *state*, which *event* begins."""
         if state.role != "user" and self._is_full:
             self.refused = spanned(
                 self.refused, LostInterval(event.timestamp_ms, event.timestamp_ms)
             )
             return False
-        if state.anonymous:
-            self._anonymous.append(state)
         return True
 
     def _hold_ended(self, state: MessageState, was: Status, event: Event) -> None:
@@ -243,16 +319,16 @@ class Timeline:
         """Return the message that *event* belongs to; None if it is not known."""
         if event.version is None:
             if event.message_id is None:
-                return self._of_anonymous(event)
+                return self.anonymous.find(event)
             return self.messages.get(event.message_id)
         return self.messages.get(self.name(event) or "")
 
     def _new(self, event: Event) -> MessageState | None:
         if event.version is not None and event.message_id is None:
             return None
-        own_id = event.id if is_name(event.id) else None
-        message_id = event.message_id or own_id or event.serial
-        if message_id is None or ("open", event.kind) not in STEPS or message_id in self.messages:
+        names = [event.message_id] if event.message_id is not None else names_of(event)
+        message_id = next((name for name in names if name not in self.messages), None)
+        if message_id is None or ("open", event.kind) not in STEPS:
             return None
         role = "user" if event.kind == "prompt" else "assistant"
         state = MessageState(message_id, role, gen=event.gen)
@@ -260,29 +336,6 @@ class Timeline:
             state.anonymous = True
             state.position = event.serial
         return state
-
-    def _of_anonymous(self, event: Event) -> MessageState | None:
-        """Return the anonymous message of an event that names none; None: it begins one.
-
-        An id that was seen decides first, then the serial: an event older than the last message
-        belongs to an earlier one, or to none that is known. Otherwise it continues the open
-        message. After an end, and at a start of its own, a new message begins (exactness S7).
-        """
-        known = self._anonymous
-        if not known:
-            return None
-        if event.id is not None:
-            for state in known:
-                if event.id in state.recent or event.id in {state.id, state.start_id}:
-                    return state
-        last = known[-1]
-        if event.serial is not None and event.serial < (last.position or ""):
-            earlier = [state for state in known if (state.position or "~") <= event.serial]
-            return earlier[-1] if earlier else _FORGOTTEN
-        if event.serial is not None and last.serial is not None and event.serial <= last.serial:
-            return last
-        begins = event.kind == "start" and (last.start_id is not None or bool(last.all_runs()))
-        return None if last.ended or begins else last
 
     @property
     def ordered(self) -> list[MessageState]:

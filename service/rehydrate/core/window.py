@@ -40,7 +40,7 @@ from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS, serial_time_ms
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from rehydrate.core.event import ChannelMessage
+    from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.core.text.versioned_messages import VersionedHeader
 
 REWIND_REACH_MS = 110_000
@@ -125,6 +125,23 @@ def _greatest(*serials: str | None) -> str | None:
 def read_from_ms(watermark: Watermark | None) -> int | None:
     """Return from when history has to be read, in ms since 1970; None: from its beginning."""
     return None if watermark is None else max(0, watermark.timestamp_ms - MARGIN_MS)
+
+
+def since_recorded(events: Sequence[Event], watermark: Watermark | None) -> Sequence[Event]:
+    """Return *events* without those that are recorded and that only their id identifies.
+
+    The store keeps such ids for the margin. A read may begin earlier, and its events from before
+    the margin, which have neither seq nor serial, would count as new.
+    """
+    since_ms = read_from_ms(watermark)
+    if since_ms is None or not any(_may_repeat(event, since_ms) for event in events):
+        return events
+    return [event for event in events if not _may_repeat(event, since_ms)]
+
+
+def _may_repeat(event: Event, since_ms: int) -> bool:
+    unplaced = event.serial is None and event.seq is None and event.kind != "prompt"
+    return unplaced and event.timestamp_ms < since_ms
 
 
 def needs_no_read(watermark: Watermark | None, until: str | None) -> bool:

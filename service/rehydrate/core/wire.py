@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.fold import MessageState, Owner
 from rehydrate.core.json import dump, load
+from rehydrate.core.message import NO_TIME_MS
 from rehydrate.core.text import versioned_messages
 from rehydrate.core.text.assembly import parted, spoken_text
 from rehydrate.core.text.content import NO_SEQ, collapsed_run
@@ -19,10 +20,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
     from rehydrate.core.timeline import Reason
-
-
-_NEVER_EXPIRES_MS = 2**53
-"""The time of ids that an answer contains without times: they never leave the margin."""
 
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
@@ -137,7 +134,7 @@ def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageSta
     state.inexact = not body.get("exact", True)
     state.start_id = ""  # it has begun; the id does not matter any more
     last_ms = state.finished_ms or state.started_ms or 0
-    state.recent = dict.fromkeys(body.get("recent_ids", ()), _NEVER_EXPIRES_MS)
+    state.recent = dict.fromkeys(body.get("recent_ids", ()), NO_TIME_MS)
     state.steps = dict(body.get("steps", ()))
     parts = [part for part in body["parts"] if not _restore_versioned(state, part, last_ms)]
     if not state.versioned:

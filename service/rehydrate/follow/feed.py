@@ -14,11 +14,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 from collections import Counter
 from functools import partial
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
+from rehydrate.background import jittered
 from rehydrate.core.client_view import Verdict
 from rehydrate.core.codecs import decode
 from rehydrate.core.fold import Outcome
@@ -29,7 +29,7 @@ from rehydrate.core.window import REWIND_REACH_MS
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, RehydrateError, StoreUnavailable
 from rehydrate.follow import resync
 from rehydrate.follow.event_buffer import EventBuffer
-from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation
+from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation, look_up
 from rehydrate.follow.recent_messages import RecentMessages, from_attach_point, from_rewind
 from rehydrate.hydrate.history_window import HistorySource
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Page, read
@@ -269,20 +269,21 @@ class Feed:
             self._resyncing = None
 
     async def _pause(self, pause_s: float) -> None:
-        await asyncio.sleep(_jittered(pause_s))
+        await asyncio.sleep(jittered(pause_s * 0.75, 1 / 3))
         self._handle(resync.Timer())
 
     async def _read(self, *, fresh: bool) -> None:
         source = self._source(fresh=fresh)
         try:
-            reading = await read(
-                self._ctx, self.conversation_id, page=Page(MAX_LIMIT), source=source
-            )
+            page = Page(MAX_LIMIT)
+            reading = await read(self._ctx, self.conversation_id, page=page, source=source)
+            conversation = LiveConversation(reading)
+            await conversation.look_up(self._ctx, self.recent.since(self._merge_from_ms))
         except StoreUnavailable as error:
             _log.warning("the store does not answer while a followed conversation is read")
             self._handle(resync.ReadFailed(error))
         else:
-            self._snapshot = _Snapshot(reading, LiveConversation(reading))
+            self._snapshot = _Snapshot(reading, conversation)
             self._handle(resync.SnapshotRead())
 
     @property
@@ -372,7 +373,7 @@ class Feed:
 
     async def _attach(self, pause_s: float) -> None:
         """Attach after a pause, and process messages until the attachment ends."""
-        await asyncio.sleep(_jittered(pause_s))
+        await asyncio.sleep(jittered(pause_s * 0.75, 1 / 3))
         self._channel_name = self._channel_name or await self._ctx.channel_of(self.conversation_id)
         try:
             async with self._ctx.channel.subscribe(
@@ -399,7 +400,7 @@ class Feed:
             elif isinstance(item, BacklogEnd):
                 self.recent.end_backlog(proved=item.proved)
             else:
-                self._receive(item)
+                await self._receive(item)
                 if subscription.idle:
                     self._wake_now()
 
@@ -409,7 +410,7 @@ class Feed:
         self.recent.attached(self._attached_ms)
         self._chains = AppendChains()
 
-    def _receive(self, message: ChannelMessage) -> None:
+    async def _receive(self, message: ChannelMessage) -> None:
         self._last_message_ms = self._ctx.now_ms()
         self.recent.count_delivery(message)
         event = decode(message)
@@ -424,9 +425,9 @@ class Feed:
                 self.buffer.append(_kind_for_followers(event), event, event.message_id, started)
                 self.wake()
         else:
-            self._receive_event(event)
+            await self._receive_event(event)
 
-    def _receive_event(self, event: Event) -> None:
+    async def _receive_event(self, event: Event) -> None:
         """Cache *event* and offer it to the policy; an append becomes its message's whole content.
 
         An append without a chain means that its create or first update was not delivered: only a
@@ -435,7 +436,8 @@ class Feed:
         whole = self._chains.whole(event)
         if whole is not None:
             self.recent.append(whole)
-            self._handle(resync.LiveEvent(whole))
+            known = await look_up(lambda: self.conversation, self._ctx, whole)
+            self._handle(resync.LiveEvent(whole) if known else resync.Gap(whole.message_id))
         elif self.conversation is not None and self.conversation.names_message_of(event):
             raise ChannelUnavailable("an append arrived without the message it belongs to")
         else:
@@ -490,8 +492,3 @@ def _complete_from_ms(reading: Reading) -> int | None:
 
 def _kind_for_followers(event: Event) -> str:
     return "token" if event.kind == "void" else event.kind
-
-
-def _jittered(longest_s: float) -> float:
-    """Return a random pause between half of *longest_s* and all of it, in seconds."""
-    return random.uniform(longest_s / 2, longest_s)  # noqa: S311 - jitter

@@ -3,28 +3,34 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.background import BoundedCache
 from rehydrate.core import wire
+from rehydrate.core.anonymous import names_of
 from rehydrate.core.client_view import Verdict, verdict
 from rehydrate.core.event import TERMINAL, Event
 from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
 from rehydrate.core.positions import MARGIN_MS, serial_time_ms
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.text.content import TOO_LARGE
-from rehydrate.core.timeline import MAX_OPEN
+from rehydrate.core.timeline import MAX_OPEN, Lookup
 from rehydrate.core.window import REWIND_REACH_MS
+from rehydrate.errors import StoreUnavailable
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated, Page, answer
 from rehydrate.ports import Finished
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
+    from rehydrate.context import Context
     from rehydrate.core.event import Kind
     from rehydrate.core.timeline import Reason
     from rehydrate.hydrate.hydrate import Reading
+
+_log = logging.getLogger(__name__)
 
 _MAX_ROWS = MAX_LIMIT + 50
 MAX_ROW_BYTES = 8_000_000
@@ -43,6 +49,7 @@ class Change(NamedTuple):
     message_id: str | None = None
 
 
+_NOTHING = Lookup()
 _DROPPED = Change(Verdict.DROP)
 _TOO_MANY = Change(Verdict.AGAIN)
 """Too many open responses: only the store has the list of those that are accepted."""
@@ -65,6 +72,7 @@ class LiveConversation:
         self._row_bytes = sum(len(row.wire) for row in self._rows.values())
         self._rows_changed = False
         self._recent_serials: deque[tuple[int, str]] = deque()
+        self._add_anonymous()
         from_serial = reading.window.rewind_from
         self._older_serials = {from_serial: serial_time_ms(from_serial) or 0} if from_serial else {}
 
@@ -85,16 +93,43 @@ class LiveConversation:
         """Whether a response is in progress."""
         return any(state.status not in TERMINAL for state in self._timeline.messages.values())
 
+    async def look_up(self, ctx: Context, events: Iterable[Event]) -> None:
+        """Load what *events* belong to and is neither in memory nor on the page that was read.
+
+        Await this before they are applied: an event of a message on an older page would otherwise
+        begin a message.
+
+        Raises:
+            StoreUnavailable: Postgres does not answer.
+        """
+        for event in events:
+            asked = self._unknown(event)
+            if not asked.is_empty:
+                states = await ctx.store.states(self._reading.conversation_id, asked)
+                self._timeline.learn(asked, states)
+
+    def _unknown(self, event: Event) -> Lookup:
+        """Return what only the store has of the messages that *event* may belong to."""
+        if not self._reading.stored.more or not self._accepts(event):
+            return _NOTHING
+        asked = self._timeline.lookup([event])
+        return asked._replace(ids=asked.ids - self._rows.keys())
+
     def apply(self, event: Event) -> Change:
         """Apply a live *event* if the drop rule permits it."""
         self._note_serial(event)
-        if ("open", event.kind) not in STEPS or self._timeline.rejection(event) is not None:
+        if not self._accepts(event):
             return _DROPPED
         message = self._find(event)
         decision = verdict(message, event)
         if decision is not Verdict.APPLY:
+            if decision is Verdict.DROP:
+                self._timeline.note_dropped(message, event)
             return Change(decision)
         return self._fold(message, event)
+
+    def _accepts(self, event: Event) -> bool:
+        return ("open", event.kind) in STEPS and self._timeline.rejection(event) is None
 
     def force(self, event: Event) -> Change:
         """Apply *event* although earlier events are missing: they become a gap."""
@@ -172,12 +207,29 @@ class LiveConversation:
             if len(self._older_serials) > 2:  # noqa: PLR2004 - the newest of all, and one before it
                 del self._older_serials[min(self._older_serials)]
 
+    def _add_anonymous(self) -> None:
+        """Keep all anonymous messages as states: only their place tells which events are theirs."""
+        stored = self._reading.stored
+        self._timeline.anonymous.complete_from = (
+            stored.finished[0].position if stored.more and stored.finished else ""
+        )
+        for row in stored.finished:
+            if b'"anonymous":true' in row.wire and row.id not in self._timeline.messages:
+                self._restore(row)
+
     def _find(self, event: Event) -> MessageState | None:
         state = self._timeline.find(event)
-        if state is None and (row := self._rows.get(self._timeline.name(event) or "")) is not None:
-            state = wire.state_of(json.loads(row.wire), position=row.position)
-            self._timeline.add(state)
-        return state
+        if state is not None:
+            return state
+        name = self._timeline.name(event)
+        for id_ in names_of(event) if name is None else [name]:
+            if (row := self._rows.get(id_)) is not None:
+                self._restore(row)
+        return self._timeline.find(event)
+
+    def _restore(self, row: Finished) -> None:
+        if row.id not in self._timeline.messages:
+            self._timeline.add(wire.state_of(json.loads(row.wire), position=row.position))
 
     def _settle(self, state: MessageState) -> None:
         """Keep a finished message in its wire form only."""
@@ -213,6 +265,21 @@ def _newest(rows: Iterable[Finished]) -> list[Finished]:
             break
         newest.append(row)
     return newest[::-1]
+
+
+async def look_up(
+    current: Callable[[], LiveConversation | None], ctx: Context, event: Event
+) -> bool:
+    """Have the *current* conversation look up *event*; return False if the store does not answer."""
+    try:
+        while (conversation := current()) is not None:
+            await conversation.look_up(ctx, [event])
+            if conversation is current():  # it was not replaced meanwhile
+                break
+    except StoreUnavailable:
+        _log.warning("the store does not answer while a conversation is followed")
+        return False
+    return True
 
 
 def _cut_off(event: Event, message: MessageState) -> Event:

@@ -26,7 +26,13 @@ from rehydrate.core.event import TERMINAL
 from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import Cursor, check_conversation_id, check_until, encode_cursor
 from rehydrate.core.timeline import Reason, Timeline
-from rehydrate.core.window import may_need_read, missed, needs_no_read, read_from_ms
+from rehydrate.core.window import (
+    may_need_read,
+    missed,
+    needs_no_read,
+    read_from_ms,
+    since_recorded,
+)
 from rehydrate.errors import BadParameter, ChannelUnavailable, NotFound
 from rehydrate.hydrate.history_window import (
     CHANNEL,
@@ -264,9 +270,12 @@ async def read(
             watermark = _watermark(stored)
             query = HistoryQuery(channel, watermark, until, read_at_ms, grown, early)
             history = await source.read(ctx, query)
-    timeline = await _begin(ctx, conversation_id, stored, history.events)
+    events = since_recorded(history.events, _watermark(stored))
+    timeline = await _begin(ctx, conversation_id, stored, events, page)
     reasons = _join(timeline, stored, history, until, ctx.retention_ms)
-    await _complete_ended(ctx, conversation_id, timeline, history.events)
+    timeline.fold(events)
+    timeline.counts += history.ignored
+    await _complete_ended(ctx, conversation_id, timeline, events)
     return Reading(conversation_id, channel, stored, timeline, history, reasons)
 
 
@@ -291,9 +300,9 @@ def _reaches(stored: Stored, until: str | None, page: Page) -> bool:
 
 
 async def _begin(
-    ctx: Context, conversation_id: str, stored: Stored, events: Sequence[Event]
+    ctx: Context, conversation_id: str, stored: Stored, events: Sequence[Event], page: Page
 ) -> Timeline:
-    """Return a timeline of the stored messages that are open, or that *events* belong to.
+    """Return a timeline of the stored messages that are open, or that *events* may belong to.
 
     A finished message of the page is parsed from its wire form, unless it is incomplete or a
     repair replaces its text: those, and messages on other pages, are loaded whole.
@@ -302,23 +311,38 @@ async def _begin(
     timeline = Timeline(stored.open, agents=ctx.agents, tombstone=row and row.tombstone)
     if row is None:
         return timeline
-    unknown = {timeline.name(event) for event in events} - timeline.messages.keys()
-    if timeline.has_anonymous:
-        unknown.discard(None)
-    if not unknown:
-        return timeline
     repaired = {event.message_id for event in events if event.kind == "repair"}
+    if any(event.message_id is None for event in events):
+        timeline.anonymous.complete_from = None
+        if page.before is None and None not in repaired:
+            _add_anonymous(timeline, stored)
+    lookup = timeline.lookup(events)
+    if lookup.is_empty:
+        return timeline
     for finished in stored.finished:
-        names = (finished.id, finished.position)
-        if not unknown.isdisjoint(names) and finished.id not in repaired:
+        wanted = finished.id in lookup.ids or finished.position in lookup.serials
+        if wanted and finished.id not in repaired:
             state = wire.state_of(json.loads(finished.wire), position=finished.position)
             if not state.gaps():
                 timeline.add(state)
-                unknown.difference_update(names)
-    if unknown:
-        for state in await ctx.store.states(conversation_id, unknown):
-            timeline.add(state)
+    lookup = timeline.lookup(events)
+    if not lookup.is_empty:
+        timeline.learn(lookup, await ctx.store.states(conversation_id, lookup))
     return timeline
+
+
+def _add_anonymous(timeline: Timeline, stored: Stored) -> None:
+    """Add the anonymous messages of the newest page: all that began since its oldest message."""
+    oldest = stored.finished[0].position if stored.more and stored.finished else ""
+    for finished in stored.finished:
+        if b'"anonymous":true' not in finished.wire:
+            continue
+        state = wire.state_of(json.loads(finished.wire), position=finished.position)
+        if state.gaps():
+            return
+        if state.anonymous:
+            timeline.add(state)
+    timeline.anonymous.complete_from = oldest
 
 
 def _join(
@@ -328,7 +352,7 @@ def _join(
     until: str | None,
     retention_ms: int,
 ) -> list[Reason]:
-    """Fold *history* into *timeline*; return why the result may lack something."""
+    """Return why *timeline* may lack something, joined with *history*."""
     row = stored.conversation
     reasons = [_EXPIRED] if row and row.holes else []
     if history.failure is not None:
@@ -340,8 +364,6 @@ def _join(
             timeline.mark_inexact()
         if not history.shows(until):
             reasons.append(_BEHIND)
-    timeline.fold(history.events)
-    timeline.counts += history.ignored
     return reasons
 
 
@@ -351,7 +373,9 @@ async def _complete_ended(
     """Load again the messages whose end history shows, but not all of their text."""
     stopped = {event.message_id for event in events if event.kind == "stop"}
     lacking = [
-        id_ for id_ in stopped if (state := timeline.messages.get(id_ or "")) and state.gaps()
+        id_
+        for id_ in stopped
+        if id_ is not None and (state := timeline.messages.get(id_)) and state.gaps()
     ]
     if not lacking:
         return

@@ -10,6 +10,7 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.codecs import decode_all
+from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.core.text.assembly import assemble
 from rehydrate.core.text.content import Run
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from rehydrate.context import Context
     from rehydrate.core.event import Event
-    from rehydrate.core.fold import MessageState
+    from rehydrate.core.timeline import Tombstone
     from rehydrate.ports import ChannelLog
     from rehydrate.record.catch_up import Recorded
 
@@ -87,28 +88,56 @@ async def verify(
     row = await store.conversation(conversation_id)
     name = row.channel if row else ctx.default_channel(conversation_id)
     events = await _retained(ctx.channel, name)
-    shown = Timeline(agents=ctx.agents, tombstone=row.tombstone if row else None)
-    shown.fold(events)
-    stored = {state.id: state for state in await store.states(conversation_id, shown.messages)}
+    tombstone = row.tombstone if row else None
+    shown, stored = await _assigned(ctx, conversation_id, events, tombstone)
     findings, compared = [], 0
-    for message in shown.ordered:
-        own = [event for event in events if event.message_id == message.id]
-        found, whole = _compare(message, stored.get(message.id))
+    for message in shown.values():
+        found, whole = _compare(message.state, stored.get(message.state.id))
         compared += whole
         if found is None:
             continue
         if not found.fault:
             async with store.locked(conversation_id, name) as locked:
-                by_us = await locked.lease(message.id) is not None
+                by_us = await locked.lease(found.message_id) is not None
             found = found._replace(fault="channel" if by_us else "store")
+        where = (conversation_id, name)
         if mend and found.fault == "store":
-            found = found._replace(mended=await _mend_row(ctx, (conversation_id, name), own))
+            found = found._replace(mended=await _mend_row(ctx, where, message))
         elif mend:
-            found = found._replace(
-                mended=await _mend_channel(ctx, (conversation_id, name), message.id)
-            )
+            found = found._replace(mended=await _mend_channel(ctx, where, found.message_id))
         findings.append(found)
-    return Verified(len(shown.messages), compared, findings)
+    return Verified(len(shown), compared, findings)
+
+
+class _Shown(NamedTuple):
+    """A message as the channel shows it, and the events that it was folded from."""
+
+    state: MessageState
+    events: list[Event]
+
+
+async def _assigned(
+    ctx: Context, conversation_id: str, events: Sequence[Event], tombstone: Tombstone | None
+) -> tuple[dict[str, _Shown], dict[str, MessageState]]:
+    """Return the messages that *events* belong to, by id: as the channel shows them, and as stored.
+
+    A timeline of the stored messages assigns the events, as it does for a recorder: an anonymous
+    message is known by its place, and the retained part may begin in the middle of it.
+    """
+    timeline = Timeline(agents=ctx.agents, tombstone=tombstone)
+    asked = timeline.lookup(events, anew=True)
+    stored = {} if asked.is_empty else await ctx.store.states(conversation_id, asked)
+    timeline.learn(asked, stored)
+    shown: dict[str, _Shown] = {}
+    for event in events:
+        state = timeline.apply(event).state
+        if state is None or state.id not in timeline.messages:
+            continue
+        empty = MessageState(state.id, state.role, gen=event.gen)
+        shown.setdefault(state.id, _Shown(empty, [])).events.append(event)
+    for message in shown.values():
+        _fold(message.state, message.events)
+    return shown, {state.id: state for state in await ctx.store.states(conversation_id, shown)}
 
 
 async def _retained(channel: ChannelLog, name: str) -> list[Event]:
@@ -132,6 +161,8 @@ def _compare(shown: MessageState, stored: MessageState | None) -> tuple[Discrepa
         if any(not shown.contains(seq) for first, last in stored.gaps() for seq in (first, last)):
             return None, False  # both lack it, and every answer reports that gap
         return Discrepancy(shown.id, "store", f"it lacks {stored.gaps()}"), True
+    if shown.headless and not stored.headless:
+        return None, False  # without seqs, a part of it cannot be compared
     if not shown.gaps():
         detail = _difference(stored.parts(), shown.parts())
         return (Discrepancy(shown.id, "", detail) if detail else None), True
@@ -175,22 +206,28 @@ def _common_prefix(text: str, other: str) -> int:
     return next(differing, min(len(text), len(other)))
 
 
-async def _mend_row(ctx: Context, where: tuple[str, str], events: Sequence[Event]) -> bool:
-    """Fold the channel's *events* of one message onto its row; if they still differ, replace it."""
+async def _mend_row(ctx: Context, where: tuple[str, str], shown: _Shown) -> bool:
+    """Fold the channel's events of one message onto its row; if they still differ, replace it."""
     async with ctx.store.locked(*where) as locked:
         tombstone = locked.conversation.tombstone
-        fresh = Timeline(agents=ctx.agents, tombstone=tombstone)
-        fresh.fold(events)
-        known = await locked.messages(list(fresh.messages))
+        known = await locked.messages([shown.state.id])
         timeline = Timeline(known.values(), agents=ctx.agents, tombstone=tombstone)
-        timeline.fold(events)
-        for state in known.values():
-            if _compare(fresh.messages[state.id], state)[0] is not None:
+        state = known.get(shown.state.id)
+        if state is None:
+            timeline.fold(shown.events)
+        else:
+            _fold(state, shown.events)
+            if _compare(shown.state, state)[0] is not None:
                 state.restart(state.gen)
-                timeline.fold(events)
+                _fold(state, shown.events)
             state.mark_changed()
         await locked.put(list(timeline.messages.values()))
     return bool(timeline.messages)
+
+
+def _fold(state: MessageState, events: Sequence[Event]) -> None:
+    for event in events:
+        fold(state, event)
 
 
 async def _mend_channel(ctx: Context, where: tuple[str, str], message_id: str) -> bool:

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rehydrate.core.fold import MessageState
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.schedule import AuditEntry, Replay
-    from rehydrate.core.timeline import Tombstone
+    from rehydrate.core.timeline import Lookup, Tombstone
     from rehydrate.core.window import LostInterval, Watermark
 
 
@@ -104,11 +104,8 @@ class LockedConversation(LockedLeases, Protocol):
 
     conversation: Conversation
 
-    async def messages(self, ids: Collection[str | None]) -> dict[str, MessageState]:
-        """Return the stored messages among *ids*, whole (with their runs and timings).
-
-        None among *ids* stands for the newest anonymous message.
-        """
+    async def messages(self, wanted: Collection[str] | Lookup) -> dict[str, MessageState]:
+        """Return the stored messages with these ids, or of this lookup, whole, with timings."""
         ...
 
     async def open_beside(self, ids: Collection[str], *, most: int) -> int:
@@ -119,15 +116,20 @@ class LockedConversation(LockedLeases, Protocol):
         """Write *states*, read by this `LockedConversation` or new, with what was folded since."""
         ...
 
-    async def move(self, watermark: Watermark, hole: LostInterval | None) -> None:
-        """Move the watermark, and record the interval that it passes over unread."""
+    async def move(
+        self, watermark: Watermark, hole: LostInterval | None, *, erased: Collection[str] = ()
+    ) -> None:
+        """Move the watermark, and record the interval that it passes over unread.
+
+        The tombstone then covers the responses in *erased* too.
+        """
         ...
 
     async def erase(self, at_ms: int, ids: Collection[str]) -> None:
         """Delete the conversation's content; leave a tombstone that covers all up to *at_ms*.
 
-        The tombstone also covers the responses in *ids*, and the stored ones that were open or
-        ended within a day: later events of those belong to what was erased.
+        The tombstone also covers the messages in *ids*, and the stored ones that were open or ended
+        within a day: later events of those, and answers to them, belong to what was erased.
         """
         ...
 
@@ -143,8 +145,10 @@ class Conversations(Protocol):
         """Return what a hydrate needs, by one statement: the row, a page, and what is open."""
         ...
 
-    async def states(self, conversation_id: str, ids: Collection[str | None]) -> list[MessageState]:
-        """Return the stored messages among *ids*, whole; None is the newest anonymous one."""
+    async def states(
+        self, conversation_id: str, wanted: Collection[str] | Lookup
+    ) -> list[MessageState]:
+        """Return the stored messages with these ids, or of this lookup, whole."""
         ...
 
     async def message(self, conversation_id: str, message_id: str) -> bytes | None:

@@ -13,8 +13,8 @@ from typing import Any
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.fold import MessageState
 from rehydrate.core.json import dump
-from rehydrate.core.positions import insertion_position, serial_time_ms
-from rehydrate.core.timeline import Tombstone, erased_mark
+from rehydrate.core.positions import insertion_position
+from rehydrate.core.timeline import Lookup, Tombstone, erased_mark
 from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import BadParameter, Conflict, Fenced, NotFound
 from rehydrate.ports import Conversation, Lease
@@ -35,7 +35,7 @@ MAX_HOLES = 100
 """Lost intervals per conversation; beyond that the oldest are merged into one longer interval."""
 
 MAX_MARKS = 10_000
-"""Responses that a tombstone lists for each time the conversation was erased."""
+"""Messages that a tombstone lists for each time the conversation was erased."""
 
 
 class PostgresLockedConversation:
@@ -57,13 +57,13 @@ class PostgresLockedConversation:
         self._session = session
         self._read_states: dict[str, StoredState] = {}
 
-    async def messages(self, ids: Collection[str | None]) -> dict[str, MessageState]:
-        """Return the stored messages among *ids* with all their content, by id.
+    async def messages(self, wanted: Collection[str] | Lookup) -> dict[str, MessageState]:
+        """Return the stored messages with these ids, or of this lookup, whole, by id.
 
-        None among *ids* stands for the newest anonymous message. A message that was read before in
-        this block is returned as the same object.
+        A message that was read before in this block is returned as the same object.
         """
-        rows = await self._session.fetch(*select_messages(self.conversation.id, ids))
+        sql, arguments = select_messages(self.conversation.id, wanted)
+        rows = await self._session.fetch(sql, *arguments)
         found = [self._read_states.setdefault(row[0], stored_state_of(row)) for row in rows]
         return {stored.state.id: stored.state for stored in found}
 
@@ -143,11 +143,19 @@ class PostgresLockedConversation:
         key = (self.conversation.id, checked_id(message_id))
         await self._session.execute(statements.STOP_ACKED, *key)
 
-    async def move(self, watermark: Watermark, hole: LostInterval | None) -> None:
-        """Move the watermark and record *hole*, an interval that could not be read, with it."""
-        holes = self.conversation.holes
+    async def move(
+        self, watermark: Watermark, hole: LostInterval | None, *, erased: Collection[str] = ()
+    ) -> None:
+        """Move the watermark and record *hole*, an interval that could not be read, with it.
+
+        The tombstone, if there is one, then covers the responses in *erased* too.
+        """
+        holes, tombstone = self.conversation.holes, self.conversation.tombstone
         if hole is not None:
             holes = merge_intervals(holes, hole)
+        if erased and tombstone is not None:
+            marks = [*map(erased_mark, erased), *tombstone.erased][:MAX_MARKS]
+            tombstone = tombstone._replace(erased=frozenset(marks))
         await self._session.execute(
             statements.MOVE_WATERMARK,
             self.conversation.id,
@@ -155,22 +163,25 @@ class PostgresLockedConversation:
             as_time(watermark.timestamp_ms),
             as_time(watermark.read_at_ms),
             dump(holes).decode(),
+            _encoded(tombstone) if erased and tombstone is not None else None,
         )
-        self.conversation = self.conversation._replace(watermark=watermark, holes=holes)
+        self.conversation = self.conversation._replace(
+            watermark=watermark, holes=holes, tombstone=tombstone
+        )
 
     async def erase(self, at_ms: int, ids: Collection[str]) -> None:
         """Delete the conversation's content and leave a tombstone.
 
-        The tombstone covers everything up to *at_ms*, the responses *ids*, and the stored responses
-        that are open or ended within the last day, whose late channel messages must not bring
-        erased content back.
+        The tombstone covers everything up to *at_ms*, the messages *ids*, and the stored ones that
+        are open, are claimed, or ended within the last day. Their late channel messages, and
+        answers to them, must not bring erased content back.
 
         Args:
             at_ms: the time of the erasure, in ms since 1970.
-            ids: responses that the caller knows of in addition to the stored ones.
+            ids: messages that the caller knows of in addition to the stored ones.
         """
         conversation_id, old = self.conversation.id, self.conversation.tombstone
-        rows = await self._session.fetch(statements.RECENT_RESPONSES, conversation_id, MAX_MARKS)
+        rows = await self._session.fetch(statements.RECENT_MESSAGES, conversation_id, MAX_MARKS)
         # the stored responses first: anybody may have named any number of others on the channel
         marks = [erased_mark(id_) for id_ in (*(row[0] for row in rows), *ids)][:MAX_MARKS]
         if old is not None:
@@ -179,8 +190,7 @@ class PostgresLockedConversation:
         tombstone = Tombstone(None, at_ms, frozenset(marks))
         for sql in statements.DELETE_ALL:
             await self._session.execute(sql, conversation_id)
-        encoded = {"serial": None, "timestamp_ms": at_ms, "erased": sorted(tombstone.erased)}
-        terms = (conversation_id, dump(encoded).decode(), as_time(at_ms))
+        terms = (conversation_id, _encoded(tombstone), as_time(at_ms))
         await self._session.execute(statements.SET_TOMBSTONE, *terms)
         watermark = Watermark(None, at_ms, at_ms)
         self.conversation = self.conversation._replace(
@@ -232,21 +242,26 @@ class PostgresLockedConversation:
             await self._session.execute_many(statements.APPEND, appended)
 
 
+def _encoded(tombstone: Tombstone) -> str:
+    return dump(tombstone._asdict() | {"erased": sorted(tombstone.erased)}).decode()
+
+
 def select_messages(
-    conversation_id: str, ids: Collection[str | None]
-) -> tuple[str, str, list[str]]:
+    conversation_id: str, wanted: Collection[str] | Lookup
+) -> tuple[str, tuple[Any, ...]]:
     """Return the statement that reads messages with all their content, and its arguments.
 
-    Ids that cannot be stored are left out. An id that is a serial also selects the message that
-    begins at that serial, because an append names the serial of its channel message and may lack
-    the message id.
+    Ids that cannot be stored are left out.
     """
-    named = [id_ for id_ in ids if id_ is not None and storable(id_)]
-    if any(serial_time_ms(id_) is not None for id_ in named):
-        by_serial = statements.STATES_BY_SERIAL, statements.STATES_BY_SERIAL_AND_ANONYMOUS
-        return by_serial[None in ids], conversation_id, named
-    sql = statements.STATES_AND_ANONYMOUS if None in ids else statements.STATES
-    return sql, conversation_id, named
+    if not isinstance(wanted, Lookup):
+        return statements.STATES, (conversation_id, list(filter(storable, wanted)))
+    ids, serials = list(filter(storable, wanted.ids)), list(filter(storable, wanted.serials))
+    if not serials and wanted.anonymous_from is None:
+        return statements.STATES, (conversation_id, ids)
+    from_ = wanted.anonymous_from
+    if from_ is None or not storable(from_):
+        return statements.STATES_AT_SERIALS, (conversation_id, ids, serials)
+    return statements.RELATED, (conversation_id, ids, serials, from_)
 
 
 def stored_state_of(row: Any) -> StoredState:

@@ -72,21 +72,31 @@ _WHOLE = """
 STATES = _WHOLE.format(ids="$2::text[]")
 """$1 conversation, $2 message ids."""
 
-STATES_AND_ANONYMOUS = _WHOLE.format(
-    ids="""$2::text[] || ARRAY(
-        SELECT id FROM messages WHERE conversation_id = $1 AND anonymous
-        ORDER BY conversation_id DESC, position DESC LIMIT 1
-    )"""
-)
-"""As `STATES`, and the newest anonymous message."""
-
-_BY_POSITION = """$2::text[] || ARRAY(
-        SELECT id FROM messages WHERE conversation_id = $1 AND position = ANY($2::text[])
+# Finished and open messages have an index each, so there are two subselects.
+_AT_SERIALS = """ || ARRAY(
+        SELECT id FROM messages WHERE conversation_id = $1 AND status <> 'in_progress'
+            AND position = ANY($3::text[])
+        UNION ALL
+        SELECT id FROM messages WHERE conversation_id = $1 AND status = 'in_progress'
+            AND position = ANY($3::text[])
     )"""
 
-STATES_BY_SERIAL = STATES.replace("$2::text[]", _BY_POSITION)
-STATES_BY_SERIAL_AND_ANONYMOUS = STATES_AND_ANONYMOUS.replace("$2::text[]", _BY_POSITION)
-"""As those above, and the messages whose position is among the ids."""
+_ANONYMOUS = """ || ARRAY(
+        SELECT id FROM messages WHERE conversation_id = $1 AND anonymous AND position >= coalesce((
+            SELECT position FROM messages
+            WHERE conversation_id = $1 AND anonymous AND position <= $4
+            ORDER BY conversation_id DESC, position DESC LIMIT 1
+        ), '')
+        UNION ALL
+        SELECT id FROM messages WHERE conversation_id = $1 AND status = 'in_progress' AND anonymous
+    )"""
+
+STATES_AT_SERIALS = _WHOLE.format(ids=f"$2::text[]{_AT_SERIALS}")
+"""As `STATES`, and the messages that begin at the serials $3."""
+
+RELATED = _WHOLE.format(ids=f"$2::text[]{_AT_SERIALS}{_ANONYMOUS}")
+"""As `STATES_AT_SERIALS`, and of the anonymous messages those in progress, the newest one at or before
+the position $4, and all later ones."""
 
 CONVERSATIONS = f"""
     SELECT {_CONVERSATION} FROM conversations
@@ -208,7 +218,8 @@ STOP_ACKED = """
 """
 
 MOVE_WATERMARK = """
-    UPDATE conversations SET watermark_serial = $2, watermark_at = $3, read_at = $4, holes = $5
+    UPDATE conversations SET watermark_serial = $2, watermark_at = $3, read_at = $4, holes = $5,
+        tombstone = coalesce($6, tombstone)
     WHERE id = $1
 """
 
@@ -227,16 +238,21 @@ OTHER_OPEN = """
 """
 """$1 conversation, $2 ids of messages not to count, $3 the count to stop at."""
 
-RECENT_RESPONSES = """
-    SELECT id FROM messages WHERE conversation_id = $1 AND role = 'assistant'
-        AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 day'
-            OR id IN (
-                SELECT message_id FROM replays WHERE conversation_id = $1
-                    AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 day')
-            ))
-    ORDER BY finished_at DESC NULLS FIRST LIMIT $2
+RECENT_MESSAGES = """
+    SELECT id FROM messages WHERE conversation_id = $1 AND (
+        finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 day'
+        OR id IN (SELECT prompt_id FROM claims WHERE conversation_id = $1)
+        OR id IN (
+            SELECT message_id FROM replays WHERE conversation_id = $1
+                AND (finished_at IS NULL OR finished_at > clock_timestamp() - interval '1 day')
+        ))
+    ORDER BY role, finished_at DESC NULLS FIRST LIMIT $2
 """
-"""Responses that are open, or ended or were replayed within a day. $1 conversation, $2 limit."""
+"""Messages that are open or claimed, or ended or were replayed within a day; the
+responses first.
+
+$1 conversation, $2 limit.
+"""
 
 _ERASE_RUNNING_REPLAYS = """
     UPDATE replays SET cancel_asked = true, request = '', plan = '{}', idempotency_key = NULL

@@ -12,7 +12,7 @@ from rehydrate.core.fold import MessageState
 from rehydrate.core.json import load
 from rehydrate.core.positions import Cursor
 from rehydrate.core.text.content import Timings
-from rehydrate.core.timeline import Tombstone
+from rehydrate.core.timeline import Lookup, Tombstone
 from rehydrate.core.window import LostInterval, Watermark
 from rehydrate.errors import Conflict, StoreUnavailable
 from rehydrate.ports import Conversation, Due, Finished, Stored
@@ -114,12 +114,12 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         more = len(finished) > limit
         return Stored(conversation, finished[:limit][::-1], more, still_open)
 
-    async def states(self, conversation_id: str, ids: Collection[str | None]) -> list[MessageState]:
-        """Return the stored messages among *ids* with all their content.
-
-        None among *ids* stands for the newest anonymous message.
-        """
-        rows = await self._readers.read(*select_messages(conversation_id, ids))
+    async def states(
+        self, conversation_id: str, wanted: Collection[str] | Lookup
+    ) -> list[MessageState]:
+        """Return the stored messages with these ids, or of this lookup, with all their content."""
+        sql, arguments = select_messages(conversation_id, wanted)
+        rows = await self._readers.read(sql, *arguments)
         return [stored_state_of(row).state for row in rows]
 
     async def message(self, conversation_id: str, message_id: str) -> bytes | None:

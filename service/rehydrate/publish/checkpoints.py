@@ -67,8 +67,8 @@ class Checkpoints:
         used up by a claim that succeeded.
 
         Raises:
-            Conflict: it has ended, is being ended by a sweeper, or its publisher is alive; or its
-                gen cannot be raised further; or the id is that of a prompt.
+            Conflict: it has ended, is being ended by a sweeper, its publisher is alive, its gen cannot
+                be raised further, it is the id of another message, or it or its prompt was erased.
         """
         claim = partial(self._claim, response_id, prompt_id, metadata, ephemeral=ephemeral)
         return await settled(claim)
@@ -80,6 +80,8 @@ class Checkpoints:
             tombstone = held.conversation.tombstone
             if tombstone is not None and tombstone.erases(response_id):
                 raise Conflict(f"response {response_id!r} was erased: use a new id")
+            if tombstone is not None and prompt_id is not None and tombstone.erases(prompt_id):
+                raise Conflict(f"prompt {prompt_id!r} was erased")
             state = (await held.messages([response_id])).get(response_id)
             lease = await held.lease(response_id) if state else None
             if state is None:
@@ -185,8 +187,9 @@ def _now_s() -> float:
 
 
 def _check_free(state: MessageState, lease: Lease | None) -> None:
-    if state.role == "user":
-        raise Conflict(f"{state.id!r} is the id of a prompt: use a new id")
+    if state.role == "user" or state.anonymous:
+        other = "a prompt" if state.role == "user" else "another message"
+        raise Conflict(f"{state.id!r} is the id of {other}: use a new id")
     if state.ended:
         raise Conflict(f"response {state.id!r} has ended")
     if lease is not None and lease.fenced:

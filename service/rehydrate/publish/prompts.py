@@ -8,7 +8,12 @@ from typing import TYPE_CHECKING
 
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
-from rehydrate.core.positions import check_conversation_id, check_message_id, insertion_position
+from rehydrate.core.positions import (
+    check_conversation_id,
+    check_message_id,
+    insertion_position,
+    serial_time_ms,
+)
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict, TooLarge
 from rehydrate.publish.publish_queue import BATCH_BYTES, outgoing
@@ -60,10 +65,10 @@ async def prompt(
         _check_same(state, text)
         return prompt_id
     channel_name = await ctx.channel_of(conversation_id)
-    event = event._replace(serial=await _publish(ctx, event, channel_name))
+    event = _placed(event, await _publish(ctx, event, channel_name))
     async with ctx.store.locked(conversation_id, channel_name) as held:
         tombstone = held.conversation.tombstone
-        if tombstone is not None and tombstone.erases(prompt_id):
+        if tombstone is not None and tombstone.covers(event):
             raise Conflict(f"message {prompt_id!r} was erased")
         state = (await held.messages([prompt_id])).get(prompt_id) or MessageState(prompt_id, "user")
         fold(state, event)
@@ -101,6 +106,12 @@ async def _publish(ctx: Context, event: Event, channel_name: str) -> str | None:
             raise ChannelUnavailable(
                 f"Ably did not acknowledge the {event.kind} within {ACK_TIMEOUT_S:g} s"
             ) from None
+
+
+def _placed(event: Event, serial: str | None) -> Event:
+    """Return *event* at the place that the channel gave it."""
+    at_ms = None if serial is None else serial_time_ms(serial)
+    return event._replace(serial=serial, timestamp_ms=at_ms or event.timestamp_ms)
 
 
 def _check_same(state: MessageState, text: str) -> None:

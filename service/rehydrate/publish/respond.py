@@ -203,7 +203,7 @@ async def respond(
     Raises:
         BadParameter: an id has an invalid syntax, or *metadata* is not JSON-serializable.
         TooLarge: *metadata* has more than 64,000 bytes as JSON.
-        Conflict: the response has ended already, or its publisher is alive.
+        Conflict: the response has ended already, its publisher is alive, or its prompt was erased.
         Fenced: the response was taken over, ended or erased; nothing more is published.
         StoreUnavailable: Postgres did not answer for 30 s; the text is not committed.
         ChannelUnavailable: the text is committed, but Ably did not acknowledge the end.

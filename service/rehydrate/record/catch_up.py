@@ -32,6 +32,10 @@ always reach the page's last message: a channel message that grows by appends st
 the place of its *first* version, so a later version lies below a watermark that has passed that
 place. While such a message may still grow, the next read must begin at it (`read_again_from`).
 
+**No message keeps others from being recorded.** A page that cannot be committed, for any reason but
+an outage, is committed without the messages that prevent it; they are counted as ``unrecordable``.
+Otherwise one message, which anybody may publish, would stop recording for as long as it is retained.
+
 If history had already dropped messages before they were read, the lost interval is stored in the
 same transaction as the watermark that passes it. Stored later, it could be forgotten by a crash in
 between; computed on demand, it would be gone once the watermark has moved. See docs/exactness.md.
@@ -39,16 +43,18 @@ between; computed on demand, it would be gone once the watermark has moved. See 
 
 from __future__ import annotations
 
+import logging
 from collections import Counter
-from contextlib import aclosing
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import aclosing, suppress
+from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from rehydrate.core.codecs import decode_all
-from rehydrate.core.fold import MessageState
+from rehydrate.core.fold import MessageState, Outcome
 from rehydrate.core.message import read_again_from
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.core.timeline import MAX_OPEN, Timeline, ignored
 from rehydrate.core.window import Window, advanced, missed, read_from_ms, spanned
+from rehydrate.errors import RehydrateError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
@@ -56,7 +62,9 @@ if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.core.event import ChannelMessage, Event
     from rehydrate.core.window import LostInterval
-    from rehydrate.ports import LockedConversation
+    from rehydrate.ports import LockedConversation, Stored
+
+_log = logging.getLogger(__name__)
 
 PAGE = 1_000
 """Channel messages that are folded in one transaction; this bounds the memory of a catch-up."""
@@ -95,38 +103,125 @@ async def catch_up(ctx: Context, conversation_id: str) -> Recorded:
     """
     check_conversation_id(conversation_id)
     stored = await ctx.store.load(conversation_id, limit=1, before=None)
-    row, names = stored.conversation, Timeline(stored.open)
-    watermark = row.watermark if row else None
-    created_ms = row.created_ms if row else None
+    row = stored.conversation
     name = row.channel if row else ctx.default_channel(conversation_id)
-    window, counts = Window(ctx.now_ms()), Counter[str]()
-    hole, lost, growing = None, None, dict[str, MessageState]()
-    pages = ctx.channel.history(name, since_ms=read_from_ms(watermark), forwards=True, limit=PAGE)
+    recording = _Recording(ctx, (conversation_id, name), stored)
+    since_ms, window = read_from_ms(recording.watermark), recording.window
+    pages = ctx.channel.history(name, since_ms=since_ms, forwards=True, limit=PAGE)
     async with aclosing(pages):
         async for page, at_end in _with_end(pages):
-            is_first = window.oldest_ms is None
             window.add_page(page)
             if row is None and not window.count:
                 break
-            if is_first:
-                lost = hole = missed(watermark, created_ms, window, ctx.retention_ms)
-            async with ctx.store.locked(conversation_id, name) as locked:
-                if locked.conversation.watermark != watermark:
-                    return Recorded(window.count, counts, moved=False)
-                events = list(decode_all(page))
-                timeline = await _fold_onto_rows(ctx, locked, events, hole, names)
-                counts += timeline.counts + ignored(page, events)
-                growing = _growing(growing, timeline, window.read_at_ms)
-                watermark = advanced(
-                    watermark,
-                    window,
-                    at_end=at_end,
-                    growing=read_again_from(growing.values(), window.read_at_ms),
-                    retention_ms=ctx.retention_ms,
-                )
-                lost = spanned(lost, timeline.refused)
-                await locked.move(watermark, lost if is_first or timeline.refused else None)
-    return Recorded(window.count, counts, moved=True)
+            if not await recording.record(page, at_end=at_end):
+                return Recorded(window.count, recording.counts, moved=False)
+    return Recorded(window.count, recording.counts, moved=True)
+
+
+class _Recording:
+    """A catch-up under way, page by page.
+
+    Attributes:
+        watermark: the one that it has moved to, or began with.
+        window: what was read.
+        counts: the outcomes.
+    """
+
+    def __init__(self, ctx: Context, where: tuple[str, str], stored: Stored) -> None:
+        row = stored.conversation
+        self.watermark = row.watermark if row else None
+        self.window, self.counts = Window(ctx.now_ms()), Counter[str]()
+        self._ctx = ctx
+        self._where = where
+        self._created_ms = row.created_ms if row else None
+        self._names = Timeline(stored.open)
+        self._hole: LostInterval | None = None
+        self._lost: LostInterval | None = None
+        self._is_first = True
+        self._growing: dict[str, MessageState] = {}
+
+    async def record(self, page: Sequence[ChannelMessage], *, at_end: bool) -> bool:
+        """Commit a page; return False if another recorder has moved the watermark."""
+        if self._is_first:
+            retention_ms = self._ctx.retention_ms
+            self._hole = missed(self.watermark, self._created_ms, self.window, retention_ms)
+            self._lost = self._hole
+        events = list(decode_all(page))
+        ignored_counts = ignored(page, events)
+        try:
+            moved = await self._commit(events, at_end=at_end)
+        except Unavailable:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, the other messages are recorded
+            kept = await self._recordable(events)
+            count = len(events) - len(kept)
+            _log.warning("%d messages cannot be recorded: %s", count, type(error).__name__)
+            self.counts[Outcome.UNRECORDABLE.value] += count
+            moved = await self._commit(kept, at_end=at_end)
+        self.counts += ignored_counts if moved else Counter()
+        self._is_first = False
+        return moved
+
+    async def _commit(self, events: Sequence[Event], *, at_end: bool) -> bool:
+        window, retention_ms = self.window, self._ctx.retention_ms
+        async with self._ctx.store.locked(*self._where) as locked:
+            if locked.conversation.watermark != self.watermark:
+                return False
+            timeline = await _fold_onto_rows(self._ctx, locked, events, self._hole, self._names)
+            growing = _growing(self._growing, timeline, window.read_at_ms)
+            watermark = advanced(
+                self.watermark,
+                window,
+                at_end=at_end,
+                growing=read_again_from(growing.values(), window.read_at_ms),
+                retention_ms=retention_ms,
+            )
+            lost = spanned(self._lost, timeline.refused)
+            hole = lost if self._is_first or timeline.refused else None
+            await locked.move(watermark, hole, erased=timeline.erased)
+        self.watermark, self._growing, self._lost = watermark, growing, lost
+        self.counts += timeline.counts
+        return True
+
+    async def _recordable(self, events: Sequence[Event]) -> list[Event]:
+        """Return *events* without those that keep the others from being recorded.
+
+        The first one is found by trying beginnings of the page, each half as long or longer as
+        needed, in transactions that are undone.
+        """
+        kept = list(events)
+        while not await self._succeeds(kept):
+            low, high = 0, len(kept)  # the first `low` succeed, the first `high` do not
+            while high - low > 1:
+                middle = (low + high) // 2
+                if await self._succeeds(kept[:middle]):
+                    low = middle
+                else:
+                    high = middle
+            if not kept:
+                raise RehydrateError("a conversation cannot be recorded")
+            del kept[low]
+        return kept
+
+    async def _succeeds(self, events: Sequence[Event]) -> bool:
+        with suppress(_UndoneError):
+            try:
+                async with self._ctx.store.locked(*self._where) as locked:
+                    await _fold_onto_rows(self._ctx, locked, events, self._hole, self._names)
+                    _undo()
+            except (Unavailable, _UndoneError):
+                raise
+            except Exception:  # noqa: BLE001 - the caller finds out which event it was
+                return False
+        return True
+
+
+class _UndoneError(Exception):
+    """Rolls a trial back."""
+
+
+def _undo() -> NoReturn:
+    raise _UndoneError
 
 
 async def _fold_onto_rows(
@@ -137,12 +232,14 @@ async def _fold_onto_rows(
     names: Timeline,
 ) -> Timeline:
     """Fold *events* onto the rows as they are now, write the changed ones, return the timeline."""
-    ids = {event.message_id for event in events} | {names.name(event) for event in events}
-    states = await locked.messages(ids) if events else {}
-    tombstone = locked.conversation.tombstone
-    may_create = not ids <= states.keys()
+    asked = names.lookup(events, anew=True)
+    states = {} if asked.is_empty else await locked.messages(asked)
+    may_create = not asked.ids <= states.keys()
     others = await locked.open_beside(states.keys(), most=MAX_OPEN) if may_create else 0
-    timeline = Timeline(states.values(), agents=ctx.agents, tombstone=tombstone, elsewhere=others)
+    timeline = Timeline(
+        agents=ctx.agents, tombstone=locked.conversation.tombstone, elsewhere=others
+    )
+    timeline.learn(asked, states.values())
     if hole is not None:
         timeline.mark_inexact()
     timeline.fold(events)

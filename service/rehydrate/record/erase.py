@@ -31,7 +31,7 @@ READ_TIMEOUT_S = 10.0
 """How long an erasure reads the channel for responses that are not recorded."""
 
 MAX_IDS = 10_000
-"""How many responses that are not recorded a tombstone names."""
+"""How many messages that are not recorded a tombstone names."""
 
 
 async def erase(
@@ -39,9 +39,9 @@ async def erase(
 ) -> None:
     """Erase everything published in a conversation until now. Repeating it changes nothing more.
 
-    Later events of responses that began before the erasure are dropped as well. New messages begin
-    the conversation again. When it returns, no text of the conversation is published from the store
-    any more, in any process.
+    Later events of responses that began before the erasure, and answers to erased prompts, are
+    dropped as well. New messages, with new ids, begin the conversation again. When it returns, no
+    text of the conversation is published from the store any more, in any process.
 
     Args:
         ctx: the adapters and limits.
@@ -72,7 +72,7 @@ async def erase(
 
 
 class _Unrecorded:
-    """The responses on the channel that are not recorded.
+    """The messages on the channel that are not recorded.
 
     Attributes:
         ids: their ids.
@@ -89,7 +89,7 @@ class _Unrecorded:
             async for page in pages:
                 times = [message.timestamp_ms for message in page]
                 self.newest_ms = max([self.newest_ms, *times])
-                shown = {event.message_id for event in decode_all(page) if event.kind != "prompt"}
+                shown = {event.message_id for event in decode_all(page)}
                 self.ids |= {message_id for message_id in shown if message_id is not None}
                 if len(self.ids) > MAX_IDS:
                     return
