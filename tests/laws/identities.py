@@ -123,7 +123,7 @@ def fresh(messages):
     return shown([wire.message(state) for state in timeline.ordered])
 
 
-class _Channel:
+class Channel:
     """History as it is at ``now_ms``, every message of its own, in small pages."""
 
     def __init__(self, log, page):
@@ -142,7 +142,7 @@ class Run:
         self.rng = random.Random(f"run {seed}")
         self.log = random_log(seed)
         self.conversation = f"c{uuid.uuid4().hex}"
-        self.channel = _Channel(self.log.messages, self.rng.randint(1, 9))
+        self.channel = Channel(self.log.messages, self.rng.randint(1, 9))
         ctx = memory_context(store, self.channel, lambda: self.channel.now_ms, retention_ms=10**13)
         self.ctx = replace(ctx, default_channel="ai:{}".format)
         self.end_ms = self.log.messages[-1].timestamp_ms + 1

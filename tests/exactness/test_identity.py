@@ -1,0 +1,216 @@
+"""S15 to S19 of docs/exactness.md: "not loaded" is not "does not exist"."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from exactness.rooms import Gate, Paused, within
+from exactness.scripted import Scripted, texts
+from localably import LocalAbly
+from rehydrate.errors import Conflict
+from rehydrate.ports import Outgoing
+from rehydrate.publish.prompts import prompt
+from rehydrate.record.erase import erase
+from rehydrate.record.import_messages import NewMessage
+from telling import history_over, publisher_to, reading
+
+pytestmark = pytest.mark.usefixtures("simulated_time")
+
+
+@pytest.fixture
+def said(house):
+    return Scripted(house.store)
+
+
+@pytest.fixture
+def unordered(house):
+    """A channel without serials."""
+    return Scripted(house.store, serials=False)
+
+
+TRUE = ("The answer.", "completed")
+
+
+class TestS15AnIdThatIsTaken:
+    @pytest.fixture
+    async def attacked(self, said):
+        """A stored response, and much later an anonymous one whose first id is that response's."""
+        said.tell(0, "The answer.", id_="s", responseId="r1")
+        said.say(8, "user-input", {"promptId": "p", "text": "?"})
+        await said.record(9)
+        said.tell(20, "EVIL", id_="r1")
+        return said
+
+    async def test_it_is_in_no_answer_under_that_id(self, attacked):
+        messages = texts(await attacked.rest(21))
+        assert messages["r1"] == TRUE
+        assert [text for text, _ in messages.values()].count("EVIL") == 1
+        assert "r1" not in texts(await attacked.rest(21, limit=1))
+
+    async def test_recording_goes_on_and_stores_both(self, attacked):
+        assert (await attacked.record(21)).moved
+        stored = texts(await attacked.stored())
+        assert stored == texts(attacked.fresh())
+        assert stored["r1"] == TRUE
+
+    async def test_followers_and_clients_show_both(self, attacked):
+        for messages in (await attacked.follow(19), await attacked.view(19)):
+            assert texts(messages) == texts(attacked.fresh())
+
+    async def test_a_follower_that_has_not_loaded_it_shows_both(self, attacked):
+        messages = texts(await attacked.follow(19, limit=1))
+        assert "EVIL" not in messages.get("r1", TRUE)
+
+    async def test_an_agent_is_refused_the_id_of_an_anonymous_message(self, room):
+        await room.house.channel.publish(room.name, [Outgoing("start", None, "r9", None)])
+        await room.catch_up()
+        with pytest.raises(Conflict, match="the id of another message"):
+            async with room.respond("r9"):
+                pass
+
+
+class TestS16AnonymousAnswers:
+    async def test_a_tail_is_not_shown_inside_an_answer_that_was_abandoned(self, said):
+        said.tell(0, "First answer, cut off", stop=False)
+        said.say(1, "start")
+        said.say(1.1, "token", "Second ")
+        await said.record(2)
+        said.say(7.6, "token", "answer, of 7 s.")
+        said.say(7.7, "stop")
+        expected = {"m0": ("First answer, cut off", "in_progress")}
+        expected["m2"] = ("Second answer, of 7 s.", "completed")
+        assert texts(said.fresh()) == expected
+        for at_s in (8, 9):
+            assert texts(await said.rest(at_s)) == expected
+            assert texts(await said.rest(at_s, limit=1)) == expected
+            assert texts(await said.follow(at_s - 1.5)) == expected
+            assert texts(await said.view(at_s)) == expected
+            await said.record(at_s)
+            assert texts(await said.stored()) == expected
+
+    async def test_without_serials_a_new_start_keeps_the_texts_apart(self, unordered):
+        unordered.tell(0, "One ", "two ", stop=False)
+        unordered.say(6.7, "token", "three ")
+        unordered.say(6.8, "token", "four.")
+        await unordered.record(7)
+        unordered.tell(7.1, "Four ", "five. ", stop=False)
+        for at_s in (7.4, 8, 9):
+            await unordered.record(at_s)
+            assert texts(await unordered.stored()) == texts(unordered.fresh())
+        assert texts(await unordered.rest(9)) == {
+            "m0": ("One two three four.", "in_progress"),
+            "m5": ("Four five. ", "in_progress"),
+        }
+
+    async def test_two_whole_answers_within_the_margin_are_recorded_again_and_again(
+        self, unordered
+    ):
+        unordered.tell(0, "One.")
+        unordered.tell(1, "Two.")
+        for at_s in (2, 3, 4):
+            await unordered.record(at_s)
+            assert texts(await unordered.stored()) == texts(unordered.fresh())
+            assert texts(await unordered.rest(at_s)) == texts(unordered.fresh())
+
+    async def test_a_rewind_brings_no_ended_answer_back(self, unordered):
+        unordered.tell(0, "One ", "two.", gap_s=4)
+        unordered.tell(13, "Three.")
+        assert texts(await unordered.view(12.5)) == texts(unordered.fresh())
+
+
+class TestS17AMessageOnAnOlderPage:
+    @pytest.fixture
+    async def server(self):
+        async with LocalAbly() as running:
+            yield running
+
+    @pytest.fixture
+    async def history(self, module_database, server):
+        async with history_over(module_database, server) as made:
+            yield made
+
+    async def test_an_event_of_it_is_shown_to_no_follower_as_a_new_message(self, history, server):
+        conversation = "older"
+        old = [NewMessage("p0", "user", text="?"), NewMessage("r0", "assistant", text="old")]
+        new = [NewMessage(f"n{n}", "assistant", text=f"{n}") for n in range(250)]
+        await history.store_messages(conversation, [*old, *new])
+        async with (
+            publisher_to(server, f"ai:{conversation}") as publisher,
+            reading(history, conversation) as follower,
+        ):
+            await follower.until(lambda r: "n249" in r.texts)
+            await publisher.say("user-input", {"promptId": "p0", "text": "EVIL"})
+            await publisher.say("token", "EVIL", rid="r0")
+            await publisher.say("token", "new", rid="r1")
+            shown = await follower.until(lambda r: r.texts.get("r1") == "new")
+            assert "EVIL" not in shown.texts.values()
+            assert not {"p0", "r0"} & shown.texts.keys()
+
+
+class TestS18AnErasureDuringAPublish:
+    async def test_a_prompt_under_way_does_not_come_back(self, room):
+        gate = Gate()
+        ctx = room.context(store=Paused(room.store, locked=gate))
+        publishing = room.house.spawn(self._prompt(ctx, room.id))
+        await gate.reached()
+        await room.heard(1)
+        await self._erase(room)
+        gate.open()
+        with pytest.raises(Conflict, match="erased"):
+            await within(publishing)
+        assert (await room.hydrate()).messages == []
+        assert await room.store.states(room.id, ["p"]) == []
+
+    async def test_the_answer_to_an_erased_prompt_is_refused(self, room):
+        await self._prompt(room.ctx, room.id)
+        await self._erase(room)
+        with pytest.raises(Conflict, match="erased"):
+            async with room.respond("r", prompt_id="p") as response:
+                response.write("an answer to what is gone")
+        assert (await room.hydrate()).messages == []
+
+    async def test_nor_is_a_foreign_answer_to_it_recorded_or_shown(self, room):
+        await room.say("user-input", {"promptId": "p", "text": "?"})
+        await self._erase(room)
+        await asyncio.sleep(0.01)  # the tombstone covers all of its own millisecond
+        await room.say("start", responseId="r", promptId="p")
+        await room.say("token", "gone", responseId="r")
+        assert (await room.hydrate()).messages == []
+        await room.catch_up()
+        await room.say("token", "too", responseId="r")
+        await room.catch_up(ahead_ms=20_000)
+        assert (await room.hydrate(ahead_ms=20_000)).messages == []
+        assert (await room.row()).tombstone.erases("r")
+
+    async def _prompt(self, ctx, conversation):
+        await prompt(ctx, conversation, "a question", prompt_id="p")
+
+    async def _erase(self, room):
+        await erase(room.ctx, room.id)
+
+
+class TestS19AForgottenPointer:
+    async def test_a_text_stays_inexact_until_it_is_stored(self, said):
+        said.say(0, "start", responseId="r", seq=0)
+        said.say(0.1, "token", "part of it", responseId="r", seq=1)
+        await said.record(0.15)
+        said.say(0.2, "response-complete", None, responseId="r", seq=1)
+        await said.record(1)
+        said.say(20, "user-input", {"promptId": "p", "text": "?"})
+        await said.record(21)
+        said.say(40, "user-input", {"promptId": "q", "text": "?"})
+        messages = {m["id"]: m for m in await said.rest(41)}
+        assert messages["r"]["exact"] is False
+        said.say(42, "response-complete", "all of it", responseId="r", seq=1)
+        await said.record(43)
+        messages = {m["id"]: m for m in await said.rest(44)}
+        assert (messages["r"]["text"], messages["r"]["exact"]) == ("all of it", True)
+
+    async def test_an_anonymous_one_leaves_no_message_behind(self, said):
+        said.say(0, "response-complete", None, id_="x", seq=3)
+        said.say(0.1, "token", "a", id_="a")
+        said.say(0.2, "token", "b", id_="b")
+        for messages in (said.fresh(), await said.rest(1), await said.follow(-1)):
+            assert texts(messages) == {"a": ("ab", "in_progress")}
