@@ -221,7 +221,7 @@ class IsolatedConversation:
 
     async def stored(self):
         """Return text and status by id, from the store alone."""
-        ids = {e.message_id for m in await self.on_channel() if (e := codecs.decode(m))}
+        ids = {e.message_id for m in await self.on_channel() if (e := codecs.decode(m))} - {None}
         states = await self.store.states(self.id, ids)
         return {s.id: ("".join(p["text"] for p in s.parts()), s.status) for s in states}
 

@@ -80,7 +80,8 @@ class Scripted:
         if shutil.which("node") is not None:
             (by_js,) = in_javascript([(answer, live)])
             responses = [m for m in view.messages if m["role"] == "assistant"]
-            assert texts(by_js["messages"]) == texts(responses)
+            in_js = texts(by_js["messages"])
+            assert in_js == texts(responses)
         return view.messages
 
     def fresh(self):

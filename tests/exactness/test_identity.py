@@ -1,4 +1,4 @@
-"""S15 to S19 of docs/exactness.md: "not loaded" is not "does not exist"."""
+"""S16 to S20 of docs/exactness.md: "not loaded" is not "does not exist"."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def unordered(house):
 TRUE = ("The answer.", "completed")
 
 
-class TestS15AnIdThatIsTaken:
+class TestS16AnIdThatIsTaken:
     @pytest.fixture
     async def attacked(self, said):
         """A stored response, and much later an anonymous one whose first id is that response's."""
@@ -71,7 +71,7 @@ class TestS15AnIdThatIsTaken:
                 pass
 
 
-class TestS16AnonymousAnswers:
+class TestS17AnonymousAnswers:
     async def test_a_tail_is_not_shown_inside_an_answer_that_was_abandoned(self, said):
         said.tell(0, "First answer, cut off", stop=False)
         said.say(1, "start")
@@ -120,7 +120,7 @@ class TestS16AnonymousAnswers:
         assert texts(await unordered.view(12.5)) == texts(unordered.fresh())
 
 
-class TestS17AMessageOnAnOlderPage:
+class TestS18AMessageOnAnOlderPage:
     @pytest.fixture
     async def server(self):
         async with LocalAbly() as running:
@@ -149,7 +149,7 @@ class TestS17AMessageOnAnOlderPage:
             assert not {"p0", "r0"} & shown.texts.keys()
 
 
-class TestS18AnErasureDuringAPublish:
+class TestS19AnErasureDuringAPublish:
     async def test_a_prompt_under_way_does_not_come_back(self, room):
         gate = Gate()
         ctx = room.context(store=Paused(room.store, locked=gate))
@@ -191,7 +191,7 @@ class TestS18AnErasureDuringAPublish:
         await erase(room.ctx, room.id)
 
 
-class TestS19AForgottenPointer:
+class TestS20AForgottenPointer:
     async def test_a_text_stays_inexact_until_it_is_stored(self, said):
         said.say(0, "start", responseId="r", seq=0)
         said.say(0.1, "token", "part of it", responseId="r", seq=1)

@@ -99,7 +99,7 @@ class MemoryStore:
         if (place := wanted.anonymous_from) is not None:
             anonymous = [s for s in self.rows.values() if s.anonymous]
             low = max((s.position for s in anonymous if s.position <= place), default="")
-            named += [s for s in anonymous if s.position >= low or s.status == "in_progress"]
+            named += [s for s in anonymous if s.position >= low]
         return [self._read(s) for s in {s.id: s for s in named}.values()]
 
     @asynccontextmanager

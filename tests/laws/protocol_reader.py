@@ -9,6 +9,7 @@ from __future__ import annotations
 import copy
 import json
 import re
+from datetime import datetime
 from types import SimpleNamespace
 
 TERMINAL = ("completed", "incomplete", "failed", "cancelled", "interrupted")
@@ -146,6 +147,7 @@ class Reader:
     def __init__(self, answer):
         self.messages = {m["id"]: copy.deepcopy(m) for m in answer["messages"]}
         self.replays, self.chains = set(), {}
+        self.whole = answer.get("older") is None
         for v in self.messages.values():
             v |= {"recent": {}, "start": ""}
             if not v["parts"] and v["text"]:
@@ -192,22 +194,29 @@ class Reader:
     def find(self, e):  # section 9.4
         if e.rid is not None:
             return self.messages.get(e.rid)
-        known = [v for v in self.messages.values() if v.get("anonymous")]
-        known.sort(key=lambda v: v["position"] or "")
         if e.version is not None:
             return "DROP"
-        if not known:
-            return None
-        for v in known:
-            if e.id is not None and e.id in (v["id"], v.get("start"), *recent_ids(v)):
+        known = [v for v in self.messages.values() if v.get("anonymous")]
+        known.sort(key=lambda v: v["position"] or "")
+        for v in near(known, e):
+            held = e.id is not None and e.id in (v["id"], v.get("start"), *recent_ids(v))
+            if held and (v["status"] == "in_progress" or not e.at_ms > ended_ms(v) + MARGIN_MS):
                 return v
-        last = known[-1]
-        if e.serial and last["position"] and e.serial < last["position"]:
-            earlier = [v for v in known if v["position"] and v["position"] <= e.serial]
-            return earlier[-1] if earlier else "DROP"
-        if e.serial and last["through"]["serial"] and e.serial <= last["through"]["serial"]:
+        if e.serial is None:
+            last = known[-1] if known else None
+            if last and e.at_ms < (ended_ms(last) if ended(last) else began_ms(last)) - MARGIN_MS:
+                return "DROP"
+            return goes_on(last, e)
+        before = [v for v in known if (v["position"] or "") <= e.serial]
+        after = known[len(before) :]
+        if e.kind == "start" and after and "start" not in after[0]:
+            return "DROP"
+        if known and not before and not (e.kind == "start" and self.whole):
+            return "DROP"
+        last = before[-1] if before else None
+        if last and last["through"]["serial"] and e.serial <= last["through"]["serial"]:
             return last
-        return None if ended(last) or e.kind == "start" else last
+        return goes_on(last, e)
 
     def apply(self, v, e):  # section 9.6
         if v is None and (v := self.begin(e)) is None:
@@ -236,8 +245,8 @@ class Reader:
                 del v["recent"][next(iter(v["recent"]))]
 
     def begin(self, e):
-        id_ = e.rid or (e.id if is_id(e.id) else e.serial)
-        if id_ in self.messages:
+        id_ = next((id_ for id_ in self.names(e) if id_ not in self.messages), None)
+        if id_ is None:
             return None
         v = {"id": id_, "role": "assistant", "status": "in_progress", "parts": [], "gaps": []}
         v |= {"repaired": None, "client_id": e.client, "recent": {}, "prompt_id": None}
@@ -246,9 +255,23 @@ class Reader:
             v |= {"role": "user", "status": "completed"}
             v["parts"] = [{"type": "text", "text": e.text}]
         if e.rid is None:
-            v |= {"anonymous": True, "position": e.serial}
+            v |= {"anonymous": True, "position": e.serial or self.place(e)}
         self.messages[id_] = v
         return v
+
+    def names(self, e):
+        if e.rid is not None:
+            return [e.rid]
+        own = [e.id] if is_id(e.id) else []
+        if e.serial is not None:
+            return [*own, e.serial]
+        return [*own, inserted(e.at_ms, 0)] if own else []
+
+    def place(self, e):
+        place = inserted(e.at_ms, len(self.messages))
+        known = [v["position"] or "" for v in self.messages.values() if v.get("anonymous")]
+        newest = max(known, default="")
+        return place if place > newest else f"{newest}+"
 
 
 class StreamReader:
@@ -291,6 +314,40 @@ def ended(v):
     return v["status"] != "in_progress" and not v.get("provisional")
 
 
+def inserted(at_ms, number):
+    return f"{at_ms:014d}-{number:06d}@inserted"
+
+
+def near(known, e):
+    at_ms = e.at_ms if e.serial is None else digits_ms(e.serial)
+    low = e.serial if at_ms is None else inserted(max(0, at_ms - 2 * MARGIN_MS), 0)
+    first = len([v for v in known if (v["position"] or "") <= low]) - 1
+    return known[max(0, first) :]
+
+
+def goes_on(last, e):
+    if last is None or ended(last) or e.kind == "start":
+        return None
+    other = (last["through"]["seq"] is None) != (e.seq is None)
+    return None if other and e.kind in CONTENT and last["parts"] else last
+
+
+def digits_ms(place):
+    digits = place[:14]
+    return int(digits) if len(digits) == 14 and digits.isdigit() else None
+
+
+def ended_ms(v):
+    if "ended_ms" in v:
+        return v["ended_ms"]
+    at = v.get("finished_at")
+    return float("nan") if at is None else round(datetime.fromisoformat(at).timestamp() * 1000)
+
+
+def began_ms(v):
+    return digits_ms(v["position"] or "") or 0
+
+
 def recent_ids(v):
     return [*v.get("recent_ids", ()), *v["recent"]]
 
@@ -326,6 +383,8 @@ def table(v, e):  # row by row
     yield e.version is not None and (v.get("sealed") or has_version(v, e)), "DROP"
     yield e.version is not None, "APPLY"
     seen = e.seq is None and e.serial and t["serial"] and e.serial <= t["serial"]
+    newest_ms = next(reversed(v["recent"].values()), 0)
+    forgotten = e.seq is None and e.serial is None and e.at_ms < newest_ms - MARGIN_MS
     if e.kind == "repair":
         yield seen, "DROP"
         yield e.seq is not None and e.seq <= repaired, "DROP"
@@ -334,7 +393,7 @@ def table(v, e):  # row by row
     yield e.seq is not None and any(a <= e.seq <= b for a, b in v["gaps"]), "AGAIN"
     yield over, "DROP"
     yield e.kind == "stop" and v["gaps"], "AGAIN"
-    yield seen, "DROP"
+    yield seen or forgotten, "DROP"
     yield e.seq is None and e.kind in CONTENT and v.get("sealed"), "DROP"
     yield e.seq is None, "APPLY"
     yield e.seq <= last, "AGAIN" if e.kind == "stop" else "DROP"
@@ -354,7 +413,7 @@ def change(v, e):  # section 6
         v["start"] = e.id
         v["prompt_id"] = v["prompt_id"] or e.prompt_id
     elif e.kind == "stop":
-        v["status"] = e.status
+        v |= {"status": e.status, "ended_ms": e.at_ms}
         v.pop("provisional", None)
     elif e.kind == "repair":
         seals = bool(reached(v) or v.get("versions")) or (

@@ -69,6 +69,7 @@ def as_ably_js_delivers_it(message):
         "data": message.data,
         "id": message.id,
         "serial": message.serial,
+        "timestamp": message.timestamp_ms,
         "clientId": message.client_id,
         "extras": message.extras,
         "action": ACTIONS[message.action],

@@ -117,6 +117,40 @@ async def test_a_gap_in_the_row_is_filled_from_the_channel(history):
     assert not (await history.verify("v3")).findings
 
 
+async def test_an_anonymous_message_is_compared_and_mended_too(history):
+    said = [("start", None), ("token", "one "), ("token", "two"), ("stop", None)]
+    for number, (name, data) in enumerate([*said, *said]):
+        message = Outgoing(name, data, f"a-{number}", None)
+        await history._channel.publish("ai:v8", [message])
+    await history.catch_up("v8")
+    assert (await history.verify("v8", mend=True)) == (2, 2, [])
+    async with history._store.locked("v8", "ai:v8") as held:
+        (state,) = (await held.messages(["a-4"])).values()
+        ended_ms = state.finished_ms
+        state.restart(1)
+        spoilt = [("start", None), ("token", "one "), ("token", "tow"), ("stop", None)]
+        for number, (kind, content) in enumerate(spoilt, 4):
+            at = {"id": f"a-{number}", "timestamp_ms": ended_ms}
+            fold(state, Event(kind, None, text=content, **at))
+        await held.put([state])
+    (finding,) = (await history.verify("v8", mend=True)).findings
+    assert (finding.message_id, finding.fault, finding.mended) == ("a-4", "store", True)
+    messages = (await history.hydrate("v8")).messages
+    assert {m["id"]: m["text"] for m in messages} == {"a-0": "one two", "a-4": "one two"}
+    assert not (await history.verify("v8")).findings
+
+
+async def test_the_retained_end_of_an_anonymous_message_replaces_nothing(history, ably):
+    for number, (name, data) in enumerate([("start", None), ("token", "gone ")]):
+        await history._channel.publish("ai:v9", [Outgoing(name, data, f"b-{number}", None)])
+    await history.catch_up("v9")
+    ably.expire("ai:v9")
+    for number, (name, data) in enumerate([("token", "kept"), ("stop", None)], 2):
+        await history._channel.publish("ai:v9", [Outgoing(name, data, f"b-{number}", None)])
+    assert (await history.verify("v9", mend=True)) == (1, 0, [])
+    assert await text(history, "v9") == "gone kept"
+
+
 async def test_an_end_that_was_never_published_is_published_with_the_text(
     history, ably, monkeypatch
 ):

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import asynccontextmanager
 
 import pytest
 
 from exactness.rooms import Gate, Paused, now_ms, open_house, within
-from rehydrate.errors import BadParameter, ChannelUnavailable
+from rehydrate.errors import (
+    BadParameter,
+    ChannelUnavailable,
+    Conflict,
+    RehydrateError,
+    StoreUnavailable,
+)
 from rehydrate.ports import Outgoing
 from rehydrate.record.catch_up import PAGE
 
@@ -189,3 +196,62 @@ class TestConcurrency:
             assert (await room.hydrate()).messages[0]["gaps"] == []
         await room.catch_up()
         assert await room.stored() == {"r": (text, "completed")}
+
+
+class _Refusing:
+    """A store that cannot hold the message *refused*, as a transaction that fails when it is put."""
+
+    def __init__(self, store, refused):
+        self._store, self._refused = store, refused
+        self.fired = 0
+
+    async def load(self, *args, **more):
+        return await self._store.load(*args, **more)
+
+    @asynccontextmanager
+    async def locked(self, *args):
+        async with self._store.locked(*args) as held:
+            put = held.put
+
+            async def refusing(states):
+                if any(state.id == self._refused for state in states):
+                    self.fired += 1
+                    raise Conflict("it exists")
+                await put(states)
+
+            held.put = refusing
+            yield held
+
+
+class TestUnrecordable:
+    async def test_the_rest_of_the_page_is_recorded_and_the_message_counted(self, room, caplog):
+        await room.tell("a", "abc")
+        await room.say("user-input", {"promptId": "bad", "text": "secret"})
+        await room.tell("b", "de")
+        store = _Refusing(room.store, "bad")
+        recorded = await room.catch_up(store=store)
+        assert store.fired
+        assert (recorded.moved, recorded.counts["unrecordable"]) == (True, 1)
+        stored = await room.stored()
+        assert stored == {"a": ("abc", "completed"), "b": ("de", "completed")}
+        assert "1 messages cannot be recorded: Conflict" in caplog.text
+        assert "secret" not in caplog.text
+
+    async def test_an_outage_leaves_nothing_out(self, room):
+        await room.tell("a", "abc")
+
+        async def fail():
+            raise StoreUnavailable("it is down")
+
+        with pytest.raises(StoreUnavailable):
+            await room.catch_up(store=Paused(room.store, locked=fail))
+        assert (await room.catch_up()).counts["folded"] == 5
+
+    async def test_where_nothing_can_be_recorded_the_error_is_raised(self, room):
+        await room.tell("a", "abc")
+
+        async def fail():
+            raise Conflict("whatever is recorded")
+
+        with pytest.raises(RehydrateError, match="cannot be recorded"):
+            await room.catch_up(store=Paused(room.store, locked=fail))

@@ -126,7 +126,11 @@ function responseOf(view, m) {                        // find the response of a 
   const begins = m.name === 'start', place = (v) => v?.position ?? '';
   const known = [...view.values()].filter((v) => v.anonymous).sort((a, b) => (place(a) < place(b) ? -1 : +(place(a) > place(b))));
   const endOf = (v) => (v.status === 'in_progress' ? NaN : +new Date(v.finished_at ?? NaN));
-  const own = m.id != null && known.find((v) => [v.id, v.start, ...v.recent_ids ?? []].includes(m.id) && !(m.timestamp > endOf(v) + MARGIN));
+  const inserted = (at, n) => `${String(at).padStart(14, '0')}-${String(n).padStart(6, '0')}@inserted`;
+  const since = m.serial == null ? m.timestamp : /^\d{14}/.test(m.serial) ? parseInt(m.serial, 10) : null;
+  const low = since === null ? m.serial : inserted(Math.max(0, since - 2 * MARGIN), 0);
+  const near = known.slice(Math.max(0, known.filter((v) => place(v) <= low).length - 1));
+  const own = m.id != null && near.find((v) => [v.id, v.start, ...v.recent_ids ?? []].includes(m.id) && !(m.timestamp > endOf(v) + MARGIN));
   if (own) return own.id;
   let v = known.at(-1);
   if (m.serial == null) {
@@ -138,12 +142,13 @@ function responseOf(view, m) {                        // find the response of a 
     v = known[at - 1];
     if (v?.through.serial && m.serial <= v.through.serial) return v.id;
   }
-  if (v && !begins && (v.status === 'in_progress' || v.provisional)) return v.id;
+  const content = CONTENT.includes(m.name) && (v?.parts?.length || v?.text);
+  const other = content && (v.through.seq === null) !== ((m.extras?.headers?.seq ?? null) === null);  // only one has seqs
+  if (v && !begins && !other && (v.status === 'in_progress' || v.provisional)) return v.id;
   const own_id = typeof m.id === 'string' && /^[^\x00-\x1f\x7f-\x9f]{1,256}$/.test(m.id) ? [m.id] : [];
-  const inserted = (n) => `${String(m.timestamp).padStart(14, '0')}-${String(n).padStart(6, '0')}@inserted`;
-  const id = [...own_id, m.serial ?? (own_id.length ? inserted(0) : null)].find((n) => n != null && !view.has(n));
+  const id = [...own_id, m.serial ?? (own_id.length ? inserted(m.timestamp, 0) : null)].find((n) => n != null && !view.has(n));
   if (id === undefined) return null;                                     // each is the id of another message
-  const after = inserted(view.size), newest = place(known.at(-1));
+  const after = inserted(m.timestamp, view.size), newest = place(known.at(-1));
   const position = m.serial ?? (after > newest ? after : `${newest}+`);
   view.set(id, { id, role: 'assistant', status: 'in_progress', text: '', gaps: [], anonymous: true, headless: !begins, start: begins ? m.id : undefined, position, client_id: m.clientId ?? null, through: { gen: 1, seq: null, serial: null } });
   return id;

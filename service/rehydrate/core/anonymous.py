@@ -7,14 +7,16 @@ all of it, provided that it knows the anonymous messages from that place on, and
 or before it: `reach_back` returns the place, and a `Lookup` asks a store for them.
 
 * **The same event again** is recognised by its id. The message that contains it is known by its
-  own id, that of its start, or those it keeps for the margin. An id identifies an event only within
-  the margin of its message's end: a publisher that uses ids again means other events.
+  own id, that of its start, or those it keeps for the margin. An id identifies an event only near
+  its place, and within the margin of its message's end: a publisher that uses ids again means other
+  events.
 * **With a serial**, the event belongs to the newest message that began at or before it. A message
   that began later cannot contain it, and one that began earlier had ended or was abandoned.
 * **Without one**, it belongs to the newest message. An event that is older than the ids kept of
   that message was folded before.
-* **After an end, and at a start of its own**, an event begins a message. It is never appended to
-  whatever happens to be the last message in memory.
+* **After an end, and at a start of its own**, an event begins a message; so does numbered content
+  after content without seqs, and the reverse. It is never appended to whatever happens to be the
+  last message in memory.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from __future__ import annotations
 from bisect import bisect_right, insort
 from typing import TYPE_CHECKING
 
-from rehydrate.core.event import TERMINAL
+from rehydrate.core.event import CONTENT, TERMINAL
 from rehydrate.core.message import MessageState
 from rehydrate.core.positions import (
     MARGIN_MS,
@@ -100,7 +102,8 @@ class AnonymousMessages:
         """Return the message of *event*, or `FORGOTTEN`; None: it begins one."""
         if not self._states:
             return None
-        for state in self._states:
+        near = bisect_right(self._states, reach_back(event), key=_position)
+        for state in self._states[max(0, near - 1) :]:
             if _contains(state, event):
                 return state
         if event.serial is None:
@@ -151,5 +154,11 @@ def _lacks_start(following: list[MessageState]) -> bool:
 
 
 def _is_over(state: MessageState, event: Event) -> bool:
-    """Return True if *event* does not continue *state*: that has ended, or another one starts."""
-    return state.ended or event.kind == "start"
+    """Return True if *event* does not continue *state*.
+
+    That has ended, or another one starts; or one of them is numbered and the other is not.
+    """
+    if state.ended or event.kind == "start":
+        return True
+    differ = event.kind in CONTENT and (event.seq is None) != (state.seq is None)
+    return differ and bool(state.parts())

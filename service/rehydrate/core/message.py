@@ -318,8 +318,7 @@ class MessageState:
 
         Without a serial only its id shows, when it is read again, that it is not new.
         """
-        known_ms = self.recent.get(id_, -1)
-        if known_ms < at_ms:
+        if self.recent.get(id_, -1) < at_ms and not self.has_forgotten(at_ms):
             self.recent.pop(id_, None)
             self.recent[id_] = at_ms
             self.changed = True

@@ -95,8 +95,8 @@ class Lookup(NamedTuple):
     Attributes:
         ids: the messages with these ids, also to see which of the ids are taken.
         serials: the messages that begin at these serials: an append may name no more than that.
-        anonymous_from: of the anonymous messages those in progress, the newest one at or before
-            this position, and all later ones; None: none.
+        anonymous_from: of the anonymous messages the newest one at or before this position, and all
+            later ones; None: none.
     """
 
     ids: frozenset[str] = frozenset()

@@ -19,7 +19,7 @@ from rehydrate.core.text.content import TOO_LARGE
 from rehydrate.core.timeline import MAX_OPEN, Lookup
 from rehydrate.core.window import REWIND_REACH_MS
 from rehydrate.errors import StoreUnavailable
-from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated, Page, answer
+from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated, Page, answer, is_announced
 from rehydrate.ports import Finished
 
 if TYPE_CHECKING:
@@ -84,9 +84,10 @@ class LiveConversation:
     @property
     def stale(self) -> bool:
         """Whether reading again may add what is missing."""
-        return any(reason.retry for reason in self._reading.reasons) or any(
-            state.pointer > state.covered for state in self._timeline.messages.values()
-        )
+        if any(reason.retry for reason in self._reading.reasons):
+            return True
+        states = self._timeline.messages.values()
+        return is_announced(self._timeline) and any(s.pointer > s.covered for s in states)
 
     @property
     def is_open(self) -> bool:
@@ -222,10 +223,11 @@ class LiveConversation:
         if state is not None:
             return state
         name = self._timeline.name(event)
-        for id_ in names_of(event) if name is None else [name]:
-            if (row := self._rows.get(id_)) is not None:
+        rows = [self._rows.get(id_) for id_ in (names_of(event) if name is None else [name])]
+        for row in rows:
+            if row is not None:
                 self._restore(row)
-        return self._timeline.find(event)
+        return self._timeline.find(event) if any(rows) else None
 
     def _restore(self, row: Finished) -> None:
         if row.id not in self._timeline.messages:

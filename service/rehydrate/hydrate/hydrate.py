@@ -375,7 +375,10 @@ async def _complete_ended(
     lacking = [
         id_
         for id_ in stopped
-        if id_ is not None and (state := timeline.messages.get(id_)) and state.gaps()
+        if id_ is not None
+        and (state := timeline.messages.get(id_)) is not None
+        and not state.anonymous
+        and state.gaps()
     ]
     if not lacking:
         return
@@ -391,7 +394,7 @@ def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
     rows, older = _page(stored, timeline, page.limit, page.before)
     messages = [body or wire.encode(timeline.messages[id_]) for _, id_, body in rows]
     states = [timeline.messages[id_] for _, id_, _ in rows if id_ in timeline.messages]
-    if any(state.pointer > state.covered for state in states):
+    if is_announced(timeline) and any(state.pointer > state.covered for state in states):
         reasons = [*reasons, _STORE_BEHIND]
     elif not all(map(wire.is_whole, messages)):
         reasons = [*reasons, _NOT_EXACT]
@@ -409,6 +412,11 @@ def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
         settled=page.before is not None and not window.count,
         counts=timeline.counts,
     )
+
+
+def is_announced(timeline: Timeline) -> bool:
+    """Return True if history shows a pointer, whose text may be stored by the next read."""
+    return timeline.counts[Outcome.POINTER.value] > 0
 
 
 _EXPIRED = Reason(

@@ -87,16 +87,14 @@ _ANONYMOUS = """ || ARRAY(
             WHERE conversation_id = $1 AND anonymous AND position <= $4
             ORDER BY conversation_id DESC, position DESC LIMIT 1
         ), '')
-        UNION ALL
-        SELECT id FROM messages WHERE conversation_id = $1 AND status = 'in_progress' AND anonymous
     )"""
 
 STATES_AT_SERIALS = _WHOLE.format(ids=f"$2::text[]{_AT_SERIALS}")
 """As `STATES`, and the messages that begin at the serials $3."""
 
 RELATED = _WHOLE.format(ids=f"$2::text[]{_AT_SERIALS}{_ANONYMOUS}")
-"""As `STATES_AT_SERIALS`, and of the anonymous messages those in progress, the newest one at or before
-the position $4, and all later ones."""
+"""As `STATES_AT_SERIALS`, and of the anonymous messages the newest one at or before the position $4,
+and all later ones."""
 
 CONVERSATIONS = f"""
     SELECT {_CONVERSATION} FROM conversations
