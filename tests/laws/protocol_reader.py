@@ -192,26 +192,25 @@ class Reader:
         return e
 
     def find(self, e):  # section 9.4
-        if e.rid is not None:
-            return self.messages.get(e.rid)
-        if e.version is not None:
-            return "DROP"
-        known = [v for v in self.messages.values() if v.get("anonymous")]
-        known.sort(key=lambda v: v["position"] or "")
+        if e.rid is not None or e.version is not None:
+            return "DROP" if e.rid is None else self.messages.get(e.rid)
+        known = self.anonymous()
         for v in near(known, e):
             held = e.id is not None and e.id in (v["id"], v.get("start"), *recent_ids(v))
             if held and (v["status"] == "in_progress" or not e.at_ms > ended_ms(v) + MARGIN_MS):
                 return v
         if e.serial is None:
             last = known[-1] if known else None
-            if last and e.at_ms < (ended_ms(last) if ended(last) else began_ms(last)) - MARGIN_MS:
+            known_ms = last and (
+                ended_ms(last) if ended(last) else digits_ms(last["position"]) or 0
+            )
+            if last and e.at_ms < known_ms - MARGIN_MS:
                 return "DROP"
             return goes_on(last, e)
         before = [v for v in known if (v["position"] or "") <= e.serial]
-        after = known[len(before) :]
-        if e.kind == "start" and after and "start" not in after[0]:
-            return "DROP"
-        if known and not before and not (e.kind == "start" and self.whole):
+        starts = e.kind == "start"
+        lost = starts and any("start" not in v for v in known[len(before) :][:1])
+        if lost or (known and not before and not (starts and self.whole)):
             return "DROP"
         last = before[-1] if before else None
         if last and last["through"]["serial"] and e.serial <= last["through"]["serial"]:
@@ -260,18 +259,18 @@ class Reader:
         return v
 
     def names(self, e):
-        if e.rid is not None:
-            return [e.rid]
-        own = [e.id] if is_id(e.id) else []
-        if e.serial is not None:
-            return [*own, e.serial]
-        return [*own, inserted(e.at_ms, 0)] if own else []
+        own = [e.rid] if e.rid is not None else [e.id] if is_id(e.id) else []
+        other = e.serial or (inserted(e.at_ms, 0) if own else None)
+        return own if other is None or e.rid is not None else [*own, other]
 
     def place(self, e):
         place = inserted(e.at_ms, len(self.messages))
-        known = [v["position"] or "" for v in self.messages.values() if v.get("anonymous")]
-        newest = max(known, default="")
+        newest = max(v["position"] or "" for v in ({"position": ""}, *self.anonymous()))
         return place if place > newest else f"{newest}+"
+
+    def anonymous(self):
+        known = [v for v in self.messages.values() if v.get("anonymous")]
+        return sorted(known, key=lambda v: v["position"] or "")
 
 
 class StreamReader:
@@ -321,31 +320,24 @@ def inserted(at_ms, number):
 def near(known, e):
     at_ms = e.at_ms if e.serial is None else digits_ms(e.serial)
     low = e.serial if at_ms is None else inserted(max(0, at_ms - 2 * MARGIN_MS), 0)
-    first = len([v for v in known if (v["position"] or "") <= low]) - 1
-    return known[max(0, first) :]
+    return known[max(0, len([v for v in known if (v["position"] or "") <= low]) - 1) :]
 
 
 def goes_on(last, e):
-    if last is None or ended(last) or e.kind == "start":
-        return None
-    other = (last["through"]["seq"] is None) != (e.seq is None)
-    return None if other and e.kind in CONTENT and last["parts"] else last
+    over = last is None or ended(last) or e.kind == "start"
+    other = not over and (last["through"]["seq"] is None) != (e.seq is None)
+    return None if over or (other and e.kind in CONTENT and last["parts"]) else last
 
 
 def digits_ms(place):
-    digits = place[:14]
+    digits = (place or "")[:14]
     return int(digits) if len(digits) == 14 and digits.isdigit() else None
 
 
 def ended_ms(v):
-    if "ended_ms" in v:
-        return v["ended_ms"]
     at = v.get("finished_at")
-    return float("nan") if at is None else round(datetime.fromisoformat(at).timestamp() * 1000)
-
-
-def began_ms(v):
-    return digits_ms(v["position"] or "") or 0
+    known = float("nan") if at is None else round(datetime.fromisoformat(at).timestamp() * 1000)
+    return v.get("ended_ms", known)
 
 
 def recent_ids(v):

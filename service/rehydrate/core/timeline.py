@@ -178,9 +178,10 @@ class Timeline:
                 continue
             if anew or not self.anonymous.reaches(reach_back(event)):
                 from_ = min(from_ or reach_back(event), reach_back(event))
-            if may_begin or event.kind == "start" or self.find(event) is None:
+            state = self.find(event)
+            if may_begin or state is None:
                 ids.update(names_of(event))
-            may_begin |= event.kind == "stop"
+            may_begin |= event.kind == "stop" and (state is None or not state.ended)
         if not anew:
             ids -= self.messages.keys()
             serials -= self._message_of_serial.keys()
