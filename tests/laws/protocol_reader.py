@@ -196,7 +196,7 @@ class Reader:
             return "DROP" if e.rid is None else self.messages.get(e.rid)
         known = self.anonymous()
         for v in near(known, e):
-            held = e.id is not None and e.id in (v["id"], v.get("start"), *recent_ids(v))
+            held = e.id is not None and e.id in (v["id"], *recent_ids(v))
             if held and (v["status"] == "in_progress" or not e.at_ms > ended_ms(v) + MARGIN_MS):
                 return v
         if e.serial is None:

@@ -130,7 +130,7 @@ function responseOf(view, m) {                        // find the response of a 
   const since = m.serial == null ? m.timestamp : /^\d{14}/.test(m.serial) ? parseInt(m.serial, 10) : null;
   const low = since === null ? m.serial : inserted(Math.max(0, since - 2 * MARGIN), 0);
   const near = known.slice(Math.max(0, known.filter((v) => place(v) <= low).length - 1));
-  const own = m.id != null && near.find((v) => [v.id, v.start, ...v.recent_ids ?? []].includes(m.id) && !(m.timestamp > endOf(v) + MARGIN));
+  const own = m.id != null && near.find((v) => [v.id, ...v.recent_ids ?? []].includes(m.id) && !(m.timestamp > endOf(v) + MARGIN));
   if (own) return own.id;
   let v = known.at(-1);
   if (m.serial == null) {
@@ -150,7 +150,7 @@ function responseOf(view, m) {                        // find the response of a 
   if (id === undefined) return null;                                     // each is the id of another message
   const after = inserted(m.timestamp, view.size), newest = place(known.at(-1));
   const position = m.serial ?? (after > newest ? after : `${newest}+`);
-  view.set(id, { id, role: 'assistant', status: 'in_progress', text: '', gaps: [], anonymous: true, headless: !begins, start: begins ? m.id : undefined, position, client_id: m.clientId ?? null, through: { gen: 1, seq: null, serial: null } });
+  view.set(id, { id, role: 'assistant', status: 'in_progress', text: '', gaps: [], anonymous: true, headless: !begins, position, client_id: m.clientId ?? null, through: { gen: 1, seq: null, serial: null } });
   return id;
 }
 // --8<-- [end:rule]

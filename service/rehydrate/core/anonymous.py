@@ -1,13 +1,13 @@
 """Anonymous messages: which one an event without a response id belongs to.
 
-Nothing in such an event names its message, so its place in the log decides (exactness S7, S15; the
+Nothing in such an event names its message, so its place in the log decides (exactness S7, S16, S17; the
 rule is docs/protocol.md section 9.4). The rule uses of the other messages only what lies near that
 place. So a component that knows a part of a conversation finds the same message as one that knows
 all of it, provided that it knows the anonymous messages from that place on, and the newest one at
 or before it: `reach_back` returns the place, and a `Lookup` asks a store for them.
 
 * **The same event again** is recognised by its id. The message that contains it is known by its
-  own id, that of its start, or those it keeps for the margin. An id identifies an event only near
+  own id, or those it keeps for the margin. An id identifies an event only near
   its place, and within the margin of its message's end: a publisher that uses ids again means other
   events.
 * **With a serial**, the event belongs to the newest message that began at or before it. A message
@@ -135,7 +135,7 @@ def _position(state: MessageState) -> str:
 
 def _contains(state: MessageState, event: Event) -> bool:
     """Return True if the id of *event* is one that *state* still identifies events by."""
-    if event.id is None or not (event.id in state.recent or event.id in {state.id, state.start_id}):
+    if event.id is None or not (event.id in state.recent or event.id == state.id):
         return False
     if state.status not in TERMINAL or state.finished_ms is None:
         return True
