@@ -213,6 +213,14 @@ class TestView:
         old = Event("token", None, serial=serial(BEGAN_MS), id="old", text="a")
         assert view.apply_event(old) is DROP
 
+    def test_a_start_older_than_every_anonymous_stream_begins_one_where_all_are_known(self):
+        begun = View(answered())
+        late = Event("start", None, serial=serial(BEGAN_MS), id="late")
+        begun.apply(live(said("start", None, at_s=5)))
+        paged = View(answered() | {"older": "cursor"})
+        paged.apply(live(said("start", None, at_s=5)))
+        assert (begun.apply_event(late), paged.apply_event(late)) == (APPLY, DROP)
+
 
 def ENDED_OF(rid):  # noqa: N802 - reads like the table's states
     return folded(*ABC, stop(4), state=MessageState(rid))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from core.growing import at, create, full
 from core.saying import BEGAN_MS, event, folded, shown, start, stop, text, text_of, token
 from rehydrate.core.fold import MessageState, Owner, fold
-from rehydrate.core.message import read_again_from
+from rehydrate.core.message import NO_TIME_MS, read_again_from
 from rehydrate.core.text import content
 
 
@@ -168,3 +168,25 @@ def test_history_is_read_again_from_the_oldest_message_that_may_grow():
     assert read_again_from([open_, ended], BEGAN_MS + 60_000).serial == at(3)
     assert read_again_from([ended], BEGAN_MS + 60_000) is None
     assert read_again_from([ended], BEGAN_MS + 3_000).serial == at(1)
+
+
+def test_the_id_of_an_event_that_changed_nothing_is_kept_as_long_as_any_other():
+    state = MessageState("r")
+    assert not state.has_forgotten(BEGAN_MS)
+    state.keep_id("a", BEGAN_MS)
+    state.keep_id("b", BEGAN_MS + 1)
+    state.keep_id("a", BEGAN_MS + 6_000)
+    state.keep_id("a", BEGAN_MS + 5_000)
+    state.keep_id("old", BEGAN_MS)
+    assert state.recent == {"b": BEGAN_MS + 1, "a": BEGAN_MS + 6_000}
+    assert (state.has_forgotten(BEGAN_MS), state.has_forgotten(BEGAN_MS + 1_000)) == (True, False)
+    state.recent["a"] = NO_TIME_MS
+    assert not state.has_forgotten(BEGAN_MS)
+
+
+def test_a_pointer_is_kept():
+    state = folded(start(), token(1, "a"))
+    state.mark_stored()
+    state.note_pointer(3)
+    state.note_pointer(2)
+    assert (state.pointer, state.changed, state.exact) == (3, True, False)

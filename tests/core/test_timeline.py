@@ -7,10 +7,11 @@ import pytest
 from core.growing import at, create, full
 from core.saying import BEGAN_MS, event, folded, said, serial, shown, start, stop, text_of, token
 from rehydrate.core import timeline as module
-from rehydrate.core.codecs import decode
-from rehydrate.core.event import Event
+from rehydrate.core.anonymous import names_of, reach_back
+from rehydrate.core.codecs import decode, decode_all
+from rehydrate.core.event import Event, Version
 from rehydrate.core.fold import MessageState, Outcome
-from rehydrate.core.timeline import Timeline, Tombstone, erased_mark, ignored
+from rehydrate.core.timeline import Lookup, Timeline, Tombstone, erased_mark, ignored
 from rehydrate.core.window import LostInterval, spanned
 
 NOW_MS = BEGAN_MS + 1_000_000
@@ -387,6 +388,76 @@ def test_a_late_event_without_response_id_belongs_to_the_newest_stream_that_bega
         timeline.apply(event("token", None, "x", at_s=at_s, message_id=None))
         timeline.apply(event("stop", at_s=at_s + 1, message_id=None, status="completed"))
     assert list(timeline.messages) == ["token10", "token20", "token30"]
-    for at_s, id_ in ((15, "token10"), (25, "token20"), (35, None)):
+    for at_s, id_ in ((10.5, "token10"), (20.5, "token20"), (25, None), (35, None)):
         found = timeline.find(event("token", None, "late", at_s=at_s, message_id=None))
         assert (found and found.id) == id_
+
+
+class TestLookup:
+    def test_it_names_all_that_events_may_belong_to_and_no_more(self):
+        timeline = shown(*whole("a", "x", 0))
+        named = [event("token", 1, "x", message_id="a"), event("token", 1, "x", message_id="b")]
+        assert timeline.lookup(named) == Lookup(frozenset({"b"}))
+        assert timeline.lookup(named[:1]).is_empty
+        assert timeline.lookup(named[:1], anew=True) == Lookup(frozenset({"a"}))
+
+    def test_an_append_is_looked_up_by_the_serial_of_its_message(self):
+        append = Event("token", None, serial="s", text="x", version=Version("s1", is_delta=True))
+        named = append._replace(message_id="s", serial="s")
+        elsewhere = append._replace(serial=None)
+        assert Timeline().lookup([append, elsewhere]) == Lookup(frozenset(), frozenset({"s"}))
+        assert Timeline().lookup([named]) == Lookup(frozenset({"s"}), frozenset({"s"}))
+
+    def test_an_anonymous_event_is_looked_up_by_its_place_and_by_the_ids_it_may_begin_with(self):
+        began, first, ended, second = decode_all(
+            anonymous(("start", None), ("token", "a"), ("stop", None), ("token", "b"))
+        )
+        timeline = Timeline()
+        timeline.anonymous.complete_from = None
+        asked = timeline.lookup([first, began])
+        assert asked.anonymous_from == reach_back(began)
+        assert {"m0", "m1"} <= asked.ids
+        timeline.learn(asked, [])
+        assert timeline.lookup([began, first]).anonymous_from is None
+        timeline.fold([began, first])
+        assert timeline.lookup([first]).is_empty
+        assert timeline.lookup([ended, second]).ids == set(names_of(second))
+        timeline.fold([ended])
+        assert timeline.lookup([ended]).is_empty
+
+    def test_what_is_known_is_not_replaced_by_what_is_stored(self):
+        timeline = shown(*whole("a", "x", 0))
+        known = timeline.messages["a"]
+        timeline.learn(Lookup(frozenset({"a", "b"})), [MessageState("a"), MessageState("b")])
+        assert timeline.messages["a"] is known
+        assert set(timeline.messages) == {"a", "b"}
+
+
+def test_a_taken_id_names_no_anonymous_message():
+    timeline = shown(*whole("m9", "x", 0), said("token", "y", at_s=9))
+    assert texts(timeline) == {"m9": "x", serial(BEGAN_MS + 9_000): "y"}
+    timeline.add(MessageState(serial(BEGAN_MS + 60_000)))
+    last = Event("start", None, id="m9", serial=serial(BEGAN_MS + 60_000))
+    assert timeline.apply(last).outcome is Outcome.OLD
+
+
+def test_the_answer_to_an_erased_prompt_is_erased():
+    stone = Tombstone(None, BEGAN_MS, frozenset({erased_mark("p")}))
+    timeline = Timeline(tombstone=stone)
+    begins = Event("start", "r", prompt_id="p", timestamp_ms=BEGAN_MS + 1)
+    more = Event("token", "r", text="x", timestamp_ms=BEGAN_MS + 2)
+    timeline.fold([begins, more, begins._replace(message_id=None)])
+    assert (timeline.messages, timeline.erased) == ({}, {"r"})
+
+
+def test_without_serials_an_anonymous_event_that_changed_nothing_is_known_again():
+    first, foreign, ended = decode_all(
+        [
+            said("token", "a", at_s=0, serials=False),
+            said("token", "b", at_s=1, serials=False, client_id="eve"),
+            said("stop", None, at_s=2, serials=False),
+        ]
+    )
+    timeline = Timeline()
+    timeline.fold([first, foreign, ended, foreign, first])
+    assert texts(timeline) == {"m0": "a"}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.saying import BEGAN_MS, said, serial
+from rehydrate.core.event import Event
 from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS
 from rehydrate.core.text.versioned_messages import VersionedHeader
 from rehydrate.core.window import (
@@ -17,6 +18,7 @@ from rehydrate.core.window import (
     missed,
     needs_no_read,
     read_from_ms,
+    since_recorded,
     spanned,
 )
 
@@ -180,3 +182,17 @@ def test_a_growing_message_of_the_newest_time_does_not_lower_the_serial():
     growing = VersionedHeader(f"{newest_ms:014d}-000@r:000", -2, "v", newest_ms)
     moved = advanced(None, window_from(newest_ms), at_end=True, growing=growing)
     assert moved.serial == serial(newest_ms)
+
+
+def test_what_only_its_id_identifies_is_not_read_again_from_before_the_margin():
+    old = Event("token", "r", id="a", timestamp_ms=BEGAN_MS, text="a")
+    kept = [
+        old._replace(seq=1),
+        old._replace(serial=serial(BEGAN_MS)),
+        Event.prompt("p", "hi", id="p", timestamp_ms=BEGAN_MS),
+        old._replace(timestamp_ms=BEGAN_MS + 1_000),
+    ]
+    watermark = Watermark(None, BEGAN_MS + 1_000 + MARGIN_MS, BEGAN_MS)
+    assert since_recorded([old, *kept], watermark) == kept
+    assert since_recorded(kept, watermark) is kept
+    assert since_recorded([old], None) == [old]

@@ -246,8 +246,7 @@ RECENT_MESSAGES = """
         ))
     ORDER BY role, finished_at DESC NULLS FIRST LIMIT $2
 """
-"""Messages that are open or claimed, or ended or were replayed within a day; the
-responses first.
+"""Messages that are open or claimed, or ended or were replayed within a day; responses first.
 
 $1 conversation, $2 limit.
 """
