@@ -46,8 +46,9 @@ async def folded_in_parts(log, cuts, overlaps):
         ]
         events = list(decode_all(shown))
         async with store.locked("c", "ai:c") as held:
-            known = await held.messages({event.message_id for event in events})
-            timeline = Timeline(known.values())
+            timeline = Timeline()
+            asked = timeline.lookup(events, anew=True)
+            timeline.learn(asked, (await held.messages(asked)).values())
             timeline.fold(events)
             await held.put([s for s in timeline.messages.values() if s.changed])
     return Timeline(store.rows.values())
