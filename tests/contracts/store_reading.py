@@ -144,7 +144,7 @@ class Rows:
         states = [finished(name, place) for name, place in zip("abcdn", "01345", strict=True)]
         for state in (*states[:4], streaming := response("s")):
             state.anonymous = True
-        streaming.place("00")
+        streaming.position = "00"
         await put(store, "c", *states, streaming)
         await put(store, "d", finished("b", "1"))
         assert {state.id for state in await store.states("c", from_two)} == set("bcdn")

@@ -141,9 +141,9 @@ class TestS18AMessageOnAnOlderPage:
             reading(history, conversation) as follower,
         ):
             await follower.until(lambda r: "n249" in r.texts)
-            await publisher.say("user-input", {"promptId": "p0", "text": "EVIL"})
-            await publisher.say("token", "EVIL", rid="r0")
-            await publisher.say("token", "new", rid="r1")
+            await publisher.publish_message("user-input", {"promptId": "p0", "text": "EVIL"})
+            await publisher.publish_message("token", "EVIL", rid="r0")
+            await publisher.publish_message("token", "new", rid="r1")
             shown = await follower.until(lambda r: r.texts.get("r1") == "new")
             assert "EVIL" not in shown.texts.values()
             assert not {"p0", "r0"} & shown.texts.keys()
@@ -155,7 +155,7 @@ class TestS19AnErasureDuringAPublish:
         ctx = room.context(store=Paused(room.store, locked=gate))
         publishing = room.house.spawn(self._prompt(ctx, room.id))
         await gate.reached()
-        await room.heard(1)
+        await room.wait_for_history(1)
         await self._erase(room)
         gate.open()
         with pytest.raises(Conflict, match="erased"):
@@ -172,14 +172,14 @@ class TestS19AnErasureDuringAPublish:
         assert (await room.hydrate()).messages == []
 
     async def test_nor_is_a_foreign_answer_to_it_recorded_or_shown(self, room):
-        await room.say("user-input", {"promptId": "p", "text": "?"})
+        await room.publish_message("user-input", {"promptId": "p", "text": "?"})
         await self._erase(room)
         await asyncio.sleep(0.01)  # the tombstone covers all of its own millisecond
-        await room.say("start", responseId="r", promptId="p")
-        await room.say("token", "gone", responseId="r")
+        await room.publish_message("start", responseId="r", promptId="p")
+        await room.publish_message("token", "gone", responseId="r")
         assert (await room.hydrate()).messages == []
         await room.catch_up()
-        await room.say("token", "too", responseId="r")
+        await room.publish_message("token", "too", responseId="r")
         await room.catch_up(ahead_ms=20_000)
         assert (await room.hydrate(ahead_ms=20_000)).messages == []
         assert (await room.row()).tombstone.erases("r")

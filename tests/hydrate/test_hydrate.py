@@ -364,14 +364,14 @@ class TestSeam:
 
 
 async def test_messages_that_are_known_cost_no_statement(room):
-    await room.say("user-input", {"promptId": "p", "text": "hi"})
-    await room.tell("done", "xyz")
-    await room.tell("open", "ab", stop=False)
+    await room.publish_message("user-input", {"promptId": "p", "text": "hi"})
+    await room.publish_response("done", "xyz")
+    await room.publish_response("open", "ab", stop=False)
     for name, data in [("start", None), ("token", "a"), ("stop", None)] * 2:
-        await room.say(name, data)
+        await room.publish_message(name, data)
     await room.catch_up()
-    await room.say("token", "b", responseId="open", seq=3)
-    await room.say("token", "of the third anonymous answer")
+    await room.publish_message("token", "b", responseId="open", seq=3)
+    await room.publish_message("token", "of the third anonymous answer")
     asked = []
 
     async def count():
@@ -382,7 +382,7 @@ async def test_messages_that_are_known_cost_no_statement(room):
     assert texts == ["hi", "xyz", "abb", "a", "a", "of the third anonymous answer"]
     assert len(asked) == 1  # is the id of the third one taken?
     await room.catch_up()
-    await room.say("token", ", which goes on")
+    await room.publish_message("token", ", which goes on")
     assert len((await room.hydrate(store=store)).messages) == len(texts)
     assert len(asked) == 1
 

@@ -53,9 +53,14 @@ def test_text_that_postgres_rejects_is_not_a_valid_id(text: str) -> None:
 
 
 def test_ids_that_cannot_be_stored_are_left_out() -> None:
-    sql, conversation, ids = select_messages("c", ["a", "b\0", None])
-    assert (sql, conversation, ids) == (statements.STATES_AND_ANONYMOUS, "c", ["a"])
-    assert select_messages("c", ["a"])[0] == statements.STATES
+    assert select_messages("c", ["a", "b\0"]) == (statements.STATES, ("c", ["a"]))
+    both = frozenset({"a", "\ud800"})
+    asked = select_messages("c", Lookup(both, both, "p"))
+    assert asked == (statements.RELATED, ("c", ["a"], ["a"], "p"))
+    for place in (None, "p\0"):
+        sql, arguments = select_messages("c", Lookup(frozenset(), both, place))
+        assert (sql, arguments) == (statements.STATES_AT_SERIALS, ("c", [], ["a"]))
+    assert select_messages("c", Lookup(both)) == (statements.STATES, ("c", ["a"]))
 
 
 async def test_a_message_read_twice_in_a_block_is_the_same_object(store) -> None:

@@ -225,9 +225,9 @@ class _Refusing:
 
 class TestUnrecordable:
     async def test_the_rest_of_the_page_is_recorded_and_the_message_counted(self, room, caplog):
-        await room.tell("a", "abc")
-        await room.say("user-input", {"promptId": "bad", "text": "secret"})
-        await room.tell("b", "de")
+        await room.publish_response("a", "abc")
+        await room.publish_message("user-input", {"promptId": "bad", "text": "secret"})
+        await room.publish_response("b", "de")
         store = _Refusing(room.store, "bad")
         recorded = await room.catch_up(store=store)
         assert store.fired
@@ -238,7 +238,7 @@ class TestUnrecordable:
         assert "secret" not in caplog.text
 
     async def test_an_outage_leaves_nothing_out(self, room):
-        await room.tell("a", "abc")
+        await room.publish_response("a", "abc")
 
         async def fail():
             raise StoreUnavailable("it is down")
@@ -248,7 +248,7 @@ class TestUnrecordable:
         assert (await room.catch_up()).counts["folded"] == 5
 
     async def test_where_nothing_can_be_recorded_the_error_is_raised(self, room):
-        await room.tell("a", "abc")
+        await room.publish_response("a", "abc")
 
         async def fail():
             raise Conflict("whatever is recorded")

@@ -143,6 +143,8 @@ class LiveConversation:
         was_open = before is None or not before.ended
         applied = self._timeline.apply_to(before, event)
         message = applied.state
+        if applied.outcome is Outcome.POINTER:
+            self._timeline.counts[Outcome.POINTER.value] += 1
         if message is None and applied.outcome is Outcome.REFUSED:
             return _TOO_MANY
         if message is None or applied.outcome is not Outcome.FOLDED:
