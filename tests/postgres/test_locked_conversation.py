@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from contracts.messages import finished, put, response
+from rehydrate.core.timeline import Lookup
 from rehydrate.core.window import LostInterval
 from rehydrate.errors import BadParameter
 from rehydrate.postgres import locked_conversation as module
