@@ -214,3 +214,27 @@ class TestS20AForgottenPointer:
         said.say(0.2, "token", "b", id_="b")
         for messages in (said.fresh(), await said.rest(1), await said.follow(-1)):
             assert texts(messages) == {"a": ("ab", "in_progress")}
+
+
+async def test_messages_that_are_known_cost_no_statement(room):
+    await room.publish_message("user-input", {"promptId": "p", "text": "hi"})
+    await room.publish_response("done", "xyz")
+    await room.publish_response("open", "ab", stop=False)
+    for name, data in [("start", None), ("token", "a"), ("stop", None)] * 2:
+        await room.publish_message(name, data)
+    await room.catch_up()
+    await room.publish_message("token", "b", responseId="open", seq=3)
+    await room.publish_message("token", "of the third anonymous answer")
+    asked = []
+
+    async def count():
+        asked.append(None)
+
+    store = Paused(room.store, states=count)
+    texts = [m["text"] for m in (await room.hydrate(store=store)).messages]
+    assert texts == ["hi", "xyz", "abb", "a", "a", "of the third anonymous answer"]
+    assert len(asked) == 1  # is the id of the third one taken?
+    await room.catch_up()
+    await room.publish_message("token", ", which goes on")
+    assert len((await room.hydrate(store=store)).messages) == len(texts)
+    assert len(asked) == 1

@@ -363,30 +363,6 @@ class TestSeam:
         assert [text for text, _ in (await room.shown()).values()] == ["ab", "c"]
 
 
-async def test_messages_that_are_known_cost_no_statement(room):
-    await room.publish_message("user-input", {"promptId": "p", "text": "hi"})
-    await room.publish_response("done", "xyz")
-    await room.publish_response("open", "ab", stop=False)
-    for name, data in [("start", None), ("token", "a"), ("stop", None)] * 2:
-        await room.publish_message(name, data)
-    await room.catch_up()
-    await room.publish_message("token", "b", responseId="open", seq=3)
-    await room.publish_message("token", "of the third anonymous answer")
-    asked = []
-
-    async def count():
-        asked.append(None)
-
-    store = Paused(room.store, states=count)
-    texts = [m["text"] for m in (await room.hydrate(store=store)).messages]
-    assert texts == ["hi", "xyz", "abb", "a", "a", "of the third anonymous answer"]
-    assert len(asked) == 1  # is the id of the third one taken?
-    await room.catch_up()
-    await room.publish_message("token", ", which goes on")
-    assert len((await room.hydrate(store=store)).messages) == len(texts)
-    assert len(asked) == 1
-
-
 async def test_a_pointer_whose_text_is_not_stored_means_again(room):
     await room.publish_response("r", "ab", stop=False)
     await room.publish_message("response-complete", None, responseId="r", seq=2)
