@@ -19,7 +19,13 @@ from typing import Any, NamedTuple
 from rehydrate.errors import BadParameter
 
 MARGIN_MS = 5_000
-"""How far before the watermark history is read again, in ms: more than region skew and lag."""
+"""How far before the watermark history is read again, in ms.
+
+It has to exceed the time by which regions may differ in the order of messages, plus
+`HISTORY_LAG_MS`, and to stay below the reach of a rewind (two minutes). It also decides when a
+read is not needed, how long ids and growing messages are kept, and where replays resume. A larger
+margin costs longer reads and more memory.
+"""
 
 HISTORY_LAG_MS = 2_000
 """How much later REST history may show a message than the live stream, in ms."""

@@ -3,15 +3,16 @@
 `hydrate` is what callers use. `read` does the work, and the comment above it is the argument; start
 there. It needs these terms (docs/glossary.md has all):
 
-* *watermark*: how far the store has recorded the channel, as a serial and as times.
+* *watermark*: how far the store has recorded the channel: the serial of the newest recorded
+  message, its timestamp, and when the recorder last read history to its end (``read_at_ms``).
 * *margin*: how far before the watermark history is read again. It is one number, `MARGIN_MS` in
-  `rehydrate.core.positions`, which `read_from_ms` subtracts. To change it, change that number; it
-  must stay above the difference of regions and the lag of history, as its comment there states.
+  `rehydrate.core.positions`; its comment states what it has to exceed, and what else it decides.
 * *until*: the client's attach point, a serial. The client receives what follows it live, so the
   answer has to reach it.
 * *position*: the place of a message, which is the serial at which it began. Pages are cut there.
-* *gap*: events that are known to be missing from a text. *Exact*: a text that has none hidden.
-* *pointer*: a repair without content, which only the store has.
+* *gap*: events that are known to be missing from a text; a message lists its own. A message is
+  *exact* if it lacks nothing else. *Lost interval*: a time whose events may have expired unread.
+* *pointer*: a repair without content: the text that replaces the message's is in the store alone.
 """
 
 from __future__ import annotations
@@ -54,12 +55,28 @@ if TYPE_CHECKING:
     from rehydrate.ports import Stored
 
 EPHEMERAL_LAG_S = 0.7
-"""An ephemeral token is in the store at most this long after it was published: checkpoints are half
-a second apart. A client that attached before this request therefore misses none in between."""
+"""How long to wait for the ephemeral tokens that were published before this request: a publisher
+stores them every half second. A client that attached earlier receives the later ones live."""
 
 MAX_LIMIT = 200
 _LAST = "~"
 """A position after all others: for an open message whose start has no serial yet."""
+
+_EXPIRED = Reason(
+    "history_expired",
+    retry=False,
+    detail="the channel's history ended before it was read, or held more than is kept",
+)
+_BEHIND = Reason(
+    "history_unavailable", retry=True, detail="the channel's history does not show `until` yet"
+)
+_STORE_BEHIND = Reason("store_behind", retry=True, detail="a text is not stored yet")
+_NOT_EXACT = Reason(
+    "not_exact", retry=False, detail="a message has gaps, or exact: false: it may lack text"
+)
+_TOO_MANY = Reason(
+    "not_exact", retry=False, detail="more responses were begun than may be open at once"
+)
 
 
 class Hydrated(NamedTuple):
@@ -89,7 +106,7 @@ class Hydrated(NamedTuple):
 
     @property
     def complete(self) -> bool:
-        """True if nothing is known to be missing, other than the gaps that messages list."""
+        """True if nothing may be missing: `reasons` is empty."""
         return not self.reasons
 
     @property
@@ -221,29 +238,31 @@ async def _source(
 
 # The store and the channel hold two windows of one log, and neither is enough. The store ends at
 # its watermark, some seconds behind the channel; the channel forgets after its retention time.
-# An answer is exact if the two windows overlap, because folding an event twice changes nothing:
+# An answer is complete if the two windows overlap, because folding an event twice changes nothing:
 # every event has a seq, a serial or an id by which its second copy is recognised. So the whole
 # task is to make them overlap, or to find out that they do not.
 #
 # 1. Load. One statement, therefore one snapshot: the watermark and the messages that it covers
 #    belong together. Loading them by two statements would let a recorder move the watermark in
-#    between, and the events it folded meanwhile would be in neither part.
+#    between, and the events it folded meanwhile would be in neither part. (`_load` repeats the
+#    whole statement where ephemeral tokens are still on their way to the store.)
 # 2. Read history from the watermark less the margin. Not from the watermark itself:
 #    two regions of the channel order the same messages differently by up to that long, and REST
 #    history shows a message up to 2 s after it was delivered. An event that became visible below
 #    the watermark, after the recorder had read past it, would be lost. History is not read at all
-#    if the store was read more than the margin after `until`, when nothing below `until` can
-#    still become visible.
+#    if the recorder's last read began at least the margin after `until`, when nothing below
+#    `until` can still become visible; nor for an older page that ends below the watermark.
 # 3. Decide whether the windows meet (`missed`). If nothing at or before the watermark was shown
-#    and the last read is older than the retention time, events may have expired unread. The
-#    watermark alone cannot tell: a quiet conversation looks the same as one that lost an hour.
-#    Such a gap is a reason in the answer, and text without seqs is marked inexact.
+#    and the recorder's last complete read is older than the retention time, events may have
+#    expired unread. The watermark alone cannot tell: a quiet conversation looks the same as one
+#    that lost an hour. Such a lost interval is a reason in the answer, and text without seqs is
+#    marked inexact.
 # 4. Fold, in the order of the log, on top of the stored messages. Those that an event names and
 #    that are on no loaded page are loaded first, so that the event continues its message instead
 #    of starting a second one.
-# 5. Load once more the messages that history shows as ended but incomplete. A publisher commits its text
-#    before it publishes the stop (law 7), so a stop in history proves that the text is stored
-#    now, though it may not have been at step 1.
+# 5. Load once more the messages that history shows as ended but incomplete. A publisher commits
+#    its text before it publishes the stop (law 7, decision 0003), so a stop in
+#    history proves that the text is stored now, though it may not have been at step 1.
 async def read(
     ctx: Context,
     conversation_id: str,
@@ -252,7 +271,7 @@ async def read(
     page: Page = NEWEST,
     source: HistorySource = CHANNEL,
 ) -> Reading:
-    """Read the conversation that `hydrate` answers with; takes and raises the same."""
+    """Read the conversation that `hydrate` answers with. The arguments and errors are the same."""
     check_conversation_id(conversation_id)
     check_until(until)
     if not 1 <= page.limit <= MAX_LIMIT:
@@ -263,12 +282,12 @@ async def read(
         stored = await _load(ctx, conversation_id, page)
         channel = stored.conversation and stored.conversation.channel
         channel = channel or ctx.default_channel(conversation_id)
-        if _reaches(stored, until, page):
+        if _store_suffices(stored, until, page):
             history = no_history(read_at_ms)
         else:
-            grown = any(state.versioned for state in stored.open)
+            may_have_grown = any(state.versioned for state in stored.open)
             watermark = _watermark(stored)
-            query = HistoryQuery(channel, watermark, until, read_at_ms, grown, early)
+            query = HistoryQuery(channel, watermark, until, read_at_ms, may_have_grown, early)
             history = await source.read(ctx, query)
     events = since_recorded(history.events, _watermark(stored))
     timeline = await _begin(ctx, conversation_id, stored, events, page)
@@ -291,7 +310,7 @@ def _watermark(stored: Stored) -> Watermark | None:
     return stored.conversation.watermark if stored.conversation else None
 
 
-def _reaches(stored: Stored, until: str | None, page: Page) -> bool:
+def _store_suffices(stored: Stored, until: str | None, page: Page) -> bool:
     """Return True if the store alone answers: it reaches *until*, or all of an older *page*."""
     watermark = _watermark(stored)
     if page.before is not None and watermark is not None and watermark.serial is not None:
@@ -360,7 +379,7 @@ def _join(
     elif not history.meets_store:
         created_ms = row.created_ms if row else None
         if missed(_watermark(stored), created_ms, history.window, retention_ms):
-            reasons = [_EXPIRED]
+            reasons = [_EXPIRED]  # also if the row has lost intervals: each reason occurs once
             timeline.mark_inexact()
         if not history.shows(until):
             reasons.append(_BEHIND)
@@ -417,23 +436,6 @@ def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
 def is_announced(timeline: Timeline) -> bool:
     """Return True if history shows a pointer, whose text may be stored by the next read."""
     return timeline.counts[Outcome.POINTER.value] > 0
-
-
-_EXPIRED = Reason(
-    "history_expired",
-    retry=False,
-    detail="the channel's history ended before it was read, or held more than is kept",
-)
-_BEHIND = Reason(
-    "history_unavailable", retry=True, detail="the channel's history does not show `until` yet"
-)
-_STORE_BEHIND = Reason("store_behind", retry=True, detail="a text is not stored yet")
-_NOT_EXACT = Reason(
-    "not_exact", retry=False, detail="a message has gaps, or exact: false: it may lack text"
-)
-_TOO_MANY = Reason(
-    "not_exact", retry=False, detail="more responses were begun than may be open at once"
-)
 
 
 def _page(
