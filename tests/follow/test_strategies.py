@@ -11,6 +11,7 @@ from ably.transport.defaults import Defaults
 
 from localably import Key, LocalAbly, LocalAblySettings
 from localably.capability import ServerCapability
+from rehydrate.follow import resync
 from rehydrate.history import History
 from telling import Reader, history_over, publisher_to, reading, settings_for
 from waiting import PATIENCE_S
@@ -236,9 +237,10 @@ async def test_after_a_lost_attachment_history_is_read_up_to_the_new_attach_poin
 
 
 async def test_history_that_does_not_reach_a_cut_rewind_yet_is_read_again(
-    module_database, conversation, strategy
+    module_database, conversation, strategy, monkeypatch
 ):
     """The text has no seq: if the first read were adopted, nothing would show what it lacks."""
+    monkeypatch.setattr(resync, "_HISTORY_TIMEOUT_S", PATIENCE_S)
     async with (
         LocalAbly() as server,
         history_over(module_database, server, follow_strategy=strategy) as history,
@@ -246,10 +248,14 @@ async def test_history_that_does_not_reach_a_cut_rewind_yet_is_read_again(
     ):
         for character in LONG:
             await publisher.publish_message("token", character, rid="r")
-        with server.faults.on("delay_history", ms=1_500) as delayed:
-            snapshot = await snapshot_with(history, conversation, LONG)
-    assert delayed.fired
-    assert snapshot["messages"][0]["text"] != LONG
+        with server.faults.on("delay_history", ms=3_600_000) as delayed:
+            async with reading(history, conversation) as follower:
+                reader = await follower.until(lambda r: r.snapshots)
+                snapshot = reader.snapshots[0]
+                assert delayed.fired
+                server.faults.clear("delay_history")
+                await follower.until(lambda r: r.texts.get("r") == LONG)
+    assert LONG not in [message["text"] for message in snapshot["messages"]]
 
 
 @pytest.mark.parametrize("code", [90008, 40024])
