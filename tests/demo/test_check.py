@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
+from pathlib import Path
+
 import pytest
 
-from rehydrate.demo.check import Join, Report, Target, difference
+from rehydrate.demo import check
+from rehydrate.demo.check import Join, Report, Target, _ably_js, difference
 from rehydrate.demo.texts import tokens_of
+from waiting import PATIENCE_S
 
 TOKENS = tokens_of("r")
 TEXT = "".join(TOKENS)
@@ -92,3 +98,22 @@ def test_sums_are_per_client_and_in_total():
 def test_a_target_requests_the_largest_page():
     target = Target("http://h", "c", "ai:c", "t", None, None, tls=True)
     assert target.hydrate_url == "http://h/v1/conversations/c?limit=200"
+
+
+@pytest.mark.skipif(isinstance(_ably_js(), str), reason="needs Node and ably-js")
+async def test_joins_by_javascript_end_if_their_parent_ended_before_node_had_started():
+    parent = await asyncio.create_subprocess_exec("true")
+    await parent.wait()
+    join = {"delay_ms": 24 * 3600 * 1000, "way": 1}
+    job = {"parent": parent.pid, "modules": str(_ably_js()), "options": {}, "joins": [join]}
+    node = await asyncio.create_subprocess_exec(
+        *("node", str(Path(check.__file__).with_name("joiner.mjs"))), stdin=asyncio.subprocess.PIPE
+    )
+    try:
+        async with asyncio.timeout(PATIENCE_S):
+            await node.communicate(json.dumps(job).encode())
+    finally:
+        if node.returncode is None:
+            node.kill()
+            await node.wait()
+    assert node.returncode == 1

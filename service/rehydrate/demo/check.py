@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import random
 import shutil
 import statistics
@@ -262,6 +263,7 @@ async def _by_js(target: Target, modules: Path | str, joins: list[dict[str, Any]
     latest_s = max(join["delay_ms"] for join in joins) / 1000
     options = {"endpoint": target.endpoint, "port": target.port, "tls": target.tls}
     job = {
+        "parent": os.getpid(),
         "modules": str(modules),
         "options": {key: value for key, value in options.items() if value is not None},
         "token": target.token,

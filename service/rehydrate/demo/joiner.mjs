@@ -5,8 +5,8 @@ import { join } from '../api/client.js';
 
 const job = JSON.parse(await new Response(process.stdin).text());
 const Ably = createRequire(job.modules + '/')('ably');
-const parent = process.ppid;
-setInterval(() => process.ppid === parent || process.exit(1), 500).unref(); // the parent has ended
+// The parent may have ended before this line ran, so that its id comes with the job.
+setInterval(() => process.ppid === job.parent || process.exit(1), 500).unref();
 const pause = (ms) => new Promise((done) => setTimeout(done, ms));
 
 async function one({ delay_ms, way }) {
