@@ -23,7 +23,7 @@ from rehydrate.settings import load_settings
 async def surroundings():
     """Yield settings of a running embedded Postgres and local channel server."""
     with tempfile.TemporaryDirectory(prefix="bench-") as folder:
-        base = load_settings(data_dir=Path(folder), service_keys="bench", port=0)
+        base = load_settings(data_dir=Path(folder), service_keys="a-key-of-the-benchmark", port=0)
         async with embedded(base) as settings:
             yield settings
 

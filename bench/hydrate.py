@@ -195,7 +195,7 @@ async def timed_ms(awaitable):
 
 async def measure(options):
     with tempfile.TemporaryDirectory() as folder:
-        base = load_settings(data_dir=Path(folder), service_keys="bench", port=0)
+        base = load_settings(data_dir=Path(folder), service_keys="a-key-of-the-benchmark", port=0)
         async with embedded(base) as settings:
             environment = {
                 "REHYDRATE_DATABASE_URL": settings.required_database_url(),

@@ -35,7 +35,7 @@ def test_the_environment_is_read(bare):
     bare.setenv("REHYDRATE_DATABASE_URL", "postgres://u:p@h/d")
     bare.setenv("REHYDRATE_PORT", "0")
     bare.setenv("REHYDRATE_CHANNEL_TEMPLATE", "persisted:{conversation_id}:x")
-    bare.setenv("REHYDRATE_SERVICE_KEYS", " one, two ,,")
+    bare.setenv("REHYDRATE_SERVICE_KEYS", " the-first-service-key, the-second-service-key ,,")
     bare.setenv("REHYDRATE_AGENT_CLIENT_IDS", "bot,other")
     bare.setenv("ABLY_API_KEY", KEY)
     bare.setenv("ABLY_TLS", "false")
@@ -43,7 +43,7 @@ def test_the_environment_is_read(bare):
     assert settings.required_database_url() == "postgres://u:p@h/d"
     assert settings.required_ably_key() == KEY
     assert settings.channel_of("a{b}") == "persisted:a{b}:x"
-    assert revealed(settings.service_keys) == ["one", "two"]
+    assert revealed(settings.service_keys) == ["the-first-service-key", "the-second-service-key"]
     assert settings.agent_client_ids == ("bot", "other")
     assert (settings.port, settings.ably_tls) == (0, False)
 
@@ -67,6 +67,12 @@ def test_retention_is_a_number_with_a_unit(bare, text, ms):
         ("REHYDRATE_PORT", "http"),
         ("REHYDRATE_CHANNEL_TEMPLATE", "ai:all"),
         ("REHYDRATE_CHANNEL_TEMPLATE", "{conversation_id}{conversation_id}"),
+        ("REHYDRATE_CHANNEL_TEMPLATE", ":{conversation_id}"),
+        ("REHYDRATE_CHANNEL_TEMPLATE", "[meta]{conversation_id}"),
+        ("REHYDRATE_CHANNEL_TEMPLATE", "ai:*:{conversation_id}"),
+        ("REHYDRATE_CHANNEL_TEMPLATE", "ai:\n{conversation_id}"),
+        ("REHYDRATE_SERVICE_KEYS", "a-service-key-of-20,fifteen-letters"),
+        ("REHYDRATE_ADMIN_KEYS", "short"),
         ("REHYDRATE_LEASE_SECONDS", "0"),
         ("ABLY_API_KEY", "secret-without-a-form"),
         ("ABLY_API_KEY", "app.key: "),
@@ -80,6 +86,14 @@ def test_an_invalid_value_names_its_variable_and_shows_no_secret(bare, variable,
         load_settings()
     assert variable in str(caught.value)
     assert "secret-without-a-form" not in str(caught.value)
+
+
+def test_a_key_of_backends_is_not_one_of_admins(bare):
+    bare.setenv("REHYDRATE_SERVICE_KEYS", "a-service-key-of-20,shared-by-both-lists")
+    bare.setenv("REHYDRATE_ADMIN_KEYS", "shared-by-both-lists")
+    with pytest.raises(NotConfigured, match="REHYDRATE_ADMIN_KEYS share a key") as caught:
+        load_settings()
+    assert "shared-by-both" not in str(caught.value)
 
 
 def test_all_invalid_values_are_reported_together(bare):
@@ -118,8 +132,8 @@ def test_no_secret_shows_in_the_representation():
     settings = load_settings(
         ably_api_key="app.key:hush-1",
         database_url="postgres://u:hush-2@h/d",
-        service_keys="hush-3",
-        admin_keys="hush-4",
+        service_keys="hush-3-of-a-service",
+        admin_keys="hush-4-of-an-admin",
         ably_keys="a.b:hush-5",
     )
     assert "hush" not in repr(settings) + str(settings)

@@ -7,10 +7,10 @@ import logging
 import os
 import re
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
 import platformdirs
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import (
     BaseSettings,
     InitSettingsSource,
@@ -29,7 +29,9 @@ _OTHERS = frozenset({"REHYDRATE_LOCAL_ABLY_KEY"})
 
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _KEY = re.compile(r"[^.:\s]+\.[^.:\s]+:\S+")
+_KEY_LENGTH = 16
 _PLACE = "{conversation_id}"
+_NOT_IN_CHANNELS = re.compile(r"[\x00-\x1f\x7f]|(^|:)\*(:|$)")
 
 Listed = Annotated[tuple[str, ...], NoDecode]
 """Comma-separated in the environment."""
@@ -168,7 +170,27 @@ class Settings(BaseSettings):
     def _has_place(cls, value: str) -> str:
         if value.count(_PLACE) != 1:
             raise ValueError(f"the template must contain {_PLACE} exactly once")
+        if _NOT_IN_CHANNELS.search(value) or value.startswith((":", "[")):
+            raise ValueError(
+                "no channel can have such a name: it must not begin with : or [, nor contain"
+                " control characters or a segment that is *"
+            )
         return value
+
+    @field_validator("service_keys", "admin_keys")
+    @classmethod
+    def _are_long(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        if any(len(each.get_secret_value()) < _KEY_LENGTH for each in value):
+            raise ValueError(f"a key must have at least {_KEY_LENGTH} characters")
+        return value
+
+    @model_validator(mode="after")
+    def _keys_differ(self) -> Self:
+        if {*self.service_keys} & {*self.admin_keys}:
+            raise ValueError(
+                "REHYDRATE_SERVICE_KEYS and REHYDRATE_ADMIN_KEYS share a key: use different ones"
+            )
+        return self
 
     @field_validator("ably_api_key")
     @classmethod
@@ -262,7 +284,7 @@ def load_settings(**values: Any) -> Settings:
         return Settings(**values)
     except ValidationError as error:
         faults = (
-            f"{'.'.join(str(part) for part in each['loc'])}: {each['msg']}"
+            ": ".join((*map(str, each["loc"]), each["msg"]))
             for each in error.errors(include_input=False, include_url=False)
         )
         raise NotConfigured("; ".join(faults)) from None

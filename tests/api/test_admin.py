@@ -15,7 +15,7 @@ from rehydrate import History, NewMessage
 from telling import settings_for
 from waiting import PATIENCE_S
 
-ADMIN, SERVICE = "an admin's key", "a backend's key"
+ADMIN, SERVICE = "the key of an admin", "the key of a backend"
 START = "/v1/admin/conversations/c/responses/r/replay"
 TOKENS = ["a", "b", "c", "d"]
 

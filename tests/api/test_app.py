@@ -120,7 +120,7 @@ class TestOtherOrigins:
         asked = {
             "Origin": ORIGIN,
             "Access-Control-Request-Method": "GET",
-            "Access-Control-Request-Headers": "authorization,if-none-match",
+            "Access-Control-Request-Headers": "authorization,if-none-match,traceparent",
         }
         answer = await client.options("/v1/conversations/c", headers=asked)
         assert answer.status_code == 200
@@ -154,3 +154,10 @@ class TestOtherOrigins:
         async with calling(create_app(standin, make_access()), Origin=ORIGIN) as client:
             answer = await client.get("/healthz")
             assert "access-control-allow-origin" not in answer.headers
+
+
+async def test_no_answer_is_sniffed_or_transformed(reader, standin):
+    standin.add("c", "m", "text")
+    for path, status in (("/v1/conversations/c", 200), ("/v1/nothing", 404), ("/healthz", 200)):
+        answer = await reader.get(path)
+        assert (answer.status_code, answer.headers["x-content-type-options"]) == (status, "nosniff")

@@ -299,6 +299,8 @@ async def test_head_is_answered_and_ends(client, conversation):
     answer = await client.head(f"/v1/conversations/{conversation}/stream")
     assert answer.status_code == 200
     assert answer.headers["content-type"].startswith("text/event-stream")
+    assert "no-transform" in answer.headers["cache-control"]
+    assert answer.headers["x-content-type-options"] == "nosniff"
 
 
 async def test_pages_of_a_configured_origin_may_open_a_stream(client, conversation):

@@ -49,7 +49,8 @@ if TYPE_CHECKING:
 
 
 JSON = "application/json"
-_LIVE = {"Cache-Control": "no-store", "Vary": "Authorization"}
+_NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
+_LIVE = {"Cache-Control": "no-store", "Vary": "Authorization", **_NO_SNIFFING}
 
 
 def live(body: bytes, status: int = 200) -> Response:
@@ -63,7 +64,7 @@ def settled(request: Request, body: bytes) -> Response:
     A repair or a filled gap changes the body, and with it the ETag.
     """
     etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
-    headers = {"Cache-Control": "private, no-cache", "Vary": "Authorization", "ETag": etag}
+    headers = {**_LIVE, "Cache-Control": "private, no-cache", "ETag": etag}
     if _matches(request.headers.get("if-none-match"), etag):
         return Response(status_code=304, headers=headers)
     return Response(body, 200, headers, JSON)
@@ -150,8 +151,8 @@ class Problem(NamedTuple):
         }
         if self.parameter is not None:
             body["parameter"] = self.parameter
-        headers = {"Cache-Control": "no-store", "X-Request-Id": request_id, **(self.headers or {})}
-        return Response(dump(body), self.status, headers, MEDIA_TYPE)
+        headers = {"Cache-Control": "no-store", "X-Request-Id": request_id, **_NO_SNIFFING}
+        return Response(dump(body), self.status, headers | (self.headers or {}), MEDIA_TYPE)
 
 
 def problem_of(error: Exception, request_id: str) -> Problem:

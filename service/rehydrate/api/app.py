@@ -38,6 +38,10 @@ _SENT_HEADERS = (
     "If-None-Match",
     "Last-Event-ID",
     "X-Request-Id",
+    "X-Requested-With",
+    "User-Agent",
+    "traceparent",
+    "tracestate",
 )
 _SHOWN_HEADERS = ("ETag", "Location", "Retry-After", "WWW-Authenticate", "X-Request-Id")
 

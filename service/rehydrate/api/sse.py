@@ -53,8 +53,9 @@ _RETRY_MS, _RETRY_SPREAD = 2_000, 0.5
 
 _HEADERS = {
     "Content-Type": "text/event-stream; charset=utf-8",
-    "Cache-Control": "no-store",
+    "Cache-Control": "no-store, no-transform",  # or a compressing proxy holds the events back
     "Vary": "Authorization",
+    "X-Content-Type-Options": "nosniff",
     "X-Accel-Buffering": "no",  # or nginx buffers the events
 }
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)

@@ -195,9 +195,12 @@ def _time(payload: dict[str, Any], claim: str) -> float | None:
     value = payload.get(claim)
     if value is None:
         return None
-    if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value):
-        raise Unauthorized(f"the token's claim {claim} is not a time")
-    return value
+    try:
+        if not isinstance(value, bool) and isinstance(value, int | float) and math.isfinite(value):
+            return value
+    except OverflowError:  # an integer of more than 308 digits
+        pass
+    raise Unauthorized(f"the token's claim {claim} is not a time")
 
 
 def _capability(claim: Any) -> Capability | None:
