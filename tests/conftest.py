@@ -13,6 +13,7 @@ import asyncpg
 import pytest
 
 from fault_checks import every_fault_fires
+from rehydrate import background
 from rehydrate.embedded import cluster
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.postgres.migrations import migrate
@@ -100,6 +101,12 @@ async def connected(url: str) -> AsyncIterator[asyncpg.Connection]:
         yield connection
     finally:
         await connection.close()
+
+
+@pytest.fixture(autouse=True)
+def every_failure_is_logged() -> None:
+    """Log the failures of each test, whatever the tests before it have logged."""
+    background._failures_logged.clear()
 
 
 @pytest.fixture(scope="session")

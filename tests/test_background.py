@@ -472,3 +472,17 @@ def test_a_false_value_is_not_a_miss():
     cache.put(b"a", False, 200)
     assert cache.get(b"a") is False
     assert cache.get(b"b") is None
+
+
+def test_a_failure_that_repeats_is_logged_once_a_minute(caplog, monkeypatch):
+    logger = logging.getLogger("repeats")
+    for _ in range(50):
+        background.log_failure(logger, "reading", KeyError("x"))
+    background.log_failure(logger, "reading", StoreUnavailable("x"))
+    assert [record.getMessage() for record in caplog.records] == [
+        "reading: KeyError",
+        "reading: StoreUnavailable",
+    ]
+    monkeypatch.setattr(background, "LOG_EVERY_S", 0)
+    background.log_failure(logger, "reading", KeyError("x"))
+    assert caplog.records[-1].getMessage() == "reading: KeyError (49 more)"

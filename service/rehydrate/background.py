@@ -159,19 +159,28 @@ class BoundedCache(Generic[K, V]):
         return self._entries.items()
 
 
+LOG_EVERY_S = 60.0
+_failures_logged: dict[tuple[str, str, str], tuple[float, int]] = {}  # when last, how many since
+
+
 def log_failure(logger: logging.Logger, message: str, error: BaseException) -> None:
     """Log a failure after which the work goes on: an outage as a warning, a defect as an error.
 
-    Only the type of *error* is logged: its text may contain message content.
+    Only its type is logged, as its text may contain message content; each kind once a minute.
 
     Args:
         logger: the logger of the module in which it failed.
         message: what failed; gets ``": "`` and the type appended.
         error: the exception.
     """
-    expected = isinstance(error, RehydrateError | TimeoutError)
-    level = logging.WARNING if expected else logging.ERROR
-    logger.log(level, "%s: %s", message, type(error).__name__)
+    level = logging.WARNING if isinstance(error, RehydrateError | TimeoutError) else logging.ERROR
+    kind = (logger.name, message, type(error).__name__)
+    logged_s, repeated = _failures_logged.get(kind, (float("-inf"), 0))
+    if time.monotonic() - logged_s < LOG_EVERY_S:
+        _failures_logged[kind] = (logged_s, repeated + 1)
+    else:
+        _failures_logged[kind] = (time.monotonic(), 0)
+        logger.log(level, "%s: %s%s", message, kind[2], f" ({repeated} more)" if repeated else "")
 
 
 def digest(token: str, *more: str) -> bytes:

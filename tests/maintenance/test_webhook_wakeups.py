@@ -41,6 +41,21 @@ async def test_a_row_names_the_conversation_and_without_a_row_the_template_does(
     await wakeups.close()
 
 
+async def test_a_channel_that_cannot_be_a_conversation_is_dropped_and_logged_once(woken, caplog):
+    wakeups = WebhookWakeups(no_rows, lambda channel: channel.removeprefix("ai:"), woken.append)
+    wakeups.open()
+    wakeups.announce([f"ai:{'x' * 129}{number}" for number in range(100)])
+    wakeups.announce(["ai:.", "ai:good"])
+    await until(lambda: woken)
+    assert (woken, wakeups.dropped) == (["good"], 101)
+    assert len(caplog.records) == 1
+    await wakeups.close()
+
+
+async def no_rows(_channels):
+    return {}
+
+
 async def test_repeated_announcements_are_looked_up_together_once(woken):
     queries = []
 

@@ -6,13 +6,17 @@ or forged webhook therefore changes nothing but the time at which that happens.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING
 
-from rehydrate.background import BoundedCache, PeriodicTask
-from rehydrate.errors import StoreUnavailable
+from rehydrate.background import BoundedCache, PeriodicTask, log_failure
+from rehydrate.core.positions import check_conversation_id
+from rehydrate.errors import BadParameter, StoreUnavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Collection, Iterable
+
+_log = logging.getLogger(__name__)
 
 MAX_WAITING = 10_000
 MAX_CACHED = 10_000
@@ -26,6 +30,9 @@ class WebhookWakeups:
         by_template: return the conversation to which the template assigns a channel without a row;
             None if the template does not match.
         wake: called with each conversation.
+
+    Attributes:
+        dropped: how many announcements named a channel that cannot be a conversation's.
     """
 
     def __init__(
@@ -39,6 +46,7 @@ class WebhookWakeups:
         self._wake = wake
         self._conversations: BoundedCache[str, str] = BoundedCache(MAX_CACHED)
         self._waiting: dict[str, None] = {}
+        self.dropped = 0
         self.task = PeriodicTask("webhook wake-ups", self._look_up_waiting)
 
     @property
@@ -83,5 +91,10 @@ class WebhookWakeups:
             self._conversations[channel] = conversation_id
         else:
             conversation_id = self._by_template(channel)
-        if conversation_id is not None:
-            self._wake(conversation_id)
+        if conversation_id is None:
+            return
+        try:
+            self._wake(check_conversation_id(conversation_id))
+        except BadParameter as error:
+            self.dropped += 1
+            log_failure(_log, "dropped the announcement of a channel without a valid id", error)
