@@ -140,6 +140,26 @@ async def test_an_anonymous_message_is_compared_and_mended_too(history):
     assert not (await history.verify("v8")).findings
 
 
+async def test_a_message_whose_id_is_the_place_of_another_is_mended_alone(history):
+    await foreign(history, "v8", "one")
+    (first,) = await history._store.states("v8", ["r1"])
+    for seq, (name, data) in enumerate([("start", None), ("token", "two"), ("stop", None)]):
+        extras = {"headers": {"responseId": first.position, "seq": seq}}
+        await history._channel.publish("ai:v8", [Outgoing(name, data, f"x-{seq}", extras)])
+    await history.catch_up("v8")
+    async with history._store.locked("v8", "ai:v8") as locked:
+        state = (await locked.messages([first.position]))[first.position]
+        state.restart(1)
+        fold(state, Event("token", state.id, seq=1, text="spoilt"))
+        fold(state, Event("stop", state.id, seq=2))
+        await locked.put([state])
+    (finding,) = (await history.verify("v8", mend=True)).findings
+    assert (finding.message_id, finding.fault, finding.mended) == (first.position, "store", True)
+    messages = (await history.hydrate("v8")).messages
+    assert {each["id"]: each["text"] for each in messages} == {"r1": "one", first.position: "two"}
+    assert not (await history.verify("v8")).findings
+
+
 async def test_the_retained_end_of_an_anonymous_message_replaces_nothing(history, ably):
     for number, (name, data) in enumerate([("start", None), ("token", "gone ")]):
         await history._channel.publish("ai:v9", [Outgoing(name, data, f"b-{number}", None)])
