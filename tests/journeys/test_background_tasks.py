@@ -9,7 +9,7 @@ import pytest
 
 from localably import LocalAbly
 from rehydrate import NewMessage
-from telling import history_over, publisher_to
+from telling import completed, history_over, publisher_to, reading
 from waiting import PATIENCE_S, until
 
 SETTINGS = {"lease_s": 1.0, "idle_limit_ms": 1000, "retention_ms": 2000}
@@ -158,3 +158,49 @@ async def test_a_task_that_failed_once_works(place, monkeypatch, name, error):
     task.wake()
     await until(lambda: failures)
     await getattr(Jobs(), name)(*place)
+
+
+# -- the tasks of a follow, which begin with it ----------------------------------------------------
+
+
+def begun(name, before):
+    """Return the tasks of that name which are not among *before*: follows last for a while."""
+    return [each for each in asyncio.all_tasks() - before if each.get_name() == name]
+
+
+async def test_a_follow_whose_attachment_is_cancelled_attaches_again(place):
+    history, server, conversation = place
+    before = asyncio.all_tasks()
+    async with (
+        publisher_to(server, f"ai:{conversation}") as publisher,
+        reading(history, conversation) as follower,
+    ):
+        await follower.until(lambda reader: reader.snapshots)
+        await publisher.stream("r", "ab", stop=False)
+        await follower.until(lambda reader: reader.texts == {"r": "ab"})
+        (running,) = begun("following a conversation", before)
+        running.cancel()
+        await asyncio.wait({running})
+        assert not await history._subscriptions._feeds[conversation].is_up_to_date(None)
+        await publisher.stream("r", "cd", first=3, start=False)
+        reader = await follower.until(completed("r"))
+    assert reader.texts == {"r": "abcd"}
+    assert "again" in reader.kinds
+
+
+async def test_a_follow_whose_read_is_cancelled_reads_again(place):
+    history, server, conversation = place
+    before = asyncio.all_tasks()
+    async with publisher_to(server, f"ai:{conversation}") as publisher:
+        await publisher.stream("r", "abc")
+        with server.faults.on("stall_requests", seconds=5) as stalled:
+            async with reading(history, conversation) as follower:
+                await until(lambda: stalled.fired and begun("reading a conversation", before))
+                (running,) = begun("reading a conversation", before)
+                assert not follower.reader.snapshots
+                running.cancel()
+                await asyncio.wait({running})
+                server.faults.clear("stall_requests")
+                reader = await follower.until(completed("r"))
+    assert running.cancelled()
+    assert reader.texts == {"r": "abc"}

@@ -31,6 +31,7 @@ from rehydrate.follow import resync
 from rehydrate.follow.event_buffer import EventBuffer
 from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation, look_up
 from rehydrate.follow.recent_messages import RecentMessages, from_attach_point, from_rewind
+from rehydrate.follow.renewable_task import RenewableTask
 from rehydrate.hydrate.history_window import HistorySource
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Page, read
 from rehydrate.ports import BacklogEnd, Discontinuity
@@ -132,8 +133,12 @@ class Feed:
         self._snapshot: _Snapshot | None = None
         self._attach_point: str | None = None
         self._attached_ms = 0
-        self._attaching: asyncio.Task[None] | None = None
-        self._resyncing: asyncio.Task[None] | None = None
+        self._attaching = RenewableTask(
+            "following a conversation", lambda: self._handle(resync.Detached())
+        )
+        self._resyncing = RenewableTask(
+            "reading a conversation", lambda: self._handle(resync.Interrupted())
+        )
         self._waking: asyncio.Handle | None = None
         self._merge_from_ms = 0
         self._last_message_ms = 0
@@ -150,11 +155,9 @@ class Feed:
         """Detach; the followers end."""
         self.closed = True
         self.wake()
-        tasks = [task for task in (self._resyncing, self._attaching) if task is not None]
+        cancelled = [self._resyncing.cancel(), self._attaching.cancel()]
         self._handle(resync.Stopped())
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
+        await asyncio.gather(*filter(None, cancelled), return_exceptions=True)
 
     def snapshot(self, limit: int) -> FollowEvent | None:
         """Return a snapshot with *limit* finished messages; None until the conversation was read."""
@@ -230,19 +233,15 @@ class Feed:
             case resync.Emit():
                 self._emit(effect.event)
             case resync.Attach():
-                self._attaching = self._start(
-                    self._attach(effect.pause_s), "following a conversation"
-                )
+                self._attaching.start(self._guard(self._attach(effect.pause_s)))
             case resync.Wait():
                 self._note_beginning(effect.begins)
-                self._resyncing = self._start(self._pause(effect.pause_s), "reading a conversation")
+                self._resyncing.start(self._guard(self._pause(effect.pause_s)))
             case resync.Read():
                 self._note_beginning(effect.begins)
-                self._resyncing = self._start(
-                    self._read(fresh=effect.fresh), "reading a conversation"
-                )
+                self._resyncing.start(self._guard(self._read(fresh=effect.fresh)))
             case resync.Cancel():
-                self._cancel_read()
+                self._resyncing.cancel()
             case resync.Merge():
                 self._merge(force=effect.force)
             case resync.Adopt():
@@ -262,11 +261,6 @@ class Feed:
         """
         if begins:
             self._merge_from_ms = self._ctx.now_ms() - self._terms.rewind_s * 1000
-
-    def _cancel_read(self) -> None:
-        if self._resyncing is not None:
-            self._resyncing.cancel()
-            self._resyncing = None
 
     async def _pause(self, pause_s: float) -> None:
         await asyncio.sleep(jittered(pause_s * 0.75, 1 / 3))
@@ -384,8 +378,9 @@ class Feed:
             raise
         except ChannelUnavailable as error:
             _log.warning("a followed conversation is not attached: %s", error)
-        self._subscription = self._attach_point = None
-        self.recent.detached()
+        finally:  # also if this task is cancelled
+            self._subscription = self._attach_point = None
+            self.recent.detached()
         self._handle(resync.Detached())
 
     async def _listen(self, subscription: Subscription) -> None:
@@ -459,9 +454,6 @@ class Feed:
 
     # -- tasks ------------------------------------------------------------------------------------
 
-    def _start(self, work: Awaitable[None], name: str) -> asyncio.Task[None]:
-        return asyncio.create_task(self._guard(work), name=name)
-
     async def _guard(self, work: Awaitable[None]) -> None:
         """Run *work*; if it fails, end the feed with the error, which every follower receives."""
         try:
@@ -476,10 +468,8 @@ class Feed:
         self.error = self.error or error
         self.wake()
         self._handle(resync.Stopped())
-        current = asyncio.current_task()
-        for task in (self._attaching, self._resyncing):
-            if task is not None and task is not current:
-                task.cancel()
+        self._attaching.cancel()
+        self._resyncing.cancel()
 
 
 def _complete_from_ms(reading: Reading) -> int | None:
