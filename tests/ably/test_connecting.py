@@ -6,6 +6,7 @@ import asyncio
 import socket
 
 from ably import AblyRealtime
+from ably.util.exceptions import AblyException
 
 from ably_channel import ends, until
 from rehydrate.ably.connecting import Connecting
@@ -83,6 +84,50 @@ async def test_a_retry_that_was_superseded_does_not_happen():
         await asyncio.sleep(0.2)
         assert client.connection.state == "initialized"
     manager.cancel_retry_timer()
+    connecting.close()
+    await client.close()
+    await ends(before)
+
+
+async def test_a_closed_client_does_not_connect_again():
+    """As when a message of the closed socket, handled late, makes the SDK retry."""
+    before = asyncio.all_tasks()
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        client = client_of(taken.getsockname()[1], disconnected_retry_timeout=20)
+        connecting = Connecting(client)
+        attempts = []
+        manager = client.connection.connection_manager
+        manager.on("transport.pending", _into(attempts))
+        client.connect()
+        await until(lambda: attempts)
+        connecting.close()
+        await client.close()
+        attempts.clear()
+        await manager.on_disconnected(AblyException("late", 400, 80003))
+        await until(lambda: client.connection.state == "connecting")
+        await ends(before)
+        assert not attempts
+
+
+async def test_an_attempt_that_waits_for_its_token_ends_with_the_client():
+    before = asyncio.all_tasks()
+    asked = []
+
+    async def no_token(_):
+        asked.append(asyncio.current_task())
+        await asyncio.Event().wait()
+
+    client = AblyRealtime(
+        auth_callback=no_token,
+        auto_connect=False,
+        realtime_request_timeout=50,
+        disconnected_retry_timeout=20,
+    )
+    connecting = Connecting(client)
+    client.connect()
+    await until(lambda: len(asked) >= 3)
+    assert sum(not attempt.done() for attempt in asked) <= 2
     connecting.close()
     await client.close()
     await ends(before)
