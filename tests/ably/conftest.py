@@ -7,8 +7,13 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from ably_channel import Stub, opened
+from ably_channel import Stub, end_stock_clients, opened
 from localably import LocalAbly, LocalAblySettings
+
+
+@pytest.fixture(autouse=True)
+async def clients_of_earlier_tests():
+    await end_stock_clients()
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import socket
 from ably import AblyRealtime
 from ably.util.exceptions import AblyException
 
-from ably_channel import ends, until
+from ably_channel import end_stock_clients, ends, until
 from rehydrate.ably.connecting import Connecting
 
 
@@ -131,3 +131,17 @@ async def test_an_attempt_that_waits_for_its_token_ends_with_the_client():
     connecting.close()
     await client.close()
     await ends(before)
+
+
+async def test_a_client_that_an_earlier_test_left_does_not_connect_during_the_next():
+    before = asyncio.all_tasks()
+    attempts = []
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        client = client_of(taken.getsockname()[1], disconnected_retry_timeout=20)
+        Connecting(client)
+        client.connection.connection_manager.on("transport.pending", _into(attempts))
+        client.connect()
+        await until(lambda: len(attempts) >= 2)
+        await end_stock_clients()
+        await ends(before)

@@ -128,11 +128,13 @@ async def _python_stay(target, joined, check, stay_s):
     ably = AblyRealtime(token=target.token, endpoint=endpoint, tls=False)
     joining = asyncio.create_task(joined(ably))
     done = asyncio.create_task(check.done.wait())
-    await asyncio.wait({joining, done}, timeout=stay_s, return_when=asyncio.FIRST_COMPLETED)
-    for task in (joining, done):
-        task.cancel()
-    ended, _ = await asyncio.gather(joining, done, return_exceptions=True)
-    await ably.close()
+    try:
+        await asyncio.wait({joining, done}, timeout=stay_s, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # also if another reader has failed
+        for task in (joining, done):
+            task.cancel()
+        ended, _ = await asyncio.gather(joining, done, return_exceptions=True)
+        await ably.close()
     if isinstance(ended, Exception):
         raise ended
 
