@@ -63,12 +63,12 @@ class TestBehindPgBouncer(Rows, Together):
 async def test_a_pooler_is_detected(pooled_database: str) -> None:
     async with opened(pooled_database) as store:
         await store.ready()
-        assert store._readers._pooled is True
+        assert store._writers._pooled is True
 
 
 async def test_a_direct_connection_is_not_detected_as_a_pooler(store) -> None:
     await store.ready()
-    assert store._readers._pooled is False
+    assert store._writers._pooled is False
 
 
 async def test_a_pooler_that_is_put_in_between_later_is_detected(
@@ -303,7 +303,7 @@ async def test_a_connection_that_cannot_be_given_back_fails_no_statement(
         (asyncpg.DiskFullError("x"), StoreUnavailable),
         (asyncpg.InvalidPasswordError("x"), StoreUnavailable),
         (asyncpg.InvalidCatalogNameError("x"), StoreUnavailable),
-        (asyncpg.ReadOnlySQLTransactionError("x"), StoreUnavailable),
+        (asyncpg.ReadOnlySQLTransactionError("x"), ConnectionLost),
         (asyncpg.UndefinedTableError("x"), StoreUnavailable),
         (asyncpg.AdminShutdownError("x"), ConnectionLost),
         (asyncpg.InvalidSQLStatementNameError("x"), ConnectionLost),
@@ -362,3 +362,18 @@ async def test_settings_in_the_url_take_precedence_over_read_settings(database: 
     finally:
         await pool.close()
     assert tuple(rows[0]) == ("mine", "off")
+
+
+async def test_sessions_of_a_former_primary_are_replaced_when_they_are_read_only(
+    database: str,
+) -> None:
+    async with opened(database) as store, connected(database) as admin:
+        (name,) = await admin.fetchrow("SELECT current_database()")
+        await admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        with pytest.raises(StoreUnavailable, match="the database is read-only"):
+            await store.ready()  # opens read-only sessions, as a failover leaves them behind
+        await admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = off')
+        with pytest.raises(StoreUnavailable, match="cannot go on with the connection"):
+            await put(store, "c", finished("m", "p"))
+        await put(store, "c", finished("m", "p"))
+        await store.ready()

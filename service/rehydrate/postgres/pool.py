@@ -46,13 +46,17 @@ _DRIVER_ERRORS = (
 )
 
 # SQLSTATEs, or classes of them, that a retry or an operator may resolve.
-_UNAVAILABLE = ("08", "25006", "28", "3D000", "40", "53", "55", "57", "58", "F0", "XX")
+_UNAVAILABLE = ("08", "28", "3D000", "40", "53", "55", "57", "58", "F0", "XX")
 _NO_SCHEMA = ("3F000", "42P01", "42703")
 _BAD_TEXT = ("22000", "22021")
 """SQLSTATEs for text that the driver cannot encode, or the server cannot store."""
 
 _NO_STATEMENT = ("26000", "42P05")
 """SQLSTATEs for a prepared statement that the server lacks, or has twice: a pooler is in between."""
+
+_READ_ONLY = ("25006", "25P02")
+"""SQLSTATEs for a session of a server that has become a standby, or a transaction that has failed:
+another connection may be writable."""
 
 _CLOSED = re.compile("clos|released")
 """Matches the driver's errors for a connection or pool that has been closed."""
@@ -105,7 +109,7 @@ def _by_code(code: str, error: BaseException) -> BaseException:
     if code in _BAD_TEXT:
         return BadParameter("id", "an id must be valid Unicode without NUL characters")
     name = type(error).__name__
-    if code.startswith("57P") or code in _NO_STATEMENT:
+    if code.startswith("57P") or code in _NO_STATEMENT or code in _READ_ONLY:
         return ConnectionLost(f"Postgres cannot go on with the connection ({name})")
     return StoreUnavailable(f"Postgres: {name}") if code.startswith(_UNAVAILABLE) else error
 

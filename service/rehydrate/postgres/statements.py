@@ -221,7 +221,10 @@ MOVE_WATERMARK = """
     WHERE id = $1
 """
 
-VERSION = "SELECT version_num FROM alembic_version"
+VERSION = (
+    "SELECT version_num, pg_is_in_recovery() OR current_setting('default_transaction_read_only')::bool"
+    " FROM alembic_version"
+)
 
 FLOOR = "SELECT revision FROM schema_floor"
 

@@ -277,14 +277,16 @@ class PostgresStore(PostgresInspections, PostgresReplays):
             await session.execute(statements.KEEP_KEY_CAPABILITY, key_name, capability)
 
     async def ready(self) -> None:
-        """Return if Postgres answers and this code can run on its schema.
+        """Return if Postgres answers and can be written, and this code can run on its schema.
 
         Raises:
-            StoreUnavailable: Postgres does not answer, or the schema has to be migrated or is too
-                new.
+            StoreUnavailable: Postgres does not answer, is read-only, or the schema has to be
+                migrated or is too new.
         """
-        rows = await self._readers.read(statements.VERSION)
-        at = rows[0][0] if rows else None
+        rows = await self._writers.read(statements.VERSION)
+        at, is_read_only = rows[0] if rows else (None, False)
+        if is_read_only:
+            raise StoreUnavailable("the database is read-only: a standby, or set so")
         # read from files once, in a thread; then no thread is needed, since all may be occupied
         self._head = head = self._head or await asyncio.to_thread(migrations.head)
         if at == head:
