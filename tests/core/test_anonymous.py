@@ -122,6 +122,9 @@ class TestFind:
         assert known(ended).find(at(14, serials=False)) is FORGOTTEN
         streaming = message(at(30, "start", serials=False))
         assert known(ended, streaming).find(at(24, serials=False)) is FORGOTTEN
+        lasting = message(at(30, "start", serials=False), at(40, serials=False))
+        assert known(lasting).find(at(34, "start", serials=False)) is FORGOTTEN
+        assert known(lasting).find(at(35, "start", serials=False)) is None
         odd = message(at(30, "start")._replace(serial="odd"))
         assert known(odd).find(at(1, serials=False)) is odd
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from core.saying import BEGAN_MS, said, serial
-from rehydrate.core.event import Event
+from rehydrate.core.event import Event, Version
 from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS
 from rehydrate.core.text.versioned_messages import VersionedHeader
 from rehydrate.core.window import (
@@ -184,11 +184,21 @@ def test_a_growing_message_of_the_newest_time_does_not_lower_the_serial():
     assert moved.serial == serial(newest_ms)
 
 
-def test_what_only_its_id_identifies_is_not_read_again_from_before_the_margin():
-    old = Event("token", "r", id="a", timestamp_ms=BEGAN_MS, text="a")
+@pytest.mark.parametrize(
+    "old",
+    [
+        Event("token", "r", id="a", timestamp_ms=BEGAN_MS, text="a"),
+        Event("token", None, id="a", timestamp_ms=BEGAN_MS, text="a", seq=1),
+        Event("token", None, serial=serial(BEGAN_MS), id="a", timestamp_ms=BEGAN_MS, text="a"),
+    ],
+    ids=["neither seq nor serial", "anonymous, with a seq", "anonymous, with a serial"],
+)
+def test_what_its_id_identifies_is_not_read_again_from_before_the_margin(old):
+    named = old._replace(message_id="r", serial=serial(BEGAN_MS))
     kept = [
-        old._replace(seq=1),
-        old._replace(serial=serial(BEGAN_MS)),
+        named,
+        named._replace(seq=1, serial=None),
+        named._replace(message_id=None, version=Version("v")),
         Event.prompt("p", "hi", id="p", timestamp_ms=BEGAN_MS),
         old._replace(timestamp_ms=BEGAN_MS + 1_000),
     ]

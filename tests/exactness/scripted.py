@@ -58,12 +58,12 @@ class Scripted:
         self._at(at_s)
         return (await hydrate(self.ctx, self.id, page=Page(limit))).messages
 
-    async def follow(self, from_s, limit=50):
-        """Return what a follower shows that joined then, and received all that came later."""
+    async def follow(self, from_s, limit=50, rewind_s=0):
+        """Return what a follower shows that joined then, and received all from *rewind_s* before."""
         self._at(from_s)
         reading = await read(self.ctx, self.id, page=Page(limit))
         conversation = LiveConversation(reading)
-        for message in self._since(from_s):
+        for message in self._since(from_s - rewind_s):
             event = decode(message)
             await conversation.look_up(self.ctx, [event])
             conversation.apply(event)

@@ -104,6 +104,27 @@ class TestS17AnonymousAnswers:
             "m5": ("Four five. ", "in_progress"),
         }
 
+    async def test_one_id_of_two_events_does_not_fill_a_gap_when_they_are_read_again(self, said):
+        said.say(0, "start", id_="x", seq=0)
+        said.say(0.1, "token", "lost", id_="x", seq=1)
+        await said.record(1)
+        await said.rest(1)  # the next answer's history is read from here
+        said.say(8, "token", "kept", seq=2)
+        await said.record(9)
+        assert texts(said.fresh()) == {"x": ("kept", "in_progress")}
+        assert texts(await said.rest(10)) == texts(said.fresh())
+
+    async def test_an_old_start_whose_id_an_event_had_begins_no_answer_after_a_rewind(
+        self, unordered
+    ):
+        unordered.tell(0, "One ", stop=False)
+        unordered.say(3, "token", "two ", id_="x")
+        unordered.say(5.5, "start", id_="x")
+        unordered.say(12, "token", "three.")
+        await unordered.record(12.1)
+        assert list(texts(unordered.fresh())) == ["m0"]
+        assert texts(await unordered.follow(12.5, rewind_s=10)) == texts(unordered.fresh())
+
     async def test_two_whole_answers_within_the_margin_are_recorded_again_and_again(
         self, unordered
     ):

@@ -147,7 +147,7 @@ class Reader:
     def __init__(self, answer):
         self.messages = {m["id"]: copy.deepcopy(m) for m in answer["messages"]}
         self.replays, self.chains = set(), {}
-        self.whole = answer.get("older") is None
+        self.knows_all = answer.get("older") is None
         for v in self.messages.values():
             v |= {"recent": {}, "start": ""}
             if not v["parts"] and v["text"]:
@@ -206,11 +206,13 @@ class Reader:
             )
             if last and e.at_ms < known_ms - MARGIN_MS:
                 return "DROP"
-            return goes_on(last, e)
+            newest_ms = next(reversed(last["recent"].values()), 0) if last else 0
+            seen = "DROP" if e.at_ms < newest_ms - MARGIN_MS else None
+            return goes_on(last, e) or seen
         before = [v for v in known if (v["position"] or "") <= e.serial]
         starts = e.kind == "start"
         lost = starts and any("start" not in v for v in known[len(before) :][:1])
-        if lost or (known and not before and not (starts and self.whole)):
+        if lost or (known and not before and not (starts and self.knows_all)):
             return "DROP"
         last = before[-1] if before else None
         if last and last["through"]["serial"] and e.serial <= last["through"]["serial"]:

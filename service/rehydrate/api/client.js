@@ -145,6 +145,7 @@ function responseOf(view, m) {                        // find the response of a 
   const content = CONTENT.includes(m.name) && (v?.parts?.length || v?.text);
   const other = content && (v.through.seq === null) !== ((m.extras?.headers?.seq ?? null) === null);  // only one has seqs
   if (v && !begins && !other && (v.status === 'in_progress' || v.provisional)) return v.id;
+  if (m.serial == null && m.timestamp < v?.newest - MARGIN) return null;   // read again: applied long ago
   const own_id = typeof m.id === 'string' && /^[^\x00-\x1f\x7f-\x9f]{1,256}$/.test(m.id) ? [m.id] : [];
   const id = [...own_id, m.serial ?? (own_id.length ? inserted(m.timestamp, 0) : null)].find((n) => n != null && !view.has(n));
   if (id === undefined) return null;                                     // each is the id of another message

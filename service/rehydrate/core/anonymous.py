@@ -110,7 +110,9 @@ class AnonymousMessages:
             last = self._states[-1]
             if event.timestamp_ms < _last_known_ms(last) - MARGIN_MS:
                 return FORGOTTEN
-            return None if _is_over(last, event) else last
+            if not _is_over(last, event):
+                return last
+            return FORGOTTEN if last.has_forgotten(event.timestamp_ms) else None
         at = bisect_right(self._states, event.serial, key=_position)
         if event.kind == "start" and _lacks_start(self._states[at : at + 1]):
             return FORGOTTEN  # it is that message's, which cannot be put in order any more

@@ -128,10 +128,11 @@ def read_from_ms(watermark: Watermark | None) -> int | None:
 
 
 def since_recorded(events: Sequence[Event], watermark: Watermark | None) -> Sequence[Event]:
-    """Return *events* without those that are recorded and that only their id identifies.
+    """Return *events* without those that are recorded and that their id identifies.
 
-    The store keeps such ids for the margin. A read may begin earlier, and its events from before
-    the margin, which have neither seq nor serial, would count as new.
+    The store keeps such ids for the margin. A read may begin earlier, and of its events from before
+    the margin those that have neither seq nor serial would count as new. Those that name no message
+    could be folded differently: an id that was used for two of them is known only the first time.
     """
     since_ms = read_from_ms(watermark)
     if since_ms is None or not any(_may_repeat(event, since_ms) for event in events):
@@ -140,8 +141,9 @@ def since_recorded(events: Sequence[Event], watermark: Watermark | None) -> Sequ
 
 
 def _may_repeat(event: Event, since_ms: int) -> bool:
-    unplaced = event.serial is None and event.seq is None and event.kind != "prompt"
-    return unplaced and event.timestamp_ms < since_ms
+    anonymous = event.message_id is None and event.version is None
+    unplaced = anonymous or (event.serial is None and event.seq is None)
+    return unplaced and event.kind != "prompt" and event.timestamp_ms < since_ms
 
 
 def needs_no_read(watermark: Watermark | None, until: str | None) -> bool:
