@@ -2,7 +2,7 @@
 
 ``python tests/core_coverage.py`` runs ``tests/core`` once, in one process. Coverage records for
 every line and branch which test file executed it, so that ``core/fold.py`` is judged by
-``tests/core/test_fold.py`` and by what runs when the modules are imported.
+``tests/core/test_fold.py``, ``test_fold_*.py`` and by what runs when the modules are imported.
 """
 
 from __future__ import annotations
@@ -50,8 +50,8 @@ def modules() -> list[Path]:
 def missing(measured: coverage.Coverage, module: Path) -> str:
     """Return which lines and branches of *module* its own test leaves out; empty: none."""
     own = module.relative_to(CORE)
-    test = (own.parent / f"test_{own.name}").as_posix()
-    measured.get_data().set_query_contexts(["^$", f"^{re.escape(test)}$"])
+    test = (own.parent / f"test_{own.stem}").as_posix()
+    measured.get_data().set_query_contexts(["^$", rf"^{re.escape(test)}(_\w+)?\.py$"])
     *_, lines, formatted = measured.analysis2(str(module))
     branches = [
         line

@@ -11,9 +11,11 @@ from rehydrate.core.text.versioned_messages import VersionedHeader
 from rehydrate.core.window import (
     REWIND_REACH_MS,
     LostInterval,
+    Tombstone,
     Watermark,
     Window,
     advanced,
+    erased_mark,
     may_need_read,
     missed,
     needs_no_read,
@@ -206,3 +208,29 @@ def test_what_its_id_identifies_is_not_read_again_from_before_the_margin(old):
     assert since_recorded([old, *kept], watermark) == kept
     assert since_recorded(kept, watermark) is kept
     assert since_recorded([old], None) == [old]
+
+
+class TestTombstone:
+    def test_it_covers_what_is_at_or_before_it_by_serial_else_by_time(self):
+        event = Event("token", "r", serial=serial(BEGAN_MS), text="t", timestamp_ms=BEGAN_MS)
+        later = event._replace(serial=serial(BEGAN_MS + 1), timestamp_ms=BEGAN_MS + 1)
+        placed, timed = Tombstone(serial(BEGAN_MS), BEGAN_MS + 9), Tombstone(None, BEGAN_MS)
+        for stone in (placed, timed):
+            assert stone.covers(event)
+            assert not stone.covers(later)
+
+    def test_a_replay_of_what_was_erased_is_covered(self):
+        stone = Tombstone(None, BEGAN_MS, frozenset({erased_mark("a")}))
+        late = Event("token", "x", seq=1, text="t", timestamp_ms=BEGAN_MS + 1, replay_of="a")
+        assert stone.covers(late)
+        assert not stone.covers(late._replace(replay_of="b"))
+
+    def test_the_answer_to_an_erased_prompt_is_covered(self):
+        stone = Tombstone(None, BEGAN_MS, frozenset({erased_mark("p")}))
+        begins = Event("start", "r", prompt_id="p", timestamp_ms=BEGAN_MS + 1)
+        assert stone.covers(begins)
+        assert not stone.covers(begins._replace(prompt_id="q"))
+
+    def test_a_mark_does_not_show_what_it_marks(self):
+        assert "secret" not in erased_mark("secret")
+        assert erased_mark("\ud83d") != erased_mark("a")

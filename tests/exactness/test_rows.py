@@ -10,7 +10,7 @@ import pytest
 from exactness.rooms import Gate, Paused, within
 from exactness.scenes import repair, start, stop, token, world, wrong_anywhere
 from laws.memory import MemoryChannel, MemoryStore, memory_context
-from rehydrate.core.timeline import Tombstone, erased_mark
+from rehydrate.core.window import Tombstone, erased_mark
 from rehydrate.errors import Conflict, Fenced
 from rehydrate.hydrate.hydrate import hydrate
 from rehydrate.ports import Conversation

@@ -12,7 +12,8 @@ from rehydrate.core.client_view import Verdict
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import ChannelMessage, Event, Version
 from rehydrate.core.text import content
-from rehydrate.core.timeline import Timeline, Tombstone
+from rehydrate.core.timeline import Timeline
+from rehydrate.core.window import Tombstone
 from rehydrate.follow import live_conversation as module
 from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation, grown
 from rehydrate.hydrate.history_window import no_history

@@ -29,10 +29,13 @@ transaction as the watermark that passes it; otherwise the next read would forge
 **The watermark never goes back**, and it does not pass a channel message that may still grow
 (`advanced`): such a message lies in history where it was created, so a read that began later would
 miss its last version (S2).
+
+**A tombstone** bounds what is read of a conversation that was erased: nothing at or before it.
 """
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS, serial_time_ms
@@ -79,6 +82,38 @@ def spanned(*intervals: LostInterval | None) -> LostInterval | None:
     return LostInterval(
         min(interval.from_ms for interval in known), max(interval.to_ms for interval in known)
     )
+
+
+class Tombstone(NamedTuple):
+    """The remainder of an erased conversation: nothing at or before it is read again."""
+
+    serial: str | None
+    timestamp_ms: int
+    erased: frozenset[str] = frozenset()
+
+    def erases(self, message_id: str) -> bool:
+        """Return True if the message *message_id* was erased."""
+        return bool(self.erased) and erased_mark(message_id) in self.erased
+
+    def covers(self, event: Event) -> bool:
+        """Return True if *event* belongs to what was erased, or to an answer to it or a replay of it."""
+        named = (event.message_id, event.replay_of)
+        if any(name is not None and self.erases(name) for name in named):
+            return True
+        if self.erases_prompt_of(event):
+            return True
+        if self.serial is not None and event.serial is not None:
+            return event.serial <= self.serial
+        return event.timestamp_ms <= self.timestamp_ms
+
+    def erases_prompt_of(self, event: Event) -> bool:
+        """Return True if *event* begins the answer to an erased prompt."""
+        return event.prompt_id is not None and self.erases(event.prompt_id)
+
+
+def erased_mark(message_id: str) -> str:
+    """Return a hash of an erased message's id, which reveals nothing of it."""
+    return hashlib.blake2b(message_id.encode("utf-8", "replace"), digest_size=12).hexdigest()
 
 
 class Window:

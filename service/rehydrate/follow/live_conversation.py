@@ -9,14 +9,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.background import BoundedCache
 from rehydrate.core import wire
-from rehydrate.core.anonymous import names_of
 from rehydrate.core.client_view import Verdict, verdict
 from rehydrate.core.event import TERMINAL, Event
 from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
 from rehydrate.core.positions import MARGIN_MS, serial_time_ms
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.text.content import TOO_LARGE
-from rehydrate.core.timeline import MAX_OPEN, Lookup
+from rehydrate.core.timeline import MAX_OPEN, Lookup, names_of
 from rehydrate.core.window import REWIND_REACH_MS
 from rehydrate.errors import StoreUnavailable
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated, Page, answer, is_announced

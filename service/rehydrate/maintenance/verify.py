@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from rehydrate.context import Context
     from rehydrate.core.event import Event
-    from rehydrate.core.timeline import Tombstone
+    from rehydrate.core.window import Tombstone
     from rehydrate.ports import ChannelLog
     from rehydrate.record.catch_up import Recorded
 

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from rehydrate.core.fold import MessageState
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.schedule import AuditEntry, Replay
-    from rehydrate.core.timeline import Lookup, Tombstone
-    from rehydrate.core.window import LostInterval, Watermark
+    from rehydrate.core.timeline import Lookup
+    from rehydrate.core.window import LostInterval, Tombstone, Watermark
 
 
 class Conversation(NamedTuple):

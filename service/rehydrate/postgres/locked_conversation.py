@@ -14,8 +14,8 @@ from rehydrate.core.event import TERMINAL
 from rehydrate.core.fold import MessageState
 from rehydrate.core.json import dump
 from rehydrate.core.positions import insertion_position
-from rehydrate.core.timeline import Lookup, Tombstone, erased_mark
-from rehydrate.core.window import LostInterval, Watermark
+from rehydrate.core.timeline import Lookup
+from rehydrate.core.window import LostInterval, Tombstone, Watermark, erased_mark
 from rehydrate.errors import BadParameter, Conflict, Fenced, NotFound
 from rehydrate.ports import Conversation, Lease
 from rehydrate.postgres import statements

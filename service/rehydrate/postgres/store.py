@@ -12,8 +12,8 @@ from rehydrate.core.fold import MessageState
 from rehydrate.core.json import load
 from rehydrate.core.positions import Cursor
 from rehydrate.core.text.content import Timings
-from rehydrate.core.timeline import Lookup, Tombstone
-from rehydrate.core.window import LostInterval, Watermark
+from rehydrate.core.timeline import Lookup
+from rehydrate.core.window import LostInterval, Tombstone, Watermark
 from rehydrate.errors import Conflict, StoreUnavailable
 from rehydrate.ports import Conversation, Due, Finished, Stored
 from rehydrate.postgres import migrations, statements

@@ -5,10 +5,10 @@ from __future__ import annotations
 import pytest
 
 from core.saying import BEGAN_MS, serial
-from rehydrate.core.anonymous import FORGOTTEN, AnonymousMessages, names_of, reach_back
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import insertion_position
+from rehydrate.core.timeline import FORGOTTEN, AnonymousMessages, names_of, reach_back
 
 
 def at(second, kind="token", id_=None, *, serials=True, **fields):
