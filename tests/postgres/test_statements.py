@@ -71,8 +71,13 @@ async def test_open_messages_are_found_by_their_own_index(skewed: str) -> None:
 
 
 async def test_messages_are_found_by_primary_key(skewed: str) -> None:
-    for sql in (statements.STATES, statements.STATES_AND_ANONYMOUS):
-        plan = await plan_of(skewed, sql, "'large'", "ARRAY['m00007', 'm03000']")
+    serials = "ARRAY['p00007']"
+    for sql, *more in (
+        (statements.STATES,),
+        (statements.STATES_AT_SERIALS, serials),
+        (statements.RELATED, serials, "'p00007'"),
+    ):
+        plan = await plan_of(skewed, sql, "'large'", "ARRAY['m00007', 'm03000']", *more)
         assert "using pk_messages" in plan
         assert "Seq Scan on messages" not in plan
 

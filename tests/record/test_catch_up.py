@@ -127,7 +127,7 @@ class TestCatchUp:
         await room.catch_up(ahead_ms=200_000)
         assert len((await room.row()).holes) == 1
         hydrated = await room.hydrate(ahead_ms=200_000)
-        assert [r.code for r in hydrated.reasons] == ["history_expired"]
+        assert [r.code for r in hydrated.reasons] == ["history_expired", "not_exact"]
         assert [(m["text"], m["gaps"]) for m in hydrated.messages] == [("abd", [[3, 3]])]
         await room.catch_up(ahead_ms=200_000)
         assert len((await room.row()).holes) == 1

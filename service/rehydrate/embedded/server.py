@@ -144,7 +144,9 @@ class EmbeddedServer(ABC):
             if self._guard is not None:
                 kept = self._guard.poll() is None
             else:
-                kept = self._owner_lock.held or not self._owner_lock.acquire()
+                # held without a guard: attached to the server of a dead owner, until that one ends
+                held = self._owner_lock.held
+                kept = self.answers() if held else not self._owner_lock.acquire()
             if not kept:
                 with self._released_on_failure():
                     self._start(self._port)
