@@ -14,7 +14,7 @@ DOCUMENT = ROOT / "docs" / "exactness.md"
 ITEMS = [
     *(str(number) for number in range(1, 14)),
     *(f"S{number}" for number in range(1, 21)),
-    *(f"M{number}" for number in range(1, 11)),
+    *(f"M{number}" for number in range(1, 12)),
 ]
 TEST = re.compile(r"`(tests/[\w/]+\.py(?:::\w+)+)`")
 

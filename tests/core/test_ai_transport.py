@@ -179,6 +179,32 @@ def test_a_result_of_a_client_counts_if_agent_and_client_share_a_client_id():
     assert parts(call, others)[0]["result"] is None
 
 
+def given_by_the_user(at_s):
+    """A user's result of the call ``t``, published under the user's own clientId."""
+    given = {"kind": "tool-result", "toolCallId": "t"}
+    return said("ai-input", at_s, {"output": "yes"}, codec=given, run_id="R", user=True)
+
+
+def test_a_result_of_a_client_does_not_take_over_a_run_whose_start_is_not_seen():
+    run = shown(given_by_the_user(2), grown(3, 5, "text", "so"), end(6))["R"]
+    assert (run["text"], run["client_id"], run["status"]) == ("so", "agent", "completed")
+    assert shown(given_by_the_user(2)) == {}
+
+
+def test_a_result_of_a_client_is_shown_once_the_agent_publishes_it_too():
+    call = output(3, "tool-input", {}, codec={"toolCallId": "t", "toolName": "ask"})
+    agents = output(5, "tool-output-available", {"output": "yes"}, codec={"toolCallId": "t"})
+    assert parts(call, given_by_the_user(4))[0]["result"] is None
+    (part,) = parts(call, given_by_the_user(4), agents)
+    assert (part["result"], part["result_through"]["serial"]) == ("yes", at(5))
+
+
+@pytest.mark.parametrize("data", [{"output": float("nan")}, {"output": "yes"}])
+def test_a_result_of_a_client_that_names_no_call_or_no_value_is_not_an_event(data):
+    codec = {"kind": "tool-result"} | ({} if data["output"] == "yes" else {"toolCallId": "t"})
+    assert decode(said("ai-input", 4, data, codec=codec, run_id="R", user=True)) is None
+
+
 def test_a_run_that_was_superseded_ends():
     given = {"kind": "tool-result", "toolCallId": "t"}
     fork = said("ai-input", 4, {"output": "yes"}, codec=given, supersedes="R")

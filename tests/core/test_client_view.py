@@ -239,6 +239,13 @@ def test_a_view_shows_twice_as_many_open_responses_as_the_store_and_then_hydrate
 
 
 class TestVersions:
+    def test_an_event_that_only_adds_is_dropped_without_its_message(self):
+        event = decode(create(1, "a"))
+        only_adds = event._replace(version=event.version._replace(only_adds=True))
+        view = View(answered())
+        assert (view.apply_event(only_adds), view.messages) == (DROP, [])
+        assert (view.apply_event(decode(create(2, "a"))), len(view.messages)) == (APPLY, 1)
+
     def test_a_reader_shows_each_version_whole(self):
         view = View(answered())
         assert view.apply(live_version(create(1, "a")))

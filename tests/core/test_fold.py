@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 
 from core.growing import append, at, create, full
@@ -203,6 +205,11 @@ class TestTakeOver:
         state = folded(*ABC, start(gen=2, at_s=5), token(1, "A", gen=2, at_s=6))
         assert (text_of(state), state.gen, state.started_ms) == ("A", 2, BEGAN_MS + 5000)
         assert state.position == start().serial
+
+    @pytest.mark.parametrize("gens", list(permutations([1, 900, 1_900, 2_000_000])))
+    def test_the_greatest_gen_counts_in_whatever_order_gens_are_seen(self, gens):
+        state = folded(*(token(1, str(gen), gen=gen) for gen in gens))
+        assert (text_of(state), state.gen) == ("2000000", 2_000_000)
 
     def test_a_zombie_of_a_lower_gen_changes_nothing(self):
         state = folded(*ABC, start(gen=2, at_s=5), token(1, "A", gen=2, at_s=6))

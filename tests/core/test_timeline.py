@@ -335,6 +335,15 @@ class TestApply:
 
 
 class TestVersioned:
+    def test_an_event_that_only_adds_begins_no_message(self):
+        event = decode(create(1, "a"))
+        only_adds = event._replace(version=event.version._replace(only_adds=True))
+        timeline = Timeline()
+        timeline.fold([only_adds])
+        assert not timeline.messages
+        timeline.fold([event, only_adds._replace(serial=at(2))])
+        assert texts(timeline) == {"r": "aa"}
+
     def test_versions_belong_where_their_message_began(self):
         timeline = shown(create(1, "a", rid="mine"), full(1, 2, "ab", rid=None))
         assert texts(timeline) == {"mine": "ab"}

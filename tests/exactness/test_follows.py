@@ -11,6 +11,7 @@ M7      late text without seq after the stop is dropped     here; the README doc
 M8      what the laws assume                                tests/laws: overlaps, a publisher's order
 M9      a repair without seq costs every reader a read      here
 M10     history out of order, without seq                   test_readers
+M11     a tool result from the user's client                tests/core/test_ai_transport
 """
 
 from __future__ import annotations

@@ -123,7 +123,7 @@ def _input(message: ChannelMessage, transport: Tier, codec: Tier) -> Event | Non
         fields = data if isinstance(data, dict) else {}
         failed = kind == "tool-result-error"
         result = {"error": fields.get("message")} if failed else fields.get("output")
-        return _result(message, transport, codec, result, failed=failed)
+        return _result(message, transport, codec, result, failed=failed, only_adds=True)
     return None
 
 
@@ -211,12 +211,18 @@ def _call_output(message: ChannelMessage, transport: Tier, _: Tier) -> Event | N
 
 
 def _result(
-    message: ChannelMessage, transport: Tier, codec: Tier, result: Any, *, failed: bool = False
+    message: ChannelMessage,
+    transport: Tier,
+    codec: Tier,
+    result: Any,
+    *,
+    failed: bool = False,
+    only_adds: bool = False,
 ) -> Event | None:
     call_id = codec.get("toolCallId") or codec.get("call_id")
     if call_id is None or not is_json(result):
         return None
-    version = _version(message, transport)
+    version = _version(message, transport)._replace(only_adds=only_adds)
     fields: Mapping[str, Any] = {"tool_call_id": call_id, "value": result}
     status: Status | None = "failed" if failed else None
     return _content("tool_result", message, transport, version, **fields, status=status)

@@ -86,6 +86,8 @@ def _verdict_on_next(state: MessageState, event: Event) -> Verdict:
 
 def _verdict_on_new(event: Event) -> Verdict:
     """Return "new" of rows 1 and 5: an unknown message, or a gen that restarts a known one."""
+    if event.version is not None and event.version.only_adds:
+        return Verdict.DROP
     if event.is_pointer:
         return Verdict.AGAIN
     if event.seq is None or event.kind == "repair" or event.seq <= 1:

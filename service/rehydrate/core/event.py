@@ -96,6 +96,8 @@ class Version(NamedTuple):
             otherwise the event is the whole message.
         is_last: its publisher expects no later version.
         step, attempt: the message counts only until a later attempt at that step begins.
+        only_adds: it belongs to a response that is known, and begins none: the publisher of a
+            response is not the one who sends this.
     """
 
     serial: str
@@ -103,6 +105,7 @@ class Version(NamedTuple):
     is_last: bool = False
     step: str | None = None
     attempt: str | None = None
+    only_adds: bool = False
 
 
 class Envelope(TypedDict, total=False):

@@ -445,7 +445,7 @@ class Timeline:
         return self.messages.get(self.name(event) or "")
 
     def _new(self, event: Event) -> MessageState | None:
-        if event.version is not None and event.message_id is None:
+        if event.version is not None and (event.message_id is None or event.version.only_adds):
             return None
         names = [event.message_id] if event.message_id is not None else names_of(event)
         message_id = next((name for name in names if name not in self.messages), None)
