@@ -8,7 +8,13 @@ from core.saying import BEGAN_MS, serial
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import insertion_position
-from rehydrate.core.timeline import FORGOTTEN, AnonymousMessages, names_of, reach_back
+from rehydrate.core.timeline import (
+    FORGOTTEN,
+    AnonymousMessages,
+    Timeline,
+    names_of,
+    reach_back,
+)
 
 
 def at(second, kind="token", id_=None, *, serials=True, **fields):
@@ -181,3 +187,18 @@ class TestNames:
         messages.add(message(at(9, "start", serials=False)))
         later = insertion_position(BEGAN_MS + 9_000, 0)
         assert messages.place(BEGAN_MS + 9_000, 0) == f"{later}+"
+
+
+class TestLookup:
+    def test_a_start_that_named_no_message_is_asked_for_again(self):
+        """Its message has another id, since this one is taken, and may forget it while folding."""
+        start = at(1, "start", "taken")
+        state = message(start)
+        state.id = start.serial  # as it is named if "taken" is the id of a stored message
+        timeline = Timeline([state])
+        assert timeline.find(start) is state
+        assert timeline.lookup([start]).ids == {"taken"}
+
+    def test_a_start_whose_message_has_its_id_is_not_asked_for(self):
+        start = at(1, "start", "own")
+        assert Timeline([message(start)]).lookup([start, at(2)]).is_empty

@@ -229,6 +229,11 @@ def _is_over(state: MessageState, event: Event) -> bool:
     return differ and bool(state.parts())
 
 
+def _may_start_another(state: MessageState, event: Event) -> bool:
+    """Return True if *event* is a start that only an id which may be forgotten ties to *state*."""
+    return event.kind == "start" and event.id != state.id
+
+
 class Timeline:
     """The messages of one conversation, changed event by event.
 
@@ -299,7 +304,7 @@ class Timeline:
             if anew or not self.anonymous.reaches(reach_back(event)):
                 from_ = min(from_ or reach_back(event), reach_back(event))
             state = self.find(event)
-            if may_begin or state is None:
+            if may_begin or state is None or _may_start_another(state, event):
                 ids.update(names_of(event))
             may_begin |= event.kind == "stop" and (state is None or not state.ended)
         if not anew:
