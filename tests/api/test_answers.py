@@ -470,10 +470,10 @@ def test_only_the_send_of_a_known_server_is_offered():
 @pytest.mark.parametrize("own", [True, False], ids=["our own app", "behind a middleware"])
 async def test_a_stream_is_the_same_with_and_without_direct_sending(database, own):
     async with LocalAbly() as server:
-        history = History(settings_for(database, server, service_keys="k"))
+        history = History(settings_for(database, server, service_keys="a-key-of-backends"))
         app = history.app() if own else _foreign(history)
         conversation = f"s-{secrets.token_hex(4)}"
-        headers = {"Authorization": "Bearer k"}
+        headers = {"Authorization": "Bearer a-key-of-backends"}
         async with (
             served_beside(app) as url,
             httpx.AsyncClient(base_url=url, headers=headers, timeout=PATIENCE_S) as client,

@@ -104,8 +104,18 @@ def test_a_forked_child_is_not_the_owner(tmp_path) -> None:
         assert server.answers(), "the child's stop is not the owner's"
 
 
+@pytest.fixture
+def default_sigquit() -> Iterator[None]:
+    """Let servers end by SIGQUIT, which a shell has its background jobs ignore."""
+    before = signal.signal(signal.SIGQUIT, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGQUIT, before)
+
+
 @pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT, signal.SIGQUIT])
-def test_a_server_that_ends_in_any_way_is_restarted_on_its_port(tmp_path, number) -> None:
+def test_a_server_that_ends_in_any_way_is_restarted_on_its_port(
+    tmp_path, number, default_sigquit
+) -> None:
     with EmbeddedChannel(tmp_path) as server:
         (old,), url, key = channel_servers(tmp_path), server.url, server.key
         os.kill(old, number)
