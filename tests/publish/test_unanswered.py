@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import secrets
+from collections import Counter
 from contextlib import aclosing
 
 import pytest
@@ -13,6 +14,7 @@ from localably import LocalAbly
 from rehydrate.ports import Outgoing
 from rehydrate.publish import unanswered as unanswered_module
 from rehydrate.publish.unanswered import unanswered
+from rehydrate.record.catch_up import Recorded
 from rehydrate.record.import_messages import NewMessage
 from telling import history_over, publisher_to
 from waiting import PATIENCE_S
@@ -232,3 +234,20 @@ async def test_the_number_of_remembered_prompts_is_bounded(
     async with aclosing(history.unanswered(conversation)) as prompts:
         found = [(await anext(prompts)).id for _ in range(4)]
     assert found == ["p1", "p2", "p3", "p1"]
+
+
+async def test_a_prompt_is_yielded_though_the_recorder_gives_way_to_an_earlier_read(
+    history, conversation, publisher
+):
+    """The other recorder has read the channel before the prompt, and then moves the watermark."""
+    await send(publisher, "p1")
+    tries = []
+
+    async def record(id_):
+        tries.append(id_)
+        if len(tries) == 1:
+            return Recorded(0, Counter(), moved=False)
+        return await history.catch_up(id_)
+
+    assert await ids(unanswered(history.context, conversation, record=record)) == ["p1"]
+    assert len(tries) == 2

@@ -12,7 +12,7 @@ import logging
 import math
 import uuid
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, Protocol
 
 from rehydrate.background import BoundedCache, LeaseKeeper, LeaseLost, settled
 from rehydrate.core.positions import check_conversation_id
@@ -33,6 +33,13 @@ LEASE_S = 30.0
 _MAX_OFFERED = 10_000
 
 
+class _Recorded(Protocol):
+    """What a recorder returns: whether it moved the watermark, or gave way to another recorder."""
+
+    @property
+    def moved(self) -> bool: ...
+
+
 class Prompt(NamedTuple):
     """A prompt to answer. ``sent_ms``: when it was sent, ms since 1970; None if unknown."""
 
@@ -46,7 +53,7 @@ async def unanswered(
     ctx: Context,
     conversation_id: str,
     *,
-    record: Callable[[str], Awaitable[object]],
+    record: Callable[[str], Awaitable[_Recorded]],
     wait: Callable[[], Awaitable[bool]] | None = None,
     lease_s: float = LEASE_S,
 ) -> AsyncGenerator[Prompt]:
@@ -70,7 +77,7 @@ async def unanswered(
     check_conversation_id(conversation_id)
     holder = uuid.uuid4().hex
     offered: BoundedCache[str, None] = BoundedCache(_MAX_OFFERED)
-    await record(conversation_id)
+    await _record_all(record, conversation_id)
     while True:
         wire = await settled(lambda: ctx.store.claim(conversation_id, holder, lease_s, offered))
         if wire is not None:
@@ -81,7 +88,18 @@ async def unanswered(
         elif wait is None or not await wait():
             return
         else:
-            await record(conversation_id)
+            await _record_all(record, conversation_id)
+
+
+async def _record_all(record: Callable[[str], Awaitable[_Recorded]], conversation_id: str) -> None:
+    """Record everything that was published before the call.
+
+    A recorder gives way to another one that moved the watermark meanwhile, which may have read the
+    channel before the newest prompt was published. So it is asked a second time. The one that it
+    may give way to then began at the moved watermark, and so has read the channel after the call.
+    """
+    if not (await record(conversation_id)).moved:
+        await record(conversation_id)
 
 
 def _prompt(wire: bytes) -> Prompt:
