@@ -201,8 +201,8 @@ class TestConcurrency:
 class _Refusing:
     """A store that cannot hold the message *refused*, as a transaction that fails when it is put."""
 
-    def __init__(self, store, refused):
-        self._store, self._refused = store, refused
+    def __init__(self, store, refused, error=Conflict):
+        self._store, self._refused, self._error = store, refused, error
         self.fired = 0
 
     async def load(self, *args, **more):
@@ -214,9 +214,9 @@ class _Refusing:
             put = held.put
 
             async def refusing(states):
-                if any(state.id == self._refused for state in states):
+                if any(self._refused in (state.id, None) for state in states):
                     self.fired += 1
-                    raise Conflict("it exists")
+                    raise self._error("it exists")
                 await put(states)
 
             held.put = refusing
@@ -236,6 +236,23 @@ class TestUnrecordable:
         assert stored == {"a": ("abc", "completed"), "b": ("de", "completed")}
         assert "1 messages cannot be recorded: Conflict" in caplog.text
         assert "secret" not in caplog.text
+
+    async def test_a_defect_of_the_service_leaves_no_page_out(self, room):
+        await room.publish_response("a", "abc")
+        store = _Refusing(room.store, None, TypeError)
+        with pytest.raises(TypeError):
+            await room.catch_up(store=store)
+        assert store.fired
+        assert await room.stored() == {}
+        await room.catch_up()
+        assert await room.stored() == {"a": ("abc", "completed")}
+
+    async def test_a_defect_that_one_message_causes_leaves_that_one_out(self, room):
+        await room.publish_message("user-input", {"promptId": "bad", "text": "x"})
+        await room.publish_response("a", "abcdefghij")
+        recorded = await room.catch_up(store=_Refusing(room.store, "bad", TypeError))
+        assert recorded.counts["unrecordable"] == 1
+        assert await room.stored() == {"a": ("abcdefghij", "completed")}
 
     async def test_an_outage_leaves_nothing_out(self, room):
         await room.publish_response("a", "abc")

@@ -152,9 +152,11 @@ class _Recording:
             moved = await self._commit(events, at_end=at_end)
         except Unavailable:
             raise
-        except Exception as error:  # noqa: BLE001 - whatever it is, the other messages are recorded
+        except Exception as error:
             kept = await self._recordable(events)
             count = len(events) - len(kept)
+            if not _is_fault_of_message(error) and count > max(1, len(events) // 10):
+                raise  # the events stay on the channel, and are read again
             _log.warning("%d messages cannot be recorded: %s", count, type(error).__name__)
             self.counts[Outcome.UNRECORDABLE.value] += count
             moved = await self._commit(kept, at_end=at_end)
@@ -214,6 +216,15 @@ class _Recording:
             except Exception:  # noqa: BLE001 - the caller finds out which event it was
                 return False
         return True
+
+
+def _is_fault_of_message(error: Exception) -> bool:
+    """Return True for an error that a message can cause, and False for a defect of our own code.
+
+    A defect may fail every event of a page, and leaving them all out would lose their text: it may
+    leave out one event in ten.
+    """
+    return isinstance(error, RehydrateError) and error.code != RehydrateError.code
 
 
 class _UndoneError(Exception):
