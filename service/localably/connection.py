@@ -213,9 +213,9 @@ class ClientConnection:
             raise RefusedError(40102, "the new token is of another app")
         self.identify(identity)
         self.hub.welcome(self)
-        self._grant_anew()
+        self._grant_again()
 
-    def _grant_anew(self) -> None:
+    def _grant_again(self) -> None:
         """Grant what the new token covers, and fail the channels that it does not (RTC8a1)."""
         for wire_name, (channel, attachment) in list(self._attached.items()):
             wish = attaching.Wish(attachment.wished, attachment.params)

@@ -114,6 +114,8 @@ def test_a_result_completes_its_call(data, result):
     [
         ("tool_args", "{", {}),
         ("tool_args", 5, {"toolCallId": "c"}),
+        ("tool_args", "{", {"toolCallId": ""}),
+        ("tool_result", {"result": 1}, {"toolCallId": ""}),
         ("tool_result", {}, {}),
         ("tool_result", b"\x00", {"toolCallId": "c"}),
         ("tool_result", {"result": math.nan}, {"toolCallId": "c"}),

@@ -397,7 +397,7 @@ class TestLookup:
         named = [event("token", 1, "x", message_id="a"), event("token", 1, "x", message_id="b")]
         assert timeline.lookup(named) == Lookup(frozenset({"b"}))
         assert timeline.lookup(named[:1]).is_empty
-        assert timeline.lookup(named[:1], anew=True) == Lookup(frozenset({"a"}))
+        assert timeline.lookup(named[:1], include_known=True) == Lookup(frozenset({"a"}))
 
     def test_an_append_is_looked_up_by_the_serial_of_its_message(self):
         append = Event("token", None, serial="s", text="x", version=Version("s1", is_delta=True))

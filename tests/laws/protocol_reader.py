@@ -85,7 +85,7 @@ def fill(m, e, headers):
         e.text = m.data
     if e.kind in (*TYPES, "tool_args") and not isinstance(m.data, str):
         e.kind = "void"
-    if e.kind in ("tool_args", "tool_result") and e.call is None:
+    if e.kind in ("tool_args", "tool_result") and not e.call:
         e.kind = "void"
     if e.kind == "tool_call":
         e.call = e.call or m.id or f"call-{e.seq}"

@@ -47,7 +47,7 @@ async def folded_in_parts(log, cuts, overlaps):
         events = list(decode_all(shown))
         async with store.locked("c", "ai:c") as held:
             timeline = Timeline()
-            asked = timeline.lookup(events, anew=True)
+            asked = timeline.lookup(events, include_known=True)
             timeline.learn(asked, (await held.messages(asked)).values())
             timeline.fold(events)
             await held.put([s for s in timeline.messages.values() if s.changed])

@@ -74,7 +74,9 @@ function addContent(v, m, h) {                             // append content to 
     if (type !== 'reasoning') v.text = part === parts.at(-1) ? v.text + m.data : textOf(parts);
     return;
   }
-  const id = String(h.toolCallId ?? m.id ?? '');
+  const given = String(h.toolCallId ?? '');
+  if (!given && m.name !== 'tool_call') return;                          // it belongs to no call
+  const id = given || (m.id ?? `call-${h.seq ?? ''}`);
   let call = parts.find((p) => p.tool_call_id === id);
   if (!call) parts.push(call = { type: 'tool_call', tool_call_id: id, name: null, args: '', result: null, status: 'in_progress' });
   if (m.name === 'tool_args') return void (typeof call.args === 'string' && (call.args += m.data));

@@ -1,7 +1,7 @@
 """Connections of the server before a request is known: bounded in number, size and time.
 
-uvicorn's parser takes request heads of any size, and waits for the end of one for ever. So anybody
-who reaches the port could fill memory and descriptors without a credential.
+uvicorn's parser accepts request heads of any size, and waits for the end of one without limit. So any client
+that reaches the port could fill memory and descriptors without a credential.
 """
 
 from __future__ import annotations

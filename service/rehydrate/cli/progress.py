@@ -155,7 +155,7 @@ class _Watch:
     """Shows a replay until it has ended, and cancels it when *cancelled* is set.
 
     Where the store does not answer, it is asked again. If it does not answer in time, the stream is
-    stopped without it: nobody else may be there to continue it.
+    stopped without it: there may be no other process to continue it.
     """
 
     def __init__(

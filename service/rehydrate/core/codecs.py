@@ -184,7 +184,7 @@ def _tool_call(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: b
 
 def _tool_args(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
     call_id = _label(headers, "toolCallId")
-    if call_id is None or not isinstance(message.data, str):
+    if not call_id or not isinstance(message.data, str):
         return _event("void", message, headers, ephemeral)
     return _event("tool_args", message, headers, ephemeral, text=message.data, tool_call_id=call_id)
 
@@ -192,7 +192,7 @@ def _tool_args(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: b
 def _tool_result(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
     call_id = _label(headers, "toolCallId")
     data = message.data if isinstance(message.data, dict) else {"result": message.data}
-    if call_id is None or not is_json(data.get("result")):
+    if not call_id or not is_json(data.get("result")):
         return _event("void", message, headers, ephemeral)
     return _event(
         "tool_result",

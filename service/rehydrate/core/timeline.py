@@ -1,12 +1,12 @@
 """The messages of one conversation, changed event by event.
 
 A `Timeline` finds the message that an event belongs to, decides whether the event may begin a new
-one, and folds it. Recorders and followers use it alike, each with the events of its own window.
+one, and folds it. Recorders and followers both use it, each with the events of its own window.
 
-Most events name their message. Nothing in an *anonymous* one does, so its place in the log decides
+Most events name their message. An *anonymous* one does not, so its place in the log decides
 (exactness S7, S16, S17; the rule is docs/protocol.md section 9.4). `AnonymousMessages` uses only what
 lies near that place. So a component that knows a part of a conversation finds the same message as
-one that knows all of it, provided that it knows the anonymous messages from that place on, and the
+one that knows all of it, if it knows the anonymous messages from that place on, and the
 newest one at or before it: `reach_back` returns the place, and a `Lookup` asks a store for them.
 
 * **The same event again** is recognised by its id. The message that contains it is known by its own
@@ -282,32 +282,34 @@ class Timeline:
         if state.anonymous:
             self.anonymous.add(state)
 
-    def lookup(self, events: Iterable[Event], *, anew: bool = False) -> Lookup:
+    def lookup(self, events: Iterable[Event], *, include_known: bool = False) -> Lookup:
         """Return what a store has to be asked for before *events* are folded here.
 
-        Everything that they may belong to, and every id that they may begin a message with. "Not
-        known here" never counts as "does not exist": recorders, hydrates, followers and `verify`
-        all ask this, and pass the answer to `learn`.
+        Everything that they may belong to, and every id that they may begin a message with. A
+        message that is not known here may still exist. Recorders, hydrates, followers and `verify`
+        all call this, and pass the result of the query to `learn`.
 
         Args:
             events: events in their order.
-            anew: ask also for what is known, since it may have changed.
+            include_known: also ask for messages that are known here, which may have changed.
         """
-        ids, serials, from_, may_begin = set[str](), set[str](), None, anew
+        ids, serials, from_, may_begin = set[str](), set[str](), None, include_known
         for event in events:
             if event.version is not None or event.message_id is not None:
-                names = {self.name(event), event.message_id} if anew else {self.name(event)}
+                names = (
+                    {self.name(event), event.message_id} if include_known else {self.name(event)}
+                )
                 ids.update(name for name in names if name is not None)
                 if event.version is not None and event.message_id in {None, event.serial}:
                     serials |= {event.serial} if event.serial is not None else set()
                 continue
-            if anew or not self.anonymous.reaches(reach_back(event)):
+            if include_known or not self.anonymous.reaches(reach_back(event)):
                 from_ = min(from_ or reach_back(event), reach_back(event))
             state = self.find(event)
             if may_begin or state is None or _may_start_another(state, event):
                 ids.update(names_of(event))
             may_begin |= event.kind == "stop" and (state is None or not state.ended)
-        if not anew:
+        if not include_known:
             ids -= self.messages.keys()
             serials -= self._message_of_serial.keys()
         return Lookup(frozenset(ids), frozenset(serials), from_)

@@ -25,7 +25,7 @@ open for ever. So the sweeper takes five steps, each of which may be the last on
 1. **Catch up.** The channel may have newer tokens than the store. One that is younger than a lease
    shows a living publisher, cut off from Postgres only: it is left alone.
 2. **Fence**, under the row's lock: from here on the publisher's checkpoints and its commit are
-   refused, and nobody may take the response over. The status stays as it is.
+   refused, and no other publisher may take the response over. The status stays as it is.
 3. **Wait for the lag of history, and catch up again.** A token that was sent before the fence is in
    the store now.
 4. **Publish** a repair with the stored text, then ``stop`` with the next seq, ``interrupted`` (or

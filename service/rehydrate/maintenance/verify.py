@@ -125,7 +125,7 @@ async def _assigned(
     message is known by its place, and the retained part may begin in the middle of it.
     """
     timeline = Timeline(agents=ctx.agents, tombstone=tombstone)
-    asked = timeline.lookup(events, anew=True)
+    asked = timeline.lookup(events, include_known=True)
     stored = {} if asked.is_empty else await ctx.store.states(conversation_id, asked)
     timeline.learn(asked, stored)
     shown: dict[str, _Shown] = {}

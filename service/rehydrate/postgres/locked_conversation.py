@@ -182,7 +182,7 @@ class PostgresLockedConversation:
         """
         conversation_id, old = self.conversation.id, self.conversation.tombstone
         rows = await self._session.fetch(statements.RECENT_MESSAGES, conversation_id, MAX_MARKS)
-        # the stored responses first: anybody may have named any number of others on the channel
+        # the stored responses first: a stranger may have put any number of other ids on the channel
         marks = [erased_mark(id_) for id_ in (*(row[0] for row in rows), *ids)][:MAX_MARKS]
         if old is not None:
             at_ms = max(at_ms, old.timestamp_ms)

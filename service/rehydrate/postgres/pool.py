@@ -203,7 +203,7 @@ class Session:
             self._driver.terminate()
 
     async def give_back(self, pool: Any) -> None:
-        """Return the connection to *pool*. What it was used for is done, so a failure is none."""
+        """Return the connection to *pool*; if that fails, close it. Its work is done, so log only."""
         try:
             with _translating():
                 await pool.release(self._driver, timeout=CLOSE_TIMEOUT_S)

@@ -7,7 +7,7 @@ leases, and judges by what it has seen itself:
 
 * A lease that has expired proves a silence of its length only if the clock was not set meanwhile.
   After that, every living holder renews its lease within a lease, by the clock as it is then.
-* A restart of Postgres counts as a step: nobody could renew a lease while it was down.
+* A restart of Postgres counts as a step: no lease could be renewed while it was down.
 * A lease that expires further ahead than any could, on a clock that ran evenly for a lease, was
   not renewed for that long either.
 """
@@ -26,7 +26,7 @@ TOLERANCE_S = 1.0
 _FAR_S = 60.0
 
 SLEW_S = 60.0
-"""How often the comparison begins anew: clocks may drift apart slowly."""
+"""How often the comparison restarts, in seconds, since clocks may drift apart slowly."""
 
 
 class StoreClock:
@@ -50,7 +50,7 @@ class StoreClock:
             store_s: the time, in seconds since 1970.
             sent_s: when it was requested, by the monotonic clock.
             started_s: when Postgres started, as it reports; None: not asked. A restart counts as a
-                step, since nobody could renew a lease.
+                step, since no lease could be renewed.
 
         Returns:
             Whether the sample is precise enough to count.

@@ -118,7 +118,7 @@ class BlockingCalls:
                 future.set_result(result)
             else:
                 future.set_exception(error)
-                future.exception()  # of an abandoned call, nobody else retrieves it
+                future.exception()  # of an abandoned call: without this the event loop reports it as never retrieved
         self._start_waiting()
 
 

@@ -34,7 +34,7 @@ place. While such a message may still grow, the next read must begin at it (`rea
 
 **No message keeps others from being recorded.** A page that cannot be committed, for any reason but
 an outage, is committed without the messages that prevent it; they are counted as ``unrecordable``.
-Otherwise one message, which anybody may publish, would stop recording for as long as it is retained.
+Otherwise one message, from any publisher, would stop recording for as long as it is retained.
 
 If history had already dropped messages before they were read, the lost interval is stored in the
 same transaction as the watermark that passes it. Stored later, it could be forgotten by a crash in
@@ -243,7 +243,7 @@ async def _fold_onto_rows(
     names: Timeline,
 ) -> Timeline:
     """Fold *events* onto the rows as they are now, write the changed ones, return the timeline."""
-    asked = names.lookup(events, anew=True)
+    asked = names.lookup(events, include_known=True)
     states = {} if asked.is_empty else await locked.messages(asked)
     may_create = not asked.ids <= states.keys()
     others = await locked.open_beside(states.keys(), most=MAX_OPEN) if may_create else 0
