@@ -67,6 +67,17 @@ async def test_calls_over_the_limit_wait(hanging):
     assert (calls.abandoned, hanging.begun) == (1, 2)
 
 
+async def test_calls_beyond_those_that_may_wait_are_refused(hanging):
+    calls = BlockingCalls(most=1, most_waiting=2)
+    running, given_up, waiting = [calls.start(hanging) for _ in range(3)]
+    with pytest.raises(Busy, match="2 blocking calls wait"):
+        calls.start(int)
+    calls.abandon(given_up)
+    calls.start(int)  # in the place of the one that was given up
+    for each in (running, waiting):
+        calls.abandon(each)
+
+
 async def test_a_thread_that_hangs_is_replaced_and_too_many_are_refused(hanging):
     calls = BlockingCalls(most=1, most_abandoned=3)
     for _ in range(3):

@@ -1,8 +1,8 @@
-"""Blocking calls: run what may block for long in threads of our own, a bounded number of them.
+"""Blocking calls: run code that may block for long in a bounded number of threads of our own.
 
 asyncio's default executor has few threads (six on two cores), and asyncio itself needs them, to
 resolve host names. A few answers of a blocking client, or a few tools that hang, would occupy all
-of them. Here a thread whose caller has given up is abandoned, since it cannot be ended: it no longer
+of them. Here a thread whose caller has given up is abandoned, since it cannot be stopped: it no longer
 counts, another one takes its place, and it ends when its call returns.
 """
 
@@ -31,6 +31,9 @@ MAX_CALLS = 256
 MAX_ABANDONED = 256
 """Threads that may hang; while there are so many, calls are refused."""
 
+MAX_WAITING = 4_096
+"""Calls that wait for a thread; further ones are refused."""
+
 _MAX_IDLE = 16
 
 
@@ -40,10 +43,17 @@ class BlockingCalls:
     Args:
         most: how many calls run at a time.
         most_abandoned: how many threads may hang.
+        most_waiting: how many calls may wait.
     """
 
-    def __init__(self, most: int = MAX_CALLS, most_abandoned: int = MAX_ABANDONED) -> None:
+    def __init__(
+        self,
+        most: int = MAX_CALLS,
+        most_abandoned: int = MAX_ABANDONED,
+        most_waiting: int = MAX_WAITING,
+    ) -> None:
         self._most = most
+        self._most_waiting = most_waiting
         self._most_abandoned = most_abandoned
         self._running: dict[asyncio.Future[Any], _Worker] = {}
         self._waiting: deque[tuple[asyncio.Future[Any], Callable[[], Any]]] = deque()
@@ -54,13 +64,17 @@ class BlockingCalls:
     def start(self, call: Callable[[], T]) -> asyncio.Future[T]:
         """Run *call* in a thread, when one is free; return its result as a future.
 
-        Who gives up waiting for it calls `abandon`.
+        A caller that gives up waiting for it calls `abandon`.
 
         Raises:
-            Busy: too many threads hang.
+            Busy: too many threads hang, or too many calls wait.
         """
         if self.abandoned >= self._most_abandoned:
             raise Busy(f"{self.abandoned} threads hang in calls that do not return")
+        if len(self._waiting) >= self._most_waiting:
+            self._waiting = deque(each for each in self._waiting if not each[0].done())
+        if len(self._waiting) >= self._most_waiting:
+            raise Busy(f"{len(self._waiting)} blocking calls wait for a thread")
         future: asyncio.Future[T] = asyncio.get_running_loop().create_future()
         self._waiting.append((future, partial(contextvars.copy_context().run, call)))
         self._start_waiting()
@@ -70,7 +84,7 @@ class BlockingCalls:
         """Run *call* in a thread and return its result; abandon it if the caller is cancelled.
 
         Raises:
-            Busy: too many threads hang.
+            Busy: too many threads hang, or too many calls wait.
         """
         future = self.start(call)
         try:
@@ -80,7 +94,7 @@ class BlockingCalls:
             raise
 
     def abandon(self, future: asyncio.Future[Any]) -> None:
-        """Count the thread of a call that has not returned no longer."""
+        """Stop counting the thread of a call that has not returned."""
         worker = self._running.pop(future, None)
         if worker is None:
             future.cancel()  # it waits, or has returned
