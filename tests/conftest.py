@@ -19,6 +19,7 @@ from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.postgres.migrations import migrate
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.postgres.url import connect_arguments
+from shared_adapters import IsolatedConversation, SharedAdapters, open_adapters
 
 SLOW = {
     "ably", "chaos", "contracts", "demo", "examples", "exactness", "follow", "holes", "inspector",
@@ -178,3 +179,17 @@ async def module_database(postgres: EmbeddedPostgres, template: str) -> AsyncIte
     """A migrated database for the tests of a module, which use different conversations."""
     async with new_database(postgres.url, template) as url:
         yield url
+
+
+@pytest.fixture(scope="module")
+async def adapters(module_database: str) -> AsyncIterator[SharedAdapters]:
+    """The store, the channel server and two connections to it, shared by the tests of a module."""
+    async with open_adapters(module_database) as opened:
+        yield opened
+
+
+@pytest.fixture
+def chat(adapters: SharedAdapters) -> Iterator[IsolatedConversation]:
+    """One conversation on the shared adapters, with faults of its own."""
+    with adapters.conversation() as made:
+        yield made

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from exactness.rooms import Gate
 from rehydrate.lifespan import Lifespan, Part
+from shared_adapters import Latch
 
 
 class Parts:
@@ -16,7 +16,7 @@ class Parts:
     def __init__(self, *names):
         self.done = []
         self.fails = None
-        self.gates = {}
+        self.latches = {}
         self.lifespan = Lifespan([self.part(name) for name in names])
 
     def part(self, name):
@@ -28,8 +28,8 @@ class Parts:
         return Part(lambda: self.open(name), close)
 
     async def open(self, name):
-        if name in self.gates:
-            await self.gates[name]()
+        if name in self.latches:
+            await self.latches[name]()
         if name == self.fails:
             raise ZeroDivisionError
         self.done.append(f"+{name}")
@@ -59,9 +59,9 @@ async def test_what_was_opened_before_a_failure_is_closed():
 
 async def test_what_was_opened_before_a_cancellation_is_closed():
     parts = Parts("a", "b")
-    parts.gates["b"] = Gate()
+    parts.latches["b"] = Latch()
     opening = asyncio.create_task(parts.lifespan.open())
-    await parts.gates["b"].reached()
+    await parts.latches["b"].reached()
     opening.cancel()
     with pytest.raises(asyncio.CancelledError):
         await opening
@@ -70,12 +70,12 @@ async def test_what_was_opened_before_a_cancellation_is_closed():
 
 async def test_opening_and_closing_do_not_interleave():
     parts = Parts("a", "b")
-    parts.gates["b"] = Gate()
+    parts.latches["b"] = Latch()
     opening = asyncio.create_task(parts.lifespan.open())
-    await parts.gates["b"].reached()
+    await parts.latches["b"].reached()
     closing = asyncio.create_task(parts.lifespan.close())
     await asyncio.sleep(0)
     assert parts.done == ["+a"]
-    parts.gates["b"].open()
+    parts.latches["b"].open()
     await asyncio.gather(opening, closing)
     assert parts.done == ["+a", "+b", "-b", "-a"]

@@ -8,13 +8,13 @@ from contextlib import asynccontextmanager
 import pytest
 
 from conftest import connected, database_url
-from exactness.rooms import Cable
 from localably import LocalAbly
 from rehydrate.errors import StoreUnavailable
 from rehydrate.history import History
 from rehydrate.publish import checkpoints as ledger
 from rehydrate.publish import respond as responding
 from rehydrate.settings import load_settings
+from shared_adapters import Cable
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow

@@ -11,8 +11,8 @@ import pytest
 from api.conftest import calling, problem
 from api.minting import bearer
 from localably import LocalAbly
+from participants import settings_for
 from rehydrate import History, NewMessage
-from telling import settings_for
 from waiting import PATIENCE_S
 
 ADMIN, SERVICE = "the key of an admin", "the key of a backend"

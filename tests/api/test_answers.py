@@ -24,6 +24,7 @@ from api.minting import SERVICE_KEY, bearer
 from api.serving import served_beside
 from api.sse import streamed
 from localably import LocalAbly
+from participants import publisher_to, settings_for
 from rehydrate import errors
 from rehydrate.api import answers
 from rehydrate.api.answers import (
@@ -38,7 +39,6 @@ from rehydrate.api.answers import (
     step,
 )
 from rehydrate.history import History
-from telling import publisher_to, settings_for
 from waiting import PATIENCE_S
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.saying import folded, start, stop, token
+from core.builders import folded, start, stop, token
 from rehydrate.api.replay_schemas import (
     AuditOut,
     DryRunOut,

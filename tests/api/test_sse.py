@@ -21,12 +21,12 @@ from api.minting import READER, bearer, mint
 from api.serving import served_beside
 from api.sse import streamed
 from localably import LocalAbly
+from participants import publisher_to, settings_for
 from rehydrate.api import sse as stream_module
 from rehydrate.api import ui_messages
 from rehydrate.api.auth.access import Reader
 from rehydrate.api.conversations import Limits, router
 from rehydrate.history import History
-from telling import publisher_to, settings_for
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

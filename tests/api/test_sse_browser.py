@@ -18,8 +18,8 @@ from api.minting import READER, mint
 from api.serving import served_beside
 from api.tcp_proxy import TcpProxy
 from localably import LocalAbly
+from participants import publisher_to, settings_for
 from rehydrate.history import History
-from telling import publisher_to, settings_for
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

@@ -12,8 +12,8 @@ from fastapi import FastAPI
 from api.minting import bearer
 from api.serving import served_beside
 from localably import LocalAbly
+from participants import settings_for
 from rehydrate.history import History
-from telling import settings_for
 
 SERVICE_KEY = "service-key-of-the-stream"
 FOR_EVER = {"timeout_graceful_shutdown": None}

@@ -15,9 +15,9 @@ from api.conftest import problem
 from api.minting import bearer
 from api.serving import served_beside
 from localably import LocalAbly
+from participants import publisher_to, settings_for
 from rehydrate.api import ui_messages
 from rehydrate.history import History
-from telling import publisher_to, settings_for
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

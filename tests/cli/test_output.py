@@ -19,11 +19,11 @@ import pytest
 
 from demo.command_line import environment, settings_on
 from localably import LocalAbly
+from participants import publisher_to
 from postgres.embedded_owners import wait_until
 from rehydrate import History, NewMessage
 from rehydrate.cli.output import NotWritten, PrintableOutput, printable
 from rehydrate.settings import load_settings
-from telling import publisher_to
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

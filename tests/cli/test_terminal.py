@@ -11,10 +11,10 @@ import sys
 import pytest
 
 from localably import LocalAbly
+from participants import publisher_to
 from rehydrate.cli.terminal import Screen
 from rehydrate.core.event import Event
 from rehydrate.follow.event_buffer import FollowEvent
-from telling import publisher_to
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

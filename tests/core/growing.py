@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.saying import BEGAN_MS, serial
+from core.builders import BEGAN_MS, serial
 from rehydrate.core.event import APPEND, CREATE, UPDATE, ChannelMessage
 
 

@@ -6,8 +6,8 @@ import json
 
 import pytest
 
+from core.builders import BEGAN_MS
 from core.growing import at
-from core.saying import BEGAN_MS
 from rehydrate.core import wire
 from rehydrate.core.codecs import decode, decode_all
 from rehydrate.core.event import APPEND, CREATE, UPDATE, ChannelMessage
@@ -15,7 +15,7 @@ from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import Timeline
 
 
-def said(
+def published(
     name, at_s, data="", *, codec=None, action=CREATE, version_s=None, user=False, **transport
 ):
     """A message as the SDK publishes it, of run ``R``; its headers are written with dashes."""
@@ -39,7 +39,7 @@ def said(
 def output(at_s, kind, data="", **more):
     codec = {"kind": kind, **more.pop("codec", {})}
     more = {"stream": "false", "step_id": "s", "step_start_serial": at(2)} | more
-    return said("ai-output", at_s, data, codec=codec, **more)
+    return published("ai-output", at_s, data, codec=codec, **more)
 
 
 def streamed(at_s, kind, data="", status="streaming", **more):
@@ -53,29 +53,31 @@ def grown(at_s, version_s, kind, data, status="complete", **more):
 
 def prompt(at_s, text, *, part="text", id_="P"):
     codec = {"kind": "user-message", "messageId": "u", "partType": part}
-    return said("ai-input", at_s, text, codec=codec, user=True, role="user", codec_message_id=id_)
+    return published(
+        "ai-input", at_s, text, codec=codec, user=True, role="user", codec_message_id=id_
+    )
 
 
-START = said("ai-run-start", 1, None, input_codec_message_id="P")
-STEP = said("ai-step-start", 2, None, step_id="s")
+START = published("ai-run-start", 1, None, input_codec_message_id="P")
+STEP = published("ai-step-start", 2, None, step_id="s")
 
 
 def end(at_s, reason="complete", **more):
-    return said("ai-run-end", at_s, None, run_reason=reason, **more)
+    return published("ai-run-end", at_s, None, run_reason=reason, **more)
 
 
-def shown(*messages):
+def messages_of(*messages):
     timeline = Timeline()
     timeline.fold(decode_all(messages))
     return {state.id: wire.message(state) for state in timeline.ordered}
 
 
 def parts(*messages):
-    return shown(START, STEP, *messages)["R"]["parts"]
+    return messages_of(START, STEP, *messages)["R"]["parts"]
 
 
 def test_a_run_is_a_response_to_the_input_that_it_names():
-    run = shown(prompt(0, "why?"), START, STEP, grown(3, 5, "text", "so"), end(6))
+    run = messages_of(prompt(0, "why?"), START, STEP, grown(3, 5, "text", "so"), end(6))
     assert [(m["id"], m["role"], m["text"], m["status"]) for m in run.values()] == [
         ("P", "user", "why?", "completed"),
         ("R", "assistant", "so", "completed"),
@@ -89,18 +91,20 @@ def test_a_run_is_a_response_to_the_input_that_it_names():
     [("complete", "completed"), ("cancelled", "cancelled"), ("x", "completed")],
 )
 def test_a_run_ends_for_a_reason(reason, status):
-    assert shown(START, end(3, reason))["R"]["status"] == status
+    assert messages_of(START, end(3, reason))["R"]["status"] == status
 
 
 def test_a_failed_run_has_its_error():
     failed = end(3, "error", error_code="104009", error_message="no model")
-    run = shown(START, failed)["R"]
+    run = messages_of(START, failed)["R"]
     assert (run["status"], run["error"]) == ("failed", {"code": "104009", "message": "no model"})
 
 
 def test_a_suspended_run_stays_open_and_goes_on_after_it_was_resumed():
-    suspended = [said("ai-run-suspend", 4, None), said("ai-run-resume", 5, None)]
-    run = shown(START, STEP, grown(3, 3, "text", "a"), *suspended, grown(6, 7, "text", "b"))["R"]
+    suspended = [published("ai-run-suspend", 4, None), published("ai-run-resume", 5, None)]
+    run = messages_of(START, STEP, grown(3, 3, "text", "a"), *suspended, grown(6, 7, "text", "b"))[
+        "R"
+    ]
     assert (run["status"], run["text"]) == ("in_progress", "ab")
 
 
@@ -173,22 +177,22 @@ def test_a_function_call_of_the_openai_codec():
 def test_a_result_of_a_client_counts_if_agent_and_client_share_a_client_id():
     call = output(3, "tool-input", {}, codec={"toolCallId": "t", "toolName": "ask"})
     given = {"kind": "tool-result", "toolCallId": "t"}
-    mine = said("ai-input", 4, {"output": "yes"}, codec=given, run_id="R")
+    mine = published("ai-input", 4, {"output": "yes"}, codec=given, run_id="R")
     assert parts(call, mine)[0]["result"] == "yes"
-    others = said("ai-input", 4, {"output": "yes"}, codec=given, run_id="R", user=True)
+    others = published("ai-input", 4, {"output": "yes"}, codec=given, run_id="R", user=True)
     assert parts(call, others)[0]["result"] is None
 
 
 def given_by_the_user(at_s):
     """A user's result of the call ``t``, published under the user's own clientId."""
     given = {"kind": "tool-result", "toolCallId": "t"}
-    return said("ai-input", at_s, {"output": "yes"}, codec=given, run_id="R", user=True)
+    return published("ai-input", at_s, {"output": "yes"}, codec=given, run_id="R", user=True)
 
 
 def test_a_result_of_a_client_does_not_take_over_a_run_whose_start_is_not_seen():
-    run = shown(given_by_the_user(2), grown(3, 5, "text", "so"), end(6))["R"]
+    run = messages_of(given_by_the_user(2), grown(3, 5, "text", "so"), end(6))["R"]
     assert (run["text"], run["client_id"], run["status"]) == ("so", "agent", "completed")
-    assert shown(given_by_the_user(2)) == {}
+    assert messages_of(given_by_the_user(2)) == {}
 
 
 def test_a_result_of_a_client_is_shown_once_the_agent_publishes_it_too():
@@ -202,17 +206,17 @@ def test_a_result_of_a_client_is_shown_once_the_agent_publishes_it_too():
 @pytest.mark.parametrize("data", [{"output": float("nan")}, {"output": "yes"}])
 def test_a_result_of_a_client_that_names_no_call_or_no_value_is_not_an_event(data):
     codec = {"kind": "tool-result"} | ({} if data["output"] == "yes" else {"toolCallId": "t"})
-    assert decode(said("ai-input", 4, data, codec=codec, run_id="R", user=True)) is None
+    assert decode(published("ai-input", 4, data, codec=codec, run_id="R", user=True)) is None
 
 
 def test_a_run_that_was_superseded_ends():
     given = {"kind": "tool-result", "toolCallId": "t"}
-    fork = said("ai-input", 4, {"output": "yes"}, codec=given, supersedes="R")
-    assert shown(START, fork)["R"]["status"] == "incomplete"
+    fork = published("ai-input", 4, {"output": "yes"}, codec=given, supersedes="R")
+    assert messages_of(START, fork)["R"]["status"] == "incomplete"
 
 
 def test_of_several_attempts_at_a_step_only_the_latest_is_shown():
-    again = said("ai-step-start", 5, None, step_id="s")
+    again = published("ai-step-start", 5, None, step_id="s")
     second = grown(6, 7, "text", "right", step_start_serial=at(5))
     late = grown(3, 9, "text", "wrong and more")
     assert [part["text"] for part in parts(grown(3, 4, "text", "wrong"), again)] == []
@@ -226,15 +230,17 @@ def test_an_attempt_without_its_beginning_is_recognised_by_its_outputs():
 
 
 def test_a_run_without_its_start_is_not_exact():
-    run = shown(grown(3, 4, "text", "the tail"))["R"]
+    run = messages_of(grown(3, 4, "text", "the tail"))["R"]
     assert not run["exact"]
-    assert shown(grown(3, 4, "text", "all of it"), START)["R"]["exact"]
+    assert messages_of(grown(3, 4, "text", "all of it"), START)["R"]["exact"]
 
 
 def test_a_prompt_of_several_parts_is_one_message():
-    found = shown(prompt(0, "look: "), prompt(1, "http://x/y.png", part="file"), prompt(2, "nice"))
+    found = messages_of(
+        prompt(0, "look: "), prompt(1, "http://x/y.png", part="file"), prompt(2, "nice")
+    )
     assert found["P"]["text"] == "look: nice"
-    assert shown(prompt(0, "hi", part="input_text"))["P"]["text"] == "hi"
+    assert messages_of(prompt(0, "hi", part="input_text"))["P"]["text"] == "hi"
 
 
 def test_appends_are_known_by_their_envelope_where_the_name_is_not_echoed():
@@ -247,12 +253,12 @@ def test_appends_are_known_by_their_envelope_where_the_name_is_not_echoed():
 @pytest.mark.parametrize(
     "message",
     [
-        said("ai-step-end", 3, None, step_id="s"),
-        said("ai-output", 3, "", codec={"kind": "data-weather"}),
-        said("ai-input", 3, "", codec={"kind": "regenerate"}),
-        said("ai-input", 3, "", codec={"kind": "user-message"}, role="system"),
-        said("ai-run-start", 3, None, run_id=""),
-        said("ai-output", 3, "", codec={"kind": "function_call_arguments", "item": "{"}),
+        published("ai-step-end", 3, None, step_id="s"),
+        published("ai-output", 3, "", codec={"kind": "data-weather"}),
+        published("ai-input", 3, "", codec={"kind": "regenerate"}),
+        published("ai-input", 3, "", codec={"kind": "user-message"}, role="system"),
+        published("ai-run-start", 3, None, run_id=""),
+        published("ai-output", 3, "", codec={"kind": "function_call_arguments", "item": "{"}),
         START._replace(extras={"headers": {}}),
         START._replace(extras={"ai": None}),
         START._replace(extras=None),
@@ -266,13 +272,16 @@ def test_other_messages_are_not_events(message):
 @pytest.mark.parametrize("tier", [None, 5, [], {"run-id": 5}, {"run-id": "\x00"}])
 def test_a_message_with_invalid_headers_is_not_an_event(tier):
     for name in ("ai-run-start", "ai-run-end", "ai-step-start", "ai-output", "ai-cancel"):
-        message = said(name, 3)._replace(extras={"ai": {"transport": tier, "codec": tier}})
+        message = published(name, 3)._replace(extras={"ai": {"transport": tier, "codec": tier}})
         assert decode(message) is None
 
 
 def test_a_cancel_names_the_response_that_a_user_wants_to_end():
-    assert decode(said("ai-cancel", 3, None)).kind == "cancel"
-    assert shown(START, said("ai-cancel", 3, None, user=True))["R"]["status"] == "in_progress"
+    assert decode(published("ai-cancel", 3, None)).kind == "cancel"
+    assert (
+        messages_of(START, published("ai-cancel", 3, None, user=True))["R"]["status"]
+        == "in_progress"
+    )
 
 
 @pytest.mark.parametrize(

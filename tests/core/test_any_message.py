@@ -8,7 +8,7 @@ import math
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.saying import BEGAN_MS, said, serial, shown
+from core.builders import BEGAN_MS, published, serial, timeline_of
 from rehydrate.core import wire
 from rehydrate.core.client_view import Verdict, View
 from rehydrate.core.codecs import decode, decode_all
@@ -107,10 +107,10 @@ def checked(state):
 
 
 NEIGHBOUR = [
-    said("start", None, at_s=0.1, id_="n0", responseId="neighbour", seq=0),
-    said("token", "one ", at_s=3.1, id_="n1", responseId="neighbour", seq=1),
-    said("token", "two", at_s=6.1, id_="n2", responseId="neighbour", seq=2),
-    said("stop", None, at_s=9.1, id_="n3", responseId="neighbour", seq=3),
+    published("start", None, at_s=0.1, id_="n0", responseId="neighbour", seq=0),
+    published("token", "one ", at_s=3.1, id_="n1", responseId="neighbour", seq=1),
+    published("token", "two", at_s=6.1, id_="n2", responseId="neighbour", seq=2),
+    published("stop", None, at_s=9.1, id_="n3", responseId="neighbour", seq=3),
 ]
 
 
@@ -126,7 +126,7 @@ def logs(draw):
 @settings(max_examples=400, deadline=None)
 @given(logs())
 def test_after_any_messages_answers_are_valid_and_neighbours_are_whole(log):
-    timeline = shown(*log)
+    timeline = timeline_of(*log)
     bodies = {state.id: checked(state) for state in timeline.ordered}
     assert all(id_ and "\x00" not in id_ and id_.encode() for id_ in bodies)
     neighbour = bodies["neighbour"]
@@ -139,7 +139,7 @@ def test_after_any_messages_answers_are_valid_and_neighbours_are_whole(log):
 @given(logs(), st.integers(0, 16))
 def test_after_any_live_messages_a_view_is_valid_and_neighbours_are_whole(log, cut):
     before, after = log[:cut], log[cut:]
-    bodies = [wire.message(state) for state in shown(*before).ordered]
+    bodies = [wire.message(state) for state in timeline_of(*before).ordered]
     view = View({"messages": json.loads(json.dumps(bodies)), "reasons": []})
     for event in decode_all(after):
         said_of_it = view.apply_event(event)
@@ -152,7 +152,7 @@ def test_after_any_live_messages_a_view_is_valid_and_neighbours_are_whole(log, c
 @settings(max_examples=300, deadline=None)
 @given(logs())
 def test_reading_the_same_once_more_changes_nothing_that_has_a_seq(log):
-    once, twice = shown(*log), Timeline()
+    once, twice = timeline_of(*log), Timeline()
     for _ in range(2):
         twice.fold(decode_all(log))
     for state in once.ordered:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
+from core.builders import published
 from core.growing import append, at, create, full
-from core.saying import said
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import DELETE, Version
 
@@ -36,7 +36,7 @@ def test_messages_with_other_names_or_without_serials_are_not_of_this_codec():
     assert decode(create(1, "a", name="answer")) is None
     assert decode(append(1, 2, "a", name="answer")) is None
     assert decode(create(1, "a", name=None)) is None
-    assert decode(said("response", "a", serials=False, responseId="r")) is None
+    assert decode(published("response", "a", serials=False, responseId="r")) is None
 
 
 @pytest.mark.parametrize("data", [None, {"text": "a"}, b"a", 5])
@@ -71,16 +71,19 @@ def test_a_header_ends_the_response_too():
 
 
 def test_response_end_ends_the_response_that_it_names():
-    event = decode(said("response-end", {"usage": {"n": 1}}, at_s=3, responseId="r"))
+    event = decode(published("response-end", {"usage": {"n": 1}}, at_s=3, responseId="r"))
     assert (event.kind, event.message_id, event.status) == ("stop", "r", "completed")
     assert event.value == {"n": 1}
-    named = decode(said("response-end", {"responseId": "r"}, status="failed", error="why"))
+    named = decode(published("response-end", {"responseId": "r"}, status="failed", error="why"))
     assert (named.message_id, named.status, named.error) == ("r", "failed", "why")
-    assert decode(said("response-end")) is None
+    assert decode(published("response-end")) is None
 
 
 def test_codecs_may_be_mixed_in_one_conversation():
-    events = [decode(create(1, "a")), decode(said("token", "b", at_s=2, responseId="s", seq=1))]
+    events = [
+        decode(create(1, "a")),
+        decode(published("token", "b", at_s=2, responseId="s", seq=1)),
+    ]
     assert [(event.message_id, event.version is None) for event in events] == [
         ("r", False),
         ("s", True),

@@ -7,9 +7,18 @@ from types import SimpleNamespace
 
 import pytest
 
+from core.builders import (
+    BEGAN_MS,
+    event,
+    folded,
+    published,
+    serial,
+    start,
+    stop,
+    timeline_of,
+    token,
+)
 from core.growing import append, create, full
-from core.saying import BEGAN_MS, event, folded, said, serial, start, stop, token
-from core.saying import shown as timeline_of
 from rehydrate.core import client_view as reader
 from rehydrate.core import timeline, wire
 from rehydrate.core.client_view import Verdict, View, verdict
@@ -143,9 +152,9 @@ class TestView:
 
     def test_new_messages_are_shown_behind_the_others(self):
         view = View(answered(OPEN))
-        assert view.apply(live(said("user-input", {"promptId": "p", "text": "hi"}, at_s=20)))
-        assert view.apply(live(said("start", None, at_s=21, responseId="s", seq=0)))
-        assert view.apply(live(said("token", "x", at_s=22, responseId="s", seq=1)))
+        assert view.apply(live(published("user-input", {"promptId": "p", "text": "hi"}, at_s=20)))
+        assert view.apply(live(published("start", None, at_s=21, responseId="s", seq=0)))
+        assert view.apply(live(published("token", "x", at_s=22, responseId="s", seq=1)))
         assert shown(view) == [
             ("r", "abc", "in_progress"),
             ("p", "hi", "completed"),
@@ -163,14 +172,14 @@ class TestView:
 
     def test_messages_that_are_not_events_change_nothing(self):
         view = View(answered(OPEN))
-        assert view.apply(live(said("odd", None, at_s=9)))
-        assert view.apply(live(said("cancel", None, at_s=9, responseId="r")))
-        assert view.apply(live(said("token", "x", at_s=9, responseId="r", seq=4), action=4))
+        assert view.apply(live(published("odd", None, at_s=9)))
+        assert view.apply(live(published("cancel", None, at_s=9, responseId="r")))
+        assert view.apply(live(published("token", "x", at_s=9, responseId="r", seq=4), action=4))
         assert shown(view) == [("r", "abc", "in_progress")]
 
     def test_a_view_that_lacks_an_event_asks_for_a_new_answer_and_stays(self):
         view = View(answered(OPEN))
-        assert not view.apply(live(said("token", "e", at_s=9, responseId="r", seq=5)))
+        assert not view.apply(live(published("token", "e", at_s=9, responseId="r", seq=5)))
         assert shown(view) == [("r", "abc", "in_progress")]
 
     def test_a_repair_of_less_than_is_shown_is_not_applied(self):
@@ -197,28 +206,28 @@ class TestView:
         assert shown(view) == []
 
     def test_an_anonymous_stream_continues(self):
-        first = said("token", "a", at_s=0)
+        first = published("token", "a", at_s=0)
         view = View(answered())
         assert view.apply(live(first))
         again = View(answered(*[wire.state_of(m) for m in view.messages]))
         assert again.apply(live(first))
-        assert again.apply(live(said("token", "b", at_s=1)))
-        assert again.apply(live(said("stop", None, at_s=2)))
-        assert again.apply(live(said("token", "c", at_s=3)))
+        assert again.apply(live(published("token", "b", at_s=1)))
+        assert again.apply(live(published("stop", None, at_s=2)))
+        assert again.apply(live(published("token", "c", at_s=3)))
         assert shown(again) == [("m0", "ab", "completed"), ("m3", "c", "in_progress")]
 
     def test_an_event_older_than_every_anonymous_stream_is_dropped(self):
         view = View(answered())
-        view.apply(live(said("token", "b", at_s=5)))
+        view.apply(live(published("token", "b", at_s=5)))
         old = Event("token", None, serial=serial(BEGAN_MS), id="old", text="a")
         assert view.apply_event(old) is DROP
 
     def test_a_start_older_than_every_anonymous_stream_begins_one_where_all_are_known(self):
         begun = View(answered())
         late = Event("start", None, serial=serial(BEGAN_MS), id="late")
-        begun.apply(live(said("start", None, at_s=5)))
+        begun.apply(live(published("start", None, at_s=5)))
         paged = View(answered() | {"older": "cursor"})
-        paged.apply(live(said("start", None, at_s=5)))
+        paged.apply(live(published("start", None, at_s=5)))
         assert (begun.apply_event(late), paged.apply_event(late)) == (APPLY, DROP)
 
 
@@ -259,7 +268,7 @@ class TestVersions:
         assert verdict(state, decode(create(5, "x"))) is APPLY
 
     def test_a_repaired_message_takes_no_version(self):
-        repaired = said("response-complete", "AB", at_s=3, responseId="r")
+        repaired = published("response-complete", "AB", at_s=3, responseId="r")
         (state,) = shown_states(full(1, 2, "ab"), repaired)
         assert verdict(state, decode(full(1, 4, "abc"))) is DROP
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from core.saying import event, said
+from core.builders import event, published
 from rehydrate.core import codecs
 from rehydrate.core.codecs import decode, decode_all
 from rehydrate.core.event import ChannelMessage, Event
@@ -19,7 +19,7 @@ DEEP = json.loads("[" * 100 + "]" * 100)
 
 
 def read(name, data=None, **headers):
-    return decode(said(name, data, **headers))
+    return decode(published(name, data, **headers))
 
 
 def test_a_prompt_is_its_id_and_its_text():
@@ -92,7 +92,7 @@ def test_a_tool_call_may_leave_its_arguments_to_follow(data):
 
 def test_a_tool_call_without_an_id_has_that_of_its_message_or_a_number():
     assert read("tool_call", {}, responseId="r", seq=1).tool_call_id == "m0"
-    nameless = said("tool_call", {}, responseId="r", seq=4)._replace(id=None)
+    nameless = published("tool_call", {}, responseId="r", seq=4)._replace(id=None)
     assert decode(nameless).tool_call_id == "call-4"
 
 
@@ -200,7 +200,7 @@ def test_messages_with_other_names_are_not_events(name):
 
 @pytest.mark.parametrize("action", [1, 2, 3, 4, 5])
 def test_what_is_done_to_a_message_later_is_not_its_creation(action):
-    assert decode(said("token", "x", responseId="r", seq=1, action=action)) is None
+    assert decode(published("token", "x", responseId="r", seq=1, action=action)) is None
 
 
 @pytest.mark.parametrize(
@@ -258,10 +258,11 @@ def test_a_message_of_a_replay_names_the_response():
 
 
 @pytest.mark.parametrize(
-    ("said", "kept"), [("failed", "failed"), ("completed", None), ("odd", None), (["failed"], None)]
+    ("status", "kept"),
+    [("failed", "failed"), ("completed", None), ("odd", None), (["failed"], None)],
 )
-def test_a_result_has_the_status_of_its_call(said, kept):
-    told = read("tool_result", {"result": 1}, responseId="r", toolCallId="c", status=said)
+def test_a_result_has_the_status_of_its_call(status, kept):
+    told = read("tool_result", {"result": 1}, responseId="r", toolCallId="c", status=status)
     assert (told.value, told.status) == (1, kept)
 
 
@@ -272,7 +273,12 @@ def test_an_ephemeral_message_is_marked():
 
 
 def test_what_means_nothing_is_left_out_and_its_neighbours_are_not():
-    messages = [said("token", "a"), said("odd"), said("token", "b", seq=-1), said("token", "c")]
+    messages = [
+        published("token", "a"),
+        published("odd"),
+        published("token", "b", seq=-1),
+        published("token", "c"),
+    ]
     assert [each.text for each in decode_all(messages)] == ["a", "c"]
 
 

@@ -6,8 +6,18 @@ from itertools import permutations
 
 import pytest
 
+from core.builders import (
+    BEGAN_MS,
+    event,
+    folded,
+    published,
+    start,
+    stop,
+    text_of,
+    timeline_of,
+    token,
+)
 from core.growing import append, at, create, full
-from core.saying import BEGAN_MS, event, folded, said, shown, start, stop, text_of, token
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import TERMINAL, Event, Version
 from rehydrate.core.fold import (
@@ -354,24 +364,26 @@ class TestRepairs:
 
 class TestVersions:
     def test_the_greatest_version_counts_whole(self):
-        state = shown(create(1, "a"), full(1, 2, "ab")).messages["r"]
+        state = timeline_of(create(1, "a"), full(1, 2, "ab")).messages["r"]
         assert (text_of(state), state.start_id, state.last_id) == ("ab", None, "m2")
         assert fold(state, decode(full(1, 2, "ab"))) is Outcome.OLD
 
     def test_a_delta_is_never_folded(self):
-        state = shown(create(1, "a")).messages["r"]
+        state = timeline_of(create(1, "a")).messages["r"]
         assert fold(state, decode(append(1, 2, "b"))) is Outcome.OLD
 
     def test_a_sealed_message_takes_no_version(self):
-        state = shown(create(1, "a"), said("response-complete", "A", at_s=2, responseId="r"))
+        state = timeline_of(
+            create(1, "a"), published("response-complete", "A", at_s=2, responseId="r")
+        )
         assert fold(state.messages["r"], decode(full(1, 3, "ab"))) is Outcome.OLD
 
     def test_the_last_version_ends_the_response_when_it_was_published(self):
-        state = shown(create(1, "a"), full(1, 5, "ab", done=True)).messages["r"]
+        state = timeline_of(create(1, "a"), full(1, 5, "ab", done=True)).messages["r"]
         assert (state.status, state.finished_ms) == ("completed", BEGAN_MS + 5_000)
 
     def test_a_version_after_the_end_still_replaces_an_earlier_one(self):
-        ended = shown(full(1, 2, "a"), said("response-end", at_s=4, responseId="r"))
+        ended = timeline_of(full(1, 2, "a"), published("response-end", at_s=4, responseId="r"))
         assert fold(ended.messages["r"], decode(full(1, 3, "ab"))) is Outcome.FOLDED
         assert text_of(ended.messages["r"]) == "ab"
 
@@ -387,7 +399,7 @@ class TestVersions:
 
     def test_the_number_of_versioned_messages_and_of_steps_is_limited(self, monkeypatch):
         monkeypatch.setattr(versioned_messages, "MAX_VERSIONED", 1)
-        state = shown(create(1, "a")).messages["r"]
+        state = timeline_of(create(1, "a")).messages["r"]
         assert fold(state, decode(create(2, "b"))) is Outcome.REFUSED
         assert fold(state, decode(full(1, 3, "ab"))) is Outcome.FOLDED
         steps = folded(void_of_step("one", 2))
@@ -426,7 +438,7 @@ class TestLimits:
         assert (text_of(state), state.status, state.end) == ("", "incomplete", None)
 
     def test_versions_are_limited_too(self):
-        state = shown(create(1, "abc"), full(1, 2, "abcdefghijkl" * 9)).messages["r"]
+        state = timeline_of(create(1, "abc"), full(1, 2, "abcdefghijkl" * 9)).messages["r"]
         assert state.error == TOO_LARGE
 
     def test_what_fills_a_gap_of_an_ended_response_is_refused_where_it_does_not_fit(self):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from core.saying import BEGAN_MS, event, folded, start, stop, text_of, token
+from core.builders import BEGAN_MS, event, folded, start, stop, text_of, token
 from rehydrate.core.fold import MessageState, Outcome, fold
 from rehydrate.core.text.content import collapsed_run
 

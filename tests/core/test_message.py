@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from core.builders import BEGAN_MS, event, folded, start, stop, text, text_of, timeline_of, token
 from core.growing import at, create, full
-from core.saying import BEGAN_MS, event, folded, shown, start, stop, text, text_of, token
 from rehydrate.core.fold import MessageState, Owner, fold
 from rehydrate.core.message import NO_TIME_MS, read_again_from
 from rehydrate.core.text import content
@@ -26,13 +26,13 @@ def test_a_restarted_message_is_empty():
 
 
 def test_a_sealed_message_has_only_content_with_seqs():
-    state = shown(create(1, "a")).messages["r"]
+    state = timeline_of(create(1, "a")).messages["r"]
     state.seal()
     assert (state.versioned, state.tail, state.sealed, state.exact) == ({}, None, True, True)
 
 
 def test_all_runs_include_those_of_versioned_messages():
-    state = shown(create(1, "a"), create(2, "b")).messages["r"]
+    state = timeline_of(create(1, "a"), create(2, "b")).messages["r"]
     assert [run.first for run in state.all_runs()] == [-2, -3]
 
 
@@ -84,7 +84,7 @@ class TestVerbs:
         assert (state.started_ms, state.prompt_id, state.usage) == (1, "q", {"n": 2})
 
     def test_an_import_over_versioned_messages_seals_the_message(self):
-        state = shown(create(1, "a")).messages["r"]
+        state = timeline_of(create(1, "a")).messages["r"]
         state.import_finished([text("b")], "completed", finished_ms=9)
         assert (text_of(state), state.sealed) == ("b", True)
 
@@ -114,8 +114,8 @@ class TestVerbs:
         assert (state.through, text_of(state)) == ((2, 1, None, None), "a")
 
     def test_a_store_restores_the_runs_of_versioned_messages_by_their_numbers(self):
-        source = shown(create(1, "a"), create(2, "b")).messages["r"]
-        state = shown(create(1, ""), create(2, "x")).messages["r"]
+        source = timeline_of(create(1, "a"), create(2, "b")).messages["r"]
+        state = timeline_of(create(1, ""), create(2, "x")).messages["r"]
         state.restore_runs([], None, {-2: next(iter(source.versioned.values())).run})
         assert text_of(state) == "ax"
 
@@ -162,8 +162,8 @@ def test_room_is_measured_again_before_an_event_is_refused(monkeypatch):
 
 def test_history_is_read_again_from_the_oldest_message_that_may_grow():
     (open_, ended) = (
-        shown(create(3, "a")).messages["r"],
-        shown(full(1, 2, "b", done=True)).messages["r"],
+        timeline_of(create(3, "a")).messages["r"],
+        timeline_of(full(1, 2, "b", done=True)).messages["r"],
     )
     assert read_again_from([open_, ended], BEGAN_MS + 60_000).serial == at(3)
     assert read_again_from([ended], BEGAN_MS + 60_000) is None

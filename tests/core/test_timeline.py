@@ -4,8 +4,19 @@ from __future__ import annotations
 
 import pytest
 
+from core.builders import (
+    BEGAN_MS,
+    event,
+    folded,
+    published,
+    serial,
+    start,
+    stop,
+    text_of,
+    timeline_of,
+    token,
+)
 from core.growing import at, create, full
-from core.saying import BEGAN_MS, event, folded, said, serial, shown, start, stop, text_of, token
 from rehydrate.core import timeline as module
 from rehydrate.core.codecs import decode, decode_all
 from rehydrate.core.event import Event, Version
@@ -24,29 +35,29 @@ def texts(timeline):
 def whole(rid, text, at_s):
     """Return the messages of a response of one token, three seconds long."""
     return [
-        said("start", None, at_s=at_s, responseId=rid, seq=0),
-        said("token", text, at_s=at_s + 1, responseId=rid, seq=1),
-        said("stop", None, at_s=at_s + 2, responseId=rid, seq=2),
+        published("start", None, at_s=at_s, responseId=rid, seq=0),
+        published("token", text, at_s=at_s + 1, responseId=rid, seq=1),
+        published("stop", None, at_s=at_s + 2, responseId=rid, seq=2),
     ]
 
 
 def anonymous(*told):
     """Return messages without a response id, a second apart: (name, data[, headers])."""
     return [
-        said(name, data, at_s=at_s, **(more[0] if more else {}))
+        published(name, data, at_s=at_s, **(more[0] if more else {}))
         for at_s, (name, data, *more) in enumerate(told)
     ]
 
 
 class TestMessages:
     def test_interleaved_responses_keep_apart_in_the_order_in_which_they_began(self):
-        timeline = shown(
-            said("user-input", {"promptId": "p", "text": "hi"}, at_s=0),
-            said("start", None, at_s=1, responseId="b", seq=0),
-            said("start", None, at_s=2, responseId="a", seq=0),
-            said("token", "B", at_s=3, responseId="b", seq=1),
-            said("token", "A", at_s=4, responseId="a", seq=1),
-            said("token", "B", at_s=5, responseId="b", seq=2),
+        timeline = timeline_of(
+            published("user-input", {"promptId": "p", "text": "hi"}, at_s=0),
+            published("start", None, at_s=1, responseId="b", seq=0),
+            published("start", None, at_s=2, responseId="a", seq=0),
+            published("token", "B", at_s=3, responseId="b", seq=1),
+            published("token", "A", at_s=4, responseId="a", seq=1),
+            published("token", "B", at_s=5, responseId="b", seq=2),
         )
         assert [(s.id, s.role, text_of(s)) for s in timeline.ordered] == [
             ("p", "user", "hi"),
@@ -55,13 +66,13 @@ class TestMessages:
         ]
 
     def test_outcomes_are_counted(self):
-        timeline = shown(*whole("a", "x", 0), *whole("a", "x", 0))
+        timeline = timeline_of(*whole("a", "x", 0), *whole("a", "x", 0))
         assert timeline.counts == {"folded": 3, "old": 3}
 
     def test_a_stop_or_a_repair_alone_is_a_message_too(self):
-        timeline = shown(
-            said("stop", None, at_s=0, responseId="a", seq=3),
-            said("response-complete", "abc", at_s=1, responseId="b", seq=3),
+        timeline = timeline_of(
+            published("stop", None, at_s=0, responseId="a", seq=3),
+            published("response-complete", "abc", at_s=1, responseId="b", seq=3),
         )
         assert [(s.id, s.status, s.gaps()) for s in timeline.ordered] == [
             ("a", "completed", [(1, 2)]),
@@ -69,28 +80,28 @@ class TestMessages:
         ]
 
     def test_a_cancel_does_not_begin_a_message(self):
-        assert not shown(said("cancel", None, responseId="r")).messages
+        assert not timeline_of(published("cancel", None, responseId="r")).messages
 
     def test_a_pointer_does_not_begin_a_message(self):
-        timeline = shown(said("response-complete", None, responseId="r", seq=4))
+        timeline = timeline_of(published("response-complete", None, responseId="r", seq=4))
         assert (timeline.counts, timeline.messages) == ({"pointer": 1}, {})
 
     def test_without_serials_messages_stand_in_the_order_in_which_they_came(self):
-        timeline = shown(
+        timeline = timeline_of(
             *(each._replace(serial=None) for each in [*whole("b", "x", 0), *whole("a", "y", 5)])
         )
         assert [state.id for state in timeline.ordered] == ["b", "a"]
         assert all(state.position for state in timeline.ordered)
 
     def test_events_of_replays_are_never_recorded(self):
-        timeline = shown(said("token", "x", responseId="r2", seq=1, replayOf="r"))
+        timeline = timeline_of(published("token", "x", responseId="r2", seq=1, replayOf="r"))
         assert (timeline.counts, timeline.messages) == ({"old": 1}, {})
 
     def test_only_agents_may_publish_responses_where_they_are_named(self):
-        timeline = shown(
-            said("user-input", {"promptId": "p", "text": "hi"}, at_s=0, client_id="ann"),
-            said("token", "x", at_s=1, responseId="r", seq=1, client_id="ann"),
-            said("token", "y", at_s=2, responseId="q", seq=1, client_id="bot"),
+        timeline = timeline_of(
+            published("user-input", {"promptId": "p", "text": "hi"}, at_s=0, client_id="ann"),
+            published("token", "x", at_s=1, responseId="r", seq=1, client_id="ann"),
+            published("token", "y", at_s=2, responseId="q", seq=1, client_id="bot"),
             agents=frozenset({"bot"}),
         )
         assert texts(timeline) == {"p": "hi", "q": "y"}
@@ -99,14 +110,14 @@ class TestMessages:
 
 class TestAnonymous:
     def test_the_events_that_name_no_response_are_of_the_open_one(self):
-        timeline = shown(
+        timeline = timeline_of(
             *anonymous(("start", None), ("token", "a"), ("token", "b"), ("stop", None))
         )
         assert texts(timeline) == {"m0": "ab"}
         assert timeline.anonymous
 
     def test_after_a_stop_the_next_stream_is_a_message_of_its_own(self):
-        timeline = shown(
+        timeline = timeline_of(
             *anonymous(
                 ("token", "a"), ("stop", None), ("token", "b"), ("token", "c"), ("stop", None)
             )
@@ -114,18 +125,18 @@ class TestAnonymous:
         assert texts(timeline) == {"m0": "a", "m2": "bc"}
 
     def test_a_second_start_begins_another_stream_although_the_first_has_not_ended(self):
-        timeline = shown(
+        timeline = timeline_of(
             *anonymous(("start", None), ("token", "a"), ("start", None), ("token", "b"))
         )
         assert texts(timeline) == {"m0": "a", "m2": "b"}
-        later = shown(*anonymous(("token", "a"), ("start", None), ("token", "b")))
+        later = timeline_of(*anonymous(("token", "a"), ("start", None), ("token", "b")))
         assert texts(later) == {"m0": "a", "m1": "b"}
 
     def test_repeated_events_belong_to_the_stream_that_contains_them(self):
         messages = anonymous(
             ("start", None), ("token", "a"), ("stop", None), ("start", None), ("token", "b")
         )
-        assert texts(shown(*messages, *messages)) == {"m0": "a", "m3": "b"}
+        assert texts(timeline_of(*messages, *messages)) == {"m0": "a", "m3": "b"}
 
     def test_repeated_events_with_seqs_too(self):
         messages = anonymous(
@@ -135,34 +146,36 @@ class TestAnonymous:
             ("start", None, {"seq": 0}),
             ("token", "b", {"seq": 1}),
         )
-        assert texts(shown(*messages, *messages)) == {"m0": "a", "m3": "b"}
+        assert texts(timeline_of(*messages, *messages)) == {"m0": "a", "m3": "b"}
 
     def test_an_event_older_than_every_known_stream_is_dropped(self):
-        timeline = shown(said("token", "b", at_s=9))
+        timeline = timeline_of(published("token", "b", at_s=9))
         timeline.apply(Event("token", None, serial=serial(BEGAN_MS), id="old", text="a"))
         assert texts(timeline) == {"m9": "b"}
 
     def test_an_event_between_two_streams_belongs_to_the_first(self):
-        timeline = shown(*anonymous(("token", "a"), ("stop", None), ("stop", None), ("token", "b")))
+        timeline = timeline_of(
+            *anonymous(("token", "a"), ("stop", None), ("stop", None), ("token", "b"))
+        )
         late = Event("token", None, serial=serial(BEGAN_MS + 500), id="late", text="x")
         assert timeline.apply(late).outcome is Outcome.OLD
 
     def test_a_late_event_of_the_open_stream_belongs_to_it(self):
-        timeline = shown(*anonymous(("token", "a"), ("token", "b")))
+        timeline = timeline_of(*anonymous(("token", "a"), ("token", "b")))
         late = Event("token", None, serial=serial(BEGAN_MS + 500), id="late", text="x")
         assert timeline.apply(late).outcome is Outcome.OLD
         assert texts(timeline) == {"m0": "ab"}
 
     @pytest.mark.parametrize("odd", ["a\x00", "\ud83d", "x" * 300, ""])
     def test_an_invalid_id_does_not_name_a_message(self, odd):
-        (state,) = shown(said("token", "a", id_=odd)).messages.values()
+        (state,) = timeline_of(published("token", "a", id_=odd)).messages.values()
         assert (state.id, text_of(state)) == (serial(BEGAN_MS), "a")
 
     def test_an_event_without_any_name_is_dropped(self):
-        assert not shown(said("token", "a", id_="", serials=False)).messages
+        assert not timeline_of(published("token", "a", id_="", serials=False)).messages
 
     def test_stored_streams_are_ordered_by_position(self):
-        timeline = shown(*anonymous(("token", "a"), ("stop", None), ("token", "b")))
+        timeline = timeline_of(*anonymous(("token", "a"), ("stop", None), ("token", "b")))
         again = Timeline(reversed(timeline.ordered))
         again.apply(
             Event("token", None, serial=serial(NOW_MS), id="new", text="c", timestamp_ms=NOW_MS)
@@ -170,7 +183,7 @@ class TestAnonymous:
         assert texts(again) == {"m0": "a", "m2": "bc"}
 
     def test_an_event_without_an_id_continues_the_open_stream(self):
-        timeline = shown(said("token", "a", at_s=1))
+        timeline = timeline_of(published("token", "a", at_s=1))
         timeline.apply(Event("token", None, serial=serial(BEGAN_MS + 2_000), text="b"))
         assert texts(timeline) == {"m1": "ab"}
 
@@ -178,17 +191,17 @@ class TestAnonymous:
 class TestErased:
     def test_nothing_at_or_before_the_tombstone_is_read_again(self):
         stone = Tombstone(serial(BEGAN_MS + 2000), BEGAN_MS + 2000)
-        timeline = shown(*whole("a", "x", 0), *whole("b", "y", 3), tombstone=stone)
+        timeline = timeline_of(*whole("a", "x", 0), *whole("b", "y", 3), tombstone=stone)
         assert texts(timeline) == {"b": "y"}
 
     def test_the_rest_of_an_erased_response_is_not_read_either(self):
         stone = Tombstone(serial(BEGAN_MS), BEGAN_MS, frozenset({erased_mark("a")}))
-        assert not shown(*whole("a", "x", 0), tombstone=stone).messages
+        assert not timeline_of(*whole("a", "x", 0), tombstone=stone).messages
 
     def test_without_serials_the_time_decides(self):
         stone = Tombstone(None, BEGAN_MS + 2000)
         messages = [*whole("a", "x", 0), *whole("b", "y", 3)]
-        assert texts(shown(*messages, tombstone=stone)) == {"b": "y"}
+        assert texts(timeline_of(*messages, tombstone=stone)) == {"b": "y"}
 
 
 class TestLost:
@@ -210,7 +223,7 @@ class TestLost:
 
 
 def test_a_second_stop_of_a_response_is_old():
-    timeline = shown(*whole("a", "x", 0))
+    timeline = timeline_of(*whole("a", "x", 0))
     assert timeline.apply(stop(9, message_id="a")).outcome is Outcome.OLD
 
 
@@ -220,8 +233,8 @@ def three(monkeypatch):
 
 
 def begun(*, numbers, **how):
-    starts = (said("start", at_s=n, responseId=f"r{n}", seq=0) for n in numbers)
-    return shown(*starts, **how)
+    starts = (published("start", at_s=n, responseId=f"r{n}", seq=0) for n in numbers)
+    return timeline_of(*starts, **how)
 
 
 @pytest.mark.usefixtures("three")
@@ -345,7 +358,7 @@ class TestVersioned:
         assert texts(timeline) == {"r": "aa"}
 
     def test_versions_belong_where_their_message_began(self):
-        timeline = shown(create(1, "a", rid="mine"), full(1, 2, "ab", rid=None))
+        timeline = timeline_of(create(1, "a", rid="mine"), full(1, 2, "ab", rid=None))
         assert texts(timeline) == {"mine": "ab"}
 
     def test_a_version_of_an_unknown_message_without_id_is_dropped(self):
@@ -354,14 +367,14 @@ class TestVersioned:
         assert timeline.apply(nameless) == (None, Outcome.OLD, False)
 
     def test_a_stored_message_is_found_by_its_serials(self):
-        stored = shown(create(1, "a", rid="mine")).messages.values()
+        stored = timeline_of(create(1, "a", rid="mine")).messages.values()
         timeline = Timeline(stored)
         timeline.apply(decode(full(1, 2, "ab", rid=None)))
         assert texts(timeline) == {"mine": "ab"}
 
     def test_the_number_of_tracked_serials_is_limited(self, monkeypatch):
         monkeypatch.setattr(module, "MAX_TRACKED_SERIALS", 1)
-        timeline = shown(create(1, "a", rid="one"), create(2, "b", rid="two"))
+        timeline = timeline_of(create(1, "a", rid="one"), create(2, "b", rid="two"))
         assert timeline.name(decode(full(1, 3, "a", rid=None))) == at(1)
         assert timeline.name(decode(full(2, 3, "b", rid=None))) == "two"
 
@@ -370,7 +383,7 @@ class TestVersioned:
 
 
 def test_messages_that_no_codec_recognises_are_counted():
-    messages = [said("token", "a", responseId="r", seq=1), said("odd")]
+    messages = [published("token", "a", responseId="r", seq=1), published("odd")]
     assert ignored(messages, [decode(messages[0])]) == {"ignored": 1}
     assert ignored(messages[:1], [decode(messages[0])]) == {}
 
@@ -393,7 +406,7 @@ def test_a_late_event_without_response_id_belongs_to_the_newest_stream_that_bega
 
 class TestLookup:
     def test_it_names_all_that_events_may_belong_to_and_no_more(self):
-        timeline = shown(*whole("a", "x", 0))
+        timeline = timeline_of(*whole("a", "x", 0))
         named = [event("token", 1, "x", message_id="a"), event("token", 1, "x", message_id="b")]
         assert timeline.lookup(named) == Lookup(frozenset({"b"}))
         assert timeline.lookup(named[:1]).is_empty
@@ -424,7 +437,7 @@ class TestLookup:
         assert timeline.lookup([ended]).is_empty
 
     def test_what_is_known_is_not_replaced_by_what_is_stored(self):
-        timeline = shown(*whole("a", "x", 0))
+        timeline = timeline_of(*whole("a", "x", 0))
         known = timeline.messages["a"]
         timeline.learn(Lookup(frozenset({"a", "b"})), [MessageState("a"), MessageState("b")])
         assert timeline.messages["a"] is known
@@ -432,7 +445,7 @@ class TestLookup:
 
 
 def test_a_taken_id_names_no_anonymous_message():
-    timeline = shown(*whole("m9", "x", 0), said("token", "y", at_s=9))
+    timeline = timeline_of(*whole("m9", "x", 0), published("token", "y", at_s=9))
     assert texts(timeline) == {"m9": "x", serial(BEGAN_MS + 9_000): "y"}
     timeline.add(MessageState(serial(BEGAN_MS + 60_000)))
     last = Event("start", None, id="m9", serial=serial(BEGAN_MS + 60_000))
@@ -451,9 +464,9 @@ def test_the_answer_to_an_erased_prompt_is_erased():
 def test_without_serials_an_anonymous_event_that_changed_nothing_is_known_again():
     first, foreign, ended = decode_all(
         [
-            said("token", "a", at_s=0, serials=False),
-            said("token", "b", at_s=1, serials=False, client_id="eve"),
-            said("stop", None, at_s=2, serials=False),
+            published("token", "a", at_s=0, serials=False),
+            published("token", "b", at_s=1, serials=False, client_id="eve"),
+            published("stop", None, at_s=2, serials=False),
         ]
     )
     timeline = Timeline()

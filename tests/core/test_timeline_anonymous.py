@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.saying import BEGAN_MS, serial
+from core.builders import BEGAN_MS, serial
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import insertion_position

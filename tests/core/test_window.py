@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from core.saying import BEGAN_MS, said, serial
+from core.builders import BEGAN_MS, published, serial
 from rehydrate.core.event import Event, Version
 from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS
 from rehydrate.core.text.versioned_messages import VersionedHeader
@@ -33,15 +33,15 @@ class TestWindow:
         window = Window(NOW_MS)
         window.add_page([])
         assert (window.count, window.oldest_ms, window.newest_serial) == (0, None, None)
-        window.add_page([said("token", at_s=4), said("token", at_s=3)])
-        window.add_page([said("token", at_s=5), said("token", at_s=9, serials=False)])
+        window.add_page([published("token", at_s=4), published("token", at_s=3)])
+        window.add_page([published("token", at_s=5), published("token", at_s=9, serials=False)])
         assert window.count == 4
         assert (window.oldest_ms, window.newest_ms) == (BEGAN_MS + 3000, BEGAN_MS + 9000)
         assert window.newest_serial == serial(BEGAN_MS + 5000)
 
     def test_a_reader_may_rewind_to_a_serial_older_than_the_margin_that_ably_still_has(self):
         window = Window(NOW_MS)
-        second = lambda ms: said("token", at_s=(ms - BEGAN_MS) / 1000)  # noqa: E731 - a key
+        second = lambda ms: published("token", at_s=(ms - BEGAN_MS) / 1000)  # noqa: E731 - a key
         window.add_page([second(NOW_MS - REWIND_REACH_MS - 1), second(NOW_MS - MARGIN_MS + 1)])
         assert window.rewind_from is None
         window.add_page([second(NOW_MS - REWIND_REACH_MS), second(NOW_MS - MARGIN_MS)])
@@ -50,9 +50,9 @@ class TestWindow:
     def test_a_rewind_begins_with_a_message_that_the_answer_contains(self):
         window = Window(NOW_MS)
         at_s = (NOW_MS - BEGAN_MS) / 1000
-        window.add_page([said("token", at_s=at_s - 30)])
+        window.add_page([published("token", at_s=at_s - 30)])
         assert window.rewind_from is None
-        window.add_page([said("token", at_s=at_s - 20)])
+        window.add_page([published("token", at_s=at_s - 20)])
         assert window.rewind_from == serial(NOW_MS - 30_000)
 
 
@@ -80,7 +80,7 @@ def test_the_store_alone_answers_if_it_was_read_a_margin_after_until(watermark, 
 def window_from(oldest_ms):
     window = Window(NOW_MS)
     if oldest_ms is not None:
-        window.add_page([said("token", at_s=(oldest_ms - BEGAN_MS) / 1000)])
+        window.add_page([published("token", at_s=(oldest_ms - BEGAN_MS) / 1000)])
     return window
 
 

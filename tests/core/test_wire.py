@@ -6,8 +6,18 @@ import json
 
 import pytest
 
+from core.builders import (
+    BEGAN_MS,
+    event,
+    folded,
+    published,
+    start,
+    stop,
+    text_of,
+    timeline_of,
+    token,
+)
 from core.growing import create
-from core.saying import BEGAN_MS, event, folded, said, shown, start, stop, text_of, token
 from rehydrate.core import wire
 from rehydrate.core.event import Version
 from rehydrate.core.fold import MessageState, Outcome, fold
@@ -65,7 +75,7 @@ def test_a_response_in_progress_has_its_position():
 
 
 def test_a_prompt_has_its_text_and_no_parts():
-    (prompt,) = shown(said("user-input", {"promptId": "p", "text": "hi"})).ordered
+    (prompt,) = timeline_of(published("user-input", {"promptId": "p", "text": "hi"})).ordered
     body = wire.message(prompt)
     assert (body["role"], body["status"], body["text"], body["parts"]) == (
         "user",
@@ -121,7 +131,7 @@ def test_a_message_read_back_from_its_wire_form_has_that_wire_form(name):
 
 
 def test_an_anonymous_or_provisional_message_stays_so():
-    (state,) = shown(said("token", "a")).ordered
+    (state,) = timeline_of(published("token", "a")).ordered
     state.status, state.provisional = "interrupted", True
     read = back(state)
     assert (read.anonymous, read.provisional, read.position) == (True, True, state.position)
@@ -252,7 +262,7 @@ def test_versioned_messages_and_attempts_are_read_back():
 
 
 def test_a_message_of_versioned_messages_alone_has_no_runs():
-    state = shown(create(1, "a")).messages["r"]
+    state = timeline_of(create(1, "a")).messages["r"]
     assert back(state).runs == []
 
 

@@ -7,11 +7,11 @@ from contextlib import aclosing, asynccontextmanager
 import pytest
 
 from appending import DONE, appender_to
-from exactness.rooms import Gate, Paused, until, within
 from exactness.viewing import as_sdk
 from laws.readers import judge
 from laws.worlds import Joiner, Planned, World, posted
 from rehydrate.core.client_view import View
+from shared_adapters import HookedPort, Latch, until, within
 
 
 def growing(*said, **more):
@@ -39,7 +39,7 @@ def wrong_anywhere(world):
     return [(joiner, found) for joiner in joiners if (found := judge(world, joiner))]
 
 
-class Paged(Paused):
+class Paged(HookedPort):
     """History in pages of one message, with a pause after each."""
 
     async def history(self, channel, **more):
@@ -50,15 +50,15 @@ class Paged(Paused):
 
 
 @pytest.fixture
-def grown(room):
-    """A room on a channel with appends."""
-    room.name = f"mutable:{room.id}"
-    return room
+def grown(chat):
+    """A chat on a channel with appends."""
+    chat.name = f"mutable:{chat.id}"
+    return chat
 
 
 @asynccontextmanager
-async def appending(room):
-    async with appender_to(room.house.server, room.name) as made:
+async def appending(chat):
+    async with appender_to(chat.adapters.server, chat.name) as made:
         yield made
 
 
@@ -80,16 +80,16 @@ class Test9VersionsAreNotPositions:
 
     async def test_pages_read_at_different_times_lose_no_live_append(self, grown):
         """m0 is read and grows; m1 is created and read: the answer's m0 is older than its m1."""
-        turning, read = Gate(), Gate()
-        gates = iter([turning, read])
+        turning, read = Latch(), Latch()
+        latches = iter([turning, read])
 
         async def at_page():
-            if (gate := next(gates, None)) is not None:
-                await gate()
+            if (latch := next(latches, None)) is not None:
+                await latch()
 
         async with appending(grown) as publisher, grown.deliveries() as heard:
             first = await publisher.create("r", "a")
-            asking = grown.house.spawn(
+            asking = grown.adapters.spawn(
                 grown.hydrate(channel=Paged(grown.channel, page=at_page), until=None)
             )
             await turning.reached()
@@ -112,16 +112,16 @@ class TestS2CatchUpPageByPage:
     async def test_a_message_that_grows_after_its_page_was_read_is_read_again_by_the_next_run(
         self, grown
     ):
-        turning = Gate()
-        gates = iter([turning])
+        turning = Latch()
+        latches = iter([turning])
 
         async def at_page():
-            if (gate := next(gates, None)) is not None:
-                await gate()
+            if (latch := next(latches, None)) is not None:
+                await latch()
 
         async with appending(grown) as publisher:
             first = await publisher.create("r", "a")
-            recording = grown.house.spawn(
+            recording = grown.adapters.spawn(
                 grown.catch_up(channel=Paged(grown.channel, page=at_page))
             )
             await turning.reached()
@@ -139,22 +139,22 @@ class TestS2CatchUpPageByPage:
         }
 
     async def test_the_watermark_moves_on_once_all_have_ended_for_longer_than_the_margin(
-        self, house
+        self, adapters
     ):
         now = [0]
-        with house.room(clock=lambda: now[0]) as room:
-            room.name = f"mutable:{room.id}"
-            async with appending(room) as publisher:
+        with adapters.conversation(clock=lambda: now[0]) as chat:
+            chat.name = f"mutable:{chat.id}"
+            async with appending(chat) as publisher:
                 serial = await publisher.respond("r", "ab", end=False)
                 now[0] = int(serial[:14]) + 1_000
-                await room.catch_up()
-                assert (await room.row()).watermark.serial == serial
+                await chat.catch_up()
+                assert (await chat.row()).watermark.serial == serial
                 await publisher.end("r")
                 now[0] += 20_000
-                await room.catch_up()
-            watermark = (await room.row()).watermark
+                await chat.catch_up()
+            watermark = (await chat.row()).watermark
         assert watermark.serial > serial
-        assert await _stored(room, "r") == {"r": ("ab", "completed")}
+        assert await _stored(chat, "r") == {"r": ("ab", "completed")}
 
     async def test_the_store_has_the_latest_version_after_appends_and_after_updates(self, grown):
         async with appending(grown) as publisher:
@@ -177,6 +177,6 @@ class TestS2CatchUpPageByPage:
         assert await grown.shown() == {"r": ("Xyz", "completed")}
 
 
-async def _stored(room, *ids):
-    states = await room.store.states(room.id, set(ids))
+async def _stored(chat, *ids):
+    states = await chat.store.states(chat.id, set(ids))
     return {s.id: ("".join(part["text"] for part in s.parts()), s.status) for s in states}

@@ -28,10 +28,10 @@ from ably.types.message import Message
 from api.minting import bearer
 from exactness.viewing import viewing
 from localably import LocalAbly
+from participants import history_over, publisher_to, reading
 from rehydrate.core.client_view import View
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.record.import_messages import NewMessage
-from telling import history_over, publisher_to, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 SERVICE_KEY = "service-key-of-exactness"
@@ -102,11 +102,11 @@ class TestS9AnswersFromAFollower:
 
 class TestS10Pointers:
     async def test_a_reader_that_joined_before_a_repair_that_does_not_fit_gets_the_whole_text(
-        self, room
+        self, chat
     ):
         whole = "語" * 30_000
-        async with viewing(room) as view:
-            async with room.respond("r") as response:
+        async with viewing(chat) as view:
+            async with chat.respond("r") as response:
                 response.write("draft")
                 response.finish(parts=[{"type": "text", "text": whole}])
             await view.wait_for("stop", 1)
@@ -116,18 +116,18 @@ class TestS10Pointers:
 
 class TestS11AnswersThatARetryImproves:
     async def test_live_text_is_not_joined_to_the_stored_part_while_history_is_unavailable(
-        self, room
+        self, chat
     ):
-        await room.publish_message("start", responseId="r")
-        await room.publish_message("token", "a", responseId="r")
-        await room.catch_up()
-        await room.publish_message("token", "b", responseId="r")
-        with room.faults.on("fail_history", status=503):
-            answer = await room.hydrate()
+        await chat.publish_message("start", responseId="r")
+        await chat.publish_message("token", "a", responseId="r")
+        await chat.catch_up()
+        await chat.publish_message("token", "b", responseId="r")
+        with chat.faults.on("fail_history", status=503):
+            answer = await chat.hydrate()
         assert [(r.code, r.retry) for r in answer.reasons] == [("history_unavailable", True)]
         assert View(json.loads(answer.body)).stale
-        async with viewing(room) as view:
-            await room.publish_message("token", "c", responseId="r")
+        async with viewing(chat) as view:
+            await chat.publish_message("token", "c", responseId="r")
             await view.shows(r=("abc", "in_progress"))
 
 
@@ -161,35 +161,35 @@ class TestM1ManyRefusedTokens:
 
 class TestM2Positions:
     async def test_responses_are_in_the_order_of_their_starts_in_whatever_order_they_were_stored(
-        self, room
+        self, chat
     ):
-        await room.publish_message("start", responseId="first", seq=0)
-        await room.publish_response("second", "b")
-        await room.publish_response("first", "a", start=False)
-        await room.catch_up()
-        assert list(await room.shown()) == ["first", "second"]
-        async with room.store.locked(room.id, room.name) as held:
+        await chat.publish_message("start", responseId="first", seq=0)
+        await chat.publish_response("second", "b")
+        await chat.publish_response("first", "a", start=False)
+        await chat.catch_up()
+        assert list(await chat.shown()) == ["first", "second"]
+        async with chat.store.locked(chat.id, chat.name) as held:
             states = await held.messages(["first", "second"])
         assert states["first"].position < states["second"].position
 
-    async def test_a_row_that_was_inserted_first_has_the_position_of_its_start(self, room):
-        first = await room.publish_message("start", responseId="first", seq=0)
+    async def test_a_row_that_was_inserted_first_has_the_position_of_its_start(self, chat):
+        first = await chat.publish_message("start", responseId="first", seq=0)
         await asyncio.sleep(0.02)  # positions know milliseconds
-        await room.store_messages(NewMessage("later", "assistant", text="x"))
-        await room.publish_response("first", "a", start=False)
-        await room.catch_up()
-        assert list(await room.shown()) == ["first", "later"]
-        (state,) = await room.store.states(room.id, {"first"})
+        await chat.store_messages(NewMessage("later", "assistant", text="x"))
+        await chat.publish_response("first", "a", start=False)
+        await chat.catch_up()
+        assert list(await chat.shown()) == ["first", "later"]
+        (state,) = await chat.store.states(chat.id, {"first"})
         assert state.position == first
 
 
 class TestM4TokensFromOne:
-    async def test_without_a_start_there_is_no_gap(self, room):
-        await room.publish_response("r", "abc", start=False)
-        assert (await room.message())["gaps"] == []
-        assert (await room.hydrate()).complete
-        await room.catch_up()
-        message = await room.message()
+    async def test_without_a_start_there_is_no_gap(self, chat):
+        await chat.publish_response("r", "abc", start=False)
+        assert (await chat.message())["gaps"] == []
+        assert (await chat.hydrate()).complete
+        await chat.catch_up()
+        message = await chat.message()
         assert (message["text"], message["gaps"], message["status"]) == ("abc", [], "completed")
 
 
@@ -225,29 +225,29 @@ class TestM5ETags:
 
 
 class TestM7TextAfterTheStop:
-    async def test_without_seq_it_is_dropped_by_readers_and_by_the_recorder(self, room):
-        async with viewing(room) as view:
-            await room.publish_message("token", "a", responseId="r")
-            await room.publish_message("stop", responseId="r")
-            await room.publish_message("token", "late", responseId="r")
+    async def test_without_seq_it_is_dropped_by_readers_and_by_the_recorder(self, chat):
+        async with viewing(chat) as view:
+            await chat.publish_message("token", "a", responseId="r")
+            await chat.publish_message("stop", responseId="r")
+            await chat.publish_message("token", "late", responseId="r")
             await view.wait_for("token", 2)
             assert view.texts == {"r": ("a", "completed")}
-        assert await room.shown() == {"r": ("a", "completed")}
-        await room.catch_up()
-        assert await room.stored() == {"r": ("a", "completed")}
+        assert await chat.shown() == {"r": ("a", "completed")}
+        await chat.catch_up()
+        assert await chat.stored() == {"r": ("a", "completed")}
 
 
 class TestM9RepairsWithASeq:
-    async def test_readers_apply_the_repair_without_hydrating_again(self, room):
-        async with viewing(room) as view:
-            await room.publish_message("start", responseId="r", seq=0)
-            await room.publish_message("token", "a", responseId="r", seq=1)
+    async def test_readers_apply_the_repair_without_hydrating_again(self, chat):
+        async with viewing(chat) as view:
+            await chat.publish_message("start", responseId="r", seq=0)
+            await chat.publish_message("token", "a", responseId="r", seq=1)
             await view.shows(r=("a", "in_progress"))
-            await room.publish_message("response-complete", {"text": "abc"}, responseId="r", seq=3)
-            await room.publish_message(
+            await chat.publish_message("response-complete", {"text": "abc"}, responseId="r", seq=3)
+            await chat.publish_message(
                 "token", "c", responseId="r", seq=3
             )  # held back, and in the repair
-            await room.publish_message("token", "d", responseId="r", seq=4)
-            await room.publish_message("stop", responseId="r", seq=5)
+            await chat.publish_message("token", "d", responseId="r", seq=4)
+            await chat.publish_message("stop", responseId="r", seq=5)
             await view.shows(r=("abcd", "completed"))
         assert view.agains == 0

@@ -6,28 +6,28 @@ import asyncio
 
 import pytest
 
-from exactness.rooms import Gate, Paused, within
 from exactness.scripted import Scripted, texts
 from localably import LocalAbly
+from participants import history_over, publisher_to, reading
 from rehydrate.errors import Conflict
 from rehydrate.ports import Outgoing
 from rehydrate.publish.prompts import prompt
 from rehydrate.record.erase import erase
 from rehydrate.record.import_messages import NewMessage
-from telling import history_over, publisher_to, reading
+from shared_adapters import HookedPort, Latch, within
 
 pytestmark = pytest.mark.usefixtures("simulated_time")
 
 
 @pytest.fixture
-def said(house):
-    return Scripted(house.store)
+def said(adapters):
+    return Scripted(adapters.store)
 
 
 @pytest.fixture
-def unordered(house):
+def unordered(adapters):
     """A channel without serials."""
-    return Scripted(house.store, serials=False)
+    return Scripted(adapters.store, serials=False)
 
 
 TRUE = ("The answer.", "completed")
@@ -63,11 +63,11 @@ class TestS16AnIdThatIsTaken:
         messages = texts(await attacked.follow(19, limit=1))
         assert "EVIL" not in messages.get("r1", TRUE)
 
-    async def test_an_agent_is_refused_the_id_of_an_anonymous_message(self, room):
-        await room.house.channel.publish(room.name, [Outgoing("start", None, "r9", None)])
-        await room.catch_up()
+    async def test_an_agent_is_refused_the_id_of_an_anonymous_message(self, chat):
+        await chat.adapters.channel.publish(chat.name, [Outgoing("start", None, "r9", None)])
+        await chat.catch_up()
         with pytest.raises(Conflict, match="the id of another message"):
-            async with room.respond("r9"):
+            async with chat.respond("r9"):
                 pass
 
 
@@ -171,45 +171,45 @@ class TestS18AMessageOnAnOlderPage:
 
 
 class TestS19AnErasureDuringAPublish:
-    async def test_a_prompt_under_way_does_not_come_back(self, room):
-        gate = Gate()
-        ctx = room.context(store=Paused(room.store, locked=gate))
-        publishing = room.house.spawn(self._prompt(ctx, room.id))
-        await gate.reached()
-        await room.wait_for_history(1)
-        await self._erase(room)
-        gate.open()
+    async def test_a_prompt_under_way_does_not_come_back(self, chat):
+        latch = Latch()
+        ctx = chat.context(store=HookedPort(chat.store, locked=latch))
+        publishing = chat.adapters.spawn(self._prompt(ctx, chat.id))
+        await latch.reached()
+        await chat.wait_for_history(1)
+        await self._erase(chat)
+        latch.open()
         with pytest.raises(Conflict, match="erased"):
             await within(publishing)
-        assert (await room.hydrate()).messages == []
-        assert await room.store.states(room.id, ["p"]) == []
+        assert (await chat.hydrate()).messages == []
+        assert await chat.store.states(chat.id, ["p"]) == []
 
-    async def test_the_answer_to_an_erased_prompt_is_refused(self, room):
-        await self._prompt(room.ctx, room.id)
-        await self._erase(room)
+    async def test_the_answer_to_an_erased_prompt_is_refused(self, chat):
+        await self._prompt(chat.ctx, chat.id)
+        await self._erase(chat)
         with pytest.raises(Conflict, match="erased"):
-            async with room.respond("r", prompt_id="p") as response:
+            async with chat.respond("r", prompt_id="p") as response:
                 response.write("an answer to what is gone")
-        assert (await room.hydrate()).messages == []
+        assert (await chat.hydrate()).messages == []
 
-    async def test_nor_is_a_foreign_answer_to_it_recorded_or_shown(self, room):
-        await room.publish_message("user-input", {"promptId": "p", "text": "?"})
-        await self._erase(room)
+    async def test_nor_is_a_foreign_answer_to_it_recorded_or_shown(self, chat):
+        await chat.publish_message("user-input", {"promptId": "p", "text": "?"})
+        await self._erase(chat)
         await asyncio.sleep(0.01)  # the tombstone covers all of its own millisecond
-        await room.publish_message("start", responseId="r", promptId="p")
-        await room.publish_message("token", "gone", responseId="r")
-        assert (await room.hydrate()).messages == []
-        await room.catch_up()
-        await room.publish_message("token", "too", responseId="r")
-        await room.catch_up(ahead_ms=20_000)
-        assert (await room.hydrate(ahead_ms=20_000)).messages == []
-        assert (await room.row()).tombstone.erases("r")
+        await chat.publish_message("start", responseId="r", promptId="p")
+        await chat.publish_message("token", "gone", responseId="r")
+        assert (await chat.hydrate()).messages == []
+        await chat.catch_up()
+        await chat.publish_message("token", "too", responseId="r")
+        await chat.catch_up(ahead_ms=20_000)
+        assert (await chat.hydrate(ahead_ms=20_000)).messages == []
+        assert (await chat.row()).tombstone.erases("r")
 
     async def _prompt(self, ctx, conversation):
         await prompt(ctx, conversation, "a question", prompt_id="p")
 
-    async def _erase(self, room):
-        await erase(room.ctx, room.id)
+    async def _erase(self, chat):
+        await erase(chat.ctx, chat.id)
 
 
 class TestS20AForgottenPointer:
@@ -237,25 +237,25 @@ class TestS20AForgottenPointer:
             assert texts(messages) == {"a": ("ab", "in_progress")}
 
 
-async def test_messages_that_are_known_cost_no_statement(room):
-    await room.publish_message("user-input", {"promptId": "p", "text": "hi"})
-    await room.publish_response("done", "xyz")
-    await room.publish_response("open", "ab", stop=False)
+async def test_messages_that_are_known_cost_no_statement(chat):
+    await chat.publish_message("user-input", {"promptId": "p", "text": "hi"})
+    await chat.publish_response("done", "xyz")
+    await chat.publish_response("open", "ab", stop=False)
     for name, data in [("start", None), ("token", "a"), ("stop", None)] * 2:
-        await room.publish_message(name, data)
-    await room.catch_up()
-    await room.publish_message("token", "b", responseId="open", seq=3)
-    await room.publish_message("token", "of the third anonymous answer")
+        await chat.publish_message(name, data)
+    await chat.catch_up()
+    await chat.publish_message("token", "b", responseId="open", seq=3)
+    await chat.publish_message("token", "of the third anonymous answer")
     asked = []
 
     async def count():
         asked.append(None)
 
-    store = Paused(room.store, states=count)
-    texts = [m["text"] for m in (await room.hydrate(store=store)).messages]
+    store = HookedPort(chat.store, states=count)
+    texts = [m["text"] for m in (await chat.hydrate(store=store)).messages]
     assert texts == ["hi", "xyz", "abb", "a", "a", "of the third anonymous answer"]
     assert len(asked) == 1  # is the id of the third one taken?
-    await room.catch_up()
-    await room.publish_message("token", ", which goes on")
-    assert len((await room.hydrate(store=store)).messages) == len(texts)
+    await chat.catch_up()
+    await chat.publish_message("token", ", which goes on")
+    assert len((await chat.hydrate(store=store)).messages) == len(texts)
     assert len(asked) == 1

@@ -7,7 +7,6 @@ from dataclasses import replace
 
 import pytest
 
-from exactness.rooms import Gate, Paused, within
 from exactness.scenes import repair, start, stop, token, world, wrong_anywhere
 from laws.memory import MemoryChannel, MemoryStore, memory_context
 from rehydrate.core.window import Tombstone, erased_mark
@@ -16,23 +15,24 @@ from rehydrate.hydrate.hydrate import hydrate
 from rehydrate.ports import Conversation
 from rehydrate.record.catch_up import catch_up
 from rehydrate.record.import_messages import NewMessage
+from shared_adapters import HookedPort, Latch, within
 
 
 class Test7DeadBetweenTheCommitAndTheStop:
-    async def test_the_row_is_terminal_and_its_lease_expires_unannounced(self, room):
-        stopping = Gate()
+    async def test_the_row_is_terminal_and_its_lease_expires_unannounced(self, chat):
+        stopping = Latch()
 
         async def publish():
-            channel = Paused(room.channel, stop=stopping)
-            async with room.respond("r", channel=channel) as response:
+            channel = HookedPort(chat.channel, stop=stopping)
+            async with chat.respond("r", channel=channel) as response:
                 response.write("abc")
 
-        publishing = room.house.spawn(publish())
+        publishing = chat.adapters.spawn(publish())
         await stopping.reached()
-        assert await room.stored() == {"r": ("abc", "completed")}
-        alive = await room.lease("r")
-        await room.take_over("r")
-        dead = await room.lease("r")
+        assert await chat.stored() == {"r": ("abc", "completed")}
+        alive = await chat.lease("r")
+        await chat.take_over("r")
+        dead = await chat.lease("r")
         stopping.open()
         assert (alive.stop_acked, alive.expired) == (False, False)
         assert (dead.stop_acked, dead.expired) == (False, True)
@@ -40,67 +40,71 @@ class Test7DeadBetweenTheCommitAndTheStop:
 
 
 class Test8TheSweeperKeepsAllText:
-    async def test_text_published_before_the_sweepers_stop_is_kept(self, room):
-        zombie = await room.claimed("r")
-        await room.publish_response("r", "ab", stop=False)
-        await room.catch_up()
-        await room.publish_message("token", "c", responseId="r", seq=3)
-        async with room.store.locked(room.id, room.name) as held:
+    async def test_text_published_before_the_sweepers_stop_is_kept(self, chat):
+        zombie = await chat.claimed("r")
+        await chat.publish_response("r", "ab", stop=False)
+        await chat.catch_up()
+        await chat.publish_message("token", "c", responseId="r", seq=3)
+        async with chat.store.locked(chat.id, chat.name) as held:
             await held.fence("r", "sweeper", 30.0)
-        assert await room.stored() == {"r": ("ab", "in_progress")}
-        await room.catch_up()
-        assert await room.stored() == {"r": ("abc", "in_progress")}
-        await room.publish_message("stop", responseId="r", seq=4, gen=1, status="interrupted")
-        await room.publish_message("token", "d", responseId="r", seq=5)
-        await room.catch_up()
-        assert await room.stored() == {"r": ("abc", "interrupted")}
+        assert await chat.stored() == {"r": ("ab", "in_progress")}
+        await chat.catch_up()
+        assert await chat.stored() == {"r": ("abc", "in_progress")}
+        await chat.publish_message("stop", responseId="r", seq=4, gen=1, status="interrupted")
+        await chat.publish_message("token", "d", responseId="r", seq=5)
+        await chat.catch_up()
+        assert await chat.stored() == {"r": ("abc", "interrupted")}
         with pytest.raises(Conflict):
             await zombie.claim("r", None, None)
 
 
 class Test10ARecorderBesideAPublisherThatFinishes:
-    async def test_the_final_row_is_not_undone(self, room):
-        gate = Gate()
-        async with room.respond("r") as response:
+    async def test_the_final_row_is_not_undone(self, chat):
+        latch = Latch()
+        async with chat.respond("r") as response:
             response.write("a")
-            await room.wait_for_history(2)
-            recording = room.house.spawn(room.catch_up(store=Paused(room.store, locked=gate)))
-            await gate.reached()
+            await chat.wait_for_history(2)
+            recording = chat.adapters.spawn(
+                chat.catch_up(store=HookedPort(chat.store, locked=latch))
+            )
+            await latch.reached()
             response.write("b")
             response.write("c")
-        gate.open()
+        latch.open()
         assert (await within(recording)).moved
-        assert await room.stored() == {"r": ("abc", "completed")}
+        assert await chat.stored() == {"r": ("abc", "completed")}
 
-    async def test_overlapping_chunks_are_trimmed_by_the_seqs_they_contain(self, room, monkeypatch):
+    async def test_overlapping_chunks_are_trimmed_by_the_seqs_they_contain(self, chat, monkeypatch):
         monkeypatch.setattr("rehydrate.publish.respond.CHECKPOINT_S", 0.01)
-        gate, text = Gate(), "abcdefghijklmnopqrst"
-        async with room.respond("r") as response:
+        latch, text = Latch(), "abcdefghijklmnopqrst"
+        async with chat.respond("r") as response:
             for letter in text[:16]:
                 response.write(letter)
-            await room.wait_for_history(17)
-            recording = room.house.spawn(room.catch_up(store=Paused(room.store, locked=gate)))
-            await gate.reached()
+            await chat.wait_for_history(17)
+            recording = chat.adapters.spawn(
+                chat.catch_up(store=HookedPort(chat.store, locked=latch))
+            )
+            await latch.reached()
             for letter in text[16:]:
                 response.write(letter)
-            await room.wait_until_stored("r", text)
-            gate.open()
+            await chat.wait_until_stored("r", text)
+            latch.open()
             await within(recording)
-            await room.wait_until_stored("r", text)
-        assert await room.stored() == {"r": (text, "completed")}
+            await chat.wait_until_stored("r", text)
+        assert await chat.stored() == {"r": (text, "completed")}
 
 
 class Test11OnlyHistoryIsSaved:
-    async def test_a_hydrate_moves_no_watermark_and_creates_no_row(self, room):
-        await room.publish_message("token", "a", responseId="r")
-        await room.hydrate()
-        assert await room.row() is None
-        await room.catch_up()
-        before = await room.row()
-        await room.publish_message("token", "b", responseId="r")
-        await room.hydrate()
-        assert await room.row() == before
-        assert await room.stored() == {"r": ("a", "in_progress")}
+    async def test_a_hydrate_moves_no_watermark_and_creates_no_row(self, chat):
+        await chat.publish_message("token", "a", responseId="r")
+        await chat.hydrate()
+        assert await chat.row() is None
+        await chat.catch_up()
+        before = await chat.row()
+        await chat.publish_message("token", "b", responseId="r")
+        await chat.hydrate()
+        assert await chat.row() == before
+        assert await chat.stored() == {"r": ("a", "in_progress")}
 
 
 class Test12ErasedStaysErased:
@@ -134,33 +138,33 @@ class Test12ErasedStaysErased:
     async def test_a_recorder_that_read_before_the_erasure_and_commits_after_it_restores_nothing(
         self,
     ):
-        ctx, gate = self.context(), Gate()
+        ctx, latch = self.context(), Latch()
         store = ctx.store
-        slow = replace(ctx, store=Paused(store, locked=gate))
+        slow = replace(ctx, store=HookedPort(store, locked=latch))
         recording = asyncio.ensure_future(catch_up(slow, "c"))
-        await gate.reached()
+        await latch.reached()
         self.erase(store, 25_000)
-        gate.open()
+        latch.open()
         await within(recording)
         assert store.rows == {}
 
 
 class TestS13RenamedChannels:
-    async def test_the_channel_of_the_row_wins(self, room):
-        await room.store_messages(NewMessage("old", "assistant", text="x"))
-        real, room.name = room.name, "ai:by-another-template"
-        async with room.respond("r") as response:
+    async def test_the_channel_of_the_row_wins(self, chat):
+        await chat.store_messages(NewMessage("old", "assistant", text="x"))
+        real, chat.name = chat.name, "ai:by-another-template"
+        async with chat.respond("r") as response:
             response.write("y")
-        room.name = real
-        assert [name for name, _, _ in await room.channel_events()] == ["start", "token", "stop"]
-        room.name = "ai:by-another-template"
-        recorded = await room.catch_up()
-        assert (recorded.messages, (await room.row()).channel) == (3, real)
+        chat.name = real
+        assert [name for name, _, _ in await chat.channel_events()] == ["start", "token", "stop"]
+        chat.name = "ai:by-another-template"
+        recorded = await chat.catch_up()
+        assert (recorded.messages, (await chat.row()).channel) == (3, real)
 
-    async def test_two_conversations_on_one_channel_are_refused(self, room, house):
-        await room.store_messages(NewMessage("m", "assistant", text="x"))
-        with house.room() as other:
-            other.name = room.name
+    async def test_two_conversations_on_one_channel_are_refused(self, chat, adapters):
+        await chat.store_messages(NewMessage("m", "assistant", text="x"))
+        with adapters.conversation() as other:
+            other.name = chat.name
             with pytest.raises(Conflict):
                 await other.store_messages(NewMessage("m", "assistant", text="y"))
 
@@ -177,11 +181,11 @@ class TestS14TextThatTheChannelNeverCarried:
         )
         assert wrong_anywhere(world(*log)) == []
 
-    async def test_a_fenced_publisher_publishes_no_repair(self, room):
+    async def test_a_fenced_publisher_publishes_no_repair(self, chat):
         with pytest.raises(Fenced):  # noqa: PT012 - its end raises
-            async with room.respond("r") as response:
+            async with chat.respond("r") as response:
                 response.write("a")
                 response.finish(parts=[{"type": "text", "text": "never committed"}])
-                await room.take_over("r")
-        assert "response-complete" not in [name for name, _, _ in await room.channel_events()]
-        assert (await room.shown())["r"] == ("a", "in_progress")
+                await chat.take_over("r")
+        assert "response-complete" not in [name for name, _, _ in await chat.channel_events()]
+        assert (await chat.shown())["r"] == ("a", "in_progress")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from exactness.rooms import Cable, Gate, Paused, event_of, now_ms, until, within
 from exactness.viewing import viewing
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.errors import Fenced
@@ -14,94 +13,95 @@ from rehydrate.ports import Due
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.publish.checkpoints import Checkpoints
 from rehydrate.record.import_messages import NewMessage
+from shared_adapters import Cable, HookedPort, Latch, event_of, now_ms, until, within
 
 pytestmark = pytest.mark.slow
 
 
-async def swept(room, rid, *, channel=None, lease_s=0.0):
+async def swept(chat, rid, *, channel=None, lease_s=0.0):
     """Sweep *rid*, whose lease has run out."""
 
     async def record(_):
-        return await room.catch_up()
+        return await chat.catch_up()
 
-    due = [Due(room.id, rid, room.name)]
-    ctx = room.context(channel=channel or room.channel)
+    due = [Due(chat.id, rid, chat.name)]
+    ctx = chat.context(channel=channel or chat.channel)
     return await sweep(ctx, due, record=record, lease_s=lease_s)
 
 
 class Test7DeadBetweenTheCommitAndTheStop:
-    async def test_a_sweeper_announces_the_committed_end_to_live_readers(self, room):
-        stopping = Gate()
+    async def test_a_sweeper_announces_the_committed_end_to_live_readers(self, chat):
+        stopping = Latch()
 
         async def publish():
-            channel = Paused(room.channel, stop=stopping)
-            async with room.respond("r", channel=channel) as response:
+            channel = HookedPort(chat.channel, stop=stopping)
+            async with chat.respond("r", channel=channel) as response:
                 response.write("abc")
 
-        async with viewing(room) as view:
-            publishing = room.house.spawn(publish())
+        async with viewing(chat) as view:
+            publishing = chat.adapters.spawn(publish())
             await stopping.reached()
             await until(lambda: view.texts == {"r": ("abc", "in_progress")})
-            await room.take_over("r")
-            assert await swept(room, "r")
+            await chat.take_over("r")
+            assert await swept(chat, "r")
             await until(lambda: view.texts == {"r": ("abc", "completed")})
-            assert not await swept(room, "r")  # once is enough
+            assert not await swept(chat, "r")  # once is enough
             stopping.open()  # the publisher was only slow: its stop has the id of the sweeper's
             await within(publishing)
         assert view.texts == {"r": ("abc", "completed")}
-        assert (await room.shown()) == {"r": ("abc", "completed")}
+        assert (await chat.shown()) == {"r": ("abc", "completed")}
 
-    async def test_a_response_that_a_backend_finished_also_ends_for_live_readers(self, room):
-        async with viewing(room) as view:
-            await room.publish_response("r", "ab", stop=False)
-            await room.catch_up()
-            await room.store_messages(NewMessage("r", "assistant", text="abc"))
+    async def test_a_response_that_a_backend_finished_also_ends_for_live_readers(self, chat):
+        async with viewing(chat) as view:
+            await chat.publish_response("r", "ab", stop=False)
+            await chat.catch_up()
+            await chat.store_messages(NewMessage("r", "assistant", text="abc"))
             await until(lambda: view.texts == {"r": ("ab", "in_progress")})
-            assert await swept(room, "r")
+            assert await swept(chat, "r")
             await until(lambda: view.texts == {"r": ("abc", "completed")})
-        assert (await room.shown()) == {"r": ("abc", "completed")}
+        assert (await chat.shown()) == {"r": ("abc", "completed")}
 
 
 class Test8TheSweeperKeepsAllText:
-    async def test_text_the_recorder_had_not_read_is_kept_and_the_zombie_is_fenced(self, room):
-        zombie = await room.claimed("r")
-        await room.publish_response("r", "ab", stop=False)
-        await room.catch_up()
-        await room.publish_message("token", "c", responseId="r", seq=3)
-        await room.take_over("r")
-        async with viewing(room) as view:
-            assert await swept(room, "r")
+    async def test_text_the_recorder_had_not_read_is_kept_and_the_zombie_is_fenced(self, chat):
+        zombie = await chat.claimed("r")
+        await chat.publish_response("r", "ab", stop=False)
+        await chat.catch_up()
+        await chat.publish_message("token", "c", responseId="r", seq=3)
+        await chat.take_over("r")
+        async with viewing(chat) as view:
+            assert await swept(chat, "r")
             await until(lambda: view.texts == {"r": ("abc", "interrupted")})
-        assert await room.stored() == {"r": ("abc", "interrupted")}
+        assert await chat.stored() == {"r": ("abc", "interrupted")}
         with pytest.raises(Fenced):
             await zombie.checkpoint(_written("r", "d"))
-        assert await room.stored() == {"r": ("abc", "interrupted")}
+        assert await chat.stored() == {"r": ("abc", "interrupted")}
 
     async def test_a_zombie_token_with_the_seq_of_the_stop_does_not_prevent_or_change_the_end(
-        self, room
+        self, chat
     ):
         """The token arrives first: the stop seems old, but ends the response."""
-        await room.claimed("r")
-        await room.publish_response("r", "ab", stop=False)
-        await room.take_over("r")
-        stopping = Gate()
-        async with viewing(room) as view:
-            sweeping = room.house.spawn(
-                swept(room, "r", channel=Paused(room.channel, stop=stopping))
+        await chat.claimed("r")
+        await chat.publish_response("r", "ab", stop=False)
+        await chat.take_over("r")
+        stopping = Latch()
+        async with viewing(chat) as view:
+            sweeping = chat.adapters.spawn(
+                swept(chat, "r", channel=HookedPort(chat.channel, stop=stopping))
             )
             await stopping.reached()
-            await room.publish_message("token", "c", responseId="r", seq=3)
+            await chat.publish_message("token", "c", responseId="r", seq=3)
             await until(lambda: view.texts == {"r": ("abc", "in_progress")})
             stopping.open()
             assert await within(sweeping)
             await until(lambda: view.texts == {"r": ("abc", "interrupted")})
-            async with room.store.locked(room.id, room.name) as held:
+            async with chat.store.locked(chat.id, chat.name) as held:
                 (state,) = (await held.messages(["r"])).values()
                 again = unannounced_end(state)
                 await held.put([state])
-            assert await room.stored() == {"r": ("abc", "interrupted")}
+            assert await chat.stored() == {"r": ("abc", "interrupted")}
             for event in again:  # like a sweeper that died before it recorded its announcement
-                await room.publish_message(
+                await chat.publish_message(
                     {"repair": "response-complete"}.get(event.kind, event.kind),
                     {"parts": event.value} if event.kind == "repair" else None,
                     responseId="r",
@@ -111,19 +111,19 @@ class Test8TheSweeperKeepsAllText:
                 )
             await view.wait_for("stop", 2)
             await until(lambda: view.texts == {"r": ("abc", "interrupted")})
-        await room.catch_up()
-        assert await room.stored() == {"r": ("abc", "interrupted")}
+        await chat.catch_up()
+        assert await chat.stored() == {"r": ("abc", "interrupted")}
 
-    async def test_text_that_only_a_checkpoint_has_reaches_live_readers_with_the_end(self, room):
-        ledger = await room.claimed("r")
-        async with viewing(room) as view:
-            await room.publish_response("r", "ab", stop=False)
+    async def test_text_that_only_a_checkpoint_has_reaches_live_readers_with_the_end(self, chat):
+        ledger = await chat.claimed("r")
+        async with viewing(chat) as view:
+            await chat.publish_response("r", "ab", stop=False)
             await until(lambda: view.texts == {"r": ("ab", "in_progress")})
             await ledger.checkpoint(_written("r", "abcd"))
-            await room.take_over("r")
-            assert await swept(room, "r")
+            await chat.take_over("r")
+            assert await swept(chat, "r")
             await until(lambda: view.texts == {"r": ("abcd", "interrupted")})
-        assert (await room.shown()) == {"r": ("abcd", "interrupted")}
+        assert (await chat.shown()) == {"r": ("abcd", "interrupted")}
 
     def test_an_end_that_is_announced_again_does_not_change_the_text(self):
         state = MessageState("r")
@@ -155,29 +155,29 @@ class _written:  # noqa: N801 - what a checkpoint reads of a writer
 
 
 class TestS6TheIdleLimit:
-    async def test_its_end_is_provisional_for_the_store_and_for_readers(self, house):
+    async def test_its_end_is_provisional_for_the_store_and_for_readers(self, adapters):
         ahead_ms = [0]
 
         def clock():
             return now_ms() + ahead_ms[0]
 
-        with house.room(clock=clock) as room:
-            await room.publish_response("r", "a", stop=False)
-            await room.catch_up()
+        with adapters.conversation(clock=clock) as chat:
+            await chat.publish_response("r", "a", stop=False)
+            await chat.catch_up()
             ahead_ms[0] = 60_000
-            due = Due(room.id, "r", room.name)
+            due = Due(chat.id, "r", chat.name)
 
             async def record(_):
-                return await room.catch_up()
+                return await chat.catch_up()
 
-            assert await end_idle(room.ctx, due, limit_ms=30_000, record=record)
-            assert await room.stored() == {"r": ("a", "interrupted")}
-            async with viewing(room) as view:
+            assert await end_idle(chat.ctx, due, limit_ms=30_000, record=record)
+            assert await chat.stored() == {"r": ("a", "interrupted")}
+            async with viewing(chat) as view:
                 await until(lambda: view.texts == {"r": ("a", "interrupted")})
-                await room.publish_response("r", "bc", start=False, first=2)
+                await chat.publish_response("r", "bc", start=False, first=2)
                 await until(lambda: view.texts == {"r": ("abc", "completed")})
-            await room.catch_up()
-        assert await room.stored() == {"r": ("abc", "completed")}
+            await chat.catch_up()
+        assert await chat.stored() == {"r": ("abc", "completed")}
 
 
 class TestS12TheEndWhilePostgresIsAway:
@@ -186,40 +186,40 @@ class TestS12TheEndWhilePostgresIsAway:
         async with Cable(module_database) as made:
             yield made
 
-    async def test_a_sweeper_does_not_fence_a_publisher_that_still_publishes(self, room):
-        await room.claimed("r")
-        await room.publish_response("r", "ab", stop=False)
-        await room.take_over("r")  # it could not renew its lease: Postgres was away
-        assert not await swept(room, "r", lease_s=30.0)
-        assert not (await room.lease("r")).fenced
+    async def test_a_sweeper_does_not_fence_a_publisher_that_still_publishes(self, chat):
+        await chat.claimed("r")
+        await chat.publish_response("r", "ab", stop=False)
+        await chat.take_over("r")  # it could not renew its lease: Postgres was away
+        assert not await swept(chat, "r", lease_s=30.0)
+        assert not (await chat.lease("r")).fenced
 
-    async def test_a_publisher_whose_clock_was_ahead_is_fenced_as_soon_as_any_other(self, room):
-        await Checkpoints(room.context(ahead_ms=3_600_000), room.id).claim("r", None, None)
-        await room.take_over("r")  # it died
-        assert await swept(room, "r", lease_s=5.0) == 1
-        assert (await room.lease("r")).fenced
+    async def test_a_publisher_whose_clock_was_ahead_is_fenced_as_soon_as_any_other(self, chat):
+        await Checkpoints(chat.context(ahead_ms=3_600_000), chat.id).claim("r", None, None)
+        await chat.take_over("r")  # it died
+        assert await swept(chat, "r", lease_s=5.0) == 1
+        assert (await chat.lease("r")).fenced
 
-    async def test_a_publisher_retries_the_commit_and_announces_no_end_before_it(self, room, cable):
+    async def test_a_publisher_retries_the_commit_and_announces_no_end_before_it(self, chat, cable):
         frail = PostgresStore(cable.url)
         await frail.open()
         try:
 
             async def publish():
-                async with room.respond("r", store=frail) as response:
+                async with chat.respond("r", store=frail) as response:
                     response.write("abc")
-                    await room.wait_for_history(2)
+                    await chat.wait_for_history(2)
                     cable.cut()
 
-            async with viewing(room) as view:
-                publishing = room.house.spawn(publish())
+            async with viewing(chat) as view:
+                publishing = chat.adapters.spawn(publish())
                 await until(lambda: view.texts == {"r": ("abc", "in_progress")})
-                await room.take_over("r")  # away for longer than its lease lasts
+                await chat.take_over("r")  # away for longer than its lease lasts
                 assert not publishing.done()
-                assert [name for name, _, _ in await room.channel_events()] == ["start", "token"]
+                assert [name for name, _, _ in await chat.channel_events()] == ["start", "token"]
                 cable.mend()
                 with pytest.raises(Fenced):  # another publisher has the lease now
                     await within(publishing)
-                assert await swept(room, "r")
+                assert await swept(chat, "r")
                 await until(lambda: view.texts == {"r": ("abc", "interrupted")})
         finally:
             await frail.close()

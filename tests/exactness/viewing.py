@@ -1,4 +1,4 @@
-"""A live reader of a room: the rules of a client, with the room's hydrate and a real subscription."""
+"""A live reader of a chat: the rules of a client over hydrate and a real subscription."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import json
 from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
-from exactness.rooms import until
 from rehydrate.core.client_view import View
+from shared_adapters import until
 
 
 def as_sdk(message):
@@ -25,8 +25,8 @@ class Viewing:
         agains: how often it hydrated again.
     """
 
-    def __init__(self, room, wait_for):
-        self._room = room
+    def __init__(self, chat, wait_for):
+        self._chat = chat
         self._heard = wait_for
         self._view = View({"messages": [], "reasons": []})
         self.agains = 0
@@ -60,7 +60,7 @@ class Viewing:
 
     async def _hydrate(self):
         while True:
-            view = View(json.loads((await self._room.hydrate()).body))
+            view = View(json.loads((await self._chat.hydrate()).body))
             if not view.stale:
                 self._view = view
                 return
@@ -68,10 +68,10 @@ class Viewing:
 
 
 @asynccontextmanager
-async def viewing(room):
-    """Run a reader of *room* for the block."""
-    async with room.deliveries() as wait_for:
-        viewer = Viewing(room, wait_for)
+async def viewing(chat):
+    """Run a reader of *chat* for the block."""
+    async with chat.deliveries() as wait_for:
+        viewer = Viewing(chat, wait_for)
         task = asyncio.create_task(viewer.run())
         try:
             yield viewer

@@ -12,10 +12,10 @@ from api.serving import served_beside
 from chat_backend.app import create_app
 from chat_backend.settings import ChatSettings
 from localably import LocalAbly
+from participants import settings_for
 from providers.conftest import scripted
 from rehydrate import History
 from scripted_openai.model import answer
-from telling import settings_for
 from waiting import PATIENCE_S
 
 

@@ -7,7 +7,7 @@ import secrets
 import pytest
 
 from localably import LocalAbly
-from telling import history_over, publisher_to
+from participants import history_over, publisher_to
 
 
 @pytest.fixture

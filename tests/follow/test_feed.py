@@ -11,10 +11,10 @@ from ably.types.operations import MessageOperation
 
 from localably import Key, LocalAbly, Namespace
 from localably.capability import ServerCapability
+from participants import attachments, completed, history_over, publisher_to, reading, settings_for
 from rehydrate.errors import ChannelRefused
 from rehydrate.history import History
 from rehydrate.publish import respond
-from telling import attachments, completed, history_over, publisher_to, reading, settings_for
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

@@ -8,8 +8,8 @@ from contextlib import aclosing
 import pytest
 
 from localably import LocalAbly
+from participants import history_over, publisher_to
 from rehydrate.errors import BadParameter, StoreUnavailable
-from telling import history_over, publisher_to
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 

@@ -9,6 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
+from participants import attachments, history_over, reading
 from rehydrate.core.event import ChannelMessage, Event, Version
 from rehydrate.core.json import dump
 from rehydrate.core.window import Watermark, Window
@@ -23,7 +24,6 @@ from rehydrate.follow.recent_messages import (
 from rehydrate.hydrate.history_window import HistoryQuery, HistoryWindow
 from rehydrate.ports import Outgoing
 from rehydrate.record.import_messages import NewMessage
-from telling import attachments, history_over, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 

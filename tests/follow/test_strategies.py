@@ -11,9 +11,9 @@ from ably.transport.defaults import Defaults
 
 from localably import Key, LocalAbly, LocalAblySettings
 from localably.capability import ServerCapability
+from participants import Reader, history_over, publisher_to, reading, settings_for
 from rehydrate.follow import resync
 from rehydrate.history import History
-from telling import Reader, history_over, publisher_to, reading, settings_for
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
@@ -138,7 +138,7 @@ async def texts_shown(history, conversation, text):
     reader, shown = Reader(), [""]
     async with asyncio.timeout(PATIENCE_S), aclosing(history.follow(conversation)) as events:
         while shown[-1] != text:
-            reader.take(await anext(events))
+            reader.apply(await anext(events))
             shown.append(reader.texts.get("r", ""))
     return shown
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from participants import completed, reading
 from rehydrate.core.event import Event
 from rehydrate.follow import event_buffer, subscriptions
 from rehydrate.follow.subscriptions import PromptWatcher
 from rehydrate.record.import_messages import NewMessage
-from telling import completed, reading
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 

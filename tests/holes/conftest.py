@@ -8,7 +8,7 @@ import time
 import pytest
 
 from conftest import new_database
-from holes.house import house_of
+from holes.environment import open_environment
 from holes.readers import node_running
 from holes.stage import Stage, staged
 from holes.table import WRITING, Table, cell
@@ -44,21 +44,23 @@ async def holes_database(postgres, template):
 
 
 @pytest.fixture(scope="module")
-async def house(channels, holes_database, node):
-    async with house_of(channels, holes_database, node) as opened:
+async def environment(channels, holes_database, node):
+    async with open_environment(channels, holes_database, node) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-async def growing_house(channels, holes_database, node):
+async def growing_environment(channels, holes_database, node):
     """A service whose channels persist messages, to which appends are possible."""
     template = "mutable:{conversation_id}"
-    async with house_of(channels, holes_database, node, channel_template=template) as opened:
+    async with open_environment(
+        channels, holes_database, node, channel_template=template
+    ) as opened:
         yield opened
 
 
 @pytest.fixture(scope="module")
-async def old_stages(house):
+async def old_stages(environment):
     made = []
     yield made
     await _closed(made)
@@ -70,14 +72,14 @@ async def _closed(stages):
 
 
 @pytest.fixture
-async def old_stage(house, old_stages):
+async def old_stage(environment, old_stages):
     """A conversation whose answers contain a serial to rewind to: its two prompts are seconds old.
 
     Two are created at a time, so that the second test that needs one does not wait.
     """
     if not old_stages or time.monotonic() - old_stages[-1].created_s > FORGOTTEN_S:
         await _closed(old_stages)
-        old_stages[:] = [Stage(house), Stage(house)]
+        old_stages[:] = [Stage(environment), Stage(environment)]
         for each in old_stages:
             for id_, text in (("p", "Well?"), ("q", "And?")):
                 await each.publish("user-input", {"promptId": id_, "text": text}, id_=id_)
@@ -89,15 +91,15 @@ async def old_stage(house, old_stages):
 
 
 @pytest.fixture
-async def stage(house):
-    async with staged(house) as made:
+async def stage(environment):
+    async with staged(environment) as made:
         yield made
 
 
 @pytest.fixture
-async def growing(growing_house):
+async def growing(growing_environment):
     """A conversation on a channel that persists messages, to which appends are possible."""
-    async with staged(growing_house) as made:
+    async with staged(growing_environment) as made:
         yield made
 
 

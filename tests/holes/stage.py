@@ -18,7 +18,7 @@ from ably.types.message import Message
 
 from api.minting import mint
 from appending import Appender, appender_to
-from holes.house import HEARTBEAT_S
+from holes.environment import HEARTBEAT_S
 from holes.readers import OurReaders
 from holes.recipes import PATIENCE_S, Row
 from rehydrate import NewMessage
@@ -72,9 +72,9 @@ class OwnResponse:
 
 
 @asynccontextmanager
-async def staged(house):
-    """Create a conversation in *house* for the block."""
-    made = Stage(house)
+async def staged(environment):
+    """Create a conversation in *environment* for the block."""
+    made = Stage(environment)
     try:
         yield made
     finally:
@@ -89,12 +89,12 @@ class Stage:
         truth: the published texts, by message id.
     """
 
-    def __init__(self, house):
-        self.house = house
-        self.server = house.server
-        self.history = house.history
+    def __init__(self, environment):
+        self.environment = environment
+        self.server = environment.server
+        self.history = environment.history
         self.id = f"h-{secrets.token_hex(5)}"
-        self.channel = house.history.settings.channel_of(self.id)
+        self.channel = environment.history.settings.channel_of(self.id)
         self.path = f"/v1/conversations/{self.id}"
         self.database = []
         self.truth = {}
@@ -104,7 +104,7 @@ class Stage:
 
     async def close(self):
         self.server.faults.clear()
-        self.house.service.release(self.path)
+        self.environment.service.release(self.path)
         await self.another_connection()
         await self._stack.aclose()
 
@@ -230,7 +230,7 @@ class Stage:
     def target(self):
         capability = {self.channel: ["subscribe", "history"]}
         return Target(
-            f"{self.house.url}{self.path}",
+            f"{self.environment.url}{self.path}",
             self.channel,
             mint(capability, key=self.server.key),
             "127.0.0.1",
@@ -245,18 +245,18 @@ class Stage:
 
     async def waiting_readers(self):
         """Start our readers, whose first answers are held back until `answer` is called."""
-        self.house.service.hold(self.path)
+        self.environment.service.hold(self.path)
         made = self._readers()
         async with asyncio.timeout(PATIENCE_S):
-            while self.house.service.held_count(self.path) < made.hydrating:  # noqa: ASYNC110 - as above
+            while self.environment.service.held_count(self.path) < made.hydrating:  # noqa: ASYNC110 - as above
                 await asyncio.sleep(HEARTBEAT_S)
         return made
 
     def answer(self):
-        self.house.service.release(self.path)
+        self.environment.service.release(self.path)
 
     def _readers(self):
-        made = OurReaders(self.target(), self.truth, self.house.node)
+        made = OurReaders(self.target(), self.truth, self.environment.node)
         self._stack.push_async_callback(made.close)
         made.join()
         return made
@@ -278,7 +278,7 @@ class Stage:
             env={
                 **os.environ,
                 "PYTHONPATH": os.pathsep.join([str(TESTS), os.environ.get("PYTHONPATH", "")]),
-                **self.house.environment,
+                **self.environment.variables,
             },
         )
 

@@ -6,11 +6,11 @@ import asyncio
 
 import pytest
 
-from holes.house import house_of
+from holes.environment import open_environment
 from holes.recipes import PATIENCE_S, Seam, Shown, TokenRewind
 from holes.stage import staged
 from holes.table import cell
-from telling import reading
+from participants import reading
 
 pytestmark = pytest.mark.slow
 
@@ -21,21 +21,21 @@ LEASE_S = 1.5
 
 
 @pytest.fixture(scope="module")
-async def mortal_house(channels, module_database, node):
+async def mortal_environment(channels, module_database, node):
     """A service that considers a silent publisher dead after a short time."""
-    async with house_of(channels, module_database, node, lease_s=LEASE_S) as opened:
+    async with open_environment(channels, module_database, node, lease_s=LEASE_S) as opened:
         yield opened
 
 
 @pytest.fixture
-async def mortal(mortal_house):
-    async with staged(mortal_house) as made:
+async def mortal(mortal_environment):
+    async with staged(mortal_environment) as made:
         yield made
 
 
 @pytest.fixture
-async def mortal_too(mortal_house):
-    async with staged(mortal_house) as made:
+async def mortal_too(mortal_environment):
+    async with staged(mortal_environment) as made:
         yield made
 
 
@@ -43,7 +43,7 @@ async def mortal_too(mortal_house):
 async def idle(channels, database, node):
     """Like `mortal`, on a channel with appends, and with an idle limit of one second."""
     more = {"channel_template": "mutable:{conversation_id}", "idle_limit_ms": 1000}
-    async with house_of(channels, database, node, **more) as opened, staged(opened) as made:
+    async with open_environment(channels, database, node, **more) as opened, staged(opened) as made:
         yield made
 
 

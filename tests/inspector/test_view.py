@@ -7,7 +7,7 @@ import random
 
 import pytest
 
-from core.saying import event, folded, start
+from core.builders import event, folded, start
 from rehydrate.core import wire
 from rehydrate.follow.event_buffer import payload_of
 

@@ -8,8 +8,8 @@ import secrets
 import pytest
 
 from localably import LocalAbly
+from participants import completed, history_over, publisher_to, reading
 from rehydrate import NewMessage
-from telling import completed, history_over, publisher_to, reading
 from waiting import PATIENCE_S, until
 
 SETTINGS = {"lease_s": 1.0, "idle_limit_ms": 1000, "retention_ms": 2000}

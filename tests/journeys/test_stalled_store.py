@@ -11,11 +11,11 @@ import pytest
 
 from conftest import database_url
 from localably import LocalAbly
+from participants import completed, history_over, publisher_to, reading
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.errors import StoreUnavailable
 from rehydrate.postgres.migrations import migrate
 from stalling import standing_still
-from telling import completed, history_over, publisher_to, reading
 from waiting import until
 
 pytestmark = [

@@ -8,9 +8,9 @@ from contextlib import AsyncExitStack
 import pytest
 
 from localably import LocalAbly
+from participants import history_over
 from rehydrate.publish import respond as responding
 from setting_clock import settable
-from telling import history_over
 from waiting import until
 
 LEASE_S = 2.0

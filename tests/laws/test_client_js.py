@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from core.saying import said
+from core.builders import published
 from laws.readers import Life, _rewound
 from laws.rolling import live
 from laws.test_joining import FEATURES
@@ -115,15 +115,15 @@ def test_both_clients_have_the_same_verdicts(name):
 def test_both_ignore_invalid_numbers():
     odd = [-1, 1.5, "x", "", 2**40, 1e300, MAX_SEQ + 1, True, {}, "-1", "1.0", "٣"]
     plain = [
-        said("start", responseId="r", seq=0),
-        said("token", "a", responseId="r", seq=1, at_s=1),
+        published("start", responseId="r", seq=0),
+        published("token", "a", responseId="r", seq=1, at_s=1),
     ]
     cases = []
     for at_s, number in enumerate(odd, 10):
         for where in ("seq", "gen"):
             headers = {"responseId": "r", "seq": 2, where: number}
-            message = said("token", "?", at_s=at_s, **headers)
-            after = said("token", "b", responseId="r", seq=2, at_s=50)
+            message = published("token", "?", at_s=at_s, **headers)
+            after = published("token", "b", responseId="r", seq=2, at_s=50)
             cases.append((EMPTY, [*plain, message, after]))
     for (answer, messages), by_js in zip(cases, in_javascript(cases), strict=True):
         shown = in_python(answer, messages)

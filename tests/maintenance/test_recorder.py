@@ -8,25 +8,25 @@ from collections import Counter
 
 import pytest
 
-from exactness.rooms import Gate, until, within
 from rehydrate.context import WakeQueue
 from rehydrate.errors import StoreUnavailable
 from rehydrate.maintenance import recorder as module
 from rehydrate.maintenance.recorder import Recorder
 from rehydrate.record.catch_up import Recorded
+from shared_adapters import Latch, until, within
 
 
 class Counting:
-    """Counts the calls by conversation; raises `faults`, and waits at `gate`."""
+    """Counts the calls by conversation; raises `faults`, and waits at `latch`."""
 
     def __init__(self):
         self.seen = Counter()
         self.faults = {}
-        self.gate = None
+        self.latch = None
 
     async def __call__(self, conversation_id):
-        if self.gate is not None:
-            await self.gate()
+        if self.latch is not None:
+            await self.latch()
         self.seen[conversation_id] += 1
         if conversation_id in self.faults:
             raise self.faults[conversation_id]
@@ -55,11 +55,11 @@ async def test_repeated_wake_ups_record_a_conversation_once(recorder, counting):
 
 
 async def test_a_wake_up_during_recording_records_it_again(recorder, counting):
-    counting.gate = Gate()
+    counting.latch = Latch()
     recorder.queue.add("a")
-    await counting.gate.reached()
+    await counting.latch.reached()
     recorder.queue.add("a")
-    counting.gate.open()
+    counting.latch.open()
     await until(lambda: counting.seen["a"] == 2)
 
 
@@ -89,12 +89,12 @@ async def test_an_unexpected_exception_does_not_end_it(recorder, counting, caplo
 
 
 async def test_wake_ups_over_the_capacity_are_dropped(recorder, counting):
-    counting.gate = Gate()
+    counting.latch = Latch()
     recorder.queue.add("first")
-    await counting.gate.reached()
+    await counting.latch.reached()
     for index in range(10):
         recorder.queue.add(f"c{index}")
-    counting.gate.open()
+    counting.latch.open()
     await until(lambda: counting.seen["c2"])
     assert set(counting.seen) == {"first", "c0", "c1", "c2"}
 
@@ -115,22 +115,22 @@ async def test_it_records_only_while_it_is_open(counting):
 
 async def test_closing_cancels_a_recording_that_is_under_way(counting):
     recorder = Recorder(counting, queue=WakeQueue())
-    counting.gate = Gate()
+    counting.latch = Latch()
     recorder.open()
     recorder.queue.add("a")
-    await counting.gate.reached()
+    await counting.latch.reached()
     await within(recorder.close(), 5)
     assert not counting.seen
 
 
 async def test_a_batch_that_was_cut_off_is_recorded_after_a_restart(recorder, counting):
-    counting.gate = Gate()
+    counting.latch = Latch()
     recorder.queue.add("a")
-    await counting.gate.reached()
+    await counting.latch.reached()
     for task in asyncio.all_tasks():
         if task.get_name() == "recorder":
             task.cancel()
-    counting.gate.open()
+    counting.latch.open()
     await until(lambda: counting.seen["a"])
 
 
@@ -164,23 +164,23 @@ async def test_conversations_whose_history_stalls_or_fails_hold_no_other(countin
 
 async def test_a_catch_up_that_takes_too_long_is_cut_off_and_retried(counting, monkeypatch):
     monkeypatch.setattr(module, "RECORD_TIMEOUT_S", 0.05)
-    counting.gate = Gate()
+    counting.latch = Latch()
     recorder = Recorder(counting, queue=WakeQueue(), pause_s=0.01)
     recorder.open()
     recorder.queue.add("a")
-    await counting.gate.reached()
+    await counting.latch.reached()
     await asyncio.sleep(0.1)
-    counting.gate.open()
+    counting.latch.open()
     await until(lambda: counting.seen["a"])
     await recorder.close()
 
 
 async def test_a_recording_that_is_cancelled_from_outside_is_repeated(recorder, counting):
-    counting.gate = Gate()
+    counting.latch = Latch()
     recorder.queue.add("a")
-    await counting.gate.reached()
+    await counting.latch.reached()
     for task in asyncio.all_tasks():
         if task.get_name() == "recording":
             task.cancel()
-    counting.gate.open()
+    counting.latch.open()
     await until(lambda: counting.seen["a"])

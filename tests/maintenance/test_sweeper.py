@@ -9,7 +9,6 @@ from dataclasses import replace
 import pytest
 from ably import AblyRealtime
 
-from exactness.rooms import Paused, open_house
 from localably import LocalAbly
 from rehydrate.core.fold import Outcome
 from rehydrate.demo.reader import join
@@ -21,6 +20,7 @@ from rehydrate.publish import respond as responding
 from rehydrate.publish.publish_queue import PublishQueue
 from rehydrate.record.import_messages import NewMessage
 from rehydrate.settings import load_settings
+from shared_adapters import HookedPort, open_adapters
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
@@ -317,8 +317,8 @@ async def test_a_response_that_cannot_be_ended_does_not_keep_others_open():
 
 
 @pytest.fixture
-async def house(database):
-    async with open_house(database) as opened:
+async def adapters(database):
+    async with open_adapters(database) as opened:
         yield opened
 
 
@@ -341,70 +341,70 @@ class CountingChannel:
         return self._channel.publish(channel, take)
 
 
-async def test_all_due_responses_of_a_conversation_are_swept_with_one_read_of_its_channel(house):
+async def test_all_due_responses_of_a_conversation_are_swept_with_one_read_of_its_channel(adapters):
     names = [f"r{number}" for number in range(20)]
     readings = []
 
     async def record(_):
-        readings.append(await room.catch_up())
+        readings.append(await chat.catch_up())
 
-    with house.room() as room:
+    with adapters.conversation() as chat:
         for name in [*names, "ended", "alive"]:
-            await room.claimed(name)
-            await room.publish_response(name, "ab", stop=False)
-        await room.catch_up()
+            await chat.claimed(name)
+            await chat.publish_response(name, "ab", stop=False)
+        await chat.catch_up()
         for name in [*names, "ended"]:
-            await room.take_over(name)
-        await room.store_messages(NewMessage("ended", "assistant", text="abc"))
-        channel = CountingChannel(room.channel)
+            await chat.take_over(name)
+        await chat.store_messages(NewMessage("ended", "assistant", text="abc"))
+        channel = CountingChannel(chat.channel)
         count = await sweep(
-            replace(room.ctx, publish_queue=PublishQueue(channel)),
-            [Due(room.id, name, room.name) for name in [*names, "ended", "alive", "unknown"]],
+            replace(chat.ctx, publish_queue=PublishQueue(channel)),
+            [Due(chat.id, name, chat.name) for name in [*names, "ended", "alive", "unknown"]],
             record=record,
             lease_s=0.0,
         )
         assert count == 21
         assert len(readings) == 3  # before the fence, after it, and for the ends
         assert channel.publishes == [["response-complete", "stop"] * 21]
-        assert await room.stored() == {
+        assert await chat.stored() == {
             **dict.fromkeys(names, ("ab", "interrupted")),
             "ended": ("abc", "completed"),
             "alive": ("ab", "in_progress"),
         }
         for name in [*names, "ended"]:
-            assert (await room.lease(name)).stop_acked
-        assert not (await room.lease("alive")).fenced
+            assert (await chat.lease(name)).stop_acked
+        assert not (await chat.lease("alive")).fenced
 
 
 @pytest.mark.parametrize("large", [False, True], ids=["before the first publish", "between two"])
-async def test_a_conversation_that_is_erased_while_it_is_swept_gets_only_its_stops(house, large):
+async def test_a_conversation_that_is_erased_while_it_is_swept_gets_only_its_stops(adapters, large):
     asked = []
-    with house.room() as room:
+    with adapters.conversation() as chat:
 
         async def erase():
             asked.append("conversation")
             if len(asked) == 1 + large:
-                async with house.store.locked(room.id, room.name) as locked:
-                    await locked.erase(room.ctx.now_ms(), [])
+                async with adapters.store.locked(chat.id, chat.name) as locked:
+                    await locked.erase(chat.ctx.now_ms(), [])
 
         for name in ("r1", "r2"):
-            await room.claimed(name)
+            await chat.claimed(name)
             if large:
-                await room.publish_message("start", responseId=name, seq=0)
-                await room.publish_message("token", "x" * 20_000, responseId=name, seq=1)
+                await chat.publish_message("start", responseId=name, seq=0)
+                await chat.publish_message("token", "x" * 20_000, responseId=name, seq=1)
             else:
-                await room.publish_response(name, "ab", stop=False)
-        await room.catch_up()
+                await chat.publish_response(name, "ab", stop=False)
+        await chat.catch_up()
         for name in ("r1", "r2"):
-            await room.take_over(name)
-        channel = CountingChannel(room.channel)
-        ctx = room.context(store=Paused(house.store, conversation=erase))
-        due = [Due(room.id, name, room.name) for name in ("r1", "r2")]
+            await chat.take_over(name)
+        channel = CountingChannel(chat.channel)
+        ctx = chat.context(store=HookedPort(adapters.store, conversation=erase))
+        due = [Due(chat.id, name, chat.name) for name in ("r1", "r2")]
         queue = PublishQueue(channel)
         await sweep(
-            replace(ctx, publish_queue=queue), due, record=lambda _: room.catch_up(), lease_s=0.0
+            replace(ctx, publish_queue=queue), due, record=lambda _: chat.catch_up(), lease_s=0.0
         )
         assert len(asked) >= 1 + large, "the erasure happened"
         stops = ["stop", "stop"]
         assert channel.publishes == ([["response-complete", "stop"], stops] if large else [stops])
-        assert not await room.stored()
+        assert not await chat.stored()

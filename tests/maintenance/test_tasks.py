@@ -7,12 +7,12 @@ import asyncio
 import pytest
 
 from contracts.messages import event_of, finished
-from exactness.rooms import now_ms
 from localably import LocalAbly
+from participants import history_over, publisher_to
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.window import Watermark
 from rehydrate.maintenance import tasks as module
-from telling import history_over, publisher_to
+from shared_adapters import now_ms
 from waiting import until
 
 MANY = 100

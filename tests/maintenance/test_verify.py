@@ -9,7 +9,6 @@ from dataclasses import replace
 
 import pytest
 
-from exactness.rooms import Paused
 from localably import LocalAbly
 from rehydrate.core.event import Event
 from rehydrate.core.fold import fold
@@ -18,6 +17,7 @@ from rehydrate.maintenance.verify import verify
 from rehydrate.ports import Outgoing
 from rehydrate.publish import respond as responding
 from rehydrate.settings import load_settings
+from shared_adapters import HookedPort
 from waiting import PATIENCE_S, until
 
 
@@ -226,7 +226,7 @@ async def test_an_erased_text_is_not_published_to_mend_the_channel(history):
             async with history._store.locked("v7", "ai:v7") as locked:
                 await locked.erase(history._channel.now_ms(), [])
 
-    ctx = replace(history.context, store=Paused(history._store, conversation=erase))
+    ctx = replace(history.context, store=HookedPort(history._store, conversation=erase))
     await verify(ctx, "v7", record=history.catch_up, mend=True)
     assert len(asked) == 2, "the erasure happened"
     assert "response-complete" not in await shown(history, "ai:v7")

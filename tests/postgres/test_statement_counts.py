@@ -11,12 +11,12 @@ import pytest
 
 from api.minting import READER, bearer, mint
 from localably import LocalAbly
+from participants import settings_for
 from rehydrate import context
 from rehydrate.history import History
 from rehydrate.postgres import statements
 from rehydrate.postgres.pool import Session
 from rehydrate.record.import_messages import NewMessage
-from telling import settings_for
 
 NAMES = {
     sql: name for name, sql in vars(statements).items() if name.isupper() and isinstance(sql, str)

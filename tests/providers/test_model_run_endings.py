@@ -9,10 +9,10 @@ import secrets
 import pytest
 
 from localably import LocalAbly
+from participants import history_over, reading
 from providers.conftest import scripted
 from scripted_openai.endpoint import CUT, Raw, Stall
 from scripted_openai.turns import ResponseTurn, RunTurn
-from telling import history_over, reading
 
 TEXT = "So far."
 AT = {"item_id": "msg_0", "output_index": 0, "content_index": 0}

@@ -12,11 +12,11 @@ import pytest
 
 from localably import Key, LocalAbly
 from localably.capability import ServerCapability
+from participants import history_over, publisher_to, reading
 from providers.conftest import eventually, scripted
 from rehydrate.errors import BadParameter, Conflict, Fenced
 from scripted_openai.endpoint import Raw, Stall
 from scripted_openai.turns import ResponseTurn, RunTurn
-from telling import history_over, publisher_to, reading
 from waiting import PATIENCE_S
 
 ASK = {"model": "gpt-5"}

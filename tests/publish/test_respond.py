@@ -8,26 +8,14 @@ from contextlib import suppress
 
 import pytest
 
-from exactness.rooms import Cable, Gate, Paused, open_house, within
 from rehydrate.context import PublishOptions
 from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.publish.checkpoints import Checkpoints
+from shared_adapters import Cable, HookedPort, Latch, within
 from waiting import PATIENCE_S
 
 TEXT = "むかし👩‍👩‍👧é\u0302ab"
-
-
-@pytest.fixture(scope="module")
-async def house(module_database):
-    async with open_house(module_database) as opened:
-        yield opened
-
-
-@pytest.fixture
-def room(house):
-    with house.room() as made:
-        yield made
 
 
 @pytest.fixture
@@ -37,18 +25,18 @@ def often(monkeypatch):
 
 
 class TestTheStream:
-    async def test_every_event_has_the_next_seq_and_the_stop_the_last(self, room):
-        async with room.respond("r", prompt_id="p", metadata={"k": 1}) as response:
+    async def test_every_event_has_the_next_seq_and_the_stop_the_last(self, chat):
+        async with chat.respond("r", prompt_id="p", metadata={"k": 1}) as response:
             for letter in TEXT:
                 response.write(letter)
             assert response.text == TEXT
         count = len(TEXT)
-        assert await room.channel_events() == [
+        assert await chat.channel_events() == [
             ("start", 0, 1),
             *(("token", seq, 1) for seq in range(1, count + 1)),
             ("stop", count + 1, 1),
         ]
-        message = await room.message()
+        message = await chat.message()
         assert (message["text"], message["status"], message["prompt_id"]) == (
             TEXT,
             "completed",
@@ -56,8 +44,8 @@ class TestTheStream:
         )
         assert message["metadata"] == {"k": 1}
 
-    async def test_the_recording_of_the_channel_equals_what_was_committed(self, room):
-        async with room.respond("r") as response:
+    async def test_the_recording_of_the_channel_equals_what_was_committed(self, chat):
+        async with chat.respond("r") as response:
             response.reason("hm")
             response.write("a", part="x")
             response.tool_call("c", "find")
@@ -68,10 +56,10 @@ class TestTheStream:
             response.tool_call("e", "find", {"q": 3})
             response.refuse("no")
             response.finish("incomplete", usage={"n": 3}, error={"code": "length"})
-        committed = await room.store.message(room.id, "r")
-        recorded = await room.catch_up()
+        committed = await chat.store.message(chat.id, "r")
+        recorded = await chat.catch_up()
         assert recorded.counts == {"old": 11}
-        assert json.loads(await room.store.message(room.id, "r")) == json.loads(committed)
+        assert json.loads(await chat.store.message(chat.id, "r")) == json.loads(committed)
         message = json.loads(committed)
         assert [part["type"] for part in message["parts"]] == [
             "reasoning",
@@ -94,18 +82,18 @@ class TestTheStream:
         assert (message["status"], message["usage"]) == ("incomplete", {"n": 3})
         assert message["error"] == {"code": "length"}
 
-    async def test_a_streaming_response_is_stored_in_parts_and_shown_whole(self, room, often):
-        async with room.respond("r") as response:
+    async def test_a_streaming_response_is_stored_in_parts_and_shown_whole(self, chat, often):
+        async with chat.respond("r") as response:
             for letter in "abc":
                 response.write(letter)
-                await room.wait_for_history(1 + len(response.text))
-                assert await room.shown() == {"r": (response.text, "in_progress")}
+                await chat.wait_for_history(1 + len(response.text))
+                assert await chat.shown() == {"r": (response.text, "in_progress")}
             async with asyncio.timeout(PATIENCE_S):
-                while (await room.stored())["r"][0] != "abc":  # noqa: ASYNC110 - a task writes
+                while (await chat.stored())["r"][0] != "abc":  # noqa: ASYNC110 - a task writes
                     await asyncio.sleep(0.01)
 
     async def test_checkpoints_go_on_after_a_failure_of_any_kind_and_a_cancellation(
-        self, room, often, monkeypatch
+        self, chat, often, monkeypatch
     ):
         monkeypatch.setattr("rehydrate.background.RESTART_S", 0.01)
         left = [KeyError("a defect"), TimeoutError(), StoreUnavailable("away")]
@@ -116,111 +104,111 @@ class TestTheStream:
                 raise left.pop()
             await plain(self, writer, ending)
 
-        async with room.respond("r") as response:
+        async with chat.respond("r") as response:
             monkeypatch.setattr(Checkpoints, "checkpoint", checkpoint)
             response.write("a")
-            await room.wait_until_stored("r", "a")
+            await chat.wait_until_stored("r", "a")
             assert not left
             (saving,) = [task for task in asyncio.all_tasks() if task.get_name() == "checkpoints"]
             saving.cancel()
             await asyncio.wait([saving])
             response.write("b")
-            await room.wait_until_stored("r", "ab")
+            await chat.wait_until_stored("r", "ab")
 
-    async def test_metadata_may_be_replaced_while_streaming(self, room, often):
-        async with room.respond("r", metadata={"k": 1}) as response:
+    async def test_metadata_may_be_replaced_while_streaming(self, chat, often):
+        async with chat.respond("r", metadata={"k": 1}) as response:
             response.annotate({"k": 1, "vendor": ["resp_1"]})
             response.write("a")
-            await room.wait_until_stored("r", "a")
-            (state,) = await room.store.states(room.id, ["r"])
+            await chat.wait_until_stored("r", "a")
+            (state,) = await chat.store.states(chat.id, ["r"])
             assert state.metadata == {"k": 1, "vendor": ["resp_1"]}
             response.annotate({"k": 2})
             with pytest.raises(BadParameter):
                 response.annotate({"k": object()})
-        assert (await room.message())["metadata"] == {"k": 2}
+        assert (await chat.message())["metadata"] == {"k": 2}
 
-    async def test_text_too_long_for_one_message_is_split(self, room):
+    async def test_text_too_long_for_one_message_is_split(self, chat):
         long = "語😀" * 20_000
-        async with room.respond("r") as response:
+        async with chat.respond("r") as response:
             response.write(long)
-        messages = [m for m in await room.on_channel() if m.name == "token"]
+        messages = [m for m in await chat.on_channel() if m.name == "token"]
         assert len(messages) > 1
         assert all(len(m.data.encode()) < 65_536 for m in messages)
-        assert (await room.shown())["r"] == (long, "completed")
+        assert (await chat.shown())["r"] == (long, "completed")
 
-    async def test_surrogate_halves_are_joined_again(self, room):
-        async with room.respond("r") as response:
+    async def test_surrogate_halves_are_joined_again(self, chat):
+        async with chat.respond("r") as response:
             for half in ("a\ud83d", "\ude00b"):
                 response.write(half)
                 await asyncio.sleep(0)
-        assert (await room.shown())["r"] == ("a😀b", "completed")
+        assert (await chat.shown())["r"] == ("a😀b", "completed")
 
-    async def test_a_response_without_content_is_a_response(self, room):
-        async with room.respond("r"):
+    async def test_a_response_without_content_is_a_response(self, chat):
+        async with chat.respond("r"):
             pass
-        assert await room.channel_events() == [("start", 0, 1), ("stop", 1, 1)]
-        assert (await room.message())["parts"] == []
+        assert await chat.channel_events() == [("start", 0, 1), ("stop", 1, 1)]
+        assert (await chat.message())["parts"] == []
 
 
 class TestEnds:
-    async def test_an_exception_in_the_block_ends_it_failed_and_propagates(self, room):
+    async def test_an_exception_in_the_block_ends_it_failed_and_propagates(self, chat):
         with pytest.raises(RuntimeError, match="model"):  # noqa: PT012 - its end raises
-            async with room.respond("r") as response:
+            async with chat.respond("r") as response:
                 response.write("ab")
                 raise RuntimeError("the model broke")
-        message = await room.message()
+        message = await chat.message()
         assert (message["text"], message["status"], message["error"]) == (
             "ab",
             "failed",
             "RuntimeError",
         )
-        assert (await room.channel_events())[-1] == ("stop", 2, 1)
+        assert (await chat.channel_events())[-1] == ("stop", 2, 1)
         assert "model broke" not in json.dumps(message)
 
-    async def test_a_cancelled_block_ends_it_cancelled(self, room):
+    async def test_a_cancelled_block_ends_it_cancelled(self, chat):
         written = asyncio.Event()
 
         async def publish():
-            async with room.respond("r") as response:
+            async with chat.respond("r") as response:
                 response.write("ab")
                 written.set()
                 await asyncio.sleep(60)
 
-        publishing = room.house.spawn(publish())
+        publishing = chat.adapters.spawn(publish())
         await within(written.wait())
         publishing.cancel()
         with pytest.raises(asyncio.CancelledError):
             await publishing
-        assert (await room.shown())["r"] == ("ab", "cancelled")
-        assert (await room.channel_events())[-1][0] == "stop"
+        assert (await chat.shown())["r"] == ("ab", "cancelled")
+        assert (await chat.channel_events())[-1][0] == "stop"
 
-    async def test_a_cancellation_during_the_end_still_ends_the_response(self, room):
-        stop = Gate()
+    async def test_a_cancellation_during_the_end_still_ends_the_response(self, chat):
+        stop = Latch()
 
         async def publish():
-            channel = Paused(room.channel, stop=stop)
-            async with room.respond("r", channel=channel) as response:
+            channel = HookedPort(chat.channel, stop=stop)
+            async with chat.respond("r", channel=channel) as response:
                 response.write("ab")
 
-        publishing = room.house.spawn(publish())
+        publishing = chat.adapters.spawn(publish())
         await stop.reached()
         publishing.cancel()
         await asyncio.sleep(0)
         stop.open()
         with pytest.raises(asyncio.CancelledError):
             await within(publishing)
-        assert (await room.shown())["r"] == ("ab", "completed")
-        assert (await room.lease("r")).stop_acked
+        assert (await chat.shown())["r"] == ("ab", "completed")
+        assert (await chat.lease("r")).stop_acked
 
-    async def test_finish_takes_precedence_over_an_exception_of_the_block(self, room):
+    async def test_finish_takes_precedence_over_an_exception_of_the_block(self, chat):
         with pytest.raises(RuntimeError):  # noqa: PT012 - its end raises
-            async with room.respond("r") as response:
+            async with chat.respond("r") as response:
                 response.finish("incomplete")
                 raise RuntimeError
-        assert (await room.message())["status"] == "incomplete"
+        assert (await chat.message())["status"] == "incomplete"
 
-    async def test_nothing_is_written_after_the_end(self, room):
-        async with room.respond("r") as response:
+    async def test_nothing_is_written_after_the_end(self, chat):
+        async with chat.respond("r") as response:
             response.write("a")
         with pytest.raises(Fenced):
             response.write("b")
@@ -228,105 +216,105 @@ class TestEnds:
 
 class TestWhoseItIs:
     async def test_a_second_publisher_is_refused_while_the_first_lives_and_after_it_ended(
-        self, room
+        self, chat
     ):
-        async with room.respond("r") as response:
+        async with chat.respond("r") as response:
             response.write("a")
             with pytest.raises(Conflict):
-                async with room.respond("r"):
+                async with chat.respond("r"):
                     pass
         with pytest.raises(Conflict):
-            async with room.respond("r"):
+            async with chat.respond("r"):
                 pass
-        assert await room.stored() == {"r": ("a", "completed")}
+        assert await chat.stored() == {"r": ("a", "completed")}
 
     async def test_a_dead_publishers_response_is_taken_over_and_the_zombie_changes_nothing(
-        self, room, often
+        self, chat, often
     ):
         with pytest.raises(Fenced):  # noqa: PT012 - wherever the zombie notices
-            async with room.respond("r") as zombie:
+            async with chat.respond("r") as zombie:
                 zombie.write("zombie ")
-                await room.wait_for_history(2)
-                await room.take_over("r")
-                async with room.respond("r") as second:
+                await chat.wait_for_history(2)
+                await chat.take_over("r")
+                async with chat.respond("r") as second:
                     assert second.gen == 2
                     second.write("second")
-                    await room.wait_for_history(4)
+                    await chat.wait_for_history(4)
                     with suppress(Fenced):  # on a busy machine it has noticed before
                         zombie.write("again")
-                        await room.wait_for_history(5)
-                    assert await room.shown() == {"r": ("second", "in_progress")}
+                        await chat.wait_for_history(5)
+                    assert await chat.shown() == {"r": ("second", "in_progress")}
                 async with asyncio.timeout(PATIENCE_S):
                     while True:
                         zombie.write("x")
                         await asyncio.sleep(0.01)
-        assert await room.shown() == {"r": ("second", "completed")}
-        await room.catch_up()
-        assert await room.stored() == {"r": ("second", "completed")}
-        assert [(n, g) for n, _, g in await room.channel_events() if n == "stop"] == [("stop", 2)]
+        assert await chat.shown() == {"r": ("second", "completed")}
+        await chat.catch_up()
+        assert await chat.stored() == {"r": ("second", "completed")}
+        assert [(n, g) for n, _, g in await chat.channel_events() if n == "stop"] == [("stop", 2)]
 
-    async def test_a_zombie_that_ends_is_fenced_and_publishes_nothing(self, room):
+    async def test_a_zombie_that_ends_is_fenced_and_publishes_nothing(self, chat):
         with pytest.raises(Fenced):  # noqa: PT012 - its end raises
-            async with room.respond("r") as zombie:
+            async with chat.respond("r") as zombie:
                 zombie.write("zombie")
-                await room.take_over("r")
-                async with room.respond("r") as second:
+                await chat.take_over("r")
+                async with chat.respond("r") as second:
                     second.write("second")
-        assert [(n, g) for n, _, g in await room.channel_events() if n == "stop"] == [("stop", 2)]
-        assert await room.stored() == {"r": ("second", "completed")}
+        assert [(n, g) for n, _, g in await chat.channel_events() if n == "stop"] == [("stop", 2)]
+        assert await chat.stored() == {"r": ("second", "completed")}
 
-    async def test_a_response_fenced_by_a_sweeper_is_not_taken_over(self, room):
+    async def test_a_response_fenced_by_a_sweeper_is_not_taken_over(self, chat):
         with pytest.raises(Fenced):  # noqa: PT012 - its end raises
-            async with room.respond("r") as response:
+            async with chat.respond("r") as response:
                 response.write("a")
-                await room.take_over("r")
-                async with room.store.locked(room.id, room.name) as held:
+                await chat.take_over("r")
+                async with chat.store.locked(chat.id, chat.name) as held:
                     await held.fence("r", "sweeper", 30.0)
                 with pytest.raises(Conflict):
-                    async with room.respond("r"):
+                    async with chat.respond("r"):
                         pass
-        assert "stop" not in [name for name, _, _ in await room.channel_events()]
+        assert "stop" not in [name for name, _, _ in await chat.channel_events()]
 
-    async def test_a_response_is_published_with_the_agents_client_id(self, room):
-        async with room.respond("r", options=PublishOptions(client_id="bot")) as response:
+    async def test_a_response_is_published_with_the_agents_client_id(self, chat):
+        async with chat.respond("r", options=PublishOptions(client_id="bot")) as response:
             response.write("a")
-            await room.wait_for_history(2)
-            await room.publish_message("token", "x", client_id="ann", responseId="r", seq=2, gen=1)
-            await room.publish_message("stop", client_id="ann", responseId="r", seq=3, gen=1)
-            assert await room.shown() == {"r": ("a", "in_progress")}
+            await chat.wait_for_history(2)
+            await chat.publish_message("token", "x", client_id="ann", responseId="r", seq=2, gen=1)
+            await chat.publish_message("stop", client_id="ann", responseId="r", seq=3, gen=1)
+            assert await chat.shown() == {"r": ("a", "in_progress")}
             response.write("b")
-        assert await room.shown() == {"r": ("ab", "completed")}
-        assert {m.client_id for m in await room.on_channel()} == {"bot", "ann"}
+        assert await chat.shown() == {"r": ("ab", "completed")}
+        assert {m.client_id for m in await chat.on_channel()} == {"bot", "ann"}
 
-    async def test_the_gen_of_another_client_is_not_inherited(self, room):
+    async def test_the_gen_of_another_client_is_not_inherited(self, chat):
         bot = PublishOptions(client_id="bot")
-        await room.publish_message(
+        await chat.publish_message(
             "token", "x", client_id="ann", responseId="r", seq=1, gen=2_000_000
         )
-        await room.catch_up()
-        async with room.respond("r", options=bot) as response:
+        await chat.catch_up()
+        async with chat.respond("r", options=bot) as response:
             assert response.gen == 1
             response.write("answer")
-            await room.publish_message(
+            await chat.publish_message(
                 "token", "y", client_id="ann", responseId="r", seq=2, gen=2_000_000
             )
         for _ in range(2):
-            assert await room.shown() == {"r": ("answer", "completed")}
-            await room.catch_up()
+            assert await chat.shown() == {"r": ("answer", "completed")}
+            await chat.catch_up()
 
-    async def test_the_gen_of_a_publisher_with_the_same_client_id_is_raised(self, room):
-        await room.publish_message("token", "x", responseId="r", seq=1, gen=6)
-        await room.catch_up()
-        async with room.respond("r") as response:
+    async def test_the_gen_of_a_publisher_with_the_same_client_id_is_raised(self, chat):
+        await chat.publish_message("token", "x", responseId="r", seq=1, gen=6)
+        await chat.catch_up()
+        async with chat.respond("r") as response:
             assert response.gen == 7
             response.write("answer")
-        assert await room.shown() == {"r": ("answer", "completed")}
+        assert await chat.shown() == {"r": ("answer", "completed")}
 
-    async def test_a_response_whose_gen_cannot_be_raised_is_refused(self, room):
-        await room.publish_message("token", "x", responseId="r", seq=1, gen=2_000_000)
-        await room.catch_up()
+    async def test_a_response_whose_gen_cannot_be_raised_is_refused(self, chat):
+        await chat.publish_message("token", "x", responseId="r", seq=1, gen=2_000_000)
+        await chat.catch_up()
         with pytest.raises(Conflict, match="new id"):
-            async with room.respond("r"):
+            async with chat.respond("r"):
                 pass
 
 
@@ -343,8 +331,8 @@ class TestWithoutTheStore:
         yield store
         await store.close()
 
-    async def test_a_short_outage_of_the_store_is_waited_out(self, room, cable, frail, often):
-        async with room.respond("r", store=frail) as response:
+    async def test_a_short_outage_of_the_store_is_waited_out(self, chat, cable, frail, often):
+        async with chat.respond("r", store=frail) as response:
             response.write("before ")
             await asyncio.sleep(0.05)
             cable.cut()
@@ -352,40 +340,40 @@ class TestWithoutTheStore:
             await asyncio.sleep(0.05)
             cable.mend()
             response.write("after")
-        assert await room.stored() == {"r": ("before meanwhile after", "completed")}
-        assert (await room.channel_events())[-1][0] == "stop"
+        assert await chat.stored() == {"r": ("before meanwhile after", "completed")}
+        assert (await chat.channel_events())[-1][0] == "stop"
 
     async def test_nothing_is_announced_while_the_store_is_away_at_the_end(
-        self, room, cable, frail
+        self, chat, cable, frail
     ):
         async def publish():
-            async with room.respond("r", store=frail) as response:
+            async with chat.respond("r", store=frail) as response:
                 response.write("text")
-                await room.wait_for_history(2)
+                await chat.wait_for_history(2)
                 cable.cut()
 
-        publishing = room.house.spawn(publish())
+        publishing = chat.adapters.spawn(publish())
         await asyncio.sleep(0.5)
-        assert [name for name, _, _ in await room.channel_events()] == ["start", "token"]
+        assert [name for name, _, _ in await chat.channel_events()] == ["start", "token"]
         cable.mend()
         await within(publishing)
-        assert await room.stored() == {"r": ("text", "completed")}
+        assert await chat.stored() == {"r": ("text", "completed")}
 
     async def test_after_a_long_outage_the_caller_gets_an_error_and_readers_no_end(
-        self, room, cable, frail, monkeypatch
+        self, chat, cable, frail, monkeypatch
     ):
         monkeypatch.setattr("rehydrate.publish.checkpoints.COMMIT_TIMEOUT_S", 0.2)
         with pytest.raises(StoreUnavailable):  # noqa: PT012 - its end raises
-            async with room.respond("r", store=frail) as response:
+            async with chat.respond("r", store=frail) as response:
                 response.write("text")
-                await room.wait_for_history(2)
+                await chat.wait_for_history(2)
                 cable.cut()
-        assert [name for name, _, _ in await room.channel_events()] == ["start", "token"]
-        assert (await room.shown())["r"] == ("text", "in_progress")
+        assert [name for name, _, _ in await chat.channel_events()] == ["start", "token"]
+        assert (await chat.shown())["r"] == ("text", "in_progress")
 
-    async def test_without_the_store_at_the_start_there_is_no_response(self, room, cable, frail):
+    async def test_without_the_store_at_the_start_there_is_no_response(self, chat, cable, frail):
         cable.cut()
         with pytest.raises(StoreUnavailable):
-            async with room.respond("r", store=frail):
+            async with chat.respond("r", store=frail):
                 pass
-        assert await room.on_channel() == []
+        assert await chat.on_channel() == []

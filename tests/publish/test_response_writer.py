@@ -6,12 +6,12 @@ import asyncio
 
 import pytest
 
-from exactness.rooms import now_ms, until
 from laws.memory import memory_context
 from rehydrate.context import PublishOptions
 from rehydrate.errors import ChannelUnavailable, Fenced, TooLarge
 from rehydrate.publish import response_writer as module
 from rehydrate.publish.response_writer import Ending, ResponseWriter
+from shared_adapters import now_ms, until
 from waiting import PATIENCE_S
 
 

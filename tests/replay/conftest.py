@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from localably import LocalAbly
-from replay.rooms import room_over
+from replay.replay_conversation import replay_conversation
 
 
 @pytest.fixture(scope="session")
@@ -15,12 +15,12 @@ async def replay_server():
 
 
 @pytest.fixture(scope="module")
-async def house(module_database, replay_server):
-    async with room_over(module_database, replay_server) as made:
+async def first_chat(module_database, replay_server):
+    async with replay_conversation(module_database, replay_server) as made:
         yield made
 
 
 @pytest.fixture
-def room(house):
+def chat(first_chat):
     """A new conversation; all tests of a module share a process."""
-    return house.next()
+    return first_chat.next()

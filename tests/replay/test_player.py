@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from core.saying import folded, start, stop, token
+from core.builders import folded, start, stop, token
 from rehydrate.core.client_view import Verdict, View
 from rehydrate.core.event import Event
 from rehydrate.core.replay.schedule import Replay, ReplayTerms, scheduled
@@ -74,7 +74,7 @@ class Wire:
             self.again += self.view.apply_event(event) is Verdict.AGAIN
 
     @property
-    def shown(self):
+    def timeline_of(self):
         (message,) = self.view.messages
         return message["text"], message["status"]
 

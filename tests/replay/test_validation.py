@@ -6,7 +6,7 @@ import math
 
 import pytest
 
-from core.saying import event, folded, start, stop, token
+from core.builders import event, folded, start, stop, token
 from rehydrate.core.json import dump
 from rehydrate.core.replay.schedule import MAX_SECONDS, ReplayTerms, scheduled
 from rehydrate.errors import BadParameter, Conflict, Forbidden, TooLarge

@@ -10,13 +10,13 @@ import pytest
 
 from api.tcp_proxy import TcpProxy
 from conftest import connected
-from exactness.rooms import Gate
 from localably import LocalAbly, LocalAblySettings
+from participants import publisher_to, reading
 from rehydrate import NewMessage
 from rehydrate.errors import ChannelUnavailable
 from rehydrate.replay import replay_run, worker
-from replay.rooms import TOKENS, folded, room_over
-from telling import publisher_to, reading
+from replay.replay_conversation import TOKENS, folded, replay_conversation
+from shared_adapters import Latch
 from waiting import PATIENCE_S
 
 LONG = [f"{number} " for number in range(40)]
@@ -25,7 +25,7 @@ SLOW = {"speed": 0, "max_rate": 20}
 
 @pytest.fixture
 async def alone(database, replay_server):
-    async with room_over(database, replay_server, replay_channels="demo:*") as made:
+    async with replay_conversation(database, replay_server, replay_channels="demo:*") as made:
         yield made
 
 
@@ -57,7 +57,7 @@ async def test_a_process_that_closes_releases_a_replay_and_another_continues_at_
     alone, database
 ):
     await alone.respond("r", LONG)
-    async with room_over(database, alone.server) as other:
+    async with replay_conversation(database, alone.server) as other:
         async with reading(other.history, alone.id) as reader:
             await reader.until(lambda r: r.snapshots)
             replay = await alone.history.replay(alone.id, "r", **SLOW)
@@ -77,7 +77,7 @@ async def test_the_replay_of_a_dead_process_is_continued(alone, database, short_
     replay = await alone.history.replay(alone.id, "r", **SLOW)
     await alone.reached(replay, 5)
     await kill(alone.history._replay_worker)
-    async with room_over(database, alone.server) as other:
+    async with replay_conversation(database, alone.server) as other:
         there = other._replace(id=alone.id)
         ended = await there.ended(replay)
         assert (ended.state, ended.done) == ("done", len(LONG))
@@ -105,7 +105,7 @@ async def test_a_replay_that_is_cancelled_before_it_publishes_anything_publishes
     alone, monkeypatch
 ):
     await alone.respond("r", LONG)
-    loading, load = Gate(), alone.history._store.states
+    loading, load = Latch(), alone.history._store.states
 
     async def states(*args):
         await loading()
@@ -131,7 +131,7 @@ async def states_of(states, replay):
 
 async def test_any_process_can_cancel_a_replay(alone, database):
     await alone.respond("r", LONG)
-    async with room_over(database, alone.server) as other:
+    async with replay_conversation(database, alone.server) as other:
         replay = await alone.history.replay(alone.id, "r", **SLOW)
         await alone.reached(replay, 3)
         await other.history.admin.cancel_replay(replay.id)
@@ -161,7 +161,7 @@ async def test_replays_on_one_channel_run_one_after_the_other(alone):
 async def test_after_an_erasure_was_answered_a_replay_publishes_only_its_stop(alone, database):
     await alone.respond("r", LONG)
     replay = await alone.history.replay(alone.id, "r", **SLOW)
-    async with room_over(database, alone.server) as other:
+    async with replay_conversation(database, alone.server) as other:
         await alone.reached(replay, 3)
         await other.history.erase(alone.id)
         published = texts(await alone.events(replay))
@@ -181,8 +181,8 @@ async def test_a_replay_whose_store_is_away_stops_before_an_erasure_is_answered(
 ):
     async with (
         TcpProxy(database) as cable,
-        room_over(cable.url, replay_server) as cut_off,
-        room_over(database, replay_server) as other,
+        replay_conversation(cable.url, replay_server) as cut_off,
+        replay_conversation(database, replay_server) as other,
     ):
         await other.history._replay_worker.close()
         await cut_off.respond("r", LONG)
@@ -209,8 +209,8 @@ async def test_what_waits_for_a_connection_is_not_published_after_an_erasure(
     async with TcpProxy(f"http://user@127.0.0.1:{replay_server.port}") as cable:
         far = SimpleNamespace(key=replay_server.key, port=urlsplit(cable.url).port)
         async with (
-            room_over(database, far) as cut_off,
-            room_over(database, replay_server) as other,
+            replay_conversation(database, far) as cut_off,
+            replay_conversation(database, replay_server) as other,
         ):
             await other.history._replay_worker.close()
             there = other._replace(id=cut_off.id)
@@ -238,7 +238,7 @@ async def test_a_dead_process_s_stream_of_an_erased_text_gets_its_stop_from_anot
     await alone.reached(replay, 5)
     await kill(alone.history._replay_worker)
     await alone.history.erase(alone.id)
-    async with room_over(database, alone.server) as other:
+    async with replay_conversation(database, alone.server) as other:
         there = other._replace(id=alone.id)
         ended = await there.ended(replay)
         events = await there.events(replay)
@@ -249,7 +249,7 @@ async def test_a_dead_process_s_stream_of_an_erased_text_gets_its_stop_from_anot
 
 async def test_an_erased_text_is_not_published_as_a_repair(alone, database):
     await alone.respond("r", LONG)
-    async with room_over(database, alone.server) as other:
+    async with replay_conversation(database, alone.server) as other:
         with alone.server.faults.on("refuse_publish", code=42911) as fault:
             replay = await alone.history.replay(alone.id, "r", mode="repair")
             await until(lambda: fault.fired)
@@ -287,7 +287,7 @@ async def test_a_continued_replay_skips_no_step_that_only_a_stranger_published(
             await stranger.publish_message(
                 "token", "?", rid=replay.id, seq=seq, gen=1, replayOf="r"
             )
-    async with room_over(database, alone.server) as other:
+    async with replay_conversation(database, alone.server) as other:
         there = other._replace(id=alone.id)
         assert (await there.ended(replay)).state == "done"
         events = await there.events(replay)
@@ -305,7 +305,7 @@ async def test_a_replay_that_fails_by_a_fault_of_ours_has_failed_after_a_few_att
 
     monkeypatch.setattr(worker, "CLAIM_EVERY_S", 0.05)
     monkeypatch.setattr(replay_run, "RETRY_S", 0.01)
-    async with room_over(database, replay_server) as alone:
+    async with replay_conversation(database, replay_server) as alone:
         await alone.respond("r")
         for mode, function in (("stream", "planned"), ("repair", "repair")):
             tried.clear()
@@ -350,7 +350,7 @@ async def test_the_stop_of_a_replay_is_published_when_ably_answers_again(
         await publish(outlet, event)
 
     monkeypatch.setattr(worker, "publish_with_retries", away)
-    async with room_over(database, replay_server) as alone:
+    async with replay_conversation(database, replay_server) as alone:
         await alone.respond("r")
         await alone.history._replay_worker.close()
         replay = await alone.history.replay(alone.id, "r", speed=0)
@@ -374,7 +374,7 @@ async def test_a_stop_that_ably_never_accepts_is_given_up(database, replay_serve
         raise ChannelUnavailable("away")
 
     monkeypatch.setattr(worker, "publish_with_retries", away)
-    async with room_over(database, replay_server) as alone:
+    async with replay_conversation(database, replay_server) as alone:
         await alone.respond("r")
         await alone.history._replay_worker.close()
         replay = await alone.history.replay(alone.id, "r", speed=0)
@@ -450,22 +450,22 @@ async def test_a_publish_that_is_refused_for_its_rate_is_repaired(alone):
 async def test_replays_share_the_rate_with_a_response_on_their_channel(database):
     async with (
         LocalAbly(settings=LocalAblySettings(enforce_limits=True)) as server,
-        room_over(database, server, replay_channels="demo:*") as room,
+        replay_conversation(database, server, replay_channels="demo:*") as chat,
     ):
-        await room.respond("r", LONG)
+        await chat.respond("r", LONG)
         replays = [
-            await room.history.replay(room.id, "r", speed=0, max_rate=50),
-            await room.history.replay(room.id, "r", speed=0, channel="demo:a"),
-            await room.history.replay(room.id, "r", speed=0, channel="demo:b"),
+            await chat.history.replay(chat.id, "r", speed=0, max_rate=50),
+            await chat.history.replay(chat.id, "r", speed=0, channel="demo:a"),
+            await chat.history.replay(chat.id, "r", speed=0, channel="demo:b"),
         ]
-        async with room.history.respond(room.id, "live") as response:
+        async with chat.history.respond(chat.id, "live") as response:
             for word in LONG:
                 response.write(word)
                 await asyncio.sleep(0.02)
         for each in replays:
-            ended = await room.ended(each)
+            ended = await chat.ended(each)
             assert (ended.state, ended.gen) == ("done", 1), "nothing was refused"
-            assert texts(await room.events(each, each.channel)) == LONG
+            assert texts(await chat.events(each, each.channel)) == LONG
 
 
 async def test_an_imported_response_is_replayed_at_an_even_pace(alone):

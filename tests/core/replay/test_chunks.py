@@ -8,9 +8,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.builders import BEGAN_MS, event, folded, start, stop, timeline_of, token
 from core.growing import create, full
-from core.saying import BEGAN_MS, event, folded, shown, start, stop, token
-from core.saying import shown as timeline_of
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.replay.chunks import MAX_CHUNKS, Chunk, chunks_of, joined, spans
@@ -229,8 +228,8 @@ def test_very_many_chunks_are_joined_and_no_character_is_lost():
 
 
 def test_versioned_messages_are_compared_by_how_much_of_each_was_stored():
-    stored = shown(create(1, "a")).messages["r"]
-    now = shown(create(1, "a"), full(1, 2, "ab"), create(3, "x")).messages["r"]
+    stored = timeline_of(create(1, "a")).messages["r"]
+    now = timeline_of(create(1, "a"), full(1, 2, "ab"), create(3, "x")).messages["r"]
     assert told(stored, now) == [
         ("database", None, None, 1),
         ("history", None, None, 1),

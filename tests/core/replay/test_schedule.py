@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.builders import event, folded, start, stop, token
 from core.replay.test_chunks import plain, responses
-from core.saying import event, folded, start, stop, token
 from rehydrate.core.replay.schedule import (
     EVEN_PER_S,
     REPLAY_STATES,

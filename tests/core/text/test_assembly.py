@@ -8,8 +8,19 @@ import re
 from hypothesis import given
 from hypothesis import strategies as st
 
+from core.builders import (
+    PARTS,
+    call,
+    event,
+    folded,
+    run_with,
+    start,
+    stop,
+    text,
+    timeline_of,
+    token,
+)
 from core.growing import at, create
-from core.saying import PARTS, call, event, folded, run_with, shown, start, stop, text, token
 from rehydrate.core import wire
 from rehydrate.core.event import Version
 from rehydrate.core.text.assembly import assemble, parted, spoken_text
@@ -141,7 +152,7 @@ def test_text_continues_after_a_collapsed_run():
 
 
 def test_versioned_messages_are_parts_that_carry_their_versions():
-    (state,) = shown(create(1, "a"), create(2, "b")).messages.values()
+    (state,) = timeline_of(create(1, "a"), create(2, "b")).messages.values()
     parts = assemble([], state.visible_versioned())
     assert [(part["text"], part["through"]["serial"]) for part in parts] == [
         ("a", at(1)),

@@ -8,8 +8,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from core.builders import BEGAN_MS, PARTS, event, folded, run_with, start, stop, text_of, token
 from core.growing import append, at, create, full
-from core.saying import BEGAN_MS, PARTS, event, folded, run_with, start, stop, text_of, token
 from rehydrate.core.codecs import decode
 from rehydrate.core.fold import MessageState, Outcome, fold
 from rehydrate.core.text import content

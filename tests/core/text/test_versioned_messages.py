@@ -10,8 +10,8 @@ from itertools import permutations
 
 import pytest
 
+from core.builders import BEGAN_MS, event, published, timeline_of, token
 from core.growing import append, at, create, full
-from core.saying import BEGAN_MS, event, said, shown, token
 from rehydrate.core import wire
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import Event, Version
@@ -44,13 +44,13 @@ def folded(*events):
 @pytest.mark.parametrize("order", list(permutations(range(3))))
 def test_the_greatest_version_counts_in_whatever_order_they_come(order):
     versions = [create(1, "a"), full(1, 2, "ab"), full(1, 3, "abc")]
-    timeline = shown(*[versions[index] for index in order])
+    timeline = timeline_of(*[versions[index] for index in order])
     assert text_of(timeline) == "abc"
     assert timeline.messages["r"].parts()[0]["through"] == {"serial": at(1), "version": at(3)}
 
 
 def test_a_delta_is_never_added_to_text_that_came_from_elsewhere():
-    timeline = shown(full(1, 2, "ab"))
+    timeline = timeline_of(full(1, 2, "ab"))
     assert timeline.apply(decode(append(1, 3, "bc"))).outcome is Outcome.OLD
     assert text_of(timeline) == "ab"
 
@@ -65,31 +65,33 @@ def test_several_channel_messages_are_parts_in_the_order_of_their_creation():
 
 
 def test_an_update_may_replace_the_content():
-    assert text_of(shown(full(1, 2, "ab"), full(1, 3, "X"))) == "X"
+    assert text_of(timeline_of(full(1, 2, "ab"), full(1, 3, "X"))) == "X"
 
 
 def test_a_response_ends_with_its_last_version_at_the_time_of_that_version():
-    state = shown(full(1, 5, "ab", done=True)).messages["r"]
+    state = timeline_of(full(1, 5, "ab", done=True)).messages["r"]
     assert (state.status, state.finished_ms) == ("completed", BEGAN_MS + 5_000)
 
 
 def test_a_version_published_before_the_end_and_visible_after_it_is_not_lost():
-    ended = shown(full(1, 2, "ab"), said("response-end", at_s=4, responseId="r"), full(1, 3, "abc"))
+    ended = timeline_of(
+        full(1, 2, "ab"), published("response-end", at_s=4, responseId="r"), full(1, 3, "abc")
+    )
     assert (text_of(ended), ended.messages["r"].status) == ("abc", "completed")
 
 
 def test_another_client_cannot_change_it():
-    assert text_of(shown(create(1, "a"), full(1, 2, "evil", client_id="mallory"))) == "a"
+    assert text_of(timeline_of(create(1, "a"), full(1, 2, "evil", client_id="mallory"))) == "a"
 
 
 def test_a_version_that_dropped_its_headers_belongs_where_the_message_began():
-    timeline = shown(create(1, "a", rid="mine"), full(1, 2, "ab", rid=None))
+    timeline = timeline_of(create(1, "a", rid="mine"), full(1, 2, "ab", rid=None))
     assert (list(timeline.messages), text_of(timeline, "mine")) == (["mine"], "ab")
 
 
 def test_no_version_is_folded_after_a_repair():
-    repair = said("response-complete", "ABC", at_s=3, responseId="r")
-    timeline = shown(full(1, 2, "ab"), repair, full(1, 4, "abc"))
+    repair = published("response-complete", "ABC", at_s=3, responseId="r")
+    timeline = timeline_of(full(1, 2, "ab"), repair, full(1, 4, "abc"))
     assert text_of(timeline) == "ABC"
     again = Timeline([wire.state_of(wire.message(timeline.messages["r"]))])
     again.apply(decode(full(1, 4, "abc")))
@@ -167,16 +169,16 @@ def test_memory_has_a_bound(monkeypatch):
 
 
 def test_its_timings_are_those_of_the_versions_that_were_seen():
-    state = shown(create(1, "a"), full(1, 3, "abc"), full(1, 4, "X")).messages["r"]
+    state = timeline_of(create(1, "a"), full(1, 3, "abc"), full(1, 4, "X")).messages["r"]
     (run,) = state.all_runs()
     assert [(t.length, t.at_ms - BEGAN_MS) for t in run.timings.entries] == [(1, 4_000)]
-    state = shown(create(1, "a"), full(1, 3, "abc")).messages["r"]
+    state = timeline_of(create(1, "a"), full(1, 3, "abc")).messages["r"]
     (run,) = state.all_runs()
     assert [(t.length, t.at_ms - BEGAN_MS) for t in run.timings.entries] == [(1, 1_000), (2, 3_000)]
 
 
 def read_again(*messages, now_s):
-    states = shown(*messages).messages.values()
+    states = timeline_of(*messages).messages.values()
     place = read_again_from(states, BEGAN_MS + now_s * 1000)
     return None if place is None else place.serial
 
@@ -188,7 +190,7 @@ def test_history_is_read_again_from_the_oldest_message_that_may_still_grow():
     ended = full(1, 58, "a", done=True)
     assert read_again(ended, later, now_s=60) == at(1)
     assert read_again(full(1, 2, "a", done=True), now_s=60) is None
-    assert read_again(said("token", "a", responseId="r", seq=1), now_s=60) is None
+    assert read_again(published("token", "a", responseId="r", seq=1), now_s=60) is None
 
 
 def test_an_event_without_a_version_is_not_folded_here():

@@ -1,7 +1,8 @@
 """Conversations over a real Postgres and a real channel server, in which a test controls the order.
 
-`SharedAdapters` holds the real adapters, once for a module; `IsolatedConversation` is one conversation on them. `Paused` wraps a
-port and pauses before chosen calls, so that a test decides which of two goes first, without sleeping.
+`SharedAdapters` has the real adapters, once for a module; `IsolatedConversation` is one
+conversation on them. `HookedPort` wraps a port and awaits a hook before chosen calls; with a `Latch`
+as the hook, a test decides which of two calls goes first, without sleeping.
 """
 
 from __future__ import annotations
@@ -35,62 +36,62 @@ def now_ms():
     return time.time_ns() // 1_000_000
 
 
-class Paused:
-    """A port that awaits ``pauses[name]()`` before it passes on a call of that name."""
+class HookedPort:
+    """A port that awaits ``hooks[name]()`` before it forwards a call of that name."""
 
-    def __init__(self, port, **pauses):
+    def __init__(self, port, **hooks):
         self._port = port
-        self._pauses = pauses
+        self._hooks = hooks
 
-    async def _pause(self, name):
-        if name in self._pauses:
+    async def _call_hook(self, name):
+        if name in self._hooks:
             async with asyncio.timeout(PATIENCE_S):
-                await self._pauses[name]()
+                await self._hooks[name]()
 
     async def conversation(self, conversation_id):
-        await self._pause("conversation")
+        await self._call_hook("conversation")
         return await self._port.conversation(conversation_id)
 
     async def load(self, *args, **more):
-        await self._pause("load")
+        await self._call_hook("load")
         return await self._port.load(*args, **more)
 
     async def states(self, *args, **more):
-        await self._pause("states")
+        await self._call_hook("states")
         return await self._port.states(*args, **more)
 
     @asynccontextmanager
     async def locked(self, *args):
-        await self._pause("locked")
+        await self._call_hook("locked")
         async with self._port.locked(*args) as held:
             yield held
 
     async def history(self, *args, **more):
-        await self._pause("history")
+        await self._call_hook("history")
         async with aclosing(self._port.history(*args, **more)) as pages:
             async for page in pages:
                 yield page
-                await self._pause("page")
-        await self._pause("read")
+                await self._call_hook("page")
+        await self._call_hook("read")
 
     def reserve(self, channel, **more):
         return self._port.reserve(channel, **more)
 
     def publish(self, channel, batch):
         messages = batch() if callable(batch) else batch
-        names = {message.name for message in messages} & self._pauses.keys()
+        names = {message.name for message in messages} & self._hooks.keys()
         if names:
             return asyncio.ensure_future(self._published_late(names, channel, messages))
         return self._port.publish(channel, messages)
 
     async def _published_late(self, names, channel, messages):
         for name in names:
-            await self._pause(name)
+            await self._call_hook(name)
         return await self._port.publish(channel, messages)
 
 
-class Gate:
-    """Holds back callers until it is opened; ``reached`` waits for the first caller."""
+class Latch:
+    """Blocks its callers until it is opened; ``reached`` waits for the first caller."""
 
     def __init__(self):
         self._arrived, self._opened = asyncio.Event(), asyncio.Event()
@@ -108,18 +109,18 @@ class Gate:
 
 
 class IsolatedConversation:
-    """One conversation on the adapters of a house."""
+    """One conversation on shared adapters, with a context and a clock of its own."""
 
-    def __init__(self, house, *, clock, retention_ms, agents):
+    def __init__(self, adapters, *, clock, retention_ms, agents):
         self.id = f"c-{secrets.token_hex(5)}"
         self.name = f"ai:{self.id}"
-        self.house = house
-        self.store = house.store
-        self.channel = house.channel
+        self.adapters = adapters
+        self.store = adapters.store
+        self.channel = adapters.channel
         self.ctx = Context(
-            store=house.store,
-            channel=house.channel,
-            publish_queue=PublishQueue(house.channel),
+            store=adapters.store,
+            channel=adapters.channel,
+            publish_queue=PublishQueue(adapters.channel),
             now_ms=clock,
             retention_ms=retention_ms,
             agents=agents,
@@ -127,7 +128,7 @@ class IsolatedConversation:
             channel_of=self._channel_of,
             default_channel=lambda _: self.name,
         )
-        self.faults = house.server.faults
+        self.faults = adapters.server.faults
         self._count = itertools.count()
 
     async def _channel_of(self, _):
@@ -166,8 +167,8 @@ class IsolatedConversation:
     async def publish_message(self, name, data=None, *, client_id=None, **headers):
         """Publish one message; return its serial once it is acknowledged."""
         extras = {"headers": headers} if headers else None
-        said = Outgoing(name, data, f"{self.id}-{next(self._count)}", extras, client_id)
-        (serial,) = await self.channel.publish(self.name, [said])
+        message = Outgoing(name, data, f"{self.id}-{next(self._count)}", extras, client_id)
+        (serial,) = await self.channel.publish(self.name, [message])
         return serial
 
     async def publish_response(self, rid, text, *, start=True, stop=True, first=1, **headers):
@@ -251,7 +252,7 @@ class IsolatedConversation:
             async for message in subscription:
                 heard.append(message)  # noqa: PERF401 - each as it comes
 
-        async with self.house.other.subscribe(self.name) as subscription:
+        async with self.adapters.other.subscribe(self.name) as subscription:
             task = asyncio.create_task(listen(subscription))
             try:
                 yield heard
@@ -261,7 +262,7 @@ class IsolatedConversation:
 
 
 class SharedAdapters:
-    """The adapters of a module's rooms: Postgres, the channel server, and two connections to it."""
+    """Postgres, the channel server, and two connections to it."""
 
     def __init__(self, store, server, channel, other, database):
         self.store, self.server, self.channel, self.other = store, server, channel, other
@@ -269,7 +270,7 @@ class SharedAdapters:
         self._tasks = []
 
     def spawn(self, coroutine):
-        """Run *coroutine* as a task, which is cancelled at the latest when the house is closed."""
+        """Run *coroutine* as a task, which `close` cancels if it still runs."""
         task = asyncio.create_task(coroutine)
         self._tasks.append(task)
         return task
@@ -280,7 +281,7 @@ class SharedAdapters:
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
     @contextlib.contextmanager
-    def room(self, *, retention_ms=120_000, agents=frozenset(), clock=now_ms):
+    def conversation(self, *, retention_ms=120_000, agents=frozenset(), clock=now_ms):
         """Create a conversation for the block; its faults are switched off at the end."""
         try:
             yield IsolatedConversation(self, clock=clock, retention_ms=retention_ms, agents=agents)
@@ -293,15 +294,15 @@ def channel_of(server, **more):
 
 
 @asynccontextmanager
-async def open_house(database):
+async def open_adapters(database):
     store = PostgresStore(database)
     async with LocalAbly() as server, channel_of(server) as channel, channel_of(server) as other:
-        house = SharedAdapters(store, server, channel, other, database)
+        adapters = SharedAdapters(store, server, channel, other, database)
         await store.open()
         try:
-            yield house
+            yield adapters
         finally:
-            await house.close()
+            await adapters.close()
             await store.close()
 
 

@@ -15,7 +15,9 @@ def serial(at_ms, index=0):
     return f"{at_ms:014d}-000@s:{index:03d}"
 
 
-def said(name, data=None, *, at_s=0, id_=None, client_id=None, action=0, serials=True, **headers):
+def published(
+    name, data=None, *, at_s=0, id_=None, client_id=None, action=0, serials=True, **headers
+):
     """Return a channel message with *headers*; without any, its extras are null."""
     at_ms = BEGAN_MS + round(at_s * 1000)
     return ChannelMessage(
@@ -68,7 +70,7 @@ def folded(*events, state=None):
     return state
 
 
-def shown(*messages, **how):
+def timeline_of(*messages, **how):
     """Return the timeline after channel messages."""
     timeline = Timeline(**how)
     timeline.fold(decode_all(messages))

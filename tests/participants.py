@@ -1,4 +1,4 @@
-"""A conversation over the real ports, and a reader that applies every event."""
+"""The participants of a conversation: a service, a foreign publisher, and readers that follow."""
 
 from __future__ import annotations
 
@@ -82,7 +82,7 @@ class Reader:
         self.wrong = []
         self._seqs = {}
 
-    def take(self, event):
+    def apply(self, event):
         self.kinds.append(event.kind)
         data = event.data
         if event.kind == "snapshot":
@@ -129,7 +129,7 @@ class Reading:
 
     async def _run(self):
         async for event in self._events:
-            self.reader.take(event)
+            self.reader.apply(event)
             self._came.set()
 
     async def until(self, condition, *, within_s=PATIENCE_S):

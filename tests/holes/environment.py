@@ -8,8 +8,8 @@ from contextlib import asynccontextmanager
 
 from api.minting import SERVICE_KEY
 from api.serving import served_beside
+from participants import settings_for
 from rehydrate import History
-from telling import settings_for
 
 HEARTBEAT_S = 0.005
 
@@ -64,7 +64,7 @@ class Environment:
         self.node = node
 
     @property
-    def environment(self):
+    def variables(self):
         """Its settings, as environment variables of another process."""
         settings = self.history.settings
         return {
@@ -80,7 +80,7 @@ class Environment:
 
 
 @asynccontextmanager
-async def house_of(server, database, node, **more):
+async def open_environment(server, database, node, **more):
     """Run a service on *server* and *database* for the block; *more*: its settings."""
     settings = settings_for(database, server, service_keys=SERVICE_KEY, publish_rate=0, **more)
     service = HeldAnswers(History(settings).app())

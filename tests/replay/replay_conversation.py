@@ -7,9 +7,9 @@ import secrets
 from contextlib import aclosing, asynccontextmanager
 from typing import NamedTuple
 
+from participants import history_over
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.fold import MessageState, fold
-from telling import history_over
 from waiting import PATIENCE_S
 
 TOKENS = ["Once ", "upon ", "a ", "time ", "there ", "was ", "むかし", "👩‍👩‍👧", "."]
@@ -81,6 +81,6 @@ def folded(events, message_id):
 
 
 @asynccontextmanager
-async def room_over(database, server, **settings):
+async def replay_conversation(database, server, **settings):
     async with history_over(database, server, **settings) as history:
         yield ReplayConversation(history, server, new_id())
