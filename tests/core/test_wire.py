@@ -194,7 +194,17 @@ def test_an_answer_joins_what_is_encoded_already():
     ],
     ids=["whole", "a gap", "tokens from 1", "no start"],
 )
-@pytest.mark.parametrize("also", [None, {"exact": False, "gaps": [[1, 2]]}, '"exact":false'])
+@pytest.mark.parametrize(
+    "also",
+    [
+        None,
+        {"exact": False, "gaps": [[1, 2]]},
+        {"gaps": [], "repaired": False, "exact": True},
+        [{"gaps": [], "repaired": True, "exact": True}],
+        '"exact":false',
+        '"exact":true}',
+    ],
+)
 def test_a_message_is_whole_if_it_is_exact_and_has_no_gaps(state, whole, also):
     state.metadata = also
     assert wire.is_whole(wire.encode(state)) is whole

@@ -93,12 +93,21 @@ def encode(state: MessageState) -> bytes:
     return dump(message(state))
 
 
+_WHOLE = (b'"gaps":[],"repaired":false,', b'"gaps":[],"repaired":true,')
+_EXACT = b'"exact":true'
+
+
 def is_whole(body: bytes) -> bool:
     """Return True if the message encoded as *body* is exact and has no gaps.
 
-    A page has many messages that are sent as they are stored. Only one that has the bytes of such a
-    member is parsed: arguments, results and metadata may have them, too.
+    A page has many messages that are sent as they are stored, and most of their bytes are text. So
+    the members are looked for from the end, where `message` puts them. The last member with such a
+    name may be inside of ``usage`` or ``metadata``, but then more than one object ends after it.
+    Only a message that has the bytes of a gap somewhere is parsed.
     """
+    at = body.rfind(b'"exact":')
+    if body.startswith(_EXACT, at) and body.endswith(_WHOLE, 0, at) and body.count(b"}", at) == 1:
+        return True
     if b'"exact":false' not in body and b'"gaps":[[' not in body:
         return True
     message = load(body)
