@@ -24,6 +24,7 @@ from rehydrate.core import timeline, wire
 from rehydrate.core.client_view import Verdict, View, verdict
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import Event
+from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import MessageState
 from rehydrate.core.timeline import Reason
 
@@ -48,6 +49,7 @@ def answered(*states, reasons=()):
             rewind_from=None,
             reasons=list(reasons),
             older=None,
+            exclusions=Exclusions(),
             messages=[wire.encode(state) for state in states],
         )
     )
@@ -245,6 +247,60 @@ def test_a_view_shows_twice_as_many_open_responses_as_the_store_and_then_hydrate
     assert begun == [APPLY, APPLY, APPLY, AGAIN]
     assert view.apply_event(token(4, "d", at_s=20)) is APPLY
     assert len(view.messages) == 4
+
+
+class TestExclusions:
+    AGENTS = answered() | {"agents": ["bot"]}
+    ERASED = answered() | {"erased_to": wire.timestamp(BEGAN_MS + 2_500)}
+
+    def test_a_strangers_early_token_does_not_take_the_agents_response(self):
+        view = View(self.AGENTS)
+        assert view.apply_event(token(1, "x", client_id="ann")) is DROP
+        assert view.apply_event(token(1, "a", client_id="bot")) is APPLY
+        assert [message["text"] for message in view.messages] == ["a"]
+
+    def test_a_strangers_append_is_dropped_and_causes_no_hydrate(self):
+        view = View(self.AGENTS)
+        assert view.apply_event(decode(append(1, 2, "x"))._replace(client_id="ann")) is DROP
+
+    def test_anyone_may_publish_prompts(self):
+        view = View(self.AGENTS)
+        assert view.apply_event(bare("prompt", "hi", at_s=1, client_id="ann")) is APPLY
+
+    def test_a_strangers_replay_is_not_followed(self):
+        view = View(self.AGENTS)
+        strange = [
+            each._replace(replay_of="q", client_id="ann") for each in (start(), token(1, "x"))
+        ]
+        assert [view.apply_event(each) for each in strange] == [DROP, DROP]
+
+    def test_erased_events_and_the_rest_of_their_response_are_dropped(self):
+        view = View(self.ERASED)
+        assert [view.apply_event(each) for each in (*ABC, stop(4))] == [DROP] * 5
+        assert view.messages == []
+
+    def test_of_an_erased_response_only_the_rest_of_which_is_delivered_the_answer_has_the_id(self):
+        assert View(self.ERASED).apply_event(token(3, "c")) is AGAIN
+        assert View(self.ERASED | {"erased_ids": ["r"]}).apply_event(token(3, "c")) is DROP
+
+    def test_the_answer_to_an_erased_prompt_is_dropped(self):
+        view = View(self.ERASED)
+        prompt = bare("prompt", "hi", at_s=1, message_id="p")
+        answers = (
+            start(message_id="a", at_s=3, prompt_id="p"),
+            token(1, "x", message_id="a", at_s=4),
+        )
+        assert [view.apply_event(each) for each in (prompt, *answers)] == [DROP, DROP, DROP]
+
+    def test_a_replay_of_what_is_erased_is_dropped_and_one_that_began_before(self):
+        view = View(self.ERASED | {"erased_ids": ["q"]})
+        named = [each._replace(replay_of="q") for each in (start(at_s=8), token(1, "x", at_s=9))]
+        begun = [each._replace(replay_of="z", message_id="y") for each in (start(), token(3, "x"))]
+        assert [view.apply_event(each) for each in (*named, *begun)] == [DROP] * 4
+
+    def test_new_messages_are_shown(self):
+        view = View(self.ERASED)
+        assert view.apply_event(start(message_id="n", at_s=3)) is APPLY
 
 
 class TestVersions:

@@ -330,7 +330,7 @@ class TestApply:
         assert timeline.apply(replayed) == (None, Outcome.OLD, False)
         cancel = event("cancel", at_s=1, client_id="agent")
         assert timeline.apply(cancel) == (None, Outcome.OLD, False)
-        pointer = event("repair", 2, at_s=1, client_id="agent")
+        pointer = event("repair", 2, at_s=1, client_id="agent", message_id="s")
         assert timeline.apply(pointer) == (None, Outcome.POINTER, False)
         assert not timeline.messages
 
@@ -458,7 +458,7 @@ def test_the_answer_to_an_erased_prompt_is_erased():
     begins = Event("start", "r", prompt_id="p", timestamp_ms=BEGAN_MS + 1)
     more = Event("token", "r", text="x", timestamp_ms=BEGAN_MS + 2)
     timeline.fold([begins, more, begins._replace(message_id=None)])
-    assert (timeline.messages, timeline.erased) == ({}, {"r"})
+    assert (timeline.messages, timeline.excluded.erased) == ({}, {"r"})
 
 
 def test_without_serials_an_anonymous_event_that_changed_nothing_is_known_again():

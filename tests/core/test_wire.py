@@ -20,6 +20,7 @@ from core.builders import (
 from core.growing import create
 from rehydrate.core import wire
 from rehydrate.core.event import Version
+from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import MessageState, Outcome, fold
 from rehydrate.core.timeline import Reason
 
@@ -170,6 +171,7 @@ def test_an_answer_joins_what_is_encoded_already():
         rewind_from=None,
         reasons=[],
         older=None,
+        exclusions=Exclusions(),
         messages=[b'{"id":"a"}', b'{"id":"b"}'],
     )
     assert json.loads(body) == {
@@ -180,8 +182,32 @@ def test_an_answer_joins_what_is_encoded_already():
         "complete": True,
         "reasons": [],
         "older": None,
+        "agents": [],
+        "erased_to": None,
         "messages": [{"id": "a"}, {"id": "b"}],
     }
+
+
+@pytest.mark.parametrize(
+    "exclusions", [Exclusions(), Exclusions(("bot",), BEGAN_MS, ("r",))], ids=["none", "all"]
+)
+def test_an_answer_names_the_events_that_readers_drop(exclusions):
+    body = wire.answer(
+        conversation_id="c",
+        channel="ai:c",
+        until=None,
+        rewind_from=None,
+        reasons=[],
+        older=None,
+        messages=[],
+        exclusions=exclusions,
+    )
+    assert wire.exclusions_of(json.loads(body)) == exclusions
+    assert (b"erased_ids" in body) is bool(exclusions.erased_ids)
+
+
+def test_an_answer_of_an_earlier_release_excludes_nothing():
+    assert wire.exclusions_of({"messages": []}) == Exclusions()
 
 
 @pytest.mark.parametrize(
@@ -219,6 +245,7 @@ def test_an_answer_with_a_reason_is_not_complete():
         rewind_from="w",
         reasons=[reason],
         older="o",
+        exclusions=Exclusions(),
         messages=[],
     )
     told = json.loads(body)

@@ -1,4 +1,4 @@
-"""A reader in plain Python, written from docs/protocol.md alone: sections 3, 4, 6, 9 and 11.
+"""A reader in plain Python, written from docs/protocol.md alone: sections 3, 4, 6 and 9.
 
 It imports nothing of rehydrate. Where it differs from the service, the document is wrong or
 incomplete.
@@ -56,7 +56,7 @@ def decode(m):  # sections 3 and 4
         kind=None, rid=headers.get("responseId"), seq=None, gen=1, serial=m.serial, id=m.id,
         client=m.client_id, at_ms=m.timestamp_ms, text=None, part=None, call=None, name=None,
         value=None, status=None, error=None, usage=None, prompt_id=label(headers.get("promptId")),
-        replay=isinstance(headers.get("replayOf"), str), version=None, delta=False,
+        replay=label(headers.get("replayOf")), version=None, delta=False,
     )  # fmt: skip
     if m.name in ("response", "response-end") or (m.name is None and m.action == 5):
         return decode_version(m, e, headers)
@@ -133,7 +133,7 @@ def decode_version(m, e, headers):  # section 4.1
         return None
     e.kind, e.text = "token", m.data if isinstance(m.data, str) and m.action != 2 else ""
     e.rid = e.rid if is_id(e.rid) else m.serial if m.name == "response" else None
-    e.version, e.delta, e.replay = m.version_serial or m.serial, m.action == 5, False
+    e.version, e.delta, e.replay = m.version_serial or m.serial, m.action == 5, None
     for metadata in (m.version_metadata, headers):
         if isinstance(metadata, dict) and metadata.get("phase") == "done":
             e.status = ended_as(metadata.get("status"))
@@ -148,6 +148,8 @@ class Reader:
         self.messages = {m["id"]: copy.deepcopy(m) for m in answer["messages"]}
         self.replays, self.chains = set(), {}
         self.knows_all = answer.get("older") is None
+        self.agents, self.erased = answer.get("agents"), set(answer.get("erased_ids", ()))
+        self.erased_to_ms = answer.get("erased_to") and ms(answer["erased_to"])
         for v in self.messages.values():
             v |= {"recent": {}, "start": ""}
             if not v["parts"] and v["text"]:
@@ -156,9 +158,9 @@ class Reader:
 
     def receive(self, m):  # section 9
         e = decode(m)
-        if e is None or e.kind == "cancel":
+        if e is None or e.kind == "cancel" or self.excludes(e):
             return "DROP"
-        if e.replay:
+        if e.replay is not None:
             if e.kind == "start" and e.rid is not None:
                 self.replays.add(e.rid)
             if e.rid not in self.replays:
@@ -175,6 +177,14 @@ class Reader:
         if result == "APPLY":
             self.apply(v, e)
         return result
+
+    def excludes(self, e):  # section 9.1
+        erased = self.erased_to_ms is not None and (
+            e.at_ms <= self.erased_to_ms or self.erased & {e.rid, e.prompt_id, e.replay}
+        )
+        if erased and e.rid not in (None, *self.messages):
+            self.erased.add(e.rid)
+        return erased or (self.agents and e.kind != "prompt" and e.client not in self.agents)
 
     def whole(self, e):  # section 9.3
         base = self.chains.get(e.serial)
@@ -275,42 +285,6 @@ class Reader:
         return sorted(known, key=lambda v: v["position"] or "")
 
 
-class StreamReader:
-    """Messages as dicts, built from the events of the stream: section 11 of the document."""
-
-    def __init__(self, snapshot):
-        self.messages = Reader(snapshot).messages
-
-    def receive(self, kind, data):  # section 11.2
-        id_ = data["message_id"]
-        v = self.messages.get(id_)
-        if v is None:
-            v = {"id": id_, "role": "user" if kind == "prompt" else "assistant", "parts": []}
-            v |= {"status": "completed" if kind == "prompt" else "in_progress", "prompt_id": None}
-            v["through"] = {"gen": data["gen"]}
-            self.messages[id_] = v
-        if data["gen"] > v["through"]["gen"]:
-            empty(v, data["gen"])
-        was_ended = ended(v)
-        if v.pop("provisional", None) and kind != "stop":
-            v["status"] = "in_progress"
-        if kind == "stop":
-            v["status"] = v["status"] if was_ended else data["status"]
-        elif kind == "start":
-            v["prompt_id"] = v["prompt_id"] or data.get("prompt_id")
-        elif kind == "repair":
-            v["parts"] = []
-            for part in data.get("parts") or [{"type": "text", "text": data["text"]}]:
-                repair(v["parts"], part)
-        elif kind == "prompt":
-            text(v["parts"], "text", None, data["text"])
-        else:
-            value = data.get("result" if kind == "tool_result" else "args")
-            given = {"kind": kind, "call": data.get("tool_call_id"), "value": value}
-            given |= {key: data.get(key) for key in ("text", "part", "name", "status")}
-            add_text(v["parts"], SimpleNamespace(**given))
-
-
 def ended(v):
     return v["status"] != "in_progress" and not v.get("provisional")
 
@@ -338,8 +312,11 @@ def digits_ms(place):
 
 def ended_ms(v):
     at = v.get("finished_at")
-    known = float("nan") if at is None else round(datetime.fromisoformat(at).timestamp() * 1000)
-    return v.get("ended_ms", known)
+    return v.get("ended_ms", float("nan") if at is None else ms(at))
+
+
+def ms(time):
+    return round(datetime.fromisoformat(time).timestamp() * 1000)
 
 
 def recent_ids(v):

@@ -10,7 +10,8 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from laws.memory import MemoryChannel, MemoryStore, Posted, memory_context
-from laws.protocol_reader import Reader, StreamReader, shown
+from laws.protocol_reader import Reader, shown
+from laws.protocol_stream_reader import StreamReader
 from laws.readers import Life, _rewound
 from laws.rolling import live as delivered
 from laws.test_client_js import content_of

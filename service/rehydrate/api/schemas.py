@@ -248,7 +248,12 @@ class ReasonOut(BaseModel):
 
 
 class ConversationOut(BaseModel):
-    """A hydrated conversation, oldest message first."""
+    """A hydrated conversation, oldest message first.
+
+    ``agents``: the clientIds that may publish responses; empty: any. ``erased_to``: everything
+    published at or before this time is erased; ``erased_ids``: so are these messages, of which events
+    came later. Readers drop the events of others, and of what is erased.
+    """
 
     conversation_id: str
     channel: str
@@ -257,6 +262,9 @@ class ConversationOut(BaseModel):
     complete: bool
     reasons: list[ReasonOut]
     older: str | None
+    agents: list[str]
+    erased_to: str | None
+    erased_ids: list[str] = []
     messages: list[MessageOut]
 
 

@@ -126,6 +126,7 @@ class View:
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._timeline = Timeline(wire.state_of(body) for body in answer["messages"])
+        self._timeline.excluded = wire.exclusions_of(answer).rule
         self._timeline.spare = MAX_OPEN  # a reader cannot know which responses have a row
         if answer.get("older") is not None:
             self._timeline.anonymous.complete_from = None
@@ -169,6 +170,8 @@ class View:
 
     def apply_event(self, event: Event) -> Verdict:
         """Apply *event* by the drop rule; return the verdict."""
+        if self._timeline.excluded.outcome_of(event, self._timeline.messages) is not None:
+            return Verdict.DROP
         if event.replay_of is not None:
             return self._apply_replay(event)
         whole = self._chains.whole(event)

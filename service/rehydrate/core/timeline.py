@@ -28,6 +28,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.event import CONTENT, TERMINAL
+from rehydrate.core.exclusions import ExclusionRule
 from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
 from rehydrate.core.positions import (
     MARGIN_MS,
@@ -247,7 +248,7 @@ class Timeline:
         messages: the messages by id.
         anonymous: those whose events name no message.
         counts: how many events had which outcome.
-        erased: answers to erased prompts that began here; nothing of them is folded.
+        excluded: which events are dropped whatever the messages contain.
         refused: when responses began that were over `MAX_OPEN`; None: none did.
         spare: how many more than `MAX_OPEN` may be in progress.
     """
@@ -266,9 +267,7 @@ class Timeline:
         self._open: set[str] = set()
         self.messages: dict[str, MessageState] = {}
         self.counts: Counter[str] = Counter()
-        self.erased: set[str] = set()
-        self._agents = agents
-        self._tombstone = tombstone
+        self.excluded = ExclusionRule(agents, tombstone)
         self.anonymous = AnonymousMessages()
         self._message_of_serial: dict[str, str] = {}
         for state in states:
@@ -357,16 +356,7 @@ class Timeline:
         """
         if event.replay_of is not None:
             return Outcome.OLD
-        if self._tombstone is not None and self._is_erased(event, self._tombstone):
-            return Outcome.OLD
-        if self._agents and event.kind != "prompt" and event.client_id not in self._agents:
-            return Outcome.FOREIGN
-        return None
-
-    def _is_erased(self, event: Event, tombstone: Tombstone) -> bool:
-        if event.message_id is not None and tombstone.erases_prompt_of(event):
-            self.erased.add(event.message_id)
-        return event.message_id in self.erased or tombstone.covers(event)
+        return self.excluded.outcome_of(event, self.messages)
 
     def apply_to(self, known: MessageState | None, event: Event) -> Applied:
         """Fold *event* into *known*, which `find` returned for it; None: it may begin a message."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
+from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import MessageState, Owner
 from rehydrate.core.json import dump, load
 from rehydrate.core.message import NO_TIME_MS
@@ -17,7 +18,7 @@ from rehydrate.core.text.assembly import parted, spoken_text
 from rehydrate.core.text.content import NO_SEQ, collapsed_run
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rehydrate.core.timeline import Reason
 
@@ -185,8 +186,10 @@ def answer(
     reasons: list[Reason],
     older: str | None,
     messages: Iterable[bytes],
+    exclusions: Exclusions,
 ) -> bytes:
     """Return the hydrated conversation as JSON, around *messages*, which are encoded already."""
+    erased_ids = {"erased_ids": exclusions.erased_ids} if exclusions.erased_ids else {}
     head = dump(
         {
             "conversation_id": conversation_id,
@@ -196,6 +199,18 @@ def answer(
             "complete": not reasons,
             "reasons": [reason._asdict() for reason in reasons],
             "older": older,
+            "agents": exclusions.agents,
+            "erased_to": timestamp(exclusions.erased_to_ms),
+            **erased_ids,
         }
     )
     return b'%b,"messages":[%b]}' % (head[:-1], b",".join(messages))
+
+
+def exclusions_of(answer: Mapping[str, Any]) -> Exclusions:
+    """Return which events *answer*, parsed, tells a reader to drop; that of an earlier release: none."""
+    return Exclusions(
+        tuple(answer.get("agents") or ()),
+        timestamp_ms(answer.get("erased_to")),
+        tuple(answer.get("erased_ids") or ()),
+    )

@@ -24,6 +24,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rehydrate.context import Prefetch
 from rehydrate.core import wire
 from rehydrate.core.event import TERMINAL
+from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import Cursor, check_conversation_id, check_until, encode_cursor
 from rehydrate.core.timeline import Reason, Timeline
@@ -92,6 +93,7 @@ class Hydrated(NamedTuple):
         wires: the messages in their wire form, in order.
         settled: nothing in it is live, so a client may cache it.
         counts: how many channel events were folded or dropped, by outcome.
+        exclusions: which events a reader has to drop.
     """
 
     conversation_id: str
@@ -103,6 +105,7 @@ class Hydrated(NamedTuple):
     wires: list[bytes]
     settled: bool = False
     counts: Counter[str] | None = None
+    exclusions: Exclusions = Exclusions()
 
     @property
     def complete(self) -> bool:
@@ -120,6 +123,7 @@ class Hydrated(NamedTuple):
             reasons=self.reasons,
             older=self.older,
             messages=self.wires,
+            exclusions=self.exclusions,
         )
 
     @property
@@ -430,6 +434,7 @@ def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
         messages,
         settled=page.before is not None and not window.count,
         counts=timeline.counts,
+        exclusions=timeline.excluded.exclusions,
     )
 
 

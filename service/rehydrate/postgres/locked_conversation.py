@@ -153,8 +153,9 @@ class PostgresLockedConversation:
         holes, tombstone = self.conversation.holes, self.conversation.tombstone
         if hole is not None:
             holes = merge_intervals(holes, hole)
-        if erased and tombstone is not None:
-            marks = [*map(erased_mark, erased), *tombstone.erased][:MAX_MARKS]
+        marked = () if tombstone is None else [id_ for id_ in erased if not tombstone.erases(id_)]
+        if marked and tombstone is not None:
+            marks = [*map(erased_mark, marked), *tombstone.erased][:MAX_MARKS]
             tombstone = tombstone._replace(erased=frozenset(marks))
         await self._session.execute(
             statements.MOVE_WATERMARK,
@@ -163,7 +164,7 @@ class PostgresLockedConversation:
             as_time(watermark.timestamp_ms),
             as_time(watermark.read_at_ms),
             dump(holes).decode(),
-            _encoded(tombstone) if erased and tombstone is not None else None,
+            _encoded(tombstone) if marked and tombstone is not None else None,
         )
         self.conversation = self.conversation._replace(
             watermark=watermark, holes=holes, tombstone=tombstone
