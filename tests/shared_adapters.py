@@ -14,7 +14,6 @@ import secrets
 import time
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import replace
-from urllib.parse import urlsplit
 
 from localably import LocalAbly
 from rehydrate.ably.channel_log import AblyChannel
@@ -320,66 +319,3 @@ async def until(holds):
 
 def event_of(kind, rid, seq, text=None, **fields):
     return Event(kind, rid, 1, seq, text=text, **fields)
-
-
-class Cable:
-    """A TCP connection to Postgres that can be cut, restored and stalled."""
-
-    def __init__(self, url):
-        self._host, self._port = urlsplit(url).hostname, urlsplit(url).port
-        self._parts = urlsplit(url)
-        self._whole = True
-        self._flowing = asyncio.Event()
-        self._flowing.set()
-        self._writers = set()
-        self._server = None
-
-    async def __aenter__(self):
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
-        return self
-
-    async def __aexit__(self, *_):
-        self.cut()
-        self._server.close()
-        await self._server.wait_closed()
-
-    @property
-    def url(self):
-        port = self._server.sockets[0].getsockname()[1]
-        login = self._parts.netloc.rpartition("@")[0]
-        return self._parts._replace(netloc=f"{login}@127.0.0.1:{port}").geturl()
-
-    def cut(self):
-        self._whole = False
-        for writer in self._writers:
-            writer.transport.abort()
-
-    def mend(self):
-        self._whole = True
-        self._flowing.set()
-
-    def hold(self):
-        """Pass nothing on, and close nothing: neither side learns that the other is gone."""
-        self._flowing.clear()
-
-    async def _serve(self, reader, writer):
-        if not self._whole:
-            writer.transport.abort()
-            return
-        far_reader, far_writer = await asyncio.open_connection(self._host, self._port)
-        ends = {writer, far_writer}
-        self._writers |= ends
-        try:
-            await asyncio.gather(self._pump(reader, far_writer), self._pump(far_reader, writer))
-        finally:
-            self._writers -= ends
-            for end in ends:
-                end.transport.abort()
-
-    async def _pump(self, reader, writer):
-        with contextlib.suppress(OSError):
-            while data := await reader.read(65_536):
-                await self._flowing.wait()
-                writer.write(data)
-                await writer.drain()
-        writer.transport.abort()

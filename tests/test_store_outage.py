@@ -14,7 +14,7 @@ from rehydrate.history import History
 from rehydrate.publish import checkpoints as ledger
 from rehydrate.publish import respond as responding
 from rehydrate.settings import load_settings
-from shared_adapters import Cable
+from tcp_proxy import TcpProxy
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.slow
@@ -164,18 +164,18 @@ async def test_a_publisher_that_could_not_renew_has_time_to_do_so_afterwards(
 
 async def test_a_hanging_database_is_treated_as_an_unreachable_one(database, opened, monkeypatch):
     monkeypatch.setattr(ledger, "COMMIT_TIMEOUT_S", 1.0)
-    async with Cable(database) as cable, opened(cable.url) as frail:
+    async with TcpProxy(database) as proxy, opened(proxy.url) as frail:
         ending = frail.respond("hangs", "r1")
         response = await ending.__aenter__()
         response.write("only said")
         await asyncio.sleep(0.2)
-        cable.hold()
+        proxy.stall()
         async with asyncio.timeout(13):  # less than the time limit of a statement
             with pytest.raises(StoreUnavailable):
                 await ending.__aexit__(None, None, None)
         names = [m.name for m in await on_channel(frail, "hangs")]
         assert "stop" not in names
-        cable.mend()
+        proxy.resume()
         message = await ended(frail, "hangs")
         assert (message["status"], message["text"]) == ("interrupted", "only said")
 

@@ -16,10 +16,10 @@ from aiohttp import web
 
 from api.minting import READER, mint
 from api.serving import served_beside
-from api.tcp_proxy import TcpProxy
 from localably import LocalAbly
 from participants import publisher_to, settings_for
 from rehydrate.history import History
+from tcp_proxy import TcpProxy
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

@@ -13,13 +13,13 @@ from fastapi import FastAPI, HTTPException
 from api.conftest import problem
 from api.minting import ADMIN_KEY, OTHER_KEY, READER, SERVICE_KEY, bearer, mint
 from api.serving import served_beside
-from api.tcp_proxy import TcpProxy
 from localably import LocalAbly
 from localably.capability import ServerCapability
 from localably.config import Key
 from rehydrate.core.positions import Cursor, encode_cursor
 from rehydrate.history import History
 from rehydrate.settings import load_settings
+from tcp_proxy import TcpProxy
 from waiting import PATIENCE_S
 
 KEY = "app1.whole:0123456789abcdef0123456789abcdef"

@@ -9,13 +9,13 @@ import signal
 
 import pytest
 
-from api.tcp_proxy import TcpProxy
 from demo.command_line import Command, ran, settings_on
 from localably import LocalAbly
 from rehydrate import History, NewMessage
 from rehydrate.cli.progress import ProgressBar
 from rehydrate.core.replay.schedule import Replay, ReplayTerms
 from rehydrate.settings import load_settings
+from tcp_proxy import TcpProxy
 from waiting import until
 
 TOKENS = ["むかし", "👩‍👩‍👧", "x", "y", "z"]
@@ -188,14 +188,14 @@ async def test_ctrl_c_before_it_begins_does_not_begin_it(configured, database):
 
 
 async def test_failed_looks_are_repeated_until_the_store_answers_again(configured, database):
-    async with TcpProxy(database) as cable:
-        given = configured | {"REHYDRATE_DATABASE_URL": cable.url}
+    async with TcpProxy(database) as proxy:
+        given = configured | {"REHYDRATE_DATABASE_URL": proxy.url}
         argv = ("replay", "c", "s", "--speed", "0", "--max-rate", "8")
         async with Command(*argv, **given) as command:
             await command.prints("running")
-            await cable.disconnect()
+            await proxy.disconnect()
             await command.prints("store is unavailable")
-            await cable.connect()
+            await proxy.connect()
             result = await command.end()
     assert result.code == 0, result.err
     assert result.out.startswith("done: ")
@@ -204,12 +204,12 @@ async def test_failed_looks_are_repeated_until_the_store_answers_again(configure
 
 
 async def test_ctrl_c_without_a_store_still_stops_the_stream(configured, database):
-    async with TcpProxy(database) as cable:
-        given = configured | {"REHYDRATE_DATABASE_URL": cable.url}
+    async with TcpProxy(database) as proxy:
+        given = configured | {"REHYDRATE_DATABASE_URL": proxy.url}
         argv = ("replay", "c", "s", "--speed", "0", "--max-rate", "8")
         async with Command(*argv, **given) as command:
             await command.prints("running")
-            await cable.disconnect()
+            await proxy.disconnect()
             command.send(signal.SIGINT)
             result = await command.end()
     assert result.code == 130

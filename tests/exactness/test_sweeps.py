@@ -13,7 +13,8 @@ from rehydrate.ports import Due
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.publish.checkpoints import Checkpoints
 from rehydrate.record.import_messages import NewMessage
-from shared_adapters import Cable, HookedPort, Latch, event_of, now_ms, until, within
+from shared_adapters import HookedPort, Latch, event_of, now_ms, until, within
+from tcp_proxy import TcpProxy
 
 pytestmark = pytest.mark.slow
 
@@ -182,8 +183,8 @@ class TestS6TheIdleLimit:
 
 class TestS12TheEndWhilePostgresIsAway:
     @pytest.fixture
-    async def cable(self, module_database):
-        async with Cable(module_database) as made:
+    async def proxy(self, module_database):
+        async with TcpProxy(module_database) as made:
             yield made
 
     async def test_a_sweeper_does_not_fence_a_publisher_that_still_publishes(self, chat):
@@ -199,8 +200,8 @@ class TestS12TheEndWhilePostgresIsAway:
         assert await swept(chat, "r", lease_s=5.0) == 1
         assert (await chat.lease("r")).fenced
 
-    async def test_a_publisher_retries_the_commit_and_announces_no_end_before_it(self, chat, cable):
-        frail = PostgresStore(cable.url)
+    async def test_a_publisher_retries_the_commit_and_announces_no_end_before_it(self, chat, proxy):
+        frail = PostgresStore(proxy.url)
         await frail.open()
         try:
 
@@ -208,7 +209,7 @@ class TestS12TheEndWhilePostgresIsAway:
                 async with chat.respond("r", store=frail) as response:
                     response.write("abc")
                     await chat.wait_for_history(2)
-                    cable.cut()
+                    await proxy.disconnect()
 
             async with viewing(chat) as view:
                 publishing = chat.adapters.spawn(publish())
@@ -216,7 +217,7 @@ class TestS12TheEndWhilePostgresIsAway:
                 await chat.take_over("r")  # away for longer than its lease lasts
                 assert not publishing.done()
                 assert [name for name, _, _ in await chat.channel_events()] == ["start", "token"]
-                cable.mend()
+                await proxy.connect()
                 with pytest.raises(Fenced):  # another publisher has the lease now
                     await within(publishing)
                 assert await swept(chat, "r")

@@ -8,9 +8,9 @@ import pytest
 from playwright.async_api import expect
 
 from api.minting import ADMIN_KEY
-from api.tcp_proxy import TcpProxy
 from inspector.site import PATIENCE_MS, visited
 from rehydrate import NewMessage
+from tcp_proxy import TcpProxy
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 

@@ -11,7 +11,6 @@ from pathlib import Path
 import asyncpg
 import pytest
 
-from api.tcp_proxy import TcpProxy
 from conftest import connected, database_url
 from contracts.messages import finished, put, response
 from contracts.store_reading import Rows
@@ -28,6 +27,7 @@ from rehydrate.postgres.pool import (
     translated,
 )
 from rehydrate.postgres.store import PostgresStore
+from tcp_proxy import TcpProxy
 
 NOWHERE = "postgresql://postgres@127.0.0.1:1/none"
 

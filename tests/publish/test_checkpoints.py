@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import pytest
 
-from api.tcp_proxy import TcpProxy
 from rehydrate.errors import Conflict, Fenced, StoreUnavailable
 from rehydrate.postgres.locked_conversation import PostgresLockedConversation
 from rehydrate.postgres.store import PostgresStore
@@ -12,6 +11,7 @@ from rehydrate.publish import checkpoints as module
 from rehydrate.publish.checkpoints import Checkpoints
 from rehydrate.publish.prompts import prompt
 from shared_adapters import HookedPort, Latch, event_of, within
+from tcp_proxy import TcpProxy
 
 
 class Written:

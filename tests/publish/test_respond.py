@@ -12,7 +12,8 @@ from rehydrate.context import PublishOptions
 from rehydrate.errors import BadParameter, Conflict, Fenced, StoreUnavailable
 from rehydrate.postgres.store import PostgresStore
 from rehydrate.publish.checkpoints import Checkpoints
-from shared_adapters import Cable, HookedPort, Latch, within
+from shared_adapters import HookedPort, Latch, within
+from tcp_proxy import TcpProxy
 from waiting import PATIENCE_S
 
 TEXT = "むかし👩‍👩‍👧é\u0302ab"
@@ -320,59 +321,59 @@ class TestWhoseItIs:
 
 class TestWithoutTheStore:
     @pytest.fixture
-    async def cable(self, module_database):
-        async with Cable(module_database) as made:
+    async def proxy(self, module_database):
+        async with TcpProxy(module_database) as made:
             yield made
 
     @pytest.fixture
-    async def frail(self, cable):
-        store = PostgresStore(cable.url)
+    async def frail(self, proxy):
+        store = PostgresStore(proxy.url)
         await store.open()
         yield store
         await store.close()
 
-    async def test_a_short_outage_of_the_store_is_waited_out(self, chat, cable, frail, often):
+    async def test_a_short_outage_of_the_store_is_waited_out(self, chat, proxy, frail, often):
         async with chat.respond("r", store=frail) as response:
             response.write("before ")
             await asyncio.sleep(0.05)
-            cable.cut()
+            await proxy.disconnect()
             response.write("meanwhile ")
             await asyncio.sleep(0.05)
-            cable.mend()
+            await proxy.connect()
             response.write("after")
         assert await chat.stored() == {"r": ("before meanwhile after", "completed")}
         assert (await chat.channel_events())[-1][0] == "stop"
 
     async def test_nothing_is_announced_while_the_store_is_away_at_the_end(
-        self, chat, cable, frail
+        self, chat, proxy, frail
     ):
         async def publish():
             async with chat.respond("r", store=frail) as response:
                 response.write("text")
                 await chat.wait_for_history(2)
-                cable.cut()
+                await proxy.disconnect()
 
         publishing = chat.adapters.spawn(publish())
         await asyncio.sleep(0.5)
         assert [name for name, _, _ in await chat.channel_events()] == ["start", "token"]
-        cable.mend()
+        await proxy.connect()
         await within(publishing)
         assert await chat.stored() == {"r": ("text", "completed")}
 
     async def test_after_a_long_outage_the_caller_gets_an_error_and_readers_no_end(
-        self, chat, cable, frail, monkeypatch
+        self, chat, proxy, frail, monkeypatch
     ):
         monkeypatch.setattr("rehydrate.publish.checkpoints.COMMIT_TIMEOUT_S", 0.2)
         with pytest.raises(StoreUnavailable):  # noqa: PT012 - its end raises
             async with chat.respond("r", store=frail) as response:
                 response.write("text")
                 await chat.wait_for_history(2)
-                cable.cut()
+                await proxy.disconnect()
         assert [name for name, _, _ in await chat.channel_events()] == ["start", "token"]
         assert (await chat.shown())["r"] == ("text", "in_progress")
 
-    async def test_without_the_store_at_the_start_there_is_no_response(self, chat, cable, frail):
-        cable.cut()
+    async def test_without_the_store_at_the_start_there_is_no_response(self, chat, proxy, frail):
+        await proxy.disconnect()
         with pytest.raises(StoreUnavailable):
             async with chat.respond("r", store=frail):
                 pass

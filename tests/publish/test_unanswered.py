@@ -9,7 +9,6 @@ from contextlib import aclosing
 
 import pytest
 
-from api.tcp_proxy import TcpProxy
 from localably import LocalAbly
 from participants import history_over, publisher_to
 from rehydrate.ports import Outgoing
@@ -17,6 +16,7 @@ from rehydrate.publish import unanswered as unanswered_module
 from rehydrate.publish.unanswered import unanswered
 from rehydrate.record.catch_up import Recorded
 from rehydrate.record.import_messages import NewMessage
+from tcp_proxy import TcpProxy
 from waiting import PATIENCE_S
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")

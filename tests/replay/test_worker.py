@@ -8,7 +8,6 @@ from urllib.parse import urlsplit
 
 import pytest
 
-from api.tcp_proxy import TcpProxy
 from conftest import connected
 from localably import LocalAbly, LocalAblySettings
 from participants import publisher_to, reading
@@ -17,6 +16,7 @@ from rehydrate.errors import ChannelUnavailable
 from rehydrate.replay import replay_run, worker
 from replay.replay_conversation import TOKENS, folded, replay_conversation
 from shared_adapters import Latch
+from tcp_proxy import TcpProxy
 from waiting import PATIENCE_S
 
 LONG = [f"{number} " for number in range(40)]
@@ -180,8 +180,8 @@ async def test_a_replay_whose_store_is_away_stops_before_an_erasure_is_answered(
     database, replay_server
 ):
     async with (
-        TcpProxy(database) as cable,
-        replay_conversation(cable.url, replay_server) as cut_off,
+        TcpProxy(database) as proxy,
+        replay_conversation(proxy.url, replay_server) as cut_off,
         replay_conversation(database, replay_server) as other,
     ):
         await other.history._replay_worker.close()
@@ -189,12 +189,12 @@ async def test_a_replay_whose_store_is_away_stops_before_an_erasure_is_answered(
         replay = await cut_off.history.replay(cut_off.id, "r", speed=0, max_rate=8)
         there = other._replace(id=cut_off.id)
         await there.reached(replay, 3)
-        await cable.disconnect()
+        await proxy.disconnect()
         await other.history.erase(cut_off.id)
         published = texts(await there.events(replay))
         await asyncio.sleep(0.5)
         assert texts(await there.events(replay)) == published
-        await cable.connect()
+        await proxy.connect()
         ended = await there.ended(replay)
         events = await there.events(replay)
     assert (ended.state, ended.error["code"]) == ("cancelled", "erased")
@@ -206,8 +206,8 @@ async def test_a_replay_whose_store_is_away_stops_before_an_erasure_is_answered(
 async def test_what_waits_for_a_connection_is_not_published_after_an_erasure(
     database, replay_server
 ):
-    async with TcpProxy(f"http://user@127.0.0.1:{replay_server.port}") as cable:
-        far = SimpleNamespace(key=replay_server.key, port=urlsplit(cable.url).port)
+    async with TcpProxy(f"http://user@127.0.0.1:{replay_server.port}") as proxy:
+        far = SimpleNamespace(key=replay_server.key, port=urlsplit(proxy.url).port)
         async with (
             replay_conversation(database, far) as cut_off,
             replay_conversation(database, replay_server) as other,
@@ -217,12 +217,12 @@ async def test_what_waits_for_a_connection_is_not_published_after_an_erasure(
             await there.respond("r", LONG)
             replay = await cut_off.history.replay(there.id, "r", speed=0, max_rate=10)
             await there.reached(replay, 3)
-            await cable.disconnect()
+            await proxy.disconnect()
             unsent = cut_off.history._channel._slots._slots[0].sender._unacknowledged
             await until(lambda: len(unsent) > 3)
             await other.history.erase(there.id)
             published = texts(await there.events(replay))
-            await cable.connect()
+            await proxy.connect()
             ended = await there.ended(replay, within_s=60)
             events = await there.events(replay)
     assert (ended.state, ended.error["code"]) == ("cancelled", "erased")

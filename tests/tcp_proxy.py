@@ -1,4 +1,4 @@
-"""A TCP proxy whose connections a test can cut and allow again."""
+"""A TCP proxy whose connections a test can cut, allow again, and stall."""
 
 from __future__ import annotations
 
@@ -26,6 +26,8 @@ class TcpProxy:
         self._ends = set()
         self._doomed = set()
         self._cut_after = None
+        self._flowing = asyncio.Event()
+        self._flowing.set()
         self.answers_lost = 0
 
     async def __aenter__(self):
@@ -48,9 +50,17 @@ class TcpProxy:
     async def disconnect(self):
         """Cut all connections; new ones are refused."""
         self._server.close()
+        self._flowing.set()
         for end in list(self._ends):
             end.transport.abort()
         await asyncio.wait_for(self._server.wait_closed(), PATIENCE_S)
+
+    def stall(self):
+        """Forward nothing and close nothing until `resume`: neither side learns of it."""
+        self._flowing.clear()
+
+    def resume(self):
+        self._flowing.set()
 
     def doom(self):
         """Cut each present connection when its client next sends something, unnoticed until then."""
@@ -94,6 +104,7 @@ class TcpProxy:
     async def _pass_on(self, reader, writer, may_pass):
         with contextlib.suppress(ConnectionError):
             while (chunk := await reader.read(65_536)) and writer not in self._doomed:
+                await self._flowing.wait()
                 if not may_pass(chunk):
                     break
                 writer.write(chunk)
