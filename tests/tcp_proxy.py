@@ -79,6 +79,8 @@ class TcpProxy:
         there = None
         try:
             far_reader, there = await asyncio.open_connection(self._far.hostname, self._far.port)
+            if not self._server.is_serving():  # cut while it was connecting
+                return
             self._ends |= {writer, there}
             async with asyncio.TaskGroup() as both:
                 cut = asyncio.Event()
