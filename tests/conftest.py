@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 import tempfile
 import uuid
 from collections.abc import AsyncIterator, Iterator
@@ -12,7 +13,10 @@ from pathlib import Path
 import asyncpg
 import pytest
 
+from demo.command_line import settings_on
 from fault_checks import every_fault_fires
+from localably import LocalAbly
+from participants import Publisher, publisher_to
 from rehydrate import background
 from rehydrate.embedded import cluster
 from rehydrate.embedded.postgres import EmbeddedPostgres
@@ -110,12 +114,13 @@ def every_failure_is_logged() -> None:
     background._failures_logged.clear()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="session", autouse=True)
 def without_settings() -> Iterator[None]:
-    """Remove the developer's own settings from the environment."""
+    """Remove the developer's own settings from the environment, but not those of the tests."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.startswith(("REHYDRATE_", "ABLY_")):
+            ours = name.startswith(("REHYDRATE_", "ABLY_"))
+            if ours and not name.startswith("REHYDRATE_TEST_"):
                 patch.delenv(name)
         yield
 
@@ -179,6 +184,38 @@ async def module_database(postgres: EmbeddedPostgres, template: str) -> AsyncIte
     """A migrated database for the tests of a module, which use different conversations."""
     async with new_database(postgres.url, template) as url:
         yield url
+
+
+@pytest.fixture
+async def server() -> AsyncIterator[LocalAbly]:
+    """The local channel server, for this test only."""
+    async with LocalAbly() as running:
+        yield running
+
+
+@pytest.fixture
+def ably(server: LocalAbly) -> LocalAbly:
+    """The same server, for tests that serve something else."""
+    return server
+
+
+@pytest.fixture
+def conversation() -> str:
+    """The id of a new conversation."""
+    return f"c-{secrets.token_hex(4)}"
+
+
+@pytest.fixture
+async def publisher(server: LocalAbly, conversation: str) -> AsyncIterator[Publisher]:
+    """A foreign publisher to the channel of `conversation`."""
+    async with publisher_to(server, f"ai:{conversation}") as made:
+        yield made
+
+
+@pytest.fixture
+def configured(database: str, ably: LocalAbly) -> dict[str, str]:
+    """The environment of a service with a database and a channel server for this test only."""
+    return settings_on(database, ably)
 
 
 @pytest.fixture(scope="module")

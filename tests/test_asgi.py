@@ -8,17 +8,9 @@ import signal
 import sys
 
 import httpx
-import pytest
 
 from demo.command_line import environment, settings_on
-from localably import LocalAbly
 from waiting import PATIENCE_S
-
-
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as server:
-        yield server
 
 
 async def uvicorn(**settings):

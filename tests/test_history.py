@@ -12,7 +12,6 @@ import pytest
 
 import rehydrate
 from demo.command_line import settings_on
-from localably import LocalAbly
 from rehydrate import History, NewMessage, background
 from rehydrate.errors import (
     ChannelUnavailable,
@@ -25,12 +24,6 @@ from rehydrate.settings import load_settings
 from waiting import PATIENCE_S
 
 AWAY = "postgres://u:p@127.0.0.1:1/x"
-
-
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as server:
-        yield server
 
 
 @pytest.fixture

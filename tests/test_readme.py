@@ -2,38 +2,22 @@
 
 from __future__ import annotations
 
-import os
 import re
 import subprocess
 import sys
 
 import httpx
-import pytest
 
 from api.serving import served
 from api.standin import StandIn
 from demo.command_line import environment, settings_on
 from journeys.snippets import README, ROOT, block, blocks, region
-from localably import LocalAbly
 from rehydrate.api.app import create_app
 from rehydrate.api.auth.access import Access
 from rehydrate.api.webhooks import WebhookSenders
 from rehydrate.cli.main import _parser
 from rehydrate.settings import Settings
 from waiting import PATIENCE_S
-
-
-@pytest.fixture(autouse=True)
-def without_settings(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("REHYDRATE_", "ABLY_")):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as server:
-        yield server
 
 
 def table(head):

@@ -8,12 +8,11 @@ from contextlib import asynccontextmanager
 import pytest
 
 from conftest import connected, database_url
-from localably import LocalAbly
+from participants import settings_for
 from rehydrate.errors import StoreUnavailable
 from rehydrate.history import History
 from rehydrate.publish import checkpoints as ledger
 from rehydrate.publish import respond as responding
-from rehydrate.settings import load_settings
 from tcp_proxy import TcpProxy
 from waiting import PATIENCE_S
 
@@ -23,22 +22,13 @@ LEASE_S = 1.0
 
 
 @pytest.fixture
-async def ably():
-    async with LocalAbly() as running:
-        yield running
-
-
-@pytest.fixture
 def opened(database, ably):
     """Return a function that opens the `History` of another process on the same adapters."""
 
     def made(url=database, lease_s=LEASE_S):
-        settings = load_settings(
-            database_url=url,
-            ably_api_key=ably.key,
-            ably_endpoint="127.0.0.1",
-            ably_port=ably.port,
-            ably_tls=False,
+        settings = settings_for(
+            url,
+            ably,
             lease_s=lease_s,
         )
         return History(settings)

@@ -15,9 +15,9 @@ from api.minting import SERVICE_KEY, bearer
 from api.serving import served_beside
 from api.test_webhooks import PATH, SECRET, batch, signed
 from localably import LocalAbly
+from participants import settings_for
 from rehydrate.api import webhooks as events
 from rehydrate.history import History
-from rehydrate.settings import load_settings
 from waiting import PATIENCE_S
 
 
@@ -25,12 +25,9 @@ from waiting import PATIENCE_S
 async def service(database):
     """A whole service behind a real server; its URL, its Ably key, and its store."""
     async with LocalAbly() as ably:
-        settings = load_settings(
-            database_url=database,
-            ably_api_key=ably.key,
-            ably_endpoint="127.0.0.1",
-            ably_port=ably.port,
-            ably_tls=False,
+        settings = settings_for(
+            database,
+            ably,
             service_keys=SERVICE_KEY,
             webhook_secret=SECRET,
         )

@@ -7,7 +7,6 @@ import contextlib
 import logging
 import os
 import re
-import secrets
 import shutil
 import subprocess
 import sys
@@ -65,17 +64,6 @@ async def client(url):
     async with httpx.AsyncClient(
         base_url=url, headers=bearer(SERVICE_KEY), timeout=PATIENCE_S
     ) as made:
-        yield made
-
-
-@pytest.fixture
-def conversation():
-    return f"s-{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-async def publisher(server, conversation):
-    async with publisher_to(server, f"ai:{conversation}") as made:
         yield made
 
 

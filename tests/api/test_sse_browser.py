@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import os
-import secrets
 import shutil
 import signal
 import tempfile
@@ -16,8 +15,7 @@ from aiohttp import web
 
 from api.minting import READER, mint
 from api.serving import served_beside
-from localably import LocalAbly
-from participants import publisher_to, settings_for
+from participants import settings_for
 from rehydrate.history import History
 from tcp_proxy import TcpProxy
 from waiting import PATIENCE_S
@@ -61,12 +59,6 @@ class Site:
 
 
 @pytest.fixture
-async def server():
-    async with LocalAbly() as running:
-        yield running
-
-
-@pytest.fixture
 async def site():
     made, app = Site(), web.Application()
     app.add_routes(
@@ -78,17 +70,6 @@ async def site():
     made.origin = f"http://127.0.0.1:{runner.addresses[0][1]}"
     yield made
     await runner.cleanup()
-
-
-@pytest.fixture
-def conversation():
-    return f"b-{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-async def publisher(server, conversation):
-    async with publisher_to(server, f"ai:{conversation}") as made:
-        yield made
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import shutil
 from pathlib import Path
 
@@ -15,7 +14,7 @@ from api.conftest import problem
 from api.minting import bearer
 from api.serving import served_beside
 from localably import LocalAbly
-from participants import publisher_to, settings_for
+from participants import settings_for
 from rehydrate.api import ui_messages
 from rehydrate.history import History
 from waiting import PATIENCE_S
@@ -43,17 +42,6 @@ async def client(url):
     async with httpx.AsyncClient(
         base_url=url, headers=bearer(SERVICE_KEY), timeout=PATIENCE_S
     ) as made:
-        yield made
-
-
-@pytest.fixture
-def conversation():
-    return f"u-{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-async def publisher(server, conversation):
-    async with publisher_to(server, f"ai:{conversation}") as made:
         yield made
 
 

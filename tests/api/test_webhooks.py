@@ -18,12 +18,12 @@ from api.serving import served_beside
 from api.standin import StandIn
 from localably import LocalAbly
 from localably.webhooks import Webhook, WebhookRule
+from participants import settings_for
 from rehydrate.api import webhooks as events
 from rehydrate.api.app import create_app
 from rehydrate.api.webhooks import WebhookSenders, channels_of
 from rehydrate.errors import BadParameter, Busy
 from rehydrate.history import History
-from rehydrate.settings import load_settings
 from waiting import PATIENCE_S
 
 SECRET = "a secret of the rule"
@@ -132,12 +132,9 @@ def test_only_channels_with_published_messages_are_returned_without_duplicates()
 @pytest.mark.parametrize("batched", [True, False])
 async def test_a_rule_triggers_recording_and_a_backend_erases(database, batched):
     async with LocalAbly() as ably:
-        settings = load_settings(
-            database_url=database,
-            ably_api_key=ably.key,
-            ably_endpoint="127.0.0.1",
-            ably_port=ably.port,
-            ably_tls=False,
+        settings = settings_for(
+            database,
+            ably,
             service_keys=SERVICE_KEY,
             webhook_secret=SECRET,
         )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 
 import pytest
 
@@ -16,19 +15,6 @@ from rehydrate.cli.doctor import examine
 from rehydrate.settings import load_settings
 
 SECRET = "geheim-do-not-show"
-
-
-@pytest.fixture(autouse=True)
-def without_settings(monkeypatch):
-    for name in list(os.environ):
-        if name.startswith(("REHYDRATE_", "ABLY_")):
-            monkeypatch.delenv(name)
-
-
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as server:
-        yield server
 
 
 @pytest.fixture

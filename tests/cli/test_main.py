@@ -51,17 +51,6 @@ def here(capsys, monkeypatch):
         logger.setLevel(level)
 
 
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as server:
-        yield server
-
-
-@pytest.fixture
-def configured(database, ably):
-    return settings_on(database, ably)
-
-
 def one_line(result, code):
     """Assert one line on standard error, without secret or traceback, and that exit code."""
     assert result.code == code, result.err

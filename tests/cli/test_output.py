@@ -18,7 +18,6 @@ import termios
 import pytest
 
 from demo.command_line import environment, settings_on
-from localably import LocalAbly
 from participants import publisher_to
 from postgres.embedded_owners import wait_until
 from rehydrate import History, NewMessage
@@ -32,12 +31,6 @@ REHYDRATE = (sys.executable, "-m", "rehydrate", "--quiet")
 PIPE_BYTES = 60_000
 HOSTILE = "\x1b]0;owned\x07a\x1b[2J\x9b31mb\rc\x7f\x00\n\td é 👨‍👩‍👧‍👦 مرحبا"
 SHOWN = "\\u001b]0;owned\\u0007a\\u001b[2J\\u009b31mb\\u000dc\\u007f\\u0000\n\td é 👨‍👩‍👧‍👦 مرحبا"
-
-
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as server:
-        yield server
 
 
 @pytest.fixture

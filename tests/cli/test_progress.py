@@ -10,7 +10,6 @@ import signal
 import pytest
 
 from demo.command_line import Command, ran, settings_on
-from localably import LocalAbly
 from rehydrate import History, NewMessage
 from rehydrate.cli.progress import ProgressBar
 from rehydrate.core.replay.schedule import Replay, ReplayTerms
@@ -74,12 +73,6 @@ def test_a_replay_without_chunks_is_shown():
     out = io.StringIO()
     ProgressBar(out).show(replay(0, "done")._replace(chunks=0))
     assert "0/0 chunks" in out.getvalue()
-
-
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as server:
-        yield server
 
 
 @pytest.fixture

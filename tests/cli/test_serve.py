@@ -11,25 +11,13 @@ import socket
 import httpx
 import pytest
 
-from demo.command_line import Command, ran, refuses, settings_on
+from demo.command_line import Command, ran, refuses
 from embedded.channel_owners import channel_servers
-from localably import LocalAbly
 from postgres.embedded_owners import guard_of, wait_until
 from rehydrate.cli.serve import _listen
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.errors import NotConfigured
 from waiting import PATIENCE_S
-
-
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as server:
-        yield server
-
-
-@pytest.fixture
-def configured(database, ably):
-    return settings_on(database, ably)
 
 
 async def test_it_serves_once_ready_is_printed_and_exits_with_0_at_sigterm(configured):

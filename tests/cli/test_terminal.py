@@ -10,7 +10,6 @@ import sys
 
 import pytest
 
-from localably import LocalAbly
 from participants import publisher_to
 from rehydrate.cli.terminal import Screen
 from rehydrate.core.event import Event
@@ -86,12 +85,6 @@ def test_other_events_have_their_own_lines():
         "whole",
         "-- messages may have been missed; waiting for a new snapshot",
     ]
-
-
-@pytest.fixture
-async def server():
-    async with LocalAbly() as running:
-        yield running
 
 
 async def following(database, server, *argv):

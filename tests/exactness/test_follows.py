@@ -18,7 +18,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 
 import httpx
 import pytest
@@ -27,8 +26,7 @@ from ably.types.message import Message
 
 from api.minting import bearer
 from exactness.viewing import viewing
-from localably import LocalAbly
-from participants import history_over, publisher_to, reading
+from participants import history_over, reading
 from rehydrate.core.client_view import View
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.record.import_messages import NewMessage
@@ -38,25 +36,8 @@ SERVICE_KEY = "service-key-of-exactness"
 
 
 @pytest.fixture
-async def server():
-    async with LocalAbly() as running:
-        yield running
-
-
-@pytest.fixture
 async def history(module_database, server):
     async with history_over(module_database, server, service_keys=SERVICE_KEY) as made:
-        yield made
-
-
-@pytest.fixture
-def conversation():
-    return f"x-{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-async def publisher(server, conversation):
-    async with publisher_to(server, f"ai:{conversation}") as made:
         yield made
 
 

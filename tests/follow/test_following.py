@@ -7,17 +7,10 @@ from contextlib import aclosing
 
 import pytest
 
-from localably import LocalAbly
 from participants import history_over, publisher_to
 from rehydrate.errors import BadParameter, StoreUnavailable
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
-
-
-@pytest.fixture
-async def server():
-    async with LocalAbly() as running:
-        yield running
 
 
 async def test_a_snapshot_has_the_requested_number_of_finished_messages_and_all_open_ones(

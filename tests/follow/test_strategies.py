@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from contextlib import aclosing, asynccontextmanager, contextmanager
 
 import pytest
@@ -23,11 +22,6 @@ LONG = "".join(chr(0x3042 + n % 80) for n in range(140))
 @pytest.fixture(params=["rewind", "history"])
 def strategy(request):
     return request.param
-
-
-@pytest.fixture
-def conversation():
-    return f"c-{secrets.token_hex(4)}"
 
 
 def history_reads(history, monkeypatch):

@@ -21,7 +21,7 @@ FORGOTTEN_S = 60.0  # half of the channel's retention
 
 
 @pytest.fixture(scope="module")
-async def channels(without_settings):
+async def channels():
     """The channel server of all rows."""
     async with LocalAbly() as server:
         yield server

@@ -14,8 +14,8 @@ from playwright.async_api import expect
 
 from api.minting import ADMIN_KEY, SERVICE_KEY
 from api.serving import served_beside
+from participants import settings_for
 from rehydrate.history import History
-from rehydrate.settings import load_settings
 from waiting import PATIENCE_S
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -53,12 +53,9 @@ class Site(NamedTuple):
 
 @asynccontextmanager
 async def site_over(database, server, **more):
-    settings = load_settings(
-        database_url=database,
-        ably_api_key=server.key,
-        ably_endpoint="127.0.0.1",
-        ably_port=server.port,
-        ably_tls=False,
+    settings = settings_for(
+        database,
+        server,
         service_keys=SERVICE_KEY,
         admin_keys=ADMIN_KEY,
         **more,

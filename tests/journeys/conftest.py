@@ -12,7 +12,7 @@ from rehydrate import History
 
 
 @pytest.fixture(scope="session")
-async def stack(postgres, template, without_settings):
+async def stack(postgres, template):
     async with new_database(postgres.url, template) as url, stacked(url) as running:
         yield running
 

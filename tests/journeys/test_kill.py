@@ -20,7 +20,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture
-async def alone(database, without_settings):
+async def alone(database):
     """A stack for this module alone."""
     async with stacked(database) as running:
         yield running

@@ -29,7 +29,7 @@ DYING = [f"dying-{number}" for number in range(8)]
 
 
 @pytest.fixture
-async def alone(database, without_settings):
+async def alone(database):
     """A stack for this module alone."""
     async with stacked(database, REHYDRATE_LEASE_SECONDS=str(LEASE_S)) as running:
         yield running

@@ -26,7 +26,7 @@ RATE = 12.0
 
 
 @pytest.fixture
-async def alone(database, without_settings):
+async def alone(database):
     """A stack for this module alone."""
     async with stacked(database, REHYDRATE_ADMIN_KEYS=ADMIN_KEY) as running:
         yield running

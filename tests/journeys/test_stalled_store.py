@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 
 from conftest import database_url
-from localably import LocalAbly
 from participants import completed, history_over, publisher_to, reading
 from rehydrate.embedded.postgres import EmbeddedPostgres
 from rehydrate.errors import StoreUnavailable
@@ -33,12 +32,6 @@ SETTINGS = {"lease_s": 1.0, "idle_limit_ms": 1000, "retention_ms": 2000}
 def server_of_its_own():
     with tempfile.TemporaryDirectory(prefix="pg-") as folder, EmbeddedPostgres(Path(folder)) as pg:
         yield pg
-
-
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as running:
-        yield running
 
 
 def tasks_of(history):

@@ -7,7 +7,6 @@ from contextlib import AsyncExitStack
 
 import pytest
 
-from localably import LocalAbly
 from participants import history_over
 from rehydrate.publish import respond as responding
 from setting_clock import settable
@@ -15,12 +14,6 @@ from waiting import until
 
 LEASE_S = 2.0
 HOUR_S = 3600
-
-
-@pytest.fixture
-async def server():
-    async with LocalAbly() as running:
-        yield running
 
 
 @pytest.fixture

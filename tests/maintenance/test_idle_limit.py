@@ -8,9 +8,9 @@ import contextlib
 import pytest
 
 from localably import LocalAbly
+from participants import settings_for
 from rehydrate.history import History
 from rehydrate.ports import Outgoing
-from rehydrate.settings import load_settings
 from waiting import PATIENCE_S
 
 LIMIT_MS = 1000
@@ -19,12 +19,9 @@ LIMIT_MS = 1000
 @pytest.fixture
 async def settings(database):
     async with LocalAbly() as ably:
-        yield load_settings(
-            database_url=database,
-            ably_api_key=ably.key,
-            ably_endpoint="127.0.0.1",
-            ably_port=ably.port,
-            ably_tls=False,
+        yield settings_for(
+            database,
+            ably,
             idle_limit_ms=LIMIT_MS,
         )
 

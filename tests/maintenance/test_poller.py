@@ -5,14 +5,11 @@ from __future__ import annotations
 import asyncio
 from contextlib import asynccontextmanager
 
-import pytest
-
-from localably import LocalAbly
+from participants import settings_for
 from rehydrate.errors import StoreUnavailable
 from rehydrate.history import History
 from rehydrate.maintenance.poller import Poller
 from rehydrate.ports import Outgoing
-from rehydrate.settings import load_settings
 from waiting import PATIENCE_S
 
 
@@ -22,20 +19,11 @@ async def until(condition, *, within_s=PATIENCE_S):
             await asyncio.sleep(0.01)
 
 
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as running:
-        yield running
-
-
 @asynccontextmanager
 async def opened(database, ably, **more):
-    settings = load_settings(
-        database_url=database,
-        ably_api_key=ably.key,
-        ably_endpoint="127.0.0.1",
-        ably_port=ably.port,
-        ably_tls=False,
+    settings = settings_for(
+        database,
+        ably,
         **more,
     )
     async with History(settings) as history:

@@ -9,7 +9,7 @@ from dataclasses import replace
 import pytest
 from ably import AblyRealtime
 
-from localably import LocalAbly
+from participants import settings_for
 from rehydrate.core.fold import Outcome
 from rehydrate.demo.reader import join
 from rehydrate.errors import ChannelRefused, Conflict, Fenced
@@ -19,7 +19,6 @@ from rehydrate.ports import Due
 from rehydrate.publish import respond as responding
 from rehydrate.publish.publish_queue import PublishQueue
 from rehydrate.record.import_messages import NewMessage
-from rehydrate.settings import load_settings
 from shared_adapters import HookedPort, open_adapters
 from waiting import PATIENCE_S
 
@@ -29,19 +28,10 @@ LEASE_S = 1.0
 
 
 @pytest.fixture
-async def ably():
-    async with LocalAbly() as running:
-        yield running
-
-
-@pytest.fixture
 def history_settings(database, ably):
-    return lambda **more: load_settings(
-        database_url=database,
-        ably_api_key=ably.key,
-        ably_endpoint="127.0.0.1",
-        ably_port=ably.port,
-        ably_tls=False,
+    return lambda **more: settings_for(
+        database,
+        ably,
         **more,
     )
 

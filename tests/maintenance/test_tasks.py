@@ -7,7 +7,6 @@ import asyncio
 import pytest
 
 from contracts.messages import event_of, finished
-from localably import LocalAbly
 from participants import history_over, publisher_to
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.window import Watermark
@@ -17,12 +16,6 @@ from waiting import until
 
 MANY = 100
 MINUTE_MS = 60_000
-
-
-@pytest.fixture
-async def server():
-    async with LocalAbly() as running:
-        yield running
 
 
 @pytest.fixture(params=[10, 1_000], ids=["many pages", "one page"])

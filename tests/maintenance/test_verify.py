@@ -9,32 +9,22 @@ from dataclasses import replace
 
 import pytest
 
-from localably import LocalAbly
+from participants import settings_for
 from rehydrate.core.event import Event
 from rehydrate.core.fold import fold
 from rehydrate.history import History
 from rehydrate.maintenance.verify import verify
 from rehydrate.ports import Outgoing
 from rehydrate.publish import respond as responding
-from rehydrate.settings import load_settings
 from shared_adapters import HookedPort
 from waiting import PATIENCE_S, until
 
 
 @pytest.fixture
-async def ably():
-    async with LocalAbly() as running:
-        yield running
-
-
-@pytest.fixture
 async def history(database, ably):
-    settings = load_settings(
-        database_url=database,
-        ably_api_key=ably.key,
-        ably_endpoint="127.0.0.1",
-        ably_port=ably.port,
-        ably_tls=False,
+    settings = settings_for(
+        database,
+        ably,
         lease_s=3000,
     )
     async with History(settings) as history:

@@ -6,19 +6,12 @@ import asyncio
 
 import pytest
 
-from localably import LocalAbly
 from maintenance.test_poller import opened, publish_message, recorded
 from rehydrate import background
 from rehydrate.errors import Busy, StoreUnavailable
 from rehydrate.maintenance import webhook_wakeups
 from rehydrate.maintenance.webhook_wakeups import WebhookWakeups
 from waiting import until
-
-
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as running:
-        yield running
 
 
 @pytest.fixture

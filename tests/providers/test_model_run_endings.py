@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 
 import pytest
 
@@ -28,11 +27,6 @@ async def server():
 async def history(module_database, server):
     async with history_over(module_database, server) as opened:
         yield opened
-
-
-@pytest.fixture
-def conversation():
-    return f"e-{secrets.token_hex(4)}"
 
 
 @pytest.fixture

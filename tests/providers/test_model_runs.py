@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import secrets
 import subprocess
 import sys
 
@@ -39,11 +38,6 @@ async def history(module_database, server):
 def vendor():
     with scripted() as made:
         yield made
-
-
-@pytest.fixture
-def conversation():
-    return f"d-{secrets.token_hex(4)}"
 
 
 def in_order(*turns):

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 import pytest
 
 from localably import LocalAbly, LocalAblySettings
+from participants import settings_for
 from rehydrate.ably import connection_slots
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.event import Event
@@ -19,19 +20,15 @@ from rehydrate.ports import Outgoing
 from rehydrate.publish import publish_queue as module
 from rehydrate.publish import response_writer
 from rehydrate.publish.publish_queue import outgoing, packed
-from rehydrate.settings import load_settings
 from waiting import until
 
 
 @asynccontextmanager
 async def opened(database, *, limits=True, **more):
     async with LocalAbly(settings=LocalAblySettings(enforce_limits=limits)) as ably:
-        settings = load_settings(
-            database_url=database,
-            ably_api_key=ably.key,
-            ably_endpoint="127.0.0.1",
-            ably_port=ably.port,
-            ably_tls=False,
+        settings = settings_for(
+            database,
+            ably,
             **more,
         )
         async with History(settings) as history:

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 from collections import Counter
 from contextlib import aclosing
 
 import pytest
 
-from localably import LocalAbly
-from participants import history_over, publisher_to
+from participants import history_over
 from rehydrate.ports import Outgoing
 from rehydrate.publish import unanswered as unanswered_module
 from rehydrate.publish.unanswered import unanswered
@@ -23,12 +21,6 @@ pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWar
 
 
 @pytest.fixture
-async def server():
-    async with LocalAbly() as running:
-        yield running
-
-
-@pytest.fixture
 async def history(module_database, server):
     async with history_over(module_database, server) as made:
         yield made
@@ -38,17 +30,6 @@ async def history(module_database, server):
 async def other(module_database, server):
     """A second agent, as in another process."""
     async with history_over(module_database, server) as made:
-        yield made
-
-
-@pytest.fixture
-def conversation():
-    return f"u-{secrets.token_hex(4)}"
-
-
-@pytest.fixture
-async def publisher(server, conversation):
-    async with publisher_to(server, f"ai:{conversation}") as made:
         yield made
 
 

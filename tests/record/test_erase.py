@@ -7,20 +7,13 @@ from contextlib import aclosing, asynccontextmanager
 
 import pytest
 
-from localably import LocalAbly
+from participants import settings_for
 from rehydrate.errors import ChannelUnavailable, Conflict, Fenced
 from rehydrate.history import History
 from rehydrate.ports import Outgoing
 from rehydrate.record import erase as module
 from rehydrate.record.import_messages import NewMessage
-from rehydrate.settings import load_settings
 from waiting import PATIENCE_S
-
-
-@pytest.fixture
-async def ably():
-    async with LocalAbly() as running:
-        yield running
 
 
 @pytest.fixture
@@ -29,12 +22,9 @@ async def another(ably, database):
 
     @asynccontextmanager
     async def opened(**more):
-        settings = load_settings(
-            database_url=database,
-            ably_api_key=ably.key,
-            ably_endpoint="127.0.0.1",
-            ably_port=ably.port,
-            ably_tls=False,
+        settings = settings_for(
+            database,
+            ably,
             **more,
         )
         async with History(settings) as history:
