@@ -335,6 +335,17 @@ async def test_a_replay_that_runs_far_longer_than_planned_has_failed(alone, data
     assert await alone.events(replay) == [], "it has not begun"
 
 
+async def replay_after_its_last_attempt(alone, database):
+    """Request a replay that every attempt has failed for: its worker publishes only a stop."""
+    await alone.respond("r")
+    await alone.history._replay_worker.close()
+    replay = await alone.history.replay(alone.id, "r", speed=0)
+    async with connected(database) as connection:
+        await connection.execute("UPDATE replays SET attempts = $1", worker.MAX_ATTEMPTS)
+    alone.history._replay_worker.open()
+    return replay
+
+
 async def test_the_stop_of_a_replay_is_published_when_ably_answers_again(
     database, replay_server, monkeypatch
 ):
@@ -351,12 +362,7 @@ async def test_the_stop_of_a_replay_is_published_when_ably_answers_again(
 
     monkeypatch.setattr(worker, "publish_with_retries", away)
     async with replay_conversation(database, replay_server) as alone:
-        await alone.respond("r")
-        await alone.history._replay_worker.close()
-        replay = await alone.history.replay(alone.id, "r", speed=0)
-        async with connected(database) as connection:
-            await connection.execute("UPDATE replays SET attempts = $1", worker.MAX_ATTEMPTS)
-        alone.history._replay_worker.open()
+        replay = await replay_after_its_last_attempt(alone, database)
         ended = await alone.ended(replay)
         events = await alone.events(replay)
     assert tried == ["stop"] * 4
@@ -375,12 +381,7 @@ async def test_a_stop_that_ably_never_accepts_is_given_up(database, replay_serve
 
     monkeypatch.setattr(worker, "publish_with_retries", away)
     async with replay_conversation(database, replay_server) as alone:
-        await alone.respond("r")
-        await alone.history._replay_worker.close()
-        replay = await alone.history.replay(alone.id, "r", speed=0)
-        async with connected(database) as connection:
-            await connection.execute("UPDATE replays SET attempts = $1", worker.MAX_ATTEMPTS)
-        alone.history._replay_worker.open()
+        replay = await replay_after_its_last_attempt(alone, database)
         assert (await alone.ended(replay)).state == "failed"
     assert len(tried) == worker.MAX_STOPS - worker.MAX_ATTEMPTS + 1
 

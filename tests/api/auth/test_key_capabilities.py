@@ -6,6 +6,7 @@ import asyncio
 
 import pytest
 
+from api.auth.doubles import AWAY, ScriptedAbly, SetClock, closing_all, settle
 from api.minting import KEY, OTHER_KEY
 from rehydrate.api.auth.key_capabilities import KeyCapabilities, key_name
 from rehydrate.errors import ChannelUnavailable, NotConfigured, StoreUnavailable, Unauthorized
@@ -20,60 +21,24 @@ def test_a_keys_name_is_its_app_and_id():
         assert "secret" not in str(error.value).replace("appId.keyId:secret", "")
 
 
-class Ably:
-    """A stand-in for Ably; `answer` is returned, or raised."""
-
-    def __init__(self, answer):
-        self.answer = answer
-        self.asked = []
-        self.gate = None
-
-    async def __call__(self, *question):
-        self.asked.append(question)
-        if self.gate is not None:
-            async with asyncio.timeout(PATIENCE_S):
-                await self.gate.wait()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self):
-        return self.now_s
-
-
-AWAY = ChannelUnavailable("away")
-
-
 @pytest.fixture
 def clock():
-    return Clock()
+    return SetClock()
 
 
 @pytest.fixture
 async def capabilities(clock):
     """Creates the objects under test, and closes them."""
-    made = []
 
     def make(ably, keys=(KEY,), **options):
-        made.append(KeyCapabilities(keys, ably, clock=clock, **options))
-        return made[-1]
+        return KeyCapabilities(keys, ably, clock=clock, **options)
 
-    yield make
-    for each in made:
-        await each.close()
-
-
-async def settle():
-    for _ in range(5):
-        await asyncio.sleep(0)
+    async with closing_all(make) as making:
+        yield making
 
 
 async def test_a_keys_capability_is_fetched_once_and_cached(capabilities, clock):
-    ably = Ably({"ai:*": ["history"]})
+    ably = ScriptedAbly({"ai:*": ["history"]})
     tested = capabilities(ably, [KEY, OTHER_KEY])
     for _ in range(3):
         known = await tested.of("app1.key1")
@@ -85,7 +50,7 @@ async def test_a_keys_capability_is_fetched_once_and_cached(capabilities, clock)
 
 
 async def test_it_is_fetched_before_the_first_request(capabilities):
-    ably = Ably({"*": ["*"]})
+    ably = ScriptedAbly({"*": ["*"]})
     tested = capabilities(ably, [KEY, OTHER_KEY])
     tested.open()
     await settle()
@@ -93,7 +58,7 @@ async def test_it_is_fetched_before_the_first_request(capabilities):
 
 
 async def test_it_is_refreshed_in_the_background(capabilities, clock):
-    ably = Ably({"ai:*": ["history"]})
+    ably = ScriptedAbly({"ai:*": ["history"]})
     tested = capabilities(ably)
     await tested.of("app1.key1")
     clock.now_s += 1000
@@ -105,7 +70,7 @@ async def test_it_is_refreshed_in_the_background(capabilities, clock):
 
 
 async def test_while_ably_is_unreachable_the_last_capability_stays_in_effect(capabilities, clock):
-    ably = Ably({"ai:*": ["history"]})
+    ably = ScriptedAbly({"ai:*": ["history"]})
     tested = capabilities(ably)
     await tested.of("app1.key1")
     ably.answer = AWAY
@@ -120,7 +85,7 @@ async def test_while_ably_is_unreachable_the_last_capability_stays_in_effect(cap
 async def test_a_capability_that_was_never_fetched_is_unavailable_and_is_retried(
     capabilities, clock, fault
 ):
-    ably = Ably(fault)
+    ably = ScriptedAbly(fault)
     tested = capabilities(ably)
     for _ in range(5):
         with pytest.raises(ChannelUnavailable):
@@ -133,11 +98,11 @@ async def test_a_capability_that_was_never_fetched_is_unavailable_and_is_retried
 
 async def test_an_invalid_capability_from_ably_is_ignored(capabilities):
     with pytest.raises(ChannelUnavailable):
-        await capabilities(Ably({"*": "*"})).of("app1.key1")
+        await capabilities(ScriptedAbly({"*": "*"})).of("app1.key1")
 
 
 async def test_a_request_waits_only_briefly_for_the_first_fetch(capabilities):
-    ably = Ably({"*": ["*"]})
+    ably = ScriptedAbly({"*": ["*"]})
     ably.gate = asyncio.Event()
     tested = capabilities(ably, patience_s=0.01)
     async with asyncio.timeout(PATIENCE_S):
@@ -146,7 +111,7 @@ async def test_a_request_waits_only_briefly_for_the_first_fetch(capabilities):
 
 
 async def test_a_key_that_ably_does_not_recognise_is_refused_until_it_does(capabilities, clock):
-    ably = Ably({"*": ["*"]})
+    ably = ScriptedAbly({"*": ["*"]})
     tested = capabilities(ably)
     await tested.of("app1.key1")
     ably.answer = Unauthorized("revoked")
@@ -185,7 +150,7 @@ class Kept:
 async def test_only_another_capability_is_kept_again_and_a_store_that_is_away_changes_nothing(
     capabilities, clock
 ):
-    ably, kept = Ably({"ai:*": ["history"]}), Kept()
+    ably, kept = ScriptedAbly({"ai:*": ["history"]}), Kept()
     kept.away = True
     tested = capabilities(ably, kept=kept)
     for fetches in range(4):
@@ -197,7 +162,7 @@ async def test_only_another_capability_is_kept_again_and_a_store_that_is_away_ch
 
 
 async def test_the_kept_capability_is_used_until_ably_answers(capabilities, clock):
-    ably, kept = Ably(AWAY), Kept(b'{"ai:*":["history"]}')
+    ably, kept = ScriptedAbly(AWAY), Kept(b'{"ai:*":["history"]}')
     tested = capabilities(ably, kept=kept)
     known = await tested.of("app1.key1")
     assert (known.granted("ai:x"), known.granted("b")) == ({"history"}, frozenset())

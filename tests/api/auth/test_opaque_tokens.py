@@ -3,68 +3,29 @@
 from __future__ import annotations
 
 import asyncio
+from functools import partial
 
 import pytest
 
+from api.auth.doubles import AWAY, ScriptedAbly, SetClock, closing_all, settle
 from rehydrate.api.answers import TooMany
 from rehydrate.api.auth.opaque_tokens import TokenChecks
 from rehydrate.errors import ChannelUnavailable, Unauthorized
-from waiting import PATIENCE_S
-
-
-class Ably:
-    """A stand-in for Ably; `answer` is returned, or raised."""
-
-    def __init__(self, answer):
-        self.answer = answer
-        self.asked = []
-        self.gate = None
-
-    async def __call__(self, *question):
-        self.asked.append(question)
-        if self.gate is not None:
-            async with asyncio.timeout(PATIENCE_S):
-                await self.gate.wait()
-        if isinstance(self.answer, Exception):
-            raise self.answer
-        return self.answer
-
-
-class Clock:
-    now_s = 1000.0
-
-    def __call__(self):
-        return self.now_s
-
-
-AWAY = ChannelUnavailable("away")
 
 
 @pytest.fixture
 def clock():
-    return Clock()
+    return SetClock()
 
 
 @pytest.fixture
 async def admissions(clock):
-    made = []
-
-    def make(ably, **options):
-        made.append(TokenChecks(ably, clock=clock, **options))
-        return made[-1]
-
-    yield make
-    for each in made:
-        await each.close()
-
-
-async def settle():
-    for _ in range(5):
-        await asyncio.sleep(0)
+    async with closing_all(partial(TokenChecks, clock=clock)) as making:
+        yield making
 
 
 async def test_an_acceptance_is_cached_for_a_minute_and_a_refusal_for_seconds(admissions, clock):
-    ably = Ably(answer=True)
+    ably = ScriptedAbly(answer=True)
     tested = admissions(ably)
     assert await tested.admitted("app1.token", "ai:x")
     ably.answer = False
@@ -80,7 +41,7 @@ async def test_an_acceptance_is_cached_for_a_minute_and_a_refusal_for_seconds(ad
 
 
 async def test_a_result_applies_to_one_token_on_one_channel(admissions):
-    ably = Ably(answer=True)
+    ably = ScriptedAbly(answer=True)
     tested = admissions(ably)
     await tested.admitted("app1.token", "ai:x")
     ably.answer = False
@@ -92,7 +53,7 @@ async def test_a_result_applies_to_one_token_on_one_channel(admissions):
 
 
 async def test_a_rejected_token_is_cached_for_seconds(admissions, clock):
-    ably = Ably(Unauthorized("40142"))
+    ably = ScriptedAbly(Unauthorized("40142"))
     tested = admissions(ably)
     for _ in range(3):
         with pytest.raises(Unauthorized):
@@ -104,7 +65,7 @@ async def test_a_rejected_token_is_cached_for_seconds(admissions, clock):
 
 
 async def test_an_unreachable_ably_is_not_cached(admissions):
-    ably = Ably(AWAY)
+    ably = ScriptedAbly(AWAY)
     tested = admissions(ably)
     with pytest.raises(ChannelUnavailable):
         await tested.admitted("app1.token", "ai:x")
@@ -116,7 +77,7 @@ async def test_an_unreachable_ably_is_not_cached(admissions):
 
 
 async def test_concurrent_checks_of_one_token_share_a_request(admissions):
-    ably = Ably(answer=True)
+    ably = ScriptedAbly(answer=True)
     ably.gate = asyncio.Event()
     tested = admissions(ably)
     asking = [asyncio.create_task(tested.admitted("app1.token", "ai:x")) for _ in range(20)]
@@ -130,7 +91,7 @@ async def test_concurrent_checks_of_one_token_share_a_request(admissions):
 
 
 async def test_the_number_of_concurrent_checks_is_limited(admissions):
-    ably = Ably(answer=False)
+    ably = ScriptedAbly(answer=False)
     ably.gate = asyncio.Event()
     tested = admissions(ably, at_once=3)
     asking = [asyncio.create_task(tested.admitted(f"app1.{n}", "ai:x")) for n in range(3)]
@@ -143,7 +104,7 @@ async def test_the_number_of_concurrent_checks_is_limited(admissions):
 
 
 async def test_close_fails_the_pending_checks(clock):
-    ably = Ably(answer=True)
+    ably = ScriptedAbly(answer=True)
     ably.gate = asyncio.Event()
     tested = TokenChecks(ably, clock=clock)
     asking = asyncio.create_task(tested.admitted("app1.token", "ai:x"))
@@ -154,6 +115,6 @@ async def test_close_fails_the_pending_checks(clock):
 
 
 async def test_no_token_is_stored(admissions):
-    tested = admissions(Ably(answer=True))
+    tested = admissions(ScriptedAbly(answer=True))
     await tested.admitted("app1.a-secret-token", "ai:x")
     assert "a-secret-token" not in repr(vars(tested._verdicts))
