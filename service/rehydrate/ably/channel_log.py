@@ -19,10 +19,12 @@ The modules of this package work around the SDK's shortcomings; each workaround 
 
 from __future__ import annotations
 
+import asyncio
 import logging
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Sequence
+from contextlib import AbstractContextManager, asynccontextmanager
 from functools import partial
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 from ably import AblyRealtime
 
@@ -36,13 +38,7 @@ from rehydrate.ably.sender import Sender
 from rehydrate.ably.subscription import LiveSubscription
 from rehydrate.background import jittered
 from rehydrate.context import ServerClock
-
-if TYPE_CHECKING:
-    import asyncio
-    from collections.abc import AsyncIterator, Sequence
-    from contextlib import AbstractContextManager
-
-    from rehydrate.ports import Batch
+from rehydrate.ports import Batch
 
 _RETRY_MS = 1_500
 _SUSPENDED_RETRY_MS = 5_000

@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
+from ably import AblyRealtime
+from ably.transport.websockettransport import WebSocketTransport
 from ably.util.exceptions import AblyException
-
-if TYPE_CHECKING:
-    from ably import AblyRealtime
-    from ably.transport.websockettransport import WebSocketTransport
 
 _STATUS, _CODE = 400, 80000
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import math
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable
+from typing import Protocol
 
-from ably.types.connectionstate import ConnectionState
+from ably import AblyRealtime
+from ably.transport.websockettransport import WebSocketTransport
+from ably.types.connectionstate import ConnectionState, ConnectionStateChange
+from ably.util.exceptions import AblyException
 
 from rehydrate.ably.connecting import Connecting
 from rehydrate.ably.errors import channel_error, describe, is_token_refusal
 from rehydrate.background import Backoff, SupervisedTask
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from ably import AblyRealtime
-    from ably.transport.websockettransport import WebSocketTransport
-    from ably.types.connectionstate import ConnectionStateChange
-    from ably.util.exceptions import AblyException
 
 _LOG = logging.getLogger("rehydrate.ably")
 

@@ -20,31 +20,24 @@ import asyncio
 import logging
 import secrets
 from collections import deque
-from typing import TYPE_CHECKING
+from collections.abc import AsyncIterator, Callable
 
+from ably import AblyRealtime
+from ably.realtime.channel import RealtimeChannel
 from ably.types.channelmode import ChannelMode
 from ably.types.channeloptions import ChannelOptions
-from ably.types.channelstate import ChannelState
+from ably.types.channelstate import ChannelState, ChannelStateChange
 from ably.types.connectionstate import ConnectionState
 from ably.types.message import Message
 from ably.util.exceptions import AblyException
 
+from rehydrate.ably.connection_pool import Assignment
 from rehydrate.ably.errors import CAPABILITY, channel_error, describe
 from rehydrate.ably.rest import from_live
 from rehydrate.ably.sdk_fixes import harden
 from rehydrate.background import Backoff, SupervisedTask
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
-from rehydrate.ports import BacklogEnd, Discontinuity
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
-
-    from ably import AblyRealtime
-    from ably.realtime.channel import RealtimeChannel
-    from ably.types.channelstate import ChannelStateChange
-
-    from rehydrate.ably.connection_pool import Assignment
-    from rehydrate.ports import Delivered
+from rehydrate.ports import BacklogEnd, Delivered, Discontinuity
 
 _LOG = logging.getLogger("rehydrate.ably")
 

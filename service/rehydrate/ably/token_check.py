@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
 import httpx
 from ably import AblyRealtime, AblyRest
+from ably.realtime.channel import RealtimeChannel
 from ably.types.channelmode import ChannelMode
 from ably.types.channeloptions import ChannelOptions
 from ably.types.connectionstate import ConnectionState
@@ -14,15 +14,10 @@ from ably.util.exceptions import AblyException
 
 from rehydrate.ably.connecting import Connecting
 from rehydrate.ably.connection import discard
+from rehydrate.ably.endpoint import Endpoint
 from rehydrate.ably.errors import CAPABILITY, channel_error, is_unauthorized
-from rehydrate.ably.rest import AblyKey, messages_path
+from rehydrate.ably.rest import AblyKey, Requests, messages_path
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, NotConfigured, Unauthorized
-
-if TYPE_CHECKING:
-    from ably.realtime.channel import RealtimeChannel
-
-    from rehydrate.ably.endpoint import Endpoint
-    from rehydrate.ably.rest import Requests
 
 LONGEST_TOKEN = 16_384
 _BRIEF_MS = 60_000

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from fastapi import APIRouter, Depends
 from starlette.requests import Request
@@ -29,9 +29,7 @@ from rehydrate.api.parameters import (
 )
 from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor
-
-if TYPE_CHECKING:
-    from rehydrate.maintenance.inspector import ServiceInspector
+from rehydrate.maintenance.inspector import ServiceInspector
 
 AT_ONCE = 32
 """Maximum number of concurrent inspection requests (429 beyond it): readers have priority."""

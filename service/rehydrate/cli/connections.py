@@ -8,15 +8,12 @@ from __future__ import annotations
 
 import asyncio
 from http import HTTPStatus
-from typing import TYPE_CHECKING
+from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from rehydrate.core.json import dump
 from rehydrate.descriptors import most_connections
-
-if TYPE_CHECKING:
-    from typing import Any
 
 HEAD_BYTES = 64 * 1024
 HEAD_TIMEOUT_S = 10.0

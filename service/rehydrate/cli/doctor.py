@@ -6,20 +6,17 @@ import asyncio
 import json
 import sys
 import time
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rehydrate.core.capability import Capability
+from rehydrate.core.event import ChannelMessage
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.database import schema_revision
 from rehydrate.errors import NotConfigured, RehydrateError
 from rehydrate.history import History
 from rehydrate.settings import Settings, load_settings, unknown_variables
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
-
-    from rehydrate.core.event import ChannelMessage
 
 TIMEOUT_S = 10.0
 """Seconds that one check may take."""

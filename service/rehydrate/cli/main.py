@@ -12,7 +12,8 @@ import json
 import logging
 import os
 import sys
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Coroutine, Sequence
+from typing import Any, TypeVar
 
 from rehydrate.cli.output import (
     NotWritten,
@@ -23,9 +24,6 @@ from rehydrate.cli.output import (
 )
 from rehydrate.core.replay.schedule import MODES, ReplayTerms
 from rehydrate.errors import BadRequest, NotConfigured, RehydrateError
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine, Sequence
 
 T = TypeVar("T")
 

@@ -12,10 +12,8 @@ import errno
 import io
 import os
 import sys
-from typing import TYPE_CHECKING, TextIO
-
-if TYPE_CHECKING:
-    from collections.abc import Iterator
+from collections.abc import Iterator
+from typing import TextIO
 
 _ESCAPES = {
     code: f"\\u{code:04x}"  # as in JSON, whose text has such a character only within strings

@@ -7,18 +7,15 @@ import getpass
 import json
 import signal
 import sys
+from collections.abc import Coroutine, Iterator
 from contextlib import AsyncExitStack, contextmanager
-from typing import TYPE_CHECKING, Any, TextIO, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from rehydrate.background import Backoff
 from rehydrate.core.replay.schedule import Replay, ReplayTerms, Requester, listed
 from rehydrate.errors import Unavailable
 from rehydrate.history import History
-
-if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
-
-    from rehydrate.replay.requests import CheckedRequest
+from rehydrate.replay.requests import CheckedRequest
 
 POLL_INTERVAL_S = 0.2
 MAX_RETRY_S = 2.0

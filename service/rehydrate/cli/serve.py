@@ -10,7 +10,6 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from typing import TYPE_CHECKING
 
 import uvicorn
 
@@ -19,9 +18,7 @@ from rehydrate.cli.connections import BoundedProtocol
 from rehydrate.descriptors import raise_limit
 from rehydrate.errors import ChannelUnavailable, NotConfigured
 from rehydrate.history import History
-
-if TYPE_CHECKING:
-    from rehydrate.settings import Settings
+from rehydrate.settings import Settings
 
 _ABSENT = (errno.EADDRNOTAVAIL, errno.EAFNOSUPPORT)
 

@@ -8,13 +8,11 @@ import json
 import signal
 import sys
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Any, TextIO
+from typing import Any, TextIO
 
 from rehydrate.cli.output import NotWritten
+from rehydrate.follow.event_buffer import FollowEvent
 from rehydrate.history import History
-
-if TYPE_CHECKING:
-    from rehydrate.follow.event_buffer import FollowEvent
 
 _PREFIXES = {"reasoning": "reasoning: ", "refusal": "refusal: "}
 

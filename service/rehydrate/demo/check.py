@@ -9,18 +9,16 @@ import random
 import shutil
 import statistics
 import time
+from collections.abc import Callable, Sequence
 from itertools import accumulate
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 from ably import AblyRealtime
 
 from rehydrate.demo.reader import join
 from rehydrate.demo.texts import tokens_of
-
-if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
 
 PATIENCE_S = 45.0
 """Seconds that a reader waits for the responses that it saw streaming to end."""

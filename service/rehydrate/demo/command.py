@@ -9,8 +9,9 @@ import signal
 import sys
 import time
 import uuid
+from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import jwt
 
@@ -19,9 +20,6 @@ from rehydrate.demo.examples import started_chat
 from rehydrate.demo.processes import Child
 from rehydrate.demo.services import embedded
 from rehydrate.settings import Settings, load_settings, revealed
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Sequence
 
 WARM_UP_S = 2.0
 _TOKEN_S = 24 * 3600

@@ -6,16 +6,14 @@ import os
 import runpy
 import shlex
 import sys
+from collections.abc import Mapping, Sequence
+from contextlib import AsyncExitStack
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from rehydrate.demo.processes import Child
 from rehydrate.errors import NotConfigured
-
-if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
-    from contextlib import AsyncExitStack
 
 EXAMPLES = Path(__file__).parent.parents[2] / "examples"
 """The examples are part of the repository, but not of the wheel."""

@@ -3,22 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
-from typing import TYPE_CHECKING
+from pathlib import Path
 
 from rehydrate.background import PeriodicTask
 from rehydrate.database import migrate
 from rehydrate.embedded.channel import EmbeddedChannel
 from rehydrate.embedded.folder import EmbeddedError
 from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.embedded.server import EmbeddedServer
 from rehydrate.errors import NotConfigured, Unavailable
 from rehydrate.settings import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-    from pathlib import Path
-
-    from rehydrate.embedded.server import EmbeddedServer
 
 KEEP_INTERVAL_S = 1.0
 

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Collection
 
 from rehydrate.background import PeriodicTask
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
 
 WATCH_EVERY_S = 1.0
 

@@ -6,16 +6,12 @@ therefore provisional: a later event of the same response reopens it (law 5).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
+from rehydrate.context import Context
 from rehydrate.maintenance.sweeper import last_event_ms
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from rehydrate.context import Context
-    from rehydrate.ports import Due
-    from rehydrate.record.catch_up import Recorded
+from rehydrate.ports import Due
+from rehydrate.record.catch_up import Recorded
 
 
 async def end_idle(

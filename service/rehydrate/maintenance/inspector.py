@@ -2,18 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
+from rehydrate.context import Context
+from rehydrate.core.positions import Cursor
 from rehydrate.errors import StoreUnavailable
+from rehydrate.follow.subscriptions import Subscriptions
 from rehydrate.hydrate.history_window import CHANNEL
 from rehydrate.hydrate.inspect import Inspected, ServiceHealth, checked, inspect
-
-if TYPE_CHECKING:
-    from rehydrate.context import Context
-    from rehydrate.core.positions import Cursor
-    from rehydrate.follow.subscriptions import Subscriptions
-    from rehydrate.maintenance.tasks import Maintenance
-    from rehydrate.ports import Listed
+from rehydrate.maintenance.tasks import Maintenance
+from rehydrate.ports import Listed
 
 
 class ServiceInspector:

@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 from rehydrate.background import BoundedCache, PeriodicTask
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
 
 MAX_ATTENDED = 10_000
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable
 
 from rehydrate.background import (
     Backoff,
@@ -14,12 +14,8 @@ from rehydrate.background import (
     jittered,
     log_failure,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from rehydrate.context import WakeQueue
-    from rehydrate.record.catch_up import Recorded
+from rehydrate.context import WakeQueue
+from rehydrate.record.catch_up import Recorded
 
 _log = logging.getLogger(__name__)
 

@@ -51,25 +51,21 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
+from collections.abc import Awaitable, Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rehydrate.background import PeriodicTask, TaskPool, log_failure
+from rehydrate.context import Context
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
 from rehydrate.core.positions import HISTORY_LAG_MS
 from rehydrate.core.text.content import END_BYTES, NO_SEQ
 from rehydrate.errors import ChannelRefused, StoreUnavailable, Unavailable
-from rehydrate.permits import TextErased, permit_of
+from rehydrate.permits import PublishPermit, TextErased, permit_of
+from rehydrate.ports import Due, LockedConversation, Publisher
 from rehydrate.publish.publish_queue import packed
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from rehydrate.context import Context
-    from rehydrate.permits import PublishPermit
-    from rehydrate.ports import Due, LockedConversation, Publisher
 
 _log = logging.getLogger(__name__)
 

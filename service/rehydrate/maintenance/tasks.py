@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Awaitable, Callable, Collection
 from functools import partial
-from typing import TYPE_CHECKING, Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
+from rehydrate.background import PeriodicTask
+from rehydrate.context import Context
 from rehydrate.maintenance.erasure_watch import ErasureWatch
 from rehydrate.maintenance.idle_limit import end_idle
 from rehydrate.maintenance.poller import Poller
 from rehydrate.maintenance.recorder import Recorder
 from rehydrate.maintenance.sweeper import Sweeper, sweep
 from rehydrate.maintenance.webhook_wakeups import WebhookWakeups
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection
-
-    from rehydrate.background import PeriodicTask
-    from rehydrate.context import Context
-    from rehydrate.ports import Due
-    from rehydrate.record.catch_up import Recorded
+from rehydrate.ports import Due
+from rehydrate.record.catch_up import Recorded
 
 C = TypeVar("C")
 T = TypeVar("T")

@@ -7,14 +7,11 @@ or forged webhook therefore changes nothing but the time at which that happens.
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING
+from collections.abc import Awaitable, Callable, Collection, Iterable
 
 from rehydrate.background import BoundedCache, PeriodicTask, log_failure
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.errors import BadParameter, StoreUnavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Collection, Iterable
 
 _log = logging.getLogger(__name__)
 

@@ -5,17 +5,15 @@ What is written under the lock of a conversation's row is written by `LockedConv
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from collections.abc import Collection
+from contextlib import AbstractAsyncContextManager
+from typing import Any, Literal, NamedTuple, Protocol
 
-if TYPE_CHECKING:
-    from collections.abc import Collection
-    from contextlib import AbstractAsyncContextManager
-
-    from rehydrate.core.fold import MessageState
-    from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.schedule import AuditEntry, Replay
-    from rehydrate.core.timeline import Lookup
-    from rehydrate.core.window import LostInterval, Tombstone, Watermark
+from rehydrate.core.fold import MessageState
+from rehydrate.core.positions import Cursor
+from rehydrate.core.replay.schedule import AuditEntry, Replay
+from rehydrate.core.timeline import Lookup
+from rehydrate.core.window import LostInterval, Tombstone, Watermark
 
 
 class Conversation(NamedTuple):

@@ -21,9 +21,10 @@ from __future__ import annotations
 import re
 import struct
 import zlib
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rehydrate.core import wire as wire_form
 from rehydrate.core.event import TERMINAL
@@ -37,10 +38,6 @@ from rehydrate.core.text.versioned_messages import (
     VersionedMessage,
 )
 from rehydrate.errors import BadParameter
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
-
 
 WINDOW_BYTES = 32_768
 """The length of deflate's window; a longer dictionary would not be used."""

@@ -15,10 +15,7 @@ leases, and judges by what it has seen itself:
 from __future__ import annotations
 
 import time
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from collections.abc import Callable
 
 TOLERANCE_S = 1.0
 """The largest difference between both clocks that counts as none; also of a sample's duration."""

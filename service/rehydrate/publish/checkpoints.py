@@ -6,22 +6,19 @@ import asyncio
 import logging
 import math
 import uuid
+from collections.abc import Sequence
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rehydrate.background import jittered, settled
+from rehydrate.context import Context
+from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, Owner, fold
 from rehydrate.core.positions import insertion_position
 from rehydrate.core.text.content import MAX_GEN
 from rehydrate.errors import Conflict, Fenced, StoreUnavailable
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from rehydrate.context import Context
-    from rehydrate.core.event import Event
-    from rehydrate.ports import Lease
-    from rehydrate.publish.response_writer import ResponseWriter
+from rehydrate.ports import Lease
+from rehydrate.publish.response_writer import ResponseWriter
 
 _log = logging.getLogger(__name__)
 

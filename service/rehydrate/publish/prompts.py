@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from typing import TYPE_CHECKING
 
+from rehydrate.context import Context
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import (
@@ -17,9 +17,6 @@ from rehydrate.core.positions import (
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict, TooLarge
 from rehydrate.publish.publish_queue import BATCH_BYTES, outgoing
-
-if TYPE_CHECKING:
-    from rehydrate.context import Context
 
 ACK_TIMEOUT_S = 30.0
 """How long to wait for Ably's acknowledgement."""

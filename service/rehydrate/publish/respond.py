@@ -10,11 +10,13 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import AsyncIterator, Coroutine
 from contextlib import asynccontextmanager, suppress
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rehydrate.background import PeriodicTask
+from rehydrate.context import Context
 from rehydrate.core import codecs
 from rehydrate.core.event import TERMINAL, Kind, Status
 from rehydrate.core.json import HEADER_BITS, is_json, sent_bytes
@@ -30,11 +32,6 @@ from rehydrate.core.text.content import (
 from rehydrate.errors import BadParameter, Fenced, TooLarge
 from rehydrate.publish.checkpoints import Checkpoints
 from rehydrate.publish.response_writer import Ending, ResponseWriter
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Coroutine
-
-    from rehydrate.context import Context
 
 _log = logging.getLogger(__name__)
 

@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 from rehydrate.background import Backoff
+from rehydrate.context import Context
 from rehydrate.core import codecs
 from rehydrate.core.event import CONTENT, TEXTUAL, Event, Kind, Status
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.text import content
 from rehydrate.errors import ChannelUnavailable, Fenced, TooLarge
-
-if TYPE_CHECKING:
-    from rehydrate.context import Context
-    from rehydrate.ports import ChannelPublisher
+from rehydrate.ports import ChannelPublisher
 
 ACK_TIMEOUT_S = 30.0
 """How long the end of a response waits for outstanding acknowledgements."""

@@ -11,19 +11,16 @@ import json
 import logging
 import math
 import uuid
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 from rehydrate.background import BoundedCache, LeaseKeeper, LeaseLost, settled
+from rehydrate.context import Context
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.errors import StoreUnavailable
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
-
-    from rehydrate.context import Context
-    from rehydrate.ports import PromptClaims
+from rehydrate.ports import PromptClaims
 
 _log = logging.getLogger(__name__)
 

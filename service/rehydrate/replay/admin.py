@@ -3,16 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
 
-from rehydrate.core.replay.schedule import ReplayTerms, Requester
-
-if TYPE_CHECKING:
-    from rehydrate.context import Context
-    from rehydrate.core.positions import Cursor
-    from rehydrate.core.replay.schedule import AuditEntry, Mode, Replay
-    from rehydrate.replay.requests import CheckedRequest, ReplayRequests
-    from rehydrate.replay.worker import ReplayWorker
+from rehydrate.context import Context
+from rehydrate.core.positions import Cursor
+from rehydrate.core.replay.schedule import AuditEntry, Mode, Replay, ReplayTerms, Requester
+from rehydrate.replay.requests import CheckedRequest, ReplayRequests
+from rehydrate.replay.worker import ReplayWorker
 
 CANCEL_WITHIN_S = 2.0
 """How long a cancel waits for the replay to end."""

@@ -8,23 +8,19 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import aclosing
-from typing import TYPE_CHECKING, Protocol
+from typing import Protocol
 
 from rehydrate.background import Backoff
 from rehydrate.core.codecs import decode_all, encode
 from rehydrate.core.event import Event
 from rehydrate.core.positions import MARGIN_MS
 from rehydrate.core.rate_limit import RateLimit
+from rehydrate.core.replay.schedule import Replay, Schedule
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, StoreUnavailable
-from rehydrate.permits import TextErased
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Sequence
-
-    from rehydrate.core.replay.schedule import Replay, Schedule
-    from rehydrate.permits import PublishPermit
-    from rehydrate.ports import ChannelLog
+from rehydrate.permits import PublishPermit, TextErased
+from rehydrate.ports import ChannelLog
 
 WINDOW = 64
 """How many channel messages of a replay may be unacknowledged at a time."""

@@ -2,19 +2,14 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
+from rehydrate.core.replay.schedule import Replay
 from rehydrate.errors import Conflict
-from rehydrate.replay.player import publish_with_retries
+from rehydrate.permits import PublishPermit
+from rehydrate.ports import Conversations
+from rehydrate.replay.player import Outlet, publish_with_retries
 from rehydrate.replay.validation import check_repairable
-
-if TYPE_CHECKING:
-    from rehydrate.core.replay.schedule import Replay
-    from rehydrate.permits import PublishPermit
-    from rehydrate.ports import Conversations
-    from rehydrate.replay.player import Outlet
 
 
 async def repair(

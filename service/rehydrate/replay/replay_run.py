@@ -6,16 +6,14 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rehydrate.background import Backoff, LeaseKeeper, LeaseLost, jittered
 from rehydrate.core.replay.schedule import AuditEntry, Replay, ReplayState
 from rehydrate.errors import StoreUnavailable
 from rehydrate.permits import PublishPermit, TextErased
-
-if TYPE_CHECKING:
-    from rehydrate.ports import ReplayQueue
-    from rehydrate.replay.player import Player
+from rehydrate.ports import ReplayQueue
+from rehydrate.replay.player import Player
 
 _log = logging.getLogger(__name__)
 

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import uuid
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
+from rehydrate.context import Context
 from rehydrate.core.event import TERMINAL
 from rehydrate.core.json import dump, is_json
+from rehydrate.core.message import MessageState
 from rehydrate.core.positions import check_channel, check_conversation_id, check_message_id
 from rehydrate.core.replay.schedule import (
     AuditEntry,
@@ -21,6 +23,7 @@ from rehydrate.core.replay.schedule import (
     scheduled,
 )
 from rehydrate.errors import BadParameter, Conflict, NotFound, RehydrateError
+from rehydrate.ports import Conversation
 from rehydrate.replay.validation import (
     Targets,
     check_key,
@@ -28,13 +31,6 @@ from rehydrate.replay.validation import (
     check_schedule,
     check_terms,
 )
-
-if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from rehydrate.context import Context
-    from rehydrate.core.message import MessageState
-    from rehydrate.ports import Conversation
 
 _MAX_AUDITED = 256
 """Characters of a name in the audit log: a refused request may contain any text."""

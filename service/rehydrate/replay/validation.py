@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Collection
+from typing import NamedTuple
 
 from rehydrate.core.capability import Capability
+from rehydrate.core.message import MessageState
 from rehydrate.core.replay.schedule import (
     MAX_RATE,
     MAX_SECONDS,
@@ -12,14 +14,9 @@ from rehydrate.core.replay.schedule import (
     MIN_SPEED,
     MODES,
     ReplayTerms,
+    Schedule,
 )
 from rehydrate.errors import BadParameter, Conflict, Forbidden, TooLarge
-
-if TYPE_CHECKING:
-    from collections.abc import Collection
-
-    from rehydrate.core.message import MessageState
-    from rehydrate.core.replay.schedule import Schedule
 
 DEFAULT_RATE = 50.0
 """Channel messages per second on a channel whose limit is unknown."""

@@ -10,23 +10,19 @@ from __future__ import annotations
 import asyncio
 import logging
 import uuid
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 from rehydrate.background import LeaseLost, PeriodicTask, TaskPool, log_failure
+from rehydrate.context import Context
+from rehydrate.core.message import MessageState
 from rehydrate.core.replay.schedule import Replay, ReplayState
 from rehydrate.errors import BadRequest, ChannelRefused, ChannelUnavailable, RehydrateError
 from rehydrate.permits import TextErased
-from rehydrate.replay.player import Player, publish_with_retries, stop_event
+from rehydrate.replay.player import Outlet, Player, publish_with_retries, stop_event
 from rehydrate.replay.repair import repair
 from rehydrate.replay.replay_run import LEASE_S, ReplayRun
 from rehydrate.replay.requests import planned
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
-    from rehydrate.context import Context
-    from rehydrate.core.message import MessageState
-    from rehydrate.replay.player import Outlet
 
 _log = logging.getLogger(__name__)
 
