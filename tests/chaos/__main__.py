@@ -1,8 +1,8 @@
 """Inject faults at seeded random moments, and account for every character.
 
 `python -m chaos --rounds 200 [--seed N] [--json] [--faults NAME,NAME] [--each N]`: real processes,
-real kill -9. Two worlds run at the same time: one keeps its channels when the channel server restarts,
-the other loses them. Exit code 0: nothing was lost or doubled, every fault had an effect, and within
+real kill -9. Two worlds run at the same time (`--worlds`): one keeps its channels when the channel
+server restarts, the other loses them. Exit code 0: nothing was lost or doubled, every fault had an effect, and within
 two leases after the last fault of each round every reader had seen every response end. (The time for
 which a busy machine did not schedule this process is measured, reported and subtracted. A stock client
 has 35 s more in a round in which connections become half-open and its clock is set back: see
@@ -60,9 +60,20 @@ def report(worlds):
         "longest_s": round(max((each.after_s for each in ended), default=0.0), 2),
         "stock_longest_s": round(max((each.stock_s for each in ended), default=0.0), 2),
         "stalled_s": round(max((each.stock_stalled_s for each in ended), default=0.0), 2),
+        "recovery_s": recoveries(rounds),
         "limit_s": LIMIT_S,
         "stock_limit_s": max((each.stock_limit_s for each in ended), default=LIMIT_S),
     }
+
+
+def recoveries(rounds):
+    """Return the longest recovery of rounds with each fault, in s, without the time of a stall."""
+    longest = {}
+    for round_ in rounds:
+        taken = [each.stock_s - each.stock_stalled_s for each in round_.ended]
+        for name in round_.faults:
+            longest[name] = round(max([longest.get(name, 0.0), *taken]), 2)
+    return longest
 
 
 def is_good(reported):
@@ -81,7 +92,7 @@ def line(round_):
     silent = [name for name, n in zip(round_.faults, round_.fired, strict=True) if n == 0]
     if bad or round_.unended or round_.wrong_outcomes or silent:
         text += f": WRONG {bad} unended {round_.unended} wrong outcomes {round_.wrong_outcomes}"
-        text += f" never fired {silent}"
+        text += f" never fired {silent}; not scheduled for up to {round_.longest_turn_s:.1f} s"
     return text
 
 
@@ -145,13 +156,15 @@ def plans(options):
         cut = [names[at : at + options.each] for at in range(0, len(names), options.each)]
         return [list(enumerate(cut))[0::2], list(enumerate(cut))[1::2]]
     numbers = [(number, names) for number in range(options.rounds)]
-    return [each for each in (numbers[0::2], numbers[1::2]) if each]
+    each_world = [numbers[world :: options.worlds] for world in range(options.worlds)]
+    return [each for each in each_world if each]
 
 
 def main(argv=None):
     parser = argparse.ArgumentParser(prog="chaos", description=__doc__.partition("\n")[0])
     parser.add_argument("--rounds", type=int, default=20)
     parser.add_argument("--seed", type=int, default=None)
+    parser.add_argument("--worlds", type=int, default=2, help="how many run at the same time")
     parser.add_argument("--json", action="store_true", help="the report as JSON, last line")
     parser.add_argument("--faults", help=f"only these: {', '.join(FAULTS)}")
     parser.add_argument("--each", type=int, help="every fault once, this many in a round")

@@ -7,9 +7,11 @@ The result is the number of its effects. One that needs traffic lasts until its 
 from __future__ import annotations
 
 import asyncio
+import signal
 from contextlib import suppress
 
 import asyncpg
+import httpx
 
 from chaos.world import LEASE_S
 from fault_checks import until_fired
@@ -17,6 +19,13 @@ from stalling import standing_still
 
 _CLOCK_S = 600.0
 _STALL_S = 26.0
+
+_JOINERS = 150
+"""Readers that join each service during a stall of the channel server: more than its HTTP connections."""
+
+_JOINERS_WAIT_S = 3.0
+_CHANNEL_STALL_S = (12.0, 16.0)
+"""Longer than the time limit of a request to the channel server, 10 s."""
 
 
 async def publisher_dies(world, chance):
@@ -70,9 +79,52 @@ async def every_service_dies(world, chance):
     return min(killed)
 
 
+async def service_ends(world, chance):
+    """A clean stop of one of two services, by SIGTERM, as a deployment does."""
+    service = chance.choice(world.services)
+    ended = await service.end()
+    service.start_again()
+    return ended
+
+
 async def postgres_stops(world, chance):
     """An immediate stop, and recovery."""
-    return await world.stop_postgres()
+    return await world.stop_postgres(signal.SIGQUIT)
+
+
+async def postgres_ends(world, chance):
+    """A clean stop, by SIGINT: every session is ended, and nothing has to be recovered."""
+    return await world.stop_postgres(signal.SIGINT)
+
+
+async def postgres_fails_over(world, chance):
+    """The primary is lost, a read-only server answers in its place, and becomes writable later.
+
+    Sessions that were opened in between remain read-only, as those of a demoted primary do. The
+    effects are these sessions.
+    """
+    async with world.database() as admin:
+        await admin.execute("SET default_transaction_read_only = off")
+        name = await admin.fetchval("SELECT current_database()")
+
+        async def sessions():
+            return await admin.fetchval(
+                "SELECT count(*) FROM pg_stat_activity"
+                " WHERE datname = $1 AND backend_type = 'client backend' AND pid <> pg_backend_pid()",
+                name,
+            )
+
+        await admin.execute(f'ALTER DATABASE "{name}" SET default_transaction_read_only = on')
+        try:
+            await admin.execute(
+                "SELECT pg_terminate_backend(pid) FROM pg_stat_activity"
+                " WHERE datname = $1 AND pid <> pg_backend_pid()",
+                name,
+            )
+            await asyncio.sleep(chance.uniform(2, 6))
+            return await until_fired(sessions)
+        finally:
+            await admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')
 
 
 async def postgres_stalls(world, chance):
@@ -134,10 +186,40 @@ async def channels_restart(world, chance):
 
 async def channels_pause(world, chance):
     """SIGSTOP of the channel server: every connection stays open, and silent."""
-    world.channels.pause()
-    await asyncio.sleep(chance.uniform(1, 6))
-    world.channels.resume()
-    return 1
+    return await _paused(world.channels, chance.uniform(1, 6))
+
+
+async def channels_stall(world, chance):
+    """The same for longer than a request may take, while many readers join and give up."""
+    async with asyncio.TaskGroup() as group:
+        stalled = group.create_task(_paused(world.channels, chance.uniform(*_CHANNEL_STALL_S)))
+        await asyncio.sleep(0.2)
+        for url in world.urls:
+            group.create_task(_join(world, url, chance))
+    return stalled.result()
+
+
+async def _paused(process, seconds):
+    """Suspend *process* for *seconds*; return 1 if it was."""
+    process.pause()
+    await asyncio.sleep(seconds)
+    paused = process.is_paused
+    process.resume()
+    return int(paused)
+
+
+async def _join(world, url, chance):
+    """Have many readers join the service at *url* at the same time, and give up."""
+    address = f"{url}/v1/conversations/{world.conversation_id}"
+    limits = httpx.Limits(max_connections=None)
+    headers = world.client.headers
+    async with httpx.AsyncClient(headers=headers, limits=limits) as client:
+
+        async def join():
+            with suppress(httpx.HTTPError):
+                await client.get(address, timeout=chance.uniform(0.2, _JOINERS_WAIT_S))
+
+        await asyncio.gather(*(join() for _ in range(_JOINERS)))
 
 
 async def connections_are_cut(world, chance):
@@ -216,12 +298,16 @@ FAULTS = {
         sweepers_die,
         service_dies,
         every_service_dies,
+        service_ends,
         postgres_stops,
+        postgres_ends,
+        postgres_fails_over,
         postgres_stalls,
         background_tasks_are_killed,
         disk_is_full,
         channels_restart,
         channels_pause,
+        channels_stall,
         connections_are_cut,
         connections_are_half_open,
         publishes_are_refused,

@@ -11,6 +11,8 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
+from stalling import state_of
+
 READY_S = 240.0
 TESTS = Path(__file__).parent.parent
 
@@ -56,19 +58,27 @@ class Process:
 
     async def kill(self):
         """kill -9, if it runs; return how many processes that ended, 0 or 1."""
+        return int(await self._ended_by(signal.SIGKILL) == -signal.SIGKILL)
+
+    async def end(self):
+        """SIGTERM, if it runs; return how many processes that ended cleanly, 0 or 1."""
+        return int(await self._ended_by(signal.SIGTERM) == 0)
+
+    async def _ended_by(self, number):
+        """Send it a signal, wait for its end, and return its exit status; None if it did not run."""
         await self.is_back()
         process, self._process = self._process, None
         self.is_ready = False
         if process is None:
-            return 0
+            return None
         self.kills += 1
         with suppress(ProcessLookupError):
-            process.kill()
+            process.send_signal(number)
         async with asyncio.timeout(60):
-            ended_by = await process.wait()
+            status = await process.wait()
         if self._reading is not None:
             await self._reading
-        return int(ended_by == -signal.SIGKILL)
+        return status
 
     def start_again(self):
         """Begin to start it in the background; see `is_back`."""
@@ -83,6 +93,11 @@ class Process:
     def pause(self):
         """SIGSTOP: it does nothing, and its connections stay open."""
         self._process.send_signal(signal.SIGSTOP)
+
+    @property
+    def is_paused(self):
+        """True if it is suspended."""
+        return state_of(self._process.pid) == "T"
 
     def send_signal(self, number):
         """Send it a signal, if it runs."""

@@ -27,7 +27,8 @@ class Round(NamedTuple):
 
     ``unended``: responses that some reader never saw end. ``wrong_outcomes``: errors that live
     publishers received, by response, though it should have ended. ``fired``: the effects of each
-    fault; None: it is not possible here.
+    fault; None: it is not possible here. ``longest_turn_s``: the longest time in which the machine
+    did not schedule this process, in the whole round.
     """
 
     conversation_id: str
@@ -36,6 +37,7 @@ class Round(NamedTuple):
     ended: list
     unended: dict[str, str]
     wrong_outcomes: dict[str, str]
+    longest_turn_s: float
 
 
 class _Playing:
@@ -56,7 +58,7 @@ class _Playing:
         self.deaths, self.kills = {}, {}
         self.fired = []
         self.outcomes = {}
-        self.over_s = self.stalled_s = 0.0
+        self.over_s = self.stalled_s = self.longest_turn_s = 0.0
         self.outcome_s = {}
         self.follower = Follower(world, self.conversation_id)
         world.conversation_id = self.conversation_id
@@ -110,7 +112,9 @@ class _Playing:
         while True:
             began_s = time.monotonic()
             await asyncio.sleep(_TURN_S)
-            self.stalled_s += max(0.0, time.monotonic() - began_s - 1.5 * _TURN_S)
+            turn_s = time.monotonic() - began_s
+            self.stalled_s += max(0.0, turn_s - 1.5 * _TURN_S)
+            self.longest_turn_s = max(self.longest_turn_s, turn_s)
 
     @property
     def shown(self):
@@ -131,7 +135,13 @@ async def play(world, number, chance, *, names=None):
             ended = await _against_channel(world, playing.conversation_id, ended)
         wrong_outcomes = _wrong_outcomes(playing, ended)
         return Round(
-            playing.conversation_id, playing.names, playing.fired, ended, unended, wrong_outcomes
+            playing.conversation_id,
+            playing.names,
+            playing.fired,
+            ended,
+            unended,
+            wrong_outcomes,
+            playing.longest_turn_s,
         )
     finally:
         await faults.end_all(world)

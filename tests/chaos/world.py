@@ -12,6 +12,7 @@ from collections import Counter, defaultdict
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 
+import asyncpg
 import httpx
 
 from chaos.clock import Clocks
@@ -33,6 +34,8 @@ one lease, about 4 s, and about 10 s until a dead connection is noticed."""
 
 _CHANNELS = "[settings]\nmax_idle_interval_s = 2.0\n"
 """How soon stock SDKs notice a dead connection: Ably's 15 s, shortened as the lease is."""
+
+_STOPS_WITHIN_S = 60.0
 
 _MIGRATING = asyncio.Lock()
 """Alembic can run only once at a time in a process."""
@@ -145,13 +148,28 @@ class World:
         await asyncio.to_thread(self.postgres.stop)
         self.disk.close()
 
-    async def stop_postgres(self):
-        """Stop Postgres immediately, as a lost machine does, and start it; return the stops: 1."""
+    async def stop_postgres(self, number):
+        """Stop Postgres with a signal, and start it; return the stops: 1.
+
+        Args:
+            number: SIGQUIT stops it immediately, as a lost machine does, SIGINT cleanly.
+        """
         stopped = self.postgres.pid
-        os.kill(stopped, signal.SIGQUIT)
-        await asyncio.sleep(0.2)
+        os.kill(stopped, number)
+        async with asyncio.timeout(_STOPS_WITHIN_S):
+            while Path(f"/proc/{stopped}").exists():  # noqa: ASYNC110 - another process
+                await asyncio.sleep(0.05)
         await self.start_postgres()
         return int(self.postgres.pid != stopped)
+
+    @asynccontextmanager
+    async def database(self):
+        """Connect to the database for the length of the block."""
+        connection = await asyncpg.connect(self.postgres.url, timeout=5)
+        try:
+            yield connection
+        finally:
+            await connection.close(timeout=2)
 
     async def start_postgres(self):
         """Start Postgres; return when it answers."""
