@@ -25,6 +25,7 @@ _DEFAULT_MODES: Final = MODES & ~Flag.ANNOTATION_SUBSCRIBE
 _KNOWN_PARAMS: Final = frozenset(
     {"rewind", "rewindLimit", "modes", "delta", "occupancy", "echo", "appendMode"}
 )
+_NOT_FILTERED: Final = frozenset({"rewind", "rewindLimit", "modes", "delta"})
 _WINDOW: Final = re.compile(r"\A(\d{1,9})([smSM])\Z", re.ASCII)
 _MS_OF_UNIT: Final = {"s": 1000, "m": 60_000}
 
@@ -50,6 +51,9 @@ def wish_of(frame: dict[str, Any], name: ChannelName) -> Wish:
     """
     given = {**name.params, **frame.get("params", {})}
     params = {key: str(value) for key, value in given.items() if key in _KNOWN_PARAMS}
+    if name.filter is not None:
+        params = {key: value for key, value in params.items() if key not in _NOT_FILTERED}
+        return Wish(Flag.SUBSCRIBE, params)
     if "delta" in params and params["delta"] != "vcdiff":
         del params["delta"]
     named = _named_modes(params["modes"]) if "modes" in params else None
@@ -58,7 +62,7 @@ def wish_of(frame: dict[str, Any], name: ChannelName) -> Wish:
 
 
 def granted_modes(wish: Wish, identity: Identity, channel: str) -> Flag:
-    """Return the modes asked for that the capability grants.
+    """Return the modes asked for that the capability grants on the resource *channel*.
 
     Raises:
         RefusedError: 40160, it grants none of them.

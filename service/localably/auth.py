@@ -13,6 +13,7 @@ from . import tokens
 from .capability import ServerCapability
 from .config import App, Key
 from .errors import RefusedError
+from .revocation import Revocations
 
 NO_APP: Final = 40400
 
@@ -27,6 +28,8 @@ class Identity:
         capability: the granted operations by channel.
         client_id: `*` permits any clientId, None permits none, any other value only itself.
         expires_ms: when the token expires, in milliseconds; None for a key.
+        issued_ms: when it was issued; None for a key.
+        revocation_key: what else it can be revoked by.
     """
 
     app: App
@@ -34,6 +37,8 @@ class Identity:
     capability: ServerCapability
     client_id: str | None
     expires_ms: int | None = None
+    issued_ms: int | None = None
+    revocation_key: str | None = None
 
     def require(self, channel: str, operation: str) -> None:
         """Refuse what the capability does not grant.
@@ -57,12 +62,16 @@ class Authenticator:
     Args:
         apps: the apps by id; read at each call, so that apps may come and go.
         now_ms: the clock, in milliseconds.
+
+    Attributes:
+        revocations: the tokens that are no longer accepted.
     """
 
     def __init__(self, apps: Mapping[str, App], now_ms: Callable[[], int]) -> None:
         self._apps = apps
         self._now_ms = now_ms
         self._nonces: dict[tuple[str, str, str], int] = {}
+        self.revocations = Revocations(now_ms)
 
     def by_key(self, value: str, client_id: str | None = None) -> Identity:
         """Return the identity of `appId.keyId:secret`; *client_id* narrows it.
@@ -80,7 +89,8 @@ class Authenticator:
         """Return the identity of an opaque token or a JWT, raw or as base64.
 
         Raises:
-            RefusedError: 40142 expired, 40143 of another server, 40144 a wrong JWT, 40101 no token.
+            RefusedError: 40141 revoked, 40142 expired, 40143 of another server, 40144 a wrong JWT,
+                40101 no token.
         """
         plain = _unwrapped(token)
         kid = tokens.key_name_of_jwt(plain)
@@ -90,7 +100,17 @@ class Authenticator:
         app, key = self._find(name)
         read = tokens.read_jwt if kid else tokens.read_opaque
         grant = read(key, plain, self._now_ms())
-        return Identity(app, key, grant.capability, grant.client_id, grant.expires_ms)
+        identity = Identity(
+            app,
+            key,
+            grant.capability,
+            grant.client_id,
+            grant.expires_ms,
+            grant.issued_ms,
+            grant.revocation_key,
+        )
+        self.revocations.check(identity)
+        return identity
 
     def of_request(self, headers: Mapping[str, str], query: Mapping[str, str]) -> Identity:
         """Return the identity behind a request's header, or its query (RTN2e).

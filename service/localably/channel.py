@@ -7,10 +7,12 @@ from dataclasses import dataclass
 from typing import Any, Final, Protocol
 
 from .config import Namespace
+from .deltas import DeltaStream
 from .errors import RefusedError
+from .filters import MessageFilter
 from .frames import Action, Flag
 from .log import MessageLog
-from .messages import Delivery, Message
+from .messages import Delivery, Message, size_bytes
 from .presence import Members
 from .rollup import Rollup, Schedule
 
@@ -43,6 +45,8 @@ class Attachment:
         seen: serials of the mutable messages of which this attachment has had the full text; None
             on a channel whose messages do not change.
         in_gap: whether the newest message was not delivered, which was reported.
+        filter: selects the messages that are delivered; None for all.
+        deltas: encodes messages as deltas (channel param `delta`); None sends them whole.
     """
 
     subscriber: Subscriber
@@ -52,6 +56,21 @@ class Attachment:
     params: dict[str, str]
     seen: set[str] | None = None
     in_gap: bool = False
+    filter: MessageFilter | None = None
+    deltas: DeltaStream | None = None
+
+    def deliver(self, delivery: Delivery) -> None:
+        """Send messages: those that the filter selects, as deltas where these are wanted."""
+        selected = delivery if self.filter is None else self.filter.selected(delivery)
+        if selected is not None and self.deltas is not None:
+            selected = self.deltas.encoded(selected)
+        if selected is not None:
+            self.subscriber.deliver(selected, self.wire_name)
+
+    def miss(self) -> None:
+        """Take note that messages were not delivered: what follows cannot be a delta to them."""
+        if self.deltas is not None:
+            self.deltas.restart()
 
     @property
     def echoes(self) -> bool:
@@ -68,6 +87,7 @@ class Surroundings:
 
     Attributes:
         on_kept: called with each stored message, new or in a new version.
+        on_presence: called with each presence message.
         on_named: called with each id that a publisher gave, its serial and time in milliseconds.
         lags: returns whether history is delayed, so that former states are needed.
         gate: returns None, or a predicate that decides on a delivery to an attachment.
@@ -77,6 +97,7 @@ class Surroundings:
     """
 
     on_kept: Callable[[Channel, Message], None]
+    on_presence: Callable[[Channel, Message], None]
     on_named: Callable[[Channel, str, str, int], None]
     lags: Callable[[], bool]
     gate: Callable[[], Gate | None]
@@ -94,6 +115,7 @@ class Channel:
         log: its messages.
         namespace: its rules; None for the ordinary ones.
         around: the server.
+        presence_log: its presence messages, kept for the same time.
     """
 
     def __init__(
@@ -103,10 +125,13 @@ class Channel:
         log: MessageLog,
         namespace: Namespace | None,
         around: Surroundings,
+        *,
+        presence_log: MessageLog,
     ) -> None:
         self.app_id = app_id
         self.name = name
         self.log = log
+        self.presence_log = presence_log
         self.mutable = namespace is not None and namespace.mutable
         self.persisted = namespace is not None and (namespace.persisted or namespace.mutable)
         self.attachments: dict[tuple[str, str], Attachment] = {}
@@ -128,6 +153,7 @@ class Channel:
     def prune(self, now_ms: int) -> None:
         """Drop messages older than the retention, also from the state of attachments."""
         self.log.prune(now_ms)
+        self.presence_log.prune(now_ms)
         if not self.mutable:
             return
         for attachment in self.attachments.values():
@@ -138,7 +164,8 @@ class Channel:
     @property
     def is_idle(self) -> bool:
         """Whether nothing would be lost with it."""
-        return not (self.attachments or len(self.log) or len(self.members))
+        kept = len(self.log) + len(self.presence_log) + len(self.members)
+        return not (self.attachments or kept)
 
     def remember(self, own_id: str | None, serial: str, now_ms: int) -> None:
         """Remember the id that a publisher gave a message or a version, so that it is done once."""
@@ -187,17 +214,26 @@ class Channel:
             if gate is None:
                 attachment.in_gap = False
             if gate is None or gate(self, attachment):
-                subscriber.deliver(delivery, attachment.wire_name)
+                attachment.deliver(delivery)
+            else:
+                attachment.miss()
 
     def announce(self, fields: dict[str, Any], now_ms: int) -> None:
         """Take a presence message in and send it to all who want presence (RTP8)."""
         self.members.apply(fields)
+        position = self.log.next_serial(now_ms)
         head = {
             "action": int(Action.PRESENCE),
             "id": fields["id"].rpartition(":")[0],
             "timestamp": fields["timestamp"],
-            "channelSerial": self.log.next_serial(now_ms),
+            "channelSerial": position,
         }
+        own_serial = f"{position}:000"
+        version = {"serial": own_serial, "timestamp": fields["timestamp"]}
+        # clients read no serial of a presence message; it is the position in this log
+        kept = Message({**fields, "serial": own_serial, "version": version}, bare=True)
+        self.presence_log.add(kept, size_bytes(fields))
+        self._around.on_presence(self, kept)
         if "connectionId" in fields:
             head["connectionId"] = fields["connectionId"]
         delivery = Delivery(head, [Message(fields)], "presence")
@@ -212,7 +248,7 @@ class Channel:
         for position, group in groups:
             if attachment.seen is not None:
                 attachment.seen.update(message.serial for message in group)
-            attachment.subscriber.deliver(self.delivery(position, group), attachment.wire_name)
+            attachment.deliver(self.delivery(position, group))
 
     def _fan_out_append(self, delta: Message, full: Message, origin_id: str | None) -> None:
         """Send an append: the delta to those who have had the message, to others all of it."""
@@ -232,4 +268,6 @@ class Channel:
                 seen.add(full.serial)
             if gate is None or gate(self, attachment):
                 whole = is_whole or not is_known or attachment.params.get("appendMode") == "full"
-                subscriber.deliver(large if whole else small, attachment.wire_name)
+                attachment.deliver(large if whole else small)
+            else:
+                attachment.miss()

@@ -12,6 +12,7 @@ from .errors import RefusedError
 
 EVERYTHING: Final = '{"[*]*":["*"]}'
 ORDINARY: Final = '{"*":["*"]}'
+LONGEST_REVOCABLE_MS: Final = 3_600_000
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +24,7 @@ class Key:
         key_id: its public half within the app.
         secret: its private half.
         capability: the operations it grants.
-        revocable_tokens: whether tokens of it may be revoked (kept for the test suites).
+        revocable_tokens: whether tokens of it may be revoked; they live for an hour at most.
     """
 
     app_id: str

@@ -14,7 +14,9 @@ from . import attaching, inbound, names
 from .acks import RecentAcks
 from .auth import Identity
 from .channel import Attachment, Channel
+from .deltas import DeltaStream
 from .errors import FrameError, RefusedError
+from .filters import MessageFilter
 from .frames import Action, Flag, Format, decode, frame
 from .limits import Rate
 from .log import MissedMessages
@@ -217,10 +219,11 @@ class ClientConnection:
 
     def _grant_again(self) -> None:
         """Grant what the new token covers, and fail the channels that it does not (RTC8a1)."""
-        for wire_name, (channel, attachment) in list(self._attached.items()):
+        for wire_name, (_, attachment) in list(self._attached.items()):
             wish = attaching.Wish(attachment.wished, attachment.params)
             try:
-                attachment.modes = attaching.granted_modes(wish, self.identity, channel.name)
+                resource = names.parse_filtered(wire_name).resource
+                attachment.modes = attaching.granted_modes(wish, self.identity, resource)
             except RefusedError as error:
                 self._leave(wire_name)
                 self._refuse_channel(wire_name, error)
@@ -228,10 +231,11 @@ class ClientConnection:
     def _on_attach(self, message: dict[str, Any]) -> None:
         wire_name = inbound.channel_name(message)
         try:
-            name = names.parse(wire_name)
+            name = names.parse_filtered(wire_name)
+            chosen = None if name.filter is None else MessageFilter(name.filter)
             self.hub.faults.refuse("refuse_attach", 40160, name.base)
             wish = attaching.wish_of(message, name)
-            modes = attaching.granted_modes(wish, self.identity, name.base)
+            modes = attaching.granted_modes(wish, self.identity, name.resource)
             if wire_name not in self._attached:
                 self.hub.check_room(self)
             channel = self.hub.channel(self.identity.app, name.base)
@@ -240,7 +244,10 @@ class ClientConnection:
             self._leave(wire_name)
             self._refuse_channel(wire_name, error)
             return
-        made = Attachment(self, wire_name, modes, wish.modes, wish.params)
+        deltas = DeltaStream() if "delta" in wish.params else None
+        made = Attachment(
+            self, wire_name, modes, wish.modes, wish.params, filter=chosen, deltas=deltas
+        )
         self._attach(channel, made, backlog, resumed=resumed)
 
     def _backlog(
@@ -270,7 +277,8 @@ class ClientConnection:
         flags = attachment.modes
         flags |= Flag.RESUMED if resumed else 0
         flags |= Flag.HAS_BACKLOG if backlog.groups else 0
-        flags |= Flag.HAS_PRESENCE if len(channel.members) else 0
+        if Flag.PRESENCE_SUBSCRIBE in attachment.modes and len(channel.members):
+            flags |= Flag.HAS_PRESENCE
         answer: dict[str, Any] = {
             "action": int(Action.ATTACHED),
             "channel": attachment.wire_name,

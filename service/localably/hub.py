@@ -9,7 +9,7 @@ from typing import Any, Final, Protocol
 from . import sessions
 from .auth import Authenticator, Identity
 from .channel import Attachment, Channel, Gate, Surroundings
-from .config import App, LocalAblySettings
+from .config import App, Key, LocalAblySettings
 from .connection import ClientConnection
 from .errors import RefusedError
 from .faults import Faults, error_of
@@ -28,6 +28,9 @@ class ChannelStorage(Protocol):
 
     def keep(self, channel: Channel, message: Message) -> None:
         """Take note of a new message, or of a newer version of one."""
+
+    def keep_presence(self, channel: Channel, message: Message) -> None:
+        """Take note of a presence message."""
 
     def name(self, channel: Channel, own_id: str, serial: str, now_ms: int) -> None:
         """Take note of the id that a publisher gave to what has *serial*."""
@@ -73,7 +76,14 @@ class Hub:
         self._rates: dict[tuple[str, str], Rate] = {}
         self.schedule = schedule
         self._around = Surroundings(
-            self._kept, self._named, self._lags, self._gate, self._is_whole, now_ms, schedule
+            self._kept,
+            self._presence_kept,
+            self._named,
+            self._lags,
+            self._gate,
+            self._is_whole,
+            now_ms,
+            schedule,
         )
         self._began_ms = now_ms()
 
@@ -211,6 +221,7 @@ class Hub:
         concerned = [one for one in self.channels() if channel_name in (None, one.name)]
         for channel in concerned:
             channel.log.clear()
+            channel.presence_log.clear()
             if self.store is not None:
                 self.store.drop(channel.app_id, channel.name, channel.log.floor)
         return len(concerned)
@@ -248,7 +259,21 @@ class Hub:
                 elif now_ms - connection.lost_ms > connection.presence_ms:
                     connection.leave_presence()
             elif not connection.closing:
-                _check_token(connection, now_ms)
+                self._check_token(connection, now_ms)
+
+    def revoke_tokens(self, key: Key, request: Mapping[str, Any]) -> list[dict[str, Any]]:
+        """Revoke tokens of *key*; connections that may renew theirs first are asked to (RTN22).
+
+        Raises:
+            RefusedError: as `Revocations.revoke`.
+        """
+        revocations, now_ms = self.authenticator.revocations, self.now_ms()
+        results = revocations.revoke(key, request)
+        for connection in list(self.connections.values()):
+            revocation = revocations.of(connection.identity)
+            if revocation is not None and revocation.applies_at_ms > now_ms:
+                connection.send({"action": int(Action.AUTH)})
+        return results
 
     def beat(self) -> None:
         """Send a HEARTBEAT to every connection that is quiet for a third of its interval (RTN23)."""
@@ -261,6 +286,22 @@ class Hub:
             elif now_ms - connection.quiet_since_ms >= connection.idle_ms / 3:
                 connection.send({"action": int(Action.HEARTBEAT)})
 
+    def _check_token(self, connection: ClientConnection, now_ms: int) -> None:
+        """Ask for a new token before the old one expires; disconnect if it has, or is revoked."""
+        expires_ms = connection.identity.expires_ms
+        if expires_ms is None:
+            return
+        try:
+            self.authenticator.revocations.check(connection.identity)
+        except RefusedError as error:
+            connection.disconnect(error)
+            return
+        if expires_ms <= now_ms:
+            connection.disconnect(RefusedError(40142, "the token has expired"))
+        elif connection.renew_at_ms is not None and connection.renew_at_ms <= now_ms:
+            connection.renew_at_ms = None
+            connection.send({"action": int(Action.AUTH)})
+
     def _make_channel(self, app: App, name: str) -> Channel:
         now_ms = self.now_ms()
         namespace = app.namespaces.get(name.partition(":")[0])
@@ -269,7 +310,8 @@ class Hub:
         begin_ms = max(self._began_ms, now_ms - retention_ms)
         clock = SerialClock(secrets.token_hex(6), begin_ms)
         log = MessageLog(clock, retention_ms, begin_ms, self.settings.channel_memory_bytes)
-        channel = Channel(app.app_id, name, log, namespace, self._around)
+        presence_log = MessageLog(clock, retention_ms, begin_ms, _MOST_PRESENCE_BYTES)
+        channel = Channel(app.app_id, name, log, namespace, self._around, presence_log=presence_log)
         if channel.persisted and self.store is not None:
             self.store.load(channel, now_ms)
         self._channels[app.app_id, name] = channel
@@ -284,6 +326,10 @@ class Hub:
             self.store.keep(channel, message)
         for listener in self.listeners:
             listener(channel, message)
+
+    def _presence_kept(self, channel: Channel, message: Message) -> None:
+        if self.store is not None:
+            self.store.keep_presence(channel, message)
 
     def _named(self, channel: Channel, own_id: str, serial: str, now_ms: int) -> None:
         if self.store is not None:
@@ -324,21 +370,10 @@ _CHANNELS_WHERE_LIMITED: Final = 200
 _OTHER_REGION: Final = 90005
 _LIMIT_EXCEEDED: Final = 90004
 _MOST_RATES: Final = 10_000
+_MOST_PRESENCE_BYTES: Final = 1 << 24
 
 
 def _report_gap(channel: Channel, attachment: Attachment, error: RefusedError) -> None:
     if not attachment.in_gap:
         attachment.in_gap = True
         attachment.subscriber.tell_loss(attachment, channel.log.head, error)
-
-
-def _check_token(connection: ClientConnection, now_ms: int) -> None:
-    """Ask for a new token before the old one expires, and disconnect when it has (RTN22)."""
-    expires_ms = connection.identity.expires_ms
-    if expires_ms is None:
-        return
-    if expires_ms <= now_ms:
-        connection.disconnect(RefusedError(40142, "the token has expired"))
-    elif connection.renew_at_ms is not None and connection.renew_at_ms <= now_ms:
-        connection.renew_at_ms = None
-        connection.send({"action": int(Action.AUTH)})

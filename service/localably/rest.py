@@ -95,6 +95,13 @@ def identity_of(request: web.Request) -> Identity:
     return request.app[HUB].authenticator.of_request(request.headers, request.query)
 
 
+def batch_result(entries: list[dict[str, Any]]) -> dict[str, Any]:
+    """Return a BatchResult of *entries*, of which those that failed have an `error` (BAR2)."""
+    failures = sum("error" in entry for entry in entries)
+    counts = {"successCount": len(entries) - failures, "failureCount": failures}
+    return {**counts, "results": entries}
+
+
 def link_headers(
     path: str, first: Mapping[str, str], next_page: Mapping[str, str] | None
 ) -> list[tuple[str, str]]:

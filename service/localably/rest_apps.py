@@ -12,7 +12,7 @@ from .control import check_is_local
 from .errors import FrameError, RefusedError
 from .frames import Format
 from .messages import accepted
-from .rest import HUB, answer, body_of, identity_of, map_of
+from .rest import HUB, answer, batch_result, body_of, identity_of, map_of
 
 if TYPE_CHECKING:
     pass
@@ -23,6 +23,7 @@ def routes() -> list[web.RouteDef]:
     return [
         web.get("/time", get_time),
         web.post("/keys/{key_name}/requestToken", request_token),
+        web.post("/keys/{key_name}/revokeTokens", revoke_tokens),
         web.get("/stats", get_stats),
         web.post("/stats", post_stats),
         web.post("/apps", post_app),
@@ -43,6 +44,18 @@ async def request_token(request: web.Request) -> web.Response:
     shown = identity_of(request) if has_shown and "mac" not in body else None
     details = authenticator.issue_token(request.match_info["key_name"], body, shown)
     return answer(request, details, 201)
+
+
+async def revoke_tokens(request: web.Request) -> web.Response:
+    """Revoke tokens of the key that is shown (RSA17); some targets may be refused."""
+    body = await map_of(request)
+    identity = identity_of(request)
+    if identity.expires_ms is not None:
+        raise RefusedError(40162, "tokens are revoked with the key itself", 401)
+    if identity.key.name != request.match_info["key_name"]:
+        raise RefusedError(40101, "the key that was shown is not the one that was named")
+    results = request.app[HUB].revoke_tokens(identity.key, body)
+    return answer(request, batch_result(results), 201)
 
 
 async def get_stats(request: web.Request) -> web.Response:

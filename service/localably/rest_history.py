@@ -9,12 +9,13 @@ from aiohttp import web
 from . import names
 from .errors import FrameError, RefusedError
 from .frames import Flag
-from .log import Direction, Query
+from .log import Direction, LogPage, Query
 from .messages import Message, page
 from .rest import (
     HUB,
     answer,
     answer_format,
+    batch_result,
     identity_of,
     link_headers,
     raw_answer,
@@ -67,13 +68,7 @@ async def get_history(request: web.Request) -> web.Response:
         return raw_answer(form, page([], form))
     channel.log.prune(hub.now_ms())
     _check_position(channel, query, hub.continuity_since_ms)
-    found = channel.log.history(query)
-    first = {key: request.query[key] for key in _PASSED_ON if key in request.query}
-    first["limit"] = str(query.limit)
-    more = None if found.cursor is None else {**first, "cursor": found.cursor}
-    response = raw_answer(form, page(found.messages, form))
-    response.headers.extend(link_headers("messages", first, more))
-    return response
+    return _history_page(request, query, channel.log.history(query), "messages")
 
 
 async def get_message(request: web.Request) -> web.Response:
@@ -110,10 +105,16 @@ async def get_presence(request: web.Request) -> web.Response:
 
 
 async def get_presence_history(request: web.Request) -> web.Response:
-    """Return no presence events: these are not kept here."""
-    _asked(request, "history")
-    form = answer_format(request)
-    return raw_answer(form, page([], form))
+    """Return one page of a channel's presence messages (RSP4)."""
+    hub = request.app[HUB]
+    identity, name = _asked(request, "history")
+    query = history_query(request, hub, name.base)
+    channel = hub.existing_channel(identity.app, name.base)
+    if channel is None:
+        return _history_page(request, query, LogPage([], None), "history")
+    channel.prune(hub.now_ms())
+    _check_position(channel, query, hub.continuity_since_ms)
+    return _history_page(request, query, channel.presence_log.history(query), "history")
 
 
 async def get_batch_presence(request: web.Request) -> web.Response:
@@ -128,9 +129,7 @@ async def get_batch_presence(request: web.Request) -> web.Response:
             results.append({"channel": wire_name, "error": error.as_wire()})
         else:
             results.append({"channel": wire_name, "presence": members})
-    failures = sum("error" in entry for entry in results)
-    counts = {"successCount": len(results) - failures, "failureCount": failures}
-    return answer(request, {**counts, "results": results})
+    return answer(request, batch_result(results))
 
 
 async def get_status(request: web.Request) -> web.Response:
@@ -187,6 +186,16 @@ def page_limit(request: web.Request, hub: Hub) -> int:
     if not 1 <= limit <= hub.settings.page_limit:
         raise FrameError(f"limit is 1 to {hub.settings.page_limit}")
     return limit
+
+
+def _history_page(request: web.Request, query: Query, found: LogPage, path: str) -> web.Response:
+    form = answer_format(request)
+    first = {key: request.query[key] for key in _PASSED_ON if key in request.query}
+    first["limit"] = str(query.limit)
+    more = None if found.cursor is None else {**first, "cursor": found.cursor}
+    response = raw_answer(form, page(found.messages, form))
+    response.headers.extend(link_headers(path, first, more))
+    return response
 
 
 def _asked(request: web.Request, *operations: str) -> tuple[Identity, names.ChannelName]:

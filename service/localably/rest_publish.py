@@ -13,7 +13,7 @@ from .frames import Format
 from .messages import accepted
 from .mutations import MUTATIONS, mutate
 from .publishing import Origin, publish
-from .rest import HUB, answer, body_format, body_of, identity_of, map_of
+from .rest import HUB, answer, batch_result, body_format, body_of, identity_of, map_of
 from .sessions import connection_of_key
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ async def post_batch(request: web.Request) -> web.Response:
     found = [_batch(hub, identity, spec, form) for spec in specs]
     if _version(request) < _RESULTS_BY_SPEC:
         return _old_batch_answer(request, [entry for results in found for entry in results])
-    results = [_batch_result(entries) for entries in found]
+    results = [batch_result(entries) for entries in found]
     return answer(request, results if isinstance(body, list) else results[0], 201)
 
 
@@ -133,15 +133,6 @@ def _batch(hub: Hub, identity: Identity, spec: Any, form: Format) -> list[dict[s
         except RefusedError as error:
             found.append({"channel": str(channel), "error": error.as_wire()})
     return found
-
-
-def _batch_result(entries: list[dict[str, Any]]) -> dict[str, Any]:
-    failures = sum("error" in entry for entry in entries)
-    return {
-        "successCount": len(entries) - failures,
-        "failureCount": failures,
-        "results": entries,
-    }
 
 
 def _old_batch_answer(request: web.Request, entries: list[dict[str, Any]]) -> web.Response:

@@ -26,6 +26,13 @@ CREATE TABLE IF NOT EXISTS version (
     body BLOB NOT NULL,
     PRIMARY KEY (app_id, channel, serial, version)
 ) WITHOUT ROWID;
+CREATE TABLE IF NOT EXISTS presence (
+    app_id TEXT NOT NULL,
+    channel TEXT NOT NULL,
+    serial TEXT NOT NULL,
+    body BLOB NOT NULL,
+    PRIMARY KEY (app_id, channel, serial)
+) WITHOUT ROWID;
 CREATE TABLE IF NOT EXISTS published (
     app_id TEXT NOT NULL,
     channel TEXT NOT NULL,
@@ -41,7 +48,8 @@ CREATE TABLE IF NOT EXISTS floor (
     PRIMARY KEY (app_id, channel)
 ) WITHOUT ROWID;
 """
-_TABLES: Final = ("version", "published", "floor")
+_CONTENTS: Final = ("version", "presence", "published")
+_TABLES: Final = (*_CONTENTS, "floor")
 _IDEMPOTENCY_MS: Final = 120_000
 _FILE: Final = "channels.sqlite3"
 
@@ -90,6 +98,15 @@ class ChannelStore:
             (*key, message.version_serial, message.appended, body),
         )
 
+    def keep_presence(self, channel: Channel, message: Message) -> None:
+        """Write a presence message; durable after `commit`."""
+        if channel.persisted:
+            self._begin()
+            self._db.execute(
+                "INSERT OR REPLACE INTO presence VALUES (?, ?, ?, ?)",
+                (channel.app_id, channel.name, message.serial, msgpack.packb(message.fields)),
+            )
+
     def name(self, channel: Channel, own_id: str, serial: str, now_ms: int) -> None:
         """Write the id that a publisher gave to what has *serial*; durable after `commit`."""
         if channel.persisted:
@@ -100,7 +117,7 @@ class ChannelStore:
             )
 
     def load(self, channel: Channel, now_ms: int) -> None:
-        """Load the stored messages of a channel, and the ids of publishers, into its log."""
+        """Load the stored messages of a channel, and the ids of publishers, into its logs."""
         key = (channel.app_id, channel.name)
         rows = self._db.execute(
             "SELECT appended, body FROM version WHERE app_id = ? AND channel = ?"
@@ -113,6 +130,13 @@ class ChannelStore:
         ).fetchone()
         sized = [(message, size_bytes(message.fields)) for message in found]
         channel.log.restore(sized, floor[0] if floor else None, now_ms)
+        present = self._db.execute(
+            "SELECT body FROM presence WHERE app_id = ? AND channel = ? ORDER BY serial", key
+        )
+        for (body,) in present:
+            fields = msgpack.unpackb(body)
+            channel.presence_log.add(Message(fields, bare=True), size_bytes(fields))
+        channel.presence_log.prune(now_ms)
         named = self._db.execute(
             "SELECT id, serial, at_ms FROM published WHERE app_id = ? AND channel = ?"
             " ORDER BY at_ms",
@@ -131,7 +155,7 @@ class ChannelStore:
                 " SELECT DISTINCT app_id, channel, ? FROM version WHERE app_id = ?",
                 (floor, app_id),
             )
-        for table in ("version", "published") if name is None and floor else _TABLES:
+        for table in _CONTENTS if name is None and floor else _TABLES:
             self._db.execute(
                 f"DELETE FROM {table} WHERE app_id = ? AND channel = coalesce(?, channel)",  # noqa: S608 - a constant
                 (app_id, name),
@@ -141,14 +165,17 @@ class ChannelStore:
 
     def purge(self, retention_ms: Callable[[str, str], int], now_ms: int) -> None:
         """Delete messages older than their channel's retention (by app and name, in ms)."""
-        channels = self._db.execute("SELECT DISTINCT app_id, channel FROM version").fetchall()
+        channels = self._db.execute(
+            "SELECT app_id, channel FROM version UNION SELECT app_id, channel FROM presence"
+        ).fetchall()
         self._begin()
         for app_id, name in channels:
             oldest = f"{max(0, now_ms - retention_ms(app_id, name)):014d}"
-            self._db.execute(
-                "DELETE FROM version WHERE app_id = ? AND channel = ? AND serial < ?",
-                (app_id, name, oldest),
-            )
+            for table in ("version", "presence"):
+                self._db.execute(
+                    f"DELETE FROM {table} WHERE app_id = ? AND channel = ? AND serial < ?",  # noqa: S608 - a constant
+                    (app_id, name, oldest),
+                )
         self._db.execute("DELETE FROM published WHERE at_ms < ?", (now_ms - _IDEMPOTENCY_MS,))
         self.commit()
 

@@ -19,7 +19,7 @@ import jwt
 import orjson
 
 from .capability import ServerCapability
-from .config import Key
+from .config import LONGEST_REVOCABLE_MS, Key
 from .errors import RefusedError
 
 _DEFAULT_TTL_MS: Final = 3_600_000
@@ -34,11 +34,21 @@ Nonces = dict[tuple[str, str, str], int]
 
 @dataclass(frozen=True, slots=True)
 class Grant:
-    """What a token grants: capability, clientId, and until when (milliseconds)."""
+    """What a token grants.
+
+    Attributes:
+        capability: the granted operations by channel.
+        client_id: as of `Identity`.
+        expires_ms: until when, in milliseconds.
+        issued_ms: when the token was issued.
+        revocation_key: what else it can be revoked by; JWTs only.
+    """
 
     capability: ServerCapability
     client_id: str | None
     expires_ms: int
+    issued_ms: int
+    revocation_key: str | None = None
 
 
 def issue(
@@ -63,9 +73,12 @@ def issue(
     client_id = request.get("clientId")
     if client_id is not None and (not isinstance(client_id, str) or not client_id):
         raise RefusedError(40012, "clientId has to be text")
-    expires_ms = now_ms + _ttl_ms(request.get("ttl"))
+    ttl_ms = _ttl_ms(request.get("ttl"))
+    _check_ttl(key, ttl_ms, 40003)
+    expires_ms = now_ms + ttl_ms
+    grant = Grant(capability, client_id, expires_ms, now_ms)
     details = {
-        "token": _sealed(key, capability, client_id, expires_ms),
+        "token": _sealed(key, grant),
         "keyName": key.name,
         "issued": now_ms,
         "expires": expires_ms,
@@ -92,7 +105,7 @@ def read_opaque(key: Key, token: str, now_ms: int) -> Grant:
     fields = orjson.loads(body)
     if fields["e"] <= now_ms:
         raise RefusedError(40142, "the token has expired")
-    return Grant(ServerCapability(fields["x"]), fields.get("c"), fields["e"])
+    return Grant(ServerCapability(fields["x"]), fields.get("c"), fields["e"], fields.get("i", 0))
 
 
 def key_name_of_opaque(token: str) -> str | None:
@@ -136,13 +149,18 @@ def read_jwt(key: Key, token: str, now_ms: int) -> Grant:
         raise RefusedError(40144, f"the JWT is not valid: {type(error).__name__}") from error
     client_id = claims.get("x-ably-clientId")
     expires = claims["exp"]
-    if not isinstance(expires, (int, float)) or not (
-        client_id is None or isinstance(client_id, str)
+    issued, revocation_key = claims["iat"], claims.get("x-ably-revocation-key")
+    texts = (client_id, revocation_key)
+    if not (
+        all(type(each) in (int, float) for each in (issued, expires))
+        and all(each is None or isinstance(each, str) for each in texts)
     ):
         raise RefusedError(40144, "a claim of the JWT has the wrong type")
     if expires * 1000 <= now_ms:
         raise RefusedError(40142, "the token has expired")
-    return Grant(_granted(key, claims.get("x-ably-capability")), client_id, int(expires * 1000))
+    _check_ttl(key, (expires - issued) * 1000, 40144)
+    capability = _granted(key, claims.get("x-ably-capability"))
+    return Grant(capability, client_id, int(expires * 1000), int(issued * 1000), revocation_key)
 
 
 def _granted(key: Key, asked: object) -> ServerCapability:
@@ -165,6 +183,12 @@ def _ttl_ms(asked: object) -> int:
     if not 0 < ttl_ms <= _LONGEST_TTL_MS:
         raise RefusedError(40003, f"ttl has to be 1 to {_LONGEST_TTL_MS} milliseconds")
     return ttl_ms
+
+
+def _check_ttl(key: Key, ttl_ms: float, code: int) -> None:
+    """Refuse a token of a key with revocable tokens that would live for longer than an hour."""
+    if key.revocable_tokens and ttl_ms > LONGEST_REVOCABLE_MS:
+        raise RefusedError(code, "a revocable token lives for an hour at most")
 
 
 def _check_signature(key: Key, request: Mapping[str, Any]) -> None:
@@ -196,12 +220,14 @@ def _check_freshness(key: Key, request: Mapping[str, Any], now_ms: int, nonces: 
 _SHORTEST_NONCE: Final = 16
 
 
-def _sealed(key: Key, capability: ServerCapability, client_id: str | None, expires_ms: int) -> str:
+def _sealed(key: Key, grant: Grant) -> str:
+    resources = grant.capability.resources
     fields = {
         "k": key.key_id,
-        "x": {name: sorted(operations) for name, operations in capability.resources.items()},
-        "c": client_id,
-        "e": expires_ms,
+        "x": {name: sorted(operations) for name, operations in resources.items()},
+        "c": grant.client_id,
+        "e": grant.expires_ms,
+        "i": grant.issued_ms,
         "n": secrets.token_hex(4),
     }
     body = orjson.dumps(fields)

@@ -22,12 +22,14 @@ PACKAGE = HERE.parent / "js"
 def ably_js() -> Path:
     """Return the folder with stock ably-js, fetched once by npm; skip where that is not possible."""
     modules = PACKAGE / "node_modules"
+    package = json.loads((PACKAGE / "package.json").read_text())
+    wanted = {**package["dependencies"], **package["devDependencies"]}
     for tool in ("node", "npm"):
         if shutil.which(tool) is None:
             pytest.skip(f"stock ably-js needs {tool}, which is not installed")
     with (Path(tempfile.gettempdir()) / "rehydrate-npm.lock").open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
-        if not (modules / "ably" / "package.json").exists():
+        if not all((modules / name / "package.json").exists() for name in wanted):
             command = ["npm", "ci", "--no-audit", "--no-fund"]
             subprocess.run(command, cwd=PACKAGE, check=True, timeout=110, capture_output=True)
     return modules

@@ -52,7 +52,7 @@ async def test_rsa4a2_an_expired_jwt_is_40142_and_a_forged_one_40144(http, serve
     }
 
 
-@pytest.mark.parametrize("key", ["api:key", "nonsense"])
+@pytest.mark.parametrize("key", ["api:key", "nonsense", "nobody.key:secret"])
 async def test_an_invalid_key_fails_the_connection_with_40101(clients, key):
     from ably import AblyRealtime  # noqa: PLC0415 - beside the one use of a client that fails
 

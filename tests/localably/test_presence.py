@@ -42,6 +42,56 @@ async def test_python_enters_gets_and_leaves(clients):
     assert (await rest.channels.get("room").presence.get()).items == []
 
 
+async def test_rsp4_the_history_of_presence(js):
+    seen = await js("presence_history")
+    events = [["enter", "ann", "hi"], ["update", "ann", {"a": 1}], ["leave", "ann", "bye"]]
+    assert seen["all"] == events
+    assert seen["pages"] == 1
+    assert seen["backwards"] == events[::-1]
+    assert seen["untilAttach"] == events[1::-1]
+    assert "serial" not in seen["fields"]
+    assert "version" not in seen["fields"]
+
+
+async def test_python_reads_the_history_of_presence(clients):
+    ann = await clients.realtime(client_id="ann")
+    await ann.channels.get("room").presence.enter("hi")
+    await ann.channels.get("room").presence.leave("bye")
+    rest = await clients.rest()
+    page = await rest.channels.get("room").presence.history(direction="forwards", limit=1)
+    assert [m.data for m in page.items] == ["hi"]
+    assert [m.data for m in (await page.next()).items] == ["bye"]
+
+
+async def test_ably_js_sees_the_leave_that_the_server_makes_for_a_lost_member(js):
+    seen = await js("presence_of_a_lost_member")
+    assert seen == {"events": [["enter", "ann"], ["leave", "ann"]], "members": 0}
+
+
+async def test_python_sees_the_leave_that_the_server_makes_for_who_closes(clients):
+    ann = await clients.realtime(client_id="ann")
+    bob = await clients.realtime(client_id="bob")
+    events = []
+    presence = bob.channels.get("room").presence
+    await presence.subscribe(into(events))
+    await ann.channels.get("room").presence.enter("hi")
+    await arrives(events, 1)
+    await ann.close()
+    await arrives(events, 2)
+    assert [int(each.action) for each in events] == [2, 3]
+
+
+def test_the_history_of_presence_expires_with_that_of_messages():
+    world = World()
+    entered(world, "ann")
+    log = world.channel().presence_log
+    assert len(log) == 1
+    world.pass_ms(119_000)
+    assert len(log) == 1
+    world.pass_ms(2_000)
+    assert len(log) == 0
+
+
 def entered(world, client_id, channel="room"):
     identity = world.hub.authenticator.by_key("app.key:secret-of-the-key")
     connection = world.hub.connect(identity, {"clientId": client_id}, lambda: None)

@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import base64
+import ssl
 
+import aiohttp
 import pytest
+
+from localably import LocalAbly
+from localably.tls import CERTIFICATE
 
 SPEC = {
     "limits": {"presence": {"maxMembers": 250}},
@@ -44,6 +49,17 @@ async def test_an_app_is_created_with_keys_namespaces_and_members(http):
         "/channels/a/messages", json={}, headers=as_key(narrow["keyStr"])
     ) as answer:
         assert answer.headers["X-Ably-ErrorCode"] == "40160"
+
+
+@pytest.mark.parametrize("tls", [False, True])
+async def test_the_answer_says_where_sdks_connect(tmp_path, tls):
+    async with LocalAbly(tls_dir=tmp_path if tls else None) as server:
+        trusted = ssl.create_default_context(cafile=tmp_path / CERTIFICATE) if tls else True
+        async with aiohttp.ClientSession(server.url) as session:
+            answer = await session.post("/apps", json={}, ssl=trusted)
+            app = await answer.json()
+        address = (app["endpoint"], app["port"], app["tls"])
+        assert address == ("127.0.0.1", server.port, tls)
 
 
 async def test_an_app_is_deleted_with_its_own_key_only(http, server):

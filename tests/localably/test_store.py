@@ -59,6 +59,30 @@ async def test_all_acknowledged_messages_survive_kill_9(tmp_path):
         assert later > serial
 
 
+async def presence_history(server, channel):
+    clients = Clients(server)
+    rest = await clients.rest()
+    found = [m.data for m in (await rest.channels.get(channel).presence.history()).items]
+    await clients.close()
+    return found
+
+
+async def test_the_history_of_presence_survives_a_restart_and_can_be_expired(tmp_path):
+    async with LocalAbly(keys=[KEY], data_dir=tmp_path) as server:
+        clients = Clients(server)
+        client = await clients.realtime(client_id="ann")
+        await client.channels.get("persisted:a").presence.enter("hi")
+        await client.channels.get("plain").presence.enter("hi")
+        await clients.close()
+    async with LocalAbly(keys=[KEY], data_dir=tmp_path) as server:
+        assert await presence_history(server, "persisted:a") == ["hi", "hi"]  # enter, leave
+        assert await presence_history(server, "plain") == []
+        server.expire("persisted:a")
+        assert await presence_history(server, "persisted:a") == []
+    async with LocalAbly(keys=[KEY], data_dir=tmp_path) as server:
+        assert await presence_history(server, "persisted:a") == []
+
+
 async def test_a_client_continues_only_persisted_channels_after_a_restart(tmp_path):
     async with LocalAbly(data_dir=tmp_path) as server:
         clients = Clients(server)

@@ -308,6 +308,155 @@ const scenarios = {
     return { events, members, byRest, left: await get() };
   },
 
+  async presence_of_a_lost_member() {
+    const ann = realtime({ clientId: 'ann', transportParams: { remainPresentFor: 0 }, disconnectedRetryTimeout: 60000 });
+    const events = [];
+    const watching = realtime({ clientId: 'bob' }).channels.get('room').presence;
+    await watching.subscribe((m) => events.push([m.action, m.clientId]));
+    await ann.channels.get('room').presence.enter();
+    await until(() => events.length === 1);
+    await control('POST', 'cut', { connection_id: ann.connection.id });
+    ann.connection.once('disconnected', () => ann.connection.close());
+    await until(() => events.length === 2);
+    return { events, members: (await watching.get()).length };
+  },
+
+  async presence_history() {
+    const ann = realtime({ clientId: 'ann' });
+    const mine = ann.channels.get('room').presence;
+    await mine.enter('hi');
+    await mine.update({ a: 1 });
+    const late = realtime({ clientId: 'bob' }).channels.get('room');
+    await late.attach();
+    await mine.leave('bye');
+    const brief = (items) => items.map((m) => [m.action, m.clientId, m.data]);
+    const byRest = rest().channels.get('room').presence;
+    const forwards = await byRest.history({ direction: 'forwards', limit: 1 });
+    return { all: brief(await all(forwards)), pages: forwards.items.length, backwards: brief((await mine.history()).items),
+      untilAttach: brief((await late.presence.history({ untilAttach: true })).items),
+      fields: Object.keys((await byRest.history({ limit: 1 })).items[0]).sort() };
+  },
+
+  async deltas() {
+    let decoded = 0;
+    const decoder = require('@ably/vcdiff-decoder');
+    const vcdiff = { decode: (delta, base) => { decoded++; return decoder.decode(delta, base); } };
+    const client = realtime({ plugins: { vcdiff } });
+    const channel = client.channels.get(given.channel, { params: { delta: 'vcdiff' } });
+    const got = await following(channel);
+    const plain = await following(realtime().channels.get(given.channel));
+    const writer = rest().channels.get(given.channel);
+    const values = [...given.values, ...given.bytes.map((b) => Buffer.from(b))];
+    for (const value of values) await writer.publish('n', value);
+    await writer.publish(given.values.map((data) => ({ name: 'n', data })));
+    await until(() => got.length === values.length + given.values.length);
+    const plainly = (m) => (m.data instanceof Uint8Array || m.data instanceof ArrayBuffer ? [...new Uint8Array(m.data)] : m.data);
+    await until(() => plain.length === got.length);
+    return { data: got.map(plainly), plain: plain.map(plainly), decoded, extras: got.map((m) => m.extras?.delta?.format ?? null) };
+  },
+
+  async deltas_after_a_gap() {
+    const decoder = require('@ably/vcdiff-decoder');
+    const channel = realtime({ plugins: { vcdiff: decoder } }).channels.get('room', { params: { delta: 'vcdiff' } });
+    const got = await following(channel);
+    let updates = 0;
+    channel.on('update', () => updates++);
+    await control('PUT', 'faults/drop_deliveries', { nth: 2, silent: given.silent });
+    const writer = rest().channels.get('room');
+    for (const value of given.values) await writer.publish('n', value);
+    await until(() => got.length === given.values.length - 1);
+    return { data: data(got), updates, state: channel.state };
+  },
+
+  async deltas_of_appends() {
+    const decoder = require('@ably/vcdiff-decoder');
+    const channel = realtime({ plugins: { vcdiff: decoder } }).channels.get('mutable:room', { params: { delta: 'vcdiff' } });
+    const got = await following(channel);
+    const writer = realtime({ transportParams: { appendRollupWindow: 0 } }).channels.get('mutable:room');
+    const { serials: [serial] } = await writer.publish('n', given.text);
+    await writer.appendMessage({ serial, data: given.text + '!' });
+    await writer.updateMessage({ serial, data: given.text + '?' });
+    await until(() => got.length === 3);
+    return { data: data(got), deltas: got.map((m) => m.extras?.delta?.format ?? null) };
+  },
+
+  async filtered() {
+    const client = realtime();
+    const channel = client.channels.getDerived('room', { filter: given.filter });
+    const got = await following(channel);
+    const plain = await following(client.channels.get('room'));
+    const writer = rest().channels.get('room');
+    for (const message of given.messages) await writer.publish(message);
+    await writer.publish(given.messages);
+    await until(() => plain.length === 2 * given.messages.length);
+    await pause(50);
+    return { data: data(got), publish: await refused(channel.publish('n', 'x')),
+      history: await refused(channel.history()), modes: channel.modes,
+      bad: await refused(client.channels.getDerived('room', { filter: 'name ==' }).attach()),
+      denied: await refused(realtime({ token: (await rest().auth.requestToken({ capability: { room: ['subscribe'] } })).token })
+        .channels.getDerived('room', { filter: given.filter }).attach()),
+      granted: await refused(realtime({ token: (await rest().auth.requestToken({ capability: { '[filter]room': ['subscribe'] } })).token })
+        .channels.getDerived('room', { filter: given.filter }).attach()) };
+  },
+
+  async filtered_resume() {
+    const client = realtime({ disconnectedRetryTimeout: 100 });
+    const channel = client.channels.getDerived('mutable:room', { filter: 'name == `"yes"`' });
+    const got = await following(channel);
+    const writer = realtime({ transportParams: { appendRollupWindow: 0 } }).channels.get('mutable:room');
+    const { serials: [serial] } = await writer.publish('yes', 'a');
+    const other = await writer.publish('no', 'x');
+    await writer.appendMessage({ serial, data: 'b' });
+    await writer.appendMessage({ serial: other.serials[0], data: 'y' });
+    await until(() => got.length === 2);
+    await control('PUT', 'faults/freeze');
+    const again = new Promise((done) => channel.once('attached', done));
+    await control('POST', 'cut', { connection_id: client.connection.id });
+    const byRest = rest().channels.get('mutable:room');
+    for (const n of ['yes', 'no']) await byRest.publish(n, 'missed');
+    await pause(300);
+    await control('DELETE', 'faults');
+    const change = await again;
+    await until(() => got.length === 3);
+    return { live: got.map(brief).map((m) => [m.name, m.data]), resumed: change.resumed };
+  },
+
+  async revoke() {
+    const owner = rest({ key: given.key });
+    const token = async (clientId) => (await owner.auth.requestToken({ clientId })).token;
+    const old = { ann: await token('ann'), bob: await token('bob') };
+    await pause(5);
+    const clients = Object.fromEntries(Object.entries(old).map(([name, t]) => [name, realtime({ token: t })]));
+    let renewed = 0;
+    clients.cat = realtime({ authCallback: (p, done) => { renewed++; owner.auth.requestToken({ clientId: 'cat' }).then((t) => done(null, t), (e) => done(e, null)); } });
+    await Promise.all(Object.values(clients).map((c) => state(c, 'connected')));
+    await pause(5);
+    const gone = (c) => new Promise((done) => c.connection.once('disconnected', (x) => done(x.reason.code)));
+    const waiting = [gone(clients.ann), gone(clients.cat)];
+    const result = await owner.auth.revokeTokens([{ type: 'clientId', value: 'ann' }, { type: 'clientId', value: 'cat' }, { type: 'invalidType', value: 'abc' }]);
+    const codes = await Promise.all(waiting);
+    await state(clients.cat, 'connected');
+    const refusal = await refused(rest({ token: old.ann }).channels.get('room').history());
+    return { result, codes, renewed, bob: clients.bob.connection.state, refusal,
+      again: await refused(rest({ token: await token('ann') }).channels.get('room').history()),
+      unrevocable: await refused(rest().auth.revokeTokens([{ type: 'clientId', value: 'ann' }])) };
+  },
+
+  async revoke_with_margin() {
+    const owner = rest({ key: given.key });
+    let renewed = 0;
+    const client = realtime({ authCallback: (p, done) => { renewed++; owner.auth.requestToken({ clientId: 'ann' }).then((t) => done(null, t), (e) => done(e, null)); } });
+    await state(client, 'connected');
+    await pause(5);
+    let disconnected = 0;
+    client.connection.on('disconnected', () => disconnected++);
+    const update = new Promise((done) => client.connection.once('update', done));
+    const now = await owner.time();
+    const { results } = await owner.auth.revokeTokens([{ type: 'clientId', value: 'ann' }], { allowReauthMargin: true });
+    await update;
+    return { renewed, disconnected, margin: results[0].appliesAt - now };
+  },
+
   async echo() {
     const client = realtime({ echoMessages: false });
     const got = await following(client.channels.get('room'));
