@@ -249,6 +249,38 @@ def test_a_view_shows_twice_as_many_open_responses_as_the_store_and_then_hydrate
     assert len(view.messages) == 4
 
 
+ODD = {
+    "action": ["odd", True, 7, 2.0, []],
+    "timestamp": ["now", -1, 1e300, 10**400, True, None],
+    "id": [5, {}],
+    "serial": [5, []],
+    "client_id": [5],
+    "name": [5, None, {}],
+    "version": [None, "v", {}, SimpleNamespace(serial=5, metadata=5)],
+    "extras": [5, "x", []],
+}
+
+
+@pytest.mark.parametrize(("member", "value"), [(m, v) for m in ODD for v in ODD[m]])
+def test_a_view_takes_messages_whose_members_have_any_type(member, value):
+    view = View(answered())
+    message = live(published("token", "a", at_s=1, responseId="r", seq=1))
+    assert view.apply(SimpleNamespace(**(vars(message) | {member: value})))
+    is_ignored = member == "name" or (member == "action" and value != "")
+    assert [each["text"] for each in view.messages] == ([] if is_ignored else ["a"])
+
+
+def test_a_message_without_members_is_ignored():
+    view = View(answered())
+    assert (view.apply(SimpleNamespace()), view.messages) == (True, [])
+
+
+def test_a_repair_without_seq_and_serial_that_was_forgotten_is_dropped():
+    state = folded(bare("start", at_s=0, serials=False), bare("token", "a", at_s=9, serials=False))
+    assert verdict(state, bare("repair", "old", at_s=1, serials=False)) is DROP
+    assert verdict(state, bare("repair", "new", at_s=10, serials=False)) is APPLY
+
+
 class TestExclusions:
     AGENTS = answered() | {"agents": ["bot"]}
     ERASED = answered() | {"erased_to": wire.timestamp(BEGAN_MS + 2_500)}

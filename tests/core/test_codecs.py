@@ -30,6 +30,7 @@ def test_a_prompt_is_its_id_and_its_text():
 
 def test_a_prompt_without_an_id_has_that_of_its_message():
     assert read("user-input", {"text": "hi"}).message_id == "m0"
+    assert read("user-input", {"promptId": "", "text": "hi"}).message_id == "m0"
     assert read("user-input", "hi").message_id == "m0"
 
 
@@ -126,6 +127,27 @@ def test_a_result_completes_its_call(data, result):
 def test_a_step_of_a_call_that_cannot_be_read_keeps_its_place(name, data, headers):
     told = read(name, data, responseId="r", seq=2, **headers)
     assert told[:4] == ("void", "r", 1, 2)
+
+
+@pytest.mark.parametrize(
+    ("value", "label"),
+    [
+        (5, "5"),
+        (5.0, "5"),
+        (1.5, "1.5"),
+        (1e30, "1e+30"),
+        (True, None),
+        ([], None),
+        (math.inf, None),
+    ],
+)
+def test_a_number_in_place_of_a_label_counts_as_javascript_shows_it(value, label):
+    assert read("token", "a", responseId="r", part=value).part == label
+
+
+@pytest.mark.parametrize("given", [{}, [], 0, False])
+def test_a_prompt_whose_id_is_not_a_string_is_not_an_event(given):
+    assert read("user-input", {"promptId": given, "text": "hi"}) is None
 
 
 def test_a_stop_has_a_status():

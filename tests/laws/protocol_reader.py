@@ -46,7 +46,7 @@ def number(value, least):  # section 3.2; raises ValueError
 
 def label(value):
     if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(value)
+        return str(int(value) if value == value // 1 else value)
     return value if isinstance(value, str) else None
 
 
@@ -76,7 +76,8 @@ def fill(m, e, headers):
     data = m.data if isinstance(m.data, dict) else {}
     if e.kind == "prompt":
         e.text = m.data if isinstance(m.data, str) else data.get("text")
-        e.rid, e.seq, e.gen = data.get("promptId") or m.id, None, 1
+        given = data.get("promptId")
+        e.rid, e.seq, e.gen = m.id if given in (None, "") else given, None, 1
         return e if isinstance(e.text, str) and is_id(e.rid) else None
     e.call = label(headers.get("toolCallId"))
     if e.kind in TYPES:
@@ -357,7 +358,7 @@ def table(v, e):  # row by row
     newest_ms = next(reversed(v["recent"].values()), 0)
     forgotten = e.seq is None and e.serial is None and e.at_ms < newest_ms - MARGIN_MS
     if e.kind == "repair":
-        yield seen, "DROP"
+        yield seen or forgotten, "DROP"
         yield e.seq is not None and e.seq <= repaired, "DROP"
         yield e.seq is not None and e.seq < last, "AGAIN"
         yield True, "AGAIN" if pointer or over or v["gaps"] else "APPLY"
@@ -404,7 +405,7 @@ def change(v, e):  # section 6
 def add_text(parts, e):  # section 6.4
     if e.kind in TYPES:
         return text(parts, TYPES[e.kind], e.part, e.text)
-    if e.kind == "void":
+    if e.kind == "void" or (e.kind == "tool_args" and not e.text):
         return None
     part = call(parts, e.call)
     if e.kind == "tool_args":

@@ -21,13 +21,17 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.core import wire
 from rehydrate.core.codecs import decode
-from rehydrate.core.event import CONTENT, TERMINAL, ChannelMessage, Event
+from rehydrate.core.event import CONTENT, CREATE, TERMINAL, ChannelMessage, Event
 from rehydrate.core.fold import STEPS, MessageState, Outcome
 from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import MAX_OPEN, Timeline
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+
+
+_UNKNOWN_ACTION = -1
+"""The action of a message whose action cannot be read: no codec recognises it."""
 
 
 class Verdict(Enum):
@@ -74,14 +78,19 @@ def _verdict_on_next(state: MessageState, event: Event) -> Verdict:
     if event.kind == "stop" and state.gaps():
         return Verdict.AGAIN  # the text was committed before that end was published (law 7)
     if event.seq is None:
-        seen = event.serial and state.serial and event.serial <= state.serial
-        seen = seen or (event.serial is None and state.has_forgotten(event.timestamp_ms))
         sealed = state.sealed and event.kind in CONTENT
-        return Verdict.DROP if seen or sealed else Verdict.APPLY
+        return Verdict.DROP if sealed or _was_seen(state, event) else Verdict.APPLY
     last = -1 if state.seq is None else state.seq
     if event.seq <= last:
         return Verdict.AGAIN if event.kind == "stop" else Verdict.DROP
     return Verdict.APPLY if event.seq <= max(last, 0) + 1 else Verdict.AGAIN
+
+
+def _was_seen(state: MessageState, event: Event) -> bool:
+    """Return True if *event*, which has no seq, is not after those of *state*."""
+    if event.serial is None:
+        return state.has_forgotten(event.timestamp_ms)
+    return bool(state.serial) and event.serial <= (state.serial or "")
 
 
 def _verdict_on_new(event: Event) -> Verdict:
@@ -106,7 +115,7 @@ def _verdict_on_version(state: MessageState, event: Event) -> Verdict:
 def _verdict_on_repair(state: MessageState, event: Event) -> Verdict:
     """Return rows 8 to 11."""
     if event.seq is None:
-        if event.serial and state.serial and event.serial <= state.serial:
+        if _was_seen(state, event):
             return Verdict.DROP
     elif event.seq <= state.covered:
         return Verdict.DROP
@@ -115,6 +124,37 @@ def _verdict_on_repair(state: MessageState, event: Event) -> Verdict:
     if event.is_pointer or state.ended or state.gaps():
         return Verdict.AGAIN
     return Verdict.APPLY
+
+
+def received(message: Any) -> ChannelMessage:
+    """Return *message*, of any Ably SDK, as codecs read it; never raise.
+
+    A member of another type than Ably's counts as absent, and a name or an action as an unknown one.
+    """
+    name, version = getattr(message, "name", None), getattr(message, "version", None)
+    serial = _text(getattr(message, "serial", None))
+    action = getattr(message, "action", None)
+    at_ms = _integer(getattr(message, "timestamp", None), 0)
+    return ChannelMessage(
+        name if name is None or isinstance(name, str) else "",
+        getattr(message, "data", None),
+        _text(getattr(message, "id", None)),
+        serial,
+        at_ms if 0 <= at_ms <= wire.MAX_MS else 0,
+        _text(getattr(message, "client_id", None)),
+        getattr(message, "extras", None),
+        CREATE if action is None else _integer(action, _UNKNOWN_ACTION),
+        _text(getattr(version, "serial", None)) or serial,
+        getattr(version, "metadata", None),
+    )
+
+
+def _text(value: Any) -> str | None:
+    return value if isinstance(value, str) else None
+
+
+def _integer(value: Any, otherwise: int) -> int:
+    return int(value) if isinstance(value, int) and not isinstance(value, bool) else otherwise
 
 
 class View:
@@ -151,21 +191,7 @@ class View:
         Returns:
             False if the view lacks something: hydrate again, with a new attach.
         """
-        version = getattr(message, "version", None)
-        event = decode(
-            ChannelMessage(
-                message.name,
-                message.data,
-                message.id,
-                getattr(message, "serial", None),
-                message.timestamp or 0,
-                message.client_id,
-                message.extras,
-                int(getattr(message, "action", None) or 0),
-                getattr(version, "serial", None) or getattr(message, "serial", None),
-                getattr(version, "metadata", None),
-            )
-        )
+        event = decode(received(message))
         return event is None or self.apply_event(event) is not Verdict.AGAIN
 
     def apply_event(self, event: Event) -> Verdict:

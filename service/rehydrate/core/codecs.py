@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 _NO_HEADERS: Mapping[str, Any] = {}
 _CREATE = 0
 _SEQ_DIGITS = 10
+_DECIMAL_BELOW = 1e21  # JavaScript, which has no integers, shows larger numbers with an exponent
 
 
 class _Unplaced(Exception):
@@ -103,7 +104,9 @@ def _count(headers: Mapping[str, Any], key: str, least: int) -> int | None:
 
 def _label(headers: Mapping[str, Any], key: str) -> str | None:
     value = headers.get(key)
-    if isinstance(value, int | float) and is_json(value):
+    if isinstance(value, float) and value.is_integer() and abs(value) < _DECIMAL_BELOW:
+        value = int(value)
+    if isinstance(value, int | float) and not isinstance(value, bool) and is_json(value):
         return str(value)
     return value if isinstance(value, str) else None
 
@@ -116,8 +119,9 @@ def _prompt(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool
     data = message.data
     fields = data if isinstance(data, dict) else {"text": data}
     text = fields.get("text")
-    prompt_id = _name({"id": fields.get("promptId") or message.id}, "id")
-    if not isinstance(text, str) or prompt_id is None:
+    given = fields.get("promptId")
+    prompt_id = message.id if given is None or given == "" else given
+    if not isinstance(text, str) or not is_name(prompt_id):
         return None
     _event("void", message, headers, ephemeral)  # its headers must make sense, although unused
     replay_of = headers.get("replayOf")
