@@ -21,7 +21,6 @@ from rehydrate.postgres.store import PostgresStore
 from rehydrate.providers.model_runs import ModelRuns
 from rehydrate.publish.publish_queue import PublishQueue
 from rehydrate.replay.admin import ReplayAdmin
-from rehydrate.replay.requests import ReplayRequests
 from rehydrate.replay.validation import Targets
 from rehydrate.replay.worker import ReplayOptions, ReplayWorker
 from rehydrate.settings import revealed
@@ -138,12 +137,11 @@ def services(
         ended=lambda state: metrics.observe("replay", state, 1),
     )
     targets = Targets(settings.replay_channels, settings.publish_rate)
-    requests = ReplayRequests(ctx, targets=targets, record=record, wake=worker.wake)
     return Services(
         subscriptions,
         maintenance,
         worker,
-        ReplayAdmin(ctx, requests, worker),
+        ReplayAdmin(ctx, worker, targets=targets, record=record),
         ServiceInspector(ctx, subscriptions, maintenance),
         ModelRuns(ctx, respond=respond, cancels=subscriptions.cancels),
     )

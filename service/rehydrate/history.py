@@ -11,6 +11,7 @@ from rehydrate.api.conversations import router
 from rehydrate.api.service import ReaderCalls
 from rehydrate.background import tasks_state
 from rehydrate.core.positions import check_conversation_id
+from rehydrate.core.replay.schedule import ReplayTerms
 from rehydrate.errors import Busy, ChannelUnavailable
 from rehydrate.follow.subscriptions import PromptWatcher
 from rehydrate.hydrate.hydrate import Page, hydrate, hydrate_message
@@ -387,16 +388,9 @@ class History:
             TooLarge: a part of the response does not fit a channel message.
             Busy: too many replays wait.
         """
+        terms = ReplayTerms(mode, speed, channel, from_seq, max_rate)
         return await self.admin.replay(
-            conversation_id,
-            response_id,
-            mode=mode,
-            speed=speed,
-            channel=channel,
-            from_seq=from_seq,
-            max_rate=max_rate,
-            asker=asker,
-            idempotency_key=idempotency_key,
+            conversation_id, response_id, terms, asker=asker, key=idempotency_key
         )
 
     async def catch_up(self, conversation_id: str) -> Recorded:

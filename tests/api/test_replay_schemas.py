@@ -15,7 +15,7 @@ from rehydrate.api.replay_schemas import (
 )
 from rehydrate.core.replay.schedule import AuditEntry, Replay, ReplayTerms, scheduled
 from rehydrate.errors import BadParameter
-from rehydrate.replay.requests import CheckedRequest
+from rehydrate.replay.admin import CheckedRequest
 
 TERMS = ReplayTerms("stream", 2.0, "ai:c", 0, 25.0)
 

@@ -157,9 +157,7 @@ class _Admin:
         if given.dry_run:
             asked = await self._service.replay_dry_run(*where, terms, asker=asker)
             return answers.live(dump(dry_run_body(asked)))
-        replay = await self._service.replay(
-            *where, **terms._asdict(), asker=asker, idempotency_key=idempotency_key
-        )
+        replay = await self._service.replay(*where, terms, asker=asker, key=idempotency_key)
         answer = answers.live(dump(replay.body()), status=202)
         answer.headers["Location"] = _location(request, replay.id)
         return answer

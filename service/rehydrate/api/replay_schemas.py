@@ -20,7 +20,7 @@ from rehydrate.core.replay.schedule import (
     listed,
 )
 from rehydrate.core.wire import timestamp
-from rehydrate.replay.requests import CheckedRequest
+from rehydrate.replay.admin import CheckedRequest
 
 MAX_LISTED = 10_000
 """Maximum number of channel messages that a dry run lists."""

@@ -15,7 +15,7 @@ from rehydrate.background import Backoff
 from rehydrate.core.replay.schedule import Replay, ReplayTerms, Requester, listed
 from rehydrate.errors import Unavailable
 from rehydrate.history import History
-from rehydrate.replay.requests import CheckedRequest
+from rehydrate.replay.admin import CheckedRequest
 
 POLL_INTERVAL_S = 0.2
 MAX_RETRY_S = 2.0

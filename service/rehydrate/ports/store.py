@@ -85,7 +85,12 @@ class LockedLeases(Protocol):
         ...
 
     async def grant(self, message_id: str, holder: str, lease_s: float) -> None:
-        """Let *holder* publish the stored message for the next *lease_s* seconds."""
+        """Let *holder* publish the stored message for the next *lease_s* seconds.
+
+        Raises:
+            Fenced: a sweeper has fenced the response, so it cannot be published any more.
+            NotFound: the message is not stored.
+        """
         ...
 
     async def fence(self, message_id: str, holder: str, for_s: float) -> None:
@@ -103,7 +108,10 @@ class LockedConversation(LockedLeases, Protocol):
     conversation: Conversation
 
     async def messages(self, wanted: Collection[str] | Lookup) -> dict[str, MessageState]:
-        """Return the stored messages with these ids, or of this lookup, whole, with timings."""
+        """Return the stored messages with these ids, or of this lookup, whole, with timings.
+
+        A message that was read before in this block is returned as the same object.
+        """
         ...
 
     async def open_beside(self, ids: Collection[str], *, most: int) -> int:
@@ -111,7 +119,12 @@ class LockedConversation(LockedLeases, Protocol):
         ...
 
     async def put(self, states: Collection[MessageState]) -> None:
-        """Write *states*, read by this `LockedConversation` or new, with what was folded since."""
+        """Write *states*, read by this `LockedConversation` or new, with what was folded since.
+
+        Raises:
+            BadParameter: an id cannot be stored.
+            Conflict: a new message has the id of a stored one.
+        """
         ...
 
     async def move(
@@ -126,21 +139,28 @@ class LockedConversation(LockedLeases, Protocol):
     async def erase(self, at_ms: int, ids: Collection[str]) -> None:
         """Delete the conversation's content; leave a tombstone that covers all up to *at_ms*.
 
-        The tombstone also covers the messages in *ids*, and the stored ones that were open or ended
-        within a day: later events of those, and answers to them, belong to what was erased.
+        The tombstone also covers the messages in *ids*, and the stored ones that were open, claimed,
+        or ended within a day: later events of those, and answers to them, belong to what was erased.
         """
         ...
 
 
 class Conversations(Protocol):
-    """Conversations and their messages. Every call may raise `StoreUnavailable`."""
+    """Conversations and their messages. Every call may raise `StoreUnavailable`.
+
+    A list raises `BadParameter` for a cursor of another list.
+    """
 
     async def conversation(self, conversation_id: str) -> Conversation | None:
         """Return the row of a conversation, without its messages; None if it has none."""
         ...
 
     async def load(self, conversation_id: str, *, limit: int, before: Cursor | None) -> Stored:
-        """Return what a hydrate needs, by one statement: the row, a page, and what is open."""
+        """Return the conversation's row, a page of finished messages, and all open messages.
+
+        They are of one snapshot: no message is missing because it finished between two reads, or
+        appears twice. A page before a cursor has no open messages.
+        """
         ...
 
     async def states(
@@ -159,6 +179,9 @@ class Conversations(Protocol):
         """Lock the conversation's row, created on *channel* if there is none.
 
         The block's writes are committed when it ends, or not at all if it raises.
+
+        Raises:
+            Conflict: another conversation has that channel.
         """
         ...
 
@@ -181,7 +204,10 @@ class MaintenanceStore(Protocol):
         ...
 
     async def overdue(self, *, limit: int, after_s: float, after: str = "") -> list[str]:
-        """Return conversations, open or new, not read for *after_s* seconds, by id after *after*."""
+        """Return conversations not read for *after_s* seconds, by id after *after*.
+
+        Only those count that have an open response or were created within an hour.
+        """
         ...
 
     async def idle(
@@ -216,9 +242,10 @@ class PromptClaims(Protocol):
     async def claim(
         self, conversation_id: str, holder: str, lease_s: float, passed: Collection[str]
     ) -> bytes | None:
-        """Claim the first prompt outside *passed* that has no response and no claim.
+        """Claim the first prompt outside *passed* without a response or another holder's claim.
 
-        Returns it in its wire form; None: no prompt is free.
+        Returns it in its wire form; None: no prompt is free. Unless it is renewed, the claim lasts
+        *lease_s* seconds.
         """
         ...
 
@@ -250,7 +277,10 @@ ReplayOrder = Literal["play", "cancel", "erased"]
 
 
 class ReplayStore(Protocol):
-    """Requested replays, and the audit. Every call may raise `StoreUnavailable`."""
+    """Requested replays, and the audit. Every call may raise `StoreUnavailable`.
+
+    A list raises `BadParameter` for a cursor of another list.
+    """
 
     async def add_replay(
         self, replay: Replay, *, request: bytes, key: str | None, note: AuditEntry
@@ -274,7 +304,11 @@ class ReplayStore(Protocol):
         ...
 
     async def cancel_replay(self, replay_id: str, note: AuditEntry) -> bool:
-        """Request that a replay end; return False if it has ended, or was cancelled before."""
+        """Request that a replay end; return False if it has ended, or was cancelled before.
+
+        A queued one ends at once, a running one when its holder renews its lease. *note* is
+        stored in any case.
+        """
         ...
 
     async def note(self, entry: AuditEntry) -> None:
@@ -384,8 +418,8 @@ class Inspections(Protocol):
         Args:
             limit: how many.
             before: the cursor of an earlier call.
-            query: only those whose id begins with it, ordered by id, after the one whose channel
-                it is.
+            query: only those whose id begins with it, ordered by id; on the first page also, in
+                addition to *limit*, the one whose channel it is.
             streaming: only those with an open response, ordered by id.
 
         Raises:

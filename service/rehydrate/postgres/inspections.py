@@ -35,19 +35,7 @@ class PostgresInspections:
         query: str | None = None,
         streaming: bool = False,
     ) -> tuple[list[Listed], Cursor | None]:
-        """Return conversations that match the filters, and the cursor of the next page.
-
-        Args:
-            limit: the page size. A query without *streaming* and *before* may return one more: the
-                conversation whose channel is named exactly like the query.
-            before: the cursor of the previous page.
-            query: the prefix of a conversation id, or a whole channel name; results are then
-                sorted by id. None: the newest come first.
-            streaming: return only conversations with a response in progress, sorted by id.
-
-        Raises:
-            BadParameter: *before* is a cursor of another listing.
-        """
+        """Return conversations that match the filters, and the cursor of the next page."""
         if query is None and not streaming:
             return await self._newest(limit, before)
         after = _after(before)

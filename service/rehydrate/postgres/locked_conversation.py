@@ -58,10 +58,7 @@ class PostgresLockedConversation:
         self._read_states: dict[str, StoredState] = {}
 
     async def messages(self, wanted: Collection[str] | Lookup) -> dict[str, MessageState]:
-        """Return the stored messages with these ids, or of this lookup, whole, by id.
-
-        A message that was read before in this block is returned as the same object.
-        """
+        """Return the stored messages with these ids, or of this lookup, whole, by id."""
         sql, arguments = select_messages(self.conversation.id, wanted)
         rows = await self._session.fetch(sql, *arguments)
         found = [self._read_states.setdefault(row[0], stored_state_of(row)) for row in rows]
@@ -87,12 +84,7 @@ class PostgresLockedConversation:
         return Lease(holder, expired, fenced, acked)
 
     async def put(self, states: Collection[MessageState]) -> None:
-        """Write what was folded into *states*, which were read in this block or are new.
-
-        Raises:
-            BadParameter: an id cannot be stored.
-            Conflict: a new message has the id of a stored one.
-        """
+        """Write what was folded into *states*, which were read in this block or are new."""
         await self._assign_positions(states)
         inserts, updates = [], []
         changes: list[tuple[str, RowChange]] = []
@@ -118,12 +110,7 @@ class PostgresLockedConversation:
             state.mark_stored()
 
     async def grant(self, message_id: str, holder: str, lease_s: float) -> None:
-        """Give *holder* the lease of the stored message for the next *lease_s* seconds.
-
-        Raises:
-            Fenced: a sweeper has fenced the response, so it cannot be published any more.
-            NotFound: the message is not stored.
-        """
+        """Give *holder* the lease of the stored message for the next *lease_s* seconds."""
         terms = (self.conversation.id, checked_id(message_id), checked_id(holder), float(lease_s))
         for sql in (statements.RENEW, statements.GRANT):
             tag = await self._session.execute(sql, *terms)
@@ -146,10 +133,7 @@ class PostgresLockedConversation:
     async def move(
         self, watermark: Watermark, hole: LostInterval | None, *, erased: Collection[str] = ()
     ) -> None:
-        """Move the watermark and record *hole*, an interval that could not be read, with it.
-
-        The tombstone, if there is one, then covers the responses in *erased* too.
-        """
+        """Move the watermark and record *hole*, an interval that could not be read, with it."""
         holes, tombstone = self.conversation.holes, self.conversation.tombstone
         if hole is not None:
             holes = merge_intervals(holes, hole)
@@ -171,16 +155,7 @@ class PostgresLockedConversation:
         )
 
     async def erase(self, at_ms: int, ids: Collection[str]) -> None:
-        """Delete the conversation's content and leave a tombstone.
-
-        The tombstone covers everything up to *at_ms*, the messages *ids*, and the stored ones that
-        are open, are claimed, or ended within the last day. Their late channel messages, and
-        answers to them, must not bring erased content back.
-
-        Args:
-            at_ms: the time of the erasure, in ms since 1970.
-            ids: messages that the caller knows of in addition to the stored ones.
-        """
+        """Delete the conversation's content; leave a tombstone that covers all up to *at_ms*."""
         conversation_id, old = self.conversation.id, self.conversation.tombstone
         rows = await self._session.fetch(statements.RECENT_MESSAGES, conversation_id, MAX_MARKS)
         # the stored responses first: a stranger may have put any number of other ids on the channel

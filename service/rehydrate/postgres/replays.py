@@ -129,18 +129,7 @@ class PostgresReplays:
     async def add_replay(
         self, replay: Replay, *, request: bytes, key: str | None, note: AuditEntry
     ) -> Replay:
-        """Queue *replay*, or return the one that was queued with the same *key* and *request*.
-
-        Args:
-            replay: the replay to queue.
-            request: the normalized request, compared when *key* is used again.
-            key: the idempotency key; None: always queue.
-            note: the audit entry, written only if the replay is queued.
-
-        Raises:
-            Conflict: the key was used for another request.
-            Busy: too many replays are queued or running.
-        """
+        """Queue *replay*, or return the one that was queued with the same *key* and *request*."""
         terms = replay.terms
         async with self._writers.transaction() as session:
             if (await session.fetch(_WAITING))[0][0] >= MAX_WAITING:
@@ -180,11 +169,7 @@ class PostgresReplays:
     async def replays(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[Replay], Cursor | None]:
-        """Return replays, newest first, and the cursor of the next page.
-
-        Raises:
-            BadParameter: *before* is not a cursor of this listing.
-        """
+        """Return replays, newest first, and the cursor of the next page."""
         if before is None:
             rows = await self._readers.read(_LIST, limit + 1)
         else:
@@ -197,17 +182,7 @@ class PostgresReplays:
     async def claim_replay(
         self, holder: str, lease_s: float, *, at_once: int, per_channel: int
     ) -> Replay | None:
-        """Claim the oldest replay that has no holder.
-
-        Args:
-            holder: the name of the claiming process.
-            lease_s: how long it may be silent, in seconds.
-            at_once: how many replays may run at a time.
-            per_channel: how many of them on one channel.
-
-        Returns:
-            The replay; None if none is due, or the limits are reached.
-        """
+        """Claim the oldest replay that has no holder; None if none is due, or enough run."""
         async with self._writers.transaction() as session:
             await session.execute(_LOCK, _CLAIM_LOCK)
             past, far = await believed(self._clock, session, lease_s)
@@ -216,11 +191,7 @@ class PostgresReplays:
         return _replay(rows[0]) if rows else None
 
     async def keep_replay(self, replay: Replay, holder: str, lease_s: float) -> ReplayOrder | None:
-        """Store the progress of *replay* and renew its lease.
-
-        Returns:
-            What *holder* has to do; None if it has lost the replay.
-        """
+        """Store the progress of *replay* and renew its lease; return what *holder* has to do."""
         async with self._writers.transaction() as session:
             rows = await session.fetch(
                 _RENEW,
@@ -236,10 +207,7 @@ class PostgresReplays:
         return rows[0][0] if rows else None
 
     async def release_replay(self, replay: Replay, holder: str, *, begun: bool) -> None:
-        """Store the progress of *replay* and release it, so another process can continue it.
-
-        *begun*: the next attempt does not count as the first.
-        """
+        """Store the progress of *replay* and release it, so another process can continue it."""
         progress = (replay.done, replay.seconds_done, int(begun))
         async with self._writers.transaction() as session:
             await session.execute(_RELEASE, replay.conversation_id, replay.id, holder, *progress)
@@ -262,11 +230,7 @@ class PostgresReplays:
         return tag == "UPDATE 1"
 
     async def cancel_replay(self, replay_id: str, note: AuditEntry) -> bool:
-        """Request the cancellation of a replay; return False if that changes nothing.
-
-        A queued replay is cancelled at once; a running one when its holder renews its lease. The
-        audit log gets an entry in any case.
-        """
+        """Request the cancellation of a replay; return False if that changes nothing."""
         async with self._writers.transaction() as session:
             for sql in (_CANCEL_QUEUED, _CANCEL_RUNNING):
                 if await session.execute(sql, replay_id) == "UPDATE 1":
@@ -283,11 +247,7 @@ class PostgresReplays:
     async def audit(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[AuditEntry], Cursor | None]:
-        """Return audit entries, newest first, and the cursor of the next page.
-
-        Raises:
-            BadParameter: *before* is not a cursor of this listing.
-        """
+        """Return audit entries, newest first, and the cursor of the next page."""
         below = _NEWEST if before is None else _number(before)
         rows = await self._readers.read(_AUDITED, limit + 1, below)
         found = [_entry(row) for row in rows[:limit]]

@@ -86,16 +86,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         return _conversation(rows[0]) if rows else None
 
     async def load(self, conversation_id: str, *, limit: int, before: Cursor | None) -> Stored:
-        """Return the conversation's row, a page of finished messages, and all open messages.
-
-        It is one statement, hence one snapshot: a message cannot be missing because it finished
-        between two reads, or appear twice.
-
-        Args:
-            conversation_id: the conversation.
-            limit: finished messages per page.
-            before: the cursor of an older page; such a page has no open messages.
-        """
+        """Return the row, a page and the open messages, by one statement, hence one snapshot."""
         if before is None:
             rows = await self._readers.read(statements.LOAD, conversation_id, limit + 1)
         else:
@@ -138,10 +129,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
     ) -> AsyncIterator[PostgresLockedConversation]:
         """Lock the conversation's row, creating it with *channel* if it does not exist.
 
-        All writes of the block are committed when it ends, or none if it raises.
-
         Raises:
-            Conflict: another conversation has that channel.
             StoreUnavailable: Postgres does not answer, or the row stayed locked for 5 s.
         """
         checked_id(conversation_id)
@@ -161,31 +149,14 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         return {row[0]: row[1] for row in rows}
 
     async def overdue(self, *, limit: int, after_s: float, after: str = "") -> list[str]:
-        """Return conversations whose history was not read for *after_s* seconds, by id.
-
-        Only those are considered that have an open response or were created within an hour.
-
-        Args:
-            limit: how many.
-            after_s: as above.
-            after: the id to continue after.
-        """
+        """Return conversations whose history was not read for *after_s* seconds, by id."""
         rows = await self._readers.read(statements.OVERDUE, limit, after_s, after)
         return [row[0] for row in rows]
 
     async def idle(
         self, *, limit: int, before_ms: int, after: tuple[str, str] = ("", "")
     ) -> tuple[list[Due], tuple[str, str] | None]:
-        """Return open responses without a lease whose newest stored event is before *before_ms*.
-
-        Args:
-            limit: how many open responses are looked at.
-            before_ms: a time, in ms since 1970.
-            after: conversation and message to continue after.
-
-        Returns:
-            The responses, and what to continue after; None after the last one.
-        """
+        """Return open responses without a lease whose newest stored event is before *before_ms*."""
         rows = await self._readers.read(statements.IDLE, limit, as_time(before_ms), *after)
         found = [
             Due(*due)
@@ -195,12 +166,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         return found, (rows[-1][0], rows[-1][1]) if len(rows) == limit else None
 
     async def due(self, *, limit: int, after: tuple[str, str] = ("", "")) -> list[Due]:
-        """Return responses whose lease has expired and whose ``stop`` was not acknowledged.
-
-        Args:
-            limit: how many, by conversation and id.
-            after: conversation and message to continue after.
-        """
+        """Return responses whose lease has expired and whose ``stop`` was not acknowledged."""
         sent_s, lease_s = self._clock.now_s(), self._grace_s
         rows = await self._readers.read(statements.DUE, limit, far_s(lease_s), *after)
         store_s, started_s, *_ = rows[0]
@@ -211,11 +177,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
     async def conversations(
         self, *, limit: int, before: Cursor | None
     ) -> tuple[list[Conversation], Cursor | None]:
-        """Return conversations, newest first, and the cursor of the next page.
-
-        Raises:
-            BadParameter: *before* is not a cursor of this listing.
-        """
+        """Return conversations, newest first, and the cursor of the next page."""
         if before is None:
             rows = await self._readers.read(statements.CONVERSATIONS, limit + 1)
         else:
@@ -229,17 +191,7 @@ class PostgresStore(PostgresInspections, PostgresReplays):
     async def claim(
         self, conversation_id: str, holder: str, lease_s: float, passed: Collection[str]
     ) -> bytes | None:
-        """Claim the oldest prompt that has no response and no live claim, or one of *holder*.
-
-        Args:
-            conversation_id: the conversation.
-            holder: the name of the claiming agent.
-            lease_s: how long the claim lasts unless it is renewed, in seconds.
-            passed: ids of prompts to leave out.
-
-        Returns:
-            The prompt in its wire form, or None.
-        """
+        """Claim the oldest prompt that has no response and no live claim, or one of *holder*."""
         async with self._writers.transaction() as session:
             if not await session.fetch(statements.LOCK, checked_id(conversation_id)):
                 return None

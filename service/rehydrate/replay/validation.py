@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-from typing import NamedTuple
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
 
 from rehydrate.core.capability import Capability
 from rehydrate.core.message import MessageState
@@ -15,6 +15,7 @@ from rehydrate.core.replay.schedule import (
     MODES,
     ReplayTerms,
     Schedule,
+    scheduled,
 )
 from rehydrate.errors import BadParameter, Conflict, Forbidden, TooLarge
 
@@ -144,3 +145,16 @@ def check_schedule(schedule: Schedule, terms: ReplayTerms) -> None:
         raise TooLarge(
             f"a part of the response is over {MAX_BYTES} bytes, the limit of a channel message"
         )
+
+
+def planned(state: MessageState, terms: ReplayTerms) -> tuple[Schedule, Mapping[str, Any]]:
+    """Return the schedule of *state* on *terms*, and the part of it that is stored.
+
+    Raises:
+        BadParameter: the response has no event from ``from_seq`` on, or it would take too long.
+        TooLarge: a part of it does not fit a channel message.
+    """
+    schedule = scheduled(state, terms)
+    check_schedule(schedule, terms)
+    plan = {"joined": schedule.joined, "even": schedule.even, "gaps": schedule.gaps}
+    return schedule, {**plan, "digest": schedule.digest()}

@@ -22,7 +22,7 @@ from rehydrate.permits import TextErased
 from rehydrate.replay.player import Outlet, Player, publish_with_retries, stop_event
 from rehydrate.replay.repair import repair
 from rehydrate.replay.replay_run import LEASE_S, ReplayRun
-from rehydrate.replay.requests import planned
+from rehydrate.replay.validation import planned
 
 _log = logging.getLogger(__name__)
 
