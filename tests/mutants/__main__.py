@@ -31,8 +31,9 @@ TIMEOUT_S = 900
 """Of all tests of one mutant: pytest ends a single test that hangs much earlier."""
 ANNOTATIONS = "core/ReplaceBinaryOperator_BitOr_"
 """`X | None` in an annotation is never evaluated, so a mutant of it cannot change anything."""
-UNNOTICEABLE = re.compile(r"^@(lru_)?cache\b|^[A-Z_]+ = [\d_.*]+$")
-"""A cache's size and a named limit: only a test that repeats the number could notice."""
+UNNOTICEABLE = re.compile(r"^@(lru_)?cache\b|^[A-Z_]+ = [\d_.*]+$|^\*,$")
+"""A cache's size, a named limit (only a test that repeats the number could notice), or a keyword-only
+argument, which type checkers enforce."""
 
 
 class Survivor(NamedTuple):
