@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+import json
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.api.app import create_app
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from fastapi import FastAPI
 
     from rehydrate.api.service import Service
+    from rehydrate.ports import Store
     from rehydrate.providers.model_runs import Respond
     from rehydrate.record.catch_up import Recorded
     from rehydrate.settings import Settings
@@ -143,8 +146,16 @@ def services(
         worker,
         ReplayAdmin(ctx, worker, targets=targets, record=record),
         ServiceInspector(ctx, subscriptions, maintenance),
-        ModelRuns(ctx, respond=respond, cancels=subscriptions.cancels),
+        ModelRuns(
+            respond=respond, newest=partial(_newest_first, ctx.store), cancels=subscriptions.cancels
+        ),
     )
+
+
+async def _newest_first(store: Store, conversation_id: str, limit: int) -> list[dict[str, Any]]:
+    """Return up to *limit* finished messages of a conversation."""
+    stored = await store.load(conversation_id, limit=limit, before=None)
+    return [json.loads(row.wire) for row in reversed(stored.finished)]
 
 
 def tasks(made: Adapters, running: Services) -> list[PeriodicTask]:

@@ -202,10 +202,13 @@ class History:
         response_id: str,
         *,
         prompt_id: str | None = None,
+        prompt: str | None = None,
         metadata: Any = None,
         ephemeral: bool = False,
     ) -> AsyncIterator[Response]:
         """Publish the response *response_id*, written in the block; it ends with the block.
+
+        *prompt*: a text to publish first, as the prompt *prompt_id*, unless the response is taken.
 
         *ephemeral*: Ably stores only its start and its end, none of its content; clients that join
         rely on checkpoints, half a second apart.
@@ -221,6 +224,7 @@ class History:
             conversation_id,
             response_id,
             prompt_id=prompt_id,
+            prompt=prompt,
             metadata=metadata,
             ephemeral=ephemeral,
         )

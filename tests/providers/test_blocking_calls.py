@@ -108,7 +108,7 @@ async def test_tools_that_hang_occupy_no_thread_of_the_event_loop(hanging):
 
 
 def tool_call(name, number):
-    return ToolCallDone("done", None, f"c{number}", name, "function_call", "{}")
+    return ToolCallDone("done", None, f"c{number}", name, "function_call", "{}", "")
 
 
 async def test_streams_of_a_blocking_client_that_wait_occupy_no_thread_of_the_event_loop(hanging):

@@ -1,46 +1,22 @@
-"""The common part of the interpreters: the tally of deltas, and the count of unknown types."""
+"""The common part of the interpreters: order, odd and unknown events, and fields."""
 
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from rehydrate.providers.failures import StreamUnreadable
 from rehydrate.providers.interpreting import (
     UNKNOWN_TYPES_MAX,
     RawEvent,
-    Tally,
+    dict_in,
     dict_of,
     dicts_in,
-    index_of,
+    index_in,
     plain,
     str_or,
     text_of,
 )
 from rehydrate.providers.openai_responses import ResponsesStream
-
-TEXT = st.text(alphabet=st.characters(), max_size=12)  # including lone surrogates
-
-
-@given(st.lists(TEXT, max_size=6), TEXT)
-def test_the_rest_of_a_text_is_the_part_its_deltas_lack(deltas, rest):
-    tally = Tally()
-    for text in deltas:
-        tally.add(text)
-    assert tally.rest("".join(deltas) + rest) == rest
-
-
-@given(TEXT.filter(bool), TEXT)
-def test_another_text_has_no_rest(said, other):
-    tally = Tally()
-    tally.add(said)
-    expected = other[len(said) :] if other.startswith(said) else None
-    assert tally.rest(other) == expected
-
-
-def test_a_part_joined_late_has_no_rest():
-    assert Tally(whole=False).rest("anything") == ""
 
 
 async def test_unknown_types_are_counted_up_to_a_limit():
@@ -57,8 +33,6 @@ async def test_unknown_types_are_counted_up_to_a_limit():
     [
         (text_of, {"at": 5}),
         (text_of, {}),
-        (index_of, {"at": -1}),
-        (index_of, {"at": True}),
         (dict_of, {"at": []}),
     ],
 )
@@ -72,3 +46,7 @@ def test_optional_fields_may_be_absent():
     assert dicts_in([{"a": 1}, "x"]) == [{"a": 1}]
     assert (str_or("", "-"), str_or(5, "-"), str_or("x", "-")) == ("-", "-", "x")
     assert plain({"a": 1}) == {"a": 1}
+    assert [index_in({"at": value}, "at") for value in (0, 3, -1, True, "1", None)] == [
+        0, 3, None, None, None, None,
+    ]  # fmt: skip
+    assert (dict_in({"a": {"b": 1}}, "a"), dict_in({"a": 5}, "a")) == ({"b": 1}, {})

@@ -291,6 +291,19 @@ async def test_repeated_ids_are_a_conflict_and_the_vendor_is_not_called(
     assert len(vendor.endpoint.asked) == 1
 
 
+async def test_a_conflict_leaves_nothing_behind(history, conversation, vendor):
+    vendor.endpoint.answer = in_order(ResponseTurn("resp_1").message("One.").completed())
+    async with vendor.client() as client:
+        await history.run_openai(conversation, client, input="?", response_id="r", **ASK)
+        before = (await history.hydrate(conversation)).messages
+        for wrong in ({"response_id": "r"}, {"response_id": "r2", "prompt_id": before[0]["id"]}):
+            with pytest.raises(Conflict):
+                await history.run_openai(conversation, client, input="Again?", **wrong, **ASK)
+    assert (await history.hydrate(conversation)).messages == before
+    assert [prompt async for prompt in history.unanswered(conversation)] == []
+    assert len(vendor.endpoint.asked) == 1
+
+
 async def test_invalid_arguments_are_refused_before_anything_is_published(
     history, conversation, vendor
 ):

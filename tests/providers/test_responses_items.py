@@ -6,14 +6,9 @@ import typing
 
 import pytest
 
-from rehydrate.providers.responses_items import (
-    NO_RESULT,
-    args_of,
-    call_of,
-    output_of,
-    parts_of,
-    texts_of,
-)
+from rehydrate.providers.responses_items import args_of, final_of
+
+NO_RESULT = object()
 
 NEITHER = {"compaction", "additional_tools", "mcp_approval_response"}
 TEXTS = {"message", "reasoning"}
@@ -29,13 +24,8 @@ def known_items() -> set[str]:
 
 @pytest.mark.parametrize("kind", sorted(known_items()))
 def test_every_item_type_in_the_package_is_translated(kind):
-    item = {"type": kind, "id": "i", "call_id": "c", "status": "completed"}
-    places = [
-        call_of(item, index=0) is not None,
-        output_of(item, index=0) is not None,
-        kind in TEXTS,
-        kind in NEITHER,
-    ]
+    final = final_of({"type": kind, "id": "i", "call_id": "c", "status": "completed"}, 0)
+    places = [final.call is not None, final.answers is not None, kind in TEXTS, kind in NEITHER]
     assert places.count(True) == 1, kind
 
 
@@ -69,13 +59,18 @@ def test_arguments_are_the_streamed_text_or_the_request_as_json(item, args):
     ],
 )
 def test_a_result_contains_the_output_of_the_vendors_tool(item, result):
-    assert call_of(item, index=3).result == result
+    call = final_of(item, 3).call
+    assert (call.has_result, call.result) == (
+        result is not NO_RESULT,
+        None if result is NO_RESULT else result,
+    )
 
 
-def test_missing_names_and_ids_have_fallbacks():
-    assert call_of({"type": "future_call"}, index=3)[:3] == ("call-3", "future", "future_call")
-    assert output_of({"type": "x_output", "output": 1}, index=3) == ("call-3", "x", 1, False)
-    assert output_of({"type": "y_output", "id": "i", "result": 2}, index=0) == ("i", "y", 2, False)
+def test_missing_names_and_ids_are_empty_or_the_type():
+    assert final_of({"type": "future_call"}, 3).call[:2] == ("", "future")
+    assert final_of({"type": "x_output", "output": 1}, 3).answers[:1] == ("",)
+    assert final_of({"type": "y_output", "id": "i", "result": 2}, 0).answers.result == 2
+    assert final_of({"id": "i"}, 0) is None
 
 
 @pytest.mark.parametrize(
@@ -88,40 +83,20 @@ def test_missing_names_and_ids_have_fallbacks():
     ],
 )
 def test_a_failed_tool_of_the_vendor_is_marked_as_failed(item, failed):
-    assert call_of({**item, "id": "c"}, index=0).failed == failed
-    (part,) = parts_of([{**item, "id": "c"}], prefix="")
-    assert part["status"] == ("failed" if failed else "completed")
+    assert final_of({**item, "id": "c"}, 0).call.failed == failed
 
 
 def test_a_failed_output_is_marked_as_failed():
-    call = {"type": "apply_patch_call", "call_id": "c"}
     output = {"type": "apply_patch_call_output", "call_id": "c", "status": "failed", "output": "no"}
-    (part,) = parts_of([call, output], prefix="")
-    assert (part["result"], part["status"]) == ("no", "failed")
+    assert final_of(output, 0).answers[-2:] == ("no", True)
 
 
-def test_texts_have_keys_by_their_indexes():
+def test_texts_have_places_by_their_indexes():
     message = {"type": "message", "content": [{"text": "a"}, {"type": "refusal", "refusal": "b"}]}
-    assert list(texts_of(message, index=2, prefix="1:")) == [
-        ("text", "1:2.0", "a"),
-        ("refusal", "1:2.1", "b"),
+    assert [text[:3] for text in final_of(message, 2).texts] == [
+        ("text", "0", "a"),
+        ("refusal", "1", "b"),
     ]
     reasoning = {"type": "reasoning", "summary": [{"text": "c"}], "content": [{"text": "d"}]}
-    assert [text.key for text in texts_of(reasoning, index=0, prefix="")] == ["0.s0", "0.0"]
-    assert list(texts_of({"type": "message", "content": None}, index=0, prefix="")) == []
-
-
-def test_empty_parts_are_left_out_and_outputs_join_their_calls():
-    parts = parts_of(
-        [
-            {"type": "message", "content": [{"text": ""}, {"text": "x"}]},
-            {"type": "shell_call", "call_id": "c", "action": {"commands": ["ls"]}},
-            {"type": "shell_call_output", "call_id": "c", "output": [1]},
-            {"type": "shell_call_output", "call_id": "of nobody", "output": [2]},
-        ],
-        prefix="",
-    )
-    assert [(part["type"], part.get("result")) for part in parts] == [
-        ("text", None),
-        ("tool_call", [1]),
-    ]
+    assert [text.place for text in final_of(reasoning, 0).texts] == ["s0", "0"]
+    assert final_of({"type": "message", "content": None}, 0).texts == ()

@@ -5,8 +5,12 @@ from __future__ import annotations
 import asyncio
 import threading
 
+import httpx
+import httpx2
 import pytest
 
+from rehydrate.providers.failures import StreamUnreadable
+from rehydrate.providers.openai_responses import ResponsesStream
 from rehydrate.providers.vendor_source import Exhausted, VendorSource
 from waiting import PATIENCE_S
 
@@ -74,11 +78,54 @@ def test_a_source_that_is_not_a_stream_is_rejected(origin):
         source(origin)
 
 
-async def test_invalid_json_is_raised_in_order():
-    reading = source(b"data: 1\n\ndata: {\n\n")
-    assert await reading.pull() == ("message", 1)
-    with pytest.raises(ValueError, match="Expecting"):
-        await reading.pull()
+@pytest.mark.parametrize("bad", [b"{", b"9" * 5000, b"[" * 100_000])
+async def test_invalid_json_is_passed_on_in_order_as_an_error(bad):
+    one, error, two = await everything(b"data: 1\n\ndata: " + bad + b"\n\ndata: 2\n\n")
+    assert (one, two) == (("message", 1), ("message", 2))
+    assert isinstance(error, StreamUnreadable)
+
+
+@pytest.mark.parametrize("empty", [b"data:\n\n", b"data\n\n", b"event: x\n\n", b": keepalive\n\n"])
+async def test_events_without_data_are_ignored(empty):
+    body = empty + b"data: 1\n\n" + empty + b"data: [DONE]\n\ndata: [DONE]\n\n"
+    assert await everything(body) == [("message", 1)]
+
+
+@pytest.mark.parametrize("head", [b"", b"\xef\xbb\xbf", b"\r\n "])
+async def test_a_body_of_plain_json_is_an_error(head):
+    assert await everything([head + b'{"error":', b' {"code": 1}}']) == [
+        ("error", {"error": {"code": 1}})
+    ]
+    assert await everything(head + b"<html>") == []
+
+
+@pytest.mark.parametrize("library", [httpx, httpx2])
+async def test_responses_of_real_clients_are_read(library):
+    answer = b"data: 1\n\n"
+    transport = library.MockTransport(lambda request: library.Response(200, content=iter([answer])))
+    with (
+        library.Client(transport=transport) as client,
+        client.stream("GET", "http://server/") as response,
+    ):
+        assert await everything(response) == [("message", 1)]
+    chunked = library.MockTransport(
+        lambda request: library.Response(200, content=later(answer[:5], answer[5:]))
+    )
+    async with (
+        library.AsyncClient(transport=chunked) as client,
+        client.stream("GET", "http://server/") as response,
+    ):
+        assert await everything(response) == [("message", 1)]
+
+
+async def test_an_exception_of_a_source_that_is_no_exception_of_its_reader_is_contained():
+    async def leaves():
+        yield {"a": 1}
+        raise SystemExit(2)
+
+    stream = ResponsesStream(leaves())
+    (_, end) = [event async for event in stream]
+    assert (end.status, stream.error.code) == ("failed", "source_failed")
 
 
 async def test_a_sync_source_does_not_block_the_event_loop():

@@ -11,25 +11,19 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from rehydrate.background import jittered
-from rehydrate.providers.driving import (
-    TURNS_MAX,
-    DriverContext,
-    DriverOutcome,
-    call_vendor,
-    drive,
-    is_sync,
-    stop_vendor,
-)
-from rehydrate.providers.failures import ProviderError, StreamBroken, VendorIncomplete
 from rehydrate.providers.openai_assistants import AssistantsStream
+from rehydrate.providers.tool_loop import TURNS_MAX, DriverOutcome, run_tool_loop
 from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Tool, Toolbox, toolbox_of
+from rehydrate.providers.vendor_calls import call_vendor, is_async
 from rehydrate.providers.vendor_stream import IDLE_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from rehydrate.providers.driving import Noted
-    from rehydrate.providers.vendor_events import Sink
+    from rehydrate.providers.tool_loop import Noted
+    from rehydrate.providers.toolbox import Answer
+    from rehydrate.providers.vendor_events import Ended, Sink
+    from rehydrate.providers.vendor_stream import VendorStream
 
 _HEADERS = {"OpenAI-Beta": "assistants=v2"}
 
@@ -75,45 +69,72 @@ async def run_assistants(
     if describe_tools:
         request["tools"] = toolbox.nested_specs()
     body = {**request, "assistant_id": assistant_id, "stream": True}
-    run = _AssistantsRun(client, DriverContext(sink, toolbox, noted), thread_id, idle_timeout_s)
-    return await drive(run, run.turns(input, body, turns_max))
+    api = _AssistantsApi(client, input, body, thread_id, idle_timeout_s)
+    return await run_tool_loop(sink, api, toolbox, noted=noted, turns_max=turns_max)
 
 
-class _AssistantsRun:
+class _AssistantsApi:
+    """The requests of one run; see `VendorApi`."""
+
+    continues = True
+
     def __init__(
         self,
         client: Any,
-        context: DriverContext,
+        input_: Any,
+        body: dict[str, Any],
         thread_id: str | None,
         idle_timeout_s: float,
     ) -> None:
         self._client = client
-        self._context = context
+        self._input = input_
+        self._body = body
         self._thread_id = thread_id
         self._idle_timeout_s = idle_timeout_s
         self._stream: AssistantsStream | None = None
+        self._outputs: list[dict[str, Any]] = []
 
-    async def turns(self, input_: Any, body: dict[str, Any], turns_max: int) -> None:
-        """Start the run, and submit tool outputs until it needs no more."""
-        source = await self._begin(input_, body)
-        stream = AssistantsStream(
+    async def request(self, turn: int) -> VendorStream:  # noqa: ARG002 - the run counts its turns
+        """See `VendorApi`."""
+        stream = self._stream
+        if stream is not None:
+            path = f"{self._run_path(stream)}/submit_tool_outputs"
+            body = {"tool_outputs": self._outputs, "stream": True}
+            stream.resume(await self._post(path, body))
+            return stream
+        source = await self._begin(self._input, self._body)
+        self._stream = AssistantsStream(
             source, thread_id=self._thread_id, idle_timeout_s=self._idle_timeout_s
         )
-        self._stream = stream
-        for _ in range(turns_max):
-            end, _calls = await self._context.write_turn(stream)
-            if stream.waiting is None:
-                self._context.close_turn(end)
-                if end.error is not None:
-                    raise end.error
-                return
-            answers = await self._context.answer(list(stream.waiting.calls))
-            outputs = [
-                {"tool_call_id": answer.tool_call_id, "output": answer.output} for answer in answers
-            ]
-            path = f"{self._run_path(stream)}/submit_tool_outputs"
-            stream.resume(await self._post(path, {"tool_outputs": outputs, "stream": True}))
-        raise VendorIncomplete("too_many_turns", f"tools were called {turns_max} times")
+        return self._stream
+
+    async def reopen(self, stream: VendorStream) -> Any:  # noqa: ARG002 - as in `VendorApi`
+        """See `VendorApi`: the API cannot continue a stream."""
+        return None
+
+    def answered(self, end: Ended, answers: Sequence[Answer]) -> None:  # noqa: ARG002 - as in `VendorApi`
+        """See `VendorApi`."""
+        self._outputs = [
+            {"tool_call_id": answer.vendor_id, "output": answer.output} for answer in answers
+        ]
+
+    async def cancel(self) -> None:
+        """See `VendorApi`: an unfinished run would block its thread, which accepts no message."""
+        stream = self._stream
+        if stream is None or not stream.run_id or not stream.thread_id:
+            return
+        path = self._run_path(stream)
+        run = await self._post(f"{path}/cancel", {})
+        while isinstance(run, dict) and run.get("status") == "cancelling":
+            await asyncio.sleep(jittered(0.2, 0.5))
+            options = {"headers": _HEADERS}
+            run = await call_vendor(self._client.get, path, cast_to=object, options=options)
+
+    def ids(self) -> dict[str, Any]:
+        """See `VendorApi`."""
+        stream = self._stream
+        thread_id = self._thread_id if stream is None else stream.thread_id
+        return {"thread_id": thread_id, "run_id": None if stream is None else stream.run_id}
 
     async def _begin(self, input_: Any, body: dict[str, Any]) -> Any:
         message = None if input_ is None else {"role": "user", "content": input_}
@@ -131,7 +152,7 @@ class _AssistantsRun:
         post = self._client.post
         more: dict[str, Any] = {}
         if body.get("stream"):
-            stream_cls = Stream[object] if is_sync(post) else AsyncStream[object]
+            stream_cls = AsyncStream[object] if is_async(post) else Stream[object]
             more = {"stream": True, "stream_cls": stream_cls}
         return await call_vendor(
             post, path, cast_to=object, body=body, options={"headers": _HEADERS}, **more
@@ -140,33 +161,3 @@ class _AssistantsRun:
     def _run_path(self, stream: AssistantsStream) -> str:
         thread_id, run_id = stream.thread_id or "", stream.run_id or ""
         return f"/threads/{quote(thread_id, safe='')}/runs/{quote(run_id, safe='')}"
-
-    async def stop(self) -> None:
-        """Close the stream, and cancel an unfinished run, which would block its thread."""
-        stream = self._stream
-        if stream is None:
-            return
-        steps: list[Callable[[], Any]] = [stream.aclose]
-        over = stream.end is not None and not isinstance(stream.error, StreamBroken)
-        if stream.run_id and stream.thread_id and (stream.waiting is not None or not over):
-            steps.append(lambda: self._cancel(self._run_path(stream)))
-        await stop_vendor(steps)
-
-    async def _cancel(self, path: str) -> None:
-        """Cancel a run and wait until it has ended, since its thread accepts no message before."""
-        run = await self._post(f"{path}/cancel", {})
-        while isinstance(run, dict) and run.get("status") == "cancelling":
-            await asyncio.sleep(jittered(0.2, 0.5))
-            options = {"headers": _HEADERS}
-            run = await call_vendor(self._client.get, path, cast_to=object, options=options)
-
-    def cancelled(self) -> None:
-        """End the response as cancelled."""
-        self._context.cancelled()
-
-    def finish(self, error: ProviderError | None) -> DriverOutcome:
-        """End the response and return the outcome."""
-        stream = self._stream
-        thread_id = self._thread_id if stream is None else stream.thread_id
-        run_id = None if stream is None else stream.run_id
-        return self._context.finish(error, thread_id=thread_id, run_id=run_id)

@@ -159,8 +159,8 @@ def _call(
         result = call()
     except BaseException as raised:  # noqa: BLE001 - it is raised where the call is awaited
         error = raised
-    if isinstance(error, StopIteration):  # a future cannot raise it
-        error = RuntimeError("a blocking call raised StopIteration")
+    if isinstance(error, StopIteration | GeneratorExit):  # a future cannot raise them
+        error = RuntimeError(f"a blocking call raised {type(error).__name__}")
     with suppress(RuntimeError):  # the event loop was closed in the meantime
         loop.call_soon_threadsafe(returned, result, error)
 

@@ -22,6 +22,9 @@ from rehydrate.errors import RehydrateError
 if TYPE_CHECKING:
     from rehydrate.core.event import Status
 
+_PASSING = (408, 409, 429)
+_SERVER_ERROR = 500
+
 ERROR_CHARACTERS_MAX = 300
 """Length of an error that is published to the readers of a conversation."""
 
@@ -32,6 +35,7 @@ class ProviderError(RehydrateError):
     Attributes:
         code: the kind of failure, for instance ``malformed_event``.
         ending: the status with which the response ends.
+        passing: the same request may succeed later.
     """
 
     status = 502
@@ -39,9 +43,10 @@ class ProviderError(RehydrateError):
     title = "The model's answer did not end well"
     ending: Status = "failed"
 
-    def __init__(self, code: str, detail: str = "") -> None:
+    def __init__(self, code: str, detail: str = "", *, passing: bool = False) -> None:
         super().__init__(f"{code}: {detail}" if detail else code)
         self.code = code
+        self.passing = passing
 
     @property
     def public_detail(self) -> str:
@@ -79,7 +84,7 @@ class ToolFailed(ProviderError):
     """A tool does not exist, hangs, or cannot parse its arguments."""
 
 
-def failure_of(error: Exception) -> ProviderError:
+def failure_of(error: BaseException) -> ProviderError:
     """Return the failure for *error*, which was raised while requesting or reading a stream."""
     if isinstance(error, ProviderError):
         return error
@@ -88,16 +93,21 @@ def failure_of(error: Exception) -> ProviderError:
     return failure
 
 
-def _failure_of(error: Exception, kinds: set[str]) -> ProviderError:
+def _failure_of(error: BaseException, kinds: set[str]) -> ProviderError:
     if isinstance(error, json.JSONDecodeError | UnicodeDecodeError):
         return StreamUnreadable("malformed_event", str(error)[:ERROR_CHARACTERS_MAX])
     if isinstance(error, TimeoutError) or kinds & {"APITimeoutError", "TimeoutException"}:
-        return StreamBroken("stalled", "no event before the idle timeout")
-    if isinstance(error, OSError) or kinds & {"APIConnectionError", "TransportError"}:
-        return StreamBroken("connection_lost", type(error).__name__)
+        return StreamBroken("stalled", "no event before the idle timeout", passing=True)
+    if isinstance(error, OSError) or kinds & {"APIConnectionError", "RequestError"}:
+        return StreamBroken("connection_lost", type(error).__name__, passing=True)
     if "APIError" in kinds:
         body = getattr(error, "body", None)
-        return vendor_failure(body if isinstance(body, dict) else {}, type(error).__name__)
+        failure = vendor_failure(body if isinstance(body, dict) else {}, type(error).__name__)
+        status = getattr(error, "status_code", None)
+        failure.passing = status in _PASSING or (
+            isinstance(status, int) and status >= _SERVER_ERROR
+        )
+        return failure
     return ProviderError("source_failed", type(error).__name__)
 
 

@@ -1,21 +1,30 @@
-"""The common part of both interpreters: event order, unknown events, checks of deltas.
+"""The common part of the interpreters: event order, odd and unknown events, the verdict at the end.
 
 An interpreter does no I/O: it takes the vendor's events one by one and returns typed events, the
 last of which is `Ended`. Each type of vendor event has one `Rule` in the interpreter's table, from
 which the table in `docs/providers.md` is generated.
+
+An event that cannot be read is set aside, counted and logged. What that means is decided at the
+end: an answer whose end has its whole text is complete, whatever was odd before it.
 """
 
 from __future__ import annotations
 
 import logging
-import zlib
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from rehydrate.core.json import is_json
-from rehydrate.providers.failures import ProviderError, StreamBroken, StreamUnreadable, failure_of
-from rehydrate.providers.vendor_events import Ended, Unknown, VendorEvent, label
+from rehydrate.providers.content import Content
+from rehydrate.providers.failures import (
+    ProviderError,
+    StreamBroken,
+    StreamUnreadable,
+    VendorIncomplete,
+    failure_of,
+)
+from rehydrate.providers.vendor_events import Ended, Unknown, VendorEvent
 
 _log = logging.getLogger(__name__)
 
@@ -23,6 +32,9 @@ Events = Sequence[VendorEvent]
 
 UNKNOWN_TYPES_MAX = 100
 """How many unknown types are counted by name; the rest are counted together."""
+
+RECENT_EVENTS = 32
+"""How many of the last events are compared with one whose number is not new."""
 
 
 class RawEvent(NamedTuple):
@@ -43,43 +55,13 @@ class Rule(NamedTuple):
         read: the method of the interpreter that translates it.
         typed: the resulting typed events, for the docs.
         effect: the resulting change of the conversation, for the docs.
+        whole: the event has whole content, so that it may be read again.
     """
 
     read: Callable[[Any, RawEvent], Events]
     typed: str
     effect: str = "nothing"
-
-
-class Tally:
-    """The length and the CRC of a part's deltas, for comparison with the vendor's final text.
-
-    Its size is fixed; storing the deltas would double the memory of every stream.
-    """
-
-    __slots__ = ("_crc", "_length", "done", "whole")
-
-    def __init__(self, *, whole: bool = True) -> None:
-        self._length = 0
-        self._crc = 0
-        self.done = False
-        self.whole = whole
-        """False if the part had begun before this stream, so its deltas cannot be compared."""
-
-    def add(self, text: str) -> None:
-        """Add a delta."""
-        self._length += len(text)
-        self._crc = zlib.crc32(text.encode("utf-8", "surrogatepass"), self._crc)
-
-    def rest(self, full: str) -> str | None:
-        """Return the part of *full* that the deltas lack, or None if they do not match *full*."""
-        if not self.whole:
-            return ""
-        head = full[: self._length]
-        if len(head) < self._length:
-            return None
-        if zlib.crc32(head.encode("utf-8", "surrogatepass")) != self._crc:
-            return None
-        return full[self._length :]
+    whole: bool = False
 
 
 class Interpreter:
@@ -87,62 +69,75 @@ class Interpreter:
 
     Attributes:
         rules: the rule for each type of event.
-        sequence_number: the vendor's number of the last event.
+        content: the answer so far.
+        sequence_number: the vendor's greatest number so far.
+        numbered: the vendor's numbers can be used: so far, each was new or a repetition.
         end: the last event, or None.
         unknown: how often each unknown type of event occurred.
-        amended: True if the vendor's final text differs from its deltas; `Ended.parts` is correct.
-        missing: True if sequence numbers were skipped, so deltas may have been lost.
-        prefix: the prefix of part keys, so that several answers fit into one response.
+        odd: how often each kind of oddity was set aside.
+        runnable: the kinds of calls that wait for outputs.
     """
+
+    runnable: frozenset[str] = frozenset()
 
     def __init__(
         self, rules: Mapping[str, Rule], *, starting_after: int | None = None, prefix: str = ""
     ) -> None:
         self.rules = rules
+        self.content = Content(prefix, joined_late=starting_after is not None)
         self.sequence_number = starting_after
+        self.numbered = True
         self.end: Ended | None = None
         self.unknown: Counter[str] = Counter()
-        self.amended = False
-        self.missing = False
-        self.prefix = prefix
+        self.odd: Counter[str] = Counter()
+        self._fault: ProviderError | None = None
         self._debug = _log.isEnabledFor(logging.DEBUG)
         self._replayed_to = starting_after
-        self._joined_late = starting_after is not None
+        self._recent: deque[RawEvent] = deque(maxlen=RECENT_EVENTS)
+
+    @property
+    def amended(self) -> bool:
+        """True if something was set aside, or final text differs from the deltas; `Ended.parts` is correct."""
+        return self.content.amended or bool(self.odd)
 
     def read(self, raw: Any) -> Events:
         """Return the typed events for the vendor's event *raw*.
 
-        Malformed input does not raise: it ends the answer.
+        Malformed input does not raise: it is set aside.
         """
         incoming = _UNPARSED
         try:
             incoming = self.parse(raw)
-            if incoming.number is not None and not self._in_order(incoming.type, incoming.number):
+            rule = self.rules.get(incoming.type)
+            if incoming.number is not None and not self._is_new(incoming, rule):
                 events: Events = ()
-            elif (rule := self.rules.get(incoming.type)) is None:
+            elif rule is None:
                 self._count_unknown(incoming.type)
                 events = (Unknown(incoming.type, incoming.number, raw),)
             else:
                 events = rule.read(self, incoming)
-        except (ProviderError, RecursionError) as error:
-            events = self.fail(error)
+        except (StreamUnreadable, RecursionError) as error:
+            self.set_aside(failure_of(error))
+            events = (Unknown(incoming.type, incoming.number, raw),)
         if self._debug:
             _log.debug("%.100s (%s) became %s", incoming.type, incoming.number, _kinds(events))
         return events
 
-    def fail(self, error: Exception) -> Events:
+    def fail(self, error: BaseException) -> Events:
         """Return the events that end the answer because of *error*."""
         failure = failure_of(error)
         return (self.ended("error", failure.ending, error=failure),)
 
     def break_off(self) -> Events:
         """Return the events that end the answer because its stream ended early."""
-        return self.fail(StreamBroken("stream_broke_off", "it ended without a final event"))
+        early = StreamBroken("stream_broke_off", "it ended without a final event")
+        return self.fail(self._fault or early)
 
     def resume(self) -> None:
         """Continue with another stream after one that broke off; repeated events are dropped."""
         self.end = None
-        self._replayed_to = self.sequence_number
+        self._replayed_to = self.sequence_number if self.numbered else None
+        self._recent.clear()
 
     def parse(self, raw: Any) -> RawEvent:
         """Return the vendor's event *raw*, which may be an object or a dict, as a `RawEvent`.
@@ -152,24 +147,87 @@ class Interpreter:
         """
         raise NotImplementedError
 
+    def set_aside(self, fault: ProviderError) -> None:
+        """Count and log an event that cannot be read; the answer goes on without it."""
+        if not self.odd[fault.code]:
+            _log.warning("a vendor's stream is odd: %.100s", fault.code)
+        self.odd[fault.code] += 1
+        self._fault = self._fault or fault
+
+    def closed(
+        self,
+        incoming: RawEvent,
+        error: ProviderError | None,
+        *,
+        whole: bool,
+        usage: Any = None,
+        items: Sequence[dict[str, Any]] = (),
+    ) -> Ended:
+        """Record and return the end of an answer that the vendor has ended.
+
+        Args:
+            incoming: the vendor's last event.
+            error: why it did not complete, or None.
+            whole: the vendor has sent the whole content at the end.
+            usage: its token counts.
+            items: its output items.
+        """
+        calls = self.content.calls(incoming, self.runnable)
+        if error is None and not whole:
+            error = self._doubt()
+        return self.ended(
+            incoming.type,
+            "completed" if error is None else error.ending,
+            usage=usage if isinstance(usage, dict) else None,
+            error=error,
+            parts=self.content.parts(),
+            items=tuple(items),
+            calls=tuple(calls) if error is None else (),
+        )
+
     def ended(self, type_: str, status: Any, **fields: Any) -> Ended:
         """Record and return the last event."""
         complete = {"usage": None, "error": None, "parts": None} | fields
         if not is_json(complete["usage"]):
             complete["usage"] = None  # Python's JSON parser accepts NaN, which is not JSON
+        if self.odd:
+            _log.warning("an answer was read in spite of %s", dict(self.odd))
         self.end = Ended(type_, self.sequence_number, status, **complete)
         return self.end
 
-    def _in_order(self, type_: str, number: int) -> bool:
-        """Return False for an event that is repeated after a resume."""
-        last = self.sequence_number
+    def _doubt(self) -> ProviderError | None:
+        """Return why content may be missing, if the end of the answer does not have all of it."""
+        if self._fault is not None:
+            return self._fault
+        if self.content.unfinished(self.runnable):
+            return VendorIncomplete("events_missing", "a call was not completed")
+        return None
+
+    def _is_new(self, incoming: RawEvent, rule: Rule | None) -> bool:
+        """Return False for an event that repeats one.
+
+        A number that is neither new nor that of a repeated event says nothing: from then on,
+        numbers are not used. Content that is sent whole is always read.
+        """
+        number, last = incoming.number, self.sequence_number
+        if not self.numbered or number is None:
+            return True
+        if last is None or number > last:
+            if last is not None and number > last + 1:
+                missing = f"{number - last - 1} events before {incoming.type}"
+                self.set_aside(VendorIncomplete("events_missing", missing))
+            self.sequence_number = number
+            self._recent.append(incoming)
+            return True
         if self._replayed_to is not None and number <= self._replayed_to:
+            return rule is not None and rule.whole
+        if incoming in self._recent:
             return False
-        if last is not None and number <= last:
-            raise StreamUnreadable("event_out_of_order", f"{type_} {number} after {last}")
-        if last is not None and number > last + 1:
-            self.missing = True
-        self.sequence_number = number
+        self.numbered = False
+        rose = any(each.number != number for each in self._recent)
+        if rose:
+            out_of_order = f"{incoming.type} {number} after {last}"
+            self.set_aside(VendorIncomplete("event_out_of_order", out_of_order))
         return True
 
     def _count_unknown(self, type_: str) -> None:
@@ -200,16 +258,10 @@ def text_of(incoming: RawEvent, key: str) -> str:
     return value
 
 
-def index_of(incoming: RawEvent, key: str) -> int:
-    """Return a required index, counted from 0, of the event.
-
-    Raises:
-        StreamUnreadable: it is missing or not an index.
-    """
-    value = incoming.fields.get(key)
-    if type(value) is not int or value < 0:
-        raise StreamUnreadable("malformed_event", f"{incoming.type} has no index {key!r}")
-    return value
+def index_in(fields: Mapping[str, Any], key: str) -> int | None:
+    """Return an index, counted from 0, or None if there is none."""
+    value = fields.get(key)
+    return value if type(value) is int and value >= 0 else None
 
 
 def dict_of(incoming: RawEvent, key: str) -> dict[str, Any]:
@@ -224,6 +276,12 @@ def dict_of(incoming: RawEvent, key: str) -> dict[str, Any]:
     return value
 
 
+def dict_in(fields: Mapping[str, Any], key: str) -> dict[str, Any]:
+    """Return an object, or an empty one if there is none."""
+    value = plain(fields.get(key))
+    return value if isinstance(value, dict) else {}
+
+
 def dicts_in(value: Any) -> list[dict[str, Any]]:
     """Return the objects in a list, or nothing if *value* is not a list."""
     found = plain(value)
@@ -233,21 +291,3 @@ def dicts_in(value: Any) -> list[dict[str, Any]]:
 def str_or(value: Any, otherwise: str) -> str:
     """Return *value* if it is a non-empty string, else *otherwise*."""
     return value if isinstance(value, str) and value else otherwise
-
-
-def call_part(call_id: str, name: str, args: str) -> dict[str, Any]:
-    """Return the part of a tool call without a result."""
-    return {
-        "type": "tool_call",
-        "tool_call_id": label(call_id),
-        "name": label(name),
-        "args": args,
-        "result": None,
-        "status": "in_progress",
-    }
-
-
-def set_result(part: dict[str, Any], result: Any, *, failed: bool = False) -> None:
-    """Set the result of a tool call's *part*; if it *failed*, *result* is the error."""
-    part["result"] = result
-    part["status"] = "failed" if failed else "completed"

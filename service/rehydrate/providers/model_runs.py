@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import uuid
 from contextlib import AbstractAsyncContextManager
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -15,18 +14,17 @@ from rehydrate.providers.assistants_driver import run_assistants
 from rehydrate.providers.prompts import text_of_input
 from rehydrate.providers.responses_driver import run_responses
 from rehydrate.providers.vendor_ids import VendorIds
-from rehydrate.publish.prompts import prompt
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping
 
-    from rehydrate.context import Context
-    from rehydrate.providers.driving import DriverOutcome
+    from rehydrate.providers.tool_loop import DriverOutcome
     from rehydrate.providers.toolbox import Tool, Toolbox
-    from rehydrate.publish.respond import Response
+    from rehydrate.providers.vendor_ids import ResponseSink
 
     Tools = Mapping[str, Callable[..., Any] | Tool]
-    Drive = Callable[[Response, VendorIds], Awaitable[DriverOutcome]]
+    Drive = Callable[[ResponseSink, VendorIds], Awaitable[DriverOutcome]]
+    Newest = Callable[[str, int], Awaitable[list[dict[str, Any]]]]
     Cancels = Callable[[str, str], AbstractAsyncContextManager[asyncio.Event]]
 
 _MAX_SEARCHED = 50
@@ -67,9 +65,15 @@ class Respond(Protocol):
     """Publishes a response, written in the block."""
 
     def __call__(
-        self, conversation_id: str, response_id: str, *, prompt_id: str | None, metadata: Any
-    ) -> AbstractAsyncContextManager[Response]:
-        """Publish the response *response_id* while the block runs."""
+        self,
+        conversation_id: str,
+        response_id: str,
+        *,
+        prompt_id: str | None,
+        prompt: str | None,
+        metadata: Any,
+    ) -> AbstractAsyncContextManager[ResponseSink]:
+        """Claim the response, publish the *prompt* if it is given, and publish the response."""
         ...
 
 
@@ -77,14 +81,14 @@ class ModelRuns:
     """The model runs of a process.
 
     Args:
-        ctx: the adapters and limits.
         respond: publishes a response.
+        newest: returns up to so many finished messages of a conversation, the newest first.
         cancels: yields an event that is set when a client cancels the response on the channel.
     """
 
-    def __init__(self, ctx: Context, *, respond: Respond, cancels: Cancels) -> None:
-        self._ctx = ctx
+    def __init__(self, *, respond: Respond, newest: Newest, cancels: Cancels) -> None:
         self._respond = respond
+        self._newest = newest
         self._cancels = cancels
         self._threads: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
 
@@ -101,9 +105,9 @@ class ModelRuns:
         """Run OpenAI's Responses API on *input_*; see `rehydrate.History.run_openai`."""
         explicit = {"previous_response_id", "conversation"} & request.keys()
 
-        async def drive(response: Response, ids: VendorIds) -> DriverOutcome:
+        async def drive(response: ResponseSink, ids: VendorIds) -> DriverOutcome:
             if not explicit and request.get("store") is not False:
-                messages = await self._newest_first(conversation_id)
+                messages = await self._newest(conversation_id, _MAX_SEARCHED)
                 if (previous := vendor_ids.previous_response_id(messages)) is not None:
                     request["previous_response_id"] = previous
             return await run_responses(
@@ -125,10 +129,10 @@ class ModelRuns:
     ) -> Driven:
         """Run an assistant on *input_*; see `rehydrate.History.run_openai_assistant`."""
 
-        async def drive(response: Response, ids: VendorIds) -> DriverOutcome:
+        async def drive(response: ResponseSink, ids: VendorIds) -> DriverOutcome:
             # A thread has one run at a time, so the prompts of a conversation take turns.
             async with self._threads.setdefault(conversation_id, asyncio.Lock()):
-                messages = await self._newest_first(conversation_id)
+                messages = await self._newest(conversation_id, _MAX_SEARCHED)
                 known = thread_id or vendor_ids.thread_id(messages)
                 if known is not None:
                     ids("thread", known)
@@ -152,11 +156,11 @@ class ModelRuns:
         if response_id is None:
             response_id = f"r-{uuid.uuid4().hex}"
         check_message_id(response_id, "response_id")
-        prompt_id = names.prompt_id
-        if text := names.prompt or text_of_input(input_):
-            prompt_id = await prompt(self._ctx, conversation_id, text, prompt_id=prompt_id)
+        prompt_id, text = names.prompt_id, names.prompt or text_of_input(input_)
+        if text and prompt_id is None:
+            prompt_id = f"p-{uuid.uuid4().hex}"
         publishing = self._respond(
-            conversation_id, response_id, prompt_id=prompt_id, metadata=metadata
+            conversation_id, response_id, prompt_id=prompt_id, prompt=text, metadata=metadata
         )
         try:
             async with publishing as response:
@@ -166,10 +170,6 @@ class ModelRuns:
         except _CancelledByClient:
             outcome = ids.outcome("cancelled")
         return Driven(prompt_id, response_id, outcome)
-
-    async def _newest_first(self, conversation_id: str) -> list[dict[str, Any]]:
-        stored = await self._ctx.store.load(conversation_id, limit=_MAX_SEARCHED, before=None)
-        return [json.loads(row.wire) for row in reversed(stored.finished)]
 
 
 class _CancelledByClient(asyncio.CancelledError):

@@ -54,9 +54,11 @@ class ResponsesStream(VendorStream):
 
     @staticmethod
     def _wrap(name: str, data: Any) -> Any:
-        if isinstance(data, dict) and "type" not in data:
-            return {**data, "type": name}
-        return data
+        if not isinstance(data, dict) or "type" in data:
+            return data
+        if data.get("object") == "response":  # a server that does not stream answers with the whole
+            return {"type": f"response.{data.get('status', 'completed')}", "response": data}
+        return {**data, "type": "error" if data.get("error") else name}
 
 
 def _delta(kind: str, at: str = "content_index") -> Read:
@@ -67,13 +69,17 @@ def _done(kind: str, field: str = "text", at: str = "content_index") -> Read:
     return lambda reading, incoming: reading.done(kind, at, field, incoming)
 
 
-def _args_done(field: str) -> Read:
-    return lambda reading, incoming: reading.args_done(field, incoming)
+def _args_delta(kind: str) -> Rule:
+    read: Read = lambda reading, incoming: reading.args_delta(kind, incoming)  # noqa: E731 - a method with an argument
+    return Rule(read, "ToolArgsDelta", "`tool_args`")
+
+
+def _args_done(kind: str, field: str) -> Read:
+    return lambda reading, incoming: reading.args_done(kind, field, incoming)
 
 
 _Reading = ResponsesInterpreter
 _PROGRESS = Rule(_Reading.progress, "Progress")
-_ARGS_DELTA = Rule(_Reading.args_delta, "ToolArgsDelta", "`tool_args`")
 _REASONING = "`reasoning`"
 _ADDED_TEXT = "text that the deltas lacked"
 _ADDED_ARGS = "arguments that the deltas lacked"
@@ -109,23 +115,21 @@ def _rules() -> Iterator[tuple[str, Rule]]:
             _Reading.item_done,
             "ToolResult, and missing deltas",
             "`tool_result` of a vendor's tool; " + _ADDED_TEXT,
+            whole=True,
         ),
     )
     yield from _rules_of_texts()
     yield from _rules_of_calls()
     for name, steps in _PROGRESS_STEPS.items():
         yield from ((f"response.{name}.{step}", _PROGRESS) for step in steps)
-    yield (
-        "response.completed",
-        Rule(_Reading.completed, "Ended", "`stop` completed, with usage; its text is final"),
-    )
-    yield (
-        "response.incomplete",
-        Rule(_Reading.incomplete, "Ended", "`stop` incomplete, with usage and the reason"),
-    )
-    yield "response.failed", Rule(_Reading.failed, "Ended", "`stop` failed, with the error")
-    yield "response.cancelled", Rule(_Reading.cancelled, "Ended", "`stop` cancelled")
-    yield "error", Rule(_Reading.error, "Ended", "`stop` failed, with the error")
+    for name, read, effect in (
+        ("response.completed", _Reading.completed, "completed, with usage; its text is final"),
+        ("response.incomplete", _Reading.incomplete, "incomplete, with usage and the reason"),
+        ("response.failed", _Reading.failed, "failed, with the error"),
+        ("response.cancelled", _Reading.cancelled, "cancelled"),
+        ("error", _Reading.error, "failed, with the error"),
+    ):
+        yield name, Rule(read, "Ended", f"`stop` {effect}", whole=True)
 
 
 def _rules_of_texts() -> Iterator[tuple[str, Rule]]:
@@ -147,19 +151,19 @@ def _rules_of_texts() -> Iterator[tuple[str, Rule]]:
 
 
 def _rules_of_calls() -> Iterator[tuple[str, Rule]]:
-    for name, field in (
-        ("function_call_arguments", "arguments"),
-        ("mcp_call_arguments", "arguments"),
-        ("custom_tool_call_input", "input"),
-        ("code_interpreter_call_code", "code"),
+    for name, kind, field in (
+        ("function_call_arguments", "function_call", "arguments"),
+        ("mcp_call_arguments", "mcp_call", "arguments"),
+        ("custom_tool_call_input", "custom_tool_call", "input"),
+        ("code_interpreter_call_code", "code_interpreter_call", "code"),
     ):
-        yield f"response.{name}.delta", _ARGS_DELTA
-        yield f"response.{name}.done", Rule(_args_done(field), "ToolCallDone", _ADDED_ARGS)
+        yield f"response.{name}.delta", _args_delta(kind)
+        yield f"response.{name}.done", Rule(_args_done(kind, field), "ToolCallDone", _ADDED_ARGS)
     yield (
         "response.shell_call_command.added",
         Rule(_Reading.command, "ToolArgsDelta", "`tool_args`: one command per line"),
     )
-    yield "response.shell_call_command.delta", _ARGS_DELTA
+    yield "response.shell_call_command.delta", _args_delta("shell_call")
 
 
 RULES: dict[str, Rule] = dict(_rules())

@@ -2,35 +2,23 @@
 
 from __future__ import annotations
 
-import asyncio
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.background import Backoff
-from rehydrate.providers.driving import (
-    TURNS_MAX,
-    DriverContext,
-    DriverOutcome,
-    call_vendor,
-    drive,
-    stop_vendor,
-)
-from rehydrate.providers.failures import ProviderError, StreamBroken, VendorIncomplete
 from rehydrate.providers.openai_responses import ResponsesStream
+from rehydrate.providers.tool_loop import TURNS_MAX, DriverOutcome, run_tool_loop
 from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Tool, Toolbox, toolbox_of
+from rehydrate.providers.vendor_calls import call_vendor
 from rehydrate.providers.vendor_stream import IDLE_TIMEOUT_S
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
-    from rehydrate.providers.driving import Noted
+    from rehydrate.providers.tool_loop import Noted
     from rehydrate.providers.toolbox import Answer
-    from rehydrate.providers.vendor_events import Ended, Sink, ToolCallDone
+    from rehydrate.providers.vendor_events import Ended, Sink
+    from rehydrate.providers.vendor_stream import VendorStream
 
-RESUMES_MAX = 4
-"""How often the stream of a background response is resumed after it broke off."""
-
-_FUNCTION_CALLS = ("function_call", "custom_tool_call")
-"""Types of calls that the driver answers; the vendor answers all others."""
+_ENCRYPTED = "reasoning.encrypted_content"
 
 
 async def run_responses(
@@ -72,117 +60,106 @@ async def run_responses(
     specs = [*toolbox.specs(), *(vendor_tools or ())]
     if specs:
         request["tools"] = specs
-    run = _ResponsesRun(client, DriverContext(sink, toolbox, noted), request, idle_timeout_s)
-    return await drive(run, run.turns(input, turns_max))
+    api = _ResponsesApi(client, input, request, idle_timeout_s)
+    return await run_tool_loop(sink, api, toolbox, noted=noted, turns_max=turns_max)
 
 
-class _ResponsesRun:
+class _ResponsesApi:
+    """The requests of one answer; see `VendorApi`."""
+
+    continues = False
+
     def __init__(
-        self,
-        client: Any,
-        context: DriverContext,
-        request: dict[str, Any],
-        idle_timeout_s: float,
+        self, client: Any, input_: Any, request: dict[str, Any], idle_timeout_s: float
     ) -> None:
         self._client = client
-        self._context = context
+        self._input = input_
         self._request = request
         self._idle_timeout_s = idle_timeout_s
         self._response_ids: list[str] = []
         self._stream: ResponsesStream | None = None
+        if request.get("store") is False and request.get("tools"):
+            # without it, reasoning could not be sent back with the outputs of tools
+            wanted = request.get("include") or []
+            request["include"] = [*wanted, *({_ENCRYPTED} - set(wanted))]
 
-    async def turns(self, input_: Any, turns_max: int) -> None:
-        """Request an answer and run the tools that it calls, until it calls none."""
-        for turn in range(turns_max):
-            end, calls = await self._turn(turn, input_)
-            calls = [call for call in calls if call.kind in _FUNCTION_CALLS]
-            self._context.close_turn(end)
-            if end.error is not None:
-                raise end.error
-            if not calls:
-                return
-            answers = await self._context.answer(calls)
-            self._request.pop("tool_choice", None)  # it applies to the first turn only
-            input_ = self._next(input_, end, answers)
-        raise VendorIncomplete("too_many_turns", f"tools were called {turns_max} times")
-
-    async def _turn(self, turn: int, input_: Any) -> tuple[Ended, list[ToolCallDone]]:
+    async def request(self, turn: int) -> VendorStream:
+        """See `VendorApi`."""
         create = self._client.responses.create
-        source = await call_vendor(create, input=input_, stream=True, **self._request)
+        source = await call_vendor(create, input=self._input, stream=True, **self._request)
         prefix = f"{turn}:" if turn else ""
-        stream = ResponsesStream(source, prefix=prefix, idle_timeout_s=self._idle_timeout_s)
-        self._stream = stream
-        end, calls = await self._context.write_turn(stream)
-        backoff = Backoff(0.25, 2.0)
-        for _ in range(RESUMES_MAX):
-            if not self._can_resume(end, stream):
-                break
-            await asyncio.sleep(backoff.next_s())
-            end, more = await self._resume(end, stream)
-            calls += more
-        if stream.response_id is not None:
-            self._response_ids.append(stream.response_id)
-        return end, calls
+        self._stream = ResponsesStream(source, prefix=prefix, idle_timeout_s=self._idle_timeout_s)
+        return self._stream
 
-    def _can_resume(self, end: Ended, stream: ResponsesStream) -> bool:
-        return (
-            bool(self._request.get("background"))
-            and isinstance(end.error, StreamBroken)
-            and stream.response_id is not None
-            and stream.sequence_number is not None
-        )
+    async def reopen(self, stream: VendorStream) -> Any:
+        """See `VendorApi`: a background response continues at the vendor."""
+        at = stream.sequence_number
+        response_id = None if self._stream is None else self._stream.response_id
+        if not self._request.get("background") or response_id is None or at is None:
+            return None
+        retrieve = self._client.responses.retrieve
+        return await call_vendor(retrieve, response_id, stream=True, starting_after=at)
 
-    async def _resume(
-        self, end: Ended, stream: ResponsesStream
-    ) -> tuple[Ended, list[ToolCallDone]]:
-        try:
-            source = await call_vendor(
-                self._client.responses.retrieve,
-                stream.response_id,
-                stream=True,
-                starting_after=stream.sequence_number,
-            )
-        except StreamBroken:
-            return end, []
-        stream.resume(source)
-        return await self._context.write_turn(stream)
-
-    def _next(self, input_: Any, end: Ended, answers: list[Answer]) -> list[dict[str, Any]]:
-        """Return the input of the next request, with earlier items unless the vendor stores them."""
-        outputs = [
-            {
-                "type": f"{answer.kind}_output",
-                "call_id": answer.tool_call_id,
-                "output": answer.output,
-            }
-            for answer in answers
-        ]
+    def answered(self, end: Ended, answers: Sequence[Answer]) -> None:
+        """See `VendorApi`: earlier items are sent too, unless the vendor stores them."""
+        self._request.pop("tool_choice", None)  # it applies to the first turn only
+        response_id = None if self._stream is None else self._stream.response_id
         if self._request.get("conversation") is not None:
-            return outputs
-        if self._request.get("store") is False or not self._response_ids:
-            before = (
-                [{"role": "user", "content": input_}] if isinstance(input_, str) else list(input_)
-            )
-            return [*before, *end.items, *outputs]
-        self._request["previous_response_id"] = self._response_ids[-1]
-        return outputs
+            self._input = [_output(answer, answer.vendor_id) for answer in answers]
+        elif self._request.get("store") is False or response_id is None:
+            text, before = isinstance(self._input, str), self._input
+            before = [{"role": "user", "content": before}] if text else list(before)
+            self._input = [*before, *_items(end.items, answers, taken=_call_ids(before))]
+        else:
+            self._request["previous_response_id"] = response_id
+            self._input = [_output(answer, answer.vendor_id) for answer in answers]
+        if response_id is not None:
+            self._response_ids.append(response_id)
 
-    async def stop(self) -> None:
-        """Close the stream, and cancel a background response, which would continue without it."""
-        stream = self._stream
-        if stream is None:
-            return
-        steps: list[Callable[[], Any]] = [stream.aclose]
-        unfinished = stream.end is None or isinstance(stream.error, StreamBroken)
-        if self._request.get("background") and stream.response_id is not None and unfinished:
-            cancel = self._client.responses.cancel
-            steps.append(lambda: call_vendor(cancel, stream.response_id))
-        await stop_vendor(steps)
+    async def cancel(self) -> None:
+        """See `VendorApi`: a background response would continue without its stream."""
+        response_id = None if self._stream is None else self._stream.response_id
+        if self._request.get("background") and response_id is not None:
+            await call_vendor(self._client.responses.cancel, response_id)
 
-    def cancelled(self) -> None:
-        """End the response as cancelled."""
-        self._context.cancelled()
+    def ids(self) -> dict[str, Any]:
+        """See `VendorApi`."""
+        last = None if self._stream is None else self._stream.response_id
+        ids = [*self._response_ids]
+        if last is not None and ids[-1:] != [last]:
+            ids.append(last)
+        return {"response_ids": tuple(ids)}
 
-    def finish(self, error: ProviderError | None) -> DriverOutcome:
-        """End the response and return the outcome."""
-        return self._context.finish(error, response_ids=tuple(self._response_ids))
+
+def _output(answer: Answer, call_id: str) -> dict[str, Any]:
+    return {"type": f"{answer.kind}_output", "call_id": call_id, "output": answer.output}
+
+
+def _call_ids(items: list[Any]) -> set[str]:
+    return {item["call_id"] for item in items if isinstance(item, dict) and "call_id" in item}
+
+
+def _items(
+    items: Sequence[dict[str, Any]], answers: Sequence[Answer], *, taken: set[str]
+) -> list[dict[str, Any]]:
+    """Return a turn's items as input, then the outputs; each call has an id of its own.
+
+    Reasoning is left out where the vendor has not encrypted it: it could not read it.
+    """
+    left = list(answers)
+    found: list[dict[str, Any]] = []
+    outputs: list[dict[str, Any]] = []
+    for item in items:
+        call_id = item.get("call_id")
+        answer = next((each for each in left if each.vendor_id == call_id), None)
+        if item.get("type") == "reasoning" and not item.get("encrypted_content"):
+            continue
+        if answer is None or f"{item.get('type')}" != answer.kind:
+            found.append(item)
+            continue
+        left.remove(answer)
+        own = answer.vendor_id if answer.vendor_id not in taken else answer.tool_call_id
+        taken.add(own)
+        found.append({**item, "call_id": own})
+        outputs.append(_output(answer, own))
+    return [*found, *outputs]

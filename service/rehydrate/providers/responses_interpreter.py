@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rehydrate.providers.failures import (
+    ProviderError,
     StreamUnreadable,
     VendorCancelled,
     VendorIncomplete,
@@ -15,74 +16,50 @@ from rehydrate.providers.interpreting import (
     Interpreter,
     RawEvent,
     Rule,
-    Tally,
+    dict_in,
     dict_of,
     dicts_in,
-    index_of,
+    index_in,
     plain,
     str_or,
     text_of,
 )
-from rehydrate.providers.responses_items import (
-    NO_RESULT,
-    ItemCall,
-    call_of,
-    output_of,
-    parts_of,
-    texts_of,
-)
-from rehydrate.providers.vendor_events import (
-    Annotation,
-    PartDone,
-    Progress,
-    ReasoningDelta,
-    RefusalDelta,
-    Started,
-    TextDelta,
-    ToolArgsDelta,
-    ToolCallDone,
-    ToolCallStarted,
-    ToolResult,
-    VendorEvent,
-)
+from rehydrate.providers.responses_items import final_of
+from rehydrate.providers.vendor_events import Progress, Started
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-_DELTAS = {"text": TextDelta, "refusal": RefusalDelta, "reasoning": ReasoningDelta}
+    from rehydrate.providers.answer_items import Call, Text
+
 _NO_FIELDS: dict[str, Any] = {}
 _FLAT = ".delta"
 """Suffix of event types whose fields are only strings and numbers, so no conversion is needed."""
-
-
-class _Item(NamedTuple):
-    """The state of an output item. It does not grow with the item's text."""
-
-    id: str
-    kind: str
-    call: ItemCall | None
 
 
 class ResponsesInterpreter(Interpreter):
     """Interprets the events of the Responses API.
 
     Attributes:
-        response_id: the vendor's id of the response, once it is known.
+        response_id: the vendor's newest id of the response, once it is known.
     """
+
+    runnable = frozenset({"function_call", "custom_tool_call"})
 
     def __init__(
         self, rules: Mapping[str, Rule], *, starting_after: int | None = None, prefix: str = ""
     ) -> None:
         super().__init__(rules, starting_after=starting_after, prefix=prefix)
         self.response_id: str | None = None
-        self._items: dict[int, _Item] = {}
-        self._tallies: dict[str, Tally] = {}
-        self._completed_calls: set[str] = set()
-        self._calls_with_result: set[str] = set()
+        self._created = False
+        self._last_place: tuple[Any, ...] = ()
+        self._last_text: Text | None = None
 
     def parse(self, raw: Any) -> RawEvent:
         """Parse an event of the vendor; see `Interpreter.parse`."""
         if not isinstance(raw, dict):
+            if isinstance(raw, StreamUnreadable):
+                raise raw
             fields = getattr(raw, "__dict__", _NO_FIELDS)
             type_ = fields.get("type")
             flat = isinstance(type_, str) and type_.endswith(_FLAT)
@@ -95,85 +72,89 @@ class ResponsesInterpreter(Interpreter):
     def created(self, incoming: RawEvent) -> Events:
         """Handle the start or a change of state of the response."""
         response = dict_of(incoming, "response")
-        new = str_or(response.get("id"), "")
-        if self.response_id not in (None, new):
-            raise StreamUnreadable(
-                "foreign_response", f"{incoming.type} belongs to another response"
-            )
-        if self.response_id is not None or not new:
-            return (Progress(incoming.type, incoming.number, response),)
-        self.response_id = new
-        return (Started(incoming.type, incoming.number, "response", new),)
+        again = self._created and incoming.type == "response.created"
+        self._created = self._created or incoming.type == "response.created"
+        if again and self.content.items:
+            if str_or(response.get("id"), "") != self.response_id:
+                foreign = f"{incoming.type} begins another response"
+                return self.fail(StreamUnreadable("foreign_response", foreign))
+            self.set_aside(VendorIncomplete("events_missing", "the answer began again"))
+            self.content.repeat()
+        return self._named(incoming, response) or (Progress(*incoming),)
 
     def item_added(self, incoming: RawEvent) -> Events:
         """Handle the start of an output item."""
-        index = index_of(incoming, "output_index")
-        item = self._add_item(index, dict_of(incoming, "item"))
-        if item.call is None:
-            return (Started(incoming.type, incoming.number, "item", item.id),)
-        call = item.call
-        self._tallies[call.id] = Tally()
-        return (ToolCallStarted(incoming.type, incoming.number, call.id, call.name, call.kind),)
+        self._last_place = ()
+        fields = dict_of(incoming, "item")
+        final = final_of(fields, index_in(incoming.fields, "output_index"))
+        if final is None:
+            raise StreamUnreadable("malformed_event", "an item without a type")
+        item = self.content.announced(final)
+        if item is None:
+            item = self.content.add(final.kind, final.ids, final.at)
+        self.content.name(item, final.ids)
+        if final.call is None:
+            return (Started(incoming.type, incoming.number, "item", final.id),)
+        call = final.call
+        return self.content.call_started(incoming, item, call.id, call.name) or (
+            Progress(*incoming),
+        )
 
     def item_done(self, incoming: RawEvent) -> Events:
         """Handle a complete output item: emit missing deltas and the result of its tool."""
-        index = index_of(incoming, "output_index")
-        return self._complete(incoming, index, dict_of(incoming, "item"))
+        self._last_place = ()
+        fields = dict_of(incoming, "item")
+        final = final_of(fields, index_in(incoming.fields, "output_index"))
+        if final is None:
+            raise StreamUnreadable("malformed_event", "an item without a type")
+        return self.content.item_done(incoming, final)
 
     def delta(self, kind: str, at: str, incoming: RawEvent) -> Events:
         """Handle more text of a part, if its item belongs to the answer."""
-        key = self._part(incoming, at)
-        if key is None:
+        fields = incoming.fields
+        place = (incoming.type, fields.get("item_id"), fields.get("output_index"), fields.get(at))
+        if place != self._last_place:
+            self._last_text = self._text(kind, at, incoming)
+            self._last_place = place
+        if self._last_text is None:
             return (Progress(*incoming),)
-        text = text_of(incoming, "delta")
-        tally = self._tally(key)
-        if tally.done:
-            raise StreamUnreadable("event_out_of_order", f"{incoming.type} for a part that is done")
-        tally.add(text)
-        return (_DELTAS[kind](incoming.type, incoming.number, key, text),) if text else ()
+        return self.content.delta(incoming, self._last_text, text_of(incoming, "delta"))
 
     def done(self, kind: str, at: str, field: str, incoming: RawEvent) -> Events:
         """Handle the end of a part, with its complete text."""
-        key = self._part(incoming, at)
-        if key is None:
+        self._last_place = ()
+        text = self._text(kind, at, incoming)
+        if text is None:
             return (Progress(*incoming),)
-        full = text_of(incoming, field)
-        done = PartDone(incoming.type, incoming.number, key, full)
-        return (*self._rest(incoming, kind, key, full), done)
+        return self.content.text_done(incoming, text, text_of(incoming, field))
 
-    def args_delta(self, incoming: RawEvent) -> Events:
+    def args_delta(self, kind: str, incoming: RawEvent) -> Events:
         """Handle more arguments of a call."""
-        item = self._item(incoming)
-        if item.call is None:
-            return (Progress(*incoming),)
-        return self._args(incoming, item.call.id, text_of(incoming, "delta"))
+        return self._args(kind, incoming, text_of(incoming, "delta"))
 
-    def args_done(self, field: str, incoming: RawEvent) -> Events:
+    def args_done(self, kind: str, field: str, incoming: RawEvent) -> Events:
         """Handle the end of a call's arguments, with all of them."""
-        item = self._item(incoming)
-        if item.call is None:
+        args = incoming.fields.get(field)
+        if args is None:  # the whole item has them
             return (Progress(*incoming),)
-        return self._args_rest(incoming, item.call, text_of(incoming, field))
+        full, call = text_of(incoming, field), self._call(kind, incoming)
+        if call is None:
+            return (Progress(*incoming),)
+        return self.content.args_done(incoming, call, full)
 
     def command(self, incoming: RawEvent) -> Events:
         """Handle the start of a shell command; a call's arguments are one command per line."""
-        item = self._item(incoming)
-        at = index_of(incoming, "command_index")
+        at = index_in(incoming.fields, "command_index")
         text = ("\n" if at else "") + str_or(incoming.fields.get("command"), "")
-        if item.call is None or not text:
-            return (Progress(*incoming),)
-        return self._args(incoming, item.call.id, text)
+        return self._args("shell_call", incoming, text)
 
     def annotation(self, incoming: RawEvent) -> Events:
         """Handle a citation in the text."""
-        key = self._part(incoming, "content_index")
-        if key is None:
+        text = self._text("text", "content_index", incoming)
+        annotation = dict_of(incoming, "annotation")
+        if text is None:
             return (Progress(*incoming),)
-        return (
-            Annotation(
-                incoming.type, incoming.number, key, plain(incoming.fields.get("annotation"))
-            ),
-        )
+        return self.content.annotate(incoming, text, [annotation])
 
     def progress(self, incoming: RawEvent) -> Events:
         """Handle an event that adds nothing to the answer."""
@@ -181,27 +162,26 @@ class ResponsesInterpreter(Interpreter):
 
     def completed(self, incoming: RawEvent) -> Events:
         """Handle a completed response, whose final text replaces the deltas."""
-        return self._terminal(incoming, dict_of(incoming, "response"), None)
+        return self._terminal(incoming, dict_in(incoming.fields, "response"), None)
 
     def incomplete(self, incoming: RawEvent) -> Events:
         """Handle a response that ended early, with its text so far."""
-        response = dict_of(incoming, "response")
-        details = response.get("incomplete_details")
-        reason = details.get("reason") if isinstance(details, dict) else None
-        error = VendorIncomplete(str_or(reason, "incomplete"))
-        return self._terminal(incoming, response, error)
+        response = dict_in(incoming.fields, "response")
+        reason = dict_in(response, "incomplete_details").get("reason")
+        return self._terminal(incoming, response, VendorIncomplete(str_or(reason, "incomplete")))
 
     def failed(self, incoming: RawEvent) -> Events:
         """Handle a failed response; the content so far is kept."""
-        response = dict_of(incoming, "response")
+        response = dict_in(incoming.fields, "response")
         error = vendor_failure(response.get("error"))
-        return (self.ended(incoming.type, "failed", usage=_usage(response), error=error),)
+        usage = response.get("usage")
+        return (self.ended(incoming.type, "failed", usage=_dict(usage), error=error),)
 
     def cancelled(self, incoming: RawEvent) -> Events:
         """Handle a response that was cancelled by the vendor."""
-        usage = _usage(dict_of(incoming, "response"))
+        usage = dict_in(incoming.fields, "response").get("usage")
         error = VendorCancelled("cancelled", "by the vendor")
-        return (self.ended(incoming.type, "cancelled", usage=usage, error=error),)
+        return (self.ended(incoming.type, "cancelled", usage=_dict(usage), error=error),)
 
     def error(self, incoming: RawEvent) -> Events:
         """Handle an error that the vendor reports within the stream."""
@@ -210,128 +190,65 @@ class ResponsesInterpreter(Interpreter):
         return (self.ended(incoming.type, "failed", error=vendor_failure(error)),)
 
     def _terminal(
-        self,
-        incoming: RawEvent,
-        response: dict[str, Any],
-        error: VendorIncomplete | None,
+        self, incoming: RawEvent, response: dict[str, Any], error: ProviderError | None
     ) -> Events:
-        if self.response_id not in (None, str_or(response.get("id"), self.response_id or "")):
-            raise StreamUnreadable(
-                "foreign_response", f"{incoming.type} belongs to another response"
-            )
+        started = self._named(incoming, response)
         items = dicts_in(response.get("output"))
-        events: list[VendorEvent] = []
-        for index, item in enumerate(items):
-            events += self._complete(incoming, index, item)
-        if not items and self.missing and error is None:
-            error = VendorIncomplete("events_missing", "sequence numbers were skipped")
-        status = "completed" if error is None else error.ending
-        parts = parts_of(items, prefix=self.prefix) if items else None
-        self.amended = self.amended or self.missing
-        usage = _usage(response)
-        end = self.ended(
-            incoming.type, status, usage=usage, error=error, parts=parts, items=tuple(items)
-        )
-        return (*events, end)
+        found = [final_of(item, index) for index, item in enumerate(items)]
+        finals = [final for final in found if final is not None]
+        behind = self._replayed_to is not None and self.numbered
+        behind = behind and self.sequence_number == self._replayed_to
+        if not finals and behind and incoming.number is not None and error is None:
+            error = VendorIncomplete("events_missing", "the vendor's numbers began again")
+        events = self.content.settle(incoming, finals) if finals else []
+        whole, usage = bool(finals), response.get("usage")
+        end = self.closed(incoming, error, whole=whole, usage=usage, items=self._for_input())
+        return (*started, *events, end)
 
-    def _complete(self, incoming: RawEvent, index: int, fields: dict[str, Any]) -> Events:
-        """Emit what the deltas of a complete item lacked."""
-        events: list[VendorEvent] = []
-        known = self._items.get(index)
-        if known is None:
-            known = self._add_item(index, fields)
-            if (call := known.call) is not None and call.id not in self._tallies:
-                events.append(
-                    ToolCallStarted(incoming.type, incoming.number, call.id, call.name, call.kind)
-                )
-            if self._joined_late:
-                for text in texts_of(fields, index=index, prefix=self.prefix):
-                    self._tallies.setdefault(text.key, Tally(whole=False))
-        for text in texts_of(fields, index=index, prefix=self.prefix):
-            events += self._rest(incoming, text.type, text.key, text.text)
-        if (call_now := call_of(fields, index=index)) is not None:
-            events += self._args_rest(incoming, call_now, call_now.args)
-            if call_now.result is not NO_RESULT:
-                answered = (call_now.id, call_now.name, call_now.result, call_now.failed)
-                events += self._result(incoming, *answered)
-        elif (output := output_of(fields, index=index)) is not None:
-            events += self._result(incoming, *output)
-        return events
+    def _for_input(self) -> list[dict[str, Any]]:
+        """Return the whole items as the next request may need them, each call with its id."""
+        items = []
+        for item in self.content.items:
+            if item.raw is not None and item.call is not None and item.kind in self.runnable:
+                items.append({**item.raw, "call_id": item.call.vendor_id})
+            elif item.raw is not None:
+                items.append(item.raw)
+        return items
 
-    def _add_item(self, index: int, fields: dict[str, Any]) -> _Item:
-        call = call_of(fields, index=index)
-        kind = str_or(fields.get("type"), "")
-        item = _Item(str_or(fields.get("id"), ""), kind, call)
-        self._items[index] = item
-        if not kind:
-            raise StreamUnreadable("malformed_event", f"item {index} has no type")
-        return item
+    def _named(self, incoming: RawEvent, response: dict[str, Any]) -> Events:
+        """Take over the id of the response, which gateways may change."""
+        new = str_or(response.get("id"), "")
+        if not new or new == self.response_id:
+            return ()
+        self.response_id = new
+        return (Started(incoming.type, incoming.number, "response", new),)
 
-    def _item(self, incoming: RawEvent) -> _Item:
-        index = index_of(incoming, "output_index")
-        item = self._items.get(index)
-        if item is None and self._joined_late:
-            # The item began before this stream. Pass its text on; emit a call when it is complete.
-            return _Item("", incoming.type, None)
-        item_id = incoming.fields.get("item_id")
-        if item is None or (item_id and item.id and item_id != item.id):
-            raise StreamUnreadable("unknown_item", f"{incoming.type} for output {index}")
-        return item
-
-    def _part(self, incoming: RawEvent, at: str) -> str | None:
-        """Return the key of the part that an event changes, or None."""
-        item = self._item(incoming)
-        wanted = "reasoning" if "reasoning" in incoming.type else "message"
-        if item.kind not in (wanted, incoming.type):
-            return None
+    def _text(self, kind: str, at: str, incoming: RawEvent) -> Text | None:
+        """Return the text that an event changes; None if its item is not part of the answer."""
+        wanted = "reasoning" if kind == "reasoning" else "message"
+        id_ = str_or(incoming.fields.get("item_id"), "")
+        index = index_in(incoming.fields, "output_index")
+        item = self.content.find(wanted, id_, index)
+        if item is None:
+            if self.content.has(id_):
+                return None
+            item = self.content.add(wanted, (id_,), index)
+        place = index_in(incoming.fields, at)
         letter = "s" if at == "summary_index" else ""
-        key = f"{self.prefix}{incoming.fields['output_index']}.{letter}{index_of(incoming, at)}"
-        if item.kind == incoming.type:
-            self._tallies.setdefault(key, Tally(whole=False))
-        return key
+        return self.content.text(item, kind, None if place is None else f"{letter}{place}")
 
-    def _tally(self, key: str) -> Tally:
-        tally = self._tallies.get(key)
-        if tally is None:
-            tally = self._tallies[key] = Tally()
-        return tally
+    def _args(self, kind: str, incoming: RawEvent, more: str) -> Events:
+        call = self._call(kind, incoming)
+        if call is None:
+            return (Progress(*incoming),)
+        return self.content.args_delta(incoming, call, more)
 
-    def _rest(self, incoming: RawEvent, kind: str, key: str, full: str) -> Events:
-        tally = self._tally(key)
-        rest = tally.rest(full)
-        tally.done = True
-        if rest is None:
-            self.amended = True
-        if not rest:
-            return ()
-        tally.add(rest)
-        return (_DELTAS[kind](incoming.type, incoming.number, key, rest),)
-
-    def _args(self, incoming: RawEvent, call_id: str, text: str) -> Events:
-        self._tally(call_id).add(text)
-        return (ToolArgsDelta(incoming.type, incoming.number, call_id, text),) if text else ()
-
-    def _args_rest(self, incoming: RawEvent, call: ItemCall, full: str) -> Events:
-        """Emit what the deltas of a call's arguments lacked, and once that they are complete."""
-        rest = self._tallies.setdefault(call.id, Tally()).rest(full)
-        if rest is None:
-            self.amended = True
-        more = self._args(incoming, call.id, rest or "")
-        if call.id in self._completed_calls:
-            return more
-        self._completed_calls.add(call.id)
-        done = ToolCallDone(incoming.type, incoming.number, call.id, call.name, call.kind, full)
-        return (*more, done)
-
-    def _result(
-        self, incoming: RawEvent, call_id: str, name: str, result: Any, failed: bool
-    ) -> Events:
-        if call_id in self._calls_with_result:
-            return ()
-        self._calls_with_result.add(call_id)
-        return (ToolResult(incoming.type, incoming.number, call_id, name, result, failed),)
+    def _call(self, kind: str, incoming: RawEvent) -> Call | None:
+        """Return the call that an event changes; None if it was not announced, and follows whole."""
+        id_ = str_or(incoming.fields.get("item_id"), "")
+        item = self.content.find(kind, id_, index_in(incoming.fields, "output_index"))
+        return None if item is None else item.call
 
 
-def _usage(response: dict[str, Any]) -> dict[str, Any] | None:
-    usage = response.get("usage")
-    return usage if isinstance(usage, dict) else None
+def _dict(value: Any) -> dict[str, Any] | None:
+    return value if isinstance(value, dict) else None

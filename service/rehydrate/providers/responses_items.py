@@ -1,4 +1,4 @@
-"""Translate output items of the Responses API into parts.
+"""Read whole output items of the Responses API.
 
 item                                        part
 message                                     text, refusal (one per content)
@@ -13,16 +13,15 @@ all others (compaction, additional_tools)   none
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.json import dump
-from rehydrate.providers.interpreting import call_part, dicts_in, set_result, str_or
+from rehydrate.providers.answer_items import Final, FinalCall, FinalText
+from rehydrate.providers.interpreting import dicts_in, str_or
 from rehydrate.providers.vendor_events import shown
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-NO_RESULT = object()
 
 _STREAMED_ARGS = {
     "function_call": "arguments",
@@ -57,93 +56,53 @@ _RESULT_ELSEWHERE = frozenset(
 """Types of calls whose result is another item, or is produced by the driver."""
 
 
-class ItemCall(NamedTuple):
-    """The tool call in an item; ``result`` is `NO_RESULT` until there is one.
-
-    ``failed``: the result is an error.
-    """
-
-    id: str
-    name: str
-    kind: str
-    args: str
-    result: Any
-    failed: bool = False
-
-
-class ItemOutput(NamedTuple):
-    """The result in an item that is the output of a call; ``id`` is the call's."""
-
-    id: str
-    name: str
-    result: Any
-    failed: bool
-
-
-class ItemText(NamedTuple):
-    """One text of an item; ``type`` is the type of the part."""
-
-    type: str
-    key: str
-    text: str
-
-
-def call_of(item: dict[str, Any], *, index: int) -> ItemCall | None:
-    """Return the tool call in *item*, or None if it is not a call."""
+def final_of(item: dict[str, Any], index: int | None) -> Final | None:
+    """Return a whole item, or None if it has no type."""
     kind = str_or(item.get("type"), "")
+    if not kind:
+        return None
+    id_, texts = str_or(item.get("id"), ""), tuple(_texts_of(item, kind))
+    return Final(kind, id_, index, texts, _call_of(item, kind), _output_of(item, kind), item)
+
+
+def _call_of(item: dict[str, Any], kind: str) -> FinalCall | None:
     if not kind.endswith("_call") and kind not in _OTHER_CALL_TYPES:
         return None
-    call_id = str_or(item.get("call_id"), str_or(item.get("id"), f"call-{index}"))
+    id_ = str_or(item.get("call_id"), "")
     name = str_or(item.get("name"), kind.removesuffix("_call"))
-    return ItemCall(call_id, name, kind, args_of(item), _result_of(item, kind), _failed(item))
+    call = FinalCall(id_, name, args_of(item), failed=_failed(item))
+    if kind in _RESULT_ELSEWHERE or item.get("status") in ("in_progress", "searching", "calling"):
+        return call
+    if kind == "mcp_call" and not item.get("output") and not item.get("error"):
+        return call
+    result = {key: item[key] for key in _RESULT_FIELDS if item.get(key) is not None}
+    result = {"status": str_or(item.get("status"), "completed")} | result
+    return call._replace(has_result=True, result=shown(result))
 
 
-def output_of(item: dict[str, Any], *, index: int) -> ItemOutput | None:
-    """Return the result in *item*, or None if it is not the output of a call."""
-    kind = str_or(item.get("type"), "")
+def _output_of(item: dict[str, Any], kind: str) -> FinalCall | None:
+    """Return the result in an item that is the output of a call; its id is the call's."""
     if not kind.endswith("_output"):
         return None
-    call_id = str_or(item.get("call_id"), str_or(item.get("id"), f"call-{index}"))
+    call_id = str_or(item.get("call_id"), str_or(item.get("id"), ""))
     result = next((item[key] for key in ("output", "result", "tools") if key in item), None)
-    return ItemOutput(call_id, kind.removesuffix("_output"), shown(result), _failed(item))
+    return FinalCall(call_id, kind, "", True, shown(result), _failed(item))
 
 
-def texts_of(item: dict[str, Any], *, index: int, prefix: str) -> Iterator[ItemText]:
-    """Yield the texts of *item* in order, with the keys of their parts."""
-    kind = item.get("type")
-    if kind == "message":
-        for at, content in enumerate(dicts_in(item.get("content"))):
-            if content.get("type") == "refusal":
-                yield ItemText(
-                    "refusal", f"{prefix}{index}.{at}", str_or(content.get("refusal"), "")
-                )
-            else:
-                yield ItemText("text", f"{prefix}{index}.{at}", str_or(content.get("text"), ""))
-    elif kind == "reasoning":
+def _texts_of(item: dict[str, Any], kind: str) -> Iterator[FinalText]:
+    """Yield the texts of *item* in order."""
+    if kind == "reasoning":
         for at, content in enumerate(dicts_in(item.get("summary"))):
-            yield ItemText("reasoning", f"{prefix}{index}.s{at}", str_or(content.get("text"), ""))
-        for at, content in enumerate(dicts_in(item.get("content"))):
-            yield ItemText("reasoning", f"{prefix}{index}.{at}", str_or(content.get("text"), ""))
-
-
-def parts_of(items: list[dict[str, Any]], *, prefix: str) -> list[dict[str, Any]]:
-    """Return the parts of complete *items*, equal to those that their deltas produce."""
-    parts: list[dict[str, Any]] = []
-    calls: dict[str, dict[str, Any]] = {}
-    for index, item in enumerate(items):
-        parts += [
-            {"type": text.type, "text": text.text, "part": text.key}
-            for text in texts_of(item, index=index, prefix=prefix)
-            if text.text
-        ]
-        if (call := call_of(item, index=index)) is not None:
-            calls[call.id] = call_part(call.id, call.name, call.args)
-            parts.append(calls[call.id])
-            if call.result is not NO_RESULT:
-                set_result(calls[call.id], call.result, failed=call.failed)
-        elif (output := output_of(item, index=index)) is not None and output.id in calls:
-            set_result(calls[output.id], output.result, failed=output.failed)
-    return parts
+            yield FinalText("reasoning", f"s{at}", str_or(content.get("text"), ""))
+    if kind not in ("message", "reasoning"):
+        return
+    for at, content in enumerate(dicts_in(item.get("content"))):
+        if content.get("type") == "refusal":
+            yield FinalText("refusal", str(at), str_or(content.get("refusal"), ""))
+        else:
+            type_ = "text" if kind == "message" else kind
+            noted = dicts_in(content.get("annotations"))
+            yield FinalText(type_, str(at), str_or(content.get("text"), ""), noted)
 
 
 def args_of(item: dict[str, Any]) -> str:
@@ -162,12 +121,3 @@ def args_of(item: dict[str, Any]) -> str:
 def _failed(item: dict[str, Any]) -> bool:
     """Return True if a vendor's tool failed. Failures of the driver's tools are not in the item."""
     return item.get("status") == "failed" or bool(item.get("error"))
-
-
-def _result_of(item: dict[str, Any], kind: str) -> Any:
-    if kind in _RESULT_ELSEWHERE or item.get("status") in ("in_progress", "searching", "calling"):
-        return NO_RESULT
-    if kind == "mcp_call" and not item.get("output") and not item.get("error"):
-        return NO_RESULT
-    result = {key: item[key] for key in _RESULT_FIELDS if item.get(key) is not None}
-    return shown({"status": str_or(item.get("status"), "completed")} | result)

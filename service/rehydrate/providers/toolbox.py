@@ -3,8 +3,8 @@
 A tool is a plain function, sync or async. Its schema is generated from its signature and
 docstring, and its arguments are validated against that; `Tool` gives a schema explicitly. The
 return value is the output (a string unchanged, anything else as JSON). An exception becomes the
-output too, so that the model can react to it. An unknown tool, arguments that are not a JSON
-object, and a tool that hangs end the whole answer, because the model could not correct them.
+output too, and so does the fault of arguments that are not a JSON object, so that the model can
+react to it. An unknown tool, and a tool that hangs, end the whole answer.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from rehydrate.core.json import dump
 from rehydrate.errors import BadParameter
 from rehydrate.providers.blocking_calls import blocking_calls
 from rehydrate.providers.failures import ERROR_CHARACTERS_MAX, ToolFailed
+from rehydrate.providers.vendor_calls import is_own_cancellation
 from rehydrate.providers.vendor_events import ToolCallDone, shown
 
 TOOL_TIMEOUT_S = 60.0
@@ -52,7 +53,7 @@ class Tool:
 class Answer(NamedTuple):
     """The outcome of a tool call.
 
-    ``output`` goes to the model, ``result`` to readers. ``failed``: the tool raised, and both
+    ``output`` goes to the model, under ``vendor_id``; ``result`` to readers. ``failed``: the tool raised, and both
     contain the error. ``failure``: the whole answer ends with it.
     """
 
@@ -61,6 +62,7 @@ class Answer(NamedTuple):
     kind: str
     output: str
     result: Any
+    vendor_id: str
     failed: bool = False
     failure: ToolFailed | None = None
 
@@ -87,8 +89,7 @@ class Toolbox:
             if isinstance(tool, Tool):
                 self._tools[name] = tool
             else:
-                self._models[name] = model = _model_of(name, tool)
-                schema = model.model_json_schema()
+                self._models[name], schema = _described(name, tool)
                 self._tools[name] = Tool(tool, inspect.getdoc(tool) or "", schema)
 
     def specs(self) -> list[dict[str, Any]]:
@@ -124,25 +125,17 @@ class Toolbox:
         tool = self._tools.get(call.name)
         if tool is None:
             return _fatal_answer(call, ToolFailed("unknown_tool", call.name))
-        try:
-            arguments = self._arguments(call)
-        except ToolFailed as failure:
-            return _fatal_answer(call, failure)
         limit = asyncio.timeout(self._timeout_s if tool.timeout_s is None else tool.timeout_s)
         try:
             async with limit:
-                value = await self._run(tool.function, call.name, arguments)
-        except asyncio.CancelledError:
-            if _is_being_cancelled():
-                raise
-            return _error_answer(
-                call, "CancelledError: something the tool waited for was cancelled"
-            )
-        except Exception as error:  # noqa: BLE001 - the error is the tool's output
+                value = await self._run(tool.function, call.name, _arguments(call))
+            return _output_answer(call, value)
+        except BaseException as error:
+            if is_own_cancellation(error):
+                raise asyncio.CancelledError from error
             if limit.expired():
                 return _fatal_answer(call, ToolFailed("tool_timeout", call.name))
             return _error_answer(call, f"{type(error).__name__}: {error}")
-        return _output_answer(call, value)
 
     async def _run(self, function: Callable[..., Any], name: str, arguments: Any) -> Any:
         if isinstance(arguments, str):  # a custom tool takes one string
@@ -158,17 +151,6 @@ class Toolbox:
         value = await blocking_calls().run(call)
         return await value if inspect.isawaitable(value) else value
 
-    def _arguments(self, call: ToolCallDone) -> dict[str, Any] | str:
-        if call.kind == "custom_tool_call":
-            return call.args
-        try:
-            arguments = json.loads(call.args or "{}")
-        except (json.JSONDecodeError, RecursionError):
-            raise ToolFailed("bad_arguments", f"{call.name}: not valid JSON") from None
-        if not isinstance(arguments, dict):
-            raise ToolFailed("bad_arguments", f"{call.name}: not a JSON object")
-        return arguments
-
     def _spec(self, name: str) -> dict[str, Any]:
         tool = self._tools[name]
         return {
@@ -177,12 +159,6 @@ class Toolbox:
             "parameters": dict(tool.parameters),
             "strict": tool.strict,
         }
-
-
-def _is_being_cancelled() -> bool:
-    """Return True if the current task was asked to end, rather than something that it awaits."""
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
 
 
 def toolbox_of(
@@ -196,7 +172,29 @@ def toolbox_of(
     return tools if isinstance(tools, Toolbox) else Toolbox(tools or {}, timeout_s=timeout_s)
 
 
-def _model_of(name: str, function: Callable[..., Any]) -> Any:
+def _arguments(call: ToolCallDone) -> dict[str, Any] | str:
+    """Return the arguments of a call; none (an empty text, or ``null``) are an empty object.
+
+    Raises:
+        ValueError: they are not a JSON object.
+    """
+    if call.kind == "custom_tool_call":
+        return call.args
+    try:
+        arguments = json.loads(call.args.strip() or "null")
+    except (ValueError, RecursionError):  # also of a number with too many digits
+        raise ValueError("the arguments are not valid JSON") from None
+    if arguments is not None and not isinstance(arguments, dict):
+        raise ValueError("the arguments are not a JSON object")
+    return arguments or {}
+
+
+def _described(name: str, function: Callable[..., Any]) -> tuple[Any, dict[str, Any]]:
+    """Return the model of a tool's arguments, and its schema.
+
+    Raises:
+        BadParameter: they cannot be made.
+    """
     from pydantic import ConfigDict, create_model  # noqa: PLC0415 - imported only if there are tools
 
     try:
@@ -212,19 +210,24 @@ def _model_of(name: str, function: Callable[..., Any]) -> Any:
             ... if parameter.default is parameter.empty else parameter.default,
         )
     try:
-        return create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+        model = create_model(name, __config__=ConfigDict(extra="forbid"), **fields)
+        return model, model.model_json_schema()
     except Exception as error:
         raise BadParameter("tools", f"tool {name!r} cannot be described: use Tool") from error
 
 
 def _output_answer(call: ToolCallDone, value: Any) -> Answer:
     if isinstance(value, str):
-        return Answer(call.tool_call_id, call.name, call.kind, value, shown(value))
+        return _answer(call, value, shown(value))
     try:
         output = dump(value).decode()
     except (TypeError, ValueError, RecursionError) as error:
         return _error_answer(call, f"its result is not JSON: {type(error).__name__}")
-    return Answer(call.tool_call_id, call.name, call.kind, output, shown(json.loads(output)))
+    return _answer(call, output, shown(json.loads(output)))
+
+
+def _answer(call: ToolCallDone, output: str, result: Any) -> Answer:
+    return Answer(call.tool_call_id, call.name, call.kind, output, result, call.vendor_id)
 
 
 def _error_answer(call: ToolCallDone, why: str) -> Answer:

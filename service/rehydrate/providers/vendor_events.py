@@ -170,12 +170,16 @@ class ToolArgsDelta(VendorEvent):
 
 @dataclass(frozen=True, slots=True)
 class ToolCallDone(VendorEvent):
-    """A call's arguments are complete; ``args`` is all of them."""
+    """A call's arguments are complete; ``args`` is all of them.
+
+    ``vendor_id`` is the vendor's id, under which its output is returned.
+    """
 
     tool_call_id: str
     name: str
     kind: str
     args: str
+    vendor_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -241,6 +245,7 @@ class Ended(VendorEvent):
         error: the cause, if the status is not ``completed``.
         parts: the complete content, if the vendor sent it at the end.
         items: the vendor's output items, which the next request may need as input.
+        calls: the calls that wait for outputs.
     """
 
     status: Status
@@ -248,6 +253,7 @@ class Ended(VendorEvent):
     error: ProviderError | None
     parts: list[dict[str, Any]] | None
     items: tuple[dict[str, Any], ...] = ()
+    calls: tuple[ToolCallDone, ...] = ()
 
     def write_to(self, sink: Sink) -> None:
         """End the response."""

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, Protocol
 
-from rehydrate.providers.driving import DriverOutcome
+from rehydrate.providers.tool_loop import DriverOutcome
+from rehydrate.providers.vendor_events import Sink
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -20,8 +21,8 @@ _UNKNOWN_RESPONSE = "previous_response_not_found"
 _UNKNOWN_THREAD = "No thread found"
 
 
-class Annotated(Protocol):
-    """A response whose metadata can be set."""
+class ResponseSink(Sink, Protocol):
+    """A response that is being published, whose metadata can be set."""
 
     def annotate(self, metadata: Any) -> None:
         """Replace the metadata."""
@@ -35,14 +36,14 @@ class VendorIds:
         metadata: its other metadata.
     """
 
-    def __init__(self, response: Annotated, metadata: Mapping[str, Any]) -> None:
+    def __init__(self, response: ResponseSink, metadata: Mapping[str, Any]) -> None:
         self._response = response
         self._metadata = metadata
         self._response_ids: list[str] = []
         self._others: dict[str, str] = {}
 
     def __call__(self, what: str, id_: str) -> None:
-        """Add an id; this is a `rehydrate.providers.driving.Noted` callback."""
+        """Add an id; this is a `rehydrate.providers.tool_loop.Noted` callback."""
         if what == "response":
             self._response_ids.append(id_)
         else:

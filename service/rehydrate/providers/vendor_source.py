@@ -18,6 +18,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.providers.blocking_calls import blocking_calls
+from rehydrate.providers.failures import StreamUnreadable
 from rehydrate.providers.idle_limit import IdleLimit
 from rehydrate.providers.sse import SseDecoder
 
@@ -29,6 +30,7 @@ CLOSE_TIMEOUT_S = 5.0
 
 DRAIN_TIMEOUT_S = 0.25
 _DRAIN_ITEMS = 16
+_HEAD_BYTES_MAX = 65_536
 _END = object()
 _BYTES = (bytes, bytearray, memoryview)
 
@@ -60,6 +62,7 @@ class VendorSource:
         self._pending_pull: asyncio.Future[Any] | None = None
         self._decoder = SseDecoder()
         self._ready: deque[Any] = deque()
+        self._head: bytes | None = b""
         self._done = False
         self._closed = False
 
@@ -150,14 +153,11 @@ class VendorSource:
     def _next_ready(self) -> Any:
         if not self._ready:
             raise Exhausted
-        item = self._ready.popleft()
-        if isinstance(item, Exception):
-            raise item
-        return item
+        return self._ready.popleft()
 
     def _accept(self, item: Any) -> None:
         if item is _END:
-            self._done = True
+            self._accept_end()
         elif isinstance(item, _BYTES):
             self._decode(bytes(item))
         else:
@@ -165,13 +165,29 @@ class VendorSource:
 
     def _decode(self, chunk: bytes) -> None:
         for event in self._decoder.feed(chunk):
+            self._head = None
             if event.is_done:
                 self._done = True
                 return
-            try:
-                self._ready.append(self._wrap(event.event, json.loads(event.data)))
-            except (json.JSONDecodeError, RecursionError) as error:
-                self._ready.append(error)  # raised in order, after the events before it
+            self._accept_json(event.event, event.data)
+        if self._head is not None and len(self._head) < _HEAD_BYTES_MAX:
+            self._head += chunk
+
+    def _accept_json(self, name: str, data: str) -> None:
+        """Accept the data of a server-sent event; data that is not JSON is passed on as an error."""
+        if not data.strip():
+            return  # some servers send empty events to keep a connection open
+        try:
+            self._ready.append(self._wrap(name, json.loads(data)))
+        except (ValueError, RecursionError) as error:
+            self._ready.append(StreamUnreadable("malformed_event", str(error)[:200]))
+
+    def _accept_end(self) -> None:
+        """Accept the end; a body without any event may be an error as plain JSON."""
+        self._done = True
+        head = (self._head or b"").lstrip(b"\xef\xbb\xbf \r\n")
+        if head.startswith(b"{"):
+            self._accept_json("error", head.decode("utf-8", "replace"))
 
     async def _pull_in_thread(self, iterator: Iterator[Any]) -> Any:
         self._pending_pull = blocking_calls().start(partial(next, iterator, _END))
@@ -188,10 +204,7 @@ class VendorSource:
 def _iterator_of(origin: Any) -> Iterator[Any] | AsyncIterator[Any]:
     if isinstance(origin, bytes | bytearray | memoryview):
         return iter([bytes(origin)])
-    for name in ("aiter_bytes", "iter_bytes"):  # an HTTP response
-        if (chunks := getattr(origin, name, None)) is not None:
-            origin = chunks()
-            break
+    origin = _body_of(getattr(origin, "response", None)) or _body_of(origin) or origin
     if isinstance(origin, dict | str):
         raise TypeError(f"a {type(origin).__name__} is not a stream of events")
     if isinstance(origin, Iterator | AsyncIterator):
@@ -199,6 +212,21 @@ def _iterator_of(origin: Any) -> Iterator[Any] | AsyncIterator[Any]:
     found: Iterator[Any] | AsyncIterator[Any]
     found = aiter(origin) if hasattr(origin, "__aiter__") else iter(origin)
     return found
+
+
+def _body_of(response: Any) -> Any:
+    """Return the chunks of an HTTP response that is not read yet, or None if it is not one.
+
+    The streams of the vendors' packages have one. Their decoders end the answer at an event without
+    data, or with data that is not JSON.
+    """
+    stream = getattr(response, "stream", None)
+    blocking = stream is not None and not hasattr(stream, "__aiter__")
+    for name in ("iter_bytes",) if blocking else ("aiter_bytes", "iter_bytes"):
+        chunks = getattr(response, name, None)
+        if chunks is not None and not getattr(response, "is_stream_consumed", False):
+            return chunks()
+    return None
 
 
 def _close_methods(*of: Any) -> Iterator[Callable[[], Any]]:

@@ -7,10 +7,12 @@ its consumer reads.
 
 from __future__ import annotations
 
+import asyncio
 from collections import deque
 from typing import TYPE_CHECKING, Any, Self
 
 from rehydrate.providers.text_reader import AsyncTextReader, TextReader
+from rehydrate.providers.vendor_calls import is_own_cancellation
 from rehydrate.providers.vendor_events import Ended, TextDelta, VendorEvent
 from rehydrate.providers.vendor_source import Exhausted, VendorSource
 
@@ -56,8 +58,8 @@ class VendorStream:
 
     @property
     def sequence_number(self) -> int | None:
-        """The vendor's number of the last event that was read."""
-        return self._interpreter.sequence_number
+        """The vendor's number of the last event that was read; None: it gives none that are of use."""
+        return self._interpreter.sequence_number if self._interpreter.numbered else None
 
     @property
     def unknown(self) -> Counter[str]:
@@ -66,7 +68,7 @@ class VendorStream:
 
     @property
     def amended(self) -> bool:
-        """True if the vendor's final text differs from its deltas; `Ended.parts` is correct."""
+        """True if something was odd, or final text differs from the deltas; `Ended.parts` is correct."""
         return self._interpreter.amended
 
     def resume(self, source: Any) -> None:
@@ -168,7 +170,9 @@ class VendorStream:
             raw = await self._source.pull()
         except Exhausted:
             events = self._interpreter.break_off()
-        except Exception as error:  # noqa: BLE001 - any error of a source ends the answer
+        except BaseException as error:
+            if is_own_cancellation(error):
+                raise asyncio.CancelledError from error
             events = self._interpreter.fail(error)
         else:
             events = self._interpreter.read(raw)

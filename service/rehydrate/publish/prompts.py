@@ -40,9 +40,35 @@ async def prompt(
         StoreUnavailable: Postgres does not answer.
         ChannelUnavailable: Ably did not acknowledge the prompt, which may have been published.
     """
-    check_conversation_id(conversation_id)
     if prompt_id is None:
         prompt_id = f"p-{uuid.uuid4().hex}"
+    event = await new_prompt(ctx, conversation_id, text, prompt_id=prompt_id)
+    if event is None:
+        return prompt_id
+    channel_name = await ctx.channel_of(conversation_id)
+    event = _placed(event, await _publish(ctx, event, channel_name))
+    async with ctx.store.locked(conversation_id, channel_name) as held:
+        tombstone = held.conversation.tombstone
+        if tombstone is not None and tombstone.covers(event):
+            raise Conflict(f"message {prompt_id!r} was erased")
+        state = (await held.messages([prompt_id])).get(prompt_id) or MessageState(prompt_id, "user")
+        fold(state, event)
+        _check_same(state, text)
+        state.place(insertion_position(event.timestamp_ms, 0))
+        if state.changed:
+            await held.put([state])
+    return prompt_id
+
+
+async def new_prompt(
+    ctx: Context, conversation_id: str, text: str, *, prompt_id: str
+) -> Event | None:
+    """Return the prompt as an event to publish, or None if it is stored already.
+
+    Raises:
+        BadParameter, TooLarge, Conflict, StoreUnavailable: as `prompt`.
+    """
+    check_conversation_id(conversation_id)
     check_message_id(prompt_id, "prompt_id")
     if not text:
         raise BadParameter("text", "text must not be empty")
@@ -60,20 +86,8 @@ async def prompt(
         )
     for state in await ctx.store.states(conversation_id, [prompt_id]):
         _check_same(state, text)
-        return prompt_id
-    channel_name = await ctx.channel_of(conversation_id)
-    event = _placed(event, await _publish(ctx, event, channel_name))
-    async with ctx.store.locked(conversation_id, channel_name) as held:
-        tombstone = held.conversation.tombstone
-        if tombstone is not None and tombstone.covers(event):
-            raise Conflict(f"message {prompt_id!r} was erased")
-        state = (await held.messages([prompt_id])).get(prompt_id) or MessageState(prompt_id, "user")
-        fold(state, event)
-        _check_same(state, text)
-        state.place(insertion_position(event.timestamp_ms, 0))
-        if state.changed:
-            await held.put([state])
-    return prompt_id
+        return None
+    return event
 
 
 async def cancel(

@@ -30,6 +30,7 @@ from rehydrate.core.text.content import (
     clean_parts,
 )
 from rehydrate.errors import BadParameter, Fenced, TooLarge
+from rehydrate.publish import prompts
 from rehydrate.publish.checkpoints import Checkpoints
 from rehydrate.publish.response_writer import Ending, ResponseWriter
 
@@ -188,10 +189,14 @@ async def respond(
     response_id: str,
     *,
     prompt_id: str | None = None,
+    prompt: str | None = None,
     metadata: Any = None,
     ephemeral: bool = False,
 ) -> AsyncIterator[Response]:
     """Publish the response that the block writes, and end it with the block.
+
+    The text *prompt* is published as the prompt *prompt_id* between the claim of the response and
+    its start, so that a call whose response is taken publishes nothing.
 
     The status is ``completed`` after the block, ``cancelled`` after its cancellation and ``failed``
     after an exception, unless `Response.finish` has set it. A response whose publisher is dead is
@@ -210,15 +215,21 @@ async def respond(
     if prompt_id is not None:
         check_message_id(prompt_id, "prompt_id")
     _check_json("metadata", metadata, METADATA_BYTES)
+    if prompt is not None and prompt_id is not None:
+        await prompts.new_prompt(ctx, conversation_id, prompt, prompt_id=prompt_id)
     checkpoints = Checkpoints(ctx, conversation_id)
     gen, name = await checkpoints.claim(response_id, prompt_id, metadata, ephemeral=ephemeral)
     with ctx.publish_queue.channel(name) as queue:
         writer = ResponseWriter(ctx, response_id, gen, queue=queue, ephemeral=ephemeral)
-        writer.start(prompt_id)
         save = partial(_save_if_due, writer, checkpoints)
         saving = PeriodicTask("checkpoints", save, every_s=CHECKPOINT_S)
-        saving.open()
         try:
+            try:
+                if prompt is not None:
+                    await prompts.prompt(ctx, conversation_id, prompt, prompt_id=prompt_id)
+            finally:
+                writer.start(prompt_id)
+                saving.open()
             yield Response(writer)
         except BaseException as error:
             writer.ending = writer.ending or _ending_after(error)
