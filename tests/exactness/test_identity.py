@@ -1,4 +1,4 @@
-"""S16 to S20 of docs/exactness.md: "not loaded" is not "does not exist"."""
+"""S16 to S21 of docs/exactness.md: "not loaded" is not "does not exist"."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from exactness.scripted import Scripted, texts
+from laws.identities import shown
 from localably import LocalAbly
 from participants import history_over, publisher_to, reading
 from rehydrate.errors import Conflict
@@ -63,6 +64,31 @@ class TestS16AnIdThatIsTaken:
         messages = texts(await attacked.follow(19, limit=1))
         assert "EVIL" not in messages.get("r1", TRUE)
 
+    async def test_it_is_looked_up_though_its_event_would_have_continued_a_message(self, said):
+        said.say(0, "user-input", {"promptId": "p", "text": "?"})
+        said.say(15, "user-input", {"promptId": "q", "text": "?"})
+        said.say(20, "start", id_="a")
+        await said.record(21)
+        said.say(30, "token", "not numbered", id_="b")
+        said.say(30.1, "token", "numbered", id_="p", seq=1)  # so it begins a message
+        for messages in (
+            await said.rest(31, limit=1),
+            await said.follow(25, limit=1),
+            await said.follow(31, limit=1, rewind_s=10),
+        ):
+            assert texts(messages).items() <= texts(said.fresh()).items()
+
+    async def test_it_is_looked_up_though_the_newest_anonymous_message_is_not_loaded(self, said):
+        said.say(0, "user-input", {"promptId": "p", "text": "?"})
+        said.tell(1, "abandoned", id_="a", stop=False)
+        said.tell(3, "ended", id_="b")
+        said.say(10, "user-input", {"promptId": "q", "text": "?"})
+        await said.record(11)
+        said.say(30, "token", "begins a message", id_="p")
+        expected = texts(said.fresh())
+        for messages in (await said.rest(31, limit=1), await said.follow(31, 1, 10)):
+            assert texts(messages).items() <= expected.items()
+
     async def test_an_agent_is_refused_the_id_of_an_anonymous_message(self, chat):
         await chat.adapters.channel.publish(chat.name, [Outgoing("start", None, "r9", None)])
         await chat.catch_up()
@@ -113,6 +139,31 @@ class TestS17AnonymousAnswers:
         await said.record(9)
         assert texts(said.fresh()) == {"x": ("kept", "in_progress")}
         assert texts(await said.rest(10)) == texts(said.fresh())
+
+    async def test_a_start_with_the_id_of_an_event_that_is_forgotten_since_is_none_when_read_again(
+        self, said
+    ):
+        said.say(0, "start", id_="a")
+        said.say(6.5, "token", "one ", id_="x")
+        said.say(10.4, "start", id_="x")  # so it is the token, published again
+        said.say(12, "token", "two")
+        await said.record(13)
+        assert shown(said.fresh())["a"]["exact"]
+        assert shown(await said.rest(14)) == shown(said.fresh())
+
+    @pytest.mark.parametrize("with_serials", [True, False])
+    async def test_a_start_after_the_end_changes_nothing_wherever_a_read_began(
+        self, said, unordered, with_serials
+    ):
+        log = said if with_serials else unordered
+        log.say(0, "stop", id_="x", seq=1)  # begins and ends a message
+        await log.record(1)
+        log.say(7, "start", id_="s", responseId="x")
+        assert shown(log.fresh())["x"]["exact"]
+        assert shown(await log.rest(8)) == shown(log.fresh())
+        await log.record(9)
+        log.say(9.5, "token", "of another message", id_="s")
+        assert shown(await log.rest(10)) == shown(log.fresh())
 
     async def test_an_old_start_whose_id_an_event_had_begins_no_answer_after_a_rewind(
         self, unordered
@@ -235,6 +286,37 @@ class TestS20AForgottenPointer:
         said.say(0.2, "token", "b", id_="b")
         for messages in (said.fresh(), await said.rest(1), await said.follow(-1)):
             assert texts(messages) == {"a": ("ab", "in_progress")}
+
+
+class TestS21NumberedAndUnnumbered:
+    """The content of one message, some of it with seqs and some without."""
+
+    @pytest.mark.parametrize("seqs", [(None, 1, 2), (1, None, 2), (1, 2, None)])
+    async def test_the_text_is_not_exact_for_any_reader(self, said, seqs):
+        said.say(0, "start", responseId="r")
+        for at_s, (text, seq) in enumerate(zip("abc", seqs, strict=True), 1):
+            numbered = {} if seq is None else {"seq": seq}
+            said.say(at_s, "token", text, responseId="r", **numbered)
+        await said.record(1.5)
+        for at_s in (0.5, 1.5, 2.5, 3.5):
+            for messages in (await said.rest(4), await said.follow(at_s), await said.view(at_s)):
+                (message,) = messages
+                assert not message["exact"]
+                assert sorted(message["text"]) == ["a", "b", "c"]
+
+    async def test_a_repair_makes_it_exact(self, said):
+        said.say(0, "start", responseId="r", seq=0)
+        said.say(1, "token", "b", responseId="r")
+        said.say(2, "token", "a", responseId="r", seq=1)
+        said.say(3, "response-complete", "ab", responseId="r", seq=1)
+        for messages in (await said.rest(4), await said.follow(2.5), await said.view(2.5)):
+            assert [(m["text"], m["exact"]) for m in messages] == [("ab", True)]
+
+    async def test_numbers_alone_are_exact_wherever_they_begin(self, said):
+        said.say(0, "token", "a", responseId="r", seq=0)
+        said.say(1, "token", "b", responseId="r", seq=1)
+        for messages in (await said.rest(2), await said.follow(0.5), await said.view(0.5)):
+            assert [(m["text"], m["exact"]) for m in messages] == [("ab", True)]
 
 
 async def test_messages_that_are_known_cost_no_statement(chat):

@@ -216,14 +216,22 @@ class Run:
         """Deliver what follows the attach, and the rewind before it, to the follower."""
         if self.waiting is None:
             return
+        rewound = [m for m in self.waiting if m.timestamp_ms <= self.follower_at]
+        if rewound:  # looked up together, then applied: as a feed merges them into what it read
+            await self._receive(rewound)
         while self.waiting and self.waiting[0].timestamp_ms <= until_ms:
-            message = self.waiting.pop(0)
-            event = decode(message)
-            self.channel.now_ms = max(message.timestamp_ms, self.follower_at)
-            await self.followed.look_up(self.ctx, [event])
+            await self._receive(self.waiting[:1])
+
+    async def _receive(self, messages):
+        events = [decode(message) for message in messages]
+        del self.waiting[: len(messages)]
+        self.channel.now_ms = max(messages[-1].timestamp_ms, self.follower_at)
+        await self.followed.look_up(self.ctx, events)
+        for at, event in enumerate(events, 1):
             if self.followed.apply(event).verdict is Verdict.AGAIN:
                 reading = await read(self.ctx, self.conversation, page=Page(2))
                 self.followed = LiveConversation(reading)
+                await self.followed.look_up(self.ctx, events[at:])
 
     def _follow(self):
         messages = shown(self.followed.answer(MAX_LIMIT, self.end_ms).messages)

@@ -214,11 +214,12 @@ def _later_version_of_prompt(state: MessageState, event: Event) -> Outcome:
 
 def _start(state: MessageState, event: Event) -> Outcome:
     """Apply a start, also one that arrives after other events."""
+    unnumbered = event.seq is None and not state.versioned
+    if unnumbered and not _after_through(state, event):
+        return Outcome.OLD
     if state.start_id is not None:
         if state.start_id and event.id and event.id != state.start_id and not state.ended:
             state.inexact = state.changed = True  # two publishers without gens: their seqs collide
-        return Outcome.OLD
-    if event.seq is None and not state.versioned and not _after_through(state, event):
         return Outcome.OLD
     state.headless = state.headless and not state.versioned
     state.start_id = event.id or event.serial or ""
@@ -227,6 +228,17 @@ def _start(state: MessageState, event: Event) -> Outcome:
     if event.seq is not None and not state.contains(event.seq):
         _insert(state, event)
     return Outcome.FOLDED
+
+
+def _late_start(state: MessageState, event: Event) -> Outcome:
+    """Apply the start of a message that has ended.
+
+    Nothing else of it is kept: a message that is read from its wire form has no room for a start.
+    """
+    if state.start_id is None:
+        _start(state, event)
+        state.changed = True
+    return Outcome.OLD
 
 
 def _content(state: MessageState, event: Event) -> Outcome:
@@ -241,6 +253,8 @@ def _content(state: MessageState, event: Event) -> Outcome:
         return Outcome.OLD
     if not state.reserve(adds(event)):
         return _overflow(state, event)
+    if state.seq:
+        state.inexact = True  # nothing shows its place among numbered content
     steps = 0 if state.tail is None else len(state.tail.segments)
     if state.tail is None:
         state.headless = state.start_id is None
@@ -282,6 +296,8 @@ def _insert(state: MessageState, event: Event) -> Outcome:
     before = runs[at - 1] if at else None
     if not state.reserve(adds(event)):
         return _overflow(state, event)
+    if event.kind in CONTENT and state.has_unnumbered_content:
+        state.inexact = True  # nothing shows their order
     if before is not None and before.last == seq - 1 and not before.collapsed:
         steps = len(before.segments)
         before.append(event)
@@ -365,7 +381,7 @@ STEPS: dict[tuple[str, str], Callable[[MessageState, Event], Outcome]] = {
     ("open", "stop"): _stop,
     ("open", "repair"): _repair,
     ("ended", "prompt"): _later_version_of_prompt,
-    ("ended", "start"): _start,
+    ("ended", "start"): _late_start,
     **{("ended", kind): _fill for kind in CONTENT},
     ("ended", "repair"): _repair,
 }

@@ -292,6 +292,18 @@ class MessageState:
         return not (self.inexact or self.headless or self.pointer > self.covered)
 
     @property
+    def has_unnumbered_content(self) -> bool:
+        """True if it has content without seqs, after which its numbered content may lie.
+
+        What was read from the wire form has one run; its ids show that they are not numbered.
+        """
+        if self.tail is not None or not self.runs:
+            return self.tail is not None
+        first = self.runs[0]
+        is_read = first.collapsed and bool(first.segments) and not self.sealed
+        return is_read and (self.seq is None or (self.seq == 0 and bool(self.recent)))
+
+    @property
     def through(self) -> Position:
         """Up to where the message is folded."""
         return Position(self.gen, self.seq, self.serial, self.last_id)

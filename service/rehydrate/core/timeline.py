@@ -230,9 +230,29 @@ def _is_over(state: MessageState, event: Event) -> bool:
     return differ and bool(state.parts())
 
 
-def _may_start_another(state: MessageState, event: Event) -> bool:
-    """Return True if *event* is a start that only an id which may be forgotten ties to *state*."""
-    return event.kind == "start" and event.id != state.id
+class _Uncertain:
+    """Which anonymous events of a batch may begin a message, before those before them are folded.
+
+    One of these may end the message that an event would continue, forget its id, or number it.
+    """
+
+    def __init__(self, *, after_end: bool) -> None:
+        self._after_end = after_end
+        self._numbered = {False: False, True: False}
+
+    def may_begin(self, state: MessageState | None, event: Event) -> bool:
+        """Return True if the next *event* may begin a message, although it belongs to *state* now."""
+        numbered = event.seq is not None
+        self._numbered[numbered] = True
+        may_begin = (
+            self._after_end
+            or state is None
+            or (event.kind == "start" and event.id != state.id)
+            or self._numbered[not numbered]
+            or (event.kind in CONTENT and (state.seq is None) == numbered)
+        )
+        self._after_end |= event.kind == "stop" and (state is None or not state.ended)
+        return may_begin
 
 
 class Timeline:
@@ -292,7 +312,8 @@ class Timeline:
             events: events in their order.
             include_known: also ask for messages that are known here, which may have changed.
         """
-        ids, serials, from_, may_begin = set[str](), set[str](), None, include_known
+        ids, serials, from_ = set[str](), set[str](), None
+        uncertain = _Uncertain(after_end=include_known)
         for event in events:
             if event.version is not None or event.message_id is not None:
                 names = (
@@ -302,12 +323,11 @@ class Timeline:
                 if event.version is not None and event.message_id in {None, event.serial}:
                     serials |= {event.serial} if event.serial is not None else set()
                 continue
-            if include_known or not self.anonymous.reaches(reach_back(event)):
+            reached = self.anonymous.reaches(reach_back(event))
+            if include_known or not reached:
                 from_ = min(from_ or reach_back(event), reach_back(event))
-            state = self.find(event)
-            if may_begin or state is None or _may_start_another(state, event):
+            if uncertain.may_begin(self.find(event), event) or not reached:
                 ids.update(names_of(event))
-            may_begin |= event.kind == "stop" and (state is None or not state.ended)
         if not include_known:
             ids -= self.messages.keys()
             serials -= self._message_of_serial.keys()

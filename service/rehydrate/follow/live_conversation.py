@@ -15,7 +15,7 @@ from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
 from rehydrate.core.positions import MARGIN_MS, serial_time_ms
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.text.content import TOO_LARGE
-from rehydrate.core.timeline import MAX_OPEN, Lookup, names_of
+from rehydrate.core.timeline import MAX_OPEN, names_of
 from rehydrate.core.window import REWIND_REACH_MS
 from rehydrate.errors import StoreUnavailable
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated, Page, answer, is_announced
@@ -48,7 +48,6 @@ class Change(NamedTuple):
     message_id: str | None = None
 
 
-_NOTHING = Lookup()
 _DROPPED = Change(Verdict.DROP)
 _TOO_MANY = Change(Verdict.AGAIN)
 """Too many open responses: only the store has the list of those that are accepted."""
@@ -102,18 +101,13 @@ class LiveConversation:
         Raises:
             StoreUnavailable: Postgres does not answer.
         """
-        for event in events:
-            asked = self._unknown(event)
-            if not asked.is_empty:
-                states = await ctx.store.states(self._reading.conversation_id, asked)
-                self._timeline.learn(asked, states)
-
-    def _unknown(self, event: Event) -> Lookup:
-        """Return what only the store has of the messages that *event* may belong to."""
-        if not self._reading.stored.more or not self._accepts(event):
-            return _NOTHING
-        asked = self._timeline.lookup([event])
-        return asked._replace(ids=asked.ids - self._rows.keys())
+        if not self._reading.stored.more:
+            return
+        asked = self._timeline.lookup(event for event in events if self._accepts(event))
+        asked = asked._replace(ids=asked.ids - self._rows.keys())
+        if not asked.is_empty:
+            states = await ctx.store.states(self._reading.conversation_id, asked)
+            self._timeline.learn(asked, states)
 
     def apply(self, event: Event) -> Change:
         """Apply a live *event* if the drop rule permits it."""
