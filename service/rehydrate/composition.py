@@ -94,6 +94,7 @@ def adapters(settings: Settings) -> Adapters:
         publish_options=PublishOptions(client_id, settings.lease_s),
         channel_of=names.of,
         default_channel=settings.channel_of,
+        token_names=frozenset(settings.token_names),
     )
     return Adapters(store, channel, names, Metrics(), context)
 

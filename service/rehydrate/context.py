@@ -105,6 +105,7 @@ class Context:
         now_ms: the clock, in ms since 1970.
         retention_ms: how long the channel keeps history, in ms.
         agents: the clientIds that may publish responses; empty: any.
+        token_names: further names of channel messages that mean ``token``.
         publish_options: how responses are published.
         channel_of: return the name of a conversation's channel: its row's, else
             `default_channel`. May query the store.
@@ -129,6 +130,7 @@ class Context:
     prefetches: BoundedCache[str, Prefetch] = field(
         default_factory=lambda: BoundedCache(MAX_PREFETCHES)
     )
+    token_names: frozenset[str] = frozenset()
     followed: dict[str, Callable[[str | None], Awaitable[Any]]] = field(default_factory=dict)
     unrecorded: WakeQueue = field(default_factory=WakeQueue)
 

@@ -19,6 +19,7 @@ from pydantic_settings import (
     SettingsConfigDict,
 )
 
+from rehydrate.core.codecs import RESERVED_NAMES
 from rehydrate.errors import NotConfigured
 
 _log = logging.getLogger(__name__)
@@ -57,6 +58,7 @@ class Settings(BaseSettings):
         retention_ms: how long Ably keeps channel history, in ms.
         ably_keys: keys that may sign readers' tokens.
         agent_client_ids: clientIds that may publish responses; empty: any.
+        token_names: further names of channel messages that mean ``token``.
         cors_origins: origins whose pages may call the API.
         lease_s: seconds after which a publisher that has not renewed its lease counts as dead.
         follow_strategy: how a new follower reads the time before its attach, if both ways are
@@ -91,6 +93,7 @@ class Settings(BaseSettings):
     retention_ms: int = Field(120_000, gt=0, validation_alias="REHYDRATE_RETENTION")
     ably_keys: Secrets = Field((), validation_alias="REHYDRATE_ABLY_KEYS")
     agent_client_ids: Listed = Field((), validation_alias="REHYDRATE_AGENT_CLIENT_IDS")
+    token_names: Listed = Field((), validation_alias="REHYDRATE_TOKEN_NAMES")
     cors_origins: Listed = Field((), validation_alias="REHYDRATE_CORS_ORIGINS")
     lease_s: float = Field(15.0, gt=0, le=3600, validation_alias="REHYDRATE_LEASE_SECONDS")
     follow_strategy: Literal["rewind", "history"] = Field(
@@ -145,6 +148,7 @@ class Settings(BaseSettings):
         "admin_keys",
         "ably_keys",
         "agent_client_ids",
+        "token_names",
         "cors_origins",
         "replay_channels",
         mode="before",
@@ -175,6 +179,13 @@ class Settings(BaseSettings):
                 "no channel can have such a name: it must not begin with : or [, nor contain"
                 " control characters or a segment that is *"
             )
+        return value
+
+    @field_validator("token_names")
+    @classmethod
+    def _are_unknown(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if known := sorted(RESERVED_NAMES.intersection(value)):
+            raise ValueError(f"these names have a meaning of their own: {', '.join(known)}")
         return value
 
     @field_validator("service_keys", "admin_keys")

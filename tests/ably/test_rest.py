@@ -26,7 +26,7 @@ from rehydrate.ably.rest import (
     from_rows,
     messages_path,
 )
-from rehydrate.core.event import ChannelMessage
+from rehydrate.core.event import UNDECODED, ChannelMessage
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, NotConfigured, Unauthorized
 from rehydrate.ports import Outgoing
 from waiting import PATIENCE_S
@@ -353,8 +353,6 @@ def test_a_row_and_the_live_message_of_the_sdk_are_equal(row):
         (b'{"a":1}', "json/utf-8", {"a": 1}),
         ("x", "utf-8", "x"),
         (b64(b"\x00\xff"), "base64", b"\x00\xff"),
-        (b64(b"\x00\xff"), "utf-8/cipher+aes-256-cbc/base64", b"\x00\xff"),
-        ("x", "vcdiff", "x"),
         (None, "json", None),
         ({"a": 1}, "json", {"a": 1}),
         ("x", "/", "x"),
@@ -365,20 +363,22 @@ def test_encodings_are_undone_last_step_first(data, encoding, meant):
 
 
 @pytest.mark.parametrize(
-    ("data", "encoding", "left"),
+    ("data", "encoding"),
     [
-        ("{", "json", b"{"),
-        ("[" * 100_000, "json", b"[" * 100_000),
-        ("not base64!", "base64", b"not base64!"),
-        ("é", "base64", "é".encode()),
-        (b"\xff", "utf-8", b"\xff"),
-        (b64(b"\xff"), "utf-8/base64", b"\xff"),
-        ("\ud800", "json", b"\xed\xa0\x80"),
-        (5, "base64", 5),
+        ("{", "json"),
+        ("[" * 100_000, "json"),
+        ("not base64!", "base64"),
+        ("é", "base64"),
+        (b"\xff", "utf-8"),
+        (b64(b"\xff"), "utf-8/base64"),
+        ("\ud800", "json"),
+        (5, "base64"),
+        (b64(b"text"), "utf-8/cipher+aes-256-cbc/base64"),
+        ("x", "vcdiff"),
     ],
 )
-def test_undecodable_data_is_never_mistaken_for_text(data, encoding, left):
-    assert decoded(data, encoding) == left
+def test_undecodable_data_is_never_mistaken_for_text(data, encoding):
+    assert decoded(data, encoding) is UNDECODED
 
 
 @given(st.recursive(st.none() | st.integers() | st.floats(allow_nan=False) | st.text(), st.lists))

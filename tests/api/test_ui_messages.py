@@ -332,3 +332,17 @@ def test_a_gap_that_is_filled_ends_the_stream_with_an_error():
     filled = made.convert(snapshot(body([text("abcd")], gaps=[], exact=True)))
     assert kinds(filled)[-1] == "error"
     assert made.done
+
+
+def test_what_cannot_be_read_is_in_the_metadata_of_a_message_and_of_the_stream():
+    lacking = body([text("a")], exact=False, gaps=[], unreadable=2)
+    assert ui_messages.message(lacking)["metadata"]["unreadable"] == 2
+    made = Chunks("r")
+    made.convert(snapshot(body([text("a")], exact=True, gaps=[])))
+    (chunk,) = made.convert(EventStub("token", text="", unreadable=1))
+    assert chunk["messageMetadata"] == {"exact": False, "gaps": [], "unreadable": 1}
+    assert made.convert(EventStub("token", text="")) == []
+    (chunk, *_) = made.convert(snapshot(lacking))
+    assert chunk["messageMetadata"]["unreadable"] == 2
+    (chunk, *_) = made.convert(snapshot(body([text("ab")], exact=True, gaps=[])))
+    assert chunk["messageMetadata"] == {"exact": True, "gaps": [], "unreadable": 0}

@@ -132,7 +132,8 @@ def test_after_any_messages_answers_are_valid_and_neighbours_are_whole(log):
     neighbour = bodies["neighbour"]
     assert (neighbour["text"], neighbour["status"]) == ("one two", "completed")
     assert (neighbour["gaps"], neighbour["exact"]) == ([], True)
-    assert timeline.counts.total() == sum(decode(each) is not None for each in log)
+    counted = timeline.counts.total() - timeline.counts["unreadable"]  # those are folded, too
+    assert counted == sum(decode(each) is not None for each in log)
 
 
 @settings(max_examples=400, deadline=None)

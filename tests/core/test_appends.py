@@ -6,6 +6,7 @@ import pytest
 
 from core.builders import published
 from core.growing import append, at, create, full
+from rehydrate.core import appends
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import DELETE, Version
 
@@ -33,19 +34,25 @@ def test_an_append_whose_name_is_not_echoed_is_placed_by_its_serial():
 
 
 def test_messages_with_other_names_or_without_serials_are_not_of_this_codec():
-    assert decode(create(1, "a", name="answer")) is None
-    assert decode(append(1, 2, "a", name="answer")) is None
-    assert decode(create(1, "a", name=None)) is None
-    assert decode(published("response", "a", serials=False, responseId="r")) is None
+    assert appends.decode(create(1, "a", name="answer")) is None
+    assert appends.decode(append(1, 2, "a", name="answer")) is None
+    assert appends.decode(create(1, "a", name=None)) is None
+    assert appends.decode(published("response", "a", serials=False, responseId="r")) is None
 
 
-@pytest.mark.parametrize("data", [None, {"text": "a"}, b"a", 5])
-def test_data_that_is_not_text_adds_nothing(data):
-    assert decode(create(1, data)).text == ""
+@pytest.mark.parametrize(
+    ("data", "text", "unreadable"),
+    [(None, "", 0), ({"text": "a"}, "a", 0), (b"a", "a", 0), (b"\xff", "", 1), (5, "", 1)],
+)
+def test_data_that_is_not_text_adds_nothing_and_is_counted(data, text, unreadable):
+    event = decode(create(1, data))
+    assert (event.kind, event.text, event.unreadable) == ("token", text, unreadable)
 
 
 def test_a_deleted_message_has_no_text():
-    assert decode(full(1, 2, "secret")._replace(action=DELETE)).text == ""
+    for data in ("secret", {"no": "text"}):
+        event = decode(full(1, 2, data)._replace(action=DELETE))
+        assert (event.text, event.unreadable) == ("", 0)
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from core.builders import event, published
 from rehydrate.core import codecs
 from rehydrate.core.codecs import decode, decode_all
-from rehydrate.core.event import ChannelMessage, Event
+from rehydrate.core.event import UNDECODED, ChannelMessage, Event
 from rehydrate.core.text.content import MAX_SEQ
 
 DEEP = json.loads("[" * 100 + "]" * 100)
@@ -34,21 +34,27 @@ def test_a_prompt_without_an_id_has_that_of_its_message():
     assert read("user-input", "hi").message_id == "m0"
 
 
+@pytest.mark.parametrize("data", [None, {"promptId": 5, "text": "hi"}])
+def test_a_prompt_without_data_or_with_an_invalid_id_is_not_an_event(data):
+    assert read("user-input", data) is None
+
+
 @pytest.mark.parametrize(
-    "data",
+    ("data", "text", "unreadable"),
     [
-        None,
-        5,
-        b"hi",
-        [],
-        {},
-        {"promptId": "p"},
-        {"promptId": "p", "text": 5},
-        {"promptId": 5, "text": "hi"},
+        (b"hi", "hi", 0),
+        ({"promptId": "p", "parts": [{"type": "text", "text": "a"}, "b"]}, "ab", 0),
+        ({"promptId": "p", "text": "a", "parts": [{"type": "file", "url": "u"}]}, "a", 1),
+        (5, "", 1),
+        ([], "", 1),
+        ({"promptId": "p"}, "", 1),
+        ({"promptId": "p", "text": 5}, "", 1),
+        (UNDECODED, "", 1),
     ],
 )
-def test_a_prompt_without_text_or_with_an_invalid_id_is_not_an_event(data):
-    assert read("user-input", data) is None
+def test_a_prompt_says_what_of_it_could_not_be_read(data, text, unreadable):
+    prompt = read("user-input", data)
+    assert (prompt.kind, prompt.text, prompt.unreadable) == ("prompt", text, unreadable)
 
 
 def test_a_prompt_without_any_id_is_not_an_event():
@@ -68,11 +74,20 @@ def test_text_is_appended_to_its_part(name):
     assert (told.text, told.part) == ("語", "x")
 
 
-@pytest.mark.parametrize("data", [None, 5, b"x", {}, ["a"], True], ids=str)
+@pytest.mark.parametrize("data", [5, b"\xff", {}, ["a"], True, {"text": 5}, UNDECODED], ids=str)
 def test_data_that_is_not_text_is_void_and_keeps_its_place(data):
     told = read("token", data, responseId="r", seq=3)
     assert told[:4] == ("void", "r", 1, 3)
-    assert told.text is None
+    assert (told.text, told.unreadable) == (None, 1)
+
+
+@pytest.mark.parametrize(
+    ("data", "text"), [(b"\xe8\xaa\x9e", "語"), ({"text": "a", "of": 1}, "a"), (None, "")]
+)
+@pytest.mark.parametrize("name", ["token", "refusal", "reasoning", "tool_args"])
+def test_text_in_another_shape_is_text(name, data, text):
+    told = read(name, data, responseId="r", seq=3, toolCallId="c")
+    assert (told.kind, told.text, told.unreadable) == (name, text, 0)
 
 
 def test_a_tool_call_has_a_name_and_arguments():
@@ -85,10 +100,18 @@ def test_a_tool_call_has_a_name_and_arguments():
     )
 
 
-@pytest.mark.parametrize("data", [None, "x", {}, {"name": None, "args": None}])
+@pytest.mark.parametrize("data", [None, {}, {"name": None, "args": None}])
 def test_a_tool_call_may_leave_its_arguments_to_follow(data):
     told = read("tool_call", data, responseId="r", seq=1, toolCallId="c")
     assert (told.kind, told.name, told.value) == ("tool_call", None, "")
+
+
+@pytest.mark.parametrize(
+    ("data", "unreadable"), [("f(1)", 1), ([1], 1), (UNDECODED, 1), ({"name": "f"}, 0), (None, 0)]
+)
+def test_a_tool_call_that_is_not_an_object_cannot_be_read(data, unreadable):
+    told = read("tool_call", data, responseId="r", seq=1, toolCallId="c")
+    assert (told.kind, told.value, told.unreadable) == ("tool_call", "", unreadable)
 
 
 def test_a_tool_call_without_an_id_has_that_of_its_message_or_a_number():
@@ -103,7 +126,8 @@ def test_arguments_are_text_of_their_call():
 
 
 @pytest.mark.parametrize(
-    ("data", "result"), [({"name": "f", "result": 1}, 1), ("x", "x"), (None, None)]
+    ("data", "result"),
+    [({"name": "f", "result": 1}, 1), ("x", "x"), (b"x", "x"), ({"text": "x"}, None), (None, None)],
 )
 def test_a_result_completes_its_call(data, result):
     told = read("tool_result", data, responseId="r", seq=2, toolCallId="c")
@@ -118,7 +142,8 @@ def test_a_result_completes_its_call(data, result):
         ("tool_args", "{", {"toolCallId": ""}),
         ("tool_result", {"result": 1}, {"toolCallId": ""}),
         ("tool_result", {}, {}),
-        ("tool_result", b"\x00", {"toolCallId": "c"}),
+        ("tool_result", b"\xff", {"toolCallId": "c"}),
+        ("tool_result", UNDECODED, {"toolCallId": "c"}),
         ("tool_result", {"result": math.nan}, {"toolCallId": "c"}),
         ("tool_call", {"args": [b""]}, {"toolCallId": "c"}),
         ("tool_call", {"args": DEEP}, {"toolCallId": "c"}),
@@ -127,6 +152,7 @@ def test_a_result_completes_its_call(data, result):
 def test_a_step_of_a_call_that_cannot_be_read_keeps_its_place(name, data, headers):
     told = read(name, data, responseId="r", seq=2, **headers)
     assert told[:4] == ("void", "r", 1, 2)
+    assert told.unreadable == 1
 
 
 @pytest.mark.parametrize(
@@ -199,6 +225,7 @@ def test_values_that_are_not_json_are_left_out_of_a_stop(odd):
         ),
         ({"text": "a", "parts": [{"type": "image"}]}, "a", None),
         ({"text": "", "parts": []}, "", None),
+        (b"abc", "abc", None),
         (None, None, None),
         (5, None, None),
         ({}, None, None),
@@ -215,9 +242,52 @@ def test_a_cancel_is_understood():
     assert read("cancel", None, responseId="r").kind == "cancel"
 
 
-@pytest.mark.parametrize("name", ["", "Token", "\x01", "tokens", None, 5, b"token", "error"])
-def test_messages_with_other_names_are_not_events(name):
-    assert read(name, "x", responseId="r", seq=1) is None
+@pytest.mark.parametrize("name", ["", "Token", "\x01", "tokens", None, 5, b"token"])
+@pytest.mark.parametrize("data", ["x", {"text": "x"}, b"\xff", UNDECODED], ids=str)
+def test_text_of_a_response_under_another_name_cannot_be_read(name, data):
+    told = read(name, data, responseId="r")
+    assert (*told[:4], told.unreadable) == ("void", "r", 1, None, 1)
+    assert decode(ChannelMessage(name, data, "m", None, 0)) is None
+    assert read(name, data, seq=1) is None
+
+
+@pytest.mark.parametrize("data", [None, "", {}, {"progress": 1}, [1], 5], ids=str)
+def test_without_text_another_name_is_an_event_only_if_it_is_numbered(data):
+    assert read("odd", data, responseId="r") is None
+    told = read("odd", data, responseId="r", seq=4)
+    assert (told.kind, told.seq, told.unreadable) == ("void", 4, 1)
+
+
+@pytest.mark.parametrize("name", sorted(codecs.IGNORED_NAMES))
+def test_some_names_never_carry_content_and_keep_their_place_if_they_have_one(name):
+    assert read(name, "x", responseId="r") is None
+    told = read(name, "x", responseId="r", seq=4)
+    assert (told.kind, told.seq, told.unreadable) == ("void", 4, 0)
+
+
+def test_a_name_may_be_mapped_to_a_token():
+    names = frozenset({"message", "log"})
+    for name in names:
+        told = decode(published(name, {"text": "x"}, responseId="r", seq=1, part="p"), names)
+        assert (told.kind, told.text, told.part) == ("token", "x", "p")
+    assert [e.kind for e in decode_all([published("message", "x", responseId="r")], names)] == [
+        "token"
+    ]
+
+
+def test_text_under_another_name_is_not_an_event_where_its_place_is_unknown():
+    assert read("odd", "x", responseId="r", seq=-1) is None
+    assert read("odd", "x", responseId="") is None
+    assert read("odd", "x", responseId="r", action=1) is None
+    ai = {"headers": {"responseId": "r"}, "ai": {}}
+    assert decode(ChannelMessage("odd", "x", "m", None, 0, extras=ai)) is None
+
+
+def test_a_response_without_a_serial_cannot_grow_and_cannot_be_read():
+    told = decode(
+        ChannelMessage("response", "x", "m", None, 0, extras={"headers": {"responseId": "r"}})
+    )
+    assert (told.kind, told.unreadable) == ("void", 1)
 
 
 @pytest.mark.parametrize("action", [1, 2, 3, 4, 5])

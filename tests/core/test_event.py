@@ -67,6 +67,7 @@ def test_each_kind_has_a_constructor_that_names_its_content(made, fields):
         "gen": 1,
         "timestamp_ms": 0,
         "ephemeral": False,
+        "unreadable": 0,
     }
     assert made._asdict() == empty | fields
 

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 from core.builders import BEGAN_MS, event, folded, start, stop, text, text_of, timeline_of, token
 from core.growing import at, create, full
+from rehydrate.core import message
 from rehydrate.core.fold import MessageState, Owner, fold
 from rehydrate.core.message import NO_TIME_MS, read_again_from
 from rehydrate.core.text import content
@@ -190,3 +193,45 @@ def test_a_pointer_is_kept():
     state.note_pointer(3)
     state.note_pointer(2)
     assert (state.pointer, state.changed, state.exact) == (3, True, False)
+
+
+def unread(seq):
+    return event("void", seq, unreadable=1)
+
+
+def test_unreadable_events_are_counted_once_in_whatever_order_they_come():
+    for order in permutations([unread(1), unread(2), unread(4), unread(2)]):
+        state = folded(start(), *order)
+        assert state.unreadable_seqs == ((1, 2), (4, 4))
+        assert (state.unreadable, state.exact) == (3, False)
+
+
+def test_unreadable_events_without_a_seq_are_counted_too():
+    state = folded(
+        event("start", None, at_s=0), *(event("void", None, at_s=n, unreadable=1) for n in (1, 2))
+    )
+    assert (state.unreadable_seqs, state.unreadable) == (((-2, -1),), 2)
+    fold(state, event("repair", None, "ab", at_s=3))
+    assert (state.unreadable, state.exact) == (0, True)
+
+
+def test_a_repair_reads_what_it_replaces_and_no_more():
+    state = folded(start(), unread(1), unread(2), unread(3), event("repair", 2, "ab", at_s=4))
+    assert (state.unreadable_seqs, state.exact) == (((3, 3),), False)
+
+
+def test_beyond_a_number_of_ranges_unreadable_events_are_only_counted(monkeypatch):
+    monkeypatch.setattr(message, "MAX_UNREADABLE_RANGES", 2)
+    state = folded(start(), unread(1), unread(3), unread(5), unread(7))
+    assert (state.unreadable, state.unreadable_seqs[0]) == (4, (-2, -1))
+
+
+def test_an_import_and_a_take_over_have_nothing_unreadable():
+    state = folded(start(), unread(1))
+    state.import_finished([{"type": "text", "text": "a"}], "completed", finished_ms=1)
+    assert state.exact
+    assert folded(start(), unread(1), start(gen=2)).exact
+
+
+def test_content_without_anything_to_show_is_not_unreadable():
+    assert folded(start(), event("void", 1), token(2, "a")).exact

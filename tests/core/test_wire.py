@@ -17,8 +17,9 @@ from core.builders import (
     timeline_of,
     token,
 )
-from core.growing import create
+from core.growing import create, full
 from rehydrate.core import wire
+from rehydrate.core.codecs import decode
 from rehydrate.core.event import Version
 from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import MessageState, Outcome, fold
@@ -71,6 +72,7 @@ def test_a_response_in_progress_has_its_position():
         "gaps": [],
         "repaired": None,
         "exact": True,
+        "unreadable": 0,
         "client_id": None,
     }
 
@@ -108,6 +110,7 @@ STATES = {
     "first seq missing": folded(token(3, "c")),
     "ended": folded(start(), token(1, "a"), stop(2)),
     "ended with gaps": folded(token(2, "b"), stop(9)),
+    "ended behind a gap by a stop with the last seq": folded(start(), token(2, "b"), stop(2)),
     "ended and empty": folded(start(), stop(1)),
     "ended with an open call": folded(CALL, stop(3)),
     "repaired": folded(token(1, "a"), event("repair", 3, "abc"), token(4, "d")),
@@ -121,6 +124,9 @@ STATES = {
     "without seq, ended": folded(event("token", None, "a", at_s=1), event("stop", None, at_s=2)),
     "prompt": folded(event("prompt", None, "hi", at_s=1), state=MessageState("p", "user")),
     "pointed at": folded(token(1, "a"), event("repair", 4, None)),
+    "unreadable": folded(start(), token(1, "a"), event("void", 2, unreadable=1)),
+    "unreadable, ended": folded(event("void", 1, unreadable=1), stop(2)),
+    "an unreadable version": timeline_of(create(1, 5), create(2, "b")).messages["r"],
     "halves": folded(token(1, "\ud83d"), token(2, "\ude00")),
 }
 
@@ -233,7 +239,28 @@ def test_an_answer_of_an_earlier_release_excludes_nothing():
 )
 def test_a_message_is_whole_if_it_is_exact_and_has_no_gaps(state, whole, also):
     state.metadata = also
-    assert wire.is_whole(wire.encode(state)) is whole
+    assert wire.shortcomings(wire.encode(state)) == (set() if whole else {"not_exact"})
+
+
+def test_what_could_not_be_read_is_a_shortcoming_of_its_own():
+    unread = event("void", 1, unreadable=1)
+    assert wire.shortcomings(wire.encode(folded(start(), unread))) == {"unreadable"}
+    both = folded(start(), unread, token(3, "c"))
+    assert wire.shortcomings(wire.encode(both)) == {"unreadable", "not_exact"}
+
+
+def test_a_repair_makes_a_message_exact_that_was_read_back_with_unreadable_content():
+    read = back(folded(start(), event("void", 1, unreadable=1), token(2, "b")))
+    assert (read.unreadable, read.exact) == (1, False)
+    fold(read, event("repair", 2, "ab", at_s=3))
+    assert (read.unreadable, read.exact) == (0, True)
+
+
+def test_a_version_that_can_be_read_replaces_one_that_could_not():
+    read = back(timeline_of(create(1, 5)).messages["r"])
+    assert (read.unreadable, read.parts()[0]["through"]["unreadable"]) == (1, True)
+    fold(read, decode(full(1, 2, "ab")))
+    assert (read.unreadable, text_of(read)) == (0, "ab")
 
 
 def test_an_answer_with_a_reason_is_not_complete():

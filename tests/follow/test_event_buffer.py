@@ -105,6 +105,7 @@ def test_snapshots_are_cached_by_size_and_only_a_few(buffer):
         (Event("start", "r", seq=0, prompt_id="p"), {"prompt_id": "p"}),
         (Event("token", "r", text="a", part="0"), {"text": "a", "part": "0"}),
         (Event("void", "r"), {"text": ""}),
+        (Event("void", "r", unreadable=1), {"text": "", "unreadable": 1}),
         (
             Event("tool_call", "r", tool_call_id="t", name="n", value={}),
             {"tool_call_id": "t", "name": "n", "args": {}},

@@ -341,3 +341,12 @@ def test_a_response_beyond_the_open_limit_means_again_and_is_not_forced(monkeypa
     assert texts(made) == {"r0": "a", "r1": "a"}
     assert [reason.code for reason in made.answer(50, NOW_MS).reasons] == ["not_exact"]
     assert verdicts(made, token("r1", 2, "b")) == [Verdict.APPLY]
+
+
+def test_a_version_that_can_or_cannot_be_read_replaces_the_whole_message():
+    lost = [text("") | {"through": {"serial": "s", "version": "v", "unreadable": True}}]
+    event = Event("token", "r", serial="s", text="", version=Version("v"), unreadable=1)
+    (repair,) = grown([text("a")], lost, event, whole=True)
+    assert (repair.kind, repair.text, repair.unreadable) == ("repair", "", 1)
+    (repair,) = grown(lost, [text("ab")], event._replace(unreadable=0), whole=True)
+    assert (repair.kind, repair.text, repair.unreadable) == ("repair", "ab", 0)

@@ -1,4 +1,4 @@
-"""A reader in plain Python, written from docs/protocol.md alone: sections 3, 4, 6 and 9.
+"""A reader in plain Python, written from docs/protocol.md alone: sections 6 and 9.
 
 It imports nothing of rehydrate. Where it differs from the service, the document is wrong or
 incomplete.
@@ -7,139 +7,13 @@ incomplete.
 from __future__ import annotations
 
 import copy
-import json
-import re
 from datetime import datetime
 from types import SimpleNamespace
 
-TERMINAL = ("completed", "incomplete", "failed", "cancelled", "interrupted")
-TYPES = {"token": "text", "refusal": "refusal", "reasoning": "reasoning"}
+from laws.protocol_codec import TYPES, decode, is_id
+
 CONTENT = (*TYPES, "tool_call", "tool_args", "tool_result", "void")
-KINDS = ("start", *TYPES, "tool_call", "tool_args", "tool_result", "stop", "cancel")
-CONTROL = re.compile("[\x00-\x1f\x7f-\x9f]")
 MARGIN_MS = 5_000
-
-
-def is_id(value):  # section 1.3
-    return isinstance(value, str) and 1 <= len(value) <= 256 and not CONTROL.search(value)
-
-
-def is_json(value):  # section 3.4
-    try:
-        json.dumps(value, allow_nan=False)
-    except (ValueError, TypeError):
-        return False
-    return True
-
-
-def number(value, least):  # section 3.2; raises ValueError
-    if value is None:
-        return None
-    if isinstance(value, str) and re.fullmatch("[0-9]{1,10}", value):
-        value = int(value)
-    if isinstance(value, float) and value.is_integer():
-        value = int(value)
-    if type(value) is int and least <= value <= 2_000_000:
-        return value
-    raise ValueError(value)
-
-
-def label(value):
-    if isinstance(value, int | float) and not isinstance(value, bool):
-        return str(int(value) if value == value // 1 else value)
-    return value if isinstance(value, str) else None
-
-
-def decode(m):  # sections 3 and 4
-    headers = (m.extras or {}).get("headers") or {}
-    e = SimpleNamespace(
-        kind=None, rid=headers.get("responseId"), seq=None, gen=1, serial=m.serial, id=m.id,
-        client=m.client_id, at_ms=m.timestamp_ms, text=None, part=None, call=None, name=None,
-        value=None, status=None, error=None, usage=None, prompt_id=label(headers.get("promptId")),
-        replay=label(headers.get("replayOf")), version=None, delta=False,
-    )  # fmt: skip
-    if m.name in ("response", "response-end") or (m.name is None and m.action == 5):
-        return decode_version(m, e, headers)
-    if m.action != 0 or m.name not in (*KINDS, "user-input", "response-complete"):
-        return None
-    try:
-        e.seq, e.gen = number(headers.get("seq"), 0), number(headers.get("gen"), 1) or 1
-    except ValueError:
-        return None
-    if e.rid is not None and not is_id(e.rid):
-        return None
-    e.kind = {"user-input": "prompt", "response-complete": "repair"}.get(m.name, m.name)
-    return fill(m, e, headers)
-
-
-def fill(m, e, headers):
-    data = m.data if isinstance(m.data, dict) else {}
-    if e.kind == "prompt":
-        e.text = m.data if isinstance(m.data, str) else data.get("text")
-        given = data.get("promptId")
-        e.rid, e.seq, e.gen = m.id if given in (None, "") else given, None, 1
-        return e if isinstance(e.text, str) and is_id(e.rid) else None
-    e.call = label(headers.get("toolCallId"))
-    if e.kind in TYPES:
-        e.text, e.part = m.data, label(headers.get("part"))
-    if e.kind == "tool_args":
-        e.text = m.data
-    if e.kind in (*TYPES, "tool_args") and not isinstance(m.data, str):
-        e.kind = "void"
-    if e.kind in ("tool_args", "tool_result") and not e.call:
-        e.kind = "void"
-    if e.kind == "tool_call":
-        e.call = e.call or m.id or f"call-{e.seq}"
-        e.name, e.value = label(data.get("name")), data.get("args")
-        e.value = "" if e.value is None else e.value
-    if e.kind == "tool_result":
-        e.value = data.get("result") if isinstance(m.data, dict) else m.data
-        e.name, e.status = label(data.get("name")), headers.get("status")
-    if e.kind in ("tool_call", "tool_result") and not is_json(e.value):
-        e.kind = "void"
-    if e.kind == "stop":
-        e.status, e.error = ended_as(label(headers.get("status"))), headers.get("error")
-    if e.kind == "repair":
-        e.value = valid_parts(data.get("parts"))
-        text = m.data if isinstance(m.data, str) else data.get("text")
-        if e.value is None and isinstance(text, str):
-            e.value = [{"type": "text", "text": text}]
-    return e
-
-
-def valid_parts(parts):  # section 3.3
-    if not isinstance(parts, list) or not parts:
-        return None
-    for part in parts:
-        if not isinstance(part, dict) or not is_json(part):
-            return None
-        textual = part.get("type") in TYPES.values() and isinstance(part.get("text"), str)
-        called = part.get("type") == "tool_call" and isinstance(part.get("tool_call_id"), str)
-        if not textual and not called:
-            return None
-    return parts
-
-
-def ended_as(status):
-    return status if status in TERMINAL else "failed" if status == "in_progress" else "completed"
-
-
-def decode_version(m, e, headers):  # section 4.1
-    data = m.data if isinstance(m.data, dict) else {}
-    if m.name == "response-end":
-        e.kind, e.rid = "stop", headers.get("responseId") or data.get("responseId")
-        e.status = ended_as(headers.get("status"))
-        return e if m.action == 0 and is_id(e.rid) else None
-    if m.serial is None:
-        return None
-    e.kind, e.text = "token", m.data if isinstance(m.data, str) and m.action != 2 else ""
-    e.rid = e.rid if is_id(e.rid) else m.serial if m.name == "response" else None
-    e.version, e.delta, e.replay = m.version_serial or m.serial, m.action == 5, None
-    for metadata in (m.version_metadata, headers):
-        if isinstance(metadata, dict) and metadata.get("phase") == "done":
-            e.status = ended_as(metadata.get("status"))
-            break
-    return e
 
 
 class Reader:
@@ -149,6 +23,7 @@ class Reader:
         self.messages = {m["id"]: copy.deepcopy(m) for m in answer["messages"]}
         self.replays, self.chains = set(), {}
         self.knows_all = answer.get("older") is None
+        self.token_names = answer.get("token_names", ())
         self.agents, self.erased = answer.get("agents"), set(answer.get("erased_ids", ()))
         self.erased_to_ms = answer.get("erased_to") and ms(answer["erased_to"])
         for v in self.messages.values():
@@ -158,7 +33,7 @@ class Reader:
         self.grown = {t["serial"]: v["id"] for v in self.messages.values() for t in reached(v)}
 
     def receive(self, m):  # section 9
-        e = decode(m)
+        e = decode(m, self.token_names)
         if e is None or e.kind == "cancel" or self.excludes(e):
             return "DROP"
         if e.replay is not None:
@@ -194,9 +69,15 @@ class Reader:
         if base is not None:
             if e.version <= base.version:
                 return base
-            text = base.text + e.text if e.delta else e.text
+            e.lost = e.lost or (e.delta and base.lost)
+            text = "" if e.lost else base.text + e.text if e.delta else e.text
             if e.rid is None or e.rid == e.serial:
-                known = vars(base) | {"version": e.version, "status": e.status, "id": e.id}
+                known = vars(base) | {
+                    "version": e.version,
+                    "status": e.status,
+                    "id": e.id,
+                    "lost": e.lost,
+                }
                 e = SimpleNamespace(**known)
             e.text, e.delta = text, False
         self.chains[e.serial] = e
@@ -262,6 +143,7 @@ class Reader:
             return None
         v = {"id": id_, "role": "assistant", "status": "in_progress", "parts": [], "gaps": []}
         v |= {"repaired": None, "client_id": e.client, "recent": {}, "prompt_id": None}
+        v["unreadable"] = int(e.kind == "prompt" and e.lost)
         v["through"] = {"gen": e.gen, "seq": None, "serial": None}
         if e.kind == "prompt":
             v |= {"role": "user", "status": "completed"}
@@ -330,6 +212,7 @@ def reached(v):
 
 def empty(v, gen):  # section 6.3
     v |= {"status": "in_progress", "parts": [], "gaps": [], "repaired": None, "recent": {}}
+    v["unreadable"] = 0
     v["through"] = {"gen": gen, "seq": None, "serial": None}
     for member in ("provisional", "recent_ids", "sealed", "start", "versions"):
         v.pop(member, None)
@@ -392,12 +275,13 @@ def change(v, e):  # section 6
             e.seq is None and v["through"]["seq"] is None
         )
         v["repaired"] = v["through"]["seq"] if e.seq is None else e.seq
-        v["parts"] = []
+        v |= {"parts": [], "unreadable": 0}
         for part in e.value:
             repair(v["parts"], part)
         if seals:
             v["sealed"] = True
     else:
+        v["unreadable"] += e.lost
         add_text(v["parts"], e)
     return None
 
@@ -457,9 +341,11 @@ def repair(parts, part):  # section 6.6
 
 def grow(v, e):  # section 6.9
     v.setdefault("versions", {})[e.serial] = e.version
-    parts = [p for p in v["parts"] if p.get("through", {}).get("serial") != e.serial]
-    if e.text:
-        through = {"serial": e.serial, "version": e.version}
+    was = [p for p in v["parts"] if p.get("through", {}).get("serial") == e.serial]
+    v["unreadable"] += e.lost - sum(p["through"].get("unreadable", False) for p in was)
+    parts = [p for p in v["parts"] if p not in was]
+    if e.text or e.lost:
+        through = {"serial": e.serial, "version": e.version, "unreadable": bool(e.lost)}
         parts.append({"type": "text", "part": e.serial, "text": e.text, "through": through})
     parts.sort(key=lambda p: p.get("through", {}).get("serial", ""))
     v["parts"] = parts
@@ -473,4 +359,5 @@ def shown(v):  # sections 6.4 and 6.5
         if part.get("status") in ("in_progress", "incomplete"):
             part["status"] = "in_progress" if v["status"] == "in_progress" else "incomplete"
     spoken = "".join(p["text"] for p in parts if p["type"] in ("text", "refusal"))
-    return {"id": v["id"], "status": v["status"], "text": spoken, "parts": parts}
+    counted = {"unreadable": v["unreadable"]}
+    return {"id": v["id"], "status": v["status"], "text": spoken, "parts": parts, **counted}

@@ -19,10 +19,12 @@ class StreamReader:
         if v is None:
             v = {"id": id_, "role": "user" if kind == "prompt" else "assistant", "parts": []}
             v |= {"status": "completed" if kind == "prompt" else "in_progress", "prompt_id": None}
-            v["through"] = {"gen": data["gen"]}
+            v |= {"through": {"gen": data["gen"]}, "unreadable": 0}
             self.messages[id_] = v
         if data["gen"] > v["through"]["gen"]:
             empty(v, data["gen"])
+        known = 0 if kind in ("repair", "prompt") else v["unreadable"]
+        v["unreadable"] = known + data.get("unreadable", 0)
         was_ended = ended(v)
         if v.pop("provisional", None) and kind != "stop":
             v["status"] = "in_progress"

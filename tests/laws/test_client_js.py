@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -11,13 +13,14 @@ from pathlib import Path
 import pytest
 from hypothesis import HealthCheck, given, settings
 
-from core.builders import published
+from core.builders import BEGAN_MS, published, serial
 from laws.readers import Life, _rewound
 from laws.rolling import live
 from laws.test_joining import FEATURES
 from laws.worlds import worlds
 from rehydrate.core.client_view import Verdict, View
-from rehydrate.core.codecs import decode
+from rehydrate.core.codecs import IGNORED_NAMES, decode
+from rehydrate.core.event import UNDECODED
 from rehydrate.core.text.content import MAX_SEQ
 
 CLIENT = Path(__file__).parents[2] / "service/rehydrate/api/client.js"
@@ -44,17 +47,22 @@ def in_python(answer, messages):
     view = View(answer)
     at = -1
     for index, message in enumerate(messages):
-        event = decode(message)
+        event = decode(message, frozenset(answer.get("token_names", ())))
         if event is not None and view.apply_event(event) is Verdict.AGAIN:
             at = index
             break
     shown = [
-        {key: m[key] for key in ("id", "status", "text")}
+        {key: m[key] for key in ("id", "status", "text", "unreadable")}
         | {"parts": list(map(content_of, m["parts"]))}
         for m in view.messages
         if m["role"] == "assistant"
     ]
-    return {"at": at, "messages": shown}
+    prompts = [
+        {key: m[key] for key in ("id", "text", "unreadable")}
+        for m in view.messages
+        if m["role"] == "user"
+    ]
+    return {"at": at, "messages": shown, "prompts": prompts}
 
 
 def content_of(part):
@@ -64,9 +72,15 @@ def content_of(part):
 
 
 def as_ably_js_delivers_it(message):
+    data, encoding = message.data, None
+    if isinstance(data, bytes):
+        data = {"$bytes": base64.b64encode(data).decode()}
+    if data is UNDECODED:
+        data, encoding = {"$bytes": "AAAA"}, "utf-8/cipher+aes-128-cbc"
     return {
         "name": message.name,
-        "data": message.data,
+        "data": data,
+        "encoding": encoding,
         "id": message.id,
         "serial": message.serial,
         "timestamp": message.timestamp_ms,
@@ -129,3 +143,65 @@ def test_both_ignore_invalid_numbers():
         shown = in_python(answer, messages)
         assert by_js == shown, messages[2]
         assert (shown["at"], shown["messages"][0]["text"]) == (-1, "ab"), messages[2]
+
+
+SHAPES = [
+    "x", "", None, 5, True, [], ["x"], {}, {"text": "x"}, {"text": 5}, {"result": "x"}, {"name": "f", "args": {}},
+    b"\xe8\xaa\x9e", b"\xef\xbb\xbfx", b"\xff", UNDECODED,
+]  # fmt: skip
+PROMPTS = [
+    *SHAPES, {"parts": ["a", {"text": "b"}]}, {"parts": [{"type": "text", "text": "a"}, {"type": "file"}]},
+    {"text": "a", "parts": [{"type": "file"}]}, {"text": "a", "parts": 5}, {"parts": []}, [{"type": "input_text", "text": "a"}],
+]  # fmt: skip
+NAMES = [
+    "token",
+    "reasoning",
+    "tool_call",
+    "tool_args",
+    "tool_result",
+    "message",
+    "mapped",
+    "",
+    None,
+    "log",
+]
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+def test_both_read_the_same_of_every_shape_of_content():
+    cases = [(EMPTY, [published("user-input", data, at_s=1)]) for data in PROMPTS]
+    answer = EMPTY | {"token_names": ["mapped"]}
+    for name in NAMES:
+        for numbered in (True, False):
+            for data in SHAPES:
+                headers = [{"responseId": "r"} | ({"seq": n} if numbered else {}) for n in range(4)]
+                read = published(name, data, at_s=2, toolCallId="c", **headers[1])
+                log = [
+                    published("start", at_s=1, **headers[0]),
+                    read,
+                    published("token", "after", at_s=3, **headers[2]),
+                ]
+                cases.append((answer, log))
+    for (answer, messages), by_js in zip(cases, in_javascript(cases), strict=True):
+        assert by_js == in_python(answer, messages), messages
+    assert (
+        set(json.loads(re.search(r"IGNORED = (\[.*?\])", CLIENT.read_text())[1].replace("'", '"')))
+        == IGNORED_NAMES
+    )
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+def test_both_count_the_unreadable_versions_of_a_message_that_grows():
+    first, second = serial(BEGAN_MS), serial(BEGAN_MS + 1000)
+    cases = []
+    for one in SHAPES:
+        for two in SHAPES:
+            for action in (1, 2, 5):
+                made = published("response", one, responseId="r")
+                grown = published("response", two, responseId="r", action=action)
+                cases.append((EMPTY, [made, grown._replace(serial=first, version_serial=second)]))
+    for (answer, messages), by_js in zip(cases, in_javascript(cases), strict=True):
+        shown = in_python(answer, messages)
+        for found in (*shown["messages"], *by_js["messages"]):
+            found["parts"] = [part for part in found["parts"] if part["text"]]
+        assert by_js == shown, messages

@@ -33,7 +33,7 @@ from rehydrate.ably.errors import (
     is_transient,
 )
 from rehydrate.background import Backoff
-from rehydrate.core.event import ChannelMessage
+from rehydrate.core.event import UNDECODED, ChannelMessage
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, NotConfigured
 
 if TYPE_CHECKING:
@@ -341,8 +341,8 @@ def from_live(message: Message) -> ChannelMessage:
 def decoded(data: Any, encoding: str) -> Any:
     """Undo *encoding*, last step first (RSL6).
 
-    An unknown step stops decoding and leaves the data as it is at that point. A failing step
-    returns its input as bytes, so that it is never mistaken for text.
+    After an unknown step (the data is encrypted, say) or a failing one it is `UNDECODED`, so that it
+    is never mistaken for text.
     """
     steps = encoding.split("/")
     while steps and data is not None:
@@ -355,9 +355,9 @@ def decoded(data: Any, encoding: str) -> Any:
             elif step == "base64":
                 data = base64.b64decode(data, validate=True)
             elif step:
-                return data
+                return UNDECODED
         except (ValueError, TypeError, RecursionError, binascii.Error):
-            return data.encode(errors="surrogatepass") if isinstance(data, str) else data
+            return UNDECODED
     return data
 
 

@@ -4,23 +4,29 @@
 
 // --8<-- [start:rule]
 const TEXTS = { token: 'text', refusal: 'refusal', reasoning: 'reasoning' };
-const CONTENT = [...Object.keys(TEXTS), 'tool_call', 'tool_args', 'tool_result'];
+const CONTENT = [...Object.keys(TEXTS), 'tool_call', 'tool_args', 'tool_result', 'void'];
 const MARGIN = 5000;                                 // how long ids are kept, in ms
 const EVENTS = [...CONTENT, 'start', 'stop', 'response-complete'];
+const KNOWN = [...EVENTS, 'cancel', 'response-end', 'user-input'];
+const IGNORED = ['debug', 'error', 'heartbeat', 'log', 'metadata', 'ping', 'progress', 'rehydrate.echo', 'status', 'title', 'trace', 'typing', 'usage'];
+const UTF8 = new TextDecoder('utf-8', { fatal: true, ignoreBOM: true });
 
 export function show(answer) {                      // convert an answer to a Map of messages by id
   const view = new Map(answer.messages.map((m) => [m.id, structuredClone(m)]));
-  return Object.assign(view, { replays: new Set(), chains: new Map(), whole: answer.older == null });
+  return Object.assign(view, { replays: new Set(), chains: new Map(), whole: answer.older == null, tokens: answer.token_names ?? [] });
 }
 
 export function apply(view, m) {                    // apply a live message; false: hydrate again
   const h = m.extras?.headers ?? {}, gen = h.gen ?? 1, seq = h.seq ?? null, from = m.clientId ?? null;
   if (![gen, seq ?? 0].every((n) => /^\d{1,10}$/.test(n) && n <= 2e6)) return true;  // not valid numbers
   if (m.name === 'user-input') {
-    const id = m.data?.promptId ?? m.id;
-    if (!view.has(id)) view.set(id, { id, role: 'user', status: 'completed', text: m.data?.text ?? m.data, gaps: [], through: {} });
+    const id = m.data?.promptId ?? m.id, read = readPrompt(m);
+    if (!view.has(id) && read) view.set(id, { id, role: 'user', status: 'completed', text: read.text, gaps: [], exact: !read.unreadable, unreadable: read.unreadable, through: {} });
     return true;
   }
+  const created = m.action == null || m.action === 'message.create';
+  if (created && view.tokens.includes(m.name)) m = { ...m, name: 'token' };
+  else if (created && isLost(m, h)) m = { ...m, name: 'void', ignored: IGNORED.includes(m.name) };
   if (m.name === 'response-end') m = { ...m, name: 'stop' };
   if (!EVENTS.includes(m.name)) return applyAppend(view, m);
   if (h.replayOf && m.name === 'start') view.replays.add(h.responseId);
@@ -41,8 +47,8 @@ export function apply(view, m) {                    // apply a live message; fal
   if (m.name === 'response-complete') {
     if (seq === null ? t.serial && m.serial <= t.serial : seq <= (v.repaired ?? -1)) return true;
     if (m.data == null || over || v.gaps.length || (seq !== null && seq < last)) return false;
-    v.parts = m.data.parts ? structuredClone(m.data.parts) : [{ type: 'text', text: m.data.text ?? m.data }];
-    v.text = textOf(v.parts);
+    v.parts = m.data.parts ? structuredClone(m.data.parts) : [{ type: 'text', text: textIn(m) ?? '' }];
+    Object.assign(v, { text: textOf(v.parts), exact: true, unreadable: 0 });
     v.repaired = seq;
     v.sealed = seq === null && t.seq === null;
   } else {
@@ -52,7 +58,7 @@ export function apply(view, m) {                    // apply a live message; fal
     if (seq === null && (m.serial == null ? m.timestamp < v.newest - MARGIN : t.serial && m.serial <= t.serial)) return true;
     if (seq !== null && seq <= last) return m.name !== 'stop';
     if (seq !== null && seq > Math.max(last, 0) + 1) return false;
-    if (CONTENT.includes(m.name)) addContent(v, m, h);
+    if (CONTENT.includes(m.name) && !addContent(v, m, h)) Object.assign(v, { unreadable: (v.unreadable ?? 0) + 1, exact: false });
     if (m.name === 'stop') Object.assign(v, { status: h.status ?? 'completed', finished_at: m.timestamp });
     if (m.name === 'start') v.prompt_id = h.promptId ?? null;
   }
@@ -64,25 +70,57 @@ export function apply(view, m) {                    // apply a live message; fal
   return true;
 }
 
-function addContent(v, m, h) {                             // append content to its part, or add a part
+const isBytes = (data) => data instanceof ArrayBuffer || ArrayBuffer.isView(data);
+const isObject = (data) => typeof data === 'object' && data !== null && !Array.isArray(data) && !isBytes(data);
+
+function textIn(m, data = m.data) {                  // the text that data means; null: it does not mean exactly one
+  if (m.encoding) return null;                       // encrypted, or damaged
+  if (isBytes(data)) {
+    try { return UTF8.decode(data); } catch { return null; }
+  }
+  const text = isObject(data) ? data.text : data;
+  return typeof text === 'string' ? text : null;
+}
+
+function readPrompt(m) {                             // the text of a prompt, and how much of it could not be read
+  if (m.data == null && !m.encoding) return null;
+  const text = textIn(m), parts = m.encoding ? null : Array.isArray(m.data) ? m.data : m.data.parts ?? null;
+  if (parts === null) return { text: text ?? '', unreadable: +(text === null) };
+  if (!Array.isArray(parts) || (text === null && !parts.length)) return { text: text ?? '', unreadable: 1 };
+  const isText = (p) => typeof p === 'string' || (isObject(p) && ['text', 'input_text'].includes(p.type ?? 'text'));
+  const read = parts.map((p) => (isText(p) ? textIn(m, p) : null));
+  return { text: text ?? read.filter((t) => t !== null).join(''), unreadable: +read.includes(null) };
+}
+
+function isLost(m, h) {                              // text of a response under a name that means nothing here
+  if (KNOWN.includes(m.name) || (m.name === 'response' && m.serial != null) || h.responseId == null || m.extras.ai) return false;
+  return h.seq != null || ((m.encoding || isBytes(m.data) || textIn(m)) && !IGNORED.includes(m.name));
+}
+
+function addContent(v, m, h) {                       // append content to its part, or add a part; false: it cannot be read
+  if (m.name === 'void') return m.ignored;
   const parts = (v.parts ??= []), type = TEXTS[m.name], key = h.part == null ? null : String(h.part);
+  const text = m.data == null && !m.encoding ? '' : textIn(m);
   if (type) {
-    if (typeof m.data !== 'string' || !m.data) return;
+    if (!text) return text !== null;
     let part = key === null ? parts.at(-1) : parts.find((p) => p.type === type && p.part === key);
     if (part?.type !== type || (part.part ?? null) !== key) parts.push(part = { type, text: '', ...(key !== null && { part: key }) });
-    part.text += m.data;
-    if (type !== 'reasoning') v.text = part === parts.at(-1) ? v.text + m.data : textOf(parts);
-    return;
+    part.text += text;
+    if (type !== 'reasoning') v.text = part === parts.at(-1) ? v.text + text : textOf(parts);
+    return true;
   }
-  const given = String(h.toolCallId ?? '');
-  if (!given && m.name !== 'tool_call') return;                          // it belongs to no call
+  const given = String(h.toolCallId ?? ''), fields = isObject(m.data) ? m.data : {};
+  if (!given && m.name !== 'tool_call') return false;                    // it belongs to no call
+  if (m.name === 'tool_args' && !text) return text !== null;
+  if (m.name === 'tool_result' && (m.encoding || (isBytes(m.data) && text === null))) return false;
   const id = given || (m.id ?? `call-${h.seq ?? ''}`);
   let call = parts.find((p) => p.tool_call_id === id);
   if (!call) parts.push(call = { type: 'tool_call', tool_call_id: id, name: null, args: '', result: null, status: 'in_progress' });
-  if (m.name === 'tool_args') return void (typeof call.args === 'string' && (call.args += m.data));
-  call.name = m.data?.name ?? call.name;
-  if (m.name === 'tool_call') call.args = m.data?.args ?? '';
-  else Object.assign(call, { result: m.data?.result ?? m.data, status: h.status === 'failed' ? 'failed' : 'completed' });
+  call.name = fields.name ?? call.name;
+  if (m.name === 'tool_args') call.args = typeof call.args === 'string' ? call.args + text : call.args;
+  else if (m.name === 'tool_call') call.args = fields.args ?? '';
+  else Object.assign(call, { result: (isObject(m.data) ? fields.result : m.data == null ? null : text ?? m.data) ?? null, status: h.status === 'failed' ? 'failed' : 'completed' });
+  return m.name !== 'tool_call' || (m.data == null ? !m.encoding : !m.encoding && isObject(m.data));
 }
 
 function textOf(parts) {                            // the text of a message
@@ -105,16 +143,19 @@ function applyAppend(view, m) {                            // a response in one 
   if (!base && m.name !== 'response') return !(adds && m.name == null && (own || h.responseId));
   if (!base && adds) return false;                                       // its first part was never delivered
   if (base && at <= base.at) return true;
-  const text = (adds ? base.text : '') + (typeof m.data === 'string' && m.action !== 'message.delete' ? m.data : '');
+  const said = m.action === 'message.delete' || (m.data == null && !m.encoding) ? '' : textIn(m);
+  const unreadable = said === null || (adds && base.unreadable), text = unreadable ? '' : (adds ? base.text : '') + said;
   const id = own?.id ?? base?.id ?? h.responseId ?? m.serial;
-  view.chains.set(m.serial, { id, at, text });                           // complete: this attachment saw its start
+  view.chains.set(m.serial, { id, at, text, unreadable });               // complete: this attachment saw its start
   const v = view.get(id) ?? { id, role: 'assistant', status: 'in_progress', text: '', parts: [], gaps: [], client_id: from, through: { gen: 1, seq: null, serial: null } };
   if ('client_id' in v ? v.client_id !== from : v.status !== 'in_progress') return true;
   let part = (v.parts ??= []).find((p) => p.through?.serial === m.serial);
   if (v.sealed || (part && at <= part.through.version)) return true;     // the answer is ahead: keep it
   if (!part) v.parts.push(part = { type: 'text', part: m.serial, through: { serial: m.serial } });
+  const count = (v.unreadable ?? 0) - +(part.through.unreadable ?? false) + +unreadable;
+  Object.assign(v, { unreadable: count, exact: (v.exact ?? true) && !count });
   part.text = text;
-  part.through.version = at;
+  part.through = { ...part.through, version: at, unreadable };
   v.parts.sort((a, b) => (a.through?.serial ?? '') < (b.through?.serial ?? '') ? -1 : 1);
   v.text = textOf(v.parts);
   if ((m.version?.metadata?.phase ?? h.phase) === 'done' && v.status === 'in_progress') v.status = 'completed';

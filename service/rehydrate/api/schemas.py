@@ -235,13 +235,19 @@ class MessageOut(BaseModel):
     gaps: list[tuple[int, int]]
     repaired: int | None = None
     exact: bool = True
+    unreadable: int = 0
 
 
 class ReasonOut(BaseModel):
     """Why an answer is incomplete. ``retry``: True if a repeated request may be complete."""
 
     code: Literal[
-        "history_unavailable", "history_refused", "history_expired", "store_behind", "not_exact"
+        "history_unavailable",
+        "history_refused",
+        "history_expired",
+        "store_behind",
+        "not_exact",
+        "unreadable",
     ]
     retry: bool
     detail: str
@@ -252,7 +258,8 @@ class ConversationOut(BaseModel):
 
     ``agents``: the clientIds that may publish responses; empty: any. ``erased_to``: everything
     published at or before this time is erased; ``erased_ids``: so are these messages, of which events
-    came later. Readers drop the events of others, and of what is erased.
+    came later. Readers drop the events of others, and of what is erased. ``token_names``: further
+    names of channel messages that mean ``token``.
     """
 
     conversation_id: str
@@ -265,6 +272,7 @@ class ConversationOut(BaseModel):
     agents: list[str]
     erased_to: str | None
     erased_ids: list[str] = []
+    token_names: list[str] = []
     messages: list[MessageOut]
 
 

@@ -58,11 +58,12 @@ def message(body: Json) -> Json:
 
 
 def _wholeness(body: Json) -> Json:
-    """Return ``gaps`` and ``exact`` of a message whose text may lack something; else nothing."""
+    """Return why the text of a message may lack something; nothing if it does not."""
     gaps, exact = body.get("gaps") or [], body.get("exact", True)
     if exact and not gaps:
         return {}
-    return {"exact": False, "gaps": gaps}
+    unreadable = {"unreadable": body["unreadable"]} if body.get("unreadable") else {}
+    return {"exact": False, "gaps": gaps, **unreadable}
 
 
 def _cut_at_gaps(parts: list[Json]) -> Iterator[Json]:
@@ -208,7 +209,8 @@ class Chunks:
             metadata = message(body)["metadata"]
             yield {"type": "start", "messageId": self._id, "messageMetadata": metadata}
         elif wholeness != self._wholeness:
-            yield {"type": "message-metadata", "messageMetadata": {**_WHOLE, **wholeness}}
+            known = {"unreadable": 0} if "unreadable" in self._wholeness else {}
+            yield {"type": "message-metadata", "messageMetadata": {**_WHOLE, **known, **wholeness}}
         self._gen, self._wholeness = body["through"]["gen"], wholeness
         yield from self._parts(body["parts"])
         if body["status"] in TERMINAL:
@@ -217,6 +219,7 @@ class Chunks:
     def _event(self, kind: str, data: Json) -> Iterator[Json]:
         if data["gen"] != self._gen:
             raise _ChangedError
+        yield from self._unreadable(kind, data.get("unreadable", 0))
         if kind in _PART_OF_EVENT:
             yield from self._text(_PART_OF_EVENT[kind], data.get("part"), data.get("text") or "")
         elif kind in ("tool_call", "tool_args", "tool_result"):
@@ -226,6 +229,14 @@ class Chunks:
             yield from self._parts(parts)
         elif kind == "stop":
             yield from self._stop(data)
+
+    def _unreadable(self, kind: str, added: int) -> Iterator[Json]:
+        """Yield metadata if *added* channel messages, or by a repair another number, were unreadable."""
+        count = self._wholeness.get("unreadable", 0)
+        now = added if kind == "repair" else count + added
+        if now != count:
+            self._wholeness = {**_WHOLE, **self._wholeness, "exact": False, "unreadable": now}
+            yield {"type": "message-metadata", "messageMetadata": self._wholeness}
 
     def _parts(self, parts: list[Json]) -> Iterator[Json]:
         """Yield the chunks that extend the sent blocks to *parts*.

@@ -6,8 +6,8 @@ A *run* is a response. `ai-run-start` begins it and `ai-run-end` ends it. Betwee
 `ai-output` messages, each of them a part: streamed ones grow by appends, others come whole. Headers
 are under `extras.ai` in two tiers: `transport` names run, step and message, `codec` describes the
 content. Outputs of a *step* count only until a later attempt at it begins. Of the codecs' kinds
-(Vercel's and OpenAI's) text, reasoning, refusals and tool calls are read; others are ignored. A
-suspended run stays open.
+(Vercel's and OpenAI's) text, reasoning, refusals and tool calls are read. Text of another kind, and
+data that cannot be read, count as unreadable; other kinds are ignored. A suspended run stays open.
 """
 
 from __future__ import annotations
@@ -16,9 +16,10 @@ import json
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.appends import text_of, version_of
-from rehydrate.core.event import APPEND, ChannelMessage, Event, Kind, Status
+from rehydrate.core.event import APPEND, DELETE, ChannelMessage, Event, Kind, Status
 from rehydrate.core.json import is_json
 from rehydrate.core.positions import is_name
+from rehydrate.core.text.readable import carries_text
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -112,11 +113,14 @@ def _step_start(message: ChannelMessage, transport: Tier, _: Tier) -> Event | No
 def _input(message: ChannelMessage, transport: Tier, codec: Tier) -> Event | None:
     kind, data = codec.get("kind"), message.data
     if kind == "user-message" and transport.get("role", "user") == "user":
-        is_text = codec.get("partType") in ("text", "input_text")
-        text = text_of(message) if is_text else ""
+        text, unreadable = text_of(message)
+        if codec.get("partType") not in ("text", "input_text"):
+            text, unreadable = "", int(data is not None and message.action != DELETE)
         version = version_of(message, is_last=True) if message.serial is not None else None
         prompt_id = transport.get("codec-message-id")
-        return _event("prompt", prompt_id, message, text=text, version=version)
+        return _event(
+            "prompt", prompt_id, message, text=text, version=version, unreadable=unreadable
+        )
     if kind in ("tool-result", "tool-result-error"):
         if (superseded := transport.get("supersedes")) is not None:
             return _event("stop", superseded, message, status="incomplete")
@@ -131,9 +135,16 @@ def _output(message: ChannelMessage, transport: Tier, codec: Tier) -> Event | No
     kind = codec.get("kind", "")
     if (textual := _TEXTUAL.get(kind)) is not None:
         version = _version(message, transport)
-        return _content(textual, message, transport, version, text=text_of(message))
+        text, unreadable = text_of(message)
+        return _content(textual, message, transport, version, text=text, unreadable=unreadable)
     reader = _OUTPUTS.get(kind)
     event = None if reader is None else reader(message, transport, codec)
+    if event is None and codec.get("preliminary") != "true":
+        data = message.data
+        lost = carries_text(data) if reader is None else data not in (None, "")
+        if lost and message.action != DELETE:
+            version = _version(message, transport)
+            return _content("void", message, transport, version, unreadable=1)
     if event is None and "step-start-serial" in transport:  # a later attempt may have begun
         return _content("void", message, transport, _version(message, transport))
     return event
@@ -181,8 +192,10 @@ def _call(
 ) -> Event | None:
     if not isinstance(call_id, str) or not is_json(message.data):
         return None
-    fields = {"tool_call_id": call_id, "name": name}
-    fields |= {"value": "", "text": text_of(message)} if streamed else {"value": message.data}
+    fields = {"tool_call_id": call_id, "name": name, "value": message.data}
+    if streamed:
+        text, unreadable = text_of(message)
+        fields |= {"value": "", "text": text, "unreadable": unreadable}
     return _content("tool_call", message, transport, _version(message, transport), **fields)
 
 

@@ -26,6 +26,7 @@ from rehydrate.core.event import (
 )
 from rehydrate.core.json import is_json
 from rehydrate.core.positions import is_name
+from rehydrate.core.text.readable import ReadableText, read_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -48,6 +49,7 @@ def decode(message: ChannelMessage) -> Event | None:
     named = response_id if is_name(response_id) else None
     if named is None and message.name == NAME:
         named = message.serial
+    text, unreadable = text_of(message)
     return Event(
         "token",
         named,
@@ -55,9 +57,10 @@ def decode(message: ChannelMessage) -> Event | None:
         id=message.id,
         client_id=message.client_id,
         timestamp_ms=message.timestamp_ms,
-        text=text_of(message),
+        text=text,
         status=_status(message, headers),
         version=version_of(message),
+        unreadable=unreadable,
     )
 
 
@@ -74,9 +77,9 @@ def version_of(message: ChannelMessage, **more: Any) -> Version:
     return Version(serial, is_delta=message.action == APPEND, **more)
 
 
-def text_of(message: ChannelMessage) -> str:
-    """Return the text of *message*, or of its append; empty if it is not text, or was deleted."""
-    return message.data if isinstance(message.data, str) and message.action != DELETE else ""
+def text_of(message: ChannelMessage) -> ReadableText:
+    """Return the text of *message*, or of its append; empty if it was deleted."""
+    return read_text(None if message.action == DELETE else message.data)
 
 
 def _status(message: ChannelMessage, headers: Mapping[str, Any]) -> Status | None:

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.core import wire
 from rehydrate.core.codecs import decode
-from rehydrate.core.event import CONTENT, CREATE, TERMINAL, ChannelMessage, Event
+from rehydrate.core.event import CONTENT, CREATE, TERMINAL, UNDECODED, ChannelMessage, Event
 from rehydrate.core.fold import STEPS, MessageState, Outcome
 from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import MAX_OPEN, Timeline
@@ -137,7 +137,7 @@ def received(message: Any) -> ChannelMessage:
     at_ms = _integer(getattr(message, "timestamp", None), 0)
     return ChannelMessage(
         name if name is None or isinstance(name, str) else "",
-        getattr(message, "data", None),
+        UNDECODED if getattr(message, "encoding", None) else getattr(message, "data", None),
         _text(getattr(message, "id", None)),
         serial,
         at_ms if 0 <= at_ms <= wire.MAX_MS else 0,
@@ -167,6 +167,7 @@ class View:
     def __init__(self, answer: Mapping[str, Any]) -> None:
         self._timeline = Timeline(wire.state_of(body) for body in answer["messages"])
         self._timeline.excluded = wire.exclusions_of(answer).rule
+        self._token_names = frozenset(answer.get("token_names", ()))
         self._timeline.spare = MAX_OPEN  # a reader cannot know which responses have a row
         if answer.get("older") is not None:
             self._timeline.anonymous.complete_from = None
@@ -186,12 +187,12 @@ class View:
 
         Args:
             message: has ``name``, ``data``, ``id``, ``serial``, ``timestamp``, ``client_id`` and
-                ``extras``, ``action`` and ``version``.
+                ``extras``, ``action``, ``version`` and ``encoding``.
 
         Returns:
             False if the view lacks something: hydrate again, with a new attach.
         """
-        event = decode(received(message))
+        event = decode(received(message), self._token_names)
         return event is None or self.apply_event(event) is not Verdict.AGAIN
 
     def apply_event(self, event: Event) -> Verdict:

@@ -7,7 +7,10 @@ and its seq. The wire format is specified in docs/protocol.md section 3: names i
 3.2, members of ``data`` in 3.3. Publishers other than ours leave things out or get them wrong, so
 decoding never raises (section 3.4): a message that cannot be placed in a response is not an event
 (None), and one that can be placed but not read is a ``void``, which keeps its seq so that no
-neighbour looks lost.
+neighbour looks lost, and is counted as unreadable.
+
+Text of a response under a name that no codec knows is unreadable, too (section 3.7). A deployment
+may map such names to ``token``; some names never carry content, and are ignored.
 """
 
 from __future__ import annotations
@@ -20,9 +23,20 @@ from rehydrate.core.json import is_json, sent_bytes
 from rehydrate.core.positions import is_name
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.text.content import MAX_SEQ, clean_parts
+from rehydrate.core.text.readable import carries_text, read_prompt, read_text, text_in
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
+
+IGNORED_NAMES = frozenset(
+    {
+        "debug", "error", "heartbeat", "log", "metadata", "ping", "progress", "rehydrate.echo",
+        "status", "title", "trace", "typing", "usage",
+    }
+)  # fmt: skip
+"""Names that carry no content of a response, whatever their data is."""
+
+NO_NAMES: frozenset[str] = frozenset()
 
 _NO_HEADERS: Mapping[str, Any] = {}
 _CREATE = 0
@@ -34,21 +48,36 @@ class _Unplaced(Exception):
     """A header is present and invalid, so that the place of the message is unknown."""
 
 
-def decode(message: ChannelMessage) -> Event | None:
-    """Return the event that *message* means; None: no codec recognises it."""
-    return _decode(message) or ai_transport.decode(message) or appends.decode(message)
+def decode(message: ChannelMessage, token_names: frozenset[str] = NO_NAMES) -> Event | None:
+    """Return the event that *message* means; None: no codec recognises it.
+
+    Args:
+        message: a channel message.
+        token_names: further names that mean ``token``.
+    """
+    return (
+        _decode(message, token_names)
+        or ai_transport.decode(message)
+        or appends.decode(message)
+        or _unreadable(message)
+    )
 
 
-def decode_all(messages: Iterable[ChannelMessage]) -> Iterator[Event]:
+def decode_all(
+    messages: Iterable[ChannelMessage], token_names: frozenset[str] = NO_NAMES
+) -> Iterator[Event]:
     """Yield the events among *messages*, in their order."""
     for message in messages:
-        event = decode(message)
+        event = decode(message, token_names)
         if event is not None:
             yield event
 
 
-def _decode(message: ChannelMessage) -> Event | None:
-    reader = _READERS.get(message.name) if isinstance(message.name, str) else None
+def _decode(message: ChannelMessage, token_names: frozenset[str]) -> Event | None:
+    name = message.name
+    reader = _READERS.get(name) if isinstance(name, str) else None
+    if reader is None and name in token_names:
+        reader = _READERS["token"]
     if reader is None or message.action != _CREATE:
         return None
     extras = message.extras
@@ -58,6 +87,29 @@ def _decode(message: ChannelMessage) -> Event | None:
     try:
         return reader(
             message, headers, bool(extras and extras.get("ephemeral")) if headers else False
+        )
+    except _Unplaced:
+        return None
+
+
+def _unreadable(message: ChannelMessage) -> Event | None:
+    """Return a void for text of a response under an unknown name; None: nothing is lost.
+
+    What is numbered has its place among the events of the response, whatever it is: otherwise a gap
+    would stay there.
+    """
+    name, extras = message.name, message.extras
+    if message.action != _CREATE or name in RESERVED_NAMES or not isinstance(extras, dict):
+        return None
+    headers = extras.get("headers")
+    if not isinstance(headers, dict) or headers.get("responseId") is None or "ai" in extras:
+        return None
+    ignored = name in IGNORED_NAMES
+    if headers.get("seq") is None and (ignored or not carries_text(message.data)):
+        return None
+    try:
+        return _event(
+            "void", message, headers, bool(extras.get("ephemeral")), unreadable=int(not ignored)
         )
     except _Unplaced:
         return None
@@ -117,23 +169,23 @@ def _json_or_none(value: Any) -> Any:
 
 def _prompt(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event | None:
     data = message.data
-    fields = data if isinstance(data, dict) else {"text": data}
-    text = fields.get("text")
-    given = fields.get("promptId")
+    said = read_prompt(data)
+    given = data.get("promptId") if isinstance(data, dict) else None
     prompt_id = message.id if given is None or given == "" else given
-    if not isinstance(text, str) or not is_name(prompt_id):
+    if said is None or not is_name(prompt_id):
         return None
     _event("void", message, headers, ephemeral)  # its headers must make sense, although unused
     replay_of = headers.get("replayOf")
     return Event.prompt(
         prompt_id,
-        text,
+        said.text,
         serial=message.serial,
         id=message.id,
         client_id=message.client_id,
         timestamp_ms=message.timestamp_ms,
         replay_of=replay_of if isinstance(replay_of, str) else None,
         ephemeral=ephemeral,
+        unreadable=said.unreadable,
     )
 
 
@@ -147,8 +199,11 @@ def _cancel(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool
 
 def _textual(kind: TextKind) -> Callable[[ChannelMessage, Mapping[str, Any], bool], Event]:
     def read(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
-        if not isinstance(message.data, str):
-            return _event("void", message, headers, ephemeral)
+        text = message.data
+        if not isinstance(text, str):
+            text, unreadable = read_text(text)
+            if unreadable:
+                return _void(message, headers, ephemeral)
         replay_of = headers.get("replayOf")
         return Event.content(
             kind,
@@ -159,7 +214,7 @@ def _textual(kind: TextKind) -> Callable[[ChannelMessage, Mapping[str, Any], boo
             message.id,
             message.client_id,
             message.timestamp_ms,
-            message.data,
+            text,
             _label(headers, "part"),
             replay_of if isinstance(replay_of, str) else None,
             ephemeral,
@@ -168,11 +223,16 @@ def _textual(kind: TextKind) -> Callable[[ChannelMessage, Mapping[str, Any], boo
     return read
 
 
+def _void(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
+    """Return an event whose content cannot be read."""
+    return _event("void", message, headers, ephemeral, unreadable=1)
+
+
 def _tool_call(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
     data = message.data if isinstance(message.data, dict) else {}
     args = data.get("args")
     if not is_json(args):
-        return _event("void", message, headers, ephemeral)
+        return _void(message, headers, ephemeral)
     call_id = _label(headers, "toolCallId") or message.id or f"call-{_count(headers, 'seq', 0)}"
     return _event(
         "tool_call",
@@ -183,21 +243,25 @@ def _tool_call(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: b
         tool_call_id=call_id,
         name=_label(data, "name"),
         value="" if args is None else args,
+        unreadable=int(not isinstance(message.data, dict | None)),
     )
 
 
 def _tool_args(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
     call_id = _label(headers, "toolCallId")
-    if not call_id or not isinstance(message.data, str):
-        return _event("void", message, headers, ephemeral)
-    return _event("tool_args", message, headers, ephemeral, text=message.data, tool_call_id=call_id)
+    text, unreadable = read_text(message.data)
+    if not call_id or unreadable:
+        return _void(message, headers, ephemeral)
+    return _event("tool_args", message, headers, ephemeral, text=text, tool_call_id=call_id)
 
 
 def _tool_result(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
-    call_id = _label(headers, "toolCallId")
-    data = message.data if isinstance(message.data, dict) else {"result": message.data}
+    call_id, data = _label(headers, "toolCallId"), message.data
+    if not isinstance(data, dict):
+        text = text_in(data)
+        data = {"result": data if text is None else text}
     if not call_id or not is_json(data.get("result")):
-        return _event("void", message, headers, ephemeral)
+        return _void(message, headers, ephemeral)
     return _event(
         "tool_result",
         message,
@@ -224,13 +288,8 @@ def _stop(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) 
 
 def _repair(message: ChannelMessage, headers: Mapping[str, Any], ephemeral: bool) -> Event:
     data = message.data
-    text = parts = None
-    if isinstance(data, str):
-        text = data
-    elif isinstance(data, dict):
-        text = data.get("text") if isinstance(data.get("text"), str) else None
-        parts = clean_parts(data.get("parts"))
-    return _event("repair", message, headers, ephemeral, text=text, value=parts)
+    parts = clean_parts(data.get("parts")) if isinstance(data, dict) else None
+    return _event("repair", message, headers, ephemeral, text=text_in(data), value=parts)
 
 
 _READERS: dict[str, Callable[[ChannelMessage, Mapping[str, Any], bool], Event | None]] = {
@@ -246,6 +305,9 @@ _READERS: dict[str, Callable[[ChannelMessage, Mapping[str, Any], bool], Event | 
     "stop": _stop,
     "response-complete": _repair,
 }
+
+RESERVED_NAMES = _READERS.keys() | {appends.END}
+"""Names that have a meaning of their own, which no deployment may change."""
 
 
 CHUNK_CHARACTERS = 12_000

@@ -36,7 +36,7 @@ Kind = Literal[
     "repair",
     "cancel",
 ]
-"""``void``: an event whose content could not be read. It keeps its place (seq) and adds nothing."""
+"""``void``: an event without content that can be shown. It keeps its place (seq) and adds nothing."""
 
 TextKind = Literal["token", "refusal", "reasoning"]
 
@@ -60,10 +60,20 @@ CONTENT: frozenset[str] = TEXTUAL | {"tool_call", "tool_args", "tool_result", "v
 """Kinds that a response's parts are made of."""
 
 
+class Undecoded:
+    """The data of a channel message that cannot be decoded: encrypted, or damaged."""
+
+    __slots__ = ()
+
+
+UNDECODED = Undecoded()
+
+
 class ChannelMessage(NamedTuple):
     """One message as Ably delivers it, decoded from its encoding but not interpreted.
 
     Attributes:
+        data: JSON, bytes, or `UNDECODED`.
         serial: missing on channels without the mutable-messages rule.
         timestamp_ms: of the first receipt, in ms since 1970.
         action: Ably's: 0 create, 1 update, 2 delete, 5 append.
@@ -120,6 +130,7 @@ class Envelope(TypedDict, total=False):
     replay_of: str | None
     ephemeral: bool
     version: Version | None
+    unreadable: int
 
 
 class _Fields(NamedTuple):
@@ -142,6 +153,7 @@ class _Fields(NamedTuple):
     replay_of: str | None = None
     ephemeral: bool = False
     version: Version | None = None
+    unreadable: int = 0
 
 
 _CONTENT_FIELDS = (
@@ -199,6 +211,8 @@ class Event(_Fields):
         replay_of: the response that a replay publishes again.
         ephemeral: Ably does not keep its channel message in history.
         version: set if the channel message may grow by appends.
+        unreadable: how many channel messages this event stands for whose content could not be read:
+            0 or 1, but for a ``repair`` that shows a follower the whole message.
 
     Raises:
         ValueError: a field is missing, or does not belong to the kind.
@@ -227,10 +241,12 @@ class Event(_Fields):
         replay_of: str | None = None,
         ephemeral: bool = False,
         version: Version | None = None,
+        unreadable: int = 0,
     ) -> Self:
         made = super().__new__(
             cls, kind, message_id, gen, seq, serial, id, client_id, timestamp_ms, text, part,
             tool_call_id, name, value, status, error, prompt_id, replay_of, ephemeral, version,
+            unreadable,
         )  # fmt: skip
         return _checked(made)
 
@@ -276,7 +292,7 @@ class Event(_Fields):
             cls,
             (
                 kind, message_id, gen, seq, serial, id, client_id, timestamp_ms, text, part,
-                None, None, None, None, None, None, replay_of, ephemeral, None,
+                None, None, None, None, None, None, replay_of, ephemeral, None, 0,
             ),
         )  # fmt: skip
 
@@ -338,7 +354,7 @@ class Event(_Fields):
 
     @classmethod
     def void(cls, message_id: str | None, **envelope: Unpack[Envelope]) -> Event:
-        """Return an event whose content could not be read."""
+        """Return an event without content that can be shown."""
         return cls("void", message_id, **envelope)
 
     @classmethod

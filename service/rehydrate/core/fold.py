@@ -89,6 +89,8 @@ class Outcome(Enum):
     """Over a limit."""
     IGNORED = "ignored"
     """Not an event: no codec recognises the message, or it names no place."""
+    UNREADABLE = "unreadable"
+    """Folded, but content of it could not be read. It is counted in addition."""
     UNRECORDABLE = "unrecordable"
     """The store cannot hold what it would change; it changes nothing."""
 
@@ -125,6 +127,8 @@ def fold(state: MessageState, event: Event) -> Outcome:
 def _remember(state: MessageState, event: Event) -> None:
     """Update what the state knows about its events: position, serial, seq, ids."""
     state.changed = True
+    if event.unreadable and event.version is None:
+        state.note_unreadable(event.seq)
     if state.position is None:
         state.position = event.serial
     if state.started_ms is None:
@@ -359,6 +363,7 @@ def _repair(state: MessageState, event: Event) -> Outcome:
         state.runs, state.budget = [replacement, *rest], None
     sealed = bool(state.versioned) or (event.seq is None and state.seq is None)
     state.seal()
+    state.note_read(upto)
     if upto > NO_SEQ:
         state.repaired = upto
     state.sealed = sealed

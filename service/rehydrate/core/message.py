@@ -21,13 +21,16 @@ from rehydrate.core.event import TERMINAL, Status
 from rehydrate.core.positions import MARGIN_MS
 from rehydrate.core.text import versioned_messages
 from rehydrate.core.text.assembly import assemble
-from rehydrate.core.text.content import SizeBudget, collapsed_run, measured
+from rehydrate.core.text.content import NO_SEQ, SizeBudget, collapsed_run, measured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping
+    from collections.abc import Iterable, Mapping, Sequence
 
     from rehydrate.core.text.content import Run
 
+
+MAX_UNREADABLE_RANGES = 1_000
+"""Beyond it events are only counted, as if they had no seq."""
 
 NO_TIME_MS = 2**53
 """The time of an id that an answer contains without one: it never leaves the margin."""
@@ -72,6 +75,8 @@ class MessageState:
         inexact: an event was seen that nothing can put in order, or one may be missing.
         sealed: nothing without a seq may be added: a repair or an import was the whole.
         pointer: the highest seq of a repair whose content only the store has; -1: none.
+        unreadable_seqs: the seqs of events whose content could not be read, as the first and last of
+            each range; those that have none count down from -1.
         provisional: it was ended by the idle limit alone.
         changed: the state differs from the stored row.
         ephemeral: its tokens are not in channel history; the store receives them a little later.
@@ -111,6 +116,7 @@ class MessageState:
         "status",
         "steps",
         "tail",
+        "unreadable_seqs",
         "usage",
         "versioned",
     )  # fmt: skip
@@ -147,6 +153,7 @@ class MessageState:
         self.recent: dict[str, int] = {}
         self.headless = self.inexact = self.sealed = self.provisional = False
         self.pointer = -1
+        self.unreadable_seqs: Sequence[Sequence[int]] = ()
         self.usage: Any = None
         self.error: Any = None
         self.finished_ms = None
@@ -225,6 +232,7 @@ class MessageState:
         if self.versioned:
             self.seal()
         self.headless = self.inexact = self.provisional = False
+        self.unreadable_seqs = ()
         self.status, self.finished_ms = status, finished_ms
         if started_ms is not None:
             self.started_ms = started_ms
@@ -255,6 +263,26 @@ class MessageState:
         """
         self.pointer = max(self.pointer, seq)
         self.changed = True
+
+    def note_unreadable(self, seq: int | None) -> None:
+        """Count an event whose content could not be read.
+
+        Args:
+            seq: its seq, by which a repair may replace it; None: it has none.
+        """
+        known = self.unreadable_seqs
+        if seq is None or len(known) >= MAX_UNREADABLE_RANGES:
+            seq = min(known[0][0], 0) - 1 if known else -1
+        at = bisect_left(known, seq, key=lambda each: each[0])
+        before, after = list(known[:at]), list(known[at:])
+        first = before.pop()[0] if before and before[-1][1] == seq - 1 else seq
+        last = after.pop(0)[1] if after and after[0][0] == seq + 1 else seq
+        self.unreadable_seqs = (*before, (first, last), *after)
+
+    def note_read(self, seq: int) -> None:
+        """Record that all content up to *seq* is known now: a repair has replaced it."""
+        rest = [(max(first, seq + 1), last) for first, last in self.unreadable_seqs if last > seq]
+        self.unreadable_seqs = tuple(rest)
 
     def mark_changed(self) -> None:
         """Have the store write this message the next time."""
@@ -289,7 +317,13 @@ class MessageState:
     @property
     def exact(self) -> bool:
         """False if the text cannot be shown to be everything up to ``through``."""
-        return not (self.inexact or self.headless or self.pointer > self.covered)
+        return not (self.inexact or self.headless or self.pointer > self.covered or self.unreadable)
+
+    @property
+    def unreadable(self) -> int:
+        """How many of its channel messages had content that could not be read."""
+        count = sum(last - first + 1 for first, last in self.unreadable_seqs)
+        return count + sum(each.header.unreadable for each in self.visible_versioned())
 
     @property
     def has_unnumbered_content(self) -> bool:
@@ -398,6 +432,7 @@ class MessageState:
     def seal(self) -> None:
         """Add nothing without a seq any more: the content is whole."""
         self.tail, self.versioned, self.steps, self.budget = None, {}, {}, None
+        self.note_read(NO_SEQ)
         self.headless = self.inexact = False
         self.sealed = True
 

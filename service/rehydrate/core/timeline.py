@@ -354,7 +354,10 @@ class Timeline:
     def fold(self, events: Iterable[Event]) -> None:
         """Apply *events* in order; count their outcomes in ``counts``."""
         for event in events:
-            self.counts[self.apply(event).outcome.value] += 1
+            outcome = self.apply(event).outcome
+            self.counts[outcome.value] += 1
+            if event.unreadable and outcome is Outcome.FOLDED:
+                self.counts[Outcome.UNREADABLE.value] += 1
 
     def apply(self, event: Event) -> Applied:
         """Fold *event* into the message that it belongs to, which it may begin.

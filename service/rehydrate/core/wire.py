@@ -29,6 +29,10 @@ MAX_MS = 253_402_300_799_999
 """The end of the year 9999, the last time that RFC 3339 can express, in ms since 1970."""
 
 
+WHOLE: frozenset[str] = frozenset()
+"""No shortcomings: the message is exact and has no gaps."""
+
+
 def timestamp(at_ms: int | None) -> str | None:
     """Return *at_ms*, in ms since 1970, as RFC 3339 in UTC."""
     if at_ms is None:
@@ -71,6 +75,7 @@ def message(state: MessageState) -> dict[str, Any]:
         "gaps": state.gaps(),
         "repaired": state.repaired,
         "exact": state.exact,
+        "unreadable": state.unreadable,
     }
     if state.owner is not None:
         body["client_id"] = state.owner.client_id
@@ -94,25 +99,28 @@ def encode(state: MessageState) -> bytes:
     return dump(message(state))
 
 
-_WHOLE = (b'"gaps":[],"repaired":false,', b'"gaps":[],"repaired":true,')
+_NO_GAPS = b'"gaps":[],"repaired":null,'
 _EXACT = b'"exact":true'
 
 
-def is_whole(body: bytes) -> bool:
-    """Return True if the message encoded as *body* is exact and has no gaps.
+def shortcomings(body: bytes) -> frozenset[str]:
+    """Return the codes of the reasons for which the message encoded as *body* may lack something.
 
     A page has many messages that are sent as they are stored, and most of their bytes are text. So
     the members are looked for from the end, where `message` puts them. The last member with such a
     name may be inside of ``usage`` or ``metadata``, but then more than one object ends after it.
-    Only a message that has the bytes of a gap somewhere is parsed.
+    Only a message that has the bytes of a shortcoming somewhere is parsed.
     """
     at = body.rfind(b'"exact":')
-    if body.startswith(_EXACT, at) and body.endswith(_WHOLE, 0, at) and body.count(b"}", at) == 1:
-        return True
+    if body.startswith(_EXACT, at) and body.endswith(_NO_GAPS, 0, at) and body.count(b"}", at) == 1:
+        return WHOLE
     if b'"exact":false' not in body and b'"gaps":[[' not in body:
-        return True
+        return WHOLE
     message = load(body)
-    return message.get("exact", True) and not message.get("gaps")
+    unreadable = message.get("unreadable", 0) > 0
+    not_exact = message.get("gaps") or not (message.get("exact", True) or unreadable)
+    found = (("unreadable", unreadable), ("not_exact", not_exact))
+    return frozenset(code for code, applies in found if applies)
 
 
 def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageState:
@@ -141,7 +149,6 @@ def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageSta
     state.position = body.get("position") if position is None else position
     state.usage, state.error = body.get("usage"), body.get("error")
     state.metadata = body.get("metadata")
-    state.inexact = not body.get("exact", True)
     state.start_id = ""  # it has begun; the id does not matter any more
     last_ms = state.finished_ms or state.started_ms or 0
     state.recent = dict.fromkeys(body.get("recent_ids", ()), NO_TIME_MS)
@@ -151,7 +158,20 @@ def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageSta
         parts = parts or [{"type": "text", "text": body["text"]}]
     if parts:
         _restore_runs(state, parts, body.get("gaps", ()), last_ms)
+    _restore_exactness(state, body)
     return state
+
+
+def _restore_exactness(state: MessageState, body: dict[str, Any]) -> None:
+    """Restore why the text may lack something.
+
+    What could not be read is a reason of its own: a repair, which replaces it, makes the message
+    exact. Beside versions another reason may be hidden behind it, and is assumed.
+    """
+    unreadable = body.get("unreadable", 0)
+    if (unplaced := unreadable - state.unreadable) > 0:
+        state.unreadable_seqs = ((-unplaced, -1),)
+    state.inexact = not body.get("exact", True) and (not unreadable or bool(state.versioned))
 
 
 def _restore_versioned(state: MessageState, part: dict[str, Any], at_ms: int) -> bool:
@@ -173,8 +193,8 @@ def _restore_runs(
     for (gap_first, gap_last), content in zip(gaps, before, strict=True):
         state.runs.append(collapsed_run(first, gap_first - 1, content, at_ms))
         first = gap_last + 1
-    if first <= last:
-        state.runs.append(collapsed_run(first, last, behind, at_ms))
+    if first <= last or behind:  # a stop may have the seq of content that was seen
+        state.runs.append(collapsed_run(first, max(first, last), behind, at_ms))
 
 
 def answer(
@@ -187,6 +207,7 @@ def answer(
     older: str | None,
     messages: Iterable[bytes],
     exclusions: Exclusions,
+    token_names: frozenset[str] = frozenset(),
 ) -> bytes:
     """Return the hydrated conversation as JSON, around *messages*, which are encoded already."""
     erased_ids = {"erased_ids": exclusions.erased_ids} if exclusions.erased_ids else {}
@@ -203,6 +224,7 @@ def answer(
             "erased_to": timestamp(exclusions.erased_to_ms),
             **erased_ids,
         }
+        | ({"token_names": sorted(token_names)} if token_names else {})
     )
     return b'%b,"messages":[%b]}' % (head[:-1], b",".join(messages))
 

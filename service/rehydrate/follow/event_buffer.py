@@ -118,6 +118,7 @@ def payload_of(event: Event, message_id: str | None) -> dict[str, Any]:
         "error": event.error,
         "prompt_id": event.prompt_id,
         "replay_of": event.replay_of,
+        "unreadable": event.unreadable or None,
     }
     if (value_key := _VALUE_KEYS.get(event.kind)) is not None:
         payload[value_key] = event.value

@@ -408,7 +408,7 @@ class Feed:
     async def _receive(self, message: ChannelMessage) -> None:
         self._last_message_ms = self._ctx.now_ms()
         self.recent.count_delivery(message)
-        event = decode(message)
+        event = decode(message, self._ctx.token_names)
         if event is None:
             self.counts["ignored"] += 1
         elif event.kind == "cancel":
@@ -443,6 +443,8 @@ class Feed:
             return
         change = self.conversation.apply(event)
         self.counts[change.verdict.value] += 1
+        if event.unreadable and change.emitted:
+            self.counts[Outcome.UNREADABLE.value] += 1
         if change.emitted:
             for emitted in change.emitted:
                 self.buffer.append(_kind_for_followers(emitted), emitted, change.message_id)

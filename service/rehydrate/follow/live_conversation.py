@@ -133,6 +133,7 @@ class LiveConversation:
 
     def _fold(self, before: MessageState | None, event: Event) -> Change:
         parts = before.parts() if before is not None and event.version is not None else []
+        unreadable = 0 if before is None else before.unreadable
         was_open = before is None or not before.ended
         applied = self._timeline.apply_to(before, event)
         message = applied.state
@@ -147,7 +148,9 @@ class LiveConversation:
         elif event.version is None:
             emitted = (event,)
         else:
-            emitted = tuple(grown(parts, message.parts(), event))
+            changed = message.unreadable != unreadable
+            shown = event._replace(unreadable=message.unreadable)
+            emitted = tuple(grown(parts, message.parts(), shown, whole=changed))
         if message.status in TERMINAL:
             self._settle(message)
         return Change(Verdict.APPLY, emitted, message.id)
@@ -284,19 +287,29 @@ def _cut_off(event: Event, message: MessageState) -> Event:
     return event.at_same_place("stop", status=message.status, error=message.error)
 
 
-def grown(before: list[Part], after: list[Part], event: Event) -> Iterator[Event]:
+def grown(
+    before: list[Part], after: list[Part], event: Event, *, whole: bool = False
+) -> Iterator[Event]:
     """Yield the events that take a reader from the parts *before* to the parts *after*.
 
     A new version of a growing channel message becomes the events for the appended content. Where
     content was changed and not only appended, it becomes a repair of the whole message. If *event*
     ends the response, a stop follows.
+
+    Args:
+        before: the parts that the reader shows.
+        after: the parts that it has to show.
+        event: the version; its ``unreadable`` is that of the message.
+        whole: have a repair in any case.
     """
-    appended = _appended(before, after)
+    appended = None if whole else _appended(before, after)
+    unreadable = event.unreadable
     if event.kind == "prompt":
-        yield event.at_same_place("prompt", text=spoken_text(after))
+        yield event.at_same_place("prompt", text=spoken_text(after), unreadable=unreadable)
         return
     if appended is None:
-        yield event.at_same_place("repair", text=spoken_text(after), value=after)
+        text = spoken_text(after)
+        yield event.at_same_place("repair", text=text, value=after, unreadable=unreadable)
     else:
         for fields in appended:
             yield event.at_same_place(**fields)

@@ -102,13 +102,14 @@ class HistorySource(NamedTuple):
 class _Pages:
     """What a read has shown so far, page by page; read in part if it fails."""
 
-    def __init__(self, read_at_ms: int) -> None:
+    def __init__(self, read_at_ms: int, token_names: frozenset[str]) -> None:
         self.window = Window(read_at_ms)
+        self._token_names = token_names
         self.events: list[Event] = []
         self.ignored: Counter[str] = Counter()
 
     def add(self, page: Sequence[ChannelMessage]) -> None:
-        events = list(decode_all(page))
+        events = list(decode_all(page, self._token_names))
         self.window.add_page(page)
         self.events.extend(events)
         self.ignored += ignored(page, events)
@@ -142,7 +143,7 @@ async def early_read(
     if prefetch is None:
         yield None
         return
-    pages = _Pages(read_at_ms)
+    pages = _Pages(read_at_ms, ctx.token_names)
     reading = _read(ctx, pages, prefetch.channel, prefetch.since_ms, prefetch.attach_point)
     task = asyncio.create_task(reading, name="reading history early")
     try:
@@ -159,7 +160,7 @@ async def from_channel(ctx: Context, query: HistoryQuery) -> HistoryWindow:
     with the pages that were read before it.
     """
     since_ms = read_from_ms(query.watermark)
-    early, pages, failure = query.early, _Pages(query.read_at_ms), None
+    early, pages, failure = query.early, _Pages(query.read_at_ms, ctx.token_names), None
     if early is not None and early.serves(query):
         pages = early.pages
     else:

@@ -75,6 +75,9 @@ _STORE_BEHIND = Reason("store_behind", retry=True, detail="a text is not stored 
 _NOT_EXACT = Reason(
     "not_exact", retry=False, detail="a message has gaps, or exact: false: it may lack text"
 )
+_UNREADABLE = Reason(
+    "unreadable", retry=False, detail="content of a message arrived and could not be read"
+)
 _TOO_MANY = Reason(
     "not_exact", retry=False, detail="more responses were begun than may be open at once"
 )
@@ -94,6 +97,7 @@ class Hydrated(NamedTuple):
         settled: nothing in it is live, so a client may cache it.
         counts: how many channel events were folded or dropped, by outcome.
         exclusions: which events a reader has to drop.
+        token_names: further names of channel messages that mean ``token``.
     """
 
     conversation_id: str
@@ -106,6 +110,7 @@ class Hydrated(NamedTuple):
     settled: bool = False
     counts: Counter[str] | None = None
     exclusions: Exclusions = Exclusions()
+    token_names: frozenset[str] = frozenset()
 
     @property
     def complete(self) -> bool:
@@ -124,6 +129,7 @@ class Hydrated(NamedTuple):
             older=self.older,
             messages=self.wires,
             exclusions=self.exclusions,
+            token_names=self.token_names,
         )
 
     @property
@@ -160,6 +166,7 @@ class Reading(NamedTuple):
     timeline: Timeline
     history: HistoryWindow
     reasons: list[Reason]
+    token_names: frozenset[str] = frozenset()
 
     @property
     def window(self) -> Window:
@@ -299,7 +306,7 @@ async def read(
     timeline.fold(events)
     timeline.counts += history.ignored
     await _complete_ended(ctx, conversation_id, timeline, events)
-    return Reading(conversation_id, channel, stored, timeline, history, reasons)
+    return Reading(conversation_id, channel, stored, timeline, history, reasons, ctx.token_names)
 
 
 async def _load(ctx: Context, conversation_id: str, page: Page) -> Stored:
@@ -417,9 +424,12 @@ def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
     rows, older = _page(stored, timeline, page.limit, page.before)
     messages = [body or wire.encode(timeline.messages[id_]) for _, id_, body in rows]
     states = [timeline.messages[id_] for _, id_, _ in rows if id_ in timeline.messages]
+    lacking = wire.WHOLE.union(*map(wire.shortcomings, messages))
+    if "unreadable" in lacking:
+        reasons = [*reasons, _UNREADABLE]
     if is_announced(timeline) and any(state.pointer > state.covered for state in states):
         reasons = [*reasons, _STORE_BEHIND]
-    elif not all(map(wire.is_whole, messages)):
+    elif "not_exact" in lacking:
         reasons = [*reasons, _NOT_EXACT]
     elif timeline.refused is not None:
         reasons = [*reasons, _TOO_MANY]
@@ -435,6 +445,7 @@ def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
         settled=page.before is not None and not window.count,
         counts=timeline.counts,
         exclusions=timeline.excluded.exclusions,
+        token_names=reading.token_names,
     )
 
 

@@ -24,7 +24,6 @@ if TYPE_CHECKING:
     from rehydrate.context import Context
     from rehydrate.core.event import Event
     from rehydrate.core.window import Tombstone
-    from rehydrate.ports import ChannelLog
     from rehydrate.record.catch_up import Recorded
 
     Parts = list[dict[str, object]]
@@ -87,7 +86,7 @@ async def verify(
     store = ctx.store
     row = await store.conversation(conversation_id)
     name = row.channel if row else ctx.default_channel(conversation_id)
-    events = await _retained(ctx.channel, name)
+    events = await _retained(ctx, name)
     tombstone = row.tombstone if row else None
     shown, stored = await _assigned(ctx, conversation_id, events, tombstone)
     findings, compared = [], 0
@@ -140,12 +139,13 @@ async def _assigned(
     return shown, {state.id: state for state in await ctx.store.states(conversation_id, shown)}
 
 
-async def _retained(channel: ChannelLog, name: str) -> list[Event]:
+async def _retained(ctx: Context, name: str) -> list[Event]:
     """Return the events that the channel retains, except those of replays."""
     events: list[Event] = []
-    async with aclosing(channel.history(name, forwards=True)) as pages:
+    async with aclosing(ctx.channel.history(name, forwards=True)) as pages:
         async for page in pages:
-            events.extend(event for event in decode_all(page) if event.replay_of is None)
+            found = decode_all(page, ctx.token_names)
+            events.extend(event for event in found if event.replay_of is None)
     return events
 
 

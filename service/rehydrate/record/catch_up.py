@@ -146,7 +146,7 @@ class _Recording:
             retention_ms = self._ctx.retention_ms
             self._hole = missed(self.watermark, self._created_ms, self.window, retention_ms)
             self._lost = self._hole
-        events = list(decode_all(page))
+        events = list(decode_all(page, self._ctx.token_names))
         ignored_counts = ignored(page, events)
         try:
             moved = await self._commit(events, at_end=at_end)

@@ -292,3 +292,23 @@ def test_a_delta_of_another_kind_has_only_the_fields_of_its_kind():
     void.whole(Event.void("r", serial=at(1), version=Version(at(1))))
     bare = delta._replace(message_id=None, text="late")
     assert void.whole(bare) == Event.void("r", serial=at(1), version=Version(at(2)))
+
+
+def test_an_unreadable_version_is_an_empty_part_until_a_later_one_can_be_read():
+    for order in permutations([create(1, "a"), full(1, 2, b"\xff"), full(1, 3, "abc")]):
+        state = timeline_of(*order).messages["r"]
+        assert (text_of(timeline_of(*order)), state.unreadable, state.exact) == ("abc", 0, True)
+    state = timeline_of(create(1, "a"), full(1, 2, b"\xff")).messages["r"]
+    assert [part["text"] for part in state.parts()] == [""]
+    assert (state.unreadable, state.exact) == (1, False)
+
+
+def test_appends_to_what_cannot_be_read_and_appends_that_cannot_be_read_are_unreadable():
+    for first, second in ((b"\xff", "b"), ("a", b"\xff")):
+        chains = AppendChains()
+        chains.whole(decode(create(1, first)))
+        for at_s in (2, 3):
+            whole = chains.whole(decode(append(1, at_s, second)))
+            assert (whole.text, whole.unreadable) == ("", 1)
+    again = chains.whole(decode(full(1, 4, "abc")))
+    assert (again.text, again.unreadable) == ("abc", 0)

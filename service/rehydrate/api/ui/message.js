@@ -62,7 +62,8 @@ export function messageView(conversationId, first, { replay }) {
     const placed = message.parts.some((part) => part.gaps?.length);
     if (message.parts.length && message.gaps.length && !placed) notes.push(...message.gaps.map(([a, b]) => gap(a, b)), ' ');
     if (message.error) notes.push('Error: ', isolated(errorText(message.error)), ' ');
-    if (message.exact === false) notes.push('Parts of this text may be missing or out of order: its publisher does not number its messages. ');
+    if (message.unreadable) notes.push(`Content is missing: ${message.unreadable} of its channel messages could not be read. `);
+    else if (message.exact === false) notes.push('Parts of this text may be missing or out of order: its publisher does not number its messages. ');
     if (message.provisional) notes.push('No output for too long: treated as ended. Reopens if output resumes. ');
     note.hidden = !notes.length;
     note.replaceChildren(...notes);

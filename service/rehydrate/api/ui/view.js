@@ -78,6 +78,7 @@ function begun(kind, data) {
     parts: [],
     gaps: [],
     exact: true,
+    unreadable: 0,
     prompt_id: null,
     started_at: new Date(at ?? Date.now()).toISOString(),
     finished_at: null,
@@ -89,6 +90,8 @@ function begun(kind, data) {
 }
 
 function apply(message, kind, data) {
+  const sets = kind === 'repair' || kind === 'prompt';
+  message.unreadable = (sets ? 0 : message.unreadable ?? 0) + (data.unreadable ?? 0);
   if (kind === 'start') message.prompt_id = data.prompt_id ?? null;
   else if (kind === 'prompt') message.parts = [{ type: 'text', text: data.text ?? '' }];
   else if (kind in TEXTUAL) append(message.parts, TEXTUAL[kind], data.part, data.text ?? '');

@@ -39,7 +39,7 @@ def assemble(
             last = add(parts, keyed, segment)
     marks.end(last, parts[0] if parts else None)
     for message in versioned:
-        for segment in message.run.segments:
+        for segment in message.shown:
             _add_versioned(parts, keyed, segment, message)
     for part in parts:
         if "marks" in part:

@@ -42,6 +42,7 @@ class VersionedHeader(NamedTuple):
         at_ms: when the channel message was created, in ms since 1970.
         is_last: its publisher expects no later version.
         step, attempt: it counts only until a later attempt at that step begins.
+        unreadable: 1 if the content of that version cannot be read, else 0.
     """
 
     serial: str
@@ -51,6 +52,7 @@ class VersionedHeader(NamedTuple):
     is_last: bool = False
     step: str | None = None
     attempt: str | None = None
+    unreadable: int = 0
 
 
 class VersionedMessage:
@@ -81,7 +83,15 @@ class VersionedMessage:
             wire["last"] = True
         if header.step is not None:
             wire["step"], wire["attempt"] = header.step, header.attempt
+        if header.unreadable:
+            wire["unreadable"] = True
         return wire
+
+    @property
+    def shown(self) -> list[Segment]:
+        """What a reader sees of it: its content; an empty text that cannot be read."""
+        unread = self.header.unreadable and not self.run.segments
+        return [Segment("text", self.serial, [""])] if unread else self.run.segments
 
     def apply(self, event: Event) -> None:
         """Replace the content by the version that *event* is."""
@@ -147,7 +157,8 @@ def fold_version(known: dict[str, VersionedMessage], steps: dict[str, str], even
         return False
     is_new_attempt = _note_attempt(steps, version.step, version.attempt)
     message = known.get(serial)
-    if event.kind == "void" or (message is not None and version.serial <= message.version):
+    begins_attempt = event.kind == "void" and not event.unreadable
+    if begins_attempt or (message is not None and version.serial <= message.version):
         return is_new_attempt
     if message is None:
         header = VersionedHeader(
@@ -155,7 +166,11 @@ def fold_version(known: dict[str, VersionedMessage], steps: dict[str, str], even
         )
         message = known[serial] = VersionedMessage(header)
     message.header = message.header._replace(
-        version=version.serial, is_last=version.is_last, step=version.step, attempt=version.attempt
+        version=version.serial,
+        is_last=version.is_last,
+        step=version.step,
+        attempt=version.attempt,
+        unreadable=event.unreadable,
     )
     message.apply(event)
     return True
@@ -197,10 +212,12 @@ def from_wire(part: Mapping[str, Any], known: int, at_ms: int) -> list[Versioned
         header = VersionedHeader(
             through["serial"], VERSIONED_FIRST - known - len(made), through["version"], at_ms
         )
-        step = (through.get("step"), through.get("attempt"))
-        message = VersionedMessage(VersionedHeader(*header[:4], through.get("last", False), *step))
+        unreadable = int(through.get("unreadable", False))
+        rest = (through.get("step"), through.get("attempt"), unreadable)
+        message = VersionedMessage(VersionedHeader(*header[:4], through.get("last", False), *rest))
         for segment in _segments_of_part(part, key):
-            message.append(segment, at_ms)
+            if segment.value is not None or any(segment.fragments):
+                message.append(segment, at_ms)
         made.append(message)
     return made
 
@@ -271,6 +288,8 @@ def _after(base: Event, was: Version, event: Event, version: Version) -> Event:
     An append may drop the headers that name the response; then those of the base count.
     """
     text = (base.text or "") + (event.text or "") if version.is_delta else event.text or ""
+    unreadable = max(base.unreadable if version.is_delta else 0, event.unreadable)
+    text = "" if unreadable else text
     whole = version._replace(
         is_delta=False, step=version.step or was.step, attempt=version.attempt or was.attempt
     )
@@ -280,7 +299,9 @@ def _after(base: Event, was: Version, event: Event, version: Version) -> Event:
         made = event._replace(value=base.value, name=event.name or base.name)
     else:
         made = event
-    return made._replace(text=text if made.kind in _WITH_TEXT else None, version=whole)
+    return made._replace(
+        text=text if made.kind in _WITH_TEXT else None, version=whole, unreadable=unreadable
+    )
 
 
 def _text_length(event: Event) -> int:
