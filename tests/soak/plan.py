@@ -22,9 +22,16 @@ WAYS = (
     "js-3",
 )
 
+ERASED_SHARE = 0.3
+
 KINDS = {
-    "persisted": ("ours", "ours", "ephemeral", "taken_over", "tokens", "nameless", "prompt"),
-    "mutable": ("ours", "tokens", "appends", "appends", "transport", "transport", "prompt"),
+    "persisted": (
+        *("ours", "ours", "ephemeral", "taken_over", "tokens", "nameless", "prompt"),
+        *("unreadable", "unreadable", "unkept"),
+    ),
+    "mutable": (
+        *("ours", "tokens", "appends", "appends", "transport", "transport", "prompt", "unreadable"),
+    ),
     "ai": ("ours", "ours", "ephemeral", "taken_over"),
 }
 """The kinds of messages on the channels of each namespace. Channels of the last one may lose history."""
@@ -48,12 +55,13 @@ class Join(NamedTuple):
 
 
 class Plan(NamedTuple):
-    """The messages and readers of one conversation."""
+    """The messages and readers of one conversation; *is_erased*: it is erased in the end."""
 
     conversation_id: str
     namespace: str
     messages: list[PlannedMessage]
     joins: list[Join]
+    is_erased: bool = False
 
 
 class Fault(NamedTuple):
@@ -90,7 +98,8 @@ def conversation(seed, number, ways=WAYS):
         )
         for _ in range(chance.randint(5, 9))
     ]
-    return Plan(f"{namespace}:soak-{seed}-{number}", namespace, messages, joins)
+    is_erased = chance.random() < ERASED_SHARE
+    return Plan(f"{namespace}:soak-{seed}-{number}", namespace, messages, joins, is_erased)
 
 
 def faults(seed, names):

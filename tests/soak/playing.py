@@ -6,12 +6,15 @@ import asyncio
 import time
 from contextlib import suppress
 
+from rehydrate.errors import RehydrateError
 from soak import plan as plans
 from soak.faults import FAULTS
 from soak.publishers import PlanPublisher, channel_of, stream_of
 from soak.reading import PATIENCE_S, Reader
 
 AT_ONCE = 3
+LOOKS_S = 4.0
+"""How long readers look whether something erased is shown: a rewind has arrived by then."""
 
 
 class Soak:
@@ -72,6 +75,8 @@ class Soak:
                     for join in plan.joins:
                         group.create_task(self._read(plan, truth, join))
                     group.create_task(self._judge(plan, truth, publishing))
+                if plan.is_erased:
+                    await self._erase(plan, truth, publisher)
         finally:
             self._world.forgetful.discard(plan.conversation_id)
         self._tally.conversations += 1
@@ -128,6 +133,33 @@ class Soak:
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+    async def _erase(self, plan, truth, publisher):
+        """Erase the conversation, publish more of it, and check that no new reader shows any of it."""
+        async with asyncio.timeout(PATIENCE_S):
+            while True:
+                with suppress(RehydrateError):
+                    await self._world.author.erase(plan.conversation_id)
+                    break
+                await asyncio.sleep(0.2)
+        self._tally.erased += 1
+        late = [p for p in plan.messages if p.kind in ("tokens", "unreadable")]
+        ways = [way for way in self._ways if not way.startswith("js")]
+        async with asyncio.TaskGroup() as group:
+            for planned in late:
+                group.create_task(publisher.erased(planned))
+            for way in ways:
+                group.create_task(self._shows_nothing(plan, truth, way))
+
+    async def _shows_nothing(self, plan, truth, way):
+        reader = Reader(self._world, plan, way, {}, self._tally)
+        reading = asyncio.create_task(reader.run(), name=str(reader))
+        await asyncio.wait({reading}, timeout=LOOKS_S)
+        reading.cancel()
+        await asyncio.gather(reading, return_exceptions=True)
+        for id_ in reader.shown.keys() & truth.keys():
+            text = reader.shown[id_]["text"]
+            self._tally.report(f"{reader}: shows erased {id_}, {text[-40:]!r}", doubled=len(text))
 
 
 async def _ends_known(truth, reading):

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import random
+from collections.abc import Callable
 from contextlib import asynccontextmanager
+from itertools import cycle
+from typing import NamedTuple
 
 from ably import AblyRest
 from ably.types.message import Message
@@ -34,7 +37,32 @@ def stream_of(plan, planned):
     if planned.kind == "transport":
         wrong = "".join(tokens_of(f"{id_}-wrong", mean=8))
         return Stream(id_, planned.kind, wrong, text)
+    if planned.kind == "unreadable":
+        tokens = tokens_of(id_, mean=TOKENS)
+        read = [token for token, shape in zip(tokens, cycle(SHAPES), strict=False) if shape.read]
+        lost = [1 for _, shape in zip(tokens, cycle(SHAPES), strict=False) if not shape.read]
+        return Stream(id_, planned.kind, "".join(read), unreadable=len(lost))
     return Stream(id_, planned.kind, text)
+
+
+class Shape(NamedTuple):
+    """A way to publish a token: its name, and its data; *read*: readers understand it."""
+
+    name: str
+    data: Callable[[str], object]
+    read: bool
+
+
+SHAPES = (
+    Shape("token", str, True),
+    Shape("token", lambda token: {"text": token}, True),
+    Shape("token", lambda token: [token], False),
+    Shape("token", lambda token: token.encode(), True),
+    Shape("answer", str, False),
+    Shape("token", lambda token: b"\xff" + token.encode(), False),
+    Shape("token", str, True),
+    Shape("token", lambda token: {"delta": token}, False),
+)
 
 
 def first_of(plan):
@@ -132,6 +160,62 @@ class PlanPublisher:
             number += 1
         await self._publish("stop", None, extras, f"{planned.id}-stop")
 
+    async def _unreadable(self, planned, stream):
+        extras = {"headers": {"responseId": planned.id}}
+        await self._publish("start", None, extras, f"{planned.id}-start")
+        strangers = asyncio.create_task(self._strangers(planned))
+        number = 0
+        async for token in self._tokens_of(planned):
+            shape = SHAPES[number % len(SHAPES)]
+            await self._publish(shape.name, shape.data(token), extras, f"{planned.id}-{number}")
+            self._tally.unreadable += not shape.read
+            number += 1
+        await self._publish("stop", None, extras, f"{planned.id}-stop")
+        await strangers
+
+    async def _strangers(self, planned):
+        """Publish as others do: about the same response, and what is no conversation at all."""
+        extras = {"headers": {"responseId": planned.id}}
+        other = {"headers": {"responseId": planned.id, "gen": 2, "seq": 1}}
+        said = [
+            ("token", "STRANGE", extras),
+            ("token", "STRANGE", other),
+            ("response-complete", "STRANGE", extras),
+            ("stop", None, {"headers": {"responseId": planned.id, "status": "failed"}}),
+            ("answer", "STRANGE", extras),
+            ("chat", "STRANGE", None),
+            ("token", {"promptId": 5}, {"headers": {"responseId": ["x"], "seq": -1}}),
+            (None, None, {"headers": 5}),
+        ]
+        async with channel_of(self._world, self._channel.name, client_id="eve") as channel:
+            for number, (name, data, with_extras) in enumerate(random.sample(said, len(said))):
+                id_ = f"{planned.id}-strange-{number}"
+                message = Message(name=name, data=data, extras=with_extras, id=id_)
+                await self._until_accepted(lambda message=message: channel.publish(message))
+                self._tally.strange += 1
+                await asyncio.sleep(random.expovariate(1 / planned.pace_s))
+
+    async def _unkept(self, planned, stream):
+        """Publish numbered tokens that Ably does not keep: who did not see them shows a gap."""
+        seq = 0
+
+        def extras(*, kept):
+            headers = {"headers": {"responseId": planned.id, "seq": seq}}
+            return headers if kept else headers | {"ephemeral": True}
+
+        await self._publish("start", None, extras(kept=True), f"{planned.id}-start")
+        async for token in self._tokens_of(planned):
+            seq += 1
+            await self._publish("token", token, extras(kept=False), f"{planned.id}-{seq}")
+        seq += 1
+        await self._publish("stop", None, extras(kept=True), f"{planned.id}-stop")
+
+    async def erased(self, planned):
+        """Publish, after the erasure of its conversation, more of a response."""
+        for number in range(3):
+            extras = {"headers": {"responseId": planned.id}}
+            await self._publish("token", "ERASED", extras, f"{planned.id}-late-{number}")
+
     async def _nameless(self, planned, stream):
         number = 0
         async for token in self._tokens_of(planned):
@@ -208,9 +292,9 @@ def _ai(run, codec, **transport):
 
 
 @asynccontextmanager
-async def channel_of(world, conversation_id):
-    """Open the conversation's channel in a stock REST client for the block."""
-    rest = AblyRest(key=KEY, use_token_auth=True, **world.ably_rest)
+async def channel_of(world, conversation_id, **more):
+    """Open the conversation's channel in a stock REST client for the block; *more*: its options."""
+    rest = AblyRest(key=KEY, use_token_auth=True, **world.ably_rest, **more)
     try:
         yield rest.channels.get(conversation_id)
     finally:

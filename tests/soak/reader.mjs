@@ -34,11 +34,11 @@ async function read({ number, urls, token, channel, options, way }) {
   };
   const render = (view) => {
     const messages = [];
-    for (const { id, status, text, gaps, exact } of view.values()) {
-      const now = JSON.stringify([status, text, gaps.length]);
+    for (const { id, status, text, gaps, exact, unreadable = 0 } of view.values()) {
+      const now = JSON.stringify([status, text, gaps.length, unreadable]);
       if (shown.get(id) === now) continue;
       shown.set(id, now);
-      messages.push({ id, status, text, gaps, exact: exact ?? true });
+      messages.push({ id, status, text, gaps, exact: exact ?? true, unreadable });
     }
     say({ number, messages, excused });
   };

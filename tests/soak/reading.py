@@ -81,7 +81,7 @@ class Reader:
     def check_freshness(self, asked_s):
         """Check that the shown text is as of shortly before *asked_s*, or is marked as incomplete."""
         for stream in self.truth.values():
-            if self.excused or len(stream.texts) > 1 or stream.kind == "ephemeral":
+            if self.excused or len(stream.texts) > 1 or stream.kind in ("ephemeral", "unkept"):
                 continue
             message = self.shown.get(stream.id)
             known = stream.shown_until(asked_s - FRESH_S)
@@ -122,11 +122,15 @@ class Reader:
         live = [
             s for s in self.truth.values() if s.is_live_for_all or not self.way.startswith("js")
         ]
-        return [s for s in live if s.final and self._now(s.id) != s.final]
+        return [s for s in live if s.final and not self._is_at_end(s)]
 
-    def _now(self, id_):
-        message = self.shown.get(id_)
-        return message and (message["status"], message["text"])
+    def _is_at_end(self, stream):
+        message = self.shown.get(stream.id)
+        if message is None or message["status"] != stream.final[0]:
+            return False
+        return message["text"] == stream.final[1] or (
+            stream.may_lack and stream.judge(message).admitted
+        )
 
     def __str__(self):
         return f"{self.way} in {self.plan.conversation_id}"
@@ -242,6 +246,8 @@ class StreamView:
         message = self._messages.setdefault(
             id_, {"id": id_, "text": "", "status": "in_progress", "gaps": []}
         )
+        known = 0 if kind == "repair" else message.get("unreadable", 0)
+        message["unreadable"] = known + data.get("unreadable", 0)
         if kind in ("token", "refusal"):
             message["text"] += data["text"]
         elif kind == "prompt":

@@ -30,14 +30,18 @@ class Stream:
 
     ``may_break``: its publisher may die, so that it may end interrupted, with a prefix of a text.
     ``is_live_for_all``: clients that have only the default codec and appends receive it live.
+    ``may_lack``: parts of it are kept nowhere, so that it may end with gaps, if it says so.
+    ``unreadable``: how many of its channel messages cannot be read.
     """
 
-    def __init__(self, id_, kind, *texts):
+    def __init__(self, id_, kind, *texts, unreadable=0):
         self.id = id_
         self.kind = kind
         self.texts = texts
         self.may_break = kind == "taken_over"
         self.is_live_for_all = kind != "transport"
+        self.may_lack = kind == "unkept"
+        self.unreadable = unreadable
         self.final = None
         self._seen = deque([(0.0, 0)])
 
@@ -63,8 +67,12 @@ class Stream:
             good = any(true.startswith(text) for true in self.texts)
         else:
             good = False
+        ended = status == "completed" and text == self.texts[-1]
+        counted = excused or message.get("unreadable", 0) == self.unreadable
+        if good and ended and not counted:
+            return Verdict(lost=1)  # silently
         if good:
-            return Verdict()
+            return Verdict(admitted=ended and self.unreadable > 0)
         admits = excused or bool(message.get("gaps")) or message.get("exact") is False
         if admits and any(_within(text, true) for true in self.texts):
             return Verdict(admitted=True)
@@ -87,6 +95,7 @@ class Tally:
         self.reloads = Counter()
         self.conversations = self.responses = self.characters = 0
         self.lost = self.doubled = self.unended = self.gaps = 0
+        self.unreadable = self.erased = self.strange = 0
         self.findings = []
 
     def report(self, what, *, lost=0, doubled=0, unended=0):
@@ -120,6 +129,9 @@ class Tally:
             "doubled": self.doubled,
             "unended": self.unended,
             "gaps_reported": self.gaps,
+            "unreadable": self.unreadable,
+            "erased": self.erased,
+            "of_strangers": self.strange,
             "by_way": dict(sorted(self.joins.items())),
             "ends": dict(sorted(self.ends.items())),
             "faults": dict(sorted(self.faults.items())),
