@@ -99,7 +99,7 @@ async def test_the_embedded_router_opens_serves_and_closes(database, ably, monke
 
 def test_the_clients_match_their_source_files():
     python = region("service/rehydrate/demo/reader.py", "join")
-    assert block("python", "async def join(").strip() == python.strip()
+    assert block("python", "async def show(").strip() == python.strip()
     rule, join = blocks("js")
     assert rule.strip() == region("service/rehydrate/api/client.js", "rule").strip()
     assert join.strip() == region("service/rehydrate/api/client.js", "join").strip()

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from rehydrate.core.client_view import View
 from rehydrate.errors import RehydrateError
+from rehydrate.joining import Joined, JoinedView, join
 
 if TYPE_CHECKING:
     from rehydrate.history import History
@@ -14,7 +15,18 @@ if TYPE_CHECKING:
     from rehydrate.record.import_messages import NewMessage
     from rehydrate.settings import Settings
 
-__all__ = ["History", "Hydrated", "NewMessage", "RehydrateError", "Response", "Settings", "View"]
+__all__ = [
+    "History",
+    "Hydrated",
+    "Joined",
+    "JoinedView",
+    "NewMessage",
+    "RehydrateError",
+    "Response",
+    "Settings",
+    "View",
+    "join",
+]
 
 _HOMES = {
     "History": "rehydrate.history",
@@ -26,7 +38,7 @@ _HOMES = {
 
 
 def __getattr__(name: str) -> Any:
-    """Import the server's modules on first use: a client that only reads needs just `View`."""
+    """Import the server's modules on first use: a client that only reads needs none of them."""
     if name in _HOMES:
         from importlib import import_module  # noqa: PLC0415 - see above
 

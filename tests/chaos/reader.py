@@ -20,7 +20,7 @@ from ably.types.tokendetails import TokenDetails
 from chaos.processes import input_lines, print_line
 from chaos.showing import Shown, of_messages
 from rehydrate.ably.rest import AblyKey, Credentials
-from rehydrate.demo.reader import join
+from rehydrate.demo.reader import show
 from rehydrate.errors import RehydrateError
 from rehydrate.history import History
 
@@ -108,7 +108,7 @@ async def stock(server, conversation_id):
     for way in itertools.cycle(random.sample((1, 2, 3), 3)):
         ably = stock_client()
         try:
-            await join(ably, channel, load, render, way)
+            await show(ably, channel, load, render, way)
         except Exception as error:  # noqa: BLE001 - of the SDK or of its socket: an app joins again
             print_line(["", "trouble", f"{type(error).__name__}: {error}"])
         finally:

@@ -36,8 +36,8 @@ def region(path: str, name: str) -> str:
 def python_join():
     """Return the README's Python reader."""
     space = {}
-    exec(compile(block("python", "async def join("), "README.md", "exec"), space)
-    return space["join"]
+    exec(compile(block("python", "async def show("), "README.md", "exec"), space)
+    return space["show"]
 
 
 def javascript() -> str:

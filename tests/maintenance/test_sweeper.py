@@ -11,7 +11,7 @@ from ably import AblyRealtime
 
 from participants import settings_for
 from rehydrate.core.fold import Outcome
-from rehydrate.demo.reader import join
+from rehydrate.demo.reader import show
 from rehydrate.errors import ChannelRefused, Conflict, Fenced
 from rehydrate.history import History
 from rehydrate.maintenance.sweeper import Sweeper, sweep
@@ -118,7 +118,7 @@ async def test_a_reader_who_lacks_stored_text_receives_it_with_the_end(history, 
     def render(view):
         seen.append(view.messages)
 
-    joining = asyncio.create_task(join(stock, "ai:sweep-9", load, render))
+    joining = asyncio.create_task(show(stock, "ai:sweep-9", load, render))
     try:
         await until(lambda: seen)
         fault = ably.faults.set("refuse_publish", nth=2, channel="ai:sweep-9")

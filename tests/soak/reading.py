@@ -14,7 +14,7 @@ from ably.util.exceptions import AblyException
 
 from api.sse import Stream as EventLines
 from rehydrate.core.text.assembly import spoken_text
-from rehydrate.demo.reader import join
+from rehydrate.demo.reader import show
 from rehydrate.errors import ChannelUnavailable, StoreUnavailable
 from soak.truth import FRESH_S
 
@@ -188,7 +188,7 @@ class Reader:
         token = self.world.token(self.plan.conversation_id)
         ably = AblyRealtime(token=token, **self.world.ably)
         try:
-            await join(ably, self.plan.conversation_id, load, lambda v: self.show(v.messages), way)
+            await show(ably, self.plan.conversation_id, load, lambda v: self.show(v.messages), way)
         finally:
             with suppress(*_RELOADS):
                 async with asyncio.timeout(5):

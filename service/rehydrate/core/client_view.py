@@ -174,13 +174,20 @@ class View:
         self._chains = AppendChains()
         self._replays: set[str] = set()
         self._order: list[str] = [body["id"] for body in answer["messages"]]
+        self._encoded: dict[str, dict[str, Any]] = {}
         self.stale = any(reason["retry"] for reason in answer["reasons"])
 
     @property
     def messages(self) -> list[dict[str, Any]]:
-        """The messages in their wire form: those of the answer, then new ones as they came."""
-        known = self._timeline.messages
-        return [wire.message(known[id_]) for id_ in self._order]
+        """The messages in their wire form: those of the answer, then new ones as they came.
+
+        A message that did not change is the same object as before.
+        """
+        known, encoded = self._timeline.messages, self._encoded
+        for id_ in self._order:
+            if id_ not in encoded:
+                encoded[id_] = wire.message(known[id_])
+        return [encoded[id_] for id_ in self._order]
 
     def apply(self, message: Any) -> bool:
         """Apply a channel message of any Ably SDK.
@@ -226,8 +233,12 @@ class View:
                 return Verdict.AGAIN  # only the store can tell which of so many exist
             if applied.was_new and applied.state is not None:
                 self._order.append(applied.state.id)
+            if applied.state is not None:
+                self._encoded.pop(applied.state.id, None)
         elif decision is Verdict.DROP:
             self._timeline.note_dropped(before, event)
+            if before is not None:
+                self._encoded.pop(before.id, None)  # it may keep another recent id
         return decision
 
     @property

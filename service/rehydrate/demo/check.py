@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 import httpx
 from ably import AblyRealtime
 
-from rehydrate.demo.reader import join
+from rehydrate.demo.reader import show
 from rehydrate.demo.texts import tokens_of
 
 PATIENCE_S = 45.0
@@ -245,7 +245,7 @@ async def _by_python(target: Target, http: httpx.AsyncClient, at_s: float, way: 
         return await _load(target, http, times_s, until)
 
     ably = _ably(target)
-    joining = asyncio.create_task(join(ably, target.channel, load, render, way))  # type: ignore[no-untyped-call]  # a script
+    joining = asyncio.create_task(show(ably, target.channel, load, render, way))  # type: ignore[no-untyped-call]  # a script
     waits = asyncio.create_task(ended.wait())
     await asyncio.wait({joining, waits}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
     for task in (joining, waits):
