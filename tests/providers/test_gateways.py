@@ -34,10 +34,13 @@ def bodies(name: str) -> list[bytes]:
 
 
 class Gateway:
-    """Answers each request with the next body, in small chunks."""
+    """Answers each request with the next body, in small chunks; after the first, refuses some."""
 
-    def __init__(self, answers: list[bytes]) -> None:
+    def __init__(self, answers: list[bytes], refusals: list[int]) -> None:
         self.answers = answers
+        self.refusals = refusals
+        self.refused = 0
+        self.cancelled = 0
         self.asked: list[dict[str, Any]] = []
 
     @property
@@ -46,7 +49,12 @@ class Gateway:
 
     async def answer(self, request):
         if request.url.path.endswith("/cancel"):
+            self.cancelled += 1
             return JSONResponse({"status": "cancelled"})
+        if self.asked and self.refused < len(self.refusals):
+            self.refused += 1
+            error = {"message": "Not now", "type": "server_error"}
+            return JSONResponse({"error": error}, self.refusals[self.refused - 1])
         self.asked.append(json.loads(await request.body() or b"{}"))
         body = self.answers[min(len(self.asked), len(self.answers)) - 1]
         return StreamingResponse(self.chunks(body), media_type="text/event-stream")
@@ -66,6 +74,7 @@ class Seen(NamedTuple):
     outcome: Any
     asked: list[dict[str, Any]]
     ran: list[Any]
+    gateway: Gateway
 
     @property
     def shown(self) -> tuple[str, str]:
@@ -76,9 +85,9 @@ class Seen(NamedTuple):
         return self.sink.parts if self.sink.final is None else self.sink.final
 
 
-async def seen(name: str, *, change=lambda body: body, **more: Any) -> Seen:
+async def seen(name: str, *, change=lambda body: body, refusals=(), **more: Any) -> Seen:
     """Run a case with the tools `transfer` and `now`."""
-    gateway, sink, ran = Gateway([change(body) for body in bodies(name)]), Folded(), []
+    gateway, sink, ran = _gateway(name, change, refusals), Folded(), []
 
     def transfer(amount: int) -> str:
         ran.append(amount)
@@ -96,7 +105,11 @@ async def seen(name: str, *, change=lambda body: body, **more: Any) -> Seen:
                 outcome = await run_assistants(sink, client, assistant_id="a", input="?", **more)
             else:
                 outcome = await run_responses(sink, client, model="m", input="?", **more)
-    return Seen(sink, outcome, gateway.asked, ran)
+    return Seen(sink, outcome, gateway.asked, ran, gateway)
+
+
+def _gateway(name: str, change, refusals) -> Gateway:
+    return Gateway([change(body) for body in bodies(name)], list(refusals))
 
 
 @pytest.mark.parametrize(
@@ -250,3 +263,43 @@ async def test_a_server_that_does_not_stream_is_read():
 
     case = await seen("content_index_counts_on", change=change)
     assert case.shown == ("completed", WHOLE)
+
+
+BUSY = (503, 429, 500, 408, 409, 502, 503, 503)
+
+
+@pytest.fixture
+def impatient(monkeypatch):
+    monkeypatch.setattr("rehydrate.providers.tool_loop._FIRST_DELAY_S", 0.001)
+    monkeypatch.setattr("rehydrate.providers.tool_loop._MAX_DELAY_S", 0.002)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "more"),
+    [
+        ("told_again_from_the_beginning", "Blue sky today. And tomorrow.", {"background": True}),
+        ("call_id_changes", "Done.", {}),
+        ("call_id_changes", "Done.", {"store": False}),
+    ],
+)
+async def test_a_busy_vendor_is_asked_again_after_the_first_request(impatient, name, text, more):
+    case = await seen(name, refusals=BUSY, **more)
+    assert case.shown == ("completed", text)
+    assert (case.gateway.refused, case.gateway.cancelled) == (len(BUSY), 0)
+    assert case.ran == ([5] if name == "call_id_changes" else [])
+
+
+async def test_a_vendor_that_stays_busy_leaves_the_answer_incomplete_with_its_text(
+    impatient, monkeypatch
+):
+    monkeypatch.setattr("rehydrate.providers.tool_loop.ASK_AGAIN_S", 0.05)
+    refusals = [503] * 500
+    case = await seen("told_again_from_the_beginning", refusals=refusals, background=True)
+    assert case.shown == ("incomplete", WHOLE)
+    assert 3 < case.gateway.refused < len(refusals)
+
+
+async def test_a_refusal_that_lasts_is_not_repeated(impatient):
+    case = await seen("call_id_changes", refusals=[400, 400])
+    assert (case.sink.status, case.gateway.refused, case.ran) == ("failed", 1, [5])
+    assert "Not now" in case.sink.error

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from providers.scripted_client import answered
 from providers.sinks import Folded
 from rehydrate.providers import tool_loop
 from rehydrate.providers.responses_driver import run_responses
@@ -60,3 +64,22 @@ async def test_content_that_is_too_long_to_be_kept_stands_as_published(vendor, m
         outcome = await run_responses(sink, client, model="gpt-5", input="?")
     assert (outcome.parts, sink.final, sink.status) == (None, None, "completed")
     assert sink.text == "One two three."
+
+
+@pytest.mark.parametrize(
+    "error", [SystemExit(2), KeyError("x"), BaseExceptionGroup("", [SystemExit()])]
+)
+def test_nothing_that_a_client_raises_escapes(error):
+    async def create(**request):
+        raise error
+
+    client = SimpleNamespace(responses=SimpleNamespace(create=create))
+    sink = Folded()
+    outcome = asyncio.run(run_responses(sink, client, model="m", input="?"))
+    assert (outcome.status, sink.error) == ("failed", f"source_failed: {type(error).__name__}")
+
+
+@pytest.mark.parametrize("source", [None, 5, {"a": 1}, "text"])
+def test_an_answer_that_is_not_a_stream_fails(source):
+    sink, outcome, _ = answered([source])
+    assert (outcome.status, sink.error) == ("failed", "source_failed: TypeError")

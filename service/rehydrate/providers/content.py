@@ -88,7 +88,8 @@ class Content:
             return named[0]
         if placed or named:
             found = _newest(placed or named)
-            return None if found.done and not placed else found
+            another = not placed or (bool(id_) and not named)
+            return None if found.done and another else found
         streaming = [item for item in self.items if item.kind == kind and not item.done]
         unknown = bool(id_) and index is not None
         if not streaming or (unknown and (self._joined_late or len(streaming) > 1)):

@@ -158,7 +158,10 @@ def _items(
             found.append(item)
             continue
         left.remove(answer)
-        own = answer.vendor_id if answer.vendor_id not in taken else answer.tool_call_id
+        own, n = answer.vendor_id, 1
+        while own in taken:
+            n += 1
+            own = f"{answer.vendor_id}~{n}"
         taken.add(own)
         found.append({**item, "call_id": own})
         outputs.append(_output(answer, own))

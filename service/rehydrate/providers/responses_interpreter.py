@@ -124,7 +124,7 @@ class ResponsesInterpreter(Interpreter):
         """Handle the end of a part, with its complete text."""
         self._last_place = ()
         text = self._text(kind, at, incoming)
-        if text is None:
+        if text is None or text.tally.done:
             return (Progress(*incoming),)
         return self.content.text_done(incoming, text, text_of(incoming, field))
 
@@ -138,7 +138,7 @@ class ResponsesInterpreter(Interpreter):
         if args is None:  # the whole item has them
             return (Progress(*incoming),)
         full, call = text_of(incoming, field), self._call(kind, incoming)
-        if call is None:
+        if call is None or call.args is not None:
             return (Progress(*incoming),)
         return self.content.args_done(incoming, call, full)
 
