@@ -16,7 +16,7 @@ COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick check coverage format bench chaos soak holes migrate-check mutants lock clean
+.PHONY: help setup demo test test-quick check coverage format bench chaos soak holes failures migrate-check mutants lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -55,6 +55,9 @@ soak: $(VENV)/.dev $(VENV)/.node ## converse, join, fail and restart at random, 
 
 holes: $(VENV)/.dev $(VENV)/.node ## test known client-side recipes and generate docs/holes.md
 	@HOLES=write exec $(BIN)/python -m pytest tests/holes $(ARGS)
+
+failures: $(VENV)/.dev ## inject each fault and generate docs/failures.md
+	@FAILURES=write exec $(BIN)/python -m pytest tests/failures $(ARGS)
 
 migrate-check: $(VENV)/.dev ## test that migrations go up, down and up, and match the metadata
 	@exec $(BIN)/python -m pytest -k migration tests/postgres $(ARGS)

@@ -26,8 +26,8 @@ from rehydrate.postgres.url import connect_arguments
 from shared_adapters import IsolatedConversation, SharedAdapters, open_adapters
 
 SLOW = {
-    "ably", "chaos", "contracts", "demo", "examples", "exactness", "follow", "holes", "inspector",
-    "journeys", "localably", "maintenance", "replay", "soak", "upgrading",
+    "ably", "chaos", "contracts", "demo", "examples", "exactness", "failures", "follow", "holes",
+    "inspector", "journeys", "localably", "maintenance", "replay", "soak", "upgrading",
     "api/test_sse_browser.py", "api/test_ui_messages_sdk.py", "cli/test_main.py",
     "cli/test_progress.py", "cli/test_serve.py", "cli/test_terminal.py",
     "core/test_any_message.py", "embedded", "laws/test_client_js.py",
@@ -40,7 +40,7 @@ SLOW = {
 
 
 FIRST = (
-    "chaos/test_chaos.py", "soak/test_soak.py", "demo/test_command.py", "journeys/test_kill.py",
+    "failures/test_failures.py", "chaos/test_chaos.py", "soak/test_soak.py", "demo/test_command.py", "journeys/test_kill.py",
     "upgrading/test_side_by_side.py", "laws/test_folding.py", "laws/test_joining.py",
     "examples/test_chat_page.py", "demo/test_examples.py", "journeys/test_appends.py",
     "journeys/test_many_processes.py", "cli/test_main.py", "embedded/test_postgres.py",

@@ -33,7 +33,7 @@ class MessageFilter:
         try:
             text = base64.b64decode(encoded, validate=True).decode()
             self._expression = jmespath.compile(text)
-        except (binascii.Error, ValueError) as error:  # JMESPathError is a ValueError
+        except (binascii.Error, ValueError, RecursionError) as error:  # JMESPathError: ValueError
             raise RefusedError(
                 40000, "the filter is not a JMESPath expression as base64"
             ) from error
@@ -50,7 +50,10 @@ class MessageFilter:
         value = {"name": message.fields.get("name"), "headers": extras.get("headers")}
         try:
             result = self._expression.search(value)
-        except ValueError:  # a function got a value of another type
+        except (
+            ValueError,
+            RecursionError,
+        ):  # a value of another type; an expression that is too deep
             return False
         # in JMESPath the number 0 is true
         return bool(result) or (result == 0 and result is not False)

@@ -15,6 +15,7 @@ import argparse
 import asyncio
 import json
 import random
+import re
 import sys
 from collections import Counter
 from pathlib import Path
@@ -24,6 +25,9 @@ from chaos.faults import FAULTS
 from chaos.judging import LIMIT_S
 from chaos.rounds import play
 from chaos.world import running
+
+PAGE = Path(__file__).parents[2] / "docs" / "failures.md"
+FIGURES = re.compile(r"^Chaos: .*$", re.MULTILINE)
 
 WRONG = ("lost", "doubled", "late", "unended", "wrong_outcomes", "changed", "silent")
 """Counts that must be 0, and lists that must be empty."""
@@ -74,6 +78,20 @@ def recoveries(rounds):
         for name in round_.faults:
             longest[name] = round(max([longest.get(name, 0.0), *taken]), 2)
     return longest
+
+
+def write_page(reported):
+    """Write the figures of a report into `docs/failures.md`."""
+    slowest = max(reported["recovery_s"], key=reported["recovery_s"].get)
+    text = (
+        f"Chaos: {reported['rounds']} rounds (seed {reported['seed']}), {reported['responses']} responses of"
+        f" {reported['characters']} characters: {reported['lost']} lost, {reported['doubled']} duplicated,"
+        f" {len(reported['silent'])} silent faults. Longest recovery: {reported['recovery_s'][slowest]} s"
+        f" (`{slowest}`), of a limit of {reported['limit_s']:.0f} s."
+    )
+    page = PAGE.read_text()
+    assert FIGURES.search(page)
+    PAGE.write_text(FIGURES.sub(lambda _: text, page))
 
 
 def is_good(reported):
@@ -168,6 +186,7 @@ def main(argv=None):
     parser.add_argument("--json", action="store_true", help="the report as JSON, last line")
     parser.add_argument("--faults", help=f"only these: {', '.join(FAULTS)}")
     parser.add_argument("--each", type=int, help="every fault once, this many in a round")
+    parser.add_argument("--page", action="store_true", help="write the figures into a document")
     parser.add_argument("--keep", type=Path, help="a new folder in which the logs are kept")
     options = parser.parse_args(argv)
     seed = random.randrange(2**32) if options.seed is None else options.seed
@@ -175,6 +194,8 @@ def main(argv=None):
     no_mounts = own_mounts()
     worlds = asyncio.run(played(plans(options), seed, no_mounts=no_mounts, folder=options.keep))
     reported = {"seed": seed, **report(worlds)}
+    if options.page:
+        write_page(reported)
     if options.json:
         sys.stdout.write(json.dumps(reported) + "\n")
     else:

@@ -7,6 +7,7 @@ The result is the number of its effects. One that needs traffic lasts until its 
 from __future__ import annotations
 
 import asyncio
+import random
 import signal
 from contextlib import suppress
 
@@ -241,7 +242,7 @@ async def connections_are_half_open(world, chance):
     return await until_fired(connections)
 
 
-async def _switched(world, name, lasts_s, **parameters):
+async def switched(world, name, lasts_s, **parameters):
     """Keep a fault of the channel server on for *lasts_s*, and until it fires; return how often."""
 
     async def fired():
@@ -257,19 +258,19 @@ async def _switched(world, name, lasts_s, **parameters):
 
 async def publishes_are_refused(world, chance):
     """Ably's limits refuse publishes, for a second."""
-    return await _switched(world, "refuse_publish", 1, share=0.3, count=8)
+    return await switched(world, "refuse_publish", 1, share=0.3, count=8)
 
 
 async def acknowledgements_are_lost(world, chance):
     """Messages are published, but the publisher does not learn of it."""
-    return await _switched(world, "lose_acks", 1, share=0.3, count=5)
+    return await switched(world, "lose_acks", 1, share=0.3, count=5)
 
 
 async def history_lags(world, chance):
     """History lacks the newest messages, as REST may; readers load the conversation meanwhile."""
     lasts_s = chance.uniform(1, 4)
     async with asyncio.TaskGroup() as group:
-        lagging = group.create_task(_switched(world, "delay_history", lasts_s, ms=1500))
+        lagging = group.create_task(switched(world, "delay_history", lasts_s, ms=1500))
         while not lagging.done():
             await world.hydrated(world.conversation_id)
             await asyncio.sleep(0.2)
@@ -331,6 +332,14 @@ def draw(world, chance):
     names = [name for name in FAULTS if name not in world.skipped]
     weights = [_WEIGHTS.get(name, 1) for name in names]
     return chance.choices(names, weights, k=chance.choice([1, 1, 2, 2, 3]))
+
+
+class Shortest(random.Random):
+    """Chance for faults that last for the shortest time."""
+
+    def uniform(self, a, b):
+        """Return the smaller bound."""
+        return min(a, b)
 
 
 async def inject(world, name, chance):

@@ -13,20 +13,26 @@ from chaos.showing import Shown
 
 
 class Follower:
-    """A plain reader of the event stream; ``shown`` is what it shows."""
+    """A plain reader of the event stream; ``shown`` is what it shows, ``joins`` how often it joined.
+
+    Attributes:
+        url: the service that it reads from, or tried last.
+    """
 
     def __init__(self, world, conversation_id):
         self._world = world
         self.conversation_id = conversation_id
         self.shown = Shown()
+        self.joins = 0
+        self.url = None
 
     async def run(self):
         while True:
-            url = (
-                f"{random.choice(self._world.urls)}/v1/conversations/{self.conversation_id}/stream"
-            )
+            self.url = random.choice(self._world.urls)
+            url = f"{self.url}/v1/conversations/{self.conversation_id}/stream"
             with suppress(httpx.HTTPError):
                 async with self._world.client.stream("GET", url, timeout=20) as response:
+                    self.joins += 1
                     await self._read(response)
             await asyncio.sleep(random.uniform(0.1, 0.4))
 

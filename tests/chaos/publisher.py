@@ -15,10 +15,10 @@ MEAN_TOKENS = 60
 PACE_S = 1 / 25
 
 
-async def answer(history, conversation_id, response_id, *, ephemeral):
+async def answer(history, conversation_id, response_id, *, ephemeral, mean):
     try:
         async with history.respond(conversation_id, response_id, ephemeral=ephemeral) as response:
-            for token in tokens_of(response_id, mean=MEAN_TOKENS):
+            for token in tokens_of(response_id, mean=mean):
                 response.write(token)
                 await asyncio.sleep(random.expovariate(1 / PACE_S))
     except StoreUnavailable as error:
@@ -28,11 +28,9 @@ async def answer(history, conversation_id, response_id, *, ephemeral):
     return "completed"
 
 
-async def publish(history, conversation_id, response_id, *, after_s, ephemeral):
+async def publish(history, conversation_id, response_id, *, after_s, **options):
     await asyncio.sleep(after_s)
-    print_line(
-        [response_id, await answer(history, conversation_id, response_id, ephemeral=ephemeral)]
-    )
+    print_line([response_id, await answer(history, conversation_id, response_id, **options)])
 
 
 async def main():
@@ -46,6 +44,7 @@ async def main():
                     response_id,
                     after_s=after_s,
                     ephemeral=asked["ephemeral"],
+                    mean=asked.get("mean", MEAN_TOKENS),
                 )
                 group.create_task(publishing)
 

@@ -8,10 +8,11 @@ import time
 import pytest
 
 from conftest import new_database
+from generated_table import one_line
 from holes.environment import open_environment
 from holes.readers import node_running
 from holes.stage import Stage, staged
-from holes.table import WRITING, Table, cell
+from holes.table import TABLE, cell
 from journeys.readers import MODULES
 from localably import LocalAbly
 from rehydrate.core.positions import MARGIN_MS
@@ -105,10 +106,9 @@ async def growing(growing_environment):
 
 @pytest.fixture(scope="session")
 def table():
-    made = Table()
-    yield made
-    if WRITING:
-        made.write()
+    yield TABLE
+    if TABLE.writing:
+        TABLE.write()
 
 
 class TableRow:
@@ -117,7 +117,7 @@ class TableRow:
     def __init__(self, table, request):
         number = re.match(r"test_([hs])(\w+?)_", request.node.name)
         self._number = number[1].upper() + number[2]
-        self._hole = " ".join(request.node.obj.__doc__.split()).removesuffix(".")
+        self._hole = one_line(request.node.obj.__doc__)
         self._table = table
 
     def shows(self, name, recipe, ours):

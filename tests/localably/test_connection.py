@@ -164,7 +164,20 @@ ANY = st.recursive(
     ),
     max_leaves=8,
 )
-CHANNELS = st.sampled_from(["room", "mutable:a", "[?rewind=1]room", ":bad", "persisted:x"])
+FILTERED = "[filter=bmFtZQ==]"  # `name`
+CHANNELS = st.sampled_from(
+    [
+        "room",
+        "mutable:a",
+        "[?rewind=1]room",
+        ":bad",
+        "persisted:x",
+        FILTERED + "room",
+        FILTERED + "mutable:a",
+        "[filter=x]room",
+    ]
+)
+PARAMS = st.sampled_from(["rewind", "rewindLimit", "modes", "delta"])
 MESSAGES = st.lists(
     st.fixed_dictionaries(
         {},
@@ -191,7 +204,7 @@ FRAMES = st.fixed_dictionaries(
         "msgSerial": st.integers(0, 5) | ANY,
         "messages": MESSAGES | ANY,
         "presence": MESSAGES | ANY,
-        "params": st.dictionaries(st.sampled_from(["rewind", "rewindLimit", "modes"]), ANY) | ANY,
+        "params": st.dictionaries(PARAMS, ANY | st.just("vcdiff")) | ANY,
         "auth": ANY,
         "id": ANY,
     },

@@ -78,6 +78,12 @@ def test_a_result_counts_as_jmespath_defines_it(text, selected):
     assert selects(text, name="abc", data="x", extras={"headers": headers}) is selected
 
 
+def test_a_deeply_nested_expression_selects_nothing_or_is_refused():
+    assert not selects("a" + ".a" * 700, name="abc")
+    with pytest.raises(RefusedError):
+        selects("(" * 700 + "a" + ")" * 700)
+
+
 @pytest.mark.parametrize("encoded", ["%%%", "bmFtZSA9PQ==", "", "YQ" * 2000])
 def test_an_invalid_filter_is_refused(encoded):
     with pytest.raises(RefusedError) as refused:
