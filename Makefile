@@ -16,7 +16,7 @@ COMPILE := build/lock/bin/pip-compile --quiet --generate-hashes --unsafe-package
 	--no-header --no-annotate --no-emit-index-url --no-emit-find-links --no-emit-trusted-host
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-quick check coverage format bench chaos soak holes failures migrate-check mutants lock clean
+.PHONY: help setup demo test test-quick check coverage format client bench chaos soak holes failures migrate-check mutants lock clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ coverage: $(VENV)/.dev ## branch coverage of the core: each module by its own te
 format: $(VENV)/.dev ## format the code and fix lint errors
 	@$(BIN)/ruff format .
 	@$(BIN)/ruff check --fix . $(ARGS)
+
+client: $(VENV)/.node ## build the package for JavaScript, and /client.js from it
+	@cd clients/js && npm run --silent check && npm run --silent build && npm run --silent bundle
 
 bench: $(VENV)/.dev ## run benchmarks, as ratios to a baseline; ARGS="--list" lists them
 	@exec $(BIN)/python -m bench $(ARGS)
@@ -78,7 +81,7 @@ lock: build/lock/.made ## upgrade the pins in requirements/*.txt within the rang
 		&& cp build/lock/$$lock requirements/$$lock.txt; done
 
 clean: ## remove the files that other targets create
-	rm -rf $(VENV) build dist tests/js/node_modules .mypy_cache .ruff_cache .pytest_cache \
+	rm -rf $(VENV) build dist tests/js/node_modules clients/js/node_modules clients/js/dist .mypy_cache .ruff_cache .pytest_cache \
 		.hypothesis .import_linter_cache
 
 $(VENV)/.made:
@@ -99,12 +102,12 @@ $(VENV)/.dev: $(VENV)/.run requirements/dev.txt
 	@$(PIP) install --require-hashes -r requirements/dev.txt
 	@touch $@
 
-# stock ably-js, for tests with the official SDK; they skip without it
-$(VENV)/.node: $(VENV)/.made $(wildcard tests/js/package-lock.json)
+# stock ably-js, and the tools that build and test the package for JavaScript; tests skip without them
+$(VENV)/.node: $(VENV)/.made $(wildcard tests/js/package-lock.json clients/js/package-lock.json)
 	@if ! test -f tests/js/package-lock.json || ! command -v node >/dev/null || ! command -v npm >/dev/null; \
 	then echo "skipping ably-js tests (node, npm or tests/js/package-lock.json not found)" >&2; \
-	elif (cd tests/js && npm ci --silent --no-audit --no-fund); then touch $@; \
-	else echo "skipping ably-js tests (npm ci failed)" >&2; fi
+	elif (cd tests/js && npm ci --silent --no-audit --no-fund) && (cd clients/js && npm ci --silent --no-audit --no-fund); \
+	then touch $@; else echo "skipping ably-js tests (npm ci failed)" >&2; fi
 
 build/lock/.made: Makefile
 	@rm -rf build/lock && $(PYTHON) -m venv build/lock

@@ -27,7 +27,7 @@ from shared_adapters import IsolatedConversation, SharedAdapters, open_adapters
 
 SLOW = {
     "ably", "chaos", "contracts", "demo", "examples", "exactness", "failures", "follow", "holes",
-    "inspector", "journeys", "localably", "maintenance", "replay", "soak", "upgrading",
+    "inspector", "journeys", "js", "localably", "maintenance", "replay", "soak", "upgrading",
     "api/test_sse_browser.py", "api/test_ui_messages_sdk.py", "cli/test_main.py",
     "cli/test_progress.py", "cli/test_serve.py", "cli/test_terminal.py",
     "core/test_any_message.py", "embedded", "laws/test_client_js.py",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import io
+import json
 import re
 import subprocess
 import sys
@@ -259,7 +260,10 @@ def test_locks_pin_by_hash_and_hold_no_address() -> None:
     locks += [p for p in tracked_files() if p.name == "package-lock.json"]
     for lock in locks:
         text = lock.read_text()
-        assert "://" not in text.replace('"url": "https://github.com', ""), lock
+        if lock.suffix == ".json":  # whom to fund is no address to download from
+            packages = json.loads(text)["packages"].values()
+            text = json.dumps([package | {"funding": None} for package in packages])
+        assert "://" not in text, lock
         assert str(ROOT) not in text
         if lock.suffix == ".txt":
             pins = re.findall(r"^[A-Za-z][^\s=]*==\S+ \\$", text, re.MULTILINE)

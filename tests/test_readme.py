@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+import asyncio
+import json
 import re
 import subprocess
 import sys
 
 import httpx
+from fastapi import FastAPI
 
-from api.serving import served
+from api.minting import READER, mint
+from api.serving import served, served_beside
 from api.standin import StandIn
 from demo.command_line import environment, settings_on
 from journeys.snippets import README, ROOT, block, blocks, region
+from js.packages import install, needs_node, run
+from participants import settings_for
+from rehydrate import History
 from rehydrate.api.app import create_app
 from rehydrate.api.auth.access import Access
 from rehydrate.api.webhooks import WebhookSenders
@@ -33,7 +40,8 @@ def quoted(cell):
 
 def test_every_code_block_has_a_test():
     assert len(blocks("python")) == 3
-    assert len(blocks("js")) == 2
+    assert len(blocks("js")) == 1
+    assert len(blocks("tsx")) == 1
     assert README.count("```") == 2 * (5 + 2), "and the picture, and what to type"
 
 
@@ -100,9 +108,30 @@ async def test_the_embedded_router_opens_serves_and_closes(database, ably, monke
 def test_the_clients_match_their_source_files():
     python = region("service/rehydrate/demo/reader.py", "join")
     assert block("python", "async def show(").strip() == python.strip()
-    rule, join = blocks("js")
-    assert rule.strip() == region("service/rehydrate/api/client.js", "rule").strip()
-    assert join.strip() == region("service/rehydrate/api/client.js", "join").strip()
+    (react,) = blocks("tsx")
+    assert react.strip() == region("examples/react-ably/src/Chat.tsx", "chat").strip()
+    for code in (*blocks("js"), react):
+        assert len([line for line in code.splitlines() if line.strip()]) <= 20
+
+
+@needs_node
+async def test_the_javascript_example_shows_a_conversation(database, ably, tmp_path):
+    install(tmp_path)
+    (code,) = blocks("js")
+    app, settings = FastAPI(), settings_for(database, ably)
+    app.include_router(History(settings).router(authorize=lambda *_: True), prefix="/history")
+    given = {"token": mint(READER, key=ably.key), "port": ably.port, "endpoint": "127.0.0.1"}
+    async with History(settings) as history, served_beside(app) as url:
+        async with history.respond("conv-42", "r") as response:
+            response.write("Once upon a time")
+        (tmp_path / "example.mjs").write_text(
+            code.replace("authUrl: '/ably-token'", f"...{json.dumps(given)}, tls: false").replace(
+                "'/history", f"'{url}/history"
+            )
+            + "\njoined.subscribe(() => joined.status === 'live' && process.exit());\n"
+        )
+        output = await asyncio.to_thread(run, "node", "example.mjs", cwd=tmp_path)
+    assert output.splitlines()[-1] == "live [ 'Once upon a time' ]"
 
 
 def test_all_settings_are_listed_with_their_defaults():

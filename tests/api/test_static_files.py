@@ -71,7 +71,7 @@ async def test_other_names_are_not_found(client):
 async def test_the_client_module_may_be_loaded_by_other_origins(client):
     answer = await client.get("/client.js")
     assert answer.headers["content-type"] == "text/javascript; charset=utf-8"
-    assert "export function apply" in answer.text
+    assert "@rehydrate/client" in answer.text
 
 
 async def test_without_an_inspector_there_is_no_page(standin):

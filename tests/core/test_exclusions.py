@@ -62,6 +62,11 @@ class TestErased:
         )
         assert rule.exclusions.erased_ids == ("r",)
 
+    def test_a_replay_of_a_message_that_an_event_showed_as_erased_is_erased(self):
+        rule = ExclusionRule(tombstone=AT_1_S)
+        replayed = start(at_s=3, message_id="y", replay_of="r")
+        assert outcomes(rule, start(), replayed) == [Outcome.OLD] * 2
+
     def test_readers_are_told_of_a_bounded_number_of_messages(self, monkeypatch):
         monkeypatch.setattr(module, "MAX_ERASED_IDS", 1)
         rule = ExclusionRule(tombstone=AT_1_S._replace(erased=frozenset(map(erased_mark, "rs"))))

@@ -159,12 +159,12 @@ async def test_the_page_gets_a_strict_cookie_and_a_token_for_one_channel(chat):
 
 async def test_the_files_of_the_page_exist_and_contain_no_key(chat):
     async with chat.visitor() as (http, _):
-        for name in ("/", "/page/chat.js", "/page/sse.js", "/page/ably.js", "/page/style.css"):
+        for name in ("/", "/page/chat.js", "/page/transport.js", "/page/style.css"):
             answer = await http.get(name)
             assert answer.status_code == 200
             assert chat.settings.required_ably_key().partition(":")[2] not in answer.text
             assert "https://" not in answer.text
-        assert "export function apply" in (await http.get("/client.js")).text
+        assert "@rehydrate/client" in (await http.get("/client.js")).text
 
 
 async def test_without_ably_js_the_page_is_informed(chat, monkeypatch, tmp_path):

@@ -29,12 +29,12 @@ async def channels():
 
 
 @pytest.fixture(scope="module")
-async def node(tmp_path_factory):
+async def node():
     """Readers with stock ably-js; None where it is not installed: then only ably-python reads."""
     if not shutil.which("node") or not (MODULES / "node_modules/ably/package.json").exists():
         yield None
         return
-    async with node_running(tmp_path_factory.mktemp("node")) as running:
+    async with node_running() as running:
         yield running
 
 

@@ -1,4 +1,4 @@
-// Readers with stock ably-js that run the README's JavaScript. Reads commands (join, leave) as lines of
+// Readers with stock ably-js that run the package's bundle. Reads commands (join, leave) as lines of
 // JSON from standard input; writes what each reader shows as lines of JSON.
 import { createRequire } from 'node:module';
 import { createInterface } from 'node:readline';
@@ -11,7 +11,7 @@ const print = (output) => process.stdout.write(JSON.stringify(output) + '\n');
 
 async function start({ join: reader, way, channel, token, url, options }) {
   const ably = new Ably.Realtime({ token, ...options, logLevel: 0 });
-  readers.set(reader, { ably, joining: null });
+  readers.set(reader, { ably, joined: null });
   const load = async ({ until }) => {
     const response = await fetch(url + (until ? `?until=${encodeURIComponent(until)}` : ''), {
       headers: { authorization: `Bearer ${token}` },
@@ -19,17 +19,16 @@ async function start({ join: reader, way, channel, token, url, options }) {
     if (!response.ok) throw new Error(`GET ${response.status}`);
     return response.json();
   };
-  const render = (view) => readers.has(reader) && print({ reader, messages: [...view.values()] });
-  const joining = join(ably.channels.get(channel), load, render, way);
-  readers.get(reader).joining = joining;
-  joining.catch((error) => print({ reader, error: String(error) }));
+  const onChange = ({ messages, conversation }) => conversation.hasAnswer && readers.has(reader) && print({ reader, messages });
+  const joined = join(ably.channels.get(channel), { load, onChange, way });
+  readers.get(reader).joined = joined;
+  joined.ready.catch((error) => readers.has(reader) && print({ reader, error: String(error) }));
 }
 
 async function leave({ leave: reader }) {
-  const { ably, joining } = readers.get(reader);
+  const { ably, joined } = readers.get(reader);
   readers.delete(reader);
-  const joined = await Promise.race([joining.catch(() => null), new Promise((done) => setTimeout(done, 1000))]);
-  await joined?.close();
+  joined.close();
   ably.close();
   print({ reader, left: true });
 }

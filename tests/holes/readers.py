@@ -14,7 +14,7 @@ from ably import AblyRealtime
 
 from holes.recipes import PATIENCE_S, Shown
 from journeys.readers import HERE, MODULES
-from journeys.snippets import javascript, python_join
+from journeys.snippets import CLIENT, python_join
 
 WAYS = (1, 2, 3)
 _LINE_BYTES = 1 << 24
@@ -240,12 +240,10 @@ class Node:
 
 
 @contextlib.asynccontextmanager
-async def node_running(folder):
+async def node_running():
     """Run the process for the block."""
-    client = folder / "client.mjs"
-    client.write_text(javascript())
     process = await asyncio.create_subprocess_exec(
-        *("node", str(HERE.parent / "holes" / "readers.mjs"), client.as_uri(), str(MODULES)),
+        *("node", str(HERE.parent / "holes" / "readers.mjs"), CLIENT.as_uri(), str(MODULES)),
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         limit=_LINE_BYTES,

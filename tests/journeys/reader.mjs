@@ -1,4 +1,4 @@
-// Readers with a stock ably-js that run the README's JavaScript. One job as JSON on standard input,
+// Readers with a stock ably-js that run the package's bundle. One job as JSON on standard input,
 // one line of JSON a reader on standard output.
 import { createRequire } from 'node:module';
 
@@ -17,10 +17,11 @@ async function load({ until }) {
 
 async function read(plan) {
   const eye = { plan, renders: 0, untrue: [], last: {} };
-  const render = (view) => {
+  const onChange = ({ messages, conversation }) => {
+    if (!conversation.hasAnswer) return;
     eye.renders += 1;
-    eye.last = Object.fromEntries([...view.values()].map((m) => [m.id, [m.status, m.text]]));
-    for (const { id, status, text, gaps } of view.values()) {
+    eye.last = Object.fromEntries(messages.map((m) => [m.id, [m.status, m.text]]));
+    for (const { id, status, text, gaps } of messages) {
       if (!(id in job.texts)) continue;
       const good = status === 'in_progress'
         ? job.texts[id].startsWith(text) || gaps.length > 0
@@ -32,9 +33,10 @@ async function read(plan) {
     .every(([id, text]) => eye.last[id]?.[0] === job.status && eye.last[id][1] === text);
   const stay = async (ms) => {
     const ably = new Ably.Realtime({ token: job.token, ...job.options, logLevel: 0 });
-    const joined = await join(ably.channels.get(job.channel), load, render, plan.way);
+    const joined = join(ably.channels.get(job.channel), { load, onChange, way: plan.way });
+    await joined.ready;
     for (const until = Date.now() + ms; !done() && Date.now() < until; ) await pause(20);
-    await joined.close();
+    joined.close();
     ably.close();
   };
   await pause(plan.at_s * 1000);

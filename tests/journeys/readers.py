@@ -1,4 +1,4 @@
-"""Readers with stock SDKs that run the README's code, and a check of what they show."""
+"""Readers with stock SDKs, the README's Python and the package for JavaScript, and a check of what they show."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import httpx
 import pytest
 from ably import AblyRealtime
 
-from journeys.snippets import javascript, python_join
+from journeys.snippets import CLIENT, python_join
 from waiting import PATIENCE_S
 
 HERE = Path(__file__).parent
@@ -139,12 +139,10 @@ async def _python_stay(target, joined, check, stay_s):
         raise ended
 
 
-async def by_javascript(folder, target, texts, plans, *, status="completed"):
-    """Join with stock ably-js and the README's JavaScript code, according to *plans*."""
-    client = folder / "client.mjs"
-    client.write_text(javascript())
+async def by_javascript(target, texts, plans, *, status="completed"):
+    """Join with stock ably-js and the package for JavaScript, according to *plans*."""
     job = {
-        "client": client.as_uri(),
+        "client": CLIENT.as_uri(),
         "modules": str(MODULES),
         "options": {"endpoint": target.endpoint, "port": target.port, "tls": False},
         "token": target.token,

@@ -7,6 +7,8 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text()
+CLIENT = ROOT / "service" / "rehydrate" / "api" / "client.js"
+"""The package for JavaScript as one module, which the service sends."""
 
 _FENCE = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
@@ -38,8 +40,3 @@ def python_join():
     space = {}
     exec(compile(block("python", "async def show("), "README.md", "exec"), space)
     return space["show"]
-
-
-def javascript() -> str:
-    """Return the README's JavaScript client, as one module."""
-    return "\n".join(blocks("js"))

@@ -47,7 +47,7 @@ def job(stack, target, tokens, **more):
     }
 
 
-async def joined(stack, conversation, folder, **how):
+async def joined(stack, conversation, **how):
     """Join with readers of all kinds at random times while stock ably-js appends a response."""
     tokens = tokens_of(conversation, mean=60)
     texts, target = {"grown": "".join(tokens)}, stack.target(conversation)
@@ -56,41 +56,39 @@ async def joined(stack, conversation, folder, **how):
     async with asyncio.TaskGroup() as group:
         group.create_task(run_node("appender.mjs", said))
         ours = group.create_task(by_python(target, texts, plans(within_s, 2)))
-        theirs = group.create_task(by_javascript(folder, target, texts, plans(within_s, 2)))
+        theirs = group.create_task(by_javascript(target, texts, plans(within_s, 2)))
     shown = ours.result() + theirs.result()
     if not how.get("done"):  # the end is published before the tail, which is therefore late
         shown = [each._replace(untrue=[]) for each in shown]
     assert_shown(shown, texts)
 
 
-async def test_a_response_with_phase_done_is_whole_for_every_reader(stack, conversation, tmp_path):
-    await joined(stack, conversation, tmp_path, done=True)
+async def test_a_response_with_phase_done_is_whole_for_every_reader(stack, conversation):
+    await joined(stack, conversation, done=True)
 
 
-async def test_an_end_that_overtakes_held_back_appends_loses_nothing(stack, conversation, tmp_path):
-    await joined(stack, conversation, tmp_path, window_ms=400)
+async def test_an_end_that_overtakes_held_back_appends_loses_nothing(stack, conversation):
+    await joined(stack, conversation, window_ms=400)
 
 
-async def test_appends_that_drop_the_headers_are_still_the_responses(stack, conversation, tmp_path):
+async def test_appends_that_drop_the_headers_are_still_the_responses(stack, conversation):
     """For readers that saw it begin: history no longer contains the response id."""
     bare = {"bare_every": 3, "window_ms": 0, "wait_ms": 3000, "within_s": 0}
     async with stack.fault("drop_append_extras") as fired:
-        await joined(stack, conversation, tmp_path, **bare)
+        await joined(stack, conversation, **bare)
         assert await fired()
 
 
-async def test_history_that_lags_hides_nothing(stack, conversation, tmp_path):
+async def test_history_that_lags_hides_nothing(stack, conversation):
     channel = stack.settings.channel_of(conversation)
     async with stack.fault("delay_history", channel=channel, ms=1500):
-        await joined(stack, conversation, tmp_path, done=True)
+        await joined(stack, conversation, done=True)
 
 
-async def test_a_reader_that_lost_the_create_gets_all_by_attaching_again(
-    stack, conversation, tmp_path
-):
+async def test_a_reader_that_lost_the_create_gets_all_by_attaching_again(stack, conversation):
     channel = stack.settings.channel_of(conversation)
     async with stack.fault("drop_deliveries", channel=channel, every=7) as fired:
-        await joined(stack, conversation, tmp_path, done=True)
+        await joined(stack, conversation, done=True)
         assert await fired()
 
 

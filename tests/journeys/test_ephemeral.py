@@ -37,9 +37,7 @@ async def hydrates(target):
     return sum(map(float, re.findall(r"rehydrate_hydrates_total\{.*\} (\S+)", metrics)))
 
 
-async def test_readers_show_every_character_after_at_most_one_retry(
-    stack, history, conversation, tmp_path
-):
+async def test_readers_show_every_character_after_at_most_one_retry(stack, history, conversation):
     skip_without_node()
     tokens = {f"{conversation}-{n}": tokens_of(f"{conversation}{n}", mean=150) for n in range(2)}
     texts = {id_: "".join(said) for id_, said in tokens.items()}
@@ -48,7 +46,7 @@ async def test_readers_show_every_character_after_at_most_one_retry(
     async with asyncio.TaskGroup() as group:
         group.create_task(publish(history, conversation, tokens))
         ours = group.create_task(by_python(target, texts, plans(4, 2)))
-        theirs = group.create_task(by_javascript(tmp_path, target, texts, plans(4, 2)))
+        theirs = group.create_task(by_javascript(target, texts, plans(4, 2)))
     shown = ours.result() + theirs.result()
     assert_shown(shown, texts)
     kept = [m.name async for page in history._channel.history(target.channel) for m in page]

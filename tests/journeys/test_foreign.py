@@ -52,9 +52,7 @@ async def _publish(channel, response_id, tokens, *, stop):
         await channel.publish(Message(name="stop", extras=extras))
 
 
-async def test_two_streams_of_ably_python_without_an_end_stay_open_and_whole(
-    stack, conversation, tmp_path
-):
+async def test_two_streams_of_ably_python_without_an_end_stay_open_and_whole(stack, conversation):
     skip_without_node()
     streams = {id_: tokens_of(f"{conversation}{id_}", mean=60) for id_ in ("one", "two")}
     texts = {id_: "".join(tokens) for id_, tokens in streams.items()}
@@ -63,13 +61,11 @@ async def test_two_streams_of_ably_python_without_an_end_stay_open_and_whole(
     async with asyncio.TaskGroup() as group:
         group.create_task(by_ably_python(stack, target.channel, streams, stop=False))
         ours = group.create_task(by_python(target, texts, joins, status="in_progress"))
-        theirs = group.create_task(
-            by_javascript(tmp_path, target, texts, more, status="in_progress")
-        )
+        theirs = group.create_task(by_javascript(target, texts, more, status="in_progress"))
     assert_shown(ours.result() + theirs.result(), texts, "in_progress")
 
 
-async def test_a_stream_of_ably_js_ends_completed_and_whole(stack, conversation, tmp_path):
+async def test_a_stream_of_ably_js_ends_completed_and_whole(stack, conversation):
     skip_without_node()
     tokens = tokens_of(conversation, mean=60)
     texts = {"foreign": "".join(tokens)}
@@ -87,11 +83,11 @@ async def test_a_stream_of_ably_js_ends_completed_and_whole(stack, conversation,
     async with asyncio.TaskGroup() as group:
         group.create_task(run_node("publisher.mjs", job))
         ours = group.create_task(by_python(target, texts, joins))
-        theirs = group.create_task(by_javascript(tmp_path, target, texts, more))
+        theirs = group.create_task(by_javascript(target, texts, more))
     assert_shown(ours.result() + theirs.result(), texts)
 
 
-async def test_a_stream_without_response_id_is_one_message(stack, conversation, tmp_path):
+async def test_a_stream_without_response_id_is_one_message(stack, conversation):
     skip_without_node()
     tokens = tokens_of(conversation, mean=60)
     texts = {f"{conversation}-first": "".join(tokens)}
@@ -100,13 +96,11 @@ async def test_a_stream_without_response_id_is_one_message(stack, conversation, 
     async with asyncio.TaskGroup() as group:
         group.create_task(by_ably_python(stack, target.channel, {None: tokens}, stop=True))
         ours = group.create_task(by_python(target, texts, joins))
-        theirs = group.create_task(by_javascript(tmp_path, target, texts, more))
+        theirs = group.create_task(by_javascript(target, texts, more))
     assert_shown(ours.result() + theirs.result(), texts)
 
 
-async def test_history_that_lags_hides_nothing_of_a_stream_without_numbers(
-    stack, conversation, tmp_path
-):
+async def test_history_that_lags_hides_nothing_of_a_stream_without_numbers(stack, conversation):
     skip_without_node()
     tokens = tokens_of(conversation, mean=60)
     texts = {"lagging": "".join(tokens)}
@@ -118,5 +112,5 @@ async def test_history_that_lags_hides_nothing_of_a_stream_without_numbers(
     ):
         group.create_task(by_ably_python(stack, target.channel, {"lagging": tokens}, stop=True))
         ours = group.create_task(by_python(target, texts, joins))
-        theirs = group.create_task(by_javascript(tmp_path, target, texts, more))
+        theirs = group.create_task(by_javascript(target, texts, more))
     assert_shown(ours.result() + theirs.result(), texts)

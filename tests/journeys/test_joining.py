@@ -27,9 +27,9 @@ async def test_python_readers_show_every_response_whole(stack, history, conversa
     assert_shown(await published(streams, history, readers), streams.texts)
 
 
-async def test_javascript_readers_show_every_response_whole(stack, history, conversation, tmp_path):
+async def test_javascript_readers_show_every_response_whole(stack, history, conversation):
     skip_without_node()
     streams = Streams(conversation)
     joins = plans(streams.seconds, 8)
-    readers = by_javascript(tmp_path, stack.target(conversation), streams.texts, joins)
+    readers = by_javascript(stack.target(conversation), streams.texts, joins)
     assert_shown(await published(streams, history, readers), streams.texts)

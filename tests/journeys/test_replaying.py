@@ -96,16 +96,14 @@ async def published(settings, conversation_id, tokens):
 
 
 @asynccontextmanager
-async def followed(alone, conversation_id, folder, tokens, admin):
+async def followed(alone, conversation_id, tokens, admin):
     """Start a replay once stock SDKs follow it; yields it, and what they will show."""
     target = alone.target(conversation_id)
     before = await admin.replay(speed=0, max_rate=1)  # the next one waits for it
     replay_id = await admin.replay(speed=0, max_rate=RATE)
     texts = {replay_id: "".join(tokens)}
     joins = [Plan(0, way) for way in (1, 2, 3)]
-    readers = asyncio.gather(
-        by_python(target, texts, joins), by_javascript(folder, target, texts, joins)
-    )
+    readers = asyncio.gather(by_python(target, texts, joins), by_javascript(target, texts, joins))
     try:
         await attached(alone.ably, target.channel, 2 * len(joins))
         await asyncio.sleep(1)
@@ -117,12 +115,12 @@ async def followed(alone, conversation_id, folder, tokens, admin):
         readers.cancel()
 
 
-async def test_a_replay_outlives_the_process_that_ran_it(alone, conversation, tmp_path):
+async def test_a_replay_outlives_the_process_that_ran_it(alone, conversation):
     skip_without_node()
     tokens = tokens_of("r", mean=60)
     admin = Admin(alone.service.url, conversation)
     await published(alone.settings, conversation, tokens)
-    async with followed(alone, conversation, tmp_path, tokens, admin) as (replay_id, readers):
+    async with followed(alone, conversation, tokens, admin) as (replay_id, readers):
         await admin.reached(replay_id, 15)
 
         os.kill(alone.service.pid, signal.SIGKILL)
@@ -140,12 +138,12 @@ async def test_a_replay_outlives_the_process_that_ran_it(alone, conversation, tm
         assert [m["id"] for m in answer.messages] == ["r"]
 
 
-async def test_refused_chunks_are_repaired_for_every_follower(alone, conversation, tmp_path):
+async def test_refused_chunks_are_repaired_for_every_follower(alone, conversation):
     skip_without_node()
     tokens = tokens_of("r", mean=60)
     admin = Admin(alone.service.url, conversation)
     await published(alone.settings, conversation, tokens)
-    async with followed(alone, conversation, tmp_path, tokens, admin) as (replay_id, readers):
+    async with followed(alone, conversation, tokens, admin) as (replay_id, readers):
         for done in (10, 30):
             await admin.reached(replay_id, done)
             async with alone.fault("refuse_publish", count=1, code=42911) as fired:

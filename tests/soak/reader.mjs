@@ -32,9 +32,9 @@ async function read({ number, urls, token, channel, options, way }) {
       if (Date.now() > last || reader.left) throw new Error('no service answers');
     }
   };
-  const render = (view) => {
+  const onChange = ({ conversation }) => {
     const messages = [];
-    for (const { id, status, text, gaps, exact, unreadable = 0 } of view.values()) {
+    for (const { id, status, text, gaps, exact, unreadable = 0 } of conversation.messages) {
       const now = JSON.stringify([status, text, gaps.length, unreadable]);
       if (shown.get(id) === now) continue;
       shown.set(id, now);
@@ -42,7 +42,8 @@ async function read({ number, urls, token, channel, options, way }) {
     }
     say({ number, messages, excused });
   };
-  reader.joined = await join(ably.channels.get(channel), load, render, way);
+  reader.joined = join(ably.channels.get(channel), { load, onChange, way, timeoutMs: 60_000 });
+  await reader.joined.ready;
 }
 
 async function leave(number) {
@@ -50,7 +51,7 @@ async function leave(number) {
   readers.delete(number);
   if (!reader) return;
   reader.left = true;
-  await Promise.race([reader.joined?.close().catch(() => {}), pause(2000)]);
+  reader.joined?.close();
   reader.ably.close();
 }
 

@@ -1,7 +1,6 @@
 // The page: prompts go to the backend, messages arrive over SSE or Ably; the page stores nothing.
 
-import * as ably from './ably.js';
-import * as sse from './sse.js';
+import { by_ably, by_sse } from './transport.js';
 
 const IDEAS = [
   'What is the weather and the time in Lisbon?',
@@ -152,20 +151,30 @@ async function post(url, body = {}) {
 
 // -- transport ---------------------------------------------------------------------------------------
 
-function setState(state) {
-  $('state').dataset.state = state;
-  $('state').textContent = { live: 'live', lost: 'reconnecting …', connecting: 'connecting …' }[state];
+const STATES = { connecting: 'connecting …', live: 'live', recovering: 'reconnecting …', failed: 'not connected' };
+let following = null, chosen = 0;
+
+function setState(status, error) {
+  $('state').dataset.state = status;
+  $('state').textContent = STATES[status];
+  $('state').title = error?.message ?? '';
 }
 
-let closing = Promise.resolve();
-let following = null;
-
 async function start(transport) {
+  const choice = ++chosen;                             // what an earlier choice still brings is not shown
+  following?.close();
+  following = null;
   setState('connecting');
-  await closing;
-  following = transport === 'ably'
-    ? await ably.follow(conversation, me.ably, show, setState)
-    : sse.follow(`/history/v1/conversations/${conversation}/stream?limit=200`, show, setState);
+  const callbacks = {
+    onChange: ({ conversation: shown, status, error }) => {
+      if (choice !== chosen) return;
+      setState(status, error);
+      if (shown.hasAnswer) show(shown.messages);
+    },
+  };
+  const opened = await (transport === 'ably' ? by_ably(conversation, me.ably, callbacks) : by_sse(conversation, callbacks));
+  if (choice === chosen) following = opened;
+  else opened.close();
 }
 
 const choice = document.querySelector('#transport input[value=ably]');
@@ -173,8 +182,5 @@ choice.disabled = me.ably === null;
 if (me.ably === null) choice.parentElement.title = 'ably-js is not installed: npm ci in tests/js';
 const wanted = new URLSearchParams(location.search).get('by') === 'ably' && me.ably ? 'ably' : 'sse';
 document.querySelector(`#transport input[value=${wanted}]`).checked = true;
-$('transport').addEventListener('change', async ({ target }) => {
-  closing = Promise.resolve(following?.close());
-  await start(target.value);
-});
+$('transport').addEventListener('change', ({ target }) => start(target.value));
 await start(wanted);

@@ -3,8 +3,8 @@
 The drop rule decides what a live event means to a reader that has an answer: drop it, apply it, or
 hydrate again. It is specified as a table in docs/protocol.md section 9.5. `verdict` is that table:
 comments give the rows, and the first row that fits decides. `View` does what surrounds it: replays
-(section 9.2), chains of appends (9.3), finding the message (9.4), applying (9.6). The client for
-browsers, ``api/client.js``, follows the same rule; `tests/laws/test_client_js.py` compares them.
+(section 9.2), chains of appends (9.3), finding the message (9.4), applying (9.6). The package
+for JavaScript, ``clients/js``, follows the same rule; `tests/laws/test_client_js.py` compares them.
 
 The order of the rows matters. Identity comes first (owner, gen, id): an event of another publisher,
 or one that was seen, must not cause anything, not even a new hydrate. Versions come before the end

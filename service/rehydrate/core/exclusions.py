@@ -85,7 +85,7 @@ class ExclusionRule:
 
     def _is_erased(self, event: Event, tombstone: Tombstone, known: Container[str]) -> bool:
         id_ = event.message_id
-        named = id_ in self.erased or event.prompt_id in self.erased
+        named = any(name in self.erased for name in (id_, event.prompt_id, event.replay_of))
         if not named and not tombstone.covers(event):
             return False
         if id_ is not None and id_ not in known:

@@ -25,18 +25,21 @@ async function one({ delay_ms, way }) {
   };
   let first, last;
   const channel = ably.channels.get(job.channel);
-  const joined = await join(channel, load, (view) => {
-    last = view;
-    first ??= [...view.values()].filter((v) => v.status === 'in_progress').map((v) => v.id);
-  }, way);
+  const onChange = ({ conversation }) => {
+    if (!conversation.hasAnswer) return;
+    last = conversation;
+    first ??= last.messages.filter((v) => v.status === 'in_progress').map((v) => v.id);
+  };
+  const joined = join(channel, { load, onChange, way });
+  await joined.ready;
   const ended = () => first.every((id) => last.get(id).status !== 'in_progress');
   for (const until = Date.now() + job.patience_ms; !ended() && Date.now() < until; ) await pause(20);
-  const messages = [...last.values()].filter((v) => v.role === 'assistant');
+  const messages = last.messages.filter((v) => v.role === 'assistant');
   console.log(JSON.stringify({
     way, times, first,
     messages: messages.map(({ id, status, text }) => ({ id, status, text })),
   }));
-  await joined.close();
+  joined.close();
   ably.close();
 }
 
