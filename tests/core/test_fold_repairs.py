@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from core.builders import BEGAN_MS, event, folded, start, stop, text_of, token
 from rehydrate.core.fold import MessageState, Outcome, fold
-from rehydrate.core.text.content import collapsed_run
+from rehydrate.core.text.content import NO_SEQ, collapsed_run
 
 ABC = (start(), token(1, "a"), token(2, "b"), token(3, "c"))
 
@@ -85,6 +85,11 @@ class TestRepairs:
         assert fold(state, nameless("token", "x", at_s=4)) is Outcome.OLD
         assert (text_of(state), state.sealed, state.repaired) == ("abc", True, None)
         assert fold(state, nameless("repair", "old", at_s=2)) is Outcome.OLD
+
+    def test_the_run_of_a_repair_without_seqs_has_no_seq(self):
+        """Other negative numbers are those of versioned messages."""
+        state = folded(nameless("token", "a", at_s=2), nameless("repair", "abc", at_s=3))
+        assert [(run.first, run.last) for run in state.runs] == [(NO_SEQ, NO_SEQ)]
 
     def test_a_repair_without_seq_covers_the_seqs_that_were_seen(self):
         state = folded(*ABC, nameless("repair", "ABC", at_s=5), token(4, "d", at_s=6))

@@ -351,7 +351,7 @@ def _repair(state: MessageState, event: Event) -> Outcome:
         if event.seq is not None:
             state.note_pointer(event.seq)
         return Outcome.POINTER
-    upto = event.seq if event.seq is not None else (-1 if state.seq is None else state.seq)
+    upto = event.seq if event.seq is not None else (NO_SEQ if state.seq is None else state.seq)
     if any(run.collapsed and run.last > upto for run in state.runs):
         if upto > NO_SEQ:
             state.repaired = upto
