@@ -23,6 +23,7 @@ from typing import NamedTuple
 import asyncpg
 import jwt
 from ably import AblyRest
+from bench._service import environment_of
 
 from rehydrate.ably.channel_log import AblyChannel
 from rehydrate.demo.processes import Child
@@ -197,14 +198,7 @@ async def measure(options):
     with tempfile.TemporaryDirectory() as folder:
         base = load_settings(data_dir=Path(folder), service_keys="a-key-of-the-benchmark", port=0)
         async with embedded(base) as settings:
-            environment = {
-                "REHYDRATE_DATABASE_URL": settings.required_database_url(),
-                "ABLY_API_KEY": settings.required_ably_key(),
-                "ABLY_ENDPOINT": settings.ably_endpoint,
-                "ABLY_PORT": str(settings.ably_port),
-                "ABLY_TLS": "false",
-                "REHYDRATE_PORT": "0",
-            }
+            environment = environment_of(settings)
             async with (
                 Child("--quiet", "serve", environment=environment) as service,
                 History(settings) as history,

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 import asyncpg
+from bench._service import environment_of
 
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
@@ -135,18 +136,6 @@ def streamed() -> MessageState:
     return state
 
 
-def environment(settings, key: str) -> dict[str, str]:
-    return {
-        "REHYDRATE_DATABASE_URL": settings.required_database_url(),
-        "ABLY_API_KEY": settings.required_ably_key(),
-        "ABLY_ENDPOINT": settings.ably_endpoint,
-        "ABLY_PORT": str(settings.ably_port),
-        "ABLY_TLS": "false",
-        "REHYDRATE_PORT": "0",
-        "REHYDRATE_ADMIN_KEYS": key,
-    }
-
-
 def paths(caller: Caller, conversations: int) -> dict[str, str]:
     """Return the requests of the page, with the cursors that it would have."""
     listing = "/v1/admin/conversations?limit=50"
@@ -242,8 +231,16 @@ async def measure(options) -> int:
             ):
                 key = secrets.token_urlsafe(24)
                 async with (
-                    Child("--quiet", "serve", environment=environment(few, key)) as one,
-                    Child("--quiet", "serve", environment=environment(many, key)) as other,
+                    Child(
+                        "--quiet",
+                        "serve",
+                        environment=environment_of(few, REHYDRATE_ADMIN_KEYS=key),
+                    ) as one,
+                    Child(
+                        "--quiet",
+                        "serve",
+                        environment=environment_of(many, REHYDRATE_ADMIN_KEYS=key),
+                    ) as other,
                 ):
                     callers = Caller(one.url, key), Caller(other.url, key)
                     sizes = (SMALL, options.conversations)

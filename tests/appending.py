@@ -24,7 +24,7 @@ async def appender_to(server, channel):
 
 
 class Appender:
-    """Says responses that grow, step by step."""
+    """Publishes responses that grow, step by step."""
 
     def __init__(self, channel):
         self.channel = channel

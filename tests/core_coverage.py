@@ -22,7 +22,7 @@ TESTS = ROOT / "tests" / "core"
 
 
 class Contexts:
-    """Tells coverage which test file is being imported or run."""
+    """Reports to coverage which test file is being imported or run."""
 
     def __init__(self, measured: coverage.Coverage) -> None:
         self._measured = measured

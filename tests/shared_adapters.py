@@ -257,7 +257,9 @@ class IsolatedConversation:
                 yield heard
             finally:
                 task.cancel()
-                await asyncio.gather(task, return_exceptions=True)
+                (ended,) = await asyncio.gather(task, return_exceptions=True)
+                if isinstance(ended, Exception):
+                    raise ended
 
 
 class SharedAdapters:

@@ -1,4 +1,4 @@
-"""A Postgres that stands still: its processes exist, its connections are open, nothing answers."""
+"""A Postgres that hangs: its processes exist, its connections are open, nothing answers."""
 
 from __future__ import annotations
 

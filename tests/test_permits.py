@@ -1,4 +1,4 @@
-"""Permits: stored text is published only while the store has just said that it is not erased."""
+"""Permits: stored text is published only if the store has just confirmed that it is not erased."""
 
 from __future__ import annotations
 

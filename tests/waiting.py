@@ -1,4 +1,4 @@
-"""Waiting for what a test is about, instead of for the clock."""
+"""Wait for a condition instead of for the clock."""
 
 from __future__ import annotations
 
@@ -10,12 +10,12 @@ PATIENCE_S = 120.0
 
 
 async def until(holds, *, within_s=PATIENCE_S):
-    """Wait until *holds* (a function, or an async one) says something true; return that."""
+    """Wait until *holds*, a function or an async one, returns a true value; return that."""
     async with asyncio.timeout(within_s):
         while True:
-            said = holds()
-            if inspect.isawaitable(said):
-                said = await said
-            if said:
-                return said
+            value = holds()
+            if inspect.isawaitable(value):
+                value = await value
+            if value:
+                return value
             await asyncio.sleep(0.01)

@@ -58,7 +58,7 @@ class StreamRequest:
 
     @property
     def prompt(self) -> str:
-        """The last text of the user, wherever the body has it."""
+        """The last text of the user, from either form of the body."""
         for holder in (self.body, self.body.get("thread") or {}):
             for key in ("input", "messages"):
                 if found := _last_text(holder.get(key)):
@@ -238,7 +238,7 @@ class ScriptedEndpoint:
         try:
             for frame in frames:
                 if frame is CUT:
-                    raise ConnectionAbortedError("cut, as the script says")
+                    raise ConnectionAbortedError("cut, as scripted")
                 if isinstance(frame, Stall):
                     await asyncio.sleep(frame.seconds)
                     continue

@@ -1,4 +1,4 @@
-"""Publishing under faults: each message once and in order, or an error that says what is known."""
+"""Publishing under faults: each message once and in order, or an error that names the outcome."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Requests recover from a channel server that stands still while many are under way."""
+"""Requests recover from a channel server that hangs while many are under way."""
 
 from __future__ import annotations
 

@@ -28,7 +28,7 @@ async def test_its_lifespan_opens_and_closes_the_service(standin):
 
     async with calling(create_app(standin, make_access(key_capability=capability))):
         assert (standin.opened, standin.closed) == (1, 0)
-        await asyncio.sleep(0)  # asking goes on beside the requests
+        await asyncio.sleep(0)  # the fetch continues during the requests
         assert asked
     assert (standin.opened, standin.closed) == (1, 1)
 

@@ -30,7 +30,7 @@ def frames_in(data):
 
 
 def play(data):
-    """Feed the frames to a connection; whatever happens, another one goes on."""
+    """Send the frames to a connection; another connection must keep working."""
     from channel_server.worlds import World, texts  # noqa: PLC0415 - instrumented when fuzzing
     from localably.frames import Format  # noqa: PLC0415 - instrumented when fuzzing
 

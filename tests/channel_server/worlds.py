@@ -11,7 +11,7 @@ NAMESPACES = (Namespace("persisted", persisted=True), Namespace("mutable", mutab
 
 
 class World:
-    """A hub whose time stands still until `pass_ms` moves it."""
+    """A hub whose time does not pass until `pass_ms` moves it."""
 
     def __init__(self, **settings):
         self.now_ms = 1_700_000_000_000

@@ -267,7 +267,7 @@ async def acknowledgements_are_lost(world, chance):
 
 
 async def history_lags(world, chance):
-    """History lacks the newest messages, as REST may; readers load the conversation meanwhile."""
+    """History lacks the newest messages, as REST may, while readers load the conversation."""
     lasts_s = chance.uniform(1, 4)
     async with asyncio.TaskGroup() as group:
         lagging = group.create_task(switched(world, "delay_history", lasts_s, ms=1500))

@@ -17,7 +17,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 TOO_SLOW = {"publisher_sleeps", "sweepers_die", "postgres_stalls"}
 """They take more than a lease; `tests/exactness/test_sweeps.py` has a publisher that wakes up late, and
-`tests/journeys/test_stalled_store.py` a Postgres that stands still."""
+`tests/journeys/test_stalled_store.py` a Postgres that hangs."""
 
 
 async def test_every_character_is_accounted_for_despite_all_faults(tmp_path):

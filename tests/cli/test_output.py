@@ -40,7 +40,7 @@ def configured(module_database, ably):
 
 @pytest.fixture
 async def conversation(configured):
-    """A conversation with a text by somebody else."""
+    """A conversation with a text of another publisher."""
     conversation_id = f"t-{secrets.token_hex(4)}"
     async with History(load_settings(**configured)) as history:
         message = NewMessage("r-1", "assistant", text=HOSTILE)

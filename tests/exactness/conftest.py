@@ -7,5 +7,5 @@ from rehydrate.hydrate import history_window as walking
 
 @pytest.fixture
 def simulated_time(monkeypatch):
-    """Do not wait for history to catch up: the simulated clock stands still while an act runs."""
+    """Do not wait for history to catch up: the simulated clock does not advance while an act runs."""
     monkeypatch.setattr(walking, "_RETRY_AFTER_S", ())

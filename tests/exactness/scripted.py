@@ -1,4 +1,4 @@
-"""A channel said message by message at given times, over a real Postgres, and all who read it."""
+"""A channel that is published message by message at given times, over a real Postgres, and its readers."""
 
 from __future__ import annotations
 

@@ -302,7 +302,7 @@ class TestM10HistoryOutOfOrder:
         assert (after["A"]["text"], after["A"]["gaps"]) == ("abc", [])
 
     async def test_without_seqs_the_late_token_is_lost_as_documented(self):
-        """A documented limit: without seq, late cannot be told apart from repeated."""
+        """A documented limit: without seq, a late message cannot be distinguished from a repeated one."""
         log = world(*bare(*self.LOG), record_s=[14])
         hydrated, messages = await answer_at(log, 16)
         assert (messages["A"]["text"], hydrated.complete) == ("ac", True)

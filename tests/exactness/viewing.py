@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from types import SimpleNamespace
 
 from rehydrate.core.client_view import View
+from rehydrate.ports import Discontinuity
 from shared_adapters import until
 
 
@@ -29,29 +30,43 @@ class Viewing:
         self._chat = chat
         self._heard = wait_for
         self._view = View({"messages": [], "reasons": []})
+        self._task = None
         self.agains = 0
 
     @property
     def texts(self):
-        """Return text and status, by id."""
+        """Return text and status, by id; raise the error that has ended the reader."""
+        if self._task is not None and self._task.done():
+            self._task.result()
         return {m["id"]: (m["text"], m["status"]) for m in self._view.messages}
 
     async def wait_for(self, name, count):
         """Wait until *count* messages of that name were delivered and applied."""
-        await until(lambda: sum(m.name == name for m in self._heard) >= count)
+        await until(lambda: sum(getattr(m, "name", "") == name for m in self._heard) >= count)
         await asyncio.sleep(0.1)  # and taken
 
     async def shows(self, **texts):
         """Wait until it shows these texts and statuses, by id, and nothing else."""
         await until(lambda: self.texts == texts)
 
-    async def run(self):
+    def start(self):
+        self._task = asyncio.create_task(self._run())
+
+    async def close(self):
+        self._task.cancel()
+        (ended,) = await asyncio.gather(self._task, return_exceptions=True)
+        if isinstance(ended, Exception):
+            raise ended
+
+    async def _run(self):
         await self._hydrate()
         seen = 0
         while True:
             while seen < len(self._heard):
                 message, seen = self._heard[seen], seen + 1
-                if not self._view.apply(as_sdk(message)):
+                if isinstance(message, Discontinuity):
+                    await self._hydrate()
+                elif not self._view.apply(as_sdk(message)):
                     self.agains += 1
                     await self._hydrate()
                     seen = 0  # an attach that rewinds
@@ -72,11 +87,8 @@ async def viewing(chat):
     """Run a reader of *chat* for the block."""
     async with chat.deliveries() as wait_for:
         viewer = Viewing(chat, wait_for)
-        task = asyncio.create_task(viewer.run())
+        viewer.start()
         try:
             yield viewer
         finally:
-            task.cancel()
-            (ended,) = await asyncio.gather(task, return_exceptions=True)
-            if isinstance(ended, Exception):
-                raise ended
+            await viewer.close()

@@ -197,9 +197,9 @@ async def test_other_hosts_and_invalid_requests_are_refused(chat):
 async def test_answers_are_cancelled_at_shutdown(module_database, server, chat):
     chat.model.endpoint.answer = lambda asked: [*ResponseTurn().message("One").events, Stall(60)]
     from api.serving import served_beside  # noqa: PLC0415 - a second application, of this test
-    from chat_backend.app import create_app  # noqa: PLC0415 - likewise
-    from chat_backend.settings import ChatSettings  # noqa: PLC0415 - likewise
-    from rehydrate import History  # noqa: PLC0415 - likewise
+    from chat_backend.app import create_app  # noqa: PLC0415 - as above
+    from chat_backend.settings import ChatSettings  # noqa: PLC0415 - as above
+    from rehydrate import History  # noqa: PLC0415 - as above
 
     app = create_app(ChatSettings(), History(chat.settings), chat.model.client())
     async with chat.visitor() as (http, of):

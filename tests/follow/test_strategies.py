@@ -24,6 +24,13 @@ def strategy(request):
     return request.param
 
 
+@pytest.fixture
+async def history(module_database, server, strategy):
+    """An open `History` that follows with this strategy."""
+    async with history_over(module_database, server, follow_strategy=strategy) as made:
+        yield made
+
+
 def history_reads(history, monkeypatch):
     """Return a list that collects the channels whose history is read for followers."""
     found, read_history = [], history._channel.history
@@ -45,34 +52,24 @@ async def snapshot_with(history, conversation, text):
 
 
 async def test_history_is_read_only_by_the_history_strategy_if_the_rewind_reaches_the_store(
-    module_database, conversation, strategy, monkeypatch
+    history, publisher, conversation, strategy, monkeypatch
 ):
-    async with (
-        LocalAbly() as server,
-        history_over(module_database, server, follow_strategy=strategy) as history,
-        publisher_to(server, f"ai:{conversation}") as publisher,
-    ):
-        await publisher.stream("r", "ab", stop=False)
-        await history.catch_up(conversation)
-        await publisher.stream("r", "c", first=3, start=False, stop=False)
-        reads = history_reads(history, monkeypatch)
-        snapshot = await snapshot_with(history, conversation, "abc")
+    await publisher.stream("r", "ab", stop=False)
+    await history.catch_up(conversation)
+    await publisher.stream("r", "c", first=3, start=False, stop=False)
+    reads = history_reads(history, monkeypatch)
+    snapshot = await snapshot_with(history, conversation, "abc")
     assert snapshot["complete"]
     assert bool(reads) is (strategy == "history")
 
 
 async def test_history_is_read_if_the_rewind_was_cut_short(
-    module_database, conversation, strategy, monkeypatch
+    history, publisher, conversation, strategy, monkeypatch
 ):
     """140 tokens, of which an attach rewinds at most 100; SDKs do not report the cut (gap 6)."""
-    async with (
-        LocalAbly() as server,
-        history_over(module_database, server, follow_strategy=strategy) as history,
-        publisher_to(server, f"ai:{conversation}") as publisher,
-    ):
-        await publisher.stream("r", LONG, stop=False)
-        reads = history_reads(history, monkeypatch)
-        snapshot = await snapshot_with(history, conversation, LONG)
+    await publisher.stream("r", LONG, stop=False)
+    reads = history_reads(history, monkeypatch)
+    snapshot = await snapshot_with(history, conversation, LONG)
     assert (snapshot["complete"], snapshot["messages"][0]["text"]) == (True, LONG)
     assert reads
 

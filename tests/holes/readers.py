@@ -140,7 +140,7 @@ class OurReaders:
         try:
             join = python_join()
             await join(ably, target.channel, load, lambda view: receive(view.messages), way)
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test fails by it
+        except Exception as error:  # noqa: BLE001 - any exception fails the test
             receive([], repr(error))
         finally:
             await ably.close()
@@ -160,7 +160,7 @@ class OurReaders:
                     elif name == "data":
                         view.apply(kind, json.loads(value))
                         receive(list(view.messages.values()))
-        except Exception as error:  # noqa: BLE001 - whatever it is, the test fails by it
+        except Exception as error:  # noqa: BLE001 - any exception fails the test
             receive([], repr(error))
 
 

@@ -76,7 +76,7 @@ class Line:
 class Recipe:
     """A reader that uses a recipe: its stored and its streaming messages."""
 
-    params: dict[str, str] = {}  # noqa: RUF012 - nobody writes to it
+    params: dict[str, str] = {}  # noqa: RUF012 - it is never written
 
     def __init__(self, server, channel, database):
         self._line = Line(server, channel, **self.params)
@@ -144,7 +144,7 @@ class Recipe:
 class TokenRewind(Recipe):
     """Message per token: the database's finished set, then an attach that rewinds two minutes."""
 
-    params = {"rewind": "2m"}  # noqa: RUF012 - nobody writes to it
+    params = {"rewind": "2m"}  # noqa: RUF012 - it is never written
 
     def apply(self, message):
         if message.name == "token" and response_of(message) not in self.stored_ids:
@@ -158,7 +158,7 @@ class TokenHistory(TokenRewind):
     The documented loop does not check names, which is a hole of its own: ``any_name``.
     """
 
-    params = {}  # noqa: RUF012 - nobody writes to it
+    params = {}  # noqa: RUF012 - it is never written
     any_name = False
 
     async def hydrate(self):
@@ -179,7 +179,7 @@ class TokenHistory(TokenRewind):
 class ResponseRewind(Recipe):
     """Message per response: the set, then an attach that rewinds two minutes."""
 
-    params = {"rewind": "2m"}  # noqa: RUF012 - nobody writes to it
+    params = {"rewind": "2m"}  # noqa: RUF012 - it is never written
 
     def apply(self, message):
         id_ = response_of(message)
@@ -194,7 +194,7 @@ class ResponseRewind(Recipe):
 class ResponseHistory(ResponseRewind):
     """Message per response: as above, with history since the newest stored response."""
 
-    params = {}  # noqa: RUF012 - nobody writes to it
+    params = {}  # noqa: RUF012 - it is never written
 
     async def hydrate(self):
         await super().hydrate()
@@ -237,7 +237,7 @@ class Seam(TokenRewind):
     Only the visible branch is shown: messages that another supersedes are left out.
     """
 
-    params = {}  # noqa: RUF012 - nobody writes to it
+    params = {}  # noqa: RUF012 - it is never written
 
     def __init__(self, *args):
         super().__init__(*args)

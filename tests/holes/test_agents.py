@@ -1,4 +1,4 @@
-"""H24 to H26: an agent that restarts, and the prompts that were sent meanwhile."""
+"""H24 to H26: an agent that restarts, and the prompts that were sent in the meantime."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Postgres stands still for 26 s: what was going on goes on afterwards, and nothing has ended."""
+"""Postgres hangs for 26 s: afterwards everything under way continues, and nothing has ended."""
 
 from __future__ import annotations
 

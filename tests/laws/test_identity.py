@@ -1,4 +1,4 @@
-"""Whatever the ids and the splits: store, REST, followers and clients equal one fold of the log."""
+"""For all ids and splits: store, REST, followers and clients equal one fold of the log."""
 
 from __future__ import annotations
 

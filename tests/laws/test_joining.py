@@ -1,4 +1,4 @@
-"""Laws 2 to 4: a reader in any of the three ways is exact, whatever happens on the channel."""
+"""Laws 2 to 4: a reader in any of the three ways is exact, for all events on the channel."""
 
 from __future__ import annotations
 

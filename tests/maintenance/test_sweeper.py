@@ -58,7 +58,17 @@ async def die(history, conversation_id, response_id, texts, monkeypatch, *, at="
             for text in texts:
                 response.write(text)
                 await asyncio.sleep(pause_s)
-            await asyncio.sleep(0.8)  # one checkpoint, and the acknowledgements
+            await stored(history, conversation_id, response_id, "".join(texts))
+
+
+async def stored(history, conversation_id, response_id, text):
+    """Wait until a checkpoint has stored *text*."""
+    async with asyncio.timeout(PATIENCE_S):
+        while True:
+            for state in await history._store.states(conversation_id, [response_id]):
+                if "".join(part.get("text", "") for part in state.parts()) == text:
+                    return
+            await asyncio.sleep(0.05)
 
 
 async def ended(history, conversation_id, response_id):
@@ -147,10 +157,12 @@ async def test_unfinished_tool_calls_are_closed_and_finished_ones_stay(history, 
             response.tool_result("failed", {"error": "no"}, failed=True)
             response.tool_call("half", "find")
             response.tool_args("half", '{"q":')
-            await asyncio.sleep(0.8)
+            response.write("stored")
+            await stored(history, "sweep-9", "r1", "stored")
     message = await ended(history, "sweep-9", "r1")
     assert message["status"] == "interrupted"
-    assert [(part["status"], part["args"], part["result"]) for part in message["parts"]] == [
+    calls = [part for part in message["parts"] if part["type"] == "tool_call"]
+    assert [(call["status"], call["args"], call["result"]) for call in calls] == [
         ("completed", {"q": 1}, [1]),
         ("failed", {"q": 2}, {"error": "no"}),
         ("incomplete", '{"q":', None),
@@ -192,16 +204,16 @@ async def test_two_sweepers_end_a_response_once(history, history_settings, monke
 
 
 async def test_a_fenced_publisher_cannot_write(history):
-    with pytest.raises(Fenced):  # noqa: PT012 - wherever the publisher next writes
+    with pytest.raises(Fenced):  # noqa: PT012 - raised by the next write of the publisher
         async with history.respond("sweep-6", "r1") as response:
             response.write("before")
-            await asyncio.sleep(0.8)
+            await stored(history, "sweep-6", "r1", "before")
             async with history._store.locked("sweep-6", "ai:sweep-6") as held:
                 await held.fence("r1", "another", 0.1)
-            await asyncio.sleep(0.8)
-            response.write("after")
-            await asyncio.sleep(0.8)
-            response.write("refused")
+            async with asyncio.timeout(PATIENCE_S):
+                while True:
+                    response.write("after")
+                    await asyncio.sleep(0.05)
     message = await ended(history, "sweep-6", "r1")
     assert message["status"] == "interrupted"
     assert message["text"].startswith("before")

@@ -32,7 +32,7 @@ from rehydrate.postgres.message_rows import (
 from rehydrate.postgres.store import PostgresStore
 
 IDLE = "idle"
-"""Stands for an event: the idle limit ends the message provisionally."""
+"""Pseudo-event: the idle limit ends the message provisionally."""
 
 
 def through_json(text: str) -> str:

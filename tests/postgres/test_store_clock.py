@@ -23,7 +23,7 @@ def prompt(message_id: str) -> MessageState:
 
 
 class Clocks:
-    """A monotonic clock, and the store's wall clock beside it, as a test moves them."""
+    """A monotonic clock and the store's wall clock, both set by a test."""
 
     def __init__(self) -> None:
         self.steady_s, self.store_s = 100.0, 1_800_000_000.0

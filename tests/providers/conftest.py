@@ -64,7 +64,7 @@ def vendor():
         yield made
 
 
-def eventually(condition, timeout_s: float = 10.0) -> None:
+def eventually(condition, timeout_s: float = PATIENCE_S) -> None:
     """Wait until *condition* holds in the server's thread."""
     deadline_s = time.monotonic() + timeout_s
     while not condition():

@@ -1,4 +1,4 @@
-"""Blocking calls use threads of their own, whose number is bounded whatever hangs."""
+"""Blocking calls use threads of their own, whose number is bounded, also when calls hang."""
 
 from __future__ import annotations
 

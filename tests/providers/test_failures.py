@@ -22,7 +22,7 @@ from rehydrate.providers.failures import (
 def raised(call):
     try:
         call()
-    except Exception as error:  # noqa: BLE001 - whatever it raises is what is looked at
+    except Exception as error:  # noqa: BLE001 - the test is about what it raises
         return error
     raise AssertionError("it raised nothing")
 

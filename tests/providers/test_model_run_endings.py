@@ -9,7 +9,6 @@ import pytest
 
 from localably import LocalAbly
 from participants import history_over, reading
-from providers.conftest import scripted
 from scripted_openai.endpoint import CUT, Raw, Stall
 from scripted_openai.turns import ResponseTurn, RunTurn
 
@@ -27,12 +26,6 @@ async def server():
 async def history(module_database, server):
     async with history_over(module_database, server) as opened:
         yield opened
-
-
-@pytest.fixture
-def vendor():
-    with scripted() as made:
-        yield made
 
 
 async def hang() -> None:

@@ -12,7 +12,7 @@ import pytest
 from localably import Key, LocalAbly
 from localably.capability import ServerCapability
 from participants import history_over, publisher_to, reading
-from providers.conftest import eventually, scripted
+from providers.conftest import eventually
 from rehydrate.errors import BadParameter, Conflict, Fenced
 from scripted_openai.endpoint import Raw, Stall
 from scripted_openai.turns import ResponseTurn, RunTurn
@@ -32,12 +32,6 @@ async def server():
 async def history(module_database, server):
     async with history_over(module_database, server) as opened:
         yield opened
-
-
-@pytest.fixture
-def vendor():
-    with scripted() as made:
-        yield made
 
 
 def in_order(*turns):

@@ -232,7 +232,7 @@ class TestWhoseItIs:
     async def test_a_dead_publishers_response_is_taken_over_and_the_zombie_changes_nothing(
         self, chat, often
     ):
-        with pytest.raises(Fenced):  # noqa: PT012 - wherever the zombie notices
+        with pytest.raises(Fenced):  # noqa: PT012 - raised by the next write of the zombie
             async with chat.respond("r") as zombie:
                 zombie.write("zombie ")
                 await chat.wait_for_history(2)

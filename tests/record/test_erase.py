@@ -102,7 +102,7 @@ async def test_new_messages_begin_the_conversation_again(history):
 
 
 async def test_a_publisher_is_fenced_and_its_response_is_erased(history):
-    with pytest.raises(Fenced):  # noqa: PT012 - wherever it next writes
+    with pytest.raises(Fenced):  # noqa: PT012 - raised by its next write
         async with history.respond("e5", "r1") as response:
             response.write("before ")
             await asyncio.sleep(0.7)

@@ -1,4 +1,4 @@
-"""Player: every follower receives each chunk once and on time, whatever the channel refuses."""
+"""Player: every follower receives each chunk once and on time, for all refusals of the channel."""
 
 from __future__ import annotations
 

@@ -21,6 +21,7 @@ from waiting import PATIENCE_S
 
 LONG = [f"{number} " for number in range(40)]
 SLOW = {"speed": 0, "max_rate": 20}
+LAST_ATTEMPT = ("attempts = $1", worker.MAX_ATTEMPTS)
 
 
 @pytest.fixture
@@ -323,27 +324,23 @@ async def test_a_replay_that_fails_by_a_fault_of_ours_has_failed_after_a_few_att
             assert stops == (["stop"] if mode == "stream" else [])
 
 
-async def test_a_replay_that_runs_far_longer_than_planned_has_failed(alone, database):
-    await alone.respond("r", LONG)
+async def replay_with_row(alone, database, changes, *values, tokens=TOKENS, **terms):
+    """Request a replay, and change its row before the worker claims it."""
+    await alone.respond("r", tokens)
     await alone.history._replay_worker.close()
-    replay = await alone.history.replay(alone.id, "r", **SLOW)
+    replay = await alone.history.replay(alone.id, "r", **terms)
     async with connected(database) as connection:
-        await connection.execute("UPDATE replays SET started_at = now() - interval '1 hour'")
+        await connection.execute(f"UPDATE replays SET {changes}", *values)
     alone.history._replay_worker.open()
+    return replay
+
+
+async def test_a_replay_that_runs_far_longer_than_planned_has_failed(alone, database):
+    late = "started_at = now() - interval '1 hour'"
+    replay = await replay_with_row(alone, database, late, tokens=LONG, **SLOW)
     ended = await alone.ended(replay)
     assert (ended.state, ended.error["code"]) == ("failed", "timeout")
     assert await alone.events(replay) == [], "it has not begun"
-
-
-async def replay_after_its_last_attempt(alone, database):
-    """Request a replay that every attempt has failed for: its worker publishes only a stop."""
-    await alone.respond("r")
-    await alone.history._replay_worker.close()
-    replay = await alone.history.replay(alone.id, "r", speed=0)
-    async with connected(database) as connection:
-        await connection.execute("UPDATE replays SET attempts = $1", worker.MAX_ATTEMPTS)
-    alone.history._replay_worker.open()
-    return replay
 
 
 async def test_the_stop_of_a_replay_is_published_when_ably_answers_again(
@@ -362,7 +359,7 @@ async def test_the_stop_of_a_replay_is_published_when_ably_answers_again(
 
     monkeypatch.setattr(worker, "publish_with_retries", away)
     async with replay_conversation(database, replay_server) as alone:
-        replay = await replay_after_its_last_attempt(alone, database)
+        replay = await replay_with_row(alone, database, *LAST_ATTEMPT, speed=0)
         ended = await alone.ended(replay)
         events = await alone.events(replay)
     assert tried == ["stop"] * 4
@@ -381,7 +378,7 @@ async def test_a_stop_that_ably_never_accepts_is_given_up(database, replay_serve
 
     monkeypatch.setattr(worker, "publish_with_retries", away)
     async with replay_conversation(database, replay_server) as alone:
-        replay = await replay_after_its_last_attempt(alone, database)
+        replay = await replay_with_row(alone, database, *LAST_ATTEMPT, speed=0)
         assert (await alone.ended(replay)).state == "failed"
     assert len(tried) == worker.MAX_STOPS - worker.MAX_ATTEMPTS + 1
 
@@ -402,24 +399,15 @@ async def test_a_replay_survives_lost_connections_to_the_store(alone, database):
 
 
 async def test_a_replay_fails_if_the_stored_response_changed_meanwhile(alone, database):
-    await alone.respond("r")
-    await alone.history._replay_worker.close()
-    replay = await alone.history.replay(alone.id, "r", speed=0)
-    async with connected(database) as connection:
-        await connection.execute('UPDATE replays SET plan = \'{"digest":"other"}\'')
-    alone.history._replay_worker.open()
+    other = """plan = '{"digest":"other"}'"""
+    replay = await replay_with_row(alone, database, other, speed=0)
     ended = await alone.ended(replay)
     assert (ended.state, ended.error["code"]) == ("failed", "conflict")
     assert await alone.events(replay) == [], "it has not begun"
 
 
 async def test_a_replay_that_was_started_too_often_without_progress_has_failed(alone, database):
-    await alone.respond("r")
-    await alone.history._replay_worker.close()
-    replay = await alone.history.replay(alone.id, "r", speed=0)
-    async with connected(database) as connection:
-        await connection.execute("UPDATE replays SET attempts = $1", worker.MAX_ATTEMPTS)
-    alone.history._replay_worker.open()
+    replay = await replay_with_row(alone, database, *LAST_ATTEMPT, speed=0)
     ended = await alone.ended(replay)
     assert (ended.state, ended.error["code"]) == ("failed", "attempts")
 

@@ -116,7 +116,7 @@ class Tally:
 
     @property
     def clean(self):
-        """True if text was read, and there is no finding."""
+        """True if text was read without a finding."""
         return bool(self.characters and self.joins) and not self.findings
 
     def as_json(self):

@@ -2,7 +2,7 @@
 
 A request has one time limit, and transient failures are retried. The key itself is never sent: REST
 and realtime both present an Ably JWT that is signed here, since ably-python refuses to send a key
-over http (gap 2), and sends it in clear over ws.
+over http (gap 2), and sends it unencrypted over ws.
 
 History rows are decoded here rather than by the SDK, which creates eight objects per row: reading
 thousands of rows dominates a cold hydrate.
@@ -198,7 +198,7 @@ class Requests:
                             break
                         await asyncio.sleep(wait_s)
         except TimeoutError:
-            pass  # the last failure says more than the time limit
+            pass  # the last failure is more informative than the time limit
         raise failed
 
     async def _try(self, send: Send, *, renewable: bool) -> HttpPaginatedResponse:

@@ -190,7 +190,7 @@ class Sender:
             if publish.expires_s > now_s:
                 break
             if publish not in self._unacknowledged:
-                continue  # failed meanwhile, by what another's result led to
+                continue  # failed in the meantime, by the callback of another result
             del self._unacknowledged[publish]
             if publish.task is not None:
                 self.connection.ping_now()

@@ -2,8 +2,8 @@
 
 Ably delivers the backlog (the rewound messages, or those missed before a resume) after ATTACHED and
 before live messages, but not at once. How far it has been received is not visible: a ping is
-answered by the connection, whatever its channels still have to deliver. What was received of a
-rewind must not pass for all of it, so its end is proved by the order of deliveries, in one of these
+answered by the connection, whatever its channels still have to deliver. A partly received
+rewind must not count as a whole one, so its end is proved by the order of deliveries, in one of these
 ways, and marked by a `BacklogEnd`:
 
 * ATTACHED has no flag HAS_BACKLOG: there is none.

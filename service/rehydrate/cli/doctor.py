@@ -122,7 +122,7 @@ async def _key(history: History) -> str:
 
 
 async def _retention(history: History, settings: Settings) -> Finding:
-    """Check that channel history still has a message that REHYDRATE_RETENTION says it keeps."""
+    """Check that channel history still has a message from within REHYDRATE_RETENTION."""
     now_ms = time.time_ns() // 1_000_000
     rows, _ = await history.conversations(limit=_MAX_CONVERSATIONS)
     for row in rows:

@@ -1,4 +1,4 @@
-"""Start the repository's examples for the demo: the chat, and a scripted model if there is no key."""
+"""Start the repository's examples for the demo: the chat, and a scripted model if no key is set."""
 
 from __future__ import annotations
 

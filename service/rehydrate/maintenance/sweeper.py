@@ -6,12 +6,11 @@ The argument
 An open response has a lease, which its publisher renews. An ended response keeps its lease until
 its ``stop`` was acknowledged. A lease that has run out therefore means one of two things: the
 publisher may be dead (law 6), or it died between its commit and its ``stop``, so that live readers
-wait for an end that never comes (law 7). The sweeper handles both; which one it is, it need not
-know.
+wait for an end that never comes (law 7). The sweeper treats both cases alike.
 
 The difficulty is that a lease that has run out does not prove a death. The publisher may be slow,
-cut off from the database alone, or paused with a token in its send buffer. A sweeper that writes
-``interrupted`` into the row, which is what one would write first, loses text::
+cut off only from the database, or paused with a token in its send buffer. A simpler sweeper, which
+only writes ``interrupted`` into the row, loses text::
 
     publisher  publishes 1, 2      recorder stores {1, 2}
     publisher  publishes 3, and stalls
@@ -43,7 +42,7 @@ deduplicate. A lost race costs time, never text.
 
 After an outage of the store every publisher gets one more lease: none of them could renew.
 The steps run once for all responses of a conversation that are due, so that its channel is read and
-its row is locked as often for many as for one. See docs/exactness.md, 7, 8 and S12.
+its row is locked as often for many responses as for one. See docs/exactness.md, 7, 8 and S12.
 """
 
 from __future__ import annotations

@@ -63,7 +63,7 @@ class WebhookWakeups:
             self.task.wake()
 
     def open(self) -> None:
-        """Start looking up what is announced."""
+        """Start looking up the announced channels."""
         self.task.open()
 
     async def close(self) -> None:

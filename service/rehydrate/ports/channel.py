@@ -77,7 +77,7 @@ class Subscription(Protocol):
     """
 
     attach_serial: str | None
-    """The attach point, if the SDK tells it."""
+    """The attach point, if the SDK exposes it."""
 
     def __aiter__(self) -> AsyncIterator[Delivered]:
         """Messages, and marks between them, until the subscription is closed."""

@@ -341,8 +341,8 @@ class ReplayQueue(Protocol):
     async def release_replay(self, replay: Replay, holder: str, *, begun: bool) -> None:
         """Give *replay* up, so that another process can continue it at once.
 
-        That is no failed attempt. *begun*: something of it may have been published, so that the
-        next attempt does not count as the first.
+        This does not count as a failed attempt. *begun*: events of it may have been published, so
+        that the next attempt does not count as the first.
         """
         ...
 

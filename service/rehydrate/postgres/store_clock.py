@@ -1,12 +1,12 @@
 """Store clock: whether the times at which leases expire, by Postgres's clock, can be relied on.
 
 Leases expire by the wall clock of the database's machine, which an administrator or a resumed
-virtual machine may set. Set forward, it expires the leases of publishers that live; set back, it
+virtual machine may set. Setting it forward expires the leases of living publishers; setting it back
 keeps those of dead ones. So this process compares it with its own monotonic clock whenever it reads
-leases, and judges by what it has seen itself:
+leases, and relies only on what it has measured itself:
 
-* A lease that has expired proves a silence of its length only if the clock was not set meanwhile.
-  After that, every living holder renews its lease within a lease, by the clock as it is then.
+* A lease that has expired proves a silence of its length only if the clock was not set during that
+  time. After the clock was set, it takes one lease until every living holder has renewed by it.
 * A restart of Postgres counts as a step: no lease could be renewed while it was down.
 * A lease that expires further ahead than any could, on a clock that ran evenly for a lease, was
   not renewed for that long either.

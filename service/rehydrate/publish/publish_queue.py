@@ -163,7 +163,7 @@ class ChannelQueue:
         return ack
 
     def take(self, turn: _Turn) -> tuple[Sequence[Outgoing], Callable[[Ack], None]]:
-        """Return the next publish of the channel, and who is to get its result."""
+        """Return the next publish of the channel, and the callback for its result."""
         if self._turn is turn:
             self._turn = self._turn_ack = None
         taken = self._take_posted() if self._posted_next else None

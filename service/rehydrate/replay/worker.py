@@ -1,7 +1,7 @@
 """Worker: run queued replays in this process, each under a lease.
 
 Replays are claimed by a query with ``SKIP LOCKED``. When a process dies, the leases of its replays
-run out, and another process continues them where they were. A process that closes releases its
+run out, and another process continues them from their stored progress. A process that closes releases its
 replays at once.
 """
 
