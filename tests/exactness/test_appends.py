@@ -46,7 +46,7 @@ class Paged(HookedPort):
         async with aclosing(self._port.history(channel, **more | {"limit": 1})) as pages:
             async for page in pages:
                 yield page
-                await self._pause("page")
+                await self._call_hook("page")
 
 
 @pytest.fixture

@@ -74,7 +74,7 @@ class Wire:
             self.again += self.view.apply_event(event) is Verdict.AGAIN
 
     @property
-    def timeline_of(self):
+    def shown(self):
         (message,) = self.view.messages
         return message["text"], message["status"]
 
