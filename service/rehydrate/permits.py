@@ -99,11 +99,16 @@ class PublishPermit:
 def permit_of(store: Conversations, conversation: Conversation) -> PublishPermit:
     """Return the permit to publish text that was read when the row was *conversation*.
 
-    Any later erasure covers that text: it changes the tombstone.
+    Any later erasure covers that text. It has a later time; what else a tombstone has may change.
     """
+    erased_ms = _erased_ms(conversation)
 
     async def ask() -> bool:
         now = await store.conversation(conversation.id)
-        return now is not None and now.tombstone == conversation.tombstone
+        return now is not None and _erased_ms(now) == erased_ms
 
     return PublishPermit(ask)
+
+
+def _erased_ms(conversation: Conversation) -> int | None:
+    return None if conversation.tombstone is None else conversation.tombstone.timestamp_ms

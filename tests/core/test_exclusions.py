@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from core.builders import BEGAN_MS, event, start, stop, token
+import pytest
+
+from core.builders import BEGAN_MS, event, serial, start, stop, token
+from core.growing import append as append_to
 from rehydrate.core import exclusions as module
+from rehydrate.core.codecs import decode
 from rehydrate.core.exclusions import ExclusionRule, Exclusions
 from rehydrate.core.fold import Outcome
-from rehydrate.core.window import Tombstone, erased_mark
+from rehydrate.core.window import ErasedStream, Tombstone, erased_mark
 
 AT_1_S = Tombstone(None, BEGAN_MS + 1_000)
 
@@ -80,3 +84,59 @@ class TestErased:
         assert outcomes(of_reader, token(6, "x"), start(message_id="s")) == [Outcome.OLD] * 2
         assert outcomes(of_reader, start(message_id="n", at_s=3)) == [None]
         assert outcomes(Exclusions().rule, start()) == [None]
+
+
+def anonymous(kind, at_s, **fields):
+    return event(kind, None, "x" if kind == "token" else None, at_s=at_s, message_id=None, **fields)
+
+
+class TestErasedStream:
+    OPEN = AT_1_S._replace(stream=ErasedStream(serial(BEGAN_MS), is_open=True))
+
+    @pytest.mark.parametrize("serials", [True, False])
+    def test_the_rest_is_erased_until_its_stop_and_whatever_is_read_again(self, serials):
+        rule = ExclusionRule(tombstone=self.OPEN)
+        rest = [
+            anonymous(kind, n, serials=serials)
+            for n, kind in enumerate(["token"] * 3 + ["stop"], 2)
+        ]
+        assert outcomes(rule, *rest) == [Outcome.OLD] * 4
+        assert not rule.stream.is_open
+        assert outcomes(rule, anonymous("token", 7), *rest) == [None, *[Outcome.OLD] * 4]
+
+    def test_the_rest_is_erased_until_another_start(self):
+        rule = ExclusionRule(tombstone=self.OPEN)
+        events = anonymous("token", 2), anonymous("start", 3), anonymous("token", 4)
+        assert outcomes(rule, *events) == [Outcome.OLD, None, None]
+        assert outcomes(rule, anonymous("start", 1.5)) == [None]
+
+    def test_a_start_begins_a_message_where_no_stream_was_erased(self):
+        rule = ExclusionRule(tombstone=AT_1_S)
+        assert outcomes(rule, anonymous("start", 3), anonymous("token", 4)) == [None, None]
+        assert rule.stream is None
+
+    def test_erased_events_show_that_their_stream_is_open(self):
+        rule = ExclusionRule(tombstone=AT_1_S)
+        events = anonymous("start", 0), anonymous("token", 1), anonymous("token", 2)
+        assert outcomes(rule, *events) == [Outcome.OLD] * 3
+        assert rule.stream == ErasedStream(serial(BEGAN_MS + 2_000), is_open=True)
+
+    def test_erased_events_show_that_their_stream_has_ended(self):
+        rule = ExclusionRule(tombstone=AT_1_S)
+        events = anonymous("token", 0), anonymous("stop", 1), anonymous("token", 2)
+        assert outcomes(rule, *events) == [Outcome.OLD, Outcome.OLD, None]
+
+    def test_cancels_and_replays_are_no_events_of_it(self):
+        rule = ExclusionRule(tombstone=AT_1_S)
+        others = (
+            anonymous("cancel", 0),
+            anonymous("token", 1, replay_of="q"),
+            anonymous("cancel", 3),
+        )
+        assert (outcomes(rule, *others), rule.stream) == ([Outcome.OLD, Outcome.OLD, None], None)
+
+    def test_a_version_that_names_no_message_is_erased_by_its_time(self):
+        rule = ExclusionRule(tombstone=self.OPEN)
+        append = decode(append_to(1, 2, "x"))._replace(message_id=None)
+        assert outcomes(rule, append._replace(timestamp_ms=BEGAN_MS + 5_000)) == [None]
+        assert outcomes(rule, append._replace(timestamp_ms=BEGAN_MS)) == [Outcome.OLD]

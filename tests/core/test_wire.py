@@ -24,6 +24,7 @@ from rehydrate.core.event import Version
 from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import MessageState, Outcome, fold
 from rehydrate.core.timeline import Reason
+from rehydrate.core.window import ErasedStream
 
 CALL = event("tool_call", 2, tool_call_id="c", name="f", value={"q": 1})
 
@@ -195,7 +196,9 @@ def test_an_answer_joins_what_is_encoded_already():
 
 
 @pytest.mark.parametrize(
-    "exclusions", [Exclusions(), Exclusions(("bot",), BEGAN_MS, ("r",))], ids=["none", "all"]
+    "exclusions",
+    [Exclusions(), Exclusions(("bot",), BEGAN_MS, ("r",), ErasedStream("s", is_open=True))],
+    ids=["none", "all"],
 )
 def test_an_answer_names_the_events_that_readers_drop(exclusions):
     body = wire.answer(
@@ -210,6 +213,7 @@ def test_an_answer_names_the_events_that_readers_drop(exclusions):
     )
     assert wire.exclusions_of(json.loads(body)) == exclusions
     assert (b"erased_ids" in body) is bool(exclusions.erased_ids)
+    assert (b"erased_stream" in body) is (exclusions.erased_stream is not None)
 
 
 def test_an_answer_of_an_earlier_release_excludes_nothing():

@@ -14,11 +14,11 @@ from rehydrate.core.codecs import decode
 from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import Timeline
-from rehydrate.core.window import Tombstone, erased_mark
+from rehydrate.core.window import ErasedStream, Tombstone, erased_mark
 
 BEGAN_MS = 1_767_225_600_000
 ACTIONS = {"message.create": 0, "message.update": 1, "message.delete": 2, "message.append": 5}
-SHOWN = ("id", "role", "status", "text", "parts", "error", "usage")
+SHOWN = ("id", "role", "status", "text", "parts", "error", "usage", "gaps", "exact", "unreadable")
 
 NAMES = [
     "user-input", "start", "token", "refusal", "reasoning", "tool_call", "tool_args", "tool_result",
@@ -228,6 +228,9 @@ def _answer(rng, before):
         rng.choice([(), (), ("bot",), ("other",)]),
         rng.choice([None, None, BEGAN_MS + 1500]),
         rng.choice([(), ("r",)]),
+        rng.choice(
+            [None, None, ErasedStream(f"{BEGAN_MS + 2000:014d}-000@s:000", rng.random() < 0.5)]
+        ),
     )
     return _answered(timeline, exclusions)
 
@@ -286,7 +289,9 @@ def in_service(case: Case) -> list[dict[str, Any]]:
     """Return the messages as REST shows them after all events."""
     excluded = wire.exclusions_of(case.answer)
     marks = frozenset(map(erased_mark, excluded.erased_ids))
-    stone = excluded.erased_to_ms and Tombstone(None, excluded.erased_to_ms, marks)
+    stone = excluded.erased_to_ms and Tombstone(
+        None, excluded.erased_to_ms, marks, excluded.erased_stream
+    )
     timeline = Timeline(
         map(wire.state_of, case.answer["messages"]),
         agents=frozenset(excluded.agents),

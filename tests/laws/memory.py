@@ -131,7 +131,7 @@ class MemoryStore:
                 kept = finished
             self.rows[state.id] = kept
 
-    async def move(self, watermark, hole, *, erased=()):
+    async def move(self, watermark, hole, *, erased=(), stream=None):
         holes = self.conversation.holes + ((hole,) if hole else ())
         self.conversation = self.conversation._replace(watermark=watermark, holes=holes)
 

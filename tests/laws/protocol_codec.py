@@ -43,6 +43,10 @@ def number(value, least):  # section 3.2; raises ValueError
     raise ValueError(value)
 
 
+def name_of(value):
+    return value if isinstance(value, str) else None
+
+
 def label(value):
     if isinstance(value, int | float) and not isinstance(value, bool):
         return str(int(value) if value == value // 1 else value)
@@ -83,7 +87,7 @@ def decode(m, token_names=()):  # sections 3 and 4
         kind=None, rid=headers.get("responseId"), seq=None, gen=1, serial=m.serial, id=m.id,
         client=m.client_id, at_ms=m.timestamp_ms, text=None, part=None, call=None, name=None,
         value=None, status=None, error=None, usage=None, prompt_id=label(headers.get("promptId")),
-        replay=label(headers.get("replayOf")), version=None, delta=False, lost=0,
+        replay=name_of(headers.get("replayOf")), version=None, delta=False, lost=0,
     )  # fmt: skip
     grows = m.serial is not None and (m.name == "response" or (m.name is None and m.action == 5))
     if grows or m.name == "response-end":

@@ -26,6 +26,8 @@ class Reader:
         self.token_names = answer.get("token_names", ())
         self.agents, self.erased = answer.get("agents"), set(answer.get("erased_ids", ()))
         self.erased_to_ms = answer.get("erased_to") and ms(answer["erased_to"])
+        stream = answer.get("erased_stream") or {"through": "", "open": False}
+        self.erased_stream = stream["through"], stream["open"]
         for v in self.messages.values():
             v |= {"recent": {}, "start": ""}
             if not v["parts"] and v["text"]:
@@ -55,12 +57,31 @@ class Reader:
         return result
 
     def excludes(self, e):  # section 9.1
+        if e.rid is None and e.version is None and self.erased_to_ms is not None:
+            return self.is_of_erased_stream(e) or not self.may_publish(e)
         erased = self.erased_to_ms is not None and (
             e.at_ms <= self.erased_to_ms or self.erased & {e.rid, e.prompt_id, e.replay}
         )
         if erased and e.rid not in (None, *self.messages):
             self.erased.add(e.rid)
-        return erased or (self.agents and e.kind != "prompt" and e.client not in self.agents)
+        return erased or not self.may_publish(e)
+
+    def may_publish(self, e):
+        return not self.agents or e.kind == "prompt" or e.client in self.agents
+
+    def is_of_erased_stream(self, e):
+        covered, at = e.at_ms <= self.erased_to_ms, e.serial or inserted(e.at_ms, 0)
+        if e.replay is not None:
+            return covered
+        begins = e.kind == "start" and not covered
+        through, open_ = self.erased_stream
+        if at <= through and not (open_ and e.kind == "stop"):
+            return not begins
+        if begins:
+            self.erased_stream = through, False
+        elif covered or open_:
+            self.erased_stream = max(at, through), e.kind != "stop"
+        return not begins and (covered or open_)
 
     def whole(self, e):  # section 9.3
         base = self.chains.get(e.serial)

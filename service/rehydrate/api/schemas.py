@@ -253,13 +253,20 @@ class ReasonOut(BaseModel):
     detail: str
 
 
+class ErasedStreamOut(BaseModel):
+    """The place of the last event of the erased anonymous stream; ``open``: more may follow."""
+
+    through: str
+    open: bool
+
+
 class ConversationOut(BaseModel):
     """A hydrated conversation, oldest message first.
 
     ``agents``: the clientIds that may publish responses; empty: any. ``erased_to``: everything
     published at or before this time is erased; ``erased_ids``: so are these messages, of which events
-    came later. Readers drop the events of others, and of what is erased. ``token_names``: further
-    names of channel messages that mean ``token``.
+    came later, and ``erased_stream``, an anonymous one. Readers drop the events of others, and of what
+    is erased. ``token_names``: further names of channel messages that mean ``token``.
     """
 
     conversation_id: str
@@ -272,6 +279,7 @@ class ConversationOut(BaseModel):
     agents: list[str]
     erased_to: str | None
     erased_ids: list[str] = []
+    erased_stream: ErasedStreamOut | None = None
     token_names: list[str] = []
     messages: list[MessageOut]
 

@@ -84,12 +84,25 @@ def spanned(*intervals: LostInterval | None) -> LostInterval | None:
     )
 
 
+class ErasedStream(NamedTuple):
+    """The anonymous stream that an erasure cut: its rest names no message by which to know it.
+
+    Attributes:
+        through: the place of the last event of it that was seen: a serial, or a time in its form.
+        is_open: more may follow: neither its end nor another start was seen.
+    """
+
+    through: str
+    is_open: bool
+
+
 class Tombstone(NamedTuple):
     """The remainder of an erased conversation: nothing at or before it is read again."""
 
     serial: str | None
     timestamp_ms: int
     erased: frozenset[str] = frozenset()
+    stream: ErasedStream | None = None
 
     def erases(self, message_id: str) -> bool:
         """Return True if the message *message_id* was erased."""

@@ -16,6 +16,7 @@ from rehydrate.core.message import NO_TIME_MS
 from rehydrate.core.text import versioned_messages
 from rehydrate.core.text.assembly import parted, spoken_text
 from rehydrate.core.text.content import NO_SEQ, collapsed_run
+from rehydrate.core.window import ErasedStream
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -210,7 +211,12 @@ def answer(
     token_names: frozenset[str] = frozenset(),
 ) -> bytes:
     """Return the hydrated conversation as JSON, around *messages*, which are encoded already."""
-    erased_ids = {"erased_ids": exclusions.erased_ids} if exclusions.erased_ids else {}
+    erased: dict[str, Any] = {}
+    if exclusions.erased_ids:
+        erased["erased_ids"] = exclusions.erased_ids
+    if exclusions.erased_stream is not None:
+        through, is_open = exclusions.erased_stream
+        erased["erased_stream"] = {"through": through, "open": is_open}
     head = dump(
         {
             "conversation_id": conversation_id,
@@ -222,7 +228,7 @@ def answer(
             "older": older,
             "agents": exclusions.agents,
             "erased_to": timestamp(exclusions.erased_to_ms),
-            **erased_ids,
+            **erased,
         }
         | ({"token_names": sorted(token_names)} if token_names else {})
     )
@@ -231,8 +237,10 @@ def answer(
 
 def exclusions_of(answer: Mapping[str, Any]) -> Exclusions:
     """Return which events *answer*, parsed, tells a reader to drop; that of an earlier release: none."""
+    stream = answer.get("erased_stream")
     return Exclusions(
         tuple(answer.get("agents") or ()),
         timestamp_ms(answer.get("erased_to")),
         tuple(answer.get("erased_ids") or ()),
+        ErasedStream(stream["through"], stream["open"]) if stream else None,
     )

@@ -13,7 +13,7 @@ from rehydrate.core.fold import MessageState
 from rehydrate.core.positions import Cursor
 from rehydrate.core.replay.schedule import AuditEntry, Replay
 from rehydrate.core.timeline import Lookup
-from rehydrate.core.window import LostInterval, Tombstone, Watermark
+from rehydrate.core.window import ErasedStream, LostInterval, Tombstone, Watermark
 
 
 class Conversation(NamedTuple):
@@ -128,19 +128,27 @@ class LockedConversation(LockedLeases, Protocol):
         ...
 
     async def move(
-        self, watermark: Watermark, hole: LostInterval | None, *, erased: Collection[str] = ()
+        self,
+        watermark: Watermark,
+        hole: LostInterval | None,
+        *,
+        erased: Collection[str] = (),
+        stream: ErasedStream | None = None,
     ) -> None:
         """Move the watermark, and record the interval that it passes over unread.
 
-        The tombstone then covers the responses in *erased* too.
+        The tombstone, if there is one, then covers the responses in *erased* too, and *stream*.
         """
         ...
 
-    async def erase(self, at_ms: int, ids: Collection[str]) -> None:
+    async def erase(
+        self, at_ms: int, ids: Collection[str], stream: ErasedStream | None = None
+    ) -> None:
         """Delete the conversation's content; leave a tombstone that covers all up to *at_ms*.
 
         The tombstone also covers the messages in *ids*, and the stored ones that were open, claimed,
-        or ended within a day: later events of those, and answers to them, belong to what was erased.
+        or ended within a day: later events of those, and answers to them, belong to what was erased,
+        and so does the rest of the anonymous *stream*.
         """
         ...
 

@@ -15,7 +15,7 @@ from rehydrate.core.fold import MessageState
 from rehydrate.core.json import dump
 from rehydrate.core.positions import insertion_position
 from rehydrate.core.timeline import Lookup
-from rehydrate.core.window import LostInterval, Tombstone, Watermark, erased_mark
+from rehydrate.core.window import ErasedStream, LostInterval, Tombstone, Watermark, erased_mark
 from rehydrate.errors import BadParameter, Conflict, Fenced, NotFound
 from rehydrate.ports import Conversation, Lease
 from rehydrate.postgres import statements
@@ -131,16 +131,24 @@ class PostgresLockedConversation:
         await self._session.execute(statements.STOP_ACKED, *key)
 
     async def move(
-        self, watermark: Watermark, hole: LostInterval | None, *, erased: Collection[str] = ()
+        self,
+        watermark: Watermark,
+        hole: LostInterval | None,
+        *,
+        erased: Collection[str] = (),
+        stream: ErasedStream | None = None,
     ) -> None:
-        """Move the watermark and record *hole*, an interval that could not be read, with it."""
-        holes, tombstone = self.conversation.holes, self.conversation.tombstone
+        """Move the watermark, and record the interval that it passes over unread."""
+        holes, before = self.conversation.holes, self.conversation.tombstone
         if hole is not None:
             holes = merge_intervals(holes, hole)
-        marked = () if tombstone is None else [id_ for id_ in erased if not tombstone.erases(id_)]
-        if marked and tombstone is not None:
-            marks = [*map(erased_mark, marked), *tombstone.erased][:MAX_MARKS]
-            tombstone = tombstone._replace(erased=frozenset(marks))
+        tombstone = before
+        if tombstone is not None:
+            marked = [erased_mark(id_) for id_ in erased if not tombstone.erases(id_)]
+            if marked:
+                marks = [*marked, *tombstone.erased][:MAX_MARKS]
+                tombstone = tombstone._replace(erased=frozenset(marks))
+            tombstone = tombstone._replace(stream=stream or tombstone.stream)
         await self._session.execute(
             statements.MOVE_WATERMARK,
             self.conversation.id,
@@ -148,22 +156,25 @@ class PostgresLockedConversation:
             as_time(watermark.timestamp_ms),
             as_time(watermark.read_at_ms),
             dump(holes).decode(),
-            _encoded(tombstone) if marked and tombstone is not None else None,
+            None if tombstone is None or tombstone == before else _encoded(tombstone),
         )
         self.conversation = self.conversation._replace(
             watermark=watermark, holes=holes, tombstone=tombstone
         )
 
-    async def erase(self, at_ms: int, ids: Collection[str]) -> None:
+    async def erase(
+        self, at_ms: int, ids: Collection[str], stream: ErasedStream | None = None
+    ) -> None:
         """Delete the conversation's content; leave a tombstone that covers all up to *at_ms*."""
         conversation_id, old = self.conversation.id, self.conversation.tombstone
         rows = await self._session.fetch(statements.RECENT_MESSAGES, conversation_id, MAX_MARKS)
         # the stored responses first: a stranger may have put any number of other ids on the channel
         marks = [erased_mark(id_) for id_ in (*(row[0] for row in rows), *ids)][:MAX_MARKS]
         if old is not None:
-            at_ms = max(at_ms, old.timestamp_ms)
+            at_ms = max(at_ms, old.timestamp_ms + 1)  # each erasure has a time of its own
             marks += list(old.erased)[:MAX_MARKS]
-        tombstone = Tombstone(None, at_ms, frozenset(marks))
+            stream = stream or old.stream
+        tombstone = Tombstone(None, at_ms, frozenset(marks), stream)
         for sql in statements.DELETE_ALL:
             await self._session.execute(sql, conversation_id)
         terms = (conversation_id, _encoded(tombstone), as_time(at_ms))

@@ -13,7 +13,7 @@ from rehydrate.core.json import load
 from rehydrate.core.positions import Cursor
 from rehydrate.core.text.content import Timings
 from rehydrate.core.timeline import Lookup
-from rehydrate.core.window import LostInterval, Tombstone, Watermark
+from rehydrate.core.window import ErasedStream, LostInterval, Tombstone, Watermark
 from rehydrate.errors import Conflict, StoreUnavailable
 from rehydrate.ports import Conversation, Due, Finished, Stored
 from rehydrate.postgres import migrations, statements
@@ -300,4 +300,10 @@ def _holes(stored: list[list[int]]) -> tuple[LostInterval, ...]:
 def _tombstone(stored: dict[str, Any] | None) -> Tombstone | None:
     if stored is None:
         return None
-    return Tombstone(stored["serial"], stored["timestamp_ms"], frozenset(stored["erased"]))
+    stream = stored.get("stream")
+    return Tombstone(
+        stored["serial"],
+        stored["timestamp_ms"],
+        frozenset(stored["erased"]),
+        ErasedStream(*stream) if stream else None,
+    )

@@ -180,7 +180,8 @@ class _Recording:
             )
             lost = spanned(self._lost, timeline.refused)
             hole = lost if self._is_first or timeline.refused else None
-            await locked.move(watermark, hole, erased=timeline.excluded.erased)
+            excluded = timeline.excluded
+            await locked.move(watermark, hole, erased=excluded.erased, stream=excluded.stream)
         self.watermark, self._growing, self._lost = watermark, growing, lost
         self.counts += timeline.counts
         return True

@@ -14,8 +14,9 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from rehydrate.core.codecs import decode_all
+from rehydrate.core.exclusions import place_of
 from rehydrate.core.positions import check_conversation_id
-from rehydrate.core.window import read_from_ms
+from rehydrate.core.window import ErasedStream, read_from_ms
 from rehydrate.errors import ChannelUnavailable
 from rehydrate.permits import PERMIT_S
 
@@ -23,7 +24,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from rehydrate.context import Context
-    from rehydrate.ports import ChannelLog, Conversation
+    from rehydrate.ports import ChannelLog, Conversation, Stored
 
 _log = logging.getLogger(__name__)
 
@@ -52,10 +53,11 @@ async def erase(
         StoreUnavailable: Postgres does not answer; nothing is erased.
     """
     check_conversation_id(conversation_id)
-    row = await ctx.store.conversation(conversation_id)
+    stored = await ctx.store.load(conversation_id, limit=1, before=None)
+    row = stored.conversation
     name = row.channel if row else ctx.default_channel(conversation_id)
     now_ms = ctx.now_ms()
-    unrecorded = _Unrecorded()
+    unrecorded = _Unrecorded(_open_stream(stored), ctx.token_names)
     try:
         async with asyncio.timeout(READ_TIMEOUT_S):
             await unrecorded.read(ctx.channel, name, row)
@@ -65,23 +67,40 @@ async def erase(
     if row is None and not unrecorded.newest_ms:
         return  # neither the store nor the channel has anything to erase
     async with ctx.store.locked(conversation_id, name) as locked:
-        await locked.erase(max(now_ms, unrecorded.newest_ms), unrecorded.ids)
+        at_ms = max(now_ms, unrecorded.newest_ms)
+        await locked.erase(at_ms, unrecorded.ids, unrecorded.stream)
     for each in notify:
         each(conversation_id)
     await asyncio.sleep(PERMIT_S)  # until the last permit has run out
 
 
+def _open_stream(stored: Stored) -> ErasedStream | None:
+    """Return the anonymous message that is open, as the stream that is erased with it."""
+    open_ = [state for state in stored.open if state.anonymous]
+    if not open_:
+        return None
+    newest = max(open_, key=lambda state: state.position or "")
+    return ErasedStream(newest.serial or newest.position or "", is_open=True)
+
+
 class _Unrecorded:
     """The messages on the channel that are not recorded.
+
+    Args:
+        stream: the anonymous stream that is open in the store.
+        token_names: further names that mean ``token``.
 
     Attributes:
         ids: their ids.
         newest_ms: the time of the newest channel message, in ms since 1970; 0 if there is none.
+        stream: the newest anonymous stream, recorded or not.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, stream: ErasedStream | None, token_names: frozenset[str]) -> None:
         self.ids: set[str] = set()
         self.newest_ms = 0
+        self.stream = stream
+        self._token_names = token_names
 
     async def read(self, channel: ChannelLog, name: str, row: Conversation | None) -> None:
         since_ms = read_from_ms(row.watermark) if row else None
@@ -89,7 +108,14 @@ class _Unrecorded:
             async for page in pages:
                 times = [message.timestamp_ms for message in page]
                 self.newest_ms = max([self.newest_ms, *times])
-                shown = {event.message_id for event in decode_all(page)}
-                self.ids |= {message_id for message_id in shown if message_id is not None}
+                for event in decode_all(page, self._token_names):
+                    if event.message_id is not None:
+                        self.ids.add(event.message_id)
+                    elif event.version is None and event.kind != "cancel":
+                        self._note(ErasedStream(place_of(event), event.kind != "stop"))
                 if len(self.ids) > MAX_IDS:
                     return
+
+    def _note(self, seen: ErasedStream) -> None:
+        if self.stream is None or seen.through >= self.stream.through:
+            self.stream = seen
