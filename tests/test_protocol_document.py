@@ -141,6 +141,7 @@ def test_members_are_those_of_the_schema(mark, model):
 def test_optional_members_are_those_of_the_wire_form():
     state = MessageState("m")
     state.owner, state.recent, state.steps = Owner("c"), {"i": 0}, {"s": "a"}
+    state.edits = {"s": "v"}
     state.usage = state.error = state.metadata = {}
     state.anonymous = state.provisional = state.sealed = True
     optional = wire.message(state).keys() - schemas.MessageOut.model_fields.keys()

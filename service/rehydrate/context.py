@@ -115,6 +115,8 @@ class Context:
         followed: of each conversation that is followed here, what returns its received messages
             as a `rehydrate.hydrate.history_window.HistorySource` that reaches a position; None if
             they do not reach it.
+        edited_ms: of each channel on which messages were edited, the time of the oldest of these
+            messages, in ms since 1970, until the recorder has read them again.
         unrecorded: the conversations whose channel is known to have more than the store.
     """
 
@@ -132,7 +134,12 @@ class Context:
     )
     token_names: frozenset[str] = frozenset()
     followed: dict[str, Callable[[str | None], Awaitable[Any]]] = field(default_factory=dict)
+    edited_ms: BoundedCache[str, int] = field(default_factory=lambda: BoundedCache(MAX_PREFETCHES))
     unrecorded: WakeQueue = field(default_factory=WakeQueue)
+
+    def note_edit(self, channel: str, at_ms: int) -> None:
+        """Have the next catch-up of *channel* begin at a message of the time *at_ms*, or before."""
+        self.edited_ms[channel] = min(at_ms, self.edited_ms.get(channel) or at_ms)
 
 
 MAX_PREFETCHES = 10_000

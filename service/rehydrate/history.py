@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import AsyncExitStack, aclosing, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Any, Self
@@ -28,7 +29,7 @@ from rehydrate.replay.admin import LIBRARY
 from rehydrate.settings import Settings, load_settings
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Collection, Sequence
     from contextlib import AbstractAsyncContextManager
 
     from fastapi import APIRouter, FastAPI
@@ -408,6 +409,8 @@ class History:
         recorded = await catch_up(self.context, conversation_id)
         for outcome, count in recorded.counts.items():
             self._metrics.observe("outcome", outcome, count)
+        if recorded.edited:
+            self._subscriptions.changed(conversation_id)
         return recorded
 
     async def store_messages(
@@ -447,11 +450,19 @@ class History:
     def record_soon(self, channels: Collection[str]) -> None:
         """Wake the recorder for the conversations of *channels*; return immediately.
 
+        Args:
+            channels: their names; in a mapping with the time of the oldest message on each that was
+                edited, in ms since 1970, from which on it is read again.
+
         Raises:
             Busy: the recording queue is full.
         """
         if self._maintenance.busy:
             raise Busy("recording queue is full; retry later")
+        if isinstance(channels, Mapping):
+            for channel, edited_ms in channels.items():
+                if edited_ms is not None:
+                    self.context.note_edit(channel, edited_ms)
         self._maintenance.announce(channels)
 
     async def ready(self) -> dict[str, str]:

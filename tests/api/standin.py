@@ -104,7 +104,7 @@ class StandIn:
 
     def record_soon(self, channels):
         self._fail()
-        self.woken.append(channels)
+        self.woken.append(list(channels))
 
     async def conversations(self, *, limit, before):
         self._fail()

@@ -121,12 +121,27 @@ def test_only_channels_with_published_messages_are_returned_without_duplicates()
     odd = {
         "items": [1, {}, {"source": "channel.message"}, {"source": "channel.message", "data": {}}]
     }
-    assert channels_of({}, json.dumps(odd).encode()) == []
-    assert channels_of({}, batch("a", "b", "a")) == ["a", "b"]
-    assert channels_of({}, batch("a", source="channel.presence")) == []
-    assert channels_of({}, batch("[meta]a", "")) == []
+    assert list(channels_of({}, json.dumps(odd).encode())) == []
+    assert list(channels_of({}, batch("a", "b", "a"))) == ["a", "b"]
+    assert list(channels_of({}, batch("a", source="channel.presence"))) == []
+    assert list(channels_of({}, batch("[meta]a", ""))) == []
     with pytest.raises(BadParameter):
         channels_of({}, b"null")
+
+
+def test_the_time_of_the_oldest_edited_message_is_returned_with_its_channel():
+    def item(channel, *messages):
+        return {"source": "channel.message", "data": {"channelId": channel, "messages": messages}}
+
+    body = {
+        "items": [
+            item("a", {"action": 1, "timestamp": 9}, {"action": "message.delete", "timestamp": 7}),
+            item("a", {"action": 2, "timestamp": 8}, {"action": 5, "timestamp": 1}, 5, {}),
+            item("b", {"action": 0, "timestamp": 3}, {"action": 1, "timestamp": "x"}),
+            {"source": "channel.message", "data": {"channelId": "c", "messages": 5}},
+        ]
+    }
+    assert channels_of({}, json.dumps(body).encode()) == {"a": 7, "b": None, "c": None}
 
 
 @pytest.mark.parametrize("batched", [True, False])

@@ -278,7 +278,6 @@ def test_a_name_may_be_mapped_to_a_token():
 def test_text_under_another_name_is_not_an_event_where_its_place_is_unknown():
     assert read("odd", "x", responseId="r", seq=-1) is None
     assert read("odd", "x", responseId="") is None
-    assert read("odd", "x", responseId="r", action=1) is None
     ai = {"headers": {"responseId": "r"}, "ai": {}}
     assert decode(ChannelMessage("odd", "x", "m", None, 0, extras=ai)) is None
 
@@ -290,9 +289,47 @@ def test_a_response_without_a_serial_cannot_grow_and_cannot_be_read():
     assert (told.kind, told.unreadable) == ("void", 1)
 
 
-@pytest.mark.parametrize("action", [1, 2, 3, 4, 5])
-def test_what_is_done_to_a_message_later_is_not_its_creation(action):
+@pytest.mark.parametrize("action", [3, 4, 5, -1])
+def test_actions_that_do_not_change_the_content_are_not_events(action):
     assert decode(published("token", "x", responseId="r", seq=1, action=action)) is None
+    assert read("odd", "x", responseId="r", action=action) is None
+
+
+@pytest.mark.parametrize(("name", "text"), [("token", "x"), ("odd", None)])
+def test_an_update_is_the_same_event_with_other_content(name, text):
+    update = published(name, "x", responseId="r", seq=1, action=1)
+    told = decode(update._replace(version_serial=f"{update.serial}+"))
+    assert (told.seq, told.serial, told.text) == (1, update.serial, text)
+    assert told.edit == f"{update.serial}+"
+    assert decode(update).edit is None
+    assert decode(update._replace(serial=None)) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "content"),
+    [
+        ("token", "x", ("token", "", None)),
+        ("reasoning", {"text": "x"}, ("reasoning", "", None)),
+        ("tool_args", b"\xff", ("tool_args", "", None)),
+        ("tool_call", "f()", ("tool_call", None, "")),
+        ("tool_result", 5, ("tool_result", None, None)),
+        ("stop", None, ("stop", None, None)),
+        ("odd", "x", ("void", None, None)),
+    ],
+)
+def test_a_delete_is_the_same_event_without_content(name, data, content):
+    told = read(name, data, responseId="r", seq=1, toolCallId="c", action=2)
+    assert (told.kind, told.text, told.value) == content
+    assert (told.seq, told.unreadable) == (1, 0)
+    assert read("response-complete", data, responseId="r", seq=1, action=2) is None
+
+
+@pytest.mark.parametrize(
+    ("data", "id_"), [({"promptId": "p", "text": "x"}, "p"), ("x", "m0"), (None, "m0")]
+)
+def test_a_deleted_prompt_keeps_its_id(data, id_):
+    told = read("user-input", data, action=2)
+    assert (told.message_id, told.text, told.unreadable) == (id_, "", 0)
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,7 @@
 import { createInterface } from 'node:readline';
 
 const { Conversation } = await import(process.argv[2]);
-const SHOWN = ['id', 'status', 'text', 'parts', 'prompt_id', 'exact', 'unreadable', 'gaps', 'repaired', 'error', 'usage'];
+const SHOWN = ['id', 'status', 'text', 'parts', 'prompt_id', 'exact', 'unreadable', 'gaps', 'repaired', 'error', 'usage', 'edits'];
 
 const revived = (_, value) => (value?.$bytes === undefined ? value : Buffer.from(value.$bytes, 'base64'));
 

@@ -8,12 +8,14 @@ import json
 import re
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, given, settings
 
 from core.builders import BEGAN_MS, published, serial
+from laws.memory import MemoryChannel, MemoryStore, Posted, memory_context
 from laws.readers import Life, _rewound
 from laws.rolling import live
 from laws.test_joining import FEATURES
@@ -22,13 +24,14 @@ from rehydrate.core.client_view import Verdict, View
 from rehydrate.core.codecs import IGNORED_NAMES, decode
 from rehydrate.core.event import UNDECODED
 from rehydrate.core.text.content import MAX_SEQ
+from rehydrate.hydrate.hydrate import hydrate
 
 CLIENT = Path(__file__).parents[2] / "service/rehydrate/api/client.js"
 EMPTY = {"messages": [], "reasons": [], "complete": True}
 HERE = Path(__file__).parent
 ACTIONS = {0: "message.create", 1: "message.update", 2: "message.delete", 5: "message.append"}
 SHOWN = (
-    "role", "id", "status", "text", "parts", "prompt_id", "exact", "unreadable", "gaps", "repaired", "error", "usage",
+    "role", "id", "status", "text", "parts", "prompt_id", "exact", "unreadable", "gaps", "repaired", "error", "usage", "edits",
 )  # fmt: skip
 """The members of a message that both clients show."""
 
@@ -190,3 +193,36 @@ def test_both_count_the_unreadable_versions_of_a_message_that_grows():
                 cases.append((EMPTY, [made, grown._replace(serial=first, version_serial=second)]))
     for (answer, messages), by_js in zip(cases, in_javascript(cases), strict=True):
         assert by_js == in_python(answer, messages), messages
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
+def test_both_treat_edited_channel_messages_alike():
+    version = [serial(BEGAN_MS + at_s * 1000) for at_s in (20, 21)]
+    cases = []
+    for numbered in (True, False):
+        ids = [{"responseId": "r"} | ({"seq": n} if numbered else {}) for n in range(4)]
+        log = [
+            published("start", at_s=0, **ids[0]),
+            published("token", "a", at_s=1, **ids[1]),
+            published("token", "b", at_s=2, **ids[2]),
+            published("stop", at_s=3, **ids[3]),
+            published("user-input", {"promptId": "p", "text": "hi"}, at_s=4),
+        ]
+        answers = [json.loads(asyncio.run(answer_to(log[:answered]))) for answered in (0, 2, 5)]
+        for of, data, action in product(range(5), ("x", {"text": "y"}, 5, None), (1, 2)):
+            edit = log[of]._replace(data=data, action=action, id="e", version_serial=version[0])
+            more = edit._replace(version_serial=version[1])
+            received = ([edit], [*log, edit, edit], [edit, *log], [*log, more, edit, log[of]])
+            cases.extend(product(answers, received))
+    declared = 0
+    for (answer, messages), by_js in zip(cases, in_javascript(cases), strict=True):
+        assert by_js == in_python(answer, messages), (answer, messages)
+        declared += any(not m["exact"] for m in by_js["messages"])
+    assert declared
+
+
+async def answer_to(log):
+    store, channel = MemoryStore(), MemoryChannel(map(Posted, log))
+    store.now_ms = channel.now_ms = BEGAN_MS + 60_000
+    made = memory_context(store, channel, lambda: BEGAN_MS + 60_000, retention_ms=10**9)
+    return (await hydrate(made, "c")).body

@@ -111,7 +111,8 @@ async def test_an_unexpected_exception_does_not_end_the_lookups(woken, caplog, m
 async def test_an_announced_conversation_is_recorded(database, ably):
     async with opened(database, ably) as history:
         await publish_message(history, "ai:announced", "hello")
-        history.record_soon(["ai:announced", "[meta]whatever", "elsewhere"])
+        history.record_soon({"ai:announced": 5, "[meta]whatever": None, "elsewhere": None})
+        assert history.context.edited_ms.get("ai:announced") == 5
         assert await recorded(history, "announced") == ["p-1"]
 
 

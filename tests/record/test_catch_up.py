@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
+from laws.memory import MemoryChannel, MemoryStore, memory_context
 from rehydrate.errors import (
     BadParameter,
     ChannelUnavailable,
@@ -15,7 +17,7 @@ from rehydrate.errors import (
     StoreUnavailable,
 )
 from rehydrate.ports import Outgoing
-from rehydrate.record.catch_up import PAGE
+from rehydrate.record.catch_up import PAGE, catch_up
 from shared_adapters import HookedPort, Latch, now_ms, within
 
 
@@ -65,7 +67,10 @@ class TestCatchUp:
         await chat.publish_message("\x01", "x")
         await chat.publish_message("token", "b", responseId="r", seq=2)
         recorded = await chat.catch_up()
-        assert (recorded.messages, recorded.counts) == (5, {"folded": 2, "ignored": 3})
+        assert (recorded.messages, recorded.counts) == (
+            5,
+            {"folded": 2, "unreadable": 1, "ignored": 3},
+        )
         assert await chat.shown() == {"r": ("b", "in_progress")}
 
     async def test_a_message_with_an_odd_id_does_not_prevent_recording(self, chat):
@@ -262,3 +267,23 @@ class TestUnrecordable:
 
         with pytest.raises(RehydrateError, match="cannot be recorded"):
             await chat.catch_up(store=HookedPort(chat.store, locked=fail))
+
+
+async def test_an_edit_stays_noted_until_it_was_read():
+    store, channel = MemoryStore(), MemoryChannel([])
+    ctx = memory_context(store, channel, lambda: 60_000)
+    ctx.note_edit("ai:c", 7_000)
+    ctx.note_edit("ai:c", 9_000)
+    failing = replace(ctx, channel=FailingChannel())
+    with pytest.raises(ChannelUnavailable):
+        await catch_up(failing, "c")
+    assert ctx.edited_ms.get("ai:c") == 7_000
+    assert (await catch_up(ctx, "c")).edited
+    assert ctx.edited_ms.get("ai:c") is None
+    assert not (await catch_up(ctx, "c")).edited
+
+
+class FailingChannel:
+    async def history(self, _, **__):
+        raise ChannelUnavailable("away")
+        yield []

@@ -8,7 +8,8 @@
 
 import { decode, isContent, isId, type ChannelMessage, type Event } from './event.js';
 import {
-  begin, fold, hasForgotten, hasId, isEnded, keepId, MARGIN_MS, serialTime, stateOf, ungrouped, withoutIds, type State,
+  begin, changes, fold, hasForgotten, hasId, isEnded, keepId, MARGIN_MS, reaches, serialTime, stateOf, ungrouped, withoutIds,
+  type State,
 } from './fold.js';
 import { asAnswer, type Answer, type Message, type Reason } from './wire.js';
 
@@ -292,6 +293,7 @@ function verdict(state: State | undefined, event: Event): Verdict {
   if (client_id === undefined ? ended : client_id !== event.client_id) return 'drop';  // rows 2, 3
   if (event.gen < through.gen) return 'drop';                                        // row 4
   if (event.gen > through.gen) return ended ? 'drop' : onNew;                        // row 5
+  if (event.edit !== undefined && reaches(state, event)) return changes(state, event) ? 'apply' : 'drop';  // section 3.8
   if (hasId(state, event.id)) return 'drop';                                         // row 6
   if (event.version !== undefined) {                                                 // row 7
     return sealed || event.version <= (state.grown.get(serial ?? '')?.version ?? '') ? 'drop' : 'apply';

@@ -40,6 +40,8 @@ export interface Event {
   readonly is_delta?: boolean;
   /** 1 if content of it could not be read. */
   readonly unreadable?: number;
+  /** The version of the update or delete of the channel message of which this is the content. */
+  readonly edit?: string;
 }
 
 /** What any version of ably-js delivers. All of it comes from a publisher, and may have any shape. */
@@ -64,6 +66,8 @@ const TERMINAL = ['completed', 'incomplete', 'failed', 'cancelled', 'interrupted
 const NAMES = ['user-input', 'response-complete', 'start', 'token', 'refusal', 'reasoning', 'tool_call', 'tool_args', 'tool_result', 'stop', 'cancel'];
 const IGNORED = ['debug', 'error', 'heartbeat', 'log', 'metadata', 'ping', 'progress', 'rehydrate.echo', 'status', 'title', 'trace', 'typing', 'usage'];
 const CREATE = 0;
+const UPDATE = 1;
+const DELETE = 2;
 const APPEND = 5;
 const ACTIONS = ['message.create', 'message.update', 'message.delete', '', '', 'message.append'];
 const MOST = 2_000_000;
@@ -134,13 +138,24 @@ export function decode(message: ChannelMessage, tokenNames: readonly string[] = 
   if ((name === 'response' || (name === null && number === APPEND)) && envelope.serial !== null) {
     return decodeVersion({ ...message, name, data }, headers, envelope, number);
   }
-  if (number !== CREATE) return null;
+  const version = number === CREATE ? null : text(fields(message.version).serial);
+  const isDeleted = number === DELETE;
+  if (number !== CREATE && ((number !== UPDATE && !isDeleted) || envelope.serial === null)) return null;
+  const placed = version !== null && version > (envelope.serial ?? '') ? { ...envelope, edit: version } : envelope;
   const known = NAMES.includes(name as string) ? name : tokenNames.includes(name as string) ? 'token' : null;
-  if (known) return decodeToken(known, data, headers, envelope);
-  const isIgnored = IGNORED.includes(name as string);
+  if (known) {
+    if (isDeleted && known === 'response-complete') return null;
+    return decodeToken(known, isDeleted ? deleted(known, data) : data, headers, placed);
+  }
+  const isIgnored = isDeleted || IGNORED.includes(name as string);
   const isLost = headers.responseId != null && !('ai' in fields(message.extras)) && (headers.seq != null || (!isIgnored && carriesText(data)));
-  const place = isLost ? placeOf(headers, envelope) : null;
+  const place = isLost ? placeOf(headers, placed) : null;
   return place && { ...place, kind: 'void', unreadable: isIgnored ? 0 : 1 };
+}
+
+/** Return the data of a deleted message: the id of a prompt, and no content. */
+function deleted(name: string, data: unknown): unknown {
+  return isObject(data) ? { promptId: data.promptId, text: '' } : name === 'user-input' ? '' : null;
 }
 
 type Envelope = Omit<Event, 'kind'>;

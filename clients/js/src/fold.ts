@@ -10,6 +10,7 @@ import type { Message, Part, TextPart, ToolCallPart } from './wire.js';
 
 export const MARGIN_MS = 5000;
 const MOST_IDS = 2000;
+const MOST_EDITS = 1000;
 /** The time of an id that an answer contains without one: it never leaves the margin. */
 const NO_TIME = Infinity;
 
@@ -113,13 +114,46 @@ export function withoutIds(state: State): State {
 /** Return *state* after *event*. With *isOrdered* nothing has to be recognised again: it comes once, in order. */
 export function fold(state: State, event: Event, isOrdered = false): State {
   const { message } = state;
-  if (hasId(state, event.id) || (message.role === 'user') !== (event.kind === 'prompt')) return state;
+  if ((message.role === 'user') !== (event.kind === 'prompt')) return state;
+  if (event.edit !== undefined && event.gen === message.through.gen && reaches(state, event)) return edited(state, event);
+  if (hasId(state, event.id)) return state;
   if (message.role === 'user' && !state.isNew) return state;
   const owned = event.gen > message.through.gen ? restarted(state, event.gen)
     : 'client_id' in message ? state
     : { ...state, message: { ...message, client_id: event.client_id } };
   const changed = changedBy(owned, event);
   return counted(changed.old ? changed.state : remember(changed.state, event, isOrdered));
+}
+
+/** Return whether the content of the channel message of *event* was folded, edited or not. */
+export function reaches({ message }: State, { seq, serial }: Event): boolean {
+  const { through, gaps, repaired } = message;
+  if (seq === null) return serial !== null && through.serial !== null && serial <= through.serial;
+  const isKnown = seq <= (through.seq ?? -1) && !gaps.some(([from, to]) => from <= seq && seq <= to);
+  return isKnown || seq <= (repaired ?? -1);
+}
+
+/** Return whether *event*, an edit of what *state* contains, changes anything. */
+export function changes({ message }: State, { kind, seq, serial, edit = '' }: Event): boolean {
+  const isReplaced = message.sealed || (seq !== null && seq <= (message.repaired ?? -1));
+  return (isContent(kind) || kind === 'prompt') && !isReplaced && edit > (message.edits?.[serial ?? ''] ?? '');
+}
+
+/** Return *state* after an edit of what it contains. Of text only the service knows the place: it is not exact. */
+function edited(state: State, event: Event): State {
+  const { message } = state;
+  if (!changes(state, event) || (event.kind === 'prompt' && event.serial !== message.through.serial)) return state;
+  const known = withEdit(state, event);
+  if (event.kind !== 'prompt') return counted({ ...known, inexact: true });
+  return counted({ ...known, lost: event.unreadable ?? 0, message: { ...known.message, text: event.text ?? '', parts: [] } });
+}
+
+function withEdit(state: State, { serial, edit }: Event): State {
+  const { message } = state;
+  const { edits = {} } = message;
+  if (edit === undefined || serial === null) return state;
+  const isFull = !(serial in edits) && Object.keys(edits).length >= MOST_EDITS;
+  return isFull ? { ...state, inexact: true } : { ...state, message: { ...message, edits: { ...edits, [serial]: edit } } };
 }
 
 function unreadableOf(grown: State['grown']): number {
@@ -136,7 +170,7 @@ function counted(state: State): State {
 
 /** Return *state* emptied for the publisher of *gen*, which took the message over. */
 function restarted(state: State, gen: number): State {
-  const { provisional, sealed, recent_ids, usage, error, ...kept } = state.message;
+  const { provisional, sealed, recent_ids, usage, error, edits, ...kept } = state.message;
   const through = { gen, seq: null, serial: null, id: null };
   const empty = { text: '', parts: [], gaps: [], started_at: null, finished_at: null, repaired: null };
   return { ...state, ...NOTHING, message: { ...kept, ...empty, status: 'in_progress', through } };
@@ -324,7 +358,7 @@ function remember(state: State, event: Event, isOrdered: boolean): State {
     inexact ||= forgotten > 0 && event.serial === null && event.seq === null;
     if (forgotten) ids = ids.slice(forgotten);
   }
-  return { ...state, message, ids, inexact, lost };
+  return withEdit({ ...state, message, ids, inexact, lost }, event);
 }
 
 function time(at_ms: number): string | null {

@@ -68,6 +68,8 @@ export interface Message {
   readonly provisional?: true;
   readonly sealed?: true;
   readonly recent_ids?: readonly string[];
+  /** The version of each of its channel messages that was edited, by serial. */
+  readonly edits?: Readonly<Record<string, string>>;
 }
 
 export interface Reason {

@@ -70,6 +70,10 @@ class Service(Protocol):
     def record_soon(self, channels: Collection[str]) -> None:
         """Wake the recorder for the conversations of *channels*; return immediately.
 
+        Args:
+            channels: their names; in a mapping with the time of the oldest message on each that was
+                edited, in ms since 1970.
+
         Raises:
             Busy: the recording queue is full.
         """

@@ -32,6 +32,7 @@ occupy one of the `AT_ONCE` places for this long."""
 SECRET_HEADER = "X-Rehydrate-Secret"  # noqa: S105 - the name of a header, not a secret
 
 _MESSAGES = "channel.message"
+_EDITS = (1, 2, "message.update", "message.delete")
 _REFUSAL = (
     "unauthorized webhook: sign batched requests with a configured key, or send the rule's secret"
     f" in {SECRET_HEADER}"
@@ -82,25 +83,44 @@ class WebhookSenders:
         return self._secret is not None and hmac.compare_digest(self._secret, given)
 
 
-def channels_of(headers: Mapping[str, str], body: bytes) -> list[str]:
-    """Return the channels that have new messages according to the request, without duplicates.
+def channels_of(headers: Mapping[str, str], body: bytes) -> dict[str, int | None]:
+    """Return the channels that have new messages according to the request.
+
+    Each with the time of its oldest message that was edited, in ms since 1970; None: none was.
 
     Raises:
         BadParameter: the request does not have one of the forms that Ably sends.
     """
     bare = headers.get("x-ably-envelope-channel")
     if bare is not None:
-        return [bare] if headers.get("x-ably-envelope-source", _MESSAGES) == _MESSAGES else []
+        is_message = headers.get("x-ably-envelope-source", _MESSAGES) == _MESSAGES
+        return {bare: None} if is_message else {}
     try:
         parsed = load(body)
     except ValueError as error:
         raise BadParameter("body", f"the body is not JSON: {error}") from error
     if not isinstance(parsed, dict):
         raise BadParameter("body", "the body is neither an event nor a batch of events")
-    return list(dict.fromkeys(_channels(parsed)))
+    found: dict[str, int | None] = {}
+    for channel, data in _channels(parsed):
+        edits = _edits_ms(data)
+        known = found.get(channel)
+        found[channel] = min(edits if known is None else [*edits, known], default=None)
+    return found
 
 
-def _channels(parsed: dict[str, Any]) -> Iterator[str]:
+def _edits_ms(data: Any) -> list[int]:
+    messages = data.get("messages") if isinstance(data, dict) else None
+    return [
+        message["timestamp"]
+        for message in (messages if isinstance(messages, list) else [])
+        if isinstance(message, dict)
+        and message.get("action") in _EDITS
+        and type(message.get("timestamp")) is int
+    ]
+
+
+def _channels(parsed: dict[str, Any]) -> Iterator[tuple[str, Any]]:
     items = parsed.get("items")
     for item in items if isinstance(items, list) else [parsed]:
         if not isinstance(item, dict) or item.get("source") != _MESSAGES:
@@ -108,7 +128,7 @@ def _channels(parsed: dict[str, Any]) -> Iterator[str]:
         data = item.get("data")
         channel = data.get("channelId") if isinstance(data, dict) else item.get("channel")
         if isinstance(channel, str) and channel and not channel.startswith("["):
-            yield channel
+            yield channel, data
 
 
 def events_router(service: Service, announcers: WebhookSenders) -> APIRouter:

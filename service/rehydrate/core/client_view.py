@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from rehydrate.core import wire
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import CONTENT, CREATE, TERMINAL, UNDECODED, ChannelMessage, Event
-from rehydrate.core.fold import STEPS, MessageState, Outcome
+from rehydrate.core.fold import EDITABLE, STEPS, MessageState, Outcome
 from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import MAX_OPEN, Timeline
 
@@ -60,7 +60,10 @@ def verdict(state: MessageState | None, event: Event) -> Verdict:
         return Verdict.DROP
     if event.gen > state.gen:  # row 5
         return Verdict.DROP if state.ended else _verdict_on_new(event)
-    if event.id is not None and event.id in state.recent:  # row 6
+    if event.edit is not None and state.reaches(event):  # row 6
+        known = event.kind not in EDITABLE or state.has_edit(event)
+        return Verdict.DROP if known else Verdict.APPLY
+    if event.id is not None and event.id in state.recent:  # row 7
         return Verdict.DROP
     if event.version is not None:  # row 7
         return _verdict_on_version(state, event)
@@ -124,6 +127,12 @@ def _verdict_on_repair(state: MessageState, event: Event) -> Verdict:
     if event.is_pointer or state.ended or state.gaps():
         return Verdict.AGAIN
     return Verdict.APPLY
+
+
+def _is_edit_of_content(state: MessageState, event: Event) -> bool:
+    """Return True if *event* is an edit of text that *state* contains."""
+    edits = event.edit is not None and event.kind in CONTENT
+    return edits and state.role == "assistant" and state.reaches(event)
 
 
 def received(message: Any) -> ChannelMessage:
@@ -227,7 +236,10 @@ class View:
             return Verdict.DROP
         before = self._timeline.find(event)
         decision = verdict(before, event)
-        if decision is Verdict.APPLY:
+        if decision is Verdict.APPLY and before is not None and _is_edit_of_content(before, event):
+            before.mark_inexact()  # where its place in the text is, an answer does not show
+            before.note_edit(event.serial or "", event.edit or "")
+        elif decision is Verdict.APPLY:
             applied = self._timeline.apply_to(before, event)
             if applied.state is None and applied.outcome is Outcome.REFUSED:
                 return Verdict.AGAIN  # only the store can tell which of so many exist

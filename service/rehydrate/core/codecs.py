@@ -18,7 +18,17 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.core import ai_transport, appends
-from rehydrate.core.event import STATUSES, TERMINAL, ChannelMessage, Event, Kind, TextKind
+from rehydrate.core.event import (
+    CREATE,
+    DELETE,
+    STATUSES,
+    TERMINAL,
+    UPDATE,
+    ChannelMessage,
+    Event,
+    Kind,
+    TextKind,
+)
 from rehydrate.core.json import is_json, sent_bytes
 from rehydrate.core.positions import is_name
 from rehydrate.core.text.assembly import spoken_text
@@ -39,7 +49,7 @@ IGNORED_NAMES = frozenset(
 NO_NAMES: frozenset[str] = frozenset()
 
 _NO_HEADERS: Mapping[str, Any] = {}
-_CREATE = 0
+_ACTIONS = frozenset({CREATE, UPDATE, DELETE})
 _SEQ_DIGITS = 10
 _DECIMAL_BELOW = 1e21  # JavaScript, which has no integers, shows larger numbers with an exponent
 
@@ -78,18 +88,38 @@ def _decode(message: ChannelMessage, token_names: frozenset[str]) -> Event | Non
     reader = _READERS.get(name) if isinstance(name, str) else None
     if reader is None and name in token_names:
         reader = _READERS["token"]
-    if reader is None or message.action != _CREATE:
+    if reader is None or message.action not in _ACTIONS:
         return None
+    if message.action == DELETE:
+        if reader is _repair:
+            return None
+        message = message._replace(data=_deleted(message))
     extras = message.extras
     headers = extras.get("headers") if isinstance(extras, dict) else None
     if not isinstance(headers, dict):
         headers = _NO_HEADERS
     try:
-        return reader(
+        event = reader(
             message, headers, bool(extras and extras.get("ephemeral")) if headers else False
         )
     except _Unplaced:
         return None
+    return event if message.action == CREATE or event is None else _edited(event, message)
+
+
+def _deleted(message: ChannelMessage) -> Any:
+    """Return the data of a deleted message: its name, if it has one, and no content."""
+    if isinstance(message.data, dict):
+        return {"promptId": message.data.get("promptId"), "text": ""}
+    return "" if message.name == "user-input" else None
+
+
+def _edited(event: Event, message: ChannelMessage) -> Event | None:
+    """Return *event* as a later version of its channel message; None: nothing shows which it is of."""
+    version = message.version_serial
+    if message.serial is None:
+        return None
+    return event if version is None or version <= message.serial else event._replace(edit=version)
 
 
 def _unreadable(message: ChannelMessage) -> Event | None:
@@ -99,20 +129,21 @@ def _unreadable(message: ChannelMessage) -> Event | None:
     would stay there.
     """
     name, extras = message.name, message.extras
-    if message.action != _CREATE or name in RESERVED_NAMES or not isinstance(extras, dict):
+    if message.action not in _ACTIONS or name in RESERVED_NAMES or not isinstance(extras, dict):
         return None
     headers = extras.get("headers")
     if not isinstance(headers, dict) or headers.get("responseId") is None or "ai" in extras:
         return None
-    ignored = name in IGNORED_NAMES
+    ignored = name in IGNORED_NAMES or message.action == DELETE
     if headers.get("seq") is None and (ignored or not carries_text(message.data)):
         return None
     try:
-        return _event(
+        event = _event(
             "void", message, headers, bool(extras.get("ephemeral")), unreadable=int(not ignored)
         )
     except _Unplaced:
         return None
+    return event if message.action == CREATE else _edited(event, message)
 
 
 def _event(

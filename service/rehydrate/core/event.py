@@ -131,6 +131,7 @@ class Envelope(TypedDict, total=False):
     ephemeral: bool
     version: Version | None
     unreadable: int
+    edit: str | None
 
 
 class _Fields(NamedTuple):
@@ -154,6 +155,7 @@ class _Fields(NamedTuple):
     ephemeral: bool = False
     version: Version | None = None
     unreadable: int = 0
+    edit: str | None = None
 
 
 _CONTENT_FIELDS = (
@@ -213,6 +215,8 @@ class Event(_Fields):
         version: set if the channel message may grow by appends.
         unreadable: how many channel messages this event stands for whose content could not be read:
             0 or 1, but for a ``repair`` that shows a follower the whole message.
+        edit: the version serial of the update or delete of the channel message of which this is the
+            content; None: its content is that of its create.
 
     Raises:
         ValueError: a field is missing, or does not belong to the kind.
@@ -242,11 +246,12 @@ class Event(_Fields):
         ephemeral: bool = False,
         version: Version | None = None,
         unreadable: int = 0,
+        edit: str | None = None,
     ) -> Self:
         made = super().__new__(
             cls, kind, message_id, gen, seq, serial, id, client_id, timestamp_ms, text, part,
             tool_call_id, name, value, status, error, prompt_id, replay_of, ephemeral, version,
-            unreadable,
+            unreadable, edit,
         )  # fmt: skip
         return _checked(made)
 
@@ -292,7 +297,7 @@ class Event(_Fields):
             cls,
             (
                 kind, message_id, gen, seq, serial, id, client_id, timestamp_ms, text, part,
-                None, None, None, None, None, None, replay_of, ephemeral, None, 0,
+                None, None, None, None, None, None, replay_of, ephemeral, None, 0, None,
             ),
         )  # fmt: skip
 

@@ -75,6 +75,10 @@ MAX_RECENT_IDS = 2_000
 """The largest number of ids that a message keeps for the margin."""
 
 
+EDITABLE: frozenset[str] = CONTENT | {"prompt"}
+"""Kinds whose channel messages may be edited: there is nothing to change in the others."""
+
+
 class Outcome(Enum):
     """What the fold did with an event. The recorder counts outcomes."""
 
@@ -105,7 +109,8 @@ def fold(state: MessageState, event: Event) -> Outcome:
         return Outcome.FOREIGN
     if event.gen != state.gen and (event.gen < state.gen or state.ended):
         return Outcome.OLD
-    if event.id is not None and event.id in state.recent:
+    is_edit = event.edit is not None and event.gen == state.gen and state.reaches(event)
+    if event.id is not None and event.id in state.recent and not is_edit:
         return Outcome.OLD
     step = (_ENDED_STEPS if state.ended else _OPEN_STEPS).get(event.kind)
     if step is None or (state.role == "user") != (event.kind == "prompt"):
@@ -118,10 +123,62 @@ def fold(state: MessageState, event: Event) -> Outcome:
         state.restart(event.gen)
     if state.owner is None:
         state.owner = Owner(event.client_id)
+    if is_edit:
+        return _edit(state, event)
     outcome = step(state, event)
     if outcome is Outcome.FOLDED:
         _remember(state, event)
     return outcome
+
+
+def _edit(state: MessageState, event: Event) -> Outcome:
+    """Apply a later edit of a channel message whose content is folded: the same event, other content.
+
+    Also an ended message is changed: what its text is must not depend on when it was read. Of
+    several edits the greatest version counts, in whatever order they come; a repair is newer than all
+    edits of what it replaces.
+    """
+    if event.kind not in EDITABLE or state.has_edit(event):
+        return Outcome.OLD
+    if event.kind == "prompt":
+        if event.serial != state.serial:
+            return Outcome.OLD  # of another channel message that named the same prompt
+        _prompt(state, event)
+        state.unreadable_seqs = ()
+    elif not _replaced(state, event):
+        state.inexact = True
+    elif event.seq is not None:
+        state.note_edited_seq(event.seq)
+    state.note_edit(event.serial or "", event.edit or "")
+    if event.unreadable:
+        state.note_unreadable(event.seq)
+    return Outcome.FOLDED
+
+
+def _replaced(state: MessageState, event: Event) -> bool:
+    """Replace the content of a folded event by that of *event*; return False if it is not found.
+
+    Without a seq it is found by its time, which it may share with another. Content that came as one
+    text cannot be told apart.
+    """
+    run, index = None, 0
+    if event.seq is not None:
+        at = state.run_index(event.seq)
+        run = state.runs[at] if at < len(state.runs) else None
+        index = 0 if run is None else event.seq - run.first
+    elif state.tail is not None:
+        times = [timing.at_ms for timing in state.tail.timings.entries]
+        if times.count(event.timestamp_ms) == 1:
+            run, index = state.tail, times.index(event.timestamp_ms)
+    if run is None or run.collapsed or index < 0 or not state.reserve(adds(event)):
+        return False
+    edited = run.edited(index, event)
+    if run is state.tail:
+        state.tail = edited
+    else:
+        state.runs[state.runs.index(run)] = edited
+    state.budget = None
+    return True
 
 
 def _remember(state: MessageState, event: Event) -> None:
@@ -129,6 +186,8 @@ def _remember(state: MessageState, event: Event) -> None:
     state.changed = True
     if event.unreadable and event.version is None:
         state.note_unreadable(event.seq)
+    if event.edit is not None and event.serial is not None:
+        state.note_edit(event.serial, event.edit)
     if state.position is None:
         state.position = event.serial
     if state.started_ms is None:

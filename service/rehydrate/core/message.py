@@ -26,8 +26,12 @@ from rehydrate.core.text.content import NO_SEQ, SizeBudget, collapsed_run, measu
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
+    from rehydrate.core.event import Event
     from rehydrate.core.text.content import Run
 
+
+MAX_EDITS = 1_000
+"""Of how many edited channel messages of a response the version is known. With more it is inexact."""
 
 MAX_UNREADABLE_RANGES = 1_000
 """Beyond it events are only counted, as if they had no seq."""
@@ -75,6 +79,7 @@ class MessageState:
         inexact: an event was seen that nothing can put in order, or one may be missing.
         sealed: nothing without a seq may be added: a repair or an import was the whole.
         pointer: the highest seq of a repair whose content only the store has; -1: none.
+        edits: the version of each channel message that was edited after its create, by serial.
         unreadable_seqs: the seqs of events whose content could not be read, as the first and last of
             each range; those that have none count down from -1.
         provisional: it was ended by the idle limit alone.
@@ -89,6 +94,7 @@ class MessageState:
         "anonymous",
         "budget",
         "changed",
+        "edits",
         "end",
         "ephemeral",
         "error",
@@ -154,6 +160,7 @@ class MessageState:
         self.headless = self.inexact = self.sealed = self.provisional = False
         self.pointer = -1
         self.unreadable_seqs: Sequence[Sequence[int]] = ()
+        self.edits: Mapping[str, str] = {}
         self.usage: Any = None
         self.error: Any = None
         self.finished_ms = None
@@ -271,6 +278,8 @@ class MessageState:
             seq: its seq, by which a repair may replace it; None: it has none.
         """
         known = self.unreadable_seqs
+        if seq is not None and any(first <= seq <= last for first, last in known):
+            return
         if seq is None or len(known) >= MAX_UNREADABLE_RANGES:
             seq = min(known[0][0], 0) - 1 if known else -1
         at = bisect_left(known, seq, key=lambda each: each[0])
@@ -278,6 +287,35 @@ class MessageState:
         first = before.pop()[0] if before and before[-1][1] == seq - 1 else seq
         last = after.pop(0)[1] if after and after[0][0] == seq + 1 else seq
         self.unreadable_seqs = (*before, (first, last), *after)
+
+    def note_edited_seq(self, seq: int) -> None:
+        """Record that the content of *seq* was replaced, whether or not it could be read."""
+        around = []
+        for first, last in self.unreadable_seqs:
+            pieces = ((first, min(last, seq - 1)), (max(first, seq + 1), last))
+            around += [piece for piece in pieces if piece[0] <= piece[1]]
+        self.unreadable_seqs = tuple(around)
+
+    def note_edit(self, serial: str, version: str) -> None:
+        """Record that the content of the channel message *serial* is that of *version*."""
+        if len(self.edits) >= MAX_EDITS and serial not in self.edits:
+            self.inexact = True
+        else:
+            self.edits = {**self.edits, serial: version}
+        self.changed = True
+
+    def has_edit(self, event: Event) -> bool:
+        """Return True if *event* is an edit that is known, or that a repair has replaced."""
+        if event.edit is None or event.serial is None or self.sealed:
+            return True
+        replaced = event.seq is not None and event.seq <= self.covered
+        return replaced or event.edit <= self.edits.get(event.serial, "")
+
+    def reaches(self, event: Event) -> bool:
+        """Return True if the content of the channel message of *event* was folded, edited or not."""
+        if event.seq is not None:
+            return self.contains(event.seq)
+        return self.serial is not None and event.serial is not None and event.serial <= self.serial
 
     def note_read(self, seq: int) -> None:
         """Record that all content up to *seq* is known now: a repair has replaced it."""

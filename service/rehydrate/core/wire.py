@@ -87,6 +87,8 @@ def message(state: MessageState) -> dict[str, Any]:
             body[key] = value
     if state.anonymous:
         body["position"] = state.position
+    if state.edits:
+        body["edits"] = dict(state.edits)
     if state.steps:
         body["steps"] = dict(state.steps)
     for key in ("anonymous", "provisional", "sealed"):
@@ -154,6 +156,7 @@ def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageSta
     last_ms = state.finished_ms or state.started_ms or 0
     state.recent = dict.fromkeys(body.get("recent_ids", ()), NO_TIME_MS)
     state.steps = dict(body.get("steps", ()))
+    state.edits = dict(body.get("edits", ()))
     parts = [part for part in body["parts"] if not _restore_versioned(state, part, last_ms)]
     if not state.versioned:
         parts = parts or [{"type": "text", "text": body["text"]}]

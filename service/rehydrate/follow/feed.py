@@ -429,6 +429,9 @@ class Feed:
         new attach delivers a full update again (docs/exactness.md, section 9).
         """
         whole = self._chains.whole(event)
+        if event.edit is not None:
+            self._ctx.note_edit(self._channel_name, event.timestamp_ms)
+            self._noticed(self.conversation_id)
         if whole is not None:
             self.recent.append(whole)
             known = await look_up(lambda: self.conversation, self._ctx, whole)

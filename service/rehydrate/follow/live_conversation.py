@@ -132,8 +132,10 @@ class LiveConversation:
         return self._fold(self._find(event), event)
 
     def _fold(self, before: MessageState | None, event: Event) -> Change:
-        parts = before.parts() if before is not None and event.version is not None else []
+        changes = event.version is not None or event.edit is not None
+        parts = before.parts() if before is not None and changes else []
         unreadable = 0 if before is None else before.unreadable
+        edited = before is not None and event.edit is not None and before.reaches(event)
         was_open = before is None or not before.ended
         applied = self._timeline.apply_to(before, event)
         message = applied.state
@@ -145,6 +147,9 @@ class LiveConversation:
             return _DROPPED
         if was_open and message.error is TOO_LARGE:
             emitted: tuple[Event, ...] = (_cut_off(event, message),)
+        elif edited and event.kind != "prompt":  # nothing, where its place in the text is not known
+            changed = message.parts() != parts or message.unreadable != unreadable
+            emitted = (_whole_of(message, event),) if changed else ()
         elif event.version is None:
             emitted = (event,)
         else:
@@ -285,6 +290,13 @@ async def look_up(
 def _cut_off(event: Event, message: MessageState) -> Event:
     """Return the stop that followers receive instead of *event*, which exceeded the size limit."""
     return event.at_same_place("stop", status=message.status, error=message.error)
+
+
+def _whole_of(message: MessageState, event: Event) -> Event:
+    """Return a repair with all of *message*, which *event* has changed in its middle."""
+    parts, counted = message.parts(), message.unreadable
+    text = spoken_text(parts)
+    return event.at_same_place("repair", text=text, value=parts, unreadable=counted)
 
 
 def grown(

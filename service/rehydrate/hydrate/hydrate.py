@@ -334,14 +334,14 @@ async def _begin(
 ) -> Timeline:
     """Return a timeline of the stored messages that are open, or that *events* may belong to.
 
-    A finished message of the page is parsed from its wire form, unless it is incomplete or a
-    repair replaces its text: those, and messages on other pages, are loaded whole.
+    A finished message of the page is parsed from its wire form, unless it is incomplete, or a
+    repair or an edit replaces text of it: those, and messages on other pages, are loaded whole.
     """
     row = stored.conversation
     timeline = Timeline(stored.open, agents=ctx.agents, tombstone=row and row.tombstone)
     if row is None:
         return timeline
-    repaired = {event.message_id for event in events if event.kind == "repair"}
+    repaired = {e.message_id for e in events if e.kind == "repair" or e.edit is not None}
     if any(event.message_id is None for event in events):
         timeline.anonymous.complete_from = None
         if page.before is None and None not in repaired:

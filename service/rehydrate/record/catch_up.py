@@ -77,11 +77,13 @@ class Recorded(NamedTuple):
         messages: the number of channel messages that were read.
         counts: the outcomes of their events.
         moved: False if another recorder had moved the watermark, and this one gave way to it.
+        edited: messages were read again that had been edited.
     """
 
     messages: int
     counts: Counter[str]
     moved: bool
+    edited: bool = False
 
 
 async def catch_up(ctx: Context, conversation_id: str) -> Recorded:
@@ -106,16 +108,39 @@ async def catch_up(ctx: Context, conversation_id: str) -> Recorded:
     row = stored.conversation
     name = row.channel if row else ctx.default_channel(conversation_id)
     recording = _Recording(ctx, (conversation_id, name), stored)
+    edited_ms = ctx.edited_ms.pop(name)
+    whole = False
+    try:
+        whole = await _record_pages(ctx, recording, name, edited_ms)
+    finally:
+        if edited_ms is not None and not whole:
+            ctx.note_edit(name, edited_ms)
+    edited = whole and edited_ms is not None
+    return Recorded(recording.window.count, recording.counts, moved=whole, edited=edited)
+
+
+async def _record_pages(
+    ctx: Context, recording: _Recording, name: str, edited_ms: int | None
+) -> bool:
+    """Record history from the watermark on; return False if another recorder has moved that.
+
+    History shows an edited message at the place of its create, which may be far below the
+    watermark. The read then begins there; of what precedes the margin only edits are folded.
+    """
     since_ms, window = read_from_ms(recording.watermark), recording.window
-    pages = ctx.channel.history(name, since_ms=since_ms, forwards=True, limit=PAGE)
+    first_ms = since_ms if None in (since_ms, edited_ms) else min(since_ms or 0, edited_ms or 0)
+    pages = ctx.channel.history(name, since_ms=first_ms, forwards=True, limit=PAGE)
     async with aclosing(pages):
-        async for page, at_end in _with_end(pages):
+        async for shown, at_end in _with_end(pages):
+            page = shown
+            if first_ms != since_ms:
+                page = [m for m in shown if m.action or m.timestamp_ms >= (since_ms or 0)]
             window.add_page(page)
-            if row is None and not window.count:
+            if not recording.has_row and not window.count:
                 break
             if not await recording.record(page, at_end=at_end):
-                return Recorded(window.count, recording.counts, moved=False)
-    return Recorded(window.count, recording.counts, moved=True)
+                return False
+    return True
 
 
 class _Recording:
@@ -125,6 +150,7 @@ class _Recording:
         watermark: the one that it has moved to, or began with.
         window: what was read.
         counts: the outcomes.
+        has_row: the conversation has a row.
     """
 
     def __init__(self, ctx: Context, where: tuple[str, str], stored: Stored) -> None:
@@ -133,6 +159,7 @@ class _Recording:
         self.window, self.counts = Window(ctx.now_ms()), Counter[str]()
         self._ctx = ctx
         self._where = where
+        self.has_row = row is not None
         self._created_ms = row.created_ms if row else None
         self._names = Timeline(stored.open)
         self._hole: LostInterval | None = None

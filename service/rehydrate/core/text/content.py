@@ -91,6 +91,20 @@ class Run:
         self.timings.entries.extend(other.timings.entries)
         self.last = other.last
 
+    def edited(self, index: int, event: Event) -> Run:
+        """Return this run with the content of *event* in the place of that of its event *index*."""
+        entries = list(self.timings.entries)
+        skip, length = sum(timing.length for timing in entries[:index]), entries[index].length
+        made = Run(self.first, self.last, [], Timings(entries))
+        left = skip
+        for segment in self.segments:
+            left = _take(made.segments, segment, left)
+        entries[index] = Timing(_extend(made.segments, event), entries[index].at_ms)
+        skip += length
+        for segment in self.segments:
+            skip = _cut(made.segments, segment, skip)
+        return made
+
     def after(self, seq: int) -> Run | None:
         """Return the part of this run after *seq*; None if there is none, or it cannot be cut."""
         if self.first > seq:
@@ -182,6 +196,18 @@ def _put(segments: list[Segment], segment: Segment) -> None:
 
 def _length(segment: Segment) -> int:
     return sum(map(len, segment.fragments)) if segment.value is None else 1
+
+
+def _take(into: list[Segment], segment: Segment, left: int) -> int:
+    """Add the first *left* characters of *segment*; return how many are left to take."""
+    if not left:
+        return 0
+    length = _length(segment)
+    if left < length:
+        fragments = ["".join(segment.fragments)[:left]]
+        segment = Segment(segment.type, segment.key, fragments)
+    _put(into, segment)
+    return max(0, left - length)
 
 
 def _cut(into: list[Segment], segment: Segment, skip: int) -> int:
