@@ -36,8 +36,9 @@ class Viewing:
     @property
     def texts(self):
         """Return text and status, by id; raise the error that has ended the reader."""
-        if self._task is not None and self._task.done():
-            self._task.result()
+        task = self._task
+        if task is not None and task.done() and not task.cancelled():
+            task.result()
         return {m["id"]: (m["text"], m["status"]) for m in self._view.messages}
 
     async def wait_for(self, name, count):

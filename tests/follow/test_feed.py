@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 
 import pytest
 from ably import AblyRest
@@ -13,6 +14,7 @@ from localably import Key, LocalAbly, Namespace
 from localably.capability import ServerCapability
 from participants import attachments, completed, history_over, publisher_to, reading, settings_for
 from rehydrate.errors import ChannelRefused
+from rehydrate.follow.renewable_task import RenewableTask
 from rehydrate.history import History
 from rehydrate.publish import respond
 from waiting import PATIENCE_S
@@ -272,3 +274,25 @@ async def test_without_history_the_stored_part_comes_first_and_the_rest_once_his
             await follower.until(lambda r: r.snapshots[-1]["complete"])
     assert failed.fired
     assert reader.texts == {"r": "abc"}
+
+
+async def test_a_read_that_is_cancelled_before_it_begins_is_done_again(
+    history, conversation, publisher, monkeypatch
+):
+    """Nothing of the cancelled read may be left: a coroutine without a task would warn."""
+    start, cancelled = RenewableTask.start, []
+
+    def cancelled_once(task, work):
+        start(task, work)
+        if task.name == "reading a conversation" and not cancelled:
+            cancelled.append(task._task)
+            task._task.cancel()
+
+    monkeypatch.setattr(RenewableTask, "start", cancelled_once)
+    await publisher.stream("r", "abc")
+    async with reading(history, conversation) as follower:
+        reader = await follower.until(completed("r"))
+    assert reader.texts == {"r": "abc"}
+    assert cancelled[0].cancelled()
+    cancelled.clear()
+    gc.collect()

@@ -98,13 +98,13 @@ async def test_an_invalid_prompt_is_refused_and_not_published(chat, prompt_id, t
 async def test_without_ably_nothing_is_stored(chat, monkeypatch):
     monkeypatch.setattr("rehydrate.publish.prompts.ACK_TIMEOUT_S", 0.2)
 
-    async def never():
-        await asyncio.Event().wait()
-
-    channel = HookedPort(chat.channel, **{"user-input": never})
+    late = Latch()
+    channel = HookedPort(chat.channel, **{"user-input": late})
     with pytest.raises(ChannelUnavailable):
         await send(chat, "p", "Why?", channel=channel)
     assert await chat.store.states(chat.id, ["p"]) == []
+    late.open()
+    await chat.wait_for_history(1)
 
 
 async def test_a_cancel_names_its_response(chat):

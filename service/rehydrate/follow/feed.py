@@ -16,7 +16,7 @@ import asyncio
 import logging
 from collections import Counter
 from functools import partial
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple, TypeVar
 
 from rehydrate.background import jittered
 from rehydrate.core.client_view import Verdict
@@ -44,6 +44,8 @@ if TYPE_CHECKING:
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.hydrate.hydrate import Reading
     from rehydrate.ports import Subscription
+
+T = TypeVar("T")
 
 _log = logging.getLogger(__name__)
 
@@ -233,13 +235,13 @@ class Feed:
             case resync.Emit():
                 self._emit(effect.event)
             case resync.Attach():
-                self._attaching.start(self._guard(self._attach(effect.pause_s)))
+                self._attaching.start(self._guard(self._attach, effect.pause_s))
             case resync.Wait():
                 self._note_beginning(effect.begins)
-                self._resyncing.start(self._guard(self._pause(effect.pause_s)))
+                self._resyncing.start(self._guard(self._pause, effect.pause_s))
             case resync.Read():
                 self._note_beginning(effect.begins)
-                self._resyncing.start(self._guard(self._read(fresh=effect.fresh)))
+                self._resyncing.start(self._guard(self._read, effect.fresh))
             case resync.Cancel():
                 self._resyncing.cancel()
             case resync.Merge():
@@ -266,7 +268,7 @@ class Feed:
         await asyncio.sleep(jittered(pause_s * 0.75, 1 / 3))
         self._handle(resync.Timer())
 
-    async def _read(self, *, fresh: bool) -> None:
+    async def _read(self, fresh: bool) -> None:
         source = self._source(fresh=fresh)
         try:
             page = Page(MAX_LIMIT)
@@ -459,10 +461,13 @@ class Feed:
 
     # -- tasks ------------------------------------------------------------------------------------
 
-    async def _guard(self, work: Awaitable[None]) -> None:
-        """Run *work*; if it fails, end the feed with the error, which every follower receives."""
+    async def _guard(self, work: Callable[[T], Awaitable[None]], argument: T) -> None:
+        """Run *work*; if it fails, end the feed with the error, which every follower receives.
+
+        It is called here, so that a task which is cancelled before it begins leaves no coroutine.
+        """
         try:
-            await work
+            await work(argument)
         except RehydrateError as error:
             self._fail(error)
         except Exception as error:  # noqa: BLE001 - any defect must reach the waiting followers

@@ -17,7 +17,7 @@ from rehydrate.core.replay.chunks import MAX_CHUNKS, Chunk, chunks_of, joined, s
 TEXTS = ["むかし", "👩‍👩‍👧", " ", "e", "\u0301", "a\ud83d", "\ude00b", "\n\n"]
 
 
-def said(state):
+def contents(state):
     return [(p.kind, p.text, p.seq) for p in chunks_of(state)]
 
 
@@ -39,7 +39,7 @@ def plain(parts):
 
 def test_every_token_is_a_chunk_with_its_seq_and_its_time():
     state = folded(start(), *[token(seq, text) for seq, text in enumerate(TEXTS, 1)], stop(9))
-    assert said(state) == [("token", text, seq) for seq, text in enumerate(TEXTS, 1)]
+    assert contents(state) == [("token", text, seq) for seq, text in enumerate(TEXTS, 1)]
     assert [p.at_ms for p in chunks_of(state)] == [BEGAN_MS + seq * 1000 for seq in range(1, 9)]
 
 
@@ -57,19 +57,24 @@ def test_tool_steps_reasoning_and_refusals_are_chunks_in_their_order():
         stop(9),
     ]
     state = folded(*events)
-    assert said(state) == [(e.kind, e.text, e.seq) for e in events[1:-1] if e.kind != "void"]
+    assert contents(state) == [(e.kind, e.text, e.seq) for e in events[1:-1] if e.kind != "void"]
     assert again(state) == state.parts()
 
 
 def test_what_is_missing_leaves_its_seqs_out():
     state = folded(start(), token(1, "a"), token(4, "d"), stop(6))
-    assert said(state) == [("token", "a", 1), ("token", "d", 4)]
+    assert contents(state) == [("token", "a", 1), ("token", "d", 4)]
+
+
+def test_text_without_seqs_continues_the_numbers_of_the_text_before_it():
+    state = folded(start(), token(1, "a"), token(2, "b"), event("token", None, "c", at_s=3))
+    assert contents(state) == [("token", "a", 1), ("token", "b", 2), ("token", "c", 3)]
 
 
 def test_without_seqs_they_are_counted_from_1():
     events = [event("token", None, text, at_s=at_s) for at_s, text in enumerate("abc", 1)]
     state = folded(event("start", None, at_s=0), *events, event("stop", None, at_s=9))
-    assert said(state) == [("token", letter, seq) for seq, letter in enumerate("abc", 1)]
+    assert contents(state) == [("token", letter, seq) for seq, letter in enumerate("abc", 1)]
     assert all(p.at_ms is not None for p in chunks_of(state))
 
 

@@ -230,6 +230,15 @@ def test_the_text_of_a_wire_form_without_places_lies_before_the_first_gap():
     assert parted([part], [(2, 2), (4, 4)]) == [[part], [], []]
 
 
+def test_every_part_is_in_one_piece_only():
+    """Neither a tool call nor a long text with a gap at its end is repeated after its piece."""
+    tool, text = call("c", "f"), marked("ab", (1, 2, 2), (2, 4, 4))
+    cut = parted([tool, text], [(2, 2), (4, 4)])
+    assert [[part.get("text") for part in piece] for piece in cut] == [[None, "a"], ["b"], []]
+    long = marked("x" * 300, (300, 2, 2))
+    assert parted([long], [(2, 2)]) == [[long], []]
+
+
 def test_text_without_a_key_is_cut_only_where_a_reader_joins_it_again():
     part = marked("ab", (1, 2, 2))
     before, behind = parted([part], [(2, 2)])
