@@ -2,7 +2,7 @@
 import { createInterface } from 'node:readline';
 
 const { Conversation } = await import(process.argv[2]);
-const SHOWN = ['id', 'role', 'status', 'text', 'parts', 'error', 'usage'];
+const SHOWN = ['id', 'role', 'status', 'text', 'parts', 'error', 'usage', 'gaps', 'exact', 'unreadable'];
 
 function result({ answer, messages }) {
   let view = Conversation.of(answer), at = -1;

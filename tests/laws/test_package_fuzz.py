@@ -25,7 +25,7 @@ def test_the_package_and_a_view_show_the_same_of_fuzzed_messages():
         input="\n".join(lines),
         capture_output=True,
         text=True,
-        timeout=250,
+        timeout=60 + CASES / 50,
         check=True,
     )
     by_package = [json.loads(line) for line in node.stdout.splitlines()]

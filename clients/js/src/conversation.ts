@@ -11,7 +11,7 @@ import {
   begin, changes, fold, hasForgotten, hasId, isEnded, keepId, MARGIN_MS, reaches, serialTime, stateOf, ungrouped, withoutIds,
   type State,
 } from './fold.js';
-import { asAnswer, type Answer, type Message, type Reason } from './wire.js';
+import { asAnswer, type Answer, type ErasedStream, type Message, type Reason } from './wire.js';
 
 const MOST_CHAINS = 2000;
 const MOST_CHAINED = 16_777_216;
@@ -31,6 +31,8 @@ interface Fields {
   /** What was published at or before it was erased, in ms since 1970; NaN: nothing was. */
   readonly erasedToMs: number;
   readonly erasedIds: ReadonlySet<string>;
+  /** The anonymous stream that the erasure cut; null: there was none, as far as is known. */
+  readonly erasedStream: ErasedStream | null;
   readonly replays: ReadonlySet<string>;
   /** What this attachment delivered of channel messages that grow, by serial, whole. */
   readonly chains: ReadonlyMap<string, Event>;
@@ -38,12 +40,23 @@ interface Fields {
   readonly messageOfSerial: ReadonlyMap<string, string>;
 }
 
+/** Return what is known of the erased anonymous stream after *event*, and whether that belongs to it: section 9.1. */
+function cut({ erasedStream: stream, erasedToMs }: Fields, event: Event): { erasedStream: ErasedStream | null; isErased: boolean } {
+  const at = event.serial ?? inserted(event.at_ms, 0);
+  const isCovered = event.at_ms <= erasedToMs;
+  const begins = event.kind === 'start' && !isCovered;
+  if (stream && at <= stream.through && !(stream.open && event.kind === 'stop')) return { erasedStream: stream, isErased: !begins };
+  if (begins) return { erasedStream: stream && { ...stream, open: false }, isErased: false };
+  if (!isCovered && !stream?.open) return { erasedStream: stream, isErased: false };
+  return { erasedStream: { through: stream && stream.through > at ? stream.through : at, open: event.kind !== 'stop' }, isErased: true };
+}
+
 /** The messages of a conversation. Immutable: a message that an event changed is another object, and every
  * other message is the same one. */
 export class Conversation {
   /** No messages: what to show before the first answer. */
   static readonly empty = new Conversation({
-    states: [], older: null, complete: false, reasons: [], agents: [], tokenNames: [], erasedToMs: NaN, erasedIds: new Set(), replays: new Set(), chains: new Map(), messageOfSerial: new Map(),
+    states: [], older: null, complete: false, reasons: [], agents: [], tokenNames: [], erasedToMs: NaN, erasedIds: new Set(), erasedStream: null, replays: new Set(), chains: new Map(), messageOfSerial: new Map(),
   });
 
   readonly #fields: Fields;
@@ -56,12 +69,12 @@ export class Conversation {
 
   /** Return the conversation that *answer*, the parsed body of `GET /v1/conversations/{id}`, shows. */
   static of(answer: Answer): Conversation {
-    const { older, complete, reasons, agents, erased_to, erased_ids, token_names } = asAnswer(answer);
+    const { older, complete, reasons, agents, erased_to, erased_ids, erased_stream, token_names } = asAnswer(answer);
     const states = answer.messages.map(stateOf);
     const messageOfSerial = new Map(states.flatMap(({ grown, message }) => [...grown.keys()].map((serial) => [serial, message.id] as const)));
     return new Conversation({
       ...Conversation.empty.#fields, states, messageOfSerial, complete, reasons, older: older ?? null, agents: agents ?? [], tokenNames: token_names ?? [],
-      erasedToMs: Date.parse(erased_to ?? ''), erasedIds: new Set(erased_ids),
+      erasedToMs: Date.parse(erased_to ?? ''), erasedIds: new Set(erased_ids), erasedStream: erased_stream ?? null,
     });
   }
 
@@ -108,7 +121,15 @@ export class Conversation {
 
   /** As `apply`, with a decoded message. */
   applyEvent(event: Event): Conversation | null {
-    if (this.#isErased(event)) return this.#erase(event.message_id);
+    if (this.#isCut(event)) {
+      const { isErased, ...known } = cut(this.#fields, event);
+      const next = known.erasedStream === this.#fields.erasedStream ? this : this.#with(known);
+      return isErased ? next : next.#applyPermitted(event);
+    }
+    return this.#isErased(event) ? this.#erase(event.message_id) : this.#applyPermitted(event);
+  }
+
+  #applyPermitted(event: Event): Conversation | null {
     const { agents } = this.#fields;
     if (event.kind === 'cancel' || (agents.length && event.kind !== 'prompt' && !agents.includes(event.client_id ?? ''))) return this;
     if (event.replay_of != null) return this.#applyReplay(event);
@@ -164,6 +185,11 @@ export class Conversation {
   #put(at: number, state: State, more: Partial<Fields> = {}): Conversation {
     const { states } = this.#fields;
     return this.#with({ ...more, states: at < 0 ? [...states, state] : states.with(at, state) });
+  }
+
+  /** Return whether only its place shows that *event* was erased with its stream: section 9.1. */
+  #isCut({ kind, message_id, replay_of, version }: Event): boolean {
+    return !Number.isNaN(this.#fields.erasedToMs) && message_id === null && version === undefined && replay_of == null && kind !== 'cancel';
   }
 
   /** Return whether *event* was erased, or belongs to a message of which another one was: section 9.1. */

@@ -78,6 +78,11 @@ export interface Reason {
   readonly detail: string;
 }
 
+export interface ErasedStream {
+  readonly through: string;
+  readonly open: boolean;
+}
+
 /** The body of `GET /v1/conversations/{id}`. */
 export interface Answer {
   readonly conversation_id: string;
@@ -93,6 +98,8 @@ export interface Answer {
   readonly erased_to?: string | null;
   /** Erased messages of which events came after that time. */
   readonly erased_ids?: readonly string[];
+  /** The anonymous stream that the erasure cut: up to where it was seen, and whether more may follow. */
+  readonly erased_stream?: ErasedStream | null;
   /** Further names of channel messages that mean `token`. */
   readonly token_names?: readonly string[];
   readonly messages: readonly Message[];
