@@ -10,6 +10,7 @@ from pathlib import Path
 
 import httpx
 import pytest
+from fastapi import FastAPI
 
 import rehydrate
 from demo.command_line import settings_on
@@ -225,3 +226,37 @@ async def test_the_service_refuses_webhooks_and_erasures_without_credentials(his
         unsigned = await client.post("/v1/ably/events", json={"items": []})
         stranger = await client.delete("/v1/conversations/c")
     assert (unsigned.status_code, stranger.status_code) == (401, 401)
+
+
+async def test_a_history_that_is_used_in_another_event_loop_says_so(history):
+    """Its connections belong to the loop that opened it."""
+
+    async def follow():
+        async for _ in history.follow("c"):
+            return
+
+    calls = (
+        lambda: history.hydrate("c"),
+        lambda: history.message("c", "m"),
+        history.conversations,
+        follow,
+        lambda: history.prompt("c", "?"),
+        lambda: history.cancel("c", "r"),
+        lambda: history.catch_up("c"),
+        lambda: history.store_messages("c", [NewMessage("m", "user", text="x")]),
+        lambda: history.replay("c", "r"),
+        lambda: history.erase("c"),
+        lambda: history.verify("c"),
+        history.ready,
+        history.open,
+        history.close,
+        lambda: history.app().router.lifespan_context(FastAPI()).__aenter__(),
+    )
+
+    def elsewhere():
+        for call in calls:
+            with pytest.raises(RuntimeError, match="opened in another event loop, that still runs"):
+                asyncio.run(call())
+
+    await asyncio.to_thread(elsewhere)
+    assert (await history.hydrate("c")).messages == []

@@ -79,3 +79,26 @@ async def test_opening_and_closing_do_not_interleave():
     parts.latches["b"].open()
     await asyncio.gather(opening, closing)
     assert parts.done == ["+a", "+b", "-b", "-a"]
+
+
+def test_parts_that_a_loop_left_open_cannot_be_used_in_another_one():
+    parts = Parts("a")
+    asyncio.run(parts.lifespan.open())
+    for call in (parts.lifespan.open, parts.lifespan.close):
+        with pytest.raises(RuntimeError, match="in another event loop, that has ended"):
+            asyncio.run(call())
+    assert parts.done == ["+a"]
+
+
+def test_closed_parts_can_be_used_in_another_loop():
+    parts = Parts("a")
+
+    async def use():
+        parts.lifespan.check_loop()
+        await parts.lifespan.open()
+        parts.lifespan.check_loop()
+        await parts.lifespan.close()
+
+    asyncio.run(use())
+    asyncio.run(use())
+    assert parts.done == ["+a", "-a"] * 2

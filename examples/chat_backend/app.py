@@ -12,10 +12,11 @@ from typing import Annotated, Any
 
 import jwt
 from fastapi import APIRouter, Depends, FastAPI, HTTPException, Request, Response
+from fastapi.exceptions import RequestValidationError
 from fastapi.responses import FileResponse, JSONResponse
 from fastapi.staticfiles import StaticFiles
 from openai import AsyncOpenAI
-from pydantic import BaseModel, Field
+from pydantic import AfterValidator, BaseModel, Field
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
@@ -35,17 +36,24 @@ _TOKEN_S = 3600
 _INSTRUCTIONS = "You are a kind and brief assistant. Use the tools where they help."
 
 
+def _valid_unicode(text: str) -> str:
+    if not text.isascii():
+        text.encode()  # raises ValueError: a JSON string may contain half of a surrogate pair
+    return text
+
+
 class Prompt(BaseModel):
     """A prompt from the page, which generates the id: a repeated request asks only once."""
 
     id: str = Field(pattern=r"^p-[0-9a-f-]{36}$")
-    text: str = Field(min_length=1, max_length=8_000)
+    text: Annotated[str, AfterValidator(_valid_unicode)] = Field(min_length=1, max_length=8_000)
 
 
 def create_app(settings: ChatSettings, history: History, client: AsyncOpenAI) -> FastAPI:
     """Return the chat application; *history* stores and streams, *client* calls the model."""
     app = FastAPI(title="chat", docs_url=None, redoc_url=None, openapi_url=None)
     app.add_exception_handler(RehydrateError, _problem)
+    app.add_exception_handler(RequestValidationError, _invalid)
     app.include_router(history.router(authorize=is_mine), prefix="/history")
     app.include_router(
         _chat(settings, history, client)
@@ -55,6 +63,13 @@ def create_app(settings: ChatSettings, history: History, client: AsyncOpenAI) ->
     app.add_middleware(SecurityHeaders, connect=ably_origins(history.settings))
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=settings.hosts.split(","))
     return app
+
+
+async def _invalid(_request: Request, error: Exception) -> Response:
+    """Answer without the input, unlike FastAPI: it may contain what cannot be sent."""
+    assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
+    found = [{"loc": each["loc"], "msg": each["msg"]} for each in error.errors()]
+    return JSONResponse({"detail": found}, 422)
 
 
 def answering(

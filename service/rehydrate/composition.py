@@ -134,6 +134,7 @@ def services(
         ),
         by_template=settings.conversation_on,
     )
+    metrics.count_dropped(lambda: maintenance.dropped)
     worker = ReplayWorker(
         ctx,
         rules=ReplayOptions(settings.replays_at_once, settings.replays_per_channel, client_id),

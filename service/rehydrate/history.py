@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from fastapi import APIRouter, FastAPI
 
     from rehydrate.api.conversations import Authorize
+    from rehydrate.context import Context
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.schedule import Mode, Replay, Requester
     from rehydrate.follow.event_buffer import FollowEvent
@@ -56,11 +57,9 @@ class History:
 
     Attributes:
         settings: the settings.
-        context: the adapters and limits of the use cases: store, channel, publish queue.
         authority: decides what tokens and keys permit.
         readers: the use cases behind the two hot routes.
-        inspector: the use cases behind the inspection routes.
-        admin: the use cases behind the admin routes for replays and the audit.
+        inspector, admin: the use cases behind the routes of admins.
 
     Raises:
         NotConfigured: no database or no Ably key is set, or a setting is invalid; names it.
@@ -70,21 +69,24 @@ class History:
         self.settings = settings or load_settings()
         self._adapters = made = composition.adapters(self.settings)
         self._store, self._channel, self._metrics = made.store, made.channel, made.metrics
-        self.context, self.authority = made.context, made.channel
-        self._services = running = composition.services(
+        self._context, self.authority = made.context, made.channel
+        self._running = running = composition.services(
             self.settings, made, record=self.catch_up, respond=self.respond
         )
         self._subscriptions = running.subscriptions
         self.readers = ReaderCalls(
-            self.context.channel_of,
-            partial(hydrate, self.context),
-            self._subscriptions.joined,
+            made.context.channel_of, partial(hydrate, made.context), running.subscriptions.joined
         )
-        self._maintenance = running.maintenance
-        self._replay_worker = running.replay_worker
+        self._maintenance, self._replay_worker = running.maintenance, running.replay_worker
         self.admin, self.inspector = running.admin, running.inspector
         self._tasks = composition.tasks(made, running)
         self._lifespan = composition.lifespan(made, running)
+
+    @property
+    def context(self) -> Context:
+        """The adapters and limits of the use cases: store, channel, publish queue."""
+        self._lifespan.check_loop()
+        return self._context
 
     async def open(self) -> None:
         """Connect to the store, and read Ably's clock; Ably is connected to when first needed.
@@ -138,7 +140,7 @@ class History:
         self, *, limit: int = 50, before: Cursor | None = None
     ) -> tuple[list[Conversation], Cursor | None]:
         """Return conversations, the newest first, and the cursor of the next page."""
-        return await self._store.conversations(limit=limit, before=before)
+        return await self.context.store.conversations(limit=limit, before=before)
 
     async def channel_of(self, conversation_id: str) -> str:
         """Return the channel of a conversation: its row's, else the template's. Cached."""
@@ -167,10 +169,8 @@ class History:
     def joined(
         self, conversation_id: str, *, limit: int = 50, after: str | None = None
     ) -> AbstractAsyncContextManager[Follower]:
-        """Follow, as `follow` does, while the block runs.
-
-        *after*: the id of the last event that was received, to resume after it where possible.
-        """
+        """Follow while the block runs, where possible after the event with the id *after*."""
+        self._lifespan.check_loop()
         return self._subscriptions.joined(conversation_id, limit=limit, after=after)
 
     async def unanswered(
@@ -301,7 +301,8 @@ class History:
             Conflict: the response has ended already, or its publisher is alive.
             (and what `prompt` and `respond` raise)
         """
-        return await self._services.models.run_responses(
+        self._lifespan.check_loop()
+        return await self._running.models.run_responses(
             conversation_id,
             client,
             RunNames(prompt, prompt_id, response_id, metadata),
@@ -348,7 +349,8 @@ class History:
         Raises:
             (as `run_openai`)
         """
-        return await self._services.models.run_assistant(
+        self._lifespan.check_loop()
+        return await self._running.models.run_assistant(
             conversation_id,
             client,
             RunNames(prompt, prompt_id, response_id, metadata),
@@ -393,6 +395,7 @@ class History:
             TooLarge: a part of the response does not fit a channel message.
             Busy: too many replays wait.
         """
+        self._lifespan.check_loop()
         terms = ReplayTerms(mode, speed, channel, from_seq, max_rate)
         return await self.admin.replay(
             conversation_id, response_id, terms, asker=asker, key=idempotency_key
@@ -473,7 +476,7 @@ class History:
         Raises:
             StoreUnavailable: Postgres does not answer, or its schema is not at head.
         """
-        await self._store.ready()
+        await self.context.store.ready()
         checks = {"store": "ok", "channel": "ok", "tasks": tasks_state(self._tasks)}
         try:
             await self._channel.ready()
@@ -494,4 +497,4 @@ class History:
         Raises:
             NotConfigured: no key is set that a token could be checked with.
         """
-        return composition.application(self.settings, self, self._adapters, self._services)
+        return composition.application(self.settings, self, self._adapters, self._running)

@@ -29,12 +29,33 @@ class Lifespan:
         self._parts = parts
         self._turn = asyncio.Lock()
         self._opened: AsyncExitStack | None = None
+        self._loop: asyncio.AbstractEventLoop | None = None
+
+    def check_loop(self) -> None:
+        """Check that the parts are not open in another event loop than the one that runs.
+
+        Connections and tasks belong to a loop. Used from another one they fail later, with errors
+        that do not name the cause.
+
+        Raises:
+            RuntimeError: they were opened in another loop.
+        """
+        if self._loop is not None and self._loop is not asyncio.get_running_loop():
+            ended = "that has ended" if self._loop.is_closed() else "that still runs"
+            raise RuntimeError(
+                f"this History was opened in another event loop, {ended}: close it in the loop that"
+                " opened it, and create a History for each loop"
+            )
 
     async def open(self) -> None:
         """Open all parts; opening open ones changes nothing.
 
         If one fails, or the call is cancelled, the parts that were opened are closed.
+
+        Raises:
+            RuntimeError: they are open in another event loop.
         """
+        self.check_loop()
         async with self._turn:
             if self._opened is not None:
                 return
@@ -45,10 +66,16 @@ class Lifespan:
                     if inspect.isawaitable(opening):
                         await opening
                 self._opened = opened.pop_all()
+                self._loop = asyncio.get_running_loop()
 
     async def close(self) -> None:
-        """Close all parts, each even if another one fails; without effect unless they are open."""
+        """Close all parts, each even if another one fails; without effect unless they are open.
+
+        Raises:
+            RuntimeError: they are open in another event loop.
+        """
+        self.check_loop()
         async with self._turn:
-            opened, self._opened = self._opened, None
+            opened, self._opened, self._loop = self._opened, None, None
             if opened is not None:
                 await opened.aclose()

@@ -6,9 +6,10 @@ import asyncio
 
 import pytest
 from ably import AblyRealtime
+from ably.types.connectionstate import ConnectionState
 
 from ably_channel import ends, until
-from rehydrate.ably.connection import Connection
+from rehydrate.ably.connection import Connection, discard
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from waiting import PATIENCE_S
 
@@ -125,3 +126,18 @@ async def test_a_closed_connection_stays_closed(server, connection):
 
 async def test_a_connection_that_was_never_started_can_be_closed(connection):
     await connection.close()
+
+
+async def test_a_client_whose_connection_does_not_close_in_time_closes_its_http_client(server):
+    client = AblyRealtime(
+        key=server.key, endpoint=f"127.0.0.1:{server.port}", tls=False, auto_connect=False
+    )
+    client.connect()
+    await client.connection.once_async(ConnectionState.CONNECTED)
+    asked, manager = [], client.connection.connection_manager
+    request_state, manager.request_state = manager.request_state, asked.append
+    await discard(client, 0.1, abort=False)
+    assert asked == [ConnectionState.CLOSING]  # which never leads to CLOSED
+    assert client.http._Http__client.is_closed
+    request_state(ConnectionState.CLOSING)
+    await client.connection._when_state(ConnectionState.CLOSED)

@@ -12,7 +12,7 @@ from waiting import PATIENCE_S
 
 class Told(NamedTuple):
     kind: str
-    id: str
+    id: str | None
     data: dict
 
 
@@ -32,7 +32,7 @@ class Stream:
                 name, _, value = line.partition(":")
                 value = value.removeprefix(" ")
                 if not line and "data" in fields:
-                    return Told(fields["event"], fields["id"], json.loads(fields["data"]))
+                    return Told(fields["event"], fields.get("id"), json.loads(fields["data"]))
                 if not line:
                     fields = {}
                 elif name == "retry":

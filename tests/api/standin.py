@@ -47,7 +47,7 @@ class StandIn:
         self._fail()
         return self.channels.get(conversation_id, f"ai:{conversation_id}")
 
-    async def hydrate(self, conversation_id, *, until, page):
+    async def hydrate(self, conversation_id, *, until, page, on_loaded):
         limit, before = page
         self.asked.append((conversation_id, until, limit, before))
         self._fail()

@@ -83,7 +83,9 @@ async def test_a_replay_is_accepted_and_runs_to_its_end(admin):
     answer = await admin.post(START, json={"speed": 0})
     assert answer.status_code == 202, answer.text
     body = answer.json()
-    assert answer.headers["location"] == f"/v1/admin/replays/{body['replay_id']}"
+    place = answer.request.url.join(answer.headers["location"])
+    assert place.path == f"/v1/admin/replays/{body['replay_id']}"
+    assert (await admin.get(place)).json()["replay_id"] == body["replay_id"]
     assert (body["state"], body["chunks"], body["done"]) == ("queued", 4, 0)
     assert (body["channel"], body["max_rate"]) == ("ai:c", 25)
     done = await ended(admin, body["replay_id"])

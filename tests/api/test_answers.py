@@ -8,7 +8,6 @@ import json
 import logging
 import secrets
 import urllib.request
-from contextlib import ExitStack
 from urllib.parse import quote, urlsplit
 
 import httpx
@@ -28,10 +27,8 @@ from participants import publisher_to, settings_for
 from rehydrate import errors
 from rehydrate.api import answers
 from rehydrate.api.answers import (
-    ConcurrencyLimit,
     MissingCredentials,
     Route,
-    TooMany,
     direct,
     offer_direct,
     problem_of,
@@ -39,6 +36,7 @@ from rehydrate.api.answers import (
     step,
 )
 from rehydrate.history import History
+from rehydrate.limits import TooMany
 from waiting import PATIENCE_S
 
 
@@ -326,58 +324,6 @@ def test_a_well_formed_request_id_is_kept_and_another_replaced(sent, taken):
 
 def test_generated_request_ids_differ():
     assert len({request_id({"type": "http", "headers": []}) for _ in range(100)}) == 100
-
-
-def test_entering_beyond_the_limit_is_refused_until_a_task_leaves():
-    bound = ConcurrencyLimit(2, "hydrates")
-    with bound:
-        with bound, pytest.raises(TooMany, match="2 hydrates are under way"), bound:
-            raise AssertionError("it was let in")
-        with bound:
-            pass
-
-
-def test_an_owner_may_take_a_quarter_of_a_limit_and_others_the_rest():
-    bound = ConcurrencyLimit(80, "streams")
-    with ExitStack() as held:
-        for _ in range(20):
-            held.enter_context(bound.of("a"))
-        with pytest.raises(TooMany, match="20 streams of this token"), bound.of("a"):
-            raise AssertionError("it was let in")
-        for owner in ["b"] * 20 + [None] * 40:  # a backend, without an owner, has no share
-            held.enter_context(bound.of(owner))
-        with pytest.raises(TooMany, match="80 streams are under way"), bound.of("c"):
-            raise AssertionError("it was let in")
-    for _ in range(2):
-        with bound.of("a"):
-            pass
-    assert not bound._by_owner, "nothing is kept of those who have left"
-
-
-def test_a_small_limit_is_not_divided():
-    bound = ConcurrencyLimit(8, "hydrates")
-    with ExitStack() as held:
-        for _ in range(8):
-            held.enter_context(bound.of("a"))
-        with pytest.raises(TooMany, match="8 hydrates are under way"), bound.of("a"):
-            raise AssertionError("it was let in")
-
-
-def test_leaving_by_an_error_frees_the_place():
-    bound = ConcurrencyLimit(1, "hydrates")
-    for _ in range(3):
-        with pytest.raises(ValueError, match="inside"), bound:
-            raise ValueError("inside")
-    with bound:
-        pass
-
-
-def test_changes_of_the_number_are_reported():
-    numbers = []
-    bound = ConcurrencyLimit(2, "hydrates", numbers.append)
-    with bound, bound:
-        pass
-    assert numbers == [1, 2, 1, 0]
 
 
 class Slow:

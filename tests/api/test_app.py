@@ -72,8 +72,16 @@ async def test_unknown_paths_and_wrong_methods_are_problems(standin):
         for method, path in (("POST", "/healthz"), ("DELETE", "/v1/conversations/c/messages/m")):
             answer = await client.request(method, path)
             problem(answer, 405, "method_not_allowed")
-            assert answer.headers["allow"] == "GET"
-        problem(await client.put("/v1/conversations"), 405, "method_not_allowed")
+            assert answer.headers["allow"] == "GET, HEAD"
+        for path, allowed in (
+            ("/v1/conversations", "GET, HEAD"),
+            ("/v1/conversations/c", "DELETE, GET, HEAD"),
+            ("/v1/conversations/a%2Fb", "DELETE, GET, HEAD"),
+            ("/v1/conversations/c/messages", "POST"),
+        ):
+            answer = await client.put(path)
+            problem(answer, 405, "method_not_allowed")
+            assert answer.headers["allow"] == allowed
 
 
 async def test_the_request_id_is_returned_and_part_of_the_problem(standin):

@@ -268,3 +268,17 @@ class TestListing:
         for params, parameter in (({"limit": 1000}, "limit"), ({"before": "?"}, "before")):
             answer = await backend.get("/v1/conversations", params=params)
             problem(answer, 422, "bad_parameter", parameter)
+
+
+async def test_the_text_is_sent_once_if_that_is_requested(standin, reader):
+    standin.add("c", "m", "hello")
+    path = "/v1/conversations/c"
+    for text, has in (("once", False), ("always", True)):
+        for message in (
+            (await reader.get(path, params={"text": text})).json()["messages"][0],
+            (await reader.get(f"{path}/messages/m", params={"text": text})).json(),
+        ):
+            assert ("text" in message) is has
+            assert message["parts"] == [{"type": "text", "text": "hello"}]
+    for wrong in (path, f"{path}/messages/m"):
+        problem(await reader.get(wrong, params={"text": "twice"}), 422, "bad_parameter", "text")

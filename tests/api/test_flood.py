@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from urllib.parse import urlsplit
 
 import httpx
@@ -18,7 +18,7 @@ from localably import LocalAbly
 from participants import settings_for
 from rehydrate.api import webhooks as events
 from rehydrate.history import History
-from waiting import PATIENCE_S
+from waiting import PATIENCE_S, until
 
 
 @pytest.fixture
@@ -115,7 +115,10 @@ async def test_webhooks_beyond_the_limit_are_429_with_retry_after(service, clien
     body = batch("ai:slow")
     headers = signed(body, ably.key)
     async with asyncio.timeout(PATIENCE_S):
-        slow = [half_said(url, headers, body) for _ in range(events.AT_ONCE)]
+        slow = [
+            half_said(url, {**headers, "X-Forwarded-For": f"192.0.2.{at % 2}"}, body)
+            for at in range(events.AT_ONCE)
+        ]
         opened = [await each.__aenter__() for each in slow]
         while (answer := await post(client, body, headers)).status_code != 429:  # noqa: ASYNC110 - a server in a thread
             await asyncio.sleep(0.01)
@@ -134,6 +137,25 @@ async def test_webhooks_beyond_the_limit_are_429_with_retry_after(service, clien
         assert (await client.post(PATH, content=body, headers=headers)).status_code == 204
         for each in slow:
             await each.__aexit__(None, None, None)
+
+
+async def test_one_address_cannot_occupy_all_places_of_webhooks(service, client, monkeypatch):
+    monkeypatch.setattr(events, "ARRIVAL_S", PATIENCE_S)
+    url, ably, _ = service
+    body = batch("ai:slow")
+    named_only = {"X-Ably-Key": ably.key.partition(":")[0], "X-Ably-Signature": "AAAA"}
+    async with AsyncExitStack() as stack:
+        for _ in range(2 * events.AT_ONCE):
+            await stack.enter_async_context(half_said(url, named_only, body))
+
+        async def is_refused():
+            return (await post(client, body, signed(body, ably.key))).status_code == 429
+
+        await until(is_refused)
+        refused = await post(client, body, signed(body, ably.key))
+        assert "of this address" in problem(refused, 429, "too_many")
+        other = {**signed(body, ably.key), "X-Forwarded-For": "192.0.2.9"}
+        assert (await post(client, body, other)).status_code == 204
 
 
 async def test_a_flood_of_valid_webhooks_is_coalesced_and_creates_no_rows(
@@ -160,3 +182,17 @@ async def test_a_flood_of_valid_webhooks_is_coalesced_and_creates_no_rows(
         while await rows(client) != ["true"]:  # noqa: ASYNC110 - the service records it
             await asyncio.sleep(0.05)
     assert 1 <= reads < 30  # of 200
+
+
+async def test_announcements_of_channels_that_cannot_be_conversations_are_counted(service, client):
+    _, ably, _ = service
+    body = batch(f"ai:{'x' * 200}")
+    assert (await post(client, body, signed(body, ably.key))).status_code == 204
+
+    async def are_counted():
+        return (
+            'rehydrate_dropped_total{kind="announcement"} 1.0'
+            in (await client.get("/metrics")).text
+        )
+
+    await until(are_counted)

@@ -10,6 +10,9 @@ import re
 import shutil
 import subprocess
 import sys
+import time
+from contextlib import AsyncExitStack
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -20,11 +23,14 @@ from api.minting import READER, bearer, mint
 from api.serving import served_beside
 from api.sse import streamed
 from localably import LocalAbly
+from localably.config import Key
 from participants import publisher_to, settings_for
 from rehydrate.api import sse as stream_module
 from rehydrate.api import ui_messages
 from rehydrate.api.auth.access import Reader
+from rehydrate.api.auth.opaque_tokens import TokenChecks
 from rehydrate.api.conversations import Limits, router
+from rehydrate.errors import ChannelUnavailable, Forbidden
 from rehydrate.history import History
 from waiting import PATIENCE_S
 
@@ -188,7 +194,79 @@ async def test_a_stream_ends_cleanly_when_the_readers_token_expires(url, server,
         streamed(client, conversation) as stream,
     ):
         await stream.take(1)
+        last = await stream.next()
+        assert last == ("end", None, {"code": "unauthorized", "detail": "the token has expired"})
         assert await stream.next() is None
+
+
+async def test_a_readers_stream_ends_after_its_maximum_age_and_a_backends_does_not(
+    client, server, conversation, publisher, monkeypatch
+):
+    monkeypatch.setattr(stream_module, "MAX_AGE_S", 0.1)
+    shown = token(server, {f"ai:{conversation}": ["history"]})
+    async with (
+        httpx.AsyncClient(
+            base_url=client.base_url, headers=bearer(shown), timeout=PATIENCE_S
+        ) as reading,
+        streamed(reading, conversation) as stream,
+        streamed(client, conversation) as backend,
+    ):
+        await backend.take(1)
+        _, last = await stream.take(2)
+        assert (last.kind, last.data["code"]) == ("end", "max_age")
+        assert await stream.next() is None
+        await publisher.publish_message("start", rid="r", seq=0)
+        assert (await backend.next()).kind == "start"
+
+
+async def test_a_stream_ends_when_its_opaque_token_is_revoked(
+    module_database, conversation, monkeypatch
+):
+    monkeypatch.setattr(stream_module, "VERIFY_S", 0.1)
+    monkeypatch.setitem(TokenChecks.__init__.__kwdefaults__, "accepted_s", 0.1)
+    revocable = replace(Key.parse("app.key:secret-of-the-key"), revocable_tokens=True)
+    async with LocalAbly(keys=[revocable]) as server, AsyncExitStack() as stack:
+        url = f"http://127.0.0.1:{server.port}/keys/app.key"
+        http = httpx.AsyncClient(auth=("app.key", "secret-of-the-key"), timeout=PATIENCE_S)
+        ably = await stack.enter_async_context(http)
+        wanted = {"keyName": "app.key", "clientId": "ann", "timestamp": time.time_ns() // 10**6}
+        shown = (await ably.post(f"{url}/requestToken", json=wanted)).json()["token"]
+        app = History(settings_for(module_database, server)).app()
+        own = await stack.enter_async_context(served_beside(app))
+        reading = httpx.AsyncClient(base_url=own, headers=bearer(shown), timeout=PATIENCE_S)
+        client = await stack.enter_async_context(reading)
+        async with streamed(client, conversation) as stream:
+            await stream.take(1)
+            revoked = await ably.post(f"{url}/revokeTokens", json={"targets": ["clientId:ann"]})
+            assert revoked.json()["successCount"] == 1
+            last = await stream.next()
+            assert (last.kind, last.data["code"]) == ("end", "unauthorized")
+            assert "expired, revoked" in last.data["detail"]
+            assert await stream.next() is None
+
+
+async def test_credentials_that_cannot_be_verified_are_verified_later(
+    module_database, server, conversation, monkeypatch
+):
+    monkeypatch.setattr(stream_module, "VERIFY_S", 0.1)
+    answers = iter([None, ChannelUnavailable("away"), ValueError("a fault"), Forbidden("removed")])
+
+    async def verify():
+        if (answer := next(answers)) is not None:
+            raise answer
+
+    app = FastAPI()
+    history = History(settings_for(module_database, server))
+    app.include_router(router(history, authorize=lambda *_: Reader(verify=verify)))
+    async with (
+        served_beside(app) as url,
+        httpx.AsyncClient(base_url=url, timeout=PATIENCE_S) as client,
+        streamed(client, conversation) as stream,
+    ):
+        _, last = await stream.take(2)
+        assert last == ("end", None, {"code": "forbidden", "detail": "removed"})
+        assert await stream.next() is None
+    assert next(answers, "none") == "none"
 
 
 async def test_a_stream_that_never_stops_sending_ends_when_the_readers_token_expires(

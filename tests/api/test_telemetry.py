@@ -24,6 +24,7 @@ from rehydrate.api.telemetry import (
     query_token,
     uvicorn_options,
 )
+from rehydrate.limits import AnswerBytes, ConcurrencyLimit
 from waiting import PATIENCE_S
 
 SECRET = "token-that-nobody-may-see"
@@ -167,11 +168,19 @@ def test_use_cases_report_sources_and_outcomes():
     metrics.observe("source", "channel", 3)
     metrics.observe("outcome", "folded", 40)
     metrics.observe("outcome", "folded")
-    metrics.in_flight(7)
+    hydrates, streams, sizes = (
+        ConcurrencyLimit(9, "hydrates"),
+        ConcurrencyLimit(9, "s"),
+        AnswerBytes(9),
+    )
+    hydrates.count, streams.count, sizes.total = 7, 5, 3
+    metrics.measure(hydrates, streams, sizes)
     found = samples(metrics)
     assert found["rehydrate_messages_total", ("source", "channel")] == 3
     assert found["rehydrate_events_total", ("outcome", "folded")] == 41
     assert found["rehydrate_hydrates_in_flight",] == 7
+    assert found["rehydrate_streams_open",] == 5
+    assert found["rehydrate_answer_bytes",] == 3
     with pytest.raises(ValueError, match="no series"):
         metrics.observe("tokens", "secret")
 

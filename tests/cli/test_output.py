@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import termios
+import time
 
 import pytest
 
@@ -186,6 +187,33 @@ async def test_a_full_pipe_that_does_not_block_loses_nothing(configured):
     _, err = await process.communicate()
     assert (process.returncode, err) == (0, b"")
     assert received.decode() == f"assistant r-1\n{text}\n\n"
+
+
+INTERRUPTED = """
+import signal, sys
+from rehydrate.cli.output import open_standard_streams, printable_output
+interrupted = []
+signal.signal(signal.SIGALRM, lambda *_: interrupted.append(1))
+signal.setitimer(signal.ITIMER_REAL, 0.02, 0.02)
+open_standard_streams()
+with printable_output():
+    sys.stdout.write("x" * 500_000)
+signal.setitimer(signal.ITIMER_REAL, 0)
+assert interrupted
+"""
+
+
+@pytest.mark.parametrize("options", [(), ("-u",)], ids=str)
+def test_a_write_that_signals_interrupt_loses_nothing(options):
+    """A write to a full pipe then ends with what the reader had read; ``-u`` removes the buffer."""
+    reading, writing = os.pipe()
+    command = [sys.executable, *options, "-c", INTERRUPTED]
+    with subprocess.Popen(command, stdout=writing) as process, os.fdopen(reading, "rb") as pipe:
+        os.close(writing)
+        wait_until(lambda: unread(reading) >= PIPE_BYTES)
+        time.sleep(0.1)  # some signals
+        assert len(pipe.read()) == 500_000
+        assert process.wait(PATIENCE_S) == 0
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -23,6 +23,8 @@ from rehydrate.core.codecs import decode
 from rehydrate.core.event import Version
 from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import MessageState, Outcome, fold
+from rehydrate.core.json import load
+from rehydrate.core.text.content import collapsed_run
 from rehydrate.core.timeline import Reason
 from rehydrate.core.window import ErasedStream
 
@@ -265,6 +267,27 @@ def test_a_version_that_can_be_read_replaces_one_that_could_not():
     assert (read.unreadable, read.parts()[0]["through"]["unreadable"]) == (1, True)
     fold(read, decode(full(1, 2, "ab")))
     assert (read.unreadable, text_of(read)) == (0, "ab")
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a", '","parts":[', 'x\\","parts":[{"type', '"text":"', "\\", '\\"', "é😀\ud800"]
+)
+def test_the_text_is_left_out_where_parts_contain_it(text):
+    state = MessageState(',"text":"', "assistant")
+    state.metadata = {"text": "x", "parts": ["y"]}
+    state.runs = [collapsed_run(0, 0, [{"type": "text", "text": text}], 1)]
+    whole = wire.message(state)
+    once = load(wire.without_text(wire.encode(state)))
+    if whole["parts"]:
+        del whole["text"]
+    assert once == whole
+    assert wire.message(wire.state_of(once)) == wire.message(wire.state_of(wire.message(state)))
+
+
+def test_a_prompt_without_parts_keeps_its_text():
+    state = MessageState("p", "user")
+    state.runs = [collapsed_run(0, 0, [{"type": "text", "text": "hi"}], 1)]
+    assert wire.without_text(wire.encode(state)) == wire.encode(state)
 
 
 def test_an_answer_with_a_reason_is_not_complete():

@@ -6,8 +6,12 @@ import asyncio
 import json
 from pathlib import Path
 
+import httpx
 import pytest
+from ably.types.connectionstate import ConnectionState
 
+from api.minting import mint
+from localably import LocalAbly
 from rehydrate.demo import check
 from rehydrate.demo.check import Join, Report, Target, _ably_js, difference
 from rehydrate.demo.texts import tokens_of
@@ -117,3 +121,36 @@ async def test_joins_by_javascript_end_if_their_parent_ended_before_node_had_sta
             node.kill()
             await node.wait()
     assert node.returncode == 1
+
+
+async def test_a_client_that_fails_ends_the_others_and_closes_their_connections(monkeypatch):
+    opened, made = [], check._ably
+
+    def open_client(target):
+        opened.append(made(target))
+        return opened[-1]
+
+    async def never(_request):
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(check, "_ably", open_client)
+    service = httpx.AsyncClient(transport=httpx.MockTransport(never))
+    async with LocalAbly() as server, service as http:
+        token = mint({"*": ["*"]}, key=server.key)
+        target = Target("http://x", "c", "ai:c", token, "127.0.0.1", server.port, tls=False)
+
+        async def fail():
+            while not (opened and opened[0].connection.state is ConnectionState.CONNECTED):  # noqa: ASYNC110 - the client has no event for it
+                await asyncio.sleep(0.01)
+            raise ZeroDivisionError
+
+        async def run():
+            async with asyncio.TaskGroup() as group:
+                group.create_task(check._by_python(target, http, 0, 1))
+                group.create_task(fail())
+
+        with pytest.raises(ExceptionGroup):
+            await run()
+        (client,) = opened
+        assert client.connection.state is ConnectionState.CLOSED
+        assert client.http._Http__client.is_closed

@@ -189,6 +189,14 @@ async def test_other_hosts_and_invalid_requests_are_refused(chat):
         assert (await http.post(url, data=prompt_of("x"))).status_code == 422
         text = {"content": json.dumps(prompt_of("x")), "headers": {"content-type": "text/plain"}}
         assert (await http.post(url, **text)).status_code == 422
+        for half in (
+            {**prompt_of("x"), "text": "a\ud800"},
+            {**prompt_of("x"), "id": "\ud800"},
+            {"\ud800": "\ud800"},
+        ):
+            body = {"content": json.dumps(half), "headers": {"content-type": "application/json"}}
+            answer = await http.post(url, **body)
+            assert answer.status_code == 422, answer.text
         elsewhere = {"json": prompt_of("x"), "headers": {"sec-fetch-site": "same-site"}}
         assert (await http.post(url, **elsewhere)).status_code == 403
     assert chat.model.endpoint.asked == []

@@ -468,3 +468,27 @@ async def test_text_stored_while_the_channel_was_read_leaves_no_gap(chat, monkey
     asked.open()
     (message,) = (await within(answering)).messages
     assert (message["text"], message["status"], message["gaps"]) == ("all of it", "completed", [])
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_a_page_is_limited_by_bytes_and_the_older_ones_follow(chat, monkeypatch, recorded):
+    monkeypatch.setattr(hydration, "PAGE_BYTES", 10_000)
+    posted = [NewMessage(f"m{n}", "assistant", text=f"{n}" * 2_000) for n in range(9)]
+    await chat.store_messages(*posted, NewMessage("long", "assistant", text="x" * 30_000))
+    for n in range(3):
+        await chat.publish_response(f"r{n}", ["y" * 3_000])
+    await chat.publish_response("open", ["z" * 2_000], stop=False)
+    if recorded:
+        await chat.catch_up()
+    found, before = [], None
+    while True:
+        hydrated = await chat.hydrate(before=before)
+        sizes = [len(each) for each in hydrated.wires]
+        finished = [each["id"] for each in hydrated.messages if each["status"] == "completed"]
+        assert sum(sizes) <= 10_000 or len(finished) == 1
+        found = [each["id"] for each in hydrated.messages] + found
+        if hydrated.older is None:
+            break
+        before = decode_cursor(hydrated.older)
+    assert found == [*(f"m{n}" for n in range(9)), "long", "r0", "r1", "r2", "open"]
+    assert hydrated.complete

@@ -13,7 +13,7 @@ from rehydrate.core.event import ChannelMessage
 from rehydrate.core.positions import insertion_position
 from rehydrate.core.timeline import Lookup
 from rehydrate.errors import Conflict
-from rehydrate.ports import Conversation, Finished, Lease, Stored
+from rehydrate.ports import UNLIMITED_BYTES, Conversation, Finished, Lease, Stored
 
 
 class Posted(NamedTuple):
@@ -81,13 +81,19 @@ class MemoryStore:
     def _read(self, state):
         return copy.deepcopy(state)
 
-    async def load(self, conversation_id, *, limit, before):
+    async def load(self, conversation_id, *, limit, before, most_bytes=UNLIMITED_BYTES):
         ended = [s for s in self.rows.values() if s.status != "in_progress"]
         place = lambda s: (s.position, s.id)  # noqa: E731 - a key
         ended = sorted((s for s in ended if before is None or place(s) < before), key=place)
-        page = [Finished(s.position, s.id, wire.encode(s)) for s in ended[-limit:]]
+        page = []
+        for state in reversed(ended[-limit:]):
+            row = Finished(state.position, state.id, wire.encode(state))
+            most_bytes -= len(row.wire)
+            if page and most_bytes < 0:
+                break
+            page.insert(0, row)
         streaming = [self._read(s) for s in self.rows.values() if s.status == "in_progress"]
-        more = len(ended) > limit
+        more = len(ended) > len(page)
         return Stored(self.conversation, page, more, [] if before is not None else streaming)
 
     async def states(self, conversation_id, wanted):

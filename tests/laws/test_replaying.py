@@ -120,7 +120,7 @@ def stored(draw):
         stop = Event.stop("r", status=status, error=error, usage=draw(results), seq=end, id="stop")
         fold(state, stop._replace(timestamp_ms=at_ms + 500))
     row = row_changes.first_write(state)[0].row
-    return message_rows.read_finished(state.position, *row[-3:]).state
+    return message_rows.read_finished((state.id, state.position), *row[-3:]).state
 
 
 terms = st.builds(

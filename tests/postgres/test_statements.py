@@ -57,7 +57,7 @@ async def test_a_page_is_read_in_index_order_without_a_sort(
         async with connected(skewed) as connection:
             await connection.execute("ANALYZE")
     for sql, more in ((statements.LOAD, ()), (statements.LOAD_BEFORE, ("'02000'", "'x'"))):
-        plan = await plan_of(skewed, sql, f"'{conversation}'", "51", *more)
+        plan = await plan_of(skewed, sql, f"'{conversation}'", "51", "8000000", *more)
         page = plan.partition("Limit")[2].partition("->  Nested Loop")[0]
         assert "Index Scan Backward using ix_messages_finished" in page
         assert "Sort" not in page
@@ -66,7 +66,7 @@ async def test_a_page_is_read_in_index_order_without_a_sort(
 
 
 async def test_open_messages_are_found_by_their_own_index(skewed: str) -> None:
-    plan = await plan_of(skewed, statements.LOAD, "'large'", "51")
+    plan = await plan_of(skewed, statements.LOAD, "'large'", "51", "8000000")
     assert "using ix_messages_open" in plan
 
 

@@ -28,8 +28,11 @@ from rehydrate.api.replay_schemas import (
 from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor
 from rehydrate.core.replay.schedule import Requester
+from rehydrate.limits import AnswerBytes
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from rehydrate.core.positions import Cursor
     from rehydrate.core.replay.schedule import Replay
     from rehydrate.replay.admin import ReplayAdmin
@@ -63,18 +66,19 @@ async def _replay_in(request: Request) -> ReplayIn:
 ReplayBody = Annotated[ReplayIn, Depends(_replay_in)]
 
 
-def admin_router(service: ReplayAdmin, guard: AdminGuard) -> APIRouter:
+def admin_router(service: ReplayAdmin, guard: AdminGuard, sizes: AnswerBytes) -> APIRouter:
     """Return the routes under ``/v1/admin`` for replays and the audit.
 
     Args:
         service: the use cases behind the routes.
         guard: admits admins and refuses everybody else.
+        sizes: counts the bytes of answers.
     """
 
     async def admit(request: Request) -> None:
         await guard(request)
 
-    routes = _Admin(service)
+    routes = _Admin(service, sizes)
     made = APIRouter(route_class=Route, tags=["admin"], dependencies=[Depends(admit)])
     _add_start(made, routes)
     _add_watching(made, routes)
@@ -92,7 +96,12 @@ def _add_start(made: APIRouter, routes: _Admin) -> None:
         requestBody={"required": False, "content": {answers.JSON: body}},
     )
     described["responses"][200] = {"model": DryRunOut, "content": {answers.JSON: {}}}
-    described["responses"][202]["headers"] = {"Location": {"schema": {"type": "string"}}}
+    described["responses"][202]["headers"] = {
+        "Location": {
+            "description": "The replay, relative to the path of the request.",
+            "schema": {"type": "string", "format": "uri-reference"},
+        }
+    }
     made.add_api_route(
         "/v1/admin/conversations/{conversation_id}/responses/{response_id}/replay",
         routes.start,
@@ -140,12 +149,12 @@ def _add_watching(made: APIRouter, routes: _Admin) -> None:
 class _Admin:
     """The endpoints and their shared state."""
 
-    def __init__(self, service: ReplayAdmin) -> None:
+    def __init__(self, service: ReplayAdmin, sizes: AnswerBytes) -> None:
         self._service = service
+        self._sizes = sizes
 
     async def start(
         self,
-        request: Request,
         *,
         conversation_id: ConversationId,
         response_id: ResponseId,
@@ -159,7 +168,7 @@ class _Admin:
             return answers.live(dump(dry_run_body(asked)))
         replay = await self._service.replay(*where, terms, asker=asker, key=idempotency_key)
         answer = answers.live(dump(replay.body()), status=202)
-        answer.headers["Location"] = _location(request, replay.id)
+        answer.headers["Location"] = _location(replay.id)
         return answer
 
     async def find(self, replay_id: ReplayId) -> Response:
@@ -170,21 +179,24 @@ class _Admin:
 
     async def list(self, page: Paging) -> Response:
         found, older = await self._service.replays(limit=page.limit, before=page.before)
-        return _page_answer("replays", [each.body() for each in found], older)
+        return self._page_answer("replays", [each.body() for each in found], older)
 
     async def audit(self, page: Paging) -> Response:
         found, older = await self._service.audit(limit=page.limit, before=page.before)
-        return _page_answer("audit", [audit_body(each) for each in found], older)
+        return self._page_answer("audit", [audit_body(each) for each in found], older)
+
+    def _page_answer(
+        self, name: str, found: Sequence[dict[str, Any]], older: Cursor | None
+    ) -> Response:
+        body = dump({name: found, "older": older and encode_cursor(older)})
+        with self._sizes.claim() as claim:
+            return answers.live(body, claim=claim)
 
 
 def _replay_answer(replay: Replay) -> Response:
     return answers.live(dump(replay.body()))
 
 
-def _page_answer(name: str, found: list[dict[str, Any]], older: Cursor | None) -> Response:
-    return answers.live(dump({name: found, "older": older and encode_cursor(older)}))
-
-
-def _location(request: Request, replay_id: str) -> str:
-    root = str(request.scope.get("root_path", ""))
-    return f"{root}{_REPLAY.format(replay_id=quote(replay_id, safe=''))}"
+def _location(replay_id: str) -> str:
+    """Return the place of a replay, relative to the request: it holds below any prefix of a proxy."""
+    return f"../../../../replays/{quote(replay_id, safe='')}"

@@ -1,4 +1,4 @@
-"""How requests are answered: JSON with cache headers, problem+json, limits, and direct sending.
+"""How requests are answered: JSON with cache headers, in pieces, problem+json, and direct sending.
 
 Every error becomes problem+json (RFC 9457) with a stable ``code``. That, and ids of any text, are
 properties of the route (`Route`), not of the app: so they also hold in an embedding application,
@@ -12,16 +12,15 @@ coroutine is stepped once by hand; only if it suspends is the rest awaited by th
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
 import logging
 import re
 import secrets
-from collections import Counter
 from collections.abc import Coroutine, Generator
-from contextlib import contextmanager
 from functools import partial
 from http import HTTPStatus
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple
 from urllib.parse import unquote
 
 from fastapi import FastAPI
@@ -43,9 +42,11 @@ from rehydrate.errors import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from starlette.types import Receive, Scope, Send
+
+    from rehydrate.limits import Claim
 
 
 JSON = "application/json"
@@ -53,12 +54,60 @@ _NO_SNIFFING = {"X-Content-Type-Options": "nosniff"}
 _LIVE = {"Cache-Control": "no-store", "Vary": "Authorization", **_NO_SNIFFING}
 
 
-def live(body: bytes, status: int = 200) -> Response:
-    """Return a response that must not be cached."""
-    return Response(body, status, _LIVE, JSON)
+SEND_TIMEOUT_S = 60.0
+"""The connection of a client that accepts no data for so long is cut."""
+
+PIECE_BYTES = 65_536
+"""Bytes per ASGI message: limits the data that the server buffers for one slow client."""
 
 
-def settled(request: Request, body: bytes) -> Response:
+class PacedResponse(Response):
+    """A response whose body is sent in pieces, each of which the client has to accept in time.
+
+    Attributes:
+        claim: what the body takes of a limit; it is released when the body was sent, or is given up.
+    """
+
+    claim: Claim | None = None
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send the response."""
+        try:
+            if len(self.body) <= PIECE_BYTES:
+                await super().__call__(scope, receive, send)
+            else:
+                await self._send_pieces(scope, send)
+        finally:
+            if self.claim is not None:
+                self.claim.release()
+
+    async def _send_pieces(self, scope: Scope, send: Send) -> None:
+        body, last = memoryview(self.body), len(self.body) - PIECE_BYTES
+        start = {"status": self.status_code, "headers": self.raw_headers}
+        try:
+            await send({"type": "http.response.start", **start})
+            for at in range(0, len(body), PIECE_BYTES):
+                piece = bytes(body[at : at + PIECE_BYTES])
+                async with asyncio.timeout(SEND_TIMEOUT_S):
+                    message = {"type": "http.response.body", "body": piece, "more_body": at < last}
+                    await send(message)
+        except TimeoutError:
+            _log.info("cutting a connection: its client read nothing for %g s", SEND_TIMEOUT_S)
+            await cut(scope)
+
+
+def live(body: bytes, status: int = 200, claim: Claim | None = None) -> Response:
+    """Return a response that must not be cached.
+
+    Args:
+        body: JSON.
+        status: the status.
+        claim: what the body takes of a limit, until it was sent.
+    """
+    return _paced(body, status, _LIVE, claim)
+
+
+def settled(request: Request, body: bytes, claim: Claim | None = None) -> Response:
     """Return a response that clients may cache and revalidate by ETag; 304 if it still matches.
 
     A repair or a filled gap changes the body, and with it the ETag.
@@ -66,8 +115,18 @@ def settled(request: Request, body: bytes) -> Response:
     etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
     headers = {**_LIVE, "Cache-Control": "private, no-cache", "ETag": etag}
     if _matches(request.headers.get("if-none-match"), etag):
+        if claim is not None:
+            claim.release()
         return Response(status_code=304, headers=headers)
-    return Response(body, 200, headers, JSON)
+    return _paced(body, 200, headers, claim)
+
+
+def _paced(body: bytes, status: int, headers: dict[str, str], claim: Claim | None) -> Response:
+    response = PacedResponse(body, status, headers, JSON)
+    if claim is not None:
+        claim.hold(len(body))
+        response.claim = claim
+    return response
 
 
 def _matches(if_none_match: str | None, etag: str) -> bool:
@@ -98,15 +157,6 @@ _CODES = {
     429: "too_many",
 }
 """Codes for statuses raised as HTTPException, by the framework or by an embedding application."""
-
-
-class TooMany(Unavailable):
-    """A concurrency limit of the API was reached."""
-
-    status = 429
-    code = "too_many"
-    title = "Too many requests"
-    retry_after_s = 1
 
 
 class TooSlow(BadRequest):
@@ -252,6 +302,8 @@ class Route(APIRoute):
         try:
             await super().handle(scope, receive, send)
         except HTTPException as error:
+            if error.status_code == HTTPStatus.METHOD_NOT_ALLOWED:
+                error.headers = {**(error.headers or {}), "Allow": _allowed(scope)}
             id_ = request_id(scope)
             await problem_of(error, id_).response(id_)(scope, receive, send)
 
@@ -269,6 +321,24 @@ class Route(APIRoute):
             return response
 
         return wrapped
+
+
+_METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
+
+
+def _allowed(scope: Scope) -> str:
+    """Return the methods of all routes for the path: each method has a route of its own."""
+    found = {
+        method
+        for method in _METHODS
+        for route in scope["router"].routes
+        if route.matches({**scope, "method": method})[0] is Match.FULL
+    }
+    return ", ".join(sorted(found | ({"HEAD"} if "GET" in found and HEAD in scope else set())))
+
+
+HEAD = "rehydrate.head"
+"""Place in the scope of whether a GET is answered to a HEAD request; absent if none are."""
 
 
 def request_id(scope: Scope) -> str:
@@ -299,71 +369,6 @@ def _path_as_sent(scope: Scope) -> str | None:
         piece if _KEPT.match(piece) else unquote(piece, errors="surrogateescape")
         for piece in _KEPT.split(text)
     )
-
-
-_OWNERS, _FEWEST_PER_OWNER = 4, 16
-"""The part of a limit that one owner may take: no one reader can take all, but a few can."""
-
-
-class ConcurrencyLimit:
-    """A context manager that at most *limit* tasks may be in; it raises rather than waits.
-
-    Args:
-        limit: maximum number of tasks.
-        what: plural name of the operation, for the error message.
-        on_change: called with the current number whenever it changes.
-    """
-
-    def __init__(
-        self, limit: int, what: str, on_change: Callable[[int], None] | None = None
-    ) -> None:
-        self._limit = limit
-        self._share = max(_FEWEST_PER_OWNER, limit // _OWNERS)
-        self._what = what
-        self._on_change = on_change
-        self._count = 0
-        self._by_owner: Counter[str] = Counter()
-
-    def __enter__(self) -> Self:
-        """Enter the block.
-
-        Raises:
-            TooMany: the limit is reached.
-        """
-        if self._count >= self._limit:
-            raise TooMany(f"{self._limit} {self._what} are under way; retry later")
-        self._change(1)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._change(-1)
-
-    @contextmanager
-    def of(self, owner: str | None) -> Iterator[None]:
-        """Enter the block on behalf of *owner*, who may have a quarter of the limit; None: all of it.
-
-        Raises:
-            TooMany: the limit, or the owner's, is reached.
-        """
-        if owner is None:
-            with self:
-                yield
-            return
-        if self._by_owner[owner] >= self._share:
-            raise TooMany(f"{self._share} {self._what} of this token are under way; retry later")
-        self._by_owner[owner] += 1
-        try:
-            with self:
-                yield
-        finally:
-            self._by_owner[owner] -= 1
-            if not self._by_owner[owner]:
-                del self._by_owner[owner]
-
-    def _change(self, by: int) -> None:
-        self._count += by
-        if self._on_change is not None:
-            self._on_change(self._count)
 
 
 _DIRECT = "rehydrate.direct"
@@ -421,6 +426,17 @@ def direct(scope: Scope) -> Send | None:
     """Return the server's own ``send``, which may be stepped by hand; None for other servers."""
     found: Send | None = scope.get(_DIRECT)
     return found
+
+
+async def cut(scope: Scope) -> None:
+    """Abort the connection of a request, if the server is uvicorn.
+
+    It would end the connection only after the client had read what is buffered for it.
+    """
+    transport = getattr(getattr(direct(scope), "__self__", None), "transport", None)
+    if isinstance(transport, asyncio.WriteTransport):
+        transport.abort()
+        await asyncio.sleep(0)  # so that the server learns that the client is gone
 
 
 def server_connections(receive: Receive) -> set[Any] | None:

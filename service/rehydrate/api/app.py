@@ -28,6 +28,7 @@ from rehydrate.api.telemetry import CONTENT_TYPE, AccessLogMiddleware, Metrics
 from rehydrate.api.webhooks import WebhookSenders, events_router
 from rehydrate.core.json import dump
 from rehydrate.errors import NotConfigured, RehydrateError
+from rehydrate.limits import AnswerBytes
 from rehydrate.maintenance.inspector import ServiceInspector
 from rehydrate.replay.admin import ReplayAdmin
 
@@ -78,6 +79,7 @@ def create_app(
             " REHYDRATE_SERVICE_KEYS (backends) or REHYDRATE_ADMIN_KEYS (admins)"
         )
     metrics = metrics or Metrics()
+    sizes = AnswerBytes(limits.answer_bytes)
     app = _bare(access)
     conversations = router(
         service,
@@ -85,16 +87,17 @@ def create_app(
         authorize_backend=lambda request: _backend(access, request),
         metrics=metrics,
         limits=limits,
+        sizes=sizes,
     )
     app.include_router(conversations)
     if announcers is not None:
         app.include_router(events_router(service, announcers))
     guard = AdminGuard(access, admin)
     if inspector is not None:
-        app.include_router(inspection_router(inspector, guard))
+        app.include_router(inspection_router(inspector, guard, sizes))
         app.include_router(pages_router())
     if admin is not None:
-        app.include_router(admin_router(admin, guard))
+        app.include_router(admin_router(admin, guard, sizes))
     _add_operations(app, service, metrics)
     if cors_origins:
         _add_cors(app, cors_origins)

@@ -13,7 +13,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rehydrate.api import answers, parameters, ui_messages
-from rehydrate.api.answers import ConcurrencyLimit, Route
+from rehydrate.api.answers import Route
 from rehydrate.api.openapi import BACKENDS, READERS, answering, messages_body, problems, secured
 from rehydrate.api.parameters import ConversationId, MessageId, Paging, described, read_json
 from rehydrate.api.schemas import (
@@ -21,6 +21,7 @@ from rehydrate.api.schemas import (
     ConversationsOut,
     MessageOut,
     StoredOut,
+    UiConversationOut,
     new_messages,
 )
 from rehydrate.api.service import Service
@@ -35,10 +36,11 @@ from rehydrate.core.positions import (
     check_until,
     encode_cursor,
 )
-from rehydrate.core.wire import timestamp
+from rehydrate.core.wire import timestamp, without_text
 from rehydrate.descriptors import most_connections
 from rehydrate.errors import BadParameter, Forbidden
 from rehydrate.hydrate.hydrate import Page
+from rehydrate.limits import AnswerBytes, ConcurrencyLimit
 
 Authorize = Callable[[Request, str], Any]
 """Decide whether a request may read a conversation: ``(request, conversation_id)``.
@@ -46,7 +48,9 @@ Authorize = Callable[[Request, str], Any]
 It returns a truthy value, or an awaitable of one, to permit the request; a falsy value refuses it
 (403). It may raise HTTPException or a `RehydrateError`, which becomes the response. If the value
 has an attribute ``expires_s``, in seconds since 1970, streams end at that time; if it has an attribute
-``owner``, a string, all requests with the same one may take a quarter of the limits together.
+``owner``, a string, all requests with the same one may take a quarter of the limits together; if it
+has an attribute ``verify``, it is called and awaited every minute while a stream is open, which ends if
+that raises `Unauthorized` or `Forbidden`. With any of the first two, a stream ends after about an hour.
 """
 
 AuthorizeBackend = Callable[[Request], Any]
@@ -62,14 +66,16 @@ class Limits(NamedTuple):
         hydrates: maximum number of concurrent hydrate calls.
         bodies: maximum number of bodies being read or stored.
         streams: maximum number of open streams, if the limit of open descriptors permits as many.
+        answer_bytes: maximum length of all answers of more than 64 KiB that are in memory.
 
-    One reader may take a quarter of the hydrates and of the streams.
+    One reader may take a quarter of the hydrates, of the streams and of the bytes.
     """
 
     body_bytes: int = 4 * 1024 * 1024
     hydrates: int = 256
     bodies: int = 32
     streams: int = 20_000
+    answer_bytes: int = 128 * 1024 * 1024
 
 
 LIMITS = Limits()
@@ -82,6 +88,7 @@ def router(
     authorize_backend: AuthorizeBackend | None = None,
     metrics: Metrics | None = None,
     limits: Limits = LIMITS,
+    sizes: AnswerBytes | None = None,
 ) -> APIRouter:
     """Return the routes under ``/v1/conversations``, to be included in an app with any prefix.
 
@@ -95,8 +102,13 @@ def router(
             router has no such routes.
         metrics: where answers are counted.
         limits: limits of size and concurrency.
+        sizes: counts the bytes of answers, those of other routes too; None: of these routes alone.
     """
-    routes = _Conversations(service, authorize, authorize_backend, metrics or Metrics(), limits)
+    metrics = metrics or Metrics()
+    sizes = sizes or AnswerBytes(limits.answer_bytes)
+    routes = _Conversations(
+        service, authorize, authorize_backend, metrics=metrics, limits=limits, sizes=sizes
+    )
     lifespan = _lifespan(service, routes.streams)
     made = APIRouter(route_class=Route, lifespan=lifespan, tags=["conversations"])
     _add_reading(made, routes)
@@ -121,7 +133,7 @@ def _lifespan(service: Service, streams: Streams) -> Callable[[Any], Any]:
                 yield
         finally:
             running -= 1
-            streams.end()
+            await streams.close()
             if not running:
                 await service.close()
 
@@ -136,11 +148,11 @@ def _add_reading(made: APIRouter, routes: _Conversations) -> None:
         description="Finished and in-progress messages together, exact to the character. "
         "A conversation that does not exist yet has no messages; the status is 200.",
         **answering(
-            ConversationOut,
+            ConversationOut | UiConversationOut,
             *(422, 429, 502, 503),
             by=READERS,
             cached=True,
-            **described("conversation_id", "until", "limit", "before", "format"),
+            **described("conversation_id", "until", "limit", "before", "format", "text"),
         ),
     )
     made.add_api_route(
@@ -148,8 +160,13 @@ def _add_reading(made: APIRouter, routes: _Conversations) -> None:
         routes.message,
         summary="Get a message",
         description="One message, as the conversation shows it.",
-        dependencies=[Depends(routes.admit_reader)],
-        **answering(MessageOut, 404, 422, 429, 502, 503, by=READERS, cached=True),
+        **answering(
+            MessageOut,
+            *(404, 422, 429, 502, 503),
+            by=READERS,
+            cached=True,
+            **described("text"),
+        ),
     )
 
 
@@ -162,9 +179,13 @@ def _add_following(made: APIRouter, routes: _Conversations) -> None:
         description="Server-sent events: a `snapshot` (the hydrated conversation), then every live "
         "event once: `prompt`, `start`, `token`, `refusal`, `reasoning`, `tool_call`, `tool_args`, "
         "`tool_result`, `repair`, `stop`. After `again`, messages may have been missed, and a new "
-        "`snapshot` follows.",
+        "`snapshot` follows. `end` says why the service ends the stream.",
         responses={
-            200: {"content": {"text/event-stream": {"schema": {"type": "string"}}}},
+            200: {
+                "description": "Events, or with `format` lines `data: <chunk>` up to `data: [DONE]`.",
+                "content": {"text/event-stream": {"schema": {"type": "string"}}},
+            },
+            204: {"description": "With `format`: no such response streams."},
             **problems(401, 403, 422, 429, 500, 502, 503),
         },
         openapi_extra={
@@ -180,18 +201,24 @@ _STREAM_QUERY = [
         "in": where,
         "required": False,
         "description": text,
-        "schema": {"type": "string"},
+        "schema": {"type": "string", **more},
     }
-    for name, where, text in (
-        ("Last-Event-ID", "header", "The `id` of the last event received."),
-        ("last_event_id", "query", "The same, for clients that cannot send headers."),
-        ("access_token", "query", "The token, for clients that cannot send headers. Never logged."),
+    for name, where, text, more in (
+        ("Last-Event-ID", "header", "The `id` of the last event received.", {}),
+        ("last_event_id", "query", "The same, for clients that cannot send headers.", {}),
+        (
+            "access_token",
+            "query",
+            "The token, for clients that cannot send headers. Never logged.",
+            {},
+        ),
         (
             "format",
             "query",
-            "`ui-message-stream`: one response, for the Vercel AI SDK; 204 if none streams",
+            "`ui-message-stream`: one response, for the Vercel AI SDK; 204 if none streams.",
+            {"enum": [ui_messages.STREAM]},
         ),
-        ("response", "query", "The response to stream; default: the newest one that streams."),
+        ("response", "query", "The response to stream; default: the newest one that streams.", {}),
     )
 ]
 
@@ -248,33 +275,42 @@ class _Conversations:
         service: Service,
         authorize: Authorize,
         authorize_backend: AuthorizeBackend | None,
+        *,
         metrics: Metrics,
         limits: Limits,
+        sizes: AnswerBytes,
     ) -> None:
         self._service, self._readers = service, service.readers
         self._authorize = authorize
         self._authorize_backend = authorize_backend
         self._metrics = metrics
         self._body_bytes = limits.body_bytes
-        self._hydrating = ConcurrencyLimit(limits.hydrates, "hydrates", metrics.in_flight)
+        self._hydrating = ConcurrencyLimit(limits.hydrates, "hydrates")
         self._storing = ConcurrencyLimit(limits.bodies, "bodies")
         streams = min(limits.streams, most_connections())
-        self._streaming = ConcurrencyLimit(streams, "streams", metrics.streams)
-        self.streams = Streams()
+        self._streaming = ConcurrencyLimit(streams, "streams")
+        self._sizes = sizes
+        self.streams = Streams(sizes)
+        metrics.measure(self._hydrating, self._streaming, sizes)
 
     async def hydrate(self, request: Request) -> Response:
         conversation_id, reader = await self._authorized(request)
         until, before = until_of(request), before_of(request)
-        limit = limit_of(request)
-        with self._hydrating.of(getattr(reader, "owner", None)):
+        limit, ui = limit_of(request), format_of(request, ui_messages.MESSAGES)
+        once = not ui and text_once(request)
+        owner = getattr(reader, "owner", None)
+        with self._hydrating.of(owner), self._sizes.claim(owner) as claim:
             hydrated = await self._readers.hydrate(
-                conversation_id, until=until, page=Page(limit, before)
+                conversation_id, until=until, page=Page(limit, before), on_loaded=claim.hold
             )
-            ui = format_of(request, ui_messages.MESSAGES)
+            if once:
+                hydrated = hydrated._replace(wires=[*map(without_text, hydrated.wires)])
             body = ui_messages.answer(hydrated) if ui else hydrated.body
-        codes = [reason.code for reason in hydrated.reasons]
-        self._metrics.hydrated(codes, hydrated.counts or {})
-        return answers.settled(request, body) if hydrated.settled else answers.live(body)
+            codes = [reason.code for reason in hydrated.reasons]
+            self._metrics.hydrated(codes, hydrated.counts or {})
+            if hydrated.settled:
+                return answers.settled(request, body, claim)
+            return answers.live(body, claim=claim)
 
     async def stream(self, request: Request) -> Response:
         conversation_id, reader = await self._authorized(request)
@@ -282,7 +318,8 @@ class _Conversations:
         response_id, after = response_of(request), None if ui else last_event_id(request)
         self.streams.end_with_server(request.receive)
         async with AsyncExitStack() as stack:
-            stack.enter_context(self._streaming.of(getattr(reader, "owner", None)))
+            owner = getattr(reader, "owner", None)
+            stack.enter_context(self._streaming.of(owner))
             follower = await stack.enter_async_context(
                 self._readers.joined(conversation_id, limit=limit, after=after)
             )
@@ -295,7 +332,8 @@ class _Conversations:
                 follower.close()
             expires_s = getattr(reader, "expires_s", None)
             kind = EventStream if shown is None else ui_messages.UiMessageStream
-            stream = kind(follower, self.streams, expires_s=expires_s)
+            verify = getattr(reader, "verify", None)
+            stream = kind(follower, self.streams, expires_s=expires_s, owner=owner, verify=verify)
             if shown is not None and isinstance(stream, ui_messages.UiMessageStream):
                 stream.start_with(events, shown["id"])
             return stream.adopt(stack)
@@ -303,9 +341,17 @@ class _Conversations:
     async def message(
         self, request: Request, conversation_id: ConversationId, message_id: MessageId
     ) -> Response:
-        body = await self._service.message(conversation_id, message_id)
-        finished = json.loads(body)["status"] in TERMINAL
-        return answers.settled(request, body) if finished else answers.live(body)
+        once = text_once(request)
+        reader = await _permitted(self._authorize(request, conversation_id))
+        owner = getattr(reader, "owner", None)
+        with self._hydrating.of(owner), self._sizes.claim(owner) as claim:
+            body = await self._service.message(conversation_id, message_id)
+            claim.hold(len(body))
+            finished = json.loads(body)["status"] in TERMINAL
+            body = without_text(body) if once else body
+            if finished:
+                return answers.settled(request, body, claim)
+            return answers.live(body, claim=claim)
 
     async def store(self, request: Request, conversation_id: ConversationId) -> Response:
         with self._storing:
@@ -328,22 +374,14 @@ class _Conversations:
             }
             for row in rows
         ]
-        return answers.live(
-            dump({"conversations": listed, "older": older and encode_cursor(older)})
-        )
+        body = dump({"conversations": listed, "older": older and encode_cursor(older)})
+        with self._sizes.claim() as claim:
+            return answers.live(body, claim=claim)
 
     async def _authorized(self, request: Request) -> tuple[str, Any]:
         """Return the conversation id of the path and what `Authorize` returned for the request."""
         conversation_id = conversation_id_of(request)
         return conversation_id, await _permitted(self._authorize(request, conversation_id))
-
-    async def admit_reader(self, request: Request, conversation_id: ConversationId) -> None:
-        """Dependency of the routes for readers.
-
-        Raises:
-            RehydrateError: the request may not read the conversation.
-        """
-        await _permitted(self._authorize(request, conversation_id))
 
     async def admit_backend(self, request: Request) -> None:
         """Dependency of the routes for backends.
@@ -406,6 +444,18 @@ def format_of(request: Request, known: str) -> bool:
     if given not in (None, known):
         raise BadParameter("format", f"format must be {known}, or be omitted")
     return given is not None
+
+
+def text_once(request: Request) -> bool:
+    """Return True if messages are to have no ``text`` where their ``parts`` contain it.
+
+    Raises:
+        BadParameter: the parameter is neither ``once`` nor ``always``.
+    """
+    given = request.query_params.get("text")
+    if given not in (None, "always", "once"):
+        raise BadParameter("text", "text must be once or always")
+    return given == "once"
 
 
 def response_of(request: Request) -> str | None:

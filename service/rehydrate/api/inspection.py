@@ -10,7 +10,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from rehydrate.api import answers
-from rehydrate.api.answers import ConcurrencyLimit, Route
+from rehydrate.api.answers import Route
 from rehydrate.api.inspection_schemas import (
     HealthOut,
     ListedsOut,
@@ -29,6 +29,7 @@ from rehydrate.api.parameters import (
 )
 from rehydrate.core.json import dump
 from rehydrate.core.positions import encode_cursor
+from rehydrate.limits import AnswerBytes, ConcurrencyLimit
 from rehydrate.maintenance.inspector import ServiceInspector
 
 AT_ONCE = 32
@@ -36,19 +37,22 @@ AT_ONCE = 32
 
 
 def inspection_router(
-    inspector: ServiceInspector, admit: Callable[[Request], Awaitable[object]]
+    inspector: ServiceInspector,
+    admit: Callable[[Request], Awaitable[object]],
+    sizes: AnswerBytes,
 ) -> APIRouter:
     """Return the read-only routes under ``/v1/admin``.
 
     Args:
         inspector: the use cases behind the routes.
         admit: returns if the request was sent by an admin, raises if not.
+        sizes: counts the bytes of answers.
     """
 
     async def admitted(request: Request) -> None:
         await admit(request)
 
-    routes = _Inspection(inspector)
+    routes = _Inspection(inspector, sizes)
     made = APIRouter(route_class=Route, tags=["admin"], dependencies=[Depends(admitted)])
     for path, endpoint, model, summary, text, statuses in (
         (
@@ -89,8 +93,9 @@ def inspection_router(
 class _Inspection:
     """The endpoints and their shared state."""
 
-    def __init__(self, inspector: ServiceInspector) -> None:
+    def __init__(self, inspector: ServiceInspector, sizes: AnswerBytes) -> None:
         self._inspector = inspector
+        self._sizes = sizes
         self._limit = ConcurrencyLimit(AT_ONCE, "inspection requests")
 
     async def list(
@@ -101,14 +106,14 @@ class _Inspection:
                 limit=page.limit, before=page.before, query=query, streaming=streaming
             )
         listed: list[dict[str, Any]] = [listed_body(each) for each in found]
-        return answers.live(
-            dump({"conversations": listed, "older": older and encode_cursor(older)})
-        )
+        body = dump({"conversations": listed, "older": older and encode_cursor(older)})
+        with self._sizes.claim() as claim:
+            return answers.live(body, claim=claim)
 
     async def timeline(self, conversation_id: ConversationId, message_id: MessageId) -> Response:
-        with self._limit:
+        with self._limit, self._sizes.claim() as claim:
             inspected = await self._inspector.inspect(conversation_id, message_id)
-            return answers.live(dump(timeline_body(inspected)))
+            return answers.live(dump(timeline_body(inspected)), claim=claim)
 
     async def health(self) -> Response:
         with self._limit:

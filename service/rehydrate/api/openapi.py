@@ -85,7 +85,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
 
 
 def answering(
-    model: type,
+    model: Any,
     *refusals: int,
     by: Sequence[dict[str, list[str]]],
     status: int = 200,

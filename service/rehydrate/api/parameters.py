@@ -111,6 +111,12 @@ _DESCRIBED: dict[str, dict[str, Any]] = {
         "description": "`ui-messages`: messages in the form of the Vercel AI SDK.",
         "schema": {"type": "string", "enum": ["ui-messages"]},
     },
+    "text": {
+        "in": "query",
+        "description": "`once`: a message whose `parts` contain its text has no member `text`. An answer is "
+        "then about half as long.",
+        "schema": {"type": "string", "enum": ["always", "once"], "default": "always"},
+    },
     "before": {
         "in": "query",
         "description": "The `older` cursor of an earlier answer: returns the page before it.",

@@ -26,6 +26,16 @@ MAX_LISTED = 10_000
 """Maximum number of channel messages that a dry run lists."""
 
 
+def _describe_speed(schema: dict[str, Any]) -> None:
+    """Describe the speed as what is accepted: 0, or a number in the range."""
+    for word in ("type", "minimum", "maximum"):
+        del schema[word]
+    schema["anyOf"] = [
+        {"const": 0, "description": "As fast as allowed."},
+        {"type": "number", "minimum": MIN_SPEED, "maximum": MAX_SPEED},
+    ]
+
+
 class ReplayIn(Strict):
     """The terms of a replay."""
 
@@ -35,8 +45,9 @@ class ReplayIn(Strict):
         Field(
             ge=0,
             le=MAX_SPEED,
-            description=f"Multiple of the original pace, from {MIN_SPEED} on; 0: as fast as "
-            f"allowed. A replay takes at most {MAX_SECONDS / 3600:g} hours.",
+            description=f"Multiple of the original pace. A replay takes at most "
+            f"{MAX_SECONDS / 3600:g} hours.",
+            json_schema_extra=_describe_speed,
         ),
     ] = 1.0
     channel: Annotated[

@@ -218,7 +218,8 @@ class MessageOut(BaseModel):
     """A message. Later versions may add fields.
 
     A text part with gaps has a field ``gaps``, ``[[at, first, last], …]``: before the character at
-    offset ``at``, in code points, the seqs ``first`` to ``last`` are missing.
+    offset ``at``, in code points, the seqs ``first`` to ``last`` are missing. ``text`` is absent where
+    ``parts`` contain it and ``text=once`` is requested.
     """
 
     model_config = ConfigDict(extra="allow")
@@ -226,7 +227,7 @@ class MessageOut(BaseModel):
     id: str
     role: str
     status: Status
-    text: str
+    text: str = ""
     parts: list[dict[str, Any]]
     prompt_id: str | None
     started_at: str | None
@@ -263,6 +264,8 @@ class ErasedStreamOut(BaseModel):
 class ConversationOut(BaseModel):
     """A hydrated conversation, oldest message first.
 
+    ``older``: the ``before`` cursor of the page of older messages; null: there are none.
+
     ``agents``: the clientIds that may publish responses; empty: any. ``erased_to``: everything
     published at or before this time is erased; ``erased_ids``: so are these messages, of which events
     came later, and ``erased_stream``, an anonymous one. Readers drop the events of others, and of what
@@ -282,6 +285,21 @@ class ConversationOut(BaseModel):
     erased_stream: ErasedStreamOut | None = None
     token_names: list[str] = []
     messages: list[MessageOut]
+
+
+class UiMessageOut(BaseModel):
+    """A message as the Vercel AI SDK has them. ``metadata``: what of `MessageOut` it has no place for."""
+
+    id: str
+    role: str
+    metadata: dict[str, Any]
+    parts: list[dict[str, Any]]
+
+
+class UiConversationOut(ConversationOut):
+    """The same with ``format=ui-messages``."""
+
+    messages: list[UiMessageOut]  # type: ignore[assignment]  # another form of the same
 
 
 class ConversationRow(BaseModel):

@@ -21,32 +21,47 @@ from typing import TYPE_CHECKING, Any, Self
 
 from starlette.responses import Response
 
-from rehydrate.api.answers import Unfinished, direct, server_connections, step
-from rehydrate.background import jittered
-from rehydrate.errors import RehydrateError
+from rehydrate.api.answers import (
+    PIECE_BYTES,
+    SEND_TIMEOUT_S,
+    Unfinished,
+    cut,
+    direct,
+    server_connections,
+    step,
+)
+from rehydrate.background import TaskPool, jittered, log_failure
+from rehydrate.core.json import dump
+from rehydrate.errors import Refused, RehydrateError, Unauthorized
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from starlette.requests import Request
     from starlette.types import Receive, Scope, Send
 
     from rehydrate.follow.event_buffer import FollowEvent
     from rehydrate.follow.subscriptions import Follower
+    from rehydrate.limits import AnswerBytes, Claim
 
 _log = logging.getLogger(__name__)
 
 HEARTBEAT_S = 15.0
 """A comment is sent after this time without an event, so that proxies keep the connection open."""
 
-SEND_TIMEOUT_S = 60.0
-"""A stream is aborted if its client accepts no data for so long."""
+VERIFY_S = 60.0
+"""Interval at which the credentials of an open stream are verified again, if only Ably knows them."""
+
+_VERIFIED_AT_ONCE = 16
+
+MAX_AGE_S, _AGE_SPREAD = 3600.0, 0.1
+"""A reader's stream ends after about an hour: a new request verifies everything anew."""
 
 _CHECK_INTERVAL_S = 1.0
 """Interval of the checks for heartbeats, expired credentials and send timeouts."""
 
-_MAX_WRITE = 65_536
-"""Bytes per ASGI message: limits the data that the server buffers for one slow client."""
+_FRAMES_AT_ONCE = 256
+"""How many small events are written together."""
 
 _RETRY_MS, _RETRY_SPREAD = 2_000, 0.5
 """The clients' reconnect delay, varied at random, so that they do not reconnect all at once."""
@@ -65,10 +80,16 @@ class Streams:
     """The open streams of this process; they end when its shutdown starts, so as not to delay it.
 
     One task checks all streams, so that no stream needs a timer per event.
+
+    Args:
+        sizes: counts the bytes that are in memory because a client has not accepted them.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, sizes: AnswerBytes) -> None:
+        self._sizes = sizes
+        self._claims: dict[int, tuple[Claim, set[EventStream]]] = {}
         self._open: set[EventStream] = set()
+        self._verifying = TaskPool()
         self._watching: asyncio.Task[None] | None = None
         self._connections: set[Any] | None = None
 
@@ -89,16 +110,42 @@ class Streams:
                 self._watching.cancel()
                 self._watching = None
 
+    @contextmanager
+    def claiming(self, shared: object, size: int, stream: EventStream) -> Iterator[None]:
+        """Count *size* bytes while the block runs: once, for all streams that send *shared*.
+
+        Raises:
+            TooMany: too many bytes are in memory.
+        """
+        claim, senders = self._claims.get(id(shared)) or (self._sizes.claim(stream.owner), set())
+        claim.hold(size)
+        self._claims[id(shared)] = claim, senders
+        senders.add(stream)
+        try:
+            yield
+        finally:
+            senders.discard(stream)
+            if not senders:
+                claim.release()
+                del self._claims[id(shared)]
+
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(min(_CHECK_INTERVAL_S, HEARTBEAT_S))
             for stream in list(self._open):
                 stream.check()
+                if len(self._verifying) < _VERIFIED_AT_ONCE and stream.is_unverified:
+                    self._verifying.start(stream.verify(), name="stream verification")
 
     def end(self) -> None:
         """End all streams cleanly; their clients reconnect, to another process."""
         for stream in list(self._open):
             stream.end()
+
+    async def close(self) -> None:
+        """End all streams, and what runs for them."""
+        self.end()
+        await self._verifying.close()
 
     def end_with_server(self, receive: Receive) -> None:
         """End all streams when the server of a request shuts down, if that is uvicorn.
@@ -164,6 +211,9 @@ class EventStream(Response):
         follower: the source of the events.
         streams: registry of the open streams of this process.
         expires_s: when the reader's token expires, in seconds since 1970; None: never.
+        owner: whose share of the bytes in memory the stream takes.
+        verify: verifies the reader's credentials again, and raises `Refused` if they are not valid any
+            more; None: only `expires_s` ends them.
         clock: seconds since 1970.
     """
 
@@ -180,6 +230,8 @@ class EventStream(Response):
         streams: Streams,
         *,
         expires_s: float | None = None,
+        owner: str | None = None,
+        verify: Callable[[], Awaitable[object]] | None = None,
         clock: Callable[[], float] = time.time,
     ) -> None:
         self.status_code = 200
@@ -190,14 +242,21 @@ class EventStream(Response):
         self._follower = follower
         self._stack = AsyncExitStack()
         self._streams = streams
+        self.owner = owner
         self._expires_s = math.inf if expires_s is None else expires_s
+        self._ends_s = math.inf
+        if expires_s is not None or owner is not None:
+            self._ends_s = clock() + jittered(MAX_AGE_S, _AGE_SPREAD)
+        self._verify = verify
+        self._verify_at_s = clock() + VERIFY_S
+        self._end_event = b""
         self._clock = clock
         self._writing: asyncio.Task[None] | None = None
         self._waiting: asyncio.Future[None] | None = None
         self._unfinished: Unfinished | None = None
         self._direct: Send | None = None
         self._written_s = 0.0
-        self._sending = self._silent = self._timed_out = self._expired = False
+        self._sending = self._silent = self._timed_out = self._expired = self._is_cut = False
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send events until the follower ends or the client disconnects."""
@@ -212,6 +271,7 @@ class EventStream(Response):
                 if not self._timed_out or self._writing is None:
                     raise
                 self._writing.uncancel()
+                await cut(scope)
             finally:
                 leaving.cancel()
                 self._follower.listen(None)
@@ -234,9 +294,11 @@ class EventStream(Response):
         client reads slowly, is aborted.
         """
         idle_s = time.monotonic() - self._written_s
-        if self._clock() >= self._expires_s and not self._expired:
-            self._expired = True
-            self.end()
+        now_s = self._clock()
+        if now_s >= self._expires_s and not self._expired:
+            self._expire(Unauthorized.code, "the token has expired")
+        elif now_s >= self._ends_s and not self._expired:
+            self._expire("max_age", "the stream is as old as it may be: connect again")
         elif self._sending:
             stalled = idle_s > SEND_TIMEOUT_S
             if (stalled or self._expired) and self._writing is not None and not self._timed_out:
@@ -250,9 +312,48 @@ class EventStream(Response):
             self._silent = True
             self._follower.nudge()
 
-    def encoded(self, events: list[FollowEvent]) -> bytes:
-        """Return the bytes of *events*."""
-        return frame(events[0]) if len(events) == 1 else _frames(events)
+    @property
+    def is_unverified(self) -> bool:
+        """True if it is time to verify the credentials again."""
+        return self._verify is not None and self._clock() >= self._verify_at_s
+
+    async def verify(self) -> None:
+        """Verify the credentials again, and end the stream if they are refused."""
+        if self._verify is None:
+            return
+        self._verify_at_s = math.inf
+        try:
+            await self._verify()
+        except Refused as error:
+            self._expire(error.code, str(error))
+        except Exception as error:  # noqa: BLE001 - it is not known, and is tried again
+            log_failure(_log, "the credentials of a stream could not be verified", error)
+        self._verify_at_s = self._clock() + jittered(VERIFY_S)
+
+    def _expire(self, code: str, detail: str) -> None:
+        self._expired = True
+        self._end_event = self.end_event(code, detail)
+        self.end()
+
+    def end_event(self, code: str, detail: str) -> bytes:
+        """Return the bytes that tell a client why its stream ends."""
+        return b"event: end\ndata: %b\n\n" % dump({"code": code, "detail": detail})
+
+    def chunks(self, events: list[FollowEvent]) -> Iterator[tuple[bytes, object]]:
+        """Yield the bytes of *events* in order, with the object that other streams' bytes are too."""
+        small: list[bytes] = []
+        for event in events:
+            if len(event.body) > PIECE_BYTES:  # not copied
+                yield b"".join([*small, _head(event)]), None
+                yield event.body, event
+                small = [_TAIL]
+            else:
+                small.append(frame(event))
+                if len(small) >= _FRAMES_AT_ONCE:
+                    yield b"".join(small), None
+                    small = []
+        if small:
+            yield small[0] if len(small) == 1 else b"".join(small), None
 
     async def _await_disconnect(self, receive: Receive) -> None:
         while (await receive())["type"] != "http.disconnect":
@@ -263,21 +364,22 @@ class EventStream(Response):
         start = {"status": self.status_code, "headers": self.raw_headers}
         await send({"type": "http.response.start", **start})
         retry = b"retry: %d\n\n" % jittered(_RETRY_MS, _RETRY_SPREAD)
-        await self._send(send, retry + self.first)
         self._follower.listen(self._on_event)
         try:
+            with self._streams.claiming(self, len(self.first), self):
+                await self._send(send, retry + self.first)
             while not self._follower.ended:
                 events = self._follower.poll()
                 if events:
-                    if chunk := self.encoded(events):
-                        await self._send(send, chunk)
+                    await self._send_events(send, events)
                 elif self._silent:
                     await self._send(send, b":\n\n")
                 else:
                     await self._idle()
         except RehydrateError as error:
             _log.warning("a stream ended with an error: %s", type(error).__name__)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
+        last = b"" if self._is_cut else self._end_event
+        await send({"type": "http.response.body", "body": last, "more_body": False})
 
     async def _idle(self) -> None:
         """Let `_on_event` write the events, until it needs this task."""
@@ -303,24 +405,34 @@ class EventStream(Response):
             return
         try:
             events = self._follower.poll()
-            chunk = self.encoded(events) if events else b""
-            self._unfinished = step(self._send(self._direct, chunk)) if chunk else None
+            self._unfinished = step(self._send_events(self._direct, events)) if events else None
         except Exception as error:  # noqa: BLE001 - re-raised in the stream's own task
             if not waiting.done():
                 waiting.set_exception(error)
         if self._unfinished is not None and not waiting.done():
             waiting.set_result(None)
 
+    async def _send_events(self, send: Send, events: list[FollowEvent]) -> None:
+        for chunk, shared in self.chunks(events):
+            if len(chunk) <= PIECE_BYTES:
+                await self._send(send, chunk)
+                continue
+            with self._streams.claiming(shared or self, len(chunk), self):
+                await self._send(send, chunk)
+
     async def _send(self, send: Send, chunk: bytes) -> None:
+        if self._is_cut:
+            return
         self._sending, self._silent = True, False
         self._written_s = time.monotonic()
-        if len(chunk) <= _MAX_WRITE:
+        if len(chunk) <= PIECE_BYTES:
             await send({"type": "http.response.body", "body": chunk, "more_body": True})
         else:
-            for at in range(0, len(chunk), _MAX_WRITE):
+            for at in range(0, len(chunk), PIECE_BYTES):
                 if self._expired:
-                    break  # clients drop an event that is cut off by the end of the stream
-                piece = chunk[at : at + _MAX_WRITE]
+                    self._is_cut = True  # clients drop an event that is cut off by the end
+                    break
+                piece = chunk[at : at + PIECE_BYTES]
                 await send({"type": "http.response.body", "body": piece, "more_body": True})
                 self._written_s = time.monotonic()
         self._sending = False
@@ -329,10 +441,12 @@ class EventStream(Response):
 def frame(event: FollowEvent) -> bytes:
     """Return the bytes of one event, which all streams share."""
     if event.frame is None:
-        kind, id_ = event.kind.encode(), event.id.encode()
-        event.frame = b"event: %b\nid: %b\ndata: %b\n\n" % (kind, id_, event.body)
+        event.frame = b"%b%b%b" % (_head(event), event.body, _TAIL)
     return event.frame
 
 
-def _frames(events: list[FollowEvent]) -> bytes:
-    return b"".join([frame(each) for each in events])
+def _head(event: FollowEvent) -> bytes:
+    return b"event: %b\nid: %b\ndata: " % (event.kind.encode(), event.id.encode())
+
+
+_TAIL = b"\n\n"

@@ -27,7 +27,8 @@ from prometheus_client import (
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from rehydrate.api.answers import request_id
+from rehydrate.api.answers import HEAD, request_id
+from rehydrate.limits import AnswerBytes, ConcurrencyLimit
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection
@@ -39,7 +40,6 @@ if TYPE_CHECKING:
 _log = logging.getLogger("rehydrate.access")
 
 _TOKEN = "rehydrate.access_token"  # noqa: S105 - the name of a place, not a token
-_HEAD = "rehydrate.head"
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -77,7 +77,8 @@ class AccessLogMiddleware:
             await send(message)
 
         # GET handlers answer HEAD too; the server omits the body
-        inner = {**scope, "method": "GET", _HEAD: True} if scope["method"] == "HEAD" else scope
+        is_head = scope["method"] == "HEAD"
+        inner = {**scope, "method": "GET" if is_head else scope["method"], HEAD: is_head}
         try:
             await self._app(inner, receive, send_on)
         finally:
@@ -107,7 +108,7 @@ def query_token(request: HTTPConnection) -> str | None:
 
 def is_head(request: HTTPConnection) -> bool:
     """Return True for HEAD requests."""
-    return bool(request.scope.get(_HEAD))
+    return bool(request.scope.get(HEAD))
 
 
 def _lift_token(scope: Scope) -> None:
@@ -170,9 +171,29 @@ class Metrics:
             "rehydrate_streams_open", "Open SSE streams.", registry=self._registry
         )
 
+        self._answer_bytes = Gauge(
+            "rehydrate_answer_bytes",
+            "Bytes of long answers in memory that clients have not accepted yet.",
+            registry=self._registry,
+        )
+
+    def measure(
+        self, hydrates: ConcurrencyLimit, streams: ConcurrencyLimit, sizes: AnswerBytes
+    ) -> None:
+        """Read the numbers of hydrate calls, open streams and bytes of answers at each scrape."""
+        self._in_flight.set_function(lambda: hydrates.count)
+        self._streams.set_function(lambda: streams.count)
+        self._answer_bytes.set_function(lambda: sizes.total)
+
     def count_followed(self, counts: Callable[[], Mapping[str, int]]) -> None:
         """Add live messages of followed conversations; *counts* is called at each scrape."""
-        self._registry.register(_Followed(counts))
+        text = "Live messages of followed conversations, by outcome."
+        self._registry.register(_Counts("followed_messages", text, "outcome", counts))
+
+    def count_dropped(self, counts: Callable[[], Mapping[str, int]]) -> None:
+        """Add what was dropped because no retry could succeed; *counts* is called at each scrape."""
+        text = "Work that was dropped because it could never succeed, by kind."
+        self._registry.register(_Counts("dropped", text, "kind", counts))
 
     def watch_tasks(self, tasks: Sequence[PeriodicTask]) -> None:
         """Add the state of background *tasks*, which is read at each scrape."""
@@ -201,14 +222,6 @@ class Metrics:
         for outcome, events in outcomes.items():
             self._read.labels(outcome).inc(events)
 
-    def streams(self, count: int) -> None:
-        """Set the number of open streams."""
-        self._streams.set(count)
-
-    def in_flight(self, hydrates: int) -> None:
-        """Set the number of hydrate calls in progress."""
-        self._in_flight.set(hydrates)
-
     def observe(self, series: str, label: str, amount: float = 1.0) -> None:
         """Add *amount* to a counter; the callback that the use cases are given.
 
@@ -235,17 +248,19 @@ class Metrics:
         return generate_latest(self._registry)
 
 
-class _Followed(Collector):
-    """Live messages by outcome: counted by the followers, read at each scrape."""
+class _Counts(Collector):
+    """A counter with one label, whose numbers are read at each scrape."""
 
-    def __init__(self, counts: Callable[[], Mapping[str, int]]) -> None:
+    def __init__(
+        self, name: str, text: str, label: str, counts: Callable[[], Mapping[str, int]]
+    ) -> None:
+        self._name, self._text, self._label = f"rehydrate_{name}", text, label
         self._counts = counts
 
     def collect(self) -> Iterator[CounterMetricFamily]:
-        text = "Live messages of followed conversations, by outcome."
-        found = CounterMetricFamily("rehydrate_followed_messages", text, labels=["outcome"])
-        for outcome, count in sorted(self._counts().items()):
-            found.add_metric([outcome], count)
+        found = CounterMetricFamily(self._name, self._text, labels=[self._label])
+        for value, count in sorted(self._counts().items()):
+            found.add_metric([value], count)
         yield found
 
 

@@ -379,10 +379,18 @@ class UiMessageStream(EventStream):
     def start_with(self, first: list[FollowEvent], response_id: str) -> None:
         """Set the response to stream, and the events that the follower has already delivered."""
         self._chunks = Chunks(response_id)
-        self.first = self.encoded(first)
+        self.first = self._encoded(first)
 
-    def encoded(self, events: list[FollowEvent]) -> bytes:
-        """Return the chunks of *events*, and the end of the stream after the last chunk."""
+    def end_event(self, code: str, detail: str) -> bytes:  # noqa: ARG002 - the signature of the base
+        """Return nothing: the format has no chunk for it."""
+        return b""
+
+    def chunks(self, events: list[FollowEvent]) -> Iterator[tuple[bytes, object]]:
+        """Yield the chunks of *events*, and the end of the stream after the last chunk."""
+        if body := self._encoded(events):
+            yield body, None
+
+    def _encoded(self, events: list[FollowEvent]) -> bytes:
         chunks = [chunk for each in events for chunk in self._chunks.convert(each)]
         body = b"".join([b"data: %b\n\n" % dump(chunk) for chunk in chunks])
         if not self._chunks.done:

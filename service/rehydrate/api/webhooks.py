@@ -16,18 +16,20 @@ from fastapi import APIRouter
 from starlette.requests import Request
 from starlette.responses import Response
 
-from rehydrate.api.answers import ConcurrencyLimit, Route
+from rehydrate.api.answers import Route
 from rehydrate.api.openapi import problems
 from rehydrate.api.parameters import read_bytes
 from rehydrate.api.service import Service
 from rehydrate.core.json import load
 from rehydrate.errors import BadParameter, Unauthorized
+from rehydrate.limits import ConcurrencyLimit
 
 LIMIT_BYTES = 8 * 1024 * 1024
 AT_ONCE = 8
+AT_ONCE_OF_PEER = 4
 ARRIVAL_S = 5.0
 """Seconds that a body may take to arrive. Knowing a key's name, which is not secret, is enough to
-occupy one of the `AT_ONCE` places for this long."""
+occupy one of the places for this long; so one address may occupy half of them."""
 
 SECRET_HEADER = "X-Rehydrate-Secret"  # noqa: S105 - the name of a header, not a secret
 
@@ -138,11 +140,11 @@ def events_router(service: Service, announcers: WebhookSenders) -> APIRouter:
     pydantic body.
     """
     made = APIRouter(route_class=Route, tags=["operations"])
-    limit = ConcurrencyLimit(AT_ONCE, "webhooks")
+    limit = ConcurrencyLimit(AT_ONCE, "webhooks", share=AT_ONCE_OF_PEER, owner="address")
 
     async def announce(request: Request) -> Response:
         announcers.check_who(request.headers)
-        with limit:
+        with limit.of(request.client.host if request.client else None):
             body = await read_bytes(request, LIMIT_BYTES, ARRIVAL_S)
             announcers.check_signature(request.headers, body)
             service.record_soon(channels_of(request.headers, body))

@@ -109,7 +109,9 @@ def open_standard_streams() -> None:
 
     A closed descriptor would be given to the next file or socket, to which output would be written
     then; uvloop aborts the process if one of its own has such a number. A program that shares the
-    terminal or pipe may have made it non-blocking: a write to it fails when it is full.
+    terminal or pipe may have made it non-blocking: a write to it fails when it is full. With
+    PYTHONUNBUFFERED the streams have no buffer, and lose what the system did not accept at once, for
+    example because of a signal; so they get one, which is flushed at the end of each line.
     """
     for fd in range(3):
         try:
@@ -126,6 +128,13 @@ def open_standard_streams() -> None:
     sys.stdin = sys.stdin or os.fdopen(0, "r", closefd=False)  # None if it was closed
     sys.stdout = sys.stdout or os.fdopen(1, "w", closefd=False)
     sys.stderr = sys.stderr or os.fdopen(2, "w", closefd=False)
+    sys.stdout, sys.stderr = _with_buffer(sys.stdout), _with_buffer(sys.stderr)
+
+
+def _with_buffer(out: TextIO) -> TextIO:
+    if not isinstance(getattr(out, "buffer", None), io.RawIOBase):
+        return out
+    return os.fdopen(out.fileno(), "w", 1, encoding=out.encoding, errors=out.errors, closefd=False)
 
 
 @contextlib.contextmanager

@@ -126,6 +126,21 @@ def shortcomings(body: bytes) -> frozenset[str]:
     return frozenset(code for code, applies in found if applies)
 
 
+_TEXT, _PARTS = b',"text":"', b'","parts":['
+
+
+def without_text(body: bytes) -> bytes:
+    """Return the message encoded as *body* without its ``text``, if its ``parts`` contain that.
+
+    No string contains either mark: a quotation mark within one is escaped.
+    """
+    start = body.find(_TEXT)
+    end = body.find(_PARTS, start)
+    if start < 0 or end < 0 or body.startswith(b"]", end + len(_PARTS)):
+        return body
+    return body[:start] + body[end + 1 :]
+
+
 def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageState:
     """Return the state whose wire form is *body*, for a client or a hydrate to continue from.
 

@@ -247,11 +247,14 @@ async def _by_python(target: Target, http: httpx.AsyncClient, at_s: float, way: 
     ably = _ably(target)
     joining = asyncio.create_task(show(ably, target.channel, load, render, way))  # type: ignore[no-untyped-call]  # a script
     waits = asyncio.create_task(ended.wait())
-    await asyncio.wait({joining, waits}, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
-    for task in (joining, waits):
-        task.cancel()
-    results = await asyncio.gather(joining, waits, return_exceptions=True)
-    await ably.close()
+    both = {joining, waits}
+    try:
+        await asyncio.wait(both, timeout=PATIENCE_S, return_when=asyncio.FIRST_COMPLETED)
+    finally:  # also if another client fails, which cancels this one
+        for task in both:
+            task.cancel()
+        results = await asyncio.gather(joining, waits, return_exceptions=True)
+        await ably.close()
     if isinstance(results[0], Exception):
         raise results[0]
     return Join("ably-python", _responses(shown), times_s, ended.is_set())

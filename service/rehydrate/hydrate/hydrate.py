@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from functools import partial
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rehydrate.context import Prefetch
@@ -47,7 +48,7 @@ from rehydrate.hydrate.history_window import (
 
 if TYPE_CHECKING:
     from collections import Counter
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from rehydrate.context import Context
     from rehydrate.core.event import Event
@@ -60,6 +61,9 @@ EPHEMERAL_LAG_S = 0.7
 stores them every half second. A client that attached earlier receives the later ones live."""
 
 MAX_LIMIT = 200
+
+PAGE_BYTES = 8_000_000
+"""How long the messages of an answer are, unless one alone is longer; `older` has the rest."""
 _LAST = "~"
 """A position after all others: for an open message whose start has no serial yet."""
 
@@ -181,6 +185,7 @@ async def hydrate(
     until: str | None = None,
     page: Page = NEWEST,
     source: HistorySource | None = None,
+    on_loaded: Callable[[int], None] = lambda _: None,
 ) -> Hydrated:
     """Return what a client must show before its first live message.
 
@@ -193,6 +198,7 @@ async def hydrate(
         source: where history is read from, and what of it is read while the store answers; None:
             from the messages of a followed conversation if they reach far enough, else from the
             channel, beginning with what an earlier answer needed.
+        on_loaded: called with the bytes of the stored page once it is in memory; may raise.
 
     Raises:
         BadParameter: *conversation_id*, *until* or *page* is outside its syntax or range.
@@ -201,7 +207,9 @@ async def hydrate(
     """
     if source is None:
         source = await _source(ctx, conversation_id, until, page)
-    reading = await read(ctx, conversation_id, until=until, page=page, source=source)
+    reading = await read(
+        ctx, conversation_id, until=until, page=page, source=source, on_loaded=on_loaded
+    )
     since_ms = read_from_ms(_watermark(reading.stored))
     if since_ms is not None:
         ctx.prefetches[conversation_id] = Prefetch(reading.channel, since_ms)
@@ -223,9 +231,8 @@ async def hydrate_message(ctx: Context, conversation_id: str, message_id: str) -
         ChannelUnavailable: the store has none, and Ably does not answer.
         StoreUnavailable: Postgres does not answer.
     """
-    page = Page(1)
-    source = await _source(ctx, conversation_id, None, page)
-    reading = await read(ctx, conversation_id, page=page, source=source)
+    source = await _source(ctx, conversation_id, None, Page(1))
+    reading = await read(ctx, conversation_id, page=Page(1), source=source)
     state = reading.timeline.messages.get(message_id)
     if state is not None:
         return wire.encode(state)
@@ -281,6 +288,7 @@ async def read(
     until: str | None = None,
     page: Page = NEWEST,
     source: HistorySource = CHANNEL,
+    on_loaded: Callable[[int], None] = lambda _: None,
 ) -> Reading:
     """Read the conversation that `hydrate` answers with. The arguments and errors are the same."""
     check_conversation_id(conversation_id)
@@ -291,6 +299,7 @@ async def read(
     guess = source.prefetch if may_need_read(until, read_at_ms) else None
     async with early_read(ctx, guess, read_at_ms) as early:
         stored = await _load(ctx, conversation_id, page)
+        on_loaded(sum(len(row.wire) for row in stored.finished))
         channel = stored.conversation and stored.conversation.channel
         channel = channel or ctx.default_channel(conversation_id)
         if _store_suffices(stored, until, page):
@@ -310,10 +319,11 @@ async def read(
 
 
 async def _load(ctx: Context, conversation_id: str, page: Page) -> Stored:
-    stored = await ctx.store.load(conversation_id, limit=page.limit, before=page.before)
+    load = partial(ctx.store.load, limit=page.limit, before=page.before, most_bytes=PAGE_BYTES)
+    stored = await load(conversation_id)
     if any(state.ephemeral for state in stored.open):
         await asyncio.sleep(EPHEMERAL_LAG_S)
-        stored = await ctx.store.load(conversation_id, limit=page.limit, before=page.before)
+        stored = await load(conversation_id)
     return stored
 
 
@@ -422,7 +432,7 @@ def answer(reading: Reading, page: Page = NEWEST) -> Hydrated:
     stored, timeline, reasons = reading.stored, reading.timeline, reading.reasons
     watermark, window = _watermark(stored), reading.history.window
     rows, older = _page(stored, timeline, page.limit, page.before)
-    messages = [body or wire.encode(timeline.messages[id_]) for _, id_, body in rows]
+    messages = [body for _, _, body in rows]
     states = [timeline.messages[id_] for _, id_, _ in rows if id_ in timeline.messages]
     lacking = wire.WHOLE.union(*map(wire.shortcomings, messages))
     if "unreadable" in lacking:
@@ -459,8 +469,8 @@ def _page(
 ) -> tuple[list[tuple[str, str, bytes]], str | None]:
     """Return the messages of a page as (position, id, wire), and the cursor of the next page.
 
-    The newest page has every open message, in addition to the newest *limit* finished ones. The
-    wire form is empty if the channel has changed the message since it was stored.
+    The newest page has every open message, in addition to the newest *limit* finished ones; fewer,
+    but at least one, if all are longer than `PAGE_BYTES`.
     """
     shown = {row.id: (row.position, row.id, row.wire) for row in stored.finished}
     open_ids = set()
@@ -474,8 +484,17 @@ def _page(
     if before is not None:
         open_ids.clear()
         finished = [row for row in finished if row[:2] < before]
-    cut = finished[-limit:]
-    keep = {row[1] for row in cut} | open_ids
-    more = bool(cut) and (stored.more or len(finished) > limit)
-    older = encode_cursor(Cursor(*cut[0][:2])) if more else None
-    return [row for row in rows if row[1] in keep], older
+    page = [
+        (at, id_, wire.encode(timeline.messages[id_])) for at, id_, _ in rows if id_ in open_ids
+    ]
+    left, count = PAGE_BYTES - sum(len(body) for _, _, body in page), 0
+    for at, id_, stored_body in finished[: -limit - 1 : -1]:
+        body = stored_body or wire.encode(timeline.messages[id_])
+        left -= len(body)
+        if count and left < 0:
+            break
+        count += 1
+        page.append((at, id_, body))
+    more = count and (stored.more or len(finished) > count)
+    older = encode_cursor(Cursor(*page[-1][:2])) if more else None
+    return sorted(page), older

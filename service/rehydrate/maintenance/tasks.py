@@ -161,6 +161,11 @@ class Maintenance:
         return self._ctx.unrecorded.full or self._wakeups.full
 
     @property
+    def dropped(self) -> dict[str, int]:
+        """What was dropped because it could never succeed, by kind."""
+        return {"announcement": self._wakeups.dropped}
+
+    @property
     def waiting(self) -> int:
         """The number of conversations that wait to be recorded."""
         return len(self._ctx.unrecorded)

@@ -17,6 +17,7 @@ from rehydrate.ports.channel import (
     Subscription,
 )
 from rehydrate.ports.store import (
+    UNLIMITED_BYTES,
     Backlog,
     Conversation,
     Conversations,
@@ -38,6 +39,7 @@ from rehydrate.ports.store import (
 )
 
 __all__ = [
+    "UNLIMITED_BYTES",
     "Authority",
     "Backlog",
     "BacklogEnd",

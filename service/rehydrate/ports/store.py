@@ -28,6 +28,10 @@ class Conversation(NamedTuple):
     metadata: Any = None
 
 
+UNLIMITED_BYTES = 2**62
+"""The limit of a page that is limited by the number of its messages alone."""
+
+
 class Finished(NamedTuple):
     """A finished message in its wire form."""
 
@@ -163,11 +167,19 @@ class Conversations(Protocol):
         """Return the row of a conversation, without its messages; None if it has none."""
         ...
 
-    async def load(self, conversation_id: str, *, limit: int, before: Cursor | None) -> Stored:
+    async def load(
+        self,
+        conversation_id: str,
+        *,
+        limit: int,
+        before: Cursor | None,
+        most_bytes: int = UNLIMITED_BYTES,
+    ) -> Stored:
         """Return the conversation's row, a page of finished messages, and all open messages.
 
         They are of one snapshot: no message is missing because it finished between two reads, or
-        appears twice. A page before a cursor has no open messages.
+        appears twice. A page before a cursor has no open messages. The finished messages are at most
+        *limit*, and their wire forms together at most *most_bytes* long, unless it is one message.
         """
         ...
 

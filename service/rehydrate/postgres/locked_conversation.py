@@ -255,7 +255,7 @@ def stored_state_of(row: Any) -> StoredState:
     """Return the message of a row of `select_messages`."""
     id_, position, encoded, wire, tape, bodies, tapes, ordinals = row
     if wire is not None:
-        return read_finished(position, encoded, wire, tape)
+        return read_finished((id_, position), encoded, wire, tape)
     return read_open((id_, position), encoded, bodies or [], tapes or [], ordinals or [])
 
 

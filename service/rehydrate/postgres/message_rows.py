@@ -38,6 +38,7 @@ from rehydrate.core.text.versioned_messages import (
     VersionedMessage,
 )
 from rehydrate.errors import BadParameter
+from rehydrate.postgres.changed_rows import with_id
 
 WINDOW_BYTES = 32_768
 """The length of deflate's window; a longer dictionary would not be used."""
@@ -152,12 +153,13 @@ def read_open(
 
 
 def read_finished(
-    position: str | None, stored_attributes: bytes, stored_wire: bytes, tape: bytes
+    key: tuple[str, str | None], stored_attributes: bytes, stored_wire: bytes, tape: bytes
 ) -> StoredState:
-    """Return a finished message in the state in which it was written, with its runs."""
+    """Return a finished message, of that id and position, as it was written, with its runs."""
     inflate = zlib.decompressobj(zdict=stored_wire[-WINDOW_BYTES:])
     differing, layout = load(inflate.decompress(stored_attributes))
-    state = wire_form.state_of(load(expanded(stored_wire)), position=position)
+    body = with_id(load(expanded(stored_wire)), key[0])
+    state = wire_form.state_of(body, position=key[1])
     restore_attributes(state, differing)
     tapes, at = [], 0
     for *_, tape_bytes in layout:

@@ -13,13 +13,23 @@ _CONVERSATION = (
 )
 
 # Ordering by the index's columns, conversation first, lets Postgres read the page backwards from
-# the index without a sort (see `store._READING`).
+# the index without a sort (see `store._READING`). The first message that is beyond $3 bytes shows
+# that there are more: it comes without its content, unless it is the newest of all. The window has
+# no order of its own, which would sort the rows again: they come in that of the subquery.
 _PAGE = """
-    SELECT 1, position, id, wire, NULL::bytea[], NULL::bytea[] FROM (
-        SELECT position, id, wire FROM messages
-        WHERE conversation_id = $1 AND status <> 'in_progress' {before}
-        ORDER BY conversation_id DESC, position DESC, id DESC LIMIT $2
+    SELECT 1, position, id, CASE WHEN bytes <= $3 OR place = 1 THEN wire END,
+        NULL::bytea[], NULL::bytea[]
+    FROM (
+        SELECT position, id, wire, row_number() OVER newest_first AS place,
+            sum(octet_length(wire)) OVER newest_first AS bytes
+        FROM (
+            SELECT conversation_id, position, id, wire FROM messages
+            WHERE conversation_id = $1 AND status <> 'in_progress' {before}
+            ORDER BY conversation_id DESC, position DESC, id DESC LIMIT $2
+        ) AS newest
+        WINDOW newest_first AS (ROWS UNBOUNDED PRECEDING)
     ) AS page
+    WHERE bytes - octet_length(wire) <= $3 OR place = 2
 """
 
 # The row is one JSON array, so that all three parts of LOAD have the same columns.
@@ -48,13 +58,14 @@ _OPEN = """
 """
 
 LOAD = f"{_ROW} UNION ALL {_PAGE.format(before='')} UNION ALL {_OPEN}"
-"""$1 conversation, $2 finished messages. Kind 0 is the row, 1 a finished message, 2 an open one.
+"""$1 conversation, $2 finished messages, $3 their bytes. Kind 0 is the row, 1 a finished message, 2 an
+open one.
 
 One statement, so that all parts are from one snapshot and one round trip.
 """
 
-LOAD_BEFORE = f"{_ROW} UNION ALL {_PAGE.format(before='AND (position, id) < ($3, $4)')}"
-"""As `LOAD`, for an older page without open messages, which ends before $3 position, $4 id."""
+LOAD_BEFORE = f"{_ROW} UNION ALL {_PAGE.format(before='AND (position, id) < ($4, $5)')}"
+"""As `LOAD`, for an older page without open messages, which ends before $4 position, $5 id."""
 
 _WHOLE = """
     SELECT m.id, m.position, m.facts, m.wire, m.tape, c.bodies, c.tapes, c.ordinals

@@ -15,7 +15,7 @@ from rehydrate.core.text.content import Timings
 from rehydrate.core.timeline import Lookup
 from rehydrate.core.window import ErasedStream, LostInterval, Tombstone, Watermark
 from rehydrate.errors import Conflict, StoreUnavailable
-from rehydrate.ports import Conversation, Due, Finished, Stored
+from rehydrate.ports import UNLIMITED_BYTES, Conversation, Due, Finished, Stored
 from rehydrate.postgres import migrations, statements
 from rehydrate.postgres.inspections import PostgresInspections
 from rehydrate.postgres.locked_conversation import (
@@ -85,25 +85,31 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         rows = await self._readers.read(statements.ROW, conversation_id)
         return _conversation(rows[0]) if rows else None
 
-    async def load(self, conversation_id: str, *, limit: int, before: Cursor | None) -> Stored:
+    async def load(
+        self,
+        conversation_id: str,
+        *,
+        limit: int,
+        before: Cursor | None,
+        most_bytes: int = UNLIMITED_BYTES,
+    ) -> Stored:
         """Return the row, a page and the open messages, by one statement, hence one snapshot."""
+        terms = (conversation_id, limit + 1, most_bytes)
         if before is None:
-            rows = await self._readers.read(statements.LOAD, conversation_id, limit + 1)
+            rows = await self._readers.read(statements.LOAD, *terms)
         else:
-            rows = await self._readers.read(
-                statements.LOAD_BEFORE, conversation_id, limit + 1, *before
-            )
+            rows = await self._readers.read(statements.LOAD_BEFORE, *terms, *before)
         conversation, finished, still_open = None, [], []
         for kind, position, id_, body, bodies, tapes in rows:
             if kind == _FINISHED:
-                finished.append(Finished(position, id_, expanded(body)))
+                finished.append((position, id_, body))
             elif kind == _OPEN:
                 stored = read_open((id_, position), body, bodies or [], tapes or [])
                 still_open.append(stored.state)
             else:
                 conversation = _loaded(conversation_id, position, id_, body)
-        more = len(finished) > limit
-        return Stored(conversation, finished[:limit][::-1], more, still_open)
+        page = _fitting(finished[:limit], most_bytes)
+        return Stored(conversation, page, len(finished) > len(page), still_open)
 
     async def states(
         self, conversation_id: str, wanted: Collection[str] | Lookup
@@ -248,6 +254,20 @@ class PostgresStore(PostgresInspections, PostgresReplays):
         rows = await self._readers.read(statements.FLOOR)
         if not migrations.compatible(at, rows[0][0] if rows else None):
             raise StoreUnavailable(migrations.too_old_message(at))
+
+
+def _fitting(newest_first: list[tuple[str, str, bytes | None]], most_bytes: int) -> list[Finished]:
+    """Return the newest rows that are within *most_bytes*, and at least one; oldest first."""
+    page: list[Finished] = []
+    for position, id_, body in newest_first:
+        if body is None:
+            break
+        row = Finished(position, id_, expanded(body))
+        most_bytes -= len(row.wire)
+        if page and most_bytes < 0:
+            break
+        page.append(row)
+    return page[::-1]
 
 
 async def _locked_row(session: Session, conversation_id: str, channel: str) -> Conversation:

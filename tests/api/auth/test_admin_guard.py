@@ -92,3 +92,16 @@ async def test_any_conversation_id_of_the_path_can_be_recorded(gate, notes):
         await gate(request(SERVICE_KEY, "a\0\ud83d" + "x" * 1000))
     assert notes[0].conversation_id.isprintable()
     assert len(notes[0].conversation_id) < 2000
+
+
+@pytest.mark.parametrize("given", ["\x00", "a\ud800b", "line\nfeed", "\x1b[2J", "x" * 10_000])
+async def test_a_name_that_cannot_be_stored_is_recorded_in_another_form(gate, notes, given):
+    token = mint(READER, **{"x-ably-clientId": given})
+    with pytest.raises(Forbidden):
+        await gate(request(token, given))
+    (entry,) = notes
+    for text in (entry.actor, entry.conversation_id):
+        assert text.isprintable()
+        assert text.encode()
+        assert len(text) < 3_000
+    assert entry.actor.startswith(("reader:", "'reader:"))

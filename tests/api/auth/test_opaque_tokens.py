@@ -8,9 +8,9 @@ from functools import partial
 import pytest
 
 from api.auth.doubles import AWAY, ScriptedAbly, SetClock, closing_all, settle
-from rehydrate.api.answers import TooMany
 from rehydrate.api.auth.opaque_tokens import TokenChecks
 from rehydrate.errors import ChannelUnavailable, Unauthorized
+from rehydrate.limits import TooMany
 
 
 @pytest.fixture
@@ -101,6 +101,24 @@ async def test_the_number_of_concurrent_checks_is_limited(admissions):
     ably.gate.set()
     assert await asyncio.gather(*asking) == [False] * 3
     assert not await tested.admitted("app1.one-more", "ai:x")
+
+
+async def test_one_address_may_request_a_quarter_of_the_concurrent_checks(admissions):
+    ably = ScriptedAbly(answer=True)
+    ably.gate = asyncio.Event()
+    tested = admissions(ably, at_once=8)
+    asking = [
+        asyncio.create_task(tested.admitted(f"app1.{n}", "ai:x", "192.0.2.1")) for n in range(2)
+    ]
+    await settle()
+    with pytest.raises(TooMany, match="2 token checks of this address"):
+        await tested.admitted("app1.one-more", "ai:x", "192.0.2.1")
+    asking.append(asyncio.create_task(tested.admitted("app1.0", "ai:x", "192.0.2.1")))
+    asking.append(asyncio.create_task(tested.admitted("app1.9", "ai:x", "192.0.2.2")))
+    await settle()
+    ably.gate.set()
+    assert await asyncio.gather(*asking) == [True] * 4
+    assert await tested.admitted("app1.one-more", "ai:x", "192.0.2.1")
 
 
 async def test_close_fails_the_pending_checks(clock):

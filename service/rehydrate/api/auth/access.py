@@ -58,11 +58,14 @@ class Reader(NamedTuple):
         expires_s: when the token expires, in seconds since 1970; None if unknown.
         owner: the clientId, or a digest of a token without one: whose share of a limit its requests
             take; None for backends and admins, who act for many.
+        verify: verifies an opaque token again; raises `Unauthorized` or `Forbidden` if it has become
+            invalid. None: there is nothing to verify.
     """
 
     client_id: str | None = None
     expires_s: float | None = None
     owner: str | None = None
+    verify: Callable[[], Awaitable[None]] | None = None
 
 
 def bearer(request: HTTPConnection) -> str | None:
@@ -269,13 +272,20 @@ class Access:
         if self._admissions is not None:
             await self._admissions.close()
 
-    async def reader(self, token: str | None, channel: Callable[[], Awaitable[str]]) -> Reader:
+    async def reader(
+        self,
+        token: str | None,
+        channel: Callable[[], Awaitable[str]],
+        *,
+        peer: str | None = None,
+    ) -> Reader:
         """Authorize the bearer of *token* to read the conversation on *channel*.
 
         Args:
             token: an Ably token, a service key or an admin key.
             channel: resolves the channel; called only after the token has been verified, so an
                 unauthenticated request never causes a database read.
+            peer: the address of the client.
 
         Raises:
             Unauthorized: the token is missing or invalid.
@@ -293,9 +303,9 @@ class Access:
             return reader._replace(owner=owner)
         if self._admissions is None or token.partition(".")[0] not in self._apps:
             raise Unauthorized("unknown token: not signed with a configured key")
-        if not await self._admissions.admitted(token, await channel()):
-            raise Forbidden(_NO_CAPABILITY)
-        return Reader(owner=_token_owner(token))
+        verify = partial(_check_admitted, self._admissions, token, await channel())
+        await verify(peer)
+        return Reader(owner=_token_owner(token), verify=verify)
 
     def authorizer(
         self, channel_of: Callable[[str], Awaitable[str]]
@@ -310,7 +320,8 @@ class Access:
             path = getattr(request.scope.get("route"), "path", "")
             if token is None and path.endswith("/stream"):
                 token = query_token(request)
-            return await self.reader(token, partial(channel_of, conversation_id))
+            peer = request.client.host if request.client else None
+            return await self.reader(token, partial(channel_of, conversation_id), peer=peer)
 
         return authorize
 
@@ -369,6 +380,13 @@ class Access:
         elif not self._services.has(token):
             raise Unauthorized(f"{required}; the given key is unknown")
         raise Forbidden(required)
+
+
+async def _check_admitted(
+    checks: TokenChecks, token: str, channel: str, peer: str | None = None
+) -> None:
+    if not await checks.admitted(token, channel, peer):
+        raise Forbidden(_NO_CAPABILITY)
 
 
 def _required(token: str | None) -> str:

@@ -72,14 +72,20 @@ class AdminGuard:
             return
         self._tokens -= 1
         route = getattr(request.scope.get("route"), "path", "?")
-        conversation_id = str(request.path_params.get("conversation_id", ""))[:_MAX_ID_LENGTH]
-        clean = conversation_id if conversation_id.isprintable() else ascii(conversation_id)
+        conversation_id = _storable(str(request.path_params.get("conversation_id", "")))
         action, address = f"{request.method} {route}", _address(request)
-        entry = AuditEntry(actor, action, "refused: forbidden", clean, None, address)
+        outcome = "refused: forbidden"
+        entry = AuditEntry(_storable(actor), action, outcome, conversation_id, None, address)
         try:
             await audit.note(entry)
         except StoreUnavailable:
             _log.warning("could not record a refusal on an admin route: the store is unavailable")
+
+
+def _storable(text: str) -> str:
+    """Return *text*, which a caller chose, as text of limited length that the audit can store."""
+    text = text[:_MAX_ID_LENGTH]
+    return text if text.isprintable() else ascii(text)
 
 
 def asker_of(request: Request) -> Requester:

@@ -5,10 +5,11 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import ExitStack
 
-from rehydrate.api.answers import TooMany
 from rehydrate.background import TtlCache, digest
 from rehydrate.errors import ChannelUnavailable, Unauthorized
+from rehydrate.limits import ConcurrencyLimit
 
 Admits = Callable[[str, str], Awaitable[bool]]
 """Return whether Ably lets a token read a channel; may raise `Unauthorized` or `ChannelUnavailable`."""
@@ -23,7 +24,8 @@ class TokenChecks:
         admits: performs the check.
         accepted_s: seconds for which an acceptance is cached.
         refused_s: seconds for which a refusal is cached; short, since a capability may be widened.
-        at_once: maximum number of concurrent checks; invalid tokens must not flood Ably.
+        at_once: maximum number of concurrent checks; invalid tokens must not flood Ably. A quarter may
+            be requested from one address: the form of a token is no secret.
         capacity: maximum number of cached results.
         clock: any monotonic clock, in seconds.
     """
@@ -39,7 +41,10 @@ class TokenChecks:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._admits = admits
-        self._accepted_s, self._refused_s, self._at_once = accepted_s, refused_s, at_once
+        self._accepted_s, self._refused_s = accepted_s, refused_s
+        self._limit = ConcurrencyLimit(
+            at_once, "token checks", share=max(1, at_once // 4), owner="address"
+        )
         self._clock = clock
         self._verdicts: TtlCache[bool | Unauthorized] = TtlCache(capacity, clock)
         self._pending: dict[bytes, asyncio.Task[bool | Unauthorized]] = {}
@@ -51,8 +56,13 @@ class TokenChecks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def admitted(self, token: str, channel: str) -> bool:
+    async def admitted(self, token: str, channel: str, peer: str | None = None) -> bool:
         """Return whether *token* may read *channel*.
+
+        Args:
+            token: the token.
+            channel: the channel.
+            peer: the address of the client that sent the token; None: it was accepted before.
 
         Raises:
             Unauthorized: Ably rejects the token.
@@ -62,7 +72,7 @@ class TokenChecks:
         key = digest(token, channel)
         verdict = self._verdicts.get(key)
         if verdict is None:
-            task = self._pending.get(key) or self._start(key, token, channel)
+            task = self._pending.get(key) or self._start(key, token, channel, peer)
             await asyncio.wait({task})  # awaiting the task itself would cancel it for other waiters
             if task.cancelled():
                 raise ChannelUnavailable("the service is closing")
@@ -71,11 +81,16 @@ class TokenChecks:
             raise Unauthorized(str(verdict))
         return verdict
 
-    def _start(self, key: bytes, token: str, channel: str) -> asyncio.Task[bool | Unauthorized]:
-        if len(self._pending) >= self._at_once:
-            raise TooMany("too many token checks are pending; retry later")
-        task = asyncio.create_task(self._check(key, token, channel), name="token check")
-        self._pending[key] = task
+    def _start(
+        self, key: bytes, token: str, channel: str, peer: str | None
+    ) -> asyncio.Task[bool | Unauthorized]:
+        with ExitStack() as stack:
+            stack.enter_context(self._limit.of(peer))
+            task = asyncio.create_task(self._check(key, token, channel), name="token check")
+            self._pending[key] = task
+            stack.callback(self._pending.pop, key)
+            entered = stack.pop_all()
+        task.add_done_callback(lambda _: entered.close())
         return task
 
     async def _check(self, key: bytes, token: str, channel: str) -> bool | Unauthorized:
@@ -87,8 +102,6 @@ class TokenChecks:
             verdict = Unauthorized("Ably rejected the token: it is expired, revoked or malformed")
         except TimeoutError as error:
             raise ChannelUnavailable("Ably did not check the token in time") from error
-        finally:
-            del self._pending[key]
         cached_s = self._accepted_s if verdict is True else self._refused_s
         self._verdicts.put(key, verdict, self._clock() + cached_s)
         return verdict
