@@ -84,6 +84,9 @@ def test_response_end_ends_the_response_that_it_names():
     named = decode(published("response-end", {"responseId": "r"}, status="failed", error="why"))
     assert (named.message_id, named.status, named.error) == ("r", "failed", "why")
     assert decode(published("response-end")) is None
+    odd = decode(published("response-end", {"responseId": "r", "error": "why"}, responseId={}))
+    assert (odd.message_id, odd.error) == ("r", "why")
+    assert decode(published("response-end", {"error": "why"}, responseId="r", error={})).error == {}
 
 
 def test_codecs_may_be_mixed_in_one_conversation():

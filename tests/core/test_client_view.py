@@ -145,6 +145,12 @@ def live(message, **more):
 
 
 class TestView:
+    def test_a_float_without_a_fraction_is_an_integer(self):
+        view = View({"messages": [], "reasons": []})
+        assert view.apply(live(published("token", "a", responseId="r"), timestamp=5.0, action=0.0))
+        assert view.apply(live(published("token", "b", responseId="r"), action=0.5))
+        assert shown(view) == [("r", "a", "in_progress")]
+
     def test_it_shows_the_answer_and_what_comes_after_it(self):
         view = View(answered(ENDED_OF("q"), OPEN))
         for each in (token(3, "c"), token(4, "d"), stop(5)):
@@ -250,7 +256,7 @@ def test_a_view_shows_twice_as_many_open_responses_as_the_store_and_then_hydrate
 
 
 ODD = {
-    "action": ["odd", True, 7, 2.0, []],
+    "action": ["odd", True, 7, 2.5, []],
     "timestamp": ["now", -1, 1e300, 10**400, True, None],
     "id": [5, {}],
     "serial": [5, []],

@@ -71,6 +71,12 @@ class TestErased:
         replayed = start(at_s=3, message_id="y", replay_of="r")
         assert outcomes(rule, start(), replayed) == [Outcome.OLD] * 2
 
+    def test_an_anonymous_answer_to_a_prompt_that_an_event_showed_as_erased_is_erased(self):
+        rule = ExclusionRule(tombstone=AT_1_S)
+        prompt = event("prompt", None, "hi", at_s=0, message_id="p")
+        answered = start(at_s=3, message_id=None, prompt_id="p")
+        assert outcomes(rule, prompt, answered) == [Outcome.OLD] * 2
+
     def test_readers_are_told_of_a_bounded_number_of_messages(self, monkeypatch):
         monkeypatch.setattr(module, "MAX_ERASED_IDS", 1)
         rule = ExclusionRule(tombstone=AT_1_S._replace(erased=frozenset(map(erased_mark, "rs"))))

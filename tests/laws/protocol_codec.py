@@ -174,9 +174,10 @@ def ended_as(status):
 def decode_version(m, e, headers):  # section 4.1
     data = m.data if isinstance(m.data, dict) else {}
     if m.name == "response-end":
-        e.kind, e.rid = "stop", headers.get("responseId") or data.get("responseId")
+        named = headers.get("responseId"), data.get("responseId")
+        e.kind, e.rid = "stop", next(filter(is_id, named), None)
         e.status = ended_as(headers.get("status"))
-        return e if m.action == 0 and is_id(e.rid) else None
+        return e if m.action == 0 and e.rid is not None else None
     if m.serial is None:
         return None
     text = "" if m.action == 2 else text_in(m.data)

@@ -41,9 +41,9 @@ interface Fields {
 }
 
 /** Return what is known of the erased anonymous stream after *event*, and whether that belongs to it: section 9.1. */
-function cut({ erasedStream: stream, erasedToMs }: Fields, event: Event): { erasedStream: ErasedStream | null; isErased: boolean } {
+function cut({ erasedStream: stream, erasedToMs, erasedIds }: Fields, event: Event): { erasedStream: ErasedStream | null; isErased: boolean } {
   const at = event.serial ?? inserted(event.at_ms, 0);
-  const isCovered = event.at_ms <= erasedToMs;
+  const isCovered = event.at_ms <= erasedToMs || erasedIds.has(event.prompt_id ?? '');
   const begins = event.kind === 'start' && !isCovered;
   if (stream && at <= stream.through && !(stream.open && event.kind === 'stop')) return { erasedStream: stream, isErased: !begins };
   if (begins) return { erasedStream: stream && { ...stream, open: false }, isErased: false };

@@ -250,14 +250,14 @@ function decodeVersion(message: ChannelMessage, headers: Headers, envelope: Enve
 
 function decodeEnd(data: unknown, headers: Headers, envelope: Envelope): Event | null {
   const given = fields(data);
-  const message_id = headers.responseId || given.responseId;
-  if (!isId(message_id)) return null;
+  const message_id = [headers.responseId, given.responseId].find(isId);
+  if (message_id === undefined) return null;
   return {
     ...envelope,
     kind: 'stop',
     message_id,
     status: endedAs(headers.status),
-    error: json(headers.error || given.error),
+    error: json(headers.error ?? given.error),
     usage: json(given.usage),
   };
 }

@@ -99,10 +99,13 @@ def _terminal(status: Any) -> Status:
 def _end(message: ChannelMessage) -> Event | None:
     headers, data = headers_of(message), message.data
     fields = data if isinstance(data, dict) else {}
-    response_id = headers.get("responseId") or fields.get("responseId")
-    if message.action != CREATE or not is_name(response_id):
+    named = headers.get("responseId"), fields.get("responseId")
+    response_id = next(filter(is_name, named), None)
+    if message.action != CREATE or response_id is None:
         return None
-    error, usage = headers.get("error") or fields.get("error"), fields.get("usage")
+    error, usage = headers.get("error"), fields.get("usage")
+    if error is None:
+        error = fields.get("error")
     return Event(
         "stop",
         response_id,

@@ -163,6 +163,8 @@ def _text(value: Any) -> str | None:
 
 
 def _integer(value: Any, otherwise: int) -> int:
+    if isinstance(value, float) and value.is_integer():
+        return int(value)  # JSON does not tell 1.0 from 1
     return int(value) if isinstance(value, int) and not isinstance(value, bool) else otherwise
 
 

@@ -94,10 +94,11 @@ class ExclusionRule:
 
     def _is_erased(self, event: Event, tombstone: Tombstone, known: Container[str]) -> bool:
         id_ = event.message_id
-        if id_ is None and event.version is None:
-            return self._is_of_stream(event, covered=tombstone.covers(event))
         named = any(name in self.erased for name in (id_, event.prompt_id, event.replay_of))
-        if not named and not tombstone.covers(event):
+        covered = named or tombstone.covers(event)
+        if id_ is None and event.version is None:
+            return self._is_of_stream(event, covered=covered)
+        if not covered:
             return False
         if id_ is not None and id_ not in known:
             self.erased.add(id_)
