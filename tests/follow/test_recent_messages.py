@@ -315,9 +315,9 @@ def token(at_ms):
 
 
 async def from_point(channel, recent, at_ms=3):
-    query = HistoryQuery("c", Watermark(None, 6_000, 6_000), None, 20_000)
+    query = HistoryQuery("c", Watermark(None, 6_000, 6_000), None, 20_000, may_have_grown=False)
     return await from_attach_point(
-        SimpleNamespace(channel=channel),
+        SimpleNamespace(channel=channel, token_names=frozenset()),
         query,
         recent=recent,
         attach_point=f"{at_ms:014d}-000@s",

@@ -9,7 +9,7 @@ import pytest
 from laws.memory import memory_context
 from rehydrate.context import Prefetch
 from rehydrate.core.event import ChannelMessage
-from rehydrate.core.positions import MARGIN_MS
+from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS
 from rehydrate.core.window import Watermark
 from rehydrate.errors import ChannelRefused, ChannelUnavailable
 from rehydrate.hydrate import history_window
@@ -47,7 +47,7 @@ class Log:
 
 def query(at_ms=None, until=None, **more):
     mark = None if at_ms is None else Watermark("s", at_ms, at_ms)
-    return HistoryQuery("ai:c", mark, until, NOW_MS, **more)
+    return HistoryQuery("ai:c", mark, until, NOW_MS, may_have_grown=False, **more)
 
 
 def over(log):
@@ -66,6 +66,26 @@ async def test_history_is_read_from_the_watermark_less_the_margin_to_its_end():
     assert log.asked == [("ai:c", NOW_MS - MARGIN_MS, True)]
     assert history.window.newest_ms == NOW_MS - 1
     assert history.complete_from_ms == NOW_MS - MARGIN_MS
+
+
+async def test_an_early_read_from_the_very_time_that_is_needed_is_used():
+    log = Log([[message(NOW_MS - 2)]])
+    async with early_read(over(log), Prefetch("ai:c", NOW_MS - MARGIN_MS), NOW_MS) as early:
+        assert early.serves(query(NOW_MS))
+        assert not early.serves(query(NOW_MS - 1))
+        await from_channel(over(log), query(NOW_MS, early=early))
+    assert len(log.asked) == 1
+
+
+@pytest.mark.parametrize(("lag_ms", "reads"), [(HISTORY_LAG_MS, 1), (HISTORY_LAG_MS - 1, 2)])
+async def test_history_without_the_attach_point_is_read_again_only_within_the_lag(
+    monkeypatch, lag_ms, reads
+):
+    monkeypatch.setattr(history_window, "_RETRY_AFTER_S", (0.0,))
+    log = Log([[]])
+    until = message(NOW_MS - lag_ms).serial
+    await from_channel(over(log), query(NOW_MS, until))
+    assert len(log.asked) == reads
 
 
 async def test_without_a_watermark_it_is_read_from_its_beginning():

@@ -25,6 +25,18 @@ def often(monkeypatch):
     monkeypatch.setattr("rehydrate.publish.respond.CHECKPOINT_S", 0.01)
 
 
+async def test_text_is_stored_while_the_lease_lasts_however_long_the_interval(chat, monkeypatch):
+    monkeypatch.setattr("rehydrate.publish.respond.CHECKPOINT_S", 0.01)
+    monkeypatch.setattr("rehydrate.publish.respond.CALM_INTERVALS", 1_000_000)
+    async with chat.respond("r", options=PublishOptions(lease_s=5.0)) as response:
+        response.write("text")
+        await chat.wait_for_history(2)
+        async with asyncio.timeout(PATIENCE_S):
+            while (await chat.stored())["r"][0] != "text":
+                assert not (await chat.lease("r")).expired
+                await asyncio.sleep(0.05)
+
+
 class TestTheStream:
     async def test_every_event_has_the_next_seq_and_the_stop_the_last(self, chat):
         async with chat.respond("r", prompt_id="p", metadata={"k": 1}) as response:

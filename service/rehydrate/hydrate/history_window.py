@@ -82,7 +82,7 @@ class HistoryQuery(NamedTuple):
     watermark: Watermark | None
     until: str | None
     read_at_ms: int
-    may_have_grown: bool = False
+    may_have_grown: bool
     early: EarlyRead | None = None
     attach_point: str | None = None
 
