@@ -105,19 +105,6 @@ async def test_the_channel_is_not_read_if_the_store_reaches_until(chat):
     assert hydrated.complete
 
 
-async def test_a_recorded_message_that_history_still_shows_is_not_queried_again(chat):
-    await chat.publish_response("r", "ab")
-    await chat.catch_up()
-    queried = []
-
-    async def query():
-        queried.append(True)
-
-    hydrated = await chat.hydrate(store=HookedPort(chat.store, states=query))
-    assert [m["text"] for m in hydrated.messages] == ["ab"]
-    assert not queried
-
-
 async def test_a_prefetched_page_of_history_gives_the_same_answer(chat):
     await chat.publish_response("a", "ab")
     await chat.catch_up()

@@ -10,7 +10,7 @@ import pytest
 from ably import AblyRealtime
 
 from journeys.readers import MODULES, run_node, skip_without_node
-from journeys.snippets import javascript, python_join
+from journeys.snippets import CLIENT, python_join
 from journeys.stack import stacked
 from rehydrate.history import History
 from waiting import PATIENCE_S
@@ -90,14 +90,10 @@ async def by_stream(target, http):
     return shown
 
 
-async def test_what_cannot_be_read_is_counted_by_every_reader_and_kept(
-    stack, conversation, tmp_path
-):
+async def test_what_cannot_be_read_is_counted_by_every_reader_and_kept(stack, conversation):
     target = stack.target(conversation)
-    client = tmp_path / "client.mjs"
-    client.write_text(javascript())
     job = {
-        "client": client.as_uri(),
+        "client": CLIENT.as_uri(),
         "modules": str(MODULES),
         "options": {"endpoint": "127.0.0.1", "port": target.port, "tls": False},
         "key": stack.environment["ABLY_API_KEY"],
