@@ -11,6 +11,7 @@ from contextlib import suppress
 import pytest
 from ably import AblyRealtime
 from ably.types.message import Message
+from ably.util.exceptions import AblyException
 
 from localably import LocalAbly
 from rehydrate import join, joining
@@ -200,10 +201,28 @@ class TestErrors:
         error = RuntimeError("refused")
         error.status_code = status
         load = Answers(error)
-        with pytest.raises(RuntimeError, match="refused"):
-            async with join(ably.channels.get(NAME), load) as conversation:
+        async with join(ably.channels.get(NAME), load) as conversation:
+            with pytest.raises(RuntimeError, match="refused"):
+                await anext(conversation)
+            assert (conversation.status, conversation.error) == ("failed", error)
+            with pytest.raises(RuntimeError, match="refused"):
                 await anext(conversation)
         assert len(load.asked) == 1
+
+    async def test_an_attach_that_ably_refuses_once_is_tried_again(self, ably, out, server):
+        async with join(ably.channels.get(NAME), Answers(EMPTY)) as conversation:
+            await shown_when(conversation, is_live)
+            with server.faults.on("refuse_attach", code=50000, count=2) as fault:
+                await ably.channels.get(NAME).detach()
+                await until(lambda: fault.fired == 2)
+            await say(out, data="a")
+            await shown_when(conversation, lambda view: text_of(view) == "a" and view.is_live)
+
+    async def test_an_attach_without_permission_is_raised_at_once(self, ably, server):
+        with server.faults.on("refuse_attach", code=40160):
+            async with join(ably.channels.get(NAME), Answers(EMPTY)) as conversation:
+                with pytest.raises(AblyException, match="40160"):
+                    await anext(conversation)
 
     async def test_errors_after_a_success_are_retried_for_as_long_as_they_last(
         self, ably, monkeypatch

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 Way = Literal[1, 2, 3]
 """1: attach, then load. 2: attach, then load until the attach point. 3: load, then attach."""
 
-Status = Literal["connecting", "live", "recovering", "closed"]
+Status = Literal["connecting", "live", "recovering", "failed", "closed"]
 
 REWIND = "10s"
 MAX_WAITING = 10_000
@@ -103,7 +103,7 @@ class Joined:
 
     Attributes:
         status: ``connecting`` until the first whole view, ``live``, ``recovering`` while one is
-            sought again, ``closed``.
+            sought again, ``failed`` by an error that the iteration raises, ``closed``.
         error: why the last attempt failed; None: it did not.
     """
 
@@ -197,6 +197,7 @@ class Joined:
         except Exception as error:
             self.error = error
             if _is_refusal(error) or (self.status == "connecting" and tries >= MAX_TRIES):
+                self.status = "failed"
                 raise
             _log.warning("a conversation cannot be joined, and is tried again: %r", type(error))
             return False

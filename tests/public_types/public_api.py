@@ -6,14 +6,26 @@ checkers report an ignore that they do not need.
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from contextlib import AbstractAsyncContextManager
 from typing import Any, assert_type
 
+from ably.realtime.channel import RealtimeChannel
 from fastapi import APIRouter, FastAPI
 from starlette.requests import Request
 
-from rehydrate import History, Hydrated, NewMessage, RehydrateError, Response, Settings, View
+from rehydrate import (
+    History,
+    Hydrated,
+    Joined,
+    JoinedView,
+    NewMessage,
+    RehydrateError,
+    Response,
+    Settings,
+    View,
+    join,
+)
 from rehydrate.core.positions import Cursor
 from rehydrate.core.replay.schedule import Replay
 from rehydrate.follow.event_buffer import FollowEvent
@@ -101,3 +113,23 @@ def viewing(answer: Hydrated, message: object) -> None:
     assert_type(view.apply(message), bool)
     assert_type(view.messages, list[dict[str, Any]])
     assert_type(RehydrateError("broken").code, str)
+
+
+async def joining(channel: RealtimeChannel) -> None:
+    """Join a conversation with ably-python."""
+
+    async def load(until: str | None = None) -> dict[str, Any]:
+        return {"until": until}
+
+    async def load_by_position(serial: str) -> dict[str, Any]:
+        return {"until": serial}
+
+    async with join(channel, load, way=2) as conversation:
+        assert_type(conversation, Joined)
+        async for view in conversation:
+            assert_type(view, JoinedView)
+            assert_type(view.messages, tuple[Mapping[str, Any], ...])
+        assert_type(conversation.view, JoinedView | None)
+        assert_type(conversation.error, Exception | None)
+    join(channel, load, way=4)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]
+    join(channel, load_by_position)  # type: ignore[arg-type]  # pyright: ignore[reportArgumentType]

@@ -1,4 +1,4 @@
-"""What live readers show of strangers, and of a conversation that was erased before they joined."""
+"""What live readers of a real service show: also of strangers, and of what was erased before they joined."""
 
 from __future__ import annotations
 
@@ -85,6 +85,40 @@ async def test_live_readers_show_the_agents_text_in_spite_of_a_strangers_early_t
             )
         assert shown == [("r", "agent's")]
         assert load.count == 1
+
+
+async def test_a_reader_who_joins_again_while_history_lags_shows_every_token(opened, clients, ably):
+    """Without seqs nothing shows a gap: only the overlap with a new attach keeps the text whole."""
+    tokens = [f"{number}," for number in range(200)]
+    out, client = clients().channels.get("ai:l"), clients()
+
+    async def publish():
+        await say(out, "start", responseId="r")
+        for token in tokens:
+            await say(out, "token", token, responseId="r")
+            await asyncio.sleep(0.02)
+        await say(out, "stop", responseId="r")
+
+    async with opened() as history:
+        load = Loads(history, "l")
+        with ably.faults.on("delay_history", ms=1_500):
+            publishing = asyncio.create_task(publish())
+            while not publishing.done():
+                async with join(client.channels.get("ai:l"), load) as conversation:
+                    shown = await live(conversation)
+                    await asyncio.sleep(0.1)
+                    shown = [(m["id"], m["text"]) for m in conversation.view.messages]
+                assert "".join(tokens).startswith("".join(text for _, text in shown))
+            await publishing
+            async with join(client.channels.get("ai:l"), load) as conversation:
+                await until(
+                    lambda: (
+                        (view := conversation.view)
+                        and [m["status"] for m in view.messages] == ["completed"]
+                    )
+                )
+                (message,) = conversation.view.messages
+        assert (message["text"], message["exact"]) == ("".join(tokens), True)
 
 
 STREAMS = {
