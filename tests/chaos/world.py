@@ -36,6 +36,7 @@ _CHANNELS = "[settings]\nmax_idle_interval_s = 2.0\n"
 """How soon stock SDKs notice a dead connection: Ably's 15 s, shortened as the lease is."""
 
 _STOPS_WITHIN_S = 60.0
+_CONTROL_TIMEOUT_S = 60.0  # a busy machine may not schedule the channel server for long
 
 _MIGRATING = asyncio.Lock()
 """Alembic can run only once at a time in a process."""
@@ -200,7 +201,7 @@ class World:
     async def control(self, method, path, body=None):
         """Request something of the channel server's control endpoint; return the parsed answer."""
         url = f"http://127.0.0.1:{self.channel_port}/localably/{path}"
-        answer = await self.client.request(method, url, json=body)
+        answer = await self.client.request(method, url, json=body, timeout=_CONTROL_TIMEOUT_S)
         return answer.raise_for_status().json()
 
     async def hydrated(self, conversation_id):

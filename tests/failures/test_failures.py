@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import sys
 from contextlib import asynccontextmanager
+from types import SimpleNamespace
 
 import pytest
 
 from chaos import faults
-from chaos.world import LEASE_S
+from chaos.world import KEY, LEASE_S
 from failures.watching import watching
+from participants import publisher_to
 from stalling import standing_still
 
 pytestmark = [
@@ -265,4 +267,27 @@ async def test_f16_background_tasks_are_cancelled(world, watched, row):
         metric='rehydrate_task_restarts_total{task="sweeper"}',
         reader_maybe=[INCOMPLETE],
         ready_maybe=[CHANNEL_DOWN],
+    )
+
+
+async def test_f17_history_expires_before_it_is_read(world, watched, row):
+    """A foreign publisher's tokens expire on the channel before any process has read them."""
+    channel = world.template.format(conversation_id=row.number)
+    async with (
+        watched() as watch,
+        publisher_to(SimpleNamespace(key=KEY, port=world.channel_port), channel) as foreign,
+    ):
+        watch.foreign.add("foreign")
+        for each in world.own_processes:
+            each.pause()
+        assert (await world.control("POST", "cut", {}))["cut"]
+        await foreign.stream("foreign", "lost ", stop=False)
+        assert (await world.control("POST", "expire", {"channel": channel}))["expired"]
+        for each in world.own_processes:
+            each.resume()
+        await foreign.stream("foreign", "kept", first=6, start=False)
+    row.shows(
+        watch,
+        reader=["200 with `not_exact`"],
+        publisher={"before": "completed"},
     )
