@@ -17,8 +17,9 @@ async function load({ until }) {
 
 let shown = [];
 const reader = new Ably.Realtime({ token: job.token, ...job.options, logLevel: 0 });
-const render = (view) => { shown = [...view.values()].map(({ id, status, text, exact = true, unreadable = 0 }) => ({ id, status, text, exact, unreadable })); };
-const joined = await join(reader.channels.get(job.channel), load, render, 1);
+const onChange = ({ messages }) => { shown = messages.map(({ id, status, text, exact = true, unreadable = 0 }) => ({ id, status, text, exact, unreadable })); };
+const joined = join(reader.channels.get(job.channel), { load, onChange });
+await joined.ready;
 
 const plain = new Ably.Realtime({ key: job.key, ...job.options, logLevel: 0 });
 const secret = new Ably.Realtime({ key: job.key, ...job.options, logLevel: 0 });
@@ -53,5 +54,5 @@ await open.publish('user-input', { promptId: 'p-parts', parts: [text('a'), text(
 await open.publish('user-input', { promptId: 'p-file', parts: [text('a'), { type: 'file', url: 'u' }] });
 for (const until = Date.now() + job.patience_ms; !shown.some((m) => m.id === 'p-file') && Date.now() < until; ) await pause(20);
 console.log(JSON.stringify(shown));
-await joined.close();
+joined.close();
 for (const each of [reader, plain, secret]) each.close();
