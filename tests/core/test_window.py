@@ -19,6 +19,7 @@ from rehydrate.core.window import (
     may_need_read,
     missed,
     needs_no_read,
+    outside,
     read_from_ms,
     since_recorded,
     spanned,
@@ -234,3 +235,17 @@ class TestTombstone:
     def test_a_mark_does_not_show_what_it_marks(self):
         assert "secret" not in erased_mark("secret")
         assert erased_mark("\ud83d") != erased_mark("a")
+
+
+@pytest.mark.parametrize(
+    ("covered", "left"),
+    [
+        (None, [(10, 20), (30, 40)]),
+        (LostInterval(0, 5), [(10, 20), (30, 40)]),
+        (LostInterval(11, 50), [(10, 20)]),
+        (LostInterval(10, 39), [(30, 40)]),
+        (LostInterval(10, 40), []),
+    ],
+)
+def test_an_interval_is_lost_until_a_read_covers_all_of_it(covered, left):
+    assert outside([LostInterval(10, 20), LostInterval(30, 40)], covered) == tuple(left)

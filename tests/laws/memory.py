@@ -137,7 +137,7 @@ class MemoryStore:
                 kept = finished
             self.rows[state.id] = kept
 
-    async def move(self, watermark, hole, *, erased=(), stream=None):
+    async def move(self, watermark, hole, *, erased=(), stream=None, covered=None):
         holes = self.conversation.holes + ((hole,) if hole else ())
         self.conversation = self.conversation._replace(watermark=watermark, holes=holes)
 

@@ -251,3 +251,49 @@ async def test_the_command_prints_the_differences_and_exits_with_1(history, data
     assert await text(history, "v7") == "text"
     assert await run("erase", "v7") == (0, "erased\n")
     assert (await history.hydrate("v7")).messages == []
+
+
+class Forgetful:
+    """A channel whose history shows only what was published after it was made."""
+
+    def __init__(self, channel):
+        self._channel, self._since_ms, self.hidden = channel, None, 0
+
+    async def forget(self, name):
+        """Show nothing of what was published so far."""
+        pages = self._channel.history(name, forwards=True)
+        self._since_ms = 1 + max([m.timestamp_ms async for page in pages for m in page])
+        await asyncio.sleep(0.01)  # later messages have later times
+
+    async def history(self, *args, **more):
+        async for page in self._channel.history(*args, **more):
+            shown = [m for m in page if m.timestamp_ms >= self._since_ms]
+            self.hidden += len(page) - len(shown)
+            yield shown
+
+
+@pytest.mark.parametrize("expired", [False, True])
+async def test_a_lost_interval_is_closed_if_the_channel_shows_all_of_it(chat, adapters, expired):
+    await chat.publish_response("r", "ab", stop=False)
+    await chat.catch_up()
+    forgetful = Forgetful(chat.channel)
+    await chat.publish_message("token", "c", responseId="r", seq=3)
+    await forgetful.forget(chat.name)
+    if expired:
+        adapters.server.expire(chat.name)
+    await chat.publish_message("token", "d", responseId="r", seq=4)
+    await chat.catch_up(channel=forgetful, ahead_ms=200_000)
+    assert forgetful.hidden or expired
+    assert len((await chat.row()).holes) == 1
+
+    async def record(_):
+        return await chat.catch_up(ahead_ms=200_000)
+
+    ctx = chat.context(ahead_ms=200_000)
+    await verify(ctx, chat.id, record=record)
+    assert len((await chat.row()).holes) == 1, "without mend, nothing changes"
+    await verify(ctx, chat.id, record=record, mend=True)
+    hydrated = await chat.hydrate(ahead_ms=200_000)
+    codes = [reason.code for reason in hydrated.reasons]
+    assert codes == (["history_expired", "not_exact"] if expired else [])
+    assert hydrated.messages[0]["text"] == ("abd" if expired else "abcd")

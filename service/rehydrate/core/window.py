@@ -84,6 +84,19 @@ def spanned(*intervals: LostInterval | None) -> LostInterval | None:
     )
 
 
+def outside(
+    intervals: Sequence[LostInterval], covered: LostInterval | None
+) -> tuple[LostInterval, ...]:
+    """Return *intervals* without those that lie within *covered*, of which nothing is lost."""
+    if covered is None:
+        return tuple(intervals)
+    return tuple(
+        each
+        for each in intervals
+        if not covered.from_ms <= each.from_ms <= each.to_ms <= covered.to_ms
+    )
+
+
 class ErasedStream(NamedTuple):
     """The anonymous stream that an erasure cut: its rest names no message by which to know it.
 

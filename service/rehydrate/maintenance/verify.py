@@ -15,6 +15,7 @@ from rehydrate.core.positions import check_conversation_id
 from rehydrate.core.text.assembly import assemble
 from rehydrate.core.text.content import Run
 from rehydrate.core.timeline import Timeline
+from rehydrate.core.window import LostInterval, outside
 from rehydrate.maintenance.sweeper import publish_acked, unannounced_end
 from rehydrate.permits import permit_of
 
@@ -43,6 +44,13 @@ class Discrepancy(NamedTuple):
     fault: str
     detail: str
     mended: bool = False
+
+
+class Retained(NamedTuple):
+    """What the channel retains: its events, except those of replays, and from when to when they are."""
+
+    events: list[Event]
+    covered: LostInterval | None
 
 
 class Verified(NamedTuple):
@@ -86,7 +94,7 @@ async def verify(
     store = ctx.store
     row = await store.conversation(conversation_id)
     name = row.channel if row else ctx.default_channel(conversation_id)
-    events = await _retained(ctx, name)
+    events, covered = await _retained(ctx, name)
     tombstone = row.tombstone if row else None
     shown, stored = await _assigned(ctx, conversation_id, events, tombstone)
     findings, compared = [], 0
@@ -105,6 +113,10 @@ async def verify(
         elif mend:
             found = found._replace(mended=await _mend_channel(ctx, where, found.message_id))
         findings.append(found)
+    if mend and row is not None and covered is not None:
+        unread = [found for found in findings if found.fault == "store" and not found.mended]
+        if outside(row.holes, covered) != row.holes and not unread:
+            await _close_intervals(ctx, (conversation_id, name), covered)
     return Verified(len(shown), compared, findings)
 
 
@@ -139,14 +151,27 @@ async def _assigned(
     return shown, {state.id: state for state in await ctx.store.states(conversation_id, shown)}
 
 
-async def _retained(ctx: Context, name: str) -> list[Event]:
-    """Return the events that the channel retains, except those of replays."""
+async def _close_intervals(ctx: Context, where: tuple[str, str], covered: LostInterval) -> None:
+    """Close the lost intervals of which the channel shows all: nothing is lost (law 4).
+
+    The setting of its retention is too low, or history did not show then what it shows now.
+    """
+    async with ctx.store.locked(*where) as locked:
+        watermark = locked.conversation.watermark
+        if watermark is not None:
+            await locked.move(watermark, None, covered=covered)
+
+
+async def _retained(ctx: Context, name: str) -> Retained:
     events: list[Event] = []
+    read_at_ms, oldest_ms = ctx.now_ms(), None
     async with aclosing(ctx.channel.history(name, forwards=True)) as pages:
         async for page in pages:
             found = decode_all(page, ctx.token_names)
             events.extend(event for event in found if event.replay_of is None)
-    return events
+            oldest_ms = page[0].timestamp_ms if oldest_ms is None and page else oldest_ms
+    covered = None if oldest_ms is None else LostInterval(oldest_ms, read_at_ms)
+    return Retained(events, covered)
 
 
 def _compare(shown: MessageState, stored: MessageState | None) -> tuple[Discrepancy | None, bool]:

@@ -138,8 +138,11 @@ class LockedConversation(LockedLeases, Protocol):
         *,
         erased: Collection[str] = (),
         stream: ErasedStream | None = None,
+        covered: LostInterval | None = None,
     ) -> None:
         """Move the watermark, and record the interval that it passes over unread.
+
+        Lost intervals within *covered* are closed: all that was published then is stored.
 
         The tombstone, if there is one, then covers the responses in *erased* too, and *stream*.
         """

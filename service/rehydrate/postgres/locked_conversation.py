@@ -15,7 +15,14 @@ from rehydrate.core.fold import MessageState
 from rehydrate.core.json import dump
 from rehydrate.core.positions import insertion_position
 from rehydrate.core.timeline import Lookup
-from rehydrate.core.window import ErasedStream, LostInterval, Tombstone, Watermark, erased_mark
+from rehydrate.core.window import (
+    ErasedStream,
+    LostInterval,
+    Tombstone,
+    Watermark,
+    erased_mark,
+    outside,
+)
 from rehydrate.errors import BadParameter, Conflict, Fenced, NotFound
 from rehydrate.ports import Conversation, Lease
 from rehydrate.postgres import statements
@@ -137,9 +144,10 @@ class PostgresLockedConversation:
         *,
         erased: Collection[str] = (),
         stream: ErasedStream | None = None,
+        covered: LostInterval | None = None,
     ) -> None:
         """Move the watermark, and record the interval that it passes over unread."""
-        holes, before = self.conversation.holes, self.conversation.tombstone
+        holes, before = outside(self.conversation.holes, covered), self.conversation.tombstone
         if hole is not None:
             holes = merge_intervals(holes, hole)
         tombstone = before
