@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from itertools import permutations
+
 import pytest
 
-from core.builders import BEGAN_MS, serial
+from core.builders import BEGAN_MS, published, serial, text_of, timeline_of
 from rehydrate.core.event import Event
 from rehydrate.core.fold import MessageState, fold
 from rehydrate.core.positions import insertion_position
@@ -202,3 +204,15 @@ class TestLookup:
     def test_a_start_whose_message_has_its_id_is_not_asked_for(self):
         start = at(1, "start", "own")
         assert Timeline([message(start)]).lookup([start, at(2)]).is_empty
+
+
+def test_one_id_on_two_seqs_of_an_anonymous_message_is_two_events():
+    said = [
+        published("start", at_s=0, seq=0),
+        published("token", "a", at_s=1, seq=1, id_="x"),
+        published("token", "b", at_s=2, seq=2, id_="x"),
+        published("token", "c", at_s=3, seq=3),
+    ]
+    for log in permutations(said[1:]):
+        (state,) = timeline_of(said[0], *log, *said).messages.values()
+        assert (text_of(state), state.gaps(), state.exact) == ("abc", [], True)

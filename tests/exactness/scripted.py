@@ -83,7 +83,7 @@ class Scripted:
         if shutil.which("node") is not None:
             (by_js,) = in_javascript([(answer, live)])
             responses = [m for m in view.messages if m["role"] == "assistant"]
-            in_js = texts(by_js["messages"])
+            in_js = texts(m for m in by_js["messages"] if m["role"] == "assistant")
             assert in_js.keys() == {m["id"] for m in responses}
             assert texts(m for m in responses if m["exact"]).items() <= in_js.items()
         return view.messages

@@ -135,7 +135,7 @@ class Reader:
     def apply(self, v, e):  # section 9.6
         if v is None and (v := self.begin(e)) is None:
             return
-        if e.id is not None and e.id in recent_ids(v):
+        if e.seq is None and e.id in recent_ids(v):
             return
         v.setdefault("client_id", e.client)
         if e.gen > v["through"]["gen"]:
@@ -255,7 +255,7 @@ def table(v, e):  # row by row
     yield "client_id" in v and v["client_id"] != e.client, "DROP"
     yield e.gen < t["gen"], "DROP"
     yield e.gen > t["gen"], "DROP" if over else new
-    yield e.id is not None and e.id in recent_ids(v), "DROP"
+    yield e.seq is None and e.id in recent_ids(v), "DROP"
     yield e.version is not None and (v.get("sealed") or has_version(v, e)), "DROP"
     yield e.version is not None, "APPLY"
     seen = e.seq is None and e.serial and t["serial"] and e.serial <= t["serial"]

@@ -320,7 +320,7 @@ function verdict(state: State | undefined, event: Event): Verdict {
   if (event.gen < through.gen) return 'drop';                                        // row 4
   if (event.gen > through.gen) return ended ? 'drop' : onNew;                        // row 5
   if (event.edit !== undefined && reaches(state, event)) return changes(state, event) ? 'apply' : 'drop';  // section 3.8
-  if (hasId(state, event.id)) return 'drop';                                         // row 6
+  if (seq === null && hasId(state, event.id)) return 'drop';                                         // row 6
   if (event.version !== undefined) {                                                 // row 7
     return sealed || event.version <= (state.grown.get(serial ?? '')?.version ?? '') ? 'drop' : 'apply';
   }

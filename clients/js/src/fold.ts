@@ -116,7 +116,7 @@ export function fold(state: State, event: Event, isOrdered = false): State {
   const { message } = state;
   if ((message.role === 'user') !== (event.kind === 'prompt')) return state;
   if (event.edit !== undefined && event.gen === message.through.gen && reaches(state, event)) return edited(state, event);
-  if (hasId(state, event.id)) return state;
+  if (event.seq === null && hasId(state, event.id)) return state;
   if (message.role === 'user' && !state.isNew) return state;
   const owned = event.gen > message.through.gen ? restarted(state, event.gen)
     : 'client_id' in message ? state

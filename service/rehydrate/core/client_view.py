@@ -60,10 +60,10 @@ def verdict(state: MessageState | None, event: Event) -> Verdict:
         return Verdict.DROP
     if event.gen > state.gen:  # row 5
         return Verdict.DROP if state.ended else _verdict_on_new(event)
-    if event.edit is not None and state.reaches(event):  # row 6
+    if event.edit is not None and state.reaches(event):  # before row 6
         known = event.kind not in EDITABLE or state.has_edit(event)
         return Verdict.DROP if known else Verdict.APPLY
-    if event.id is not None and event.id in state.recent:  # row 7
+    if event.seq is None and event.id in state.recent:  # row 6
         return Verdict.DROP
     if event.version is not None:  # row 7
         return _verdict_on_version(state, event)

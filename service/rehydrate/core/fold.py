@@ -24,7 +24,8 @@ Three checks come before the table, because no content of such an event may coun
   client can change it;
 * the gen: a lower one is a publisher that was replaced; a higher one empties a message that has not
   ended. Two publishers of one response would otherwise fill each other's seqs (section 6);
-* the id: a publisher's retry has the same id and a new serial (S4).
+* the id: a publisher's retry has the same id and a new serial (S4). An event with a seq is known by
+  that: with the same id and another seq it is another event.
 
 Then `STEPS` says what is legal in which phase:
 
@@ -110,7 +111,7 @@ def fold(state: MessageState, event: Event) -> Outcome:
     if event.gen != state.gen and (event.gen < state.gen or state.ended):
         return Outcome.OLD
     is_edit = event.edit is not None and event.gen == state.gen and state.reaches(event)
-    if event.id is not None and event.id in state.recent and not is_edit:
+    if event.seq is None and event.id in state.recent and not is_edit:
         return Outcome.OLD
     step = (_ENDED_STEPS if state.ended else _OPEN_STEPS).get(event.kind)
     if step is None or (state.role == "user") != (event.kind == "prompt"):
