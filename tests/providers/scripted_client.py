@@ -32,3 +32,15 @@ def answered(turns: list[list[Any]], **more: Any) -> tuple[Folded, Any, list[dic
 def final_parts(sink: Folded) -> list[dict[str, Any]]:
     """Return the parts that readers have after the end of the answer."""
     return sink.parts if sink.final is None else sink.final
+
+
+def assistants_client(turns: list[list[Any]], asked: list[dict[str, Any]]) -> Any:
+    """Return a client of the Assistants API that answers with one of *turns* after the other."""
+
+    async def post(path: str, *, body: dict[str, Any], **_: Any) -> Any:
+        if path.endswith(("/cancel", "/messages")):
+            return {"status": "cancelled"}
+        asked.append(copy.deepcopy(body))
+        return turns[len(asked) - 1]
+
+    return SimpleNamespace(post=post)

@@ -89,6 +89,12 @@ class Text:
         self.annotations: list[Any] = []
         self.began: int | None = None
 
+    def compared(self, full: str) -> int:
+        """Return whether *full* equals, continues or contradicts the text so far."""
+        if self.final is None:
+            return self.tally.compared(full)
+        return EXACT if self.final == full else CONTRADICTS
+
     def part(self) -> dict[str, Any] | None:
         """Return the text as a part, or None if it is not known."""
         whole = self.tally.text() if self.final is None else self.final
@@ -122,6 +128,12 @@ class Call:
         self.failed = False
         self.has_result = False
         self.began: int | None = None
+
+    def compared(self, full: str) -> int:
+        """Return whether *full* equals, continues or contradicts the arguments so far."""
+        if self.args is None:
+            return self.tally.compared(full)
+        return EXACT if self.args == full else CONTRADICTS
 
     @property
     def complete(self) -> bool:
@@ -159,11 +171,23 @@ class Item:
         kind: the vendor's type.
         ids: the vendor's ids of it.
         index: the vendor's index of it.
+        announced: the vendor has announced it; otherwise a delta came first.
         done: the vendor has sent it whole.
         raw: the whole item, as the vendor sent it last.
     """
 
-    __slots__ = ("call", "done", "ids", "index", "kind", "late", "ordinal", "raw", "texts")
+    __slots__ = (
+        "announced",
+        "call",
+        "done",
+        "ids",
+        "index",
+        "kind",
+        "late",
+        "ordinal",
+        "raw",
+        "texts",
+    )
 
     def __init__(self, ordinal: int, kind: str, ids: Iterable[str], index: int | None) -> None:
         self.ordinal = ordinal
@@ -172,6 +196,7 @@ class Item:
         self.index = index
         self.texts: dict[str, Text] = {}
         self.call: Call | None = None
+        self.announced = False
         self.done = False
         self.late = False
         self.raw: dict[str, Any] | None = None

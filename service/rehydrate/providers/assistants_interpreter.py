@@ -244,9 +244,13 @@ class AssistantsInterpreter(Interpreter):
         messages = [item for item in self._messages.values() if item is not None]
         if error is None and not all(item.done for item in messages):
             error = VendorIncomplete("events_missing", "a message was not completed")
+        elif messages:
+            self._fault = None  # whatever was odd, each message is whole
+        if error is None and not self.content.size:
+            error = VendorIncomplete("events_missing", "the run has no message")
         self.waiting = None
-        whole, usage = bool(messages), incoming.fields.get("usage")
-        return (self.closed(incoming, error, whole=whole, usage=usage),)
+        usage = incoming.fields.get("usage")
+        return (self.closed(incoming, error, whole=False, usage=usage),)
 
     def _foreign(self, what: str, known: str | None, new: str) -> StreamUnreadable | None:
         """Return the failure of a stream that switches to another run or thread."""

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.providers.answer_items import Call, Item, Tally, Text
+from rehydrate.providers.answer_items import CONTRADICTS, Call, Item, Tally, Text
 from rehydrate.providers.pairing import apart, equal, pair, rank_of_item, rank_of_text, repeats
 from rehydrate.providers.vendor_events import (
     Annotation,
@@ -70,6 +70,12 @@ class Content:
         self._by_id: dict[str, list[Item]] = {}
         self._by_index: dict[int, list[Item]] = {}
 
+    @property
+    def size(self) -> int:
+        """The number of items, texts and results so far."""
+        items = (*self._earlier, *self.items)
+        return sum(1 + len(item.texts) + item.done for item in items)
+
     def begin_turn(self, prefix: str) -> None:
         """Continue with another turn, whose ids may repeat those of the earlier ones."""
         self.prefix = prefix
@@ -88,23 +94,32 @@ class Content:
             return named[0]
         if placed or named:
             found = _newest(placed or named)
-            another = not placed or (bool(id_) and not named)
-            return None if found.done and another else found
+            return None if found.done and not placed else found
         streaming = [item for item in self.items if item.kind == kind and not item.done]
-        unknown = bool(id_) and index is not None
-        if not streaming or (unknown and (self._joined_late or len(streaming) > 1)):
+        if id_ and index is not None:
+            only = len(streaming) == 1 and streaming[0].announced and not self._joined_late
+            return streaming[0] if only else None
+        if not streaming:
             return None
         return streaming[-1]
 
     def announced(self, final: Final) -> Item | None:
         """Return the item that an announcement repeats, or that began before it; None if it is new."""
         for item in reversed(self.items):
-            if item.kind != final.kind or item.done or apart(final.at, item.index):
+            if item.kind != final.kind or apart(final.at, item.index):
                 continue
-            if final.call is not None and item.call is not None:
+            named = any(id_ in item.ids for id_ in final.ids)
+            if item.done:  # the announcement is late, unless the vendor has one id for all
+                if (
+                    (named or not any(final.ids))
+                    and final.at is not None
+                    and item.index is not None
+                ):
+                    return item
+            elif final.call is not None and item.call is not None:
                 if final.call.id == item.call.vendor_id and final.call.name == item.call.name:
                     return item
-            elif not item.ids or any(id_ in item.ids for id_ in final.ids):
+            elif named or not item.ids:
                 return item
         return None
 
@@ -142,11 +157,23 @@ class Content:
         found = None if place is None else item.texts.get(place)
         if found is not None and found.kind == kind:
             return found
+        same = [text for text in item.texts.values() if text.kind == kind]
+        if item.done and same:
+            return same[-1]  # the item is whole: there are no further texts
         if place is None or found is not None:
             place = _free(place or "0", item.texts)
         key = f"{self.prefix}{item.ordinal}.{place}"
         text = item.texts[place] = Text(kind, key, place, Tally(whole=not item.late))
         return text
+
+    def whole_text(self, item: Item, kind: str, place: str | None, full: str) -> Text | None:
+        """Return the text of *item* that *full* is, or None if it may be more than one."""
+        same = [text for text in item.texts.values() if text.kind == kind]
+        streaming = [text for text in same if text.tally.length and not text.tally.done]
+        if any(text.place != place for text in streaming):
+            only = len(streaming) == 1 and streaming[0].compared(full) != CONTRADICTS
+            return streaming[0] if only and place not in item.texts else None
+        return self.text(item, kind, place)
 
     def delta(self, incoming: RawEvent, text: Text, more: str) -> Sequence[VendorEvent]:
         """Publish *more* of a text. After its end it is ignored: the whole text has it."""
@@ -248,11 +275,10 @@ class Content:
     def item_done(self, incoming: RawEvent, final: Final) -> list[VendorEvent]:
         """Take over a whole item: pair it with the one that was streamed, or add it."""
         same = [item for item in self.items if item.kind == final.kind]
-        paired = pair([final], [item for item in same if not item.done], rank_of_item)
-        found = paired[0] if paired else None
+        found = next((item for item in same if item.done and repeats(final, item)), None)
         if found is None:
-            repeated = (item for item in same if repeats(final, item))
-            found = next(repeated, None) or self.add(final.kind, final.ids, final.at)
+            paired = pair([final], [item for item in same if not item.done], rank_of_item)
+            found = paired[0] if paired else self.add(final.kind, final.ids, final.at)
         return self.take_over(incoming, found, final)
 
     def settle(self, incoming: RawEvent, finals: Sequence[Final]) -> list[VendorEvent]:
@@ -283,16 +309,22 @@ class Content:
 
     def calls(self, incoming: RawEvent, kinds: frozenset[str]) -> list[ToolCallDone]:
         """Return the complete calls of *kinds*; drop others where the vendor has sent some whole."""
-        whole = {item.kind for item in self.items if item.done}
+        calls = [item for item in self.items if item.call is not None and item.kind in kinds]
+        done = {_content(item) for item in calls if item.done}
         extra = [
             item
-            for item in self.items
-            if item.call is not None and item.kind in kinds & whole and not item.done
+            for item in calls
+            if done
+            and not item.done
+            and (item.call is None or item.call.args is None or _content(item) in done)
         ]
         self.amended = self.amended or bool(extra)
         self.items = [item for item in self.items if item not in extra]
-        calls = [i.call for i in self.items if i.call is not None and i.kind in kinds]
-        return [call.done(incoming) for call in calls if call.complete]
+        return [
+            item.call.done(incoming)
+            for item in self.items
+            if item in calls and item.call is not None and item.call.complete
+        ]
 
     def unfinished(self, kinds: frozenset[str]) -> bool:
         """Return True if a call of *kinds* has incomplete arguments."""
@@ -379,6 +411,11 @@ class Content:
             after = [n for n, other in enumerate(order) if before[id(other)] < before[id(item)]]
             order.insert(after[-1] + 1 if after else 0, item)
         self.items, self._resorted = order, True
+
+
+def _content(item: Item) -> tuple[str, str] | None:
+    """Return the name and the arguments of a call."""
+    return None if item.call is None else (item.call.name, item.call.args or "")
 
 
 def _newest(items: Sequence[Item]) -> Item:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import logging
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from rehydrate.core.json import is_json
@@ -91,6 +92,7 @@ class Interpreter:
         self.unknown: Counter[str] = Counter()
         self.odd: Counter[str] = Counter()
         self._fault: ProviderError | None = None
+        self._end_is_whole = False
         self._debug = _log.isEnabledFor(logging.DEBUG)
         self._replayed_to = starting_after
         self._recent: deque[RawEvent] = deque(maxlen=RECENT_EVENTS)
@@ -126,12 +128,27 @@ class Interpreter:
     def fail(self, error: BaseException) -> Events:
         """Return the events that end the answer because of *error*."""
         failure = failure_of(error)
-        return (self.ended("error", failure.ending, error=failure),)
+        parts = self.content.parts() if self.content.amended else None
+        return (self.ended("error", failure.ending, error=failure, parts=parts),)
 
     def break_off(self) -> Events:
         """Return the events that end the answer because its stream ended early."""
         early = StreamBroken("stream_broke_off", "it ended without a final event")
         return self.fail(self._fault or early)
+
+    def followed_by(self, late: Sequence[Any]) -> Ended | None:
+        """Return the end, given what the vendor sent after it; content there means it was not the end."""
+        end, self.end = self.end, None
+        before = self.content.size
+        for raw in late:
+            self.read(raw)
+        more, self.end = self.content.size > before, end
+        if end is None or end.status != "completed" or self._end_is_whole or not more:
+            return end
+        error = VendorIncomplete("event_out_of_order", "the end came before the rest")
+        parts = self.content.parts()
+        self.end = replace(end, status=error.ending, error=error, parts=parts, calls=())
+        return self.end
 
     def resume(self) -> None:
         """Continue with another stream after one that broke off; repeated events are dropped."""
@@ -172,6 +189,7 @@ class Interpreter:
             usage: its token counts.
             items: its output items.
         """
+        self._end_is_whole = whole
         calls = self.content.calls(incoming, self.runnable)
         if error is None and not whole:
             error = self._doubt()
@@ -210,9 +228,9 @@ class Interpreter:
         numbers are not used. Content that is sent whole is always read.
         """
         number, last = incoming.number, self.sequence_number
-        if not self.numbered or number is None:
+        if number is None:
             return True
-        if last is None or number > last:
+        if self.numbered and (last is None or number > last):
             if last is not None and number > last + 1:
                 missing = f"{number - last - 1} events before {incoming.type}"
                 self.set_aside(VendorIncomplete("events_missing", missing))
@@ -221,13 +239,15 @@ class Interpreter:
             return True
         if self._replayed_to is not None and number <= self._replayed_to:
             return rule is not None and rule.whole
-        if incoming in self._recent:
+        differ = any(each.number != number for each in self._recent)
+        if differ and incoming in self._recent:
             return False
-        self.numbered = False
-        rose = any(each.number != number for each in self._recent)
-        if rose:
-            out_of_order = f"{incoming.type} {number} after {last}"
-            self.set_aside(VendorIncomplete("event_out_of_order", out_of_order))
+        self._recent.append(incoming)
+        if self.numbered:
+            self.numbered = False
+            if differ:
+                out_of_order = f"{incoming.type} {number} after {last}"
+                self.set_aside(VendorIncomplete("event_out_of_order", out_of_order))
         return True
 
     def _count_unknown(self, type_: str) -> None:

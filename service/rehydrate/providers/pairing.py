@@ -73,7 +73,7 @@ def rank_of_text(final: FinalText, text: Text) -> int | None:
     if final.kind != text.kind:
         return None
     placed = final.place == text.place
-    compared = text.tally.compared(final.text)
+    compared = text.compared(final.text)
     return _rank(named=placed, compared=compared, placed=placed, streamed=bool(text.tally.length))
 
 
@@ -85,9 +85,9 @@ def compared_with(final: Final, item: Item) -> int | None:
             return BEGINS
         if call.name and final.call.name and call.name != final.call.name:
             return None
-        return call.tally.compared(final.call.args)
+        return call.compared(final.call.args)
     paired = pair(final.texts, list(item.texts.values()), rank_of_text)
-    results = [text.tally.compared(final.texts[n].text) for n, text in paired.items()]
+    results = [text.compared(final.texts[n].text) for n, text in paired.items()]
     if len(paired) < sum(bool(text.tally.length) for text in item.texts.values()):
         return CONTRADICTS
     whole = results and len(results) == len(final.texts)

@@ -30,7 +30,7 @@ from rehydrate.providers.vendor_events import Progress, Started
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from rehydrate.providers.answer_items import Call, Text
+    from rehydrate.providers.answer_items import Call, Item, Text
 
 _NO_FIELDS: dict[str, Any] = {}
 _FLAT = ".delta"
@@ -92,6 +92,7 @@ class ResponsesInterpreter(Interpreter):
         item = self.content.announced(final)
         if item is None:
             item = self.content.add(final.kind, final.ids, final.at)
+        item.announced = True
         self.content.name(item, final.ids)
         if final.call is None:
             return (Started(incoming.type, incoming.number, "item", final.id),)
@@ -123,10 +124,13 @@ class ResponsesInterpreter(Interpreter):
     def done(self, kind: str, at: str, field: str, incoming: RawEvent) -> Events:
         """Handle the end of a part, with its complete text."""
         self._last_place = ()
-        text = self._text(kind, at, incoming)
+        full, item = text_of(incoming, field), self._item(kind, incoming)
+        text = None
+        if item is not None:
+            text = self.content.whole_text(item, kind, _place(incoming, at), full)
         if text is None or text.tally.done:
             return (Progress(*incoming),)
-        return self.content.text_done(incoming, text, text_of(incoming, field))
+        return self.content.text_done(incoming, text, full)
 
     def args_delta(self, kind: str, incoming: RawEvent) -> Events:
         """Handle more arguments of a call."""
@@ -225,17 +229,18 @@ class ResponsesInterpreter(Interpreter):
 
     def _text(self, kind: str, at: str, incoming: RawEvent) -> Text | None:
         """Return the text that an event changes; None if its item is not part of the answer."""
+        item = self._item(kind, incoming)
+        return None if item is None else self.content.text(item, kind, _place(incoming, at))
+
+    def _item(self, kind: str, incoming: RawEvent) -> Item | None:
+        """Return the item with the text that an event changes; a delta may come first."""
         wanted = "reasoning" if kind == "reasoning" else "message"
         id_ = str_or(incoming.fields.get("item_id"), "")
         index = index_in(incoming.fields, "output_index")
         item = self.content.find(wanted, id_, index)
-        if item is None:
-            if self.content.has(id_):
-                return None
+        if item is None and not self.content.has(id_):
             item = self.content.add(wanted, (id_,), index)
-        place = index_in(incoming.fields, at)
-        letter = "s" if at == "summary_index" else ""
-        return self.content.text(item, kind, None if place is None else f"{letter}{place}")
+        return item
 
     def _args(self, kind: str, incoming: RawEvent, more: str) -> Events:
         call = self._call(kind, incoming)
@@ -248,6 +253,13 @@ class ResponsesInterpreter(Interpreter):
         id_ = str_or(incoming.fields.get("item_id"), "")
         item = self.content.find(kind, id_, index_in(incoming.fields, "output_index"))
         return None if item is None else item.call
+
+
+def _place(incoming: RawEvent, at: str) -> str | None:
+    """Return the place of a text in its item, or None if the event does not say it."""
+    index = index_in(incoming.fields, at)
+    letter = "s" if at == "summary_index" else ""
+    return None if index is None else f"{letter}{index}"
 
 
 def _dict(value: Any) -> dict[str, Any] | None:

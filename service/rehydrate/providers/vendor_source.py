@@ -107,14 +107,16 @@ class VendorSource:
                 self._accept(await self._pull_in_thread(self._sync_iterator))
         return self._next_ready()
 
-    async def drain(self) -> None:
-        """Read what may follow the last event, so that the connection can be reused."""
-        if self.is_sync:
-            return
+    async def drain(self) -> list[Any]:
+        """Read and return what may follow the last event, so that the connection can be reused."""
+        late: list[Any] = []
         with suppress(Exception):  # best effort; the source is closed next
             async with asyncio.timeout(DRAIN_TIMEOUT_S):
-                for _ in range(_DRAIN_ITEMS):
-                    await self.pull()
+                for _ in range(
+                    _DRAIN_ITEMS if self._sync_iterator is None or self._in_memory else 0
+                ):
+                    late.append(await self.pull())  # noqa: PERF401 - what was read before a failure counts
+        return late
 
     def close(self) -> None:
         """Close a sync source and its connection."""

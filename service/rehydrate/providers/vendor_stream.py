@@ -177,7 +177,8 @@ class VendorStream:
         else:
             events = self._interpreter.read(raw)
         if self._interpreter.end is not None:
-            await self._source.drain()
+            end = self._interpreter.followed_by(await self._source.drain())
+            events = [end if isinstance(event, Ended) and end else event for event in events]
             await self._source.aclose()
         return events
 
