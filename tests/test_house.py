@@ -26,7 +26,7 @@ FUNCTION_LINES_MAX = 45
 PORT_METHODS_MAX = 6
 ADAPTERS = ("ably", "api", "embedded", "postgres", "providers")
 FACADE = (
-    "asgi", "cli", "composition", "database", "demo", "history", "__main__",
+    "asgi", "cli", "composition", "database", "demo", "history", "model_methods", "__main__",
 )  # fmt: skip
 
 # Modules without a test file of their own name: which tests use them, and why that is enough.
@@ -36,6 +36,7 @@ TESTED_ELSEWHERE: dict[str, str] = {
     "embedded/cluster": "embedded/test_postgres",  # those tests inspect its folder
     "embedded/guard": "embedded/test_postgres",  # runs as a process of its own
     "maintenance/inspector": "api/test_inspection",  # delegates to a tested use case
+    "model_methods": "providers/test_model_runs",  # a method of History for each API
     "ports/channel": "contracts/test_channel_log",  # the contract its adapter is held to
     "postgres/row_changes": "postgres/test_message_rows",  # a change is what is read back
     "ports/store": "contracts/test_store",  # as above

@@ -17,8 +17,7 @@ from rehydrate.errors import Busy, ChannelUnavailable
 from rehydrate.follow.subscriptions import PromptWatcher
 from rehydrate.hydrate.hydrate import Page, hydrate, hydrate_message
 from rehydrate.maintenance.verify import Verified, verify
-from rehydrate.providers.model_runs import RunNames
-from rehydrate.providers.toolbox import TOOL_TIMEOUT_S, Toolbox
+from rehydrate.model_methods import ModelMethods
 from rehydrate.publish import prompts
 from rehydrate.publish.respond import Response, respond
 from rehydrate.publish.unanswered import unanswered
@@ -42,12 +41,12 @@ if TYPE_CHECKING:
     from rehydrate.follow.subscriptions import Follower
     from rehydrate.hydrate.hydrate import Hydrated
     from rehydrate.ports import Conversation
-    from rehydrate.providers.model_runs import Driven, Tools
+    from rehydrate.providers.model_runs import ModelRuns
     from rehydrate.publish.unanswered import Prompt
     from rehydrate.record.import_messages import NewMessage, StoreResult
 
 
-class History:
+class History(ModelMethods):
     """Conversations over one database and one Ably app.
 
     Nothing connects before `open` (or ``async with``).
@@ -248,6 +247,11 @@ class History:
         """
         return await prompts.prompt(self.context, conversation_id, text, prompt_id=prompt_id)
 
+    @property
+    def _models(self) -> ModelRuns:
+        self._lifespan.check_loop()
+        return self._running.models
+
     async def cancel(self, conversation_id: str, response_id: str) -> None:
         """Cancel a response, in whichever process it is published.
 
@@ -258,107 +262,6 @@ class History:
             ChannelUnavailable: Ably does not acknowledge it.
         """
         await prompts.cancel(self.context, conversation_id, response_id)
-
-    async def run_openai(
-        self,
-        conversation_id: str,
-        client: Any,
-        *,
-        input: Any,  # noqa: A002 - the name that the vendor's own method has
-        tools: Tools | None = None,
-        prompt: str | None = None,
-        prompt_id: str | None = None,
-        response_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        tool_timeout_s: float = TOOL_TIMEOUT_S,
-        **request: Any,
-    ) -> Driven:
-        """Answer a prompt by OpenAI's Responses API, tools included.
-
-        The prompt is published and stored; then the response is, as `respond` does, with every
-        tool call and its result, until the model is done. A ``cancel`` on the channel stops it
-        (if the key may subscribe), and so does cancelling the task; the vendor is stopped, too.
-
-        A run that fails is published as failed and returned, not raised: see ``outcome``.
-
-        Args:
-            conversation_id: the conversation.
-            client: ``openai.AsyncOpenAI`` (or ``OpenAI``, whose calls then use threads).
-            input: as ``client.responses.create`` takes it.
-            tools: the functions that the model may call, by name.
-            prompt: the text that readers see; without it, the last text of a user in *input*.
-            prompt_id: of a prompt that exists, or to make a repeated call idempotent.
-            response_id: the response's id; without it, a new one.
-            metadata: stored with the response, in addition to the vendor's ids.
-            tool_timeout_s: how long one tool call may take, in seconds.
-            request: further arguments of `rehydrate.providers.responses_driver.run_responses` and
-                of ``client.responses.create``. Without ``previous_response_id``, ``conversation``
-                and ``store=False``, it continues from the newest completed response.
-
-        Raises:
-            BadParameter: an id is outside its syntax, or a tool cannot be described; nothing is
-                published.
-            Conflict: the response has ended already, or its publisher is alive.
-            (and what `prompt` and `respond` raise)
-        """
-        self._lifespan.check_loop()
-        return await self._running.models.run_responses(
-            conversation_id,
-            client,
-            RunNames(prompt, prompt_id, response_id, metadata),
-            toolbox=Toolbox(tools or {}, timeout_s=tool_timeout_s),
-            input_=input,
-            request=request,
-        )
-
-    async def run_openai_assistant(
-        self,
-        conversation_id: str,
-        client: Any,
-        *,
-        assistant_id: str,
-        input: Any = None,  # noqa: A002 - as in `run_openai`
-        thread_id: str | None = None,
-        tools: Tools | None = None,
-        prompt: str | None = None,
-        prompt_id: str | None = None,
-        response_id: str | None = None,
-        metadata: Mapping[str, Any] | None = None,
-        tool_timeout_s: float = TOOL_TIMEOUT_S,
-        **request: Any,
-    ) -> Driven:
-        """Answer a prompt by an assistant of the Assistants API, as `run_openai` does.
-
-        A thread has one run at a time, so prompts of one conversation take turns.
-
-        Args:
-            conversation_id: the conversation.
-            client: as in `run_openai`.
-            assistant_id: which assistant runs.
-            input: a text, or content blocks of the API; None: the thread as it is.
-            thread_id: the vendor's thread; without it, the conversation's own, or a new one.
-            tools: as in `run_openai`.
-            prompt: as in `run_openai`.
-            prompt_id: as in `run_openai`.
-            response_id: as in `run_openai`.
-            metadata: as in `run_openai`.
-            tool_timeout_s: as in `run_openai`.
-            request: further arguments of `rehydrate.providers.assistants_driver.run_assistants`,
-                and fields of the run.
-
-        Raises:
-            (as `run_openai`)
-        """
-        self._lifespan.check_loop()
-        return await self._running.models.run_assistant(
-            conversation_id,
-            client,
-            RunNames(prompt, prompt_id, response_id, metadata),
-            toolbox=Toolbox(tools or {}, timeout_s=tool_timeout_s),
-            input_=input,
-            thread_id=thread_id,
-            request={"assistant_id": assistant_id, **request},
-        )
 
     async def replay(
         self,

@@ -65,6 +65,8 @@ def test_an_event_changes_the_item_that_its_id_and_index_name_best(id_, at, expe
 def test_an_unknown_id_and_index_mean_the_only_item_that_is_open():
     answer = Answer()
     item = answer.message("a", 0)
+    assert answer.content.find("message", "x", 5) is None
+    item.announced = True
     assert answer.content.find("message", "x", 5) is item
     item.done = True
     assert answer.content.find("message", "x", 5) is None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from rehydrate.providers import openai_assistants, openai_responses
+from rehydrate.providers import openai_assistants, openai_chat, openai_responses
 
 PAGE = Path(__file__).parents[2] / "docs" / "providers.md"
 TABLE = re.compile(r"(?<=<!-- table -->\n).*(?=<!-- end of table -->)", re.DOTALL)
@@ -16,6 +16,7 @@ def table() -> str:
     lines = []
     for title, rules in (
         ("Responses API", openai_responses.RULES),
+        ("Chat Completions API", openai_chat.RULES),
         ("Assistants API", openai_assistants.RULES),
     ):
         lines += ["", f"### {title}", "", "| event | typed event | effect on the conversation |"]

@@ -23,7 +23,7 @@ from rehydrate.providers.assistants_driver import run_assistants
 from rehydrate.providers.responses_driver import run_responses
 from scripted_openai.turns import ResponseTurn, RunTurn
 
-STREAMS = int(os.environ.get("FUZZED_STREAMS", "400"))
+STREAMS = int(os.environ.get("FUZZED_STREAMS", "150"))
 CALLS = (("call_a", "transfer", {"amount": 1}), ("call_b", "transfer", {"amount": 2}))
 SAID = "alfa bravo charlie delta"
 ALSO = "echo foxtrot golf"

@@ -7,12 +7,15 @@ import json
 import subprocess
 import sys
 
+import openai
 import pytest
 
 from localably import Key, LocalAbly
 from localably.capability import ServerCapability
 from participants import history_over, publisher_to, reading
-from providers.conftest import eventually
+from providers.conftest import eventually, served
+from providers.test_chat_driver import Server as ChatServer
+from providers.test_chat_interpreter import CALLS, chunk
 from rehydrate.errors import BadParameter, Conflict, Fenced
 from scripted_openai.endpoint import Raw, Stall
 from scripted_openai.turns import ResponseTurn, RunTurn
@@ -326,6 +329,28 @@ async def test_input_without_text_is_answered_without_a_published_prompt(
     assert driven.prompt_id is None
     (answer,) = (await history.hydrate(conversation)).messages
     assert (answer["text"], answer["prompt_id"]) == ("A cat.", None)
+
+
+async def test_a_chat_completion_answers_with_tools_and_is_stored(history, conversation):
+    server = ChatServer(CALLS["openai"], [chunk({"content": STORY}), chunk(finish="stop")])
+    with served(server.app) as url:
+        settings = {"base_url": f"{url}/v1", "api_key": "of-nobody", "max_retries": 0}
+        async with openai.AsyncOpenAI(**settings) as client:
+            ask = {"messages": [{"role": "user", "content": "Tell."}], "model": "m"}
+            with pytest.raises(BadParameter, match="n must be 1"):
+                await history.run_openai_chat(conversation, client, n=2, **ask)
+            driven = await history.run_openai_chat(
+                conversation, client, tools={"weather": weather}, **ask
+            )
+    question, answer = (await history.hydrate(conversation)).messages
+    assert (question["id"], question["text"]) == (driven.prompt_id, "Tell.")
+    assert (answer["text"], answer["status"]) == (STORY, "completed")
+    assert [part.get("result") for part in answer["parts"]] == [
+        "clear in Rome",
+        "clear in Paris",
+        None,
+    ]
+    assert "metadata" not in answer
 
 
 def run_of(asked):

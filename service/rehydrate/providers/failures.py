@@ -114,8 +114,7 @@ def _failure_of(error: BaseException, kinds: set[str]) -> ProviderError:
 def vendor_failure(error: Any, otherwise: str = "vendor_failed") -> VendorFailed:
     """Return the failure that an error object of the vendor describes."""
     fields = error if isinstance(error, dict) else {}
-    code = fields.get("code") or fields.get("type")
+    named = [fields.get("code"), fields.get("type")]  # the code of some gateways is a number
+    code = next((each for each in named if isinstance(each, str) and each), otherwise)
     message = fields.get("message")
-    return VendorFailed(
-        code if isinstance(code, str) else otherwise, message if isinstance(message, str) else ""
-    )
+    return VendorFailed(code, message if isinstance(message, str) else "")

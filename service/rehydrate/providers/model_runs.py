@@ -11,6 +11,7 @@ from weakref import WeakValueDictionary
 from rehydrate.core.positions import check_message_id
 from rehydrate.providers import vendor_ids
 from rehydrate.providers.assistants_driver import run_assistants
+from rehydrate.providers.chat_driver import check_choices, run_chat
 from rehydrate.providers.prompts import text_of_input
 from rehydrate.providers.responses_driver import run_responses
 from rehydrate.providers.vendor_ids import VendorIds
@@ -115,6 +116,26 @@ class ModelRuns:
             )
 
         return await self._run(conversation_id, input_, names, drive)
+
+    async def run_chat(
+        self,
+        conversation_id: str,
+        client: Any,
+        names: RunNames,
+        *,
+        toolbox: Toolbox,
+        messages: Any,
+        request: dict[str, Any],
+    ) -> Driven:
+        """Run a chat completion on *messages*; see `rehydrate.History.run_openai_chat`."""
+        check_choices(request)
+
+        async def drive(response: ResponseSink, ids: VendorIds) -> DriverOutcome:
+            return await run_chat(
+                response, client, messages=messages, tools=toolbox, noted=ids, **request
+            )
+
+        return await self._run(conversation_id, messages, names, drive)
 
     async def run_assistant(
         self,
