@@ -9,6 +9,7 @@ from rehydrate.core.event import (
     STATUSES,
     TERMINAL,
     TEXTUAL,
+    UNDECODED,
     Event,
     Version,
 )
@@ -157,3 +158,8 @@ def test_a_version_with_a_status_ends_the_response_unless_it_is_a_tool_result(ev
 )
 def test_a_repair_without_text_and_parts_points_to_the_store(event, pointer):
     assert event.is_pointer is pointer
+
+
+def test_undecoded_data_has_the_same_name_in_every_process():
+    """Names of tests contain it, which all processes of a run have to agree on."""
+    assert repr(UNDECODED) == "UNDECODED"

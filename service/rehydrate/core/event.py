@@ -65,6 +65,9 @@ class Undecoded:
 
     __slots__ = ()
 
+    def __repr__(self) -> str:
+        return "UNDECODED"
+
 
 UNDECODED = Undecoded()
 

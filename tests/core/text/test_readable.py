@@ -17,18 +17,13 @@ TEXT = [
 NOT_TEXT = [5, True, b"\xff", ["a"], {}, {"text": 5}, {"text": b"a"}, {"delta": "a"}, UNDECODED]
 
 
-def label(data):
-    """Return the name of a case; the default `repr` differs from one test process to the next."""
-    return "undecoded" if data is UNDECODED else str(data)
-
-
-@pytest.mark.parametrize(("data", "text"), TEXT, ids=label)
+@pytest.mark.parametrize(("data", "text"), TEXT, ids=str)
 def test_what_means_one_text_is_read(data, text):
     assert text_in(data) == text
     assert read_text(data) == (text, 0)
 
 
-@pytest.mark.parametrize("data", NOT_TEXT, ids=label)
+@pytest.mark.parametrize("data", NOT_TEXT, ids=str)
 def test_what_does_not_is_unreadable(data):
     assert text_in(data) is None
     assert read_text(data) == ("", 1)
@@ -60,7 +55,7 @@ def test_no_data_is_no_content():
         ([], "", 1),
         (UNDECODED, "", 1),
     ],
-    ids=label,
+    ids=str,
 )
 def test_a_prompt_is_text_or_parts(data, text, unreadable):
     assert read_prompt(data) == (text, unreadable)
@@ -70,7 +65,7 @@ def test_a_prompt_is_text_or_parts(data, text, unreadable):
     ("data", "carries"),
     [("a", True), ({"text": "a"}, True), (b"\xff", True), (UNDECODED, True), (b"", True),
      ("", False), (None, False), ({}, False), ([1], False), (5, False)],
-    ids=label,
+    ids=str,
 )  # fmt: skip
 def test_text_and_what_may_be_text_is_told_from_other_data(data, carries):
     assert carries_text(data) is carries
