@@ -290,6 +290,17 @@ def test_a_repair_without_seq_and_serial_that_was_forgotten_is_dropped():
     assert verdict(state, bare("repair", "new", at_s=10, serials=False)) is APPLY
 
 
+def test_what_only_a_newer_service_knows_is_left_out_and_counted():
+    answer = answered(OPEN)
+    (message,) = answer["messages"]
+    image = {"type": "file", "id": "f", "media_type": "image/png"}
+    message |= {"parts": [image, *message["parts"], image], "newer": 1}
+    view = View(answer | {"newer": {}})
+    assert view.unknown_parts == 2
+    assert view.apply_event(token(4, "d")) is APPLY
+    assert shown(view) == [("r", "abcd", "in_progress")]
+
+
 class TestExclusions:
     AGENTS = answered() | {"agents": ["bot"]}
     ERASED = answered() | {"erased_to": wire.timestamp(BEGAN_MS + 2_500)}

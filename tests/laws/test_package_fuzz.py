@@ -6,6 +6,8 @@ import json
 import os
 import shutil
 import subprocess
+import threading
+from collections import deque
 
 import pytest
 
@@ -14,25 +16,39 @@ from laws.test_client_js import CLIENT, HERE
 
 CASES = int(os.environ.get("FUZZ_CASES", "2000"))
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
+pytestmark = pytest.mark.timeout(300 + CASES // 20)
+
+
+def by_package(cases):
+    """Yield each of *cases* and what the package shows of it, from one Node process."""
+    waiting = deque()
+    command = ["node", HERE / "fuzz.mjs", CLIENT.as_uri()]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as node:
+
+        def write():
+            with node.stdin:
+                for case in cases:
+                    waiting.append(case)
+                    node.stdin.write(json.dumps({"answer": case.answer, "messages": case.messages}))
+                    node.stdin.write("\n")
+
+        threading.Thread(target=write).start()
+        for line in node.stdout:
+            yield waiting.popleft(), json.loads(line)
+    assert (node.returncode, len(waiting)) == (0, 0)
 
 
 @pytest.mark.skipif(shutil.which("node") is None, reason="Node.js is not installed")
 def test_the_package_and_a_view_show_the_same_of_fuzzed_messages():
-    cases = [drawn(seed) for seed in range(FIRST, FIRST + CASES)]
-    lines = [json.dumps({"answer": case.answer, "messages": case.messages}) for case in cases]
-    node = subprocess.run(
-        ["node", HERE / "fuzz.mjs", CLIENT.as_uri()],
-        input="\n".join(lines),
-        capture_output=True,
-        text=True,
-        timeout=60 + CASES / 50,
-        check=True,
-    )
-    by_package = [json.loads(line) for line in node.stdout.splitlines()]
-    differing = [
-        FIRST + index
-        for index, (case, shown) in enumerate(zip(cases, by_package, strict=True))
-        if shown != in_python(case)
-    ]
-    print(f"{CASES} cases, {len(differing)} differ")
+    compared, differing = 0, []
+    for seed, (case, shown) in enumerate(
+        by_package(map(drawn, range(FIRST, FIRST + CASES))), FIRST
+    ):
+        compared += 1
+        if shown != in_python(case):
+            differing.append(seed)
+    print(f"{compared} cases, {len(differing)} differ")
+    assert compared == CASES
     assert not differing, differing[:3]

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 
+import pytest
+
 from laws.fuzzing import drawn, has_replay, in_python, in_service
 
 CASES = int(os.environ.get("FUZZ_CASES", "2000"))
 FIRST = int(os.environ.get("FUZZ_FIRST", "0"))
+pytestmark = pytest.mark.timeout(300 + CASES // 20)
 
 
 def test_a_view_and_the_service_show_the_same_of_fuzzed_messages():

@@ -23,6 +23,7 @@ from rehydrate.core import wire
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import CONTENT, CREATE, TERMINAL, UNDECODED, ChannelMessage, Event
 from rehydrate.core.fold import EDITABLE, STEPS, MessageState, Outcome
+from rehydrate.core.text.content import PART_TYPES
 from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import MAX_OPEN, Timeline
 
@@ -173,10 +174,15 @@ class View:
 
     Args:
         answer: the body of ``GET /v1/conversations/{id}``, parsed.
+
+    Attributes:
+        stale: the answer says that asking again can help.
+        unknown_parts: how many parts of the answer are left out, since only a newer service knows them.
     """
 
     def __init__(self, answer: Mapping[str, Any]) -> None:
-        self._timeline = Timeline(wire.state_of(body) for body in answer["messages"])
+        self.unknown_parts = 0
+        self._timeline = Timeline(wire.state_of(self._known(each)) for each in answer["messages"])
         self._timeline.excluded = wire.exclusions_of(answer).rule
         self._token_names = frozenset(answer.get("token_names", ()))
         self._timeline.spare = MAX_OPEN  # a reader cannot know which responses have a row
@@ -187,6 +193,12 @@ class View:
         self._order: list[str] = [body["id"] for body in answer["messages"]]
         self._encoded: dict[str, dict[str, Any]] = {}
         self.stale = any(reason["retry"] for reason in answer["reasons"])
+
+    def _known(self, body: Mapping[str, Any]) -> dict[str, Any]:
+        """Return *body* without parts of types that only a newer service knows, and count those."""
+        parts = [part for part in body["parts"] if part["type"] in PART_TYPES]
+        self.unknown_parts += len(body["parts"]) - len(parts)
+        return {**body, "parts": parts}
 
     @property
     def messages(self) -> list[dict[str, Any]]:

@@ -321,6 +321,8 @@ def _unpack(packed: bytes) -> list[Timing]:
 
 
 _TEXT_TYPES = frozenset({"text", "refusal", "reasoning"})
+PART_TYPES = _TEXT_TYPES | {"tool_call"}
+"""The types of parts."""
 
 
 def clean_parts(parts: Any) -> list[dict[str, Any]] | None:
