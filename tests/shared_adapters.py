@@ -80,7 +80,10 @@ class HookedPort:
         messages = batch() if callable(batch) else batch
         names = {message.name for message in messages} & self._hooks.keys()
         if names:
-            return asyncio.ensure_future(self._published_late(names, channel, messages))
+            late = asyncio.ensure_future(self._published_late(names, channel, messages))
+            # The caller may have given up. An error that is never read would be logged in another test.
+            late.add_done_callback(lambda done: done.cancelled() or done.exception())
+            return late
         return self._port.publish(channel, messages)
 
     async def _published_late(self, names, channel, messages):
