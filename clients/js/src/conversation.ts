@@ -184,7 +184,8 @@ export class Conversation {
 
   #put(at: number, state: State, more: Partial<Fields> = {}): Conversation {
     const { states } = this.#fields;
-    return this.#with({ ...more, states: at < 0 ? [...states, state] : states.with(at, state) });
+    const [all, messages] = at < 0 ? [[...states, state], [...this.#messages, state.message]] : [states.with(at, state), this.#messages.with(at, state.message)];
+    return new Conversation({ ...this.#fields, ...more, states: all }, messages);
   }
 
   /** Return whether only its place shows that *event* was erased with its stream: section 9.1. */

@@ -43,17 +43,18 @@ const NOTHING: Omit<State, 'message' | 'isNew'> = {
 /** Return the state of a message of an answer. */
 export function stateOf(message: Message): State {
   const parts = message.parts.length || !message.text ? message.parts : [{ type: 'text', text: message.text } as TextPart];
-  const grown = new Map<string, { version: string; part: Part | null; unreadable: boolean }>();
-  for (const part of parts) {
+  const grown = parts.flatMap((part) => {
     const { through, result_through: result } = part as ToolCallPart;
-    if (through) grown.set(through.serial, { version: through.version, part, unreadable: !!through.unreadable });
-    if (result) grown.set(result.serial, { version: result.version, part: null, unreadable: !!result.unreadable });
-  }
+    const own = through ? [[through, part] as const] : [];
+    return result ? [...own, [result, null] as const] : own;
+  }).map(([{ serial, version, unreadable }, part]) => [serial, { version, part, unreadable: !!unreadable }] as const);
   const unreadable = message.unreadable ?? 0;
-  const lost = Math.max(0, unreadable - unreadableOf(grown));
-  const inexact = !message.exact && (!unreadable || grown.size > 0);
-  const ids = (message.recent_ids ?? []).map((id): Id => [id, NO_TIME]);
-  return { ...NOTHING, message, numbered: parts.filter((part) => !part.through), grown, lost, inexact, ids, begun: '', isNew: false };
+  const known = { ...NOTHING, message, numbered: parts, lost: unreadable, inexact: !message.exact && !unreadable, begun: '', isNew: false };
+  const ids = message.recent_ids ? message.recent_ids.map((id): Id => [id, NO_TIME]) : NOTHING.ids;
+  if (!grown.length) return { ...known, ids };
+  const versions = new Map(grown);
+  const lost = Math.max(0, unreadable - unreadableOf(versions));
+  return { ...known, ids, numbered: parts.filter((part) => !part.through), grown: versions, lost, inexact: !message.exact };
 }
 
 /** Return the state of the message that *event* begins, before it is folded. */
@@ -157,7 +158,7 @@ function withEdit(state: State, { serial, edit }: Event): State {
 }
 
 function unreadableOf(grown: State['grown']): number {
-  return [...grown.values()].filter((each) => each.unreadable).length;
+  return grown.size && [...grown.values()].filter((each) => each.unreadable).length;
 }
 
 /** Return *state* with a message that says how exact it is. */
@@ -218,14 +219,16 @@ function add(state: State, event: Event): State {
   const { message, numbered, tail, grown } = state;
   const hasNoStart = event.seq === null && !tail.length && state.begun === null;
   const isMixed = event.seq === null ? !!message.through.seq : hasUnnumbered(state);  // nothing shows their order
-  const known = { ...state, inexact: state.inexact || hasNoStart || isMixed };
-  const next = event.seq === null ? { ...known, tail: put(tail, event) } : { ...known, numbered: addPart(numbered, event) };
-  if (grown.size || (event.seq !== null && tail.length)) return shown(next);
+  const inexact = state.inexact || hasNoStart || isMixed;
+  const next = event.seq === null ? { ...state, inexact, tail: put(tail, event) } : { ...state, inexact };
+  if (grown.size || (event.seq !== null && tail.length)) {
+    return shown(event.seq === null ? next : { ...next, numbered: addPart(numbered, event) });
+  }
   let parts = addPart(message.parts, event);          // nothing follows it: nearly always
   if (message.gaps.length && !message.parts.length) {
     parts = parts.map((part) => ({ ...part, gaps: message.gaps.map(([from, to]) => [0, from, to] as const) }));
   }
-  return { ...next, ...(event.seq !== null && { numbered: parts }), message: { ...next.message, parts, text: textWith(message, parts, event) } };
+  return { ...next, numbered: event.seq === null ? numbered : parts, message: { ...message, parts, text: textWith(message, parts, event) } };
 }
 
 /** Return whether the message has content without seqs. Of an answer, its position shows that. */
