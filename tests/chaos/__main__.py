@@ -16,6 +16,7 @@ import asyncio
 import json
 import random
 import re
+import signal
 import sys
 from collections import Counter
 from pathlib import Path
@@ -129,11 +130,13 @@ async def changed(world, rounds):
     return count
 
 
-async def played_in(plan, chance, *, keeps_channels, no_mounts, folder):
+async def played_in(plan, chance, *, keeps_channels, no_mounts, folder, stopping):
     """Play the rounds of *plan*, pairs of a number and the faults, in one world."""
     async with running(keeps_channels=keeps_channels, no_mounts=no_mounts, folder=folder) as world:
         rounds = []
         for number, names in plan:
+            if stopping.is_set():
+                break
             rounds.append(await play(world, number, chance, names=names))
             sys.stderr.write(line(rounds[-1]) + "\n")
         return {
@@ -145,7 +148,12 @@ async def played_in(plan, chance, *, keeps_channels, no_mounts, folder):
 
 
 async def played(plans, seed, *, no_mounts=None, folder=None):
-    """Play each of *plans* in a world of its own, concurrently; every other one keeps its channels."""
+    """Play each of *plans* in a world of its own, concurrently; every other one keeps its channels.
+
+    After SIGTERM no round begins any more.
+    """
+    stopping = asyncio.Event()
+    asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stopping.set)
     async with asyncio.TaskGroup() as group:
         playing = []
         for index, plan in enumerate(plans):
@@ -160,6 +168,7 @@ async def played(plans, seed, *, no_mounts=None, folder=None):
                         keeps_channels=not index % 2,
                         no_mounts=no_mounts,
                         folder=where,
+                        stopping=stopping,
                     )
                 )
             )

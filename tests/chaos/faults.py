@@ -122,7 +122,7 @@ async def postgres_fails_over(world, chance):
                 " WHERE datname = $1 AND pid <> pg_backend_pid()",
                 name,
             )
-            await asyncio.sleep(chance.uniform(2, 6))
+            await asyncio.sleep(chance.uniform(5, 9))
             return await until_fired(sessions)
         finally:
             await admin.execute(f'ALTER DATABASE "{name}" RESET default_transaction_read_only')

@@ -24,6 +24,7 @@ from rehydrate.core.codecs import decode_all
 from rehydrate.core.text.assembly import spoken_text
 from rehydrate.core.timeline import Timeline
 from rehydrate.embedded.postgres import EmbeddedPostgres
+from rehydrate.errors import ChannelUnavailable
 from rehydrate.postgres.migrations import migrate
 
 KEY = "chaos.key:" + "k" * 32
@@ -217,6 +218,13 @@ class World:
 
     async def channel_texts(self, conversation_id):
         """Return the texts of the channel's history, by response."""
+        async with asyncio.timeout(_CONTROL_TIMEOUT_S):
+            while True:
+                with suppress(ChannelUnavailable):
+                    return await self._channel_texts(conversation_id)
+                await asyncio.sleep(1)
+
+    async def _channel_texts(self, conversation_id):
         how = {"endpoint": "127.0.0.1", "port": self.channel_port, "tls": False}
         timeline = Timeline()
         async with AblyChannel(KEY, **how) as log:

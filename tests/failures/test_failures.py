@@ -14,6 +14,7 @@ from chaos.world import KEY, LEASE_S
 from failures.watching import watching
 from participants import publisher_to
 from stalling import standing_still
+from waiting import until
 
 pytestmark = [
     pytest.mark.slow,
@@ -94,9 +95,14 @@ async def test_f02_postgres_stands_still(world, watched, row):
 
 
 async def test_f03_postgres_fails_over(world, watched, row):
-    """Postgres fails over to a read-only server, which becomes writable after 2 s."""
+    """Postgres fails over to a read-only server, which becomes writable after 5 s."""
     async with watched() as watch:
-        await during(watch, world, "postgres_fails_over")
+        injected = asyncio.create_task(
+            faults.inject(world, "postgres_fails_over", faults.Shortest())
+        )
+        await until(lambda: STORE_DOWN in watch.ready)
+        await watch.respond("meanwhile")
+        assert await injected
     row.shows(
         watch,
         publisher={"before": "completed", "meanwhile": "StoreUnavailable"},
