@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 DOCUMENT = ROOT / "docs" / "exactness.md"
 ITEMS = [
     *(str(number) for number in range(1, 14)),
-    *(f"S{number}" for number in range(1, 24)),
+    *(f"S{number}" for number in range(1, 25)),
     *(f"M{number}" for number in range(1, 12)),
 ]
 TEST = re.compile(r"`(tests/[\w/]+\.py(?:::\w+)+)`")

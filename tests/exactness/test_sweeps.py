@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 
 from exactness.viewing import viewing
@@ -61,6 +63,56 @@ class Test7DeadBetweenTheCommitAndTheStop:
             assert await swept(chat, "r")
             await until(lambda: view.texts == {"r": ("abc", "completed")})
         assert (await chat.shown()) == {"r": ("abc", "completed")}
+
+
+class TestS24AMessageIsPostedWhileItStreams:
+    POSTED: ClassVar = {"r": ("posted", "completed")}
+
+    async def test_live_readers_get_the_posted_text_and_its_end(self, chat):
+        async with viewing(chat) as view:
+            await chat.publish_response("r", "ab", stop=False, client_id="agent")
+            await chat.store_messages(NewMessage("r", "assistant", text="posted"))
+            assert not (await chat.lease("r")).expired  # history may lag
+            await chat.take_over("r")
+            assert await swept(chat, "r")
+            await view.shows(**self.POSTED)
+            await chat.publish_message("token", "c", client_id="agent", responseId="r", seq=3)
+            await chat.publish_message("stop", client_id="agent", responseId="r", seq=4)
+            await chat.catch_up()
+            await view.wait_for("stop", 2)
+            await view.shows(**self.POSTED)
+        assert await chat.shown() == await chat.stored() == self.POSTED
+        assert (await chat.lease("r")).stop_acked  # its end is published once
+
+    async def test_a_response_that_ended_on_the_channel_is_shown_as_posted_too(self, chat):
+        async with viewing(chat) as view:
+            await chat.publish_response("r", "ab")
+            await chat.store_messages(NewMessage("r", "assistant", text="posted"))
+            await view.wait_for("stop", 1)
+            await chat.take_over("r")
+            assert await swept(chat, "r")
+            await view.shows(**self.POSTED)
+
+    async def test_its_publisher_cannot_repair_it(self, chat):
+        await chat.store_messages(NewMessage("r", "assistant", text="posted"))
+        await chat.publish_response("r", "ab", stop=False)
+        for _ in range(2):
+            await chat.publish_message("response-complete", "other", responseId="r", seq=9)
+            assert await chat.shown() == self.POSTED
+            await chat.catch_up()
+            assert await chat.stored() == self.POSTED
+
+    async def test_it_ends_also_if_its_stream_begins_later(self, chat):
+        await chat.store_messages(NewMessage("r", "assistant", text="posted"))
+        await chat.take_over("r")
+        assert not await swept(chat, "r")
+        assert (await chat.lease("r")).stop_acked
+        assert await chat.on_channel() == []  # nothing streams it: nothing is published
+        async with viewing(chat) as view:
+            await chat.publish_response("r", "ab", stop=False)
+            await chat.catch_up()
+            assert await swept(chat, "r")
+            await view.shows(**self.POSTED)
 
 
 class Test8TheSweeperKeepsAllText:

@@ -16,6 +16,7 @@ from rehydrate.history import History
 from rehydrate.maintenance.verify import verify
 from rehydrate.ports import Outgoing
 from rehydrate.publish import respond as responding
+from rehydrate.record.import_messages import NewMessage
 from shared_adapters import HookedPort
 from waiting import PATIENCE_S, until
 
@@ -189,6 +190,16 @@ async def test_the_committed_text_of_our_own_publisher_wins_over_the_channel(his
     assert (finding.fault, finding.mended) == ("channel", True)
     assert await text(history, "v5") == "what was committed"
     assert not (await history.verify("v5")).findings
+
+
+async def test_a_posted_text_wins_over_the_channel_that_streams_its_id(history):
+    for seq, (name, text_) in enumerate([("start", None), ("token", "other"), ("stop", None)]):
+        await publish_message(history, "v9", seq, name, text_)
+    await history.store_messages("v9", [NewMessage("r1", "assistant", text="posted")])
+    (finding,) = (await history.verify("v9", mend=True)).findings
+    assert (finding.fault, finding.mended) == ("channel", True)
+    assert await text(history, "v9") == "posted"
+    assert not (await history.verify("v9")).findings
 
 
 async def test_a_message_whose_start_expired_is_compared_from_there_on(history, ably):

@@ -106,6 +106,10 @@ def fold(state: MessageState, event: Event) -> Outcome:
     Only an event that is ``FOLDED`` changes the content. One of a higher gen empties the message
     first, whatever the outcome; a pointer is noted; a second start makes the message inexact.
     """
+    if state.posted:
+        if state.role != "user" and event.kind in _OPEN_STEPS:
+            state.note_stream(event.client_id, event.gen, event.seq)
+        return Outcome.OLD
     if state.owner is not None and state.owner.client_id != event.client_id:
         return Outcome.FOREIGN
     if event.gen != state.gen and (event.gen < state.gen or state.ended):

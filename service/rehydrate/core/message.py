@@ -78,6 +78,7 @@ class MessageState:
         headless: it holds content without seq whose start was not seen.
         inexact: an event was seen that nothing can put in order, or one may be missing.
         sealed: nothing without a seq may be added: a repair or an import was the whole.
+        posted: a backend stored it whole; no event of the channel changes its content.
         pointer: the highest seq of a repair whose content only the store has; -1: none.
         edits: the version of each channel message that was edited after its create, by serial.
         unreadable_seqs: the seqs of events whose content could not be read, as the first and last of
@@ -108,6 +109,7 @@ class MessageState:
         "owner",
         "pointer",
         "position",
+        "posted",
         "prompt_id",
         "provisional",
         "recent",
@@ -157,7 +159,7 @@ class MessageState:
         self.start_id: str | None = None
         self.repaired: int | None = None
         self.recent: dict[str, int] = {}
-        self.headless = self.inexact = self.sealed = self.provisional = False
+        self.headless = self.inexact = self.sealed = self.provisional = self.posted = False
         self.pointer = -1
         self.unreadable_seqs: Sequence[Sequence[int]] = ()
         self.edits: Mapping[str, str] = {}
@@ -248,7 +250,29 @@ class MessageState:
         self.prompt_id = self.prompt_id if prompt_id is None else prompt_id
         self.usage = self.usage if usage is None else usage
         self.annotate(metadata)
-        self.changed = True
+        self.posted = self.changed = True
+
+    def note_stream(self, client_id: str | None, gen: int, seq: int | None) -> None:
+        """Record an event of the channel for this message, which a backend has posted.
+
+        Live readers show what is streamed, until its end is published after the last seq, under the
+        gen and the clientId of its publisher. The content stays.
+
+        Args:
+            client_id: who published the event; the first one counts as the publisher.
+            gen: of the event.
+            seq: of the event; None: it has none.
+        """
+        if self.owner is None:
+            self.owner, self.changed = Owner(client_id), True
+        if self.owner.client_id != client_id or gen < self.gen:
+            return
+        last = -1 if self.seq is None or gen > self.gen else self.seq
+        if gen > self.gen or (seq is not None and seq > last):
+            self.gen, self.seq = gen, seq
+            self.repaired, self.end = seq, None if seq is None else seq + 1
+            self.runs[0].last = seq or 0
+            self.changed = True
 
     def interrupt(self, at_ms: int) -> None:
         """End the message provisionally: the idle limit passed. A later event reopens it."""

@@ -147,6 +147,9 @@ async def _fence(
         lease = await locked.lease(state.id)
         if lease is None or lease.stop_acked or not lease.expired:
             continue
+        if state.posted and state.owner is None:
+            await locked.set_stop_acked(state.id)  # the channel has nothing of it that would end
+            continue
         if state.ended or abs(now_ms - last_event_ms(state)) >= lease_ms:
             await locked.fence(state.id, holder, SWEEP_LEASE_S)
             fenced.append(state)

@@ -104,8 +104,9 @@ async def verify(
         if found is None:
             continue
         if not found.fault:
+            by_us = stored[found.message_id].posted
             async with store.locked(conversation_id, name) as locked:
-                by_us = await locked.lease(found.message_id) is not None
+                by_us = by_us or await locked.lease(found.message_id) is not None
             found = found._replace(fault="channel" if by_us else "store")
         where = (conversation_id, name)
         if mend and found.fault == "store":

@@ -182,7 +182,7 @@ NAMES = (
     "role", "gen", "status", "prompt_id", "owner", "anonymous", "started_ms", "finished_ms",
     "metadata", "usage", "error", "end", "seq", "serial", "last_id", "start_id", "repaired",
     "headless", "inexact", "sealed", "provisional", "pointer", "recent", "steps", "ephemeral",
-    "unreadable_seqs", "edits",
+    "unreadable_seqs", "edits", "posted",
 )  # fmt: skip
 """The attributes of `MessageState` that are stored under their own names.
 

@@ -281,11 +281,24 @@ async def _fold_onto_rows(
     timeline.learn(asked, states.values())
     if hole is not None:
         timeline.mark_inexact()
+    unstreamed = [s for s in timeline.messages.values() if s.posted and s.owner is None]
     timeline.fold(events)
     changed = [state for state in timeline.messages.values() if state.changed]
     if changed:
         await locked.put(changed)
+    for state in unstreamed:
+        if state.owner is not None:  # live readers show what the channel has of it
+            await leave_end_to_sweeper(locked, state.id)
     return timeline
+
+
+async def leave_end_to_sweeper(
+    locked: LockedConversation, message_id: str, *, after_s: float = 0.0
+) -> None:
+    """Give the message a lease of *after_s* seconds, so that a sweeper then publishes its stop."""
+    lease = await locked.lease(message_id)
+    if lease is None or not lease.fenced:
+        await locked.grant(message_id, "stored", after_s)
 
 
 def _growing(

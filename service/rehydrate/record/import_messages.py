@@ -9,11 +9,16 @@ from rehydrate.core import wire
 from rehydrate.core.event import TERMINAL, Status
 from rehydrate.core.fold import MessageState
 from rehydrate.core.json import is_json
-from rehydrate.core.positions import check_conversation_id, check_message_id, insertion_position
+from rehydrate.core.positions import (
+    HISTORY_LAG_MS,
+    check_conversation_id,
+    check_message_id,
+    insertion_position,
+)
 from rehydrate.core.text.content import check_parts, clean_parts
 from rehydrate.core.wire import MAX_MS
 from rehydrate.errors import BadParameter, ChannelUnavailable, Conflict
-from rehydrate.record.catch_up import catch_up
+from rehydrate.record.catch_up import catch_up, leave_end_to_sweeper
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -24,6 +29,9 @@ if TYPE_CHECKING:
 _log = logging.getLogger(__name__)
 
 _ROLES = ("user", "assistant")
+
+_HISTORY_S = HISTORY_LAG_MS / 1000 + 1.0
+"""When the channel is read for what it may stream of the stored messages, in seconds."""
 
 
 class NewMessage(NamedTuple):
@@ -78,6 +86,9 @@ async def store_messages(
     the repair and the stop of that sweep need the seqs after those that the channel has; where Ably
     does not answer, they get the seqs after those in the store.
 
+    The channel may stream a response of which the store knows nothing yet. So a sweep records the
+    channel when history has had its time, and ends there what it finds (exactness S24).
+
     Args:
         ctx: the adapters and limits.
         conversation_id: the conversation; it is created if it does not exist.
@@ -117,7 +128,7 @@ async def _store(
     channel_name = ctx.default_channel(conversation_id)
     async with ctx.store.locked(conversation_id, channel_name) as locked:
         known = await locked.messages([new.id for new in messages])
-        states, on_channel = [], []
+        states, on_channel, latest = [], [], None
         for index, new in enumerate(messages):
             old = known.get(new.id)
             if await _is_stored(locked, new, old, now_ms):
@@ -127,11 +138,14 @@ async def _store(
                 raise _NotRecordedError
             on_channel += [old.id] if old is not None else []
             states.append(_finished(new, old, now_ms, index))
+            latest = new.id if new.role == "assistant" and old is None else latest
             known[new.id] = states[-1]
             result.stored.append(new.id)
         await locked.put(states)
         for message_id in on_channel:
-            await _leave_end_to_sweeper(locked, message_id)
+            await leave_end_to_sweeper(locked, message_id)
+        if latest is not None:  # the sweep of one records what the channel has of all of them
+            await leave_end_to_sweeper(locked, latest, after_s=_HISTORY_S)
     return result
 
 
@@ -157,13 +171,6 @@ async def _is_stored(
     if await _is_being_published(locked, new.id):
         raise Conflict(f"response {new.id!r} is being published")
     return False
-
-
-async def _leave_end_to_sweeper(locked: LockedConversation, message_id: str) -> None:
-    """Give the message a lease that has run out, so that a sweeper publishes its stop."""
-    lease = await locked.lease(message_id)
-    if lease is None or not lease.fenced:
-        await locked.grant(message_id, "stored", 0.0)
 
 
 def _check(new: NewMessage) -> None:
