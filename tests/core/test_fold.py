@@ -153,6 +153,32 @@ class TestNumbered:
         fold(state, start(id_="two", at_s=5))
         assert state.exact
 
+    def test_a_start_after_the_end_names_the_prompt_and_its_serial_is_not_kept(self):
+        state = folded(token(1, "a"), stop(2, at_s=3))
+        serial = state.serial
+        for at_s in (5, 6):
+            assert fold(state, start(prompt_id=f"p{at_s}", at_s=at_s)) is Outcome.OLD
+        assert (state.prompt_id, state.serial, state.changed) == ("p5", serial, True)
+
+    def test_content_with_and_without_seqs_is_not_exact(self):
+        for events in (
+            (start(), nameless("token", "b", at_s=0.5), token(1, "a")),
+            (start(), token(1, "a"), nameless("token", "b", at_s=9)),
+        ):
+            state = folded(*events)
+            assert (sorted(text_of(state)), state.exact) == (["a", "b"], False)
+
+    def test_a_posted_message_takes_nothing_and_notes_who_streams_it(self):
+        state = MessageState("r")
+        state.import_finished([{"type": "text", "text": "x"}], "completed", finished_ms=1)
+        for each in (start(), token(1, "a"), repair(1, "b"), event("cancel", None)):
+            assert fold(state, each) is Outcome.OLD
+        assert (text_of(state), state.seq, state.owner is not None) == ("x", 1, True)
+        prompt = MessageState("p", "user")
+        prompt.import_finished([{"type": "text", "text": "?"}], "completed", finished_ms=1)
+        assert fold(prompt, event("prompt", None, "!")) is Outcome.OLD
+        assert prompt.owner is None
+
     def test_a_cancel_does_not_change_a_message(self):
         assert fold(folded(*ABC), event("cancel", None, at_s=9)) is Outcome.OLD
 

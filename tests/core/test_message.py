@@ -5,10 +5,10 @@ from __future__ import annotations
 from itertools import permutations
 
 from core.builders import BEGAN_MS, event, folded, start, stop, text, text_of, timeline_of, token
-from core.growing import at, create, full
-from rehydrate.core import message
+from core.growing import create
+from rehydrate.core import message, wire
 from rehydrate.core.fold import MessageState, Owner, fold
-from rehydrate.core.message import NO_TIME_MS, read_again_from
+from rehydrate.core.message import NO_TIME_MS
 from rehydrate.core.text import content
 
 
@@ -91,6 +91,21 @@ class TestVerbs:
         state.import_finished([text("b")], "completed", finished_ms=9)
         assert (text_of(state), state.sealed) == ("b", True)
 
+    def test_a_posted_message_keeps_its_content_and_notes_who_streams_it_and_how_far(self):
+        state = MessageState("r")
+        state.import_finished([text("a")], "completed", finished_ms=9)
+        noted = [("agent", 1, None), ("agent", 1, 3), ("agent", 1, 2), ("other", 1, 8)]
+        for publisher, gen, seq in noted:
+            state.note_stream(publisher, gen, seq)
+        assert (state.owner, state.seq, state.repaired, state.end) == (Owner("agent"), 3, 3, 4)
+        state.mark_stored()
+        state.note_stream("agent", 1, 3)
+        assert not state.changed
+        state.note_stream("agent", 2, 1)
+        state.note_stream("agent", 1, 9)
+        assert (state.gen, state.seq, state.end, state.changed) == (2, 1, 2, True)
+        assert (text_of(state), state.gaps(), state.runs[0].last) == ("a", [], 1)
+
     def test_an_interrupted_message_is_reopened_by_a_later_event(self):
         state = folded(start(), token(1, "a"))
         state.mark_stored()
@@ -163,16 +178,6 @@ def test_room_is_measured_again_before_an_event_is_refused(monkeypatch):
     MessageState("x").count_part_changes(1)
 
 
-def test_history_is_read_again_from_the_oldest_message_that_may_grow():
-    (open_, ended) = (
-        timeline_of(create(3, "a")).messages["r"],
-        timeline_of(full(1, 2, "b", done=True)).messages["r"],
-    )
-    assert read_again_from([open_, ended], BEGAN_MS + 60_000).serial == at(3)
-    assert read_again_from([ended], BEGAN_MS + 60_000) is None
-    assert read_again_from([ended], BEGAN_MS + 3_000).serial == at(1)
-
-
 def test_the_id_of_an_event_that_changed_nothing_is_kept_as_long_as_any_other():
     state = MessageState("r")
     assert not state.has_forgotten(BEGAN_MS)
@@ -235,3 +240,25 @@ def test_an_import_and_a_take_over_have_nothing_unreadable():
 
 def test_content_without_anything_to_show_is_not_unreadable():
     assert folded(start(), event("void", 1), token(2, "a")).exact
+
+
+def test_content_without_seqs_is_known_also_of_a_message_from_its_wire_form():
+    unnumbered = folded(event("start", None), event("token", None, "a", at_s=1))
+    begun = folded(start(), event("token", None, "a", at_s=1))
+    numbered = folded(token(0, "a"))
+    none = folded(start())
+    for state, expected in ((unnumbered, True), (begun, True), (numbered, False), (none, False)):
+        for each in (state, wire.state_of(wire.message(state))):
+            assert each.has_unnumbered_content is expected
+    unnumbered.seal()
+    assert not unnumbered.has_unnumbered_content
+
+
+def test_a_response_that_ended_without_seq_and_content_is_not_exact():
+    nothing = folded(event("start", None), event("stop", None, at_s=1))
+    counted = folded(start(), stop(1))
+    for state, expected in ((nothing, False), (counted, True)):
+        for each in (state, wire.state_of(wire.message(state))):
+            assert each.exact is expected
+    assert folded(event("start", None)).exact
+    assert folded(event("token", None, "a"), event("start", None), event("stop", None)).parts()

@@ -436,6 +436,24 @@ class TestLookup:
         timeline.fold([ended])
         assert timeline.lookup([ended]).is_empty
 
+    def test_the_ids_of_events_are_looked_up_that_those_before_them_let_begin_a_message(self):
+        began, plain, numbered, again = decode_all(
+            [
+                published("start", None, at_s=0),
+                published("token", "a", at_s=1),
+                published("token", "b", at_s=2, seq=1),
+                published("start", None, at_s=3),
+            ]
+        )
+        timeline = Timeline()
+        timeline.fold([began])
+        assert timeline.lookup([plain]).is_empty
+        assert timeline.lookup([plain, numbered]).ids == set(names_of(numbered))
+        assert timeline.lookup([numbered, plain]).ids == {*names_of(numbered), *names_of(plain)}
+        assert timeline.lookup([again]).ids == set(names_of(again))
+        timeline.fold([plain])
+        assert timeline.lookup([plain]).is_empty
+
     def test_what_is_known_is_not_replaced_by_what_is_stored(self):
         timeline = timeline_of(*whole("a", "x", 0))
         known = timeline.messages["a"]

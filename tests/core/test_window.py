@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from core.builders import BEGAN_MS, published, serial
+from core.builders import BEGAN_MS, published, serial, timeline_of
+from core.growing import at, create, full
 from rehydrate.core.event import Event, Version
 from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS
 from rehydrate.core.text.versioned_messages import VersionedHeader
@@ -20,6 +21,7 @@ from rehydrate.core.window import (
     missed,
     needs_no_read,
     outside,
+    read_again_from,
     read_from_ms,
     since_recorded,
     spanned,
@@ -249,3 +251,13 @@ class TestTombstone:
 )
 def test_an_interval_is_lost_until_a_read_covers_all_of_it(covered, left):
     assert outside([LostInterval(10, 20), LostInterval(30, 40)], covered) == tuple(left)
+
+
+def test_history_is_read_again_from_the_oldest_message_that_may_grow():
+    (open_, ended) = (
+        timeline_of(create(3, "a")).messages["r"],
+        timeline_of(full(1, 2, "b", done=True)).messages["r"],
+    )
+    assert read_again_from([open_, ended], BEGAN_MS + 60_000).serial == at(3)
+    assert read_again_from([ended], BEGAN_MS + 60_000) is None
+    assert read_again_from([ended], BEGAN_MS + 3_000).serial == at(1)

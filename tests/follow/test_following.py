@@ -7,8 +7,9 @@ from contextlib import aclosing
 
 import pytest
 
-from participants import history_over, publisher_to
+from participants import history_over, publisher_to, reading
 from rehydrate.errors import BadParameter, StoreUnavailable
+from rehydrate.ports import Outgoing
 
 pytestmark = pytest.mark.filterwarnings("ignore:The 'warn' method:DeprecationWarning:ably")
 
@@ -52,3 +53,31 @@ async def test_followers_end_when_the_history_is_closed(module_database, server)
         events = history.follow("c")
         await anext(events)
     assert [each async for each in events] == []
+
+
+@pytest.mark.parametrize("recorded", [False, True])
+async def test_a_claim_that_changes_the_owner_of_an_early_token_is_followed(
+    module_database, server, recorded
+):
+    conversation = f"j-{secrets.token_hex(4)}"
+    headers = {"headers": {"responseId": "r", "seq": 1}}
+    early = Outgoing("token", "of a stranger", "early", headers, "mallory")
+    async with history_over(module_database, server) as history:
+        async with reading(history, conversation) as follower:
+            await follower.until(lambda r: r.snapshots)
+            await history._channel.publish(f"ai:{conversation}", [early])
+            await follower.until(lambda r: r.texts.get("r") == "of a stranger")
+            if recorded:
+                await history.catch_up(conversation)
+            async with history.respond(conversation, "r") as response:
+                response.write("of the agent")
+                await follower.until(lambda r: r.texts.get("r") == "of the agent")
+                snapshots = len(follower.reader.snapshots)
+                again = Outgoing("start", None, "late", {"headers": {"responseId": "r"}}, "mallory")
+                await history._channel.publish(f"ai:{conversation}", [again])
+                await follower.until(lambda r: len(r.snapshots) > snapshots)
+                response.write(", whole")
+            shown = await follower.until(lambda r: r.statuses["r"] == "completed")
+        assert shown.texts == {"r": "of the agent, whole"}
+        (message,) = (await history.hydrate(conversation)).messages
+        assert message["text"] == shown.texts["r"]

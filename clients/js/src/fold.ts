@@ -29,6 +29,8 @@ export interface State {
   readonly lost: number;
   /** Something else than that keeps it from being exact. */
   readonly inexact: boolean;
+  /** A stop without seq has ended it: nothing tells how much came before. */
+  readonly uncounted: boolean;
   readonly ids: readonly Id[];
   /** The id of its start; null: no start was seen; empty: it has begun, id unknown. */
   readonly begun: string | null;
@@ -37,7 +39,7 @@ export interface State {
 }
 
 const NOTHING: Omit<State, 'message' | 'isNew'> = {
-  numbered: [], tail: [], grown: new Map(), lost: 0, inexact: false, ids: [], begun: null,
+  numbered: [], tail: [], grown: new Map(), lost: 0, inexact: false, uncounted: false, ids: [], begun: null,
 };
 
 /** Return the state of a message of an answer. */
@@ -161,11 +163,17 @@ function unreadableOf(grown: State['grown']): number {
   return grown.size && [...grown.values()].filter((each) => each.unreadable).length;
 }
 
+/** Return true if a stop without seq ended it and no content was read: that may be ephemeral. */
+function mayLackAll({ message, uncounted, begun, numbered, tail, grown }: State): boolean {
+  const nothing = !numbered.length && !tail.length && !grown.size && !message.sealed && message.repaired === null;
+  return uncounted && nothing && begun !== '' && isEnded(message);
+}
+
 /** Return *state* with a message that says how exact it is. */
 function counted(state: State): State {
   const { message, lost, grown, inexact } = state;
   const unreadable = lost + unreadableOf(grown);
-  const exact = !inexact && !unreadable;
+  const exact = !inexact && !unreadable && !mayLackAll(state);
   return exact === message.exact && unreadable === (message.unreadable ?? 0) ? state : { ...state, message: { ...message, exact, unreadable } };
 }
 
@@ -201,7 +209,7 @@ function changedBy(state: State, event: Event): Changed {
     ...(event.error != null && { error: event.error }),
     ...(event.usage != null && { usage: event.usage }),
   };
-  return { state: { ...state, message: settled(ended) } };
+  return { state: { ...state, uncounted: event.seq === null, message: settled(ended) } };
 }
 
 function start(state: State, event: Event): Changed {

@@ -24,7 +24,7 @@ from rehydrate.core.text.assembly import assemble
 from rehydrate.core.text.content import NO_SEQ, SizeBudget, collapsed_run, measured
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from rehydrate.core.event import Event
     from rehydrate.core.text.content import Run
@@ -255,13 +255,8 @@ class MessageState:
     def note_stream(self, client_id: str | None, gen: int, seq: int | None) -> None:
         """Record an event of the channel for this message, which a backend has posted.
 
-        Live readers show what is streamed, until its end is published after the last seq, under the
-        gen and the clientId of its publisher. The content stays.
-
-        Args:
-            client_id: who published the event; the first one counts as the publisher.
-            gen: of the event.
-            seq: of the event; None: it has none.
+        The content stays. Live readers show what is streamed, until the posted content and its end
+        are published after the last seq, under the gen and the clientId of the first publisher.
         """
         if self.owner is None:
             self.owner, self.changed = Owner(client_id), True
@@ -379,7 +374,15 @@ class MessageState:
     @property
     def exact(self) -> bool:
         """False if the text cannot be shown to be everything up to ``through``."""
-        return not (self.inexact or self.headless or self.pointer > self.covered or self.unreadable)
+        unknown = self.inexact or self.headless or self.pointer > self.covered
+        return not (unknown or self.unreadable or self.may_lack_all)
+
+    @property
+    def may_lack_all(self) -> bool:
+        """True if a stop without seq ended it and no content was read: that may be ephemeral."""
+        if self.end is not None or not self.ended or self.tail is not None or self.versioned:
+            return False
+        return not any(run.segments or run.collapsed for run in self.runs)
 
     @property
     def unreadable(self) -> int:
@@ -389,10 +392,7 @@ class MessageState:
 
     @property
     def has_unnumbered_content(self) -> bool:
-        """True if it has content without seqs, after which its numbered content may lie.
-
-        What was read from the wire form has one run; its ids show that they are not numbered.
-        """
+        """True if it has content without seqs. The wire form shows it by the ids of the margin."""
         if self.tail is not None or not self.runs:
             return self.tail is not None
         first = self.runs[0]
@@ -497,21 +497,3 @@ class MessageState:
         self.note_read(NO_SEQ)
         self.headless = self.inexact = False
         self.sealed = True
-
-
-def read_again_from(
-    states: Iterable[MessageState], read_at_ms: int
-) -> versioned_messages.VersionedHeader | None:
-    """Return the oldest versioned message in *states* that may still grow; None: none may.
-
-    Those of a response that is open, or that ended within the margin before *read_at_ms*: a version
-    that was published before the end may become visible after it.
-    """
-    growing = [
-        message.header
-        for state in states
-        if state.status not in TERMINAL or (state.finished_ms or 0) > read_at_ms - MARGIN_MS
-        for message in state.versioned.values()
-        if not message.header.is_last
-    ]
-    return min(growing, default=None)

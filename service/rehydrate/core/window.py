@@ -38,12 +38,14 @@ from __future__ import annotations
 import hashlib
 from typing import TYPE_CHECKING, NamedTuple
 
+from rehydrate.core.event import TERMINAL
 from rehydrate.core.positions import HISTORY_LAG_MS, MARGIN_MS, serial_time_ms
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     from rehydrate.core.event import ChannelMessage, Event
+    from rehydrate.core.message import MessageState
     from rehydrate.core.text.versioned_messages import VersionedHeader
 
 REWIND_REACH_MS = 110_000
@@ -282,3 +284,19 @@ def advanced(
         max(old.timestamp_ms, newest_ms),
         read_at_ms,
     )
+
+
+def read_again_from(states: Iterable[MessageState], read_at_ms: int) -> VersionedHeader | None:
+    """Return the oldest versioned message in *states* that may still grow; None: none may.
+
+    Those of a response that is open, or that ended within the margin before *read_at_ms*: a version
+    that was published before the end may become visible after it.
+    """
+    growing = [
+        message.header
+        for state in states
+        if state.status not in TERMINAL or (state.finished_ms or 0) > read_at_ms - MARGIN_MS
+        for message in state.versioned.values()
+        if not message.header.is_last
+    ]
+    return min(growing, default=None)

@@ -273,7 +273,7 @@ class Feed:
         try:
             page = Page(MAX_LIMIT)
             reading = await read(self._ctx, self.conversation_id, page=page, source=source)
-            conversation = LiveConversation(reading)
+            conversation = LiveConversation(reading, self.conversation)
             await conversation.look_up(self._ctx, self.recent.since(self._merge_from_ms))
         except StoreUnavailable as error:
             _log.warning("the store does not answer while a followed conversation is read")
@@ -316,11 +316,12 @@ class Feed:
         if self._snapshot is None:
             return
         reading, conversation = self._snapshot
-        stuck = [
-            event
-            for event in self.recent.since(self._merge_from_ms)
-            if conversation.apply(event).verdict is Verdict.AGAIN
-        ]
+        stuck, contested = [], False
+        for event in self.recent.since(self._merge_from_ms):
+            change = conversation.apply(event)
+            contested |= change.contested
+            if change.verdict is Verdict.AGAIN:
+                stuck.append(event)
         if force:
             for event in stuck:
                 conversation.force(event)
@@ -330,7 +331,9 @@ class Feed:
             resync.Merged(
                 forced=force,
                 missing=frozenset() if force else frozenset(event.message_id for event in stuck),
-                stale=conversation.stale or self.recent.may_miss_backlog(reading.history),
+                stale=contested
+                or conversation.stale
+                or self.recent.may_miss_backlog(reading.history),
                 meets=self.recent.meets(reading.history),
             )
         )
@@ -458,6 +461,8 @@ class Feed:
             self.wake()
         elif change.verdict is Verdict.AGAIN:
             self._handle(resync.Gap(event.message_id))
+        elif change.contested:
+            self.read_again()
 
     # -- tasks ------------------------------------------------------------------------------------
 

@@ -39,13 +39,21 @@ _MAX_REPLAYS = 100
 
 Part = dict[str, Any]
 
+_MAX_CONTESTED = 100
+"""How many pairs of a message and a client that started it without owning it are remembered."""
+
 
 class Change(NamedTuple):
-    """The effect of a live event: the verdict, and the events to emit for which message."""
+    """The effect of a live event: the verdict, and the events to emit for which message.
+
+    ``contested``: for the first time another client than the owner starts the open message. A claim
+    changes the owner in the store alone, so reading again shows whose the message is.
+    """
 
     verdict: Verdict
     emitted: tuple[Event, ...] = ()
     message_id: str | None = None
+    contested: bool = False
 
 
 _DROPPED = Change(Verdict.DROP)
@@ -60,10 +68,17 @@ class LiveConversation:
 
     Args:
         reading: the conversation as it was read; its timeline is advanced in place.
+        earlier: the conversation that this one takes the place of.
+
+    Attributes:
+        contested: open messages, and clients that have started them without owning them.
     """
 
-    def __init__(self, reading: Reading) -> None:
+    def __init__(self, reading: Reading, earlier: LiveConversation | None = None) -> None:
         self._reading = reading
+        self.contested: BoundedCache[tuple[str, str | None], None] = (
+            BoundedCache(_MAX_CONTESTED) if earlier is None else earlier.contested
+        )
         self._timeline = reading.timeline
         self._timeline.spare = MAX_OPEN  # live events do not show which responses have a row
         self._rows = {row.id: row for row in reading.stored.finished}
@@ -119,8 +134,17 @@ class LiveConversation:
         if decision is not Verdict.APPLY:
             if decision is Verdict.DROP:
                 self._timeline.note_dropped(message, event)
-            return Change(decision)
+            return Change(decision, contested=self._contests(message, event))
         return self._fold(message, event)
+
+    def _contests(self, message: MessageState | None, event: Event) -> bool:
+        if message is None or message.ended or message.owner is None or event.kind != "start":
+            return False
+        key = (message.id, event.client_id)
+        if message.owner.client_id == event.client_id or key in self.contested:
+            return False
+        self.contested[key] = None
+        return True
 
     def _accepts(self, event: Event) -> bool:
         return ("open", event.kind) in STEPS and self._timeline.rejection(event) is None

@@ -50,10 +50,9 @@ from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from rehydrate.core.codecs import decode_all
 from rehydrate.core.fold import MessageState, Outcome
-from rehydrate.core.message import read_again_from
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.core.timeline import MAX_OPEN, Timeline, ignored
-from rehydrate.core.window import Window, advanced, missed, read_from_ms, spanned
+from rehydrate.core.window import Window, advanced, missed, read_again_from, read_from_ms, spanned
 from rehydrate.errors import RehydrateError, Unavailable
 
 if TYPE_CHECKING:

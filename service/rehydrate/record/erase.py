@@ -56,6 +56,9 @@ async def erase(
     stored = await ctx.store.load(conversation_id, limit=1, before=None)
     row = stored.conversation
     name = row.channel if row else ctx.default_channel(conversation_id)
+    # The time is taken before the channel is read: of what began until then the read shows the ids, so
+    # that later events of it are erased, too. A response that begins while the channel is read stays
+    # whole, unless the read shows it. A later time would erase its first tokens and leave the rest.
     now_ms = ctx.now_ms()
     unrecorded = _Unrecorded(_open_stream(stored), ctx.token_names)
     try:

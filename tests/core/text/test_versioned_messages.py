@@ -16,10 +16,10 @@ from rehydrate.core import wire
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import Event, Version
 from rehydrate.core.fold import MessageState, Outcome, fold
-from rehydrate.core.message import read_again_from
 from rehydrate.core.text import versioned_messages as cells
 from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import Timeline
+from rehydrate.core.window import read_again_from
 
 
 def text_of(timeline, id_="r"):
