@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from rehydrate.errors import NotConfigured
-from rehydrate.settings import Settings, load_settings, revealed
+from rehydrate.settings import Settings, described, load_settings, revealed
 
 KEY = "app.key:secret"
 VARIABLES = [str(field.validation_alias) for field in Settings.model_fields.values()]
@@ -222,3 +222,56 @@ def test_names_of_tokens_are_listed_and_may_not_be_those_that_mean_something_els
     assert load_settings(REHYDRATE_TOKEN_NAMES="message, delta").token_names == ("message", "delta")
     with pytest.raises(NotConfigured, match=r"REHYDRATE_TOKEN_NAMES.*meaning of their own: stop"):
         load_settings(REHYDRATE_TOKEN_NAMES="message,stop")
+
+
+def test_secrets_are_read_from_files(bare, tmp_path):
+    files = {
+        "REHYDRATE_DATABASE_URL": "postgres://u:p@h/d\n",
+        "REHYDRATE_SERVICE_KEYS": "a-service-key-of-files\nanother-key-of-files\n",
+        "REHYDRATE_WEBHOOK_SECRET": "webhook",
+        "ABLY_API_KEY": f"{KEY}\n",
+    }
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+        bare.setenv(f"{name}_FILE", str(tmp_path / name))
+    settings = load_settings()
+    assert settings.required_database_url() == "postgres://u:p@h/d"
+    assert revealed(settings.service_keys) == ["a-service-key-of-files", "another-key-of-files"]
+    assert settings.webhook_secret.get_secret_value() == "webhook"
+    assert settings.required_ably_key() == KEY
+
+
+def test_a_file_that_cannot_be_read_or_is_one_too_many_is_named(bare, tmp_path):
+    bare.setenv("ABLY_API_KEY_FILE", str(tmp_path / "absent"))
+    with pytest.raises(
+        NotConfigured, match=r"ABLY_API_KEY_FILE: cannot read .*absent.*No such file"
+    ):
+        load_settings()
+    (tmp_path / "absent").write_bytes(b"\xff")
+    with pytest.raises(NotConfigured, match=r"ABLY_API_KEY_FILE: cannot read .*not UTF-8"):
+        load_settings()
+    bare.setenv("ABLY_API_KEY", KEY)
+    with pytest.raises(NotConfigured, match="ABLY_API_KEY and ABLY_API_KEY_FILE are both set"):
+        load_settings()
+
+
+def test_a_file_of_a_variable_without_secrets_is_unknown(bare, tmp_path, caplog):
+    bare.setenv("REHYDRATE_PORT_FILE", str(tmp_path))
+    assert load_settings().port == 8000
+    assert "REHYDRATE_PORT_FILE" in caplog.text
+
+
+def test_settings_are_described_without_secrets(bare):
+    bare.setenv("REHYDRATE_SERVICE_KEYS", "a-service-key-of-mine,a-second-key-of-mine")
+    bare.setenv("ABLY_API_KEY", KEY)
+    bare.setenv("REHYDRATE_PORT", "9000")
+    bare.setenv("REHYDRATE_CORS_ORIGINS", "https://a,https://b")
+    shown = described(load_settings())
+    assert shown.keys() == set(VARIABLES)
+    assert shown["REHYDRATE_SERVICE_KEYS"] == "(hidden, 2 of them)"
+    assert shown["ABLY_API_KEY"] == "(hidden)"
+    assert shown["REHYDRATE_PORT"] == "9000"
+    assert shown["REHYDRATE_HOST"] == "127.0.0.1  (default)"
+    assert shown["REHYDRATE_CORS_ORIGINS"] == "https://a,https://b"
+    assert "secret" not in str(shown)
+    assert "of-mine" not in str(shown)

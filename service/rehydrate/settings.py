@@ -28,6 +28,9 @@ _PREFIX = "REHYDRATE_"
 _OTHERS = frozenset({"REHYDRATE_LOCAL_ABLY_KEY"})
 """Documented variables that are not settings of the service."""
 
+_FILE = "_FILE"
+"""Suffix of a variable that names a file with the value, as container platforms mount secrets."""
+
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 _KEY = re.compile(r"[^.:\s]+\.[^.:\s]+:\S+")
 _KEY_LENGTH = 16
@@ -129,6 +132,7 @@ class Settings(BaseSettings):
         ``populate_by_name`` is set.
         """
         given = {name: os.environ[name] for name in _variables() if name in os.environ}
+        given |= {name: _read_file(name) for name in _secrets() if name + _FILE in os.environ}
         return init_settings, InitSettingsSource(settings_cls, given)
 
     @field_validator(
@@ -156,7 +160,7 @@ class Settings(BaseSettings):
     @classmethod
     def _split(cls, value: Any) -> Any:
         if isinstance(value, str):
-            return tuple(part for each in value.split(",") if (part := each.strip()))
+            return tuple(part for each in re.split(r"[,\n]", value) if (part := each.strip()))
         return value
 
     @field_validator("retention_ms", "idle_limit_ms", mode="before")
@@ -266,12 +270,50 @@ def _variables() -> list[str]:
     return [str(field.validation_alias) for field in Settings.model_fields.values()]
 
 
+def _secrets() -> list[str]:
+    """Return the variables whose value may be a secret; each may be given as the name of a file."""
+    fields = Settings.model_fields.values()
+    return [str(each.validation_alias) for each in fields if "SecretStr" in str(each.annotation)]
+
+
+def _read_file(name: str) -> str:
+    """Return the content of the file that ``<name>_FILE`` names.
+
+    Raises:
+        NotConfigured: the variable *name* is set too, or the file cannot be read.
+    """
+    path = os.environ[name + _FILE]
+    if os.environ.get(name):
+        raise NotConfigured(f"{name} and {name}{_FILE} are both set: unset one of them")
+    try:
+        return Path(path).read_text().strip()
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not UTF-8"
+        raise NotConfigured(f"{name}{_FILE}: cannot read {path!r} ({reason})") from None
+
+
+def described(settings: Settings) -> dict[str, str]:
+    """Return each setting by its variable, as text without secrets, and whether it is a default."""
+    shown = {}
+    for attribute, field in Settings.model_fields.items():
+        name, value = str(field.validation_alias), getattr(settings, attribute)
+        if name in _secrets():
+            count = len(value) if isinstance(value, tuple) else 1
+            text = "" if not value else f"(hidden, {count} of them)" if count > 1 else "(hidden)"
+        elif isinstance(value, tuple):
+            text = ",".join(value)
+        else:
+            text = "" if value is None else str(value)
+        shown[name] = text + ("" if attribute in settings.model_fields_set else "  (default)")
+    return shown
+
+
 def unknown_variables() -> list[str]:
     """Describe each variable of the environment that has our prefix and is not a setting.
 
     Only names are described: the value of a misspelt variable may be a secret.
     """
-    known = _OTHERS.union(_variables())
+    known = _OTHERS.union(_variables(), [name + _FILE for name in _secrets()])
     ends = [name.removeprefix(_PREFIX) for name in known if name.startswith(_PREFIX)]
     described = []
     for name in sorted(os.environ.keys() - known):

@@ -7,6 +7,7 @@ import logging
 import os
 import re
 import signal
+from importlib.metadata import version
 
 import pytest
 
@@ -18,7 +19,17 @@ from rehydrate.settings import load_settings
 
 SECRET = "geheim-do-not-show"
 NOISY = ("ably", "httpx", "httpcore", "alembic")
-COMMANDS = ("demo", "doctor", "erase", "hydrate", "local-ably", "migrate", "replay", "serve")
+COMMANDS = (
+    "config",
+    "demo",
+    "doctor",
+    "erase",
+    "hydrate",
+    "local-ably",
+    "migrate",
+    "replay",
+    "serve",
+)
 GOOD = {
     "REHYDRATE_DATABASE_URL": f"postgres://u:{SECRET}@127.0.0.1:1/x",
     "ABLY_API_KEY": f"app.key:{SECRET}",
@@ -281,3 +292,14 @@ async def test_ctrl_c_prints_no_traceback(configured):
         result = await command.end()
     assert result.code in {0, 130}
     assert "Traceback" not in result.err
+
+
+def test_the_version_and_the_settings_are_printed(here):
+    assert here("--version").out == f"rehydrate {version('rehydrate')}\n"
+    secret = "a-service-key-that-is-secret"
+    result = here("config", REHYDRATE_SERVICE_KEYS=secret, REHYDRATE_PROT="1")
+    assert result.code == 0
+    assert re.search(r"^REHYDRATE_SERVICE_KEYS +\(hidden\)$", result.out, re.MULTILINE)
+    assert re.search(r"^REHYDRATE_PORT +8000  \(default\)$", result.out, re.MULTILINE)
+    assert "unknown: REHYDRATE_PROT (is REHYDRATE_PORT meant?)" in result.out
+    assert secret not in result.out + result.err

@@ -13,6 +13,7 @@ import logging
 import os
 import sys
 from collections.abc import Callable, Coroutine, Sequence
+from importlib.metadata import version
 from typing import Any, TypeVar
 
 from rehydrate.cli.output import (
@@ -97,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
         "-v", "--verbose", action="store_true", help="log debug messages (never message text)"
     )
     parser.add_argument("-q", "--quiet", action="store_true", help="log warnings and errors only")
+    parser.add_argument("--version", action="version", version=f"rehydrate {version('rehydrate')}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
     _add_demo(commands)
     _add_serving(commands)
@@ -211,6 +213,7 @@ def _add_reading(commands: Any) -> None:
         "check settings, database, schema and Ably; suggest a fix for each problem",
         _run_doctor,
     )
+    _add(commands, "config", "print the settings, with secrets hidden", _run_config)
 
 
 def _add_conversation(command: Any) -> None:
@@ -382,6 +385,22 @@ def _run_doctor(_: Any) -> int:
     from rehydrate.cli.doctor import examine  # noqa: PLC0415 - as above
 
     return _run(examine())
+
+
+def _run_config(_: Any) -> int:
+    from rehydrate.settings import (  # noqa: PLC0415 - as above
+        described,
+        load_settings,
+        unknown_variables,
+    )
+
+    shown = described(load_settings())
+    width = max(map(len, shown))
+    for name, value in shown.items():
+        sys.stdout.write(f"{name:{width}}  {value}".rstrip() + "\n")
+    for name in unknown_variables():
+        sys.stdout.write(f"unknown: {name}\n")
+    return 0
 
 
 def _run_agent(options: Any) -> int:
