@@ -9,7 +9,7 @@ from contextlib import suppress
 from rehydrate.errors import RehydrateError
 from soak import plan as plans
 from soak.faults import FAULTS
-from soak.publishers import PlanPublisher, channel_of, stream_of
+from soak.publishers import TAIL, PlanPublisher, channel_of, stream_of
 from soak.reading import PATIENCE_S, Reader
 
 AT_ONCE = 3
@@ -157,9 +157,12 @@ class Soak:
         await asyncio.wait({reading}, timeout=LOOKS_S)
         reading.cancel()
         await asyncio.gather(reading, return_exceptions=True)
-        for id_ in reader.shown.keys() & truth.keys():
-            text = reader.shown[id_]["text"]
-            self._tally.report(f"{reader}: shows erased {id_}, {text[-40:]!r}", doubled=len(text))
+        for id_ in reader.now.keys() & truth.keys():
+            text = reader.now[id_]["text"]
+            if way.startswith("python") and not text.replace(TAIL, ""):
+                self._tally.tails += 1  # what was erased is hashed: an answer cannot name it all
+            else:
+                self._tally.report(f"{reader}: shows erased {id_}, {text[-40:]!r}", doubled=1)
 
 
 async def _ends_known(truth, reading):

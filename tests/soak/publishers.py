@@ -23,6 +23,9 @@ from soak.truth import Stream
 from soak.world import KEY, LEASE_S
 
 PATIENCE_S = 90.0
+TAIL = "TAIL"
+"""What a publisher adds to a response after its conversation was erased."""
+
 NOT_NOW = (AblyException, HTTPError, OSError, TimeoutError)
 
 
@@ -214,7 +217,7 @@ class PlanPublisher:
         """Publish, after the erasure of its conversation, more of a response."""
         for number in range(3):
             extras = {"headers": {"responseId": planned.id}}
-            await self._publish("token", "ERASED", extras, f"{planned.id}-late-{number}")
+            await self._publish("token", TAIL, extras, f"{planned.id}-late-{number}")
 
     async def _nameless(self, planned, stream):
         number = 0

@@ -34,7 +34,8 @@ class Reader:
     """One reader of a conversation.
 
     Attributes:
-        shown: the messages that it shows, by id.
+        shown: the messages that it has shown, by id.
+        now: those that it shows now.
     """
 
     def __init__(self, world, plan, way, truth, tally):
@@ -44,6 +45,7 @@ class Reader:
         self.truth = truth
         self.tally = tally
         self.shown = {}
+        self.now = {}
         self.excused = False
         self._found = set()
         self._admitted = set()
@@ -55,6 +57,7 @@ class Reader:
         if excused is not None:
             self.excused = excused
         now_s = time.time()
+        self.now = {message["id"]: message for message in messages}
         for message in messages:
             self.shown[message["id"]] = message
             stream = self.truth.get(message["id"])
@@ -257,3 +260,4 @@ class StreamView:
         elif kind == "stop":
             message["status"] = data["status"]
         self._reader.show([message])
+        self._reader.now = self._messages

@@ -7,7 +7,7 @@ import pytest
 from rehydrate.demo.texts import tokens_of
 from soak.__main__ import soak
 from soak.plan import TOKENS, conversation, faults
-from soak.publishers import stream_of
+from soak.publishers import SHAPES, stream_of
 from soak.truth import Stream, Tally
 
 TEXT = "once upon a time"
@@ -87,3 +87,29 @@ def test_declared_gaps_are_not_a_loss_but_other_text_is():
     assert stream.judge({"text": "once", "status": "completed", "exact": False}).admitted
     assert stream.judge({"text": "once", "status": "completed"}, excused=True).admitted
     assert stream.judge({"text": "onceonce", "status": "in_progress", "gaps": [[2, 3]]}).wrong
+
+
+def test_content_that_cannot_be_read_must_be_counted_in_the_end():
+    stream = Stream("r", "unreadable", TEXT, unreadable=2)
+    shown = {"text": TEXT, "status": "completed", "exact": False}
+    assert stream.judge(shown | {"unreadable": 2}).admitted
+    assert stream.judge(shown | {"unreadable": 1}).wrong
+    assert stream.judge(shown).wrong
+    assert not stream.judge(shown, excused=True).wrong
+    assert not stream.judge({"text": TEXT, "status": "in_progress"}).wrong
+
+
+def test_what_ably_does_not_keep_may_be_missing_if_that_is_declared():
+    stream = Stream("r", "unkept", TEXT)
+    assert stream.may_lack
+    assert stream.judge({"text": "", "status": "completed", "gaps": [[1, 9]]}).admitted
+    assert stream.judge({"text": "", "status": "completed", "gaps": []}).wrong
+
+
+def test_the_unreadable_tokens_of_a_response_are_left_out_of_its_text():
+    numbers = (conversation(seed, number) for seed in range(9) for number in range(9))
+    plan = next(plan for plan in numbers if any(m.kind == "unreadable" for m in plan.messages))
+    (planned, *_) = [m for m in plan.messages if m.kind == "unreadable"]
+    stream, tokens = stream_of(plan, planned), tokens_of(planned.id, mean=TOKENS)
+    read = [token for index, token in enumerate(tokens) if SHAPES[index % len(SHAPES)].read]
+    assert (stream.texts, stream.unreadable) == (("".join(read),), len(tokens) - len(read))

@@ -95,7 +95,7 @@ class Tally:
         self.reloads = Counter()
         self.conversations = self.responses = self.characters = 0
         self.lost = self.doubled = self.unended = self.gaps = 0
-        self.unreadable = self.erased = self.strange = 0
+        self.unreadable = self.erased = self.strange = self.tails = 0
         self.findings = []
 
     def report(self, what, *, lost=0, doubled=0, unended=0):
@@ -131,6 +131,7 @@ class Tally:
             "gaps_reported": self.gaps,
             "unreadable": self.unreadable,
             "erased": self.erased,
+            "tails_of_erased": self.tails,
             "of_strangers": self.strange,
             "by_way": dict(sorted(self.joins.items())),
             "ends": dict(sorted(self.ends.items())),
