@@ -218,6 +218,20 @@ class TestErrors:
             await say(out, data="a")
             await shown_when(conversation, lambda view: text_of(view) == "a" and view.is_live)
 
+    async def test_attaches_that_fail_one_after_the_other_end_a_join(
+        self, ably, server, monkeypatch
+    ):
+        monkeypatch.setattr(joining, "MAX_TRIES", 3)
+        channel = ably.channels.get(NAME)
+        async with join(channel, Answers(EMPTY)) as conversation:
+            await shown_when(conversation, is_live)
+            with server.faults.on("refuse_attach", code=50000) as fault:
+                await channel.detach()
+                with pytest.raises(AblyException, match="50000"):
+                    await shown_when(conversation, lambda _: False)
+                assert fault.fired == 3
+            assert conversation.status == "failed"
+
     async def test_an_attach_without_permission_is_raised_at_once(self, ably, server):
         with server.faults.on("refuse_attach", code=40160):
             async with join(ably.channels.get(NAME), Answers(EMPTY)) as conversation:

@@ -39,7 +39,7 @@ MAX_WAITING = 10_000
 """How many messages may wait for an answer: beyond it, the join begins again."""
 
 MAX_TRIES = 10
-"""How often a join that never succeeded is tried before its error is raised."""
+"""How often a join that never succeeded, or an attach, is tried before its error is raised."""
 
 _ATTACH_S = 15.0
 _LOAD_S = 30.0
@@ -93,7 +93,8 @@ def join(channel: RealtimeChannel, load: LoadAnswer, *, way: Way = 1) -> Joined:
 
     Raises:
         Exception: from the iteration, the error of *load* or of the SDK, if its status is 401, 403
-            or 404, or if no attempt of `MAX_TRIES` succeeded.
+            or 404; if no attempt of `MAX_TRIES` succeeded; or if as many attaches failed one after the
+            other although the client is connected: the SDK may need a new client then.
     """
     return Joined(channel, load, way)
 
@@ -196,7 +197,8 @@ class Joined:
             whole = await self._attempt(way)
         except Exception as error:
             self.error = error
-            if _is_refusal(error) or (self.status == "connecting" and tries >= MAX_TRIES):
+            hopeless = self.status == "connecting" and tries >= MAX_TRIES
+            if hopeless or _is_refusal(error) or self._attachment.is_stuck:
                 self.status = "failed"
                 raise
             _log.warning("a conversation cannot be joined, and is tried again: %r", type(error))
@@ -302,6 +304,7 @@ class _Attachment:
         self._was_attached = channel.state in ("attached", "attaching")
         self.is_fresh = self._is_detached = self._is_ours = False
         self._is_listening = self._is_subscribed = False
+        self._failures = 0
         self._attaching: asyncio.Task[None] | None = None
 
     async def begin(self, rewind: str) -> str | None:
@@ -311,12 +314,19 @@ class _Attachment:
             Exception: the SDK's error, or TimeoutError.
         """
         if not self.is_fresh:
-            self._is_ours = True
+            self._is_ours, self._failures = True, self._failures + 1
             try:
                 await self._attach(rewind)
             finally:
                 self._is_ours = False
+            self._failures = 0
         return getattr(self._channel, "_RealtimeChannel__attach_serial", None)
+
+    @property
+    def is_stuck(self) -> bool:
+        """True if attaches fail one after the other, although the client is connected."""
+        connected = self._channel.ably.connection.state == "connected"
+        return connected and self._failures >= MAX_TRIES
 
     def discard(self) -> None:
         """Have the next `begin` attach again."""
