@@ -87,11 +87,12 @@ def words(parts: list[dict[str, Any]]) -> Counter[str]:
 
 
 def delta_words(events: list[Any]) -> Counter[str]:
-    """Count the words of deltas; an event that is repeated with its number counts once."""
+    """Count the words of deltas; an event that is repeated with its number counts once, if numbers differ."""
     found: Counter[str] = Counter()
     seen: list[Any] = []
+    numbers = {event.get("sequence_number") for event in events}
     for event in events:
-        if event.get("sequence_number") is not None:
+        if event.get("sequence_number") is not None and len(numbers) > 1:
             if event in seen:
                 continue
             seen.append(event)

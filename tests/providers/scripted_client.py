@@ -44,3 +44,13 @@ def assistants_client(turns: list[list[Any]], asked: list[dict[str, Any]]) -> An
         return turns[len(asked) - 1]
 
     return SimpleNamespace(post=post)
+
+
+def chat_client(turns: list[list[Any]], asked: list[dict[str, Any]]) -> Any:
+    """Return a client of the Chat Completions API that answers with one of *turns* after the other."""
+
+    async def create(**request: Any) -> list[Any]:
+        asked.append(copy.deepcopy(request))
+        return turns[len(asked) - 1]
+
+    return SimpleNamespace(chat=SimpleNamespace(completions=SimpleNamespace(create=create)))

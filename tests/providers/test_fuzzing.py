@@ -17,9 +17,11 @@ from typing import Any, NamedTuple
 import pytest
 
 from providers.perturbing import delta_words, perturbed, words
-from providers.scripted_client import assistants_client, final_parts, responses_client
+from providers.scripted_client import assistants_client, chat_client, final_parts, responses_client
 from providers.sinks import Folded
+from providers.test_chat_interpreter import chunk
 from rehydrate.providers.assistants_driver import run_assistants
+from rehydrate.providers.chat_driver import run_chat
 from rehydrate.providers.responses_driver import run_responses
 from scripted_openai.turns import ResponseTurn, RunTurn
 
@@ -68,6 +70,22 @@ def assistants_calls(end: bool, numbered: bool) -> list[Any]:
     return RunTurn("thread_1", "run_1").run("created").message(SAID).calls("step_1", *CALLS)
 
 
+def chat_text(end: bool, numbered: bool) -> list[Any]:
+    words = [chunk({"content": f"{word} "}) for word in f"{SAID} {ALSO}".split()]
+    return [chunk({"reasoning": " papa quebec"}), *words, chunk(finish="stop")]
+
+
+def chat_calls(end: bool, numbered: bool) -> list[Any]:
+    pieces = []
+    for n, (id_, name, given) in enumerate(CALLS):
+        text = json.dumps(given)
+        begun = {"index": n, "id": id_, "function": {"name": name, "arguments": ""}}
+        pieces.append(chunk({"tool_calls": [begun]}))
+        rest = ({"index": n, "function": {"arguments": part}} for part in (text[:6], text[6:]))
+        pieces += [chunk({"tool_calls": [piece]}) for piece in rest]
+    return [chunk({"content": f" {SAID}"}), *pieces, chunk(finish="tool_calls")]
+
+
 class Format(NamedTuple):
     """A wire format: its transcripts, a second turn, a client, and the tool loop."""
 
@@ -78,6 +96,8 @@ class Format(NamedTuple):
     asks: dict[str, Any]
     texts: tuple[str, ...]
     calls: bool
+    whole: bool = True
+    """The vendor sends content whole at its end, so that what is lost or repeated can be noticed."""
 
 
 RESPONSES = (
@@ -88,11 +108,17 @@ ASSISTANTS = (
     lambda: RunTurn("thread_1", "run_1").run("in_progress").message(ANSWER, "msg_9").completed(),
     assistants_client, run_assistants, {"assistant_id": "a", "input": "?"},
 )  # fmt: skip
+CHAT = (
+    lambda: [chunk({"content": ANSWER}), chunk(finish="stop")],
+    chat_client, run_chat, {"model": "m", "messages": "?"},
+)  # fmt: skip
 FORMATS = {
     "responses, text": Format(responses_text, *RESPONSES, (SAID, ALSO), False),
     "responses, calls": Format(responses_calls, *RESPONSES, (SAID, ANSWER), True),
     "assistants, text": Format(assistants_text, *ASSISTANTS, (SAID, ALSO), False),
     "assistants, calls": Format(assistants_calls, *ASSISTANTS, (SAID, ANSWER), True),
+    "chat, text": Format(chat_text, *CHAT, (SAID, ALSO), False, False),
+    "chat, calls": Format(chat_calls, *CHAT, (SAID, ANSWER), True, False),
 }
 
 
@@ -115,7 +141,8 @@ async def fuzzed(kind: Format, seed: int) -> str | None:
     if any(count > 1 for count in Counter(ran).values()):
         return f"a tool ran twice: {ran}"
     final = final_parts(sink)
-    sent = Counter() if outcome.status == "completed" else delta_words(events)
+    noticed = kind.whole and outcome.status == "completed"
+    sent = Counter() if noticed else delta_words(events)
     if twice := [word for word, count in words(final).items() if count > max(1, sent[word])]:
         return f"the final text has twice: {twice}"
     sent = delta_words(events)
@@ -126,7 +153,7 @@ async def fuzzed(kind: Format, seed: int) -> str | None:
     ]
     if len(calls) != len(ran):
         return f"{len(calls)} calls are stored, {len(ran)} were run"
-    if outcome.status == "completed":
+    if noticed:
         lost = set(" ".join(kind.texts).split()) - set(words(final))
         if lost or (kind.calls and sorted(ran) != [1, 2]):
             return f"completed without {lost}, after {ran}"

@@ -292,11 +292,11 @@ async def test_a_busy_vendor_is_asked_again_after_the_first_request(impatient, n
 async def test_a_vendor_that_stays_busy_leaves_the_answer_incomplete_with_its_text(
     impatient, monkeypatch
 ):
-    monkeypatch.setattr("rehydrate.providers.tool_loop.ASK_AGAIN_S", 0.05)
+    monkeypatch.setattr("rehydrate.providers.tool_loop.ASK_AGAIN_S", 0.3)
     refusals = [503] * 500
     case = await seen("told_again_from_the_beginning", refusals=refusals, background=True)
     assert case.shown == ("incomplete", WHOLE)
-    assert 3 < case.gateway.refused < len(refusals)
+    assert 0 < case.gateway.refused < len(refusals)
 
 
 async def test_a_refusal_that_lasts_is_not_repeated(impatient):

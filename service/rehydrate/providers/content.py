@@ -20,7 +20,15 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from rehydrate.providers.answer_items import CONTRADICTS, Call, Item, Tally, Text
-from rehydrate.providers.pairing import apart, equal, pair, rank_of_item, rank_of_text, repeats
+from rehydrate.providers.pairing import (
+    apart,
+    equal,
+    pair,
+    rank_of_item,
+    rank_of_next,
+    rank_of_text,
+    repeats,
+)
 from rehydrate.providers.vendor_events import (
     Annotation,
     PartDone,
@@ -277,7 +285,7 @@ class Content:
         same = [item for item in self.items if item.kind == final.kind]
         found = next((item for item in same if item.done and repeats(final, item)), None)
         if found is None:
-            paired = pair([final], [item for item in same if not item.done], rank_of_item)
+            paired = pair([final], [item for item in same if not item.done], rank_of_next)
             found = paired[0] if paired else self.add(final.kind, final.ids, final.at)
         return self.take_over(incoming, found, final)
 
@@ -375,6 +383,9 @@ class Content:
     def take_over(self, incoming: RawEvent, item: Item, final: Final) -> list[VendorEvent]:
         """Publish what *item* lacks of *final*; from now on it is *final*."""
         self.name(item, final.ids)
+        if final.at is not None and final.at != item.index:
+            item.index = final.at
+            self._by_index.setdefault(final.at, []).append(item)
         events: list[VendorEvent] = []
         paired = pair(final.texts, list(item.texts.values()), rank_of_text)
         used = {id(text) for text in paired.values()}

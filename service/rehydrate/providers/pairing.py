@@ -11,6 +11,9 @@ if TYPE_CHECKING:
 
     from rehydrate.providers.answer_items import Final, FinalText, Item, Text
 
+STREAMED = 4
+"""The worst rank of an item whose content was streamed."""
+
 _F = TypeVar("_F")
 _S = TypeVar("_S")
 
@@ -66,6 +69,18 @@ def rank_of_item(final: Final, item: Item) -> int | None:
     named = any(id_ in item.ids for id_ in final.ids)
     placed = final.at is not None and final.at == item.index
     return _rank(named=named, compared=compared, placed=placed, streamed=streamed)
+
+
+def rank_of_next(final: Final, item: Item) -> int | None:
+    """Return `rank_of_item` for an item that is sent whole while others are still streamed.
+
+    One with another id and another index is another one, unless its content was streamed.
+    """
+    rank = rank_of_item(final, item)
+    other = bool(item.ids) and any(final.ids) and not any(id_ in item.ids for id_ in final.ids)
+    if rank is None or (rank > STREAMED and other and apart(final.at, item.index)):
+        return None
+    return rank
 
 
 def rank_of_text(final: FinalText, text: Text) -> int | None:

@@ -128,8 +128,10 @@ class ResponsesInterpreter(Interpreter):
         text = None
         if item is not None:
             text = self.content.whole_text(item, kind, _place(incoming, at), full)
-        if text is None or text.tally.done:
+        if item is None or text is None or text.tally.done:
             return (Progress(*incoming),)
+        if not text.tally.length and not self._names(incoming, item):
+            return (Progress(*incoming),)  # it may belong to another item: that follows whole
         return self.content.text_done(incoming, text, full)
 
     def args_delta(self, kind: str, incoming: RawEvent) -> Events:
@@ -241,6 +243,13 @@ class ResponsesInterpreter(Interpreter):
         if item is None and not self.content.has(id_):
             item = self.content.add(wanted, (id_,), index)
         return item
+
+    @staticmethod
+    def _names(incoming: RawEvent, item: Item) -> bool:
+        """Return True if an event has the id or the index of *item*, or neither."""
+        id_ = str_or(incoming.fields.get("item_id"), "")
+        index = index_in(incoming.fields, "output_index")
+        return id_ in item.ids or index == item.index or (not id_ and index is None)
 
     def _args(self, kind: str, incoming: RawEvent, more: str) -> Events:
         call = self._call(kind, incoming)
