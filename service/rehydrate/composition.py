@@ -200,6 +200,7 @@ def application(settings: Settings, service: Service, made: Adapters, running: S
         service,
         access,
         cors_origins=settings.cors_origins,
+        cors_headers=settings.cors_headers,
         metrics=made.metrics,
         announcers=WebhookSenders(
             settings.reader_keys(), secret.get_secret_value() if secret else None

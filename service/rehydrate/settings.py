@@ -63,6 +63,7 @@ class Settings(BaseSettings):
         agent_client_ids: clientIds that may publish responses; empty: any.
         token_names: further names of channel messages that mean ``token``.
         cors_origins: origins whose pages may call the API.
+        cors_headers: request headers that those pages may send, in addition to the usual ones.
         lease_s: seconds after which a publisher that has not renewed its lease counts as dead.
         follow_strategy: how a new follower reads the time before its attach, if both ways are
             possible: by the rewound messages, or by history.
@@ -98,6 +99,7 @@ class Settings(BaseSettings):
     agent_client_ids: Listed = Field((), validation_alias="REHYDRATE_AGENT_CLIENT_IDS")
     token_names: Listed = Field((), validation_alias="REHYDRATE_TOKEN_NAMES")
     cors_origins: Listed = Field((), validation_alias="REHYDRATE_CORS_ORIGINS")
+    cors_headers: Listed = Field((), validation_alias="REHYDRATE_CORS_HEADERS")
     lease_s: float = Field(15.0, gt=0, le=3600, validation_alias="REHYDRATE_LEASE_SECONDS")
     follow_strategy: Literal["rewind", "history"] = Field(
         "rewind", validation_alias="REHYDRATE_FOLLOW_STRATEGY"
@@ -154,6 +156,7 @@ class Settings(BaseSettings):
         "agent_client_ids",
         "token_names",
         "cors_origins",
+        "cors_headers",
         "replay_channels",
         mode="before",
     )

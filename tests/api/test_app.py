@@ -169,3 +169,14 @@ async def test_no_answer_is_sniffed_or_transformed(reader, standin):
     for path, status in (("/v1/conversations/c", 200), ("/v1/nothing", 404), ("/healthz", 200)):
         answer = await reader.get(path)
         assert (answer.status_code, answer.headers["x-content-type-options"]) == (status, "nosniff")
+
+
+async def test_further_request_headers_may_be_allowed(standin):
+    app = create_app(standin, make_access(), cors_origins=[ORIGIN], cors_headers=["X-Tenant"])
+    asked = {"Origin": ORIGIN, "Access-Control-Request-Method": "GET"}
+    async with calling(app) as client:
+        for header, status in (("x-tenant", 200), ("traceparent", 200), ("x-other", 400)):
+            answer = await client.options(
+                "/v1/conversations/c", headers={**asked, "Access-Control-Request-Headers": header}
+            )
+            assert answer.status_code == status, header

@@ -52,6 +52,7 @@ def create_app(
     access: Access,
     *,
     cors_origins: Collection[str] = (),
+    cors_headers: Collection[str] = (),
     metrics: Metrics | None = None,
     limits: Limits = LIMITS,
     announcers: WebhookSenders | None = None,
@@ -64,6 +65,7 @@ def create_app(
         service: the use cases behind the routes of conversations.
         access: authorizes requests.
         cors_origins: origins whose pages may call the API; ``*``: any.
+        cors_headers: request headers that they may send, in addition to the usual ones.
         metrics: the metrics of ``/metrics``; pass the instance that the use cases count in.
         limits: limits of size and concurrency.
         announcers: authenticates webhooks; None: the app has no webhook route.
@@ -100,7 +102,7 @@ def create_app(
         app.include_router(admin_router(admin, guard, sizes))
     _add_operations(app, service, metrics)
     if cors_origins:
-        _add_cors(app, cors_origins)
+        _add_cors(app, cors_origins, cors_headers)
     app.add_middleware(AccessLogMiddleware, metrics=metrics)
     return app
 
@@ -149,12 +151,12 @@ def _lifespan(access: Access) -> Any:
     return lifespan
 
 
-def _add_cors(app: FastAPI, origins: Collection[str]) -> None:
+def _add_cors(app: FastAPI, origins: Collection[str], headers: Collection[str]) -> None:
     app.add_middleware(
         CORSMiddleware,
         allow_origins=list(origins),
         allow_methods=["GET", "POST", "DELETE"],
-        allow_headers=_SENT_HEADERS,
+        allow_headers=[*_SENT_HEADERS, *headers],
         expose_headers=_SHOWN_HEADERS,
     )
 
