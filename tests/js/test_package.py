@@ -101,8 +101,11 @@ def test_versions_are_exact_and_the_lock_file_has_no_addresses(folder):
     wanted = manifest.get("dependencies", {}) | manifest["devDependencies"]
     lock = json.loads((ROOT / folder / "package-lock.json").read_text())
     assert all(re.fullmatch(r"\d+\.\d+\.\d+", version) for version in wanted.values())
+    installed = {name.rpartition("node_modules/")[2] for name in lock["packages"]}
     for name, package in lock["packages"].items():
         assert "resolved" not in package
         assert not name or package["integrity"]
+        needed = package.get("dependencies", {}) | package.get("optionalDependencies", {})
+        assert needed.keys() <= installed, "npm ci refuses a lock file that lacks a package"
     for name, version in wanted.items():
         assert lock["packages"][f"node_modules/{name}"]["version"] == version
