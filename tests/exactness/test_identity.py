@@ -176,6 +176,18 @@ class TestS17AnonymousAnswers:
         assert list(texts(unordered.fresh())) == ["m0"]
         assert texts(await unordered.follow(12.5, rewind_s=10)) == texts(unordered.fresh())
 
+    async def test_without_serials_a_start_that_is_read_again_is_no_empty_open_message(
+        self, unordered
+    ):
+        unordered.tell(0, "One.")
+        expected = {"m0": ("One.", "completed")}
+        for at_s in (1, 4, 6, 9):
+            assert texts(await unordered.rest(at_s)) == expected
+            assert texts(await unordered.follow(at_s, rewind_s=10)) == expected
+            assert texts(await unordered.view(at_s)) == expected
+            await unordered.record(at_s)
+            assert texts(await unordered.stored()) == expected
+
     async def test_two_whole_answers_within_the_margin_are_recorded_again_and_again(
         self, unordered
     ):

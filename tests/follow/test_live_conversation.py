@@ -12,7 +12,7 @@ from rehydrate.core.client_view import Verdict
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import ChannelMessage, Event, Version
 from rehydrate.core.text import content
-from rehydrate.core.timeline import Timeline
+from rehydrate.core.timeline import Reason, Timeline
 from rehydrate.core.window import Tombstone
 from rehydrate.follow import live_conversation as module
 from rehydrate.follow.live_conversation import FollowedReplays, LiveConversation, grown
@@ -350,3 +350,21 @@ def test_a_version_that_can_or_cannot_be_read_replaces_the_whole_message():
     assert (repair.kind, repair.text, repair.unreadable) == ("repair", "", 1)
     (repair,) = grown(lost, [text("ab")], event._replace(unreadable=0), whole=True)
     assert (repair.kind, repair.text, repair.unreadable) == ("repair", "ab", 0)
+
+
+def test_a_reason_that_is_added_twice_is_given_once():
+    made = conversation()
+    for detail in ("not attached", "no history"):
+        made.add_reason(Reason("history_unavailable", retry=True, detail=detail))
+    assert [reason.code for reason in made.answer(5, NOW_MS).reasons] == ["history_unavailable"]
+
+
+def test_only_the_first_start_by_another_client_contests_a_message():
+    made = conversation()
+    made.apply(token("r", 1, "of a stranger", client_id="mallory"))
+    starts = [live("start", responseId="r", seq=0, client_id=name) for name in ("a", "a", "b")]
+    assert [made.apply(start).contested for start in starts] == [True, False, True]
+    assert not made.apply(token("r", 2, "b", client_id="a")).contested
+    assert not made.apply(live("start", responseId="r", seq=0, client_id="mallory")).contested
+    after = LiveConversation(made.reading, made)
+    assert not after.apply(starts[0]).contested
