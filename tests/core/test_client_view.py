@@ -301,6 +301,13 @@ def test_what_only_a_newer_service_knows_is_left_out_and_counted():
     assert shown(view) == [("r", "abcd", "in_progress")]
 
 
+def test_messages_are_encoded_again_after_an_edit():
+    view = View(answered(folded(*ABC)))
+    assert view.messages[0]["exact"]
+    assert view.apply_event(token(2, "B")._replace(edit=serial(BEGAN_MS + 9_000))) is APPLY
+    assert not view.messages[0]["exact"]
+
+
 class TestExclusions:
     AGENTS = answered() | {"agents": ["bot"]}
     ERASED = answered() | {"erased_to": wire.timestamp(BEGAN_MS + 2_500)}

@@ -279,10 +279,13 @@ def in_python(case: Case) -> dict[str, Any]:
     return {"at": at, "messages": shown(view.messages)}
 
 
-def has_replay(case: Case) -> bool:
-    """Return True if a message belongs to a replay: readers show those, and REST does not."""
-    events = (decode(as_received(each)) for each in case.messages)
-    return any(event is not None and event.replay_of is not None for event in events)
+def is_shown_otherwise_by_rest(case: Case) -> bool:
+    """Return True if a message belongs to a replay, which REST never shows, or edits another one.
+
+    A reader does not know the place of an edited text: it keeps the old one as inexact.
+    """
+    events = filter(None, (decode(as_received(each)) for each in case.messages))
+    return any(event.replay_of is not None or event.edit is not None for event in events)
 
 
 def in_service(case: Case) -> list[dict[str, Any]]:

@@ -253,6 +253,7 @@ class View:
         if decision is Verdict.APPLY and before is not None and _is_edit_of_content(before, event):
             before.mark_inexact()  # where its place in the text is, an answer does not show
             before.note_edit(event.serial or "", event.edit or "")
+            self._encoded.pop(before.id, None)
         elif decision is Verdict.APPLY:
             applied = self._timeline.apply_to(before, event)
             if applied.state is None and applied.outcome is Outcome.REFUSED:
