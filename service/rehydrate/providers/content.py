@@ -118,11 +118,8 @@ class Content:
                 continue
             named = any(id_ in item.ids for id_ in final.ids)
             if item.done:  # the announcement is late, unless the vendor has one id for all
-                if (
-                    (named or not any(final.ids))
-                    and final.at is not None
-                    and item.index is not None
-                ):
+                late = named or not any(final.ids) or not item.announced
+                if late and final.at is not None and item.index is not None:
                     return item
             elif final.call is not None and item.call is not None:
                 if final.call.id == item.call.vendor_id and final.call.name == item.call.name:
