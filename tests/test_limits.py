@@ -1,4 +1,4 @@
-"""Limits of concurrency and of bytes: what is beyond them is refused at once."""
+"""Limits of concurrency and of bytes, which refuse at once, and bounded caches."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from rehydrate.limits import AnswerBytes, ConcurrencyLimit, TooMany
+from rehydrate.limits import AnswerBytes, BoundedCache, ConcurrencyLimit, TooMany, TtlCache
 
 
 def test_entering_beyond_the_limit_is_refused_until_a_task_leaves():
@@ -112,3 +112,72 @@ def test_short_answers_are_not_counted():
     with sizes.claim("a") as first, sizes.claim("a") as second:
         first.hold(60_000)
         second.hold(60_000)
+
+
+class TestBoundedCache:
+    def test_the_least_recently_used_entry_is_dropped(self):
+        cache = BoundedCache(2)
+        cache["a"], cache["b"] = 1, 2
+        assert cache.get("a") == 1
+        cache["c"] = 3
+        assert dict(cache.items()) == {"a": 1, "c": 3}
+        assert cache.get("b") is None
+        assert "b" not in cache
+
+    def test_writing_an_entry_again_counts_as_a_use(self):
+        cache = BoundedCache(2)
+        cache["a"], cache["b"] = 1, 2
+        cache["a"] = 3
+        cache["c"] = 4
+        assert dict(cache.items()) == {"a": 3, "c": 4}
+
+    def test_a_removed_entry_makes_room(self):
+        cache = BoundedCache(1)
+        cache["a"] = 1
+        assert cache.pop("a") == 1
+        assert cache.pop("a") is None
+        assert len(cache) == 0
+
+
+class Clock:
+    now_s = 100.0
+
+    def __call__(self):
+        return self.now_s
+
+
+def test_an_entry_expires():
+    clock = Clock()
+    cache = TtlCache(10, clock)
+    cache.put(b"a", "A", 160)
+    assert cache.get(b"a") == "A"
+    clock.now_s = 159.9
+    assert cache.get(b"a") == "A"
+    clock.now_s = 160
+    assert cache.get(b"a") is None
+    assert len(cache) == 0
+
+
+def test_the_least_recently_used_entry_is_evicted():
+    cache = TtlCache(2, Clock())
+    cache.put(b"a", "A", 200)
+    cache.put(b"b", "B", 200)
+    assert cache.get(b"a") == "A"
+    cache.put(b"c", "C", 200)
+    assert (cache.get(b"a"), cache.get(b"b"), cache.get(b"c")) == ("A", None, "C")
+    assert len(cache) == 2
+
+
+def test_a_second_put_replaces_the_value():
+    cache = TtlCache(2, Clock())
+    cache.put(b"a", False, 200)
+    cache.put(b"a", True, 300)
+    assert cache.get(b"a") is True
+    assert len(cache) == 1
+
+
+def test_a_false_value_is_not_a_miss():
+    cache = TtlCache(2, Clock())
+    cache.put(b"a", False, 200)
+    assert cache.get(b"a") is False
+    assert cache.get(b"b") is None

@@ -16,7 +16,7 @@ from rehydrate.settings import load_settings
 from waiting import until
 from walk import walk_of
 
-FILES_MAX = 27
+FILES_MAX = 25
 
 
 def token(settings):

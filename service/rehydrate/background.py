@@ -1,4 +1,4 @@
-"""Background tasks, lease keeping, retry delays and bounded caches: one mechanism for each.
+"""Background tasks, lease keeping and retry delays: one mechanism for each.
 
 Whatever runs beside the calls of a process runs in a `SupervisedTask`, most of it in a
 `PeriodicTask`, so that all of them end only when they are closed, log in the same way, and report
@@ -9,13 +9,11 @@ when their work is overdue. Whatever must renew a lease while it works does so i
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import random
 import time
-from collections import OrderedDict
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, Generic, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from rehydrate.errors import OutcomeUnknown, RehydrateError, StoreUnavailable
 
@@ -25,9 +23,7 @@ if TYPE_CHECKING:
         Awaitable,
         Callable,
         Coroutine,
-        ItemsView,
         Iterable,
-        Iterator,
     )
 
 
@@ -113,52 +109,6 @@ async def settled(write: Callable[[], Awaitable[V]]) -> V:
         await asyncio.sleep(backoff.next_s())
 
 
-class BoundedCache(Generic[K, V]):
-    """A dictionary of at most *capacity* entries; the least recently used one is dropped.
-
-    Args:
-        capacity: the number of entries, at least 1.
-    """
-
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
-        self._entries: OrderedDict[K, V] = OrderedDict()
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._entries
-
-    def __setitem__(self, key: K, value: V) -> None:
-        self._entries[key] = value
-        self._entries.move_to_end(key)
-        if len(self._entries) > self._capacity:
-            self._entries.popitem(last=False)
-
-    def __iter__(self) -> Iterator[K]:
-        return iter(self._entries)
-
-    def get(self, key: K) -> V | None:
-        """Return the value of *key*, and count that as a use; None if it is absent."""
-        if key not in self._entries:
-            return None
-        self._entries.move_to_end(key)
-        return self._entries[key]
-
-    def pop(self, key: K) -> V | None:
-        """Remove *key* and return its value; None if it is absent."""
-        return self._entries.pop(key, None)
-
-    def clear(self) -> None:
-        """Remove all entries."""
-        self._entries.clear()
-
-    def items(self) -> ItemsView[K, V]:
-        """Return a view of all entries, the least recently used first."""
-        return self._entries.items()
-
-
 LOG_EVERY_S = 60.0
 _failures_logged: dict[tuple[str, str, str], tuple[float, int]] = {}  # when last, how many since
 
@@ -181,42 +131,6 @@ def log_failure(logger: logging.Logger, message: str, error: BaseException) -> N
     else:
         _failures_logged[kind] = (time.monotonic(), 0)
         logger.log(level, "%s: %s%s", message, kind[2], f" ({repeated} more)" if repeated else "")
-
-
-def digest(token: str, *more: str) -> bytes:
-    """Return the cache key of *token*; caches never store the token itself."""
-    return hashlib.sha256("\0".join((token, *more)).encode()).digest()
-
-
-class TtlCache(Generic[V]):
-    """A least-recently-used cache of values by digest, each with its own expiry time.
-
-    Args:
-        capacity: maximum number of entries.
-        clock: the clock, in seconds, that the expiry times of `put` refer to.
-    """
-
-    def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
-        self._clock = clock
-        self._entries: BoundedCache[bytes, tuple[V, float]] = BoundedCache(capacity)
-
-    def __len__(self) -> int:
-        return len(self._entries)
-
-    def get(self, key: bytes) -> V | None:
-        """Return the value of *key*, or None if it is missing or expired."""
-        entry = self._entries.get(key)
-        if entry is None:
-            return None
-        value, expires_s = entry
-        if expires_s <= self._clock():
-            self._entries.pop(key)
-            return None
-        return value
-
-    def put(self, key: bytes, value: V, expires_s: float) -> None:
-        """Cache *value* by *key* until the clock shows *expires_s*."""
-        self._entries[key] = (value, expires_s)
 
 
 class SupervisedTask:

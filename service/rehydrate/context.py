@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rehydrate.background import Backoff, BoundedCache, PeriodicTask
+from rehydrate.background import Backoff, PeriodicTask
 from rehydrate.errors import ChannelUnavailable
+from rehydrate.limits import BoundedCache
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable

@@ -1,18 +1,23 @@
-"""Limits of concurrency and of memory. What is beyond a limit is refused with 429, and does not wait.
+"""Limits of concurrency and of memory: refusals, and caches that drop what was used least recently.
 
-No one owner, such as the bearer of a token, can take all of a limit, but a few can.
+What is beyond a limit of concurrency, or of the bytes of answers, is refused with 429, and does not
+wait. No one owner, such as the bearer of a token, can take all of a limit, but a few can.
 """
 
 from __future__ import annotations
 
-from collections import Counter
+import hashlib
+from collections import Counter, OrderedDict
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Generic, Self, TypeVar
 
 from rehydrate.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, ItemsView, Iterator
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 _OWNERS, _FEWEST_PER_OWNER = 4, 16
 """The part of a limit that one owner may take, and how many tasks that are at least."""
@@ -164,3 +169,85 @@ class Claim:
     def __exit__(self, error_type: type[BaseException] | None, *error: object) -> None:
         if error_type is not None:
             self.release()
+
+
+class BoundedCache(Generic[K, V]):
+    """A dictionary of at most *capacity* entries; the least recently used one is dropped.
+
+    Args:
+        capacity: the number of entries, at least 1.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        self._capacity = capacity
+        self._entries: OrderedDict[K, V] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._entries
+
+    def __setitem__(self, key: K, value: V) -> None:
+        self._entries[key] = value
+        self._entries.move_to_end(key)
+        if len(self._entries) > self._capacity:
+            self._entries.popitem(last=False)
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._entries)
+
+    def get(self, key: K) -> V | None:
+        """Return the value of *key*, and count that as a use; None if it is absent."""
+        if key not in self._entries:
+            return None
+        self._entries.move_to_end(key)
+        return self._entries[key]
+
+    def pop(self, key: K) -> V | None:
+        """Remove *key* and return its value; None if it is absent."""
+        return self._entries.pop(key, None)
+
+    def clear(self) -> None:
+        """Remove all entries."""
+        self._entries.clear()
+
+    def items(self) -> ItemsView[K, V]:
+        """Return a view of all entries, the least recently used first."""
+        return self._entries.items()
+
+
+def digest(token: str, *more: str) -> bytes:
+    """Return the cache key of *token*; caches never store the token itself."""
+    return hashlib.sha256("\0".join((token, *more)).encode()).digest()
+
+
+class TtlCache(Generic[V]):
+    """A least-recently-used cache of values by digest, each with its own expiry time.
+
+    Args:
+        capacity: maximum number of entries.
+        clock: the clock, in seconds, that the expiry times of `put` refer to.
+    """
+
+    def __init__(self, capacity: int, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._entries: BoundedCache[bytes, tuple[V, float]] = BoundedCache(capacity)
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def get(self, key: bytes) -> V | None:
+        """Return the value of *key*, or None if it is missing or expired."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        value, expires_s = entry
+        if expires_s <= self._clock():
+            self._entries.pop(key)
+            return None
+        return value
+
+    def put(self, key: bytes, value: V, expires_s: float) -> None:
+        """Cache *value* by *key* until the clock shows *expires_s*."""
+        self._entries[key] = (value, expires_s)

@@ -24,9 +24,9 @@ from rehydrate.core import timeline, wire
 from rehydrate.core.client_view import Verdict, View, verdict
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import Event
-from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import MessageState
 from rehydrate.core.timeline import Reason
+from rehydrate.core.window import Exclusions
 
 DROP, APPLY, AGAIN = Verdict.DROP, Verdict.APPLY, Verdict.AGAIN
 

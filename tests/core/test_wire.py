@@ -21,12 +21,11 @@ from core.growing import create, full
 from rehydrate.core import wire
 from rehydrate.core.codecs import decode
 from rehydrate.core.event import Version
-from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import MessageState, Outcome, fold
 from rehydrate.core.json import load
 from rehydrate.core.text.content import collapsed_run
 from rehydrate.core.timeline import Reason
-from rehydrate.core.window import ErasedStream
+from rehydrate.core.window import ErasedStream, Exclusions
 
 CALL = event("tool_call", 2, tool_call_id="c", name="f", value={"q": 1})
 

@@ -11,10 +11,9 @@ from typing import Any, NamedTuple
 from rehydrate.core import wire
 from rehydrate.core.client_view import View, received
 from rehydrate.core.codecs import decode
-from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.text.versioned_messages import AppendChains
 from rehydrate.core.timeline import Timeline
-from rehydrate.core.window import ErasedStream, Tombstone, erased_mark
+from rehydrate.core.window import ErasedStream, Exclusions, Tombstone, erased_mark
 
 BEGAN_MS = 1_767_225_600_000
 ACTIONS = {"message.create": 0, "message.update": 1, "message.delete": 2, "message.append": 5}

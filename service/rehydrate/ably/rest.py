@@ -32,7 +32,7 @@ from rehydrate.ably.errors import (
     is_token_refusal,
     is_transient,
 )
-from rehydrate.background import Backoff
+from rehydrate.background import jittered
 from rehydrate.core.event import UNDECODED, ChannelMessage
 from rehydrate.errors import ChannelRefused, ChannelUnavailable, NotConfigured
 
@@ -48,13 +48,12 @@ if TYPE_CHECKING:
 
 
 PROTOCOL_VERSION = "5"
-_TRIES = 4
 _AT_ONCE = 64
 """Requests under way at a time, fewer than the 100 connections of the SDK's HTTP client: the client
 leaks the connection of a request that is cancelled while it waits for one, until none is left."""
 _GIVE_UP_CLIENT_AFTER = 20
-_FIRST_DELAY_S = 0.1
-_LONGEST_DELAY_S = 1.0
+_DELAYS_S = (0.075, 0.15, 0.3, None)
+"""How long after each try the next one begins, before jitter; None: there is no next one."""
 
 _BROKEN = (httpx.HTTPError, OSError, ValueError, KeyError, AblyException)
 """Raised by the SDK for a missing or unreadable answer; it does not wrap them (gap 16)."""
@@ -184,18 +183,17 @@ class Requests:
         return self._client
 
     async def _send(self, send: Send, *, renewable: bool) -> HttpPaginatedResponse:
-        backoff = Backoff(_FIRST_DELAY_S, _LONGEST_DELAY_S)
         failed = self._timed_out()
         try:
             async with asyncio.timeout(self._timeout_s):
-                for left in reversed(range(_TRIES)):
+                for delay_s in _DELAYS_S:
                     try:
                         return await self._try(send, renewable=renewable)
                     except _TransientError as transient:
                         failed = transient.error
-                        wait_s = max(backoff.next_s(), transient.retry_after_s)
-                        if not left or wait_s > self._timeout_s:
+                        if delay_s is None or transient.retry_after_s > self._timeout_s:
                             break
+                        wait_s = max(jittered(delay_s), transient.retry_after_s)
                         await asyncio.sleep(wait_s)
         except TimeoutError:
             pass  # the last failure is more informative than the time limit

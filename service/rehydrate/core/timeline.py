@@ -28,7 +28,6 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from rehydrate.core.event import CONTENT, TERMINAL
-from rehydrate.core.exclusions import ExclusionRule
 from rehydrate.core.fold import STEPS, MessageState, Outcome, fold
 from rehydrate.core.positions import (
     MARGIN_MS,
@@ -36,7 +35,7 @@ from rehydrate.core.positions import (
     is_name,
     serial_time_ms,
 )
-from rehydrate.core.window import LostInterval, spanned
+from rehydrate.core.window import ExclusionRule, LostInterval, spanned
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

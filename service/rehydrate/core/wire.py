@@ -9,14 +9,13 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import MessageState, Owner
 from rehydrate.core.json import dump, load
 from rehydrate.core.message import NO_TIME_MS
 from rehydrate.core.text import versioned_messages
 from rehydrate.core.text.assembly import parted, spoken_text
 from rehydrate.core.text.content import NO_SEQ, collapsed_run
-from rehydrate.core.window import ErasedStream
+from rehydrate.core.window import ErasedStream, Exclusions
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence

@@ -13,8 +13,8 @@ import sys
 from collections import deque
 from typing import TYPE_CHECKING, Any
 
-from rehydrate.background import BoundedCache
 from rehydrate.core.json import dump
+from rehydrate.limits import BoundedCache
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -7,7 +7,6 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rehydrate.background import BoundedCache
 from rehydrate.core import wire
 from rehydrate.core.client_view import Verdict, verdict
 from rehydrate.core.event import TERMINAL, Event
@@ -19,6 +18,7 @@ from rehydrate.core.timeline import MAX_OPEN, names_of
 from rehydrate.core.window import REWIND_REACH_MS
 from rehydrate.errors import StoreUnavailable
 from rehydrate.hydrate.hydrate import MAX_LIMIT, Hydrated, Page, answer, is_announced
+from rehydrate.limits import BoundedCache
 from rehydrate.ports import Finished
 
 if TYPE_CHECKING:

@@ -25,11 +25,11 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rehydrate.context import Prefetch
 from rehydrate.core import wire
 from rehydrate.core.event import TERMINAL
-from rehydrate.core.exclusions import Exclusions
 from rehydrate.core.fold import Outcome
 from rehydrate.core.positions import Cursor, check_conversation_id, check_until, encode_cursor
 from rehydrate.core.timeline import Reason, Timeline
 from rehydrate.core.window import (
+    Exclusions,
     may_need_read,
     missed,
     needs_no_read,

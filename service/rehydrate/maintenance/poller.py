@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from rehydrate.background import BoundedCache, PeriodicTask
+from rehydrate.background import PeriodicTask
+from rehydrate.limits import BoundedCache
 
 MAX_ATTENDED = 10_000
 

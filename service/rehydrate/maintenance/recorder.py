@@ -6,15 +6,9 @@ import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
-from rehydrate.background import (
-    Backoff,
-    BoundedCache,
-    PeriodicTask,
-    TaskPool,
-    jittered,
-    log_failure,
-)
+from rehydrate.background import Backoff, PeriodicTask, TaskPool, jittered, log_failure
 from rehydrate.context import WakeQueue
+from rehydrate.limits import BoundedCache
 from rehydrate.record.catch_up import Recorded
 
 _log = logging.getLogger(__name__)

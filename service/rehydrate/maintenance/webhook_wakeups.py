@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable, Collection, Iterable
 
-from rehydrate.background import BoundedCache, PeriodicTask, log_failure
+from rehydrate.background import PeriodicTask, log_failure
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.errors import BadParameter, StoreUnavailable
+from rehydrate.limits import BoundedCache
 
 _log = logging.getLogger(__name__)
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
-from rehydrate.background import BoundedCache
+from rehydrate.limits import BoundedCache
 
 _log = logging.getLogger(__name__)
 

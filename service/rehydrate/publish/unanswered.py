@@ -15,11 +15,12 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from typing import NamedTuple, Protocol
 
-from rehydrate.background import BoundedCache, LeaseKeeper, LeaseLost, settled
+from rehydrate.background import LeaseKeeper, LeaseLost, settled
 from rehydrate.context import Context
 from rehydrate.core.positions import check_conversation_id
 from rehydrate.core.wire import timestamp_ms
 from rehydrate.errors import StoreUnavailable
+from rehydrate.limits import BoundedCache
 from rehydrate.ports import PromptClaims
 
 _log = logging.getLogger(__name__)

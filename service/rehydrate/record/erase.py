@@ -14,9 +14,8 @@ from contextlib import aclosing
 from typing import TYPE_CHECKING
 
 from rehydrate.core.codecs import decode_all
-from rehydrate.core.exclusions import place_of
 from rehydrate.core.positions import check_conversation_id
-from rehydrate.core.window import ErasedStream, read_from_ms
+from rehydrate.core.window import ErasedStream, place_of, read_from_ms
 from rehydrate.errors import ChannelUnavailable
 from rehydrate.permits import PERMIT_S
 

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 
 from api.minting import KEY, OTHER_KEY, READER, mint
 from rehydrate.api.auth.access import JwtVerifier, is_jwt
-from rehydrate.background import digest
 from rehydrate.errors import Unauthorized
+from rehydrate.limits import digest
 
 
 def refused(token, keys=(KEY,), **options):

@@ -23,7 +23,6 @@ from rehydrate.api.answers import MissingCredentials
 from rehydrate.api.auth.key_capabilities import KeyCapabilities, KeyCapability, key_name
 from rehydrate.api.auth.opaque_tokens import Admits, TokenChecks
 from rehydrate.api.telemetry import query_token
-from rehydrate.background import TtlCache, digest
 from rehydrate.core.capability import READING, Capability
 from rehydrate.errors import (
     ChannelUnavailable,
@@ -31,6 +30,7 @@ from rehydrate.errors import (
     NotConfigured,
     Unauthorized,
 )
+from rehydrate.limits import TtlCache, digest
 
 if TYPE_CHECKING:
     from starlette.requests import HTTPConnection

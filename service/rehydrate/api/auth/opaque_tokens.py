@@ -7,9 +7,8 @@ import time
 from collections.abc import Awaitable, Callable
 from contextlib import ExitStack
 
-from rehydrate.background import TtlCache, digest
 from rehydrate.errors import ChannelUnavailable, Unauthorized
-from rehydrate.limits import ConcurrencyLimit
+from rehydrate.limits import ConcurrencyLimit, TtlCache, digest
 
 Admits = Callable[[str, str], Awaitable[bool]]
 """Return whether Ably lets a token read a channel; may raise `Unauthorized` or `ChannelUnavailable`."""
