@@ -262,3 +262,55 @@ def test_a_response_that_ended_without_seq_and_content_is_not_exact():
             assert each.exact is expected
     assert folded(event("start", None)).exact
     assert folded(event("token", None, "a"), event("start", None), event("stop", None)).parts()
+
+
+class TestEdits:
+    def test_an_edit_is_known_by_its_version_and_a_later_one_is_not(self):
+        state = folded(start(), token(1, "a"), token(2, "b"))
+        edit = token(1, "A")._replace(edit="v2")
+        assert not state.has_edit(edit)
+        assert state.reaches(edit)
+        state.changed = False
+        state.note_edit(edit.serial, edit.edit)
+        assert state.changed
+        assert state.edits == {edit.serial: "v2"}
+        assert state.has_edit(edit)
+        assert state.has_edit(edit._replace(edit="v1"))
+        assert not state.has_edit(edit._replace(edit="v3"))
+
+    def test_what_a_repair_replaced_and_what_is_no_edit_counts_as_known(self):
+        state = folded(start(), token(1, "a"), event("repair", 1, "all", at_s=5))
+        assert state.has_edit(token(1, "A")._replace(edit="v2"))
+        assert state.has_edit(token(2, "b"))
+        assert state.has_edit(token(2, "b")._replace(edit="v2", serial=None))
+
+    def test_content_without_seq_is_reached_up_to_the_newest_serial(self):
+        state = folded(event("start", None, at_s=0), event("token", None, "a", at_s=1))
+        assert state.reaches(event("token", None, "a", at_s=1))
+        assert not state.reaches(event("token", None, "b", at_s=2))
+        assert not state.reaches(event("token", None, "a", at_s=1)._replace(serial=None))
+        assert not MessageState("r").reaches(event("token", None, "a", at_s=1))
+
+    def test_of_more_edits_than_are_kept_the_text_is_inexact(self, monkeypatch):
+        monkeypatch.setattr(message, "MAX_EDITS", 1)
+        state = folded(start(), token(1, "a"), token(2, "b"))
+        state.note_edit("s1", "v1")
+        state.note_edit("s1", "v2")
+        assert (state.edits, state.inexact) == ({"s1": "v2"}, False)
+        state.note_edit("s2", "v1")
+        assert (state.edits, state.inexact) == ({"s1": "v2"}, True)
+
+    def test_unreadable_content_that_is_edited_leaves_the_rest_of_its_range(self):
+        state = folded(start(), *(event("void", seq, unreadable=1) for seq in (1, 2, 3)))
+        assert state.unreadable_seqs == ((1, 3),)
+        state.note_edited_seq(2)
+        assert state.unreadable_seqs == ((1, 1), (3, 3))
+        state.note_edited_seq(1)
+        assert state.unreadable_seqs == ((3, 3),)
+
+
+def test_what_could_not_be_read_is_counted_once_whatever_comes_again():
+    state = MessageState("r")
+    for seq in (1, 2, 1, None, None):
+        state.note_unreadable(seq)
+    assert (state.unreadable, state.unreadable_seqs[-1]) == (4, (1, 2))

@@ -490,3 +490,10 @@ def test_without_serials_an_anonymous_event_that_changed_nothing_is_known_again(
     timeline = Timeline()
     timeline.fold([first, foreign, ended, foreign, first])
     assert texts(timeline) == {"m0": "a"}
+
+
+def test_events_that_cannot_be_read_are_counted_where_they_were_folded():
+    timeline = Timeline()
+    unread = event("void", 1, unreadable=1)
+    timeline.fold([start(), unread, unread])
+    assert (timeline.counts["folded"], timeline.counts["unreadable"]) == (2, 1)

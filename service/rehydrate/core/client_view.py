@@ -256,12 +256,13 @@ class View:
             self._encoded.pop(before.id, None)
         elif decision is Verdict.APPLY:
             applied = self._timeline.apply_to(before, event)
-            if applied.state is None and applied.outcome is Outcome.REFUSED:
-                return Verdict.AGAIN  # only the store can tell which of so many exist
-            if applied.was_new and applied.state is not None:
+            if (
+                applied.state is None
+            ):  # where it was refused, only the store knows which of so many exist
+                return Verdict.AGAIN if applied.outcome is Outcome.REFUSED else decision
+            if applied.was_new:
                 self._order.append(applied.state.id)
-            if applied.state is not None:
-                self._encoded.pop(applied.state.id, None)
+            self._encoded.pop(applied.state.id, None)
         elif decision is Verdict.DROP:
             self._timeline.note_dropped(before, event)
             if before is not None:

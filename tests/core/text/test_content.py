@@ -430,3 +430,34 @@ def test_parts_are_counted_without_unpacking() -> None:
     timings.append(Timing(1, 2_000))
     assert (len(timings), timings.unpacked) == (4, False)
     assert len(timings.entries) == len(timings) == 4
+
+
+class TestEdited:
+    RUN = (token(1, "ab"), token(2, "cd"), event("reasoning", 3, "ef"), token(4, "gh"))
+
+    @pytest.mark.parametrize(
+        ("index", "text", "shown"),
+        [
+            (0, "A", ["Acd", "ef", "gh"]),
+            (1, "CCC", ["abCCC", "ef", "gh"]),
+            (1, "", ["ab", "ef", "gh"]),
+            (3, "G", ["abcd", "ef", "G"]),
+        ],
+    )
+    def test_the_content_of_one_event_is_replaced(self, index, text, shown):
+        run = run_with(*self.RUN)
+        edited = run.edited(index, self.RUN[index]._replace(text=text, edit="v2"))
+        assert [part["text"] for part in assemble([edited])] == shown
+        lengths = [2, 2, 2, 2]
+        lengths[index] = len(text)
+        assert [timing.length for timing in edited.timings.entries] == lengths
+        assert [part["text"] for part in assemble([run])] == ["abcd", "ef", "gh"]
+
+    def test_a_call_of_which_a_piece_is_edited_stays_one_call(self):
+        events = (
+            event("tool_call", 1, tool_call_id="c", name="f", value=""),
+            event("tool_args", 2, "{1", tool_call_id="c"),
+            event("tool_args", 3, "2}", tool_call_id="c"),
+        )
+        edited = run_with(*events).edited(1, events[1]._replace(text="{", edit="v2"))
+        assert [part["args"] for part in assemble([edited])] == ["{2}"]

@@ -301,6 +301,8 @@ def test_an_unreadable_version_is_an_empty_part_until_a_later_one_can_be_read():
     state = timeline_of(create(1, "a"), full(1, 2, b"\xff")).messages["r"]
     assert [part["text"] for part in state.parts()] == [""]
     assert (state.unreadable, state.exact) == (1, False)
+    read = wire.state_of(wire.message(state))
+    assert (read.parts(), read.unreadable, read.exact) == (state.parts(), 1, False)
 
 
 def test_appends_to_what_cannot_be_read_and_appends_that_cannot_be_read_are_unreadable():
