@@ -7,9 +7,12 @@ from itertools import permutations
 from core.builders import BEGAN_MS, event, folded, start, stop, text, text_of, timeline_of, token
 from core.growing import create
 from rehydrate.core import message, wire
+from rehydrate.core.client_view import Verdict, verdict
+from rehydrate.core.codecs import decode_all
 from rehydrate.core.fold import MessageState, Owner, fold
 from rehydrate.core.message import NO_TIME_MS
 from rehydrate.core.text import content
+from rehydrate.core.timeline import Timeline
 
 
 def test_a_message_without_events_is_open_and_exact():
@@ -96,15 +99,26 @@ class TestVerbs:
         state.import_finished([text("a")], "completed", finished_ms=9)
         noted = [("agent", 1, None), ("agent", 1, 3), ("agent", 1, 2), ("other", 1, 8)]
         for publisher, gen, seq in noted:
-            state.note_stream(publisher, gen, seq)
+            state.note_stream(event("token", seq, "b", client_id=publisher, gen=gen))
         assert (state.owner, state.seq, state.repaired, state.end) == (Owner("agent"), 3, 3, 4)
         state.mark_stored()
-        state.note_stream("agent", 1, 3)
+        state.note_stream(event("token", 3, "b", client_id="agent", gen=1))
         assert not state.changed
-        state.note_stream("agent", 2, 1)
-        state.note_stream("agent", 1, 9)
+        state.note_stream(event("token", 1, "b", client_id="agent", gen=2))
+        state.note_stream(event("token", 9, "b", client_id="agent", gen=1))
         assert (state.gen, state.seq, state.end, state.changed) == (2, 1, 2, True)
         assert (text_of(state), state.gaps(), state.runs[0].last) == ("a", [], 1)
+
+    def test_a_posted_message_is_sealed_when_a_channel_message_of_it_grows(self):
+        posted = MessageState("r")
+        posted.import_finished([text("a")], "completed", finished_ms=9)
+        timeline = Timeline([posted])
+        [version] = decode_all([create(1, "a")])
+        timeline.fold([version])
+        state = timeline.messages["r"]
+        assert (text_of(state), state.sealed, state.exact) == ("a", True, True)
+        view = wire.state_of(wire.message(state))
+        assert verdict(view, version) is Verdict.DROP
 
     def test_an_interrupted_message_is_reopened_by_a_later_event(self):
         state = folded(start(), token(1, "a"))

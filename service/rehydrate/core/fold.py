@@ -108,7 +108,7 @@ def fold(state: MessageState, event: Event) -> Outcome:
     """
     if state.posted:
         if state.role != "user" and event.kind in _OPEN_STEPS:
-            state.note_stream(event.client_id, event.gen, event.seq)
+            state.note_stream(event)
         return Outcome.OLD
     if state.owner is not None and state.owner.client_id != event.client_id:
         return Outcome.FOREIGN

@@ -252,16 +252,22 @@ class MessageState:
         self.annotate(metadata)
         self.posted = self.changed = True
 
-    def note_stream(self, client_id: str | None, gen: int, seq: int | None) -> None:
-        """Record an event of the channel for this message, which a backend has posted.
+    def note_stream(self, event: Event) -> None:
+        """Record *event*, of the channel, for this message, which a backend has posted.
 
         The content stays. Live readers show what is streamed, until the posted content and its end
         are published after the last seq, under the gen and the clientId of the first publisher.
+        A channel message that grows has no seq that tells them: it is in the posted content, so
+        that is sealed.
         """
+        gen, seq = event.gen, event.seq
         if self.owner is None:
-            self.owner, self.changed = Owner(client_id), True
-        if self.owner.client_id != client_id or gen < self.gen:
+            self.owner, self.changed = Owner(event.client_id), True
+        if self.owner.client_id != event.client_id or gen < self.gen:
             return
+        if event.version is not None and not self.sealed:
+            self.seal()
+            self.changed = True
         last = -1 if self.seq is None or gen > self.gen else self.seq
         if gen > self.gen or (seq is not None and seq > last):
             self.gen, self.seq = gen, seq
