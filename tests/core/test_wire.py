@@ -350,7 +350,7 @@ def test_versioned_messages_and_attempts_are_read_back():
         list(state.versioned),
     )
     empty = wire.state_of(body | {"parts": [], "text": ""})
-    assert empty.runs[0].segments == []
+    assert not any(run.segments for run in empty.runs)
 
 
 def test_a_message_of_versioned_messages_alone_has_no_runs():
@@ -365,3 +365,14 @@ def test_the_last_millisecond_of_the_calendar_is_exact_and_later_times_are_refus
     for later in ("9999-12-31T23:59:59.9999Z", "9999-12-31T23:59:59-01:00"):
         with pytest.raises(ValueError, match="9999"):
             wire.timestamp_ms(later)
+
+
+def test_an_end_without_content_is_a_reason_until_a_version_brings_the_text():
+    read = back(folded(event("start", None, at_s=0), event("stop", None, at_s=1)))
+    assert (read.exact, read.may_lack_all) == (False, True)
+    fold(read, decode(create(2, "a")))
+    assert (text_of(read), read.exact) == ("a", True)
+    begun = back(folded(event("start", None, at_s=0)))
+    fold(begun, event("stop", None, at_s=1))
+    assert not begun.exact
+    assert back(folded(start(), stop(1))).exact

@@ -51,7 +51,9 @@ export function stateOf(message: Message): State {
     return result ? [...own, [result, null] as const] : own;
   }).map(([{ serial, version, unreadable }, part]) => [serial, { version, part, unreadable: !!unreadable }] as const);
   const unreadable = message.unreadable ?? 0;
-  const known = { ...NOTHING, message, numbered: parts, lost: unreadable, inexact: !message.exact && !unreadable, begun: '', isNew: false };
+  const uncounted = !message.exact && isEnded(message) && message.role !== 'user' && !parts.length && message.through.seq === null;
+  const inexact = !message.exact && !unreadable && !uncounted;
+  const known = { ...NOTHING, message, numbered: parts, lost: unreadable, inexact, uncounted, begun: '', isNew: false };
   const ids = message.recent_ids ? message.recent_ids.map((id): Id => [id, NO_TIME]) : NOTHING.ids;
   if (!grown.length) return { ...known, ids };
   const versions = new Map(grown);
@@ -164,9 +166,9 @@ function unreadableOf(grown: State['grown']): number {
 }
 
 /** Return true if a stop without seq ended it and no content was read: that may be ephemeral. */
-function mayLackAll({ message, uncounted, begun, numbered, tail, grown }: State): boolean {
+function mayLackAll({ message, uncounted, numbered, tail, grown }: State): boolean {
   const nothing = !numbered.length && !tail.length && !grown.size && !message.sealed && message.repaired === null;
-  return uncounted && nothing && begun !== '' && isEnded(message);
+  return uncounted && nothing && isEnded(message);
 }
 
 /** Return *state* with a message that says how exact it is. */

@@ -172,11 +172,15 @@ def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageSta
     state.steps = dict(body.get("steps", ()))
     state.edits = dict(body.get("edits", ()))
     parts = [part for part in body["parts"] if not _restore_versioned(state, part, last_ms)]
-    if not state.versioned:
+    is_empty = state.seq is None and state.role != "user" and not (body["parts"] or body["text"])
+    may_lack_all = is_empty and not (state.ended and body.get("exact", True))
+    if not state.versioned and not may_lack_all:
         parts = parts or [{"type": "text", "text": body["text"]}]
     if parts:
         _restore_runs(state, parts, body.get("gaps", ()), last_ms)
     _restore_exactness(state, body)
+    if may_lack_all and state.ended:
+        state.inexact = False  # the state says so itself, until a version brings the whole text
     return state
 
 
