@@ -12,6 +12,7 @@ from exactness.viewing import viewing
 from participants import completed, history_over, publisher_to, reading
 from rehydrate.core import client_view as reader
 from rehydrate.core import timeline
+from rehydrate.core.positions import decode_cursor
 from rehydrate.core.text import content
 from rehydrate.core.text.content import MAX_SEQ, TOO_LARGE
 from rehydrate.follow import live_conversation as standing
@@ -33,11 +34,23 @@ async def lines_of(chat):
         return int(await connection.fetchval(sql, chat.id))
 
 
+async def all_messages(chat):
+    """Return the messages of every page, by id: an answer's bytes are limited, too."""
+    page = await chat.hydrate()
+    found = list(page.messages)
+    while page.older is not None:
+        page = await chat.hydrate(before=decode_cursor(page.older))
+        found += page.messages
+    by_id = {m["id"]: m for m in found}
+    assert len(by_id) == len(found)
+    return by_id
+
+
 async def recorded_message(chat):
     """Return the message ``r`` of the answer; assert that recording does not change it."""
-    before = {m["id"]: m for m in (await chat.hydrate()).messages}
+    before = await all_messages(chat)
     await chat.catch_up()
-    after = {m["id"]: m for m in (await chat.hydrate()).messages}
+    after = await all_messages(chat)
     assert before == after
     assert after["beside"]["text"] == "intact"
     assert after["beside"]["status"] == "completed"

@@ -181,7 +181,7 @@ async def test_the_hosts_openapi_document_includes_the_routes(standin):
     document = app.openapi()
     operation = document["paths"]["/history/v1/conversations/{conversation_id}"]["get"]
     assert {each["name"] for each in operation["parameters"]} == {
-        "conversation_id", "until", "limit", "before", "format"
+        "conversation_id", "until", "limit", "before", "format", "text"
     }  # fmt: skip
     assert "application/problem+json" in operation["responses"]["503"]["content"]
 

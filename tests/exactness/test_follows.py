@@ -118,10 +118,10 @@ class TestM1ManyRefusedTokens:
     ):
         reads, load = [], history._store.load
 
-        async def loaded(*asked, limit, before):
+        async def loaded(*asked, limit, **more):
             if limit > 1:
                 reads.append(asked)
-            return await load(*asked, limit=limit, before=before)
+            return await load(*asked, limit=limit, **more)
 
         monkeypatch.setattr(history._store, "load", loaded)
         async with reading(history, conversation) as one, reading(history, conversation) as two:

@@ -115,10 +115,10 @@ async def test_two_hundred_simultaneous_joins_cost_one_attach_and_one_read(
     await publisher.stream("r", "abc", stop=False)
     loads, load = [], history._store.load
 
-    async def counted(*ids, limit, before):
+    async def counted(*ids, limit, **more):
         if limit > 1:  # limit 1 only resolves the channel name
             loads.append(ids)
-        return await load(*ids, limit=limit, before=before)
+        return await load(*ids, limit=limit, **more)
 
     history._store.load = counted
     async with AsyncExitStack() as stack:

@@ -236,6 +236,13 @@ class TestPages:
                 return pages
             before = decode_cursor(hydrated.older)
 
+    async def test_a_stored_open_response_that_ends_on_the_channel_is_on_a_page(self, chat):
+        await chat.publish_response("early", "ab", stop=False)
+        await chat.publish_response("late", "ab")
+        await chat.catch_up()
+        await chat.publish_message("stop", responseId="early")
+        assert await self.read_back(chat, 1) == [["early", "late"]]
+
     @pytest.mark.parametrize("recorded", [True, False], ids=["recorded", "on the channel only"])
     async def test_pages_go_back_to_the_first_message(self, chat, recorded):
         for index in range(5):

@@ -470,10 +470,12 @@ def _page(
     """Return the messages of a page as (position, id, wire), and the cursor of the next page.
 
     The newest page has every open message, in addition to the newest *limit* finished ones; fewer,
-    but at least one, if all are longer than `PAGE_BYTES`.
+    but at least one, if all are longer than `PAGE_BYTES`. A message that is open in the store and
+    has ended on the channel since counts as open: older pages, which are read from the store alone,
+    do not have it.
     """
     shown = {row.id: (row.position, row.id, row.wire) for row in stored.finished}
-    open_ids = set()
+    open_ids = {state.id for state in stored.open}
     for state in timeline.messages.values():
         if state.status not in TERMINAL:
             open_ids.add(state.id)
