@@ -192,7 +192,12 @@ class Run:
         limit = self.rng.randint(1, 3)
         page = shown((await hydrate(self.ctx, self.conversation, page=Page(limit))).messages)
         expected = fresh(self._past(at_ms))
-        finished = [id_ for id_, m in expected.items() if m["status"] != "in_progress"]
+        stored = await self.ctx.store.load(self.conversation, limit=1, before=None)
+        open_ids = {
+            state.id for state in stored.open
+        }  # no older page has them, if they ended since
+        open_ids |= {id_ for id_, m in expected.items() if m["status"] == "in_progress"}
+        finished = [id_ for id_ in expected if id_ not in open_ids]
         kept = {id_: m for id_, m in expected.items() if id_ not in finished[:-limit]}
         self._compare(f"{who}, limit {limit}", at_ms, page, kept)
 
