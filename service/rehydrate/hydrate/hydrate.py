@@ -475,7 +475,7 @@ def _page(
     do not have it.
     """
     shown = {row.id: (row.position, row.id, row.wire) for row in stored.finished}
-    open_ids = {state.id for state in stored.open}
+    open_ids = {state.id for state in stored.open if state.id in timeline.messages}
     for state in timeline.messages.values():
         if state.status not in TERMINAL:
             open_ids.add(state.id)
