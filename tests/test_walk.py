@@ -16,7 +16,7 @@ from rehydrate.settings import load_settings
 from waiting import until
 from walk import walk_of
 
-FILES_MAX = 25
+FILES_MAX = 26
 
 
 def token(settings):

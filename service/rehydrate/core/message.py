@@ -255,14 +255,12 @@ class MessageState:
     def note_stream(self, event: Event) -> None:
         """Record *event*, of the channel, for this message, which a backend has posted.
 
-        The content stays. Live readers show what is streamed, until the posted content and its end
-        are published after the last seq, under the gen and the clientId of the first publisher.
-        A channel message that grows has no seq that tells them: it is in the posted content, so
-        that is sealed.
+        The content stays. Live readers show what is streamed, until it and its end are published after
+        the last seq, with the first gen and clientId. What grows has no seq, so the content is sealed.
         """
-        gen, seq = event.gen, event.seq
         if self.owner is None:
             self.owner, self.changed = Owner(event.client_id), True
+        gen, seq = event.gen, event.seq
         if self.owner.client_id != event.client_id or gen < self.gen:
             return
         if event.version is not None and not self.sealed:
@@ -297,11 +295,7 @@ class MessageState:
         self.changed = True
 
     def note_unreadable(self, seq: int | None) -> None:
-        """Count an event whose content could not be read.
-
-        Args:
-            seq: its seq, by which a repair may replace it; None: it has none.
-        """
+        """Count an event whose content could not be read; a repair may replace it by its *seq*."""
         known = self.unreadable_seqs
         if seq is not None and any(first <= seq <= last for first, last in known):
             return
@@ -447,9 +441,8 @@ class MessageState:
     def gaps(self) -> list[tuple[int, int]]:
         """Return the seqs that are missing, as the first and last of each gap.
 
-        A start has no text, so seq 0 is never a gap: a publisher that numbers its tokens from 1 and
-        sends no start is complete. The seq of a stop is too low if its sender knew of fewer events
-        than were seen; then what was seen decides.
+        Seq 0 is never a gap: a start has no text, and need not be sent. The seq of a stop is too low
+        if its sender knew of fewer events than were seen; then what was seen decides.
         """
         last = -1 if self.seq is None else self.seq
         top = last + 1 if self.end is None or self.end < last else self.end

@@ -469,10 +469,8 @@ def _page(
 ) -> tuple[list[tuple[str, str, bytes]], str | None]:
     """Return the messages of a page as (position, id, wire), and the cursor of the next page.
 
-    The newest page has every open message, in addition to the newest *limit* finished ones; fewer,
-    but at least one, if all are longer than `PAGE_BYTES`. A message that is open in the store and
-    has ended on the channel since counts as open: older pages, which are read from the store alone,
-    do not have it.
+    The newest page has every open message (also those that only the store holds open: older pages
+    lack them), and the newest *limit* finished ones, or at least one, up to `PAGE_BYTES`.
     """
     shown = {row.id: (row.position, row.id, row.wire) for row in stored.finished}
     open_ids = {state.id for state in stored.open if state.id in timeline.messages}
