@@ -13,7 +13,7 @@ WORDS = {
     "_prompt": "set the text, and end",
     "_later_version_of_prompt": "extend it, if it consists of several channel messages",
     "_start": "begin the message",
-    "_late_start": "note the start, if none was read",
+    "_late_start": "record the start, if none was read",
     "_content": "append, or insert by seq",
     "_fill": "fill a gap",
     "_stop": "end the message",

@@ -220,7 +220,7 @@ def test_the_template_maps_a_channel_to_its_conversation(template, channel, conv
 
 def test_names_of_tokens_are_listed_and_may_not_be_those_that_mean_something_else():
     assert load_settings(REHYDRATE_TOKEN_NAMES="message, delta").token_names == ("message", "delta")
-    with pytest.raises(NotConfigured, match=r"REHYDRATE_TOKEN_NAMES.*meaning of their own: stop"):
+    with pytest.raises(NotConfigured, match=r"REHYDRATE_TOKEN_NAMES.*fixed meaning: stop"):
         load_settings(REHYDRATE_TOKEN_NAMES="message,stop")
 
 

@@ -66,7 +66,7 @@ def create_app(settings: ChatSettings, history: History, client: AsyncOpenAI) ->
 
 
 async def _invalid(_request: Request, error: Exception) -> Response:
-    """Answer without the input, unlike FastAPI: it may contain what cannot be sent."""
+    """Respond without the input, unlike FastAPI, since the input may not be valid UTF-8."""
     assert isinstance(error, RequestValidationError)  # noqa: S101 - for the type checker
     found = [{"loc": each["loc"], "msg": each["msg"]} for each in error.errors()]
     return JSONResponse({"detail": found}, 422)

@@ -29,7 +29,7 @@ class Identity:
         client_id: `*` permits any clientId, None permits none, any other value only itself.
         expires_ms: when the token expires, in milliseconds; None for a key.
         issued_ms: when it was issued; None for a key.
-        revocation_key: what else it can be revoked by.
+        revocation_key: a further key by which it can be revoked.
     """
 
     app: App
@@ -89,8 +89,8 @@ class Authenticator:
         """Return the identity of an opaque token or a JWT, raw or as base64.
 
         Raises:
-            RefusedError: 40141 revoked, 40142 expired, 40143 of another server, 40144 a wrong JWT,
-                40101 no token.
+            RefusedError: 40141 revoked, 40142 expired, 40143 from another server, 40144 invalid JWT,
+                40101 not a token.
         """
         plain = _unwrapped(token)
         kid = tokens.key_name_of_jwt(plain)

@@ -60,7 +60,7 @@ class Attachment:
     deltas: DeltaStream | None = None
 
     def deliver(self, delivery: Delivery) -> None:
-        """Send messages: those that the filter selects, as deltas where these are wanted."""
+        """Send the messages that the filter selects, as deltas if the client asked for them."""
         selected = delivery if self.filter is None else self.filter.selected(delivery)
         if selected is not None and self.deltas is not None:
             selected = self.deltas.encoded(selected)
@@ -68,7 +68,7 @@ class Attachment:
             self.subscriber.deliver(selected, self.wire_name)
 
     def miss(self) -> None:
-        """Take note that messages were not delivered: what follows cannot be a delta to them."""
+        """Record that messages were not delivered, so the next one cannot be a delta to them."""
         if self.deltas is not None:
             self.deltas.restart()
 

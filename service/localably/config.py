@@ -24,7 +24,7 @@ class Key:
         key_id: its public half within the app.
         secret: its private half.
         capability: the operations it grants.
-        revocable_tokens: whether tokens of it may be revoked; they live for an hour at most.
+        revocable_tokens: whether its tokens can be revoked; these are valid for at most an hour.
     """
 
     app_id: str

@@ -1,8 +1,8 @@
-"""Deltas: each message as its difference to the one before, as VCDIFF (RFC 3284).
+"""Deltas: each message as its difference from the previous one, as VCDIFF (RFC 3284).
 
-The difference is what lies between the common beginning and the common end of two payloads, so an
-encoded window has at most three instructions: copy the beginning, add the middle, copy the end. No
-maintained package encodes VCDIFF in memory; stock decoders need nothing more than this.
+Only the bytes between the common prefix and the common suffix of two payloads are sent, so an
+encoded window has at most three instructions: copy the prefix, add the middle, copy the suffix. No
+maintained package encodes VCDIFF in memory; stock decoders need no more than this.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ _COPY_SELF: Final = b"\x13"
 def encode(source: bytes, target: bytes) -> bytes:
     """Return *target* as a VCDIFF delta against *source*, which must not be empty."""
     first = _common(source, target)
-    # what the common beginning has taken does not count again for the common end
+    # bytes of the common prefix must not also count for the common suffix
     last = _common(source[first:][::-1], target[first:][::-1])
     middle = target[first : len(target) - last]
     instructions, addresses = b"", b""
@@ -40,7 +40,7 @@ def encode(source: bytes, target: bytes) -> bytes:
 
 
 class DeltaStream:
-    """The deltas of one attachment: each message against the one that was delivered before it."""
+    """The deltas of one attachment: each message against the one delivered before it."""
 
     __slots__ = ("_base", "_base_id")
 
@@ -53,7 +53,7 @@ class DeltaStream:
         self._base = None
 
     def encoded(self, delivery: Delivery) -> Delivery:
-        """Return *delivery* with deltas in place of the data for which they are smaller."""
+        """Return *delivery* with each message's data as a delta, if that is smaller."""
         messages = [self._next(message) for message in delivery.messages]
         return Delivery(delivery.head, messages, delivery.key)
 
@@ -79,7 +79,7 @@ class DeltaStream:
 
 
 def _common(one: bytes, other: bytes) -> int:
-    """Return the length of the common beginning."""
+    """Return the length of the common prefix."""
     pairs = enumerate(zip(one, other, strict=False))
     return next((at for at, (a, b) in pairs if a != b), min(len(one), len(other)))
 

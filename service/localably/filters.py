@@ -27,7 +27,7 @@ class MessageFilter:
 
     def __init__(self, encoded: str) -> None:
         if len(encoded) > _LONGEST:
-            raise RefusedError(40000, f"a filter has at most {_LONGEST} characters")
+            raise RefusedError(40000, f"a filter must have at most {_LONGEST} characters")
         # loaded when first needed: without filters, localably runs without the package
         jmespath: Any = import_module("jmespath")
         try:
@@ -35,7 +35,7 @@ class MessageFilter:
             self._expression = jmespath.compile(text)
         except (binascii.Error, ValueError, RecursionError) as error:  # JMESPathError: ValueError
             raise RefusedError(
-                40000, "the filter is not a JMESPath expression as base64"
+                40000, "the filter is not a base64-encoded JMESPath expression"
             ) from error
 
     def selected(self, delivery: Delivery) -> Delivery | None:

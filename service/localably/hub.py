@@ -30,7 +30,7 @@ class ChannelStorage(Protocol):
         """Take note of a new message, or of a newer version of one."""
 
     def keep_presence(self, channel: Channel, message: Message) -> None:
-        """Take note of a presence message."""
+        """Record a presence message."""
 
     def name(self, channel: Channel, own_id: str, serial: str, now_ms: int) -> None:
         """Take note of the id that a publisher gave to what has *serial*."""

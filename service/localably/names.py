@@ -38,7 +38,7 @@ class ChannelName:
 
     @property
     def resource(self) -> str:
-        """The name that capabilities are compared with."""
+        """The name that is checked against capabilities."""
         return self.base if self.filter is None else f"[filter]{self.base}"
 
 

@@ -47,13 +47,15 @@ async def request_token(request: web.Request) -> web.Response:
 
 
 async def revoke_tokens(request: web.Request) -> web.Response:
-    """Revoke tokens of the key that is shown (RSA17); some targets may be refused."""
+    """Revoke tokens of the key that authenticates the request (RSA17); targets may be refused."""
     body = await map_of(request)
     identity = identity_of(request)
     if identity.expires_ms is not None:
-        raise RefusedError(40162, "tokens are revoked with the key itself", 401)
+        raise RefusedError(40162, "tokens can only be revoked with the key itself", 401)
     if identity.key.name != request.match_info["key_name"]:
-        raise RefusedError(40101, "the key that was shown is not the one that was named")
+        raise RefusedError(
+            40101, "the request is authenticated with a different key from the one in its path"
+        )
     results = request.app[HUB].revoke_tokens(identity.key, body)
     return answer(request, batch_result(results), 201)
 

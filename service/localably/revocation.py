@@ -27,7 +27,7 @@ class Revocation:
 
 
 class Revocations:
-    """The revocations of all keys, for as long as a token that they concern can live.
+    """The revocations of all keys, kept for as long as a token that they affect can be valid.
 
     Args:
         now_ms: the clock, in milliseconds.
@@ -48,7 +48,7 @@ class Revocations:
             raise RefusedError(40300, "the tokens of this key are not revocable")
         targets = body.get("targets")
         if not isinstance(targets, list) or not 1 <= len(targets) <= _MOST_TARGETS:
-            raise FrameError(f"targets has to be a list of 1 to {_MOST_TARGETS} strings")
+            raise FrameError(f"targets must be a list of 1 to {_MOST_TARGETS} strings")
         now_ms = self._now_ms()
         issued_before_ms = body.get("issuedBefore")
         if issued_before_ms is None:
@@ -56,7 +56,7 @@ class Revocations:
         if type(issued_before_ms) is not int or not (
             now_ms - LONGEST_REVOCABLE_MS <= issued_before_ms <= now_ms
         ):
-            raise FrameError("issuedBefore has to be within the last hour, in milliseconds")
+            raise FrameError("issuedBefore must be a time within the last hour, in milliseconds")
         margin_ms = _REAUTH_MARGIN_MS if body.get("allowReauthMargin") is True else 0
         revocation = Revocation(issued_before_ms, now_ms + margin_ms)
         self._expire(now_ms)
@@ -90,7 +90,7 @@ class Revocations:
         kind, colon, value = target.partition(":") if isinstance(target, str) else ("", "", "")
         error: RefusedError | None = None
         if not (colon and value and kind in _TYPES):
-            error = FrameError("a target is clientId:…, revocationKey:… or channel:…")
+            error = FrameError("a target must be clientId:…, revocationKey:… or channel:…")
         elif self._count == _MOST_REVOCATIONS:
             error = RefusedError(42910, "too many revocations")
         if error is not None:
@@ -104,7 +104,7 @@ class Revocations:
         }
 
     def _expire(self, now_ms: int) -> None:
-        """Forget revocations all of whose tokens have expired."""
+        """Remove revocations whose tokens have all expired."""
         oldest_ms = now_ms - LONGEST_REVOCABLE_MS
         for target, found in list(self._found.items()):
             kept = [one for one in found if one.issued_before_ms > oldest_ms]

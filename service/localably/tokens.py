@@ -38,10 +38,10 @@ class Grant:
 
     Attributes:
         capability: the granted operations by channel.
-        client_id: as of `Identity`.
-        expires_ms: until when, in milliseconds.
-        issued_ms: when the token was issued.
-        revocation_key: what else it can be revoked by; JWTs only.
+        client_id: as in `Identity`.
+        expires_ms: when the token expires, in milliseconds.
+        issued_ms: when the token was issued, in milliseconds.
+        revocation_key: a further key by which it can be revoked; JWTs only.
     """
 
     capability: ServerCapability
@@ -186,9 +186,9 @@ def _ttl_ms(asked: object) -> int:
 
 
 def _check_ttl(key: Key, ttl_ms: float, code: int) -> None:
-    """Refuse a token of a key with revocable tokens that would live for longer than an hour."""
+    """Refuse a token of a key with revocable tokens that would be valid for longer than an hour."""
     if key.revocable_tokens and ttl_ms > LONGEST_REVOCABLE_MS:
-        raise RefusedError(code, "a revocable token lives for an hour at most")
+        raise RefusedError(code, "a revocable token must expire within an hour")
 
 
 def _check_signature(key: Key, request: Mapping[str, Any]) -> None:

@@ -116,8 +116,8 @@ class Context:
         followed: of each conversation that is followed here, what returns its received messages
             as a `rehydrate.hydrate.history_window.HistorySource` that reaches a position; None if
             they do not reach it.
-        edited_ms: of each channel on which messages were edited, the time of the oldest of these
-            messages, in ms since 1970, until the recorder has read them again.
+        edited_ms: the time of the oldest edited message of each channel with edits, in ms since
+            1970, until the recorder has read these messages again.
         unrecorded: the conversations whose channel is known to have more than the store.
     """
 
@@ -139,7 +139,7 @@ class Context:
     unrecorded: WakeQueue = field(default_factory=WakeQueue)
 
     def note_edit(self, channel: str, at_ms: int) -> None:
-        """Have the next catch-up of *channel* begin at a message of the time *at_ms*, or before."""
+        """Make the next catch-up of *channel* begin at the messages of the time *at_ms*, or earlier."""
         self.edited_ms[channel] = min(at_ms, self.edited_ms.get(channel) or at_ms)
 
 

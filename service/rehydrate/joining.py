@@ -1,13 +1,14 @@
 """Join a conversation with stock ably-python: an answer of the service, then live messages.
 
-A reader needs an overlap between the answer and what Ably delivers, and drops it by the drop rule
-(docs/protocol.md sections 9 and 10). Only a new attach with the parameter ``rewind`` gives one:
-Ably does not rewind an attachment that somebody else began. So a join never uses an attachment that
-it finds; it detaches first. Everything delivered since the attach is buffered until an answer is
-there. Then the drop rule decides message by message, and what it says is one of two things: the view is
-whole, or something is missing, and the join begins again after a pause.
+A reader needs an overlap between the answer and the messages that Ably delivers; the drop rule
+removes the repeats (docs/protocol.md sections 9 and 10). Only a new attach with the parameter
+``rewind`` gives an overlap: Ably does not rewind an existing attachment. So a join never uses an
+attachment that other code began; it detaches first. Messages delivered since the attach are buffered
+until the answer arrives. Then the drop rule decides message by message. Either the view is whole, or
+something is missing and the join starts again after a pause.
 
-This module imports neither the SDK nor anything of the server, so that a client needs only both.
+This module imports neither the SDK nor any module of the server, so that a client needs only this
+package without the server's dependencies, and the SDK.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ Status = Literal["connecting", "live", "recovering", "failed", "closed"]
 
 REWIND = "10s"
 MAX_WAITING = 10_000
-"""How many messages may wait for an answer: beyond it, the join begins again."""
+"""How many messages may wait for an answer; with more, the join starts again."""
 
 MAX_TRIES = 10
 """How often a join that never succeeded, or an attach, is tried before its error is raised."""
@@ -58,12 +59,12 @@ class LoadAnswer(Protocol):
 
 
 class JoinedView(NamedTuple):
-    """A conversation as a reader shows it at one moment. Later events change no view.
+    """A conversation as a reader shows it at one moment. Later events do not change the view.
 
     Attributes:
         messages: in their wire form, oldest first. One that did not change is the same object as in
             the view before. Do not change them.
-        reasons: why the answer may lack something; empty: it does not.
+        reasons: why the answer may lack something; empty if it does not.
         is_live: nothing is known to be missing; otherwise a newer view follows.
     """
 
@@ -83,18 +84,18 @@ def join(channel: RealtimeChannel, load: LoadAnswer, *, way: Way = 1) -> Joined:
     ``async with join(channel, load) as conversation: async for view in conversation: …``
 
     While a consumer is busy, views are skipped: the next one is the newest. The channel's options
-    are kept, and so are its other listeners; those receive again what Ably rewinds, at most 10 s.
-    At the end the channel is detached, unless it was attached or attaching before.
+    and its other listeners are kept; these listeners receive the rewound messages again (at most
+    10 s). At the end the channel is detached, unless it was attached or attaching before.
 
     Args:
         channel: a channel of stock ably-python.
         load: fetches the answer of the service.
-        way: what happens first, for the first attempt; every other one attaches first.
+        way: the order of attach and load in the first attempt (see `Way`); later attempts use 1.
 
     Raises:
         Exception: from the iteration, the error of *load* or of the SDK, if its status is 401, 403
-            or 404; if no attempt of `MAX_TRIES` succeeded; or if as many attaches failed one after the
-            other although the client is connected: the SDK may need a new client then.
+            or 404; if none of the first `MAX_TRIES` attempts succeeded; or if as many attaches in a
+            row failed although the client is connected: then the SDK may need a new client.
     """
     return Joined(channel, load, way)
 
@@ -103,9 +104,9 @@ class Joined:
     """A joined conversation: see `join`.
 
     Attributes:
-        status: ``connecting`` until the first whole view, ``live``, ``recovering`` while one is
-            sought again, ``failed`` by an error that the iteration raises, ``closed``.
-        error: why the last attempt failed; None: it did not.
+        status: ``connecting`` until the first whole view, ``live``, ``recovering`` until the view is
+            whole again, ``failed`` after an error that the iteration raises, ``closed``.
+        error: why the last attempt failed; None if it did not.
     """
 
     def __init__(self, channel: RealtimeChannel, load: LoadAnswer, way: Way) -> None:
@@ -159,7 +160,7 @@ class Joined:
         if self._task is None:
             return True
         if self._task.done():
-            self._changed.set()  # for whoever iterates again
+            self._changed.set()  # so that another iteration ends too
             self._task.result()
         return self._task.done()
 
@@ -174,7 +175,7 @@ class Joined:
     # -- attempts ---------------------------------------------------------------------------------
 
     async def _run(self) -> None:
-        """Attempt until cancelled; raise an error that no further attempt can mend."""
+        """Make attempts until cancelled; raise an error that another attempt cannot fix."""
         loop, tries, way = asyncio.get_running_loop(), 0, self._way
         try:
             while True:
@@ -201,7 +202,7 @@ class Joined:
             if hopeless or _is_refusal(error) or self._attachment.is_stuck:
                 self.status = "failed"
                 raise
-            _log.warning("a conversation cannot be joined, and is tried again: %r", type(error))
+            _log.warning("a conversation could not be joined, will retry: %r", type(error))
             return False
         self.error = None
         return whole
@@ -243,7 +244,7 @@ class Joined:
         until = answer["until"]
         return first is not None and until is not None and first <= until
 
-    # -- what the attachment reports; these do not wait ----------------------------------------------
+    # -- callbacks of the attachment; they do not block -----------------------------------------------
 
     def _receive(self, message: Any) -> None:
         if self._view is None:
@@ -271,17 +272,17 @@ def _pause_s(tries: int) -> float:
 
 
 def _is_refusal(error: Exception) -> bool:
-    """Return True if *error*, of the SDK or of an HTTP client, has a status that repeating keeps."""
+    """Return True if *error*, of the SDK or an HTTP client, has a status that retries cannot change."""
     answer = getattr(error, "response", None)
     names = ((error, "status_code"), (error, "status"), (answer, "status_code"), (answer, "status"))
     return any(getattr(each, name, None) in _REFUSED for each, name in names)
 
 
 class _Attachment:
-    """The attachment of a channel, begun by us: it rewinds, so it overlaps with an answer.
+    """The attachment of a channel that a join began: it rewinds, so it overlaps with an answer.
 
-    An attachment is *fresh* as long as everything since its beginning was delivered. One that
-    somebody else begins, after a detach, is as fresh as our own: it rewinds too, by the options.
+    An attachment is *fresh* as long as everything since its beginning was delivered. An attachment
+    that other code begins after a detach is fresh too: the channel's options make it rewind.
 
     Args:
         channel: the channel.
@@ -324,12 +325,12 @@ class _Attachment:
 
     @property
     def is_stuck(self) -> bool:
-        """True if attaches fail one after the other, although the client is connected."""
+        """True if too many attaches in a row have failed although the client is connected."""
         connected = self._channel.ably.connection.state == "connected"
         return connected and self._failures >= MAX_TRIES
 
     def discard(self) -> None:
-        """Have the next `begin` attach again."""
+        """Make the next `begin` attach again."""
         self.is_fresh = False
 
     async def close(self) -> None:
@@ -369,14 +370,14 @@ class _Attachment:
             raise ConnectionError(f"the channel was not attached: it is {channel.state.value}")
 
     async def _subscribe(self) -> None:
-        """Attach. The listeners are there before: a backlog arrives at once."""
+        """Attach. The listeners are added first, since the backlog arrives at once."""
         if self._is_subscribed:
             await self._channel.attach()
             return
         self._is_subscribed = True
         await asyncio.gather(
             self._channel.subscribe(self._on_message),
-            self._channel.subscribe("error", self._ignore),  # else the SDK raises such a message
+            self._channel.subscribe("error", self._ignore),  # else the SDK raises on such a message
         )
 
     async def _detach(self) -> None:
@@ -401,7 +402,7 @@ class _Attachment:
         if change.current == "attached":
             began, self._is_detached = self._is_detached, False
             if not began and change.resumed:
-                return  # the connection was lost, and nothing of the channel
+                return  # the connection was lost, but no message of the channel
             self.is_fresh = began
             if not self._is_ours:
                 self._restart()

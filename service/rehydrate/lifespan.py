@@ -32,9 +32,9 @@ class Lifespan:
         self._loop: asyncio.AbstractEventLoop | None = None
 
     def check_loop(self) -> None:
-        """Check that the parts are not open in another event loop than the one that runs.
+        """Check that the parts are not open in a different event loop from the running one.
 
-        Connections and tasks belong to a loop. Used from another one they fail later, with errors
+        Connections and tasks belong to a loop. In another loop they would fail later, with errors
         that do not name the cause.
 
         Raises:

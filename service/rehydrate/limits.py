@@ -1,7 +1,7 @@
-"""Limits of concurrency and of memory: refusals, and caches that drop what was used least recently.
+"""Limits of concurrency and memory: requests over a limit are refused, caches drop old entries.
 
-What is beyond a limit of concurrency, or of the bytes of answers, is refused with 429, and does not
-wait. No one owner, such as the bearer of a token, can take all of a limit, but a few can.
+A request over the limit of concurrency, or of the bytes of answers, is refused with 429; it does not
+wait. A single owner, such as the bearer of a token, cannot use all of a limit, but a few together can.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ K = TypeVar("K")
 V = TypeVar("V")
 
 _OWNERS, _FEWEST_PER_OWNER = 4, 16
-"""The part of a limit that one owner may take, and how many tasks that are at least."""
+"""The part of a limit that one owner may use, and the minimum of that in tasks."""
 
 _SMALL_BYTES = 65_536
-"""Shorter answers are not counted: the server takes them from us at once."""
+"""Shorter answers are not counted: the ASGI server accepts them at once."""
 
 
 class TooMany(Unavailable):
@@ -36,13 +36,13 @@ class TooMany(Unavailable):
 
 
 class ConcurrencyLimit:
-    """A context manager that at most *limit* tasks may be in; it raises rather than waits.
+    """A context manager for at most *limit* tasks at a time; beyond that, entering it raises.
 
     Args:
         limit: maximum number of tasks.
         what: plural name of the operation, for the error message.
-        share: how many of them may be of one owner; None: a quarter, or 16 if that is more.
-        owner: what an owner is, for the error message.
+        share: how many of them may belong to one owner; None: a quarter, or 16 if that is more.
+        owner: a noun for an owner, for the error message.
 
     Attributes:
         count: how many tasks are in it.
@@ -100,8 +100,8 @@ class ConcurrencyLimit:
 class AnswerBytes:
     """Counts the bytes of the answers that are in memory, until their clients have accepted them.
 
-    A slow client keeps an answer in memory as long as it likes to read. So the sum is limited, and what one
-    owner may take of it. One answer alone may always be longer than a limit.
+    A slow client keeps an answer in memory for as long as it reads. So the total is limited, and so is
+    the share of one owner. A single answer may always be longer than a limit.
 
     Args:
         limit: maximum number of bytes.
@@ -116,7 +116,7 @@ class AnswerBytes:
         self._by_owner: Counter[str] = Counter()
 
     def claim(self, owner: str | None = None) -> Claim:
-        """Return a claim of nothing yet; *owner* may have a quarter of the limit, None all of it."""
+        """Return a claim of 0 bytes; *owner* may use a quarter of the limit, None all of it."""
         return Claim(self, owner)
 
     def change(self, owner: str | None, before: int, after: int) -> None:
@@ -139,7 +139,7 @@ class AnswerBytes:
 
 
 class Claim:
-    """What one answer takes of the bytes in memory. As a context manager it is released on errors."""
+    """The bytes in memory that one answer uses. As a context manager it is released on errors."""
 
     __slots__ = ("_owner", "_size", "_sizes")
 
@@ -149,7 +149,7 @@ class Claim:
         self._size = 0
 
     def hold(self, size: int) -> None:
-        """Claim *size* bytes instead of what was claimed before.
+        """Claim *size* bytes, in place of the previous size.
 
         Raises:
             TooMany: too many bytes are in memory; the claim is as before.
@@ -160,7 +160,7 @@ class Claim:
             self._size = size
 
     def release(self) -> None:
-        """Claim nothing any more."""
+        """Release all claimed bytes."""
         self.hold(0)
 
     def __enter__(self) -> Self:

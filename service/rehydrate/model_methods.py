@@ -1,4 +1,4 @@
-"""The methods of `History` that have a vendor's model answer a prompt."""
+"""The methods of `History` that answer a prompt with a vendor's model."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 class ModelMethods:
-    """Answers prompts by the APIs of model vendors, one method for each API."""
+    """Answers prompts with the APIs of model vendors, one method for each API."""
 
     @property
     def _models(self) -> ModelRuns:
@@ -35,9 +35,9 @@ class ModelMethods:
         tool_timeout_s: float = TOOL_TIMEOUT_S,
         **request: Any,
     ) -> Driven:
-        """Answer a prompt by OpenAI's Responses API, tools included.
+        """Answer a prompt with OpenAI's Responses API, tools included.
 
-        The prompt is published and stored; then the response is, as `respond` does, with every
+        The prompt is published and stored, and then the response, as `respond` does it, with every
         tool call and its result, until the model is done. A ``cancel`` on the channel stops it
         (if the key may subscribe), and so does cancelling the task; the vendor is stopped, too.
 
@@ -49,7 +49,7 @@ class ModelMethods:
             input: as ``client.responses.create`` takes it.
             tools: the functions that the model may call, by name.
             prompt: the text that readers see; without it, the last text of a user in *input*.
-            prompt_id: of a prompt that exists, or to make a repeated call idempotent.
+            prompt_id: the id of an existing prompt, or an id that makes a repeated call idempotent.
             response_id: the response's id; without it, a new one.
             metadata: stored with the response, in addition to the vendor's ids.
             tool_timeout_s: how long one tool call may take, in seconds.
@@ -86,9 +86,9 @@ class ModelMethods:
         tool_timeout_s: float = TOOL_TIMEOUT_S,
         **request: Any,
     ) -> Driven:
-        """Answer a prompt by the Chat Completions API of any compatible server, as `run_openai` does.
+        """Answer a prompt with the Chat Completions API of any compatible server; see `run_openai`.
 
-        The API keeps nothing, so *messages* has the earlier ones of the conversation, too.
+        The API stores nothing, so *messages* must include the earlier messages of the conversation.
 
         Args:
             conversation_id: the conversation.
@@ -131,7 +131,7 @@ class ModelMethods:
         tool_timeout_s: float = TOOL_TIMEOUT_S,
         **request: Any,
     ) -> Driven:
-        """Answer a prompt by an assistant of the Assistants API, as `run_openai` does.
+        """Answer a prompt with an assistant of the Assistants API; see `run_openai`.
 
         A thread has one run at a time, so prompts of one conversation take turns.
 

@@ -99,7 +99,7 @@ class PublishPermit:
 def permit_of(store: Conversations, conversation: Conversation) -> PublishPermit:
     """Return the permit to publish text that was read when the row was *conversation*.
 
-    Any later erasure covers that text. It has a later time; what else a tombstone has may change.
+    Any later erasure covers that text, since it has a later time; other members may differ.
     """
     erased_ms = _erased_ms(conversation)
 

@@ -192,7 +192,7 @@ class Settings(BaseSettings):
     @classmethod
     def _are_unknown(cls, value: tuple[str, ...]) -> tuple[str, ...]:
         if known := sorted(RESERVED_NAMES.intersection(value)):
-            raise ValueError(f"these names have a meaning of their own: {', '.join(known)}")
+            raise ValueError(f"these names have a fixed meaning: {', '.join(known)}")
         return value
 
     @field_validator("service_keys", "admin_keys")

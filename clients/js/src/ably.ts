@@ -1,7 +1,7 @@
 // Join a conversation over Ably: attach, hydrate, merge, and again after a gap (docs/protocol.md section 10).
 //
-// A reader needs an overlap between the answer and what is delivered live, so every hydrate follows a new
-// attach, which rewinds. What arrives is buffered from the attach on, and applied to the answer.
+// A reader needs an overlap between the answer and the live messages, so every hydrate follows a new
+// attach, which rewinds. From the attach on, messages are buffered, and then applied to the answer.
 
 import type { ChannelOptions, ChannelStateChange, InboundMessage, RealtimeChannel } from 'ably';
 import { Conversation } from './conversation.js';
@@ -25,18 +25,18 @@ const LOST_STATES: readonly string[] = ['detached', 'suspended', 'failed'];
 const UNATTACHED: readonly string[] = ['initialized', 'detached', 'failed'];
 
 const sessions = new WeakMap<RealtimeChannel, ChannelSession>();
-/** The sessions that are leaving their channels: another one begins after that. */
+/** Sessions that are leaving their channels; a new session of a channel waits for this to end. */
 const leaving = new WeakMap<RealtimeChannel, Promise<unknown>>();
 
-/** Members that ably-js has, and its types leave out. */
+/** Members of ably-js that are missing in its types. */
 interface Untyped {
   readonly channelOptions?: ChannelOptions;
   readonly properties?: { readonly attachSerial?: string | null };
 }
 
-/** Join the conversation of *channel*: show what it contains, then what comes, until closed.
+/** Join the conversation of *channel*: show its messages, then live events, until closed.
  *
- * Joins of one channel share one attach and one hydrate, with the options of the first of them for both. */
+ * Joins of one channel share one attach and one hydrate, with the options of the first join. */
 export function join(channel: RealtimeChannel, options: AblyJoinOptions): Joined {
   let session = sessions.get(channel);
   if (!session || session.isClosed) {
@@ -55,11 +55,11 @@ class ChannelSession extends Session {
   #way: 1 | 2 | 3;
   #isRunning = false;
   #isMerged = false;
-  /** What was delivered since the attach and is not merged. */
+  /** Messages that were delivered since the attach and are not merged yet. */
   #waiting: InboundMessage[] = [];
   /** Something was missed since the attach. */
   #isTorn = false;
-  /** There is a new attach, whoever asked for it, that no hydrate has used. */
+  /** There is a new attach, of this or of other code, that no hydrate has used. */
   #isFresh = false;
   #isAttaching = false;
   #isListening = false;
@@ -111,7 +111,7 @@ class ChannelSession extends Session {
     void this.#run();
   }
 
-  /** Attach and hydrate until the two have met. */
+  /** Attach and hydrate until the two overlap. */
   async #run(): Promise<void> {
     this.#isMerged = false;
     if (this.#isRunning) return;
@@ -134,7 +134,7 @@ class ChannelSession extends Session {
 
   async #attempt(): Promise<void> {
     const way = this.#way;
-    this.#way = 1;                                     // the others are for the first attempt
+    this.#way = 1;                                     // ways 2 and 3 are for the first attempt
     if (way === 3) {
       const answer = await this.#hydrate({});
       if (this.isClosed || !answer.rewind_from) return;
@@ -169,10 +169,10 @@ class ChannelSession extends Session {
     if (this.isClosed) this.end();                     // closed while it attached
   }
 
-  /** Show *answer* with what was delivered since the attach; if that is not whole, another attempt follows. */
+  /** Show *answer* with the messages delivered since the attach; if something is missing, another attempt follows. */
   #merge(answer: Answer): void {
     let conversation = Conversation.of(answer).withPagesOf(this.snapshot.conversation);
-    let isWhole = !this.#isTorn;                       // else nothing that was delivered is sure to fit
+    let isWhole = !this.#isTorn;                       // otherwise the delivered messages may not continue the answer
     for (const message of this.#waiting) {
       const next = isWhole && conversation.apply(message);
       if (next) conversation = next;
@@ -195,7 +195,7 @@ class ChannelSession extends Session {
     void channel.subscribe(this.#onMessage).catch(() => {});
   }
 
-  /** Leave the channel as the page had it. */
+  /** Restore the channel to the state in which the page had it. */
   #stopListening(): Promise<unknown> {
     const { channel } = this;
     this.#waiting = [];

@@ -1,4 +1,4 @@
-// What the service sends as /client.js: everything but React, as one module.
+// The module that the service sends as /client.js: everything except React.
 export * from './index.js';
 export { join } from './ably.js';
 export { follow } from './sse.js';

@@ -2,9 +2,9 @@
 //
 // The drop rule (docs/protocol.md section 9) decides what a live event means to a reader that has an
 // answer: drop it, apply it, or hydrate again. `verdict` is the table of section 9.5; comments give the
-// rows. Identity comes first (owner, gen, id): an event of another publisher, or one that was seen, must
-// not cause anything, not even a new hydrate. A reader never fills a gap by itself: the event may be one
-// of several that are missing, and a new answer has the others, too.
+// rows. Identity comes first (owner, gen, id): an event of another publisher, or one that was already
+// seen, must have no effect, not even a new hydrate. A reader never fills a gap by itself: the event may
+// be one of several that are missing, and a new answer has the others too.
 
 import { decode, isContent, isId, type ChannelMessage, type Event } from './event.js';
 import {
@@ -28,19 +28,19 @@ interface Fields {
   readonly agents: readonly string[];
   /** Names of channel messages that mean `token`. */
   readonly tokenNames: readonly string[];
-  /** What was published at or before it was erased, in ms since 1970; NaN: nothing was. */
+  /** Everything published at or before this time was erased, in ms since 1970; NaN: nothing was. */
   readonly erasedToMs: number;
   readonly erasedIds: ReadonlySet<string>;
-  /** The anonymous stream that the erasure cut; null: there was none, as far as is known. */
+  /** The anonymous stream that the erasure cut; null: none is known. */
   readonly erasedStream: ErasedStream | null;
   readonly replays: ReadonlySet<string>;
-  /** What this attachment delivered of channel messages that grow, by serial, whole. */
+  /** Channel messages that grow, as this attachment delivered them, by serial; appends are merged. */
   readonly chains: ReadonlyMap<string, Event>;
-  /** The messages of channel messages that grow, also after a repair has replaced the part. */
+  /** The message of each channel message that grows, by serial, even after a repair has replaced the part. */
   readonly messageOfSerial: ReadonlyMap<string, string>;
 }
 
-/** Return what is known of the erased anonymous stream after *event*, and whether that belongs to it: section 9.1. */
+/** Return the erased anonymous stream as known after *event*, and whether *event* belongs to it: section 9.1. */
 function cut({ erasedStream: stream, erasedToMs, erasedIds }: Fields, event: Event): { erasedStream: ErasedStream | null; isErased: boolean } {
   const at = event.serial ?? inserted(event.at_ms, 0);
   const isCovered = event.at_ms <= erasedToMs || erasedIds.has(event.prompt_id ?? '');
@@ -51,8 +51,8 @@ function cut({ erasedStream: stream, erasedToMs, erasedIds }: Fields, event: Eve
   return { erasedStream: { through: stream && stream.through > at ? stream.through : at, open: event.kind !== 'stop' }, isErased: true };
 }
 
-/** The messages of a conversation. Immutable: a message that an event changed is another object, and every
- * other message is the same one. */
+/** The messages of a conversation. Immutable: a message that an event changed is a new object, and every
+ * other message stays the same object. */
 export class Conversation {
   /** No messages: what to show before the first answer. */
   static readonly empty = new Conversation({
@@ -78,7 +78,7 @@ export class Conversation {
     });
   }
 
-  /** The messages: those of the answer, then new ones as they came. */
+  /** The messages: those of the answer, then new ones in the order in which they arrived. */
   get messages(): readonly Message[] {
     return this.#messages;
   }
@@ -93,7 +93,7 @@ export class Conversation {
     return this.#fields.older;
   }
 
-  /** Whether the answer was whole: then every message was exact and had no gaps. */
+  /** Whether the answer was complete: every message was exact and had no gaps. */
   get complete(): boolean {
     return this.#fields.complete;
   }
@@ -114,7 +114,7 @@ export class Conversation {
     return event === null ? this : this.applyEvent(event);
   }
 
-  /** Return the event that *message* means in this conversation; null: it means none. */
+  /** Return the event that *message* means in this conversation; null: it is not an event. */
   decode(message: ChannelMessage): Event | null {
     return decode(message, this.#fields.tokenNames);
   }
@@ -161,7 +161,7 @@ export class Conversation {
   }
 
   /** Return this conversation, of a newer answer, with the older pages that *before* shows, if the two
-   * meet: if a finished message is in both. Otherwise there may be other messages between them. */
+   * overlap, that is, share a finished message. Otherwise there may be other messages between them. */
   withPagesOf(before: Conversation): Conversation {
     const ids = new Set(this.#messages.map((message) => message.id));
     const finished = new Set(this.#messages.filter(isEnded).map((message) => message.id));
@@ -188,19 +188,19 @@ export class Conversation {
     return new Conversation({ ...this.#fields, ...more, states: all }, messages);
   }
 
-  /** Return whether only its place shows that *event* was erased with its stream: section 9.1. */
+  /** Return whether only the place of *event* can show that it was erased with its stream: section 9.1. */
   #isCut({ kind, message_id, replay_of, version }: Event): boolean {
     return !Number.isNaN(this.#fields.erasedToMs) && message_id === null && version === undefined && replay_of == null && kind !== 'cancel';
   }
 
-  /** Return whether *event* was erased, or belongs to a message of which another one was: section 9.1. */
+  /** Return whether *event* was erased, or belongs to a message with another erased event: section 9.1. */
   #isErased({ at_ms, message_id, prompt_id, replay_of }: Event): boolean {
     const { erasedToMs, erasedIds } = this.#fields;
     if (Number.isNaN(erasedToMs)) return false;
     return at_ms <= erasedToMs || [message_id, prompt_id, replay_of].some((id) => erasedIds.has(id ?? ''));
   }
 
-  /** Remember that a message was erased of which this knows nothing: its later events are, too. */
+  /** Record that a message which is not in this conversation was erased: so are its later events. */
   #erase(id: string | null): Conversation {
     const { erasedIds } = this.#fields;
     return id === null || erasedIds.has(id) || this.#indexOf(id) >= 0 ? this : this.#with({ erasedIds: new Set([...erasedIds, id]) });
@@ -231,7 +231,7 @@ export class Conversation {
     return kept.#put(at, changed, { messageOfSerial });
   }
 
-  /** Keep the id of an event that changed nothing, where only the id shows that it is not new. */
+  /** Keep the id of an event that changed nothing, if only the id shows that a repeat is not new. */
   #noteDropped(at: number, state: State, event: Event): Conversation {
     const { id, serial, seq, at_ms } = event;
     const isPlaced = serial !== null && seq === null;
@@ -240,7 +240,7 @@ export class Conversation {
     return new Conversation({ ...this.#fields, states: this.#fields.states.with(at, noted) }, this.#messages as Message[]);
   }
 
-  /** Forget the ids of messages that ended long before *event*, so that they are not kept forever. */
+  /** Remove the ids of messages that ended long before *event*, so that they are not kept forever. */
   #forgetIds(event: Event): Conversation {
     const isOver = ({ message }: State) => !message.anonymous && isEnded(message) && Date.parse(message.finished_at ?? '') < event.at_ms - 2 * MARGIN_MS;
     return this.#with({ states: this.#fields.states.map((state) => (isOver(state) ? withoutIds(state) : state)) });
@@ -306,10 +306,10 @@ export class Conversation {
   }
 }
 
-/** The event's message is not known any more. It has ended, so the event is dropped. */
+/** Sentinel: the event's message is no longer tracked. It has ended, so the event is dropped. */
 const FORGOTTEN = -2;
 
-/** Return what *event* means to a reader whose message it belongs to is *state*: section 9.5. */
+/** Return the effect of *event* on *state*, the reader's message that it belongs to: section 9.5. */
 function verdict(state: State | undefined, event: Event): Verdict {
   const { kind, seq, serial } = event;
   const isPointer = kind === 'repair' && !event.parts;
@@ -349,7 +349,7 @@ function after(base: Event, event: Event): Event {
   return { ...made, text: unreadable ? '' : text, is_delta: false, unreadable };
 }
 
-/** Return *chains* with *event* as the newest; the one that was silent longest is forgotten first. */
+/** Return *chains* with *event* as the newest; the least recently updated one is removed first. */
 function chained(chains: ReadonlyMap<string, Event>, serial: string, event: Event): ReadonlyMap<string, Event> {
   const made = new Map(chains);
   made.delete(serial);
@@ -375,7 +375,7 @@ function reachBack({ serial, at_ms }: Event): string {
   return since === null ? serial ?? '' : inserted(Math.max(0, since - 2 * MARGIN_MS), 0);
 }
 
-/** Return whether the id of *event* is one that *state* still identifies events by. */
+/** Return whether *state* still has the id of *event* among those that identify its events. */
 function holds(state: State, { id, at_ms }: Event): boolean {
   if (id === null || !(id === state.message.id || hasId(state, id))) return false;
   const { status, finished_at } = state.message;

@@ -1,7 +1,7 @@
 // Channel messages, and the events that they mean: docs/protocol.md sections 2 to 4. Decoding never
-// throws, whatever the shape of a channel message. What cannot be placed in a response is no event;
-// what can be placed and not read is a `void`, which keeps its seq so that no neighbour looks lost, and
-// is counted as unreadable. So is text of a response under a name that means nothing.
+// throws, whatever the shape of a channel message. A message that cannot be placed in a response is not
+// an event. One that can be placed but not read is a `void`: it keeps its seq, so that there is no gap, and
+// is counted as unreadable. The same holds for text of a response under an unknown name.
 
 import { isObject, type Part, type Status, type ToolCallPart } from './wire.js';
 import { carriesText, readPrompt, readText, textIn, UNDECODED } from './readable.js';
@@ -31,12 +31,12 @@ export interface Event {
   readonly error?: unknown;
   readonly usage?: unknown;
   readonly prompt_id?: string | null;
-  /** Of a repair without content: null. */
+  /** The parts of a repair; null if it has no content. */
   readonly parts?: readonly Part[] | null;
   readonly replay_of?: string | null;
   /** Of a channel message that grows: the serial of this version. */
   readonly version?: string;
-  /** The version is only what was appended since the one before it on this attachment. */
+  /** The version has only the text appended since the previous version on this attachment. */
   readonly is_delta?: boolean;
   /** 1 if content of it could not be read. */
   readonly unreadable?: number;
@@ -44,7 +44,7 @@ export interface Event {
   readonly edit?: string;
 }
 
-/** What any version of ably-js delivers. All of it comes from a publisher, and may have any shape. */
+/** A message as any version of ably-js delivers it. Its members come from a publisher, and may have any shape. */
 export interface ChannelMessage {
   readonly name?: unknown;
   readonly data?: unknown;
@@ -55,7 +55,7 @@ export interface ChannelMessage {
   readonly extras?: unknown;
   readonly action?: unknown;
   readonly version?: unknown;
-  /** What ably-js could not decode: the data is encrypted, or damaged. */
+  /** The encoding that ably-js could not decode: the data is encrypted, or damaged. */
   readonly encoding?: unknown;
 }
 
@@ -113,7 +113,7 @@ function endedAs(status: unknown): Status {
   return TERMINAL.includes(status as string) ? (status as Status) : status === 'in_progress' ? 'failed' : 'completed';
 }
 
-/** Return the event that *message* means; null: it means none.
+/** Return the event that *message* means; null: it is not an event.
  *
  * *tokenNames*: further names that mean `token`. */
 export function decode(message: ChannelMessage, tokenNames: readonly string[] = []): Event | null {
@@ -184,7 +184,7 @@ function decodeToken(name: string, data: unknown, headers: Headers, envelope: En
   return { ...placed, ...(contentOf(name as Kind, data, headers, placed) ?? { kind: 'void', unreadable: 1 }) };
 }
 
-/** Return what an event of *kind* has besides its place; null: it cannot be read. */
+/** Return the members of an event of *kind* other than its place; null: it cannot be read. */
 function contentOf(kind: Kind, data: unknown, headers: Headers, placed: Envelope): Pick<Event, 'kind'> | null {
   const given = fields(data);
   const tool_call_id = label(headers.toolCallId) || null;

@@ -1,6 +1,6 @@
-// What one event changes in one message: docs/protocol.md sections 6 and 9.6. A state is a value; `fold`
-// returns another one, or the same if the event changes nothing. `Conversation` has decided by then that
-// the event is the next one (`verdict`), so that content is only ever appended.
+// Apply one event to one message: docs/protocol.md sections 6 and 9.6. A state is a value; `fold` returns a
+// new one, or the same one if the event changes nothing. `Conversation` has already decided that the event
+// is the next one (`verdict`), so content is only ever appended.
 //
 // Content is kept in three groups, in the order in which parts are shown: content with seqs, then
 // content without (a publisher should not mix them), then channel messages that grow, by serial.
@@ -16,7 +16,7 @@ const NO_TIME = Infinity;
 
 type Id = readonly [id: string, at_ms: number];
 
-/** A message, and what the drop rule remembers of it. */
+/** A message, and the state that the drop rule needs for it. */
 export interface State {
   readonly message: Message;
   /** Its content with seqs, without the groups that follow it. */
@@ -27,9 +27,9 @@ export interface State {
   readonly grown: ReadonlyMap<string, { readonly version: string; readonly part: Part | null; readonly unreadable: boolean }>;
   /** How many of its other events could not be read. */
   readonly lost: number;
-  /** Something else than that keeps it from being exact. */
+  /** It is inexact for a reason other than unreadable events. */
   readonly inexact: boolean;
-  /** A stop without seq has ended it: nothing tells how much came before. */
+  /** It was ended by a stop without seq, which does not show how much content came before it. */
   readonly uncounted: boolean;
   readonly ids: readonly Id[];
   /** The id of its start; null: no start was seen; empty: it has begun, id unknown. */
@@ -92,7 +92,7 @@ export function hasId({ ids }: State, id: string | null): boolean {
   return id !== null && ids.some(([known]) => known === id);
 }
 
-/** Return whether an event of that time was seen if it has no seq and no serial: its id is forgotten. */
+/** Return whether an event of that time without seq and serial counts as seen: its id is no longer kept. */
 export function hasForgotten({ ids }: State, at_ms: number): boolean {
   const newest = ids.at(-1)?.[1] ?? NO_TIME;
   return newest < NO_TIME && at_ms < newest - MARGIN_MS;
@@ -111,12 +111,12 @@ export function ungrouped(state: State): State {
   return grown.size ? { ...state, numbered: message.parts, tail: [], grown: NOTHING.grown, lost: lost + unreadableOf(grown) } : state;
 }
 
-/** Forget the ids of a message that ended long ago: the drop rule needs them no more. */
+/** Remove the ids of a message that ended long ago: the drop rule no longer needs them. */
 export function withoutIds(state: State): State {
   return state.ids.length ? { ...state, ids: [] } : state;
 }
 
-/** Return *state* after *event*. With *isOrdered* nothing has to be recognised again: it comes once, in order. */
+/** Return *state* after *event*. With *isOrdered*, events arrive once and in order, so no ids are kept. */
 export function fold(state: State, event: Event, isOrdered = false): State {
   const { message } = state;
   if ((message.role === 'user') !== (event.kind === 'prompt')) return state;
@@ -144,7 +144,7 @@ export function changes({ message }: State, { kind, seq, serial, edit = '' }: Ev
   return (isContent(kind) || kind === 'prompt') && !isReplaced && edit > (message.edits?.[serial ?? ''] ?? '');
 }
 
-/** Return *state* after an edit of what it contains. Of text only the service knows the place: it is not exact. */
+/** Return *state* after an edit of content in it. Only the service can find the place in a text, so text becomes inexact. */
 function edited(state: State, event: Event): State {
   const { message } = state;
   if (!changes(state, event) || (event.kind === 'prompt' && event.serial !== message.through.serial)) return state;
@@ -165,13 +165,13 @@ function unreadableOf(grown: State['grown']): number {
   return grown.size && [...grown.values()].filter((each) => each.unreadable).length;
 }
 
-/** Return true if a stop without seq ended it and no content was read: that may be ephemeral. */
+/** Return true if a stop without seq ended it and no content was read: the content may have been ephemeral. */
 function mayLackAll({ message, uncounted, numbered, tail, grown }: State): boolean {
   const nothing = !numbered.length && !tail.length && !grown.size && !message.sealed && message.repaired === null;
   return uncounted && nothing && isEnded(message);
 }
 
-/** Return *state* with a message that says how exact it is. */
+/** Return *state* with `exact` and `unreadable` of its message updated. */
 function counted(state: State): State {
   const { message, lost, grown, inexact } = state;
   const unreadable = lost + unreadableOf(grown);
@@ -189,7 +189,7 @@ function restarted(state: State, gen: number): State {
 
 interface Changed {
   readonly state: State;
-  /** Nothing was folded: the event is not remembered either. */
+  /** Nothing was folded, so the event is not recorded either. */
   readonly old?: true;
 }
 
@@ -234,7 +234,7 @@ function add(state: State, event: Event): State {
   if (grown.size || (event.seq !== null && tail.length)) {
     return shown(event.seq === null ? next : { ...next, numbered: addPart(numbered, event) });
   }
-  let parts = addPart(message.parts, event);          // nothing follows it: nearly always
+  let parts = addPart(message.parts, event);          // the usual case: no group follows it
   if (message.gaps.length && !message.parts.length) {
     parts = parts.map((part) => ({ ...part, gaps: message.gaps.map(([from, to]) => [0, from, to] as const) }));
   }
@@ -322,7 +322,7 @@ function replacePart(parts: readonly Part[], part: Part): readonly Part[] {
   return began.map((each) => (each.type === 'tool_call' && each.tool_call_id === tool_call_id ? { ...each, status } : each));
 }
 
-/** Of a channel message that grows the greatest version counts, whole: section 6.9. */
+/** Apply a version: for a channel message that grows, the greatest version replaces the others (section 6.9). */
 function grow(state: State, event: Event): State {
   const [serial, version, text] = [event.serial ?? '', event.version ?? '', event.text ?? ''];
   const unreadable = !!event.unreadable;
@@ -335,14 +335,14 @@ function grow(state: State, event: Event): State {
   return { ...next, message: settled({ ...kept, status: event.status, finished_at }) };
 }
 
-/** Return the message with the statuses of its tool calls as its own one wants them: section 6.5. */
+/** Return the message with the statuses of its tool calls adapted to its own status: section 6.5. */
 function settled(message: Message): Message {
   const [from, to] = message.status === 'in_progress' ? ['incomplete', 'in_progress'] : ['in_progress', 'incomplete'];
   const parts = message.parts.map((part) => (part.type === 'tool_call' && part.status === from ? { ...part, status: to } as ToolCallPart : part));
   return { ...message, parts };
 }
 
-/** Update what the state knows of its events: position, serial, seq, ids. */
+/** Update the state's record of its events: position, serial, seq, ids. */
 function remember(state: State, event: Event, isOrdered: boolean): State {
   let { message, ids, inexact } = state;
   const lost = state.lost + (event.version === undefined ? event.unreadable ?? 0 : 0);

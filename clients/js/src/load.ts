@@ -1,4 +1,4 @@
-// Requests to the service: answers, and the problems that come instead (docs/protocol.md sections 8, 12).
+// Requests to the service: answers, and problem documents in place of them (docs/protocol.md sections 8, 12).
 
 import { asAnswer, isObject, type Answer } from './wire.js';
 
@@ -26,7 +26,7 @@ export class Problem extends Error {
     super(message, options);
   }
 
-  /** Whether trying again cannot help. */
+  /** Whether a retry cannot help. */
   get isFinal(): boolean {
     const { status = 0 } = this;
     return status >= 400 && status < 500 && ![408, 425, 429].includes(status);
@@ -54,7 +54,7 @@ export interface RequestOptions {
 
 const TIMEOUT_MS = 15_000;
 
-/** Requests with one token, which a 401 replaces. */
+/** Requests with one token, which is replaced after a 401. */
 export class Requests {
   #token: string | undefined;
   #refused = 0;
@@ -110,7 +110,7 @@ export class Requests {
   }
 }
 
-/** Return the URL of something under the conversation at *url*, which may have a query of its own. */
+/** Return the URL of a path under the conversation at *url*, which may already have a query. */
 export function under(url: string, path: string, query: URLSearchParams): string {
   const [base = '', own = ''] = url.split('?');
   const all = [own, query.toString()].filter(Boolean).join('&');

@@ -1,6 +1,6 @@
-// React: `useConversation` joins, and `useMessage` shows one message. A component that reads `messages` of
-// the former renders for each change; one that reads `ids` only when a message comes or goes, so that a
-// token renders nothing but the component of its message.
+// React: `useConversation` joins a conversation, and `useMessage` returns one message. A component that reads
+// `messages` renders on each change. One that reads only `ids` renders when a message is added or removed, so
+// a token renders only the component of its message.
 
 import type { RealtimeChannel } from 'ably';
 import { createContext, createElement, useCallback, useContext, useMemo, useRef, useSyncExternalStore, type ReactNode } from 'react';
@@ -32,7 +32,7 @@ export interface UsedConversation {
   /** Whether `loadOlder` can add messages. */
   readonly hasOlder: boolean;
   readonly loadOlder: () => Promise<boolean>;
-  /** Send a prompt; resolves to its id. Sending it again with that id asks once. */
+  /** Send a prompt; resolves to its id. Sending it again with the same id has no further effect. */
   readonly send: (text: string, id?: string) => Promise<string>;
   /** Stop a response, by default all that are in progress. */
   readonly cancel: (responseId?: string) => Promise<void>;
@@ -49,7 +49,7 @@ interface Outline {
   readonly hasOlder: boolean;
 }
 
-/** One joined conversation of a component, which stays the same over its renders. */
+/** The joined conversation of a component; it stays the same across renders. */
 class Store {
   #joined: Joined | null = null;
   #outline: Outline = { ids: [], status: 'connecting', error: null, hasOlder: false };
@@ -62,7 +62,7 @@ class Store {
     return this.#joined?.snapshot ?? NOTHING;
   }
 
-  /** What changes only when a message comes or goes, or the status changes. */
+  /** The part that changes only when a message is added or removed, or the status changes. */
   get outline(): Outline {
     const { messages, status, error, conversation } = this.snapshot;
     const { ids } = this.#outline;
@@ -121,8 +121,8 @@ class Store {
   }
 }
 
-/** Join a conversation as long as the component is mounted: an Ably channel with the option `url`, or the
- * conversation's URL alone, for server-sent events; null: none yet. */
+/** Join a conversation for as long as the component is mounted. The source is an Ably channel (with the option
+ * `url`), or the conversation's URL, for server-sent events; null: not known yet. */
 export function useConversation(source: RealtimeChannel | string | null, options: ConversationOptions = {}): UsedConversation {
   const store = useMemo(() => new Store(source), [source, options.url]);
   store.options = options;

@@ -1,8 +1,8 @@
-// What of the data of a channel message can be read as text (docs/protocol.md sections 3.1 and 3.3).
+// Read the data of a channel message as text, if it can mean only one (docs/protocol.md sections 3.1 and 3.3).
 //
-// What can mean only one text is read: a string, UTF-8 bytes, an object with a string `text`. Whatever
-// else arrives where text is expected is unreadable: it is counted, so that a message never passes for
-// whole that lacks it. No data is no content, and nothing is missing.
+// A string, UTF-8 bytes and an object with a string `text` can mean only one text, and are read. Any other
+// data where text is expected is unreadable: it is counted, so that a message that lacks it is never taken
+// for complete. Absent data is empty content, and nothing is missing.
 
 import { isObject } from './wire.js';
 
@@ -33,13 +33,13 @@ export function textIn(data: unknown): string | null {
   return typeof text === 'string' ? text : null;
 }
 
-/** Return what can be read of *data*, the content of an event. */
+/** Return the readable text of *data*, the content of an event. */
 export function readText(data: unknown): ReadableText {
   const text = data == null ? '' : textIn(data);
   return { text: text ?? '', unreadable: text === null ? 1 : 0 };
 }
 
-/** Return what can be read of *data*, a prompt: text, or parts; null: there is no data. */
+/** Return the readable text of *data*, a prompt: text, or parts; null: there is no data. */
 export function readPrompt(data: unknown): ReadableText | null {
   const parts = Array.isArray(data) ? data : isObject(data) ? data.parts ?? null : null;
   const text = textIn(data);

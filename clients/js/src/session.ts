@@ -1,14 +1,14 @@
-// A joined conversation that several components of a page share: its state, who listens, when it ends.
+// A joined conversation that several components of a page share: its state, its listeners and its lifetime.
 
 import { Conversation } from './conversation.js';
 import type { Event } from './event.js';
 import { Problem, Requests, type Query, type RequestOptions } from './load.js';
 import type { Message } from './wire.js';
 
-/** Whether what is shown is up to date. `failed`: a new join is needed. */
+/** Whether the messages are up to date. `failed`: a new join is needed. */
 export type JoinStatus = 'connecting' | 'live' | 'recovering' | 'failed' | 'closed';
 
-/** What a joined conversation shows. Another object whenever something of it changes. */
+/** The state of a joined conversation. It is a new object after each change. */
 export interface Snapshot {
   readonly messages: readonly Message[];
   readonly conversation: Conversation;
@@ -18,7 +18,7 @@ export interface Snapshot {
 }
 
 export interface JoinOptions extends RequestOptions {
-  /** Called with each change. What it throws is reported as any uncaught error, and changes nothing here. */
+  /** Called on each change. An error that it throws is reported like any uncaught error, and has no effect here. */
   readonly onChange?: ((snapshot: Snapshot) => void) | undefined;
   /** Called with each event that changed a message. */
   readonly onEvent?: ((event: Event) => void) | undefined;
@@ -30,7 +30,7 @@ const MOST_PAUSE_MS = 5000;
 const STEADY_MS = 10_000;
 const MOST_TRIES = 10;
 
-/** Call *listener*; an error of it is the page's: it is reported, and has no effect here. */
+/** Call *listener*; an error that it throws is the page's: it is reported, and has no effect here. */
 function call<Value>(listener: ((value: Value) => void) | undefined, value: Value): void {
   try {
     listener?.(value);
@@ -43,7 +43,7 @@ function call<Value>(listener: ((value: Value) => void) | undefined, value: Valu
 /** The part of a shared conversation that all transports have. A subclass runs it until `closing` aborts. */
 export abstract class Session {
   readonly joined = new Set<Joined>();
-  /** How many channel messages or stream events were of a kind that this version does not know. */
+  /** The number of channel messages or stream events of a kind that this version does not know. */
   ignored = 0;
   snapshot: Snapshot = { messages: [], conversation: Conversation.empty, status: 'connecting', error: null };
   protected readonly closing = new AbortController();
@@ -66,7 +66,7 @@ export abstract class Session {
     return this.closing.signal.aborted;
   }
 
-  /** Show *change* to all who joined. */
+  /** Show *change* to all joined components. */
   protected show(change: Partial<Snapshot>): void {
     if (this.isClosed) return;
     const { conversation = this.snapshot.conversation } = change;
@@ -91,7 +91,7 @@ export abstract class Session {
     for (const joined of [...this.joined]) joined.received(event);
   }
 
-  /** Show that what is shown may be behind, and why. */
+  /** Show that the messages may be out of date, and why. */
   protected showLost(error: Problem | null = this.snapshot.error): void {
     this.show({ status: this.#hasBegun ? 'recovering' : 'connecting', error });
   }
@@ -101,8 +101,8 @@ export abstract class Session {
     this.show({ status: 'failed', error });
   }
 
-  /** Wait before the next attempt. The first one is at once; then the pause grows, and only time that went
-   * well shortens it. */
+  /** Wait before the next attempt. The first one is immediate; then the pause grows, until the conversation has
+   * been live for a while. */
   protected async pause(atLeastMs = 0): Promise<void> {
     if (this.#liveSince && Date.now() - this.#liveSince > STEADY_MS) this.#tries = 0;
     this.#liveSince = 0;
@@ -111,7 +111,7 @@ export abstract class Session {
     await this.wait(Math.max(pauseMs, atLeastMs));
   }
 
-  /** Wait, or until this is closed. */
+  /** Wait for the given time, or until this is closed. */
   protected wait(ms: number): Promise<void> {
     return new Promise((resolve) => {
       const { signal } = this.closing;
@@ -159,7 +159,7 @@ export abstract class Session {
     if (this.snapshot.status === 'failed') this.restart();
   }
 
-  /** Remove *joined*. The session ends if nothing joins again at once, as React does in strict mode. */
+  /** Remove *joined*. The session ends unless there is a new join at once, as from React in strict mode. */
   remove(joined: Joined): void {
     this.joined.delete(joined);
     if (this.joined.size) return;
@@ -177,13 +177,13 @@ export class Joined {
   readonly #listeners = new Set<() => void>();
   #closed = false;
   #ready!: { readonly resolve: () => void; readonly reject: (error: unknown) => void };
-  /** Resolves when the conversation is shown whole for the first time; rejects if the join fails. */
+  /** Resolves when the status first becomes `live`; rejects if the join fails. */
   readonly ready: Promise<void>;
 
   constructor(private readonly session: Session, private readonly options: JoinOptions) {
     this.#snapshot = session.snapshot;
     this.ready = new Promise((resolve, reject) => { this.#ready = { resolve, reject }; });
-    this.ready.catch(() => {});                      // the status says it, too
+    this.ready.catch(() => {});                      // the status shows the failure too
     options.signal?.addEventListener('abort', this.close, { once: true });
     session.add(this);
     if (options.signal?.aborted) this.close();
@@ -213,7 +213,7 @@ export class Joined {
     return this.session.ignored;
   }
 
-  /** Call *listener* with each change, until the function that this returns is called. */
+  /** Call *listener* on each change; returns a function that unsubscribes it. */
   subscribe = (listener: () => void): (() => void) => {
     this.#listeners.add(listener);
     return () => { this.#listeners.delete(listener); };
@@ -222,7 +222,7 @@ export class Joined {
   /** Add the page of older messages; resolves to false if there is none, and rejects if it cannot be read. */
   loadOlder = (): Promise<boolean> => (this.#closed ? Promise.resolve(false) : this.session.loadOlder());
 
-  /** Leave the conversation. Nothing is called any more from here on. */
+  /** Leave the conversation. No callback is called after that. */
   close = (): void => {
     if (this.#closed) return;
     this.#closed = true;

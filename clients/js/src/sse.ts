@@ -1,6 +1,6 @@
 // Follow a conversation over the service's server-sent events (docs/protocol.md section 11). The service
-// applies the drop rule: each event comes once and in order, and a snapshot replaces everything. This uses
-// `fetch`, since an EventSource can send no token and does not show why it was refused.
+// applies the drop rule: each event arrives once and in order, and a snapshot replaces everything. This uses
+// `fetch`, since an EventSource cannot send a token and does not show why it was refused.
 
 import { Conversation } from './conversation.js';
 import type { Event, Kind } from './event.js';
@@ -18,8 +18,8 @@ const KINDS: readonly string[] = [
 
 const sessions = new Map<string, StreamSession>();
 
-/** Follow the conversation at *url*, `…/v1/conversations/{id}` perhaps with a query, until closed. Several
- * of one URL share one stream, with the options of the first of them. */
+/** Follow the conversation at *url*, `…/v1/conversations/{id}` perhaps with a query, until closed. Follows of
+ * the same URL share one stream, with the options of the first. */
 export function follow(url: string, options: JoinOptions = {}): Joined {
   let session = sessions.get(url);
   if (!session || session.isClosed) {
@@ -113,7 +113,7 @@ class StreamSession extends Session {
   }
 }
 
-/** Return the event of the stream as the fold takes it. */
+/** Return the event of the stream in the form that the fold expects. */
 function eventOf(kind: Kind, data: Record<string, unknown>): Event {
   const { text, parts, args, result, message_id, gen, seq, serial } = data;
   const whole = kind === 'repair' ? (parts ?? [{ type: 'text', text: text ?? '' }]) : null;

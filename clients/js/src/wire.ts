@@ -3,7 +3,7 @@
 /** The statuses of a message. All but `in_progress` are terminal. */
 export type Status = 'in_progress' | 'completed' | 'incomplete' | 'failed' | 'cancelled' | 'interrupted';
 
-/** Up to where a message is folded. */
+/** The position up to which a message is folded. */
 export interface Through {
   readonly gen: number;
   readonly seq: number | null;
@@ -31,7 +31,7 @@ export interface ToolCallPart {
   readonly type: 'tool_call';
   readonly tool_call_id: string;
   readonly name: string | null;
-  /** Text while it is streamed, else any JSON value. */
+  /** Text while it is streamed, otherwise any JSON value. */
   readonly args: unknown;
   readonly result: unknown;
   readonly status: 'in_progress' | 'completed' | 'failed' | 'incomplete';
@@ -56,7 +56,7 @@ export interface Message {
   readonly gaps: readonly (readonly [number, number])[];
   readonly repaired: number | null;
   readonly exact: boolean;
-  /** How many channel messages of it had content that could not be read. Absent: none. */
+  /** The number of its channel messages with content that could not be read. Absent: none. */
   readonly unreadable?: number;
   /** The owner. Absent: it has none. */
   readonly client_id?: string | null;
@@ -68,7 +68,7 @@ export interface Message {
   readonly provisional?: true;
   readonly sealed?: true;
   readonly recent_ids?: readonly string[];
-  /** The version of each of its channel messages that was edited, by serial. */
+  /** The version of each of its edited channel messages, by serial. */
   readonly edits?: Readonly<Record<string, string>>;
 }
 
@@ -96,9 +96,9 @@ export interface Answer {
   readonly agents?: readonly string[];
   /** A time: everything published at or before it was erased. */
   readonly erased_to?: string | null;
-  /** Erased messages of which events came after that time. */
+  /** Erased messages that had events after that time. */
   readonly erased_ids?: readonly string[];
-  /** The anonymous stream that the erasure cut: up to where it was seen, and whether more may follow. */
+  /** The anonymous stream that the erasure cut: the place of its last known event, and whether more may follow. */
   readonly erased_stream?: ErasedStream | null;
   /** Further names of channel messages that mean `token`. */
   readonly token_names?: readonly string[];
@@ -110,7 +110,7 @@ export function isObject(value: unknown): value is Record<string, unknown> {
   return Object.prototype.toString.call(value) === '[object Object]';
 }
 
-/** Return *value* if it is an answer, as far as readers depend on it; throw otherwise. */
+/** Return *value* if it has the members of an answer that readers depend on; throw otherwise. */
 export function asAnswer(value: unknown): Answer {
   const bad = (each: unknown) => !isObject(each) || typeof each.id !== 'string' || !isObject(each.through) || !Array.isArray(each.parts) || !Array.isArray(each.gaps);
   if (!isObject(value) || !Array.isArray(value.messages) || !Array.isArray(value.reasons) || value.messages.some(bad)) {

@@ -161,7 +161,7 @@ function setState(status, error) {
 }
 
 async function start(transport) {
-  const choice = ++chosen;                             // what an earlier choice still brings is not shown
+  const choice = ++chosen;                             // late events of an earlier choice are not shown
   following?.close();
   following = null;
   setState('connecting');

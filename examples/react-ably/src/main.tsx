@@ -3,9 +3,9 @@ import { StrictMode } from 'react';
 import { createRoot } from 'react-dom/client';
 import { Chat } from './Chat';
 
-// For a try, the page's URL says what to show: ?conversation=…, and token=…, endpoint=… and port=… of the
-// channel server that `rehydrate demo` prints. In your application the page has none of this: a session
-// cookie identifies the user, and `new Realtime({ authUrl: '/ably-token' })` gets a token of your backend.
+// To try it out, set the conversation in the page's URL: ?conversation=…, and token=…, endpoint=… and port=…
+// of the channel server, which `rehydrate demo` prints. Your application needs none of this: a session cookie
+// identifies the user, and `new Realtime({ authUrl: '/ably-token' })` gets a token from your backend.
 const asked = new URLSearchParams(location.search);
 const token = asked.get('token') ?? '';
 const conversation = asked.get('conversation') ?? 'conv-42';

@@ -275,7 +275,7 @@ async def discard(client: AblyRealtime, timeout_s: float, *, abort: bool) -> Non
             await client.close()
     except Exception as error:  # noqa: BLE001 - from the SDK or its socket: it is closed in any case
         _LOG.debug("closing a connection to Ably: %s", describe(error))
-    finally:  # the SDK closes its HTTP client last, so not if the connection did not close in time
+    finally:  # the SDK closes its HTTP client last: never, if the connection did not close in time
         with suppress(Exception):
             async with asyncio.timeout(timeout_s):
                 await client.http.close()

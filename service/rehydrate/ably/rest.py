@@ -339,8 +339,8 @@ def from_live(message: Message) -> ChannelMessage:
 def decoded(data: Any, encoding: str) -> Any:
     """Undo *encoding*, last step first (RSL6).
 
-    After an unknown step (the data is encrypted, say) or a failing one it is `UNDECODED`, so that it
-    is never mistaken for text.
+    If a step is unknown (for example encryption) or fails, the data is `UNDECODED`, so that it is
+    never mistaken for text.
     """
     steps = encoding.split("/")
     while steps and data is not None:

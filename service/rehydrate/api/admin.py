@@ -198,5 +198,5 @@ def _replay_answer(replay: Replay) -> Response:
 
 
 def _location(replay_id: str) -> str:
-    """Return the place of a replay, relative to the request: it holds below any prefix of a proxy."""
+    """Return the URL of a replay, relative to the request, so that it is valid below a proxy's prefix."""
     return f"../../../../replays/{quote(replay_id, safe='')}"

@@ -55,7 +55,7 @@ _LIVE = {"Cache-Control": "no-store", "Vary": "Authorization", **_NO_SNIFFING}
 
 
 SEND_TIMEOUT_S = 60.0
-"""The connection of a client that accepts no data for so long is cut."""
+"""The connection of a client that accepts no data for this long is cut."""
 
 PIECE_BYTES = 65_536
 """Bytes per ASGI message: limits the data that the server buffers for one slow client."""
@@ -65,7 +65,7 @@ class PacedResponse(Response):
     """A response whose body is sent in pieces, each of which the client has to accept in time.
 
     Attributes:
-        claim: what the body takes of a limit; it is released when the body was sent, or is given up.
+        claim: the body's share of the bytes in memory; released when sending has ended or failed.
     """
 
     claim: Claim | None = None
@@ -102,7 +102,7 @@ def live(body: bytes, status: int = 200, claim: Claim | None = None) -> Response
     Args:
         body: JSON.
         status: the status.
-        claim: what the body takes of a limit, until it was sent.
+        claim: the body's share of the bytes in memory, until it has been sent.
     """
     return _paced(body, status, _LIVE, claim)
 
@@ -327,7 +327,7 @@ _METHODS = ("DELETE", "GET", "PATCH", "POST", "PUT")
 
 
 def _allowed(scope: Scope) -> str:
-    """Return the methods of all routes for the path: each method has a route of its own."""
+    """Return the methods of all routes for the path: each method has its own route."""
     found = {
         method
         for method in _METHODS
@@ -431,12 +431,12 @@ def direct(scope: Scope) -> Send | None:
 async def cut(scope: Scope) -> None:
     """Abort the connection of a request, if the server is uvicorn.
 
-    It would end the connection only after the client had read what is buffered for it.
+    Without this, uvicorn would end the connection only after the client had read all buffered data.
     """
     transport = getattr(getattr(direct(scope), "__self__", None), "transport", None)
     if isinstance(transport, asyncio.WriteTransport):
         transport.abort()
-        await asyncio.sleep(0)  # so that the server learns that the client is gone
+        await asyncio.sleep(0)  # let uvicorn process the disconnect
 
 
 def server_connections(receive: Receive) -> set[Any] | None:

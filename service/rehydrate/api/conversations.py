@@ -48,7 +48,7 @@ Authorize = Callable[[Request, str], Any]
 It returns a truthy value, or an awaitable of one, to permit the request; a falsy value refuses it
 (403). It may raise HTTPException or a `RehydrateError`, which becomes the response. If the value
 has an attribute ``expires_s``, in seconds since 1970, streams end at that time; if it has an attribute
-``owner``, a string, all requests with the same one may take a quarter of the limits together; if it
+``owner``, a string, all requests with the same one together may use a quarter of the limits; if it
 has an attribute ``verify``, it is called and awaited every minute while a stream is open, which ends if
 that raises `Unauthorized` or `Forbidden`. With any of the first two, a stream ends after about an hour.
 """

@@ -267,9 +267,9 @@ class ConversationOut(BaseModel):
     ``older``: the ``before`` cursor of the page of older messages; null: there are none.
 
     ``agents``: the clientIds that may publish responses; empty: any. ``erased_to``: everything
-    published at or before this time is erased; ``erased_ids``: so are these messages, of which events
-    came later, and ``erased_stream``, an anonymous one. Readers drop the events of others, and of what
-    is erased. ``token_names``: further names of channel messages that mean ``token``.
+    published at or before this time is erased; ``erased_ids``: erased messages that had later events;
+    ``erased_stream``: an erased anonymous stream. Readers drop erased events, and those of clients
+    that are not agents. ``token_names``: further names of channel messages that mean ``token``.
     """
 
     conversation_id: str
@@ -288,7 +288,7 @@ class ConversationOut(BaseModel):
 
 
 class UiMessageOut(BaseModel):
-    """A message as the Vercel AI SDK has them. ``metadata``: what of `MessageOut` it has no place for."""
+    """A message in the form of the Vercel AI SDK. ``metadata``: members of `MessageOut` that this lacks."""
 
     id: str
     role: str

@@ -50,7 +50,7 @@ HEARTBEAT_S = 15.0
 """A comment is sent after this time without an event, so that proxies keep the connection open."""
 
 VERIFY_S = 60.0
-"""Interval at which the credentials of an open stream are verified again, if only Ably knows them."""
+"""Interval at which the credentials of an open stream are verified again, if only Ably can do that."""
 
 _VERIFIED_AT_ONCE = 16
 
@@ -143,7 +143,7 @@ class Streams:
             stream.end()
 
     async def close(self) -> None:
-        """End all streams, and what runs for them."""
+        """End all streams, and their tasks."""
         self.end()
         await self._verifying.close()
 
@@ -211,9 +211,9 @@ class EventStream(Response):
         follower: the source of the events.
         streams: registry of the open streams of this process.
         expires_s: when the reader's token expires, in seconds since 1970; None: never.
-        owner: whose share of the bytes in memory the stream takes.
-        verify: verifies the reader's credentials again, and raises `Refused` if they are not valid any
-            more; None: only `expires_s` ends them.
+        owner: the owner whose share of the bytes in memory the stream uses.
+        verify: verifies the reader's credentials again, and raises `Refused` if they are no longer
+            valid; None: only `expires_s` ends them.
         clock: seconds since 1970.
     """
 
@@ -298,7 +298,7 @@ class EventStream(Response):
         if now_s >= self._expires_s and not self._expired:
             self._expire(Unauthorized.code, "the token has expired")
         elif now_s >= self._ends_s and not self._expired:
-            self._expire("max_age", "the stream is as old as it may be: connect again")
+            self._expire("max_age", "the stream has reached its maximum age: connect again")
         elif self._sending:
             stalled = idle_s > SEND_TIMEOUT_S
             if (stalled or self._expired) and self._writing is not None and not self._timed_out:
@@ -326,7 +326,7 @@ class EventStream(Response):
             await self._verify()
         except Refused as error:
             self._expire(error.code, str(error))
-        except Exception as error:  # noqa: BLE001 - it is not known, and is tried again
+        except Exception as error:  # noqa: BLE001 - the result is unknown, and the check is repeated
             log_failure(_log, "the credentials of a stream could not be verified", error)
         self._verify_at_s = self._clock() + jittered(VERIFY_S)
 
@@ -340,7 +340,7 @@ class EventStream(Response):
         return b"event: end\ndata: %b\n\n" % dump({"code": code, "detail": detail})
 
     def chunks(self, events: list[FollowEvent]) -> Iterator[tuple[bytes, object]]:
-        """Yield the bytes of *events* in order, with the object that other streams' bytes are too."""
+        """Yield the bytes of *events* in order, with the object that other streams share."""
         small: list[bytes] = []
         for event in events:
             if len(event.body) > PIECE_BYTES:  # not copied

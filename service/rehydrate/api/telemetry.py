@@ -191,7 +191,7 @@ class Metrics:
         self._registry.register(_Counts("followed_messages", text, "outcome", counts))
 
     def count_dropped(self, counts: Callable[[], Mapping[str, int]]) -> None:
-        """Add what was dropped because no retry could succeed; *counts* is called at each scrape."""
+        """Add the counter of work dropped because no retry could succeed; *counts* runs at each scrape."""
         text = "Work that was dropped because it could never succeed, by kind."
         self._registry.register(_Counts("dropped", text, "kind", counts))
 

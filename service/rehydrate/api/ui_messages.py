@@ -58,7 +58,7 @@ def message(body: Json) -> Json:
 
 
 def _wholeness(body: Json) -> Json:
-    """Return why the text of a message may lack something; nothing if it does not."""
+    """Return why the text of a message may be incomplete; empty if it is not."""
     gaps, exact = body.get("gaps") or [], body.get("exact", True)
     if exact and not gaps:
         return {}
@@ -231,7 +231,7 @@ class Chunks:
             yield from self._stop(data)
 
     def _unreadable(self, kind: str, added: int) -> Iterator[Json]:
-        """Yield metadata if *added* channel messages, or by a repair another number, were unreadable."""
+        """Yield metadata if unreadable messages were *added*, or a repair changed their number."""
         count = self._wholeness.get("unreadable", 0)
         now = added if kind == "repair" else count + added
         if now != count:

@@ -1,6 +1,6 @@
 """Connections of the server before a request is known: bounded in number, size and time.
 
-uvicorn's parser accepts request heads of any size, and waits for the end of one without limit. So any client
+uvicorn's parser accepts request heads of any size, and waits for the end of a head without a time limit. So any client
 that reaches the port could fill memory and descriptors without a credential.
 """
 

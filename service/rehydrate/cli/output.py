@@ -110,8 +110,8 @@ def open_standard_streams() -> None:
     A closed descriptor would be given to the next file or socket, to which output would be written
     then; uvloop aborts the process if one of its own has such a number. A program that shares the
     terminal or pipe may have made it non-blocking: a write to it fails when it is full. With
-    PYTHONUNBUFFERED the streams have no buffer, and lose what the system did not accept at once, for
-    example because of a signal; so they get one, which is flushed at the end of each line.
+    PYTHONUNBUFFERED the streams have no buffer, and lose data that the system did not accept at once,
+    for example because of a signal. So they get a buffer, which is flushed at the end of each line.
     """
     for fd in range(3):
         try:

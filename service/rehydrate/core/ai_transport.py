@@ -6,7 +6,7 @@ A *run* is a response. `ai-run-start` begins it and `ai-run-end` ends it. Betwee
 `ai-output` messages, each of them a part: streamed ones grow by appends, others come whole. Headers
 are under `extras.ai` in two tiers: `transport` names run, step and message, `codec` describes the
 content. Outputs of a *step* count only until a later attempt at it begins. Of the codecs' kinds
-(Vercel's and OpenAI's) text, reasoning, refusals and tool calls are read. Text of another kind, and
+(Vercel's and OpenAI's) text, reasoning, refusals and tool calls are read. Text of any other kind, and
 data that cannot be read, count as unreadable; other kinds are ignored. A suspended run stays open.
 """
 

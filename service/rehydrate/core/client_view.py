@@ -139,7 +139,7 @@ def _is_edit_of_content(state: MessageState, event: Event) -> bool:
 def received(message: Any) -> ChannelMessage:
     """Return *message*, of any Ably SDK, as codecs read it; never raise.
 
-    A member of another type than Ably's counts as absent, and a name or an action as an unknown one.
+    A member whose type is not Ably's counts as absent; such a name or action counts as unknown.
     """
     name, version = getattr(message, "name", None), getattr(message, "version", None)
     serial = _text(getattr(message, "serial", None))
@@ -176,7 +176,7 @@ class View:
         answer: the body of ``GET /v1/conversations/{id}``, parsed.
 
     Attributes:
-        stale: the answer says that asking again can help.
+        stale: the answer has a reason with ``retry``, so hydrating again can help.
         unknown_parts: how many parts of the answer are left out, since only a newer service knows them.
     """
 
@@ -251,14 +251,13 @@ class View:
         before = self._timeline.find(event)
         decision = verdict(before, event)
         if decision is Verdict.APPLY and before is not None and _is_edit_of_content(before, event):
-            before.mark_inexact()  # where its place in the text is, an answer does not show
+            before.mark_inexact()  # an answer does not show the place of the edit in the text
             before.note_edit(event.serial or "", event.edit or "")
             self._encoded.pop(before.id, None)
         elif decision is Verdict.APPLY:
             applied = self._timeline.apply_to(before, event)
-            if (
-                applied.state is None
-            ):  # where it was refused, only the store knows which of so many exist
+            # if it was refused (too many open messages), only the store knows which ones exist
+            if applied.state is None:
                 return Verdict.AGAIN if applied.outcome is Outcome.REFUSED else decision
             if applied.was_new:
                 self._order.append(applied.state.id)

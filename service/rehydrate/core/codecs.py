@@ -115,7 +115,7 @@ def _deleted(message: ChannelMessage) -> Any:
 
 
 def _edited(event: Event, message: ChannelMessage) -> Event | None:
-    """Return *event* as a later version of its channel message; None: nothing shows which it is of."""
+    """Return *event* as a later version of its channel message; None: that cannot be identified."""
     version = message.version_serial
     if message.serial is None:
         return None
@@ -125,8 +125,8 @@ def _edited(event: Event, message: ChannelMessage) -> Event | None:
 def _unreadable(message: ChannelMessage) -> Event | None:
     """Return a void for text of a response under an unknown name; None: nothing is lost.
 
-    What is numbered has its place among the events of the response, whatever it is: otherwise a gap
-    would stay there.
+    A message with a seq occupies its place among the events of the response even if it has no
+    content: otherwise a gap would stay there.
     """
     name, extras = message.name, message.extras
     if message.action not in _ACTIONS or name in RESERVED_NAMES or not isinstance(extras, dict):
@@ -338,7 +338,7 @@ _READERS: dict[str, Callable[[ChannelMessage, Mapping[str, Any], bool], Event | 
 }
 
 RESERVED_NAMES = _READERS.keys() | {appends.END}
-"""Names that have a meaning of their own, which no deployment may change."""
+"""Names with a fixed meaning, which a deployment cannot change."""
 
 
 CHUNK_CHARACTERS = 12_000

@@ -24,8 +24,8 @@ Three checks come before the table, because no content of such an event may coun
   client can change it;
 * the gen: a lower one is a publisher that was replaced; a higher one empties a message that has not
   ended. Two publishers of one response would otherwise fill each other's seqs (section 6);
-* the id: a publisher's retry has the same id and a new serial (S4). An event with a seq is known by
-  that: with the same id and another seq it is another event.
+* the id: a publisher's retry has the same id and a new serial (S4). An event with a seq is
+  identified by the seq: with the same id and another seq it is a different event.
 
 Then `STEPS` says what is legal in which phase:
 
@@ -95,7 +95,7 @@ class Outcome(Enum):
     IGNORED = "ignored"
     """Not an event: no codec recognises the message, or it names no place."""
     UNREADABLE = "unreadable"
-    """Folded, but content of it could not be read. It is counted in addition."""
+    """Folded, but its content could not be read. Counted in addition to `FOLDED`."""
     UNRECORDABLE = "unrecordable"
     """The store cannot hold what it would change; it changes nothing."""
 
@@ -137,11 +137,11 @@ def fold(state: MessageState, event: Event) -> Outcome:
 
 
 def _edit(state: MessageState, event: Event) -> Outcome:
-    """Apply a later edit of a channel message whose content is folded: the same event, other content.
+    """Apply a later edit of a channel message whose content is folded: the event gets new content.
 
-    Also an ended message is changed: what its text is must not depend on when it was read. Of
-    several edits the greatest version counts, in whatever order they come; a repair is newer than all
-    edits of what it replaces.
+    An ended message is changed too: its text must not depend on when the channel was read. If there
+    are several edits, the greatest version counts, in whatever order they come; a repair is newer
+    than all edits of the content that it replaces.
     """
     if event.kind not in EDITABLE or state.has_edit(event):
         return Outcome.OLD
@@ -163,8 +163,8 @@ def _edit(state: MessageState, event: Event) -> Outcome:
 def _replaced(state: MessageState, event: Event) -> bool:
     """Replace the content of a folded event by that of *event*; return False if it is not found.
 
-    Without a seq it is found by its time, which it may share with another. Content that came as one
-    text cannot be told apart.
+    Without a seq it is found by its time, which another event may share. Content that arrived as
+    one text cannot be separated into events.
     """
     run, index = None, 0
     if event.seq is not None:
@@ -301,7 +301,7 @@ def _start(state: MessageState, event: Event) -> Outcome:
 def _late_start(state: MessageState, event: Event) -> Outcome:
     """Apply the start of a message that has ended.
 
-    Nothing else of it is kept: a message that is read from its wire form has no room for a start.
+    Nothing else of the start is stored: the wire form of a message has no member for it.
     """
     if state.start_id is None:
         _start(state, event)

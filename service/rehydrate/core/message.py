@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
 
 MAX_EDITS = 1_000
-"""Of how many edited channel messages of a response the version is known. With more it is inexact."""
+"""The maximum number of edited channel messages whose versions are kept. Beyond it: inexact."""
 
 MAX_UNREADABLE_RANGES = 1_000
 """Beyond it events are only counted, as if they had no seq."""
@@ -78,11 +78,11 @@ class MessageState:
         headless: it holds content without seq whose start was not seen.
         inexact: an event was seen that nothing can put in order, or one may be missing.
         sealed: nothing without a seq may be added: a repair or an import was the whole.
-        posted: a backend stored it whole; no event of the channel changes its content.
+        posted: a backend stored the complete message; no event of the channel changes its content.
         pointer: the highest seq of a repair whose content only the store has; -1: none.
         edits: the version of each channel message that was edited after its create, by serial.
         unreadable_seqs: the seqs of events whose content could not be read, as the first and last of
-            each range; those that have none count down from -1.
+            each range; events without a seq are numbered downwards from -1.
         provisional: it was ended by the idle limit alone.
         changed: the state differs from the stored row.
         ephemeral: its tokens are not in channel history; the store receives them a little later.
@@ -255,8 +255,8 @@ class MessageState:
     def note_stream(self, event: Event) -> None:
         """Record *event*, of the channel, for this message, which a backend has posted.
 
-        The content stays. Live readers show what is streamed, until it and its end are published after
-        the last seq, with the first gen and clientId. What grows has no seq, so the content is sealed.
+        The content stays. Live readers show the stream until the posted text and its end are published
+        after the last seq, with the first gen and clientId. A version has no seq, so it seals the content.
         """
         if self.owner is None:
             self.owner, self.changed = Owner(event.client_id), True
@@ -392,7 +392,7 @@ class MessageState:
 
     @property
     def has_unnumbered_content(self) -> bool:
-        """True if it has content without seqs. The wire form shows it by the ids of the margin."""
+        """True if it has content without seqs; the wire form implies this by the ids of the margin."""
         if self.tail is not None or not self.runs:
             return self.tail is not None
         first = self.runs[0]
@@ -442,7 +442,7 @@ class MessageState:
         """Return the seqs that are missing, as the first and last of each gap.
 
         Seq 0 is never a gap: a start has no text, and need not be sent. The seq of a stop is too low
-        if its sender knew of fewer events than were seen; then what was seen decides.
+        if its sender knew of fewer events than have arrived; then the events that arrived decide.
         """
         last = -1 if self.seq is None else self.seq
         top = last + 1 if self.end is None or self.end < last else self.end

@@ -230,9 +230,9 @@ def _is_over(state: MessageState, event: Event) -> bool:
 
 
 class _Uncertain:
-    """Which anonymous events of a batch may begin a message, before those before them are folded.
+    """Which anonymous events of a batch may begin a message, before the earlier ones are folded.
 
-    One of these may end the message that an event would continue, forget its id, or number it.
+    An earlier event may end the message that an event would continue, forget its id, or number it.
     """
 
     def __init__(self, *, after_end: bool) -> None:
@@ -267,7 +267,7 @@ class Timeline:
         messages: the messages by id.
         anonymous: those whose events name no message.
         counts: how many events had which outcome.
-        excluded: which events are dropped whatever the messages contain.
+        excluded: which events are dropped regardless of what the messages contain.
         refused: when responses began that were over `MAX_OPEN`; None: none did.
         spare: how many more than `MAX_OPEN` may be in progress.
     """
@@ -303,13 +303,13 @@ class Timeline:
     def lookup(self, events: Iterable[Event], *, include_known: bool = False) -> Lookup:
         """Return what a store has to be asked for before *events* are folded here.
 
-        Everything that they may belong to, and every id that they may begin a message with. A
-        message that is not known here may still exist. Recorders, hydrates, followers and `verify`
+        Every message that they may belong to, and every id that a message they begin may get. A
+        message that is not loaded here may still exist. Recorders, hydrates, followers and `verify`
         all call this, and pass the result of the query to `learn`.
 
         Args:
             events: events in their order.
-            include_known: also ask for messages that are known here, which may have changed.
+            include_known: also query messages that are loaded here, since they may have changed.
         """
         ids, serials, from_ = set[str](), set[str](), None
         uncertain = _Uncertain(after_end=include_known)

@@ -34,15 +34,15 @@ miss its last version (S2).
 Recorders, followers and readers drop the same events by it, and those of clients that may not
 publish responses: the answer carries the rule as `Exclusions` (docs/protocol.md section 9.1).
 
-An erased event proves that its whole message is erased. The time of the erasure alone would let the
-rest of a response pass which was streaming meanwhile: a recorder would store its end as a
-message, and a reader, who lacks its beginning, would hydrate again and again. So the ids are kept of
-messages of which an erased event came. A reader that joins later receives the rest only; a component
-that reads history has recognised it by the tombstone, and names it in the answer.
+An erased event proves that its whole message is erased. The time of the erasure alone is not enough:
+it would let through the rest of a response that was streaming at that time. A recorder would store
+that rest as a message, and a reader, which lacks the beginning, would hydrate again and again. So
+the id of each message with an erased event is kept. A reader that joins later receives only the
+rest; a component that reads history recognised the message by the tombstone, and the answer names it.
 
-Events of an anonymous stream name no message, so the place tells which are the rest of an erased
-one: all from the erasure on, to its `stop`, or to the next `start`. They are folded again within the
-margin, and by every reader, after the end was seen; so the place of the last one is kept as well.
+Events of an anonymous stream do not name their message, so the place decides which of them are the
+rest of an erased one: all from the erasure on, up to its `stop` or the next `start`. They are folded
+again within the margin, and by every reader, after the end was seen, so the last place is kept too.
 """
 
 from __future__ import annotations
@@ -102,7 +102,7 @@ def spanned(*intervals: LostInterval | None) -> LostInterval | None:
 def outside(
     intervals: Sequence[LostInterval], covered: LostInterval | None
 ) -> tuple[LostInterval, ...]:
-    """Return *intervals* without those that lie within *covered*, of which nothing is lost."""
+    """Return *intervals* without those that lie within *covered*, since nothing in them is lost."""
     if covered is None:
         return tuple(intervals)
     return tuple(
@@ -113,11 +113,11 @@ def outside(
 
 
 class ErasedStream(NamedTuple):
-    """The anonymous stream that an erasure cut: its rest names no message by which to know it.
+    """The anonymous stream that an erasure cut. Its later events do not name their message.
 
     Attributes:
         through: the place of the last event of it that was seen: a serial, or a time in its form.
-        is_open: more may follow: neither its end nor another start was seen.
+        is_open: more events may follow, since neither its end nor another start was seen.
     """
 
     through: str
@@ -300,7 +300,7 @@ def advanced(
 
 
 def read_again_from(states: Iterable[MessageState], read_at_ms: int) -> VersionedHeader | None:
-    """Return the oldest versioned message in *states* that may still grow; None: none may.
+    """Return the oldest versioned message in *states* that may still grow; None if there is none.
 
     Those of a response that is open, or that ended within the margin before *read_at_ms*: a version
     that was published before the end may become visible after it.
@@ -346,14 +346,14 @@ class Exclusions(NamedTuple):
 
 
 class ExclusionRule:
-    """Decides which events are dropped, and keeps the ids of the erased messages that it met.
+    """Decides which events are dropped, and collects the ids of the erased messages that it finds.
 
     Args:
         agents: the clientIds that may publish responses; empty: any.
         tombstone: what was erased.
 
     Attributes:
-        erased: messages of which erased events came, and answers to erased prompts.
+        erased: messages with erased events, and answers to erased prompts.
         stream: the erased anonymous stream, as far as it was seen.
     """
 
@@ -371,7 +371,7 @@ class ExclusionRule:
 
         Args:
             event: an event, also of a replay.
-            known: the ids of the messages that there are since the erasure.
+            known: the ids of the messages that exist since the erasure.
         """
         if self._tombstone is not None and self._is_erased(event, self._tombstone, known):
             return Outcome.OLD

@@ -108,9 +108,9 @@ _EXACT = b'"exact":true'
 def shortcomings(body: bytes) -> frozenset[str]:
     """Return the codes of the reasons for which the message encoded as *body* may lack something.
 
-    A page has many messages that are sent as they are stored, and most of their bytes are text. So
-    the members are looked for from the end, where `message` puts them. The last member with such a
-    name may be inside of ``usage`` or ``metadata``, but then more than one object ends after it.
+    Most messages of a page are sent as they are stored, and most of their bytes are text. So the
+    members are searched for from the end, where `message` writes them. The last member with such a
+    name may be inside ``usage`` or ``metadata``, but then more than one object ends after it.
     Only a message that has the bytes of a shortcoming somewhere is parsed.
     """
     at = body.rfind(b'"exact":')
@@ -187,8 +187,8 @@ def state_of(body: dict[str, Any], *, position: str | None = None) -> MessageSta
 def _restore_exactness(state: MessageState, body: dict[str, Any]) -> None:
     """Restore why the text may lack something.
 
-    What could not be read is a reason of its own: a repair, which replaces it, makes the message
-    exact. Beside versions another reason may be hidden behind it, and is assumed.
+    Unreadable content is a separate reason: a repair that replaces it makes the message exact. If
+    the message also has versions, it may hide another reason, so one is assumed.
     """
     unreadable = body.get("unreadable", 0)
     if (unplaced := unreadable - state.unreadable) > 0:
@@ -257,7 +257,7 @@ def answer(
 
 
 def exclusions_of(answer: Mapping[str, Any]) -> Exclusions:
-    """Return which events *answer*, parsed, tells a reader to drop; that of an earlier release: none."""
+    """Return the events that a reader of *answer*, parsed, drops; none if an older release sent it."""
     stream = answer.get("erased_stream")
     return Exclusions(
         tuple(answer.get("agents") or ()),

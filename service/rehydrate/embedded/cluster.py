@@ -93,7 +93,7 @@ class Cluster:
         return password
 
     def adopt(self, major: int, user: RunAs | None) -> None:
-        """Change existing data so that *user* can serve them, also after a copy; all locks are held.
+        """Change existing data so that *user* can serve it, also after a copy; all locks are held.
 
         Args:
             major: the version that created them.

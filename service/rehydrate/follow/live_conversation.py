@@ -40,14 +40,14 @@ _MAX_REPLAYS = 100
 Part = dict[str, Any]
 
 _MAX_CONTESTED = 100
-"""How many pairs of a message and a client that started it without owning it are remembered."""
+"""Maximum number of remembered pairs of a message and a client that started it but does not own it."""
 
 
 class Change(NamedTuple):
     """The effect of a live event: the verdict, and the events to emit for which message.
 
-    ``contested``: for the first time another client than the owner starts the open message. A claim
-    changes the owner in the store alone, so reading again shows whose the message is.
+    ``contested``: a client other than the owner starts the open message for the first time. A claim
+    changes the owner only in the store, so reading again shows who owns the message.
     """
 
     verdict: Verdict
@@ -68,10 +68,10 @@ class LiveConversation:
 
     Args:
         reading: the conversation as it was read; its timeline is advanced in place.
-        earlier: the conversation that this one takes the place of.
+        earlier: the conversation that this one replaces.
 
     Attributes:
-        contested: open messages, and clients that have started them without owning them.
+        contested: pairs of an open message and a client that started it but does not own it.
     """
 
     def __init__(self, reading: Reading, earlier: LiveConversation | None = None) -> None:
@@ -317,7 +317,7 @@ def _cut_off(event: Event, message: MessageState) -> Event:
 
 
 def _whole_of(message: MessageState, event: Event) -> Event:
-    """Return a repair with all of *message*, which *event* has changed in its middle."""
+    """Return a repair with the whole content of *message*, because *event* changed its middle."""
     parts, counted = message.parts(), message.unreadable
     text = spoken_text(parts)
     return event.at_same_place("repair", text=text, value=parts, unreadable=counted)
@@ -336,7 +336,7 @@ def grown(
         before: the parts that the reader shows.
         after: the parts that it has to show.
         event: the version; its ``unreadable`` is that of the message.
-        whole: have a repair in any case.
+        whole: return a repair in any case.
     """
     appended = None if whole else _appended(before, after)
     unreadable = event.unreadable

@@ -63,7 +63,7 @@ stores them every half second. A client that attached earlier receives the later
 MAX_LIMIT = 200
 
 PAGE_BYTES = 8_000_000
-"""How long the messages of an answer are, unless one alone is longer; `older` has the rest."""
+"""Maximum length of the messages of an answer, unless one alone is longer; `older` has the rest."""
 _LAST = "~"
 """A position after all others: for an open message whose start has no serial yet."""
 
@@ -345,7 +345,7 @@ async def _begin(
     """Return a timeline of the stored messages that are open, or that *events* may belong to.
 
     A finished message of the page is parsed from its wire form, unless it is incomplete, or a
-    repair or an edit replaces text of it: those, and messages on other pages, are loaded whole.
+    repair or an edit replaces its text: such messages, and those on other pages, are loaded whole.
     """
     row = stored.conversation
     timeline = Timeline(stored.open, agents=ctx.agents, tombstone=row and row.tombstone)
@@ -469,8 +469,8 @@ def _page(
 ) -> tuple[list[tuple[str, str, bytes]], str | None]:
     """Return the messages of a page as (position, id, wire), and the cursor of the next page.
 
-    The newest page has every open message (also those that only the store holds open: older pages
-    lack them), and the newest *limit* finished ones, or at least one, up to `PAGE_BYTES`.
+    The newest page has every open message (also those that are open only in the store, since older
+    pages lack them), and the newest *limit* finished ones up to `PAGE_BYTES`, but at least one.
     """
     shown = {row.id: (row.position, row.id, row.wire) for row in stored.finished}
     open_ids = {state.id for state in stored.open if state.id in timeline.messages}

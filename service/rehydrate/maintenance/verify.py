@@ -47,7 +47,7 @@ class Discrepancy(NamedTuple):
 
 
 class Retained(NamedTuple):
-    """What the channel retains: its events, except those of replays, and from when to when they are."""
+    """The events that the channel retains, except those of replays, and the interval that they cover."""
 
     events: list[Event]
     covered: LostInterval | None
@@ -153,9 +153,9 @@ async def _assigned(
 
 
 async def _close_intervals(ctx: Context, where: tuple[str, str], covered: LostInterval) -> None:
-    """Close the lost intervals of which the channel shows all: nothing is lost (law 4).
+    """Close the lost intervals that the channel still shows completely: nothing is lost (law 4).
 
-    The setting of its retention is too low, or history did not show then what it shows now.
+    The configured retention is too low, or history did not show everything when it was recorded.
     """
     async with ctx.store.locked(*where) as locked:
         watermark = locked.conversation.watermark

@@ -229,7 +229,7 @@ class MaintenanceStore(Protocol):
     async def overdue(self, *, limit: int, after_s: float, after: str = "") -> list[str]:
         """Return conversations not read for *after_s* seconds, by id after *after*.
 
-        Only those count that have an open response or were created within an hour.
+        Only conversations with an open response, or created within an hour, are returned.
         """
         ...
 
@@ -327,7 +327,7 @@ class ReplayStore(Protocol):
         ...
 
     async def cancel_replay(self, replay_id: str, note: AuditEntry) -> bool:
-        """Request that a replay end; return False if it has ended, or was cancelled before.
+        """Request the end of a replay; return False if it has ended, or was cancelled before.
 
         A queued one ends at once, a running one when its holder renews its lease. *note* is
         stored in any case.
@@ -364,8 +364,8 @@ class ReplayQueue(Protocol):
     async def release_replay(self, replay: Replay, holder: str, *, begun: bool) -> None:
         """Give *replay* up, so that another process can continue it at once.
 
-        This does not count as a failed attempt. *begun*: events of it may have been published, so
-        that the next attempt does not count as the first.
+        This does not count as a failed attempt. *begun*: some of its events may have been published,
+        so the next attempt does not count as the first.
         """
         ...
 
@@ -441,8 +441,8 @@ class Inspections(Protocol):
         Args:
             limit: how many.
             before: the cursor of an earlier call.
-            query: only those whose id begins with it, ordered by id; on the first page also, in
-                addition to *limit*, the one whose channel it is.
+            query: only conversations whose id begins with it, ordered by id. The first page also
+                has, in addition to *limit*, the conversation whose channel has that name.
             streaming: only those with an open response, ordered by id.
 
         Raises:

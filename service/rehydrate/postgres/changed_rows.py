@@ -1,4 +1,4 @@
-"""Rows that another program has changed, so that their content names another message than their key."""
+"""Rows that another program has changed, so that their content and their key name different messages."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _reported: BoundedCache[tuple[str, str], None] = BoundedCache(1_000)
 def with_id(body: dict[str, Any], id_: str) -> dict[str, Any]:
     """Return the wire form *body* of the row with the key *id_*.
 
-    If it names another message it is that of the key, since events find it by the key, and it is not
-    exact. That is logged once. To refuse such a row would keep its conversation from being recorded.
+    If it names another message, the key counts, since events find the row by its key, and the message
+    is not exact. This is logged once. Refusing such a row would stop the recording of its conversation.
     """
     inner = body["id"]
     if inner == id_:

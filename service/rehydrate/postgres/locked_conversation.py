@@ -146,7 +146,7 @@ class PostgresLockedConversation:
         stream: ErasedStream | None = None,
         covered: LostInterval | None = None,
     ) -> None:
-        """Move the watermark, and record the interval that it passes over unread."""
+        """Move the watermark, and record the interval that it skips unread."""
         holes, before = outside(self.conversation.holes, covered), self.conversation.tombstone
         if hole is not None:
             holes = merge_intervals(holes, hole)
@@ -176,10 +176,10 @@ class PostgresLockedConversation:
         """Delete the conversation's content; leave a tombstone that covers all up to *at_ms*."""
         conversation_id, old = self.conversation.id, self.conversation.tombstone
         rows = await self._session.fetch(statements.RECENT_MESSAGES, conversation_id, MAX_MARKS)
-        # the stored responses first: a stranger may have put any number of other ids on the channel
+        # the stored responses first: a stranger may have published any number of other ids
         marks = [erased_mark(id_) for id_ in (*(row[0] for row in rows), *ids)][:MAX_MARKS]
         if old is not None:
-            at_ms = max(at_ms, old.timestamp_ms + 1)  # each erasure has a time of its own
+            at_ms = max(at_ms, old.timestamp_ms + 1)  # each erasure has a distinct time
             marks += list(old.erased)[:MAX_MARKS]
             stream = stream or old.stream
         tombstone = Tombstone(None, at_ms, frozenset(marks), stream)

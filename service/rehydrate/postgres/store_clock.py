@@ -6,7 +6,7 @@ keeps those of dead ones. So this process compares it with its own monotonic clo
 leases, and relies only on what it has measured itself:
 
 * A lease that has expired proves a silence of its length only if the clock was not set during that
-  time. After the clock was set, it takes one lease until every living holder has renewed by it.
+  time. After the clock was set, every living holder has renewed its lease within one lease duration.
 * A restart of Postgres counts as a step: no lease could be renewed while it was down.
 * A lease that expires further ahead than any could, on a clock that ran evenly for a lease, was
   not renewed for that long either.

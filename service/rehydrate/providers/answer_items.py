@@ -1,4 +1,4 @@
-"""The items of an answer as they are streamed, and as the vendor sends them whole."""
+"""The items of an answer: as they are streamed, and as the vendor sends them complete."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from rehydrate.providers.interpreting import RawEvent
 
 KEPT_CHARACTERS_MAX = 262_144
-"""A longer streamed text is not kept, only its checksum, so that long streams take no memory."""
+"""Of a longer streamed text only a checksum is kept, so that long streams use little memory."""
 
 EXACT, BEGINS, CONTRADICTS = 2, 1, 0
 """How a whole text compares with the deltas."""
@@ -102,7 +102,7 @@ class Text:
 
 
 class Call:
-    """One tool call. ``id`` is its part's; ``vendor_id`` the newest one under which it is answered."""
+    """One tool call. ``id``: the id of its part; ``vendor_id``: its newest id at the vendor."""
 
     __slots__ = (
         "args",
@@ -137,7 +137,7 @@ class Call:
 
     @property
     def complete(self) -> bool:
-        """True if the vendor has sent the whole arguments, or what it has sent is an object."""
+        """True if the vendor has sent all arguments, or the text so far is a JSON object."""
         if self.args is not None:
             return True
         try:
@@ -203,7 +203,7 @@ class Item:
 
 
 class FinalText(NamedTuple):
-    """A whole text of an item; ``place`` tells it from the item's other texts."""
+    """A whole text of an item; ``place`` distinguishes it from the item's other texts."""
 
     kind: str
     place: str
@@ -223,10 +223,7 @@ class FinalCall(NamedTuple):
 
 
 class Final(NamedTuple):
-    """A whole item; ``answers``: it is the result of the call with the id of that.
-
-    ``at`` is its index.
-    """
+    """A whole item. ``answers``: the id of the call that it is the result of; ``at``: its index."""
 
     kind: str
     id: str

@@ -32,7 +32,7 @@ MAX_ABANDONED = 256
 """Threads that may hang; while there are so many, calls are refused."""
 
 MAX_WAITING = 4_096
-"""Calls that wait for a thread; further ones are refused."""
+"""Maximum number of calls that wait for a thread; further ones are refused."""
 
 _MAX_IDLE = 16
 

@@ -47,7 +47,7 @@ async def run_chat(
         tool_timeout_s: how long one call of a tool may take, in seconds.
         idle_timeout_s: how long the stream may be silent, in seconds.
         turns_max: how many requests the tool loop may make.
-        noted: called with each id of the vendor; this API has none that are of use.
+        noted: called with each useful id of the vendor; this API has none.
         request: further arguments of ``client.chat.completions.create``.
 
     Raises:
@@ -63,10 +63,10 @@ async def run_chat(
 
 
 def check_choices(request: Mapping[str, Any]) -> None:
-    """Check that one choice is asked for: a response is one answer.
+    """Check that only one choice is requested, since a response is one answer.
 
     Raises:
-        BadParameter: several are.
+        BadParameter: several choices are requested.
     """
     if request.get("n") not in (None, 1):
         raise BadParameter("n", f"n must be 1, not {request['n']!r}: a response is one choice")
@@ -100,7 +100,7 @@ class _ChatApi:
         return None
 
     def answered(self, end: Ended, answers: Sequence[Answer]) -> None:  # noqa: ARG002 - as above
-        """See `VendorApi`: every call gets an id of its own."""
+        """See `VendorApi`: every call gets a unique id."""
         self._request.pop("tool_choice", None)  # it applies to the first turn only
         taken = {each.get("tool_call_id") for each in self._messages if isinstance(each, dict)}
         ids: dict[str, str] = {}

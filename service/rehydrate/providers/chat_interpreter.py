@@ -1,8 +1,8 @@
 """Translate chunks of the Chat Completions API into typed events, without I/O.
 
-There is one type of chunk, and nothing repeats content whole: a text is its deltas. Tool calls come
-by index, their arguments in pieces; gateways leave the index out or give every call the same one,
-so the id and the name count too.
+There is one type of chunk, and no chunk repeats content: a text is the sum of its deltas. Tool calls
+are identified by index, and their arguments arrive in pieces. Gateways leave the index out or give
+every call the same one, so the id and the name count too.
 """
 
 from __future__ import annotations
@@ -81,7 +81,7 @@ class ChatInterpreter(Interpreter):
         return RawEvent(CHUNK if "choices" in fields else named, None, fields)
 
     def chunk(self, incoming: RawEvent) -> Events:
-        """Handle a chunk: more text, more of a call, the reason of the end, or token counts."""
+        """Handle a chunk: more text, more of a call, the finish reason, or token counts."""
         events: list[VendorEvent] = []
         id_ = str_or(incoming.fields.get("id"), "")
         if id_ and self.completion_id is None:
@@ -103,7 +103,7 @@ class ChatInterpreter(Interpreter):
         return (self.ended(incoming.type, "failed", error=failure, usage=_dict(self._usage)),)
 
     def break_off(self) -> Events:
-        """End the answer, if its reason is known: the API has no event for the end."""
+        """End the answer if its finish reason is known; the API has no event for the end."""
         if self._finish is None:
             return super().break_off()
         return self._close(self._finish)
@@ -180,7 +180,7 @@ class ChatInterpreter(Interpreter):
         return events
 
     def _close(self, incoming: RawEvent) -> Events:
-        """Return the end of an answer whose reason is known."""
+        """Return the end of an answer whose finish reason is known."""
         error = self._error()
         events: list[VendorEvent] = []
         for item in self.content.items:
@@ -228,7 +228,7 @@ def _text(value: Any, type_: str = "text") -> str:
 
 
 def _object(call: Call) -> str:
-    """Return the arguments of *call*; servers refuse a request with others than an object."""
+    """Return the arguments of *call* as a JSON object; servers refuse anything else in a request."""
     args = call.args or ""
     try:
         return args if isinstance(json.loads(args), dict) else "{}"

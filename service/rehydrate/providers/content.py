@@ -1,15 +1,15 @@
 """The content of an answer while it streams: which item an event changes, and what is published.
 
-Vendors name an item by an id and an index, and repeat it whole at its end and at the end of the
-answer. Gateways change, repeat or omit any of these, so each is only evidence:
+Vendors identify an item by an id and an index, and repeat the complete item at its end and at the
+end of the answer. Gateways change, repeat or omit any of these, so each is only evidence:
 
-* A delta belongs to the item that both its id and its index name, else to the one that its id
-  names, else to the one at its index, else to the newest item that is not done.
-* A whole item (`Final`) is paired with the item that was streamed, by the best of: its id,
-  equal content, its index, a common beginning, its order. Only what the streamed item lacks is
+* A delta belongs to the item that matches both its id and its index, else to the one that matches
+  its id, else to the one at its index, else to the newest item that is not done.
+* A whole item (`Final`) is paired with the streamed item that fits it best: by its id, equal
+  content, its index, a common prefix, its order. Only content that the streamed item lacks is
   published.
-* Where a whole text contradicts the deltas, nothing of it is published again: `parts` is the
-  correct content, which replaces what readers have.
+* If a whole text contradicts the deltas, none of it is published again: `parts` is the correct
+  content, which replaces the content that readers have.
 
 Therefore no text is published twice, and a call that was announced under one id and completed under
 another is one call.
@@ -172,7 +172,7 @@ class Content:
         return text
 
     def whole_text(self, item: Item, kind: str, place: str | None, full: str) -> Text | None:
-        """Return the text of *item* that *full* is, or None if it may be more than one."""
+        """Return the text of *item* that *full* completes, or None if several may match."""
         same = [text for text in item.texts.values() if text.kind == kind]
         streaming = [text for text in same if text.tally.length and not text.tally.done]
         if any(text.place != place for text in streaming):
@@ -181,7 +181,7 @@ class Content:
         return self.text(item, kind, place)
 
     def delta(self, incoming: RawEvent, text: Text, more: str) -> Sequence[VendorEvent]:
-        """Publish *more* of a text. After its end it is ignored: the whole text has it."""
+        """Publish *more* of a text. After the end of the text it is ignored: the whole text has it."""
         if text.tally.done:
             self.amended = True
             return ()
@@ -238,7 +238,7 @@ class Content:
         return (ToolArgsDelta(incoming.type, incoming.number, call.id, more),) if more else ()
 
     def args_done(self, incoming: RawEvent, call: Call, full: str) -> list[VendorEvent]:
-        """Take over the whole arguments, publish what the deltas lacked, and once that they are complete."""
+        """Take over the whole arguments: publish what the deltas lacked and, once, the completion."""
         events: list[VendorEvent] = []
         rest, first = call.tally.rest(full), call.args is None
         self.amended = self.amended or rest is None or (bool(rest) and not first)
@@ -265,7 +265,7 @@ class Content:
         return calls[-1] if calls else None
 
     def add_image(self, part: str, image: dict[str, Any]) -> None:
-        """Add an image, which is a completed call of ``image``."""
+        """Add an image, which is published as a completed call of ``image``."""
         item = self.add("image", (part,), None)
         item.done = True
         item.call = Call(part, part, "image", "image")
@@ -313,7 +313,7 @@ class Content:
         return events
 
     def calls(self, incoming: RawEvent, kinds: frozenset[str]) -> list[ToolCallDone]:
-        """Return the complete calls of *kinds*; drop others where the vendor has sent some whole."""
+        """Return the complete calls of *kinds*; if the vendor has sent some whole, drop the others."""
         calls = [item for item in self.items if item.call is not None and item.kind in kinds]
         done = {_content(item) for item in calls if item.done}
         extra = [
@@ -378,7 +378,7 @@ class Content:
         return found
 
     def take_over(self, incoming: RawEvent, item: Item, final: Final) -> list[VendorEvent]:
-        """Publish what *item* lacks of *final*; from now on it is *final*."""
+        """Publish what *item* lacks of *final*; *final* is its content from now on."""
         self.name(item, final.ids)
         if final.at is not None and final.at != item.index:
             item.index = final.at

@@ -4,8 +4,8 @@ An interpreter does no I/O: it takes the vendor's events one by one and returns 
 last of which is `Ended`. Each type of vendor event has one `Rule` in the interpreter's table, from
 which the table in `docs/providers.md` is generated.
 
-An event that cannot be read is set aside, counted and logged. What that means is decided at the
-end: an answer whose end has its whole text is complete, whatever was odd before it.
+An event that cannot be read is set aside, counted and logged. Its effect is decided at the end: an
+answer whose end has its whole text is complete, regardless of irregularities before it.
 """
 
 from __future__ import annotations
@@ -137,7 +137,7 @@ class Interpreter:
         return self.fail(self._fault or early)
 
     def followed_by(self, late: Sequence[Any]) -> Ended | None:
-        """Return the end, given what the vendor sent after it; content there means it was not the end."""
+        """Return the end, given the events after it; if they have content, it was not the end."""
         end, self.end = self.end, None
         before = self.content.size
         for raw in late:
@@ -224,8 +224,8 @@ class Interpreter:
     def _is_new(self, incoming: RawEvent, rule: Rule | None) -> bool:
         """Return False for an event that repeats one.
 
-        A number that is neither new nor that of a repeated event says nothing: from then on,
-        numbers are not used. Content that is sent whole is always read.
+        A number that is neither new nor the number of a repeated event proves that numbers are
+        unreliable: from then on they are not used. Content that is sent whole is always read.
         """
         number, last = incoming.number, self.sequence_number
         if number is None:

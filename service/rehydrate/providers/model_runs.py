@@ -83,7 +83,7 @@ class ModelRuns:
 
     Args:
         respond: publishes a response.
-        newest: returns up to so many finished messages of a conversation, the newest first.
+        newest: returns up to the given number of finished messages of a conversation, newest first.
         cancels: yields an event that is set when a client cancels the response on the channel.
     """
 

@@ -1,4 +1,4 @@
-"""Pair what a vendor sends whole with what it has streamed."""
+"""Pair the whole items and texts that a vendor sends with those that it has streamed."""
 
 from __future__ import annotations
 
@@ -47,8 +47,8 @@ def pair(
 def _rank(*, named: bool, compared: int, placed: bool, streamed: bool) -> int:
     """Return how well a whole item fits a streamed one; 0 is best.
 
-    Equal content counts more than an id, and a common beginning more than an index: to publish a
-    text again is worse than to repair one.
+    Equal content counts more than an id, and a common prefix more than an index: publishing a text
+    twice is worse than repairing one.
     """
     if compared == EXACT:
         return 0 if named else 1
@@ -60,7 +60,7 @@ def _rank(*, named: bool, compared: int, placed: bool, streamed: bool) -> int:
 
 
 def rank_of_item(final: Final, item: Item) -> int | None:
-    """Return how well a whole item fits a streamed one, or None if it is another one."""
+    """Return how well a whole item fits a streamed one, or None if they are different items."""
     compared = compared_with(final, item)
     if compared is None:
         return None
@@ -74,7 +74,7 @@ def rank_of_item(final: Final, item: Item) -> int | None:
 def rank_of_next(final: Final, item: Item) -> int | None:
     """Return `rank_of_item` for an item that is sent whole while others are still streamed.
 
-    One with another id and another index is another one, unless its content was streamed.
+    If both its id and its index differ, it is a different item, unless its content was streamed.
     """
     rank = rank_of_item(final, item)
     other = bool(item.ids) and any(final.ids) and not any(id_ in item.ids for id_ in final.ids)
@@ -84,7 +84,7 @@ def rank_of_next(final: Final, item: Item) -> int | None:
 
 
 def rank_of_text(final: FinalText, text: Text) -> int | None:
-    """Return how well a whole text fits a streamed one, or None if it is another one."""
+    """Return how well a whole text fits a streamed one, or None if they are different texts."""
     if final.kind != text.kind:
         return None
     placed = final.place == text.place
@@ -93,7 +93,7 @@ def rank_of_text(final: FinalText, text: Text) -> int | None:
 
 
 def compared_with(final: Final, item: Item) -> int | None:
-    """Return whether *final* equals, continues or contradicts *item*; None: it is another one."""
+    """Return whether *final* equals, continues or contradicts *item*; None: a different item."""
     if final.call is not None:
         call = item.call
         if call is None:

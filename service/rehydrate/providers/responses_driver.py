@@ -142,9 +142,9 @@ def _call_ids(items: list[Any]) -> set[str]:
 def _items(
     items: Sequence[dict[str, Any]], answers: Sequence[Answer], *, taken: set[str]
 ) -> list[dict[str, Any]]:
-    """Return a turn's items as input, then the outputs; each call has an id of its own.
+    """Return a turn's items as input, then the outputs; each call has a unique id.
 
-    Reasoning is left out where the vendor has not encrypted it: it could not read it.
+    Reasoning that the vendor has not encrypted is left out, since the vendor could not read it.
     """
     left = list(answers)
     found: list[dict[str, Any]] = []

@@ -131,7 +131,7 @@ class ResponsesInterpreter(Interpreter):
         if item is None or text is None or text.tally.done:
             return (Progress(*incoming),)
         if not text.tally.length and not self._names(incoming, item):
-            return (Progress(*incoming),)  # it may belong to another item: that follows whole
+            return (Progress(*incoming),)  # it may belong to another item, which will follow whole
         return self.content.text_done(incoming, text, full)
 
     def args_delta(self, kind: str, incoming: RawEvent) -> Events:
@@ -258,14 +258,14 @@ class ResponsesInterpreter(Interpreter):
         return self.content.args_delta(incoming, call, more)
 
     def _call(self, kind: str, incoming: RawEvent) -> Call | None:
-        """Return the call that an event changes; None if it was not announced, and follows whole."""
+        """Return the call that an event changes; None if it was not announced: it will follow whole."""
         id_ = str_or(incoming.fields.get("item_id"), "")
         item = self.content.find(kind, id_, index_in(incoming.fields, "output_index"))
         return None if item is None else item.call
 
 
 def _place(incoming: RawEvent, at: str) -> str | None:
-    """Return the place of a text in its item, or None if the event does not say it."""
+    """Return the place of a text in its item, or None if the event does not contain it."""
     index = index_in(incoming.fields, at)
     letter = "s" if at == "summary_index" else ""
     return None if index is None else f"{letter}{index}"

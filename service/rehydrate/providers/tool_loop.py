@@ -1,6 +1,6 @@
 """The tool loop, the same for every vendor: stream, run the tools, return their outputs, repeat.
 
-A `VendorApi` knows the requests of one API. The loop writes all turns into one response, which ends
+A `VendorApi` makes the requests of one API. The loop writes all turns into one response, ends it
 once, and stops the vendor if it has not finished.
 """
 
@@ -33,7 +33,7 @@ TURNS_MAX = 16
 """How many turns with tool calls an answer may have before it ends as incomplete."""
 
 ASK_AGAIN_S = 60.0
-"""How long a vendor that is busy or cannot be reached is asked again, after the first request."""
+"""How long requests to a busy or unreachable vendor are retried, after the first request."""
 
 _FIRST_DELAY_S, _MAX_DELAY_S = 0.25, 5.0
 
@@ -51,7 +51,7 @@ class DriverOutcome:
             ``previous_response_id`` with the next prompt.
         thread_id: the vendor's id of the thread. Pass it as ``thread_id`` with the next prompt.
         run_id: the vendor's id of the run.
-        amended: the vendor's events were odd, or contradicted its final text, which was taken.
+        amended: the vendor's events were irregular, or contradicted its final text, which was used.
     """
 
     status: Status
@@ -92,7 +92,7 @@ class VendorApi(Protocol):
         ...
 
     async def cancel(self) -> None:
-        """Cancel what the vendor would otherwise continue."""
+        """Cancel the work that the vendor would otherwise continue."""
         ...
 
     def ids(self) -> dict[str, Any]:
@@ -105,8 +105,8 @@ async def run_tool_loop(
 ) -> DriverOutcome:
     """Stream an answer into *sink*, with all tool calls, and end the response.
 
-    A failure ends the response and is part of the outcome. Cancellation, and what the sink raises,
-    stops the vendor and propagates; the publisher ends the response for the latter.
+    A failure ends the response and is part of the outcome. Cancellation and exceptions of the sink
+    stop the vendor and propagate; in the latter case the publisher ends the response.
 
     Args:
         sink: the response that is being published.
@@ -207,9 +207,9 @@ class _ToolLoop:
             raise
 
     async def _ask_again(self, request: Callable[[], Awaitable[Any]]) -> Any:
-        """Make a request, again and again while the vendor is busy, for `ASK_AGAIN_S`.
+        """Make a request; retry for up to `ASK_AGAIN_S` while the vendor is busy.
 
-        The vendor has a part of the answer, and tools may have had effects: to give up at once
+        The vendor has a part of the answer, and tools may have had effects: giving up at once
         would lose both.
         """
         loop = asyncio.get_running_loop()
@@ -222,7 +222,7 @@ class _ToolLoop:
                 delay_s = backoff.next_s()
                 if not failure.passing or loop.time() + delay_s > until_s:
                     raise
-                _log.info("the vendor is asked again after %s", failure.code)
+                _log.info("retrying a request to the vendor after %s", failure.code)
             await asyncio.sleep(delay_s)
 
     async def _write(self, stream: VendorStream) -> Ended:
@@ -243,8 +243,7 @@ class _ToolLoop:
         """Run the tools and write each result as it arrives; return them in the order of the calls.
 
         Raises:
-            ToolFailed: one of them cannot be run. The results of the others are written all the
-                same.
+            ToolFailed: one of them cannot be run. The results of the others are still written.
         """
         answers: dict[str, Answer] = {}
         async with aclosing(self._toolbox.answers(calls)) as coming:
@@ -260,7 +259,7 @@ class _ToolLoop:
 
 
 async def _contained(request: Callable[[], Awaitable[Any]]) -> Any:
-    """Await a request; whatever it raises is a `ProviderError`."""
+    """Await a request; raise any error of it as a `ProviderError`."""
     try:
         return await request()
     except BaseException as error:

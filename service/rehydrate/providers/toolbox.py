@@ -173,7 +173,7 @@ def toolbox_of(
 
 
 def _arguments(call: ToolCallDone) -> dict[str, Any] | str:
-    """Return the arguments of a call; none (an empty text, or ``null``) are an empty object.
+    """Return the arguments of a call; missing ones (an empty text, or ``null``) are an empty object.
 
     Raises:
         ValueError: they are not a JSON object.
@@ -193,7 +193,7 @@ def _described(name: str, function: Callable[..., Any]) -> tuple[Any, dict[str, 
     """Return the model of a tool's arguments, and its schema.
 
     Raises:
-        BadParameter: they cannot be made.
+        BadParameter: the model cannot be built.
     """
     from pydantic import ConfigDict, create_model  # noqa: PLC0415 - imported only if there are tools
 

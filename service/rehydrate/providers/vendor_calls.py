@@ -22,7 +22,7 @@ CANCEL_TIMEOUT_S = 5.0
 
 
 def is_own_cancellation(error: BaseException) -> bool:
-    """Return True if *error* is raised because the current task was asked to end.
+    """Return True if *error* was raised because the current task is being cancelled.
 
     Everything else that foreign code raises (a tool, a source, a client) is a failure of that code:
     a `SystemExit` must not end the process, nor a `CancelledError` of its own the response.
@@ -72,8 +72,8 @@ async def stop_vendor(steps: Iterable[Callable[[], Awaitable[Any]]]) -> None:
 def is_async(method: Callable[..., Any]) -> bool:
     """Return True if *method* can be called in the event loop.
 
-    That is a method of a vendor's async client, or a coroutine function, also behind decorators
-    (`functools.wraps`, tracing libraries). Everything else may block.
+    This holds for a method of a vendor's async client, and for a coroutine function, also behind
+    decorators (`functools.wraps`, tracing libraries). Everything else may block.
     """
     if inspect.iscoroutinefunction(method):
         return True

@@ -219,8 +219,8 @@ def _iterator_of(origin: Any) -> Iterator[Any] | AsyncIterator[Any]:
 def _body_of(response: Any) -> Any:
     """Return the chunks of an HTTP response that is not read yet, or None if it is not one.
 
-    The streams of the vendors' packages have one. Their decoders end the answer at an event without
-    data, or with data that is not JSON.
+    The streams of the vendors' packages contain one. The packages' own decoders would end the answer
+    at an event without data, or with data that is not JSON.
     """
     stream = getattr(response, "stream", None)
     blocking = stream is not None and not hasattr(stream, "__aiter__")

@@ -58,7 +58,7 @@ class VendorStream:
 
     @property
     def sequence_number(self) -> int | None:
-        """The vendor's number of the last event that was read; None: it gives none that are of use."""
+        """The vendor's number of the last event that was read; None if it has no usable numbers."""
         return self._interpreter.sequence_number if self._interpreter.numbered else None
 
     @property
@@ -68,7 +68,7 @@ class VendorStream:
 
     @property
     def amended(self) -> bool:
-        """True if something was odd, or final text differs from the deltas; `Ended.parts` is correct."""
+        """True if an event was irregular or final text differs; `Ended.parts` is correct."""
         return self._interpreter.amended
 
     def resume(self, source: Any) -> None:

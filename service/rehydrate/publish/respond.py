@@ -196,7 +196,7 @@ async def respond(
     """Publish the response that the block writes, and end it with the block.
 
     The text *prompt* is published as the prompt *prompt_id* between the claim of the response and
-    its start, so that a call whose response is taken publishes nothing.
+    its start, so that a call whose response id is already taken publishes nothing.
 
     The status is ``completed`` after the block, ``cancelled`` after its cancellation and ``failed``
     after an exception, unless `Response.finish` has set it. A response whose publisher is dead is

@@ -76,7 +76,7 @@ class Recorded(NamedTuple):
         messages: the number of channel messages that were read.
         counts: the outcomes of their events.
         moved: False if another recorder had moved the watermark, and this one gave way to it.
-        edited: messages were read again that had been edited.
+        edited: edited messages were read again.
     """
 
     messages: int
@@ -121,10 +121,10 @@ async def catch_up(ctx: Context, conversation_id: str) -> Recorded:
 async def _record_pages(
     ctx: Context, recording: _Recording, name: str, edited_ms: int | None
 ) -> bool:
-    """Record history from the watermark on; return False if another recorder has moved that.
+    """Record history from the watermark on; return False if another recorder has moved it.
 
     History shows an edited message at the place of its create, which may be far below the
-    watermark. The read then begins there; of what precedes the margin only edits are folded.
+    watermark. The read then begins there; before the margin, only edits are folded.
     """
     since_ms, window = read_from_ms(recording.watermark), recording.window
     first_ms = since_ms if None in (since_ms, edited_ms) else min(since_ms or 0, edited_ms or 0)
@@ -248,8 +248,8 @@ class _Recording:
 def _is_fault_of_message(error: Exception) -> bool:
     """Return True for an error that a message can cause, and False for a defect of our own code.
 
-    A defect may fail every event of a page, and leaving them all out would lose their text: it may
-    leave out one event in ten.
+    A defect may make every event of a page fail, and leaving them all out would lose their text: so
+    at most one event in ten may be left out because of a defect.
     """
     return isinstance(error, RehydrateError) and error.code != RehydrateError.code
 
@@ -286,7 +286,7 @@ async def _fold_onto_rows(
     if changed:
         await locked.put(changed)
     for state in unstreamed:
-        if state.owner is not None:  # live readers show what the channel has of it
+        if state.owner is not None:  # live readers show the channel's events of it
             await leave_end_to_sweeper(locked, state.id)
     return timeline
 

@@ -55,9 +55,9 @@ async def erase(
     stored = await ctx.store.load(conversation_id, limit=1, before=None)
     row = stored.conversation
     name = row.channel if row else ctx.default_channel(conversation_id)
-    # The time is taken before the channel is read: of what began until then the read shows the ids, so
-    # that later events of it are erased, too. A response that begins while the channel is read stays
-    # whole, unless the read shows it. A later time would erase its first tokens and leave the rest.
+    # The time is taken before the channel is read: the read shows the ids of all responses that began
+    # before that time, so that their later events are erased too. A response that begins during the
+    # read stays whole, unless the read shows it. A later time would erase only its first tokens.
     now_ms = ctx.now_ms()
     unrecorded = _Unrecorded(_open_stream(stored), ctx.token_names)
     try:
@@ -77,7 +77,7 @@ async def erase(
 
 
 def _open_stream(stored: Stored) -> ErasedStream | None:
-    """Return the anonymous message that is open, as the stream that is erased with it."""
+    """Return the open anonymous message as the stream that is erased with it."""
     open_ = [state for state in stored.open if state.anonymous]
     if not open_:
         return None

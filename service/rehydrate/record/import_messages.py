@@ -31,7 +31,7 @@ _log = logging.getLogger(__name__)
 _ROLES = ("user", "assistant")
 
 _HISTORY_S = HISTORY_LAG_MS / 1000 + 1.0
-"""When the channel is read for what it may stream of the stored messages, in seconds."""
+"""Delay in seconds until the channel is read for events of the stored messages."""
 
 
 class NewMessage(NamedTuple):
@@ -86,8 +86,8 @@ async def store_messages(
     the repair and the stop of that sweep need the seqs after those that the channel has; where Ably
     does not answer, they get the seqs after those in the store.
 
-    The channel may stream a response of which the store knows nothing yet. So a sweep records the
-    channel when history has had its time, and ends there what it finds (exactness S24).
+    The channel may stream a response that is not recorded yet. So a sweep records the channel after
+    history has caught up, and ends the response there if it finds it (exactness S24).
 
     Args:
         ctx: the adapters and limits.
@@ -144,7 +144,7 @@ async def _store(
         await locked.put(states)
         for message_id in on_channel:
             await leave_end_to_sweeper(locked, message_id)
-        if latest is not None:  # the sweep of one records what the channel has of all of them
+        if latest is not None:  # the sweep of one message records all of them
             await leave_end_to_sweeper(locked, latest, after_s=_HISTORY_S)
     return result
 

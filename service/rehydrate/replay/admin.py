@@ -1,6 +1,6 @@
-"""What admins do with replays: request, find, cancel and list them, and read the audit.
+"""Admin operations on replays: request, find, cancel and list them, and read the audit log.
 
-Each request is checked, and leaves an audit entry, also if it is refused.
+Each request is checked, and creates an audit entry even if it is refused.
 """
 
 from __future__ import annotations
@@ -278,5 +278,5 @@ def _terms_json(terms: ReplayTerms) -> dict[str, Any]:
 
 
 def _audited(text: str) -> str:
-    """Return *text*, shortened, and escaped if it has characters that cannot be printed."""
+    """Return *text*, shortened, and escaped if it has characters that are not printable."""
     return ascii(text)[1 : _MAX_AUDITED + 1] if not text.isprintable() else text[:_MAX_AUDITED]

@@ -23,8 +23,8 @@ class TokenChecks:
         admits: performs the check.
         accepted_s: seconds for which an acceptance is cached.
         refused_s: seconds for which a refusal is cached; short, since a capability may be widened.
-        at_once: maximum number of concurrent checks; invalid tokens must not flood Ably. A quarter may
-            be requested from one address: the form of a token is no secret.
+        at_once: maximum number of concurrent checks, so that invalid tokens cannot flood Ably. One
+            address may use a quarter of them, since anyone can make up a token of the right form.
         capacity: maximum number of cached results.
         clock: any monotonic clock, in seconds.
     """

@@ -92,7 +92,7 @@ class Run:
         self.last = other.last
 
     def edited(self, index: int, event: Event) -> Run:
-        """Return this run with the content of *event* in the place of that of its event *index*."""
+        """Return this run with the content of *event* in place of the content of its event *index*."""
         entries = list(self.timings.entries)
         skip, length = sum(timing.length for timing in entries[:index]), entries[index].length
         made = Run(self.first, self.last, [], Timings(entries))

@@ -1,9 +1,9 @@
-"""What of the data of a channel message can be read as text.
+"""Read the data of a channel message as text, if it can mean only one text.
 
-Publishers outside this project send text in several shapes. One that can mean only one text is
-read: a string, UTF-8 bytes, an object with a string ``text``. Whatever else arrives where text is
-expected (a list, another object, a number, ciphertext) is *unreadable*: it is counted, so that a
-message never passes for whole that lacks it. No data is no content, and nothing is missing.
+Publishers outside this project send text in several shapes. A shape that can mean only one text is
+read: a string, UTF-8 bytes, an object with a string ``text``. Any other data where text is expected
+(a list, another object, a number, ciphertext) is *unreadable*: it is counted, so that a message
+that lacks it is never taken for complete. Absent data is empty content, and nothing is missing.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _TEXT_PARTS = (None, "text", "input_text")
 
 
 class ReadableText(NamedTuple):
-    """The text that was read; *unreadable*: how much content could not be (0 or 1)."""
+    """The text that was read; *unreadable*: 1 if content could not be read, else 0."""
 
     text: str
     unreadable: int = 0
@@ -42,7 +42,7 @@ def text_in(data: Any) -> str | None:
 
 
 def read_text(data: Any) -> ReadableText:
-    """Return what can be read of *data*, the content of an event."""
+    """Return the readable text of *data*, the content of an event."""
     if data is None:
         return _NOTHING
     text = text_in(data)
@@ -50,9 +50,9 @@ def read_text(data: Any) -> ReadableText:
 
 
 def read_prompt(data: Any) -> ReadableText | None:
-    """Return what can be read of *data*, a prompt: text, or parts; None: there is no data.
+    """Return the readable text of *data*, a prompt: text, or parts; None: there is no data.
 
-    Of parts the text is that of those with text, one after the other. Parts of other types are
+    The text of parts is the texts of the text parts, concatenated. Parts of other types are
     unreadable.
     """
     fields: Mapping[str, Any] = data if isinstance(data, dict) else {}
@@ -78,5 +78,5 @@ def _text_of_part(part: Any) -> str | None:
 
 
 def carries_text(data: Any) -> bool:
-    """Return True if *data* carries text, or bytes that may be text: not nothing, nor an object."""
+    """Return True if *data* is bytes, undecodable, or has text that is not empty."""
     return isinstance(data, bytes | bytearray | Undecoded) or bool(text_in(data))

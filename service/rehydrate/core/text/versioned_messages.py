@@ -89,7 +89,7 @@ class VersionedMessage:
 
     @property
     def shown(self) -> list[Segment]:
-        """What a reader sees of it: its content; an empty text that cannot be read."""
+        """The content that a reader sees: empty text if the version cannot be read."""
         unread = self.header.unreadable and not self.run.segments
         return [Segment("text", self.serial, [""])] if unread else self.run.segments
 
